@@ -1,0 +1,494 @@
+//! A build's `config`, parsed. What is not known is kept in the stored text and passed over here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::human::OnExpire;
+use crate::limits;
+use crate::playbook::{Known, Playbook};
+use crate::policy::{self, Policy};
+use crate::time::parse_duration_ms;
+
+/// `provider/name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelName {
+    /// Such as `builtin`, `anthropic`, `openai`, `gemini`.
+    pub provider: String,
+    /// The provider's own name for it.
+    pub name: String,
+}
+
+impl ModelName {
+    /// The model that needs no network.
+    pub const PLAYBOOK: (&'static str, &'static str) = ("builtin", "playbook");
+
+    /// Whether it is `builtin/playbook`.
+    #[must_use]
+    pub fn is_playbook(&self) -> bool {
+        (self.provider.as_str(), self.name.as_str()) == Self::PLAYBOOK
+    }
+
+    /// Reads `provider/name`, or a bare name whose provider is known by its beginning.
+    fn parse(text: &str) -> Option<Self> {
+        let of = |provider: &str, name: &str| Self {
+            provider: provider.to_owned(),
+            name: name.to_owned(),
+        };
+        if let Some((provider, name)) = text.split_once('/') {
+            return (!provider.is_empty() && !name.is_empty()).then(|| of(provider, name));
+        }
+        [
+            ("claude-", "anthropic"),
+            ("gpt-", "openai"),
+            ("o1", "openai"),
+            ("o3", "openai"),
+            ("o4", "openai"),
+            ("gemini-", "gemini"),
+        ]
+        .into_iter()
+        .find(|(start, _)| text.starts_with(start))
+        .map(|(_, provider)| of(provider, text))
+    }
+}
+
+impl std::fmt::Display for ModelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.provider, self.name)
+    }
+}
+
+/// One message of an `input` that is a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// The bounds of a run. None: no bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunLimits {
+    /// Steps (model calls and tool calls).
+    pub steps: Option<u64>,
+    /// Tokens, in and out.
+    pub tokens: Option<u64>,
+    /// US dollars.
+    pub cost_usd: Option<f64>,
+    /// Working time in seconds.
+    pub seconds: u64,
+}
+
+/// What happens to a request that nobody answers, unless it says otherwise itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestDefaults {
+    /// How long it may be answered; none: for ever.
+    pub expires_in_ms: Option<u64>,
+    /// What happens then.
+    pub on_expire: OnExpire,
+}
+
+/// A build's `config`, parsed.
+pub struct BuildConfig {
+    /// Who decides.
+    pub model: ModelName,
+    /// The system prompt, or the messages that open the transcript.
+    pub input: Vec<InputMessage>,
+    /// The tools that the build has, with their policies.
+    pub tools: BTreeMap<String, Policy>,
+    /// Bounds.
+    pub limits: RunLimits,
+    /// Whether people can be asked.
+    pub human_in_the_loop: bool,
+    /// Defaults for human requests.
+    pub human_requests: RequestDefaults,
+    /// The steps, for `builtin/playbook`.
+    pub playbook: Option<Arc<Playbook>>,
+}
+
+/// A `config` that cannot be used: where, and what it takes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config.{path}: {message}")]
+pub struct BadConfig {
+    /// Such as `data.tools.read_files` or `data.playbook.steps[2].with.path`.
+    pub path: String,
+    /// What it takes.
+    pub message: String,
+}
+
+fn bad(path: impl Into<String>, message: impl Into<String>) -> BadConfig {
+    BadConfig {
+        path: path.into(),
+        message: message.into(),
+    }
+}
+
+impl BuildConfig {
+    /// Reads `{"version": "v2", "data": {…}}`.
+    ///
+    /// # Errors
+    /// [`BadConfig`] names the first place that is wrong.
+    pub fn parse(config: &Value) -> Result<Self, BadConfig> {
+        let whole = config.as_object().ok_or_else(|| BadConfig {
+            path: String::new(),
+            message: "it takes an object: {\"version\": \"v2\", \"data\": {…}}".to_owned(),
+        })?;
+        match whole.get("version").and_then(Value::as_str) {
+            Some("v2") => {}
+            Some(other) => {
+                return Err(bad(
+                    "version",
+                    format!("{other:?} is not known; it takes \"v2\""),
+                ));
+            }
+            None => return Err(bad("version", "it is missing; it takes \"v2\"")),
+        }
+        let empty = Value::Object(serde_json::Map::new());
+        let data = match whole.get("data") {
+            Some(data) if data.is_object() => data,
+            Some(_) => return Err(bad("data", "it takes an object")),
+            None => &empty,
+        };
+        let human_in_the_loop = match data.get("human_in_the_loop") {
+            None | Some(Value::Null) => true,
+            Some(Value::Bool(value)) => *value,
+            Some(_) => return Err(bad("data.human_in_the_loop", "it takes true or false")),
+        };
+        let tools = tools(data.get("tools"), human_in_the_loop)?;
+        let playbook = playbook(data.get("playbook"), &tools, human_in_the_loop)?;
+        let model = model(data.get("models"), playbook.is_some())?;
+        if model.is_playbook() && playbook.is_none() {
+            return Err(bad(
+                "data.playbook",
+                "it is missing; the model builtin/playbook reads its steps there",
+            ));
+        }
+        Ok(Self {
+            model,
+            input: input(data.get("input"))?,
+            tools,
+            limits: run_limits(data.get("limits"))?,
+            human_in_the_loop,
+            human_requests: human_requests(data.get("human_requests"))?,
+            playbook,
+        })
+    }
+
+    /// The build's word on a tool: `deny` where it does not have it.
+    #[must_use]
+    pub fn policy(&self, tool: &str) -> Policy {
+        self.tools.get(tool).copied().unwrap_or(Policy::Deny)
+    }
+}
+
+fn model(value: Option<&Value>, has_playbook: bool) -> Result<ModelName, BadConfig> {
+    let of = |path: &str, text: &str| {
+        ModelName::parse(text).ok_or_else(|| {
+            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, or a name that begins with claude-, gpt- or gemini-"))
+        })
+    };
+    let Some(models) = value.filter(|v| !v.is_null()) else {
+        if has_playbook {
+            let (provider, name) = ModelName::PLAYBOOK;
+            return Ok(ModelName {
+                provider: provider.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+        return Err(bad(
+            "data.models",
+            "it is missing; it takes {\"agent\": {\"model\": \"<provider>/<model>\"}}",
+        ));
+    };
+    if let Some(text) = models.as_str() {
+        return of("data.models", text);
+    }
+    let agent = models.get("agent").ok_or_else(|| {
+        bad(
+            "data.models.agent",
+            "it is missing; it takes {\"model\": \"<provider>/<model>\"}",
+        )
+    })?;
+    if let Some(text) = agent.as_str() {
+        return of("data.models.agent", text);
+    }
+    match agent.get("model").and_then(Value::as_str) {
+        Some(text) => of("data.models.agent.model", text),
+        None => Err(bad(
+            "data.models.agent.model",
+            "it takes a text: <provider>/<model>",
+        )),
+    }
+}
+
+fn input(value: Option<&Value>) -> Result<Vec<InputMessage>, BadConfig> {
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(vec![InputMessage {
+            role: "system".to_owned(),
+            content: text.clone(),
+        }]),
+        Some(Value::Array(list)) => list
+            .iter()
+            .enumerate()
+            .map(|(index, item)| input_message(index, item))
+            .collect(),
+        Some(_) => Err(bad(
+            "data.input",
+            "it takes a text, or a list of {role, content}",
+        )),
+    }
+}
+
+fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> {
+    let text = |key: &str| {
+        item.get(key)
+            .and_then(Value::as_str)
+            .ok_or_else(|| bad(format!("data.input[{index}].{key}"), "it takes a text"))
+    };
+    let role = text("role")?;
+    if !["system", "user", "assistant"].contains(&role) {
+        return Err(bad(
+            format!("data.input[{index}].role"),
+            format!("{role:?} is not a role; it takes system, user or assistant"),
+        ));
+    }
+    Ok(InputMessage {
+        role: role.to_owned(),
+        content: text("content")?.to_owned(),
+    })
+}
+
+fn tools(value: Option<&Value>, people: bool) -> Result<BTreeMap<String, Policy>, BadConfig> {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        let offered = policy::BUILTIN
+            .into_iter()
+            .filter(|(_, hints)| people || !hints.asks);
+        return Ok(offered
+            .map(|(name, _)| (name.to_owned(), Policy::Allow))
+            .collect());
+    };
+    let named = value.as_object().ok_or_else(|| {
+        bad(
+            "data.tools",
+            "it takes an object: {\"<tool>\": \"allow\" | \"ask\" | \"deny\" | \"guard\"}",
+        )
+    })?;
+    named
+        .iter()
+        .map(|(name, word)| {
+            if policy::builtin(name).is_none() {
+                let known: Vec<_> = policy::BUILTIN.iter().map(|(n, _)| *n).collect();
+                return Err(bad(
+                    format!("data.tools.{name}"),
+                    format!("there is no such tool; there are: {}", known.join(", ")),
+                ));
+            }
+            let policy = serde_json::from_value(word.clone()).map_err(|_| {
+                bad(
+                    format!("data.tools.{name}"),
+                    "it takes \"allow\", \"ask\", \"deny\" or \"guard\"",
+                )
+            })?;
+            Ok((name.clone(), policy))
+        })
+        .collect()
+}
+
+fn playbook(
+    value: Option<&Value>,
+    tools: &BTreeMap<String, Policy>,
+    people: bool,
+) -> Result<Option<Arc<Playbook>>, BadConfig> {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(None);
+    };
+    let tool = |name: &str| match (tools.get(name), policy::builtin(name)) {
+        (Some(_), _) => Ok(()),
+        (None, Some(_)) => Err(format!(
+            "this build does not have the tool {name:?}; name it in data.tools"
+        )),
+        (None, None) => Err(format!("there is no tool {name:?}")),
+    };
+    let known = Known {
+        tool: &tool,
+        human_in_the_loop: people,
+    };
+    match Playbook::parse(value, &known) {
+        Ok(playbook) => Ok(Some(Arc::new(playbook))),
+        Err(e) => Err(bad(format!("data.{}", e.path), e.message)),
+    }
+}
+
+fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
+    let mut limits = RunLimits {
+        steps: None,
+        tokens: None,
+        cost_usd: None,
+        seconds: limits::RUN_SECONDS_DEFAULT,
+    };
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(limits);
+    };
+    let object = value.as_object().ok_or_else(|| {
+        bad(
+            "data.limits",
+            "it takes an object: {steps, tokens, cost_usd, seconds}",
+        )
+    })?;
+    for (name, value) in object {
+        let path = format!("data.limits.{name}");
+        let whole = || {
+            value
+                .as_u64()
+                .filter(|n| (1..=1_000_000_000_000).contains(n))
+                .ok_or_else(|| bad(path.clone(), "it takes a whole number from 1"))
+        };
+        match name.as_str() {
+            "steps" => limits.steps = Some(whole()?),
+            "tokens" => limits.tokens = Some(whole()?),
+            "seconds" => limits.seconds = whole()?,
+            "cost_usd" => {
+                let usd = value
+                    .as_f64()
+                    .filter(|n| n.is_finite() && *n > 0.0)
+                    .ok_or_else(|| bad(path.clone(), "it takes a number above 0"))?;
+                limits.cost_usd = Some(usd);
+            }
+            _ => {} // kept and given back, as all that is not known
+        }
+    }
+    Ok(limits)
+}
+
+fn human_requests(value: Option<&Value>) -> Result<RequestDefaults, BadConfig> {
+    let mut defaults = RequestDefaults::default();
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(defaults);
+    };
+    if !value.is_object() {
+        return Err(bad(
+            "data.human_requests",
+            "it takes an object: {expires_in, on_expire}",
+        ));
+    }
+    if let Some(text) = value.get("expires_in").filter(|v| !v.is_null()) {
+        let text = text.as_str().ok_or_else(|| {
+            bad(
+                "data.human_requests.expires_in",
+                "it takes a duration, such as 12h",
+            )
+        })?;
+        let ms = parse_duration_ms(text)
+            .map_err(|e| bad("data.human_requests.expires_in", e.to_string()))?;
+        defaults.expires_in_ms = Some(ms);
+    }
+    if let Some(word) = value.get("on_expire").filter(|v| !v.is_null()) {
+        defaults.on_expire = serde_json::from_value(word.clone()).map_err(|_| {
+            bad(
+                "data.human_requests.on_expire",
+                "it takes \"deny\", \"fail\" or \"continue\"",
+            )
+        })?;
+    }
+    Ok(defaults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn of(data: Value) -> Result<BuildConfig, BadConfig> {
+        BuildConfig::parse(&json!({"version": "v2", "data": data}))
+    }
+
+    fn path_of(data: Value) -> String {
+        of(data).err().unwrap().path
+    }
+
+    #[test]
+    fn the_documented_form() {
+        let config = of(json!({"models": {"agent": {"model": "anthropic/claude-x"}}, "input": "You help.", "something_else": 1})).unwrap();
+        assert_eq!(config.model.to_string(), "anthropic/claude-x");
+        assert_eq!(config.input[0].role, "system");
+        assert_eq!(config.tools.len(), 8);
+        assert!(config.human_in_the_loop);
+        assert_eq!(config.limits.seconds, 86_400);
+    }
+
+    #[test]
+    fn bare_names_find_their_provider() {
+        for (name, provider) in [
+            ("claude-x", "anthropic"),
+            ("gpt-5", "openai"),
+            ("gemini-3", "gemini"),
+        ] {
+            assert_eq!(
+                of(json!({"models": {"agent": {"model": name}}}))
+                    .unwrap()
+                    .model
+                    .provider,
+                provider
+            );
+        }
+        assert_eq!(
+            path_of(json!({"models": {"agent": {"model": "llama"}}})),
+            "data.models.agent.model"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(
+            BuildConfig::parse(&json!({"version": "v1", "data": {}}))
+                .err()
+                .unwrap()
+                .path,
+            "version"
+        );
+        let m = json!("builtin/x");
+        assert_eq!(path_of(json!({})), "data.models");
+        assert_eq!(
+            path_of(json!({"models": "builtin/playbook"})),
+            "data.playbook"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "tools": {"read_files": "allow"}})),
+            "data.tools.read_files"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "tools": {"read_file": "maybe"}})),
+            "data.tools.read_file"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "limits": {"seconds": 0}})),
+            "data.limits.seconds"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "human_requests": {"expires_in": "soon"}})),
+            "data.human_requests.expires_in"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "human_requests": {"on_expire": "approve"}})),
+            "data.human_requests.on_expire"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "input": [{"role": "tool", "content": ""}]})),
+            "data.input[0].role"
+        );
+        assert_eq!(
+            path_of(json!({"models": m, "human_in_the_loop": "yes"})),
+            "data.human_in_the_loop"
+        );
+    }
+
+    #[test]
+    fn without_people_the_asking_tools_are_not_offered() {
+        let config = of(json!({"models": "builtin/x", "human_in_the_loop": false})).unwrap();
+        assert!(!config.tools.contains_key("ask_human"));
+        assert_eq!(config.policy("ask_human"), Policy::Deny);
+    }
+}

@@ -1,0 +1,276 @@
+//! Ids: private newtypes, parsed once, made in one place.
+//!
+//! All are UUIDs of version 7, so that they sort by time, but for [`SandboxId`], an opaque string.
+//! Only [`IdGen`] makes new ones; a test seeds it and sees the same ids each time.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::time::Timestamp;
+
+/// A text that is not an id of the kind it was read as.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {kind}: it takes a UUID, as the API gave it")]
+pub struct BadId {
+    kind: &'static str,
+    text: String,
+}
+
+macro_rules! ids { ($($(#[$doc:meta])* $name:ident $make:ident $label:literal),* $(,)?) => {
+    $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// The id as a UUID, for storing and for the wire.
+            #[must_use]
+            pub fn as_uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// An id that was stored before. Not for making new ones.
+            #[must_use]
+            pub fn from_stored(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadId;
+
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                Uuid::parse_str(text)
+                    .map(Self)
+                    .map_err(|_| BadId { kind: $label, text: text.chars().take(64).collect() })
+            }
+        }
+    )*
+
+    impl IdGen {
+        $(
+            #[doc = concat!("A new ", $label, ".")]
+            pub fn $make(&self, now: Timestamp) -> $name {
+                $name(self.uuid(now))
+            }
+        )*
+    }
+} }
+
+ids! {
+    /// The tenant. Every store operation that serves a caller takes it first.
+    TeamId team "team id",
+    /// A person.
+    UserId user "user id",
+    /// An API key (not the key itself).
+    ApiKeyId api_key "API key id",
+    /// An agent (*Assignment* in the web interface).
+    AgentId agent "agent id",
+    /// One immutable snapshot of an agent's setup.
+    BuildId build "build id",
+    /// One execution of a build.
+    RunId run "run id",
+    /// One entry of a run's transcript.
+    MessageId message "message id",
+    /// An approval or a question to a person.
+    HumanRequestId human_request "human request id",
+    /// What a webhook tells: the `webhook-id`, the same at every attempt.
+    EventId event "event id",
+    /// A claim's fresh token: who holds it may commit steps of the run.
+    ClaimToken claim_token "claim token",
+    /// One start of the program on its data.
+    BootId boot "boot id",
+}
+
+impl MessageId {
+    /// The id of an entry that the store itself appends (a closed call's result, a note). The pair of run and position
+    /// is unique, so the id is; nothing random is needed inside a transaction that may run twice.
+    #[must_use]
+    pub fn derived(run: RunId, position: u64, now: Timestamp) -> Self {
+        Self(derived("message", run, position, now))
+    }
+}
+
+impl EventId {
+    /// The id of a run's event by its number: the same at every attempt to commit or deliver it.
+    #[must_use]
+    pub fn derived(run: RunId, sequence: u64, now: Timestamp) -> Self {
+        Self(derived("event", run, sequence, now))
+    }
+}
+
+fn derived(kind: &str, run: RunId, number: u64, now: Timestamp) -> Uuid {
+    let digest = Sha256::new()
+        .chain_update(kind)
+        .chain_update(run.0.as_bytes())
+        .chain_update(number.to_be_bytes())
+        .finalize();
+    let mut random = [0; 10];
+    for (to, from) in random.iter_mut().zip(digest.iter()) {
+        *to = *from;
+    }
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.as_millis()).unwrap_or(0), &random)
+        .into_uuid()
+}
+
+/// A sandbox: an opaque string, `sb_` and 32 hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SandboxId(String);
+
+impl SandboxId {
+    /// The id as it stands on the wire, in the store and as the directory's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads an id. What does not have the form cannot name a sandbox, so that this doubles as the guard that
+    /// makes the id safe as a directory's name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sb_")?;
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (digits.len() == 32 && digits.bytes().all(hex)).then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Makes ids. Within one generator they rise strictly, also within a millisecond and when the clock steps back.
+///
+/// The random part is a SHA-256 stream over a seed: 32 bytes from the system in the program, a fixed one in tests.
+pub struct IdGen {
+    state: Mutex<GenState>,
+}
+
+struct GenState {
+    seed: [u8; 32],
+    drawn: u64,
+    last_ms: u64,
+    counter: u16,
+}
+
+impl IdGen {
+    /// `seed`: from the system's random source, or fixed where ids must repeat.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self {
+            state: Mutex::new(GenState {
+                seed,
+                drawn: 0,
+                last_ms: 0,
+                counter: 0,
+            }),
+        }
+    }
+
+    /// A new sandbox id.
+    pub fn sandbox(&self, now: Timestamp) -> SandboxId {
+        SandboxId(format!("sb_{}", self.uuid(now).simple()))
+    }
+
+    /// A number in `0..=1000`, to scatter pauses with.
+    pub fn jitter_permille(&self) -> u32 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let [a, b, ..] = state.draw();
+        u32::from(u16::from_be_bytes([a, b])) * 1000 / u32::from(u16::MAX)
+    }
+
+    fn uuid(&self, now: Timestamp) -> Uuid {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = u64::try_from(now.as_millis()).unwrap_or(0);
+        let mut random = state.draw();
+        if ms > state.last_ms {
+            state.last_ms = ms;
+            // The upper half of the counter's range stays free for the ids of the same millisecond.
+            state.counter = u16::from_be_bytes([random[0], random[1]]) & 0x07ff;
+        } else if state.counter == 0x0fff {
+            state.last_ms += 1;
+            state.counter = 0;
+        } else {
+            state.counter += 1;
+        }
+        let [hi, lo] = state.counter.to_be_bytes();
+        random[0] = hi;
+        random[1] = lo;
+        uuid::Builder::from_unix_timestamp_millis(state.last_ms, &random).into_uuid()
+    }
+}
+
+impl GenState {
+    fn draw(&mut self) -> [u8; 10] {
+        self.drawn += 1;
+        let digest = Sha256::new()
+            .chain_update(self.seed)
+            .chain_update(self.drawn.to_be_bytes())
+            .finalize();
+        let mut out = [0; 10];
+        for (to, from) in out.iter_mut().zip(digest.iter()) {
+            *to = *from;
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_within_a_millisecond_and_when_the_clock_steps_back() {
+        let ids = IdGen::new([7; 32]);
+        let mut last = ids.run(Timestamp::from_millis(1_000_000));
+        for step in 0..20_000 {
+            let now = Timestamp::from_millis(1_000_000 - (step % 3));
+            let next = ids.run(now);
+            assert!(next > last, "{next} after {last}");
+            last = next;
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        let now = Timestamp::from_millis(5);
+        assert_eq!(IdGen::new([1; 32]).run(now), IdGen::new([1; 32]).run(now));
+        assert_ne!(IdGen::new([1; 32]).run(now), IdGen::new([2; 32]).run(now));
+    }
+
+    #[test]
+    fn a_sandbox_id_has_one_form() {
+        let ids = IdGen::new([3; 32]);
+        let id = ids.sandbox(Timestamp::from_millis(9));
+        assert_eq!(SandboxId::parse(id.as_str()), Some(id));
+        for bad in [
+            "",
+            "sb_",
+            "sb_../../../../../../../../../../../..",
+            "SB_0123456789abcdef0123456789abcdef",
+            "0123456789abcdef0123456789abcdef",
+        ] {
+            assert_eq!(SandboxId::parse(bad), None, "{bad}");
+        }
+    }
+}

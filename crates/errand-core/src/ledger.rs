@@ -1,0 +1,278 @@
+//! The ledger: what a transcript adds up to. Fed entry by entry, it costs the same for the ten-thousandth as for the first.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use crate::human::{Ask, HumanRequest, OnExpire, Origin, Resolution};
+use crate::id::{ClaimToken, HumanRequestId};
+use crate::policy::{self, Hints};
+use crate::time::Timestamp;
+use crate::transcript::{Body, Entry, Outcome, ToolCall};
+
+/// Words of the options with which a person settles a call in doubt.
+pub const DONE: &str = "done";
+/// See [`DONE`].
+pub const NOT_DONE: &str = "not done, run it";
+/// See [`DONE`].
+pub const SKIP: &str = "skip";
+/// The question about a call in doubt.
+pub const IN_DOUBT_QUESTION: &str = "Was it done?";
+
+/// Whether a person has released a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Approval {
+    /// Nobody was asked.
+    NotAsked,
+    /// Released, for exactly the call with this digest.
+    Given {
+        /// See [`ToolCall::digest`].
+        digest: String,
+    },
+    /// Refused: the error that the call gets.
+    Refused {
+        /// A sentence.
+        error: String,
+    },
+}
+
+/// A call without a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenCall {
+    /// The call.
+    pub call: ToolCall,
+    /// The claim under which it was begun, and what the tool noted to settle it.
+    pub intent: Option<(ClaimToken, Option<Value>)>,
+    /// A person's word.
+    pub approval: Approval,
+}
+
+/// What a transcript adds up to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// The position of the last entry.
+    pub position: u64,
+    /// The position of the newest user's message; 0 where there is none.
+    pub newest_user: u64,
+    /// Calls without a result, in order.
+    pub open: VecDeque<OpenCall>,
+    /// The request that is pending.
+    pub request: Option<HumanRequest>,
+    /// The moment that is waited for.
+    pub timer: Option<Timestamp>,
+    /// The first untrusted source that came into the run, such as `read_file`.
+    pub tainted_by: Option<String>,
+}
+
+impl Ledger {
+    /// The ledger of a whole transcript.
+    pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut ledger = Self::default();
+        entries.into_iter().for_each(|entry| ledger.feed(entry));
+        ledger
+    }
+
+    /// Takes the next entry.
+    pub fn feed(&mut self, entry: &Entry) {
+        self.position = entry.position;
+        match &entry.body {
+            Body::User { .. } => self.newest_user = entry.position,
+            Body::ToolCall { call, .. } => {
+                self.open.push_back(OpenCall {
+                    call: call.clone(),
+                    intent: None,
+                    approval: Approval::NotAsked,
+                });
+            }
+            Body::ToolResult {
+                call_id,
+                name,
+                outcome,
+            } => {
+                self.open.retain(|o| &o.call.id != call_id);
+                let untrusted = policy::builtin(name).is_none_or(|h: Hints| h.untrusted);
+                if untrusted && matches!(outcome, Outcome::Result(_)) && self.tainted_by.is_none() {
+                    self.tainted_by = Some(name.clone());
+                }
+            }
+            Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
+            Body::HumanResponse {
+                request_id,
+                resolution,
+                ..
+            } => self.answered(*request_id, resolution),
+            Body::Intent {
+                call_id,
+                claim,
+                evidence,
+            } => {
+                if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
+                    open.intent = Some((*claim, evidence.clone()));
+                }
+            }
+            Body::Wait { until, .. } => self.timer = Some(*until),
+            Body::Woke { .. } | Body::Interrupted { .. } => self.timer = None,
+            Body::Assistant { .. }
+            | Body::Error { .. }
+            | Body::Retried { .. }
+            | Body::Late { .. } => {}
+        }
+    }
+
+    fn answered(&mut self, id: HumanRequestId, resolution: &Resolution) {
+        let Some(request) = self.request.take_if(|r| r.id == id) else {
+            return;
+        };
+        let Some(open) = request
+            .call_id()
+            .and_then(|call_id| self.open.iter_mut().find(|o| o.call.id == call_id))
+        else {
+            return;
+        };
+        match &request.origin {
+            Origin::Policy { .. } => {
+                open.approval = match (resolution, request.digest) {
+                    (Resolution::Approved { .. }, Some(digest)) => Approval::Given { digest },
+                    (
+                        Resolution::Denied {
+                            reason: Some(reason),
+                        },
+                        _,
+                    ) => Approval::Refused {
+                        error: format!("denied: a person refused the call: {reason}"),
+                    },
+                    (Resolution::Expired { .. }, _) => Approval::Refused {
+                        error: "denied: nobody approved the call in time".to_owned(),
+                    },
+                    _ => Approval::Refused {
+                        error: "denied: a person refused the call".to_owned(),
+                    },
+                };
+            }
+            // `not done, run it`: the person's word stands for the approval, and the old intent is void.
+            Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
+                open.intent = None;
+                open.approval = Approval::Given {
+                    digest: open.call.digest(),
+                };
+            }
+            Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model => {}
+        }
+    }
+
+    /// What a resolution appends besides itself: results of the calls that it settles or closes.
+    ///
+    /// A person's answer settles the call that asked. A message or a stop closes *every* open call: providers demand a
+    /// result for each, and what has begun has an unknown outcome.
+    #[must_use]
+    pub fn results_of(&self, request: &HumanRequest, resolution: &Resolution) -> Vec<Body> {
+        match resolution {
+            Resolution::Message { .. } | Resolution::Stopped => {
+                let mut bodies = self.close_open(if matches!(resolution, Resolution::Stopped) {
+                    "the run was stopped"
+                } else {
+                    "a message came instead of an answer"
+                });
+                // An asking tool has its answer: the message. (A stop is none.)
+                if let (Origin::Tool { call_id }, Ok(value)) =
+                    (&request.origin, resolution.value(&request.ask))
+                {
+                    for body in &mut bodies {
+                        if let Body::ToolResult {
+                            call_id: of,
+                            outcome,
+                            ..
+                        } = body
+                            && of == call_id
+                        {
+                            *outcome = Outcome::Result(value.clone());
+                        }
+                    }
+                }
+                bodies
+            }
+            Resolution::Approved { .. }
+            | Resolution::Denied { .. }
+            | Resolution::Answered { .. }
+            | Resolution::Expired { .. } => {
+                self.settled_by(request, resolution).into_iter().collect()
+            }
+        }
+    }
+
+    fn settled_by(&self, request: &HumanRequest, resolution: &Resolution) -> Option<Body> {
+        let open = self
+            .open
+            .iter()
+            .find(|o| Some(o.call.id.as_str()) == request.call_id())?;
+        let outcome = match &request.origin {
+            Origin::Model | Origin::Policy { .. } => return None,
+            Origin::Tool { .. } => match resolution.value(&request.ask) {
+                Ok(value) => Outcome::Result(value),
+                Err(error) => Outcome::Error(error),
+            },
+            Origin::InDoubt { .. } => match in_doubt_answer(resolution) {
+                Some(NOT_DONE) => return None,
+                Some(DONE) => {
+                    Outcome::Result(json!({"outcome": "done", "source": "a person looked"}))
+                }
+                Some(SKIP) => Outcome::Error(
+                    "skipped: a person skipped the call; whether it was done is unknown".to_owned(),
+                ),
+                _ => Outcome::Error(
+                    "outcome_unknown: nobody could say whether the call was done".to_owned(),
+                ),
+            },
+        };
+        Some(Body::ToolResult {
+            call_id: open.call.id.clone(),
+            name: open.call.name.clone(),
+            outcome,
+        })
+    }
+
+    /// A result for each open call: not begun, or begun with an unknown outcome.
+    #[must_use]
+    pub fn close_open(&self, why: &str) -> Vec<Body> {
+        self.open
+            .iter()
+            .map(|open| {
+                let error = match &open.intent {
+                    None => format!("not_run: {why}"),
+                    Some(_) => format!("outcome_unknown: {why} while the call was under way"),
+                };
+                Body::ToolResult {
+                    call_id: open.call.id.clone(),
+                    name: open.call.name.clone(),
+                    outcome: Outcome::Error(error),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Which of the three options a person chose for a call in doubt.
+fn in_doubt_answer(resolution: &Resolution) -> Option<&'static str> {
+    let Resolution::Answered { answers } = resolution else {
+        return None;
+    };
+    let given = answers.get(IN_DOUBT_QUESTION)?.as_str()?;
+    [DONE, NOT_DONE, SKIP]
+        .into_iter()
+        .find(|option| *option == given)
+}
+
+/// Whether a request that lapses ends the run.
+#[must_use]
+pub fn lapse_fails(request: &HumanRequest) -> bool {
+    request.on_expire == OnExpire::Fail
+}
+
+/// A request's questions, where it has any.
+#[must_use]
+pub fn questions(request: &HumanRequest) -> &[crate::human::Question] {
+    match &request.ask {
+        Ask::Approval => &[],
+        Ask::Question { questions } => questions,
+    }
+}

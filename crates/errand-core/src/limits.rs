@@ -1,0 +1,40 @@
+//! Every bound in one file: bytes, counts, page sizes. Each with its reason.
+
+/// Most bytes of a JSON request body. The contract's number.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most bytes of a direct upload. The contract's number.
+pub const DIRECT_UPLOAD_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// Most bytes of an upload by URL, unless the operator says otherwise. The contract's number.
+pub const URL_UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// How much of a refused body is read and dropped, so that the client sees the refusal. The contract's number.
+pub const REFUSED_BODY_DRAINED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most messages on one page. The contract's number.
+pub const MESSAGES_PAGE_MAX: u32 = 50;
+/// Most runs, agents, builds or keys on one page. The contract's number.
+pub const LIST_PAGE_MAX: u32 = 100;
+/// Entries on a page where the caller names no limit. The contract's number.
+pub const PAGE_DEFAULT: u32 = 20;
+/// Most characters of an `Idempotency-Key`. The contract's number.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+/// How long an idempotency record holds: 24 hours. The contract's number.
+pub const IDEMPOTENCY_TTL_MS: u64 = 24 * 3_600_000;
+/// Most characters of a name (agent, build, key, file argument).
+pub const NAME_CHARS_MAX: usize = 200;
+/// Most bytes of a build's `config`: a tenth of a body, far above any setup that a person can read.
+pub const CONFIG_BYTES_MAX: usize = 512 * 1024;
+/// Moves of one start of a playbook; beyond, the run fails. PLAYBOOK's number.
+pub const PLAYBOOK_MOVES_MAX: u32 = 10_000;
+/// Fuel of one template. PLAYBOOK's number.
+pub const TEMPLATE_FUEL: u64 = 100_000;
+/// Working time of a run where its build names none: 24 hours. The contract's number.
+pub const RUN_SECONDS_DEFAULT: u64 = 24 * 3600;
+/// Most bytes that `read_file` gives in one call: what a playbook holds whole in memory.
+pub const READ_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most bytes that `write_file` takes and `edit_file` works on: above `read_file`, so that what was read can be written.
+pub const WRITE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// A tool result above this is cut before a model sees it; a playbook sees it whole.
+pub const TOOL_RESULT_BYTES_MAX: usize = 64 * 1024;
+/// Tool calls of one turn. Beyond, a model is told so by an error result.
+pub const CALLS_PER_TURN_MAX: usize = 128;
+const _: () = assert!(READ_FILE_BYTES_MAX < WRITE_FILE_BYTES_MAX);
+const _: () = assert!(CONFIG_BYTES_MAX < BODY_BYTES_MAX);

@@ -1,0 +1,219 @@
+//! What a run does next: pure, from its ledger and its build.
+
+use crate::human::{
+    Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft, approval_from_call,
+    question_from_call,
+};
+use crate::id::ClaimToken;
+use crate::ledger::{Approval, DONE, IN_DOUBT_QUESTION, Ledger, NOT_DONE, OpenCall, SKIP};
+use crate::policy::{Decision, Hints, Policy, Settle, decide};
+use crate::time::Timestamp;
+use crate::transcript::{Body, Outcome, ToolCall};
+
+/// What the decision needs to know besides the ledger.
+pub struct Rules<'a> {
+    /// The hints of a tool that is there; none for an unknown one.
+    pub hints: &'a dyn Fn(&str) -> Option<Hints>,
+    /// The build's word on a tool.
+    pub policy: &'a dyn Fn(&str) -> Policy,
+    /// Whether a person can be asked.
+    pub people: bool,
+    /// The claim under which this driver works: an intent of another one is in doubt.
+    pub claim: ClaimToken,
+    /// The build's defaults for requests of policies and calls in doubt.
+    pub expires_in_ms: Option<u64>,
+    /// What happens when they lapse.
+    pub on_expire: OnExpire,
+}
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// A person's answer is awaited.
+    Person,
+    /// The moment is awaited.
+    Timer(Timestamp),
+    /// The model decides.
+    Model,
+    /// These calls are carried out: one, or several that only read.
+    Calls(Vec<ToolCall>),
+    /// A call of an earlier claim has an intent and no result: its tool looks whether it was done.
+    LookUp(OpenCall),
+    /// A person is asked first.
+    Ask(Box<RequestDraft>),
+    /// A call gets this result without being carried out.
+    Answer(Body),
+}
+
+/// Decides what a run that has not ended does next.
+#[must_use]
+pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
+    if ledger.request.is_some() {
+        return Next::Person;
+    }
+    if let Some(until) = ledger.timer {
+        return Next::Timer(until);
+    }
+    let Some(first) = ledger.open.front() else {
+        return Next::Model;
+    };
+    match step_of(first, ledger, rules) {
+        Step::Run if reads(first, rules) => {
+            let more = ledger
+                .open
+                .iter()
+                .skip(1)
+                .take_while(|o| reads(o, rules) && step_of(o, ledger, rules) == Step::Run);
+            Next::Calls(
+                std::iter::once(first)
+                    .chain(more)
+                    .map(|o| o.call.clone())
+                    .collect(),
+            )
+        }
+        Step::Run => Next::Calls(vec![first.call.clone()]),
+        Step::LookUp => Next::LookUp(first.clone()),
+        Step::Ask(draft) => Next::Ask(draft),
+        Step::Error(error) => Next::Answer(Body::ToolResult {
+            call_id: first.call.id.clone(),
+            name: first.call.name.clone(),
+            outcome: Outcome::Error(error),
+        }),
+    }
+}
+
+#[derive(PartialEq)]
+enum Step {
+    Run,
+    LookUp,
+    Ask(Box<RequestDraft>),
+    Error(String),
+}
+
+fn reads(open: &OpenCall, rules: &Rules<'_>) -> bool {
+    (rules.hints)(&open.call.name).is_some_and(|h| h.read_only && !h.asks)
+}
+
+fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
+    let Some(hints) = (rules.hints)(&open.call.name) else {
+        return Step::Error(format!(
+            "unknown_tool: there is no tool {:?} in this assignment",
+            open.call.name
+        ));
+    };
+    if let Some((claim, _)) = &open.intent
+        && *claim != rules.claim
+    {
+        return in_doubt(open, hints, rules);
+    }
+    let policy = (rules.policy)(&open.call.name);
+    if hints.asks {
+        return asking(open, policy, rules);
+    }
+    match &open.approval {
+        Approval::Given { digest } if *digest == open.call.digest() => return Step::Run,
+        Approval::Given { .. } => {
+            return Step::Error("denied: the call is not the one that was approved".to_owned());
+        }
+        Approval::Refused { error } => return Step::Error(error.clone()),
+        Approval::NotAsked => {}
+    }
+    match decide(policy, ledger.tainted_by.is_some(), rules.people) {
+        Decision::Run => Step::Run,
+        Decision::Refuse(why) => Step::Error(why.to_owned()),
+        Decision::Ask => Step::Ask(Box::new(release(open, policy, ledger, rules))),
+    }
+}
+
+fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
+    if policy == Policy::Deny {
+        return Step::Error("denied: this assignment does not allow the tool".to_owned());
+    }
+    if !rules.people {
+        return Step::Error(
+            "denied: this assignment runs without people (`human_in_the_loop: false`)".to_owned(),
+        );
+    }
+    let draft = if open.call.name == "request_approval" {
+        approval_from_call(&open.call)
+    } else {
+        question_from_call(&open.call)
+    };
+    match draft {
+        Ok(draft) => Step::Ask(Box::new(
+            draft.or_defaults(rules.expires_in_ms, rules.on_expire),
+        )),
+        Err(error) => Step::Error(error),
+    }
+}
+
+/// The request that releases exactly this call.
+fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) -> RequestDraft {
+    let name = &open.call.name;
+    let why = match (policy, &ledger.tainted_by) {
+        (Policy::Guard, Some(source)) => format!(
+            "Untrusted content came into the run (by `{source}`), so this call needs a person's word."
+        ),
+        _ => format!(
+            "This assignment asks before `{name}` runs. What you approve is exactly the call shown."
+        ),
+    };
+    RequestDraft {
+        title: format!("Allow {name}?"),
+        description: Some(why),
+        ask: Ask::Approval,
+        origin: Origin::Policy {
+            call_id: open.call.id.clone(),
+        },
+        tool_call: Some(open.call.clone()),
+        expires_in_ms: rules.expires_in_ms,
+        on_expire: Some(rules.on_expire),
+    }
+}
+
+fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Step {
+    match hints.settle {
+        _ if hints.read_only || hints.idempotent => Step::Run,
+        Settle::RunAgain => Step::Run,
+        Settle::LookUp => Step::LookUp,
+        Settle::TellModel => {
+            Step::Error("outcome_unknown: the server restarted; look at the files".to_owned())
+        }
+        Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
+        Settle::AskPerson => Step::Error(
+            "outcome_unknown: the server restarted while the call was under way".to_owned(),
+        ),
+    }
+}
+
+fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
+    let option = |label: &str, description: &str| QuestionOption {
+        label: label.to_owned(),
+        description: Some(description.to_owned()),
+    };
+    RequestDraft {
+        title: format!("Was {} done?", open.call.name),
+        description: Some("The server restarted while this call was under way, and the tool cannot tell whether it was done.".to_owned()),
+        ask: Ask::Question {
+            questions: vec![Question {
+                question: IN_DOUBT_QUESTION.to_owned(),
+                header: Some("In doubt".to_owned()),
+                options: vec![
+                    option(DONE, "It was done; go on."),
+                    option(NOT_DONE, "It was not done; carry it out now."),
+                    option(SKIP, "Leave it, and tell the model so."),
+                ],
+                multi_select: false,
+                free_text: false,
+            }],
+        },
+        origin: Origin::InDoubt { call_id: open.call.id.clone() },
+        tool_call: Some(open.call.clone()),
+        expires_in_ms: rules.expires_in_ms,
+        on_expire: Some(rules.on_expire),
+    }
+}
+
+#[cfg(test)]
+#[path = "next/tests.rs"]
+mod tests;

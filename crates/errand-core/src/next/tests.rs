@@ -1,0 +1,329 @@
+use super::*;
+use crate::human::{HumanRequest, Resolution};
+use crate::id::IdGen;
+use crate::policy;
+use crate::transcript::Entry;
+use serde_json::{Value, json};
+
+struct World {
+    ids: IdGen,
+    ledger: Ledger,
+    claim: ClaimToken,
+    people: bool,
+    policy: Policy,
+}
+
+const OUTSIDE: Hints = Hints {
+    read_only: false,
+    destructive: true,
+    idempotent: false,
+    open_world: true,
+    asks: false,
+    untrusted: true,
+    settle: Settle::AskPerson,
+};
+
+impl World {
+    fn new() -> Self {
+        let ids = IdGen::new([1; 32]);
+        let claim = ids.claim_token(Timestamp::default());
+        Self {
+            ids,
+            ledger: Ledger::default(),
+            claim,
+            people: true,
+            policy: Policy::Allow,
+        }
+    }
+
+    fn add(&mut self, body: Body) {
+        let entry = Entry {
+            position: self.ledger.position + 1,
+            id: self.ids.message(Timestamp::default()),
+            at: Timestamp::default(),
+            body,
+        };
+        self.ledger.feed(&entry);
+    }
+
+    fn call(&mut self, id: &str, name: &str, arguments: Value) {
+        let call = ToolCall {
+            id: id.into(),
+            name: name.into(),
+            arguments: arguments.as_object().unwrap().clone(),
+        };
+        self.add(Body::ToolCall { call, mark: None });
+    }
+
+    fn ask(&mut self, draft: RequestDraft) -> HumanRequest {
+        let request = HumanRequest::new(
+            self.ids.human_request(Timestamp::default()),
+            draft,
+            Timestamp::default(),
+        );
+        self.add(Body::HumanRequest {
+            request: request.clone(),
+            mark: None,
+        });
+        request
+    }
+
+    fn answer(&mut self, request: &HumanRequest, resolution: Resolution) {
+        let results = self.ledger.results_of(request, &resolution);
+        self.add(Body::HumanResponse {
+            request_id: request.id,
+            resolution,
+            by: None,
+        });
+        results.into_iter().for_each(|body| self.add(body));
+    }
+
+    fn next(&self) -> Next {
+        next(
+            &self.ledger,
+            &Rules {
+                hints: &|name| policy::builtin(name).or((name == "pay").then_some(OUTSIDE)),
+                policy: &|_| self.policy,
+                people: self.people,
+                claim: self.claim,
+                expires_in_ms: None,
+                on_expire: OnExpire::Deny,
+            },
+        )
+    }
+
+    fn lose_the_driver(&mut self) {
+        self.claim = self.ids.claim_token(Timestamp::default());
+    }
+
+    fn intent(&mut self, id: &str) {
+        self.add(Body::Intent {
+            call_id: id.into(),
+            claim: self.claim,
+            evidence: None,
+        });
+    }
+}
+
+fn names(next: Next) -> Vec<String> {
+    match next {
+        Next::Calls(calls) => calls.into_iter().map(|c| c.id).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn drafted(next: Next) -> RequestDraft {
+    match next {
+        Next::Ask(draft) => *draft,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error_of(next: Next) -> String {
+    match next {
+        Next::Answer(Body::ToolResult {
+            outcome: Outcome::Error(error),
+            ..
+        }) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn calls_run_in_order_and_those_that_only_read_together() {
+    let mut w = World::new();
+    for (id, name) in [
+        ("a", "read_file"),
+        ("b", "list_files"),
+        ("c", "write_file"),
+        ("d", "read_file"),
+    ] {
+        w.call(id, name, json!({}));
+    }
+    assert_eq!(names(w.next()), ["a", "b"]);
+    for id in ["a", "b"] {
+        w.add(Body::ToolResult {
+            call_id: id.into(),
+            name: "read_file".into(),
+            outcome: Outcome::Result(json!("")),
+        });
+    }
+    assert_eq!(names(w.next()), ["c"]);
+}
+
+#[test]
+fn what_runs_is_exactly_what_was_approved() {
+    let mut w = World::new();
+    w.policy = Policy::Ask;
+    w.call("a", "pay", json!({"eur": 40}));
+    let draft = drafted(w.next());
+    assert_eq!(draft.tool_call.as_ref().unwrap().arguments["eur"], 40);
+    let request = w.ask(draft);
+    assert_eq!(w.next(), Next::Person);
+    w.answer(&request, Resolution::Approved { reason: None });
+    assert_eq!(names(w.next()), ["a"]);
+
+    w.ledger.open[0].call.arguments["eur"] = json!(4000);
+    assert!(error_of(w.next()).starts_with("denied"));
+}
+
+#[test]
+fn a_refusal_is_the_call_s_error() {
+    let mut w = World::new();
+    w.policy = Policy::Ask;
+    w.call("a", "pay", json!({}));
+    let draft = drafted(w.next());
+    let request = w.ask(draft);
+    w.answer(
+        &request,
+        Resolution::Denied {
+            reason: Some("too much".into()),
+        },
+    );
+    assert!(error_of(w.next()).contains("too much"));
+}
+
+#[test]
+fn nobody_to_ask_counts_as_denied_at_once() {
+    let mut w = World::new();
+    w.people = false;
+    w.policy = Policy::Ask;
+    w.call("a", "pay", json!({}));
+    assert!(error_of(w.next()).starts_with("denied"));
+    w.policy = Policy::Allow;
+    w.ledger = Ledger::default();
+    w.call("b", "request_approval", json!({"title": "?"}));
+    assert!(error_of(w.next()).starts_with("denied"));
+}
+
+#[test]
+fn a_call_in_doubt_never_starts_again_without_a_person_s_word() {
+    for (answer, runs) in [(DONE, false), (NOT_DONE, true), (SKIP, false)] {
+        let mut w = World::new();
+        w.call("a", "pay", json!({}));
+        w.intent("a");
+        assert_eq!(names(w.next()), ["a"], "our own intent is no doubt");
+        w.lose_the_driver();
+        let draft = drafted(w.next());
+        assert_eq!(draft.tool_call.as_ref().unwrap().id, "a");
+        let request = w.ask(draft);
+        let answers = json!({IN_DOUBT_QUESTION: answer})
+            .as_object()
+            .unwrap()
+            .clone();
+        w.answer(&request, Resolution::Answered { answers });
+        if runs {
+            assert_eq!(names(w.next()), ["a"]);
+        } else {
+            assert_eq!(w.next(), Next::Model);
+        }
+    }
+}
+
+#[test]
+fn a_message_about_a_call_in_doubt_means_neither_done_nor_run_it() {
+    let mut w = World::new();
+    w.call("a", "pay", json!({}));
+    w.intent("a");
+    w.lose_the_driver();
+    let draft = drafted(w.next());
+    let request = w.ask(draft);
+    let results = w.ledger.results_of(
+        &request,
+        &Resolution::Message {
+            text: "hello".into(),
+        },
+    );
+    assert!(
+        matches!(&results[..], [Body::ToolResult { outcome: Outcome::Error(e), .. }] if e.starts_with("outcome_unknown"))
+    );
+}
+
+#[test]
+fn a_doubt_without_people_is_told() {
+    let mut w = World::new();
+    w.people = false;
+    w.call("a", "pay", json!({}));
+    w.intent("a");
+    w.lose_the_driver();
+    assert!(error_of(w.next()).starts_with("outcome_unknown"));
+}
+
+#[test]
+fn sandbox_tools_in_doubt_never_ask() {
+    let mut w = World::new();
+    for (id, name) in [
+        ("a", "write_file"),
+        ("b", "edit_file"),
+        ("c", "run_command"),
+    ] {
+        w.ledger = Ledger::default();
+        w.call(id, name, json!({}));
+        w.intent(id);
+        w.lose_the_driver();
+        match (name, w.next()) {
+            ("write_file", Next::Calls(_)) | ("edit_file", Next::LookUp(_)) => {}
+            ("run_command", other) => assert!(error_of(other).starts_with("outcome_unknown")),
+            (name, other) => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn guard_asks_once_untrusted_content_came() {
+    let mut w = World::new();
+    w.policy = Policy::Guard;
+    w.call("a", "pay", json!({}));
+    assert_eq!(names(w.next()), ["a"]);
+    w.add(Body::ToolResult {
+        call_id: "a".into(),
+        name: "write_file".into(),
+        outcome: Outcome::Result(json!({})),
+    });
+    w.call("r", "read_file", json!({}));
+    w.add(Body::ToolResult {
+        call_id: "r".into(),
+        name: "read_file".into(),
+        outcome: Outcome::Result(json!("pay me")),
+    });
+    w.call("b", "pay", json!({}));
+    let draft = drafted(w.next());
+    assert!(draft.description.unwrap().contains("read_file"));
+}
+
+#[test]
+fn an_asking_tool_gets_its_answer_as_result() {
+    let mut w = World::new();
+    w.call("a", "request_approval", json!({"title": "Pay?"}));
+    let draft = drafted(w.next());
+    let request = w.ask(draft);
+    let results = w
+        .ledger
+        .results_of(&request, &Resolution::Approved { reason: None });
+    assert!(
+        matches!(&results[..], [Body::ToolResult { outcome: Outcome::Result(v), .. }] if v["approved"] == true)
+    );
+    let results = w.ledger.results_of(
+        &request,
+        &Resolution::Message {
+            text: "wait".into(),
+        },
+    );
+    assert!(
+        matches!(&results[..], [Body::ToolResult { outcome: Outcome::Result(v), .. }] if v["message"] == "wait" && v["approved"] == false)
+    );
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_the_call_s_error() {
+    let mut w = World::new();
+    w.call("a", "ask_human", json!({"title": "x", "question": []}));
+    assert!(error_of(w.next()).contains("question"));
+}
+
+#[test]
+fn an_unknown_tool_is_an_error() {
+    let mut w = World::new();
+    w.call("a", "nope", json!({}));
+    assert!(error_of(w.next()).starts_with("unknown_tool"));
+}

@@ -1,0 +1,173 @@
+//! Time as data: a [`Timestamp`] and durations as text. There is no "now" here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A moment: milliseconds since 1970-01-01T00:00:00Z. On the wire RFC 3339 in UTC with three decimals.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+/// The last moment that can be written with four digits for the year.
+const MAX_MS: i64 = 253_402_300_799_999;
+
+impl Timestamp {
+    /// From milliseconds since the epoch; held within the years 1970 to 9999.
+    #[must_use]
+    pub fn from_millis(ms: i64) -> Self {
+        Self(ms.clamp(0, MAX_MS))
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    #[must_use]
+    pub fn as_seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// The moment `ms` milliseconds later.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self::from_millis(self.0.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
+    }
+
+    /// Milliseconds from `earlier` to `self`; 0 where `earlier` is the later one.
+    #[must_use]
+    pub fn ms_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(t) => write!(f, "{t:.3}"),
+            Err(_) => f.write_str("1970-01-01T00:00:00.000Z"),
+        }
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not a moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a time: it takes RFC 3339, such as 2026-11-23T09:30:00.000Z")]
+pub struct BadTimestamp(String);
+
+impl FromStr for Timestamp {
+    type Err = BadTimestamp;
+
+    fn from_str(text: &str) -> Result<Self, BadTimestamp> {
+        text.parse::<jiff::Timestamp>()
+            .map(|t| Self::from_millis(t.as_millisecond()))
+            .map_err(|_| BadTimestamp(text.chars().take(64).collect()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is not a duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a duration: it takes a whole number and a unit, such as 200ms, 30s, 5m, 12h or 3d (at most ten years)"
+)]
+pub struct BadDuration(String);
+
+/// Ten years: longer waits are mistakes.
+const DURATION_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
+
+/// Reads `200ms`, `2s`, `5m`, `12h`, `3d` as milliseconds.
+///
+/// # Errors
+/// [`BadDuration`] names the text.
+pub fn parse_duration_ms(text: &str) -> Result<u64, BadDuration> {
+    let bad = || BadDuration(text.chars().take(64).collect());
+    let trimmed = text.trim();
+    let digits = trimmed.len()
+        - trimmed
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .len();
+    let (number, unit) = trimmed.split_at_checked(digits).ok_or_else(bad)?;
+    let unit_ms = match unit.trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(bad()),
+    };
+    let ms = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit_ms))
+        .ok_or_else(bad)?;
+    if ms > DURATION_MS_MAX {
+        Err(bad())
+    } else {
+        Ok(ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_has_three_decimals() {
+        let t: Timestamp = "2026-11-23T09:30:00Z".parse().unwrap();
+        assert_eq!(t.to_string(), "2026-11-23T09:30:00.000Z");
+        assert_eq!(t.plus_ms(123).to_string(), "2026-11-23T09:30:00.123Z");
+        assert_eq!(
+            "2026-11-23T10:30:00.5+01:00".parse::<Timestamp>().unwrap(),
+            t.plus_ms(500)
+        );
+        assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [
+            ("200ms", 200),
+            ("2s", 2000),
+            ("5m", 300_000),
+            ("12h", 43_200_000),
+            ("3d", 259_200_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse_duration_ms(text), Ok(ms), "{text}");
+        }
+        for bad in [
+            "",
+            "s",
+            "5",
+            "5w",
+            "-5s",
+            "1.5h",
+            "99999999999999999999d",
+            "4000d",
+        ] {
+            assert!(parse_duration_ms(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The objects of the wire contract: what the API answers, what streams and webhooks carry.
+//!
+//! They are here and not with the API's handlers because a webhook's body and an idempotent answer are written in the
+//! transaction that has the effect, and must be the same bytes. A nullable field is always present; an optional one
+//! (`skip_serializing_if`) is left out.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::human::{Ask, HumanRequest, Question, Resolution};
+use crate::run::{RunError, Status};
+use crate::time::Timestamp;
+use crate::transcript::{Body, Entry, Outcome, ToolCall};
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunBody {
+    /// The run.
+    pub id: Uuid,
+    /// The agent it runs.
+    pub agent_id: Uuid,
+    /// The build: the agent's latest when the run was started.
+    pub build_id: Uuid,
+    /// `pending`, `starting`, `running`, `waiting`, `completed`, `failed` or `interrupted`.
+    #[schema(value_type = String, example = "running")]
+    pub status: Status,
+    /// `api`, `web`, `schedule`, `mcp` or `cli`.
+    #[schema(required)]
+    pub source: Option<String>,
+    /// The sandbox it works in; null until it needs one.
+    #[schema(required)]
+    pub sandbox_id: Option<String>,
+    /// Its first start.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended; null again once a message resumed it.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    pub completed_at: Option<Timestamp>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+    /// Whether its build asks people.
+    pub human_in_the_loop_enabled: bool,
+    /// The beginning of its first message.
+    #[schema(required)]
+    pub title: Option<String>,
+    /// Why it failed.
+    #[schema(value_type = Option<ErrorBody>, required)]
+    pub error: Option<RunError>,
+    /// What it has used up.
+    pub usage: UsageBody,
+    /// What it waits for; null once ended.
+    #[schema(required)]
+    pub waiting_on: Option<WaitingOn>,
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// A stable code.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What a run has used up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UsageBody {
+    /// Model calls and tool calls.
+    pub steps: u64,
+    /// Model calls.
+    pub model_calls: u64,
+    /// Tool calls.
+    pub tool_calls: u64,
+    /// Tokens that were sent.
+    pub input_tokens: u64,
+    /// Of these, from the provider's cache.
+    pub cached_tokens: u64,
+    /// Tokens that came back.
+    pub output_tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Working time in seconds.
+    pub seconds: f64,
+}
+
+/// What a run that has not ended waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WaitingOn {
+    /// `human`, `timer`, `place`, `sandbox`, `model`, `tool`, `child_run`, `retry` or `start`.
+    pub kind: String,
+    /// Whom or what, such as the tool's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Until when at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deadline: Option<Timestamp>,
+    /// What happens next: a sentence for people.
+    pub next: String,
+}
+
+/// One message of a transcript.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MessageBody {
+    /// The message.
+    pub id: Uuid,
+    /// `text`, `tool_call`, `tool_result`, `human_request`, `human_response` or `error`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `user`, `assistant`, `tool` or `system`.
+    pub role: String,
+    /// When it was committed.
+    #[schema(value_type = String, format = DateTime)]
+    pub timestamp: Timestamp,
+    /// The text, for what has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_content: Option<String>,
+    /// The call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call: Option<ToolCallBody>,
+    /// The result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_result: Option<ToolResultBody>,
+    /// The request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human_request: Option<PendingRequestBody>,
+    /// What closed the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human_response: Option<HumanResponseBody>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ToolCallBody {
+    /// Unique in the run.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// Its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub arguments: Option<Map<String, Value>>,
+}
+
+/// A call's result or error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ToolResultBody {
+    /// Of which call.
+    pub tool_call_id: String,
+    /// A JSON value where the tool is structured, else a string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What closed a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HumanResponseBody {
+    /// Which request.
+    pub request_id: Uuid,
+    /// `approved`, `denied`, `expired`, a message's text, or the answers as JSON; null where a stop closed it.
+    #[schema(required)]
+    pub response: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QuestionBody {
+    /// The question; also the key of its answer.
+    pub question: String,
+    /// A word or two to show above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// What may be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Vec<OptionBody>>,
+    /// Whether several may be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multi_select: Option<bool>,
+    /// False: only the options are accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_text: Option<bool>,
+}
+
+/// One option of a question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OptionBody {
+    /// What the answer holds.
+    pub label: String,
+    /// A sentence more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// A pending human request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PendingRequestBody {
+    /// The request.
+    pub id: Uuid,
+    /// One line.
+    pub title: String,
+    /// More lines.
+    #[schema(required)]
+    pub description: Option<String>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// `approval` or `question`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The questions, for a `question`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub questions: Option<Vec<QuestionBody>>,
+    /// The exact call that an approval releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call: Option<ToolCallBody>,
+    /// When it lapses.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A human request that is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AnsweredRequestBody {
+    /// The request.
+    pub id: Uuid,
+    /// Its run.
+    pub run_id: Uuid,
+    /// One line.
+    pub title: String,
+    /// More lines.
+    #[schema(required)]
+    pub description: Option<String>,
+    /// `approved`, `denied`, `expired`, a message's text, or the answers as JSON.
+    #[schema(required)]
+    pub response: Option<String>,
+    /// When.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    pub responded_at: Option<Timestamp>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// The user who answered; null where a deadline or a stop closed it.
+    #[schema(required)]
+    pub responded_by: Option<Uuid>,
+    /// Why.
+    #[schema(required)]
+    pub reason: Option<String>,
+}
+
+/// A webhook's body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WebhookBody {
+    /// The event's id, the same at every attempt.
+    pub id: Uuid,
+    /// `human_request`, `run_completed`, `run_failed` or `run_interrupted`.
+    pub event: String,
+    /// Rises within the run.
+    pub sequence: u64,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// The run.
+    pub run_id: Uuid,
+    /// Its agent.
+    pub agent_id: Uuid,
+    /// The run, as `GET /v1/runs/{run_id}` gave it then.
+    pub run: RunBody,
+    /// The pending request, for `human_request`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human_request: Option<PendingRequestBody>,
+    /// Where it is answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub respond_url: Option<String>,
+}
+
+impl From<&ToolCall> for ToolCallBody {
+    fn from(call: &ToolCall) -> Self {
+        Self {
+            id: call.id.clone(),
+            name: call.name.clone(),
+            arguments: Some(call.arguments.clone()),
+        }
+    }
+}
+
+impl From<&Question> for QuestionBody {
+    fn from(q: &Question) -> Self {
+        let options = q.options.iter().map(|o| OptionBody {
+            label: o.label.clone(),
+            description: o.description.clone(),
+        });
+        Self {
+            question: q.question.clone(),
+            header: q.header.clone(),
+            options: (!q.options.is_empty()).then(|| options.collect()),
+            multi_select: Some(q.multi_select),
+            free_text: (!q.free_text).then_some(false),
+        }
+    }
+}
+
+impl From<&HumanRequest> for PendingRequestBody {
+    fn from(request: &HumanRequest) -> Self {
+        let (kind, questions) = match &request.ask {
+            Ask::Approval => ("approval", None),
+            Ask::Question { questions } => (
+                "question",
+                Some(questions.iter().map(QuestionBody::from).collect()),
+            ),
+        };
+        Self {
+            id: request.id.as_uuid(),
+            title: request.title.clone(),
+            description: request.description.clone(),
+            created_at: request.created_at,
+            kind: kind.to_owned(),
+            questions,
+            tool_call: request.tool_call.as_ref().map(ToolCallBody::from),
+            expires_at: request.expires_at,
+        }
+    }
+}
+
+impl MessageBody {
+    /// The message that an entry is on the wire; none for the engine's own notes.
+    #[must_use]
+    pub fn of(entry: &Entry) -> Option<Self> {
+        let empty = |kind: &str, role: &str| Self {
+            id: entry.id.as_uuid(),
+            kind: kind.to_owned(),
+            role: role.to_owned(),
+            timestamp: entry.at,
+            text_content: None,
+            tool_call: None,
+            tool_result: None,
+            human_request: None,
+            human_response: None,
+        };
+        let message = match &entry.body {
+            Body::User { text, .. } => Self {
+                text_content: Some(text.clone()),
+                ..empty("text", "user")
+            },
+            Body::Assistant { text, .. } => Self {
+                text_content: Some(text.clone()),
+                ..empty("text", "assistant")
+            },
+            Body::ToolCall { call, .. } => Self {
+                tool_call: Some(call.into()),
+                ..empty("tool_call", "assistant")
+            },
+            Body::ToolResult {
+                call_id, outcome, ..
+            } => Self {
+                tool_result: Some(tool_result(call_id, outcome)),
+                ..empty("tool_result", "tool")
+            },
+            Body::HumanRequest { request, .. } => Self {
+                text_content: Some(request.title.clone()),
+                human_request: Some(request.into()),
+                ..empty("human_request", "assistant")
+            },
+            Body::HumanResponse {
+                request_id,
+                resolution,
+                ..
+            } => Self {
+                text_content: resolution.response(),
+                human_response: Some(HumanResponseBody {
+                    request_id: request_id.as_uuid(),
+                    response: resolution.response(),
+                    reason: Resolution::reason(resolution).map(str::to_owned),
+                }),
+                ..empty("human_response", "user")
+            },
+            Body::Error { error, .. } => Self {
+                text_content: Some(error.message.clone()),
+                ..empty("error", "system")
+            },
+            Body::Intent { .. }
+            | Body::Wait { .. }
+            | Body::Woke { .. }
+            | Body::Interrupted { .. }
+            | Body::Retried { .. }
+            | Body::Late { .. } => return None,
+        };
+        Some(message)
+    }
+}
+
+fn tool_result(call_id: &str, outcome: &Outcome) -> ToolResultBody {
+    let (result, error) = match outcome {
+        Outcome::Result(value) => (Some(value.clone()), None),
+        Outcome::Error(error) => (None, Some(error.clone())),
+    };
+    ToolResultBody {
+        tool_call_id: call_id.to_owned(),
+        result,
+        error,
+    }
+}

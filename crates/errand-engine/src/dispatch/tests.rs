@@ -1,0 +1,193 @@
+//! The engine on a real store, without the API.
+
+use errand_core::id::{RunId, TeamId, UserId};
+use errand_core::run::Status;
+use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, StartRun};
+use errand_store::seal::MasterKey;
+use errand_store::{NewTeam, NewUser, Once, OpenOptions};
+use serde_json::{Value, json};
+
+use super::*;
+
+struct World {
+    parts: Parts,
+    engine: Engine,
+    team: TeamId,
+    owner: UserId,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let ids = Arc::new(IdGen::new([5; 32]));
+        let now = clock.now();
+        let options = OpenOptions {
+            dir: dir.path().to_owned(),
+            boot: ids.boot(now),
+            respond_base: "http://localhost".to_owned(),
+            master_key: MasterKey::from_bytes([1; 32]),
+            readers: 2,
+            cache_kib: 2048,
+        };
+        let store = Store::open(options).unwrap();
+        let (team, owner) = (ids.team(now), ids.user(now));
+        store
+            .create_user(NewUser {
+                id: owner,
+                email: "o@acme.example".to_owned(),
+                now,
+            })
+            .await
+            .unwrap();
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A=".to_owned();
+        store
+            .create_team(NewTeam {
+                id: team,
+                name: "acme".to_owned(),
+                owner,
+                secret,
+                now,
+            })
+            .await
+            .unwrap();
+        let parts = Parts {
+            store,
+            clock,
+            ids,
+            models: Models::default(),
+            tools: Tools::builtin(),
+            sandboxes: Sandboxes::beneath(dir.path()),
+            draining: CancellationToken::new(),
+        };
+        let options = EngineOptions {
+            max_concurrent_runs: 4,
+            max_concurrent_deliveries: 4,
+            allow_private_networks: true,
+            webhook_timeout: Duration::from_secs(5),
+        };
+        let (engine, _) = Engine::start(parts.clone(), options).await.unwrap();
+        Self {
+            parts,
+            engine,
+            team,
+            owner,
+            _dir: dir,
+        }
+    }
+
+    async fn run(&self, steps: Value) -> RunId {
+        let now = self.parts.clock.now();
+        let (agent, build, run) = (
+            self.parts.ids.agent(now),
+            self.parts.ids.build(now),
+            self.parts.ids.run(now),
+        );
+        let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
+        let build = NewBuild {
+            id: build,
+            name: "b".to_owned(),
+            description: None,
+            config,
+            created_by: self.owner,
+        };
+        let new = NewAgent {
+            team: self.team,
+            id: agent,
+            name: "a".to_owned(),
+            build: Some(build),
+            now,
+        };
+        self.parts
+            .store
+            .create_agent(new, Once::not_recorded())
+            .await
+            .unwrap();
+        let start = StartRun {
+            team: self.team,
+            id: run,
+            agent,
+            source: "api",
+            sandbox: None,
+            webhook_url: None,
+            human_request_webhook_url: None,
+            message: Some((self.parts.ids.message(now), "hello".to_owned())),
+            by: self.owner,
+            sandbox_ttl_ms: 1_000_000,
+            runnable: |_| Ok(()),
+            now,
+        };
+        self.parts
+            .store
+            .start_run(start, Once::not_recorded())
+            .await
+            .unwrap();
+        run
+    }
+
+    async fn settled(&self, run: RunId) -> RunView {
+        let settled = async {
+            while self
+                .parts
+                .store
+                .busy(self.parts.clock.now())
+                .await
+                .unwrap()
+                .is_some()
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(30), settled)
+            .await
+            .is_err()
+        {
+            let busy = self.parts.store.busy(self.parts.clock.now()).await.unwrap();
+            panic!(
+                "not settled: {busy:?} {:#?}",
+                self.parts.store.run(self.team, run).await.unwrap()
+            );
+        }
+        self.parts.store.run(self.team, run).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_playbook_runs_on_a_real_store() {
+    let world = World::start().await;
+    let run = world
+        .run(json!([
+            {"tool": "write_file", "with": {"path": "a.txt", "content": "{{ message }}"}},
+            {"tool": "edit_file", "with": {"path": "a.txt", "old": "hello", "new": "bye"}},
+            {"wait": "1h"},
+            {"tool": "read_file", "with": {"path": "a.txt"}, "as": "text"},
+            {"finish": "{{ text }}"}
+        ]))
+        .await;
+    let view = world.settled(run).await;
+    assert_eq!(view.run.status, Status::Running, "{view:#?}");
+    assert_eq!(view.run.waiting_on.unwrap().kind, "timer");
+    world.parts.clock.advance(Duration::from_secs(3600));
+    let view = world.settled(run).await;
+    assert_eq!(view.run.status, Status::Completed, "{view:#?}");
+    let messages = world
+        .parts
+        .store
+        .messages(
+            world.team,
+            run,
+            PageQuery {
+                limit: 50,
+                offset: 0,
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        messages.items.last().unwrap().text_content.as_deref(),
+        Some("bye")
+    );
+    assert_eq!(messages.total, 8);
+    world.engine.shut_down(Duration::from_secs(5)).await;
+}

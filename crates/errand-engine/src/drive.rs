@@ -1,0 +1,653 @@
+//! Drives one run: read, decide (`errand-core`), act, commit, until it waits, ends, or is taken away.
+//!
+//! Promised: nothing is acted upon before the intent to do so is on disk (tools that change something), and nothing is
+//! told to a model on the network before what it rests on is. Entries gather in a buffer until the next act; each
+//! commit is one transaction. A commit that is refused as fenced ends the drive at once: the run is somebody else's,
+//! or stopped.
+//!
+//! Left out: whether a run may be driven (the store's claims) and how many at once (`dispatch`).
+
+use std::sync::Arc;
+
+use errand_core::config::{BuildConfig, RunLimits};
+use errand_core::human::HumanRequest;
+use errand_core::id::{ClaimToken, SandboxId};
+use errand_core::ledger::{Ledger, OpenCall};
+use errand_core::limits::CALLS_PER_TURN_MAX;
+use errand_core::next::{Next, Rules, next};
+use errand_core::playbook::RunFacts;
+use errand_core::run::RunError;
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry, Mark, NewEntry, Outcome, ToolCall};
+use errand_core::turn::{MarkedMove, Move};
+use errand_sandbox::Root;
+use errand_store::Fence;
+use errand_store::StoreError;
+use errand_store::model::{DrivenRun, ReadyRun, StepCommit, StepEnd, Usage};
+use futures::future::join_all;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::dispatch::Parts;
+use crate::model::{ModelError, Session};
+use crate::tool::{LookedUp, ToolContext};
+
+/// How long a driver waits before it tries a commit again that the disk had no room for.
+const NO_ROOM_PAUSE_MS: u64 = 500;
+
+/// Why a drive ended without having brought the run to where it waits or ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriveError {
+    /// The claim is not held any more.
+    #[error("the run was taken from its driver")]
+    Fenced,
+    /// The run cannot go on: it fails with this error.
+    #[error("{}", .0.message)]
+    Fails(RunError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[source] StoreError),
+}
+
+impl From<StoreError> for DriveError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Fenced => Self::Fenced,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<ModelError> for DriveError {
+    fn from(error: ModelError) -> Self {
+        Self::Fails(RunError::new(error.code, error.message))
+    }
+}
+
+/// Drives a claimed run until it waits, ends, is taken away, or the server drains.
+pub(crate) async fn drive(
+    parts: &Parts,
+    ready: ReadyRun,
+    claim: ClaimToken,
+    cancel: &CancellationToken,
+) -> Result<(), DriveError> {
+    let fence = parts.store.bell().fence(ready.run);
+    let run = parts.store.driven_run(ready.run, claim).await?;
+    let build = BuildConfig::parse(&run.config)
+        .map_err(|e| DriveError::Fails(RunError::new("build_unreadable", e.to_string())))?;
+    let model = parts
+        .models
+        .find(&build.model)
+        .map_err(|message| DriveError::Fails(RunError::new("model_unavailable", message)))?;
+    if !run.sandbox_usable {
+        let message =
+            "the sandbox of the run has expired; start a new run and upload the files again";
+        return Err(DriveError::Fails(RunError::new("sandbox_expired", message)));
+    }
+    let mut session = model.session(&build)?;
+    let mut ledger = Ledger::default();
+    for entry in &run.entries {
+        session.feed(entry);
+        ledger.feed(entry);
+    }
+    let mut driver = Driver {
+        parts,
+        claim,
+        cancel,
+        fence,
+        known: ledger.position,
+        ledger,
+        session,
+        build: &build,
+        buffer: Buffer::default(),
+        root: None,
+        step: run.step,
+        sandbox: run.sandbox.clone(),
+        run: &run,
+        steps: run.steps,
+        tokens: run.tokens,
+        cost_usd: run.cost_usd,
+    };
+    let result = driver.go().await;
+    if matches!(result, Err(DriveError::Fenced)) {
+        driver.leave(None).await;
+    }
+    result
+}
+
+/// What the next commit will hold.
+#[derive(Default)]
+struct Buffer {
+    entries: Vec<NewEntry>,
+    usage: Usage,
+    turn: bool,
+    sandbox: Option<SandboxId>,
+}
+
+struct Driver<'a> {
+    parts: &'a Parts,
+    run: &'a DrivenRun,
+    build: &'a BuildConfig,
+    claim: ClaimToken,
+    cancel: &'a CancellationToken,
+    fence: Fence,
+    session: Box<dyn Session>,
+    ledger: Ledger,
+    /// Position of the last entry that is on disk and known here.
+    known: u64,
+    step: u64,
+    buffer: Buffer,
+    sandbox: Option<SandboxId>,
+    root: Option<Arc<Root>>,
+    steps: u64,
+    tokens: u64,
+    cost_usd: f64,
+}
+
+impl Driver<'_> {
+    async fn go(&mut self) -> Result<(), DriveError> {
+        loop {
+            if self.parts.draining.is_cancelled() {
+                return self.commit(StepEnd::Release).await.map(drop);
+            }
+            let what = self.decide();
+            // Before the step that would go beyond it, not after the money is spent.
+            if matches!(what, Next::Model | Next::Calls(_))
+                && let Some(error) = self.at_limit()
+            {
+                return self.fail(error).await;
+            }
+            let goes_on = match what {
+                Next::Model => self.model_turn().await?,
+                Next::Calls(calls) => self.carry_out(calls).await?,
+                Next::LookUp(open) => self.look_up(open).await?,
+                Next::Answer(body) => {
+                    self.push(body);
+                    true
+                }
+                Next::Ask(draft) => {
+                    let now = self.now();
+                    let request = HumanRequest::new(self.parts.ids.human_request(now), *draft, now);
+                    self.push(Body::HumanRequest {
+                        request: request.clone(),
+                        mark: None,
+                    });
+                    self.commit(StepEnd::Ask(Box::new(request))).await?
+                }
+                Next::Timer(until) if until <= self.now() => {
+                    self.push(Body::Woke { until });
+                    true
+                }
+                Next::Timer(until) => self.commit(StepEnd::Sleep(until)).await?,
+                // The store gives a run that waits for a person to no driver.
+                Next::Person => self.commit(StepEnd::Release).await?,
+            };
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    fn decide(&self) -> Next {
+        let tools = &self.parts.tools;
+        next(
+            &self.ledger,
+            &Rules {
+                hints: &|name| {
+                    tools
+                        .get(name)
+                        .map(|tool| tool.hints())
+                        .filter(|_| self.build.tools.contains_key(name))
+                },
+                policy: &|name| self.build.policy(name),
+                people: self.build.human_in_the_loop,
+                claim: self.claim,
+                expires_in_ms: self.build.human_requests.expires_in_ms,
+                on_expire: self.build.human_requests.on_expire,
+            },
+        )
+    }
+
+    /// The limit of the build that leaves no room for another step.
+    fn at_limit(&self) -> Option<RunError> {
+        let RunLimits {
+            steps,
+            tokens,
+            cost_usd,
+            ..
+        } = &self.build.limits;
+        let used = &self.buffer.usage;
+        let exceeded =
+            if steps.is_some_and(|max| self.steps + used.model_calls + used.tool_calls >= max) {
+                "steps"
+            } else if tokens
+                .is_some_and(|max| self.tokens + used.input_tokens + used.output_tokens >= max)
+            {
+                "tokens"
+            } else if cost_usd.is_some_and(|max| self.cost_usd + used.cost_usd >= max) {
+                "cost_usd"
+            } else {
+                return None;
+            };
+        Some(RunError::new(
+            "limit_exceeded",
+            format!(
+                "the run reached limits.{exceeded} of its build; raise it in a new build and start again"
+            ),
+        ))
+    }
+
+    /// Adds an entry to the buffer, and to what this driver knows.
+    fn push(&mut self, body: Body) {
+        let now = self.now();
+        let new = NewEntry {
+            id: self.parts.ids.message(now),
+            body,
+        };
+        // The store gives the position; until then the next one stands for it. What reads positions (which message a
+        // model has seen) reads those of messages from outside, which are on disk when they are fed.
+        let position = self.ledger.position + 1;
+        self.feed(&Entry {
+            position,
+            id: new.id,
+            at: now,
+            body: new.body.clone(),
+        });
+        self.buffer.entries.push(new);
+    }
+
+    fn feed(&mut self, entry: &Entry) {
+        let position = self.ledger.position.max(entry.position);
+        self.ledger.feed(entry);
+        self.ledger.position = position;
+        self.session.feed(entry);
+    }
+
+    /// Commits the buffer with what it leads to. True where this driver goes on.
+    async fn commit(&mut self, end: StepEnd) -> Result<bool, DriveError> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let own: Vec<_> = buffer.entries.iter().map(|e| e.id).collect();
+        self.steps += buffer.usage.model_calls + buffer.usage.tool_calls;
+        self.tokens += buffer.usage.input_tokens + buffer.usage.output_tokens;
+        self.cost_usd += buffer.usage.cost_usd;
+        let step = StepCommit {
+            run: self.run.id,
+            claim: self.claim,
+            step: self.step + 1,
+            known: self.known,
+            entries: buffer.entries,
+            end,
+            usage: buffer.usage,
+            sandbox: buffer.sandbox,
+            turn: buffer.turn,
+            now: self.now(),
+        };
+        let committed = loop {
+            match self.parts.store.commit_step(step.clone()).await {
+                // Nothing was written: the disk has no room. It may have later; a stop ends the wait.
+                Err(StoreError::Unavailable(why))
+                    if !self.parts.draining.is_cancelled()
+                        && !*self.parts.store.poisoned().borrow() =>
+                {
+                    tracing::warn!(run.id = %self.run.id, %why, "a step could not be committed; trying again");
+                    self.parts.clock.sleep_ms(NO_ROOM_PAUSE_MS).await;
+                }
+                Err(StoreError::Fenced) => {
+                    self.leave_with(&step.entries).await;
+                    return Err(DriveError::Fenced);
+                }
+                result => break result?,
+            }
+        };
+        self.step += 1;
+        for entry in &committed.entries {
+            self.known = self.known.max(entry.position);
+            if !own.contains(&entry.id) {
+                self.feed(entry);
+            }
+        }
+        self.ledger.position = self.known;
+        Ok(committed.goes_on)
+    }
+
+    async fn fail(&mut self, error: RunError) -> Result<(), DriveError> {
+        for body in self.ledger.close_open("the run failed") {
+            self.push(body);
+        }
+        self.push(Body::Error {
+            error: error.clone(),
+            mark: None,
+        });
+        self.commit(StepEnd::Fail(error)).await.map(drop)
+    }
+
+    async fn model_turn(&mut self) -> Result<bool, DriveError> {
+        if !self.session.is_pure() && !self.buffer.entries.is_empty() {
+            self.commit(StepEnd::Go {
+                doing: "model",
+                who: None,
+            })
+            .await?;
+        }
+        let read_to = self.ledger.newest_user;
+        let facts = RunFacts {
+            id: self.run.id.to_string(),
+            sandbox_id: self.sandbox.as_ref().map(ToString::to_string),
+        };
+        let turn = tokio::select! {
+            turn = self.session.turn(&facts) => turn?,
+            () = self.fence.fenced() => return Err(DriveError::Fenced),
+            () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
+        };
+        if self.buffer.turn {
+            // Two turns in one commit would hide the first one's open calls; there are none, but a turn that only
+            // spoke may be followed by the next at once.
+            self.commit(StepEnd::Go {
+                doing: "model",
+                who: None,
+            })
+            .await?;
+        }
+        self.buffer.turn = true;
+        let used = &mut self.buffer.usage;
+        used.model_calls += turn.usage.model_calls;
+        used.input_tokens += turn.usage.input_tokens;
+        used.cached_tokens += turn.usage.cached_tokens;
+        used.output_tokens += turn.usage.output_tokens;
+        used.cost_usd += turn.usage.cost_usd;
+        let mut calls = 0;
+        for MarkedMove { action, mark } in turn.moves {
+            calls += usize::from(matches!(action, Move::Call { .. }));
+            if let Some(end) = self.make(action, mark, read_to, calls) {
+                return self.commit(end).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Records a move. Some: the turn ends with it. `calls`: calls of the turn so far, this one among them.
+    fn make(
+        &mut self,
+        action: Move,
+        mark: Option<Mark>,
+        read_to: u64,
+        calls: usize,
+    ) -> Option<StepEnd> {
+        let now = self.now();
+        match action {
+            Move::Say { text } => self.push(Body::Assistant {
+                text,
+                ends: false,
+                mark,
+            }),
+            Move::Call {
+                id,
+                name,
+                arguments,
+            } => {
+                let id = id.unwrap_or_else(|| {
+                    format!("call_{}", self.parts.ids.message(now).as_uuid().simple())
+                });
+                let call = ToolCall {
+                    id,
+                    name,
+                    arguments,
+                };
+                self.push(Body::ToolCall {
+                    call: call.clone(),
+                    mark,
+                });
+                if calls > CALLS_PER_TURN_MAX {
+                    let error =
+                        format!("not_run: more than {CALLS_PER_TURN_MAX} calls in one turn");
+                    self.push(result_of(&call, Outcome::Error(error)));
+                }
+            }
+            Move::Ask(draft) => {
+                let defaults = self.build.human_requests;
+                let draft = draft.or_defaults(defaults.expires_in_ms, defaults.on_expire);
+                let request = HumanRequest::new(self.parts.ids.human_request(now), draft, now);
+                self.push(Body::HumanRequest {
+                    request: request.clone(),
+                    mark,
+                });
+                return Some(StepEnd::Ask(Box::new(request)));
+            }
+            Move::Wait { ms } => self.push(Body::Wait {
+                until: now.plus_ms(ms),
+                mark,
+            }),
+            Move::Finish { text } => {
+                self.push(Body::Assistant {
+                    text,
+                    ends: true,
+                    mark,
+                });
+                return Some(StepEnd::Complete { read_to });
+            }
+            Move::Fail { code, message } => {
+                let error = RunError::new(code, message);
+                self.push(Body::Error {
+                    error: error.clone(),
+                    mark,
+                });
+                return Some(StepEnd::Fail(error));
+            }
+        }
+        None
+    }
+
+    /// Opens the sandbox; takes one for the run with the next commit where it has none.
+    async fn root(&mut self) -> Result<Arc<Root>, DriveError> {
+        if let Some(root) = &self.root {
+            return Ok(Arc::clone(root));
+        }
+        let id = match &self.sandbox {
+            Some(id) => id.clone(),
+            None => {
+                // The row comes first, the directory after.
+                let id = self.parts.ids.sandbox(self.now());
+                self.buffer.sandbox = Some(id.clone());
+                self.sandbox = Some(id.clone());
+                self.commit(StepEnd::Go {
+                    doing: "tool",
+                    who: None,
+                })
+                .await?;
+                id
+            }
+        };
+        let sandboxes = self.parts.sandboxes.clone();
+        let opened = tokio::task::spawn_blocking(move || sandboxes.root(&id)).await;
+        let fails = |why: String| {
+            DriveError::Fails(RunError::new(
+                "sandbox_unavailable",
+                format!("the run's sandbox cannot be opened: {why}"),
+            ))
+        };
+        let root = match opened {
+            Ok(Ok(root)) => Arc::new(root),
+            Ok(Err(error)) => return Err(fails(chain(&error))),
+            Err(error) => return Err(fails(error.to_string())),
+        };
+        self.root = Some(Arc::clone(&root));
+        Ok(root)
+    }
+
+    async fn context(&mut self, call: &ToolCall) -> Result<ToolContext, DriveError> {
+        Ok(ToolContext {
+            run: self.run.id,
+            call_id: call.id.clone(),
+            root: self.root().await?,
+            cancel: self.cancel.child_token(),
+        })
+    }
+
+    /// Carries calls out: their intents are on disk first, where they change something.
+    async fn carry_out(&mut self, calls: Vec<ToolCall>) -> Result<bool, DriveError> {
+        let mut contexts = Vec::with_capacity(calls.len());
+        for call in &calls {
+            contexts.push(self.context(call).await?);
+        }
+        let Some(first) = calls.first() else {
+            return Ok(true);
+        };
+        let reads = calls.iter().all(|call| {
+            self.parts
+                .tools
+                .get(&call.name)
+                .is_some_and(|t| t.hints().read_only)
+        });
+        if !reads
+            && self
+                .ledger
+                .open
+                .front()
+                .is_none_or(|open| !self.began(open))
+        {
+            let Some(tool) = self.parts.tools.get(&first.name).cloned() else {
+                return Ok(true);
+            };
+            let Some(context) = contexts.first() else {
+                return Ok(true);
+            };
+            match tool.evidence(context, &first.arguments).await {
+                Ok(evidence) => self.push(Body::Intent {
+                    call_id: first.id.clone(),
+                    claim: self.claim,
+                    evidence,
+                }),
+                Err(error) => {
+                    self.push(result_of(first, Outcome::Error(error)));
+                    return Ok(true);
+                }
+            }
+        }
+        if !reads {
+            self.commit(StepEnd::Go {
+                doing: "tool",
+                who: Some(first.name.clone()),
+            })
+            .await?;
+        }
+        let acts = calls.iter().zip(&contexts).map(|(call, context)| {
+            let tool = self.parts.tools.get(&call.name).cloned();
+            let arguments = call.arguments.clone();
+            async move {
+                match tool {
+                    Some(tool) => tool.run(context, arguments).await,
+                    None => {
+                        Outcome::Error(format!("unknown_tool: there is no tool {:?}", call.name))
+                    }
+                }
+            }
+        });
+        let act = join_all(acts);
+        tokio::pin!(act);
+        let outcomes = tokio::select! {
+            outcomes = &mut act => outcomes,
+            () = self.fence.fenced() => {
+                contexts.iter().for_each(|c| c.cancel.cancel());
+                // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
+                let outcomes = act.await;
+                for (call, outcome) in calls.iter().zip(outcomes) {
+                    if !reads {
+                        self.leave(Some((call.id.clone(), outcome))).await;
+                    }
+                }
+                return Err(DriveError::Fenced);
+            }
+        };
+        for (call, outcome) in calls.iter().zip(outcomes) {
+            // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
+            if self.cancel.is_cancelled() && broke_off(&outcome) {
+                continue;
+            }
+            self.buffer.usage.tool_calls += 1;
+            self.push(result_of(call, outcome));
+        }
+        Ok(true)
+    }
+
+    fn began(&self, open: &OpenCall) -> bool {
+        open.intent
+            .as_ref()
+            .is_some_and(|(claim, _)| *claim == self.claim)
+    }
+
+    /// A call of a lost driver: its tool looks whether it was done.
+    async fn look_up(&mut self, open: OpenCall) -> Result<bool, DriveError> {
+        let context = self.context(&open.call).await?;
+        let evidence: Option<&Value> = open
+            .intent
+            .as_ref()
+            .and_then(|(_, evidence)| evidence.as_ref());
+        let found = match self.parts.tools.get(&open.call.name) {
+            Some(tool) => tool.look_up(&context, &open.call.arguments, evidence).await,
+            None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
+        };
+        match found {
+            LookedUp::Done(value) => self.push(result_of(&open.call, Outcome::Result(value))),
+            LookedUp::Unknown(error) => self.push(result_of(&open.call, Outcome::Error(error))),
+            // It may run now: under a new intent, of this claim.
+            LookedUp::NotDone => {
+                let evidence = evidence.cloned();
+                self.push(Body::Intent {
+                    call_id: open.call.id.clone(),
+                    claim: self.claim,
+                    evidence,
+                });
+            }
+        }
+        Ok(true)
+    }
+
+    /// The run was taken away before these entries were on disk: what became of calls that had begun is kept.
+    async fn leave_with(&self, entries: &[NewEntry]) {
+        for entry in entries {
+            if let Body::ToolResult {
+                call_id,
+                name,
+                outcome,
+            } = &entry.body
+                && self
+                    .parts
+                    .tools
+                    .get(name)
+                    .is_some_and(|tool| !tool.hints().read_only)
+            {
+                self.leave(Some((call_id.clone(), outcome.clone()))).await;
+            }
+        }
+    }
+
+    /// The run was taken away: gives its sandbox back, with what became of a call that had begun.
+    async fn leave(&self, late: Option<(String, Outcome)>) {
+        if let Err(error) = self.parts.store.leave(self.run.id, late, self.now()).await {
+            tracing::warn!(run.id = %self.run.id, %error, "a driver could not report that it left; the next start does it");
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Whether a tool ended early because it was told to.
+fn broke_off(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Error(error) if error.starts_with("not_run:") || error.starts_with("interrupted:"))
+}
+
+fn result_of(call: &ToolCall, outcome: Outcome) -> Body {
+    Body::ToolResult {
+        call_id: call.id.clone(),
+        name: call.name.clone(),
+        outcome,
+    }
+}

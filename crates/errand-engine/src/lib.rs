@@ -1,0 +1,19 @@
+//! Makes things happen: drives runs, calls models and tools, delivers webhooks, keeps time.
+//!
+//! What happens next is decided in `errand-core`; what has happened is written by `errand-store`. In between, this crate
+//! acts. It keeps nothing that the store could not rebuild: a run that waits holds no task and no memory, and whoever
+//! dies in the middle of a step is followed by another driver that goes on from the transcript.
+
+pub mod clock;
+pub mod model;
+pub mod net;
+pub mod sandboxes;
+pub mod tool;
+pub mod webhook;
+
+mod dispatch;
+mod drive;
+mod janitor;
+mod outbox;
+
+pub use dispatch::{Engine, EngineOptions, Parts};

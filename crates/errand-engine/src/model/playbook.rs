@@ -1,0 +1,66 @@
+//! `builtin/playbook` behind the [`Model`] trait: the walk itself is in `errand-core`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use errand_core::config::BuildConfig;
+use errand_core::playbook::{RunFacts, Walk};
+use errand_core::transcript::Entry;
+use errand_store::model::Usage;
+
+use super::{Model, ModelError, Session, Turn};
+
+/// The built-in model.
+pub struct PlaybookModel;
+
+impl Model for PlaybookModel {
+    fn session(&self, build: &BuildConfig) -> Result<Box<dyn Session>, ModelError> {
+        let playbook = build.playbook.as_ref().ok_or_else(|| ModelError {
+            code: "playbook_missing",
+            message: "the build has no data.playbook; add one and start a new run".to_owned(),
+        })?;
+        Ok(Box::new(PlaybookSession {
+            walk: Some(Walk::new(Arc::clone(playbook))),
+        }))
+    }
+}
+
+struct PlaybookSession {
+    /// Absent while a turn is decided, on a thread of its own: a template may compute for long.
+    walk: Option<Walk>,
+}
+
+#[async_trait]
+impl Session for PlaybookSession {
+    fn feed(&mut self, entry: &Entry) {
+        if let Some(walk) = &mut self.walk {
+            walk.feed(entry);
+        }
+    }
+
+    fn is_pure(&self) -> bool {
+        true
+    }
+
+    async fn turn(&mut self, run: &RunFacts) -> Result<Turn, ModelError> {
+        let failed = || ModelError {
+            code: "internal",
+            message: "the playbook's turn was cut off; retry the run".to_owned(),
+        };
+        let mut walk = self.walk.take().ok_or_else(failed)?;
+        let run = run.clone();
+        let decided = tokio::task::spawn_blocking(move || {
+            let action = walk.next(&run);
+            (walk, action)
+        });
+        let (walk, action) = decided.await.map_err(|_| failed())?;
+        self.walk = Some(walk);
+        Ok(Turn {
+            moves: vec![action],
+            usage: Usage {
+                model_calls: 1,
+                ..Usage::default()
+            },
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Delivery of webhooks.
+//!
+//! Promised: each delivery in the outbox reaches its URL at least once, or is given up after three days, or ends with
+//! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. One delivery of a run is under way at a
+//! time, in order; after its first failure an event is retried by itself and later ones overtake it.
+//!
+//! Which are under way is known in memory alone: a server that dies in the middle of an attempt causes a repeat, never
+//! a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
+
+use std::collections::{HashMap, HashSet};
+
+use errand_core::id::RunId;
+use errand_core::retry::webhook_retry_delay_ms;
+use errand_core::time::Timestamp;
+use errand_store::StoreError;
+use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::dispatch::{Parts, at};
+use crate::net::GuardedClient;
+use crate::webhook::{Verdict, WebhookSecret, send};
+
+/// The pause after a failure of the store.
+const STORE_PAUSE_MS: u64 = 250;
+
+/// Delivers until the server drains.
+pub(crate) async fn run(
+    parts: Parts,
+    client: GuardedClient,
+    places: usize,
+    cancel: CancellationToken,
+) {
+    let mut outbox = Outbox {
+        parts: parts.clone(),
+        client,
+        places,
+        under_way: JoinSet::new(),
+        runs: HashMap::new(),
+    };
+    while !parts.draining.is_cancelled() {
+        let moment = match outbox.round().await {
+            Ok(moment) => moment,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the outbox could not be read; trying again"
+                );
+                Some(parts.clock.now().plus_ms(STORE_PAUSE_MS))
+            }
+        };
+        tokio::select! {
+            () = parts.store.bell().outbox() => {}
+            () = at(&parts.clock, moment) => {}
+            () = parts.draining.cancelled() => {}
+            Some(ended) = outbox.under_way.join_next_with_id() => outbox.ended(&ended.map_or_else(|e| e.id(), |(id, ())| id)),
+        }
+    }
+    tokio::select! {
+        () = async { while outbox.under_way.join_next().await.is_some() {} } => {}
+        () = cancel.cancelled() => {}
+    }
+}
+
+struct Outbox {
+    parts: Parts,
+    client: GuardedClient,
+    places: usize,
+    under_way: JoinSet<()>,
+    runs: HashMap<Id, RunId>,
+}
+
+impl Outbox {
+    /// Begins what is due, and says when the next one is.
+    async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let now = self.parts.clock.now();
+        let free = self.places.saturating_sub(self.under_way.len());
+        if free > 0 {
+            let busy: HashSet<RunId> = self.runs.values().copied().collect();
+            let due = self.parts.store.due_deliveries(now, free, busy).await?;
+            for delivery in due {
+                let run = delivery.run;
+                let (parts, client) = (self.parts.clone(), self.client.clone());
+                let handle = self
+                    .under_way
+                    .spawn(async move { attempt(&parts, &client, delivery).await });
+                self.runs.insert(handle.id(), run);
+            }
+        }
+        self.parts.store.next_delivery_at(now).await
+    }
+
+    fn ended(&mut self, id: &Id) {
+        self.runs.remove(id);
+    }
+}
+
+/// One attempt, and its record.
+async fn attempt(parts: &Parts, client: &GuardedClient, delivery: DueDelivery) {
+    let at = parts.clock.now();
+    let made = match secret_of(parts, &delivery).await {
+        Ok(secret) => {
+            send(
+                client,
+                &delivery.url,
+                &delivery.id.to_string(),
+                at.as_seconds(),
+                delivery.body.clone().into(),
+                &secret,
+            )
+            .await
+        }
+        Err(error) => {
+            tracing::error!(run.id = %delivery.run, %error, "a delivery could not be signed; it is tried again");
+            crate::webhook::Attempt {
+                status: None,
+                error: Some(error),
+                duration_ms: 0,
+                verdict: Verdict::Retry,
+            }
+        }
+    };
+    let attempt = delivery.attempts + 1;
+    let now = parts.clock.now();
+    let end = match made.verdict {
+        Verdict::Delivered => DeliveryEnd::Delivered,
+        Verdict::Gone => DeliveryEnd::Gone,
+        Verdict::Retry => {
+            let elapsed_ms = now.ms_since(delivery.created_at);
+            webhook_retry_delay_ms(attempt, elapsed_ms, parts.ids.jitter_permille())
+                .map_or(DeliveryEnd::Exhausted, |ms| {
+                    DeliveryEnd::Again(now.plus_ms(ms))
+                })
+        }
+    };
+    tracing::info!(run.id = %delivery.run, delivery.id = %delivery.id, attempt, status = made.status, duration_ms = made.duration_ms, ?end, "webhook attempt");
+    let row = AttemptRow {
+        attempt,
+        at,
+        duration_ms: made.duration_ms,
+        status: made.status,
+        error: made.error,
+    };
+    // What is not recorded is sent again: at least once.
+    if let Err(error) = parts.store.record_attempt(delivery.number, row, end).await {
+        tracing::warn!(run.id = %delivery.run, error = &error as &dyn std::error::Error, "an attempt could not be recorded; it is repeated");
+        parts.clock.sleep_ms(STORE_PAUSE_MS).await;
+    }
+}
+
+async fn secret_of(parts: &Parts, delivery: &DueDelivery) -> Result<WebhookSecret, String> {
+    let text = parts
+        .store
+        .webhook_secret(delivery.team)
+        .await
+        .map_err(|e| e.to_string())?;
+    WebhookSecret::parse(&text).map_err(|e| e.to_string())
+}

@@ -1,0 +1,204 @@
+//! The tools for a run's files: `list_files`, `read_file`, `write_file`, `edit_file`, `search_files`.
+//!
+//! Promised: a file tool reaches the run's sandbox and nothing else, never follows a link, never blocks on a pipe (all
+//! three by `errand-sandbox`), and says what was wrong in a sentence that begins with a stable word (the module `error`). What
+//! was written is on disk before the result is given. `edit_file` can be settled after a crash: its evidence holds the
+//! file's digests before and after.
+//!
+//! Left out: policies, the cutting of results for a model, and keeping two writers of one file apart.
+//!
+//! Each tool is a synchronous `FileTool`; `Blocking` makes a [`Tool`] of it, with the file work on a thread for that.
+//! A call that is cancelled before it began answers `not_run: …`, one that was broken off while it read `interrupted: …`.
+//! Neither has changed anything, and neither is a result to keep where the run goes on elsewhere.
+
+pub(super) mod arguments;
+mod edit;
+mod error;
+mod list;
+mod read;
+mod search;
+mod write;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use errand_core::path::SandboxPath;
+use errand_core::policy::{Hints, Settle};
+use errand_core::transcript::Outcome;
+use errand_sandbox::Root;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use self::error::CallError;
+use super::{LookedUp, Tool, ToolContext};
+
+/// The file tools, in the contract's order.
+#[must_use]
+pub fn tools() -> Vec<Arc<dyn Tool>> {
+    vec![
+        Arc::new(Blocking::<list::ListFiles>::new()),
+        Arc::new(Blocking::<read::ReadFile>::new()),
+        Arc::new(Blocking::<write::WriteFile>::new()),
+        Arc::new(Blocking::<edit::EditFile>::new()),
+        Arc::new(Blocking::<search::SearchFiles>::new()),
+    ]
+}
+
+/// What differs between the file tools. All of it blocks.
+trait FileTool: Send + Sync + 'static {
+    const NAME: &'static str;
+    const DESCRIPTION: &'static str;
+    type Arguments: DeserializeOwned + JsonSchema + Send + 'static;
+
+    /// `cancel` is to be looked at in loops that may take long.
+    fn run(
+        root: &Root,
+        arguments: Self::Arguments,
+        cancel: &CancellationToken,
+    ) -> Result<Value, CallError>;
+
+    /// As [`Tool::evidence`]; asked only of tools that are settled by look-up.
+    fn evidence(_root: &Root, _arguments: Self::Arguments) -> Result<Option<Value>, CallError> {
+        Ok(None)
+    }
+
+    /// As [`Tool::look_up`]. Nothing: it cannot be told.
+    fn look_up(
+        _root: &Root,
+        _arguments: Self::Arguments,
+        _evidence: Value,
+    ) -> Result<Option<LookedUp>, CallError> {
+        Ok(None)
+    }
+}
+
+/// A file tool as the engine calls it.
+struct Blocking<T>(PhantomData<T>);
+
+impl<T: FileTool> Blocking<T> {
+    fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// Does `work` on a thread that may block. Evidence and look-ups are not cancelled: they change nothing, are short, and
+/// an answer that was not found would be kept as one.
+async fn on_a_thread<R: Send + 'static>(
+    context: &ToolContext,
+    tool: &'static str,
+    work: impl FnOnce(&Root, &CancellationToken) -> Result<R, CallError> + Send + 'static,
+) -> Result<R, CallError> {
+    let root = Arc::clone(&context.root);
+    let cancel = context.cancel.clone();
+    let span = tracing::Span::current();
+    let work = move || {
+        let _entered = span.entered();
+        work(&root, &cancel)
+    };
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|source| Err(CallError::BrokeOff { source }));
+    if let Err(error) = &done
+        && error.is_the_servers()
+    {
+        tracing::error!(run.id = %context.run, tool, kind = error.word(), cause = error.cause(), "the server failed at a file of a sandbox");
+    }
+    done
+}
+
+#[async_trait]
+impl<T: FileTool> Tool for Blocking<T> {
+    fn name(&self) -> &str {
+        T::NAME
+    }
+
+    fn description(&self) -> &str {
+        T::DESCRIPTION
+    }
+
+    fn hints(&self) -> Hints {
+        arguments::hints_of(T::NAME)
+    }
+
+    fn schema(&self) -> Value {
+        arguments::schema_of::<T::Arguments>()
+    }
+
+    async fn evidence(
+        &self,
+        context: &ToolContext,
+        arguments: &Map<String, Value>,
+    ) -> Result<Option<Value>, String> {
+        if self.hints().settle != Settle::LookUp {
+            return Ok(None);
+        }
+        let arguments = arguments::read::<T::Arguments>(arguments).map_err(|e| e.text())?;
+        on_a_thread(context, T::NAME, move |root, _| {
+            T::evidence(root, arguments)
+        })
+        .await
+        .map_err(|e| e.text())
+    }
+
+    async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
+        let done = match arguments::read::<T::Arguments>(&arguments) {
+            Ok(arguments) => {
+                on_a_thread(context, T::NAME, move |root, cancel| {
+                    // It may have waited for a thread.
+                    if cancel.is_cancelled() {
+                        return Err(CallError::NotRun);
+                    }
+                    T::run(root, arguments, cancel)
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(result) => Outcome::Result(result),
+            Err(error) => Outcome::Error(error.text()),
+        }
+    }
+
+    async fn look_up(
+        &self,
+        context: &ToolContext,
+        arguments: &Map<String, Value>,
+        evidence: Option<&Value>,
+    ) -> LookedUp {
+        let unknown = |why: &str| LookedUp::Unknown(format!("outcome_unknown: {why}"));
+        let Some(evidence) = evidence.cloned() else {
+            return unknown(
+                "the server restarted, and nothing was noted that tells whether the call was done; look at the files",
+            );
+        };
+        let looked = match arguments::read::<T::Arguments>(arguments) {
+            Ok(arguments) => {
+                on_a_thread(context, T::NAME, move |root, _| {
+                    T::look_up(root, arguments, evidence)
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(Some(looked)) => looked,
+            Ok(None) => unknown("the server restarted and the file was changed since; look at it"),
+            Err(error) => unknown(&format!(
+                "the server restarted, and whether the call was done cannot be seen ({})",
+                error.text()
+            )),
+        }
+    }
+}
+
+/// Reads the argument `path`.
+fn path_of(text: &str) -> Result<SandboxPath, CallError> {
+    SandboxPath::parse(text).map_err(|source| CallError::Path { source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! `edit_file`: one passage replaced by another, so that a call in doubt after a crash can be settled.
+//!
+//! The evidence `{before, after, replaced}` holds SHA-256 digests of the file. Found with the digest after: done. With
+//! the one before: not done. With any other the file was changed since, and nobody can say.
+
+use errand_sandbox::{FileError, Root};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::error::CallError;
+use super::{FileTool, path_of};
+use crate::tool::LookedUp;
+
+pub(super) struct EditFile;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arguments {
+    /// The file, such as /workspace/notes.txt.
+    path: String,
+    /// The text to replace, exactly as it stands in the file, with its spaces and line ends. It must occur once, unless `all` is true.
+    old: String,
+    /// The text to put in its place.
+    new: String,
+    /// Whether every occurrence is replaced. Without it: false.
+    all: Option<bool>,
+}
+
+/// Stored with the intent of a call.
+#[derive(Serialize, Deserialize)]
+struct Evidence {
+    before: String,
+    after: String,
+    replaced: usize,
+}
+
+impl FileTool for EditFile {
+    const NAME: &'static str = "edit_file";
+    const DESCRIPTION: &'static str = "Replaces a passage of a text file in the sandbox: `old`, which must occur exactly once, by `new`. With `all`, every occurrence.";
+    type Arguments = Arguments;
+
+    fn run(
+        root: &Root,
+        arguments: Arguments,
+        _cancel: &CancellationToken,
+    ) -> Result<Value, CallError> {
+        let Arguments {
+            path,
+            old,
+            new,
+            all,
+        } = arguments;
+        let path = path_of(&path)?;
+        let replaced = root.edit(&path, &old, &new, all.unwrap_or(false))?;
+        Ok(json!({"path": path, "replaced": replaced}))
+    }
+
+    fn evidence(root: &Root, arguments: Arguments) -> Result<Option<Value>, CallError> {
+        let Arguments {
+            path,
+            old,
+            new,
+            all,
+        } = arguments;
+        let edit = root.plan_edit(&path_of(&path)?, &old, &new, all.unwrap_or(false))?;
+        Ok(Some(json!(Evidence {
+            before: edit.digest_before,
+            after: edit.digest_after,
+            replaced: edit.replaced,
+        })))
+    }
+
+    fn look_up(
+        root: &Root,
+        arguments: Arguments,
+        evidence: Value,
+    ) -> Result<Option<LookedUp>, CallError> {
+        let path = path_of(&arguments.path)?;
+        let Ok(evidence) = serde_json::from_value::<Evidence>(evidence) else {
+            return Ok(None);
+        };
+        let now = match root.digest_of(&path) {
+            Ok(digest) => digest,
+            // Removed, or something else in its place: changed since.
+            Err(FileError::Io { op, path, source }) => {
+                return Err(FileError::Io { op, path, source }.into());
+            }
+            Err(_) => return Ok(None),
+        };
+        // First: where `old` and `new` are the same, so are the digests, and there is nothing left to do.
+        if now == evidence.after {
+            let result = json!({"path": path, "replaced": evidence.replaced});
+            return Ok(Some(LookedUp::Done(result)));
+        }
+        Ok((now == evidence.before).then_some(LookedUp::NotDone))
+    }
+}

@@ -1,0 +1,55 @@
+//! `search_files`: the lines that match a regular expression.
+
+use errand_core::path::WORKSPACE;
+use errand_sandbox::{Match, Root, SearchLimits};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::error::CallError;
+use super::{FileTool, path_of};
+
+pub(super) struct SearchFiles;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arguments {
+    /// A regular expression, matched within each line. Write (?i) in front to ignore case. No look-around, no back-references.
+    pattern: String,
+    /// The directory to search, with all that is below it, or a single file. Without it: /workspace.
+    path: Option<String>,
+}
+
+impl FileTool for SearchFiles {
+    const NAME: &'static str = "search_files";
+    const DESCRIPTION: &'static str = "Searches text files in the sandbox for a regular expression. Gives a list of {path, line, text}, sorted by path and line, with lines counted from 1 and each cut after 500 characters. Files that are larger than 10 MiB or hold NUL bytes are passed over; more than 1000 lines found is an error.";
+    type Arguments = Arguments;
+
+    fn run(
+        root: &Root,
+        arguments: Arguments,
+        cancel: &CancellationToken,
+    ) -> Result<Value, CallError> {
+        let path = path_of(arguments.path.as_deref().unwrap_or(WORKSPACE))?;
+        let limits = SearchLimits::default();
+        let found = root.search(&path, &arguments.pattern, &limits, &|| {
+            cancel.is_cancelled()
+        })?;
+        if found.truncated {
+            return Err(if cancel.is_cancelled() {
+                CallError::Interrupted
+            } else {
+                CallError::SearchTooLarge {
+                    path,
+                    matches: found.matches.len(),
+                }
+            });
+        }
+        Ok(found.matches.iter().map(shown).collect())
+    }
+}
+
+fn shown(found: &Match) -> Value {
+    json!({"path": found.path, "line": found.line, "text": found.text})
+}

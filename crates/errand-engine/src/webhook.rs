@@ -1,0 +1,238 @@
+//! One attempt to deliver a webhook: sign, send, judge.
+//!
+//! Promised: a request as the Standard Webhooks specification has it (`webhook-id`, `webhook-timestamp`,
+//! `webhook-signature: v1,<base64 HMAC-SHA256 of id.timestamp.body>`), through the address guard, and an [`Attempt`]
+//! to be recorded whatever happened. Neither the log nor an attempt's text holds the secret, or of the address more
+//! than its host.
+//!
+//! Left out: what is due and when (the store's deliveries, and `errand_core::retry` for the pauses), and unsealing the
+//! team's secret.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use sha2::Sha256;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::net::{Answer, GuardedClient, RequestError, chain};
+
+const ID: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+const SECRET_PREFIX: &str = "whsec_";
+/// What the specification allows as a key.
+const SECRET_BYTES_MIN: usize = 24;
+const SECRET_BYTES_MAX: usize = 64;
+
+/// A team's signing secret. It can be neither printed nor logged by accident; [`WebhookSecret::expose`] gives its text.
+#[derive(Clone)]
+pub struct WebhookSecret {
+    key: Vec<u8>,
+}
+
+/// A text that is no webhook secret. The message does not repeat it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a webhook secret is `whsec_` and then 24 to 64 bytes in base64")]
+pub struct BadSecret;
+
+/// An id that cannot be signed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a webhook's id is of visible ASCII characters without a dot")]
+pub struct BadId;
+
+impl WebhookSecret {
+    /// A new secret of 32 random bytes that the caller drew.
+    pub fn generate(random: [u8; 32]) -> Self {
+        Self { key: random.into() }
+    }
+
+    /// Reads the form that [`WebhookSecret::expose`] gives.
+    ///
+    /// # Errors
+    /// [`BadSecret`].
+    pub fn parse(text: &str) -> Result<Self, BadSecret> {
+        let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(BadSecret)?;
+        let key = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
+        (SECRET_BYTES_MIN..=SECRET_BYTES_MAX)
+            .contains(&key.len())
+            .then_some(Self { key })
+            .ok_or(BadSecret)
+    }
+
+    /// The secret as receivers enter it: `whsec_` and base64.
+    pub fn expose(&self) -> String {
+        format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.key))
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        // HMAC fills a key of up to 64 bytes up with zeros to 64; done here, there is no length that could be refused.
+        let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
+        block
+            .iter_mut()
+            .zip(&self.key)
+            .for_each(|(to, from)| *to = *from);
+        let mut mac = Hmac::<Sha256>::new(&block);
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// The three headers of a signed webhook.
+///
+/// `id`: the event's id, the same at each attempt. `timestamp_s`: the attempt's time in seconds since the epoch;
+/// receivers refuse one that is more than some minutes off.
+///
+/// # Errors
+/// [`BadId`]: a header could not hold it, or its dot would make two messages look alike to the signature.
+pub fn sign(
+    secret: &WebhookSecret,
+    id: &str,
+    timestamp_s: i64,
+    body: &[u8],
+) -> Result<HeaderMap, BadId> {
+    if id.is_empty()
+        || !id
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'.')
+    {
+        return Err(BadId);
+    }
+    let timestamp = timestamp_s.to_string();
+    let mac = secret.mac(&[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
+    let signature = format!("v1,{}", STANDARD.encode(mac));
+
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(ID, id), (TIMESTAMP, &timestamp), (SIGNATURE, &signature)] {
+        headers.insert(name, HeaderValue::from_str(value).map_err(|_| BadId)?);
+    }
+    Ok(headers)
+}
+
+/// What is to be done after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The receiver has it.
+    Delivered,
+    /// It may have it or not: to be sent again, under the same id.
+    Retry,
+    /// The receiver wants no more of it (410): never to be sent again.
+    Gone,
+}
+
+/// What became of one attempt, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The receiver's HTTP status, if it answered.
+    pub status: Option<u16>,
+    /// Why it is not delivered, one line for the team to read; `None` if it is.
+    pub error: Option<String>,
+    /// From the start of the attempt to the end of the answer, by the monotonic clock. For people and metrics only.
+    pub duration_ms: u64,
+    /// What is to be done now.
+    pub verdict: Verdict,
+}
+
+/// Sends a webhook once and says what came of it. Never fails: whatever goes wrong is in the attempt.
+///
+/// `url`: as the team gave it, judged anew at each attempt. `id`, `timestamp_s`: see [`sign`]. `body`: JSON, as fixed
+/// when the event was committed.
+///
+/// Delivered is what was answered with a 2xx within the client's time; a redirect is not followed and counts as a
+/// failure. An address that the guard refuses is tried again as well, since names and settings change.
+pub async fn send(
+    client: &GuardedClient,
+    url: &str,
+    id: &str,
+    timestamp_s: i64,
+    body: Bytes,
+    secret: &WebhookSecret,
+) -> Attempt {
+    let began = Instant::now();
+    let (host, (status, verdict, error)) =
+        match (Url::parse(url), sign(secret, id, timestamp_s, &body)) {
+            (Ok(url), Ok(mut headers)) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                let answer = client.request(Method::POST, &url, headers, body).await;
+                (url.host_str().map(str::to_owned), judge(answer))
+            }
+            (Err(error), _) => (
+                None,
+                (
+                    None,
+                    Verdict::Retry,
+                    Some(format!("the webhook's address is no URL: {error}")),
+                ),
+            ),
+            (_, Err(error)) => (None, (None, Verdict::Retry, Some(error.to_string()))),
+        };
+    let attempt = Attempt {
+        status,
+        error,
+        duration_ms: elapsed_ms(began),
+        verdict,
+    };
+    tracing::debug!(
+        webhook.id = id,
+        server.address = host,
+        http.response.status_code = attempt.status,
+        duration_ms = attempt.duration_ms,
+        error = attempt.error,
+        "webhook {id}: {:?} after {} ms",
+        attempt.verdict,
+        attempt.duration_ms
+    );
+    attempt
+}
+
+fn judge(answer: Result<Answer, RequestError>) -> (Option<u16>, Verdict, Option<String>) {
+    let status = match answer {
+        Ok(answer) => answer.status,
+        Err(error) => return (None, Verdict::Retry, Some(chain(&error))),
+    };
+    let (verdict, error) = if status.is_success() {
+        (Verdict::Delivered, None)
+    } else if status == StatusCode::GONE {
+        (
+            Verdict::Gone,
+            Some(answered(status, "it wants no more of this webhook")),
+        )
+    } else if status.is_redirection() {
+        (
+            Verdict::Retry,
+            Some(answered(
+                status,
+                "redirects are not followed; give the address it leads to",
+            )),
+        )
+    } else {
+        (
+            Verdict::Retry,
+            Some(answered(status, "only a 2xx counts as delivered")),
+        )
+    };
+    (Some(status.as_u16()), verdict, error)
+}
+
+fn answered(status: StatusCode, note: &str) -> String {
+    let mut text = format!("the receiver answered {}", status.as_u16());
+    if let Some(reason) = status.canonical_reason() {
+        // Writing to a string does not fail.
+        let _ = write!(text, " {reason}");
+    }
+    text + ": " + note
+}
+
+/// The one place where the monotonic clock is read: for what people see, never for a decision.
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

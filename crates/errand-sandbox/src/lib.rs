@@ -1,0 +1,38 @@
+//! Files beneath a root: the one way to what a run sees as `/workspace`.
+//!
+//! Promised, for every operation of [`Root`], also while commands of the same sandbox move things about:
+//!
+//! * Nothing outside the sandbox's directory is read, written, listed or removed. Links are not followed, not even
+//!   those that point inside; a mount point is not crossed.
+//! * A pipe, a socket or a device is refused and blocks nobody.
+//! * A file that was written is on disk, with the directories that lead to it, when the call returns. It appears
+//!   whole or not at all; a write or an upload that fails or is dropped changes nothing that can be seen.
+//! * Every loop has a bound, and says so where it was reached.
+//!
+//! Left out: who may do what (the callers' business), the making of ids, and anything that waits. All calls block:
+//! asynchronous callers put them on a thread for that. No program is started on a sandbox's files, and no lock is
+//! taken there.
+//!
+//! In reading order.
+
+mod beneath;
+mod edit;
+mod error;
+mod list;
+mod read;
+mod root;
+mod search;
+mod tree;
+mod write;
+
+pub use edit::{Edit, EditError, apply_edit, sha256_hex};
+pub use error::FileError;
+pub use list::{Entry, Kind, LIST_ENTRIES_MAX, Listing};
+pub use read::OpenFile;
+pub use root::Root;
+pub use search::{Found, Match, SearchLimits};
+pub use tree::{Usage, remove_tree};
+pub use write::{TEMP_PREFIX, Upload};
+
+#[cfg(test)]
+mod tests;

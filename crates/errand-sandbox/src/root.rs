@@ -1,0 +1,128 @@
+//! [`Root`]: one sandbox's directory, opened once.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use errand_core::path::SandboxPath;
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::beneath::{How, file_type};
+use crate::error::FileError;
+
+/// The directory of one sandbox. All access goes beneath it; the crate's document says what that promises.
+///
+/// Cheap to open and to clone (a clone is the same directory). The directory is held open: should it be moved, access
+/// follows it; should it be removed, there is nothing in it, and what is written is refused.
+#[derive(Clone, Debug)]
+pub struct Root {
+    dir: Arc<OwnedFd>,
+    how: How,
+    unnamed_temps: bool,
+}
+
+impl Root {
+    /// Makes the sandbox's directory, readable by the server's user alone, and opens it. One that is there is opened
+    /// as it is, so that a creation that a crash cut short can be repeated. The directory above must exist.
+    ///
+    /// When this returns the directory is on disk.
+    ///
+    /// # Errors
+    /// [`FileError::Io`] and [`FileError::NoSpace`] from the system; [`FileError::NotADirectory`] and
+    /// [`FileError::LinkInTheWay`] where something else has its name.
+    pub fn create(dir: &Path) -> Result<Self, FileError> {
+        let failed = |errno| {
+            FileError::from_errno(
+                errno,
+                "make the directory of the sandbox,",
+                &SandboxPath::root(),
+            )
+        };
+        match rustix::fs::mkdir(dir, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let root = Self::open(dir)?;
+        let above = dir
+            .parent()
+            .filter(|above| !above.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        rustix::fs::open(
+            above,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(rustix::fs::fsync)
+        .map_err(failed)?;
+        Ok(root)
+    }
+
+    /// Opens the directory of a sandbox. `dir` is the server's own path: links above its last name are followed.
+    ///
+    /// # Errors
+    /// [`FileError::SandboxMissing`] where nothing is there; otherwise as [`Root::create`].
+    pub fn open(dir: &Path) -> Result<Self, FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => FileError::SandboxMissing,
+            errno => FileError::from_errno(
+                errno,
+                "open the directory of the sandbox,",
+                &SandboxPath::root(),
+            ),
+        })?;
+        let how = How::probe(dir.as_fd());
+        Ok(Self {
+            dir: Arc::new(dir),
+            how,
+            unnamed_temps: true,
+        })
+    }
+
+    /// The same directory as on a system that lacks `openat2`, or a file system that lacks unnamed files.
+    #[cfg(test)]
+    pub(crate) fn with(self, how: How, unnamed_temps: bool) -> Self {
+        Self {
+            how,
+            unnamed_temps,
+            ..self
+        }
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    pub(crate) fn how(&self) -> How {
+        self.how
+    }
+
+    /// Whether files without a name are worth a try.
+    pub(crate) fn tries_unnamed_temps(&self) -> bool {
+        self.unnamed_temps
+    }
+
+    /// Opens what `path` names, whatever it is.
+    pub(crate) fn open_any(&self, path: &SandboxPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.how.open(self.dir(), path.relative().as_bytes(), flags)
+    }
+
+    /// Opens a directory for reading its names.
+    pub(crate) fn open_dir(&self, path: &SandboxPath) -> Result<OwnedFd, FileError> {
+        self.open_any(path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|errno| FileError::from_errno(errno, "open the directory", path))
+    }
+
+    /// Opens a regular file for reading, and refuses all else.
+    pub(crate) fn open_regular(&self, path: &SandboxPath) -> Result<(OwnedFd, Stat), FileError> {
+        let failed = |errno| FileError::from_errno(errno, "open", path);
+        let fd = self.open_any(path, OFlags::RDONLY).map_err(failed)?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+        match file_type(&stat) {
+            FileType::RegularFile => Ok((fd, stat)),
+            FileType::Directory => Err(FileError::IsADirectory { path: path.clone() }),
+            _ => Err(FileError::NotARegularFile { path: path.clone() }),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Searching files for a pattern.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use errand_core::path::SandboxPath;
+use regex::bytes::{Regex, RegexBuilder};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath::{file_type, scan, size_bytes, stat_name};
+use crate::error::FileError;
+use crate::read::read_at_most;
+use crate::root::Root;
+use crate::write::is_temp;
+
+/// Most bytes of a compiled pattern: the time that a byte of text can take grows with it.
+const PATTERN_BYTES_MAX: usize = 512 * 1024;
+/// What of one line is looked at. Lines of programs and people are shorter; those of packed files are not read.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SearchLimits {
+    /// Most lines found.
+    pub matches_max: usize,
+    /// Characters of a line that are given; the rest is cut.
+    pub line_chars_max: usize,
+    /// Files above this many bytes are skipped.
+    pub file_bytes_max: u64,
+    /// Bytes read in all.
+    pub total_bytes_max: u64,
+    /// Names looked at in all.
+    pub entries_max: usize,
+    /// Directories within each other that are entered, counted from where the search begins.
+    pub depth_max: usize,
+}
+
+impl Default for SearchLimits {
+    fn default() -> Self {
+        Self {
+            matches_max: 1_000,
+            line_chars_max: 500,
+            file_bytes_max: 10 * 1024 * 1024,
+            total_bytes_max: 256 * 1024 * 1024,
+            entries_max: 100_000,
+            depth_max: 64,
+        }
+    }
+}
+
+/// One line that matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// The file.
+    pub path: SandboxPath,
+    /// The line's number; the first is 1.
+    pub line: u64,
+    /// The line without its end, cut where it is long; bytes that are not UTF-8 are shown as `�`.
+    pub text: String,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Sorted by path, then by line.
+    pub matches: Vec<Match>,
+    /// Whether the search ended at a limit, or was stopped, before it had seen all.
+    pub truncated: bool,
+    /// Files not looked into: too large, or holding NUL bytes, or not readable.
+    pub files_skipped: u64,
+}
+
+impl Root {
+    /// The lines that match a regular expression, in the file `path`, or in all regular files in and below the
+    /// directory `path`. Links are not followed; names that are not UTF-8, and paths longer than can be opened at
+    /// once, are skipped. Lines are matched one by one, each up to its first 64 KiB.
+    ///
+    /// `stop` is asked between lines: when it answers `true`, the search ends with what it has.
+    ///
+    /// # Errors
+    /// `BadPattern`; and of `path` itself those of [`Root::list`]. What is wrong with a file below it skips that file.
+    pub fn search(
+        &self,
+        path: &SandboxPath,
+        pattern: &str,
+        limits: &SearchLimits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Found, FileError> {
+        let regex = RegexBuilder::new(pattern)
+            .size_limit(PATTERN_BYTES_MAX)
+            .build()
+            .map_err(|source| FileError::BadPattern {
+                source: Box::new(source),
+            })?;
+        let mut search = Search {
+            root: self,
+            regex,
+            limits,
+            stop,
+            found: Found::default(),
+            bytes: 0,
+            entries: 0,
+        };
+        search.begin(path)?;
+        Ok(search.found)
+    }
+}
+
+struct Search<'a> {
+    root: &'a Root,
+    regex: Regex,
+    limits: &'a SearchLimits,
+    stop: &'a dyn Fn() -> bool,
+    found: Found,
+    bytes: u64,
+    entries: usize,
+}
+
+/// A file or directory that is still to be seen.
+struct Todo {
+    /// Shared, so that a hundred thousand names in a long path are not as many long paths.
+    dir: Rc<SandboxPath>,
+    /// Nothing for where the search begins.
+    name: Option<String>,
+    is_dir: bool,
+    depth: usize,
+}
+
+impl Search<'_> {
+    fn begin(&mut self, path: &SandboxPath) -> Result<(), FileError> {
+        let failed = |errno| FileError::from_errno(errno, "search", path);
+        // Opened as a path only: what it is is looked at before it is opened for reading.
+        let at = self.root.open_any(path, OFlags::PATH).map_err(failed)?;
+        let is_dir = match file_type(&rustix::fs::fstat(at).map_err(failed)?) {
+            FileType::Directory => true,
+            FileType::RegularFile => false,
+            _ => return Err(FileError::NotARegularFile { path: path.clone() }),
+        };
+        // A stack rather than recursion: how deep directories go is up to whoever made them.
+        let mut todo = vec![Todo {
+            dir: Rc::new(path.clone()),
+            name: None,
+            is_dir,
+            depth: 0,
+        }];
+        while let Some(next) = todo.pop() {
+            if (self.stop)() {
+                self.found.truncated = true;
+                break;
+            }
+            let is_first = next.name.is_none();
+            match self.look_into(next, &mut todo) {
+                Err(e) if is_first => return Err(e),
+                // Gone, swapped for a link, not ours to read, or its path too long.
+                Err(_) => self.found.files_skipped += 1,
+                Ok(()) => {}
+            }
+            if self.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a limit was reached that leaves nothing to be added.
+    fn is_full(&self) -> bool {
+        self.found.truncated
+            && (self.found.matches.len() >= self.limits.matches_max
+                || self.bytes >= self.limits.total_bytes_max)
+    }
+
+    fn look_into(&mut self, next: Todo, todo: &mut Vec<Todo>) -> Result<(), FileError> {
+        let path = match &next.name {
+            None => next.dir,
+            // As if it were not there: a path that is too long cannot be named in an answer either.
+            Some(name) => match next.dir.join(name) {
+                Ok(path) => Rc::new(path),
+                Err(_) => {
+                    return Err(FileError::NotFound {
+                        path: SandboxPath::clone(&next.dir),
+                    });
+                }
+            },
+        };
+        if next.is_dir {
+            self.directory(&path, next.depth, todo)
+        } else {
+            self.file(&path)
+        }
+    }
+
+    fn directory(
+        &mut self,
+        dir: &Rc<SandboxPath>,
+        depth: usize,
+        todo: &mut Vec<Todo>,
+    ) -> Result<(), FileError> {
+        if depth > self.limits.depth_max {
+            self.found.truncated = true;
+            return Ok(());
+        }
+        let failed = |errno| FileError::from_errno(errno, "search", dir);
+        let fd = self.root.open_dir(dir)?;
+        let names = scan(
+            fd.as_fd(),
+            self.limits.entries_max.saturating_sub(self.entries),
+        )
+        .map_err(failed)?;
+        self.entries += names.names.len();
+        self.found.truncated |= names.truncated;
+        let mut inner = Vec::new();
+        for (name, kind) in names.names {
+            let kind = match kind {
+                FileType::Unknown => match stat_name(fd.as_fd(), &name) {
+                    Ok(stat) => file_type(&stat),
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err(failed(errno)),
+                },
+                kind => kind,
+            };
+            let is_dir = kind == FileType::Directory;
+            if !(is_dir || kind == FileType::RegularFile) || is_temp(name.to_bytes()) {
+                continue;
+            }
+            match name.into_string() {
+                Ok(name) => inner.push(Todo {
+                    dir: Rc::clone(dir),
+                    name: Some(name),
+                    is_dir,
+                    depth: depth + 1,
+                }),
+                Err(_) => self.found.files_skipped += 1,
+            }
+        }
+        // In reverse, as the last is taken first; a directory is placed as its files will be, by path with a slash.
+        inner.sort_unstable_by(|a, b| order(b).cmp(order(a)));
+        todo.append(&mut inner);
+        Ok(())
+    }
+
+    fn file(&mut self, path: &SandboxPath) -> Result<(), FileError> {
+        let (fd, stat) = self.root.open_regular(path)?;
+        let size = size_bytes(&stat);
+        if size > self.limits.file_bytes_max {
+            self.found.files_skipped += 1;
+            return Ok(());
+        }
+        let left = self.limits.total_bytes_max.saturating_sub(self.bytes);
+        if size > left {
+            self.found.truncated = true;
+            self.bytes = self.limits.total_bytes_max;
+            return Ok(());
+        }
+        let bytes = read_at_most(&File::from(fd), 0, size, size)
+            .map_err(|e| FileError::from_io(e, "search", path))?;
+        self.bytes = self.bytes.saturating_add(size);
+        if bytes.contains(&0) {
+            self.found.files_skipped += 1;
+            return Ok(());
+        }
+        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+            if (self.stop)() {
+                self.found.truncated = true;
+                return Ok(());
+            }
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let line = line.get(..LINE_BYTES_MAX).unwrap_or(line);
+            if !self.regex.is_match(line) {
+                continue;
+            }
+            if self.found.matches.len() >= self.limits.matches_max {
+                self.found.truncated = true;
+                return Ok(());
+            }
+            let text = String::from_utf8_lossy(line)
+                .chars()
+                .take(self.limits.line_chars_max)
+                .collect();
+            self.found.matches.push(Match {
+                path: path.clone(),
+                line: number,
+                text,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The bytes by which files and directories of one directory come in the order of the files' whole paths.
+fn order(todo: &Todo) -> impl Iterator<Item = u8> + '_ {
+    let slash = if todo.is_dir { "/" } else { "" };
+    todo.name
+        .iter()
+        .flat_map(|name| name.bytes())
+        .chain(slash.bytes())
+}

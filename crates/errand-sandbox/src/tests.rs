@@ -1,0 +1,177 @@
+//! Every test that opens files runs twice: with `openat2`, and as on a system that has neither it nor unnamed files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use errand_core::path::SandboxPath;
+use tempfile::TempDir;
+
+use crate::beneath::How;
+use crate::{FileError, Root};
+
+mod edit;
+mod race;
+mod search;
+mod traps;
+mod tree;
+mod write;
+
+/// A sandbox, and beside it a directory that nothing may reach.
+pub(crate) struct Ground {
+    pub(crate) root: Root,
+    /// The sandbox's directory on disk.
+    pub(crate) dir: PathBuf,
+    /// The directory beside it. Holds `secret.txt`.
+    pub(crate) outside: PathBuf,
+    temp: TempDir,
+}
+
+pub(crate) const SECRET: &str = "outside content";
+
+impl Ground {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, outside) = (temp.path().join("sandbox"), temp.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("secret.txt"), SECRET).unwrap();
+        let root = Root::create(&dir).unwrap();
+        assert_eq!(
+            root.how(),
+            How::Openat2,
+            "these tests need Linux 5.6 and no filter against openat2"
+        );
+        Self {
+            root,
+            dir,
+            outside,
+            temp,
+        }
+    }
+
+    /// What is beside the sandbox is as it was.
+    pub(crate) fn assert_outside_untouched(&self) {
+        assert_eq!(names_on_disk(&self.outside), ["secret.txt"]);
+        assert_eq!(
+            fs::read_to_string(self.outside.join("secret.txt")).unwrap(),
+            SECRET
+        );
+        assert_eq!(names_on_disk(self.temp.path()), ["outside", "sandbox"]);
+    }
+
+    /// The sandbox is gone, and nothing else is.
+    pub(crate) fn assert_only_outside_left(&self) {
+        assert_eq!(names_on_disk(self.temp.path()), ["outside"]);
+        assert_eq!(
+            fs::read_to_string(self.outside.join("secret.txt")).unwrap(),
+            SECRET
+        );
+    }
+
+    /// No unfinished write was left anywhere.
+    pub(crate) fn assert_no_temps(&self) {
+        let mut todo = vec![self.dir.clone()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(&dir).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.file_name().into_encoded_bytes();
+                assert!(!crate::write::is_temp(&name), "{:?}", entry.path());
+                if entry.file_type().unwrap().is_dir() {
+                    todo.push(entry.path());
+                }
+            }
+        }
+    }
+}
+
+/// Runs a test in both ways of opening and of keeping unfinished writes.
+pub(crate) fn both_ways(test: impl Fn(&Ground)) {
+    let ground = Ground::new();
+    test(&ground);
+    let mut ground = Ground::new();
+    ground.root = ground.root.clone().with(How::Walk, false);
+    test(&ground);
+}
+
+pub(crate) fn at(path: &str) -> SandboxPath {
+    SandboxPath::parse(path).unwrap()
+}
+
+/// All names in a directory, hidden ones too, sorted.
+pub(crate) fn names_on_disk(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The names that a listing shows.
+pub(crate) fn names_listed(root: &Root, path: &str) -> Vec<String> {
+    root.list(&at(path))
+        .unwrap()
+        .entries
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect()
+}
+
+/// Runs `test` on a thread that file modes bind, as they bind a server that does not run as root.
+pub(crate) fn without_privileges<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let mut own = capabilities(None).unwrap();
+            own.effective &= !(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, own).unwrap();
+            test()
+        });
+        thread.join().unwrap()
+    })
+}
+
+macro_rules! assert_refused {
+    ($result:expr, $variant:ident) => {
+        match $result {
+            Err($crate::FileError::$variant { .. }) => {}
+            other => panic!("{} gave {other:?}", stringify!($result)),
+        }
+    };
+}
+pub(crate) use assert_refused;
+
+#[test]
+fn a_root_is_made_once_and_opened_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("sb");
+    assert_refused!(Root::open(&dir), SandboxMissing);
+    Root::create(&dir).unwrap().write(&at("a"), b"1").unwrap();
+    assert_eq!(
+        Root::create(&dir).unwrap().read(&at("a"), 0, 9).unwrap(),
+        b"1"
+    );
+    assert_eq!(
+        Root::open(&dir).unwrap().read(&at("a"), 0, 9).unwrap(),
+        b"1"
+    );
+    std::os::unix::fs::symlink(&dir, temp.path().join("link")).unwrap();
+    for create in [Root::create, Root::open] {
+        assert!(create(&temp.path().join("link")).is_err());
+        assert!(create(&dir.join("a")).is_err());
+    }
+    assert_refused!(Root::create(&temp.path().join("no/such")), NotFound);
+}
+
+#[test]
+fn messages_name_the_path_as_a_run_sees_it() {
+    both_ways(|ground| {
+        let error = ground.root.read(&at("a/b.txt"), 0, 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is nothing at /workspace/a/b.txt: list the directory that it should be in"
+        );
+        let error = FileError::from_errno(rustix::io::Errno::IO, "sync", &at("a"));
+        assert_eq!(error.to_string(), "the server could not sync /workspace/a");
+        assert!(std::error::Error::source(&error).is_some());
+    });
+}

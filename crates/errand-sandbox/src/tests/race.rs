@@ -1,0 +1,92 @@
+//! A directory that turns into a link to the outside and back, as fast as a command can swap the two.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use super::{Ground, SECRET, at, both_ways};
+use crate::{FileError, SearchLimits};
+
+/// Rounds at least made, and at most waited for until both sides of the swap were met.
+const ROUNDS_MIN: u32 = 4_000;
+const ROUNDS_MAX: u32 = 2_000_000;
+/// Writes sync the disk, so that they are made in some rounds only.
+const WRITE_EVERY: u32 = 40;
+
+#[test]
+fn a_link_swapped_in_is_never_followed() {
+    both_ways(|ground| {
+        fs::create_dir(ground.dir.join("dir")).unwrap();
+        fs::write(ground.dir.join("dir/secret.txt"), "inside").unwrap();
+        symlink(&ground.outside, ground.dir.join("link")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (dir, link) = (ground.dir.join("dir"), ground.dir.join("link"));
+                while !done.load(Ordering::Relaxed) {
+                    rustix::fs::renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE)
+                        .unwrap();
+                }
+            });
+            let stop = Stop(&done);
+            let (mut inside, mut refused) = (0, 0);
+            for round in 0..ROUNDS_MAX {
+                if round >= ROUNDS_MIN && inside > 0 && refused > 0 {
+                    break;
+                }
+                match attempt(ground, round) {
+                    Ok(()) => inside += 1,
+                    Err(FileError::LinkInTheWay { .. }) => refused += 1,
+                    // The walk looks twice for the sake of the message; a swap in between makes it the other one.
+                    Err(FileError::NotADirectory { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            drop(stop);
+            assert!(
+                inside > 0 && refused > 0,
+                "inside {inside} times, refused {refused} times"
+            );
+        });
+        ground.assert_outside_untouched();
+    });
+}
+
+/// One operation of each kind in turn. What it saw must be the inside.
+fn attempt(ground: &Ground, round: u32) -> Result<(), FileError> {
+    let root = &ground.root;
+    let file = at("dir/secret.txt");
+    if round.is_multiple_of(WRITE_EVERY) {
+        return root.write(&at(&format!("dir/new-{round}/file.txt")), b"new");
+    }
+    if round % WRITE_EVERY == 1 {
+        return root.write(&file, b"inside");
+    }
+    match round % 5 {
+        0 => assert_eq!(root.read_to_string(&file, 99)?, "inside"),
+        1 => assert_eq!(root.open_file(&file)?.size_bytes, 6),
+        2 => assert!(
+            root.list(&at("dir"))?
+                .entries
+                .iter()
+                .all(|entry| entry.size_bytes != SECRET.len() as u64)
+        ),
+        3 => assert_eq!(root.digest_of(&file)?, crate::sha256_hex(b"inside")),
+        _ => {
+            let found = root.search(&at("dir"), "outside", &SearchLimits::default(), &|| false)?;
+            assert_eq!(found.matches, []);
+        }
+    }
+    Ok(())
+}
+
+/// Ends the swapping also where an assertion fails, so that the test ends, too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

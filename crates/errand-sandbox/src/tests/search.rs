@@ -1,0 +1,231 @@
+//! Searching.
+
+use std::cell::Cell;
+use std::fs;
+
+use super::{Ground, assert_refused, at, both_ways};
+use crate::{Found, SearchLimits};
+
+fn search_with(ground: &Ground, path: &str, pattern: &str, limits: SearchLimits) -> Found {
+    ground
+        .root
+        .search(&at(path), pattern, &limits, &|| false)
+        .unwrap()
+}
+
+fn lines(found: &Found) -> Vec<(&str, u64, &str)> {
+    found
+        .matches
+        .iter()
+        .map(|hit| (hit.path.relative(), hit.line, hit.text.as_str()))
+        .collect()
+}
+
+#[test]
+fn lines_are_found_in_the_order_of_paths() {
+    both_ways(|ground| {
+        let root = &ground.root;
+        root.write(&at("a/x.txt"), b"no\nTotal: 5\r\n\nTotal: 7")
+            .unwrap();
+        root.write(&at("a.txt"), b"Total: 1\n").unwrap();
+        root.write(&at("a/b/c.txt"), b"Total: 3\n").unwrap();
+        root.write(&at("ab"), b"total: 9\n").unwrap();
+        root.write(&at("empty"), b"").unwrap();
+        let found = search_with(ground, "", r"^Total: \d$", SearchLimits::default());
+        let expected = [
+            ("a.txt", 1, "Total: 1"),
+            ("a/b/c.txt", 1, "Total: 3"),
+            ("a/x.txt", 2, "Total: 5"),
+            ("a/x.txt", 4, "Total: 7"),
+        ];
+        assert_eq!(lines(&found), expected);
+        assert_eq!((found.truncated, found.files_skipped), (false, 0));
+        let mut sorted = found.matches.clone();
+        sorted.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
+        assert_eq!(sorted, found.matches);
+        assert_eq!(
+            lines(&search_with(ground, "a/b", "T", SearchLimits::default())),
+            [expected[1]]
+        );
+        assert_eq!(
+            lines(&search_with(
+                ground,
+                "a/x.txt",
+                "5",
+                SearchLimits::default()
+            )),
+            [expected[2]]
+        );
+        // The end of a file is no line of its own; an empty line is one.
+        let found = search_with(ground, "", "^$", SearchLimits::default());
+        assert_eq!(lines(&found), [("a/x.txt", 3, "")]);
+        assert_eq!(
+            lines(&search_with(
+                ground,
+                "",
+                "(?i)TOTAL: 9",
+                SearchLimits::default()
+            )),
+            [("ab", 1, "total: 9")]
+        );
+    });
+}
+
+#[test]
+fn every_limit_holds_and_is_said() {
+    both_ways(|ground| {
+        let root = &ground.root;
+        root.write(&at("a"), "äx\n".repeat(10).as_bytes()).unwrap();
+        root.write(&at("b"), "äx\n".repeat(10).as_bytes()).unwrap();
+        root.write(&at("d/e/f"), b"x").unwrap();
+        let all = SearchLimits::default();
+        let found = search_with(ground, "", "x", all);
+        assert_eq!((found.matches.len(), found.truncated), (21, false));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                matches_max: 12,
+                ..all
+            },
+        );
+        assert_eq!((found.matches.len(), found.truncated), (12, true));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                matches_max: 21,
+                ..all
+            },
+        );
+        assert_eq!((found.matches.len(), found.truncated), (21, false));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                total_bytes_max: 45,
+                ..all
+            },
+        );
+        assert_eq!((found.matches.len(), found.truncated), (10, true));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                depth_max: 1,
+                ..all
+            },
+        );
+        assert_eq!((found.matches.len(), found.truncated), (20, true));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                entries_max: 4,
+                ..all
+            },
+        );
+        assert_eq!((found.matches.len(), found.truncated), (20, true));
+        let found = search_with(
+            ground,
+            "",
+            "x",
+            SearchLimits {
+                file_bytes_max: 39,
+                ..all
+            },
+        );
+        assert_eq!(
+            (found.matches.len(), found.truncated, found.files_skipped),
+            (1, false, 2)
+        );
+        let found = search_with(
+            ground,
+            "a",
+            "x",
+            SearchLimits {
+                line_chars_max: 1,
+                ..all
+            },
+        );
+        assert_eq!(found.matches[0].text, "ä");
+    });
+}
+
+#[test]
+fn a_search_can_be_stopped() {
+    both_ways(|ground| {
+        ground
+            .root
+            .write(&at("a"), "x\n".repeat(1000).as_bytes())
+            .unwrap();
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 10
+        };
+        let found = ground
+            .root
+            .search(&at(""), "x", &SearchLimits::default(), &stop)
+            .unwrap();
+        assert!(
+            found.truncated && found.matches.len() < 10,
+            "{}",
+            found.matches.len()
+        );
+    });
+}
+
+#[test]
+fn binary_and_unfinished_files_are_skipped_and_odd_text_is_shown() {
+    both_ways(|ground| {
+        ground.root.write(&at("binary"), b"x\0x").unwrap();
+        ground.root.write(&at("latin1"), b"caf\xe9 x\n").unwrap();
+        fs::write(ground.dir.join(".errand-tmp-1-1"), "x").unwrap();
+        let found = search_with(ground, "", "x", SearchLimits::default());
+        assert_eq!(lines(&found), [("latin1", 1, "caf\u{fffd} x")]);
+        assert_eq!(found.files_skipped, 1);
+    });
+}
+
+#[test]
+fn a_pattern_that_cannot_be_used_is_refused() {
+    both_ways(|ground| {
+        for pattern in ["(", "(?<x", r"\w{1000}{1000}", &"(".repeat(10_000)] {
+            assert_refused!(
+                ground
+                    .root
+                    .search(&at(""), pattern, &SearchLimits::default(), &|| false),
+                BadPattern
+            );
+        }
+        assert_refused!(
+            ground
+                .root
+                .search(&at("no"), "x", &SearchLimits::default(), &|| false),
+            NotFound
+        );
+    });
+}
+
+#[test]
+fn only_the_beginning_of_a_very_long_line_is_read() {
+    both_ways(|ground| {
+        let line = "y".repeat(64 * 1024);
+        ground
+            .root
+            .write(&at("a"), format!("{line}x\n{}x\n", &line[1..]).as_bytes())
+            .unwrap();
+        let found = search_with(ground, "", "x", SearchLimits::default());
+        assert_eq!(
+            found.matches.iter().map(|hit| hit.line).collect::<Vec<_>>(),
+            [2]
+        );
+        assert_eq!(found.matches[0].text.len(), 500);
+    });
+}

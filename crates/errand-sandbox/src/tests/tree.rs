@@ -1,0 +1,163 @@
+//! Removing and measuring whole trees.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use super::{assert_refused, at, both_ways, without_privileges};
+use crate::remove_tree;
+
+/// A chain of directories, deeper than any path can be long. `last_mode` is that of each.
+fn make_deep(top: &Path, levels: usize, mode: Mode) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at: OwnedFd = rustix::fs::open(top, flags, Mode::empty()).unwrap();
+    for level in 0..levels {
+        let name = if level % 2 == 0 { "d" } else { "another-name" };
+        rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+        let inner = rustix::fs::openat(&at, name, flags, Mode::empty()).unwrap();
+        rustix::fs::openat(
+            &at,
+            "file",
+            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::RUSR,
+        )
+        .unwrap();
+        rustix::fs::fchmod(&at, mode).unwrap();
+        at = inner;
+    }
+}
+
+#[test]
+fn a_deep_tree_is_measured_and_removed() {
+    both_ways(|ground| {
+        make_deep(&ground.dir, 2_000, Mode::RWXU);
+        let usage = ground.root.usage().unwrap();
+        assert_eq!(
+            (usage.files, usage.directories, usage.is_complete),
+            (2_000, 2_000, true)
+        );
+        remove_tree(&ground.dir).unwrap();
+        assert!(!ground.dir.exists());
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn a_deep_tree_without_permissions_is_removed() {
+    both_ways(|ground| {
+        make_deep(&ground.dir, 2_000, Mode::empty());
+        without_privileges(|| remove_tree(&ground.dir)).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn directories_of_every_mode_are_removed() {
+    both_ways(|ground| {
+        for mode in [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600, 0o700] {
+            let dir = ground.dir.join(format!("mode-{mode:o}"));
+            fs::create_dir_all(dir.join("sub/empty")).unwrap();
+            fs::write(dir.join("file"), "x").unwrap();
+            fs::write(dir.join("sub/file"), "x").unwrap();
+            for inner in ["sub/file", "sub/empty", "sub", "file", "."] {
+                fs::set_permissions(dir.join(inner), fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+        fs::set_permissions(&ground.dir, fs::Permissions::from_mode(0o000)).unwrap();
+        without_privileges(|| remove_tree(&ground.dir)).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn links_are_removed_and_not_followed() {
+    both_ways(|ground| {
+        fs::create_dir_all(ground.dir.join("a/b")).unwrap();
+        for dir in [
+            ground.dir.join("a"),
+            ground.dir.join("a/b"),
+            ground.dir.clone(),
+        ] {
+            symlink(&ground.outside, dir.join("out")).unwrap();
+            symlink(ground.outside.join("secret.txt"), dir.join("file")).unwrap();
+            rustix::fs::mknodat(CWD, dir.join("pipe"), FileType::Fifo, Mode::empty(), 0).unwrap();
+        }
+        remove_tree(&ground.dir).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn names_that_are_in_the_way_of_removing_go_as_well() {
+    both_ways(|ground| {
+        for number in 0..5 {
+            fs::create_dir_all(ground.dir.join(format!("dir-{number}/deep/deeper/deepest")))
+                .unwrap();
+            fs::write(
+                ground.dir.join(format!("dir-{number}/deep/deeper/file")),
+                "x",
+            )
+            .unwrap();
+        }
+        fs::write(ground.dir.join(".errand-removed-0"), "x").unwrap();
+        fs::create_dir(ground.dir.join(".errand-removed-1")).unwrap();
+        fs::create_dir_all(ground.dir.join(".errand-removed-2/full/fuller")).unwrap();
+        symlink(&ground.outside, ground.dir.join(".errand-removed-3")).unwrap();
+        remove_tree(&ground.dir).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn a_wide_tree_is_removed() {
+    both_ways(|ground| {
+        for number in 0..3_000 {
+            fs::write(ground.dir.join(format!("file-{number}")), "").unwrap();
+        }
+        for number in 0..1_500 {
+            fs::create_dir_all(ground.dir.join(format!("dir/sub-{number}/x"))).unwrap();
+        }
+        remove_tree(&ground.dir).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn what_is_not_there_is_removed_already_and_a_file_is_no_sandbox() {
+    both_ways(|ground| {
+        remove_tree(&ground.dir.join("no")).unwrap();
+        remove_tree(&ground.dir.join("no/such")).unwrap();
+        fs::write(ground.dir.join("file"), "x").unwrap();
+        assert_refused!(remove_tree(&ground.dir.join("file")), NotADirectory);
+        symlink(&ground.outside, ground.dir.join("link")).unwrap();
+        assert_refused!(remove_tree(&ground.dir.join("link")), NotADirectory);
+        ground.assert_outside_untouched();
+        remove_tree(&ground.dir).unwrap();
+        remove_tree(&ground.dir).unwrap();
+        ground.assert_only_outside_left();
+    });
+}
+
+#[test]
+fn usage_counts_files_and_what_they_take() {
+    both_ways(|ground| {
+        let root = &ground.root;
+        assert_eq!(root.usage().unwrap().files, 0);
+        root.write(&at("a/b"), &[1; 5000]).unwrap();
+        root.write(&at("c"), &[1; 10]).unwrap();
+        fs::File::create(ground.dir.join("sparse"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        let usage = root.usage().unwrap();
+        assert_eq!(
+            (usage.files, usage.directories, usage.is_complete),
+            (3, 1, true)
+        );
+        assert_eq!(usage.size_bytes, (1 << 40) + 5010);
+        assert!(usage.disk_bytes < 1 << 30, "{}", usage.disk_bytes);
+    });
+}

@@ -1,0 +1,317 @@
+//! Writing files: whole or not at all, and on disk when it is said.
+//!
+//! The bytes go into a file that has no name. When they are complete and on disk it gets a temporary name beside its
+//! target and is renamed over it, so that a reader sees the old file or the new one. A crash before that leaves
+//! nothing; one between the two steps leaves a temporary name, which no listing shows.
+//!
+//! Where the file system has no unnamed files (some overlays and network ones), the bytes go into a file with a
+//! temporary name in the sandbox's topmost directory: there, because the target's directory may not exist yet, and
+//! an upload that fails shall leave no directories either.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use errand_core::path::SandboxPath;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::beneath::file_type;
+use crate::error::FileError;
+use crate::root::Root;
+
+/// How the names of unfinished writes begin. They are not listed, not searched, and cannot be written to.
+pub const TEMP_PREFIX: &str = ".errand-tmp-";
+
+/// Names tried before giving up: those in the way are leftovers of crashes, or somebody's joke.
+const TEMP_TRIES_MAX: u32 = 1000;
+
+const NEW_FILE: Mode = Mode::from_raw_mode(0o644);
+const NEW_DIRECTORY: Mode = Mode::from_raw_mode(0o755);
+
+/// Tells the writes of this process apart. Names need not be secret: whoever can guess one could write the target.
+static TEMP_COUNTER: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn is_temp(name: &[u8]) -> bool {
+    name.starts_with(TEMP_PREFIX.as_bytes())
+}
+
+/// A file on its way in. Nothing of it is to be seen before [`Upload::finish`]; dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct Upload {
+    root: Root,
+    path: SandboxPath,
+    file: File,
+    /// Its name in the topmost directory, where it could not go without one.
+    named: Option<String>,
+    written_bytes: u64,
+    limit_bytes: u64,
+    is_broken: bool,
+}
+
+impl Root {
+    /// Puts a file with these bytes at `path`, in place of one that is there, whose permissions it keeps. Makes the
+    /// directories above. When this returns, the file is on disk.
+    ///
+    /// # Errors
+    /// `IsADirectory`, `NotARegularFile` and `LinkInTheWay` where such a thing is at `path`; `NotADirectory`,
+    /// `LinkInTheWay` and `OtherFileSystem` for what is above; `ReservedName`, `NoPermission`, `NoSpace`, `Io`. In all
+    /// of them the file is as it was, but for an `Io` of the last sync; directories may have been made above.
+    pub fn write(&self, path: &SandboxPath, bytes: &[u8]) -> Result<(), FileError> {
+        let mut upload = self.begin_upload(path, u64::MAX)?;
+        upload.write(bytes)?;
+        upload.finish()?;
+        Ok(())
+    }
+
+    /// Begins a file of at most `limit_bytes` bytes that comes in parts. What is wrong with the path is said here,
+    /// before the parts come, and once more at the end, should it have changed.
+    ///
+    /// # Errors
+    /// As [`Root::write`].
+    pub fn begin_upload(&self, path: &SandboxPath, limit_bytes: u64) -> Result<Upload, FileError> {
+        if path
+            .relative()
+            .split('/')
+            .any(|name| is_temp(name.as_bytes()))
+        {
+            return Err(FileError::ReservedName { path: path.clone() });
+        }
+        let failed = |errno| self.write_error(errno, "begin to write", path);
+        let mode = match self.open_any(path, OFlags::PATH) {
+            Ok(target) => Some(mode_of_target(
+                path,
+                &rustix::fs::fstat(target).map_err(failed)?,
+            )?),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(failed(errno)),
+        };
+        let (file, named) = self.temp_file().map_err(failed)?;
+        // From here on dropping it takes the temporary file away.
+        let upload = Upload {
+            root: self.clone(),
+            path: path.clone(),
+            file: File::from(file),
+            named,
+            written_bytes: 0,
+            limit_bytes,
+            is_broken: false,
+        };
+        if let Some(mode) = mode {
+            rustix::fs::fchmod(&upload.file, mode).map_err(failed)?;
+        }
+        Ok(upload)
+    }
+
+    /// What an error number means for a write: file systems answer differently to a new file in a directory that is
+    /// gone, ext4 "not permitted".
+    fn write_error(&self, errno: Errno, op: &'static str, path: &SandboxPath) -> FileError {
+        match rustix::fs::fstat(self.dir()) {
+            Ok(dir) if dir.st_nlink == 0 => FileError::SandboxMissing,
+            _ => FileError::from_errno(errno, op, path),
+        }
+    }
+
+    fn temp_file(&self) -> Result<(OwnedFd, Option<String>), Errno> {
+        if self.tries_unnamed_temps() {
+            let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+            match rustix::fs::openat(self.dir(), c".", flags, NEW_FILE) {
+                // It gets its name by way of /proc; some containers have none.
+                Ok(file) if is_reachable(&file) => return Ok((file, None)),
+                Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (file, name) =
+            with_temp_name(|name| rustix::fs::openat(self.dir(), name, flags, NEW_FILE))?;
+        Ok((file, Some(name)))
+    }
+
+    /// Opens the directory that `path` is in, making those that are missing, each on disk before this returns.
+    ///
+    /// Directories that are there are synced as well: a command, or another write that is not done yet, may have
+    /// made them a moment ago.
+    fn make_parents(&self, path: &SandboxPath) -> Result<OwnedFd, Errno> {
+        let parents = path.parent().unwrap_or_else(SandboxPath::root);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = self.how().open(self.dir(), b"", flags)?;
+        for name in parents
+            .relative()
+            .split('/')
+            .filter(|name| !name.is_empty())
+        {
+            let inner = match self.how().open(at.as_fd(), name.as_bytes(), flags) {
+                Err(Errno::NOENT) => {
+                    match rustix::fs::mkdirat(&at, name, NEW_DIRECTORY) {
+                        // Another write was faster.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno),
+                    }
+                    self.how().open(at.as_fd(), name.as_bytes(), flags)?
+                }
+                result => result?,
+            };
+            rustix::fs::fsync(&at)?;
+            at = inner;
+        }
+        Ok(at)
+    }
+}
+
+impl Upload {
+    /// Where the file will be.
+    #[must_use]
+    pub fn path(&self) -> &SandboxPath {
+        &self.path
+    }
+
+    /// Bytes taken so far.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Takes the next part.
+    ///
+    /// # Errors
+    /// `TooLarge` where the file would be larger than its limit: nothing of this part is taken. `NoSpace`, `Io`. After
+    /// any of them only dropping is left: further calls answer `UploadBroken`.
+    pub fn write(&mut self, part: &[u8]) -> Result<(), FileError> {
+        if self.is_broken {
+            return Err(FileError::UploadBroken {
+                path: self.path.clone(),
+            });
+        }
+        let total = u64::try_from(part.len())
+            .ok()
+            .and_then(|len| self.written_bytes.checked_add(len));
+        let Some(total) = total.filter(|total| *total <= self.limit_bytes) else {
+            self.is_broken = true;
+            return Err(FileError::TooLarge {
+                path: self.path.clone(),
+                limit_bytes: self.limit_bytes,
+            });
+        };
+        if let Err(e) = self.file.write_all(part) {
+            self.is_broken = true;
+            return Err(FileError::from_io(e, "write", &self.path));
+        }
+        self.written_bytes = total;
+        Ok(())
+    }
+
+    /// Puts the file in its place. When this returns it is on disk, with the directories that lead to it.
+    ///
+    /// Returns its size in bytes.
+    ///
+    /// # Errors
+    /// As [`Root::write`]; `UploadBroken` where a part was refused.
+    pub fn finish(mut self) -> Result<u64, FileError> {
+        if self.is_broken {
+            return Err(FileError::UploadBroken {
+                path: self.path.clone(),
+            });
+        }
+        self.put()?;
+        Ok(self.written_bytes)
+    }
+
+    fn put(&mut self) -> Result<(), FileError> {
+        let path = &self.path;
+        let root = &self.root;
+        let failed = |op| move |errno| root.write_error(errno, op, path);
+        let Some(name) = path.file_name() else {
+            return Err(FileError::IsADirectory { path: path.clone() });
+        };
+        rustix::fs::fsync(&self.file).map_err(failed("sync"))?;
+        let dir = self
+            .root
+            .make_parents(path)
+            .map_err(failed("make the directories above"))?;
+        match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(target) => {
+                mode_of_target(path, &target)?;
+            }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("write")(errno)),
+        }
+        // Should a link or a pipe take the name now, it is replaced itself: a rename follows nothing.
+        match &self.named {
+            None => {
+                let temp = link_temp(&self.file, dir.as_fd()).map_err(failed("write"))?;
+                rustix::fs::renameat(&dir, &temp, &dir, name).map_err(|errno| {
+                    take_away(dir.as_fd(), &temp);
+                    failed("rename")(errno)
+                })?;
+            }
+            Some(temp) => {
+                rustix::fs::renameat(self.root.dir(), temp, &dir, name).map_err(failed("rename"))?
+            }
+        }
+        let synced = rustix::fs::fsync(&dir).map_err(failed("sync the directory of"));
+        self.named = None;
+        synced
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(temp) = &self.named {
+            take_away(self.root.dir(), temp);
+        }
+    }
+}
+
+/// What permissions a file gets that takes the place of this one: the same, but never such that the server could not
+/// read what it wrote. Only a regular file has its place taken.
+fn mode_of_target(path: &SandboxPath, target: &Stat) -> Result<Mode, FileError> {
+    let path = path.clone();
+    match file_type(target) {
+        FileType::RegularFile => Ok((Mode::from_raw_mode(target.st_mode)
+            & Mode::from_raw_mode(0o777))
+            | Mode::RUSR
+            | Mode::WUSR),
+        FileType::Directory => Err(FileError::IsADirectory { path }),
+        FileType::Symlink => Err(FileError::LinkInTheWay { path }),
+        _ => Err(FileError::NotARegularFile { path }),
+    }
+}
+
+fn proc_name(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+fn is_reachable(file: &OwnedFd) -> bool {
+    let seen = rustix::fs::stat(proc_name(file));
+    let own = rustix::fs::fstat(file);
+    matches!((seen, own), (Ok(seen), Ok(own)) if (seen.st_dev, seen.st_ino) == (own.st_dev, own.st_ino))
+}
+
+/// Gives a file without a name a temporary one in `dir`.
+fn link_temp(file: &File, dir: BorrowedFd<'_>) -> Result<String, Errno> {
+    let from = proc_name(file);
+    with_temp_name(|name| rustix::fs::linkat(CWD, &from, dir, name, AtFlags::SYMLINK_FOLLOW))
+        .map(|((), name)| name)
+}
+
+/// Does `make` with a name that is free.
+fn with_temp_name<T>(mut make: impl FnMut(&str) -> Result<T, Errno>) -> Result<(T, String), Errno> {
+    for _ in 0..TEMP_TRIES_MAX {
+        let number = TEMP_COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{TEMP_PREFIX}{}-{number}", std::process::id());
+        match make(&name) {
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+            Ok(made) => return Ok((made, name)),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+/// Removes a temporary name. Should even that fail, the name stays, is not listed, and goes with the sandbox.
+fn take_away(dir: BorrowedFd<'_>, temp: &str) {
+    let _ = rustix::fs::unlinkat(dir, temp, AtFlags::empty());
+}

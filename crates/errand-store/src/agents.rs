@@ -1,0 +1,439 @@
+//! Agents and their builds.
+//!
+//! Promised: the numbers of an agent's builds rise by one from 1, given in the statement that inserts; a build's
+//! `config` never changes. A deleted agent is not found, but its builds can still be read by their ids, for the runs
+//! that have them.
+//!
+//! Left out: whether a `config` makes sense (`errand_core::config` reads it before), limits of names.
+
+#[cfg(test)]
+mod tests;
+
+use errand_core::id::{AgentId, BuildId, TeamId, UserId};
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::error::{Result, StoreError};
+use crate::model::{Agent, Build, BuildChange, NewAgent, NewBuild, Page, PageQuery};
+use crate::once::{Answer, Once, once};
+use crate::rows::{Blob, Ms, count, int, json, to_json};
+use crate::sqlite::Store;
+
+/// The columns that [`build_at`] reads, of `builds b`.
+macro_rules! build_columns {
+    () => {
+        "b.id, b.agent_id, b.number, b.name, b.description, b.config, b.created_by, b.created_at"
+    };
+}
+
+/// Agents that are there, each with its latest build: what [`agent_row`] reads.
+macro_rules! agents_with_builds {
+    ($rest:literal) => {
+        concat!(
+            "SELECT a.id, a.name, a.created_at, a.updated_at, ",
+            build_columns!(),
+            " FROM agents a LEFT JOIN builds b
+                  ON b.agent_id = a.id AND b.number = (SELECT max(number) FROM builds WHERE agent_id = a.id)
+              WHERE a.team_id = ?1 AND a.deleted_at IS NULL ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// The team's agents, newest first, each with its latest build.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where a build's config cannot be read.
+    pub async fn list_agents(
+        &self,
+        team: TeamId,
+        page: PageQuery,
+    ) -> Result<Page<(Agent, Option<Build>)>> {
+        self.read(move |conn| select_agents(conn, team, page)).await
+    }
+
+    /// An agent and its latest build.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
+    pub async fn agent(&self, team: TeamId, agent: AgentId) -> Result<(Agent, Option<Build>)> {
+        self.read(move |conn| select_agent(conn, team, agent)).await
+    }
+
+    /// Makes an agent, with its first build if there is one.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn create_agent(
+        &self,
+        new: NewAgent,
+        recorded: Once<(Agent, Option<Build>)>,
+    ) -> Result<Answer<(Agent, Option<Build>)>> {
+        self.write(move |tx| once(tx, &recorded, new.now, || insert_agent(tx, &new)))
+            .await
+    }
+
+    /// Gives an agent another name.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn rename_agent(
+        &self,
+        team: TeamId,
+        agent: AgentId,
+        name: String,
+        now: Timestamp,
+        recorded: Once<(Agent, Option<Build>)>,
+    ) -> Result<Answer<(Agent, Option<Build>)>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                update_name(tx, team, agent, &name, now)?;
+                select_agent(tx, team, agent)
+            })
+        })
+        .await
+    }
+
+    /// Deletes an agent: it is not found any more. Its runs stay and go on, with their builds.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn delete_agent(
+        &self,
+        team: TeamId,
+        agent: AgentId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| once(tx, &recorded, now, || update_deleted(tx, team, agent, now)))
+            .await
+    }
+
+    /// An agent's builds, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where the agent is; [`StoreError::Corrupt`].
+    pub async fn list_builds(
+        &self,
+        team: TeamId,
+        agent: AgentId,
+        page: PageQuery,
+    ) -> Result<Page<Build>> {
+        self.read(move |conn| select_builds(conn, team, agent, page))
+            .await
+    }
+
+    /// A build, also of an agent that is deleted.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Corrupt`].
+    pub async fn build(&self, team: TeamId, build: BuildId) -> Result<Build> {
+        self.read(move |conn| select_build(conn, team, build)).await
+    }
+
+    /// Adds a build to an agent, with the next number. Runs that start from now on have it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where the agent is.
+    pub async fn create_build(
+        &self,
+        team: TeamId,
+        agent: AgentId,
+        new: NewBuild,
+        now: Timestamp,
+        recorded: Once<Build>,
+    ) -> Result<Answer<Build>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let build = insert_build(tx, team, agent, &new, now)?;
+                move_updated_at(tx, agent, now)?;
+                Ok(build)
+            })
+        })
+        .await
+    }
+
+    /// Changes a build's name and description. Where nothing is to change, nothing is written.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also where its agent is deleted; [`StoreError::Corrupt`].
+    pub async fn update_build(
+        &self,
+        team: TeamId,
+        build: BuildId,
+        change: BuildChange,
+        now: Timestamp,
+        recorded: Once<Build>,
+    ) -> Result<Answer<Build>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                change_build(tx, team, build, &change, now)
+            })
+        })
+        .await
+    }
+}
+
+fn select_agents(
+    conn: &Connection,
+    team: TeamId,
+    page: PageQuery,
+) -> Result<Page<(Agent, Option<Build>)>> {
+    // One snapshot for the page and its total.
+    let snapshot = conn.unchecked_transaction()?;
+    let total = snapshot
+        .prepare_cached("SELECT count(*) FROM agents WHERE team_id = ?1 AND deleted_at IS NULL")?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
+    let items = snapshot
+        .prepare_cached(agents_with_builds!(
+            "ORDER BY a.created_at DESC, a.id DESC LIMIT ?2 OFFSET ?3"
+        ))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), page.limit, int(page.offset)],
+            agent_row,
+        )?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}
+
+fn select_agent(conn: &Connection, team: TeamId, agent: AgentId) -> Result<(Agent, Option<Build>)> {
+    conn.prepare_cached(agents_with_builds!("AND a.id = ?2"))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), Blob(agent.as_uuid())],
+            agent_row,
+        )?
+        .next()
+        .unwrap_or(Err(StoreError::NotFound))
+}
+
+fn agent_row(row: &Row<'_>) -> Result<(Agent, Option<Build>)> {
+    let agent = Agent {
+        id: AgentId::from_stored(row.get::<_, Blob>(0)?.0),
+        name: row.get(1)?,
+        created_at: row.get::<_, Ms>(2)?.0,
+        updated_at: row.get::<_, Ms>(3)?.0,
+    };
+    let has_build = row.get::<_, Option<Blob>>(4)?.is_some();
+    Ok((agent, has_build.then(|| build_at(row, 4)).transpose()?))
+}
+
+/// Reads the build whose columns begin at `at`.
+fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
+    let config = row
+        .get_ref(at + 5)?
+        .as_str()
+        .map_err(rusqlite::Error::from)?;
+    Ok(Build {
+        id: BuildId::from_stored(row.get::<_, Blob>(at)?.0),
+        agent_id: AgentId::from_stored(row.get::<_, Blob>(at + 1)?.0),
+        number: count(row.get(at + 2)?),
+        name: row.get(at + 3)?,
+        description: row.get(at + 4)?,
+        config: json("builds", "config", config)?,
+        created_by: row
+            .get::<_, Option<Blob>>(at + 6)?
+            .map(|id| UserId::from_stored(id.0)),
+        created_at: row.get::<_, Ms>(at + 7)?.0,
+    })
+}
+
+fn insert_agent(tx: &Connection, new: &NewAgent) -> Result<(Agent, Option<Build>)> {
+    tx.prepare_cached(
+        "INSERT INTO agents (id, team_id, name, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+    )?
+    .execute(params![Blob(new.id.as_uuid()), Blob(new.team.as_uuid()), new.name, Ms(new.now)])?;
+    let build = new
+        .build
+        .as_ref()
+        .map(|build| insert_build(tx, new.team, new.id, build, new.now))
+        .transpose()?;
+    let agent = Agent {
+        id: new.id,
+        name: new.name.clone(),
+        created_at: new.now,
+        updated_at: new.now,
+    };
+    Ok((agent, build))
+}
+
+fn insert_build(
+    tx: &Connection,
+    team: TeamId,
+    agent: AgentId,
+    new: &NewBuild,
+    now: Timestamp,
+) -> Result<Build> {
+    let number = tx
+        .prepare_cached(
+            "INSERT INTO builds (id, team_id, agent_id, number, name, description, config, created_by, created_at)
+             SELECT ?1, a.team_id, a.id, (SELECT coalesce(max(number), 0) + 1 FROM builds WHERE agent_id = a.id),
+                    ?4, ?5, ?6, ?7, ?8
+             FROM agents a WHERE a.id = ?2 AND a.team_id = ?3 AND a.deleted_at IS NULL
+             RETURNING number",
+        )?
+        .query_row(
+            params![
+                Blob(new.id.as_uuid()),
+                Blob(agent.as_uuid()),
+                Blob(team.as_uuid()),
+                new.name,
+                new.description,
+                to_json("builds", "config", &new.config)?,
+                Blob(new.created_by.as_uuid()),
+                Ms(now),
+            ],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or(StoreError::NotFound)?;
+    Ok(Build {
+        id: new.id,
+        agent_id: agent,
+        number: count(number),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        config: new.config.clone(),
+        created_by: Some(new.created_by),
+        created_at: now,
+    })
+}
+
+/// For an agent that the transaction has found to be the team's.
+fn move_updated_at(tx: &Connection, agent: AgentId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE agents SET updated_at = ?2 WHERE id = ?1")?
+        .execute(params![Blob(agent.as_uuid()), Ms(now)])?;
+    Ok(())
+}
+
+fn update_name(
+    tx: &Connection,
+    team: TeamId,
+    agent: AgentId,
+    name: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE agents SET name = ?3, updated_at = ?4 WHERE id = ?2 AND team_id = ?1 AND deleted_at IS NULL",
+        )?
+        .execute(params![Blob(team.as_uuid()), Blob(agent.as_uuid()), name, Ms(now)])?;
+    if changed == 0 {
+        Err(StoreError::NotFound)
+    } else {
+        Ok(())
+    }
+}
+
+fn update_deleted(tx: &Connection, team: TeamId, agent: AgentId, now: Timestamp) -> Result<()> {
+    let changed = tx
+        .prepare_cached("UPDATE agents SET deleted_at = ?3 WHERE id = ?2 AND team_id = ?1 AND deleted_at IS NULL")?
+        .execute(params![Blob(team.as_uuid()), Blob(agent.as_uuid()), Ms(now)])?;
+    if changed == 0 {
+        Err(StoreError::NotFound)
+    } else {
+        Ok(())
+    }
+}
+
+fn select_builds(
+    conn: &Connection,
+    team: TeamId,
+    agent: AgentId,
+    page: PageQuery,
+) -> Result<Page<Build>> {
+    // One snapshot for the page and its total, which is absent where the agent is.
+    let snapshot = conn.unchecked_transaction()?;
+    let total = snapshot
+        .prepare_cached(
+            "SELECT (SELECT count(*) FROM builds WHERE agent_id = a.id) FROM agents a
+             WHERE a.id = ?2 AND a.team_id = ?1 AND a.deleted_at IS NULL",
+        )?
+        .query_row(
+            params![Blob(team.as_uuid()), Blob(agent.as_uuid())],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or(StoreError::NotFound)?;
+    let items = snapshot
+        .prepare_cached(concat!(
+            "SELECT ",
+            build_columns!(),
+            " FROM builds b WHERE b.agent_id = ?2 AND b.team_id = ?1 ORDER BY b.number DESC LIMIT ?3 OFFSET ?4"
+        ))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), Blob(agent.as_uuid()), page.limit, int(page.offset)],
+            |row| build_at(row, 0),
+        )?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}
+
+fn select_build(conn: &Connection, team: TeamId, build: BuildId) -> Result<Build> {
+    conn.prepare_cached(concat!(
+        "SELECT ",
+        build_columns!(),
+        " FROM builds b WHERE b.id = ?2 AND b.team_id = ?1"
+    ))?
+    .query_and_then(
+        params![Blob(team.as_uuid()), Blob(build.as_uuid())],
+        |row| build_at(row, 0),
+    )?
+    .next()
+    .unwrap_or(Err(StoreError::NotFound))
+}
+
+fn change_build(
+    tx: &Connection,
+    team: TeamId,
+    build: BuildId,
+    change: &BuildChange,
+    now: Timestamp,
+) -> Result<Build> {
+    let there = tx
+        .prepare_cached(
+            "SELECT 1 FROM builds b JOIN agents a ON a.id = b.agent_id AND a.deleted_at IS NULL
+             WHERE b.id = ?2 AND b.team_id = ?1",
+        )?
+        .exists(params![Blob(team.as_uuid()), Blob(build.as_uuid())])?;
+    if !there {
+        return Err(StoreError::NotFound);
+    }
+    if *change != BuildChange::default() {
+        update_texts(tx, team, build, change)?;
+        move_updated_at_of_latest(tx, build, now)?;
+    }
+    select_build(tx, team, build)
+}
+
+fn update_texts(tx: &Connection, team: TeamId, build: BuildId, change: &BuildChange) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE builds SET name = coalesce(?3, name), description = CASE WHEN ?4 THEN ?5 ELSE description END
+         WHERE id = ?2 AND team_id = ?1",
+    )?
+    .execute(params![
+        Blob(team.as_uuid()),
+        Blob(build.as_uuid()),
+        change.name,
+        change.description.is_some(),
+        change.description.as_ref().and_then(Option::as_ref),
+    ])?;
+    Ok(())
+}
+
+/// An agent shows its latest build: it has changed where that has.
+fn move_updated_at_of_latest(tx: &Connection, build: BuildId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE agents SET updated_at = ?2
+         WHERE id = (SELECT agent_id FROM builds WHERE id = ?1)
+           AND ?1 = (SELECT b.id FROM builds b WHERE b.agent_id = agents.id ORDER BY b.number DESC LIMIT 1)",
+    )?
+    .execute(params![Blob(build.as_uuid()), Ms(now)])?;
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! The only crate that knows SQL: what errand keeps, and the transactions that change it.
+//!
+//! Every operation is one transaction: all of it is on disk when it answers, or none of it happened. Operations take
+//! data and return data, never closures or transactions, so that SQLite can commit many callers' together and another
+//! database can do each in one statement. The team comes first: another team's things are not found.
+//!
+//! What is special to SQLite is in [`sqlite`]: the writer thread, the readers, the lock on the directory, migrations.
+//! Time and ids are parameters; nothing here reads a clock. Left out: deciding (that is `errand-core`) and doing
+//! (that is `errand-engine`).
+
+pub mod error;
+pub mod model;
+pub mod once;
+pub mod seal;
+
+mod access;
+mod agents;
+mod bell;
+mod change;
+mod deliveries;
+mod driving;
+mod outside;
+mod rows;
+mod runs;
+mod sandboxes;
+mod sqlite;
+
+pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use bell::{Bell, Fence, Watch};
+pub use driving::Recovered;
+pub use error::{Result, StoreError};
+pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use sqlite::{OpenError, OpenOptions, Store};

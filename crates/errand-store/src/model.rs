@@ -1,0 +1,450 @@
+//! Rows as the rest sees them: domain types, no JSON, no strings for states.
+
+use errand_core::human::{Answer as HumanAnswer, HumanRequest};
+use errand_core::id::{
+    AgentId, ApiKeyId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
+    UserId,
+};
+use errand_core::role::{Permission, Role};
+use errand_core::run::{RunError, Status};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Entry, NewEntry};
+use errand_core::wire::RunBody;
+use serde_json::Value;
+
+/// Who calls, proved by an API key: with the role that its creator has now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The key's team.
+    pub team: TeamId,
+    /// The key's creator.
+    pub user: UserId,
+    /// The key.
+    pub api_key: ApiKeyId,
+    /// The creator's present role in the team.
+    pub role: Role,
+    /// When the key ends.
+    pub expires_at: Option<Timestamp>,
+    /// When the key was last seen at work.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Caller {
+    /// Whether the role has the right.
+    #[must_use]
+    pub fn may(&self, permission: Permission) -> bool {
+        self.role.may(permission)
+    }
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The entries.
+    pub items: Vec<T>,
+    /// How many there are in all.
+    pub total: u64,
+}
+
+/// Which page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageQuery {
+    /// Most entries.
+    pub limit: u32,
+    /// Entries that are skipped.
+    pub offset: u64,
+}
+
+/// Configuration by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it, or its latest build, last changed.
+    pub updated_at: Timestamp,
+}
+
+/// An immutable, numbered snapshot of an agent's setup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Build {
+    /// Its id.
+    pub id: BuildId,
+    /// Whose.
+    pub agent_id: AgentId,
+    /// 1 for the agent's first.
+    pub number: u64,
+    /// Its name.
+    pub name: String,
+    /// More about it.
+    pub description: Option<String>,
+    /// As it was given.
+    pub config: Value,
+    /// By whom.
+    pub created_by: Option<UserId>,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// A build before it has its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewBuild {
+    /// Its id.
+    pub id: BuildId,
+    /// Its name.
+    pub name: String,
+    /// More about it.
+    pub description: Option<String>,
+    /// Checked by `BuildConfig::parse` before.
+    pub config: Value,
+    /// By whom.
+    pub created_by: UserId,
+}
+
+/// An agent before it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewAgent {
+    /// Whose.
+    pub team: TeamId,
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Its first build.
+    pub build: Option<NewBuild>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What of a build may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildChange {
+    /// A new name.
+    pub name: Option<String>,
+    /// A new description; `Some(None)` removes it.
+    pub description: Option<Option<String>>,
+}
+
+/// An API key, without the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Its name.
+    pub name: String,
+    /// Its first characters, to tell it by.
+    pub prefix: String,
+    /// Whose role it has.
+    pub created_by: UserId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// To the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A sandbox's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Whose.
+    pub team: TeamId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it goes, unless it is used.
+    pub expires_at: Timestamp,
+}
+
+/// A run as `GET` gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunView {
+    /// The run.
+    pub run: RunBody,
+    /// Its pending request.
+    pub pending: Option<HumanRequest>,
+}
+
+/// Which runs are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Any of these; empty: all.
+    pub statuses: Vec<Status>,
+    /// Of this agent.
+    pub agent: Option<AgentId>,
+    /// From this source.
+    pub source: Option<String>,
+    /// Made at or after.
+    pub since: Option<Timestamp>,
+    /// Oldest first.
+    pub ascending: bool,
+}
+
+/// A run to start.
+#[derive(Clone, Debug)]
+pub struct StartRun {
+    /// Whose.
+    pub team: TeamId,
+    /// Its id.
+    pub id: RunId,
+    /// Which agent.
+    pub agent: AgentId,
+    /// `api`, `web`, `schedule`, `mcp` or `cli`.
+    pub source: &'static str,
+    /// An existing sandbox.
+    pub sandbox: Option<SandboxId>,
+    /// Gets all events.
+    pub webhook_url: Option<String>,
+    /// Gets `human_request` only.
+    pub human_request_webhook_url: Option<String>,
+    /// A first message.
+    pub message: Option<(MessageId, String)>,
+    /// By whom.
+    pub by: UserId,
+    /// `sandbox.ttl` in milliseconds.
+    pub sandbox_ttl_ms: u64,
+    /// Whether the build's model can be run here: a sentence where it cannot.
+    pub runnable: fn(&errand_core::config::BuildConfig) -> Result<(), String>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A message to a run.
+#[derive(Clone, Debug)]
+pub struct PostMessage {
+    /// Whose.
+    pub team: TeamId,
+    /// Which run.
+    pub run: RunId,
+    /// The message's id.
+    pub id: MessageId,
+    /// At least one character.
+    pub text: String,
+    /// By whom.
+    pub by: UserId,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// An answer to a human request.
+#[derive(Clone, Debug)]
+pub struct Respond {
+    /// Whose.
+    pub team: TeamId,
+    /// Which run.
+    pub run: RunId,
+    /// Which request.
+    pub request: HumanRequestId,
+    /// The answer.
+    pub answer: HumanAnswer,
+    /// By whom.
+    pub by: UserId,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// One event of a run's stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRow {
+    /// Its number in the run.
+    pub seq: u64,
+    /// `run.updated`, `message.created`, `human_request.created` or `human_request.closed`.
+    pub kind: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// The object as `GET` gives it.
+    pub data: Value,
+}
+
+/// Some events of a run's stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventPage {
+    /// In order.
+    pub events: Vec<EventRow>,
+    /// The highest number there is.
+    pub last: u64,
+    /// Whether the run has ended.
+    pub ended: bool,
+}
+
+/// A run as its driver sees it.
+#[derive(Clone, Debug)]
+pub struct DrivenRun {
+    /// Which.
+    pub id: RunId,
+    /// Whose.
+    pub team: TeamId,
+    /// The build's config.
+    pub config: Value,
+    /// The driver's own step number.
+    pub step: u64,
+    /// Its sandbox, if it has one.
+    pub sandbox: Option<SandboxId>,
+    /// Whether that sandbox is there and not expired.
+    pub sandbox_usable: bool,
+    /// Steps so far.
+    pub steps: u64,
+    /// Tokens so far, in and out.
+    pub tokens: u64,
+    /// US dollars so far.
+    pub cost_usd: f64,
+    /// The whole transcript.
+    pub entries: Vec<Entry>,
+}
+
+/// What a step leads to.
+#[derive(Clone, Debug)]
+pub enum StepEnd {
+    /// The run goes on; what it does now.
+    Go {
+        /// `model` or `tool`.
+        doing: &'static str,
+        /// The tool's name.
+        who: Option<String>,
+    },
+    /// A person is asked. The request's entry is among the step's entries.
+    Ask(Box<HumanRequest>),
+    /// It waits for a moment and gives its place back.
+    Sleep(Timestamp),
+    /// It ends well, unless a user's message came after `read_to`: then it goes on.
+    Complete {
+        /// The position of the last entry that the last model call saw.
+        read_to: u64,
+    },
+    /// It ends with an error. The error's entry is among the step's entries.
+    Fail(RunError),
+    /// Its driver stops (the server does): another one goes on.
+    Release,
+}
+
+/// One step of a run: one transaction.
+#[derive(Clone, Debug)]
+pub struct StepCommit {
+    /// Which run.
+    pub run: RunId,
+    /// Under which claim.
+    pub claim: ClaimToken,
+    /// The driver's own number of it: one more than the last.
+    pub step: u64,
+    /// The position of the last entry that the driver knows.
+    pub known: u64,
+    /// What it appends.
+    pub entries: Vec<NewEntry>,
+    /// What it leads to.
+    pub end: StepEnd,
+    /// What it used up.
+    pub usage: Usage,
+    /// A sandbox that the run takes for its own with this step.
+    pub sandbox: Option<SandboxId>,
+    /// Whether its entries are a turn of the model: open calls are looked for from here on.
+    pub turn: bool,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What a step used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Model calls.
+    pub model_calls: u64,
+    /// Tool calls.
+    pub tool_calls: u64,
+    /// Tokens sent.
+    pub input_tokens: u64,
+    /// Of these, from the cache.
+    pub cached_tokens: u64,
+    /// Tokens that came back.
+    pub output_tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+}
+
+/// What a committed step gives back.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// All entries after the driver's `known`, its own among them, in order.
+    pub entries: Vec<Entry>,
+    /// Whether the run goes on under this claim.
+    pub goes_on: bool,
+}
+
+/// A run that wants a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyRun {
+    /// Whose.
+    pub team: TeamId,
+    /// Which.
+    pub run: RunId,
+}
+
+/// A delivery that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueDelivery {
+    /// Its number.
+    pub number: i64,
+    /// The event's id: the `webhook-id`.
+    pub id: uuid::Uuid,
+    /// Of which run.
+    pub run: RunId,
+    /// Whose.
+    pub team: TeamId,
+    /// Where to.
+    pub url: String,
+    /// The body, fixed when the event was committed.
+    pub body: Vec<u8>,
+    /// When the event happened.
+    pub created_at: Timestamp,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
+/// One attempt of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// 1 for the first.
+    pub attempt: u32,
+    /// When.
+    pub at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// The receiver's status.
+    pub status: Option<u16>,
+    /// Why there was none, or what was wrong with it.
+    pub error: Option<String>,
+}
+
+/// A delivery and its attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// The event's id.
+    pub id: uuid::Uuid,
+    /// The event.
+    pub event: String,
+    /// Its number in the run.
+    pub sequence: u64,
+    /// Where to.
+    pub url: String,
+    /// `pending`, `delivered`, `gone` or `exhausted`.
+    pub state: String,
+    /// When it is due again.
+    pub due_at: Option<Timestamp>,
+    /// All attempts.
+    pub attempts: Vec<AttemptRow>,
+}
+
+/// What follows an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryEnd {
+    /// It arrived.
+    Delivered,
+    /// The receiver wants no more (410).
+    Gone,
+    /// Again at this moment.
+    Again(Timestamp),
+    /// Three days are over.
+    Exhausted,
+}

@@ -1,0 +1,538 @@
+//! Runs as they are read: rows, pages, messages, events.
+
+use errand_core::human::HumanRequest;
+use errand_core::id::{
+    AgentId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
+};
+use errand_core::run::{RunError, Status};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use errand_core::wire::{MessageBody, RunBody, UsageBody, WaitingOn};
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+use serde_json::Value;
+
+use crate::error::{Result, StoreError};
+use crate::model::{EventPage, EventRow, Page, PageQuery, RunFilter, RunView};
+use crate::rows::{Blob, Ms, count, int, json, word};
+use crate::sqlite::Store;
+
+/// A run's row, whole.
+#[derive(Clone, Debug)]
+pub(crate) struct RunRow {
+    pub(crate) id: RunId,
+    pub(crate) team: TeamId,
+    pub(crate) agent: AgentId,
+    pub(crate) build: BuildId,
+    pub(crate) status: Status,
+    pub(crate) source: Option<String>,
+    pub(crate) title: Option<String>,
+    pub(crate) sandbox: Option<SandboxId>,
+    pub(crate) sandbox_ttl_ms: u64,
+    pub(crate) webhook_url: Option<String>,
+    pub(crate) human_webhook_url: Option<String>,
+    pub(crate) people: bool,
+    pub(crate) error: Option<RunError>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) completed_at: Option<Timestamp>,
+    pub(crate) position: u64,
+    pub(crate) shown: u64,
+    pub(crate) sequence: u64,
+    pub(crate) newest_user: u64,
+    pub(crate) turn: u64,
+    pub(crate) step: u64,
+    pub(crate) claim: Option<ClaimToken>,
+    pub(crate) claim_boot: Option<BootId>,
+    pub(crate) claimed_at: Option<Timestamp>,
+    pub(crate) wake_at: Option<Timestamp>,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) limit_ms: u64,
+    pub(crate) worked_ms: u64,
+    pub(crate) waiting_kind: Option<String>,
+    pub(crate) waiting_who: Option<String>,
+    pub(crate) waiting_since: Option<Timestamp>,
+    pub(crate) waiting_deadline: Option<Timestamp>,
+    pub(crate) request: Option<HumanRequestId>,
+    pub(crate) steps: u64,
+    pub(crate) model_calls: u64,
+    pub(crate) tool_calls: u64,
+    pub(crate) input_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) cost_usd: f64,
+}
+
+/// The columns that [`read_row`] reads, in its order.
+pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, source, title, sandbox_id, sandbox_ttl_ms, webhook_url, \
+    human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
+    newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
+    waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
+    cost_usd";
+
+/// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
+/// build, what the starter gave) do not occur.
+const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code = ?13, error_message = ?14, updated_at = ?16, \
+    started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
+    claim_token = ?25, claim_boot = ?26, claimed_at = ?27, wake_at = ?28, deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
+    waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43 \
+    WHERE id = ?1 AND team_id = ?2";
+
+/// Reads a row of [`COLUMNS`]. The outer error is SQLite's, the inner one a row that does not parse.
+pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
+    let id = |index: usize| row.get::<_, Blob>(index).map(|b| b.0);
+    let maybe_id = |index: usize| row.get::<_, Option<Blob>>(index).map(|b| b.map(|b| b.0));
+    let at = |index: usize| row.get::<_, Ms>(index).map(|ms| ms.0);
+    let maybe_at = |index: usize| row.get::<_, Option<Ms>>(index).map(|ms| ms.map(|ms| ms.0));
+    let n = |index: usize| row.get::<_, i64>(index).map(count);
+    let status: String = row.get(4)?;
+    let sandbox: Option<String> = row.get(7)?;
+    let error = match (
+        row.get::<_, Option<String>>(12)?,
+        row.get::<_, Option<String>>(13)?,
+    ) {
+        (Some(code), message) => Some(RunError {
+            code,
+            message: message.unwrap_or_default(),
+        }),
+        (None, _) => None,
+    };
+    let parsed = || -> Result<(Status, Option<SandboxId>)> {
+        let status = word("runs", "status", &status, Status::parse)?;
+        let sandbox = sandbox
+            .as_deref()
+            .map(|text| word("runs", "sandbox_id", text, SandboxId::parse))
+            .transpose()?;
+        Ok((status, sandbox))
+    };
+    let (status, sandbox) = match parsed() {
+        Ok(parsed) => parsed,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(Ok(RunRow {
+        id: RunId::from_stored(id(0)?),
+        team: TeamId::from_stored(id(1)?),
+        agent: AgentId::from_stored(id(2)?),
+        build: BuildId::from_stored(id(3)?),
+        status,
+        source: row.get(5)?,
+        title: row.get(6)?,
+        sandbox,
+        sandbox_ttl_ms: n(8)?,
+        webhook_url: row.get(9)?,
+        human_webhook_url: row.get(10)?,
+        people: row.get(11)?,
+        error,
+        created_at: at(14)?,
+        updated_at: at(15)?,
+        started_at: maybe_at(16)?,
+        completed_at: maybe_at(17)?,
+        position: n(18)?,
+        shown: n(19)?,
+        sequence: n(20)?,
+        newest_user: n(21)?,
+        turn: n(22)?,
+        step: n(23)?,
+        claim: maybe_id(24)?.map(ClaimToken::from_stored),
+        claim_boot: maybe_id(25)?.map(BootId::from_stored),
+        claimed_at: maybe_at(26)?,
+        wake_at: maybe_at(27)?,
+        deadline: maybe_at(28)?,
+        limit_ms: n(29)?,
+        worked_ms: n(30)?,
+        waiting_kind: row.get(31)?,
+        waiting_who: row.get(32)?,
+        waiting_since: maybe_at(33)?,
+        waiting_deadline: maybe_at(34)?,
+        request: maybe_id(35)?.map(HumanRequestId::from_stored),
+        steps: n(36)?,
+        model_calls: n(37)?,
+        tool_calls: n(38)?,
+        input_tokens: n(39)?,
+        cached_tokens: n(40)?,
+        output_tokens: n(41)?,
+        cost_usd: row.get(42)?,
+    }))
+}
+
+impl RunRow {
+    /// Writes a new row.
+    pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
+        let holes: Vec<String> = (1..=43).map(|n| format!("?{n}")).collect();
+        conn.prepare_cached(&format!(
+            "INSERT INTO runs ({COLUMNS}) VALUES ({})",
+            holes.join(", ")
+        ))?
+        .execute(params_from_iter(self.values()))?;
+        Ok(())
+    }
+
+    /// Writes what may change back.
+    pub(crate) fn update(&self, conn: &Connection) -> Result<()> {
+        conn.prepare_cached(UPDATE)?
+            .execute(params_from_iter(self.values()))?;
+        Ok(())
+    }
+
+    /// The values of [`COLUMNS`], in its order.
+    fn values(&self) -> Vec<SqlValue> {
+        let blob = |uuid: uuid::Uuid| SqlValue::Blob(uuid.as_bytes().to_vec());
+        let text = |text: &Option<String>| text.clone().map_or(SqlValue::Null, SqlValue::Text);
+        let at = |at: Timestamp| SqlValue::Integer(at.as_millis());
+        let maybe_at = |moment: Option<Timestamp>| moment.map_or(SqlValue::Null, at);
+        let n = |n: u64| SqlValue::Integer(int(n));
+        vec![
+            blob(self.id.as_uuid()),
+            blob(self.team.as_uuid()),
+            blob(self.agent.as_uuid()),
+            blob(self.build.as_uuid()),
+            SqlValue::Text(self.status.as_str().to_owned()),
+            text(&self.source),
+            text(&self.title),
+            text(&self.sandbox.as_ref().map(ToString::to_string)),
+            n(self.sandbox_ttl_ms),
+            text(&self.webhook_url),
+            text(&self.human_webhook_url),
+            SqlValue::Integer(i64::from(self.people)),
+            text(&self.error.as_ref().map(|e| e.code.clone())),
+            text(&self.error.as_ref().map(|e| e.message.clone())),
+            at(self.created_at),
+            at(self.updated_at),
+            maybe_at(self.started_at),
+            maybe_at(self.completed_at),
+            n(self.position),
+            n(self.shown),
+            n(self.sequence),
+            n(self.newest_user),
+            n(self.turn),
+            n(self.step),
+            self.claim.map_or(SqlValue::Null, |c| blob(c.as_uuid())),
+            self.claim_boot
+                .map_or(SqlValue::Null, |b| blob(b.as_uuid())),
+            maybe_at(self.claimed_at),
+            maybe_at(self.wake_at),
+            maybe_at(self.deadline),
+            n(self.limit_ms),
+            n(self.worked_ms),
+            text(&self.waiting_kind),
+            text(&self.waiting_who),
+            maybe_at(self.waiting_since),
+            maybe_at(self.waiting_deadline),
+            self.request.map_or(SqlValue::Null, |r| blob(r.as_uuid())),
+            n(self.steps),
+            n(self.model_calls),
+            n(self.tool_calls),
+            n(self.input_tokens),
+            n(self.cached_tokens),
+            n(self.output_tokens),
+            SqlValue::Real(self.cost_usd),
+        ]
+    }
+}
+
+/// A run as the API gives it.
+pub(crate) fn run_body(row: &RunRow) -> RunBody {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds of work stay far below 2^52"
+    )]
+    let seconds = row.worked_ms as f64 / 1000.0;
+    RunBody {
+        id: row.id.as_uuid(),
+        agent_id: row.agent.as_uuid(),
+        build_id: row.build.as_uuid(),
+        status: row.status,
+        source: row.source.clone(),
+        sandbox_id: row.sandbox.as_ref().map(ToString::to_string),
+        started_at: row.started_at,
+        completed_at: row.completed_at,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        human_in_the_loop_enabled: row.people,
+        title: row.title.clone(),
+        error: row.error.clone(),
+        usage: UsageBody {
+            steps: row.steps,
+            model_calls: row.model_calls,
+            tool_calls: row.tool_calls,
+            input_tokens: row.input_tokens,
+            cached_tokens: row.cached_tokens,
+            output_tokens: row.output_tokens,
+            cost_usd: row.cost_usd,
+            seconds,
+        },
+        waiting_on: waiting_on(row),
+    }
+}
+
+fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
+    if row.status.has_ended() {
+        return None;
+    }
+    let kind = row.waiting_kind.as_deref()?;
+    let who = row.waiting_who.clone();
+    let next = match kind {
+        "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
+        "timer" => "It goes on by itself when the time has come.".to_owned(),
+        "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
+        "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
+        "start" => "Its first step is being prepared.".to_owned(),
+        "model" => "The model decides what comes next.".to_owned(),
+        "tool" => "The result of the tool call is recorded; then the model decides.".to_owned(),
+        other => format!("It waits for {other}."),
+    };
+    Some(WaitingOn {
+        kind: kind.to_owned(),
+        who,
+        since: row.waiting_since.unwrap_or(row.updated_at),
+        deadline: row.waiting_deadline,
+        next,
+    })
+}
+
+/// The entries of a run from a position on.
+pub(crate) fn entries_from(conn: &Connection, run: RunId, from: u64) -> Result<Vec<Entry>> {
+    conn.prepare_cached("SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position >= ?2 ORDER BY position")?
+        .query_map(params![Blob(run.as_uuid()), int(from)], read_entry)?
+        .collect::<rusqlite::Result<Vec<_>>>()?
+        .into_iter()
+        .map(to_entry)
+        .collect()
+}
+
+type RawEntry = (u64, uuid::Uuid, Timestamp, String);
+
+fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
+    Ok((
+        count(row.get(0)?),
+        row.get::<_, Blob>(1)?.0,
+        row.get::<_, Ms>(2)?.0,
+        row.get(3)?,
+    ))
+}
+
+fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
+    let body: Body = json("messages", "body", &body)?;
+    Ok(Entry {
+        position,
+        id: MessageId::from_stored(id),
+        at,
+        body,
+    })
+}
+
+fn to_message(raw: RawEntry) -> Result<MessageBody> {
+    let entry = to_entry(raw)?;
+    MessageBody::of(&entry).ok_or_else(|| StoreError::Corrupt {
+        table: "messages",
+        column: "shown",
+        message: format!(
+            "entry {} is a note and stands among the messages",
+            entry.position
+        ),
+    })
+}
+
+/// A run of a team.
+pub(crate) fn row_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunRow> {
+    conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM runs WHERE id = ?1 AND team_id = ?2"
+    ))?
+    .query_row(params![Blob(run.as_uuid()), Blob(team.as_uuid())], read_row)
+    .optional()?
+    .ok_or(StoreError::NotFound)?
+}
+
+/// A run of a team and its pending request.
+pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunView> {
+    let row = row_of(conn, team, run)?;
+    let pending = match row.request {
+        None => None,
+        Some(id) => {
+            let text: String = conn
+                .prepare_cached("SELECT request FROM human_requests WHERE id = ?1")?
+                .query_row(params![Blob(id.as_uuid())], |row| row.get(0))?;
+            Some(json::<HumanRequest>("human_requests", "request", &text)?)
+        }
+    };
+    Ok(RunView {
+        run: run_body(&row),
+        pending,
+    })
+}
+
+impl Store {
+    /// A run and its pending request.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn run(&self, team: TeamId, run: RunId) -> Result<RunView> {
+        self.read(move |conn| view_of(conn, team, run)).await
+    }
+
+    /// A page of a team's runs, newest first unless the filter says otherwise.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn list_runs(
+        &self,
+        team: TeamId,
+        filter: RunFilter,
+        page: PageQuery,
+    ) -> Result<Page<RunBody>> {
+        self.read(move |conn| list(conn, team, &filter, page)).await
+    }
+
+    /// A page of a run's messages, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn messages(
+        &self,
+        team: TeamId,
+        run: RunId,
+        page: PageQuery,
+    ) -> Result<Page<MessageBody>> {
+        self.read(move |conn| {
+            let row = row_of(conn, team, run)?;
+            let items = conn
+                .prepare_cached(
+                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND shown > ?2 AND shown <= ?3 ORDER BY shown",
+                )?
+                .query_map(
+                    params![Blob(run.as_uuid()), int(page.offset), int(page.offset.saturating_add(u64::from(page.limit)))],
+                    read_entry,
+                )?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let items = items.into_iter().map(to_message).collect::<Result<Vec<_>>>()?;
+            Ok(Page { items, total: row.shown })
+        })
+        .await
+    }
+
+    /// The events of a run after a number, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn events_after(
+        &self,
+        team: TeamId,
+        run: RunId,
+        after: u64,
+        limit: u32,
+    ) -> Result<EventPage> {
+        self.read(move |conn| {
+            let row = row_of(conn, team, run)?;
+            let events = conn
+                .prepare_cached(
+                    "SELECT e.sequence, e.kind, e.created_at, e.data, m.position, m.id, m.created_at, m.body
+                     FROM events e LEFT JOIN messages m ON m.run_id = e.run_id AND m.position = e.position
+                     WHERE e.run_id = ?1 AND e.sequence > ?2 ORDER BY e.sequence LIMIT ?3",
+                )?
+                .query_map(params![Blob(run.as_uuid()), int(after), limit], read_event)?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let events = events.into_iter().map(to_event).collect::<Result<Vec<_>>>()?;
+            Ok(EventPage { events, last: row.sequence, ended: row.status.has_ended() })
+        })
+        .await
+    }
+}
+
+type RawEvent = (u64, String, Timestamp, Option<String>, Option<RawEntry>);
+
+fn read_event(row: &Row<'_>) -> rusqlite::Result<RawEvent> {
+    let entry = match row.get::<_, Option<i64>>(4)? {
+        None => None,
+        Some(position) => Some((
+            count(position),
+            row.get::<_, Blob>(5)?.0,
+            row.get::<_, Ms>(6)?.0,
+            row.get(7)?,
+        )),
+    };
+    Ok((
+        count(row.get(0)?),
+        row.get(1)?,
+        row.get::<_, Ms>(2)?.0,
+        row.get(3)?,
+        entry,
+    ))
+}
+
+fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> {
+    let corrupt = |message: String| StoreError::Corrupt {
+        table: "events",
+        column: "data",
+        message,
+    };
+    let data: Value = match (data, entry) {
+        (Some(data), _) => json("events", "data", &data)?,
+        (None, Some(entry)) => {
+            serde_json::to_value(to_message(entry)?).map_err(|e| corrupt(e.to_string()))?
+        }
+        (None, None) => return Err(corrupt(format!("event {seq} tells of nothing"))),
+    };
+    Ok(EventRow {
+        seq,
+        kind,
+        created_at,
+        data,
+    })
+}
+
+fn list(
+    conn: &Connection,
+    team: TeamId,
+    filter: &RunFilter,
+    page: PageQuery,
+) -> Result<Page<RunBody>> {
+    let mut wheres = vec!["team_id = ?".to_owned()];
+    let mut values = vec![SqlValue::Blob(team.as_uuid().as_bytes().to_vec())];
+    if !filter.statuses.is_empty() {
+        wheres.push(format!(
+            "status IN ({})",
+            vec!["?"; filter.statuses.len()].join(", ")
+        ));
+        values.extend(
+            filter
+                .statuses
+                .iter()
+                .map(|s| SqlValue::Text(s.as_str().to_owned())),
+        );
+    }
+    if let Some(agent) = filter.agent {
+        wheres.push("agent_id = ?".to_owned());
+        values.push(SqlValue::Blob(agent.as_uuid().as_bytes().to_vec()));
+    }
+    if let Some(source) = &filter.source {
+        wheres.push("source = ?".to_owned());
+        values.push(SqlValue::Text(source.clone()));
+    }
+    if let Some(since) = filter.since {
+        wheres.push("created_at >= ?".to_owned());
+        values.push(SqlValue::Integer(since.as_millis()));
+    }
+    let wheres = wheres.join(" AND ");
+    let total: i64 = conn
+        .prepare_cached(&format!("SELECT count(*) FROM runs WHERE {wheres}"))?
+        .query_row(params_from_iter(values.iter()), |row| row.get(0))?;
+    let order = if filter.ascending { "ASC" } else { "DESC" };
+    values.push(SqlValue::Integer(i64::from(page.limit)));
+    values.push(SqlValue::Integer(int(page.offset)));
+    let rows = conn
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM runs WHERE {wheres} ORDER BY created_at {order}, id {order} LIMIT ? OFFSET ?"
+        ))?
+        .query_map(params_from_iter(values.iter()), read_row)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let items = rows
+        .into_iter()
+        .map(|row| row.map(|row| run_body(&row)))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}

@@ -1,0 +1,260 @@
+//! Sandboxes: their rows. The directories are the business of `errand-sandbox`; the row comes first, the directory
+//! after, and goes after.
+//!
+//! Promised: a sandbox does not expire while the run that it serves has not ended, and is not deleted while any run on
+//! it has not, held by the statement that would do it. Left out: taking a sandbox for a run and giving it back (a run's own transactions do it), files.
+
+#[cfg(test)]
+mod tests;
+
+use errand_core::id::{SandboxId, TeamId};
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::error::{Result, StoreError};
+use crate::model::Sandbox;
+use crate::once::{Answer, Once, once};
+use crate::rows::{Blob, Ms, int, word};
+use crate::sqlite::Store;
+
+/// True of `sandboxes s` where the run that it serves has not ended: such a sandbox does not expire.
+macro_rules! held {
+    () => {
+        "EXISTS (SELECT 1 FROM runs r WHERE r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted'))"
+    };
+}
+
+/// True of `sandboxes s` where any run on it has not ended, those that wait for it too: such a sandbox is not deleted.
+macro_rules! in_use {
+    () => {
+        concat!(
+            "(",
+            held!(),
+            " OR EXISTS (SELECT 1 FROM runs r
+                         WHERE r.sandbox_id = s.id AND r.status NOT IN ('completed', 'failed', 'interrupted')))"
+        )
+    };
+}
+
+impl Store {
+    /// Makes a sandbox's row. `expires_at`: now and `sandbox.ttl`.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn create_sandbox(
+        &self,
+        team: TeamId,
+        sandbox: SandboxId,
+        expires_at: Timestamp,
+        now: Timestamp,
+        recorded: Once<Sandbox>,
+    ) -> Result<Answer<Sandbox>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                insert_sandbox(tx, team, &sandbox, expires_at, now)
+            })
+        })
+        .await
+    }
+
+    /// A sandbox that can be used.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: missing, another team's, deleted or expired.
+    pub async fn sandbox(
+        &self,
+        team: TeamId,
+        sandbox: &SandboxId,
+        now: Timestamp,
+    ) -> Result<Sandbox> {
+        let sandbox = sandbox.clone();
+        self.read(move |conn| select_sandbox(conn, team, &sandbox, now))
+            .await
+    }
+
+    /// Notes a use: the sandbox goes no earlier than at `expires_at`. Never makes it go earlier than before.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] as for [`Store::sandbox`].
+    pub async fn touch_sandbox(
+        &self,
+        team: TeamId,
+        sandbox: &SandboxId,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<()> {
+        let sandbox = sandbox.clone();
+        self.write(move |tx| update_expiry(tx, team, &sandbox, expires_at, now))
+            .await
+    }
+
+    /// Deletes a sandbox's row; the directory may go once this has answered.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] as for [`Store::sandbox`], [`StoreError::Conflict`] while a run on it has not ended.
+    pub async fn delete_sandbox(
+        &self,
+        team: TeamId,
+        sandbox: &SandboxId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        let sandbox = sandbox.clone();
+        self.write(move |tx| once(tx, &recorded, now, || delete(tx, team, &sandbox, now)))
+            .await
+    }
+
+    /// Sandboxes of all teams that have expired and are not deleted, at most `limit`, those that expired first first.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where an id cannot be read.
+    pub async fn expired_sandboxes(&self, now: Timestamp, limit: u32) -> Result<Vec<SandboxId>> {
+        self.read(move |conn| select_expired(conn, now, limit))
+            .await
+    }
+
+    /// Deletes a sandbox's row if it has expired *still*: a use since [`Store::expired_sandboxes`] saves it. True where
+    /// it is deleted now, and the directory may go.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn mark_sandbox_deleted(&self, sandbox: &SandboxId, now: Timestamp) -> Result<bool> {
+        let sandbox = sandbox.clone();
+        self.write(move |tx| delete_expired(tx, &sandbox, now))
+            .await
+    }
+
+    /// Whether a directory of this name belongs to a sandbox that is not deleted. For who removes the others.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub async fn sandbox_is_known(&self, sandbox: &SandboxId) -> Result<bool> {
+        let sandbox = sandbox.clone();
+        self.read(move |conn| {
+            Ok(conn
+                .prepare_cached("SELECT 1 FROM sandboxes WHERE id = ?1 AND deleted_at IS NULL")?
+                .exists(params![sandbox.as_str()])?)
+        })
+        .await
+    }
+}
+
+fn insert_sandbox(
+    tx: &Connection,
+    team: TeamId,
+    sandbox: &SandboxId,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Result<Sandbox> {
+    tx.prepare_cached(
+        "INSERT INTO sandboxes (id, team_id, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![
+        sandbox.as_str(),
+        Blob(team.as_uuid()),
+        Ms(now),
+        Ms(expires_at)
+    ])?;
+    Ok(Sandbox {
+        id: sandbox.clone(),
+        team,
+        created_at: now,
+        expires_at,
+    })
+}
+
+fn select_sandbox(
+    conn: &Connection,
+    team: TeamId,
+    sandbox: &SandboxId,
+    now: Timestamp,
+) -> Result<Sandbox> {
+    let row = |row: &Row<'_>| {
+        Ok(Sandbox {
+            id: sandbox.clone(),
+            team,
+            created_at: row.get::<_, Ms>(0)?.0,
+            expires_at: row.get::<_, Ms>(1)?.0,
+        })
+    };
+    conn.prepare_cached(concat!(
+        "SELECT s.created_at, s.expires_at FROM sandboxes s
+         WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND (s.expires_at > ?3 OR ",
+        held!(),
+        ")"
+    ))?
+    .query_row(
+        params![sandbox.as_str(), Blob(team.as_uuid()), Ms(now)],
+        row,
+    )
+    .optional()?
+    .ok_or(StoreError::NotFound)
+}
+
+fn update_expiry(
+    tx: &Connection,
+    team: TeamId,
+    sandbox: &SandboxId,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Result<()> {
+    let changed = tx
+        .prepare_cached(concat!(
+            "UPDATE sandboxes AS s SET expires_at = max(s.expires_at, ?4)
+             WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND (s.expires_at > ?3 OR ",
+            held!(),
+            ")"
+        ))?
+        .execute(params![sandbox.as_str(), Blob(team.as_uuid()), Ms(now), Ms(expires_at)])?;
+    if changed == 0 {
+        Err(StoreError::NotFound)
+    } else {
+        Ok(())
+    }
+}
+
+fn delete(tx: &Connection, team: TeamId, sandbox: &SandboxId, now: Timestamp) -> Result<()> {
+    let deleted = tx
+        .prepare_cached(concat!(
+            "UPDATE sandboxes AS s SET deleted_at = ?3
+             WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND s.expires_at > ?3 AND NOT ",
+            in_use!()
+        ))?
+        .execute(params![sandbox.as_str(), Blob(team.as_uuid()), Ms(now)])?;
+    if deleted > 0 {
+        return Ok(());
+    }
+    // It can be used, and yet was not deleted: then a run is on it.
+    select_sandbox(tx, team, sandbox, now)?;
+    Err(StoreError::Conflict(
+        "a run on this sandbox has not ended; stop the run first, or wait for its end".to_owned(),
+    ))
+}
+
+fn select_expired(conn: &Connection, now: Timestamp, limit: u32) -> Result<Vec<SandboxId>> {
+    conn.prepare_cached(concat!(
+        "SELECT s.id FROM sandboxes s WHERE s.deleted_at IS NULL AND s.expires_at <= ?1 AND NOT ",
+        in_use!(),
+        " ORDER BY s.expires_at, s.id LIMIT ?2"
+    ))?
+    .query_and_then(params![Ms(now), int(u64::from(limit))], |row| {
+        word(
+            "sandboxes",
+            "id",
+            row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?,
+            SandboxId::parse,
+        )
+    })?
+    .collect()
+}
+
+fn delete_expired(tx: &Connection, sandbox: &SandboxId, now: Timestamp) -> Result<bool> {
+    let deleted = tx
+        .prepare_cached(concat!(
+            "UPDATE sandboxes AS s SET deleted_at = ?2
+             WHERE s.id = ?1 AND s.deleted_at IS NULL AND s.expires_at <= ?2 AND NOT ",
+            in_use!()
+        ))?
+        .execute(params![sandbox.as_str(), Ms(now)])?;
+    Ok(deleted > 0)
+}

@@ -1,0 +1,233 @@
+//! Opening: lock, file, migrations, readers.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use errand_core::id::BootId;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+
+use super::{Inner, Store, Writer};
+use crate::bell::Bell;
+use crate::seal::MasterKey;
+
+refinery::embed_migrations!("migrations/sqlite");
+
+/// The lock file in the data directory.
+const LOCK: &str = "lock";
+/// The database in the data directory.
+const FILE: &str = "errand.db";
+
+/// What the store needs to open.
+pub struct OpenOptions {
+    /// The data directory; made if it is not there.
+    pub dir: PathBuf,
+    /// This start of the program.
+    pub boot: BootId,
+    /// The server's outer address, for `respond_url`. Without a slash at the end.
+    pub respond_base: String,
+    /// Seals secrets at rest.
+    pub master_key: MasterKey,
+    /// Connections that read. Range 1..=64.
+    pub readers: usize,
+    /// What each connection keeps in memory. Unit: KiB.
+    pub cache_kib: u32,
+}
+
+/// Why the store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server works on the directory.
+    #[error("{} is in use by another errand server; stop it first, or take another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// The directory was written by a newer program.
+    #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or restore a copy from before", .dir.display())]
+    Newer {
+        /// The data directory.
+        dir: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The directory cannot be used.
+    #[error("the data directory {} cannot be used", .dir.display())]
+    Directory {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be opened.
+    #[error("the database in {} cannot be opened", .dir.display())]
+    Database {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A migration failed; the file is as it was before it.
+    #[error("the database in {} could not be brought to this program's schema", .dir.display())]
+    Migration {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<refinery::Error>,
+    },
+}
+
+impl Store {
+    /// Opens the store: takes the directory's lock, makes or migrates the database.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is in the way; nothing was changed, but for a migration that went through.
+    pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
+        let lock = Self::lock(&options.dir)?;
+        Self::open_locked(options, lock)
+    }
+
+    /// Opens the store of a directory whose lock the caller has taken.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_locked(options: OpenOptions, lock: File) -> Result<Self, OpenError> {
+        let dir = options.dir;
+        let database = |source| OpenError::Database {
+            dir: dir.clone(),
+            source,
+        };
+        let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
+        migrate(&dir, &mut conn)?;
+        let readers = (0..options.readers.clamp(1, 64))
+            .map(|_| connect(&dir, true, options.cache_kib))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(database)?;
+        let bell = Bell::default();
+        let writer = Writer::start(conn, bell.clone(), options.respond_base).map_err(|source| {
+            OpenError::Directory {
+                dir: dir.clone(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                boot: options.boot,
+                master_key: options.master_key,
+                bell,
+                writer,
+                reader_places: Arc::new(Semaphore::new(readers.len())),
+                readers: Mutex::new(readers),
+                _lock: lock,
+                dir,
+            }),
+        })
+    }
+
+    /// Takes the lock on a data directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] where a server works on it.
+    pub fn lock(dir: &Path) -> Result<File, OpenError> {
+        let failed = |source| OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        };
+        make_private(dir).map_err(failed)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join(LOCK))
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// Makes a directory that others cannot look into.
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Connection> {
+    let access = if read_only {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    };
+    let conn =
+        Connection::open_with_flags(dir.join(FILE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    if !read_only {
+        // Takes effect on an empty file only.
+        conn.pragma_update(None, "page_size", 8192)?;
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    }
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    // Negative: in KiB.
+    conn.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(conn)
+}
+
+fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
+    let database = |source| OpenError::Database {
+        dir: dir.to_owned(),
+        source,
+    };
+    let runner = migrations::runner();
+    let known = runner
+        .get_migrations()
+        .iter()
+        .map(|m| i64::from(m.version()))
+        .max()
+        .unwrap_or(0);
+    let begun: bool = conn
+        .query_row(
+            "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'refinery_schema_history'",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(database)?;
+    if begun {
+        let found: i64 = conn
+            .query_row(
+                "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(database)?;
+        if found > known {
+            return Err(OpenError::Newer {
+                dir: dir.to_owned(),
+                found,
+                known,
+            });
+        }
+        if found == known {
+            return Ok(());
+        }
+    }
+    runner
+        .run(conn)
+        .map(drop)
+        .map_err(|source| OpenError::Migration {
+            dir: dir.to_owned(),
+            source: Box::new(source),
+        })
+}

@@ -1,0 +1,360 @@
+//! The writer thread: those that wait are committed together.
+//!
+//! Each job runs inside the batch's transaction. A job that is *refused* has written nothing (held against SQLite's own
+//! count of changes) and disturbs nobody. Any other failure rolls the batch back, and its jobs run again one by one.
+//! Callers are answered only after COMMIT returned.
+//!
+//! A full disk rolls back and is answered. Any other failure of COMMIT leaves the outcome unknown: the writer is
+//! poisoned, everybody who waits is told so, and the program ends.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::thread::JoinHandle;
+
+use errand_core::id::RunId;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::bell::Bell;
+use crate::error::{Result, StoreError};
+
+/// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
+const BATCH_MAX: usize = 512;
+/// Most jobs that wait. Beyond, callers wait to hand theirs over.
+const QUEUE_MAX: usize = 4096;
+
+/// The batch's transaction, and what rings once it is on disk.
+pub(crate) struct Tx<'a> {
+    conn: &'a Connection,
+    rings: &'a RefCell<Rings>,
+    respond_base: &'a str,
+}
+
+#[derive(Default)]
+pub(crate) struct Rings {
+    runs: Vec<RunId>,
+    fenced: Vec<RunId>,
+    work: bool,
+    outbox: bool,
+}
+
+impl Deref for Tx<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
+    }
+}
+
+impl Tx<'_> {
+    /// Where answers to human requests go.
+    pub(crate) fn respond_base(&self) -> &str {
+        self.respond_base
+    }
+
+    /// Something happened to a run: whoever watches it hears it after the commit.
+    pub(crate) fn ring(&self, run: RunId) {
+        self.rings.borrow_mut().runs.push(run);
+    }
+
+    /// A run was taken from its driver.
+    pub(crate) fn ring_fence(&self, run: RunId) {
+        self.rings.borrow_mut().fenced.push(run);
+    }
+
+    /// There is work for the engine.
+    pub(crate) fn ring_work(&self) {
+        self.rings.borrow_mut().work = true;
+    }
+
+    /// There is a delivery.
+    pub(crate) fn ring_outbox(&self) {
+        self.rings.borrow_mut().outbox = true;
+    }
+}
+
+/// One caller's write.
+trait Job: Send {
+    /// Runs it.
+    fn run(&mut self, tx: &Tx<'_>) -> Ran;
+    /// Answers the caller with what `run` gave, or with `failure`.
+    fn answer(self: Box<Self>, failure: Option<StoreError>);
+}
+
+/// What became of a job inside its batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ran {
+    /// It succeeded, or was refused without having written: the batch goes on.
+    Clean,
+    /// What it wrote must be taken back.
+    Undo,
+    /// The disk failed: what is on it is unknown.
+    Broken,
+}
+
+struct Write<T, F> {
+    act: F,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
+    fn run(&mut self, tx: &Tx<'_>) -> Ran {
+        let before = tx.total_changes();
+        let result = (self.act)(tx);
+        let ran = match &result {
+            Ok(_) => Ran::Clean,
+            Err(error) if error.is_answer() && tx.total_changes() == before => Ran::Clean,
+            Err(StoreError::Sql(error))
+                if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) =>
+            {
+                Ran::Broken
+            }
+            Err(_) => Ran::Undo,
+        };
+        self.result = Some(result);
+        ran
+    }
+
+    fn answer(self: Box<Self>, failure: Option<StoreError>) {
+        let unanswered = || StoreError::Unavailable(Cow::Borrowed("the write was not begun"));
+        let result = match (failure, self.result) {
+            // A refusal stands whatever became of the commit: it wrote nothing.
+            (Some(_), Some(Err(refused))) if refused.is_answer() => Err(refused),
+            (Some(failure), _) => Err(failure),
+            (None, Some(result)) => result,
+            (None, None) => Err(unanswered()),
+        };
+        // A caller that is gone needs no answer.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The handle on the writer's thread.
+pub(crate) struct Writer {
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    poisoned: watch::Receiver<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(
+        conn: Connection,
+        bell: Bell,
+        respond_base: String,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let (poison, poisoned) = watch::channel(false);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                Loop {
+                    conn,
+                    bell,
+                    respond_base,
+                    poison,
+                }
+                .run(queue)
+            })?;
+        Ok(Self {
+            jobs: Some(jobs),
+            poisoned,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
+        self.poisoned.clone()
+    }
+
+    pub(crate) async fn write<T, F>(&self, act: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let gone = || {
+            StoreError::Unavailable(Cow::Borrowed(
+                "the store is closed after a failed write; the server starts again from its file",
+            ))
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Write {
+            act,
+            result: None,
+            reply,
+        });
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.send(job).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // What was handed over is still committed; then the thread ends.
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct PoisonOnPanic<'a>(&'a watch::Sender<bool>);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
+        }
+    }
+}
+
+struct Loop {
+    conn: Connection,
+    bell: Bell,
+    respond_base: String,
+    poison: watch::Sender<bool>,
+}
+
+enum End {
+    Committed,
+    /// Nothing of it happened; each may be tried alone.
+    RolledBack(Option<StoreError>),
+    /// Whether it happened is unknown.
+    Unknown,
+}
+
+impl Loop {
+    fn run(&self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        // A panic in a job ends the thread: nobody must go on as if there were a store.
+        let _poison = PoisonOnPanic(&self.poison);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            if !self.commit(std::mem::take(&mut batch)) {
+                self.poison.send_replace(true);
+                queue.close();
+                while let Some(job) = queue.blocking_recv() {
+                    job.answer(Some(unknown()));
+                }
+                return;
+            }
+        }
+        // The end of the program: leave a file without a log beside it.
+        if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+        }
+    }
+
+    /// False where the outcome is unknown.
+    fn commit(&self, mut batch: Vec<Box<dyn Job>>) -> bool {
+        match self.transact(&mut batch) {
+            End::Committed => {
+                batch.into_iter().for_each(|job| job.answer(None));
+                true
+            }
+            End::RolledBack(failure) if batch.len() == 1 => {
+                batch
+                    .into_iter()
+                    .for_each(|job| job.answer(failure.as_ref().map(same)));
+                true
+            }
+            End::RolledBack(_) => batch.into_iter().all(|job| self.commit(vec![job])),
+            End::Unknown => {
+                batch
+                    .into_iter()
+                    .for_each(|job| job.answer(Some(unknown())));
+                false
+            }
+        }
+    }
+
+    fn transact(&self, batch: &mut [Box<dyn Job>]) -> End {
+        if let Err(error) = self.conn.execute_batch("BEGIN IMMEDIATE") {
+            tracing::error!(%error, "a transaction could not begin");
+            return End::RolledBack(Some(error.into()));
+        }
+        let rings = RefCell::new(Rings::default());
+        let tx = Tx {
+            conn: &self.conn,
+            rings: &rings,
+            respond_base: &self.respond_base,
+        };
+        let alone = batch.len() == 1;
+        for job in batch.iter_mut() {
+            match job.run(&tx) {
+                Ran::Clean => {}
+                Ran::Undo => return self.roll_back(None),
+                Ran::Broken => {
+                    tracing::error!("the disk failed during a write: the server must start again");
+                    return End::Unknown;
+                }
+            }
+        }
+        match self.conn.execute_batch("COMMIT") {
+            Ok(()) => {
+                self.ring(rings.into_inner());
+                End::Committed
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                tracing::error!(%error, "the disk is full: the write was taken back");
+                self.roll_back(Some(error.into()))
+            }
+            Err(error)
+                if alone && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) =>
+            {
+                self.roll_back(Some(error.into()))
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                self.roll_back(None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a commit failed and its outcome is unknown: the server must start again");
+                End::Unknown
+            }
+        }
+    }
+
+    fn roll_back(&self, failure: Option<StoreError>) -> End {
+        // SQLite may have rolled back by itself already.
+        if self.conn.is_autocommit() {
+            return End::RolledBack(failure);
+        }
+        match self.conn.execute_batch("ROLLBACK") {
+            Ok(()) => End::RolledBack(failure),
+            Err(error) => {
+                tracing::error!(%error, "a rollback failed: the server must start again");
+                End::Unknown
+            }
+        }
+    }
+
+    fn ring(&self, rings: Rings) {
+        rings.runs.into_iter().for_each(|run| self.bell.ring(run));
+        rings
+            .fenced
+            .into_iter()
+            .for_each(|run| self.bell.ring_fence(run));
+        if rings.work {
+            self.bell.ring_work();
+        }
+        if rings.outbox {
+            self.bell.ring_outbox();
+        }
+    }
+}
+
+fn unknown() -> StoreError {
+    StoreError::Unavailable(Cow::Borrowed(
+        "writing to the disk failed and whether this was done is unknown; repeat it with the same Idempotency-Key once the server is back",
+    ))
+}
+
+/// The failure again, for the next one that waits.
+fn same(failure: &StoreError) -> StoreError {
+    match failure {
+        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        other => StoreError::Unavailable(Cow::Owned(other.to_string())),
+    }
+}

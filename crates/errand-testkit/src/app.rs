@@ -1,0 +1,570 @@
+//! The whole program in one process, on a temporary directory.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use errand::app::{App, Ingredients};
+use errand::config::{self, Config, Flags};
+use errand_core::id::{IdGen, TeamId, UserId};
+use errand_core::role::Role;
+use errand_core::time::Timestamp;
+use errand_engine::clock::Clock;
+use errand_engine::model::Models;
+use errand_engine::tool::Tools;
+use errand_store::{NewApiKey, NewTeam, NewUser, Once, Store};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+
+use crate::contract::Contract;
+use crate::script::ScriptedModel;
+use crate::tools::OutsideTool;
+
+/// Where every test's clock begins: 2026-11-23T09:30:00Z.
+const BEGIN_MS: i64 = 1_795_426_200_000;
+
+/// How an app is set up, where it is not by default.
+#[derive(Clone, Default)]
+pub struct TestOptions {
+    /// Settings as environment variables, such as `ERRAND_ENGINE__MAX_CONCURRENT_RUNS`.
+    pub settings: Vec<(&'static str, String)>,
+    /// The system's clock in place of a manual one.
+    pub system_clock: bool,
+}
+
+/// The program under test.
+pub struct TestApp {
+    app: Option<App>,
+    router: Router,
+    dir: Arc<TempDir>,
+    clock: Clock,
+    options: TestOptions,
+    ids: Arc<IdGen>,
+    starts: u8,
+    contract: Arc<Contract>,
+    /// Whose scripts builds of `script/NAME` follow.
+    pub model: ScriptedModel,
+    /// The tool that stands in for `run_command`.
+    pub payment: OutsideTool,
+}
+
+/// A response.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its bytes.
+    pub bytes: bytes::Bytes,
+}
+
+impl Reply {
+    /// The body as JSON; null where it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The body as JSON, of a response with this status.
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(
+            self.status,
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.bytes)
+        );
+        self.json()
+    }
+
+    /// The error's code and message, of a response with this status.
+    pub fn error(&self, status: u16) -> (String, String) {
+        let body = self.expect(status);
+        let text = |name: &str| {
+            body[name]
+                .as_str()
+                .unwrap_or_else(|| panic!("an error has {name}: {body}"))
+                .to_owned()
+        };
+        (text("error"), text("message"))
+    }
+
+    /// A header as text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+}
+
+/// A team, its owner and the owner's key.
+#[derive(Clone, Debug)]
+pub struct Team {
+    /// The team.
+    pub id: TeamId,
+    /// Its owner.
+    pub owner: UserId,
+    /// The owner's key.
+    pub key: String,
+}
+
+impl TestApp {
+    /// With a manual clock, and webhooks to private networks allowed.
+    pub async fn start() -> Self {
+        Self::start_with(TestOptions::default()).await
+    }
+
+    /// With other options.
+    pub async fn start_with(options: TestOptions) -> Self {
+        let begin = Timestamp::from_millis(BEGIN_MS);
+        let clock = if options.system_clock {
+            Clock::System
+        } else {
+            Clock::manual(begin)
+        };
+        let dir = Arc::new(TempDir::new().unwrap());
+        let (model, payment) = (ScriptedModel::default(), OutsideTool::payment());
+        let ids = Arc::new(IdGen::new([99; 32]));
+        let app = launch(dir.path(), &clock, &options, 1, (&model, &payment)).await;
+        let router = app.router();
+        let document = call(
+            &router,
+            Method::GET,
+            "/v1/documentation/json",
+            &[],
+            Body::empty(),
+        )
+        .await;
+        let contract = Arc::new(Contract::new(document.expect(200)));
+        Self {
+            app: Some(app),
+            router,
+            dir,
+            clock,
+            options,
+            ids,
+            starts: 1,
+            contract,
+            model,
+            payment,
+        }
+    }
+
+    /// Ends as a crash would, and starts again on the same directory.
+    pub async fn crash(&mut self) {
+        if let Some(app) = self.app.take() {
+            app.crash();
+        }
+        self.router = Router::new();
+        self.restart().await;
+    }
+
+    /// Stops in order, and starts again on the same directory.
+    pub async fn stop_and_start(&mut self) {
+        self.router = Router::new();
+        if let Some(app) = self.app.take() {
+            app.shut_down().await;
+        }
+        self.restart().await;
+    }
+
+    async fn restart(&mut self) {
+        self.starts += 1;
+        // The last tasks of the old app hold the directory's lock until they are dropped.
+        let released = async {
+            while Store::lock(self.dir.path()).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), released)
+            .await
+            .expect("the old app lets its directory go");
+        let app = launch(
+            self.dir.path(),
+            &self.clock,
+            &self.options,
+            self.starts,
+            (&self.model, &self.payment),
+        )
+        .await;
+        self.router = app.router();
+        self.app = Some(app);
+    }
+
+    /// The app itself.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        self.app.as_ref().expect("an app that runs")
+    }
+
+    /// What it keeps.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        self.app().store()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.app().url()
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Moves the clock, and waits until what became due is done.
+    pub async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.settle().await;
+    }
+
+    /// The document of its API.
+    #[must_use]
+    pub fn contract(&self) -> &Contract {
+        &self.contract
+    }
+
+    /// A team with an owner and a key.
+    pub async fn team(&self, name: &str) -> Team {
+        let now = self.now();
+        let (id, owner) = (self.ids.team(now), self.ids.user(now));
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A=".to_owned();
+        let store = self.store();
+        store
+            .create_user(NewUser {
+                id: owner,
+                email: format!("owner@{name}.example"),
+                now,
+            })
+            .await
+            .unwrap();
+        store
+            .create_team(NewTeam {
+                id,
+                name: name.to_owned(),
+                owner,
+                secret,
+                now,
+            })
+            .await
+            .unwrap();
+        let key = self.key(id, owner).await;
+        Team { id, owner, key }
+    }
+
+    /// One more person of a team, with a key.
+    pub async fn person(&self, team: &Team, email: &str, role: Role) -> (UserId, String) {
+        let now = self.now();
+        let user = self.ids.user(now);
+        self.store()
+            .create_user(NewUser {
+                id: user,
+                email: email.to_owned(),
+                now,
+            })
+            .await
+            .unwrap();
+        self.store()
+            .add_member(team.id, user, role, Role::Owner, now)
+            .await
+            .unwrap();
+        (user, self.key(team.id, user).await)
+    }
+
+    /// A key of a person.
+    pub async fn key(&self, team: TeamId, user: UserId) -> String {
+        let now = self.now();
+        let id = self.ids.api_key(now);
+        let random = self.ids.message(now).as_uuid().simple().to_string();
+        let key = format!("dv_{random}");
+        let new = NewApiKey {
+            id,
+            team,
+            created_by: user,
+            name: "test".to_owned(),
+            prefix: key.chars().take(8).collect(),
+            hash: sha256(key.as_bytes()),
+            expires_at: None,
+            not_after: None,
+            now,
+        };
+        self.store()
+            .create_api_key(new, Once::not_recorded())
+            .await
+            .unwrap();
+        key
+    }
+
+    /// A call without a body, held against the document.
+    pub async fn get(&self, key: &str, path: &str) -> Reply {
+        self.send(
+            Method::GET,
+            path,
+            &[("authorization", &format!("Bearer {key}"))],
+            Body::empty(),
+        )
+        .await
+    }
+
+    /// A POST of JSON, held against the document.
+    pub async fn post(&self, key: &str, path: &str, body: Value) -> Reply {
+        self.json(Method::POST, key, path, body, &[]).await
+    }
+
+    /// A call with JSON and more headers, held against the document.
+    pub async fn json(
+        &self,
+        method: Method,
+        key: &str,
+        path: &str,
+        body: Value,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let bearer = format!("Bearer {key}");
+        let mut all = vec![
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        all.extend_from_slice(headers);
+        self.send(method, path, &all, Body::from(body.to_string()))
+            .await
+    }
+
+    /// Any call, held against the document.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Reply {
+        let reply = call(&self.router, method.clone(), path, headers, body).await;
+        let is_json = reply
+            .header("content-type")
+            .is_some_and(|t| t.starts_with("application/json"));
+        let json = is_json.then(|| reply.json());
+        if path.starts_with("/v1/") && !path.starts_with("/v1/documentation") {
+            self.contract
+                .check(method.as_str(), path, reply.status, json.as_ref());
+        }
+        reply
+    }
+
+    /// A PATCH of JSON, held against the document.
+    pub async fn patch(&self, key: &str, path: &str, body: Value) -> Reply {
+        self.json(Method::PATCH, key, path, body, &[]).await
+    }
+
+    /// A DELETE, held against the document.
+    pub async fn delete(&self, key: &str, path: &str) -> Reply {
+        self.send(Method::DELETE, path, &[("authorization", &format!("Bearer {key}"))], Body::empty()).await
+    }
+
+    /// A new sandbox; its id.
+    pub async fn sandbox(&self, team: &Team) -> String {
+        let reply = self.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201);
+        reply["sandbox_id"].as_str().unwrap().to_owned()
+    }
+
+    /// A direct upload with a raw body. `path`: as it stands in the query, percent-encoded.
+    pub async fn upload(&self, key: &str, sandbox: &str, path: &str, body: impl Into<Body>) -> Reply {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/octet-stream")];
+        self.send(Method::POST, &format!("/v1/sandboxes/{sandbox}/files?path={path}"), &headers, body.into()).await
+    }
+
+    /// Where a sandbox's files are on disk. It is made when the first file comes.
+    #[must_use]
+    pub fn sandbox_dir(&self, sandbox: &str) -> std::path::PathBuf {
+        self.dir().join("sandboxes").join(sandbox)
+    }
+
+    /// Another setting from the next start on.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.options.settings.retain(|(known, _)| *known != name);
+        self.options.settings.push((name, value.to_owned()));
+    }
+
+    /// An agent with a build; its id.
+    pub async fn agent(&self, team: &Team, config: Value) -> String {
+        let body = json!({"name": "test", "build": {"name": "first", "config": config}});
+        let reply = self.post(&team.key, "/v1/agents", body).await.expect(201);
+        reply["agent"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// An agent that follows a playbook; its id.
+    pub async fn playbook(&self, team: &Team, steps: Value) -> String {
+        self.agent(
+            team,
+            json!({"version": "v2", "data": {"playbook": {"steps": steps}}}),
+        )
+        .await
+    }
+
+    /// Starts a run; its id.
+    pub async fn run(&self, team: &Team, body: Value) -> String {
+        let reply = self.post(&team.key, "/v1/runs", body).await.expect(201);
+        reply["run"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A run as `GET` gives it: `{run, pending_human_request}`.
+    pub async fn get_run(&self, team: &Team, run: &str) -> Value {
+        self.get(&team.key, &format!("/v1/runs/{run}"))
+            .await
+            .expect(200)
+    }
+
+    /// A run's status.
+    pub async fn status(&self, team: &Team, run: &str) -> String {
+        self.get_run(team, run).await["run"]["status"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// All messages of a run (up to 500).
+    pub async fn messages(&self, team: &Team, run: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        for page in 0..10 {
+            let path = format!("/v1/runs/{run}/messages?limit=50&offset={}", page * 50);
+            let reply = self.get(&team.key, &path).await.expect(200);
+            all.extend(reply["messages"].as_array().unwrap().iter().cloned());
+            if all.len() as u64 >= reply["total"].as_u64().unwrap() {
+                break;
+            }
+        }
+        all
+    }
+
+    /// Until nothing is due and nothing is under way: a level, looked at again and again within a bound.
+    pub async fn settle(&self) {
+        let settled = async {
+            while let Some(busy) = self.store().busy(self.now()).await.unwrap() {
+                let _ = busy;
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(60), settled)
+            .await
+            .is_err()
+        {
+            panic!(
+                "not settled: {:?}",
+                self.store().busy(self.now()).await.unwrap()
+            );
+        }
+    }
+
+    /// Stops in order.
+    pub async fn finish(mut self) {
+        self.router = Router::new();
+        if let Some(app) = self.app.take() {
+            app.shut_down().await;
+        }
+    }
+}
+
+async fn launch(
+    dir: &Path,
+    clock: &Clock,
+    options: &TestOptions,
+    start: u8,
+    (model, payment): (&ScriptedModel, &OutsideTool),
+) -> App {
+    let config = settings(dir, options);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let ingredients = Ingredients {
+        clock: clock.clone(),
+        seed: [start; 32],
+        models: Models::default().with("script", Arc::new(model.clone())),
+        tools: Tools::builtin().with(vec![Arc::new(payment.clone())]),
+    };
+    App::start(config, listener, ingredients)
+        .await
+        .expect("an app that starts")
+}
+
+fn settings(dir: &Path, options: &TestOptions) -> Config {
+    let mut environment: std::collections::BTreeMap<String, String> = [
+        ("ERRAND_SERVER__DATA_DIR", dir.display().to_string()),
+        ("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true".to_owned()),
+        (
+            "ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE",
+            "100000".to_owned(),
+        ),
+        ("ERRAND_MASTER_KEY", "11".repeat(32)),
+        ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "5".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    environment.extend(
+        options
+            .settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone())),
+    );
+    config::load(&Flags::default(), &environment, None).unwrap_or_else(|e| panic!("{e}"))
+}
+
+async fn call(
+    router: &Router,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Body,
+) -> Reply {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(body).unwrap();
+    let peer: std::net::SocketAddr = ([127, 0, 0, 1], 40_000).into();
+    request
+        .extensions_mut()
+        .insert(axum::extract::ConnectInfo(peer));
+    let response = router
+        .clone()
+        .oneshot(request)
+        .await
+        .unwrap_or_else(|never| match never {});
+    let (status, headers) = (response.status(), response.headers().clone());
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    let status: StatusCode = status;
+    Reply {
+        status: status.as_u16(),
+        headers,
+        bytes,
+    }
+}
+
+/// SHA-256, as keys are stored.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}

@@ -1,0 +1,92 @@
+//! A tool that changes something outside, and counts how often.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use errand_core::policy::{Hints, Settle};
+use errand_core::transcript::Outcome;
+use errand_engine::tool::{Tool, ToolContext};
+use serde_json::{Map, Value, json};
+
+use crate::script::Gate;
+
+/// A tool of the outside world, under the name of a built-in one, so that builds may name it.
+#[derive(Clone)]
+pub struct OutsideTool {
+    name: &'static str,
+    hints: Hints,
+    count: Arc<AtomicU32>,
+    gate: Arc<Mutex<Option<Gate>>>,
+    fails: Arc<Mutex<Option<String>>>,
+}
+
+impl OutsideTool {
+    /// Neither read-only nor idempotent, and nothing can settle it but a person. It stands in for `run_command`.
+    #[must_use]
+    pub fn payment() -> Self {
+        let hints = Hints {
+            read_only: false,
+            destructive: true,
+            idempotent: false,
+            open_world: true,
+            asks: false,
+            untrusted: true,
+            settle: Settle::AskPerson,
+        };
+        Self {
+            name: "run_command",
+            hints,
+            count: Arc::default(),
+            gate: Arc::default(),
+            fails: Arc::default(),
+        }
+    }
+
+    /// How often it was begun.
+    #[must_use]
+    pub fn begun(&self) -> u32 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Calls wait at the gate once they have begun; none: they do not.
+    pub fn hold_at(&self, gate: Option<&Gate>) {
+        *self.gate.lock().unwrap() = gate.cloned();
+    }
+
+    /// Calls fail with this error; none: they succeed.
+    pub fn fail_with(&self, error: Option<&str>) {
+        *self.fails.lock().unwrap() = error.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl Tool for OutsideTool {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn description(&self) -> &str {
+        "Pays."
+    }
+
+    fn hints(&self) -> Hints {
+        self.hints
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "object"})
+    }
+
+    async fn run(&self, _context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.pass().await;
+        }
+        match self.fails.lock().unwrap().clone() {
+            Some(error) => Outcome::Error(error),
+            None => Outcome::Result(json!({"paid": arguments})),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What an operator does on the server's own machine: keys, people, the webhook secret.
+//!
+//! One request is one [`AdminRequest`], carried out by [`Admin::execute`] on the store. The command line has two ways
+//! there: through the running server's socket ([`socket`]), or, where no server runs, on the store itself
+//! ([`reach`]), which then takes the directory's lock. Either way the same function does the work.
+//!
+//! Who may: whoever may write to the data directory. No key is asked for. Everything concerns the server's *first*
+//! team, which is made by the first request that needs one: named `default`, with an owner who has neither e-mail nor
+//! password until a set-up link is claimed.
+//!
+//! Left out: other teams (the API serves them) and anything that the API can do.
+
+pub mod reach;
+pub mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::str::FromStr as _;
+
+use errand_core::id::{ApiKeyId, IdGen, UserId};
+use errand_core::role::Role;
+use errand_core::time::Timestamp;
+use errand_engine::clock::Clock;
+use errand_store::model::{ApiKey, PageQuery};
+use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
+
+/// How long a set-up link works: a week, so that somebody on holiday can still use it.
+pub const SET_UP_LINK_TTL_MS: u64 = 7 * 24 * 3_600_000;
+/// How many keys one page of the store has.
+const KEYS_PAGE: u32 = 100;
+/// Most characters of a key's name.
+const NAME_CHARS_MAX: usize = errand_core::limits::NAME_CHARS_MAX;
+
+/// What can be asked for. One JSON object in one line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminRequest {
+    /// A new API key of the first team's owner.
+    CreateKey {
+        /// Its name, 1–200 characters.
+        name: String,
+        /// How long it works, in milliseconds. None: until it is deleted.
+        expires_in_ms: Option<u64>,
+    },
+    /// The team's keys.
+    ListKeys,
+    /// Deletes a key of the team.
+    DeleteKey {
+        /// Its id.
+        id: String,
+    },
+    /// A set-up link: for the user with this address, else for the owner whom nobody has claimed, else for a new user.
+    LinkUser {
+        /// The e-mail address.
+        email: String,
+        /// The role of a new user. None: member.
+        role: Option<Role>,
+    },
+    /// Sets the password of the user with this address, else of the owner whom nobody has claimed, who gets it.
+    SetPassword {
+        /// The e-mail address.
+        email: String,
+        /// The password as a PHC string (argon2id): the password itself never travels.
+        phc_hash: PasswordHash,
+    },
+    /// The team's webhook secret.
+    WebhookSecret,
+}
+
+/// A password's PHC string. Its `Debug` shows nothing of it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PasswordHash(pub String);
+
+impl std::fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+/// What comes back. Without `Debug`: some hold secrets.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum AdminAnswer {
+    /// The new key.
+    Key {
+        /// The key itself; it cannot be had again.
+        secret: String,
+        /// What is known of it.
+        key: KeyLine,
+    },
+    /// The keys, newest first.
+    Keys {
+        /// All of them.
+        keys: Vec<KeyLine>,
+    },
+    /// The key is gone.
+    KeyDeleted,
+    /// The link.
+    Link {
+        /// The whole address.
+        url: String,
+        /// When it stops working.
+        expires_at: Timestamp,
+        /// For whom it was made.
+        holder: LinkHolder,
+    },
+    /// The password holds from now on.
+    PasswordSet,
+    /// The secret.
+    WebhookSecret {
+        /// `whsec_…`.
+        secret: String,
+    },
+}
+
+/// For whom a set-up link was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkHolder {
+    /// A user who was there already.
+    User,
+    /// The owner whom nobody had claimed yet.
+    FirstOwner,
+    /// A user who was made for it.
+    NewUser,
+}
+
+/// An API key without its secret, as `GET /v1/api-keys` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyLine {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl From<&ApiKey> for KeyLine {
+    fn from(key: &ApiKey) -> Self {
+        Self {
+            id: key.id.to_string(),
+            name: key.name.clone(),
+            prefix: key.prefix.clone(),
+            created_by: key.created_by.to_string(),
+            created_at: key.created_at,
+            last_used_at: key.last_used_at,
+            expires_at: key.expires_at,
+        }
+    }
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Something in the request is wrong: a sentence says what, and what to do.
+    #[error("{0}")]
+    Bad(String),
+    /// The store refused, or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No secret could be drawn.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+}
+
+/// Carries requests out.
+pub struct Admin {
+    store: Store,
+    ids: IdGen,
+    clock: Clock,
+    url: String,
+}
+
+impl Admin {
+    /// `seed`: from the system's random source. `url`: the server's outer address, without a slash at its end.
+    #[must_use]
+    pub fn new(store: Store, seed: [u8; 32], clock: Clock, url: String) -> Self {
+        Self { store, ids: IdGen::new(seed), clock, url }
+    }
+
+    /// Carries one request out.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was changed then, but that the first team may have been made.
+    pub async fn execute(&self, request: AdminRequest) -> Result<AdminAnswer, AdminError> {
+        let now = self.clock.now();
+        match request {
+            AdminRequest::CreateKey { name, expires_in_ms } => {
+                self.create_key(name, expires_in_ms, now).await
+            }
+            AdminRequest::ListKeys => self.list_keys(now).await,
+            AdminRequest::DeleteKey { id } => self.delete_key(&id, now).await,
+            AdminRequest::LinkUser { email, role } => self.link_user(email, role, now).await,
+            AdminRequest::SetPassword { email, phc_hash } => {
+                self.set_password(email, phc_hash.0, now).await
+            }
+            AdminRequest::WebhookSecret => {
+                let team = self.first_team(now).await?.team;
+                let secret = self.store.webhook_secret(team).await?;
+                Ok(AdminAnswer::WebhookSecret { secret })
+            }
+        }
+    }
+
+    async fn first_team(&self, now: Timestamp) -> Result<Bootstrapped, AdminError> {
+        let new = Bootstrap {
+            team: self.ids.team(now),
+            owner: self.ids.user(now),
+            secret: webhook_secret()?,
+            now,
+        };
+        Ok(self.store.bootstrap(new).await?)
+    }
+
+    async fn create_key(
+        &self,
+        name: String,
+        expires_in_ms: Option<u64>,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
+        let name = name.trim().to_owned();
+        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+            return Err(AdminError::Bad(format!(
+                "the key's name takes 1 to {NAME_CHARS_MAX} characters in one line"
+            )));
+        }
+        let first = self.first_team(now).await?;
+        let secret = ApiKeySecret::generate()?;
+        let new = NewApiKey {
+            id: self.ids.api_key(now),
+            team: first.team,
+            created_by: first.owner,
+            name,
+            prefix: secret.prefix().to_owned(),
+            hash: secret.hash(),
+            expires_at: expires_in_ms.map(|ms| now.plus_ms(ms)),
+            not_after: None,
+            now,
+        };
+        let key = self.store.create_api_key(new, Once::not_recorded()).await?.fresh()?;
+        Ok(AdminAnswer::Key { secret: secret.expose().to_owned(), key: KeyLine::from(&key) })
+    }
+
+    async fn list_keys(&self, now: Timestamp) -> Result<AdminAnswer, AdminError> {
+        let team = self.first_team(now).await?.team;
+        let mut keys = Vec::new();
+        loop {
+            let page = PageQuery { limit: KEYS_PAGE, offset: keys.len() as u64 };
+            let page = self.store.list_api_keys(team, page).await?;
+            keys.extend(page.items.iter().map(KeyLine::from));
+            if page.items.is_empty() || keys.len() as u64 >= page.total {
+                return Ok(AdminAnswer::Keys { keys });
+            }
+        }
+    }
+
+    async fn delete_key(&self, id: &str, now: Timestamp) -> Result<AdminAnswer, AdminError> {
+        let key = ApiKeyId::from_str(id).map_err(|bad| AdminError::Bad(bad.to_string()))?;
+        let team = self.first_team(now).await?.team;
+        match self.store.delete_api_key(team, key, now, Once::not_recorded()).await {
+            Ok(_) => Ok(AdminAnswer::KeyDeleted),
+            Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
+                "there is no key {id}; `errand keys list` shows those there are"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn link_user(
+        &self,
+        email: String,
+        role: Option<Role>,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
+        let token = SetUpToken::generate()?;
+        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
+        let first = self.first_team(now).await?;
+        let known = self.store.user_by_email(&email).await?;
+        let holder = match &known {
+            Some(_) => LinkHolder::User,
+            None if self.link_unclaimed(first.owner, &token, now).await? => LinkHolder::FirstOwner,
+            None => LinkHolder::NewUser,
+        };
+        if role.is_some() && holder != LinkHolder::NewUser {
+            return Err(AdminError::Bad(
+                "a role is for a new user, and this one is there already: leave --role out".to_owned(),
+            ));
+        }
+        let user = match known {
+            Some(user) => Some(user.id),
+            None if holder == LinkHolder::NewUser => {
+                Some(self.new_member(first, email, role, now).await?)
+            }
+            None => None,
+        };
+        if let Some(user) = user {
+            self.store.create_set_up_link(user, token.hash(), expires_at, now).await?;
+        }
+        let url = format!("{}/set-up/{}", self.url, token.expose());
+        Ok(AdminAnswer::Link { url, expires_at, holder })
+    }
+
+    async fn new_member(
+        &self,
+        first: Bootstrapped,
+        email: String,
+        role: Option<Role>,
+        now: Timestamp,
+    ) -> Result<UserId, AdminError> {
+        let id = self.ids.user(now);
+        let user = self.store.create_user(NewUser { id, email, now }).await?;
+        let role = role.unwrap_or(Role::Member);
+        // Whoever may write to the data directory stands above the roles.
+        self.store.add_member(first.team, user.id, role, Role::Owner, now).await?;
+        Ok(user.id)
+    }
+
+    async fn set_password(
+        &self,
+        email: String,
+        phc_hash: String,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
+        if !phc_hash.starts_with("$argon2id$") {
+            return Err(AdminError::Bad("the password's hash is not one of argon2id".to_owned()));
+        }
+        if self.store.user_by_email(&email).await?.is_some() {
+            self.store.set_password(&email, phc_hash).await?;
+            return Ok(AdminAnswer::PasswordSet);
+        }
+        // The owner whom nobody has claimed is claimed by a link that nobody else gets to see.
+        let token = SetUpToken::generate()?;
+        let first = self.first_team(now).await?;
+        if !self.link_unclaimed(first.owner, &token, now).await? {
+            return Err(AdminError::Bad(format!(
+                "no user has the e-mail address {email}; `errand users link {email}` makes one"
+            )));
+        }
+        self.store.claim_set_up_link(token.hash(), Some(email), phc_hash, now).await?;
+        Ok(AdminAnswer::PasswordSet)
+    }
+
+    /// Makes a set-up link for the owner whom nobody has claimed yet. False where the owner has been claimed.
+    async fn link_unclaimed(
+        &self,
+        owner: UserId,
+        token: &SetUpToken,
+        now: Timestamp,
+    ) -> Result<bool, AdminError> {
+        // Claiming sets e-mail address and password together: who has a password has been claimed.
+        if self.store.password_hash(owner).await?.is_some() {
+            return Ok(false);
+        }
+        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
+        let user = self.store.create_set_up_link(owner, token.hash(), expires_at, now).await?;
+        Ok(user.email.is_none())
+    }
+}

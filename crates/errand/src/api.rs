@@ -1,0 +1,309 @@
+//! The HTTP API.
+//!
+//! Promised: [`ROUTES`] is the one table of endpoints: the router is built from it, tests go through it, and the OpenAPI
+//! document is held against it. What is true of all requests is done once, in this order from the outside: id and log
+//! ([`request`]), panics, the rest of a body that nobody read ([`drain`]), key and rate limit ([`auth`]); then, in the
+//! handlers' arguments, permission, query, body. A handler takes what it needs, calls one operation of the store, and
+//! converts.
+//!
+//! Left out: deciding anything about runs (`errand-core`), and keeping it (`errand-store`).
+
+mod auth;
+mod body;
+mod drain;
+pub mod error;
+mod health;
+mod hint;
+mod idempotency;
+mod limiter;
+mod openapi;
+mod page;
+mod path;
+mod query;
+mod range;
+mod receive;
+mod request;
+mod upload_token;
+mod v1;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use axum::Extension;
+use bytes::Bytes;
+use errand_core::id::{ApiKeyId, IdGen};
+use errand_core::role::Permission;
+use errand_engine::clock::Clock;
+use errand_engine::model::Models;
+use errand_engine::sandboxes::Sandboxes;
+use errand_store::Store;
+use http::{HeaderValue, Method};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::config::{Config, TrustedProxies, UnknownFields};
+use error::ApiError;
+use limiter::Limiter;
+
+/// What of the settings the API needs.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// The server's outer address, without a slash at its end.
+    pub public_url: String,
+    /// Whether unknown fields and query parameters are refused.
+    pub unknown_fields_refused: bool,
+    /// Requests of one key in its window of a minute; at least 1.
+    pub requests_per_minute: u32,
+    /// Failed authentications of one address in its window of a minute; at least 1.
+    pub failed_auth_per_minute: u32,
+    /// Whose `x-forwarded-for` is believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Most bytes of a direct upload.
+    pub direct_upload_bytes_max: u64,
+    /// Most bytes of an upload to an upload URL.
+    pub url_upload_bytes_max: u64,
+    /// How long an upload URL is good, in seconds.
+    pub url_ttl_s: u64,
+    /// How long a sandbox is kept after its last use, in milliseconds.
+    pub sandbox_ttl_ms: u64,
+    /// Whether webhooks may go to private networks.
+    pub allow_private_networks: bool,
+}
+
+impl ApiSettings {
+    /// Those of the program. `public_url`: without a slash at its end.
+    #[must_use]
+    pub fn of(config: &Config, public_url: &str) -> Self {
+        Self {
+            public_url: public_url.to_owned(),
+            unknown_fields_refused: config.api.unknown_fields == UnknownFields::Refuse,
+            requests_per_minute: config.rate_limit.requests_per_minute,
+            failed_auth_per_minute: config.rate_limit.failed_authentications_per_minute,
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            direct_upload_bytes_max: config.uploads.direct_bytes_max,
+            url_upload_bytes_max: config.uploads.url_bytes_max,
+            url_ttl_s: config.uploads.url_ttl.as_secs(),
+            sandbox_ttl_ms: u64::try_from(config.sandbox.ttl.as_millis()).unwrap_or(u64::MAX),
+            allow_private_networks: config.webhooks.allow_private_networks,
+        }
+    }
+}
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+/// The parts of an [`AppState`].
+pub struct Inner {
+    /// What is kept.
+    pub store: Store,
+    /// Makes ids.
+    pub ids: Arc<IdGen>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where sandboxes are on disk.
+    pub sandboxes: Sandboxes,
+    /// Which models a build can have.
+    pub models: Models,
+    /// Set when the server stops.
+    pub draining: CancellationToken,
+    /// The settings.
+    pub settings: ApiSettings,
+    upload_key: [u8; 32],
+    limits: Limits,
+    document: OnceLock<Bytes>,
+}
+
+struct Limits {
+    by_key: Limiter<ApiKeyId>,
+    by_address: Limiter<IpAddr>,
+}
+
+impl AppState {
+    /// Puts the parts together. `upload_key` signs upload URLs: the same after a restart.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts that the API is made of, each once")]
+    pub fn new(
+        store: Store,
+        ids: Arc<IdGen>,
+        clock: Clock,
+        sandboxes: Sandboxes,
+        models: Models,
+        upload_key: [u8; 32],
+        draining: CancellationToken,
+        settings: ApiSettings,
+    ) -> Self {
+        let limits = Limits {
+            by_key: Limiter::new(settings.requests_per_minute),
+            by_address: Limiter::new(settings.failed_auth_per_minute),
+        };
+        let document = OnceLock::new();
+        Self(Arc::new(Inner { store, ids, clock, sandboxes, models, draining, settings, upload_key, limits, document }))
+    }
+}
+
+impl Deref for AppState {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, without a key.
+    Public,
+    /// A key whose creator has this permission now.
+    Needs(Permission),
+}
+
+/// One endpoint.
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with the parameters' names of the contract.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// The query parameters that it knows.
+    pub query: &'static [&'static str],
+    /// The path that it is another name of, if any. The document describes both.
+    pub alias_of: Option<&'static str>,
+    handler: fn() -> MethodRouter<AppState>,
+}
+
+const READ: Access = Access::Needs(Permission::Read);
+const RUNS: Access = Access::Needs(Permission::ManageRuns);
+const AGENTS: Access = Access::Needs(Permission::ManageAgents);
+const KEYS: Access = Access::Needs(Permission::ManageKeys);
+const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const PUBLIC: Access = Access::Public;
+
+const PAGE: &[&str] = &["limit", "offset"];
+const PATH: &[&str] = &["path"];
+const NONE: &[&str] = &[];
+
+const AGENT_REVISIONS: &str = "/v1/agents/{agent_id}/revisions";
+const REVISION: &str = "/v1/revisions/{build_id}";
+const BUILDS: &str = "/v1/builds";
+
+/// All endpoints.
+pub static ROUTES: &[Route] = &[
+    route(Method::GET, "/v1/runs", READ, v1::runs::LIST_QUERY, || get(v1::runs::list_runs)),
+    route(Method::POST, "/v1/runs", RUNS, NONE, || post(v1::runs::start_run)),
+    route(Method::GET, "/v1/runs/{run_id}", READ, NONE, || get(v1::runs::get_run)),
+    route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
+    route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),
+    route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
+    route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
+    route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
+    route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
+    route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
+    route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
+    route(Method::GET, "/v1/sandboxes/{sandbox_id}/files", READ, PATH, || get(v1::files::list_files)),
+    route(Method::POST, "/v1/sandboxes/{sandbox_id}/files", RUNS, PATH, || post(v1::uploads::upload_file)),
+    route(Method::GET, "/v1/sandboxes/{sandbox_id}/files/content", READ, PATH, || get(v1::files::get_content)),
+    route(Method::POST, "/v1/sandboxes/{sandbox_id}/upload-urls", RUNS, NONE, || post(v1::uploads::create_upload_url)),
+    route(Method::PUT, "/v1/uploads/{token}", PUBLIC, NONE, || put(v1::uploads::put_upload)),
+    route(Method::GET, "/v1/agents", READ, PAGE, || get(v1::agents::list_agents)),
+    route(Method::POST, "/v1/agents", AGENTS, NONE, || post(v1::agents::create_agent)),
+    route(Method::GET, "/v1/agents/{agent_id}", READ, NONE, || get(v1::agents::get_agent)),
+    route(Method::PATCH, "/v1/agents/{agent_id}", AGENTS, NONE, || patch(v1::agents::rename_agent)),
+    route(Method::DELETE, "/v1/agents/{agent_id}", AGENTS, NONE, || delete(v1::agents::delete_agent)),
+    route(Method::GET, AGENT_REVISIONS, READ, PAGE, || get(v1::builds::list_builds)),
+    route(Method::POST, AGENT_REVISIONS, AGENTS, NONE, || post(v1::builds::create_build)),
+    alias(Method::GET, "/v1/agents/{agent_id}/builds", READ, PAGE, AGENT_REVISIONS, || get(v1::builds::list_builds)),
+    alias(Method::POST, "/v1/agents/{agent_id}/builds", AGENTS, NONE, AGENT_REVISIONS, || post(v1::builds::create_build)),
+    route(Method::GET, REVISION, READ, NONE, || get(v1::builds::get_build)),
+    route(Method::PATCH, REVISION, AGENTS, NONE, || patch(v1::builds::change_build)),
+    alias(Method::GET, "/v1/builds/{build_id}", READ, NONE, REVISION, || get(v1::builds::get_build)),
+    alias(Method::PATCH, "/v1/builds/{build_id}", AGENTS, NONE, REVISION, || patch(v1::builds::change_build)),
+    route(Method::POST, BUILDS, AGENTS, NONE, || post(v1::builds::create_build_of)),
+    alias(Method::POST, "/v1/revisions", AGENTS, NONE, BUILDS, || post(v1::builds::create_build_of)),
+    route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
+    route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
+    route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
+    route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
+    route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
+    route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),
+    route(Method::GET, "/readyz", PUBLIC, NONE, || get(health::readyz)),
+];
+
+const fn route(
+    method: Method,
+    path: &'static str,
+    access: Access,
+    query: &'static [&'static str],
+    handler: fn() -> MethodRouter<AppState>,
+) -> Route {
+    Route { method, path, access, query, alias_of: None, handler }
+}
+
+const fn alias(
+    method: Method,
+    path: &'static str,
+    access: Access,
+    query: &'static [&'static str],
+    of: &'static str,
+    handler: fn() -> MethodRouter<AppState>,
+) -> Route {
+    Route { method, path, access, query, alias_of: Some(of), handler }
+}
+
+/// Whether a path, as the table has it, is open to everybody.
+fn is_public(path: &str) -> bool {
+    ROUTES.iter().any(|route| route.path == path && route.access == Access::Public)
+}
+
+/// Whether a path belongs to the API, also where there is nothing at it.
+fn is_api(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
+/// All routes of the table, complete. Another router may be merged into it; [`layered`] gives that the same layers.
+pub fn router(state: AppState) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, (route.handler)().route_layer(Extension(route)));
+    }
+    let router = router
+        .method_not_allowed_fallback(async |request: Request| ApiError::method_not_allowed(request.method()))
+        .fallback(async || ApiError::no_endpoint())
+        .layer(from_fn_with_state(state.clone(), auth::middleware));
+    layered(router.with_state(state.clone()), &state)
+}
+
+/// Gives a router what holds for every request: id, log line, errors in their form, panics as 500, bodies read to their
+/// end.
+pub fn layered(router: Router, state: &AppState) -> Router {
+    router
+        // Each reader of a body has its own limit.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn(drain::middleware))
+        .layer(CatchPanicLayer::custom(request::of_panic))
+        .layer(from_fn_with_state(state.clone(), request::middleware))
+}
+
+/// What is answered before there is a store to answer from.
+#[must_use]
+pub fn starting(path: &str) -> Response {
+    let mut response = if path == "/healthz" {
+        health::alive().into_response()
+    } else {
+        ApiError::unavailable("the server is starting: try again in a moment").into_response()
+    };
+    response.headers_mut().insert("x-request-id", HeaderValue::from_static("starting"));
+    response
+}

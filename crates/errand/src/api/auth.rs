@@ -1,0 +1,217 @@
+//! Who calls, and what they may.
+//!
+//! Promised, in this order, for every path under `/v1` that is not public (unknown ones too): a key is asked for; each
+//! request that has one counts against the key's limit, refused ones too, and is told so in headers; the role that the
+//! key's creator has *now* must have the permission that the table of routes names. A refused key never says why.
+//! Failed authentications are counted by address, IPv6 by its /64.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use errand_core::id::{ApiKeyId, TeamId, UserId};
+use errand_core::time::Timestamp;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+
+use super::error::{ApiError, ErrorCode};
+use super::limiter::Verdict;
+use super::request::{OfTeam, chain};
+use super::{Access, AppState, Route, is_api, is_public, query};
+use crate::secret_key::ApiKeySecret;
+
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// A request whose key counts.
+#[derive(Clone)]
+struct Authenticated {
+    caller: errand_store::model::Caller,
+    key_hash: [u8; 32],
+}
+
+/// The layer before all routes under `/v1`.
+pub(crate) async fn middleware(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+    if !is_api(request.uri().path()) {
+        return next.run(request).await;
+    }
+    if app.draining.is_cancelled() {
+        return ApiError::unavailable("the server is stopping: try again in a moment").into_response();
+    }
+    if request.extensions().get::<MatchedPath>().is_some_and(|path| is_public(path.as_str())) {
+        return next.run(request).await;
+    }
+    let now = app.clock.now();
+    let authenticated = match authenticate(&app, request.headers(), now).await {
+        Ok(Some(authenticated)) => authenticated,
+        Ok(None) => return refuse(&app, request.headers(), peer(&request), now, ApiError::unauthorized()).into_response(),
+        Err(error) => return error.into_response(),
+    };
+    let (team, key) = (authenticated.caller.team, authenticated.caller.api_key);
+    let verdict = app.limits.by_key.count(key, now);
+    let mut response = if verdict.allowed {
+        if verdict.is_first {
+            note_use(&app, key, now).await;
+        }
+        request.extensions_mut().insert(authenticated);
+        next.run(request).await
+    } else {
+        let message = format!("this key has made its {} requests of this minute: wait {} s", verdict.limit, verdict.retry_after_s);
+        ApiError::rate_limited(message, verdict.retry_after_s).into_response()
+    };
+    tell_limit(response.headers_mut(), verdict);
+    response.extensions_mut().insert(OfTeam(team));
+    response
+}
+
+async fn authenticate(app: &AppState, headers: &HeaderMap, now: Timestamp) -> Result<Option<Authenticated>, ApiError> {
+    let Some(key) = bearer(headers).and_then(ApiKeySecret::parse) else { return Ok(None) };
+    let key_hash = key.hash();
+    let caller = app.store.caller_by_key_hash(key_hash, now).await?;
+    Ok(caller.map(|caller| Authenticated { caller, key_hash }))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// A failed authentication: `refusal`, or 429 where the address has failed too often.
+pub(crate) fn refuse(app: &AppState, headers: &HeaderMap, peer: IpAddr, now: Timestamp, refusal: ApiError) -> ApiError {
+    let address = limited_address(app.settings.trusted_proxies.client(peer, &forwarded_for(headers)));
+    let verdict = app.limits.by_address.count(address, now);
+    if verdict.allowed {
+        return refusal;
+    }
+    let message = format!("too many failed authentications from this address: wait {} s", verdict.retry_after_s);
+    ApiError::rate_limited(message, verdict.retry_after_s)
+}
+
+/// The address at the other end of the connection. A call within the process has none.
+fn peer(request: &Request) -> IpAddr {
+    address_of(request.extensions().get::<ConnectInfo<SocketAddr>>())
+}
+
+/// As [`ConnectInfo`] has it.
+pub(crate) fn address_of(info: Option<&ConnectInfo<SocketAddr>>) -> IpAddr {
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
+}
+
+fn forwarded_for(headers: &HeaderMap) -> String {
+    let values = headers.get_all("x-forwarded-for").iter();
+    values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
+}
+
+/// Whoever has one IPv6 address has the 64 bits below it too.
+fn limited_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// `last_used_at`, at most once in a key's window. A request does not fail because it cannot be noted.
+async fn note_use(app: &AppState, key: ApiKeyId, now: Timestamp) {
+    if let Err(error) = app.store.touch_key(key, now).await {
+        tracing::warn!(error = chain(&error), "the use of a key was not noted");
+    }
+}
+
+fn tell_limit(headers: &mut HeaderMap, verdict: Verdict) {
+    headers.insert(LIMIT, HeaderValue::from(verdict.limit));
+    headers.insert(REMAINING, HeaderValue::from(verdict.remaining));
+    headers.insert(RESET, HeaderValue::from(verdict.reset_s));
+}
+
+/// Proof that the request has a key that counts, and that its role has the permission of its route.
+pub(crate) struct Caller {
+    authenticated: Authenticated,
+}
+
+impl Caller {
+    /// The team: the first argument of every operation.
+    pub(crate) fn team(&self) -> TeamId {
+        self.authenticated.caller.team
+    }
+
+    /// The key's creator.
+    pub(crate) fn user(&self) -> UserId {
+        self.authenticated.caller.user
+    }
+
+    /// The key.
+    pub(crate) fn api_key(&self) -> ApiKeyId {
+        self.authenticated.caller.api_key
+    }
+
+    /// When the key ends.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        self.authenticated.caller.expires_at
+    }
+
+    /// Whether the key still counts, for what goes on longer than a request.
+    pub(crate) async fn still_counts(&self, app: &AppState) -> bool {
+        let caller = app.store.caller_by_key_hash(self.authenticated.key_hash, app.clock.now()).await;
+        caller.is_ok_and(|caller| caller.is_some())
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let authenticated = parts.extensions.get::<Authenticated>().cloned();
+        let route = parts.extensions.get::<&'static Route>().copied();
+        let (Some(authenticated), Some(route)) = (authenticated, route) else {
+            return Err(ApiError::internal("a handler asks for its caller on a route that is public"));
+        };
+        let Access::Needs(permission) = route.access else {
+            return Err(ApiError::internal("a handler asks for its caller on a route that is public"));
+        };
+        if !authenticated.caller.may(permission) {
+            let role = authenticated.caller.role.as_str();
+            let message = format!("the role {role} of the key's creator does not allow this: an admin or owner of the team can");
+            return Err(ApiError::new(ErrorCode::Forbidden, message));
+        }
+        if app.settings.unknown_fields_refused {
+            query::check_names(parts.uri.query(), route.query)?;
+        }
+        Ok(Self { authenticated })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn one_bearer_is_read() {
+        assert_eq!(bearer(&headers(&["Bearer abc"])), Some("abc"));
+        assert_eq!(bearer(&headers(&["bearer  abc"])), Some("abc"));
+        assert_eq!(bearer(&headers(&["Basic abc"])), None);
+        assert_eq!(bearer(&headers(&["Bearer"])), None);
+        assert_eq!(bearer(&headers(&[])), None);
+        assert_eq!(bearer(&headers(&["Bearer abc", "Bearer abc"])), None);
+    }
+
+    #[test]
+    fn neighbours_in_a_64_count_as_one() {
+        let limited = |text: &str| limited_address(text.parse().unwrap());
+        assert_eq!(limited("2001:db8::1"), limited("2001:db8::ffff:1"));
+        assert_ne!(limited("2001:db8::1"), limited("2001:db8:0:1::1"));
+        assert_ne!(limited("192.0.2.1"), limited("192.0.2.2"));
+        assert_eq!(limited("::ffff:192.0.2.1"), limited("192.0.2.1"));
+    }
+}

@@ -1,0 +1,280 @@
+//! Bodies of JSON.
+//!
+//! Promised: a body is at most 4 MiB, is refused by its type (415) before it is looked at, and, where it does not fit, by
+//! the name of the field and what that takes. A field that is not known is named with the nearest known one; the setting
+//! `api.unknown_fields = "ignore"` passes it over. A call that takes no body reads any, and only its digest.
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use errand_core::limits::BODY_BYTES_MAX;
+use futures::StreamExt as _;
+use http::header::{self, HeaderMap};
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
+use sha2::{Digest as _, Sha256};
+
+use super::AppState;
+use super::error::ApiError;
+use super::hint;
+
+/// A body, read into `T`.
+pub(crate) struct Json<T> {
+    /// What it says.
+    pub(crate) value: T,
+    /// The digest of its bytes.
+    pub(crate) sha256: [u8; 32],
+}
+
+/// What a body may be.
+pub(crate) trait RequestBody: DeserializeOwned {
+    /// The fields of the object in one of its fields; none where that is not ours to judge.
+    fn fields_within(_field: &str) -> &'static [&'static str] {
+        &[]
+    }
+}
+
+impl<T: RequestBody> FromRequest<AppState> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        if !is_json(&parts.headers) {
+            return Err(ApiError::unsupported("this endpoint reads JSON: send it with `content-type: application/json`"));
+        }
+        let bytes = read(&parts.headers, body).await?;
+        let value = parse(&bytes, app.settings.unknown_fields_refused)?;
+        Ok(Self { value, sha256: Sha256::digest(&bytes).into() })
+    }
+}
+
+/// The body of a call that takes none.
+pub(crate) struct NoBody {
+    /// The digest of what was sent all the same.
+    pub(crate) sha256: [u8; 32],
+}
+
+impl FromRequest<AppState> for NoBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _app: &AppState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body).await?;
+        Ok(Self { sha256: Sha256::digest(&bytes).into() })
+    }
+}
+
+/// The length that a request says its body has.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A body that was cut off. Nobody hears this but the log.
+pub(crate) fn cut_off(error: &axum::Error) -> ApiError {
+    ApiError::bad_request(format!("the body ended before its length, or could not be read: {error}"))
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let limit = BODY_BYTES_MAX;
+    let too_large = || ApiError::too_large("a body of JSON", limit as u64);
+    let length = content_length(headers);
+    if length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0));
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| cut_off(&error))?;
+        if bytes.len() + part.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+/// `application/json`, `application/…+json`, or nothing said.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let Ok(text) = value.to_str() else { return false };
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiError> {
+    let known = fields_of::<T>();
+    // A list would be read as the fields in their order, which nobody means.
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => {}
+        None => return Err(ApiError::bad_request(format!("the body is empty: it takes a JSON object with {}", known.join(", ")))),
+        Some(_) => return Err(ApiError::bad_request(format!("the body is not a JSON object: it takes one with {}", known.join(", ")))),
+    }
+    let mut unknown = None;
+    let mut track = serde_path_to_error::Track::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut note = |path: serde_ignored::Path<'_>| {
+        unknown.get_or_insert_with(|| path.to_string());
+    };
+    let read = T::deserialize(serde_ignored::Deserializer::new(serde_path_to_error::Deserializer::new(&mut json, &mut track), &mut note));
+    let value = read.map_err(|error| does_not_fit(&track.path().to_string(), &error))?;
+    json.end().map_err(|error| does_not_fit(".", &error))?;
+    match unknown {
+        Some(path) if refuse_unknown => Err(unknown_field::<T>(&path)),
+        _ => Ok(value),
+    }
+}
+
+fn unknown_field<T: RequestBody>(path: &str) -> ApiError {
+    // An optional object shows as a part of its own.
+    let path = path.replace(".?", "");
+    match path.split_once('.') {
+        Some((outer, inner)) => ApiError::invalid(outer, hint::unknown("field", inner, T::fields_within(outer))),
+        None => ApiError::bad_request(hint::unknown("field", &path, fields_of::<T>())),
+    }
+}
+
+fn does_not_fit(path: &str, error: &serde_json::Error) -> ApiError {
+    let whole = error.to_string();
+    if error.is_syntax() || error.is_eof() || error.is_io() {
+        return ApiError::bad_request(format!("the body is not JSON: {whole}"));
+    }
+    let what = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(what, _)| what);
+    let what = match what.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+        Some((given, taken)) => format!("it takes {taken}, not {given}"),
+        None => what.to_owned(),
+    };
+    match path {
+        "." | "" => ApiError::bad_request(format!("the body does not fit: {what}")),
+        path => ApiError::invalid(path, what),
+    }
+}
+
+/// The fields of a struct, as serde knows them.
+pub(crate) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    match T::deserialize(FieldNames) {
+        Ok(_) => &[],
+        Err(Names(names)) => names,
+    }
+}
+
+/// A deserializer that only listens for the names that it is asked for.
+struct FieldNames;
+
+#[derive(Debug)]
+struct Names(&'static [&'static str]);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Names {}
+
+impl de::Error for Names {
+    fn custom<T: fmt::Display>(_message: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for FieldNames {
+    type Error = Names;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Names> {
+        Err(Names(&[]))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(self, _name: &'static str, fields: &'static [&'static str], _visitor: V) -> Result<V::Value, Names> {
+        Err(Names(fields))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
+        tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// A field that may be absent (leave it), null (remove it) or a value (take it).
+pub(crate) fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Outer {
+        agent_id: String,
+        webhook_url: Option<String>,
+        inner: Option<Inner>,
+        #[serde(default, deserialize_with = "absent_or_null")]
+        note: Option<Option<String>>,
+    }
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Inner {
+        config: serde_json::Value,
+    }
+
+    impl RequestBody for Outer {
+        fn fields_within(field: &str) -> &'static [&'static str] {
+            if field == "inner" { fields_of::<Inner>() } else { &[] }
+        }
+    }
+
+    fn refused(text: &str) -> String {
+        let error: ApiError = parse::<Outer>(text.as_bytes(), true).unwrap_err();
+        format!("{error:?}").replace('\\', "")
+    }
+
+    #[test]
+    fn the_fields_of_a_struct_are_known() {
+        assert_eq!(fields_of::<Outer>(), ["agent_id", "webhook_url", "inner", "note"]);
+        assert_eq!(fields_of::<String>(), [""; 0]);
+    }
+
+    #[test]
+    fn a_field_that_is_not_known_is_named_with_the_nearest() {
+        assert!(refused(r#"{"agent_id": "a", "webhok_url": "x"}"#).contains(r#""webhok_url" is not a field here; did you mean "webhook_url"?"#));
+        assert!(refused(r#"{"agent_id": "a", "inner": {"config": {"x": 1}, "confg": 1}}"#).contains(r#"inner: "confg" is not a field here; did you mean "config"?"#));
+        let ignoring: Outer = parse(br#"{"agent_id": "a", "webhok_url": "x"}"#, false).unwrap();
+        assert_eq!(ignoring.agent_id, "a");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_what_it_takes() {
+        assert!(refused(r#"{"agent_id": 5}"#).contains("agent_id: it takes a string, not integer `5`"));
+        assert!(refused("{}").contains("missing field `agent_id`"));
+        assert!(refused("").contains("the body is empty"));
+        assert!(refused("[]").contains("not a JSON object"));
+        assert!(refused("\"x\"").contains("not a JSON object"));
+        assert!(refused(r#"{"agent_id": "#).contains("not JSON"));
+        assert!(refused(r#"{"agent_id": "a"} x"#).contains("not JSON"));
+        assert!(refused(r#"{"agent_id": "a", "agent_id": "b"}"#).contains("duplicate field"));
+    }
+
+    #[test]
+    fn absent_and_null_are_told_apart() {
+        let note = |text: &str| parse::<Outer>(text.as_bytes(), true).unwrap().note;
+        assert_eq!(note(r#"{"agent_id": "a"}"#), None);
+        assert_eq!(note(r#"{"agent_id": "a", "note": null}"#), Some(None));
+        assert_eq!(note(r#"{"agent_id": "a", "note": "x"}"#), Some(Some("x".to_owned())));
+    }
+
+    #[test]
+    fn types_of_json() {
+        let is = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, text.parse().unwrap());
+            is_json(&headers)
+        };
+        assert!(is("application/json"));
+        assert!(is("Application/JSON; charset=utf-8"));
+        assert!(is("application/vnd.api+json"));
+        assert!(!is("text/plain"));
+        assert!(!is("application/x-www-form-urlencoded"));
+        assert!(is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,297 @@
+//! [`ApiError`]: the only type that becomes an error response.
+//!
+//! Promised: each error has a code of the contract's table, a message for the client, and, where something inside went
+//! wrong, its cause for the log. Making the response has no side effect: [`super::request`] logs the cause once, with the
+//! request's id, and is the one that tells a client this id.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::response::{IntoResponse, Response};
+use errand_core::path::BadPath;
+use errand_sandbox::FileError;
+use errand_store::StoreError;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The body of every response of 400 and above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorResponse {
+    /// A stable code, for programs.
+    #[schema(example = "bad_request")]
+    pub error: String,
+    /// What was wrong, and what to do. For people; its wording may change.
+    #[schema(example = "limit: it takes a whole number from 1 to 100")]
+    pub message: String,
+}
+
+/// The contract's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// A parameter does not fit.
+    BadRequest,
+    /// No key that counts.
+    Unauthorized,
+    /// The role lacks the permission.
+    Forbidden,
+    /// No such thing, or another team's.
+    NotFound,
+    /// The path is there, but not with this method.
+    MethodNotAllowed,
+    /// Something else holds what was asked for.
+    Conflict,
+    /// The body is too large.
+    PayloadTooLarge,
+    /// A body of a type that is not read.
+    UnsupportedMediaType,
+    /// A range outside the file.
+    RangeNotSatisfiable,
+    /// Too many requests.
+    RateLimited,
+    /// Something is wrong inside.
+    Internal,
+    /// A component behind the API does not answer.
+    UpstreamUnavailable,
+    /// Starting, draining, out of disk.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 13] = [
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::RangeNotSatisfiable,
+        Self::RateLimited,
+        Self::Internal,
+        Self::UpstreamUnavailable,
+        Self::Unavailable,
+    ];
+
+    /// The status and the word of the wire.
+    #[must_use]
+    pub fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Conflict => (StatusCode::CONFLICT, "conflict"),
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::UpstreamUnavailable => (StatusCode::BAD_GATEWAY, "upstream_unavailable"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        }
+    }
+
+    /// The status of the wire.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        self.parts().0
+    }
+}
+
+/// An error response before it is one. `message` is for the client, the source for the log.
+#[derive(Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    header: Option<(HeaderName, HeaderValue)>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What a response of 400 and above says of itself to the middleware.
+#[derive(Clone, Debug)]
+pub(crate) struct Reported {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl ApiError {
+    /// An error with a message for the client.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), header: None, source: None }
+    }
+
+    /// A parameter that does not fit: its name, and what it takes.
+    pub(crate) fn invalid(name: &str, what: impl std::fmt::Display) -> Self {
+        Self::bad_request(format!("{name}: {what}"))
+    }
+
+    /// 400.
+    pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::BadRequest, message)
+    }
+
+    /// 401, which never says why.
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(ErrorCode::Unauthorized, "a valid API key is needed: send `Authorization: Bearer dv_…`")
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    /// 404. The same for what is not there and what is another team's.
+    pub(crate) fn not_found() -> Self {
+        Self::new(ErrorCode::NotFound, "there is no such thing, or it belongs to another team: check the id")
+    }
+
+    /// 404 for a path that is no endpoint.
+    pub(crate) fn no_endpoint() -> Self {
+        Self::new(ErrorCode::NotFound, "there is no such endpoint: GET /v1/documentation lists all")
+    }
+
+    /// 405. The router adds `allow`.
+    pub(crate) fn method_not_allowed(method: &Method) -> Self {
+        let method = method.as_str().chars().take(16).collect::<String>();
+        Self::new(ErrorCode::MethodNotAllowed, format!("this path does not take {method}: the header `allow` says what it takes"))
+    }
+
+    /// 409.
+    pub(crate) fn conflict(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::Conflict, message)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(what: &str, limit_bytes: u64) -> Self {
+        Self::new(ErrorCode::PayloadTooLarge, format!("{what} may have at most {limit_bytes} bytes"))
+    }
+
+    /// 415.
+    pub(crate) fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::UnsupportedMediaType, message)
+    }
+
+    /// 429. `retry_after_s`: at least 1.
+    pub(crate) fn rate_limited(message: impl Into<Cow<'static, str>>, retry_after_s: u64) -> Self {
+        Self::new(ErrorCode::RateLimited, message).with_header(header::RETRY_AFTER, HeaderValue::from(retry_after_s.max(1)))
+    }
+
+    /// 503.
+    pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorCode::Unavailable, message).with_header(header::RETRY_AFTER, HeaderValue::from(1))
+    }
+
+    /// 500. The middleware puts the request id into the message.
+    pub(crate) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { source: Some(Arc::from(source.into())), ..Self::new(ErrorCode::Internal, "something is wrong inside the server") }
+    }
+
+    /// With one header more.
+    pub(crate) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
+    fn caused_by(self, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..self }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = error_response(self.code, &self.message);
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(Reported { code: self.code, message: self.message, source: self.source });
+        response
+    }
+}
+
+/// The bare response of an error.
+pub(crate) fn error_response(code: ErrorCode, message: &str) -> Response {
+    let (status, word) = code.parts();
+    let body = axum::Json(ErrorResponse { error: word.to_owned(), message: message.to_owned() });
+    (status, body).into_response()
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound => Self::not_found(),
+            StoreError::Invalid { field, message } => Self::invalid(field, message),
+            StoreError::Conflict(message) => Self::conflict(message),
+            StoreError::Refused(message) => Self::bad_request(message),
+            StoreError::KeyReused => Self::conflict(error.to_string()),
+            StoreError::Unavailable(_) => Self::unavailable("the server cannot take this now; repeat it with the same Idempotency-Key").caused_by(error),
+            StoreError::Fenced | StoreError::Corrupt { .. } | StoreError::Sql(_) | StoreError::Seal(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<FileError> for ApiError {
+    fn from(error: FileError) -> Self {
+        match &error {
+            FileError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string()),
+            FileError::SandboxMissing => Self::not_found(),
+            FileError::TooLarge { .. } => Self::new(ErrorCode::PayloadTooLarge, error.to_string()),
+            FileError::NotADirectory { .. }
+            | FileError::IsADirectory { .. }
+            | FileError::NotARegularFile { .. }
+            | FileError::LinkInTheWay { .. }
+            | FileError::OtherFileSystem { .. }
+            | FileError::NotUtf8 { .. }
+            | FileError::ReservedName { .. }
+            | FileError::NoPermission { .. }
+            | FileError::BadPattern { .. }
+            | FileError::Edit { .. } => Self::invalid("path", &error),
+            FileError::NoSpace { .. } => Self::unavailable("there is no space left on the server's disk: the operator must make room").caused_by(error),
+            FileError::UploadBroken { .. } | FileError::Io { .. } => Self::internal(error),
+        }
+    }
+}
+
+impl From<BadPath> for ApiError {
+    fn from(error: BadPath) -> Self {
+        Self::invalid("path", error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_code_has_the_contracts_body() {
+        for code in ErrorCode::ALL {
+            let (status, word) = code.parts();
+            let response = ApiError::new(code, "why").into_response();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["content-type"], "application/json");
+            let bytes = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(body, serde_json::json!({"error": word, "message": "why"}));
+        }
+    }
+
+    #[test]
+    fn the_inside_is_told_to_the_log_alone() {
+        let error = ApiError::from(StoreError::Corrupt { table: "runs", column: "status", message: "secret".to_owned() });
+        assert_eq!(error.code, ErrorCode::Internal);
+        assert!(!error.message.contains("secret"));
+        assert!(error.source.is_some());
+    }
+
+    #[test]
+    fn what_the_store_answers() {
+        let code = |error: StoreError| ApiError::from(error).code;
+        assert_eq!(code(StoreError::NotFound), ErrorCode::NotFound);
+        assert_eq!(code(StoreError::Invalid { field: "x", message: String::new() }), ErrorCode::BadRequest);
+        assert_eq!(code(StoreError::Refused(String::new())), ErrorCode::BadRequest);
+        assert_eq!(code(StoreError::Conflict(String::new())), ErrorCode::Conflict);
+        assert_eq!(code(StoreError::KeyReused), ErrorCode::Conflict);
+        assert_eq!(code(StoreError::Unavailable("x".into())), ErrorCode::Unavailable);
+    }
+}

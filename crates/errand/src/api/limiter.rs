@@ -1,0 +1,159 @@
+//! Counting requests in fixed windows of a minute.
+//!
+//! Promised: a window begins with the first request in it; its memory is bounded. Time is a parameter. Left out: what
+//! is counted and what follows (see [`super::auth`]); windows are kept in memory alone, and a restart begins anew.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use errand_core::time::Timestamp;
+
+/// The length of a window.
+const WINDOW_MS: u64 = 60_000;
+/// Most windows at once: some ten megabytes. Whoever comes beyond shares one window with the others.
+const WINDOWS_MAX: usize = 100_000;
+/// How many windows there are before those that have ended are looked for.
+const SWEEP_FIRST: usize = 1_024;
+
+/// Counts by `K`.
+pub(crate) struct Limiter<K> {
+    per_minute: u32,
+    windows_max: usize,
+    state: Mutex<State<K>>,
+}
+
+struct State<K> {
+    windows: HashMap<K, Window>,
+    overflow: Option<Window>,
+    sweep_at: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Window {
+    begin: Timestamp,
+    count: u32,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Whether it is within the limit.
+    pub(crate) allowed: bool,
+    /// Whether it began the window.
+    pub(crate) is_first: bool,
+    /// The limit.
+    pub(crate) limit: u32,
+    /// How many more there may be in this window.
+    pub(crate) remaining: u32,
+    /// When the window ends: unix time in seconds, rounded up.
+    pub(crate) reset_s: i64,
+    /// Until then, in seconds, rounded up; at least 1.
+    pub(crate) retry_after_s: u64,
+}
+
+impl<K: Hash + Eq> Limiter<K> {
+    /// `per_minute`: at least 1.
+    pub(crate) fn new(per_minute: u32) -> Self {
+        let state = State { windows: HashMap::new(), overflow: None, sweep_at: SWEEP_FIRST };
+        Self { per_minute, windows_max: WINDOWS_MAX, state: Mutex::new(state) }
+    }
+
+    /// Counts one request.
+    pub(crate) fn count(&self, key: K, now: Timestamp) -> Verdict {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = state.window(key, now, self.windows_max);
+        let is_first = window.count == 0;
+        window.count = window.count.saturating_add(1);
+        let (begin, count) = (window.begin, window.count);
+        let end = begin.plus_ms(WINDOW_MS);
+        Verdict {
+            allowed: count <= self.per_minute,
+            is_first,
+            limit: self.per_minute,
+            remaining: self.per_minute.saturating_sub(count),
+            reset_s: end.plus_ms(999).as_seconds(),
+            retry_after_s: end.ms_since(now).div_ceil(1000).max(1),
+        }
+    }
+}
+
+impl<K: Hash + Eq> State<K> {
+    fn window(&mut self, key: K, now: Timestamp, windows_max: usize) -> &mut Window {
+        let fresh = Window { begin: now, count: 0 };
+        if self.windows.len() >= self.sweep_at {
+            self.windows.retain(|_, window| window.is_open(now));
+            // Twice what is left: sweeping costs a constant for each window that is made.
+            self.sweep_at = (self.windows.len() * 2).max(SWEEP_FIRST);
+        }
+        let is_full = self.windows.len() >= windows_max && !self.windows.contains_key(&key);
+        let window = if is_full { self.overflow.get_or_insert(fresh) } else { self.windows.entry(key).or_insert(fresh) };
+        if !window.is_open(now) {
+            *window = fresh;
+        }
+        window
+    }
+}
+
+impl Window {
+    /// A clock that was set back begins a new one: the old might not end for a year.
+    fn is_open(&self, now: Timestamp) -> bool {
+        now >= self.begin && now.ms_since(self.begin) < WINDOW_MS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millis(1_000_000_000 + ms)
+    }
+
+    #[test]
+    fn a_window_begins_with_its_first_request() {
+        let limiter = Limiter::new(2);
+        let first = limiter.count("a", at(1));
+        assert_eq!(
+            first,
+            Verdict { allowed: true, is_first: true, limit: 2, remaining: 1, reset_s: 1_000_061, retry_after_s: 60 }
+        );
+        let second = limiter.count("a", at(30_000));
+        assert_eq!((second.allowed, second.remaining, second.is_first, second.reset_s), (true, 0, false, 1_000_061));
+        let third = limiter.count("a", at(60_000));
+        assert_eq!((third.allowed, third.remaining, third.retry_after_s), (false, 0, 1));
+        let next = limiter.count("a", at(60_001));
+        assert_eq!((next.allowed, next.is_first, next.remaining), (true, true, 1));
+    }
+
+    #[test]
+    fn keys_do_not_share() {
+        let limiter = Limiter::new(1);
+        assert!(limiter.count("a", at(0)).allowed);
+        assert!(limiter.count("b", at(0)).allowed);
+        assert!(!limiter.count("a", at(0)).allowed);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_begins_a_new_window() {
+        let limiter = Limiter::new(1);
+        assert!(limiter.count("a", at(1_000_000)).allowed);
+        assert!(limiter.count("a", at(0)).allowed);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut limiter = Limiter::new(3);
+        limiter.windows_max = 2_000;
+        for key in 0..10_000 {
+            limiter.count(key, at(0));
+        }
+        assert_eq!(limiter.state.lock().unwrap().windows.len(), 2_000);
+        assert!(!limiter.count(20_000, at(0)).allowed, "beyond, all share one window");
+        assert!(limiter.count(20_000, at(60_000)).allowed, "which ends like any other");
+        for key in 0..10_000 {
+            limiter.count(key, at(120_000 + i64::from(key) * 60_000));
+        }
+        assert!(limiter.state.lock().unwrap().windows.len() < 2_000, "those that ended are swept");
+    }
+}

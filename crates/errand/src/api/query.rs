@@ -1,0 +1,176 @@
+//! Query parameters.
+//!
+//! Promised: a parameter that is not known is refused by its name, with the nearest known one; one that does not fit is
+//! refused with what it takes; nothing is cut to fit in silence.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use errand_core::limits::{LIST_PAGE_MAX, PAGE_DEFAULT};
+use errand_store::model::PageQuery;
+use http::request::Parts;
+use url::form_urlencoded;
+use utoipa::IntoParams;
+
+use super::AppState;
+use super::error::ApiError;
+use super::hint;
+
+/// The parameters of a request, read into `T`.
+pub(crate) struct Query<T>(pub(crate) T);
+
+/// What a handler takes from the query.
+pub(crate) trait QueryParams: Sized {
+    /// Reads it.
+    fn read(given: &Given) -> Result<Self, ApiError>;
+}
+
+impl<T: QueryParams> FromRequestParts<AppState> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _app: &AppState) -> Result<Self, ApiError> {
+        T::read(&Given::parse(parts.uri.query().unwrap_or_default())?).map(Query)
+    }
+}
+
+/// What stands in the query, decoded.
+pub(crate) struct Given(Vec<(String, String)>);
+
+impl Given {
+    pub(crate) fn parse(query: &str) -> Result<Self, ApiError> {
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        // The decoder puts U+FFFD for bytes that are no text: what was meant cannot be known.
+        let is_lossy = |text: &str| text.contains('\u{fffd}');
+        match pairs.iter().find(|(name, value)| is_lossy(name) || is_lossy(value)) {
+            Some((name, _)) => Err(ApiError::invalid(&name.replace('\u{fffd}', "?"), "it takes UTF-8, percent-encoded")),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    /// A parameter that is given once, or not.
+    pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.many(name);
+        match (values.next(), values.next()) {
+            (Some(_), Some(_)) => Err(ApiError::invalid(name, "it is given twice; give it once")),
+            (value, _) => Ok(value),
+        }
+    }
+
+    /// A parameter that may be repeated.
+    pub(crate) fn many(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number.
+    pub(crate) fn whole<N>(&self, name: &str, range: RangeInclusive<N>) -> Result<Option<N>, ApiError>
+    where
+        N: FromStr + PartialOrd + std::fmt::Display,
+    {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let fits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit())).and_then(|text| text.parse().ok());
+        fits.filter(|number| range.contains(number)).map(Some).ok_or_else(|| {
+            let text: String = text.chars().take(32).collect();
+            ApiError::invalid(name, format!("{text:?} does not fit: it takes a whole number from {} to {}", range.start(), range.end()))
+        })
+    }
+
+    /// Something with a parser of its own, whose error says what it takes.
+    pub(crate) fn parsed<T>(&self, name: &str) -> Result<Option<T>, ApiError>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        self.one(name)?.map(|text| text.parse().map_err(|error| ApiError::invalid(name, error))).transpose()
+    }
+
+    /// `limit` and `offset`, with a limit of 1 to `limit_max`.
+    pub(crate) fn page(&self, limit_max: u32) -> Result<PageQuery, ApiError> {
+        let limit = self.whole("limit", 1..=limit_max)?.unwrap_or(PAGE_DEFAULT);
+        // What a 64-bit count of rows can be.
+        let offset = self.whole("offset", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0);
+        Ok(PageQuery { limit, offset })
+    }
+}
+
+/// One of a few words.
+pub(crate) fn word<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Result<T, ApiError> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let text: String = text.chars().take(32).collect();
+        let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        ApiError::invalid(name, format!("{text:?} does not fit: it takes one of {}", words.join(", ")))
+    })
+}
+
+/// Refuses parameters that the route does not have.
+pub(crate) fn check_names(query: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
+    let Some(query) = query else { return Ok(()) };
+    let unknown = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name).find(|name| !known.contains(&name.as_ref()));
+    match unknown {
+        Some(name) => Err(ApiError::bad_request(hint::unknown("query parameter", &name, known))),
+        None => Ok(()),
+    }
+}
+
+/// Which page of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what Given::page reads")]
+pub(crate) struct PageParams {
+    /// Most entries.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: Option<u32>,
+    /// Entries that are skipped.
+    #[param(minimum = 0, default = 0)]
+    offset: Option<u64>,
+}
+
+/// A page of at most 100.
+pub(crate) struct ListPage(pub(crate) PageQuery);
+
+impl QueryParams for ListPage {
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        given.page(LIST_PAGE_MAX).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(error: ApiError) -> String {
+        format!("{error:?}")
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_with_what_it_takes() {
+        let page = |query: &str| Given::parse(query).and_then(|given| given.page(50));
+        assert_eq!(page("").unwrap(), PageQuery { limit: 20, offset: 0 });
+        assert_eq!(page("limit=50&offset=3").unwrap(), PageQuery { limit: 50, offset: 3 });
+        for bad in ["limit=0", "limit=51", "limit=-1", "limit=+5", "limit=", "limit=x", "limit=1.5", "limit=99999999999999999999"] {
+            assert!(message(page(bad).unwrap_err()).contains("limit: "), "{bad}");
+            assert!(message(page(bad).unwrap_err()).contains("from 1 to 50"), "{bad}");
+        }
+        assert!(message(page("offset=-1").unwrap_err()).contains("offset: "));
+        assert!(message(page("limit=1&limit=2").unwrap_err()).contains("given twice"));
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_is_named_with_the_nearest() {
+        assert!(check_names(None, &[]).is_ok());
+        assert!(check_names(Some("limit=1&limit=2"), &["limit"]).is_ok());
+        let error = check_names(Some("limt=1"), &["limit", "offset"]).unwrap_err();
+        assert!(message(error).contains("did you mean \\\"limit\\\"?"));
+    }
+
+    #[test]
+    fn text_is_decoded_strictly() {
+        let given = Given::parse("path=%2Fworkspace%2Fa+b%20c").unwrap();
+        assert_eq!(given.one("path").unwrap(), Some("/workspace/a b c"));
+        assert!(Given::parse("path=%FF").is_err());
+        let words = [("asc", true), ("desc", false)];
+        assert!(word("sort_order", "asc", &words).unwrap());
+        assert!(message(word("sort_order", "up", &words).unwrap_err()).contains("asc, desc"));
+    }
+}

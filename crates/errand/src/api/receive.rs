@@ -1,0 +1,228 @@
+//! Files on their way in: from a body to a sandbox, without holding them in memory.
+//!
+//! Promised: what is received is nowhere to be seen before [`Received::place`]; a body that is cut off, too large, or
+//! whose client goes away leaves nothing. Files are written on a thread for blocking calls, which the body feeds by a
+//! short queue: whoever is slower holds up the other.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+
+use axum::body::Body;
+use bytes::Bytes;
+use errand_core::path::SandboxPath;
+use errand_sandbox::{FileError, Root, Upload};
+use futures::{Stream, StreamExt as _};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::AppState;
+use super::body::cut_off;
+use super::error::ApiError;
+
+/// Parts of a body that wait for the disk: some 16 KiB each.
+const PARTS_WAITING_MAX: usize = 16;
+/// How much of a file is copied at once.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// A file that has come whole and is not placed yet.
+pub(crate) struct Received {
+    upload: Upload,
+    sha256: [u8; 32],
+}
+
+impl Received {
+    /// Where it goes.
+    pub(crate) fn path(&self) -> &SandboxPath {
+        self.upload.path()
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.upload.written_bytes()
+    }
+
+    /// The digest of its path and its bytes: what makes two uploads the same.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::new().chain_update(self.path().as_str()).chain_update([0]).chain_update(self.sha256).finalize().into()
+    }
+
+    /// Puts it in its place. It is on disk when this answers.
+    pub(crate) async fn place(self) -> Result<(), ApiError> {
+        blocking(move || self.upload.finish().map(drop).map_err(ApiError::from)).await
+    }
+}
+
+/// Receives a body that is one file.
+pub(crate) async fn receive(root: Root, path: SandboxPath, limit_bytes: u64, body: Body) -> Result<Received, ApiError> {
+    let upload = blocking(move || root.begin_upload(&path, limit_bytes).map_err(ApiError::from)).await?;
+    let sink = Sink::Upload(upload);
+    match pump(body.into_data_stream().map(|part| part.map_err(|error| cut_off(&error))), sink).await? {
+        (Sink::Upload(upload), sha256) => Ok(Received { upload, sha256 }),
+        (Sink::Spool(_), _) => Err(ApiError::internal("an upload turned into a spool")),
+    }
+}
+
+/// A file whose place is not known yet: in a form, the path may come after it.
+pub(crate) struct Spooled {
+    file: File,
+    sha256: [u8; 32],
+}
+
+impl Spooled {
+    /// Receives a file into one without a name, beside the data.
+    pub(crate) async fn receive(
+        app: &AppState,
+        limit_bytes: u64,
+        parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
+    ) -> Result<Self, ApiError> {
+        let dir = app.store.dir().to_owned();
+        let file = blocking(move || tempfile::tempfile_in(dir).map_err(of_io)).await?;
+        match pump(parts, Sink::Spool(Spool { file, written_bytes: 0, limit_bytes })).await? {
+            (Sink::Spool(spool), sha256) => Ok(Self { file: spool.file, sha256 }),
+            (Sink::Upload(_), _) => Err(ApiError::internal("a spool turned into an upload")),
+        }
+    }
+
+    /// Carries it over to where it belongs.
+    pub(crate) async fn into_received(mut self, root: Root, path: SandboxPath, limit_bytes: u64) -> Result<Received, ApiError> {
+        blocking(move || {
+            let mut upload = root.begin_upload(&path, limit_bytes)?;
+            self.file.rewind().map_err(of_io)?;
+            let mut buffer = vec![0; COPY_BYTES];
+            loop {
+                let read = self.file.read(&mut buffer).map_err(of_io)?;
+                match buffer.get(..read) {
+                    None | Some([]) => return Ok(Received { upload, sha256: self.sha256 }),
+                    Some(part) => upload.write(part)?,
+                }
+            }
+        })
+        .await
+    }
+}
+
+struct Spool {
+    file: File,
+    written_bytes: u64,
+    limit_bytes: u64,
+}
+
+/// Where the parts of a body go.
+enum Sink {
+    Upload(Upload),
+    Spool(Spool),
+}
+
+impl Sink {
+    fn write(&mut self, part: &[u8]) -> Result<(), ApiError> {
+        match self {
+            Self::Upload(upload) => Ok(upload.write(part)?),
+            Self::Spool(spool) => {
+                spool.written_bytes = spool.written_bytes.saturating_add(part.len() as u64);
+                if spool.written_bytes > spool.limit_bytes {
+                    return Err(ApiError::too_large("a file that is uploaded directly", spool.limit_bytes));
+                }
+                spool.file.write_all(part).map_err(of_io)
+            }
+        }
+    }
+}
+
+/// Feeds the parts to the sink on its thread. The sink is given back, with the digest of all bytes, only where all came.
+async fn pump(mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin, mut sink: Sink) -> Result<(Sink, [u8; 32]), ApiError> {
+    let (feed, mut fed) = mpsc::channel::<Bytes>(PARTS_WAITING_MAX);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut digest = Sha256::new();
+        while let Some(part) = fed.blocking_recv() {
+            digest.update(&part);
+            sink.write(&part)?;
+        }
+        Ok((sink, digest.finalize().into()))
+    });
+    let mut broken = None;
+    while let Some(part) = parts.next().await {
+        match part {
+            // The writer is gone: its error says why.
+            Ok(part) => {
+                if feed.send(part).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
+    }
+    drop(feed);
+    let written = writing.await.map_err(ApiError::internal)?;
+    match broken {
+        // What was written is dropped with the sink, and is gone.
+        Some(error) => Err(error),
+        None => written,
+    }
+}
+
+/// Does file work on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(act).await.map_err(ApiError::internal)?
+}
+
+fn of_io(source: std::io::Error) -> ApiError {
+    if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return FileError::NoSpace { path: SandboxPath::root() }.into();
+    }
+    ApiError::internal(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::create(&dir.path().join("s")).unwrap();
+        (dir, root)
+    }
+
+    fn path() -> SandboxPath {
+        SandboxPath::parse("a/b.txt").unwrap()
+    }
+
+    fn body(parts: Vec<Result<&'static str, std::io::Error>>) -> Body {
+        Body::from_stream(stream::iter(parts))
+    }
+
+    #[tokio::test]
+    async fn a_file_that_came_whole_is_placed() {
+        let (_dir, root) = root();
+        let received = receive(root.clone(), path(), 10, body(vec![Ok("hello"), Ok("world")])).await.unwrap();
+        assert_eq!(received.size_bytes(), 10);
+        assert!(root.open_file(&path()).is_err(), "not to be seen before");
+        received.place().await.unwrap();
+        assert_eq!(root.read_to_string(&path(), 100).unwrap(), "helloworld");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_cut_off_or_too_large_leaves_nothing() {
+        let (_dir, root) = root();
+        let cut = receive(root.clone(), path(), 100, body(vec![Ok("hello"), Err(std::io::Error::other("gone"))])).await;
+        assert!(cut.is_err());
+        let large = receive(root.clone(), path(), 9, body(vec![Ok("hello"), Ok("world")])).await;
+        assert_eq!(axum::response::IntoResponse::into_response(large.err().unwrap()).status(), 413);
+        assert!(root.list(&SandboxPath::root()).unwrap().entries.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_of_path_and_bytes() {
+        let (_dir, root) = root();
+        let of = async |path: &str, parts| {
+            receive(root.clone(), SandboxPath::parse(path).unwrap(), 10, body(parts)).await.unwrap().digest()
+        };
+        let first = of("a", vec![Ok("hello"), Ok("world")]).await;
+        assert_eq!(first, of("/workspace/a", vec![Ok("helloworld")]).await);
+        assert_ne!(first, of("b", vec![Ok("helloworld")]).await);
+        assert_ne!(first, of("a", vec![Ok("helloworl")]).await);
+    }
+}

@@ -1,0 +1,206 @@
+//! What holds for every request: its id, its one line in the log, the last form of its error, its cost when it fails.
+//!
+//! Promised: each response carries `x-request-id`; each request is one line of the log, with the route as documented and
+//! never its path, query, headers or body; the cause of an error is logged once, here; a 500 names the request id and
+//! nothing of the inside; a panic becomes a 500.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Response};
+use errand_core::id::TeamId;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
+use tracing::Instrument as _;
+
+use super::error::{ApiError, ErrorCode, Reported, error_response};
+use super::{AppState, is_api};
+
+/// The request's id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Most characters of an id that a client sends.
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// Whose request it is: put into the response by [`super::auth`], for the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfTeam(pub(crate) TeamId);
+
+/// The outermost layer.
+pub(crate) async fn middleware(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let stopwatch = Stopwatch::start();
+    let id = kept_id(request.headers()).unwrap_or_else(|| new_id(&app));
+    let about = About::of(&request);
+    let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
+    let response = next.run(request).instrument(span).await;
+    let mut response = about.finish(response, &id);
+    response.headers_mut().insert(REQUEST_ID, id.clone());
+    about.log(&response, &id, stopwatch.elapsed_ms());
+    response
+}
+
+/// Makes a response out of a panic; the hook of the program has written where it was.
+pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Response {
+    let what = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "of unknown kind".to_owned());
+    ApiError::internal(format!("a panic: {what}")).into_response()
+}
+
+/// Elapsed time, for the log only: no decision hangs on it.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What is kept of a request until its end.
+struct About {
+    method: Method,
+    route: Option<MatchedPath>,
+    wants_page: bool,
+    path: String,
+}
+
+impl About {
+    fn of(request: &Request) -> Self {
+        let path = request.uri().path();
+        Self {
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            wants_page: !is_api(path) && accepts_html(request.headers()),
+            path: path.to_owned(),
+        }
+    }
+
+    /// Gives an error its last form.
+    fn finish(&self, response: Response, id: &HeaderValue) -> Response {
+        let Some(reported) = response.extensions().get::<Reported>().cloned() else {
+            return self.without_foreign_errors(response);
+        };
+        let id = id.to_str().unwrap_or_default();
+        let message = match reported.code {
+            ErrorCode::Internal => format!("something is wrong inside the server; tell its operator this request id: {id}"),
+            _ => reported.message.to_string(),
+        };
+        if reported.code != ErrorCode::Internal && !self.wants_page {
+            return response;
+        }
+        let mut last = if self.wants_page { error_page(reported.code, &message) } else { error_response(reported.code, &message) };
+        for (name, value) in response.headers() {
+            if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+                last.headers_mut().append(name, value.clone());
+            }
+        }
+        *last.extensions_mut() = response.extensions().clone();
+        last
+    }
+
+    /// An error of the API that a library made has the contract's body as well.
+    fn without_foreign_errors(&self, response: Response) -> Response {
+        let status = response.status();
+        if status.as_u16() < 400 || !is_api(&self.path) {
+            return response;
+        }
+        let code = ErrorCode::ALL.into_iter().find(|code| code.status() == status);
+        error_response(code.unwrap_or(ErrorCode::BadRequest), "the request cannot be answered: GET /v1/documentation says how to make it")
+    }
+
+    fn log(&self, response: &Response, id: &HeaderValue, duration_ms: u64) {
+        let request_id = id.to_str().unwrap_or_default();
+        let route = self.route.as_ref().map_or("-", MatchedPath::as_str);
+        let team = response.extensions().get::<OfTeam>().map_or_else(|| "-".to_owned(), |team| team.0.to_string());
+        let status = response.status().as_u16();
+        let method = self.method.as_str();
+        if let Some(source) = response.extensions().get::<Reported>().and_then(|reported| reported.source.as_ref()) {
+            let error = chain(source.as_ref());
+            tracing::error!(request.id = request_id, http.method = method, http.route = route, status, error, "{method} {route} failed: {error}");
+        }
+        tracing::info!(
+            request.id = request_id,
+            team.id = team,
+            http.method = method,
+            http.route = route,
+            status,
+            duration_ms,
+            "{method} {route} {status} in {duration_ms} ms"
+        );
+    }
+}
+
+/// An error and its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn kept_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let fits = (1..=REQUEST_ID_CHARS_MAX).contains(&id.len()) && id.as_bytes().iter().all(allowed);
+    fits.then(|| id.clone())
+}
+
+fn new_id(app: &AppState) -> HeaderValue {
+    let id = app.ids.event(app.clock.now()).to_string();
+    HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("-"))
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+}
+
+fn error_page(code: ErrorCode, message: &str) -> Response {
+    let (status, _) = code.parts();
+    let page = maud::html! {
+        (maud::DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; meta name="viewport" content="width=device-width"; title { (status.as_str()) " · errand" } }
+            body { h1 { (status.canonical_reason().unwrap_or("Error")) } p { (message) } }
+        }
+    };
+    (status, Html(page.into_string())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_own_id_is_kept_if_it_is_harmless() {
+        let kept = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_str(text).unwrap());
+            kept_id(&headers).is_some()
+        };
+        assert!(kept("a"));
+        assert!(kept("A-1.b_2"));
+        assert!(kept(&"x".repeat(128)));
+        for refused in ["", "a b", "a/b", "a\tb", &"x".repeat(129)] {
+            assert!(!kept(refused), "{refused:?}");
+        }
+        assert!(kept_id(&HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let inner = std::io::Error::other("no such disk");
+        let outer = errand_sandbox::FileError::Io { op: "read", path: errand_core::path::SandboxPath::root(), source: inner };
+        assert_eq!(chain(&outer), "the server could not read /workspace: no such disk");
+    }
+}

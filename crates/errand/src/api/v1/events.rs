@@ -1,0 +1,165 @@
+//! The events of a run, as a stream.
+//!
+//! Promised: every event after the number that the client gives, in order, each once; then those to come, until the run
+//! has ended. The bell only says that there is more: what is sent is read from the store. The stream ends when its key no
+//! longer counts, and when the server stops; a client goes on from the last number that it has.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::extract::State;
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use errand_core::id::RunId;
+use errand_store::Watch;
+use errand_store::model::{EventPage, EventRow};
+use futures::stream;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use serde_json::{Map, Value};
+use utoipa::IntoParams;
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::error::ApiError;
+use crate::api::path::Path;
+use crate::api::query::{Given, Query, QueryParams};
+use crate::api::request::chain;
+
+/// Events that are read at once.
+const EVENTS_READ_MAX: u32 = 100;
+/// How often a silent stream says that it lives, and the key is looked at. The contract's number.
+const COMMENT_EVERY_MS: u64 = 15_000;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// From where on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what After reads")]
+pub(crate) struct EventsParams {
+    /// The number of the last event that is known; the `Last-Event-ID` header wins over it.
+    #[param(minimum = 0)]
+    after: Option<u64>,
+}
+
+pub(crate) struct After(Option<u64>);
+
+impl QueryParams for After {
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        given.whole("after", 0..=u64::MAX).map(Self)
+    }
+}
+
+/// Streams the events of a run: `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and at
+/// the end of an ended run `end`. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
+#[utoipa::path(get, path = "/v1/runs/{run_id}/events", tag = "Runs",
+    params(
+        ("run_id" = Uuid, Path, description = "The run."),
+        EventsParams,
+        ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last event that is known."),
+    ),
+    responses(
+        (status = 200, description = "The stream.", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The run has ended, and that was its last event."),
+    ))]
+pub(crate) async fn stream_events(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(run): Path<RunId>,
+    Query(After(after)): Query<After>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let known = last_event_id(&headers)?.or(after);
+    // Watched before it is read: what happens in between rings.
+    let watch = app.store.bell().watch(run);
+    let page = app.store.events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX).await?;
+    if let Some(number) = known {
+        if number > page.last {
+            return Err(ApiError::bad_request(format!("Last-Event-ID: {number} is beyond the last event of the run, which is {}", page.last)));
+        }
+        if page.ended && number == page.last {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    let mut follow = Follow { app, caller, run, after: known.unwrap_or(0), watch, ready: VecDeque::new(), has_ended: false };
+    follow.take(page);
+    let events = stream::unfold(follow, async |mut follow| follow.next().await.map(|event| (Ok::<_, Infallible>(event), follow)));
+    let mut response = Sse::new(events).into_response();
+    // Proxies that collect a response before they send it would hold the stream back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let number = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| ApiError::bad_request("Last-Event-ID: it takes the number of an event, as the stream gave it"))
+}
+
+/// Where a stream is.
+struct Follow {
+    app: AppState,
+    caller: Caller,
+    run: RunId,
+    after: u64,
+    watch: Watch,
+    ready: VecDeque<Event>,
+    has_ended: bool,
+}
+
+impl Follow {
+    fn take(&mut self, page: EventPage) {
+        if page.events.is_empty() && page.ended && self.after >= page.last {
+            self.has_ended = true;
+            self.ready.push_back(Event::default().event("end").data("{}"));
+        }
+        for row in page.events {
+            self.after = row.seq;
+            self.ready.push_back(event_of(self.run, row));
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.has_ended || self.app.draining.is_cancelled() || !self.caller.still_counts(&self.app).await {
+                return None;
+            }
+            match self.app.store.events_after(self.caller.team(), self.run, self.after, EVENTS_READ_MAX).await {
+                Ok(page) => self.take(page),
+                Err(error) => {
+                    tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
+                    return None;
+                }
+            }
+            if self.ready.is_empty() {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Until there may be more, or it is time for a sign of life.
+    async fn wait(&mut self) {
+        tokio::select! {
+            () = self.watch.changed() => {}
+            () = self.app.draining.cancelled() => {}
+            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
+        }
+    }
+}
+
+fn event_of(run: RunId, row: EventRow) -> Event {
+    let mut data = Map::new();
+    data.insert("run_id".to_owned(), Value::String(run.to_string()));
+    data.insert("created_at".to_owned(), Value::String(row.created_at.to_string()));
+    // The object comes last: where it has a `created_at` of its own, it is as `GET` gives it.
+    if let Value::Object(object) = row.data {
+        data.extend(object);
+    }
+    Event::default().id(row.seq.to_string()).event(row.kind).data(Value::Object(data).to_string())
+}

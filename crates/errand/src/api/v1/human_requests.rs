@@ -1,0 +1,91 @@
+//! Answers to human requests.
+
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::human::Answer as HumanAnswer;
+use errand_core::id::{HumanRequestId, RunId};
+use errand_core::wire::AnsweredRequestBody;
+use errand_store::StoredAnswer;
+use errand_store::model::Respond;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::{Json, RequestBody};
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, rendered, response};
+use crate::api::path::Path;
+
+/// An answer: `approved` to an approval, `answers` to a question.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct RespondRequest {
+    /// Yes or no.
+    approved: Option<bool>,
+    /// By question: a text, or for `multi_select` a list of labels or labels separated by commas.
+    #[schema(value_type = Option<Object>)]
+    answers: Option<Map<String, Value>>,
+    /// Why; goes with `approved`.
+    reason: Option<String>,
+}
+
+impl RequestBody for RespondRequest {}
+
+/// The request, answered.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RespondResponse {
+    human_request: AnsweredRequestBody,
+}
+
+/// Answers the pending human request of a run, which goes on then.
+#[utoipa::path(post, path = "/v1/runs/{run_id}/human-requests/{request_id}/respond", tag = "Human requests",
+    params(("run_id" = Uuid, Path, description = "The run."), ("request_id" = Uuid, Path, description = "Its pending request.")),
+    request_body = RespondRequest,
+    responses((status = 200, description = "It is answered.", body = RespondResponse)))]
+pub(crate) async fn respond(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path((run, request)): Path<(RunId, HumanRequestId)>,
+    key: IdempotencyKey,
+    body: Json<RespondRequest>,
+) -> Result<Response, ApiError> {
+    let answer = answer_of(body.value)?;
+    let respond = Respond { team: caller.team(), run, request, answer, by: caller.user(), now: app.clock.now() };
+    let answer = app.store.respond(respond, key.once(&caller, body.sha256, render)).await?;
+    Ok(response(answer, render))
+}
+
+fn answer_of(request: RespondRequest) -> Result<HumanAnswer, ApiError> {
+    match (request.approved, request.answers) {
+        (Some(approved), None) => Ok(HumanAnswer::Approval { approved, reason: request.reason }),
+        (None, Some(_)) if request.reason.is_some() => Err(ApiError::invalid("reason", "it goes with `approved`; put it into the answers")),
+        (None, Some(answers)) => Ok(HumanAnswer::Answers(answers)),
+        (Some(_), Some(_)) => Err(ApiError::bad_request("the body has `approved` and `answers`: it takes one of them")),
+        (None, None) => Err(ApiError::bad_request("the body has no answer: it takes `approved` (true or false) or `answers` ({question: answer})")),
+    }
+}
+
+fn render(answered: &AnsweredRequestBody) -> StoredAnswer {
+    rendered(StatusCode::OK, &RespondResponse { human_request: answered.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_one_of_two() {
+        let of = |text: &str| answer_of(serde_json::from_str(text).unwrap()).ok();
+        assert_eq!(of(r#"{"approved": true}"#), Some(HumanAnswer::Approval { approved: true, reason: None }));
+        assert_eq!(
+            of(r#"{"approved": false, "reason": "no"}"#),
+            Some(HumanAnswer::Approval { approved: false, reason: Some("no".to_owned()) })
+        );
+        assert!(matches!(of(r#"{"answers": {"q": "a"}, "approved": null}"#), Some(HumanAnswer::Answers(_))));
+        for bad in ["{}", r#"{"approved": true, "answers": {}}"#, r#"{"answers": {}, "reason": "x"}"#] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Messages of a run.
+
+use axum::Json as Answered;
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::id::RunId;
+use errand_core::limits::MESSAGES_PAGE_MAX;
+use errand_core::wire::MessageBody;
+use errand_store::StoredAnswer;
+use errand_store::model::{PageQuery, PostMessage};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::{Json, RequestBody};
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, rendered, response};
+use crate::api::path::Path;
+use crate::api::query::{Given, Query, QueryParams};
+
+/// A message to a run.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct PostMessageRequest {
+    /// The text.
+    #[schema(min_length = 1)]
+    message: String,
+}
+
+impl RequestBody for PostMessageRequest {}
+
+/// The message as it was kept.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MessageResponse {
+    message: MessageBody,
+}
+
+/// A page of messages.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MessageListResponse {
+    messages: Vec<MessageBody>,
+    /// How many there are in all.
+    total: u64,
+    limit: u32,
+    offset: u64,
+}
+
+/// Which page.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what MessagesPage reads")]
+pub(crate) struct MessagesParams {
+    /// Most entries.
+    #[param(minimum = 1, maximum = 50, default = 20)]
+    limit: Option<u32>,
+    /// Entries that are skipped.
+    #[param(minimum = 0, default = 0)]
+    offset: Option<u64>,
+}
+
+pub(crate) struct MessagesPage(PageQuery);
+
+impl QueryParams for MessagesPage {
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        given.page(MESSAGES_PAGE_MAX).map(Self)
+    }
+}
+
+/// A run's messages, oldest first.
+#[utoipa::path(get, path = "/v1/runs/{run_id}/messages", tag = "Messages",
+    params(("run_id" = Uuid, Path, description = "The run."), MessagesParams),
+    responses((status = 200, description = "A page of messages.", body = MessageListResponse)))]
+pub(crate) async fn list_messages(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(run): Path<RunId>,
+    Query(MessagesPage(query)): Query<MessagesPage>,
+) -> Result<Answered<MessageListResponse>, ApiError> {
+    let page = app.store.messages(caller.team(), run, query).await?;
+    let PageQuery { limit, offset } = query;
+    Ok(Answered(MessageListResponse { messages: page.items, total: page.total, limit, offset }))
+}
+
+/// Gives a run a message. It is kept always; it resumes a run that is waiting, completed or interrupted; a running one
+/// reads it before its next model call.
+#[utoipa::path(post, path = "/v1/runs/{run_id}/messages", tag = "Messages",
+    params(("run_id" = Uuid, Path, description = "The run.")), request_body = PostMessageRequest,
+    responses((status = 201, description = "It is kept.", body = MessageResponse)))]
+pub(crate) async fn post_message(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(run): Path<RunId>,
+    key: IdempotencyKey,
+    body: Json<PostMessageRequest>,
+) -> Result<Response, ApiError> {
+    if body.value.message.is_empty() {
+        return Err(ApiError::invalid("message", "it takes at least 1 character"));
+    }
+    let now = app.clock.now();
+    let message =
+        PostMessage { team: caller.team(), run, id: app.ids.message(now), text: body.value.message, by: caller.user(), now };
+    let answer = app.store.post_message(message, key.once(&caller, body.sha256, render)).await?;
+    Ok(response(answer, render))
+}
+
+fn render(message: &MessageBody) -> StoredAnswer {
+    rendered(StatusCode::CREATED, &MessageResponse { message: message.clone() })
+}

@@ -1,0 +1,64 @@
+//! Texts with a length: names and what is alike.
+
+use errand_core::limits::NAME_CHARS_MAX;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use crate::api::error::ApiError;
+
+/// Most bytes of an address that a team gives: what servers commonly take.
+const URL_BYTES_MAX: usize = 2_048;
+
+/// A name: 1 to 200 characters, not all of them white.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let fits = !text.trim().is_empty() && text.chars().count() <= NAME_CHARS_MAX;
+        if fits { Ok(Self(text)) } else { Err(D::Error::custom(format!("it takes 1 to {NAME_CHARS_MAX} characters"))) }
+    }
+}
+
+/// A webhook's address, judged as far as that goes before it is called.
+pub(crate) fn webhook_url(name: &str, text: Option<String>, allow_private_networks: bool) -> Result<Option<String>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    if text.len() > URL_BYTES_MAX {
+        return Err(ApiError::invalid(name, format!("it takes at most {URL_BYTES_MAX} bytes")));
+    }
+    let url = url::Url::parse(&text).map_err(|error| {
+        ApiError::invalid(name, format!("it takes an http or https address, such as https://example.com/hook; this is none: {error}"))
+    })?;
+    errand_engine::net::Guard::webhooks(allow_private_networks)
+        .check_url(&url)
+        .map_err(|error| ApiError::invalid(name, error))?;
+    Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_length() {
+        let fits = |text: &str| serde_json::from_value::<Name>(serde_json::json!(text)).is_ok();
+        assert!(fits("a"));
+        assert!(fits(&"é".repeat(200)));
+        assert!(!fits(""));
+        assert!(!fits("  "));
+        assert!(!fits(&"a".repeat(201)));
+    }
+
+    #[test]
+    fn addresses_of_webhooks() {
+        let fits = |text: &str, private| webhook_url("webhook_url", Some(text.to_owned()), private).is_ok();
+        assert!(fits("https://example.com/hook?x=1", false));
+        assert!(!fits("http://127.0.0.1:9/", false));
+        assert!(fits("http://127.0.0.1:9/", true));
+        for bad in ["ftp://example.com", "example.com", "", "/hook"] {
+            assert!(!fits(bad, true), "{bad}");
+        }
+        assert!(webhook_url("webhook_url", None, false).unwrap().is_none());
+    }
+}

@@ -1,0 +1,81 @@
+//! Sandboxes: create and delete. Their files are in [`super::files`] and [`super::uploads`].
+
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::id::SandboxId;
+use errand_core::time::Timestamp;
+use errand_store::model::Sandbox;
+use errand_store::{Answer, StoredAnswer};
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::NoBody;
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
+use crate::api::path::Path;
+use crate::api::receive::blocking;
+use crate::api::request::chain;
+
+/// A new sandbox.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SandboxResponse {
+    /// An opaque string.
+    #[schema(example = "sb_0198f2a47c1e70008000000000000001")]
+    sandbox_id: String,
+    /// When it goes with its files, unless it is used before.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// Makes a sandbox: a directory for files that runs work on.
+#[utoipa::path(post, path = "/v1/sandboxes", tag = "Sandboxes",
+    responses((status = 201, description = "The sandbox.", body = SandboxResponse)))]
+pub(crate) async fn create_sandbox(
+    caller: Caller,
+    State(app): State<AppState>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    let expires_at = now.plus_ms(app.settings.sandbox_ttl_ms);
+    let once = key.once(&caller, body.sha256, render);
+    let answer = app.store.create_sandbox(caller.team(), app.ids.sandbox(now), expires_at, now, once).await?;
+    Ok(response(answer, render))
+}
+
+fn render(sandbox: &Sandbox) -> StoredAnswer {
+    let body = SandboxResponse { sandbox_id: sandbox.id.as_str().to_owned(), expires_at: sandbox.expires_at };
+    rendered(StatusCode::CREATED, &body)
+}
+
+/// Deletes a sandbox and its files. 409 while a run on it has not ended.
+#[utoipa::path(delete, path = "/v1/sandboxes/{sandbox_id}", tag = "Sandboxes",
+    params(("sandbox_id" = String, Path, description = "The sandbox.")),
+    responses((status = 204, description = "It is gone.")))]
+pub(crate) async fn delete_sandbox(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(sandbox): Path<SandboxId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app.store.delete_sandbox(caller.team(), &sandbox, app.clock.now(), once).await?;
+    if let Answer::Fresh(()) = answer {
+        remove_files(&app, sandbox).await;
+    }
+    Ok(response(answer, no_content))
+}
+
+/// The row is gone, and the sandbox with it; directories without a row are removed later if it fails here.
+async fn remove_files(app: &AppState, sandbox: SandboxId) {
+    let sandboxes = app.sandboxes.clone();
+    let name = sandbox.clone();
+    let removed = blocking(move || Ok(sandboxes.remove(&name))).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(error = chain(&error), "the files of sandbox {sandbox} were not removed yet");
+    }
+}

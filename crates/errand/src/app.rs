@@ -1,0 +1,333 @@
+//! The one place where the parts are put together: store, engine, API, pages, server.
+//!
+//! Two apps can run in one process: nothing here is global. A test gives its own clock, seed, models and tools.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use errand_core::id::IdGen;
+use errand_engine::clock::Clock;
+use errand_engine::model::Models;
+use errand_engine::sandboxes::Sandboxes;
+use errand_engine::tool::Tools;
+use errand_engine::{Engine, EngineOptions, Parts};
+use errand_store::seal::MasterKey;
+use errand_store::{OpenOptions, Store};
+use hyper_util::rt::TokioTimer;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::api::{self, ApiSettings, AppState};
+use crate::config::{Config, TlsConfig};
+
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The file of the master key, where the environment gives none.
+const MASTER_KEY_FILE: &str = "master.key";
+
+/// What the parts are made of, where it is not the settings.
+pub struct Ingredients {
+    /// What time it is.
+    pub clock: Clock,
+    /// From the system's random source; fixed in tests, so that ids repeat.
+    pub seed: [u8; 32],
+    /// Who decides.
+    pub models: Models,
+    /// What can be called.
+    pub tools: Tools,
+}
+
+impl Ingredients {
+    /// Those of the program.
+    ///
+    /// # Errors
+    /// Where the system's random source does not answer.
+    pub fn of_system() -> Result<Self> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)
+            .map_err(|e| anyhow::anyhow!("the system's random source does not answer: {e}"))?;
+        Ok(Self {
+            clock: Clock::System,
+            seed,
+            models: Models::default(),
+            tools: Tools::builtin(),
+        })
+    }
+}
+
+/// A running server.
+pub struct App {
+    url: String,
+    store: Store,
+    engine: Engine,
+    draining: CancellationToken,
+    handle: Handle<std::net::SocketAddr>,
+    server: JoinHandle<std::io::Result<()>>,
+    poisoned: watch::Receiver<bool>,
+    grace: Duration,
+    router: Router,
+}
+
+impl App {
+    /// Starts a server on a bound listener. It answers `/healthz` at once, and is ready when this returns.
+    ///
+    /// # Errors
+    /// The data directory is in use or cannot be used, its schema is newer, the master key does not fit, TLS files
+    /// cannot be read.
+    pub async fn start(
+        config: Config,
+        listener: TcpListener,
+        ingredients: Ingredients,
+    ) -> Result<Self> {
+        errand_engine::net::install_crypto_provider();
+        let address = listener
+            .local_addr()
+            .context("the listener has no address")?;
+        let url = config.server.base_url(address);
+        let front = Front::default();
+        let handle = Handle::new();
+        let server = serve(
+            listener,
+            config.server.tls.clone(),
+            handle.clone(),
+            front.router(),
+        )
+        .await?;
+
+        let Ingredients {
+            clock,
+            seed,
+            models,
+            tools,
+        } = ingredients;
+        let ids = Arc::new(IdGen::new(seed));
+        let dir = config.server.data_dir.clone();
+        let options = StoreSetup {
+            dir: dir.clone(),
+            url: url.clone(),
+            readers: config.store.read_connections as usize,
+            cache_kib: config.store.cache_kib,
+            key: master_key_of(&config),
+        };
+        let boot = ids.boot(clock.now());
+        let store = tokio::task::spawn_blocking(move || options.open(boot))
+            .await
+            .context("the store's opening was cut off")??;
+        let upload_key = store.master_key().derive("upload-url");
+        let sandboxes = Sandboxes::beneath(&dir);
+        let draining = CancellationToken::new();
+        let parts = Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            ids: Arc::clone(&ids),
+            models: models.clone(),
+            tools,
+            sandboxes: sandboxes.clone(),
+            draining: draining.clone(),
+        };
+        let (engine, recovered) = Engine::start(parts, engine_options(&config))
+            .await
+            .context("the engine does not start")?;
+        if recovered.runs > 0 {
+            tracing::info!(runs = recovered.runs, "runs that were under way go on");
+        }
+        let state = AppState::new(
+            store.clone(),
+            ids,
+            clock,
+            sandboxes,
+            models,
+            upload_key,
+            draining.clone(),
+            ApiSettings::of(&config, &url),
+        );
+        let router = api::router(state.clone()).merge(crate::web::router(&state));
+        front.ready(router.clone());
+        let poisoned = store.poisoned();
+        let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
+        Ok(Self {
+            url,
+            store,
+            engine,
+            draining,
+            handle,
+            server,
+            poisoned,
+            grace,
+            router,
+        })
+    }
+
+    /// The server's outer address, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What it keeps.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its routes, for calls within the process.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Until it can work no longer: the disk failed, or the server ended. A sentence says why.
+    pub async fn ended(&mut self) -> String {
+        tokio::select! {
+            _ = self.poisoned.wait_for(|poisoned| *poisoned) => {
+                "a write to the disk failed and its outcome is unknown; start again, and it goes on from what is on disk".to_owned()
+            }
+            ended = &mut self.server => match ended {
+                Ok(Ok(())) => "the server ended".to_owned(),
+                Ok(Err(error)) => format!("the server ended: {error}"),
+                Err(error) => format!("the server ended: {error}"),
+            },
+        }
+    }
+
+    /// No new work; requests and steps in progress get the grace period; nothing is lost.
+    pub async fn shut_down(self) {
+        self.draining.cancel();
+        self.handle.graceful_shutdown(Some(self.grace));
+        self.engine.shut_down(self.grace).await;
+        if !self.server.is_finished()
+            && let Err(error) = self.server.await
+        {
+            tracing::warn!(%error, "the server did not end by itself");
+        }
+    }
+
+    /// Ends as a crash would: nothing is finished, nothing is written any more. For tests of recovery.
+    pub fn crash(self) {
+        self.handle.shutdown();
+        self.server.abort();
+        self.engine.abort();
+    }
+}
+
+/// Opens the store: blocking, so it has a struct that can be sent to a thread for that.
+pub(crate) struct StoreSetup {
+    pub(crate) dir: PathBuf,
+    pub(crate) url: String,
+    pub(crate) readers: usize,
+    pub(crate) cache_kib: u32,
+    pub(crate) key: Option<MasterKey>,
+}
+
+impl StoreSetup {
+    pub(crate) fn open(self, boot: errand_core::id::BootId) -> Result<Store> {
+        // The lock first: the key's file belongs to whoever holds the directory.
+        let lock = Store::lock(&self.dir)?;
+        let master_key = match self.key {
+            Some(key) => key,
+            None => MasterKey::load_or_create(&self.dir.join(MASTER_KEY_FILE))?,
+        };
+        let options = OpenOptions {
+            dir: self.dir,
+            boot,
+            respond_base: self.url,
+            master_key,
+            readers: self.readers,
+            cache_kib: self.cache_kib,
+        };
+        Ok(Store::open_locked(options, lock)?)
+    }
+}
+
+pub(crate) fn master_key_of(config: &Config) -> Option<MasterKey> {
+    config
+        .master_key
+        .as_ref()
+        .map(|key| MasterKey::from_bytes(*key.expose()))
+}
+
+fn engine_options(config: &Config) -> EngineOptions {
+    EngineOptions {
+        max_concurrent_runs: config.engine.max_concurrent_runs as usize,
+        max_concurrent_deliveries: config.webhooks.max_concurrent_deliveries as usize,
+        allow_private_networks: config.webhooks.allow_private_networks,
+        webhook_timeout: Duration::from_secs(u64::from(config.webhooks.timeout_s)),
+    }
+}
+
+/// What answers before there is anything to answer with.
+#[derive(Clone, Default)]
+struct Front {
+    router: Arc<OnceLock<Router>>,
+}
+
+impl Front {
+    fn ready(&self, router: Router) {
+        // Set once, here.
+        let _ = self.router.set(router);
+    }
+
+    fn router(&self) -> Router {
+        let front = self.clone();
+        Router::new().fallback(move |request: Request| front.clone().answer(request))
+    }
+
+    async fn answer(self, request: Request) -> Response {
+        match self.router.get() {
+            Some(router) => match router.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            None => api::starting(request.uri().path()).into_response(),
+        }
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsConfig>,
+    handle: Handle<std::net::SocketAddr>,
+    router: Router,
+) -> Result<JoinHandle<std::io::Result<()>>> {
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    match tls {
+        None => {
+            let mut server = axum_server::from_tcp(listener)?
+                .acceptor(NoDelayAcceptor::new())
+                .handle(handle);
+            server
+                .http_builder()
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT);
+            Ok(tokio::spawn(server.serve(service)))
+        }
+        Some(TlsConfig { cert, key }) => {
+            let unreadable = |path: &Path| format!("server.tls: {} cannot be used", path.display());
+            let config = RustlsConfig::from_pem_file(&cert, &key)
+                .await
+                .with_context(|| unreadable(&cert))?;
+            let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
+            let mut server = axum_server::from_tcp(listener)?
+                .acceptor(acceptor)
+                .handle(handle);
+            server
+                .http_builder()
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT);
+            Ok(tokio::spawn(server.serve(service)))
+        }
+    }
+}

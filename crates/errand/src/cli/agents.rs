@@ -1,0 +1,141 @@
+//! `errand agents`: agents, through the API.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use errand_core::id::AgentId;
+
+use super::out::printable;
+use super::{Remote, Surroundings, assignment};
+use crate::client::{AgentReply, Client, Reply};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create an agent from a file and print its id
+    Create {
+        /// YAML or JSON, as in examples/invoices.yaml; `-` is standard input
+        file: PathBuf,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// List the agents, newest first
+    List {
+        #[command(flatten)]
+        page: Paging,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show an agent and its latest build
+    Get {
+        /// Id or name
+        agent: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Delete an agent; its runs go on and stay readable
+    Delete {
+        /// Id or name
+        agent: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Which part of a list.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Paging {
+    /// How many at most
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(super) limit: u32,
+    /// How many to pass over
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) offset: u64,
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    match command {
+        Command::Create { file, remote } => {
+            let body = assignment::read(&file)?;
+            let created = with.client(&remote)?.create_agent(&body).await?;
+            if out.json() {
+                return Ok(out.json_text(&created.text)?);
+            }
+            out.line(&created.value.agent.id)?;
+        }
+        Command::List { page, remote } => {
+            let list = with.client(&remote)?.agents(page.limit, page.offset).await?;
+            if out.json() {
+                return Ok(out.json_text(&list.text)?);
+            }
+            let shown = list.value.agents.len();
+            let rows = list.value.agents.into_iter().map(|agent| [agent.id, agent.name, agent.created_at]);
+            out.table(&["id", "name", "created"], rows)?;
+            note_the_rest(with, shown, page.offset, list.value.total)?;
+        }
+        Command::Get { agent, remote } => {
+            let client = with.client(&remote)?;
+            let agent = client.agent(&id_of(&client, &agent).await?).await?;
+            show(with, &agent)?;
+        }
+        Command::Delete { agent, remote } => {
+            let client = with.client(&remote)?;
+            client.delete_agent(&id_of(&client, &agent).await?).await?;
+            out.note("The agent is deleted.")?;
+        }
+    }
+    Ok(())
+}
+
+fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
+    let out = &with.out;
+    if out.json() {
+        return Ok(out.json_text(&reply.text)?);
+    }
+    let AgentReply { agent, build } = &reply.value;
+    let mut rows = vec![
+        ["id".to_owned(), agent.id.clone()],
+        ["name".to_owned(), agent.name.clone()],
+        ["created".to_owned(), agent.created_at.clone()],
+    ];
+    match build {
+        Some(build) => rows.push(["build".to_owned(), format!("{} (number {}, {})", build.id, build.number, build.name)]),
+        None => rows.push(["build".to_owned(), "none; `errand builds create` makes one".to_owned()]),
+    }
+    out.table(&["agent", ""], rows)?;
+    if let Some(build) = build {
+        out.line("")?;
+        out.line(&printable(&serde_json::to_string_pretty(&build.config)?))?;
+    }
+    Ok(())
+}
+
+/// Says on standard error that a list has more than was shown.
+pub(super) fn note_the_rest(with: &Surroundings, shown: usize, offset: u64, total: u64) -> Result<()> {
+    let end = offset + shown as u64;
+    if end < total {
+        with.out.note(&format!("{shown} of {total}; --offset {end} shows the next"))?;
+    }
+    Ok(())
+}
+
+/// An agent's id out of its id or its name.
+///
+/// # Errors
+/// Where no agent has the name, or more than one has.
+pub(super) async fn id_of(client: &Client, agent: &str) -> Result<String> {
+    if agent.parse::<AgentId>().is_ok() {
+        return Ok(agent.to_owned());
+    }
+    let named = client.agents_named(agent).await?;
+    match named.as_slice() {
+        [one] => Ok(one.id.clone()),
+        [] => bail!("no agent is named {agent:?}; `errand agents list` shows those there are"),
+        several => {
+            let ids: Vec<_> = several.iter().map(|agent| agent.id.as_str()).collect();
+            Err(anyhow::anyhow!("take one of the ids: {}", ids.join(", ")))
+                .with_context(|| format!("{} agents are named {agent:?}", several.len()))
+        }
+    }
+}

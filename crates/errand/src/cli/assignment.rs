@@ -1,0 +1,143 @@
+//! The file that describes an agent: YAML, or JSON, which is YAML too.
+//!
+//! Three forms: that of `POST /v1/agents` (`name`, `build: {name, config}`); `name` and `config`; and the short one for
+//! people, in which everything beside `name` is the `data` of the build's config:
+//!
+//! ```yaml
+//! name: Pay invoices
+//! tools: {read_file: allow}
+//! playbook: {steps: [...]}
+//! ```
+//!
+//! In the short form a `playbook` brings its model with it. What the keys mean is checked by the API.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value, json};
+
+/// The version of a build's config that the short form is.
+const CONFIG_VERSION: &str = "v2";
+/// The model that a playbook needs.
+const PLAYBOOK_MODEL: &str = "builtin/playbook";
+
+/// Reads a file that describes an agent. `-` is standard input.
+///
+/// # Errors
+/// Where it cannot be read or is of none of the forms.
+pub(super) fn read(path: &Path) -> Result<Value> {
+    let text = if path.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).context("standard input cannot be read")
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    };
+    parse(&text?).with_context(|| format!("{} does not describe an agent", path.display()))
+}
+
+/// The body of `POST /v1/agents`, out of any of the forms.
+///
+/// # Errors
+/// Where the text is none of them: says what it takes.
+pub(super) fn parse(text: &str) -> Result<Value> {
+    let value: Value = serde_saphyr::from_str(text).context("it is neither YAML nor JSON")?;
+    let Value::Object(mut fields) = value else {
+        bail!("it takes `name: …` and the agent's setup, such as `playbook: …`");
+    };
+    let name = match fields.remove("name") {
+        Some(Value::String(name)) if !name.trim().is_empty() => name,
+        Some(_) => bail!("`name` takes a text; put it in quotes"),
+        None => bail!("`name` is missing"),
+    };
+    if let Some(build) = fields.remove("build") {
+        only(&fields, "build")?;
+        return Ok(json!({ "name": name, "build": build }));
+    }
+    if let Some(config) = fields.remove("config") {
+        only(&fields, "config")?;
+        return Ok(json!({ "name": name, "build": { "name": name, "config": config } }));
+    }
+    if fields.is_empty() {
+        return Ok(json!({ "name": name }));
+    }
+    if fields.contains_key("playbook") && !fields.contains_key("models") {
+        fields.insert("models".to_owned(), json!({ "agent": { "model": PLAYBOOK_MODEL } }));
+    }
+    let config = json!({ "version": CONFIG_VERSION, "data": fields });
+    Ok(json!({ "name": name, "build": { "name": name, "config": config } }))
+}
+
+/// The body of a new build (`name`, `config`), out of any of the forms.
+///
+/// # Errors
+/// Where the text is none of them, or describes no build.
+pub(super) fn read_build(path: &Path) -> Result<Value> {
+    let agent = read(path)?;
+    let build = agent.get("build").filter(|build| build.is_object()).cloned();
+    build.with_context(|| format!("{} describes an agent without a build", path.display()))
+}
+
+fn only(rest: &Map<String, Value>, form: &str) -> Result<()> {
+    let rest: Vec<_> = rest.keys().map(|key| format!("`{key}`")).collect();
+    if rest.is_empty() {
+        return Ok(());
+    }
+    bail!("beside `name` and `{form}` there is {}; either leave it out, or leave `{form}` out", rest.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        format!("{:#}", parse(text).unwrap_err())
+    }
+
+    #[test]
+    fn the_form_of_the_api_stays_as_it_is() {
+        let text = r#"{"name": "A", "build": {"name": "b", "config": {"version": "v2", "data": {"x": 1}}}}"#;
+        assert_eq!(parse(text).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        assert_eq!(parse("name: A").unwrap(), json!({"name": "A"}));
+    }
+
+    #[test]
+    fn a_config_becomes_a_build() {
+        let agent = parse("name: A\nconfig: {version: v2, data: {models: builtin/playbook}}").unwrap();
+        let config = json!({"version": "v2", "data": {"models": "builtin/playbook"}});
+        assert_eq!(agent, json!({"name": "A", "build": {"name": "A", "config": config}}));
+    }
+
+    #[test]
+    fn the_short_form_is_the_data_of_a_build() {
+        let agent = parse("name: A\ntools: {read_file: ask}\nplaybook:\n  steps:\n  - wait: 2s\n  - say: \"{{ 1 }}\"\n").unwrap();
+        let data = json!({
+            "tools": {"read_file": "ask"},
+            "playbook": {"steps": [{"wait": "2s"}, {"say": "{{ 1 }}"}]},
+            "models": {"agent": {"model": "builtin/playbook"}},
+        });
+        assert_eq!(agent, json!({"name": "A", "build": {"name": "A", "config": {"version": "v2", "data": data}}}));
+        let own = parse("{name: A, models: anthropic/claude-x, input: You help.}").unwrap();
+        assert_eq!(own["build"]["config"]["data"]["models"], "anthropic/claude-x");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        assert!(error("- a\n").contains("it takes `name: …`"));
+        assert!(error("playbook: {}").contains("`name` is missing"));
+        assert!(error("name: 7").contains("takes a text"));
+        assert!(error("name: A\nbuild: {}\ntools: {}").contains("there is `tools`"));
+        assert!(error("name: [").contains("neither YAML nor JSON"));
+        assert!(error("name: A\nname: B\n").contains("neither YAML nor JSON"));
+    }
+
+    #[test]
+    fn the_examples_are_of_the_short_form() {
+        for text in [
+            include_str!("../../../../examples/invoices.yaml"),
+            include_str!("../../../../examples/ask-and-wait.yaml"),
+        ] {
+            let agent = parse(text).unwrap();
+            let config = &agent["build"]["config"];
+            assert!(errand_core::config::BuildConfig::parse(config).is_ok(), "{agent}");
+        }
+    }
+}

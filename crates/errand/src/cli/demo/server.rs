@@ -1,0 +1,61 @@
+//! The demo's server: the whole program, in this process, on a free port and in its own directory.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use errand_engine::clock::Clock;
+
+use crate::admin::{Admin, AdminAnswer, AdminRequest};
+use crate::app::{App, Ingredients};
+use crate::client::Client;
+use crate::config::{self, Config, Flags};
+use crate::secret_key::random_bytes;
+
+pub(super) struct Server {
+    pub(super) app: App,
+    pub(super) client: Client,
+    pub(super) key: String,
+    pub(super) webhook_secret: String,
+}
+
+impl Server {
+    pub(super) async fn start(dir: &Path) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
+        let app = App::start(settings(dir)?, listener, Ingredients::of_system()?).await?;
+        match Self::prepare(&app).await {
+            Ok((client, key, webhook_secret)) => Ok(Self { app, client, key, webhook_secret }),
+            Err(error) => {
+                app.shut_down().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(app: &App) -> Result<(Client, String, String)> {
+        let admin = Admin::new(app.store().clone(), random_bytes()?, Clock::System, app.url().to_owned());
+        let request = AdminRequest::CreateKey { name: "demo".to_owned(), expires_in_ms: None };
+        let AdminAnswer::Key { secret: key, .. } = admin.execute(request).await? else {
+            bail!("no key was made");
+        };
+        let AdminAnswer::WebhookSecret { secret } = admin.execute(AdminRequest::WebhookSecret).await? else {
+            bail!("there is no webhook secret");
+        };
+        Ok((Client::new(app.url(), &key)?, key, secret))
+    }
+
+    pub(super) async fn stop(self) {
+        self.app.shut_down().await;
+    }
+}
+
+/// The defaults, whatever the environment says; webhooks may go to the receiver on this machine.
+fn settings(dir: &Path) -> Result<Config> {
+    let data_dir = dir.join("data").into_os_string().into_string();
+    let data_dir = data_dir.ok().context("the temporary directory's path is not UTF-8; set TMPDIR to another")?;
+    let flags = Flags { data_dir: Some(data_dir), ..Flags::default() };
+    let env = [("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true"), ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "2")];
+    let env: BTreeMap<_, _> = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Ok(config::load(&flags, &env, None)?)
+}

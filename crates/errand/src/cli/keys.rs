@@ -1,0 +1,77 @@
+//! `errand keys`: API keys of the server's first team, made on the server's machine.
+
+use anyhow::Result;
+use clap::Subcommand;
+use errand_core::time::{Timestamp, parse_duration_ms};
+use serde_json::json;
+
+use super::{Place, Surroundings, strange_answer};
+use crate::admin::{AdminAnswer, AdminRequest, reach};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a key and print it alone; it cannot be shown again
+    Create {
+        /// What the key is for
+        #[arg(long)]
+        name: String,
+        /// How long it works, such as 12h or 30d [default: until it is deleted]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration_ms)]
+        expires_in: Option<u64>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the keys
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Delete a key; it works no more from then on
+    Delete {
+        /// The key's id, as `errand keys list` shows it
+        id: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let (place, request) = match command {
+        Command::Create { name, expires_in, place } => {
+            (place, AdminRequest::CreateKey { name, expires_in_ms: expires_in })
+        }
+        Command::List { place } => (place, AdminRequest::ListKeys),
+        Command::Delete { id, place } => (place, AdminRequest::DeleteKey { id }),
+    };
+    match reach::execute(&with.settings_of(&place)?, request).await? {
+        AdminAnswer::Key { secret, key } if out.json() => {
+            let mut object = serde_json::to_value(&key)?;
+            if let Some(object) = object.as_object_mut() {
+                object.insert("key".to_owned(), json!(secret));
+            }
+            out.json_value(&object)?;
+        }
+        AdminAnswer::Key { secret, key: _ } => out.line(&secret)?,
+        AdminAnswer::Keys { keys } if out.json() => {
+            out.json_value(&json!({ "api_keys": keys, "total": keys.len() }))?;
+        }
+        AdminAnswer::Keys { keys } => {
+            let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+            let rows = keys.into_iter().map(|key| {
+                [
+                    key.id,
+                    key.name,
+                    format!("{}…", key.prefix),
+                    key.created_at.to_string(),
+                    moment(key.last_used_at),
+                    moment(key.expires_at),
+                ]
+            });
+            out.table(&["id", "name", "key", "created", "last used", "expires"], rows)?;
+        }
+        AdminAnswer::KeyDeleted => out.note("The key is deleted; it works no more.")?,
+        _ => return Err(strange_answer()),
+    }
+    Ok(())
+}

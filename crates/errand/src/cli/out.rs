@@ -1,0 +1,329 @@
+//! The one place that prints.
+//!
+//! Promised: results go to standard output and everything else to standard error; colours only where a terminal shows
+//! them and `NO_COLOR` is not set; text from outside cannot steer the terminal, nor look other than it is
+//! ([`printable`]). With `--json`, standard output holds JSON and nothing else.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// How a piece of text is shown on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A heading.
+    Bold,
+    /// What matters less.
+    Dim,
+    /// It went well.
+    Green,
+    /// A person is needed.
+    Yellow,
+    /// It went wrong.
+    Red,
+    /// What a tool is called with.
+    Cyan,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+            Self::Cyan => "36",
+        }
+    }
+}
+
+/// Where output goes.
+pub struct Out {
+    json: bool,
+    stdout: Sink,
+    stderr: Sink,
+}
+
+struct Sink {
+    to: Mutex<Box<dyn Write + Send>>,
+    colours: bool,
+    terminal: bool,
+}
+
+impl Sink {
+    fn write(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        to.write_all(bytes.as_ref())?;
+        to.flush()
+    }
+}
+
+impl Out {
+    /// The program's own. `json`: whether results are printed for programs.
+    #[must_use]
+    pub fn new(json: bool) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let sink = |to: Box<dyn Write + Send>, terminal: bool| Sink {
+            to: Mutex::new(to),
+            colours: terminal && !dumb && !set("NO_COLOR"),
+            terminal,
+        };
+        Self {
+            json,
+            stdout: sink(Box::new(io::stdout()), io::stdout().is_terminal()),
+            stderr: sink(Box::new(io::stderr()), io::stderr().is_terminal()),
+        }
+    }
+
+    /// Into two writers that are no terminals.
+    #[must_use]
+    pub fn into_writers(
+        json: bool,
+        stdout: impl Write + Send + 'static,
+        stderr: impl Write + Send + 'static,
+    ) -> Self {
+        let sink = |to: Box<dyn Write + Send>| Sink { to: Mutex::new(to), colours: false, terminal: false };
+        Self { json, stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)) }
+    }
+
+    /// Whether results are printed for programs.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether somebody watches standard error.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.stderr.terminal
+    }
+
+    /// Whether standard output is a terminal.
+    #[must_use]
+    pub fn shows_on_terminal(&self) -> bool {
+        self.stdout.terminal
+    }
+
+    /// Whether logs on standard error may have colours.
+    #[must_use]
+    pub fn log_colours(&self) -> bool {
+        self.stderr.colours
+    }
+
+    /// A line of the result.
+    ///
+    /// # Errors
+    /// Where standard output is closed or full.
+    pub fn line(&self, text: &str) -> io::Result<()> {
+        self.stdout.write(format!("{text}\n"))
+    }
+
+    /// Text of the result as it is, without a line's end.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn raw(&self, text: &str) -> io::Result<()> {
+        self.stdout.write(text)
+    }
+
+    /// Bytes of the result as they are.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn raw_bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        self.stdout.write(bytes)
+    }
+
+    /// A JSON text, as it came.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn json_text(&self, text: &str) -> io::Result<()> {
+        self.line(text.trim_end())
+    }
+
+    /// A value as JSON, for people to read as well.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn json_value(&self, value: &impl Serialize) -> io::Result<()> {
+        self.line(&serde_json::to_string_pretty(value)?)
+    }
+
+    /// A line beside the result: what is going on, what to do next. Not part of what a program reads.
+    ///
+    /// # Errors
+    /// Where standard error is closed or full.
+    pub fn note(&self, text: &str) -> io::Result<()> {
+        self.stderr.write(format!("{text}\n"))
+    }
+
+    /// A question to the person at the terminal, without a line's end.
+    ///
+    /// # Errors
+    /// As [`Out::note`].
+    pub fn prompt(&self, text: &str) -> io::Result<()> {
+        self.stderr.write(text)
+    }
+
+    /// A table; columns are as wide as their content, and are wrapped where a terminal is narrower.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn table<R: IntoIterator<Item = String>>(
+        &self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = R>,
+    ) -> io::Result<()> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if self.stdout.terminal {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table.set_header(header.iter().map(|name| name.to_uppercase()));
+        for row in rows {
+            table.add_row(row.into_iter().map(|cell| printable(&cell).replace('\n', " ")));
+        }
+        // The first column begins at the line's first character, and nothing stands after the last.
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        self.line(&table.trim_fmt())
+    }
+
+    /// Text with a style, where standard output shows styles.
+    #[must_use]
+    pub fn paint(&self, style: Style, text: &str) -> String {
+        paint(self.stdout.colours, style, text)
+    }
+
+    /// Text with a style, where standard error shows styles.
+    #[must_use]
+    pub fn paint_note(&self, style: Style, text: &str) -> String {
+        paint(self.stderr.colours, style, text)
+    }
+
+    /// An error with its causes, and nothing if even that cannot be printed.
+    pub fn error(&self, error: &(dyn Error + 'static)) {
+        let text = format!("{} {}", self.paint_note(Style::Red, "error:"), printable(&chain(error)));
+        // There is nowhere left to tell of it.
+        drop(self.note(&text));
+    }
+}
+
+fn paint(colours: bool, style: Style, text: &str) -> String {
+    if colours { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+}
+
+/// An error and its causes in one line; a cause that its effect has told already is left out.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in std::iter::successors(Some(error), |&error| error.source()) {
+        let part = cause.to_string();
+        if text.ends_with(&part) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part);
+    }
+    text
+}
+
+/// Text from outside as a terminal may show it: what would move the cursor, change colours or turn the direction of
+/// writing is shown as its number. Line ends and tabs stay.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        let steers = c.is_control() && c != '\n' && c != '\t';
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if steers || turns {
+            // Writing to a String cannot fail.
+            let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// What was printed.
+    #[derive(Clone, Default)]
+    pub(crate) struct Printed(Arc<Mutex<Vec<u8>>>);
+
+    impl Printed {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// An output and what it printed: to standard output, to standard error.
+    pub(crate) fn memory(json: bool) -> (Out, Printed, Printed) {
+        let (stdout, stderr) = (Printed::default(), Printed::default());
+        (Out::into_writers(json, stdout.clone(), stderr.clone()), stdout, stderr)
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the file cannot be read")]
+    struct Outer(#[source] io::Error);
+
+    #[test]
+    fn an_error_prints_its_whole_chain_to_standard_error() {
+        let (out, stdout, stderr) = memory(false);
+        out.error(&Outer(io::Error::other("the disk is on fire")));
+        assert_eq!(stdout.text(), "");
+        assert_eq!(stderr.text(), "error: the file cannot be read: the disk is on fire\n");
+    }
+
+    #[test]
+    fn there_are_no_colours_where_there_is_no_terminal() {
+        let (out, ..) = memory(false);
+        assert_eq!(out.paint(Style::Red, "no"), "no");
+        assert_eq!(out.paint_note(Style::Red, "no"), "no");
+        assert_eq!(paint(true, Style::Red, "no"), "\x1b[31mno\x1b[0m");
+    }
+
+    #[test]
+    fn a_table_has_plain_columns() {
+        let (out, stdout, _) = memory(false);
+        let rows = [["a", "first\nsecond"], ["longer", "\x1b[2Jthird"]];
+        out.table(&["id", "text"], rows.map(|row| row.map(str::to_owned))).unwrap();
+        assert_eq!(
+            stdout.text(),
+            "ID      TEXT\na       first second\nlonger  \\u{1b}[2Jthird\n"
+        );
+    }
+
+    #[test]
+    fn text_from_outside_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\tb\nc"), "a\tb\nc");
+        assert_eq!(printable("\x1b]0;x\x07\r"), "\\u{1b}]0;x\\u{7}\\u{d}");
+        assert_eq!(printable("pay \u{202e}001"), "pay \\u{202e}001");
+    }
+}

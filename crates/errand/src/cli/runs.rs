@@ -1,0 +1,331 @@
+//! `errand runs`: runs, through the API.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{ArgGroup, Args, Subcommand};
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_core::wire::RunBody;
+use serde_json::{Map, Value, json};
+
+use super::agents::{Paging, id_of, note_the_rest};
+use super::out::{Out, Style};
+use super::transcript::{Transcript, question};
+use super::{Remote, Surroundings, answers, follow, sandboxes};
+use crate::client::{Client, Reply, RunReply};
+
+/// Most messages of one page: the contract's number.
+const MESSAGES_PAGE: u32 = errand_core::limits::MESSAGES_PAGE_MAX;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Start a run and print its id
+    Start(Start),
+    /// List runs, newest first
+    List(List),
+    /// Show a run, and what it asks
+    Get(One),
+    /// Print a run's messages, oldest first
+    Messages(Messages),
+    /// Print a run's messages as they come, until it ends
+    Follow(One),
+    /// Send a run a message
+    Message(Message),
+    /// Answer what a run asks
+    Respond(Respond),
+    /// Stop a run
+    Stop(One),
+    /// Let a failed run go on from the step that failed
+    Retry(One),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// Id or name of the agent
+    agent: String,
+    /// A file for its sandbox; may be repeated
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A first message
+    #[arg(long)]
+    message: Option<String>,
+    /// The sandbox to work in [default: a new one where there are files, else when a tool needs one]
+    #[arg(long, value_name = "ID")]
+    sandbox: Option<String>,
+    /// Where to send webhooks
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    /// Print its messages as they come; fails where the run does
+    #[arg(long)]
+    follow: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only runs with this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS", value_parser = status)]
+    statuses: Vec<Status>,
+    /// Only runs of this agent (id or name)
+    #[arg(long)]
+    agent: Option<String>,
+    #[command(flatten)]
+    page: Paging,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+fn status(word: &str) -> Result<Status, String> {
+    let words = || Status::ALL.map(Status::as_str).join(", ");
+    Status::parse(word).ok_or_else(|| format!("it takes one of {}", words()))
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// The run's id
+    run: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Messages {
+    /// The run's id
+    run: String,
+    /// How many at most [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// How many to pass over
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    offset: u64,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Message {
+    /// The run's id
+    run: String,
+    /// The message
+    text: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("response").required(true).args(["approve", "deny", "answer"])))]
+pub(super) struct Respond {
+    /// The run's id
+    run: String,
+    /// The request's id [default: the one that is pending]
+    request: Option<String>,
+    /// Approve
+    #[arg(long)]
+    approve: bool,
+    /// Deny
+    #[arg(long)]
+    deny: bool,
+    /// Answer a question; may be repeated
+    #[arg(long, value_name = "QUESTION=ANSWER")]
+    answer: Vec<String>,
+    /// Why; the run gets to read it
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    match command {
+        Command::Start(args) => start(args, with).await,
+        Command::List(args) => list(args, with).await,
+        Command::Get(One { run, remote }) => {
+            let reply = with.client(&remote)?.run(&run).await?;
+            if out.json() {
+                return Ok(out.json_text(&reply.text)?);
+            }
+            show(&reply.value, out)
+        }
+        Command::Messages(args) => messages(args, with).await,
+        Command::Follow(One { run, remote }) => follow::to_the_end(&with.client(&remote)?, &run, out).await,
+        Command::Message(Message { run, text, remote }) => {
+            let reply = with.client(&remote)?.post_message(&run, &text).await?;
+            if out.json() {
+                return Ok(out.json_text(&reply.text)?);
+            }
+            Ok(out.note("The message is kept; the run reads it before its next step.")?)
+        }
+        Command::Respond(args) => respond(args, with).await,
+        Command::Stop(One { run, remote }) => {
+            let reply = with.client(&remote)?.stop(&run).await?;
+            if out.json() {
+                return Ok(out.json_text(&reply.text)?);
+            }
+            Ok(out.note(reply.value.message.as_deref().unwrap_or("The run is interrupted."))?)
+        }
+        Command::Retry(One { run, remote }) => {
+            let reply = with.client(&remote)?.retry(&run).await?;
+            if out.json() {
+                return Ok(out.json_text(&reply.text)?);
+            }
+            Ok(out.note("The run goes on from the step that failed.")?)
+        }
+    }
+}
+
+async fn start(args: Start, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let client = with.client(&args.remote)?;
+    let agent = id_of(&client, &args.agent).await?;
+    let sandbox = match args.sandbox {
+        None if !args.files.is_empty() => Some(client.create_sandbox().await?.value.sandbox_id),
+        given => given,
+    };
+    if let Some(sandbox) = &sandbox {
+        for file in &args.files {
+            sandboxes::upload(&client, sandbox, file, "/workspace/", out).await?;
+        }
+    }
+    let mut body = Map::from_iter([("agent_id".to_owned(), json!(agent))]);
+    let given = [("sandbox_id", sandbox), ("message", args.message), ("webhook_url", args.webhook)];
+    body.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))));
+    let started = client.start_run(&Value::Object(body)).await?;
+    let run = started.value.run.id.to_string();
+    match (args.follow, out.json()) {
+        (true, json) => {
+            if !json {
+                out.note(&out.paint_note(Style::Dim, &format!("run {run}")))?;
+            }
+            follow::to_the_end(&client, &run, out).await
+        }
+        (false, true) => Ok(out.json_text(&started.text)?),
+        (false, false) => Ok(out.line(&run)?),
+    }
+}
+
+async fn list(args: List, with: &Surroundings) -> Result<()> {
+    let (out, page) = (&with.out, &args.page);
+    let client = with.client(&args.remote)?;
+    let mut query = vec![("limit", page.limit.to_string()), ("offset", page.offset.to_string())];
+    query.extend(args.statuses.iter().map(|status| ("status", status.as_str().to_owned())));
+    if let Some(agent) = &args.agent {
+        query.push(("agent_id", id_of(&client, agent).await?));
+    }
+    let list = client.runs(&query).await?;
+    if out.json() {
+        return Ok(out.json_text(&list.text)?);
+    }
+    let shown = list.value.runs.len();
+    let rows = list.value.runs.iter().map(|run| {
+        let waits = run.waiting_on.as_ref().map(|waiting| waiting.next.clone());
+        [
+            run.id.to_string(),
+            run.status.as_str().to_owned(),
+            run.created_at.to_string(),
+            run.title.clone().unwrap_or_default(),
+            waits.unwrap_or_default(),
+        ]
+    });
+    out.table(&["id", "status", "created", "title", "next"], rows)?;
+    note_the_rest(with, shown, page.offset, list.value.total)
+}
+
+fn show(reply: &RunReply, out: &Out) -> Result<()> {
+    let run = &reply.run;
+    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let mut rows: Vec<[String; 2]> = [
+        ("id", run.id.to_string()),
+        ("agent", run.agent_id.to_string()),
+        ("build", run.build_id.to_string()),
+        ("status", run.status.as_str().to_owned()),
+        ("sandbox", run.sandbox_id.clone().unwrap_or_else(|| "-".to_owned())),
+        ("created", run.created_at.to_string()),
+        ("started", moment(run.started_at)),
+        ("ended", moment(run.completed_at)),
+        ("steps", run.usage.steps.to_string()),
+    ]
+    .map(|(name, value)| [name.to_owned(), value])
+    .to_vec();
+    if let Some(waiting) = &run.waiting_on {
+        rows.push(["waits for".to_owned(), format!("{}: {}", waiting.kind, waiting.next)]);
+    }
+    if let Some(error) = &run.error {
+        rows.push(["error".to_owned(), format!("{} ({})", error.message, error.code)]);
+    }
+    out.table(&["run", ""], rows)?;
+    if let Some(request) = &reply.pending_human_request {
+        out.line("")?;
+        out.line(&super::out::printable(&question(request)))?;
+        out.note(&format!("answer with: {}", how_to_answer(run, &request.kind)))?;
+    }
+    Ok(())
+}
+
+fn how_to_answer(run: &RunBody, kind: &str) -> String {
+    let how = if kind == "approval" { "--approve | --deny" } else { "--answer 'Question=Answer'" };
+    format!("errand runs respond {} {how}", run.id)
+}
+
+async fn messages(args: Messages, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let client = with.client(&args.remote)?;
+    let (mut offset, mut left) = (args.offset, args.limit.unwrap_or(u64::MAX));
+    let mut transcript = Transcript::new(out, None);
+    while left > 0 {
+        let limit = u32::try_from(left).map_or(MESSAGES_PAGE, |left| left.min(MESSAGES_PAGE));
+        let page = client.messages(&args.run, limit, offset).await?;
+        let shown = page.value.messages.len() as u64;
+        offset += shown;
+        left = left.saturating_sub(shown);
+        if out.json() {
+            out.json_text(&page.text)?;
+        }
+        for message in &page.value.messages {
+            transcript.begin(message.timestamp);
+            if !out.json() {
+                out.line(&transcript.message(message))?;
+            }
+        }
+        if shown == 0 || offset >= page.value.total {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn respond(args: Respond, with: &Surroundings) -> Result<()> {
+    let client = with.client(&args.remote)?;
+    let Reply { value, .. } = client.run(&args.run).await?;
+    let pending = value.pending_human_request;
+    let request = match (&args.request, &pending) {
+        (Some(request), _) => request.clone(),
+        (None, Some(pending)) => pending.id.to_string(),
+        (None, None) => {
+            let status = value.run.status.as_str();
+            anyhow::bail!("run {} asks nothing; it is {status}", args.run)
+        }
+    };
+    let questions = pending.filter(|pending| pending.id.to_string() == request).and_then(|pending| pending.questions);
+    let mut body = Map::new();
+    if args.approve || args.deny {
+        body.insert("approved".to_owned(), json!(args.approve));
+    } else {
+        body.insert("answers".to_owned(), answers::parse(&args.answer, &questions.unwrap_or_default())?);
+    }
+    if let Some(reason) = args.reason {
+        body.insert("reason".to_owned(), json!(reason));
+    }
+    let answered = answer(&client, &args.run, &request, Value::Object(body)).await?;
+    if with.out.json() {
+        return Ok(with.out.json_text(&answered)?);
+    }
+    Ok(with.out.note("The answer is taken; the run goes on.")?)
+}
+
+async fn answer(client: &Client, run: &str, request: &str, body: Value) -> Result<String> {
+    let answered = client.respond(run, request, &body).await;
+    Ok(answered.context("the answer was not taken")?.text)
+}

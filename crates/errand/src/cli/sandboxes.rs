@@ -1,0 +1,218 @@
+//! `errand sandboxes`: files into sandboxes and out of them, through the API.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use futures::{StreamExt as _, TryStreamExt as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::io::ReaderStream;
+
+use super::out::Out;
+use super::{Remote, Surroundings};
+use crate::client::{Client, Reply, UploadedReply};
+
+/// How large the pieces are in which files are sent.
+const PIECE_BYTES: usize = 256 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a sandbox and print its id
+    Create {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// List a directory
+    Ls {
+        /// The sandbox's id
+        sandbox: String,
+        /// The directory
+        #[arg(default_value = "/workspace")]
+        path: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Upload files; those that are there are replaced
+    Upload {
+        /// The sandbox's id
+        sandbox: String,
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// A directory (with `/` at its end) or, for one file, its path
+        #[arg(long, default_value = "/workspace/", value_name = "PATH")]
+        to: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Download a file
+    Download {
+        /// The sandbox's id
+        sandbox: String,
+        /// Its path in the sandbox
+        path: String,
+        /// Where to put it; `-` is standard output [default: its own name, here]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Delete a sandbox with its files
+    Rm {
+        /// The sandbox's id
+        sandbox: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    match command {
+        Command::Create { remote } => {
+            let created = with.client(&remote)?.create_sandbox().await?;
+            if out.json() {
+                return Ok(out.json_text(&created.text)?);
+            }
+            out.line(&created.value.sandbox_id)?;
+        }
+        Command::Ls { sandbox, path, remote } => {
+            let list = with.client(&remote)?.files(&sandbox, &path).await?;
+            if out.json() {
+                return Ok(out.json_text(&list.text)?);
+            }
+            let rows = list.value.files.into_iter().map(|file| {
+                let is_dir = file.kind == "dir";
+                let size = file.size_bytes.filter(|_| !is_dir).map(|size| size.to_string());
+                [size.unwrap_or_else(|| "-".to_owned()), if is_dir { format!("{}/", file.path) } else { file.path }]
+            });
+            out.table(&["bytes", "path"], rows)?;
+        }
+        Command::Upload { sandbox, files, to, remote } => {
+            if files.len() > 1 && !to.ends_with('/') {
+                bail!("--to takes a directory with `/` at its end where there are several files");
+            }
+            let client = with.client(&remote)?;
+            for file in &files {
+                let uploaded = upload(&client, &sandbox, file, &to, out).await?;
+                if out.json() {
+                    out.json_text(&uploaded.text)?;
+                } else {
+                    out.line(&uploaded.value.path)?;
+                }
+            }
+        }
+        Command::Download { sandbox, path, output, force, remote } => {
+            let client = with.client(&remote)?;
+            match output {
+                Some(output) if output.as_os_str() == "-" => print(&client, &sandbox, &path, out).await?,
+                output => {
+                    let output = output.map_or_else(|| own_name(&path), Ok)?;
+                    download(&client, &sandbox, &path, &output, force, out).await?;
+                }
+            }
+        }
+        Command::Rm { sandbox, remote } => {
+            with.client(&remote)?.delete_sandbox(&sandbox).await?;
+            out.note("The sandbox is deleted.")?;
+        }
+    }
+    Ok(())
+}
+
+/// Uploads a file, with a progress bar where somebody watches. `to`: a directory with `/` at its end, or the path.
+///
+/// # Errors
+/// Where the file cannot be read, or the upload fails.
+pub(super) async fn upload(
+    client: &Client,
+    sandbox: &str,
+    file: &Path,
+    to: &str,
+    out: &Out,
+) -> Result<Reply<UploadedReply>> {
+    let unreadable = || format!("{} cannot be read", file.display());
+    let name = file.file_name().and_then(|name| name.to_str());
+    let name = name.with_context(|| format!("{} has no name that can be sent", file.display()))?;
+    let to = if to.ends_with('/') { format!("{to}{name}") } else { to.to_owned() };
+    let opened = tokio::fs::File::open(file).await.with_context(unreadable)?;
+    let meta = opened.metadata().await.with_context(unreadable)?;
+    if !meta.is_file() {
+        bail!("{} is not a file", file.display());
+    }
+    let bar = progress(out, name, Some(meta.len()));
+    let moved = bar.clone();
+    let pieces = ReaderStream::with_capacity(opened, PIECE_BYTES).inspect_ok(move |piece| moved.inc(piece.len() as u64));
+    let uploaded = client.upload(sandbox, &to, meta.len(), reqwest::Body::wrap_stream(pieces)).await;
+    bar.finish_and_clear();
+    uploaded.with_context(|| format!("{} was not uploaded", file.display()))
+}
+
+async fn download(
+    client: &Client,
+    sandbox: &str,
+    path: &str,
+    output: &Path,
+    force: bool,
+    out: &Out,
+) -> Result<()> {
+    if !force && output.symlink_metadata().is_ok() {
+        bail!("{} is there already; --force replaces it", output.display());
+    }
+    let (length, pieces) = client.download(sandbox, path).await?;
+    let mut pieces = std::pin::pin!(pieces);
+    let bar = progress(out, path, length);
+    // Under its final name it appears whole, or not at all.
+    let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unwritable = || format!("{} cannot be written", output.display());
+    let beside = tempfile::NamedTempFile::new_in(dir).with_context(unwritable)?;
+    let mut file = tokio::fs::File::from_std(beside.reopen().with_context(unwritable)?);
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        file.write_all(&piece).await.with_context(unwritable)?;
+        bar.inc(piece.len() as u64);
+    }
+    file.flush().await.with_context(unwritable)?;
+    bar.finish_and_clear();
+    let kept = if force { beside.persist(output) } else { beside.persist_noclobber(output) };
+    kept.map_err(|error| error.error).with_context(unwritable)?;
+    // A temporary file is its owner's alone; a download is like any other file that a command makes.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(output, mode).with_context(unwritable)?;
+    out.note(&format!("{path} is in {}", output.display()))?;
+    Ok(())
+}
+
+async fn print(client: &Client, sandbox: &str, path: &str, out: &Out) -> Result<()> {
+    let (_, pieces) = client.download(sandbox, path).await?;
+    let mut pieces = std::pin::pin!(pieces);
+    while let Some(piece) = pieces.next().await {
+        out.raw_bytes(&piece?)?;
+    }
+    Ok(())
+}
+
+fn own_name(path: &str) -> Result<PathBuf> {
+    let name = Path::new(path).file_name().map(PathBuf::from);
+    name.with_context(|| format!("{path} names no file; say with --output where to put it"))
+}
+
+fn progress(out: &Out, name: &str, length: Option<u64>) -> ProgressBar {
+    if !out.is_watched() || out.json() {
+        return ProgressBar::hidden();
+    }
+    let bar = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let style = ProgressStyle::with_template("{msg}  {bar:30}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}");
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("━━ "));
+    }
+    bar.set_message(super::out::printable(name));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

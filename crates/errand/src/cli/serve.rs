@@ -1,0 +1,95 @@
+//! `errand serve`: the server, until it is told to stop.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use errand_engine::clock::Clock;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Surroundings, logging};
+use crate::admin::Admin;
+use crate::admin::socket::AdminSocket;
+use crate::app::{App, Ingredients};
+use crate::config::{Config, Flags, warnings};
+use crate::secret_key::random_bytes;
+
+/// How long after the grace period the process ends in any case.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
+    let config = with.settings(flags)?;
+    logging::start(&config.log, &with.out)?;
+    let mut stop = Stop::listen()?;
+    let listener = bind(&config)?;
+    for warning in warnings(&config) {
+        tracing::warn!("{warning}");
+    }
+    let dir = config.server.data_dir.clone();
+    let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
+    let mut app = App::start(config, listener, Ingredients::of_system()?).await?;
+    let admin = Admin::new(app.store().clone(), random_bytes()?, Clock::System, app.url().to_owned());
+    let socket = match AdminSocket::start(&dir, admin) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "no admin socket: `errand keys`, `users` and `webhooks` work only while the server is stopped"
+            );
+            None
+        }
+    };
+    tracing::info!(data_dir = %dir.display(), "listening on {}", app.url());
+
+    let failure = tokio::select! {
+        () = stop.told() => None,
+        why = app.ended() => Some(why),
+    };
+    tracing::info!("stopping: no new work, and up to {} s for what is in progress", grace.as_secs());
+    let stopped = async {
+        if let Some(socket) = socket {
+            socket.shut_down().await;
+        }
+        app.shut_down().await;
+    };
+    tokio::select! {
+        () = stopped => tracing::info!("stopped"),
+        () = stop.told() => tracing::warn!("stopped at once; runs in progress go on at the next start"),
+        () = tokio::time::sleep(grace + AFTER_GRACE) => {
+            tracing::warn!("stopped with work in progress, which goes on at the next start");
+        }
+    }
+    match failure {
+        Some(why) => bail!(why),
+        None => Ok(()),
+    }
+}
+
+fn bind(config: &Config) -> Result<TcpListener> {
+    let address = config.server.listen;
+    TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}; take another address with --listen"))
+}
+
+/// Ctrl-C, or the signal that service managers send.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        let failed = "signals cannot be received";
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context(failed)?,
+            terminate: signal(SignalKind::terminate()).context(failed)?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A transcript for people: one or a few lines for each message.
+//!
+//! Everything in it may come from outside (files, tools, models), so that all of it goes through [`printable`]. Long
+//! texts of tools are cut; what people wrote, what they are asked, and the call that an approval releases are not.
+
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_core::wire::{MessageBody, PendingRequestBody, RunBody, ToolCallBody};
+use serde_json::Value;
+
+use super::out::{Out, Style, printable};
+
+/// Most characters of an argument or a result in one line.
+const CUT_CHARS: usize = 96;
+/// How wide the column of times is.
+const TIME_CHARS: usize = 9;
+
+/// Makes the lines.
+pub(super) struct Transcript<'o> {
+    out: &'o Out,
+    /// Times are counted from here; without it there are none.
+    begin: Option<Timestamp>,
+}
+
+impl<'o> Transcript<'o> {
+    /// `begin`: when the run was made.
+    pub(super) fn new(out: &'o Out, begin: Option<Timestamp>) -> Self {
+        Self { out, begin }
+    }
+
+    /// Counts times from `begin`, unless they are counted already.
+    pub(super) fn begin(&mut self, begin: Timestamp) {
+        self.begin.get_or_insert(begin);
+    }
+
+    /// A message's lines.
+    pub(super) fn message(&self, message: &MessageBody) -> String {
+        let text = message.text_content.as_deref().unwrap_or_default();
+        let (mark, style, text) = match message.kind.as_str() {
+            "tool_call" => ("→", Some(Style::Cyan), message.tool_call.as_ref().map(call).unwrap_or_default()),
+            "tool_result" => match message.tool_result.as_ref() {
+                Some(result) if result.error.is_some() => {
+                    ("✗", Some(Style::Red), result.error.clone().unwrap_or_default())
+                }
+                result => {
+                    let value = result.and_then(|result| result.result.as_ref());
+                    ("←", Some(Style::Dim), value.map(brief_result).unwrap_or_default())
+                }
+            },
+            "human_request" => {
+                let request = message.human_request.as_ref();
+                ("?", Some(Style::Yellow), request.map_or_else(|| text.to_owned(), question))
+            }
+            "human_response" => {
+                let response = message.human_response.as_ref();
+                let said = response.and_then(|response| response.response.as_deref()).unwrap_or("closed");
+                let reason = response.and_then(|response| response.reason.as_deref());
+                let text = reason.map_or_else(|| said.to_owned(), |reason| format!("{said}: {reason}"));
+                let good = !matches!(said, "denied" | "expired" | "closed");
+                (if good { "✓" } else { "✗" }, Some(if good { Style::Green } else { Style::Red }), text)
+            }
+            "error" => ("✗", Some(Style::Red), text.to_owned()),
+            _ if message.role == "user" => ("›", Some(Style::Bold), text.to_owned()),
+            _ => ("•", None, text.to_owned()),
+        };
+        self.lines(message.timestamp, mark, style, &text)
+    }
+
+    /// A line on what a run's status has become.
+    pub(super) fn status(&self, run: &RunBody) -> String {
+        let style = match run.status {
+            Status::Completed => Style::Green,
+            Status::Failed | Status::Interrupted => Style::Red,
+            Status::Waiting => Style::Yellow,
+            Status::Pending | Status::Starting | Status::Running => Style::Dim,
+        };
+        let mut text = run.status.as_str().to_owned();
+        match (&run.error, &run.waiting_on) {
+            (Some(error), _) => text.push_str(&format!(": {} ({})", error.message, error.code)),
+            (None, Some(waiting)) if matches!(waiting.kind.as_str(), "timer" | "retry" | "sandbox" | "place") => {
+                text.push_str(&format!(": {}", waiting.next));
+            }
+            _ => {}
+        }
+        self.lines(run.updated_at, "●", Some(style), &text)
+    }
+
+    fn lines(&self, at: Timestamp, mark: &str, style: Option<Style>, text: &str) -> String {
+        let paint = |text: &str| style.map_or_else(|| text.to_owned(), |style| self.out.paint(style, text));
+        let time = self.begin.map(|begin| format!("{:>TIME_CHARS$}", duration(at.ms_since(begin))));
+        let indent = " ".repeat(if self.begin.is_some() { TIME_CHARS + 4 } else { 2 });
+        let mut shown = match time {
+            Some(time) => format!("{}  {} ", self.out.paint(Style::Dim, &time), paint(mark)),
+            None => format!("{} ", paint(mark)),
+        };
+        for (index, line) in printable(text).trim_end().lines().enumerate() {
+            if index > 0 {
+                shown.push('\n');
+                shown.push_str(&indent);
+            }
+            shown.push_str(&paint(line));
+        }
+        shown
+    }
+}
+
+/// What a person is asked: everything that the answer depends on, uncut.
+pub(super) fn question(request: &PendingRequestBody) -> String {
+    let mut text = request.title.clone();
+    let mut add = |line: &str| {
+        text.push('\n');
+        text.push_str(line);
+    };
+    if let Some(description) = &request.description {
+        add(description);
+    }
+    if let Some(call) = &request.tool_call {
+        add(&format!("It releases exactly this call of {}:", call.name));
+        let arguments = call.arguments.clone().unwrap_or_default();
+        add(&serde_json::to_string_pretty(&arguments).unwrap_or_default());
+    }
+    for question in request.questions.iter().flatten() {
+        if question.question != request.title {
+            add(&question.question);
+        }
+        for option in question.options.iter().flatten() {
+            match &option.description {
+                Some(more) => add(&format!("- {}: {more}", option.label)),
+                None => add(&format!("- {}", option.label)),
+            }
+        }
+    }
+    text
+}
+
+fn call(call: &ToolCallBody) -> String {
+    let mut text = call.name.clone();
+    for (name, value) in call.arguments.iter().flatten() {
+        let shown = match value {
+            Value::String(text) => brief(text),
+            value => brief(&value.to_string()),
+        };
+        text.push_str(&format!("  {name}: {shown}"));
+    }
+    text
+}
+
+fn brief_result(value: &Value) -> String {
+    match value {
+        Value::String(text) => brief(text),
+        value => brief(&value.to_string()),
+    }
+}
+
+/// The first line, cut, and how much more there is.
+fn brief(text: &str) -> String {
+    let lines = text.lines().count();
+    let first = text.lines().next().unwrap_or_default();
+    let mut shown: String = first.chars().take(CUT_CHARS).collect();
+    if lines > 1 {
+        shown.push_str(&format!(" … ({lines} lines)"));
+    } else if shown.len() < first.len() {
+        shown.push_str(&format!("… ({} bytes)", text.len()));
+    }
+    shown
+}
+
+/// A time that has passed, to read at a glance.
+fn duration(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms"),
+        10_000..600_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        600_000..36_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::out::tests::memory;
+    use super::*;
+
+    const AT: &str = "2026-11-23T09:30:00.123Z";
+
+    fn shown(mut message: Value) -> String {
+        let fields = message.as_object_mut().unwrap();
+        fields.insert("id".to_owned(), json!("0193b0e2-0000-7000-8000-000000000000"));
+        fields.insert("timestamp".to_owned(), json!(AT));
+        fields.entry("role").or_insert_with(|| json!("assistant"));
+        let (out, ..) = memory(false);
+        let begin = "2026-11-23T09:30:00.000Z".parse().unwrap();
+        Transcript::new(&out, Some(begin)).message(&serde_json::from_value(message).unwrap())
+    }
+
+    #[test]
+    fn each_kind_of_message_has_its_form() {
+        let lines = [
+            shown(json!({"type": "text", "role": "user", "text_content": "Pay.\nSoon."})),
+            shown(json!({"type": "text", "text_content": "I pay."})),
+            shown(json!({"type": "tool_call", "tool_call": {"id": "1", "name": "write_file",
+                "arguments": {"path": "/workspace/a", "content": "x\ny\n", "n": 3}}})),
+            shown(json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "result": "x".repeat(200)}})),
+            shown(json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "error": "no such file"}})),
+            shown(json!({"type": "human_response", "role": "user",
+                "human_response": {"request_id": "0193b0e2-0000-7000-8000-000000000000", "response": "denied", "reason": "too much"}})),
+            shown(json!({"type": "error", "text_content": "the model is gone"})),
+        ];
+        assert_eq!(
+            lines.join("\n"),
+            format!(
+                "   123 ms  › Pay.\n             Soon.\n   123 ms  • I pay.\n   \
+                 123 ms  → write_file  content: x … (2 lines)  n: 3  path: /workspace/a\n   \
+                 123 ms  ← {}… (200 bytes)\n   123 ms  ✗ no such file\n   123 ms  ✗ denied: too much\n   \
+                 123 ms  ✗ the model is gone",
+                "x".repeat(CUT_CHARS)
+            )
+        );
+    }
+
+    #[test]
+    fn a_request_shows_the_exact_call_uncut() {
+        let long = "y".repeat(500);
+        let text = shown(json!({"type": "human_request", "text_content": "Pay?", "human_request": {
+            "id": "0193b0e2-0000-7000-8000-000000000000", "title": "Pay?", "description": null, "created_at": AT,
+            "type": "approval", "expires_at": null,
+            "tool_call": {"id": "1", "name": "pay", "arguments": {"to": long, "hidden": "\u{202e}"}}}}));
+        assert!(text.contains(&long), "{text}");
+        assert!(text.contains("\\u{202e}"), "{text}");
+    }
+
+    #[test]
+    fn times_are_short() {
+        let shown = [0, 9_999, 12_345, 59 * 60_000, 3 * 3_600_000, 48 * 3_600_000].map(duration);
+        assert_eq!(shown, ["0 ms", "9999 ms", "12.3 s", "59 min", "180 min", "48 h"]);
+    }
+}

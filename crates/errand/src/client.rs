@@ -1,0 +1,570 @@
+//! A small client of the API, for the command line and the demo.
+//!
+//! Promised: an error of the API becomes [`ClientError::Api`] with its code and message; no redirect is followed, so
+//! that the key goes nowhere else; calls end within a minute, uploads, downloads and streams take as long as they move.
+//! An answer is kept as the server sent it ([`Reply::text`]) beside what was read from it.
+//!
+//! Left out: repeating calls (but for the stream of events, [`events`], which resumes where it broke off).
+
+pub mod events;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use errand_core::wire::{AnsweredRequestBody, MessageBody, PendingRequestBody, RunBody};
+use futures::{Stream, TryStreamExt as _};
+use http::{Method, StatusCode, header};
+use reqwest::{RequestBuilder, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::secret_key::ApiKeySecret;
+
+/// How long name resolution, connection and TLS may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a call may take that moves no file and is no stream.
+const CALL_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long an upload, a download or a stream may stand still. The server sends a comment every 15 s.
+const STILL_TIME_MAX: Duration = Duration::from_secs(60);
+/// Most entries of one page of a list.
+const PAGE: u32 = 100;
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is none.
+    #[error("{url:?} is not the address of a server; set ERRAND_URL to one such as http://127.0.0.1:8700")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The key has not the form of one.
+    #[error("the API key is `dv_` and 32 letters or digits, and this is something else; `errand keys create --name NAME` makes one")]
+    Key,
+    /// The client cannot be set up.
+    #[error("the HTTP client cannot be set up")]
+    SetUp(#[source] reqwest::Error),
+    /// No answer came.
+    #[error("{base} does not answer; is `errand serve` running there, and is ERRAND_URL right?")]
+    Unreachable {
+        /// The server's address.
+        base: String,
+        /// Without the URL.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server refused.
+    #[error("{message} ({code})")]
+    Api {
+        /// The status.
+        status: StatusCode,
+        /// The contract's code.
+        code: String,
+        /// The contract's message.
+        message: String,
+    },
+    /// What came back is not what the API answers.
+    #[error("{base} answered with something that is not the API's ({what}); is ERRAND_URL right?")]
+    Strange {
+        /// The server's address.
+        base: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The answer broke off.
+    #[error("the connection broke in the middle of the answer")]
+    Broken(#[source] reqwest::Error),
+}
+
+/// A result, and the text it was read from.
+#[derive(Clone, Debug)]
+pub struct Reply<T> {
+    /// What was read.
+    pub value: T,
+    /// The body as the server sent it.
+    pub text: String,
+}
+
+/// An agent.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgentBody {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: String,
+}
+
+/// A build.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BuildBody {
+    /// Its id.
+    pub id: String,
+    /// Its number, from 1.
+    pub number: u64,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: String,
+    /// The setup.
+    pub config: Value,
+}
+
+/// `{"agent", "build"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgentReply {
+    /// The agent.
+    pub agent: AgentBody,
+    /// Its latest build.
+    pub build: Option<BuildBody>,
+}
+
+/// `{"agents", "total"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgentList {
+    /// One page.
+    pub agents: Vec<AgentBody>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// `{"builds", "total"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BuildList {
+    /// One page.
+    pub builds: Vec<BuildBody>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// `{"build"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct BuildReply {
+    /// The build.
+    pub build: BuildBody,
+}
+
+/// `{"run"}`, and `{"run", "pending_human_request"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RunReply {
+    /// The run.
+    pub run: RunBody,
+    /// What it asks.
+    #[serde(default)]
+    pub pending_human_request: Option<PendingRequestBody>,
+}
+
+/// `{"runs", "total"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RunList {
+    /// One page.
+    pub runs: Vec<RunBody>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// `{"messages", "total"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MessageList {
+    /// One page.
+    pub messages: Vec<MessageBody>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// `{"message"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MessageReply {
+    /// The message.
+    pub message: MessageBody,
+}
+
+/// `{"human_request"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AnsweredReply {
+    /// The request, answered.
+    pub human_request: AnsweredRequestBody,
+}
+
+/// `{"success", "message"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StoppedReply {
+    /// More to say, such as that the run had ended.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// `{"sandbox_id", "expires_at"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SandboxReply {
+    /// The sandbox.
+    pub sandbox_id: String,
+}
+
+/// `{"files"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FileList {
+    /// One directory's entries.
+    pub files: Vec<FileBody>,
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FileBody {
+    /// Its name.
+    pub name: String,
+    /// From `/workspace` on.
+    pub path: String,
+    /// `file` or `dir`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Bytes; none or 0 for a directory.
+    pub size_bytes: Option<u64>,
+}
+
+/// An uploaded file.
+#[derive(Clone, Debug, Deserialize)]
+pub struct UploadedReply {
+    /// Where it is.
+    pub path: String,
+    /// How large it is.
+    pub size_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct UploadUrlReply {
+    upload_url: String,
+}
+
+#[derive(Deserialize)]
+struct ErrorReply {
+    error: String,
+    message: String,
+}
+
+/// The client. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    key: ApiKeySecret,
+}
+
+impl Client {
+    /// `base`: the server's address, such as `http://127.0.0.1:8700`.
+    ///
+    /// # Errors
+    /// [`ClientError::Address`], [`ClientError::Key`], [`ClientError::SetUp`].
+    pub fn new(base: &str, key: &str) -> Result<Self, ClientError> {
+        let bad = || ClientError::Address { url: base.to_owned() };
+        let url = Url::parse(base.trim()).map_err(|_| bad())?;
+        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")).ok_or_else(bad)?;
+        let key = ApiKeySecret::parse(key.trim()).ok_or(ClientError::Key)?;
+        errand_engine::net::install_crypto_provider();
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIME_MAX)
+            .read_timeout(STILL_TIME_MAX)
+            .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")));
+        let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
+            // A proxy cannot reach this machine's own loopback.
+            builder = builder.no_proxy();
+        }
+        if url.scheme() == "http" {
+            // No certificates are needed, and a machine may have none.
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(ClientError::SetUp)?;
+        Ok(Self { http, base: url.as_str().trim_end_matches('/').to_owned(), key })
+    }
+
+    /// The server's address, without a slash at its end.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// `POST /v1/agents`.
+    ///
+    /// # Errors
+    /// Those of any call: [`ClientError::Api`], [`ClientError::Unreachable`], [`ClientError::Strange`].
+    pub async fn create_agent(&self, body: &Value) -> Result<Reply<AgentReply>, ClientError> {
+        self.post("/v1/agents", body).await
+    }
+
+    /// `GET /v1/agents`, one page.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn agents(&self, limit: u32, offset: u64) -> Result<Reply<AgentList>, ClientError> {
+        self.get("/v1/agents", &page(limit, offset)).await
+    }
+
+    /// `GET /v1/agents/{agent_id}`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn agent(&self, agent: &str) -> Result<Reply<AgentReply>, ClientError> {
+        self.get(&path(&["agents", agent]), &[]).await
+    }
+
+    /// The agents with this name, out of all pages.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn agents_named(&self, name: &str) -> Result<Vec<AgentBody>, ClientError> {
+        let (mut found, mut seen) = (Vec::new(), 0);
+        loop {
+            let list = self.agents(PAGE, seen).await?.value;
+            seen += list.agents.len() as u64;
+            let last = list.agents.is_empty() || seen >= list.total;
+            found.extend(list.agents.into_iter().filter(|agent| agent.name == name));
+            if last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// `DELETE /v1/agents/{agent_id}`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn delete_agent(&self, agent: &str) -> Result<(), ClientError> {
+        self.delete(&path(&["agents", agent])).await
+    }
+
+    /// `GET /v1/agents/{agent_id}/builds`, one page.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn builds(&self, agent: &str, limit: u32, offset: u64) -> Result<Reply<BuildList>, ClientError> {
+        self.get(&path(&["agents", agent, "builds"]), &page(limit, offset)).await
+    }
+
+    /// `POST /v1/agents/{agent_id}/revisions`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn create_build(&self, agent: &str, body: &Value) -> Result<Reply<BuildReply>, ClientError> {
+        self.post(&path(&["agents", agent, "revisions"]), body).await
+    }
+
+    /// `GET /v1/revisions/{build_id}`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn build(&self, build: &str) -> Result<Reply<BuildReply>, ClientError> {
+        self.get(&path(&["revisions", build]), &[]).await
+    }
+
+    /// `POST /v1/runs`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn start_run(&self, body: &Value) -> Result<Reply<RunReply>, ClientError> {
+        self.post("/v1/runs", body).await
+    }
+
+    /// `GET /v1/runs`, with a query.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn runs(&self, query: &[(&str, String)]) -> Result<Reply<RunList>, ClientError> {
+        self.get("/v1/runs", query).await
+    }
+
+    /// `GET /v1/runs/{run_id}`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn run(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
+        self.get(&path(&["runs", run]), &[]).await
+    }
+
+    /// `GET /v1/runs/{run_id}/messages`, one page of at most 50.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn messages(&self, run: &str, limit: u32, offset: u64) -> Result<Reply<MessageList>, ClientError> {
+        self.get(&path(&["runs", run, "messages"]), &page(limit, offset)).await
+    }
+
+    /// `POST /v1/runs/{run_id}/messages`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn post_message(&self, run: &str, text: &str) -> Result<Reply<MessageReply>, ClientError> {
+        self.post(&path(&["runs", run, "messages"]), &json!({ "message": text })).await
+    }
+
+    /// `POST /v1/runs/{run_id}/human-requests/{request_id}/respond`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn respond(&self, run: &str, request: &str, body: &Value) -> Result<Reply<AnsweredReply>, ClientError> {
+        self.post(&path(&["runs", run, "human-requests", request, "respond"]), body).await
+    }
+
+    /// `POST /v1/runs/{run_id}/stop`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn stop(&self, run: &str) -> Result<Reply<StoppedReply>, ClientError> {
+        self.post(&path(&["runs", run, "stop"]), &json!({})).await
+    }
+
+    /// `POST /v1/runs/{run_id}/retry`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn retry(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
+        self.post(&path(&["runs", run, "retry"]), &json!({})).await
+    }
+
+    /// `POST /v1/sandboxes`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn create_sandbox(&self) -> Result<Reply<SandboxReply>, ClientError> {
+        self.post("/v1/sandboxes", &json!({})).await
+    }
+
+    /// `DELETE /v1/sandboxes/{sandbox_id}`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn delete_sandbox(&self, sandbox: &str) -> Result<(), ClientError> {
+        self.delete(&path(&["sandboxes", sandbox])).await
+    }
+
+    /// `GET /v1/sandboxes/{sandbox_id}/files`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn files(&self, sandbox: &str, dir: &str) -> Result<Reply<FileList>, ClientError> {
+        self.get(&path(&["sandboxes", sandbox, "files"]), &[("path", dir.to_owned())]).await
+    }
+
+    /// Uploads a file of `size_bytes`, whatever its size: directly up to the contract's limit, else to an upload URL.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn upload(
+        &self,
+        sandbox: &str,
+        to: &str,
+        size_bytes: u64,
+        body: reqwest::Body,
+    ) -> Result<Reply<UploadedReply>, ClientError> {
+        let files = path(&["sandboxes", sandbox, "files"]);
+        let sent = if size_bytes <= errand_core::limits::DIRECT_UPLOAD_BYTES_MAX {
+            let request = self.request(Method::POST, &with_query(&files, &[("path", to.to_owned())]));
+            request.header(header::CONTENT_TYPE, "application/octet-stream")
+        } else {
+            let urls = path(&["sandboxes", sandbox, "upload-urls"]);
+            let url: Reply<UploadUrlReply> = self.post(&urls, &json!({ "path": to })).await?;
+            // The URL is its own permission: the key stays here.
+            self.http.put(url.value.upload_url)
+        };
+        let response = self.send(sent.header(header::CONTENT_LENGTH, size_bytes).body(body)).await?;
+        self.read(response).await
+    }
+
+    /// `GET /v1/sandboxes/{sandbox_id}/files/content`: the file's bytes as they come, and how many there are.
+    ///
+    /// # Errors
+    /// Those of any call; the stream's are [`ClientError::Broken`].
+    pub async fn download(
+        &self,
+        sandbox: &str,
+        file: &str,
+    ) -> Result<(Option<u64>, impl Stream<Item = Result<Bytes, ClientError>> + use<>), ClientError> {
+        let content = path(&["sandboxes", sandbox, "files", "content"]);
+        let content = with_query(&content, &[("path", file.to_owned())]);
+        let response = self.send(self.request(Method::GET, &content)).await?;
+        let length = response.content_length();
+        Ok((length, response.bytes_stream().map_err(|error| ClientError::Broken(error.without_url()))))
+    }
+
+    /// A run's events, from the first.
+    #[must_use]
+    pub fn events(&self, run: &str) -> events::Events {
+        events::Events::new(self.clone(), run.to_owned())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<Reply<T>, ClientError> {
+        let request = self.request(Method::GET, &with_query(path, query)).timeout(CALL_TIME_MAX);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<Reply<T>, ClientError> {
+        let request = self.request(Method::POST, path).json(body).timeout(CALL_TIME_MAX);
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, path).timeout(CALL_TIME_MAX)).await.map(drop)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.key.expose())
+    }
+
+    /// Sends, and turns an answer of 400 and above into its error.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let sent = request.send().await;
+        let response = sent.map_err(|error| ClientError::Unreachable {
+            base: self.base.clone(),
+            source: error.without_url(),
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        Err(match serde_json::from_slice::<ErrorReply>(&body) {
+            Ok(ErrorReply { error, message }) => ClientError::Api { status, code: error, message },
+            Err(_) => self.strange(format!("status {status}")),
+        })
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<Reply<T>, ClientError> {
+        let text = response.text().await.map_err(|error| ClientError::Broken(error.without_url()))?;
+        let value = serde_json::from_str(&text).map_err(|error| self.strange(error.to_string()))?;
+        Ok(Reply { value, text })
+    }
+
+    fn strange(&self, what: String) -> ClientError {
+        ClientError::Strange { base: self.base.clone(), what }
+    }
+}
+
+fn page(limit: u32, offset: u64) -> [(&'static str, String); 2] {
+    [("limit", limit.to_string()), ("offset", offset.to_string())]
+}
+
+/// A path below `/v1` out of its parts, each of which stays one part whatever is in it.
+fn path(parts: &[&str]) -> String {
+    let mut path = "/v1".to_owned();
+    for part in parts {
+        path.push('/');
+        path.extend(url::form_urlencoded::byte_serialize(part.as_bytes()).map(|text| text.replace('+', "%20")));
+    }
+    path
+}
+
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
+    if query.is_empty() {
+        return path.to_owned();
+    }
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    format!("{path}?{query}")
+}

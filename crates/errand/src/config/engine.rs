@@ -1,0 +1,12 @@
+//! `[engine]`: how runs are driven.
+
+use super::kinds::whole;
+use super::reader::section;
+
+section! {
+    /// How runs are driven.
+    pub struct EngineConfig["engine"] {
+        /// How many runs work at once; the others stay pending, in order, and waiting runs do not count.
+        max_concurrent_runs: u32 = whole(64, 1..=10_000).unit("runs"),
+    }
+}

@@ -1,0 +1,83 @@
+//! Values that nobody may see.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::kinds::{Setting, optional};
+
+/// A value that cannot be printed, logged or serialised by accident: it has no `Debug`, no `Display`, no `Serialize`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps a value.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself. Whoever calls this must not let it out.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+/// The setting's name; its variable is `ERRAND_MASTER_KEY`, without a section.
+pub(super) const MASTER_KEY: &str = "master_key";
+
+/// 32 bytes as 64 hexadecimal digits or as base64. What was given is never part of a message.
+pub(super) fn master_key() -> Setting<Option<Secret<[u8; 32]>>> {
+    let parse = |text: &str| {
+        let bytes = if text.len() == 64 {
+            from_hex(text)
+        } else {
+            from_base64(text)
+        };
+        let key = bytes
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .map(Secret::new);
+        key.ok_or_else(|| {
+            "is not 32 bytes, written as 64 hexadecimal digits or in base64".to_owned()
+        })
+    };
+    let show = |value: &Option<Secret<[u8; 32]>>| {
+        Some(
+            if value.is_some() {
+                "(set)"
+            } else {
+                "(not set)"
+            }
+            .to_owned(),
+        )
+    };
+    let setting = optional("32 bytes in hexadecimal or base64", parse, show);
+    Setting {
+        environment_only: true,
+        ..setting
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect();
+    Some(
+        digits?
+            .chunks_exact(2)
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+            .collect(),
+    )
+}
+
+/// Both alphabets, with and without padding.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet = if text.contains(['-', '_']) {
+        &alphabet::URL_SAFE
+    } else {
+        &alphabet::STANDARD
+    };
+    GeneralPurpose::new(alphabet, config).decode(text).ok()
+}

@@ -1,0 +1,236 @@
+//! `[server]`: where the server listens, how it is reached, and where it keeps its data.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use url::Url;
+
+use super::kinds::{Setting, Shape, list, optional, optional_path, path, whole};
+use super::proxies::{TrustedProxies, parse_network};
+use super::reader::{Reader, section};
+
+section! {
+    /// Where the server listens, how it is reached, and where it keeps its data.
+    pub struct ServerConfig["server"] {
+        /// The address and port to listen on; port 0 takes a free one.
+        listen: SocketAddr = listen(),
+        /// The directory that holds everything the server keeps; a relative path counts from the working directory.
+        data_dir: PathBuf = path("./errand-data"),
+        /// The address at which clients reach the server, where it is not the one it listens on.
+        public_url: Option<PublicUrl> = public_url(),
+        /// The proxies whose x-forwarded-for header is believed.
+        trusted_proxies: TrustedProxies = trusted_proxies(),
+        /// How long steps that run may take to end once the server is told to stop.
+        shutdown_grace_s: u32 = whole(10, 0..=3_600).unit("seconds"),
+    }
+    with {
+        /// The certificate and key, where the server itself speaks TLS.
+        tls: Option<TlsConfig> = TlsConfig::read,
+    }
+}
+
+/// Files that the server needs to speak TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+impl TlsConfig {
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let (cert, key) = ("server.tls.cert", "server.tls.key");
+        let cert_file = reader.take(
+            cert,
+            "The file with the certificate chain (PEM); needs server.tls.key.",
+            optional_path(),
+        );
+        let key_file = reader.take(
+            key,
+            "The file with the private key (PEM); needs server.tls.cert.",
+            optional_path(),
+        );
+        reader
+            .both((cert, cert_file), (key, key_file))
+            .map(|(cert, key)| Self { cert, key })
+    }
+}
+
+impl ServerConfig {
+    /// The address at which clients reach the server, without a slash at its end: `server.public_url`, else where it
+    /// listens. `bound` is the address that was bound, since `listen` may ask for a free port. Nobody can connect to
+    /// "all addresses" (`0.0.0.0`, `[::]`): the loopback stands for them.
+    #[must_use]
+    pub fn base_url(&self, bound: SocketAddr) -> String {
+        if let Some(public) = &self.public_url {
+            return public.as_str().to_owned();
+        }
+        let ip = match bound.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let https = self.public_url.as_ref().is_some_and(PublicUrl::is_https);
+        if !self.listen.ip().to_canonical().is_loopback() && self.tls.is_none() && !https {
+            warnings.push(format!(
+                "server.listen is {}, beyond the loopback, without TLS: keys and files cross the network in the clear. \
+                 Set server.tls, or put a proxy that speaks TLS before the server and set server.public_url to its \
+                 https address.",
+                self.listen
+            ));
+        }
+        if self.tls.is_some() && self.public_url.is_some() && !https {
+            warnings.push(
+                "server.public_url begins with http:, but the server speaks TLS: links in its answers will not work."
+                    .to_owned(),
+            );
+        }
+        for network in self
+            .trusted_proxies
+            .networks()
+            .iter()
+            .filter(|network| network.prefix_len() == 0)
+        {
+            warnings.push(format!(
+                "server.trusted_proxies holds {network}: every client can claim any address as its own."
+            ));
+        }
+        warnings
+    }
+}
+
+/// The server's outer address: `http` or `https`, a host, perhaps a port, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(String, bool);
+
+impl PublicUrl {
+    /// Without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether clients reach the server by TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.1
+    }
+
+    /// A URL with more in it is not quoted: it may hold a password.
+    fn parse(text: &str) -> Result<Self, String> {
+        let form = "write https://errand.example.com, perhaps with a port";
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); {form}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!(
+                "the scheme {:?} is neither http nor https; {form}",
+                url.scheme()
+            ));
+        }
+        let more = !url.username().is_empty() || url.password().is_some() || url.path() != "/";
+        if more || url.query().is_some() || url.fragment().is_some() {
+            return Err(format!(
+                "holds more than scheme, host and port (the server lives at the root of its host); {form}"
+            ));
+        }
+        Ok(Self(
+            url.origin().ascii_serialization(),
+            url.scheme() == "https",
+        ))
+    }
+}
+
+fn public_url() -> Setting<Option<PublicUrl>> {
+    optional(
+        "a URL (http or https, host, port)",
+        PublicUrl::parse,
+        |value| value.as_ref().map(|url| url.as_str().to_owned()),
+    )
+}
+
+fn listen() -> Setting<SocketAddr> {
+    let parse = |text: &str| {
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => port
+                .parse()
+                .ok()
+                .map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            None => text.parse().ok(),
+        };
+        address.ok_or_else(|| {
+            format!("{text:?} is not an address and a port, such as 127.0.0.1:8700 or [::]:8700")
+        })
+    };
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8700));
+    Setting::new(default, Shape::Text, "address:port", parse, |value| {
+        Some(value.to_string())
+    })
+}
+
+fn trusted_proxies() -> Setting<TrustedProxies> {
+    let networks = list(
+        "addresses or networks (CIDR), separated by commas",
+        parse_network,
+    );
+    let parse = move |text: &str| (networks.parse)(text).map(TrustedProxies::new);
+    let show = |proxies: &TrustedProxies| {
+        let texts: Vec<String> = proxies.networks().iter().map(ToString::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join(","))
+    };
+    Setting::new(
+        TrustedProxies::default(),
+        networks.shape,
+        networks.allowed,
+        parse,
+        show,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_urls() {
+        for (text, shown, https) in [
+            (
+                "https://errand.example.com",
+                "https://errand.example.com",
+                true,
+            ),
+            (
+                "https://errand.example.com:443/",
+                "https://errand.example.com",
+                true,
+            ),
+            ("http://10.0.0.1:8700/", "http://10.0.0.1:8700", false),
+            (
+                "HTTPS://Errand.Example.com",
+                "https://errand.example.com",
+                true,
+            ),
+        ] {
+            let url = PublicUrl::parse(text).unwrap();
+            assert_eq!((url.as_str(), url.is_https()), (shown, https), "{text}");
+        }
+        for text in [
+            "errand.example.com",
+            "ftp://errand.example.com",
+            "https://errand.example.com/errand",
+            "https://errand.example.com/?a=b",
+            "https://errand.example.com/#a",
+            "https://",
+            "/errand",
+        ] {
+            assert!(PublicUrl::parse(text).is_err(), "{text}");
+        }
+        let message = PublicUrl::parse("https://ann:hunter2@errand.example.com").unwrap_err();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}

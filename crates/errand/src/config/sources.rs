@@ -1,0 +1,379 @@
+//! Where values come from: the settings file, the environment, the flags; and which names there are no setting.
+//!
+//! Only [`read_file`] and [`environment`] touch the world outside. Everything else works on what they gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::kinds::Shape;
+use super::problems::{ConfigErrors, Origin, Problem};
+use super::secret::MASTER_KEY;
+
+/// The settings file that is read where none is named, if it is there.
+pub const DEFAULT_FILE: &str = "errand.toml";
+
+const PREFIX: &str = "ERRAND_";
+const CONFIG_VARIABLE: &str = "ERRAND_CONFIG";
+
+/// Variables of the program that are no settings of the server.
+const OTHER_VARIABLES: [&str; 4] = [
+    "ERRAND_API_KEY",
+    "ERRAND_URL",
+    CONFIG_VARIABLE,
+    "ERRAND_SEED",
+];
+
+/// A settings file that has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsFile {
+    /// As it was given; shown in messages.
+    pub path: PathBuf,
+    /// All of it, TOML.
+    pub text: String,
+}
+
+/// Reads the settings file: the one that `--config` names, else the one that `ERRAND_CONFIG` names, else
+/// `errand.toml` in the working directory. That last one alone may be absent; then the answer is none.
+///
+/// # Errors
+/// One problem, if the file is named and absent, or is not to be read, or is not UTF-8.
+pub fn read_file(
+    flags: &super::Flags,
+    env: &BTreeMap<String, String>,
+) -> Result<Option<SettingsFile>, ConfigErrors> {
+    let variable = env.get(CONFIG_VARIABLE).filter(|value| !value.is_empty());
+    let (path, origin) = match (&flags.config, variable) {
+        (Some(path), _) => (path.clone(), Some(Origin::Flag("--config"))),
+        (None, Some(path)) => (
+            PathBuf::from(path),
+            Some(Origin::Environment(CONFIG_VARIABLE.to_owned())),
+        ),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), None),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(SettingsFile { path, text })),
+        Err(error) if origin.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(cannot_read(&path, origin, &error)),
+    }
+}
+
+fn cannot_read(path: &Path, origin: Option<Origin>, error: &io::Error) -> ConfigErrors {
+    let origin = origin.unwrap_or_else(|| Origin::File(path.display().to_string()));
+    let message = format!(
+        "the settings file {} cannot be read: {error}",
+        path.display()
+    );
+    ConfigErrors::from(Problem {
+        origin,
+        name: None,
+        message,
+    })
+}
+
+/// The program's own variables, those that begin with `ERRAND_`, out of those given (`std::env::vars_os()`).
+///
+/// # Errors
+/// A problem for each whose value is not UTF-8: a path that was read only in part would be another path.
+pub fn environment(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>, ConfigErrors> {
+    let (mut ours, mut problems) = (BTreeMap::new(), Vec::new());
+    for (name, value) in variables {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => {
+                ours.insert(name.to_owned(), value);
+            }
+            Err(_) => problems.push(Problem {
+                origin: Origin::Environment(name.to_owned()),
+                name: None,
+                message: "is not UTF-8".to_owned(),
+            }),
+        }
+    }
+    ConfigErrors::of(problems).map_or(Ok(ours), Err)
+}
+
+/// The variable of a setting: `server.tls.cert` is `ERRAND_SERVER__TLS__CERT`.
+pub(super) fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.replace('.', "__").to_ascii_uppercase())
+}
+
+/// A value as its source gave it.
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    Toml(toml::Value),
+    Text(String),
+}
+
+impl Given {
+    /// The value as text, if a file's value has the right type.
+    pub(super) fn text(&self, shape: Shape) -> Result<String, String> {
+        use toml::Value;
+        let value = match self {
+            Self::Text(text) => return Ok(text.trim().to_owned()),
+            Self::Toml(value) => value,
+        };
+        match (shape, value) {
+            (Shape::Bool, Value::Boolean(value)) => Ok(value.to_string()),
+            (Shape::Whole | Shape::WholeOrText, Value::Integer(value)) => Ok(value.to_string()),
+            (Shape::Text | Shape::WholeOrText | Shape::List, Value::String(text)) => {
+                Ok(text.clone())
+            }
+            (Shape::List, Value::Array(items)) => {
+                let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+                texts
+                    .map(|texts| texts.join(","))
+                    .ok_or_else(|| "is not a list of texts in quotes".to_owned())
+            }
+            (shape, value) => Err(wrong_type(shape, value)),
+        }
+    }
+}
+
+fn wrong_type(shape: Shape, value: &toml::Value) -> String {
+    let expected = match shape {
+        Shape::Bool => "true or false, without quotes,",
+        Shape::Whole => "a whole number, without quotes,",
+        Shape::Text => "a text in quotes",
+        Shape::WholeOrText => "a whole number, or a text in quotes,",
+        Shape::List => "a list of texts in quotes",
+    };
+    format!(
+        "is of the type {}, where {expected} is expected",
+        value.type_str()
+    )
+}
+
+/// What the sources gave, the weakest first.
+#[derive(Default)]
+pub(super) struct Sources {
+    values: BTreeMap<String, Vec<(Origin, Given)>>,
+    /// Names of variables that no setting can have.
+    strange: Vec<String>,
+    /// Variables without `__`: not settings, but perhaps meant as such.
+    single: Vec<String>,
+    unreadable: Vec<Problem>,
+}
+
+impl Sources {
+    fn add(&mut self, name: String, origin: Origin, given: Given) {
+        self.values.entry(name).or_default().push((origin, given));
+    }
+
+    /// Adds a file; one that is not TOML becomes a problem. Its text is not quoted: it may hold what it should not.
+    pub(super) fn add_file(&mut self, file: &SettingsFile) {
+        let origin = Origin::File(file.path.display().to_string());
+        match file.text.parse::<toml::Table>() {
+            Ok(table) => self.add_table("", table, &origin),
+            Err(error) => {
+                let before = error.span().and_then(|span| file.text.get(..span.start));
+                let line = before.map(|text| format!("line {}: ", text.matches('\n').count() + 1));
+                let message = format!(
+                    "{}{}",
+                    line.unwrap_or_default(),
+                    error.message().replace('\n', "; ")
+                );
+                self.unreadable.push(Problem {
+                    origin,
+                    name: None,
+                    message,
+                });
+            }
+        }
+    }
+
+    fn add_table(&mut self, prefix: &str, table: toml::Table, origin: &Origin) {
+        for (key, value) in table {
+            // A key with a dot in it is another key than the path that it looks like.
+            let key = if key.contains('.') {
+                format!("{key:?}")
+            } else {
+                key
+            };
+            let name = if prefix.is_empty() {
+                key
+            } else {
+                format!("{prefix}.{key}")
+            };
+            match value {
+                toml::Value::Table(table) if !table.is_empty() => {
+                    self.add_table(&name, table, origin)
+                }
+                value => self.add(name, origin.clone(), Given::Toml(value)),
+            }
+        }
+    }
+
+    pub(super) fn add_environment(&mut self, env: &BTreeMap<String, String>) {
+        for (variable_name, value) in env {
+            let Some(rest) = variable_name.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let name = rest.to_ascii_lowercase().replace("__", ".");
+            if !rest.contains("__") && name != MASTER_KEY {
+                self.single.push(variable_name.clone());
+            } else if variable(&name) == *variable_name {
+                self.add(
+                    name,
+                    Origin::Environment(variable_name.clone()),
+                    Given::Text(value.clone()),
+                );
+            } else {
+                self.strange.push(variable_name.clone());
+            }
+        }
+    }
+
+    pub(super) fn add_flag(&mut self, name: &str, flag: &'static str, value: &str) {
+        self.add(
+            name.to_owned(),
+            Origin::Flag(flag),
+            Given::Text(value.to_owned()),
+        );
+    }
+
+    /// What was given for a setting, the weakest source first.
+    pub(super) fn given(&self, name: &str) -> &[(Origin, Given)] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn unreadable(&self) -> Vec<Problem> {
+        self.unreadable.clone()
+    }
+
+    /// A problem for each name that is not among the `known`.
+    pub(super) fn unknown(&self, known: &[&'static str]) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, values) in &self.values {
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            for (origin, given) in values {
+                problems.extend(unknown_name(name, origin, given, known));
+            }
+        }
+        let meant = self
+            .single
+            .iter()
+            .filter(|variable_name| is_misspelt(variable_name, known));
+        for variable_name in self.strange.iter().chain(meant) {
+            problems.push(unknown_variable(variable_name, known));
+        }
+        problems
+    }
+
+    /// Sentences about variables that are not read, though their last word is that of a setting: `ERRAND_LISTEN`.
+    /// No error, since other programs (an orchestrator's service links) may set such names.
+    pub(super) fn doubtful_variables(&self, known: &[&'static str]) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for variable_name in &self.single {
+            let rest = variable_name
+                .strip_prefix(PREFIX)
+                .unwrap_or(variable_name)
+                .to_ascii_lowercase();
+            let meant: BTreeSet<_> = known
+                .iter()
+                .filter(|name| name.ends_with(&format!(".{rest}")))
+                .collect();
+            if let Some(name) = meant.first().filter(|_| meant.len() == 1) {
+                sentences.push(format!(
+                    "{variable_name} is not read; the setting {name} is {}.",
+                    variable(name)
+                ));
+            }
+        }
+        sentences
+    }
+}
+
+fn unknown_name(
+    name: &str,
+    origin: &Origin,
+    given: &Given,
+    known: &[&'static str],
+) -> Option<Problem> {
+    if let Origin::Environment(variable_name) = origin {
+        return Some(unknown_variable(variable_name, known));
+    }
+    let is_section = known.iter().any(|known| {
+        known
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('.'))
+    });
+    let empty_table = matches!(given, Given::Toml(toml::Value::Table(table)) if table.is_empty());
+    let message = match is_section {
+        true if empty_table => return None,
+        true => format!("is a section; write [{name}] and its settings below it"),
+        false => not_a_setting(nearest(name, known)),
+    };
+    Some(Problem {
+        origin: origin.clone(),
+        name: Some(name.to_owned()),
+        message,
+    })
+}
+
+fn unknown_variable(variable_name: &str, known: &[&'static str]) -> Problem {
+    let name = setting_like(variable_name);
+    let message = not_a_setting(nearest(&name, known).map(variable));
+    Problem {
+        origin: Origin::Environment(variable_name.to_owned()),
+        name: Some(name),
+        message,
+    }
+}
+
+fn not_a_setting(nearest: Option<impl Display>) -> String {
+    match nearest {
+        Some(nearest) => format!("is not a setting; the nearest one is {nearest}"),
+        None => "is not a setting, nor like one; `errand config` lists them all".to_owned(),
+    }
+}
+
+fn setting_like(variable_name: &str) -> String {
+    variable_name
+        .strip_prefix(PREFIX)
+        .unwrap_or(variable_name)
+        .to_ascii_lowercase()
+        .replace("__", ".")
+}
+
+/// Whether a variable without `__` is so near to a setting's that nothing else can be meant:
+/// `ERRAND_SERVER_LISTEN`, `ERRAND_MASTERKEY`.
+fn is_misspelt(variable_name: &str, known: &[&'static str]) -> bool {
+    let rest = setting_like(variable_name);
+    !OTHER_VARIABLES.contains(&variable_name)
+        && known
+            .iter()
+            .any(|name| strsim::damerau_levenshtein(&rest, &name.replace('.', "_")) <= 1)
+}
+
+/// Below this, of 2, a name is not a misspelling of the nearest setting, and naming that one would mislead.
+const LIKENESS_MIN: f64 = 1.0;
+
+/// The setting whose name is most like this one, if any is. The last word counts as much as the whole, so that a
+/// setting in the wrong section is found.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let inside = |known: &str| {
+        name.strip_prefix(known)
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    if let Some(outer) = known.iter().find(|known| inside(known)) {
+        return Some(outer);
+    }
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |known: &str| {
+        strsim::normalized_damerau_levenshtein(&name.replace('.', "_"), &known.replace('.', "_"))
+            + strsim::normalized_damerau_levenshtein(&last(name), &last(known))
+    };
+    let scored = known.iter().map(|known| (likeness(known), *known));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.filter(|(score, _)| *score >= LIKENESS_MIN)
+        .map(|(_, known)| known)
+}

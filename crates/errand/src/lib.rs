@@ -1,0 +1,11 @@
+//! The program: API, pages, command line, settings, wiring.
+
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod password;
+pub mod secret_key;
+pub mod web;
