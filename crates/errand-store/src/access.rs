@@ -113,8 +113,12 @@ impl Store {
         now: Timestamp,
         recorded: Once<()>,
     ) -> Result<Answer<()>> {
-        self.write(move |tx| once(tx, &recorded, now, || delete_key(tx, team, key)))
-            .await
+        let answer = self
+            .write(move |tx| once(tx, &recorded, now, || delete_key(tx, team, key)))
+            .await?;
+        // Whoever streams with it looks at once whether it counts.
+        self.bell().ring_all();
+        Ok(answer)
     }
 }
 

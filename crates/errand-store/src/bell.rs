@@ -50,6 +50,14 @@ impl Bell {
         }
     }
 
+    /// Something happened that may concern every watcher, such as the end of a key.
+    pub(crate) fn ring_all(&self) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        for sender in watched.values() {
+            sender.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
     /// Listens for the fencing of a run that the caller drives. One listener for each run.
     #[must_use]
     pub fn fence(&self, run: RunId) -> Fence {

@@ -378,20 +378,44 @@ impl TestApp {
 
     /// A DELETE, held against the document.
     pub async fn delete(&self, key: &str, path: &str) -> Reply {
-        self.send(Method::DELETE, path, &[("authorization", &format!("Bearer {key}"))], Body::empty()).await
+        self.send(
+            Method::DELETE,
+            path,
+            &[("authorization", &format!("Bearer {key}"))],
+            Body::empty(),
+        )
+        .await
     }
 
     /// A new sandbox; its id.
     pub async fn sandbox(&self, team: &Team) -> String {
-        let reply = self.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201);
+        let reply = self
+            .post(&team.key, "/v1/sandboxes", json!({}))
+            .await
+            .expect(201);
         reply["sandbox_id"].as_str().unwrap().to_owned()
     }
 
     /// A direct upload with a raw body. `path`: as it stands in the query, percent-encoded.
-    pub async fn upload(&self, key: &str, sandbox: &str, path: &str, body: impl Into<Body>) -> Reply {
+    pub async fn upload(
+        &self,
+        key: &str,
+        sandbox: &str,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Reply {
         let bearer = format!("Bearer {key}");
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/octet-stream")];
-        self.send(Method::POST, &format!("/v1/sandboxes/{sandbox}/files?path={path}"), &headers, body.into()).await
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/octet-stream"),
+        ];
+        self.send(
+            Method::POST,
+            &format!("/v1/sandboxes/{sandbox}/files?path={path}"),
+            &headers,
+            body.into(),
+        )
+        .await
     }
 
     /// Where a sandbox's files are on disk. It is made when the first file comes.

@@ -188,7 +188,12 @@ impl Admin {
     /// `seed`: from the system's random source. `url`: the server's outer address, without a slash at its end.
     #[must_use]
     pub fn new(store: Store, seed: [u8; 32], clock: Clock, url: String) -> Self {
-        Self { store, ids: IdGen::new(seed), clock, url }
+        Self {
+            store,
+            ids: IdGen::new(seed),
+            clock,
+            url,
+        }
     }
 
     /// Carries one request out.
@@ -198,9 +203,10 @@ impl Admin {
     pub async fn execute(&self, request: AdminRequest) -> Result<AdminAnswer, AdminError> {
         let now = self.clock.now();
         match request {
-            AdminRequest::CreateKey { name, expires_in_ms } => {
-                self.create_key(name, expires_in_ms, now).await
-            }
+            AdminRequest::CreateKey {
+                name,
+                expires_in_ms,
+            } => self.create_key(name, expires_in_ms, now).await,
             AdminRequest::ListKeys => self.list_keys(now).await,
             AdminRequest::DeleteKey { id } => self.delete_key(&id, now).await,
             AdminRequest::LinkUser { email, role } => self.link_user(email, role, now).await,
@@ -232,7 +238,10 @@ impl Admin {
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         let name = name.trim().to_owned();
-        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        if name.is_empty()
+            || name.chars().count() > NAME_CHARS_MAX
+            || name.chars().any(char::is_control)
+        {
             return Err(AdminError::Bad(format!(
                 "the key's name takes 1 to {NAME_CHARS_MAX} characters in one line"
             )));
@@ -250,15 +259,25 @@ impl Admin {
             not_after: None,
             now,
         };
-        let key = self.store.create_api_key(new, Once::not_recorded()).await?.fresh()?;
-        Ok(AdminAnswer::Key { secret: secret.expose().to_owned(), key: KeyLine::from(&key) })
+        let key = self
+            .store
+            .create_api_key(new, Once::not_recorded())
+            .await?
+            .fresh()?;
+        Ok(AdminAnswer::Key {
+            secret: secret.expose().to_owned(),
+            key: KeyLine::from(&key),
+        })
     }
 
     async fn list_keys(&self, now: Timestamp) -> Result<AdminAnswer, AdminError> {
         let team = self.first_team(now).await?.team;
         let mut keys = Vec::new();
         loop {
-            let page = PageQuery { limit: KEYS_PAGE, offset: keys.len() as u64 };
+            let page = PageQuery {
+                limit: KEYS_PAGE,
+                offset: keys.len() as u64,
+            };
             let page = self.store.list_api_keys(team, page).await?;
             keys.extend(page.items.iter().map(KeyLine::from));
             if page.items.is_empty() || keys.len() as u64 >= page.total {
@@ -270,7 +289,11 @@ impl Admin {
     async fn delete_key(&self, id: &str, now: Timestamp) -> Result<AdminAnswer, AdminError> {
         let key = ApiKeyId::from_str(id).map_err(|bad| AdminError::Bad(bad.to_string()))?;
         let team = self.first_team(now).await?.team;
-        match self.store.delete_api_key(team, key, now, Once::not_recorded()).await {
+        match self
+            .store
+            .delete_api_key(team, key, now, Once::not_recorded())
+            .await
+        {
             Ok(_) => Ok(AdminAnswer::KeyDeleted),
             Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
                 "there is no key {id}; `errand keys list` shows those there are"
@@ -296,7 +319,8 @@ impl Admin {
         };
         if role.is_some() && holder != LinkHolder::NewUser {
             return Err(AdminError::Bad(
-                "a role is for a new user, and this one is there already: leave --role out".to_owned(),
+                "a role is for a new user, and this one is there already: leave --role out"
+                    .to_owned(),
             ));
         }
         let user = match known {
@@ -307,10 +331,16 @@ impl Admin {
             None => None,
         };
         if let Some(user) = user {
-            self.store.create_set_up_link(user, token.hash(), expires_at, now).await?;
+            self.store
+                .create_set_up_link(user, token.hash(), expires_at, now)
+                .await?;
         }
         let url = format!("{}/set-up/{}", self.url, token.expose());
-        Ok(AdminAnswer::Link { url, expires_at, holder })
+        Ok(AdminAnswer::Link {
+            url,
+            expires_at,
+            holder,
+        })
     }
 
     async fn new_member(
@@ -324,7 +354,9 @@ impl Admin {
         let user = self.store.create_user(NewUser { id, email, now }).await?;
         let role = role.unwrap_or(Role::Member);
         // Whoever may write to the data directory stands above the roles.
-        self.store.add_member(first.team, user.id, role, Role::Owner, now).await?;
+        self.store
+            .add_member(first.team, user.id, role, Role::Owner, now)
+            .await?;
         Ok(user.id)
     }
 
@@ -335,7 +367,9 @@ impl Admin {
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         if !phc_hash.starts_with("$argon2id$") {
-            return Err(AdminError::Bad("the password's hash is not one of argon2id".to_owned()));
+            return Err(AdminError::Bad(
+                "the password's hash is not one of argon2id".to_owned(),
+            ));
         }
         if self.store.user_by_email(&email).await?.is_some() {
             self.store.set_password(&email, phc_hash).await?;
@@ -349,7 +383,9 @@ impl Admin {
                 "no user has the e-mail address {email}; `errand users link {email}` makes one"
             )));
         }
-        self.store.claim_set_up_link(token.hash(), Some(email), phc_hash, now).await?;
+        self.store
+            .claim_set_up_link(token.hash(), Some(email), phc_hash, now)
+            .await?;
         Ok(AdminAnswer::PasswordSet)
     }
 
@@ -365,7 +401,10 @@ impl Admin {
             return Ok(false);
         }
         let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
-        let user = self.store.create_set_up_link(owner, token.hash(), expires_at, now).await?;
+        let user = self
+            .store
+            .create_set_up_link(owner, token.hash(), expires_at, now)
+            .await?;
         Ok(user.email.is_none())
     }
 }

@@ -119,12 +119,25 @@ impl Surroundings {
 
     fn settings_of(&self, place: &Place) -> Result<Config> {
         let Place { data_dir, config } = place.clone();
-        self.settings(&Flags { listen: None, data_dir, config })
+        self.settings(&Flags {
+            listen: None,
+            data_dir,
+            config,
+        })
     }
 
     fn client(&self, remote: &Remote) -> Result<Client> {
-        let set = |name: &str| self.env.get(name).filter(|value| !value.is_empty()).map(String::as_str);
-        let url = remote.url.as_deref().or_else(|| set("ERRAND_URL")).unwrap_or(URL_DEFAULT);
+        let set = |name: &str| {
+            self.env
+                .get(name)
+                .filter(|value| !value.is_empty())
+                .map(String::as_str)
+        };
+        let url = remote
+            .url
+            .as_deref()
+            .or_else(|| set("ERRAND_URL"))
+            .unwrap_or(URL_DEFAULT);
         let key = set("ERRAND_API_KEY").context(
             "ERRAND_API_KEY is not set; on the server's machine, \
              `export ERRAND_API_KEY=$(errand keys create --name NAME)` makes a key",
@@ -142,7 +155,9 @@ pub fn run(cli: Cli) -> Result<(), Failed> {
     let result = settings::environment(std::env::vars_os())
         .context("the settings are wrong")
         .and_then(|env| {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build();
             let runtime = runtime.context("the program's threads cannot be started")?;
             let surroundings = Surroundings { out, env };
             let result = runtime.block_on(Box::pin(dispatch(cli.command, &surroundings)));
@@ -172,7 +187,9 @@ impl From<Failed> for std::process::ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {

@@ -37,13 +37,17 @@ const PAGE: u32 = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
-    #[error("{url:?} is not the address of a server; set ERRAND_URL to one such as http://127.0.0.1:8700")]
+    #[error(
+        "{url:?} is not the address of a server; set ERRAND_URL to one such as http://127.0.0.1:8700"
+    )]
     Address {
         /// What was given.
         url: String,
     },
     /// The key has not the form of one.
-    #[error("the API key is `dv_` and 32 letters or digits, and this is something else; `errand keys create --name NAME` makes one")]
+    #[error(
+        "the API key is `dv_` and 32 letters or digits, and this is something else; `errand keys create --name NAME` makes one"
+    )]
     Key,
     /// The client cannot be set up.
     #[error("the HTTP client cannot be set up")]
@@ -261,9 +265,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Address`], [`ClientError::Key`], [`ClientError::SetUp`].
     pub fn new(base: &str, key: &str) -> Result<Self, ClientError> {
-        let bad = || ClientError::Address { url: base.to_owned() };
+        let bad = || ClientError::Address {
+            url: base.to_owned(),
+        };
         let url = Url::parse(base.trim()).map_err(|_| bad())?;
-        let host = url.host_str().filter(|_| matches!(url.scheme(), "http" | "https")).ok_or_else(bad)?;
+        let host = url
+            .host_str()
+            .filter(|_| matches!(url.scheme(), "http" | "https"))
+            .ok_or_else(bad)?;
         let key = ApiKeySecret::parse(key.trim()).ok_or(ClientError::Key)?;
         errand_engine::net::install_crypto_provider();
         let mut builder = reqwest::Client::builder()
@@ -281,7 +290,11 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(ClientError::SetUp)?;
-        Ok(Self { http, base: url.as_str().trim_end_matches('/').to_owned(), key })
+        Ok(Self {
+            http,
+            base: url.as_str().trim_end_matches('/').to_owned(),
+            key,
+        })
     }
 
     /// The server's address, without a slash at its end.
@@ -343,16 +356,27 @@ impl Client {
     ///
     /// # Errors
     /// Those of any call.
-    pub async fn builds(&self, agent: &str, limit: u32, offset: u64) -> Result<Reply<BuildList>, ClientError> {
-        self.get(&path(&["agents", agent, "builds"]), &page(limit, offset)).await
+    pub async fn builds(
+        &self,
+        agent: &str,
+        limit: u32,
+        offset: u64,
+    ) -> Result<Reply<BuildList>, ClientError> {
+        self.get(&path(&["agents", agent, "builds"]), &page(limit, offset))
+            .await
     }
 
     /// `POST /v1/agents/{agent_id}/revisions`.
     ///
     /// # Errors
     /// Those of any call.
-    pub async fn create_build(&self, agent: &str, body: &Value) -> Result<Reply<BuildReply>, ClientError> {
-        self.post(&path(&["agents", agent, "revisions"]), body).await
+    pub async fn create_build(
+        &self,
+        agent: &str,
+        body: &Value,
+    ) -> Result<Reply<BuildReply>, ClientError> {
+        self.post(&path(&["agents", agent, "revisions"]), body)
+            .await
     }
 
     /// `GET /v1/revisions/{build_id}`.
@@ -391,24 +415,47 @@ impl Client {
     ///
     /// # Errors
     /// Those of any call.
-    pub async fn messages(&self, run: &str, limit: u32, offset: u64) -> Result<Reply<MessageList>, ClientError> {
-        self.get(&path(&["runs", run, "messages"]), &page(limit, offset)).await
+    pub async fn messages(
+        &self,
+        run: &str,
+        limit: u32,
+        offset: u64,
+    ) -> Result<Reply<MessageList>, ClientError> {
+        self.get(&path(&["runs", run, "messages"]), &page(limit, offset))
+            .await
     }
 
     /// `POST /v1/runs/{run_id}/messages`.
     ///
     /// # Errors
     /// Those of any call.
-    pub async fn post_message(&self, run: &str, text: &str) -> Result<Reply<MessageReply>, ClientError> {
-        self.post(&path(&["runs", run, "messages"]), &json!({ "message": text })).await
+    pub async fn post_message(
+        &self,
+        run: &str,
+        text: &str,
+    ) -> Result<Reply<MessageReply>, ClientError> {
+        self.post(
+            &path(&["runs", run, "messages"]),
+            &json!({ "message": text }),
+        )
+        .await
     }
 
     /// `POST /v1/runs/{run_id}/human-requests/{request_id}/respond`.
     ///
     /// # Errors
     /// Those of any call.
-    pub async fn respond(&self, run: &str, request: &str, body: &Value) -> Result<Reply<AnsweredReply>, ClientError> {
-        self.post(&path(&["runs", run, "human-requests", request, "respond"]), body).await
+    pub async fn respond(
+        &self,
+        run: &str,
+        request: &str,
+        body: &Value,
+    ) -> Result<Reply<AnsweredReply>, ClientError> {
+        self.post(
+            &path(&["runs", run, "human-requests", request, "respond"]),
+            body,
+        )
+        .await
     }
 
     /// `POST /v1/runs/{run_id}/stop`.
@@ -448,7 +495,11 @@ impl Client {
     /// # Errors
     /// Those of any call.
     pub async fn files(&self, sandbox: &str, dir: &str) -> Result<Reply<FileList>, ClientError> {
-        self.get(&path(&["sandboxes", sandbox, "files"]), &[("path", dir.to_owned())]).await
+        self.get(
+            &path(&["sandboxes", sandbox, "files"]),
+            &[("path", dir.to_owned())],
+        )
+        .await
     }
 
     /// Uploads a file of `size_bytes`, whatever its size: directly up to the contract's limit, else to an upload URL.
@@ -464,7 +515,10 @@ impl Client {
     ) -> Result<Reply<UploadedReply>, ClientError> {
         let files = path(&["sandboxes", sandbox, "files"]);
         let sent = if size_bytes <= errand_core::limits::DIRECT_UPLOAD_BYTES_MAX {
-            let request = self.request(Method::POST, &with_query(&files, &[("path", to.to_owned())]));
+            let request = self.request(
+                Method::POST,
+                &with_query(&files, &[("path", to.to_owned())]),
+            );
             request.header(header::CONTENT_TYPE, "application/octet-stream")
         } else {
             let urls = path(&["sandboxes", sandbox, "upload-urls"]);
@@ -472,7 +526,9 @@ impl Client {
             // The URL is its own permission: the key stays here.
             self.http.put(url.value.upload_url)
         };
-        let response = self.send(sent.header(header::CONTENT_LENGTH, size_bytes).body(body)).await?;
+        let response = self
+            .send(sent.header(header::CONTENT_LENGTH, size_bytes).body(body))
+            .await?;
         self.read(response).await
     }
 
@@ -484,12 +540,23 @@ impl Client {
         &self,
         sandbox: &str,
         file: &str,
-    ) -> Result<(Option<u64>, impl Stream<Item = Result<Bytes, ClientError>> + use<>), ClientError> {
+    ) -> Result<
+        (
+            Option<u64>,
+            impl Stream<Item = Result<Bytes, ClientError>> + use<>,
+        ),
+        ClientError,
+    > {
         let content = path(&["sandboxes", sandbox, "files", "content"]);
         let content = with_query(&content, &[("path", file.to_owned())]);
         let response = self.send(self.request(Method::GET, &content)).await?;
         let length = response.content_length();
-        Ok((length, response.bytes_stream().map_err(|error| ClientError::Broken(error.without_url()))))
+        Ok((
+            length,
+            response
+                .bytes_stream()
+                .map_err(|error| ClientError::Broken(error.without_url())),
+        ))
     }
 
     /// A run's events, from the first.
@@ -498,24 +565,41 @@ impl Client {
         events::Events::new(self.clone(), run.to_owned())
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<Reply<T>, ClientError> {
-        let request = self.request(Method::GET, &with_query(path, query)).timeout(CALL_TIME_MAX);
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Reply<T>, ClientError> {
+        let request = self
+            .request(Method::GET, &with_query(path, query))
+            .timeout(CALL_TIME_MAX);
         let response = self.send(request).await?;
         self.read(response).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<Reply<T>, ClientError> {
-        let request = self.request(Method::POST, path).json(body).timeout(CALL_TIME_MAX);
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<Reply<T>, ClientError> {
+        let request = self
+            .request(Method::POST, path)
+            .json(body)
+            .timeout(CALL_TIME_MAX);
         let response = self.send(request).await?;
         self.read(response).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(self.request(Method::DELETE, path).timeout(CALL_TIME_MAX)).await.map(drop)
+        self.send(self.request(Method::DELETE, path).timeout(CALL_TIME_MAX))
+            .await
+            .map(drop)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(self.key.expose())
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(self.key.expose())
     }
 
     /// Sends, and turns an answer of 400 and above into its error.
@@ -531,19 +615,29 @@ impl Client {
         }
         let body = response.bytes().await.unwrap_or_default();
         Err(match serde_json::from_slice::<ErrorReply>(&body) {
-            Ok(ErrorReply { error, message }) => ClientError::Api { status, code: error, message },
+            Ok(ErrorReply { error, message }) => ClientError::Api {
+                status,
+                code: error,
+                message,
+            },
             Err(_) => self.strange(format!("status {status}")),
         })
     }
 
     async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<Reply<T>, ClientError> {
-        let text = response.text().await.map_err(|error| ClientError::Broken(error.without_url()))?;
+        let text = response
+            .text()
+            .await
+            .map_err(|error| ClientError::Broken(error.without_url()))?;
         let value = serde_json::from_str(&text).map_err(|error| self.strange(error.to_string()))?;
         Ok(Reply { value, text })
     }
 
     fn strange(&self, what: String) -> ClientError {
-        ClientError::Strange { base: self.base.clone(), what }
+        ClientError::Strange {
+            base: self.base.clone(),
+            what,
+        }
     }
 }
 
@@ -556,7 +650,10 @@ fn path(parts: &[&str]) -> String {
     let mut path = "/v1".to_owned();
     for part in parts {
         path.push('/');
-        path.extend(url::form_urlencoded::byte_serialize(part.as_bytes()).map(|text| text.replace('+', "%20")));
+        path.extend(
+            url::form_urlencoded::byte_serialize(part.as_bytes())
+                .map(|text| text.replace('+', "%20")),
+        );
     }
     path
 }
@@ -565,6 +662,8 @@ fn with_query(path: &str, query: &[(&str, String)]) -> String {
     if query.is_empty() {
         return path.to_owned();
     }
-    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(query)
+        .finish();
     format!("{path}?{query}")
 }

@@ -58,16 +58,29 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$"), "{hash}");
         assert_ne!(hash, hash_password("correct horse battery").unwrap());
         let parsed = PasswordHash::new(&hash).unwrap();
-        let verify = |text: &str| Argon2::default().verify_password(text.as_bytes(), &parsed).is_ok();
+        let verify = |text: &str| {
+            Argon2::default()
+                .verify_password(text.as_bytes(), &parsed)
+                .is_ok()
+        };
         assert!(verify("correct horse battery"));
         assert!(!verify("correct horse batterx"));
     }
 
     #[test]
     fn the_bounds_are_characters_and_bytes() {
-        assert!(matches!(hash_password("elevenchars"), Err(PasswordError::TooShort { chars: 11 })));
-        assert!(matches!(hash_password("ééééé"), Err(PasswordError::TooShort { chars: 5 })));
+        assert!(matches!(
+            hash_password("elevenchars"),
+            Err(PasswordError::TooShort { chars: 11 })
+        ));
+        assert!(matches!(
+            hash_password("ééééé"),
+            Err(PasswordError::TooShort { chars: 5 })
+        ));
         assert!(hash_password("twelve chars").is_ok());
-        assert!(matches!(hash_password(&"x".repeat(1025)), Err(PasswordError::TooLong)));
+        assert!(matches!(
+            hash_password(&"x".repeat(1025)),
+            Err(PasswordError::TooLong)
+        ));
     }
 }

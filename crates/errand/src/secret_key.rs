@@ -179,7 +179,9 @@ mod tests {
                 Ok::<_, Infallible>([if draws == 1 { byte } else { 0 }; 64])
             });
             if draws == 1 {
-                *counts.entry(text.unwrap().chars().next().unwrap()).or_default() += 1;
+                *counts
+                    .entry(text.unwrap().chars().next().unwrap())
+                    .or_default() += 1;
             } else {
                 assert!(byte >= 248, "{byte}");
             }

@@ -63,7 +63,11 @@ pub fn router(state: &AppState) -> Router {
 }
 
 fn pages(store: Store, clock: Clock) -> Router {
-    let pages = Pages { store, clock, hashes: Arc::new(Semaphore::new(HASHES_MAX)) };
+    let pages = Pages {
+        store,
+        clock,
+        hashes: Arc::new(Semaphore::new(HASHES_MAX)),
+    };
     Router::new()
         .route("/set-up/{token}", get(show).post(claim))
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
@@ -96,7 +100,8 @@ async fn claim(
         Ok(None) => return dead_link(),
         Err(error) => return failed(&error),
     };
-    let again = |email: &str, wrong: &str| page(StatusCode::BAD_REQUEST, &form(&user, email, Some(wrong)));
+    let again =
+        |email: &str, wrong: &str| page(StatusCode::BAD_REQUEST, &form(&user, email, Some(wrong)));
     let Ok(Form(sent)) = form_sent else {
         return again("", "The form did not arrive whole. Fill it in once more.");
     };
@@ -105,11 +110,17 @@ async fn claim(
     }
     let hash = match hash(&pages, sent.password).await {
         Ok(hash) => hash,
-        Err(Some(wrong)) => return again(&sent.email, &format!("{}.", sentence(&wrong.to_string()))),
+        Err(Some(wrong)) => {
+            return again(&sent.email, &format!("{}.", sentence(&wrong.to_string())));
+        }
         Err(None) => return failed(&StoreError::Unavailable("the server is stopping".into())),
     };
     let email = Some(sent.email.clone()).filter(|email| !email.trim().is_empty());
-    match pages.store.claim_set_up_link(token.hash(), email, hash, pages.clock.now()).await {
+    match pages
+        .store
+        .claim_set_up_link(token.hash(), email, hash, pages.clock.now())
+        .await
+    {
         Ok(user) => page(StatusCode::OK, &done(&user)),
         Err(StoreError::NotFound) => dead_link(),
         Err(StoreError::Invalid { message, .. } | StoreError::Conflict(message)) => {
@@ -120,8 +131,13 @@ async fn claim(
 }
 
 async fn holder(pages: &Pages, token: &str) -> Result<Option<(SetUpToken, User)>, StoreError> {
-    let Some(token) = SetUpToken::parse(token) else { return Ok(None) };
-    let user = pages.store.set_up_link(token.hash(), pages.clock.now()).await?;
+    let Some(token) = SetUpToken::parse(token) else {
+        return Ok(None);
+    };
+    let user = pages
+        .store
+        .set_up_link(token.hash(), pages.clock.now())
+        .await?;
     Ok(user.map(|user| (token, user)))
 }
 
@@ -178,7 +194,10 @@ fn failed(error: &StoreError) -> Response {
         StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         StoreError::Refused(_) => StatusCode::BAD_REQUEST,
         _ => {
-            tracing::error!(error = crate::cli::out::chain(error), "the set-up page failed");
+            tracing::error!(
+                error = crate::cli::out::chain(error),
+                "the set-up page failed"
+            );
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };
@@ -192,7 +211,10 @@ fn failed(error: &StoreError) -> Response {
 /// With a capital letter at its beginning.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 fn page(status: StatusCode, body: &Markup) -> Response {

@@ -43,10 +43,7 @@ pub enum ReachError {
 ///
 /// # Errors
 /// [`ReachError`].
-pub async fn execute(
-    config: &Config,
-    request: AdminRequest,
-) -> Result<AdminAnswer, ReachError> {
+pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnswer, ReachError> {
     let dir = &config.server.data_dir;
     for _ in 0..TRIES {
         match socket::call(dir, &request).await {

@@ -66,7 +66,12 @@ impl AdminSocket {
         };
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(accept(listener, Arc::new(admin), stop.clone(), tasks.clone()));
+        tasks.spawn(accept(
+            listener,
+            Arc::new(admin),
+            stop.clone(),
+            tasks.clone(),
+        ));
         Ok(Self { path, stop, tasks })
     }
 
@@ -93,7 +98,9 @@ async fn accept(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         match accepted {
             Ok((stream, _)) => {
                 let (admin, stop) = (Arc::clone(&admin), stop.clone());
@@ -122,7 +129,10 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
     // The file's mode is set after the socket is made; until then, and where a file system ignores modes, this holds.
     let caller = stream.peer_cred()?.uid();
     if caller != rustix::process::geteuid().as_raw() && caller != 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a caller of another user"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "a caller of another user",
+        ));
     }
     let (reader, mut writer) = stream.split();
     let line = read_line(reader).await?;
@@ -179,11 +189,16 @@ pub async fn call(dir: &Path, request: &AdminRequest) -> Result<AdminAnswer, Soc
 
 async fn read_line(reader: impl tokio::io::AsyncRead + Unpin) -> io::Result<String> {
     let mut line = String::new();
-    BufReader::new(reader.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    BufReader::new(reader.take(LINE_BYTES_MAX))
+        .read_line(&mut line)
+        .await?;
     if line.ends_with('\n') {
         return Ok(line);
     }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no whole line came"))
+    Err(io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "no whole line came",
+    ))
 }
 
 fn line_of(value: &impl Serialize) -> io::Result<Vec<u8>> {

@@ -43,29 +43,44 @@ fn admin() -> (Admin, Store, TempDir) {
 }
 
 fn create(name: &str) -> AdminRequest {
-    AdminRequest::CreateKey { name: name.to_owned(), expires_in_ms: Some(60_000) }
+    AdminRequest::CreateKey {
+        name: name.to_owned(),
+        expires_in_ms: Some(60_000),
+    }
 }
 
 fn link(email: &str) -> AdminRequest {
-    AdminRequest::LinkUser { email: email.to_owned(), role: None }
+    AdminRequest::LinkUser {
+        email: email.to_owned(),
+        role: None,
+    }
 }
 
 fn set_password(email: &str, phc_hash: &str) -> AdminRequest {
-    AdminRequest::SetPassword { email: email.to_owned(), phc_hash: PasswordHash(phc_hash.to_owned()) }
+    AdminRequest::SetPassword {
+        email: email.to_owned(),
+        phc_hash: PasswordHash(phc_hash.to_owned()),
+    }
 }
 
 fn key_of(answer: AdminAnswer) -> ApiKeySecret {
-    let AdminAnswer::Key { secret, .. } = answer else { panic!("a key") };
+    let AdminAnswer::Key { secret, .. } = answer else {
+        panic!("a key")
+    };
     ApiKeySecret::parse(&secret).unwrap()
 }
 
 fn link_of(answer: AdminAnswer) -> (String, LinkHolder) {
-    let AdminAnswer::Link { url, holder, .. } = answer else { panic!("a link") };
+    let AdminAnswer::Link { url, holder, .. } = answer else {
+        panic!("a link")
+    };
     (url, holder)
 }
 
 fn refused<T>(result: Result<T, AdminError>) -> String {
-    let Err(error) = result else { panic!("refused") };
+    let Err(error) = result else {
+        panic!("refused")
+    };
     error.to_string()
 }
 
@@ -73,22 +88,40 @@ fn refused<T>(result: Result<T, AdminError>) -> String {
 async fn a_key_made_through_the_socket_counts() {
     let (admin, store, dir) = admin();
     let socket = AdminSocket::start(dir.path(), admin).unwrap();
-    let mode = std::fs::metadata(dir.path().join("admin.sock")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(dir.path().join("admin.sock"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    let Ok(answer) = call(dir.path(), &create("over the socket")).await else { panic!("a key") };
-    let caller = store.caller_by_key_hash(key_of(answer).hash(), now()).await.unwrap().unwrap();
+    let Ok(answer) = call(dir.path(), &create("over the socket")).await else {
+        panic!("a key")
+    };
+    let caller = store
+        .caller_by_key_hash(key_of(answer).hash(), now())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(caller.role, Role::Owner);
     assert_eq!(caller.expires_at, Some(now().plus_ms(60_000)));
-    let Ok(AdminAnswer::Keys { keys }) = call(dir.path(), &AdminRequest::ListKeys).await else { panic!("keys") };
+    let Ok(AdminAnswer::Keys { keys }) = call(dir.path(), &AdminRequest::ListKeys).await else {
+        panic!("keys")
+    };
     assert_eq!(keys.len(), 1);
     assert_eq!(keys[0].name, "over the socket");
 
-    let Err(error) = call(dir.path(), &create(" ")).await else { panic!("refused") };
-    assert!(matches!(&error, SocketError::Refused(why) if why.contains("1 to 200 characters")), "{error}");
+    let Err(error) = call(dir.path(), &create(" ")).await else {
+        panic!("refused")
+    };
+    assert!(
+        matches!(&error, SocketError::Refused(why) if why.contains("1 to 200 characters")),
+        "{error}"
+    );
     socket.shut_down().await;
     assert!(!dir.path().join("admin.sock").exists());
-    let Err(error) = call(dir.path(), &AdminRequest::ListKeys).await else { panic!("nobody") };
+    let Err(error) = call(dir.path(), &AdminRequest::ListKeys).await else {
+        panic!("nobody")
+    };
     assert!(matches!(error, SocketError::NoServer), "{error}");
 }
 
@@ -96,12 +129,21 @@ async fn a_key_made_through_the_socket_counts() {
 async fn what_is_no_request_is_answered_with_an_error() {
     let (admin, _store, dir) = admin();
     let socket = AdminSocket::start(dir.path(), admin).unwrap();
-    for line in ["{}\n", "nonsense\n", "{\"request\":\"create_key\",\"name\":\"a\",\"expires_in_ms\":null,\"x\":1}\n"] {
-        let mut stream = tokio::net::UnixStream::connect(dir.path().join("admin.sock")).await.unwrap();
+    for line in [
+        "{}\n",
+        "nonsense\n",
+        "{\"request\":\"create_key\",\"name\":\"a\",\"expires_in_ms\":null,\"x\":1}\n",
+    ] {
+        let mut stream = tokio::net::UnixStream::connect(dir.path().join("admin.sock"))
+            .await
+            .unwrap();
         stream.write_all(line.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("{\"error\":\"the request cannot be read"), "{line}: {answer}");
+        assert!(
+            answer.starts_with("{\"error\":\"the request cannot be read"),
+            "{line}: {answer}"
+        );
     }
     socket.shut_down().await;
 }
@@ -113,12 +155,18 @@ async fn a_dead_socket_is_replaced_and_a_long_path_is_reached() {
     let store = open(&long).unwrap();
     std::fs::write(long.join("admin.sock"), "").unwrap();
     let socket = AdminSocket::start(&long, admin_of(&store)).unwrap();
-    assert!(matches!(call(&long, &AdminRequest::WebhookSecret).await, Ok(AdminAnswer::WebhookSecret { .. })));
+    assert!(matches!(
+        call(&long, &AdminRequest::WebhookSecret).await,
+        Ok(AdminAnswer::WebhookSecret { .. })
+    ));
     socket.shut_down().await;
 }
 
 fn config(dir: &Path) -> Config {
-    let flags = Flags { data_dir: Some(dir.to_str().unwrap().to_owned()), ..Flags::default() };
+    let flags = Flags {
+        data_dir: Some(dir.to_str().unwrap().to_owned()),
+        ..Flags::default()
+    };
     load(&flags, &std::collections::BTreeMap::new(), None).unwrap()
 }
 
@@ -130,12 +178,30 @@ async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
     let alone = key_of(execute(&config, create("no server")).await.unwrap());
 
     // The lock is free again, and the master key is the one that was made.
-    let setup = crate::app::StoreSetup { dir: dir.clone(), url: URL.to_owned(), readers: 1, cache_kib: 2048, key: None };
+    let setup = crate::app::StoreSetup {
+        dir: dir.clone(),
+        url: URL.to_owned(),
+        readers: 1,
+        cache_kib: 2048,
+        key: None,
+    };
     let store = setup.open(IdGen::new([3; 32]).boot(now())).unwrap();
-    assert!(store.caller_by_key_hash(alone.hash(), Clock::System.now()).await.unwrap().is_some());
+    assert!(
+        store
+            .caller_by_key_hash(alone.hash(), Clock::System.now())
+            .await
+            .unwrap()
+            .is_some()
+    );
     let socket = AdminSocket::start(&dir, admin_of(&store)).unwrap();
     let asked = key_of(execute(&config, create("a server")).await.unwrap());
-    assert!(store.caller_by_key_hash(asked.hash(), now()).await.unwrap().is_some());
+    assert!(
+        store
+            .caller_by_key_hash(asked.hash(), now())
+            .await
+            .unwrap()
+            .is_some()
+    );
     socket.shut_down().await;
 }
 
@@ -144,17 +210,43 @@ async fn the_first_link_is_for_the_first_owner_and_later_ones_for_new_members() 
     let (admin, store, _dir) = admin();
     let (url, holder) = link_of(admin.execute(link("ann@example.com")).await.unwrap());
     assert_eq!(holder, LinkHolder::FirstOwner);
-    let token = SetUpToken::parse(url.strip_prefix("https://errand.example.com/set-up/").unwrap()).unwrap();
-    let owner = store.set_up_link(token.hash(), now()).await.unwrap().unwrap();
+    let token = SetUpToken::parse(
+        url.strip_prefix("https://errand.example.com/set-up/")
+            .unwrap(),
+    )
+    .unwrap();
+    let owner = store
+        .set_up_link(token.hash(), now())
+        .await
+        .unwrap()
+        .unwrap();
 
     let hash = hash_password("correct horse battery").unwrap();
-    store.claim_set_up_link(token.hash(), Some("ann@example.com".to_owned()), hash, now()).await.unwrap();
+    store
+        .claim_set_up_link(
+            token.hash(),
+            Some("ann@example.com".to_owned()),
+            hash,
+            now(),
+        )
+        .await
+        .unwrap();
     let (_, holder) = link_of(admin.execute(link("Ann@Example.com")).await.unwrap());
     assert_eq!(holder, LinkHolder::User);
 
-    let request = AdminRequest::LinkUser { email: "bob@example.com".to_owned(), role: Some(Role::Admin) };
-    assert_eq!(link_of(admin.execute(request.clone()).await.unwrap()).1, LinkHolder::NewUser);
-    let bob = store.user_by_email("bob@example.com").await.unwrap().unwrap();
+    let request = AdminRequest::LinkUser {
+        email: "bob@example.com".to_owned(),
+        role: Some(Role::Admin),
+    };
+    assert_eq!(
+        link_of(admin.execute(request.clone()).await.unwrap()).1,
+        LinkHolder::NewUser
+    );
+    let bob = store
+        .user_by_email("bob@example.com")
+        .await
+        .unwrap()
+        .unwrap();
     assert_ne!(bob.id, owner.id);
     assert!(refused(admin.execute(request).await).contains("leave --role out"));
     assert!(refused(admin.execute(link("nobody")).await).contains("e-mail address"));
@@ -166,15 +258,32 @@ async fn a_password_claims_the_first_owner_once() {
     let hash = hash_password("correct horse battery").unwrap();
     let set = admin.execute(set_password("ann@example.com", &hash)).await;
     assert!(matches!(set, Ok(AdminAnswer::PasswordSet)));
-    let ann = store.user_by_email("ann@example.com").await.unwrap().unwrap();
-    assert_eq!(store.password_hash(ann.id).await.unwrap(), Some(hash.clone()));
+    let ann = store
+        .user_by_email("ann@example.com")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        store.password_hash(ann.id).await.unwrap(),
+        Some(hash.clone())
+    );
 
     let other = hash_password("another horse battery").unwrap();
-    assert!(admin.execute(set_password("ANN@example.com", &other)).await.is_ok());
-    assert_eq!(store.password_hash(ann.id).await.unwrap(), Some(other.clone()));
+    assert!(
+        admin
+            .execute(set_password("ANN@example.com", &other))
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        store.password_hash(ann.id).await.unwrap(),
+        Some(other.clone())
+    );
     let unknown = admin.execute(set_password("bob@example.com", &other)).await;
     assert!(refused(unknown).contains("errand users link bob@example.com"));
-    let plain = admin.execute(set_password("ann@example.com", "correct horse battery")).await;
+    let plain = admin
+        .execute(set_password("ann@example.com", "correct horse battery"))
+        .await;
     assert!(refused(plain).contains("argon2id"));
 }
 
@@ -182,11 +291,25 @@ async fn a_password_claims_the_first_owner_once() {
 async fn a_link_for_somebody_else_leaves_the_owners_own_link_alone() {
     let (admin, store, _dir) = admin();
     let hash = hash_password("correct horse battery").unwrap();
-    admin.execute(set_password("ann@example.com", &hash)).await.map(drop).unwrap();
+    admin
+        .execute(set_password("ann@example.com", &hash))
+        .await
+        .map(drop)
+        .unwrap();
     let (url, _) = link_of(admin.execute(link("ann@example.com")).await.unwrap());
-    admin.execute(link("bob@example.com")).await.map(drop).unwrap();
+    admin
+        .execute(link("bob@example.com"))
+        .await
+        .map(drop)
+        .unwrap();
     let token = SetUpToken::parse(url.rsplit('/').next().unwrap()).unwrap();
-    assert!(store.set_up_link(token.hash(), now()).await.unwrap().is_some());
+    assert!(
+        store
+            .set_up_link(token.hash(), now())
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[test]

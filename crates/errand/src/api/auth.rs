@@ -33,20 +33,38 @@ struct Authenticated {
 }
 
 /// The layer before all routes under `/v1`.
-pub(crate) async fn middleware(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn middleware(
+    State(app): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if !is_api(request.uri().path()) {
         return next.run(request).await;
     }
     if app.draining.is_cancelled() {
-        return ApiError::unavailable("the server is stopping: try again in a moment").into_response();
+        return ApiError::unavailable("the server is stopping: try again in a moment")
+            .into_response();
     }
-    if request.extensions().get::<MatchedPath>().is_some_and(|path| is_public(path.as_str())) {
+    if request
+        .extensions()
+        .get::<MatchedPath>()
+        .is_some_and(|path| is_public(path.as_str()))
+    {
         return next.run(request).await;
     }
     let now = app.clock.now();
     let authenticated = match authenticate(&app, request.headers(), now).await {
         Ok(Some(authenticated)) => authenticated,
-        Ok(None) => return refuse(&app, request.headers(), peer(&request), now, ApiError::unauthorized()).into_response(),
+        Ok(None) => {
+            return refuse(
+                &app,
+                request.headers(),
+                peer(&request),
+                now,
+                ApiError::unauthorized(),
+            )
+            .into_response();
+        }
         Err(error) => return error.into_response(),
     };
     let (team, key) = (authenticated.caller.team, authenticated.caller.api_key);
@@ -58,7 +76,10 @@ pub(crate) async fn middleware(State(app): State<AppState>, mut request: Request
         request.extensions_mut().insert(authenticated);
         next.run(request).await
     } else {
-        let message = format!("this key has made its {} requests of this minute: wait {} s", verdict.limit, verdict.retry_after_s);
+        let message = format!(
+            "this key has made its {} requests of this minute: wait {} s",
+            verdict.limit, verdict.retry_after_s
+        );
         ApiError::rate_limited(message, verdict.retry_after_s).into_response()
     };
     tell_limit(response.headers_mut(), verdict);
@@ -66,8 +87,14 @@ pub(crate) async fn middleware(State(app): State<AppState>, mut request: Request
     response
 }
 
-async fn authenticate(app: &AppState, headers: &HeaderMap, now: Timestamp) -> Result<Option<Authenticated>, ApiError> {
-    let Some(key) = bearer(headers).and_then(ApiKeySecret::parse) else { return Ok(None) };
+async fn authenticate(
+    app: &AppState,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<Option<Authenticated>, ApiError> {
+    let Some(key) = bearer(headers).and_then(ApiKeySecret::parse) else {
+        return Ok(None);
+    };
     let key_hash = key.hash();
     let caller = app.store.caller_by_key_hash(key_hash, now).await?;
     Ok(caller.map(|caller| Authenticated { caller, key_hash }))
@@ -75,19 +102,34 @@ async fn authenticate(app: &AppState, headers: &HeaderMap, now: Timestamp) -> Re
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
     let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 /// A failed authentication: `refusal`, or 429 where the address has failed too often.
-pub(crate) fn refuse(app: &AppState, headers: &HeaderMap, peer: IpAddr, now: Timestamp, refusal: ApiError) -> ApiError {
-    let address = limited_address(app.settings.trusted_proxies.client(peer, &forwarded_for(headers)));
+pub(crate) fn refuse(
+    app: &AppState,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    now: Timestamp,
+    refusal: ApiError,
+) -> ApiError {
+    let address = limited_address(
+        app.settings
+            .trusted_proxies
+            .client(peer, &forwarded_for(headers)),
+    );
     let verdict = app.limits.by_address.count(address, now);
     if verdict.allowed {
         return refusal;
     }
-    let message = format!("too many failed authentications from this address: wait {} s", verdict.retry_after_s);
+    let message = format!(
+        "too many failed authentications from this address: wait {} s",
+        verdict.retry_after_s
+    );
     ApiError::rate_limited(message, verdict.retry_after_s)
 }
 
@@ -103,14 +145,19 @@ pub(crate) fn address_of(info: Option<&ConnectInfo<SocketAddr>>) -> IpAddr {
 
 fn forwarded_for(headers: &HeaderMap) -> String {
     let values = headers.get_all("x-forwarded-for").iter();
-    values.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
+    values
+        .filter_map(|value| value.to_str().ok())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Whoever has one IPv6 address has the 64 bits below it too.
 fn limited_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(
+            address.to_bits() & !u128::from(u64::MAX),
+        )),
     }
 }
 
@@ -155,7 +202,10 @@ impl Caller {
 
     /// Whether the key still counts, for what goes on longer than a request.
     pub(crate) async fn still_counts(&self, app: &AppState) -> bool {
-        let caller = app.store.caller_by_key_hash(self.authenticated.key_hash, app.clock.now()).await;
+        let caller = app
+            .store
+            .caller_by_key_hash(self.authenticated.key_hash, app.clock.now())
+            .await;
         caller.is_ok_and(|caller| caller.is_some())
     }
 }
@@ -167,14 +217,20 @@ impl FromRequestParts<AppState> for Caller {
         let authenticated = parts.extensions.get::<Authenticated>().cloned();
         let route = parts.extensions.get::<&'static Route>().copied();
         let (Some(authenticated), Some(route)) = (authenticated, route) else {
-            return Err(ApiError::internal("a handler asks for its caller on a route that is public"));
+            return Err(ApiError::internal(
+                "a handler asks for its caller on a route that is public",
+            ));
         };
         let Access::Needs(permission) = route.access else {
-            return Err(ApiError::internal("a handler asks for its caller on a route that is public"));
+            return Err(ApiError::internal(
+                "a handler asks for its caller on a route that is public",
+            ));
         };
         if !authenticated.caller.may(permission) {
             let role = authenticated.caller.role.as_str();
-            let message = format!("the role {role} of the key's creator does not allow this: an admin or owner of the team can");
+            let message = format!(
+                "the role {role} of the key's creator does not allow this: an admin or owner of the team can"
+            );
             return Err(ApiError::new(ErrorCode::Forbidden, message));
         }
         if app.settings.unknown_fields_refused {

@@ -40,11 +40,16 @@ impl<T: RequestBody> FromRequest<AppState> for Json<T> {
     async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if !is_json(&parts.headers) {
-            return Err(ApiError::unsupported("this endpoint reads JSON: send it with `content-type: application/json`"));
+            return Err(ApiError::unsupported(
+                "this endpoint reads JSON: send it with `content-type: application/json`",
+            ));
         }
         let bytes = read(&parts.headers, body).await?;
         let value = parse(&bytes, app.settings.unknown_fields_refused)?;
-        Ok(Self { value, sha256: Sha256::digest(&bytes).into() })
+        Ok(Self {
+            value,
+            sha256: Sha256::digest(&bytes).into(),
+        })
     }
 }
 
@@ -60,18 +65,27 @@ impl FromRequest<AppState> for NoBody {
     async fn from_request(request: Request, _app: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let bytes = read(&parts.headers, body).await?;
-        Ok(Self { sha256: Sha256::digest(&bytes).into() })
+        Ok(Self {
+            sha256: Sha256::digest(&bytes).into(),
+        })
     }
 }
 
 /// The length that a request says its body has.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// A body that was cut off. Nobody hears this but the log.
 pub(crate) fn cut_off(error: &axum::Error) -> ApiError {
-    ApiError::bad_request(format!("the body ended before its length, or could not be read: {error}"))
+    ApiError::bad_request(format!(
+        "the body ended before its length, or could not be read: {error}"
+    ))
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
@@ -81,7 +95,11 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0));
+    let mut bytes = Vec::with_capacity(
+        length
+            .and_then(|length| usize::try_from(length).ok())
+            .unwrap_or(0),
+    );
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| cut_off(&error))?;
@@ -95,10 +113,20 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
 
 /// `application/json`, `application/…+json`, or nothing said.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
-    let Ok(text) = value.to_str() else { return false };
-    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let Ok(text) = value.to_str() else {
+        return false;
+    };
+    let essence = text
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiError> {
@@ -106,8 +134,18 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiErr
     // A list would be read as the fields in their order, which nobody means.
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
-        None => return Err(ApiError::bad_request(format!("the body is empty: it takes a JSON object with {}", known.join(", ")))),
-        Some(_) => return Err(ApiError::bad_request(format!("the body is not a JSON object: it takes one with {}", known.join(", ")))),
+        None => {
+            return Err(ApiError::bad_request(format!(
+                "the body is empty: it takes a JSON object with {}",
+                known.join(", ")
+            )));
+        }
+        Some(_) => {
+            return Err(ApiError::bad_request(format!(
+                "the body is not a JSON object: it takes one with {}",
+                known.join(", ")
+            )));
+        }
     }
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
@@ -115,8 +153,18 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiErr
     let mut note = |path: serde_ignored::Path<'_>| {
         unknown.get_or_insert_with(|| path.to_string());
     };
-    let read = T::deserialize(serde_ignored::Deserializer::new(serde_path_to_error::Deserializer::new(&mut json, &mut track), &mut note));
-    let value = read.map_err(|error| does_not_fit(&track.path().to_string(), &error))?;
+    let read = T::deserialize(serde_ignored::Deserializer::new(
+        serde_path_to_error::Deserializer::new(&mut json, &mut track),
+        &mut note,
+    ));
+    // A field that is missing is most often there under a name that is not known: this one is told.
+    let value = match (read, &unknown) {
+        (Ok(value), _) => value,
+        (Err(error), Some(path)) if refuse_unknown && error.is_data() => {
+            return Err(unknown_field::<T>(path));
+        }
+        (Err(error), _) => return Err(does_not_fit(&track.path().to_string(), &error)),
+    };
     json.end().map_err(|error| does_not_fit(".", &error))?;
     match unknown {
         Some(path) if refuse_unknown => Err(unknown_field::<T>(&path)),
@@ -128,7 +176,10 @@ fn unknown_field<T: RequestBody>(path: &str) -> ApiError {
     // An optional object shows as a part of its own.
     let path = path.replace(".?", "");
     match path.split_once('.') {
-        Some((outer, inner)) => ApiError::invalid(outer, hint::unknown("field", inner, T::fields_within(outer))),
+        Some((outer, inner)) => ApiError::invalid(
+            outer,
+            hint::unknown("field", inner, T::fields_within(outer)),
+        ),
         None => ApiError::bad_request(hint::unknown("field", &path, fields_of::<T>())),
     }
 }
@@ -138,8 +189,13 @@ fn does_not_fit(path: &str, error: &serde_json::Error) -> ApiError {
     if error.is_syntax() || error.is_eof() || error.is_io() {
         return ApiError::bad_request(format!("the body is not JSON: {whole}"));
     }
-    let what = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(what, _)| what);
-    let what = match what.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+    let what = whole
+        .rsplit_once(" at line ")
+        .map_or(whole.as_str(), |(what, _)| what);
+    let what = match what
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
         Some((given, taken)) => format!("it takes {taken}, not {given}"),
         None => what.to_owned(),
     };
@@ -184,7 +240,12 @@ impl<'de> Deserializer<'de> for FieldNames {
         Err(Names(&[]))
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _name: &'static str, fields: &'static [&'static str], _visitor: V) -> Result<V::Value, Names> {
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Names> {
         Err(Names(fields))
     }
 
@@ -195,7 +256,9 @@ impl<'de> Deserializer<'de> for FieldNames {
 }
 
 /// A field that may be absent (leave it), null (remove it) or a value (take it).
-pub(crate) fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub(crate) fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
@@ -220,7 +283,11 @@ mod tests {
 
     impl RequestBody for Outer {
         fn fields_within(field: &str) -> &'static [&'static str] {
-            if field == "inner" { fields_of::<Inner>() } else { &[] }
+            if field == "inner" {
+                fields_of::<Inner>()
+            } else {
+                &[]
+            }
         }
     }
 
@@ -231,21 +298,36 @@ mod tests {
 
     #[test]
     fn the_fields_of_a_struct_are_known() {
-        assert_eq!(fields_of::<Outer>(), ["agent_id", "webhook_url", "inner", "note"]);
+        assert_eq!(
+            fields_of::<Outer>(),
+            ["agent_id", "webhook_url", "inner", "note"]
+        );
         assert_eq!(fields_of::<String>(), [""; 0]);
     }
 
     #[test]
     fn a_field_that_is_not_known_is_named_with_the_nearest() {
-        assert!(refused(r#"{"agent_id": "a", "webhok_url": "x"}"#).contains(r#""webhok_url" is not a field here; did you mean "webhook_url"?"#));
-        assert!(refused(r#"{"agent_id": "a", "inner": {"config": {"x": 1}, "confg": 1}}"#).contains(r#"inner: "confg" is not a field here; did you mean "config"?"#));
+        assert!(
+            refused(r#"{"agent_id": "a", "webhok_url": "x"}"#)
+                .contains(r#""webhok_url" is not a field here; did you mean "webhook_url"?"#)
+        );
+        assert!(
+            refused(r#"{"agentId": "a"}"#)
+                .contains(r#""agentId" is not a field here; did you mean "agent_id"?"#)
+        );
+        assert!(
+            refused(r#"{"agent_id": "a", "inner": {"config": {"x": 1}, "confg": 1}}"#)
+                .contains(r#"inner: "confg" is not a field here; did you mean "config"?"#)
+        );
         let ignoring: Outer = parse(br#"{"agent_id": "a", "webhok_url": "x"}"#, false).unwrap();
         assert_eq!(ignoring.agent_id, "a");
     }
 
     #[test]
     fn what_does_not_fit_is_named_with_what_it_takes() {
-        assert!(refused(r#"{"agent_id": 5}"#).contains("agent_id: it takes a string, not integer `5`"));
+        assert!(
+            refused(r#"{"agent_id": 5}"#).contains("agent_id: it takes a string, not integer `5`")
+        );
         assert!(refused("{}").contains("missing field `agent_id`"));
         assert!(refused("").contains("the body is empty"));
         assert!(refused("[]").contains("not a JSON object"));
@@ -260,7 +342,10 @@ mod tests {
         let note = |text: &str| parse::<Outer>(text.as_bytes(), true).unwrap().note;
         assert_eq!(note(r#"{"agent_id": "a"}"#), None);
         assert_eq!(note(r#"{"agent_id": "a", "note": null}"#), Some(None));
-        assert_eq!(note(r#"{"agent_id": "a", "note": "x"}"#), Some(Some("x".to_owned())));
+        assert_eq!(
+            note(r#"{"agent_id": "a", "note": "x"}"#),
+            Some(Some("x".to_owned()))
+        );
     }
 
     #[test]

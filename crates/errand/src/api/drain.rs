@@ -27,10 +27,19 @@ pub(crate) async fn middleware(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
-    let waits = parts.headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let waits = parts
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let left = Left::default();
-    let held = Held { stream: Some(body.into_data_stream()), was_polled: false, left: left.clone() };
-    let response = next.run(Request::from_parts(parts, Body::from_stream(held))).await;
+    let held = Held {
+        stream: Some(body.into_data_stream()),
+        was_polled: false,
+        left: left.clone(),
+    };
+    let response = next
+        .run(Request::from_parts(parts, Body::from_stream(held)))
+        .await;
     let rest = left.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(rest) = rest.filter(|rest| rest.was_polled || !waits) {
         // Ends by itself, within its bounds or with the connection, and holds nothing but that.
@@ -70,7 +79,9 @@ impl Stream for Held {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.was_polled = true;
-        let Some(stream) = self.stream.as_mut() else { return Poll::Ready(None) };
+        let Some(stream) = self.stream.as_mut() else {
+            return Poll::Ready(None);
+        };
         let polled = stream.poll_next_unpin(context);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.stream = None;
@@ -82,7 +93,10 @@ impl Stream for Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            let rest = Rest { stream, was_polled: self.was_polled };
+            let rest = Rest {
+                stream,
+                was_polled: self.was_polled,
+            };
             *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
         }
     }

@@ -88,8 +88,12 @@ impl ErrorCode {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
-            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
-            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
+            Self::RangeNotSatisfiable => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable")
+            }
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::UpstreamUnavailable => (StatusCode::BAD_GATEWAY, "upstream_unavailable"),
@@ -124,7 +128,12 @@ pub(crate) struct Reported {
 impl ApiError {
     /// An error with a message for the client.
     pub(crate) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), header: None, source: None }
+        Self {
+            code,
+            message: message.into(),
+            header: None,
+            source: None,
+        }
     }
 
     /// A parameter that does not fit: its name, and what it takes.
@@ -139,24 +148,36 @@ impl ApiError {
 
     /// 401, which never says why.
     pub(crate) fn unauthorized() -> Self {
-        Self::new(ErrorCode::Unauthorized, "a valid API key is needed: send `Authorization: Bearer dv_…`")
-            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        Self::new(
+            ErrorCode::Unauthorized,
+            "a valid API key is needed: send `Authorization: Bearer dv_…`",
+        )
+        .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
     /// 404. The same for what is not there and what is another team's.
     pub(crate) fn not_found() -> Self {
-        Self::new(ErrorCode::NotFound, "there is no such thing, or it belongs to another team: check the id")
+        Self::new(
+            ErrorCode::NotFound,
+            "there is no such thing, or it belongs to another team: check the id",
+        )
     }
 
     /// 404 for a path that is no endpoint.
     pub(crate) fn no_endpoint() -> Self {
-        Self::new(ErrorCode::NotFound, "there is no such endpoint: GET /v1/documentation lists all")
+        Self::new(
+            ErrorCode::NotFound,
+            "there is no such endpoint: GET /v1/documentation lists all",
+        )
     }
 
     /// 405. The router adds `allow`.
     pub(crate) fn method_not_allowed(method: &Method) -> Self {
         let method = method.as_str().chars().take(16).collect::<String>();
-        Self::new(ErrorCode::MethodNotAllowed, format!("this path does not take {method}: the header `allow` says what it takes"))
+        Self::new(
+            ErrorCode::MethodNotAllowed,
+            format!("this path does not take {method}: the header `allow` says what it takes"),
+        )
     }
 
     /// 409.
@@ -166,7 +187,10 @@ impl ApiError {
 
     /// 413.
     pub(crate) fn too_large(what: &str, limit_bytes: u64) -> Self {
-        Self::new(ErrorCode::PayloadTooLarge, format!("{what} may have at most {limit_bytes} bytes"))
+        Self::new(
+            ErrorCode::PayloadTooLarge,
+            format!("{what} may have at most {limit_bytes} bytes"),
+        )
     }
 
     /// 415.
@@ -176,26 +200,37 @@ impl ApiError {
 
     /// 429. `retry_after_s`: at least 1.
     pub(crate) fn rate_limited(message: impl Into<Cow<'static, str>>, retry_after_s: u64) -> Self {
-        Self::new(ErrorCode::RateLimited, message).with_header(header::RETRY_AFTER, HeaderValue::from(retry_after_s.max(1)))
+        Self::new(ErrorCode::RateLimited, message)
+            .with_header(header::RETRY_AFTER, HeaderValue::from(retry_after_s.max(1)))
     }
 
     /// 503.
     pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorCode::Unavailable, message).with_header(header::RETRY_AFTER, HeaderValue::from(1))
+        Self::new(ErrorCode::Unavailable, message)
+            .with_header(header::RETRY_AFTER, HeaderValue::from(1))
     }
 
     /// 500. The middleware puts the request id into the message.
     pub(crate) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: Some(Arc::from(source.into())), ..Self::new(ErrorCode::Internal, "something is wrong inside the server") }
+        Self {
+            source: Some(Arc::from(source.into())),
+            ..Self::new(ErrorCode::Internal, "something is wrong inside the server")
+        }
     }
 
     /// With one header more.
     pub(crate) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
     }
 
     fn caused_by(self, source: impl Error + Send + Sync + 'static) -> Self {
-        Self { source: Some(Arc::new(source)), ..self }
+        Self {
+            source: Some(Arc::new(source)),
+            ..self
+        }
     }
 }
 
@@ -205,7 +240,11 @@ impl IntoResponse for ApiError {
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }
-        response.extensions_mut().insert(Reported { code: self.code, message: self.message, source: self.source });
+        response.extensions_mut().insert(Reported {
+            code: self.code,
+            message: self.message,
+            source: self.source,
+        });
         response
     }
 }
@@ -213,7 +252,10 @@ impl IntoResponse for ApiError {
 /// The bare response of an error.
 pub(crate) fn error_response(code: ErrorCode, message: &str) -> Response {
     let (status, word) = code.parts();
-    let body = axum::Json(ErrorResponse { error: word.to_owned(), message: message.to_owned() });
+    let body = axum::Json(ErrorResponse {
+        error: word.to_owned(),
+        message: message.to_owned(),
+    });
     (status, body).into_response()
 }
 
@@ -225,8 +267,14 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict(message) => Self::conflict(message),
             StoreError::Refused(message) => Self::bad_request(message),
             StoreError::KeyReused => Self::conflict(error.to_string()),
-            StoreError::Unavailable(_) => Self::unavailable("the server cannot take this now; repeat it with the same Idempotency-Key").caused_by(error),
-            StoreError::Fenced | StoreError::Corrupt { .. } | StoreError::Sql(_) | StoreError::Seal(_) => Self::internal(error),
+            StoreError::Unavailable(_) => Self::unavailable(
+                "the server cannot take this now; repeat it with the same Idempotency-Key",
+            )
+            .caused_by(error),
+            StoreError::Fenced
+            | StoreError::Corrupt { .. }
+            | StoreError::Sql(_)
+            | StoreError::Seal(_) => Self::internal(error),
         }
     }
 }
@@ -247,7 +295,10 @@ impl From<FileError> for ApiError {
             | FileError::NoPermission { .. }
             | FileError::BadPattern { .. }
             | FileError::Edit { .. } => Self::invalid("path", &error),
-            FileError::NoSpace { .. } => Self::unavailable("there is no space left on the server's disk: the operator must make room").caused_by(error),
+            FileError::NoSpace { .. } => Self::unavailable(
+                "there is no space left on the server's disk: the operator must make room",
+            )
+            .caused_by(error),
             FileError::UploadBroken { .. } | FileError::Io { .. } => Self::internal(error),
         }
     }
@@ -270,7 +321,9 @@ mod tests {
             let response = ApiError::new(code, "why").into_response();
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()["content-type"], "application/json");
-            let bytes = axum::body::to_bytes(response.into_body(), 1000).await.unwrap();
+            let bytes = axum::body::to_bytes(response.into_body(), 1000)
+                .await
+                .unwrap();
             let body: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(body, serde_json::json!({"error": word, "message": "why"}));
         }
@@ -278,7 +331,11 @@ mod tests {
 
     #[test]
     fn the_inside_is_told_to_the_log_alone() {
-        let error = ApiError::from(StoreError::Corrupt { table: "runs", column: "status", message: "secret".to_owned() });
+        let error = ApiError::from(StoreError::Corrupt {
+            table: "runs",
+            column: "status",
+            message: "secret".to_owned(),
+        });
         assert_eq!(error.code, ErrorCode::Internal);
         assert!(!error.message.contains("secret"));
         assert!(error.source.is_some());
@@ -288,10 +345,25 @@ mod tests {
     fn what_the_store_answers() {
         let code = |error: StoreError| ApiError::from(error).code;
         assert_eq!(code(StoreError::NotFound), ErrorCode::NotFound);
-        assert_eq!(code(StoreError::Invalid { field: "x", message: String::new() }), ErrorCode::BadRequest);
-        assert_eq!(code(StoreError::Refused(String::new())), ErrorCode::BadRequest);
-        assert_eq!(code(StoreError::Conflict(String::new())), ErrorCode::Conflict);
+        assert_eq!(
+            code(StoreError::Invalid {
+                field: "x",
+                message: String::new()
+            }),
+            ErrorCode::BadRequest
+        );
+        assert_eq!(
+            code(StoreError::Refused(String::new())),
+            ErrorCode::BadRequest
+        );
+        assert_eq!(
+            code(StoreError::Conflict(String::new())),
+            ErrorCode::Conflict
+        );
         assert_eq!(code(StoreError::KeyReused), ErrorCode::Conflict);
-        assert_eq!(code(StoreError::Unavailable("x".into())), ErrorCode::Unavailable);
+        assert_eq!(
+            code(StoreError::Unavailable("x".into())),
+            ErrorCode::Unavailable
+        );
     }
 }

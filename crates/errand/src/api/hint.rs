@@ -8,13 +8,23 @@ pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let name: String = name.chars().take(64).collect();
     let nearest = known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(&name.to_lowercase(), candidate), *candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&name.to_lowercase(), candidate),
+                *candidate,
+            )
+        })
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match (nearest, known) {
-        (Some((_, nearest)), _) => format!("{name:?} is not a {what} here; did you mean {nearest:?}?"),
+        (Some((_, nearest)), _) => {
+            format!("{name:?} is not a {what} here; did you mean {nearest:?}?")
+        }
         (None, []) => format!("{name:?} is not a {what} here; there is none"),
-        (None, known) => format!("{name:?} is not a {what} here; there are {}", known.join(", ")),
+        (None, known) => format!(
+            "{name:?} is not a {what} here; there are {}",
+            known.join(", ")
+        ),
     }
 }
 
@@ -24,11 +34,31 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_given() {
-        let known = ["agent_id", "sandbox_id", "webhook_url", "human_request_webhook_url", "message"];
-        for (typo, meant) in [("webhok_url", "webhook_url"), ("agentId", "agent_id"), ("Message", "message"), ("webhookUrl", "webhook_url")] {
-            assert_eq!(unknown("field", typo, &known), format!("{typo:?} is not a field here; did you mean {meant:?}?"));
+        let known = [
+            "agent_id",
+            "sandbox_id",
+            "webhook_url",
+            "human_request_webhook_url",
+            "message",
+        ];
+        for (typo, meant) in [
+            ("webhok_url", "webhook_url"),
+            ("agentId", "agent_id"),
+            ("Message", "message"),
+            ("webhookUrl", "webhook_url"),
+        ] {
+            assert_eq!(
+                unknown("field", typo, &known),
+                format!("{typo:?} is not a field here; did you mean {meant:?}?")
+            );
         }
-        assert_eq!(unknown("query parameter", "x", &["limit", "offset"]), "\"x\" is not a query parameter here; there are limit, offset");
-        assert_eq!(unknown("query parameter", "x", &[]), "\"x\" is not a query parameter here; there is none");
+        assert_eq!(
+            unknown("query parameter", "x", &["limit", "offset"]),
+            "\"x\" is not a query parameter here; there are limit, offset"
+        );
+        assert_eq!(
+            unknown("query parameter", "x", &[]),
+            "\"x\" is not a query parameter here; there is none"
+        );
     }
 }

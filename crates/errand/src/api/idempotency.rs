@@ -33,47 +33,83 @@ impl FromRequestParts<AppState> for IdempotencyKey {
         let key = match (values.next(), values.next()) {
             (None, _) => None,
             (Some(value), None) => Some(checked(value).ok_or_else(|| {
-                ApiError::bad_request(format!("Idempotency-Key: it takes 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"))
+                ApiError::bad_request(format!(
+                    "Idempotency-Key: it takes 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"
+                ))
             })?),
-            (Some(_), Some(_)) => return Err(ApiError::bad_request("Idempotency-Key: it is given twice; give it once")),
+            (Some(_), Some(_)) => {
+                return Err(ApiError::bad_request(
+                    "Idempotency-Key: it is given twice; give it once",
+                ));
+            }
         };
         let method = match parts.method {
             Method::POST => "POST",
             Method::PATCH => "PATCH",
             Method::DELETE => "DELETE",
-            _ => return Err(ApiError::internal("a method that takes no Idempotency-Key asks for it")),
+            _ => {
+                return Err(ApiError::internal(
+                    "a method that takes no Idempotency-Key asks for it",
+                ));
+            }
         };
-        Ok(Self { key, method, path: parts.uri.path().to_owned() })
+        Ok(Self {
+            key,
+            method,
+            path: parts.uri.path().to_owned(),
+        })
     }
 }
 
 fn checked(value: &HeaderValue) -> Option<String> {
     let text = std::str::from_utf8(value.as_bytes()).ok()?;
-    (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&text.chars().count()).then(|| text.to_owned())
+    (1..=IDEMPOTENCY_KEY_CHARS_MAX)
+        .contains(&text.chars().count())
+        .then(|| text.to_owned())
 }
 
 impl IdempotencyKey {
     /// What tells this request from another. None without a key.
     pub(crate) fn idem(&self, caller: &Caller, body_sha256: [u8; 32]) -> Option<Idem> {
         let key = self.key.clone()?;
-        Some(Idem { api_key: caller.api_key(), method: self.method, path: self.path.clone(), key, body_sha256 })
+        Some(Idem {
+            api_key: caller.api_key(),
+            method: self.method,
+            path: self.path.clone(),
+            key,
+            body_sha256,
+        })
     }
 
     /// The same, with how the result is recorded.
-    pub(crate) fn once<T>(&self, caller: &Caller, body_sha256: [u8; 32], render: Render<T>) -> Once<T> {
-        Once { idem: self.idem(caller, body_sha256), render }
+    pub(crate) fn once<T>(
+        &self,
+        caller: &Caller,
+        body_sha256: [u8; 32],
+        render: Render<T>,
+    ) -> Once<T> {
+        Once {
+            idem: self.idem(caller, body_sha256),
+            render,
+        }
     }
 }
 
 /// The answer with this body.
 pub(crate) fn rendered(status: StatusCode, body: &impl Serialize) -> StoredAnswer {
     // The objects of the wire are structs and maps of text: they always have a JSON form.
-    StoredAnswer { status: status.as_u16(), body: serde_json::to_vec(body).unwrap_or_default() }
+    StoredAnswer {
+        status: status.as_u16(),
+        body: serde_json::to_vec(body).unwrap_or_default(),
+    }
 }
 
 /// 204.
 pub(crate) fn no_content<T>(_: &T) -> StoredAnswer {
-    StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: Vec::new() }
+    StoredAnswer {
+        status: StatusCode::NO_CONTENT.as_u16(),
+        body: Vec::new(),
+    }
 }
 
 /// The response of an operation that was done now, or before.
@@ -87,7 +123,9 @@ pub(crate) fn response<T>(answer: Answer<T>, render: Render<T>) -> Response {
 /// The response of an operation that was done before.
 pub(crate) fn replayed(stored: StoredAnswer) -> Response {
     let mut response = of_stored(stored);
-    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+        .headers_mut()
+        .insert(REPLAYED, HeaderValue::from_static("true"));
     response
 }
 
@@ -96,7 +134,15 @@ fn of_stored(answer: StoredAnswer) -> Response {
     if status == StatusCode::NO_CONTENT {
         return status.into_response();
     }
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer.body).into_response()
+    (
+        status,
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        answer.body,
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -105,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_key_has_1_to_255_characters() {
-        let fits = |text: &str| checked(&HeaderValue::from_bytes(text.as_bytes()).unwrap()).is_some();
+        let fits =
+            |text: &str| checked(&HeaderValue::from_bytes(text.as_bytes()).unwrap()).is_some();
         assert!(fits("a"));
         assert!(fits(&"a".repeat(255)));
         assert!(fits(&"é".repeat(255)));

@@ -14,7 +14,9 @@ const WINDOW_MS: u64 = 60_000;
 /// Most windows at once: some ten megabytes. Whoever comes beyond shares one window with the others.
 const WINDOWS_MAX: usize = 100_000;
 /// How many windows there are before those that have ended are looked for.
-const SWEEP_FIRST: usize = 1_024;
+const SWEEP_FROM: usize = 1_024;
+/// How often they are looked for: a full table costs about a millisecond.
+const SWEEP_EVERY_MS: u64 = 1_000;
 
 /// Counts by `K`.
 pub(crate) struct Limiter<K> {
@@ -26,7 +28,7 @@ pub(crate) struct Limiter<K> {
 struct State<K> {
     windows: HashMap<K, Window>,
     overflow: Option<Window>,
-    sweep_at: usize,
+    swept_at: Timestamp,
 }
 
 #[derive(Clone, Copy)]
@@ -55,8 +57,16 @@ pub(crate) struct Verdict {
 impl<K: Hash + Eq> Limiter<K> {
     /// `per_minute`: at least 1.
     pub(crate) fn new(per_minute: u32) -> Self {
-        let state = State { windows: HashMap::new(), overflow: None, sweep_at: SWEEP_FIRST };
-        Self { per_minute, windows_max: WINDOWS_MAX, state: Mutex::new(state) }
+        let state = State {
+            windows: HashMap::new(),
+            overflow: None,
+            swept_at: Timestamp::from_millis(0),
+        };
+        Self {
+            per_minute,
+            windows_max: WINDOWS_MAX,
+            state: Mutex::new(state),
+        }
     }
 
     /// Counts one request.
@@ -80,14 +90,21 @@ impl<K: Hash + Eq> Limiter<K> {
 
 impl<K: Hash + Eq> State<K> {
     fn window(&mut self, key: K, now: Timestamp, windows_max: usize) -> &mut Window {
-        let fresh = Window { begin: now, count: 0 };
-        if self.windows.len() >= self.sweep_at {
+        let fresh = Window {
+            begin: now,
+            count: 0,
+        };
+        let is_due = now < self.swept_at || now.ms_since(self.swept_at) >= SWEEP_EVERY_MS;
+        if is_due && self.windows.len() >= SWEEP_FROM {
             self.windows.retain(|_, window| window.is_open(now));
-            // Twice what is left: sweeping costs a constant for each window that is made.
-            self.sweep_at = (self.windows.len() * 2).max(SWEEP_FIRST);
+            self.swept_at = now;
         }
         let is_full = self.windows.len() >= windows_max && !self.windows.contains_key(&key);
-        let window = if is_full { self.overflow.get_or_insert(fresh) } else { self.windows.entry(key).or_insert(fresh) };
+        let window = if is_full {
+            self.overflow.get_or_insert(fresh)
+        } else {
+            self.windows.entry(key).or_insert(fresh)
+        };
         if !window.is_open(now) {
             *window = fresh;
         }
@@ -116,14 +133,35 @@ mod tests {
         let first = limiter.count("a", at(1));
         assert_eq!(
             first,
-            Verdict { allowed: true, is_first: true, limit: 2, remaining: 1, reset_s: 1_000_061, retry_after_s: 60 }
+            Verdict {
+                allowed: true,
+                is_first: true,
+                limit: 2,
+                remaining: 1,
+                reset_s: 1_000_061,
+                retry_after_s: 60
+            }
         );
         let second = limiter.count("a", at(30_000));
-        assert_eq!((second.allowed, second.remaining, second.is_first, second.reset_s), (true, 0, false, 1_000_061));
+        assert_eq!(
+            (
+                second.allowed,
+                second.remaining,
+                second.is_first,
+                second.reset_s
+            ),
+            (true, 0, false, 1_000_061)
+        );
         let third = limiter.count("a", at(60_000));
-        assert_eq!((third.allowed, third.remaining, third.retry_after_s), (false, 0, 1));
+        assert_eq!(
+            (third.allowed, third.remaining, third.retry_after_s),
+            (false, 0, 1)
+        );
         let next = limiter.count("a", at(60_001));
-        assert_eq!((next.allowed, next.is_first, next.remaining), (true, true, 1));
+        assert_eq!(
+            (next.allowed, next.is_first, next.remaining),
+            (true, true, 1)
+        );
     }
 
     #[test]
@@ -149,11 +187,20 @@ mod tests {
             limiter.count(key, at(0));
         }
         assert_eq!(limiter.state.lock().unwrap().windows.len(), 2_000);
-        assert!(!limiter.count(20_000, at(0)).allowed, "beyond, all share one window");
-        assert!(limiter.count(20_000, at(60_000)).allowed, "which ends like any other");
+        assert!(
+            !limiter.count(20_000, at(0)).allowed,
+            "beyond, all share one window"
+        );
+        assert!(
+            limiter.count(20_000, at(60_000)).allowed,
+            "which ends like any other"
+        );
         for key in 0..10_000 {
             limiter.count(key, at(120_000 + i64::from(key) * 60_000));
         }
-        assert!(limiter.state.lock().unwrap().windows.len() < 2_000, "those that ended are swept");
+        assert!(
+            limiter.state.lock().unwrap().windows.len() < 2_000,
+            "those that ended are swept"
+        );
     }
 }

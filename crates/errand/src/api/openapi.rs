@@ -3,7 +3,10 @@
 //! What is true of many endpoints is added here, from the table, and not repeated at each handler: error responses, the
 //! `Idempotency-Key` header, second names of the same endpoint.
 
-#![expect(clippy::indexing_slicing, reason = "the document's form is fixed: objects all the way, as the tests of this module see")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "the document's form is fixed: objects all the way, as the tests of this module see"
+)]
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -83,7 +86,10 @@ impl Modify for ApiKeyScheme {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let mut scheme = Http::new(HttpAuthScheme::Bearer);
         scheme.description = Some("An API key: `Authorization: Bearer dv_…`.".to_owned());
-        document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(scheme));
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("api_key", SecurityScheme::Http(scheme));
     }
 }
 
@@ -95,7 +101,10 @@ pub(crate) fn document(public_url: &str) -> Value {
     document["components"]["responses"] = error_components();
     document["webhooks"] = webhooks();
     for route in ROUTES.iter().filter(|route| route.alias_of.is_none()) {
-        complete(&mut document["paths"][route.path][route.method.as_str().to_lowercase()], route);
+        complete(
+            &mut document["paths"][route.path][route.method.as_str().to_lowercase()],
+            route,
+        );
     }
     for route in ROUTES {
         if let Some(of) = route.alias_of {
@@ -108,9 +117,16 @@ pub(crate) fn document(public_url: &str) -> Value {
 fn error_components() -> Value {
     let component = |code: ErrorCode| {
         let (status, word) = code.parts();
-        let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}});
-        let description = format!("{}: `{word}`", status.canonical_reason().unwrap_or_default());
-        (word.to_owned(), json!({"description": description, "content": content}))
+        let content =
+            json!({"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}});
+        let description = format!(
+            "{}: `{word}`",
+            status.canonical_reason().unwrap_or_default()
+        );
+        (
+            word.to_owned(),
+            json!({"description": description, "content": content}),
+        )
     };
     Value::Object(ErrorCode::ALL.into_iter().map(component).collect())
 }
@@ -156,9 +172,25 @@ fn takes_key(route: &Route) -> bool {
 fn errors_of(route: &Route) -> Vec<ErrorCode> {
     use ErrorCode as E;
     let mut errors = match (route.access, route.method == Method::PUT) {
-        (Access::Needs(_), _) => vec![E::BadRequest, E::Unauthorized, E::Forbidden, E::NotFound, E::RateLimited, E::Internal, E::Unavailable],
+        (Access::Needs(_), _) => vec![
+            E::BadRequest,
+            E::Unauthorized,
+            E::Forbidden,
+            E::NotFound,
+            E::RateLimited,
+            E::Internal,
+            E::Unavailable,
+        ],
         (Access::Public, true) => {
-            vec![E::BadRequest, E::Unauthorized, E::NotFound, E::PayloadTooLarge, E::RateLimited, E::Internal, E::Unavailable]
+            vec![
+                E::BadRequest,
+                E::Unauthorized,
+                E::NotFound,
+                E::PayloadTooLarge,
+                E::RateLimited,
+                E::Internal,
+                E::Unavailable,
+            ]
         }
         (Access::Public, false) => vec![E::Unavailable],
     };
@@ -173,7 +205,14 @@ fn add_alias(paths: &mut Value, route: &Route, of: &str) {
     let method = route.method.as_str().to_lowercase();
     let mut operation = paths[of][&method].clone();
     if let Some(id) = operation["operationId"].as_str() {
-        operation["operationId"] = json!(format!("{id}_{}", if route.path.contains("revisions") { "as_revision" } else { "as_build" }));
+        operation["operationId"] = json!(format!(
+            "{id}_{}",
+            if route.path.contains("revisions") {
+                "as_revision"
+            } else {
+                "as_build"
+            }
+        ));
     }
     match paths[route.path].as_object_mut() {
         Some(item) => drop(item.insert(method, operation)),
@@ -193,7 +232,10 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document_and_nothing_else() {
-        let routes: BTreeSet<String> = ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+        let routes: BTreeSet<String> = ROUTES
+            .iter()
+            .map(|route| format!("{} {}", route.method, route.path))
+            .collect();
         assert_eq!(routes.len(), ROUTES.len(), "a route is in the table twice");
         let mut documented = BTreeSet::new();
         for (path, item) in paths().as_object().unwrap() {
@@ -212,12 +254,20 @@ mod tests {
             let empty = Vec::new();
             let parameters = operation["parameters"].as_array().unwrap_or(&empty);
             let of = |place: &str| -> BTreeSet<String> {
-                parameters.iter().filter(|p| p["in"] == place).map(|p| p["name"].as_str().unwrap().to_owned()).collect()
+                parameters
+                    .iter()
+                    .filter(|p| p["in"] == place)
+                    .map(|p| p["name"].as_str().unwrap().to_owned())
+                    .collect()
             };
-            let query: BTreeSet<String> = route.query.iter().map(|name| (*name).to_owned()).collect();
+            let query: BTreeSet<String> =
+                route.query.iter().map(|name| (*name).to_owned()).collect();
             assert_eq!(of("query"), query, "{} {}", route.method, route.path);
-            let in_path: BTreeSet<String> =
-                route.path.split('/').filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned())).collect();
+            let in_path: BTreeSet<String> = route
+                .path
+                .split('/')
+                .filter_map(|part| Some(part.strip_prefix('{')?.strip_suffix('}')?.to_owned()))
+                .collect();
             assert_eq!(of("path"), in_path, "{} {}", route.method, route.path);
         }
     }
@@ -228,9 +278,18 @@ mod tests {
         let mut ids = BTreeSet::new();
         for route in ROUTES {
             let operation = &paths[route.path][route.method.as_str().to_lowercase()];
-            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{operation}");
+            assert!(
+                ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
+                "{operation}"
+            );
             let is_open = operation["security"] == json!([{}]);
-            assert_eq!(is_open, route.access == Access::Public, "{} {}", route.method, route.path);
+            assert_eq!(
+                is_open,
+                route.access == Access::Public,
+                "{} {}",
+                route.method,
+                route.path
+            );
         }
     }
 
@@ -242,7 +301,12 @@ mod tests {
             match value {
                 Value::Object(object) => {
                     if let Some(Value::String(reference)) = object.get("$ref") {
-                        assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+                        assert!(
+                            document
+                                .pointer(reference.trim_start_matches('#'))
+                                .is_some(),
+                            "{reference}"
+                        );
                     }
                     left.extend(object.values());
                 }

@@ -1,6 +1,9 @@
 //! The documentation as a page for people: the OpenAPI document, without a script.
 
-#![expect(clippy::indexing_slicing, reason = "reading a JSON value by a name that it does not have gives null")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "reading a JSON value by a name that it does not have gives null"
+)]
 
 use maud::{DOCTYPE, Markup, html};
 use serde_json::{Map, Value};
@@ -109,15 +112,21 @@ fn object(name: &str, schema: &Value) -> Markup {
 /// The fields of an object, and of those that it is made of.
 fn fields(schema: &Value) -> Vec<(&String, &Value)> {
     let own = entries(&schema["properties"]).into_iter();
-    own.chain(items(&schema["allOf"]).iter().flat_map(fields)).collect()
+    own.chain(items(&schema["allOf"]).iter().flat_map(fields))
+        .collect()
 }
 
 fn is_required(schema: &Value, field: &str) -> bool {
-    items(&schema["required"]).iter().any(|name| text(name) == field)
+    items(&schema["required"])
+        .iter()
+        .any(|name| text(name) == field)
 }
 
 fn type_of(schema: &Value) -> Markup {
-    if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|reference| reference.rsplit('/').next())
+    {
         return html! { a href={"#" (name)} { (name) } };
     }
     let alternatives = [items(&schema["oneOf"]), items(&schema["anyOf"])].concat();
@@ -150,7 +159,12 @@ fn items(value: &Value) -> &[Value] {
 }
 
 fn entries(value: &Value) -> Vec<(&String, &Value)> {
-    value.as_object().map(Map::iter).into_iter().flatten().collect()
+    value
+        .as_object()
+        .map(Map::iter)
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[cfg(test)]
@@ -162,7 +176,15 @@ mod tests {
     fn every_endpoint_is_on_the_page() {
         let page = of(&openapi::document("https://errand.example"));
         for route in ROUTES {
-            assert!(page.contains(&format!("<span class=\"method\">{}</span>{}", route.method, route.path)), "{} {}", route.method, route.path);
+            assert!(
+                page.contains(&format!(
+                    "<span class=\"method\">{}</span>{}",
+                    route.method, route.path
+                )),
+                "{} {}",
+                route.method,
+                route.path
+            );
         }
         assert!(page.contains("https://errand.example"));
     }

@@ -22,8 +22,15 @@ impl<T: PathIds> FromRequestParts<AppState> for Path<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
-        let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| ApiError::not_found())?;
-        let part = |name: &str| params.iter().find(|(given, _)| *given == name).map(|(_, value)| value.to_owned());
+        let params = RawPathParams::from_request_parts(parts, app)
+            .await
+            .map_err(|_| ApiError::not_found())?;
+        let part = |name: &str| {
+            params
+                .iter()
+                .find(|(given, _)| *given == name)
+                .map(|(_, value)| value.to_owned())
+        };
         T::read(&part).map(Path).ok_or_else(ApiError::not_found)
     }
 }

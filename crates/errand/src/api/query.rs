@@ -39,11 +39,19 @@ pub(crate) struct Given(Vec<(String, String)>);
 
 impl Given {
     pub(crate) fn parse(query: &str) -> Result<Self, ApiError> {
-        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
         // The decoder puts U+FFFD for bytes that are no text: what was meant cannot be known.
         let is_lossy = |text: &str| text.contains('\u{fffd}');
-        match pairs.iter().find(|(name, value)| is_lossy(name) || is_lossy(value)) {
-            Some((name, _)) => Err(ApiError::invalid(&name.replace('\u{fffd}', "?"), "it takes UTF-8, percent-encoded")),
+        match pairs
+            .iter()
+            .find(|(name, value)| is_lossy(name) || is_lossy(value))
+        {
+            Some((name, _)) => Err(ApiError::invalid(
+                &name.replace('\u{fffd}', "?"),
+                "it takes UTF-8, percent-encoded",
+            )),
             None => Ok(Self(pairs)),
         }
     }
@@ -59,20 +67,40 @@ impl Given {
 
     /// A parameter that may be repeated.
     pub(crate) fn many(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(given, _)| given == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A whole number.
-    pub(crate) fn whole<N>(&self, name: &str, range: RangeInclusive<N>) -> Result<Option<N>, ApiError>
+    pub(crate) fn whole<N>(
+        &self,
+        name: &str,
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, ApiError>
     where
         N: FromStr + PartialOrd + std::fmt::Display,
     {
-        let Some(text) = self.one(name)? else { return Ok(None) };
-        let fits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit())).and_then(|text| text.parse().ok());
-        fits.filter(|number| range.contains(number)).map(Some).ok_or_else(|| {
-            let text: String = text.chars().take(32).collect();
-            ApiError::invalid(name, format!("{text:?} does not fit: it takes a whole number from {} to {}", range.start(), range.end()))
-        })
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        let fits = Some(text)
+            .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|text| text.parse().ok());
+        fits.filter(|number| range.contains(number))
+            .map(Some)
+            .ok_or_else(|| {
+                let text: String = text.chars().take(32).collect();
+                ApiError::invalid(
+                    name,
+                    format!(
+                        "{text:?} does not fit: it takes a whole number from {} to {}",
+                        range.start(),
+                        range.end()
+                    ),
+                )
+            })
     }
 
     /// Something with a parser of its own, whose error says what it takes.
@@ -81,14 +109,18 @@ impl Given {
         T: FromStr,
         T::Err: std::fmt::Display,
     {
-        self.one(name)?.map(|text| text.parse().map_err(|error| ApiError::invalid(name, error))).transpose()
+        self.one(name)?
+            .map(|text| text.parse().map_err(|error| ApiError::invalid(name, error)))
+            .transpose()
     }
 
     /// `limit` and `offset`, with a limit of 1 to `limit_max`.
     pub(crate) fn page(&self, limit_max: u32) -> Result<PageQuery, ApiError> {
         let limit = self.whole("limit", 1..=limit_max)?.unwrap_or(PAGE_DEFAULT);
         // What a 64-bit count of rows can be.
-        let offset = self.whole("offset", 0..=i64::MAX.unsigned_abs())?.unwrap_or(0);
+        let offset = self
+            .whole("offset", 0..=i64::MAX.unsigned_abs())?
+            .unwrap_or(0);
         Ok(PageQuery { limit, offset })
     }
 }
@@ -99,16 +131,28 @@ pub(crate) fn word<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Resu
     found.map(|(_, value)| *value).ok_or_else(|| {
         let text: String = text.chars().take(32).collect();
         let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        ApiError::invalid(name, format!("{text:?} does not fit: it takes one of {}", words.join(", ")))
+        ApiError::invalid(
+            name,
+            format!(
+                "{text:?} does not fit: it takes one of {}",
+                words.join(", ")
+            ),
+        )
     })
 }
 
 /// Refuses parameters that the route does not have.
 pub(crate) fn check_names(query: Option<&str>, known: &[&str]) -> Result<(), ApiError> {
     let Some(query) = query else { return Ok(()) };
-    let unknown = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name).find(|name| !known.contains(&name.as_ref()));
+    let unknown = form_urlencoded::parse(query.as_bytes())
+        .map(|(name, _)| name)
+        .find(|name| !known.contains(&name.as_ref()));
     match unknown {
-        Some(name) => Err(ApiError::bad_request(hint::unknown("query parameter", &name, known))),
+        Some(name) => Err(ApiError::bad_request(hint::unknown(
+            "query parameter",
+            &name,
+            known,
+        ))),
         None => Ok(()),
     }
 }
@@ -146,11 +190,35 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_with_what_it_takes() {
         let page = |query: &str| Given::parse(query).and_then(|given| given.page(50));
-        assert_eq!(page("").unwrap(), PageQuery { limit: 20, offset: 0 });
-        assert_eq!(page("limit=50&offset=3").unwrap(), PageQuery { limit: 50, offset: 3 });
-        for bad in ["limit=0", "limit=51", "limit=-1", "limit=+5", "limit=", "limit=x", "limit=1.5", "limit=99999999999999999999"] {
+        assert_eq!(
+            page("").unwrap(),
+            PageQuery {
+                limit: 20,
+                offset: 0
+            }
+        );
+        assert_eq!(
+            page("limit=50&offset=3").unwrap(),
+            PageQuery {
+                limit: 50,
+                offset: 3
+            }
+        );
+        for bad in [
+            "limit=0",
+            "limit=51",
+            "limit=-1",
+            "limit=+5",
+            "limit=",
+            "limit=x",
+            "limit=1.5",
+            "limit=99999999999999999999",
+        ] {
             assert!(message(page(bad).unwrap_err()).contains("limit: "), "{bad}");
-            assert!(message(page(bad).unwrap_err()).contains("from 1 to 50"), "{bad}");
+            assert!(
+                message(page(bad).unwrap_err()).contains("from 1 to 50"),
+                "{bad}"
+            );
         }
         assert!(message(page("offset=-1").unwrap_err()).contains("offset: "));
         assert!(message(page("limit=1&limit=2").unwrap_err()).contains("given twice"));

@@ -25,15 +25,22 @@ pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64) -> Part {
     if headers.contains_key(header::IF_RANGE) {
         return Part::Whole;
     }
-    match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
+    match headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok())
+    {
         Some(text) => parse(text, size_bytes),
         None => Part::Whole,
     }
 }
 
 fn parse(text: &str, size_bytes: u64) -> Part {
-    let Some((unit, range)) = text.split_once('=') else { return Part::Whole };
-    let Some((first, last)) = range.trim().split_once('-') else { return Part::Whole };
+    let Some((unit, range)) = text.split_once('=') else {
+        return Part::Whole;
+    };
+    let Some((first, last)) = range.trim().split_once('-') else {
+        return Part::Whole;
+    };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Part::Whole;
     }
@@ -41,11 +48,24 @@ fn parse(text: &str, size_bytes: u64) -> Part {
         (Number::Is(first), Number::Is(last)) if first > last => Part::Whole,
         (Number::Is(first), last @ (Number::Is(_) | Number::Absent)) => {
             let end = size_bytes.saturating_sub(1);
-            let last = if let Number::Is(last) = last { last.min(end) } else { end };
-            if first < size_bytes { Part::Bytes { first, last } } else { Part::Unsatisfiable }
+            let last = if let Number::Is(last) = last {
+                last.min(end)
+            } else {
+                end
+            };
+            if first < size_bytes {
+                Part::Bytes { first, last }
+            } else {
+                Part::Unsatisfiable
+            }
         }
-        (Number::Absent, Number::Is(length)) if length == 0 || size_bytes == 0 => Part::Unsatisfiable,
-        (Number::Absent, Number::Is(length)) => Part::Bytes { first: size_bytes.saturating_sub(length), last: size_bytes - 1 },
+        (Number::Absent, Number::Is(length)) if length == 0 || size_bytes == 0 => {
+            Part::Unsatisfiable
+        }
+        (Number::Absent, Number::Is(length)) => Part::Bytes {
+            first: size_bytes.saturating_sub(length),
+            last: size_bytes - 1,
+        },
         _ => Part::Whole,
     }
 }
@@ -60,7 +80,9 @@ fn number(text: &str) -> Number {
     let text = text.trim();
     match text {
         "" => Number::Absent,
-        _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Number::Is(text.parse().unwrap_or(u64::MAX)),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Number::Is(text.parse().unwrap_or(u64::MAX))
+        }
         _ => Number::Bad,
     }
 }

@@ -43,7 +43,12 @@ impl Received {
 
     /// The digest of its path and its bytes: what makes two uploads the same.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        Sha256::new().chain_update(self.path().as_str()).chain_update([0]).chain_update(self.sha256).finalize().into()
+        Sha256::new()
+            .chain_update(self.path().as_str())
+            .chain_update([0])
+            .chain_update(self.sha256)
+            .finalize()
+            .into()
     }
 
     /// Puts it in its place. It is on disk when this answers.
@@ -53,10 +58,25 @@ impl Received {
 }
 
 /// Receives a body that is one file.
-pub(crate) async fn receive(root: Root, path: SandboxPath, limit_bytes: u64, body: Body) -> Result<Received, ApiError> {
-    let upload = blocking(move || root.begin_upload(&path, limit_bytes).map_err(ApiError::from)).await?;
+pub(crate) async fn receive(
+    root: Root,
+    path: SandboxPath,
+    limit_bytes: u64,
+    body: Body,
+) -> Result<Received, ApiError> {
+    let upload = blocking(move || {
+        root.begin_upload(&path, limit_bytes)
+            .map_err(ApiError::from)
+    })
+    .await?;
     let sink = Sink::Upload(upload);
-    match pump(body.into_data_stream().map(|part| part.map_err(|error| cut_off(&error))), sink).await? {
+    match pump(
+        body.into_data_stream()
+            .map(|part| part.map_err(|error| cut_off(&error))),
+        sink,
+    )
+    .await?
+    {
         (Sink::Upload(upload), sha256) => Ok(Received { upload, sha256 }),
         (Sink::Spool(_), _) => Err(ApiError::internal("an upload turned into a spool")),
     }
@@ -77,14 +97,31 @@ impl Spooled {
     ) -> Result<Self, ApiError> {
         let dir = app.store.dir().to_owned();
         let file = blocking(move || tempfile::tempfile_in(dir).map_err(of_io)).await?;
-        match pump(parts, Sink::Spool(Spool { file, written_bytes: 0, limit_bytes })).await? {
-            (Sink::Spool(spool), sha256) => Ok(Self { file: spool.file, sha256 }),
+        match pump(
+            parts,
+            Sink::Spool(Spool {
+                file,
+                written_bytes: 0,
+                limit_bytes,
+            }),
+        )
+        .await?
+        {
+            (Sink::Spool(spool), sha256) => Ok(Self {
+                file: spool.file,
+                sha256,
+            }),
             (Sink::Upload(_), _) => Err(ApiError::internal("a spool turned into an upload")),
         }
     }
 
     /// Carries it over to where it belongs.
-    pub(crate) async fn into_received(mut self, root: Root, path: SandboxPath, limit_bytes: u64) -> Result<Received, ApiError> {
+    pub(crate) async fn into_received(
+        mut self,
+        root: Root,
+        path: SandboxPath,
+        limit_bytes: u64,
+    ) -> Result<Received, ApiError> {
         blocking(move || {
             let mut upload = root.begin_upload(&path, limit_bytes)?;
             self.file.rewind().map_err(of_io)?;
@@ -92,7 +129,12 @@ impl Spooled {
             loop {
                 let read = self.file.read(&mut buffer).map_err(of_io)?;
                 match buffer.get(..read) {
-                    None | Some([]) => return Ok(Received { upload, sha256: self.sha256 }),
+                    None | Some([]) => {
+                        return Ok(Received {
+                            upload,
+                            sha256: self.sha256,
+                        });
+                    }
                     Some(part) => upload.write(part)?,
                 }
             }
@@ -120,7 +162,10 @@ impl Sink {
             Self::Spool(spool) => {
                 spool.written_bytes = spool.written_bytes.saturating_add(part.len() as u64);
                 if spool.written_bytes > spool.limit_bytes {
-                    return Err(ApiError::too_large("a file that is uploaded directly", spool.limit_bytes));
+                    return Err(ApiError::too_large(
+                        "a file that is uploaded directly",
+                        spool.limit_bytes,
+                    ));
                 }
                 spool.file.write_all(part).map_err(of_io)
             }
@@ -129,7 +174,10 @@ impl Sink {
 }
 
 /// Feeds the parts to the sink on its thread. The sink is given back, with the digest of all bytes, only where all came.
-async fn pump(mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin, mut sink: Sink) -> Result<(Sink, [u8; 32]), ApiError> {
+async fn pump(
+    mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
+    mut sink: Sink,
+) -> Result<(Sink, [u8; 32]), ApiError> {
     let (feed, mut fed) = mpsc::channel::<Bytes>(PARTS_WAITING_MAX);
     let writing = tokio::task::spawn_blocking(move || {
         let mut digest = Sha256::new();
@@ -164,13 +212,23 @@ async fn pump(mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin, mu
 }
 
 /// Does file work on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(act).await.map_err(ApiError::internal)?
+pub(crate) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .map_err(ApiError::internal)?
 }
 
 fn of_io(source: std::io::Error) -> ApiError {
-    if matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
-        return FileError::NoSpace { path: SandboxPath::root() }.into();
+    if matches!(
+        source.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    ) {
+        return FileError::NoSpace {
+            path: SandboxPath::root(),
+        }
+        .into();
     }
     ApiError::internal(source)
 }
@@ -197,7 +255,14 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_came_whole_is_placed() {
         let (_dir, root) = root();
-        let received = receive(root.clone(), path(), 10, body(vec![Ok("hello"), Ok("world")])).await.unwrap();
+        let received = receive(
+            root.clone(),
+            path(),
+            10,
+            body(vec![Ok("hello"), Ok("world")]),
+        )
+        .await
+        .unwrap();
         assert_eq!(received.size_bytes(), 10);
         assert!(root.open_file(&path()).is_err(), "not to be seen before");
         received.place().await.unwrap();
@@ -207,10 +272,25 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_cut_off_or_too_large_leaves_nothing() {
         let (_dir, root) = root();
-        let cut = receive(root.clone(), path(), 100, body(vec![Ok("hello"), Err(std::io::Error::other("gone"))])).await;
+        let cut = receive(
+            root.clone(),
+            path(),
+            100,
+            body(vec![Ok("hello"), Err(std::io::Error::other("gone"))]),
+        )
+        .await;
         assert!(cut.is_err());
-        let large = receive(root.clone(), path(), 9, body(vec![Ok("hello"), Ok("world")])).await;
-        assert_eq!(axum::response::IntoResponse::into_response(large.err().unwrap()).status(), 413);
+        let large = receive(
+            root.clone(),
+            path(),
+            9,
+            body(vec![Ok("hello"), Ok("world")]),
+        )
+        .await;
+        assert_eq!(
+            axum::response::IntoResponse::into_response(large.err().unwrap()).status(),
+            413
+        );
         assert!(root.list(&SandboxPath::root()).unwrap().entries.is_empty());
     }
 
@@ -218,7 +298,15 @@ mod tests {
     async fn the_digest_is_of_path_and_bytes() {
         let (_dir, root) = root();
         let of = async |path: &str, parts| {
-            receive(root.clone(), SandboxPath::parse(path).unwrap(), 10, body(parts)).await.unwrap().digest()
+            receive(
+                root.clone(),
+                SandboxPath::parse(path).unwrap(),
+                10,
+                body(parts),
+            )
+            .await
+            .unwrap()
+            .digest()
         };
         let first = of("a", vec![Ok("hello"), Ok("world")]).await;
         assert_eq!(first, of("/workspace/a", vec![Ok("helloworld")]).await);

@@ -28,7 +28,11 @@ const REQUEST_ID_CHARS_MAX: usize = 128;
 pub(crate) struct OfTeam(pub(crate) TeamId);
 
 /// The outermost layer.
-pub(crate) async fn middleware(State(app): State<AppState>, request: Request, next: Next) -> Response {
+pub(crate) async fn middleware(
+    State(app): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
     let stopwatch = Stopwatch::start();
     let id = kept_id(request.headers()).unwrap_or_else(|| new_id(&app));
     let about = About::of(&request);
@@ -89,13 +93,19 @@ impl About {
         };
         let id = id.to_str().unwrap_or_default();
         let message = match reported.code {
-            ErrorCode::Internal => format!("something is wrong inside the server; tell its operator this request id: {id}"),
+            ErrorCode::Internal => format!(
+                "something is wrong inside the server; tell its operator this request id: {id}"
+            ),
             _ => reported.message.to_string(),
         };
         if reported.code != ErrorCode::Internal && !self.wants_page {
             return response;
         }
-        let mut last = if self.wants_page { error_page(reported.code, &message) } else { error_response(reported.code, &message) };
+        let mut last = if self.wants_page {
+            error_page(reported.code, &message)
+        } else {
+            error_response(reported.code, &message)
+        };
         for (name, value) in response.headers() {
             if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
                 last.headers_mut().append(name, value.clone());
@@ -111,19 +121,38 @@ impl About {
         if status.as_u16() < 400 || !is_api(&self.path) {
             return response;
         }
-        let code = ErrorCode::ALL.into_iter().find(|code| code.status() == status);
-        error_response(code.unwrap_or(ErrorCode::BadRequest), "the request cannot be answered: GET /v1/documentation says how to make it")
+        let code = ErrorCode::ALL
+            .into_iter()
+            .find(|code| code.status() == status);
+        error_response(
+            code.unwrap_or(ErrorCode::BadRequest),
+            "the request cannot be answered: GET /v1/documentation says how to make it",
+        )
     }
 
     fn log(&self, response: &Response, id: &HeaderValue, duration_ms: u64) {
         let request_id = id.to_str().unwrap_or_default();
         let route = self.route.as_ref().map_or("-", MatchedPath::as_str);
-        let team = response.extensions().get::<OfTeam>().map_or_else(|| "-".to_owned(), |team| team.0.to_string());
+        let team = response
+            .extensions()
+            .get::<OfTeam>()
+            .map_or_else(|| "-".to_owned(), |team| team.0.to_string());
         let status = response.status().as_u16();
         let method = self.method.as_str();
-        if let Some(source) = response.extensions().get::<Reported>().and_then(|reported| reported.source.as_ref()) {
+        if let Some(source) = response
+            .extensions()
+            .get::<Reported>()
+            .and_then(|reported| reported.source.as_ref())
+        {
             let error = chain(source.as_ref());
-            tracing::error!(request.id = request_id, http.method = method, http.route = route, status, error, "{method} {route} failed: {error}");
+            tracing::error!(
+                request.id = request_id,
+                http.method = method,
+                http.route = route,
+                status,
+                error,
+                "{method} {route} failed: {error}"
+            );
         }
         tracing::info!(
             request.id = request_id,
@@ -162,7 +191,11 @@ fn new_id(app: &AppState) -> HeaderValue {
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("text/html"))
 }
 
 fn error_page(code: ErrorCode, message: &str) -> Response {
@@ -200,7 +233,14 @@ mod tests {
     #[test]
     fn an_error_is_told_with_its_causes() {
         let inner = std::io::Error::other("no such disk");
-        let outer = errand_sandbox::FileError::Io { op: "read", path: errand_core::path::SandboxPath::root(), source: inner };
-        assert_eq!(chain(&outer), "the server could not read /workspace: no such disk");
+        let outer = errand_sandbox::FileError::Io {
+            op: "read",
+            path: errand_core::path::SandboxPath::root(),
+            source: inner,
+        };
+        assert_eq!(
+            chain(&outer),
+            "the server could not read /workspace: no such disk"
+        );
     }
 }

@@ -1,0 +1,882 @@
+//! What holds for all requests, held against a real store; no engine runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use errand_core::id::IdGen;
+use errand_core::time::Timestamp;
+use errand_store::seal::MasterKey;
+use errand_store::{Bootstrap, NewApiKey, Once, OpenOptions};
+use futures::StreamExt as _;
+use http::{Request, StatusCode, header};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::secret_key::ApiKeySecret;
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    app: AppState,
+    router: Router,
+    key: String,
+}
+
+struct Reply {
+    status: u16,
+    headers: http::HeaderMap,
+    bytes: Bytes,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap()
+    }
+
+    fn error(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status, status, "{:?}", self.bytes);
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/json");
+        assert!(self.headers.contains_key("x-request-id"));
+        let body = self.json();
+        assert_eq!(body["error"], code, "{body}");
+        body["message"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(set: impl FnOnce(&mut ApiSettings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_millis(1_795_426_200_000);
+        let ids = Arc::new(IdGen::new([1; 32]));
+        let store = Store::open(OpenOptions {
+            dir: dir.path().to_owned(),
+            boot: ids.boot(now),
+            respond_base: "http://errand.example".to_owned(),
+            master_key: MasterKey::from_bytes([3; 32]),
+            readers: 2,
+            cache_kib: 1024,
+        })
+        .unwrap();
+        let secret = crate::secret_key::webhook_secret().unwrap();
+        let made = store
+            .bootstrap(Bootstrap {
+                team: ids.team(now),
+                owner: ids.user(now),
+                secret,
+                now,
+            })
+            .await
+            .unwrap();
+        let key = ApiKeySecret::generate().unwrap();
+        let new = NewApiKey {
+            id: ids.api_key(now),
+            team: made.team,
+            created_by: made.owner,
+            name: "test".to_owned(),
+            prefix: key.prefix().to_owned(),
+            hash: key.hash(),
+            expires_at: None,
+            not_after: None,
+            now,
+        };
+        store
+            .create_api_key(new, Once::not_recorded())
+            .await
+            .unwrap();
+        let mut settings = ApiSettings::of(&Config::default(), "http://errand.example");
+        set(&mut settings);
+        let app = AppState::new(
+            store,
+            ids,
+            Clock::manual(now),
+            Sandboxes::beneath(dir.path()),
+            Models::default(),
+            [9; 32],
+            CancellationToken::new(),
+            settings,
+        );
+        let boom = Router::new().route(
+            "/boom",
+            get(async || -> &'static str { panic!("on purpose") }),
+        );
+        let router = router(app.clone()).merge(layered(boom, &app));
+        Self {
+            _dir: dir,
+            app,
+            router,
+            key: key.expose().to_owned(),
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .unwrap();
+        Reply {
+            status,
+            headers,
+            bytes,
+        }
+    }
+
+    /// With the key; a body that is not null goes as JSON.
+    async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> Reply {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", self.key));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = if body.is_null() {
+            Body::empty()
+        } else {
+            request = request.header("content-type", "application/json");
+            Body::from(body.to_string())
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, &[], Value::Null).await
+    }
+
+    async fn sandbox(&self) -> String {
+        let made = self.call("POST", "/v1/sandboxes", &[], Value::Null).await;
+        assert_eq!(made.status, 201);
+        made.json()["sandbox_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn agent(&self) -> String {
+        let config = json!({"version": "v2", "data": {"models": "builtin/playbook", "playbook": {"steps": [{"say": "Done."}]}}});
+        let made = self
+            .call(
+                "POST",
+                "/v1/agents",
+                &[],
+                json!({"name": "a", "build": {"name": "b", "config": config}}),
+            )
+            .await;
+        assert_eq!(made.status, 201, "{:?}", made.bytes);
+        made.json()["agent"]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+fn without_key(method: &str, path: &str) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Body::empty())
+        .unwrap()
+}
+
+fn example(path: &str) -> String {
+    let id = "0198f2a4-7c1e-7000-8000-000000000001";
+    path.replace("{sandbox_id}", &format!("sb_{}", "0".repeat(32)))
+        .replace("{token}", "x.y")
+        .replace("{run_id}", id)
+        .replace("{request_id}", id)
+        .replace("{agent_id}", id)
+        .replace("{build_id}", id)
+        .replace("{key_id}", id)
+}
+
+#[tokio::test]
+async fn every_route_asks_for_a_key_and_answers_404_for_what_is_not_there() {
+    let f = Fixture::with(|settings| settings.failed_auth_per_minute = 1_000).await;
+    for route in ROUTES {
+        let path = example(route.path);
+        let open = f.send(without_key(route.method.as_str(), &path)).await;
+        match route.access {
+            Access::Public if route.path.contains("{token}") => {
+                drop(open.error(401, "unauthorized"))
+            }
+            Access::Public => assert_eq!(open.status, 200, "{path}"),
+            Access::Needs(_) => {
+                open.error(401, "unauthorized");
+                assert!(!open.headers.contains_key("x-ratelimit-limit"));
+            }
+        }
+        if matches!(route.access, Access::Needs(_)) {
+            let wrong = f.call("TRACE", &path, &[], Value::Null).await;
+            wrong.error(405, "method_not_allowed");
+            assert!(
+                wrong.headers["allow"]
+                    .to_str()
+                    .unwrap()
+                    .contains(route.method.as_str()),
+                "{path}"
+            );
+            let unknown = f
+                .call(
+                    route.method.as_str(),
+                    &format!("{path}?surprise=1"),
+                    &[],
+                    json!({}),
+                )
+                .await;
+            assert!(
+                unknown.error(400, "bad_request").contains("surprise"),
+                "{path}"
+            );
+            assert!(unknown.headers.contains_key("x-ratelimit-remaining"));
+        }
+        if matches!(route.access, Access::Needs(_))
+            && path != route.path
+            && route.method == Method::GET
+        {
+            let query = if path.ends_with("/content") {
+                "?path=x"
+            } else {
+                ""
+            };
+            f.call("GET", &format!("{path}{query}"), &[], Value::Null)
+                .await
+                .error(404, "not_found");
+        }
+    }
+}
+
+#[tokio::test]
+async fn errors_have_one_form_everywhere() {
+    let f = Fixture::new().await;
+    f.send(without_key("GET", "/v1/nothing"))
+        .await
+        .error(401, "unauthorized");
+    f.send(without_key("GET", "/v1"))
+        .await
+        .error(401, "unauthorized");
+    f.get("/v1/nothing").await.error(404, "not_found");
+    f.get("/v1/runs/not-an-id").await.error(404, "not_found");
+    f.get("/v1/runs/%FF").await.error(404, "not_found");
+    f.send(without_key("GET", "/nothing"))
+        .await
+        .error(404, "not_found");
+    f.call("POST", "/v1/documentation", &[], Value::Null)
+        .await
+        .error(405, "method_not_allowed");
+    let page = f
+        .send(
+            Request::get("/nothing")
+                .header("accept", "text/html")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
+    assert_eq!(
+        (
+            page.status,
+            page.headers[header::CONTENT_TYPE].to_str().unwrap()
+        ),
+        (404, "text/html; charset=utf-8")
+    );
+    let boom = f
+        .send(
+            Request::get("/boom")
+                .header("x-request-id", "my-1")
+                .body(Body::empty())
+                .unwrap(),
+        )
+        .await;
+    let message = boom.error(500, "internal");
+    assert!(
+        message.contains("my-1") && !message.contains("on purpose"),
+        "{message}"
+    );
+    assert_eq!(boom.headers["x-request-id"], "my-1");
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_fit() {
+    let f = Fixture::new().await;
+    let post = async |kind: &str, body: String| {
+        let request = Request::post("/v1/agents")
+            .header("authorization", format!("Bearer {}", f.key))
+            .header("content-type", kind);
+        f.send(request.body(Body::from(body)).unwrap()).await
+    };
+    post("text/plain", "{}".to_owned())
+        .await
+        .error(415, "unsupported_media_type");
+    post("application/json", "{".to_owned())
+        .await
+        .error(400, "bad_request");
+    assert!(
+        post("application/json", r#"{"nam": "x"}"#.to_owned())
+            .await
+            .error(400, "bad_request")
+            .contains("name")
+    );
+    post("application/json", " ".repeat(4 * 1024 * 1024 + 1))
+        .await
+        .error(413, "payload_too_large");
+    let message = f
+        .call(
+            "POST",
+            "/v1/agents",
+            &[],
+            json!({"name": "a", "build": {"name": "b", "config": {"version": "v1"}}}),
+        )
+        .await
+        .error(400, "bad_request");
+    assert!(message.starts_with("build.config.version"), "{message}");
+}
+
+#[tokio::test]
+async fn a_key_has_its_requests_and_an_address_its_failures() {
+    let f = Fixture::with(|settings| {
+        (
+            settings.requests_per_minute,
+            settings.failed_auth_per_minute,
+        ) = (3, 2)
+    })
+    .await;
+    for remaining in ["2", "1", "0"] {
+        let reply = f.get("/v1/nothing").await;
+        assert_eq!(reply.headers["x-ratelimit-limit"], "3");
+        assert_eq!(reply.headers["x-ratelimit-remaining"], remaining);
+        assert_eq!(reply.headers["x-ratelimit-reset"], "1795426260");
+    }
+    let over = f.get("/v1/agents").await;
+    over.error(429, "rate_limited");
+    assert_eq!(over.headers["retry-after"], "60");
+    assert_eq!(over.headers["x-ratelimit-remaining"], "0");
+    for status in [401, 401, 429] {
+        assert_eq!(
+            f.send(without_key("GET", "/v1/agents")).await.status,
+            status
+        );
+    }
+    f.app.clock.advance(Duration::from_secs(60));
+    assert_eq!(f.get("/v1/agents").await.status, 200);
+    assert_eq!(f.send(without_key("GET", "/v1/agents")).await.status, 401);
+    let keys = f.get("/v1/api-keys").await.json();
+    assert_eq!(
+        keys["api_keys"][0]["last_used_at"],
+        "2026-11-23T09:31:00.000Z"
+    );
+}
+
+#[tokio::test]
+async fn the_same_key_and_body_give_the_same_answer() {
+    let f = Fixture::new().await;
+    let key = [("idempotency-key", "k1")];
+    let first = f
+        .call("POST", "/v1/agents", &key, json!({"name": "a"}))
+        .await;
+    let again = f
+        .call("POST", "/v1/agents", &key, json!({"name": "a"}))
+        .await;
+    assert_eq!((first.status, &first.bytes), (again.status, &again.bytes));
+    assert!(!first.headers.contains_key("idempotency-replayed"));
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    f.call("POST", "/v1/agents", &key, json!({"name": "b"}))
+        .await
+        .error(409, "conflict");
+    f.call(
+        "POST",
+        "/v1/agents",
+        &[("idempotency-key", "")],
+        json!({"name": "b"}),
+    )
+    .await
+    .error(400, "bad_request");
+    assert_eq!(f.get("/v1/agents").await.json()["total"], 1);
+
+    let made = f
+        .call(
+            "POST",
+            "/v1/api-keys",
+            &[("idempotency-key", "k2")],
+            json!({"name": "n"}),
+        )
+        .await
+        .json();
+    let replay = f
+        .call(
+            "POST",
+            "/v1/api-keys",
+            &[("idempotency-key", "k2")],
+            json!({"name": "n"}),
+        )
+        .await
+        .json();
+    assert_eq!(made["key"].as_str().unwrap().len(), 35);
+    assert_eq!(
+        (&replay["key"], &replay["shown_once"], &replay["id"]),
+        (&Value::Null, &json!(true), &made["id"])
+    );
+
+    let path = format!("/v1/api-keys/{}", made["id"].as_str().unwrap());
+    let gone = f
+        .call("DELETE", &path, &[("idempotency-key", "k3")], Value::Null)
+        .await;
+    let again = f
+        .call("DELETE", &path, &[("idempotency-key", "k3")], Value::Null)
+        .await;
+    assert_eq!(
+        (gone.status, again.status, again.bytes.len()),
+        (204, 204, 0)
+    );
+    f.call("DELETE", &path, &[], Value::Null)
+        .await
+        .error(404, "not_found");
+}
+
+#[tokio::test]
+async fn runs_start_and_stop_and_are_listed() {
+    let f = Fixture::new().await;
+    let agent = f.agent().await;
+    let key = [("idempotency-key", "r")];
+    let started = f
+        .call(
+            "POST",
+            "/v1/runs",
+            &key,
+            json!({"agent_id": agent, "message": "Hello"}),
+        )
+        .await;
+    assert_eq!(started.status, 201, "{:?}", started.bytes);
+    let run = started.json()["run"]["id"].as_str().unwrap().to_owned();
+    let replay = f
+        .call(
+            "POST",
+            "/v1/runs",
+            &key,
+            json!({"agent_id": agent, "message": "Hello"}),
+        )
+        .await;
+    assert_eq!(replay.bytes, started.bytes);
+    let view = f.get(&format!("/v1/runs/{run}")).await.json();
+    assert_eq!(
+        (&view["run"]["status"], &view["pending_human_request"]),
+        (&json!("pending"), &Value::Null)
+    );
+    let messages = f
+        .get(&format!("/v1/runs/{run}/messages?limit=50"))
+        .await
+        .json();
+    assert_eq!(
+        (&messages["total"], &messages["messages"][0]["text_content"]),
+        (&json!(1), &json!("Hello"))
+    );
+    assert!(
+        f.get(&format!("/v1/runs/{run}/messages?limit=51"))
+            .await
+            .error(400, "bad_request")
+            .contains("from 1 to 50")
+    );
+    let list =
+        async |query: &str| f.get(&format!("/v1/runs?{query}")).await.json()["total"].clone();
+    assert_eq!(
+        list("status=pending&status=running&source=api&sort_order=asc").await,
+        1
+    );
+    assert_eq!(list(&format!("status=failed&agent_id={agent}")).await, 0);
+    assert_eq!(list("since=2026-11-23T09:30:00Z").await, 1);
+    for bad in [
+        "status=x",
+        "sort_order=up",
+        "since=x",
+        "agent_id=1",
+        "source=x",
+    ] {
+        f.get(&format!("/v1/runs?{bad}"))
+            .await
+            .error(400, "bad_request");
+    }
+    let stopped = f
+        .call("POST", &format!("/v1/runs/{run}/stop"), &[], Value::Null)
+        .await;
+    assert_eq!(stopped.json(), json!({"success": true}));
+    let again = f
+        .call("POST", &format!("/v1/runs/{run}/stop"), &[], json!([1]))
+        .await
+        .json();
+    assert!(again["message"].is_string());
+    f.call("POST", &format!("/v1/runs/{run}/retry"), &[], Value::Null)
+        .await
+        .error(400, "bad_request");
+}
+
+#[tokio::test]
+async fn what_a_run_cannot_start_with() {
+    let f = Fixture::new().await;
+    let agent = f.agent().await;
+    let refused = async |more: Value, name: &str| {
+        let mut body = json!({"agent_id": agent});
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let message = f
+            .call("POST", "/v1/runs", &[], body)
+            .await
+            .error(400, "bad_request");
+        assert!(message.contains(name), "{message}");
+    };
+    refused(json!({"webhook_url": "ftp://x.example"}), "webhook_url").await;
+    refused(json!({"webhook_url": "http://127.0.0.1/"}), "webhook_url").await;
+    refused(
+        json!({"human_request_webhook_url": "x"}),
+        "human_request_webhook_url",
+    )
+    .await;
+    refused(json!({"sandbox_id": "x"}), "sandbox_id").await;
+    refused(json!({"message": ""}), "message").await;
+    refused(json!({"agent_id": "x"}), "agent_id").await;
+    let unknown = json!({"agent_id": "0198f2a4-7c1e-7000-8000-000000000001"});
+    f.call("POST", "/v1/runs", &[], unknown)
+        .await
+        .error(404, "not_found");
+    let bare = f
+        .call("POST", "/v1/agents", &[], json!({"name": "bare"}))
+        .await
+        .json();
+    assert_eq!(bare["build"], Value::Null);
+    f.call(
+        "POST",
+        "/v1/runs",
+        &[],
+        json!({"agent_id": bare["agent"]["id"]}),
+    )
+    .await
+    .error(400, "bad_request");
+    let elsewhere =
+        json!({"name": "b", "config": {"version": "v2", "data": {"models": "nowhere/x"}}});
+    let path = format!("/v1/agents/{agent}/builds");
+    assert_eq!(
+        f.call("POST", &path, &[], elsewhere).await.json()["build"]["number"],
+        2
+    );
+    refused(json!({}), "agent_id").await;
+    assert_eq!(f.get("/v1/runs").await.json()["total"], 0);
+}
+
+#[tokio::test]
+async fn files_go_in_and_come_out() {
+    let f = Fixture::with(|settings| settings.direct_upload_bytes_max = 1000).await;
+    let sandbox = f.sandbox().await;
+    let files = format!("/v1/sandboxes/{sandbox}/files");
+    let put = async |query: &str, kind: &str, key: &str, body: String| {
+        let request = Request::post(format!("{files}{query}"))
+            .header("authorization", format!("Bearer {}", f.key));
+        f.send(
+            request
+                .header("content-type", kind)
+                .header("idempotency-key", key)
+                .body(Body::from(body))
+                .unwrap(),
+        )
+        .await
+    };
+    let raw = put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned()).await;
+    assert_eq!(
+        (raw.status, raw.json()),
+        (201, json!({"path": "/workspace/a/b.txt", "size_bytes": 10}))
+    );
+    let replay = put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned()).await;
+    assert_eq!(
+        (
+            replay.bytes,
+            replay.headers["idempotency-replayed"].to_str().unwrap()
+        ),
+        (raw.bytes, "true")
+    );
+    put("?path=a/b.txt", "text/plain", "1", "other".to_owned())
+        .await
+        .error(409, "conflict");
+    put("", "text/plain", "2", "x".to_owned())
+        .await
+        .error(400, "bad_request");
+    put("?path=../x", "text/plain", "3", "x".to_owned())
+        .await
+        .error(400, "bad_request");
+    put("?path=a", "text/plain", "4", "x".to_owned())
+        .await
+        .error(400, "bad_request");
+    put("?path=large", "text/plain", "5", "x".repeat(1001))
+        .await
+        .error(413, "payload_too_large");
+
+    let form = "multipart/form-data; boundary=B";
+    let part = |about: &str, text: &str| {
+        format!("--B\r\ncontent-disposition: form-data; {about}\r\n\r\n{text}\r\n")
+    };
+    let after = part("name=\"file\"; filename=\"x/c.csv\"", "a,b")
+        + &part("name=\"note\"", "n")
+        + &part("name=\"path\"", "data/")
+        + "--B--\r\n";
+    assert_eq!(
+        put("", form, "6", after).await.json(),
+        json!({"path": "/workspace/data/c.csv", "size_bytes": 3})
+    );
+    let only = part("name=\"upload\"; filename=\"d.csv\"", "") + "--B--\r\n";
+    assert_eq!(
+        put("", form, "7", only).await.json(),
+        json!({"path": "/workspace/d.csv", "size_bytes": 0})
+    );
+    let several = part("name=\"x\"; filename=\"e\"", "1")
+        + &part("name=\"y\"; filename=\"f\"", "2")
+        + "--B--\r\n";
+    put("", form, "8", several).await.error(400, "bad_request");
+    let large = part("name=\"file\"; filename=\"g\"", &"x".repeat(1001)) + "--B--\r\n";
+    put("", form, "9", large)
+        .await
+        .error(413, "payload_too_large");
+    let cut = part("name=\"file\"; filename=\"h\"", "x");
+    put("", form, "10", cut).await.error(400, "bad_request");
+
+    let listed = f.get(&files).await.json();
+    let names: Vec<_> = listed["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["a", "d.csv", "data"]);
+    f.get(&format!("{files}?path=nothing"))
+        .await
+        .error(404, "not_found");
+    f.get(&format!("{files}?path=d.csv"))
+        .await
+        .error(404, "not_found");
+    let content = async |range: &str| {
+        f.call(
+            "GET",
+            &format!("{files}/content?path=a/b.txt"),
+            &[("range", range)],
+            Value::Null,
+        )
+        .await
+    };
+    let whole = content("").await;
+    assert_eq!(
+        (
+            whole.status,
+            whole.bytes.as_ref(),
+            whole.headers["accept-ranges"].to_str().unwrap()
+        ),
+        (200, &b"0123456789"[..], "bytes")
+    );
+    let some = content("bytes=2-4").await;
+    assert_eq!(
+        (
+            some.status,
+            some.bytes.as_ref(),
+            some.headers["content-range"].to_str().unwrap()
+        ),
+        (206, &b"234"[..], "bytes 2-4/10")
+    );
+    let none = content("bytes=10-").await;
+    none.error(416, "range_not_satisfiable");
+    assert_eq!(none.headers["content-range"], "bytes */10");
+
+    let gone = f
+        .call(
+            "DELETE",
+            &format!("/v1/sandboxes/{sandbox}"),
+            &[],
+            Value::Null,
+        )
+        .await;
+    assert_eq!(gone.status, 204);
+    f.get(&files).await.error(404, "not_found");
+}
+
+#[tokio::test]
+async fn an_upload_url_is_the_permission() {
+    let f = Fixture::with(|settings| settings.url_upload_bytes_max = 5).await;
+    let sandbox = f.sandbox().await;
+    let path = format!("/v1/sandboxes/{sandbox}/upload-urls");
+    f.call("POST", &path, &[], json!({"path": "/etc/passwd"}))
+        .await
+        .error(400, "bad_request");
+    let made = f
+        .call("POST", &path, &[], json!({"path": "a b.bin"}))
+        .await
+        .json();
+    assert_eq!(
+        (&made["path"], &made["expires_in_seconds"]),
+        (&json!("/workspace/a b.bin"), &json!(3600))
+    );
+    let url = made["upload_url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://errand.example")
+        .unwrap()
+        .to_owned();
+    let put = async |body: &'static str| {
+        f.send(Request::put(&url).body(Body::from(body)).unwrap())
+            .await
+    };
+    assert_eq!(
+        put("12345").await.json(),
+        json!({"path": "/workspace/a b.bin", "size_bytes": 5})
+    );
+    put("123456").await.error(413, "payload_too_large");
+    assert_eq!(put("1").await.status, 200);
+    let content = f
+        .get(&format!(
+            "/v1/sandboxes/{sandbox}/files/content?path=a%20b.bin"
+        ))
+        .await;
+    assert_eq!(content.bytes.as_ref(), b"1");
+    f.app.clock.advance(Duration::from_secs(3600));
+    put("1").await.error(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn events_are_streamed_to_the_end() {
+    let f = Fixture::new().await;
+    let agent = f.agent().await;
+    let run = f
+        .call(
+            "POST",
+            "/v1/runs",
+            &[],
+            json!({"agent_id": agent, "message": "Hello"}),
+        )
+        .await
+        .json()["run"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = format!("/v1/runs/{run}/events");
+    let request = Request::get(&path)
+        .header("authorization", format!("Bearer {}", f.key))
+        .body(Body::empty())
+        .unwrap();
+    let response = f.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(
+        response.headers()[header::CONTENT_TYPE],
+        "text/event-stream"
+    );
+    let mut stream = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while !text.contains("event: run.updated\n") {
+        text.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(
+        text.starts_with("id: 1\nevent: message.created\n"),
+        "{text}"
+    );
+    assert!(text.contains("\"text_content\":\"Hello\"") && text.contains(&run));
+    assert_eq!(
+        f.call("POST", &format!("/v1/runs/{run}/stop"), &[], Value::Null)
+            .await
+            .status,
+        200
+    );
+    while let Some(part) = stream.next().await {
+        text.push_str(std::str::from_utf8(&part.unwrap()).unwrap());
+    }
+    assert!(text.ends_with("event: end\ndata: {}\n\n"), "{text}");
+    let last = text.matches("id: ").count().to_string();
+    assert_eq!(
+        f.get(&format!("{path}?after={last}")).await.status,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        f.call(
+            "GET",
+            &format!("{path}?after=0"),
+            &[("last-event-id", &last)],
+            Value::Null
+        )
+        .await
+        .status,
+        204
+    );
+    assert_eq!(
+        f.get(&format!("{path}?after=1"))
+            .await
+            .bytes
+            .windows(4)
+            .filter(|w| w == b"id: ")
+            .count()
+            .to_string(),
+        (last.parse::<usize>().unwrap() - 1).to_string()
+    );
+    f.get(&format!("{path}?after=99"))
+        .await
+        .error(400, "bad_request");
+    f.call("GET", &path, &[("last-event-id", "x")], Value::Null)
+        .await
+        .error(400, "bad_request");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key_and_with_the_server() {
+    let f = Fixture::new().await;
+    let agent = f.agent().await;
+    let run = f
+        .call("POST", "/v1/runs", &[], json!({"agent_id": agent}))
+        .await
+        .json()["run"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let made = f
+        .call("POST", "/v1/api-keys", &[], json!({"name": "short"}))
+        .await
+        .json();
+    let open = async |key: &str| {
+        let request = Request::get(format!("/v1/runs/{run}/events"))
+            .header("authorization", format!("Bearer {key}"));
+        let mut stream = f
+            .router
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
+            .into_body()
+            .into_data_stream();
+        assert!(stream.next().await.is_some());
+        stream
+    };
+    let (of_revoked, of_server) = (
+        open(made["key"].as_str().unwrap()).await,
+        open(&f.key).await,
+    );
+    let path = format!("/v1/api-keys/{}", made["id"].as_str().unwrap());
+    assert_eq!(f.call("DELETE", &path, &[], Value::Null).await.status, 204);
+    let woken = async {
+        f.call(
+            "POST",
+            &format!("/v1/runs/{run}/messages"),
+            &[],
+            json!({"message": "x"}),
+        )
+        .await
+    };
+    let (rest, message) = tokio::join!(of_revoked.collect::<Vec<_>>(), woken);
+    assert_eq!(message.status, 201);
+    let rest: Vec<u8> = rest.into_iter().flat_map(|part| part.unwrap()).collect();
+    assert!(
+        !String::from_utf8(rest)
+            .unwrap()
+            .contains("\"text_content\":\"x\""),
+        "a revoked key hears nothing more"
+    );
+    f.app.draining.cancel();
+    of_server.collect::<Vec<_>>().await;
+    f.get("/v1/agents").await.error(503, "unavailable");
+    f.send(without_key("GET", "/readyz"))
+        .await
+        .error(503, "unavailable");
+    assert_eq!(f.send(without_key("GET", "/healthz")).await.status, 200);
+}
+
+#[tokio::test]
+async fn before_the_start_there_is_an_answer() {
+    assert_eq!(starting("/healthz").status(), 200);
+    assert_eq!(starting("/readyz").status(), 503);
+    assert_eq!(starting("/v1/runs").status(), 503);
+}

@@ -84,7 +84,11 @@ mod tests {
         let token = sign(&KEY, &grant()).unwrap();
         assert_eq!(verify(&KEY, &token, at(999)), Some(grant()));
         assert_eq!(verify(&KEY, &token, at(1000)), None);
-        assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)));
+        assert!(
+            token
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        );
     }
 
     #[test]
@@ -92,7 +96,14 @@ mod tests {
         let token = sign(&KEY, &grant()).unwrap();
         assert_eq!(verify(&[8; 32], &token, at(0)), None);
         let (payload, signature) = token.split_once('.').unwrap();
-        let other = sign(&KEY, &Grant { limit_bytes: 6, ..grant() }).unwrap();
+        let other = sign(
+            &KEY,
+            &Grant {
+                limit_bytes: 6,
+                ..grant()
+            },
+        )
+        .unwrap();
         let (other_payload, _) = other.split_once('.').unwrap();
         for forged in [
             format!("{other_payload}.{signature}"),

@@ -65,12 +65,19 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             out.line(&created.value.agent.id)?;
         }
         Command::List { page, remote } => {
-            let list = with.client(&remote)?.agents(page.limit, page.offset).await?;
+            let list = with
+                .client(&remote)?
+                .agents(page.limit, page.offset)
+                .await?;
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
             let shown = list.value.agents.len();
-            let rows = list.value.agents.into_iter().map(|agent| [agent.id, agent.name, agent.created_at]);
+            let rows = list
+                .value
+                .agents
+                .into_iter()
+                .map(|agent| [agent.id, agent.name, agent.created_at]);
             out.table(&["id", "name", "created"], rows)?;
             note_the_rest(with, shown, page.offset, list.value.total)?;
         }
@@ -100,8 +107,14 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
         ["created".to_owned(), agent.created_at.clone()],
     ];
     match build {
-        Some(build) => rows.push(["build".to_owned(), format!("{} (number {}, {})", build.id, build.number, build.name)]),
-        None => rows.push(["build".to_owned(), "none; `errand builds create` makes one".to_owned()]),
+        Some(build) => rows.push([
+            "build".to_owned(),
+            format!("{} (number {}, {})", build.id, build.number, build.name),
+        ]),
+        None => rows.push([
+            "build".to_owned(),
+            "none; `errand builds create` makes one".to_owned(),
+        ]),
     }
     out.table(&["agent", ""], rows)?;
     if let Some(build) = build {
@@ -112,10 +125,17 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
 }
 
 /// Says on standard error that a list has more than was shown.
-pub(super) fn note_the_rest(with: &Surroundings, shown: usize, offset: u64, total: u64) -> Result<()> {
+pub(super) fn note_the_rest(
+    with: &Surroundings,
+    shown: usize,
+    offset: u64,
+    total: u64,
+) -> Result<()> {
     let end = offset + shown as u64;
     if end < total {
-        with.out.note(&format!("{shown} of {total}; --offset {end} shows the next"))?;
+        with.out.note(&format!(
+            "{shown} of {total}; --offset {end} shows the next"
+        ))?;
     }
     Ok(())
 }

@@ -15,7 +15,9 @@ pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<
     let mut answers = Map::new();
     for argument in arguments {
         let (question, answer) = split(argument, questions)?;
-        let several = questions.iter().any(|q| q.question == question && q.multi_select == Some(true));
+        let several = questions
+            .iter()
+            .any(|q| q.question == question && q.multi_select == Some(true));
         match answers.get_mut(question) {
             None if several => drop(answers.insert(question.to_owned(), json!([answer]))),
             None => drop(answers.insert(question.to_owned(), json!(answer))),
@@ -28,11 +30,16 @@ pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<
 
 fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a str, &'a str)> {
     let answered = |question: &'a QuestionBody| {
-        let answer = argument.strip_prefix(question.question.as_str())?.strip_prefix('=')?;
+        let answer = argument
+            .strip_prefix(question.question.as_str())?
+            .strip_prefix('=')?;
         Some((question.question.as_str(), answer))
     };
     // The longest one, should one question be the beginning of another.
-    let known = questions.iter().filter_map(answered).max_by_key(|(question, _)| question.len());
+    let known = questions
+        .iter()
+        .filter_map(answered)
+        .max_by_key(|(question, _)| question.len());
     if let Some(found) = known {
         return Ok(found);
     }
@@ -41,8 +48,14 @@ fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a st
         ([], Some(found)) => Ok(found),
         ([], None) => bail!("{argument:?} is not of the form Question=Answer"),
         _ => {
-            let asked: Vec<_> = questions.iter().map(|q| format!("{:?}", q.question)).collect();
-            bail!("{argument:?} answers none of the questions: {}; write Question=Answer", asked.join(", "))
+            let asked: Vec<_> = questions
+                .iter()
+                .map(|q| format!("{:?}", q.question))
+                .collect();
+            bail!(
+                "{argument:?} answers none of the questions: {}; write Question=Answer",
+                asked.join(", ")
+            )
         }
     }
 }
@@ -57,22 +70,40 @@ mod tests {
     }
 
     fn of(arguments: &[&str], questions: &[QuestionBody]) -> Result<Value> {
-        parse(&arguments.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), questions)
+        parse(
+            &arguments
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>(),
+            questions,
+        )
     }
 
     #[test]
     fn the_questions_tell_where_they_end() {
         let asked = [question("a", false), question("a=b", false)];
-        assert_eq!(of(&["a=b=c", "a=c=d"], &asked).unwrap(), json!({"a=b": "c", "a": "c=d"}));
+        assert_eq!(
+            of(&["a=b=c", "a=c=d"], &asked).unwrap(),
+            json!({"a=b": "c", "a": "c=d"})
+        );
         assert_eq!(of(&["a=b=c"], &[]).unwrap(), json!({"a": "b=c"}));
     }
 
     #[test]
     fn one_question_needs_no_name() {
         let asked = [question("Which account?", false)];
-        assert_eq!(of(&["Main"], &asked).unwrap(), json!({"Which account?": "Main"}));
-        assert_eq!(of(&["x=1"], &asked).unwrap(), json!({"Which account?": "x=1"}));
-        assert_eq!(of(&["Which account?=Main"], &asked).unwrap(), json!({"Which account?": "Main"}));
+        assert_eq!(
+            of(&["Main"], &asked).unwrap(),
+            json!({"Which account?": "Main"})
+        );
+        assert_eq!(
+            of(&["x=1"], &asked).unwrap(),
+            json!({"Which account?": "x=1"})
+        );
+        assert_eq!(
+            of(&["Which account?=Main"], &asked).unwrap(),
+            json!({"Which account?": "Main"})
+        );
     }
 
     #[test]

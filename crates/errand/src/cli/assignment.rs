@@ -60,7 +60,10 @@ pub(super) fn parse(text: &str) -> Result<Value> {
         return Ok(json!({ "name": name }));
     }
     if fields.contains_key("playbook") && !fields.contains_key("models") {
-        fields.insert("models".to_owned(), json!({ "agent": { "model": PLAYBOOK_MODEL } }));
+        fields.insert(
+            "models".to_owned(),
+            json!({ "agent": { "model": PLAYBOOK_MODEL } }),
+        );
     }
     let config = json!({ "version": CONFIG_VERSION, "data": fields });
     Ok(json!({ "name": name, "build": { "name": name, "config": config } }))
@@ -72,7 +75,10 @@ pub(super) fn parse(text: &str) -> Result<Value> {
 /// Where the text is none of them, or describes no build.
 pub(super) fn read_build(path: &Path) -> Result<Value> {
     let agent = read(path)?;
-    let build = agent.get("build").filter(|build| build.is_object()).cloned();
+    let build = agent
+        .get("build")
+        .filter(|build| build.is_object())
+        .cloned();
     build.with_context(|| format!("{} describes an agent without a build", path.display()))
 }
 
@@ -81,7 +87,10 @@ fn only(rest: &Map<String, Value>, form: &str) -> Result<()> {
     if rest.is_empty() {
         return Ok(());
     }
-    bail!("beside `name` and `{form}` there is {}; either leave it out, or leave `{form}` out", rest.join(", "));
+    bail!(
+        "beside `name` and `{form}` there is {}; either leave it out, or leave `{form}` out",
+        rest.join(", ")
+    );
 }
 
 #[cfg(test)]
@@ -95,15 +104,22 @@ mod tests {
     #[test]
     fn the_form_of_the_api_stays_as_it_is() {
         let text = r#"{"name": "A", "build": {"name": "b", "config": {"version": "v2", "data": {"x": 1}}}}"#;
-        assert_eq!(parse(text).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        assert_eq!(
+            parse(text).unwrap(),
+            serde_json::from_str::<Value>(text).unwrap()
+        );
         assert_eq!(parse("name: A").unwrap(), json!({"name": "A"}));
     }
 
     #[test]
     fn a_config_becomes_a_build() {
-        let agent = parse("name: A\nconfig: {version: v2, data: {models: builtin/playbook}}").unwrap();
+        let agent =
+            parse("name: A\nconfig: {version: v2, data: {models: builtin/playbook}}").unwrap();
         let config = json!({"version": "v2", "data": {"models": "builtin/playbook"}});
-        assert_eq!(agent, json!({"name": "A", "build": {"name": "A", "config": config}}));
+        assert_eq!(
+            agent,
+            json!({"name": "A", "build": {"name": "A", "config": config}})
+        );
     }
 
     #[test]
@@ -114,9 +130,15 @@ mod tests {
             "playbook": {"steps": [{"wait": "2s"}, {"say": "{{ 1 }}"}]},
             "models": {"agent": {"model": "builtin/playbook"}},
         });
-        assert_eq!(agent, json!({"name": "A", "build": {"name": "A", "config": {"version": "v2", "data": data}}}));
+        assert_eq!(
+            agent,
+            json!({"name": "A", "build": {"name": "A", "config": {"version": "v2", "data": data}}})
+        );
         let own = parse("{name: A, models: anthropic/claude-x, input: You help.}").unwrap();
-        assert_eq!(own["build"]["config"]["data"]["models"], "anthropic/claude-x");
+        assert_eq!(
+            own["build"]["config"]["data"]["models"],
+            "anthropic/claude-x"
+        );
     }
 
     #[test]
@@ -130,6 +152,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_for_curl_is_what_the_short_form_means() {
+        let text = include_str!("../../../../examples/invoices.json");
+        let short = parse(include_str!("../../../../examples/invoices.yaml")).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), short);
+    }
+
+    #[test]
     fn the_examples_are_of_the_short_form() {
         for text in [
             include_str!("../../../../examples/invoices.yaml"),
@@ -137,7 +166,10 @@ mod tests {
         ] {
             let agent = parse(text).unwrap();
             let config = &agent["build"]["config"];
-            assert!(errand_core::config::BuildConfig::parse(config).is_ok(), "{agent}");
+            assert!(
+                errand_core::config::BuildConfig::parse(config).is_ok(),
+                "{agent}"
+            );
         }
     }
 }

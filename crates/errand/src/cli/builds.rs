@@ -41,24 +41,43 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     let out = &with.out;
     match command {
-        Command::Create { agent, file, remote } => {
+        Command::Create {
+            agent,
+            file,
+            remote,
+        } => {
             let body = assignment::read_build(&file)?;
             let client = with.client(&remote)?;
-            let created = client.create_build(&id_of(&client, &agent).await?, &body).await?;
+            let created = client
+                .create_build(&id_of(&client, &agent).await?, &body)
+                .await?;
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
             out.line(&created.value.build.id)?;
         }
-        Command::List { agent, page, remote } => {
+        Command::List {
+            agent,
+            page,
+            remote,
+        } => {
             let client = with.client(&remote)?;
-            let list = client.builds(&id_of(&client, &agent).await?, page.limit, page.offset).await?;
+            let list = client
+                .builds(&id_of(&client, &agent).await?, page.limit, page.offset)
+                .await?;
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
             let shown = list.value.builds.len();
             let rows = list.value.builds.into_iter();
-            let rows = rows.map(|build| [build.id, build.number.to_string(), build.name, build.created_at]);
+            let rows = rows.map(|build| {
+                [
+                    build.id,
+                    build.number.to_string(),
+                    build.name,
+                    build.created_at,
+                ]
+            });
             out.table(&["id", "number", "name", "created"], rows)?;
             note_the_rest(with, shown, page.offset, list.value.total)?;
         }
@@ -67,7 +86,9 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&build.text)?);
             }
-            out.line(&printable(&serde_json::to_string_pretty(&build.value.build.config)?))?;
+            out.line(&printable(&serde_json::to_string_pretty(
+                &build.value.build.config,
+            )?))?;
         }
     }
     Ok(())

@@ -21,7 +21,8 @@ pub(super) fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
                 line.unit.to_owned(),
             ]
         });
-        with.out.table(&["setting", "value", "origin", "default", "unit"], rows)?;
+        with.out
+            .table(&["setting", "value", "origin", "default", "unit"], rows)?;
     }
     for warning in warnings(&config) {
         with.out.note(&format!("warning: {warning}"))?;

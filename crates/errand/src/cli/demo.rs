@@ -28,7 +28,7 @@ const INVOICES: &str = include_str!("../../../../examples/invoices.csv");
 const INVOICES_PATH: &str = "/workspace/invoices.csv";
 const REPORT_PATH: &str = "/workspace/report.md";
 /// What the run is told.
-const MESSAGE: &str = "Please pay this month's invoices.";
+const MESSAGE: &str = "Please pay these invoices.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -42,18 +42,24 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     if !args.yes && !terminal::is_there() {
-        bail!("the demo asks for an approval, and there is no terminal to ask at; `errand demo --yes` approves for you");
+        bail!(
+            "the demo asks for an approval, and there is no terminal to ask at; `errand demo --yes` approves for you"
+        );
     }
     let out = &with.out;
     let place = tempfile::Builder::new().prefix("errand-demo-").tempdir();
-    let place = place.context("no temporary directory can be made; TMPDIR names the place for it")?;
+    let place =
+        place.context("no temporary directory can be made; TMPDIR names the place for it")?;
     let mut server = Server::start(place.path()).await?;
     let shown = {
-        let client = server.client.clone();
-        let secret = server.webhook_secret.clone();
         let shown = async {
-            show(&client, &secret, args, out).await?;
-            if args.keep { keep(&server.client, &server.key, out).await } else { Ok(()) }
+            let mut receiver = Receiver::start(&server.webhook_secret).await?;
+            show(&server.client, &mut receiver, args, out).await?;
+            if args.keep {
+                keep(&server.client, &server.key, out).await
+            } else {
+                Ok(())
+            }
         };
         tokio::select! {
             shown = shown => shown,
@@ -62,24 +68,43 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         }
     };
     server.stop().await;
-    place.close().context("the temporary directory cannot be removed")?;
+    place
+        .close()
+        .context("the temporary directory cannot be removed")?;
     shown
 }
 
-async fn show(client: &Client, secret: &str, args: &Args, out: &Out) -> Result<()> {
+async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) -> Result<()> {
     let say = |text: &str| say(out, text);
-    let mut receiver = Receiver::start(secret).await?;
     say(&format!(
         "{} on {}, in a temporary directory. It needs no model key and no other server.\n",
         out.paint(Style::Bold, "A whole run"),
         client.base()
     ))?;
 
-    let agent = client.create_agent(&assignment::parse(ASSIGNMENT)?).await?.value.agent;
-    say(&format!("  agent    {}  {}, from examples/invoices.yaml", agent.id, agent.name))?;
+    let agent = client
+        .create_agent(&assignment::parse(ASSIGNMENT)?)
+        .await?
+        .value
+        .agent;
+    say(&format!(
+        "  agent    {}  {}, from examples/invoices.yaml",
+        agent.id, agent.name
+    ))?;
     let sandbox = client.create_sandbox().await?.value.sandbox_id;
-    let file = client.upload(&sandbox, INVOICES_PATH, INVOICES.len() as u64, INVOICES.into()).await?.value;
-    say(&format!("  sandbox  {sandbox}  with {} ({} bytes)", file.path, file.size_bytes))?;
+    let file = client
+        .upload(
+            &sandbox,
+            INVOICES_PATH,
+            INVOICES.len() as u64,
+            INVOICES.into(),
+        )
+        .await?
+        .value;
+    say(&format!(
+        "  sandbox  {sandbox}  with {} ({} bytes)",
+        file.path, file.size_bytes
+    ))?;
     let body = json!({
         "agent_id": agent.id,
         "sandbox_id": sandbox,
@@ -87,7 +112,11 @@ async fn show(client: &Client, secret: &str, args: &Args, out: &Out) -> Result<(
         "webhook_url": receiver.url(),
     });
     let run = client.start_run(&body).await?.value.run;
-    say(&format!("  run      {}  with webhooks to {}\n", run.id, receiver.url()))?;
+    say(&format!(
+        "  run      {}  with webhooks to {}\n",
+        run.id,
+        receiver.url()
+    ))?;
 
     follow(client, &run, args, out).await?;
     let run = client.run(&run.id.to_string()).await?.value.run;
@@ -100,31 +129,50 @@ async fn show(client: &Client, secret: &str, args: &Args, out: &Out) -> Result<(
         webhook.id
     ))?;
 
-    let (_, pieces) = client.download(&sandbox, REPORT_PATH).await.context("there is no result file")?;
+    let (_, pieces) = client
+        .download(&sandbox, REPORT_PATH)
+        .await
+        .context("there is no result file")?;
     let report = pieces.try_fold(Vec::new(), |mut all, piece| async move {
         all.extend_from_slice(&piece);
         Ok(all)
     });
     let report = String::from_utf8_lossy(&report.await?).into_owned();
-    say(&format!("{} result file {REPORT_PATH}\n", out.paint(Style::Green, "✓")))?;
+    say(&format!(
+        "{} result file {REPORT_PATH}\n",
+        out.paint(Style::Green, "✓")
+    ))?;
     for line in printable(&report).trim_end().lines() {
         say(format!("  {} {line}", out.paint(Style::Dim, "│")).trim_end())?;
     }
-    let took_ms = run.completed_at.map_or(0, |end| end.ms_since(run.created_at));
+    let took_ms = run
+        .completed_at
+        .map_or(0, |end| end.ms_since(run.created_at));
     let line = format!("run {} completed in {took_ms} ms", run.id);
     say(&format!("\n{}\n", out.paint(Style::Bold, &line)))?;
     say(&out.paint(Style::Dim, "The same by hand, with curl and jq:"))?;
-    say(&format!("\n{}", by_hand::commands(client.base(), &receiver.url())?))?;
+    say(&format!(
+        "\n{}",
+        by_hand::commands(client.base(), &receiver.url())
+    ))?;
     Ok(())
 }
 
 async fn follow(client: &Client, run: &RunBody, args: &Args, out: &Out) -> Result<()> {
     let id = run.id.to_string();
-    let mut follow = Follow::new(client, &id, Some(run.created_at), out);
+    let mut follow = Follow::new(client, &id, run.created_at, out);
     while let Some(moment) = follow.next().await? {
-        let Moment::Asked(request) = moment else { continue };
+        let Moment::Asked(request) = moment else {
+            continue;
+        };
         let approved = args.yes || asked_on_terminal(&request, out).await?;
-        client.respond(&id, &request.id.to_string(), &json!({ "approved": approved })).await?;
+        client
+            .respond(
+                &id,
+                &request.id.to_string(),
+                &json!({ "approved": approved }),
+            )
+            .await?;
     }
     Ok(())
 }
@@ -135,7 +183,9 @@ async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bo
     }
     loop {
         out.prompt(&out.paint_note(Style::Yellow, "             Approve? [y/n] "))?;
-        let answer = terminal::read_line().await?.context("the approval was not answered")?;
+        let answer = terminal::read_line()
+            .await?
+            .context("the approval was not answered")?;
         match answer.trim().to_lowercase().as_str() {
             "y" | "yes" => return Ok(true),
             "n" | "no" => return Ok(false),
@@ -145,13 +195,19 @@ async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bo
 }
 
 async fn keep(client: &Client, key: &str, out: &Out) -> Result<()> {
-    say(out, "The server goes on until Ctrl-C:\n")?;
+    say(out, "\nThe server goes on until Ctrl-C:\n")?;
     say(out, &format!("  export ERRAND_URL={}", client.base()))?;
     say(out, &format!("  export ERRAND_API_KEY={key}"))?;
-    tokio::signal::ctrl_c().await.context("signals cannot be received")
+    tokio::signal::ctrl_c()
+        .await
+        .context("signals cannot be received")
 }
 
 /// What is for people; with `--json` it makes room for the events.
 fn say(out: &Out, text: &str) -> io::Result<()> {
-    if out.json() { out.note(text) } else { out.line(text) }
+    if out.json() {
+        out.note(text)
+    } else {
+        out.line(text)
+    }
 }

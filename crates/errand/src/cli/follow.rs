@@ -29,30 +29,39 @@ pub(super) struct Follow<'o> {
 }
 
 impl<'o> Follow<'o> {
-    /// `begin`: when the run was made, where that is known.
-    pub(super) fn new(client: &Client, run: &str, begin: Option<Timestamp>, out: &'o Out) -> Self {
-        Self { out, events: client.events(run), transcript: Transcript::new(out, begin), status: None }
+    /// `begin`: when the run was made.
+    pub(super) fn new(client: &Client, run: &str, begin: Timestamp, out: &'o Out) -> Self {
+        Self {
+            out,
+            events: client.events(run),
+            transcript: Transcript::new(out, Some(begin)),
+            status: None,
+        }
     }
 
     /// Prints what happens next. None once the run has ended.
     pub(super) async fn next(&mut self) -> Result<Option<Moment>> {
-        let Some(event) = self.events.next().await? else { return Ok(None) };
+        let Some(event) = self.events.next().await? else {
+            return Ok(None);
+        };
         if self.out.json() {
             let line = json!({ "id": event.id, "event": event.kind, "data": event.data });
             self.out.line(&line.to_string())?;
         }
         Ok(Some(match event.kind.as_str() {
             "message.created" => {
-                self.print(|transcript| Ok(transcript.message(&read::<MessageBody>(&event)?)))?;
+                self.print(Some(self.transcript.message(&read::<MessageBody>(&event)?)))?;
                 Moment::Other
             }
             "run.updated" => {
                 let run: RunBody = read(&event)?;
-                self.transcript.begin(run.created_at);
                 // What it waits for is worth a line; that it was told again is not.
-                let status = (run.status, run.waiting_on.as_ref().map(|waiting| waiting.kind.clone()));
+                let status = (
+                    run.status,
+                    run.waiting_on.as_ref().map(|waiting| waiting.kind.clone()),
+                );
                 if self.status.as_ref() != Some(&status) {
-                    self.print(|transcript| Ok(transcript.status(&run)))?;
+                    self.print(self.transcript.status(&run))?;
                     self.status = Some(status);
                 }
                 Moment::Other
@@ -62,11 +71,11 @@ impl<'o> Follow<'o> {
         }))
     }
 
-    fn print(&self, lines: impl FnOnce(&Transcript<'o>) -> Result<String>) -> Result<()> {
-        if !self.out.json() {
-            self.out.line(&lines(&self.transcript)?)?;
+    fn print(&self, lines: Option<String>) -> Result<()> {
+        match lines {
+            Some(lines) if !self.out.json() => Ok(self.out.line(&lines)?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -80,17 +89,29 @@ fn read<T: DeserializeOwned>(event: &ServerEvent) -> Result<T> {
 /// # Errors
 /// Where the run failed or was interrupted, too.
 pub(super) async fn to_the_end(client: &Client, run: &str, out: &Out) -> Result<()> {
-    let mut follow = Follow::new(client, run, None, out);
+    let begin = client.run(run).await?.value.run.created_at;
+    let mut follow = Follow::new(client, run, begin, out);
     while let Some(moment) = follow.next().await? {
-        if let Moment::Asked(request) = moment
-            && !out.json()
-        {
-            let how = if request.kind == "approval" { "--approve | --deny" } else { "--answer 'Question=Answer'" };
-            let hint = format!("answer with: errand runs respond {run} {how}");
-            out.note(&out.paint_note(Style::Dim, &hint))?;
+        let Moment::Asked(request) = moment else {
+            continue;
+        };
+        // The request may be one of long ago, answered since.
+        let pending = client.run(run).await?.value.pending_human_request;
+        if !out.json() && pending.is_some_and(|pending| pending.id == request.id) {
+            out.note(&out.paint_note(Style::Dim, &how_to_answer(run, &request)))?;
         }
     }
     ended_well(&client.run(run).await?.value.run)
+}
+
+/// The command that answers a request.
+pub(super) fn how_to_answer(run: &str, request: &PendingRequestBody) -> String {
+    let how = if request.kind == "approval" {
+        "--approve | --deny"
+    } else {
+        "--answer 'Question=Answer'"
+    };
+    format!("answer with: errand runs respond {run} {how}")
 }
 
 /// Nothing where a run is completed; else why not.

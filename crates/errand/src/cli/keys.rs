@@ -38,9 +38,17 @@ pub(super) enum Command {
 pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     let out = &with.out;
     let (place, request) = match command {
-        Command::Create { name, expires_in, place } => {
-            (place, AdminRequest::CreateKey { name, expires_in_ms: expires_in })
-        }
+        Command::Create {
+            name,
+            expires_in,
+            place,
+        } => (
+            place,
+            AdminRequest::CreateKey {
+                name,
+                expires_in_ms: expires_in,
+            },
+        ),
         Command::List { place } => (place, AdminRequest::ListKeys),
         Command::Delete { id, place } => (place, AdminRequest::DeleteKey { id }),
     };
@@ -57,7 +65,8 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             out.json_value(&json!({ "api_keys": keys, "total": keys.len() }))?;
         }
         AdminAnswer::Keys { keys } => {
-            let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+            let moment =
+                |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
             let rows = keys.into_iter().map(|key| {
                 [
                     key.id,
@@ -68,7 +77,10 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                     moment(key.expires_at),
                 ]
             });
-            out.table(&["id", "name", "key", "created", "last used", "expires"], rows)?;
+            out.table(
+                &["id", "name", "key", "created", "last used", "expires"],
+                rows,
+            )?;
         }
         AdminAnswer::KeyDeleted => out.note("The key is deleted; it works no more.")?,
         _ => return Err(strange_answer()),

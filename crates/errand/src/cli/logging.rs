@@ -7,7 +7,14 @@ use super::out::Out;
 use crate::config::{LogConfig, LogFormat, LogLevel};
 
 /// Libraries whose lines at `info` and below tell of their inside only.
-const QUIET: [&str; 6] = ["hyper", "hyper_util", "h2", "reqwest", "rustls", "refinery_core"];
+const QUIET: [&str; 6] = [
+    "hyper",
+    "hyper_util",
+    "h2",
+    "reqwest",
+    "rustls",
+    "refinery_core",
+];
 
 /// Sets the process's log up. Once.
 ///
@@ -16,7 +23,9 @@ const QUIET: [&str; 6] = ["hyper", "hyper_util", "h2", "reqwest", "rustls", "ref
 pub(super) fn start(config: &LogConfig, out: &Out) -> Result<()> {
     let mut filter = config.level.as_str().to_owned();
     if !matches!(config.level, LogLevel::Trace | LogLevel::Error) {
-        QUIET.iter().for_each(|library| filter.push_str(&format!(",{library}=warn")));
+        QUIET
+            .iter()
+            .for_each(|library| filter.push_str(&format!(",{library}=warn")));
     }
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::builder().parse_lossy(filter))

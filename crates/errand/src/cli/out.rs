@@ -88,8 +88,16 @@ impl Out {
         stdout: impl Write + Send + 'static,
         stderr: impl Write + Send + 'static,
     ) -> Self {
-        let sink = |to: Box<dyn Write + Send>| Sink { to: Mutex::new(to), colours: false, terminal: false };
-        Self { json, stdout: sink(Box::new(stdout)), stderr: sink(Box::new(stderr)) }
+        let sink = |to: Box<dyn Write + Send>| Sink {
+            to: Mutex::new(to),
+            colours: false,
+            terminal: false,
+        };
+        Self {
+            json,
+            stdout: sink(Box::new(stdout)),
+            stderr: sink(Box::new(stderr)),
+        }
     }
 
     /// Whether results are printed for programs.
@@ -188,7 +196,10 @@ impl Out {
         }
         table.set_header(header.iter().map(|name| name.to_uppercase()));
         for row in rows {
-            table.add_row(row.into_iter().map(|cell| printable(&cell).replace('\n', " ")));
+            table.add_row(
+                row.into_iter()
+                    .map(|cell| printable(&cell).replace('\n', " ")),
+            );
         }
         // The first column begins at the line's first character, and nothing stands after the last.
         for column in table.column_iter_mut() {
@@ -211,14 +222,22 @@ impl Out {
 
     /// An error with its causes, and nothing if even that cannot be printed.
     pub fn error(&self, error: &(dyn Error + 'static)) {
-        let text = format!("{} {}", self.paint_note(Style::Red, "error:"), printable(&chain(error)));
+        let text = format!(
+            "{} {}",
+            self.paint_note(Style::Red, "error:"),
+            printable(&chain(error))
+        );
         // There is nowhere left to tell of it.
         drop(self.note(&text));
     }
 }
 
 fn paint(colours: bool, style: Style, text: &str) -> String {
-    if colours { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
+    if colours {
+        format!("\x1b[{}m{text}\x1b[0m", style.code())
+    } else {
+        text.to_owned()
+    }
 }
 
 /// An error and its causes in one line; a cause that its effect has told already is left out.
@@ -286,7 +305,11 @@ pub(crate) mod tests {
     /// An output and what it printed: to standard output, to standard error.
     pub(crate) fn memory(json: bool) -> (Out, Printed, Printed) {
         let (stdout, stderr) = (Printed::default(), Printed::default());
-        (Out::into_writers(json, stdout.clone(), stderr.clone()), stdout, stderr)
+        (
+            Out::into_writers(json, stdout.clone(), stderr.clone()),
+            stdout,
+            stderr,
+        )
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -298,7 +321,10 @@ pub(crate) mod tests {
         let (out, stdout, stderr) = memory(false);
         out.error(&Outer(io::Error::other("the disk is on fire")));
         assert_eq!(stdout.text(), "");
-        assert_eq!(stderr.text(), "error: the file cannot be read: the disk is on fire\n");
+        assert_eq!(
+            stderr.text(),
+            "error: the file cannot be read: the disk is on fire\n"
+        );
     }
 
     #[test]
@@ -313,7 +339,8 @@ pub(crate) mod tests {
     fn a_table_has_plain_columns() {
         let (out, stdout, _) = memory(false);
         let rows = [["a", "first\nsecond"], ["longer", "\x1b[2Jthird"]];
-        out.table(&["id", "text"], rows.map(|row| row.map(str::to_owned))).unwrap();
+        out.table(&["id", "text"], rows.map(|row| row.map(str::to_owned)))
+            .unwrap();
         assert_eq!(
             stdout.text(),
             "ID      TEXT\na       first second\nlonger  \\u{1b}[2Jthird\n"

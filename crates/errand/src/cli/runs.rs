@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args, Subcommand};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
-use errand_core::wire::RunBody;
 use serde_json::{Map, Value, json};
 
 use super::agents::{Paging, id_of, note_the_rest};
@@ -150,7 +149,9 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             show(&reply.value, out)
         }
         Command::Messages(args) => messages(args, with).await,
-        Command::Follow(One { run, remote }) => follow::to_the_end(&with.client(&remote)?, &run, out).await,
+        Command::Follow(One { run, remote }) => {
+            follow::to_the_end(&with.client(&remote)?, &run, out).await
+        }
         Command::Message(Message { run, text, remote }) => {
             let reply = with.client(&remote)?.post_message(&run, &text).await?;
             if out.json() {
@@ -164,7 +165,13 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&reply.text)?);
             }
-            Ok(out.note(reply.value.message.as_deref().unwrap_or("The run is interrupted."))?)
+            Ok(out.note(
+                reply
+                    .value
+                    .message
+                    .as_deref()
+                    .unwrap_or("The run is interrupted."),
+            )?)
         }
         Command::Retry(One { run, remote }) => {
             let reply = with.client(&remote)?.retry(&run).await?;
@@ -190,8 +197,16 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
         }
     }
     let mut body = Map::from_iter([("agent_id".to_owned(), json!(agent))]);
-    let given = [("sandbox_id", sandbox), ("message", args.message), ("webhook_url", args.webhook)];
-    body.extend(given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))));
+    let given = [
+        ("sandbox_id", sandbox),
+        ("message", args.message),
+        ("webhook_url", args.webhook),
+    ];
+    body.extend(
+        given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))),
+    );
     let started = client.start_run(&Value::Object(body)).await?;
     let run = started.value.run.id.to_string();
     match (args.follow, out.json()) {
@@ -209,8 +224,15 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
 async fn list(args: List, with: &Surroundings) -> Result<()> {
     let (out, page) = (&with.out, &args.page);
     let client = with.client(&args.remote)?;
-    let mut query = vec![("limit", page.limit.to_string()), ("offset", page.offset.to_string())];
-    query.extend(args.statuses.iter().map(|status| ("status", status.as_str().to_owned())));
+    let mut query = vec![
+        ("limit", page.limit.to_string()),
+        ("offset", page.offset.to_string()),
+    ];
+    query.extend(
+        args.statuses
+            .iter()
+            .map(|status| ("status", status.as_str().to_owned())),
+    );
     if let Some(agent) = &args.agent {
         query.push(("agent_id", id_of(&client, agent).await?));
     }
@@ -241,7 +263,10 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
         ("agent", run.agent_id.to_string()),
         ("build", run.build_id.to_string()),
         ("status", run.status.as_str().to_owned()),
-        ("sandbox", run.sandbox_id.clone().unwrap_or_else(|| "-".to_owned())),
+        (
+            "sandbox",
+            run.sandbox_id.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
         ("created", run.created_at.to_string()),
         ("started", moment(run.started_at)),
         ("ended", moment(run.completed_at)),
@@ -250,23 +275,24 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
     .map(|(name, value)| [name.to_owned(), value])
     .to_vec();
     if let Some(waiting) = &run.waiting_on {
-        rows.push(["waits for".to_owned(), format!("{}: {}", waiting.kind, waiting.next)]);
+        rows.push([
+            "waits for".to_owned(),
+            format!("{}: {}", waiting.kind, waiting.next),
+        ]);
     }
     if let Some(error) = &run.error {
-        rows.push(["error".to_owned(), format!("{} ({})", error.message, error.code)]);
+        rows.push([
+            "error".to_owned(),
+            format!("{} ({})", error.message, error.code),
+        ]);
     }
     out.table(&["run", ""], rows)?;
     if let Some(request) = &reply.pending_human_request {
         out.line("")?;
         out.line(&super::out::printable(&question(request)))?;
-        out.note(&format!("answer with: {}", how_to_answer(run, &request.kind)))?;
+        out.note(&follow::how_to_answer(&run.id.to_string(), request))?;
     }
     Ok(())
-}
-
-fn how_to_answer(run: &RunBody, kind: &str) -> String {
-    let how = if kind == "approval" { "--approve | --deny" } else { "--answer 'Question=Answer'" };
-    format!("errand runs respond {} {how}", run.id)
 }
 
 async fn messages(args: Messages, with: &Surroundings) -> Result<()> {
@@ -308,12 +334,17 @@ async fn respond(args: Respond, with: &Surroundings) -> Result<()> {
             anyhow::bail!("run {} asks nothing; it is {status}", args.run)
         }
     };
-    let questions = pending.filter(|pending| pending.id.to_string() == request).and_then(|pending| pending.questions);
+    let questions = pending
+        .filter(|pending| pending.id.to_string() == request)
+        .and_then(|pending| pending.questions);
     let mut body = Map::new();
     if args.approve || args.deny {
         body.insert("approved".to_owned(), json!(args.approve));
     } else {
-        body.insert("answers".to_owned(), answers::parse(&args.answer, &questions.unwrap_or_default())?);
+        body.insert(
+            "answers".to_owned(),
+            answers::parse(&args.answer, &questions.unwrap_or_default())?,
+        );
     }
     if let Some(reason) = args.reason {
         body.insert("reason".to_owned(), json!(reason));

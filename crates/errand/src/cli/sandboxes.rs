@@ -82,19 +82,38 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             }
             out.line(&created.value.sandbox_id)?;
         }
-        Command::Ls { sandbox, path, remote } => {
+        Command::Ls {
+            sandbox,
+            path,
+            remote,
+        } => {
             let list = with.client(&remote)?.files(&sandbox, &path).await?;
             if out.json() {
                 return Ok(out.json_text(&list.text)?);
             }
             let rows = list.value.files.into_iter().map(|file| {
                 let is_dir = file.kind == "dir";
-                let size = file.size_bytes.filter(|_| !is_dir).map(|size| size.to_string());
-                [size.unwrap_or_else(|| "-".to_owned()), if is_dir { format!("{}/", file.path) } else { file.path }]
+                let size = file
+                    .size_bytes
+                    .filter(|_| !is_dir)
+                    .map(|size| size.to_string());
+                [
+                    size.unwrap_or_else(|| "-".to_owned()),
+                    if is_dir {
+                        format!("{}/", file.path)
+                    } else {
+                        file.path
+                    },
+                ]
             });
             out.table(&["bytes", "path"], rows)?;
         }
-        Command::Upload { sandbox, files, to, remote } => {
+        Command::Upload {
+            sandbox,
+            files,
+            to,
+            remote,
+        } => {
             if files.len() > 1 && !to.ends_with('/') {
                 bail!("--to takes a directory with `/` at its end where there are several files");
             }
@@ -108,10 +127,18 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 }
             }
         }
-        Command::Download { sandbox, path, output, force, remote } => {
+        Command::Download {
+            sandbox,
+            path,
+            output,
+            force,
+            remote,
+        } => {
             let client = with.client(&remote)?;
             match output {
-                Some(output) if output.as_os_str() == "-" => print(&client, &sandbox, &path, out).await?,
+                Some(output) if output.as_os_str() == "-" => {
+                    print(&client, &sandbox, &path, out).await?
+                }
                 output => {
                     let output = output.map_or_else(|| own_name(&path), Ok)?;
                     download(&client, &sandbox, &path, &output, force, out).await?;
@@ -140,7 +167,11 @@ pub(super) async fn upload(
     let unreadable = || format!("{} cannot be read", file.display());
     let name = file.file_name().and_then(|name| name.to_str());
     let name = name.with_context(|| format!("{} has no name that can be sent", file.display()))?;
-    let to = if to.ends_with('/') { format!("{to}{name}") } else { to.to_owned() };
+    let to = if to.ends_with('/') {
+        format!("{to}{name}")
+    } else {
+        to.to_owned()
+    };
     let opened = tokio::fs::File::open(file).await.with_context(unreadable)?;
     let meta = opened.metadata().await.with_context(unreadable)?;
     if !meta.is_file() {
@@ -148,8 +179,11 @@ pub(super) async fn upload(
     }
     let bar = progress(out, name, Some(meta.len()));
     let moved = bar.clone();
-    let pieces = ReaderStream::with_capacity(opened, PIECE_BYTES).inspect_ok(move |piece| moved.inc(piece.len() as u64));
-    let uploaded = client.upload(sandbox, &to, meta.len(), reqwest::Body::wrap_stream(pieces)).await;
+    let pieces = ReaderStream::with_capacity(opened, PIECE_BYTES)
+        .inspect_ok(move |piece| moved.inc(piece.len() as u64));
+    let uploaded = client
+        .upload(sandbox, &to, meta.len(), reqwest::Body::wrap_stream(pieces))
+        .await;
     bar.finish_and_clear();
     uploaded.with_context(|| format!("{} was not uploaded", file.display()))
 }
@@ -169,7 +203,10 @@ async fn download(
     let mut pieces = std::pin::pin!(pieces);
     let bar = progress(out, path, length);
     // Under its final name it appears whole, or not at all.
-    let dir = output.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = output
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let unwritable = || format!("{} cannot be written", output.display());
     let beside = tempfile::NamedTempFile::new_in(dir).with_context(unwritable)?;
     let mut file = tokio::fs::File::from_std(beside.reopen().with_context(unwritable)?);
@@ -180,7 +217,11 @@ async fn download(
     }
     file.flush().await.with_context(unwritable)?;
     bar.finish_and_clear();
-    let kept = if force { beside.persist(output) } else { beside.persist_noclobber(output) };
+    let kept = if force {
+        beside.persist(output)
+    } else {
+        beside.persist_noclobber(output)
+    };
     kept.map_err(|error| error.error).with_context(unwritable)?;
     // A temporary file is its owner's alone; a download is like any other file that a command makes.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -208,7 +249,9 @@ fn progress(out: &Out, name: &str, length: Option<u64>) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    let style = ProgressStyle::with_template("{msg}  {bar:30}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}");
+    let style = ProgressStyle::with_template(
+        "{msg}  {bar:30}  {bytes}/{total_bytes}  {bytes_per_sec}  {eta}",
+    );
     if let Ok(style) = style {
         bar.set_style(style.progress_chars("━━ "));
     }

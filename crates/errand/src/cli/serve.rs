@@ -28,7 +28,12 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
     let dir = config.server.data_dir.clone();
     let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
     let mut app = App::start(config, listener, Ingredients::of_system()?).await?;
-    let admin = Admin::new(app.store().clone(), random_bytes()?, Clock::System, app.url().to_owned());
+    let admin = Admin::new(
+        app.store().clone(),
+        random_bytes()?,
+        Clock::System,
+        app.url().to_owned(),
+    );
     let socket = match AdminSocket::start(&dir, admin) {
         Ok(socket) => Some(socket),
         Err(error) => {
@@ -45,7 +50,10 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
         () = stop.told() => None,
         why = app.ended() => Some(why),
     };
-    tracing::info!("stopping: no new work, and up to {} s for what is in progress", grace.as_secs());
+    tracing::info!(
+        "stopping: no new work, and up to {} s for what is in progress",
+        grace.as_secs()
+    );
     let stopped = async {
         if let Some(socket) = socket {
             socket.shut_down().await;

@@ -25,7 +25,9 @@ pub(super) async fn read_line() -> Result<Option<String>> {
         let read = io::Read::take(io::stdin().lock(), LINE_BYTES_MAX).read_line(&mut line)?;
         Ok::<_, io::Error>((read > 0).then(|| line.trim_end_matches(['\n', '\r']).to_owned()))
     };
-    let line = tokio::task::spawn_blocking(read).await.context("reading was cut off")?;
+    let line = tokio::task::spawn_blocking(read)
+        .await
+        .context("reading was cut off")?;
     line.context("standard input cannot be read")
 }
 
@@ -47,8 +49,9 @@ pub(super) async fn new_password(out: &Out) -> Result<String> {
 }
 
 async fn ask_hidden(out: &Out, question: &str) -> Result<String> {
-    out.prompt(question)?;
+    // Silent before it is asked: whoever types at once is not shown either.
     let silence = Silence::begin()?;
+    out.prompt(question)?;
     let read = tokio::select! {
         read = read_line() => read,
         _ = tokio::signal::ctrl_c() => Ok(None),

@@ -1,4 +1,4 @@
-//! The command line's form, and its commands on a server's own directory.
+//! The command line's form, and its commands on a directory and against a server of their own.
 
 use clap::CommandFactory as _;
 
@@ -80,38 +80,67 @@ async fn printed(line: &str, dir: &std::path::Path) -> Result<String> {
 #[tokio::test]
 async fn a_key_is_printed_alone_and_listed_without_its_secret() {
     let dir = tempfile::tempdir().unwrap();
-    let key = printed("keys create --name first --expires-in 30d", dir.path()).await.unwrap();
+    let key = printed("keys create --name first --expires-in 30d", dir.path())
+        .await
+        .unwrap();
     let secret = key.strip_suffix('\n').unwrap();
-    assert!(crate::secret_key::ApiKeySecret::parse(secret).is_some(), "{key}");
+    assert!(
+        crate::secret_key::ApiKeySecret::parse(secret).is_some(),
+        "{key}"
+    );
 
     let list = printed("keys list", dir.path()).await.unwrap();
-    assert!(list.contains("first") && list.contains(&secret[..9]) && !list.contains(secret), "{list}");
+    assert!(
+        list.contains("first") && list.contains(&secret[..9]) && !list.contains(secret),
+        "{list}"
+    );
     let list: serde_json::Value =
         serde_json::from_str(&printed("keys list --json", dir.path()).await.unwrap()).unwrap();
     assert_eq!(list["total"], 1);
 
     let id = list["api_keys"][0]["id"].as_str().unwrap().to_owned();
-    assert_eq!(printed(&format!("keys delete {id}"), dir.path()).await.unwrap(), "");
-    let again = printed(&format!("keys delete {id}"), dir.path()).await.unwrap_err();
+    assert_eq!(
+        printed(&format!("keys delete {id}"), dir.path())
+            .await
+            .unwrap(),
+        ""
+    );
+    let again = printed(&format!("keys delete {id}"), dir.path())
+        .await
+        .unwrap_err();
     assert!(again.to_string().contains("errand keys list"), "{again}");
 }
 
 #[tokio::test]
 async fn a_link_begins_with_the_outer_address_and_the_webhook_secret_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let link = printed("users link ann@example.com", dir.path()).await.unwrap();
-    assert!(link.starts_with("http://127.0.0.1:8700/set-up/") && link.lines().count() == 1, "{link}");
+    let link = printed("users link ann@example.com", dir.path())
+        .await
+        .unwrap();
+    assert!(
+        link.starts_with("http://127.0.0.1:8700/set-up/") && link.lines().count() == 1,
+        "{link}"
+    );
     let secret = printed("webhooks secret", dir.path()).await.unwrap();
     assert!(secret.starts_with("whsec_"), "{secret}");
-    assert_eq!(printed("webhooks secret", dir.path()).await.unwrap(), secret);
+    assert_eq!(
+        printed("webhooks secret", dir.path()).await.unwrap(),
+        secret
+    );
 }
 
 #[tokio::test]
 async fn every_setting_is_listed_with_its_origin() {
     let dir = tempfile::tempdir().unwrap();
     let table = printed("config", dir.path()).await.unwrap();
-    let line = table.lines().find(|line| line.starts_with("server.data_dir")).unwrap();
-    assert!(line.contains("ERRAND_SERVER__DATA_DIR") && line.contains("./errand-data"), "{line}");
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("server.data_dir"))
+        .unwrap();
+    assert!(
+        line.contains("ERRAND_SERVER__DATA_DIR") && line.contains("./errand-data"),
+        "{line}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&printed("config --json", dir.path()).await.unwrap()).unwrap();
     assert_eq!(json.as_array().unwrap().len(), table.lines().count() - 1);
@@ -122,4 +151,162 @@ async fn a_command_for_the_api_says_how_to_get_a_key() {
     let dir = tempfile::tempdir().unwrap();
     let error = printed("runs list", dir.path()).await.unwrap_err();
     assert!(error.to_string().contains("errand keys create"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_shows_a_run_from_one_end_to_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = printed("demo --yes", dir.path()).await.unwrap();
+    for part in [
+        "→ read_file  path: /workspace/invoices.csv",
+        "? Pay 5280 EUR for 5 invoices?",
+        "✓ approved",
+        "● completed",
+        "webhook run_completed received, signature verified",
+        "│ | 2026-1062 | Harbour Office Rent | 2026-12-05 | 2950 |",
+        "│ All of them are released for payment.",
+        "curl -sS",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let line = shown.lines().find(|line| line.starts_with("run ")).unwrap();
+    assert!(
+        line.contains(" completed in ") && line.ends_with(" ms"),
+        "{line}"
+    );
+    assert!(
+        !shown.contains('\x1b'),
+        "no colours where there is no terminal: {shown}"
+    );
+}
+
+/// A server, and the variables by which commands find it.
+async fn server(dir: &std::path::Path) -> (crate::app::App, BTreeMap<String, String>) {
+    use crate::admin::{Admin, AdminAnswer, AdminRequest};
+    use crate::app::{App, Ingredients};
+
+    let flags = Flags {
+        data_dir: Some(dir.to_str().unwrap().to_owned()),
+        ..Flags::default()
+    };
+    let config = settings::load(&flags, &BTreeMap::new(), None).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let app = App::start(config, listener, Ingredients::of_system().unwrap())
+        .await
+        .unwrap();
+    let clock = errand_engine::clock::Clock::System;
+    let admin = Admin::new(app.store().clone(), [1; 32], clock, app.url().to_owned());
+    let request = AdminRequest::CreateKey {
+        name: "test".to_owned(),
+        expires_in_ms: None,
+    };
+    let Ok(AdminAnswer::Key { secret, .. }) = admin.execute(request).await else {
+        panic!("a key")
+    };
+    let url = app.url().to_owned();
+    (
+        app,
+        [("ERRAND_URL", url), ("ERRAND_API_KEY", secret)]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+    )
+}
+
+/// Runs a command line, its words given, against a server; gives what it printed on standard output.
+async fn called(words: &[&str], env: &BTreeMap<String, String>) -> Result<String> {
+    let cli = Cli::try_parse_from(std::iter::once(&"errand").chain(words))?;
+    let (out, stdout, _) = memory(cli.json);
+    dispatch(
+        cli.command,
+        &Surroundings {
+            out,
+            env: env.clone(),
+        },
+    )
+    .await?;
+    Ok(stdout.text())
+}
+
+fn example(name: &str) -> String {
+    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_started_answered_and_read_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, env) = server(dir.path()).await;
+    let agent = called(&["agents", "create", &example("invoices.yaml")], &env)
+        .await
+        .unwrap();
+    assert!(
+        called(&["agents", "list"], &env)
+            .await
+            .unwrap()
+            .contains(agent.trim())
+    );
+    let csv = example("invoices.csv");
+    let run = called(
+        &[
+            "runs",
+            "start",
+            "Pay invoices",
+            "--file",
+            &csv,
+            "--message",
+            "Pay.",
+        ],
+        &env,
+    )
+    .await
+    .unwrap();
+    let run = run.trim();
+
+    // The stream tells when it asks; the answer is given by another command.
+    let (out, ..) = memory(false);
+    let client = Surroundings {
+        out,
+        env: env.clone(),
+    }
+    .client(&Remote::default())
+    .unwrap();
+    let mut events = client.events(run);
+    while events.next().await.unwrap().unwrap().kind != "human_request.created" {}
+    let get = called(&["runs", "get", run], &env).await.unwrap();
+    assert!(get.contains("Pay 5280 EUR for 5 invoices?"), "{get}");
+    called(
+        &["runs", "respond", run, "--approve", "--reason", "fine"],
+        &env,
+    )
+    .await
+    .unwrap();
+
+    let followed = called(&["runs", "follow", run], &env).await.unwrap();
+    assert!(
+        followed.contains("✓ approved: fine") && followed.ends_with("● completed\n"),
+        "{followed}"
+    );
+    let messages = called(&["runs", "messages", run], &env).await.unwrap();
+    assert!(
+        messages.starts_with("     0 ms  › Pay.\n") && messages.contains("• Released 5280 EUR."),
+        "{messages}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&called(&["--json", "runs", "get", run], &env).await.unwrap())
+            .unwrap();
+    let sandbox = json["run"]["sandbox_id"].as_str().unwrap();
+    let report = called(
+        &["sandboxes", "download", sandbox, "report.md", "-o", "-"],
+        &env,
+    )
+    .await
+    .unwrap();
+    assert!(report.starts_with("# Invoices\n"), "{report}");
+    let late = called(&["runs", "respond", run, "--deny"], &env)
+        .await
+        .unwrap_err();
+    assert!(
+        late.to_string().contains("asks nothing; it is completed"),
+        "{late}"
+    );
+    app.shut_down().await;
 }

@@ -37,27 +37,48 @@ impl<'o> Transcript<'o> {
     pub(super) fn message(&self, message: &MessageBody) -> String {
         let text = message.text_content.as_deref().unwrap_or_default();
         let (mark, style, text) = match message.kind.as_str() {
-            "tool_call" => ("→", Some(Style::Cyan), message.tool_call.as_ref().map(call).unwrap_or_default()),
+            "tool_call" => (
+                "→",
+                Some(Style::Cyan),
+                message.tool_call.as_ref().map(call).unwrap_or_default(),
+            ),
             "tool_result" => match message.tool_result.as_ref() {
-                Some(result) if result.error.is_some() => {
-                    ("✗", Some(Style::Red), result.error.clone().unwrap_or_default())
-                }
+                Some(result) if result.error.is_some() => (
+                    "✗",
+                    Some(Style::Red),
+                    result.error.clone().unwrap_or_default(),
+                ),
                 result => {
                     let value = result.and_then(|result| result.result.as_ref());
-                    ("←", Some(Style::Dim), value.map(brief_result).unwrap_or_default())
+                    (
+                        "←",
+                        Some(Style::Dim),
+                        value.map(brief_value).unwrap_or_default(),
+                    )
                 }
             },
             "human_request" => {
                 let request = message.human_request.as_ref();
-                ("?", Some(Style::Yellow), request.map_or_else(|| text.to_owned(), question))
+                (
+                    "?",
+                    Some(Style::Yellow),
+                    request.map_or_else(|| text.to_owned(), question),
+                )
             }
             "human_response" => {
                 let response = message.human_response.as_ref();
-                let said = response.and_then(|response| response.response.as_deref()).unwrap_or("closed");
+                let said = response
+                    .and_then(|response| response.response.as_deref())
+                    .unwrap_or("closed");
                 let reason = response.and_then(|response| response.reason.as_deref());
-                let text = reason.map_or_else(|| said.to_owned(), |reason| format!("{said}: {reason}"));
+                let text =
+                    reason.map_or_else(|| said.to_owned(), |reason| format!("{said}: {reason}"));
                 let good = !matches!(said, "denied" | "expired" | "closed");
-                (if good { "✓" } else { "✗" }, Some(if good { Style::Green } else { Style::Red }), text)
+                (
+                    if good { "✓" } else { "✗" },
+                    Some(if good { Style::Green } else { Style::Red }),
+                    text,
+                )
             }
             "error" => ("✗", Some(Style::Red), text.to_owned()),
             _ if message.role == "user" => ("›", Some(Style::Bold), text.to_owned()),
@@ -66,29 +87,38 @@ impl<'o> Transcript<'o> {
         self.lines(message.timestamp, mark, style, &text)
     }
 
-    /// A line on what a run's status has become.
-    pub(super) fn status(&self, run: &RunBody) -> String {
+    /// A line on what a run's status has become. None where the messages tell it anyhow.
+    pub(super) fn status(&self, run: &RunBody) -> Option<String> {
         let style = match run.status {
             Status::Completed => Style::Green,
             Status::Failed | Status::Interrupted => Style::Red,
-            Status::Waiting => Style::Yellow,
-            Status::Pending | Status::Starting | Status::Running => Style::Dim,
+            Status::Pending | Status::Starting | Status::Running | Status::Waiting => Style::Dim,
         };
-        let mut text = run.status.as_str().to_owned();
-        match (&run.error, &run.waiting_on) {
-            (Some(error), _) => text.push_str(&format!(": {} ({})", error.message, error.code)),
-            (None, Some(waiting)) if matches!(waiting.kind.as_str(), "timer" | "retry" | "sandbox" | "place") => {
-                text.push_str(&format!(": {}", waiting.next));
+        let waiting = run.waiting_on.as_ref();
+        let waiting = waiting
+            .filter(|waiting| matches!(waiting.kind.as_str(), "timer" | "retry" | "sandbox"));
+        let text = match (run.status, &run.error, waiting) {
+            (status, Some(error), _) => {
+                format!("{}: {} ({})", status.as_str(), error.message, error.code)
             }
-            _ => {}
-        }
-        self.lines(run.updated_at, "●", Some(style), &text)
+            (status, None, Some(waiting)) => format!("{}: {}", status.as_str(), waiting.next),
+            (Status::Starting | Status::Running | Status::Waiting, ..) => return None,
+            (status, ..) => status.as_str().to_owned(),
+        };
+        Some(self.lines(run.updated_at, "●", Some(style), &text))
     }
 
     fn lines(&self, at: Timestamp, mark: &str, style: Option<Style>, text: &str) -> String {
-        let paint = |text: &str| style.map_or_else(|| text.to_owned(), |style| self.out.paint(style, text));
-        let time = self.begin.map(|begin| format!("{:>TIME_CHARS$}", duration(at.ms_since(begin))));
-        let indent = " ".repeat(if self.begin.is_some() { TIME_CHARS + 4 } else { 2 });
+        let paint =
+            |text: &str| style.map_or_else(|| text.to_owned(), |style| self.out.paint(style, text));
+        let time = self
+            .begin
+            .map(|begin| format!("{:>TIME_CHARS$}", duration(at.ms_since(begin))));
+        let indent = " ".repeat(if self.begin.is_some() {
+            TIME_CHARS + 4
+        } else {
+            2
+        });
         let mut shown = match time {
             Some(time) => format!("{}  {} ", self.out.paint(Style::Dim, &time), paint(mark)),
             None => format!("{} ", paint(mark)),
@@ -134,18 +164,16 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
 }
 
 fn call(call: &ToolCallBody) -> String {
-    let mut text = call.name.clone();
-    for (name, value) in call.arguments.iter().flatten() {
-        let shown = match value {
-            Value::String(text) => brief(text),
-            value => brief(&value.to_string()),
-        };
-        text.push_str(&format!("  {name}: {shown}"));
-    }
-    text
+    let mut arguments: Vec<_> = call.arguments.iter().flatten().collect();
+    // What a call is about is short; what it carries is not.
+    arguments.sort_by_key(|(_, value)| value.as_str().is_some_and(|text| text.contains('\n')));
+    let shown = arguments
+        .into_iter()
+        .map(|(name, value)| format!("  {name}: {}", brief_value(value)));
+    call.name.clone() + &shown.collect::<String>()
 }
 
-fn brief_result(value: &Value) -> String {
+fn brief_value(value: &Value) -> String {
     match value {
         Value::String(text) => brief(text),
         value => brief(&value.to_string()),
@@ -186,7 +214,10 @@ mod tests {
 
     fn shown(mut message: Value) -> String {
         let fields = message.as_object_mut().unwrap();
-        fields.insert("id".to_owned(), json!("0193b0e2-0000-7000-8000-000000000000"));
+        fields.insert(
+            "id".to_owned(),
+            json!("0193b0e2-0000-7000-8000-000000000000"),
+        );
         fields.insert("timestamp".to_owned(), json!(AT));
         fields.entry("role").or_insert_with(|| json!("assistant"));
         let (out, ..) = memory(false);
@@ -199,10 +230,16 @@ mod tests {
         let lines = [
             shown(json!({"type": "text", "role": "user", "text_content": "Pay.\nSoon."})),
             shown(json!({"type": "text", "text_content": "I pay."})),
-            shown(json!({"type": "tool_call", "tool_call": {"id": "1", "name": "write_file",
-                "arguments": {"path": "/workspace/a", "content": "x\ny\n", "n": 3}}})),
-            shown(json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "result": "x".repeat(200)}})),
-            shown(json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "error": "no such file"}})),
+            shown(
+                json!({"type": "tool_call", "tool_call": {"id": "1", "name": "write_file",
+                "arguments": {"path": "/workspace/a", "content": "x\ny\n", "n": 3}}}),
+            ),
+            shown(
+                json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "result": "x".repeat(200)}}),
+            ),
+            shown(
+                json!({"type": "tool_result", "role": "tool", "tool_result": {"tool_call_id": "1", "error": "no such file"}}),
+            ),
             shown(json!({"type": "human_response", "role": "user",
                 "human_response": {"request_id": "0193b0e2-0000-7000-8000-000000000000", "response": "denied", "reason": "too much"}})),
             shown(json!({"type": "error", "text_content": "the model is gone"})),
@@ -211,7 +248,7 @@ mod tests {
             lines.join("\n"),
             format!(
                 "   123 ms  › Pay.\n             Soon.\n   123 ms  • I pay.\n   \
-                 123 ms  → write_file  content: x … (2 lines)  n: 3  path: /workspace/a\n   \
+                 123 ms  → write_file  n: 3  path: /workspace/a  content: x … (2 lines)\n   \
                  123 ms  ← {}… (200 bytes)\n   123 ms  ✗ no such file\n   123 ms  ✗ denied: too much\n   \
                  123 ms  ✗ the model is gone",
                 "x".repeat(CUT_CHARS)
@@ -222,10 +259,12 @@ mod tests {
     #[test]
     fn a_request_shows_the_exact_call_uncut() {
         let long = "y".repeat(500);
-        let text = shown(json!({"type": "human_request", "text_content": "Pay?", "human_request": {
+        let text = shown(
+            json!({"type": "human_request", "text_content": "Pay?", "human_request": {
             "id": "0193b0e2-0000-7000-8000-000000000000", "title": "Pay?", "description": null, "created_at": AT,
             "type": "approval", "expires_at": null,
-            "tool_call": {"id": "1", "name": "pay", "arguments": {"to": long, "hidden": "\u{202e}"}}}}));
+            "tool_call": {"id": "1", "name": "pay", "arguments": {"to": long, "hidden": "\u{202e}"}}}}),
+        );
         assert!(text.contains(&long), "{text}");
         assert!(text.contains("\\u{202e}"), "{text}");
     }
@@ -233,6 +272,9 @@ mod tests {
     #[test]
     fn times_are_short() {
         let shown = [0, 9_999, 12_345, 59 * 60_000, 3 * 3_600_000, 48 * 3_600_000].map(duration);
-        assert_eq!(shown, ["0 ms", "9999 ms", "12.3 s", "59 min", "180 min", "48 h"]);
+        assert_eq!(
+            shown,
+            ["0 ms", "9999 ms", "12.3 s", "59 min", "180 min", "48 h"]
+        );
     }
 }

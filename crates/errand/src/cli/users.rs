@@ -58,9 +58,13 @@ impl From<RoleName> for Role {
 pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     let out = &with.out;
     let (place, request) = match command {
-        Command::Link { email, role, place } => {
-            (place, AdminRequest::LinkUser { email, role: role.map(Role::from) })
-        }
+        Command::Link { email, role, place } => (
+            place,
+            AdminRequest::LinkUser {
+                email,
+                role: role.map(Role::from),
+            },
+        ),
         Command::SetPassword { email, place } => {
             let password = terminal::new_password(out).await?;
             let phc_hash = PasswordHash(hash_password(&password)?);
@@ -68,13 +72,23 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         }
     };
     match reach::execute(&with.settings_of(&place)?, request).await? {
-        AdminAnswer::Link { url, expires_at, holder } if out.json() => {
+        AdminAnswer::Link {
+            url,
+            expires_at,
+            holder,
+        } if out.json() => {
             out.json_value(&json!({ "url": url, "expires_at": expires_at, "holder": holder }))?;
         }
-        AdminAnswer::Link { url, expires_at, holder } => {
+        AdminAnswer::Link {
+            url,
+            expires_at,
+            holder,
+        } => {
             out.line(&url)?;
             let whose = match holder {
-                LinkHolder::User => "for a user who was there already; older links of theirs work no more",
+                LinkHolder::User => {
+                    "for a user who was there already; older links of theirs work no more"
+                }
                 LinkHolder::FirstOwner => "whoever opens it becomes the server's owner",
                 LinkHolder::NewUser => "for a new user",
             };

@@ -46,7 +46,14 @@ type Body = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
 
 impl Events {
     pub(super) fn new(client: Client, run: String) -> Self {
-        Self { client, run, last: None, body: None, parser: Parser::default(), tries: 0 }
+        Self {
+            client,
+            run,
+            last: None,
+            body: None,
+            parser: Parser::default(),
+            tries: 0,
+        }
     }
 
     /// The next event; none once the run has ended and all its events were told.
@@ -73,10 +80,14 @@ impl Events {
                 Some(Ok(bytes)) if self.parser.held() + bytes.len() <= EVENT_BYTES_MAX => {
                     self.parser.feed(&bytes);
                 }
-                Some(Ok(_)) => return Err(self.client.strange("an event without an end".to_owned())),
+                Some(Ok(_)) => {
+                    return Err(self.client.strange("an event without an end".to_owned()));
+                }
                 Some(Err(error)) => self.broke(ClientError::Broken(error.without_url())).await?,
                 None => {
-                    let error = self.client.strange("the stream ended before the run".to_owned());
+                    let error = self
+                        .client
+                        .strange("the stream ended before the run".to_owned());
                     self.broke(error).await?;
                 }
             }
@@ -174,8 +185,11 @@ impl Parser {
     }
 
     fn dispatch(&mut self) {
-        let (id, kind, data) =
-            (self.id.take(), std::mem::take(&mut self.kind), std::mem::take(&mut self.data));
+        let (id, kind, data) = (
+            self.id.take(),
+            std::mem::take(&mut self.kind),
+            std::mem::take(&mut self.data),
+        );
         if kind.is_empty() && data.is_empty() {
             return;
         }
@@ -203,7 +217,11 @@ mod tests {
     #[test]
     fn events_are_read_in_whatever_pieces_they_come() {
         let whole = all(&[STREAM.as_bytes()]);
-        let event = |id, kind: &str, data| ServerEvent { id, kind: kind.to_owned(), data };
+        let event = |id, kind: &str, data| ServerEvent {
+            id,
+            kind: kind.to_owned(),
+            data,
+        };
         assert_eq!(
             whole,
             [

@@ -19,23 +19,47 @@ async fn an_error_of_the_api_keeps_its_code_and_message() {
     let server = MockServer::start().await;
     let body = json!({"error": "bad_request", "message": "limit: it takes 1 to 100"});
     let answer = ResponseTemplate::new(400).set_body_json(body);
-    Mock::given(method("GET")).and(path("/v1/agents")).and(header("authorization", format!("Bearer {KEY}")))
-        .and(query_param("limit", "500")).respond_with(answer).mount(&server).await;
+    Mock::given(method("GET"))
+        .and(path("/v1/agents"))
+        .and(header("authorization", format!("Bearer {KEY}")))
+        .and(query_param("limit", "500"))
+        .respond_with(answer)
+        .mount(&server)
+        .await;
     let error = client(&server).agents(500, 0).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Api { status, .. } if *status == StatusCode::BAD_REQUEST));
+    assert!(
+        matches!(&error, ClientError::Api { status, .. } if *status == StatusCode::BAD_REQUEST)
+    );
     assert_eq!(error.to_string(), "limit: it takes 1 to 100 (bad_request)");
 }
 
 #[tokio::test]
 async fn what_is_not_the_api_is_told_as_such_and_the_key_follows_no_redirect() {
     let server = MockServer::start().await;
-    let elsewhere = ResponseTemplate::new(302).insert_header("location", format!("{}/stolen", server.uri()));
-    Mock::given(path("/v1/agents")).respond_with(elsewhere).mount(&server).await;
-    Mock::given(path("/stolen")).respond_with(ResponseTemplate::new(200)).expect(0).mount(&server).await;
+    let elsewhere =
+        ResponseTemplate::new(302).insert_header("location", format!("{}/stolen", server.uri()));
+    Mock::given(path("/v1/agents"))
+        .respond_with(elsewhere)
+        .mount(&server)
+        .await;
+    Mock::given(path("/stolen"))
+        .respond_with(ResponseTemplate::new(200))
+        .expect(0)
+        .mount(&server)
+        .await;
     let page = ResponseTemplate::new(200).set_body_string("<html>");
-    Mock::given(path(format!("/v1/runs/{RUN}"))).respond_with(page).mount(&server).await;
-    assert!(matches!(client(&server).agents(1, 0).await, Err(ClientError::Strange { .. })));
-    assert!(matches!(client(&server).run(RUN).await, Err(ClientError::Strange { .. })));
+    Mock::given(path(format!("/v1/runs/{RUN}")))
+        .respond_with(page)
+        .mount(&server)
+        .await;
+    assert!(matches!(
+        client(&server).agents(1, 0).await,
+        Err(ClientError::Strange { .. })
+    ));
+    assert!(matches!(
+        client(&server).run(RUN).await,
+        Err(ClientError::Strange { .. })
+    ));
 }
 
 #[tokio::test]
@@ -44,21 +68,37 @@ async fn an_agent_is_found_by_name_on_any_page() {
     let agent = |n: u64| json!({"id": n.to_string(), "name": format!("agent {}", n % 120), "created_at": "x"});
     for (offset, ids) in [(0, 0..100), (100, 100..200)] {
         let agents: Vec<_> = ids.map(agent).collect();
-        let answer = ResponseTemplate::new(200).set_body_json(json!({"agents": agents, "total": 200}));
-        Mock::given(path("/v1/agents")).and(query_param("offset", offset.to_string()))
-            .respond_with(answer).mount(&server).await;
+        let answer =
+            ResponseTemplate::new(200).set_body_json(json!({"agents": agents, "total": 200}));
+        Mock::given(path("/v1/agents"))
+            .and(query_param("offset", offset.to_string()))
+            .respond_with(answer)
+            .mount(&server)
+            .await;
     }
     let found = client(&server).agents_named("agent 30").await.unwrap();
-    assert_eq!(found.iter().map(|agent| agent.id.as_str()).collect::<Vec<_>>(), ["30", "150"]);
+    assert_eq!(
+        found
+            .iter()
+            .map(|agent| agent.id.as_str())
+            .collect::<Vec<_>>(),
+        ["30", "150"]
+    );
 }
 
 #[tokio::test]
 async fn a_path_stays_one_part_and_the_text_is_the_servers() {
     let server = MockServer::start().await;
     let text = "{\"files\" : []}";
-    Mock::given(path("/v1/sandboxes/..%2Fa%20b/files")).and(query_param("path", "/workspace/a b&c"))
-        .respond_with(ResponseTemplate::new(200).set_body_string(text)).mount(&server).await;
-    let reply = client(&server).files("../a b", "/workspace/a b&c").await.unwrap();
+    Mock::given(path("/v1/sandboxes/..%2Fa%20b/files"))
+        .and(query_param("path", "/workspace/a b&c"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(text))
+        .mount(&server)
+        .await;
+    let reply = client(&server)
+        .files("../a b", "/workspace/a b&c")
+        .await
+        .unwrap();
     assert_eq!(reply.text, text);
 }
 
@@ -66,14 +106,27 @@ async fn a_path_stays_one_part_and_the_text_is_the_servers() {
 async fn a_large_file_goes_to_an_upload_url_without_the_key() {
     let server = MockServer::start().await;
     let url = json!({"upload_url": format!("{}/up?token=t", server.uri()), "path": "/workspace/a", "expires_in_seconds": 1});
-    Mock::given(method("POST")).and(path("/v1/sandboxes/s/upload-urls")).and(body_json(json!({"path": "a"})))
-        .respond_with(ResponseTemplate::new(200).set_body_json(url)).mount(&server).await;
-    let answer = ResponseTemplate::new(200).set_body_json(json!({"path": "/workspace/a", "size_bytes": 10_485_761}));
-    Mock::given(method("PUT")).and(path("/up")).and(query_param("token", "t")).and(headers("content-length", vec!["10485761"]))
-        .respond_with(answer).mount(&server).await;
+    Mock::given(method("POST"))
+        .and(path("/v1/sandboxes/s/upload-urls"))
+        .and(body_json(json!({"path": "a"})))
+        .respond_with(ResponseTemplate::new(200).set_body_json(url))
+        .mount(&server)
+        .await;
+    let answer = ResponseTemplate::new(200)
+        .set_body_json(json!({"path": "/workspace/a", "size_bytes": 10_485_761}));
+    Mock::given(method("PUT"))
+        .and(path("/up"))
+        .and(query_param("token", "t"))
+        .and(headers("content-length", vec!["10485761"]))
+        .respond_with(answer)
+        .mount(&server)
+        .await;
     let bytes = vec![0_u8; 10 * 1024 * 1024 + 1];
     let size = bytes.len() as u64;
-    let uploaded = client(&server).upload("s", "a", size, bytes.into()).await.unwrap();
+    let uploaded = client(&server)
+        .upload("s", "a", size, bytes.into())
+        .await
+        .unwrap();
     assert_eq!(uploaded.value.size_bytes, size);
     let put = server.received_requests().await.unwrap().pop().unwrap();
     assert!(!put.headers.contains_key("authorization"));
@@ -88,9 +141,16 @@ async fn events_go_on_where_the_connection_broke_off() {
     let server = MockServer::start().await;
     let at = || Mock::given(path(format!("/v1/runs/{RUN}/events")));
     at().and(header("last-event-id", "2"))
-        .respond_with(stream("id: 3\nevent: b\ndata: {}\n\nevent: end\ndata: {}\n\n")).mount(&server).await;
+        .respond_with(stream(
+            "id: 3\nevent: b\ndata: {}\n\nevent: end\ndata: {}\n\n",
+        ))
+        .mount(&server)
+        .await;
     let broken = "id: 1\nevent: a\ndata: {}\n\nid: 2\nevent: a\ndata: {}\n\nid: 3\nevent: b\nda";
-    at().respond_with(stream(broken)).up_to_n_times(1).mount(&server).await;
+    at().respond_with(stream(broken))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
 
     let mut events = client(&server).events(RUN);
     let mut ids = Vec::new();
@@ -103,24 +163,43 @@ async fn events_go_on_where_the_connection_broke_off() {
 #[tokio::test]
 async fn a_run_whose_events_were_all_told_has_no_more() {
     let server = MockServer::start().await;
-    Mock::given(path(format!("/v1/runs/{RUN}/events"))).respond_with(ResponseTemplate::new(204)).mount(&server).await;
+    Mock::given(path(format!("/v1/runs/{RUN}/events")))
+        .respond_with(ResponseTemplate::new(204))
+        .mount(&server)
+        .await;
     assert_eq!(client(&server).events(RUN).next().await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn an_answer_that_refuses_ends_the_stream() {
     let server = MockServer::start().await;
-    let answer = ResponseTemplate::new(404).set_body_json(json!({"error": "not_found", "message": "no such run"}));
-    Mock::given(path(format!("/v1/runs/{RUN}/events"))).respond_with(answer).expect(1).mount(&server).await;
+    let answer = ResponseTemplate::new(404)
+        .set_body_json(json!({"error": "not_found", "message": "no such run"}));
+    Mock::given(path(format!("/v1/runs/{RUN}/events")))
+        .respond_with(answer)
+        .expect(1)
+        .mount(&server)
+        .await;
     let error = client(&server).events(RUN).next().await.unwrap_err();
     assert_eq!(error.to_string(), "no such run (not_found)");
 }
 
 #[test]
 fn wrong_addresses_and_keys_are_named() {
-    assert!(matches!(Client::new("localhost:8700", KEY), Err(ClientError::Address { .. })));
-    assert!(matches!(Client::new("http://127.0.0.1:8700", "secret"), Err(ClientError::Key)));
-    assert_eq!(Client::new("https://errand.example.com/", KEY).map(|c| c.base().to_owned()).unwrap(), "https://errand.example.com");
+    assert!(matches!(
+        Client::new("localhost:8700", KEY),
+        Err(ClientError::Address { .. })
+    ));
+    assert!(matches!(
+        Client::new("http://127.0.0.1:8700", "secret"),
+        Err(ClientError::Key)
+    ));
+    assert_eq!(
+        Client::new("https://errand.example.com/", KEY)
+            .map(|c| c.base().to_owned())
+            .unwrap(),
+        "https://errand.example.com"
+    );
 }
 
 #[test]

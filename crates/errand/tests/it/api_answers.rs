@@ -36,10 +36,17 @@ async fn all_refused(app: &TestApp, team: &Team, run: &str, path: &str, cases: &
     for (word, body) in cases {
         let (code, message) = app.post(&team.key, path, body.clone()).await.error(400);
         assert_eq!(code, "bad_request", "{body}");
-        assert!(message.contains(word), "{body} is refused with {message:?}, without {word:?}");
+        assert!(
+            message.contains(word),
+            "{body} is refused with {message:?}, without {word:?}"
+        );
     }
     app.settle().await;
-    assert_eq!(seen(app, team, run).await, before, "what is refused changes nothing");
+    assert_eq!(
+        seen(app, team, run).await,
+        before,
+        "what is refused changes nothing"
+    );
 }
 
 #[tokio::test]
@@ -49,12 +56,18 @@ async fn a_pending_approval_and_its_answer_have_the_documented_form() {
     for (approved, word) in [(true, "approved"), (false, "denied")] {
         let (run, request) = waiting(&app, &team).await;
         let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
-        assert_eq!([&pending["type"], &pending["title"], &pending["description"]], ["approval", "Pay?", "Now"]);
+        assert_eq!(
+            [&pending["type"], &pending["title"], &pending["description"]],
+            ["approval", "Pay?", "Now"]
+        );
         assert_eq!(pending["created_at"], app.now().to_string());
         assert!(pending.get("questions").is_none(), "{pending}");
         app.clock().advance(Duration::from_secs(1));
         let body = json!({"approved": approved, "reason": "as agreed"});
-        let answered = app.post(&team.key, &respond_path(&run, &request), body).await.expect(200);
+        let answered = app
+            .post(&team.key, &respond_path(&run, &request), body)
+            .await
+            .expect(200);
         let answered = &answered["human_request"];
         assert_eq!(
             *answered,
@@ -65,7 +78,10 @@ async fn a_pending_approval_and_its_answer_have_the_documented_form() {
         );
         app.settle().await;
         let messages = app.messages(&team, &run).await;
-        assert_eq!(messages.last().unwrap()["text_content"], approved.to_string());
+        assert_eq!(
+            messages.last().unwrap()["text_content"],
+            approved.to_string()
+        );
     }
     app.finish().await;
 }
@@ -75,7 +91,14 @@ async fn a_reason_is_optional() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
-    let answered = app.post(&team.key, &respond_path(&run, &request), json!({"approved": true})).await.expect(200);
+    let answered = app
+        .post(
+            &team.key,
+            &respond_path(&run, &request),
+            json!({"approved": true}),
+        )
+        .await
+        .expect(200);
     assert_eq!(answered["human_request"]["reason"], Value::Null);
     app.settle().await;
     app.finish().await;
@@ -93,7 +116,10 @@ async fn an_approval_takes_nothing_but_approved() {
         ("approved", json!({"approved": 1})),
         ("approved", json!({"approved": null})),
         ("approved", json!({"answers": {"Pay?": "yes"}})),
-        ("answers", json!({"approved": true, "answers": {"Pay?": "yes"}})),
+        (
+            "answers",
+            json!({"approved": true, "answers": {"Pay?": "yes"}}),
+        ),
         ("reason", json!({"approved": true, "reason": 7})),
         ("aproved", json!({"aproved": true})),
     ];
@@ -110,7 +136,14 @@ async fn every_question_must_be_answered_and_no_other() {
     let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
     assert_eq!(pending["type"], "question");
     let first = &pending["questions"][0];
-    assert_eq!([&first["question"], &first["header"], &first["options"][0]["label"]], ["Which account?", "Account", "A"]);
+    assert_eq!(
+        [
+            &first["question"],
+            &first["header"],
+            &first["options"][0]["label"]
+        ],
+        ["Which account?", "Account", "A"]
+    );
     assert_eq!(first["options"][0]["description"], "the first");
     let cases = [
         ("answers", json!({"approved": true})),
@@ -121,19 +154,44 @@ async fn every_question_must_be_answered_and_no_other() {
         ("Which account?", json!({"answers": {}})),
         ("Why?", json!({"answers": {"Which account?": "A"}})),
         ("Which account?", json!({"answers": {"Why?": "because"}})),
-        ("When?", json!({"answers": {"Which account?": "A", "Why?": "because", "When?": "now"}})),
-        ("Why?", json!({"answers": {"Which account?": "A", "Why?": ""}})),
-        ("Why?", json!({"answers": {"Which account?": "A", "Why?": "  "}})),
-        ("Why?", json!({"answers": {"Which account?": "A", "Why?": null}})),
-        ("Why?", json!({"answers": {"Which account?": "A", "Why?": 7}})),
-        ("Why?", json!({"answers": {"Which account?": "A", "Why?": ["because"]}})),
+        (
+            "When?",
+            json!({"answers": {"Which account?": "A", "Why?": "because", "When?": "now"}}),
+        ),
+        (
+            "Why?",
+            json!({"answers": {"Which account?": "A", "Why?": ""}}),
+        ),
+        (
+            "Why?",
+            json!({"answers": {"Which account?": "A", "Why?": "  "}}),
+        ),
+        (
+            "Why?",
+            json!({"answers": {"Which account?": "A", "Why?": null}}),
+        ),
+        (
+            "Why?",
+            json!({"answers": {"Which account?": "A", "Why?": 7}}),
+        ),
+        (
+            "Why?",
+            json!({"answers": {"Which account?": "A", "Why?": ["because"]}}),
+        ),
     ];
     all_refused(&app, &team, &run, &path, &cases).await;
 
     let answers = json!({"Which account?": "A", "Why?": "because"});
-    let answered = app.post(&team.key, &path, json!({"answers": answers})).await.expect(200);
+    let answered = app
+        .post(&team.key, &path, json!({"answers": answers}))
+        .await
+        .expect(200);
     let response = answered["human_request"]["response"].as_str().unwrap();
-    assert_eq!(serde_json::from_str::<Value>(response).unwrap(), answers, "the answers as a JSON object in text");
+    assert_eq!(
+        serde_json::from_str::<Value>(response).unwrap(),
+        answers,
+        "the answers as a JSON object in text"
+    );
     assert_eq!(told(&app, &team, &run).await, answers);
     app.finish().await;
 }
@@ -142,9 +200,23 @@ async fn every_question_must_be_answered_and_no_other() {
 async fn any_text_is_accepted_beside_the_options() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (run, path) = asking(&app, &team, json!([{"question": "Which?", "options": [{"label": "A"}]}])).await;
-    app.post(&team.key, &path, json!({"answers": {"Which?": "neither, rather C"}})).await.expect(200);
-    assert_eq!(told(&app, &team, &run).await, json!({"Which?": "neither, rather C"}));
+    let (run, path) = asking(
+        &app,
+        &team,
+        json!([{"question": "Which?", "options": [{"label": "A"}]}]),
+    )
+    .await;
+    app.post(
+        &team.key,
+        &path,
+        json!({"answers": {"Which?": "neither, rather C"}}),
+    )
+    .await
+    .expect(200);
+    assert_eq!(
+        told(&app, &team, &run).await,
+        json!({"Which?": "neither, rather C"})
+    );
     app.finish().await;
 }
 
@@ -169,8 +241,13 @@ async fn free_text_false_accepts_the_options_alone() {
         ("Any?", both(json!("A"), json!(["C, D"]))),
     ];
     all_refused(&app, &team, &run, &path, &cases).await;
-    app.post(&team.key, &path, both(json!("B"), json!("D,C"))).await.expect(200);
-    assert_eq!(told(&app, &team, &run).await, json!({"Which?": "B", "Any?": ["D", "C"]}));
+    app.post(&team.key, &path, both(json!("B"), json!("D,C")))
+        .await
+        .expect(200);
+    assert_eq!(
+        told(&app, &team, &run).await,
+        json!({"Which?": "B", "Any?": ["D", "C"]})
+    );
     app.finish().await;
 }
 
@@ -190,13 +267,34 @@ async fn multi_select_takes_labels_with_commas_or_a_list() {
     ];
     for (given, taken) in cases {
         let (run, path) = asking(&app, &team, questions.clone()).await;
-        assert_eq!(app.get_run(&team, &run).await["pending_human_request"]["questions"][0]["multi_select"], true);
-        app.post(&team.key, &path, json!({"answers": {"Which?": given}})).await.expect(200);
-        assert_eq!(told(&app, &team, &run).await, json!({"Which?": taken}), "{given}");
+        assert_eq!(
+            app.get_run(&team, &run).await["pending_human_request"]["questions"][0]["multi_select"],
+            true
+        );
+        app.post(&team.key, &path, json!({"answers": {"Which?": given}}))
+            .await
+            .expect(200);
+        assert_eq!(
+            told(&app, &team, &run).await,
+            json!({"Which?": taken}),
+            "{given}"
+        );
     }
     let (run, path) = asking(&app, &team, questions).await;
-    let bad = [json!(""), json!(" , "), json!([]), json!([""]), json!([7]), json!(7), json!({"A": true}), Value::Null];
-    let cases: Vec<_> = bad.into_iter().map(|value| ("Which?", json!({"answers": {"Which?": value}}))).collect();
+    let bad = [
+        json!(""),
+        json!(" , "),
+        json!([]),
+        json!([""]),
+        json!([7]),
+        json!(7),
+        json!({"A": true}),
+        Value::Null,
+    ];
+    let cases: Vec<_> = bad
+        .into_iter()
+        .map(|value| ("Which?", json!({"answers": {"Which?": value}})))
+        .collect();
     all_refused(&app, &team, &run, &path, &cases).await;
     app.finish().await;
 }
@@ -207,7 +305,9 @@ async fn a_second_answer_says_when_and_by_whom_the_first_was_given() {
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
     let path = respond_path(&run, &request);
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
     let at = app.now().to_string();
     app.settle().await;
     app.clock().advance(Duration::from_secs(60));
@@ -221,25 +321,60 @@ async fn a_request_that_a_message_a_stop_or_its_deadline_closed_takes_no_answer(
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "no"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{run}/messages"),
+        json!({"message": "no"}),
+    )
+    .await
+    .expect(201);
     app.settle().await;
-    all_refused(&app, &team, &run, &respond_path(&run, &request), &[("message", json!({"approved": true}))]).await;
+    all_refused(
+        &app,
+        &team,
+        &run,
+        &respond_path(&run, &request),
+        &[("message", json!({"approved": true}))],
+    )
+    .await;
 
     let (run, request) = waiting(&app, &team).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
     app.settle().await;
-    all_refused(&app, &team, &run, &respond_path(&run, &request), &[("stopped", json!({"approved": true}))]).await;
+    all_refused(
+        &app,
+        &team,
+        &run,
+        &respond_path(&run, &request),
+        &[("stopped", json!({"approved": true}))],
+    )
+    .await;
 
     let steps = json!([{"approve": {"title": "Pay?", "expires_in": "1h"}, "as": "ok"}, {"finish": "{{ ok.approved }}"}]);
     let agent = app.playbook(&team, steps).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
-    assert_eq!(pending["expires_at"], app.now().plus_ms(3_600_000).to_string());
+    assert_eq!(
+        pending["expires_at"],
+        app.now().plus_ms(3_600_000).to_string()
+    );
     app.advance(Duration::from_secs(3600)).await;
     let path = respond_path(&run, pending["id"].as_str().unwrap());
-    all_refused(&app, &team, &run, &path, &[("expired", json!({"approved": true}))]).await;
-    assert_eq!(app.messages(&team, &run).await.last().unwrap()["text_content"], "false");
+    all_refused(
+        &app,
+        &team,
+        &run,
+        &path,
+        &[("expired", json!({"approved": true}))],
+    )
+    .await;
+    assert_eq!(
+        app.messages(&team, &run).await.last().unwrap()["text_content"],
+        "false"
+    );
     app.finish().await;
 }
 
@@ -253,13 +388,27 @@ async fn a_request_belongs_to_its_run() {
     let ended = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     let before = [seen(&app, &team, &one).await, seen(&app, &team, &two).await];
-    for (run, request) in [(&two, request_of_one.as_str()), (&two, NOBODY), (&ended, NOBODY), (&ended, &request_of_one)] {
-        let reply = app.post(&team.key, &respond_path(run, request), json!({"approved": true})).await;
+    for (run, request) in [
+        (&two, request_of_one.as_str()),
+        (&two, NOBODY),
+        (&ended, NOBODY),
+        (&ended, &request_of_one),
+    ] {
+        let reply = app
+            .post(
+                &team.key,
+                &respond_path(run, request),
+                json!({"approved": true}),
+            )
+            .await;
         let (code, _) = reply.error(404);
         assert_eq!(code, "not_found");
     }
     app.settle().await;
-    assert_eq!([seen(&app, &team, &one).await, seen(&app, &team, &two).await], before);
+    assert_eq!(
+        [seen(&app, &team, &one).await, seen(&app, &team, &two).await],
+        before
+    );
     app.finish().await;
 }
 
@@ -273,10 +422,22 @@ async fn of_answers_at_the_same_time_one_counts() {
     let replies = futures::future::join_all(answers).await;
     let won: Vec<_> = replies.iter().filter(|r| r.status == 200).collect();
     assert_eq!(won.len(), 1);
-    assert!(replies.iter().all(|r| r.status == 200 || r.error(400).0 == "bad_request"));
+    assert!(
+        replies
+            .iter()
+            .all(|r| r.status == 200 || r.error(400).0 == "bad_request")
+    );
     app.settle().await;
-    let responses: Vec<_> = app.messages(&team, &run).await.into_iter().filter(|m| m["type"] == "human_response").collect();
+    let responses: Vec<_> = app
+        .messages(&team, &run)
+        .await
+        .into_iter()
+        .filter(|m| m["type"] == "human_response")
+        .collect();
     assert_eq!(responses.len(), 1);
-    assert_eq!(responses[0]["text_content"], won[0].json()["human_request"]["response"]);
+    assert_eq!(
+        responses[0]["text_content"],
+        won[0].json()["human_request"]["response"]
+    );
     app.finish().await;
 }

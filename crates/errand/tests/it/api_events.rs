@@ -28,7 +28,9 @@ struct Stream {
 impl Stream {
     /// The next item; none at the end.
     async fn next(&mut self) -> Option<Item> {
-        tokio::time::timeout(PATIENCE, self.read()).await.expect("the stream gives something, or ends")
+        tokio::time::timeout(PATIENCE, self.read())
+            .await
+            .expect("the stream gives something, or ends")
     }
 
     async fn read(&mut self) -> Option<Item> {
@@ -39,7 +41,12 @@ impl Stream {
                 return Some(item);
             }
             // A stream that ends for good ends in order, and between two events.
-            let Some(chunk) = self.response.chunk().await.expect("a stream that is not cut off") else {
+            let Some(chunk) = self
+                .response
+                .chunk()
+                .await
+                .expect("a stream that is not cut off")
+            else {
                 assert_eq!(self.text, "");
                 return None;
             };
@@ -68,7 +75,9 @@ impl Stream {
 fn parse(block: &str) -> Item {
     let mut item = Item::default();
     for line in block.lines() {
-        let (field, value) = line.split_once(':').unwrap_or_else(|| panic!("a line of an event: {line:?}"));
+        let (field, value) = line
+            .split_once(':')
+            .unwrap_or_else(|| panic!("a line of an event: {line:?}"));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "" => {}
@@ -87,7 +96,9 @@ fn client() -> Client {
 
 /// Asks for the events of a run. `from`: what the path ends with; `last`: the `Last-Event-ID`.
 async fn ask(app: &TestApp, key: &str, run: &str, from: &str, last: Option<&str>) -> Response {
-    let request = client().get(format!("{}/v1/runs/{run}/events{from}", app.url())).bearer_auth(key);
+    let request = client()
+        .get(format!("{}/v1/runs/{run}/events{from}", app.url()))
+        .bearer_auth(key);
     let request = match last {
         Some(last) => request.header("last-event-id", last),
         None => request,
@@ -100,7 +111,10 @@ async fn open(app: &TestApp, key: &str, run: &str, last: Option<u64>) -> Stream 
     let response = ask(app, key, run, "", last.as_deref()).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    Stream { response, text: String::new() }
+    Stream {
+        response,
+        text: String::new(),
+    }
 }
 
 fn ids(items: &[Item]) -> Vec<u64> {
@@ -125,7 +139,9 @@ fn assert_tells(item: &Item, run: &str, object: &Value) {
 async fn ended(app: &TestApp, team: &Team) -> String {
     let (run, request) = waiting(app, team).await;
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
     app.settle().await;
     run
 }
@@ -137,27 +153,53 @@ async fn a_stream_tells_the_whole_of_an_ended_run_and_closes() {
     let run = ended(&app, &team).await;
     let items = open(&app, &team.key, &run, None).await.rest().await;
     let (end, told) = items.split_last().unwrap();
-    assert_eq!(ids(told), (1..=told.len() as u64).collect::<Vec<_>>(), "numbered from 1, without a gap");
+    assert_eq!(
+        ids(told),
+        (1..=told.len() as u64).collect::<Vec<_>>(),
+        "numbered from 1, without a gap"
+    );
     assert_eq!(end.kind, "end");
     assert_tells(end, &run, &json!({}));
 
     let messages = app.messages(&team, &run).await;
-    let of = |kind: &str| told.iter().filter(|item| item.kind == kind).cloned().collect::<Vec<_>>();
+    let of = |kind: &str| {
+        told.iter()
+            .filter(|item| item.kind == kind)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     let created = of("message.created");
     assert_eq!(created.len(), messages.len());
     for (item, message) in created.iter().zip(&messages) {
         assert_tells(item, &run, message);
     }
-    let statuses: Vec<_> = of("run.updated").iter().map(|item| item.data["status"].as_str().unwrap().to_owned()).collect();
+    let statuses: Vec<_> = of("run.updated")
+        .iter()
+        .map(|item| item.data["status"].as_str().unwrap().to_owned())
+        .collect();
     let mut once = statuses.clone();
     once.dedup();
-    assert_eq!(once, ["pending", "starting", "running", "waiting", "running", "completed"]);
-    assert_tells(of("run.updated").last().unwrap(), &run, &app.get_run(&team, &run).await["run"]);
+    assert_eq!(
+        once,
+        ["pending", "starting", "waiting", "running", "completed"]
+    );
+    assert_tells(
+        of("run.updated").last().unwrap(),
+        &run,
+        &app.get_run(&team, &run).await["run"],
+    );
     let (created, closed) = (of("human_request.created"), of("human_request.closed"));
     assert_eq!((created.len(), closed.len()), (1, 1));
     assert_tells(&created[0], &run, &messages[0]["human_request"]);
-    assert_eq!([&closed[0].data["response"], &closed[0].data["id"]], [&json!("approved"), &created[0].data["id"]]);
-    assert_eq!(kinds(told).len(), of("run.updated").len() + messages.len() + 2, "and nothing else: {told:?}");
+    assert_eq!(
+        [&closed[0].data["response"], &closed[0].data["id"]],
+        [&json!("approved"), &created[0].data["id"]]
+    );
+    assert_eq!(
+        kinds(told).len(),
+        of("run.updated").len() + messages.len() + 2,
+        "and nothing else: {told:?}"
+    );
     app.finish().await;
 }
 
@@ -168,13 +210,25 @@ async fn events_come_as_they_happen() {
     let gate = Gate::default();
     app.model.add("held", vec![]);
     app.model.hold_at(&gate);
-    let agent = app.agent(&team, ScriptedModel::config("held", json!({}))).await;
+    let agent = app
+        .agent(&team, ScriptedModel::config("held", json!({})))
+        .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     let mut stream = open(&app, &team.key, &run, None).await;
     let first = stream.next().await.unwrap();
-    assert_eq!((first.id, first.kind.as_str(), &first.data["status"]), (Some(1), "run.updated", &json!("pending")));
+    assert_eq!(
+        (first.id, first.kind.as_str(), &first.data["status"]),
+        (Some(1), "run.updated", &json!("pending"))
+    );
     gate.arrival().await;
-    let posted = app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "hello"})).await.expect(201);
+    let posted = app
+        .post(
+            &team.key,
+            &format!("/v1/runs/{run}/messages"),
+            json!({"message": "hello"}),
+        )
+        .await
+        .expect(201);
     let told = loop {
         let item = stream.next().await.expect("the message");
         if item.kind == "message.created" {
@@ -199,15 +253,49 @@ async fn a_stream_goes_on_after_the_event_that_the_client_names() {
     let all = open(&app, &team.key, &run, None).await.rest().await;
     let last = all.len() - 1;
     for known in 0..last {
-        let rest = open(&app, &team.key, &run, Some(known as u64)).await.rest().await;
+        let rest = open(&app, &team.key, &run, Some(known as u64))
+            .await
+            .rest()
+            .await;
         assert_eq!(rest, all[known..], "by Last-Event-ID {known}");
         let response = ask(&app, &team.key, &run, &format!("?after={known}"), None).await;
-        let stream = Stream { response, text: String::new() };
+        let stream = Stream {
+            response,
+            text: String::new(),
+        };
         assert_eq!(stream.rest().await, all[known..], "by after={known}");
     }
     let response = ask(&app, &team.key, &run, "?after=1", Some("3")).await;
-    let stream = Stream { response, text: String::new() };
-    assert_eq!(stream.rest().await, all[3..], "a browser that reconnects sends its header to the first address");
+    let stream = Stream {
+        response,
+        text: String::new(),
+    };
+    assert_eq!(
+        stream.rest().await,
+        all[3..],
+        "a browser that reconnects sends its header to the first address"
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_run_is_told_without_a_gap() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let steps = json!([{"for_each": "{{ range(250) }}", "steps": [{"say": "{{ item }}"}]}]);
+    let agent = app.playbook(&team, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    // From the middle of it, and once more when it is over.
+    let live = open(&app, &team.key, &run, None).await.rest().await;
+    let said = |items: &[Item]| {
+        let texts = items.iter().filter(|item| item.kind == "message.created");
+        let texts = texts.map(|item| item.data["text_content"].as_str().unwrap().to_owned());
+        texts.collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (0..250).map(|n| n.to_string()).collect();
+    assert_eq!(said(&live)[..250], expected);
+    assert_eq!(ids(&live), (1..live.len() as u64).collect::<Vec<_>>());
+    assert_eq!(open(&app, &team.key, &run, None).await.rest().await, live);
     app.finish().await;
 }
 
@@ -218,7 +306,10 @@ async fn a_reconnect_from_the_end_is_204() {
     let run = ended(&app, &team).await;
     let all = open(&app, &team.key, &run, None).await.rest().await;
     let last = ids(&all).last().unwrap().to_string();
-    for (from, header) in [(String::new(), Some(last.as_str())), (format!("?after={last}"), None)] {
+    for (from, header) in [
+        (String::new(), Some(last.as_str())),
+        (format!("?after={last}"), None),
+    ] {
         let response = ask(&app, &team.key, &run, &from, header).await;
         assert_eq!(response.status(), 204);
         assert_eq!(response.bytes().await.unwrap().len(), 0);
@@ -233,7 +324,14 @@ async fn a_number_beyond_the_last_or_none_is_400() {
     let run = ended(&app, &team).await;
     let all = open(&app, &team.key, &run, None).await.rest().await;
     let beyond = (ids(&all).last().unwrap() + 1).to_string();
-    for bad in [beyond.as_str(), "x", "-1", "1.5", "", "99999999999999999999999"] {
+    for bad in [
+        beyond.as_str(),
+        "x",
+        "-1",
+        "1.5",
+        "",
+        "99999999999999999999999",
+    ] {
         let by_header = ask(&app, &team.key, &run, "", Some(bad)).await;
         let by_query = ask(&app, &team.key, &run, &format!("?after={bad}"), None).await;
         for response in [by_header, by_query] {
@@ -251,15 +349,27 @@ async fn a_run_that_is_resumed_is_told_on() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "one"})).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "one"}))
+        .await;
     app.settle().await;
     let before = open(&app, &team.key, &run, None).await.rest().await;
     let last = *ids(&before).last().unwrap();
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "two"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{run}/messages"),
+        json!({"message": "two"}),
+    )
+    .await
+    .expect(201);
     app.settle().await;
     let after = open(&app, &team.key, &run, Some(last)).await.rest().await;
     assert_eq!(ids(&after)[0], last + 1);
-    let texts: Vec<_> = after.iter().filter(|i| i.kind == "message.created").map(|i| i.data["text_content"].clone()).collect();
+    let texts: Vec<_> = after
+        .iter()
+        .filter(|i| i.kind == "message.created")
+        .map(|i| i.data["text_content"].clone())
+        .collect();
     assert_eq!(texts, ["two", "heard two"]);
     app.finish().await;
 }
@@ -269,11 +379,16 @@ async fn two_streams_of_a_run_tell_the_same() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
-    let mut streams = [open(&app, &team.key, &run, None).await, open(&app, &team.key, &run, None).await];
+    let mut streams = [
+        open(&app, &team.key, &run, None).await,
+        open(&app, &team.key, &run, None).await,
+    ];
     let known = streams[0].take(2).await;
     assert_eq!(streams[1].take(2).await, known);
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
     let [one, two] = streams;
     let (one, two) = (one.rest().await, two.rest().await);
     assert_eq!(one, two);
@@ -288,17 +403,26 @@ async fn a_crash_leaves_the_numbers_as_they_are() {
     let (run, request) = waiting(&app, &team).await;
     let mut stream = open(&app, &team.key, &run, None).await;
     let mut known = Vec::new();
-    while known.last().is_none_or(|item: &Item| item.data["status"] != "waiting") {
+    while known
+        .last()
+        .is_none_or(|item: &Item| item.data["status"] != "waiting")
+    {
         known.push(stream.next().await.unwrap());
     }
     app.crash().await;
     drop(stream);
     let mut stream = open(&app, &team.key, &run, ids(&known).last().copied()).await;
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
     known.push(stream.next().await.unwrap());
     known.extend(stream.rest().await);
-    assert_eq!(ids(&known), (1..known.len() as u64).collect::<Vec<_>>(), "each once, none left out");
+    assert_eq!(
+        ids(&known),
+        (1..known.len() as u64).collect::<Vec<_>>(),
+        "each once, none left out"
+    );
     assert_eq!(open(&app, &team.key, &run, None).await.rest().await, known);
     app.finish().await;
 }
@@ -336,20 +460,37 @@ async fn revoking_the_key_closes_its_streams_at_once() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
-    let made = app.post(&team.key, "/v1/api-keys", json!({"name": "x"})).await.expect(201);
+    let made = app
+        .post(&team.key, "/v1/api-keys", json!({"name": "x"}))
+        .await
+        .expect(201);
     let (mut revoked, mut other) = (
         open(&app, made["key"].as_str().unwrap(), &run, None).await,
         open(&app, &team.key, &run, None).await,
     );
     let known = other.take(2).await;
     assert_eq!(revoked.take(2).await, known);
-    app.delete(&team.key, &format!("/v1/api-keys/{}", made["id"].as_str().unwrap())).await.expect(204);
+    app.delete(
+        &team.key,
+        &format!("/v1/api-keys/{}", made["id"].as_str().unwrap()),
+    )
+    .await
+    .expect(204);
     // The clock stands, and nothing happens to the run.
     let rest = revoked.rest().await;
-    assert!(!kinds(&rest).contains(&"end"), "the run has not ended: {rest:?}");
+    assert!(
+        !kinds(&rest).contains(&"end"),
+        "the run has not ended: {rest:?}"
+    );
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
-    assert_eq!(other.rest().await.last().unwrap().kind, "end", "another key's stream goes on");
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
+    assert_eq!(
+        other.rest().await.last().unwrap().kind,
+        "end",
+        "another key's stream goes on"
+    );
     app.finish().await;
 }
 
@@ -357,15 +498,26 @@ async fn revoking_the_key_closes_its_streams_at_once() {
 async fn a_stream_closes_when_the_creator_of_its_key_is_removed() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let (user, key) = app.person(&team, "ann@acme.example", errand_core::role::Role::Member).await;
+    let (user, key) = app
+        .person(&team, "ann@acme.example", errand_core::role::Role::Member)
+        .await;
     let (run, request) = waiting(&app, &team).await;
     let mut stream = open(&app, &key, &run, None).await;
     stream.take(2).await;
-    app.store().remove_member(team.id, user, errand_core::role::Role::Owner).await.unwrap();
+    app.store()
+        .remove_member(team.id, user, errand_core::role::Role::Owner)
+        .await
+        .unwrap();
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &path, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
     let rest = stream.rest().await;
-    assert!(rest.iter().all(|item| item.kind != "end" && item.kind != "human_request.closed"), "it hears no more: {rest:?}");
+    assert!(
+        rest.iter()
+            .all(|item| item.kind != "end" && item.kind != "human_request.closed"),
+        "it hears no more: {rest:?}"
+    );
     app.finish().await;
 }
 

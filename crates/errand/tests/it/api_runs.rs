@@ -1,4 +1,4 @@
-//! Runs over HTTP: start, get, list, messages, stop, retry, resume; good input and bad. What is refused changes nothing.
+//! Runs over HTTP: start, get, list, stop, retry; good input and bad. What is refused changes nothing.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) async fn waiting(app: &TestApp, team: &Team) -> (String, String) {
     (run, request.to_owned())
 }
 
-fn one_place() -> TestOptions {
+pub(crate) fn one_place() -> TestOptions {
     let settings = vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned())];
     TestOptions {
         settings,
@@ -47,7 +47,10 @@ fn one_place() -> TestOptions {
 
 /// A run in each of the seven states, of an app with one place. The one that is starting holds the place until the
 /// gate opens.
-async fn in_every_state(app: &TestApp, team: &Team) -> (Vec<(&'static str, String)>, Gate) {
+pub(crate) async fn in_every_state(
+    app: &TestApp,
+    team: &Team,
+) -> (Vec<(&'static str, String)>, Gate) {
     let start = async |steps: Value| {
         let agent = app.playbook(team, steps).await;
         let run = app.run(team, json!({"agent_id": agent})).await;
@@ -65,7 +68,9 @@ async fn in_every_state(app: &TestApp, team: &Team) -> (Vec<(&'static str, Strin
     let gate = Gate::default();
     app.model.add("held", vec![]);
     app.model.hold_at(&gate);
-    let held = app.agent(team, ScriptedModel::config("held", json!({}))).await;
+    let held = app
+        .agent(team, ScriptedModel::config("held", json!({})))
+        .await;
     let starting = app.run(team, json!({"agent_id": held})).await;
     gate.arrival().await;
     let pending = app.run(team, json!({"agent_id": held})).await;
@@ -86,7 +91,7 @@ async fn in_every_state(app: &TestApp, team: &Team) -> (Vec<(&'static str, Strin
 }
 
 /// Lets everything that is held end.
-async fn release(app: TestApp, gate: &Gate) {
+pub(crate) async fn release(app: TestApp, gate: &Gate) {
     for _ in 0..8 {
         gate.open();
     }
@@ -94,8 +99,10 @@ async fn release(app: TestApp, gate: &Gate) {
     app.finish().await;
 }
 
-fn assert_time(value: &Value) {
-    let text = value.as_str().unwrap_or_else(|| panic!("{value} is no time"));
+pub(crate) fn assert_time(value: &Value) {
+    let text = value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no time"));
     let parsed: Timestamp = text.parse().unwrap();
     assert_eq!(parsed.to_string(), text, "UTC with milliseconds");
     assert_eq!(text.len(), "2026-11-23T09:30:00.123Z".len(), "{text}");
@@ -117,16 +124,28 @@ async fn a_start_answers_at_once_with_the_documented_run() {
     assert_eq!(run["human_in_the_loop_enabled"], true);
     assert_eq!(run["title"], "One line");
     for name in ["sandbox_id", "started_at", "completed_at", "error"] {
-        assert_eq!(run.get(name), Some(&Value::Null), "{name} is there, and null");
+        assert_eq!(
+            run.get(name),
+            Some(&Value::Null),
+            "{name} is there, and null"
+        );
     }
     assert_time(&run["created_at"]);
     assert_time(&run["updated_at"]);
-    assert_eq!(run["id"].as_str().unwrap().as_bytes()[14], b'7', "a UUID of version 7");
+    assert_eq!(
+        run["id"].as_str().unwrap().as_bytes()[14],
+        b'7',
+        "a UUID of version 7"
+    );
 
     app.settle().await;
     let id = run["id"].as_str().unwrap();
     let got = app.get_run(&team, id).await;
-    assert_eq!(got.as_object().unwrap().len(), 2, "run and pending_human_request: {got}");
+    assert_eq!(
+        got.as_object().unwrap().len(),
+        2,
+        "run and pending_human_request: {got}"
+    );
     assert_eq!(got["pending_human_request"], Value::Null);
     assert_eq!(got["run"]["build_id"], run["build_id"]);
     assert_time(&got["run"]["started_at"]);
@@ -152,7 +171,10 @@ async fn a_start_takes_every_documented_field() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (all, human) = (WebhookSink::start().await, WebhookSink::start().await);
-    let created = app.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201);
+    let created = app
+        .post(&team.key, "/v1/sandboxes", json!({}))
+        .await
+        .expect(201);
     let steps = json!([{"approve": {"title": "Pay?"}}, {"finish": "{{ message }}"}]);
     let agent = app.playbook(&team, steps).await;
     let body = json!({
@@ -165,7 +187,9 @@ async fn a_start_takes_every_documented_field() {
     assert_eq!(got["run"]["sandbox_id"], created["sandbox_id"]);
     let request = got["pending_human_request"]["id"].as_str().unwrap();
     let respond = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(&team.key, &respond, json!({"approved": true})).await.expect(200);
+    app.post(&team.key, &respond, json!({"approved": true}))
+        .await
+        .expect(200);
     app.settle().await;
     let messages = app.messages(&team, &run).await;
     assert_eq!(messages[0]["text_content"], "hello");
@@ -180,15 +204,27 @@ async fn a_start_takes_every_documented_field() {
 async fn a_run_takes_the_latest_build_at_the_time_it_starts() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let agent = app.playbook(&team, json!([{"wait": "1h"}, {"finish": "first"}])).await;
+    let agent = app
+        .playbook(&team, json!([{"wait": "1h"}, {"finish": "first"}]))
+        .await;
     let old = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     let config = json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "second"}]}}});
     let path = format!("/v1/agents/{agent}/revisions");
-    let build = app.post(&team.key, &path, json!({"name": "second", "config": config})).await.expect(201);
+    let build = app
+        .post(
+            &team.key,
+            &path,
+            json!({"name": "second", "config": config}),
+        )
+        .await
+        .expect(201);
     let new = app.run(&team, json!({"agent_id": agent})).await;
     app.advance(Duration::from_secs(3600)).await;
-    assert_eq!(app.get_run(&team, &new).await["run"]["build_id"], build["build"]["id"]);
+    assert_eq!(
+        app.get_run(&team, &new).await["run"]["build_id"],
+        build["build"]["id"]
+    );
     for (run, text) in [(old, "first"), (new, "second")] {
         let messages = app.messages(&team, &run).await;
         assert_eq!(messages.last().unwrap()["text_content"], text);
@@ -201,7 +237,10 @@ async fn a_start_with_a_parameter_that_does_not_fit_is_refused_and_named() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;
-    let bare = app.post(&team.key, "/v1/agents", json!({"name": "bare"})).await.expect(201);
+    let bare = app
+        .post(&team.key, "/v1/agents", json!({"name": "bare"}))
+        .await
+        .expect(201);
     let bare = bare["agent"]["id"].clone();
     let cases = [
         ("agent_id", json!({})),
@@ -210,21 +249,42 @@ async fn a_start_with_a_parameter_that_does_not_fit_is_refused_and_named() {
         ("agent_id", json!({"agent_id": 7})),
         ("agent_id", json!({"agent_id": "the-agent"})),
         ("build", json!({"agent_id": bare})),
-        ("sandbox_id", json!({"agent_id": agent, "sandbox_id": "unknown"})),
+        (
+            "sandbox_id",
+            json!({"agent_id": agent, "sandbox_id": "unknown"}),
+        ),
         ("sandbox_id", json!({"agent_id": agent, "sandbox_id": 7})),
-        ("webhook_url", json!({"agent_id": agent, "webhook_url": "ftp://example.com/x"})),
-        ("webhook_url", json!({"agent_id": agent, "webhook_url": "file:///etc/passwd"})),
-        ("webhook_url", json!({"agent_id": agent, "webhook_url": "example.com/hook"})),
+        (
+            "webhook_url",
+            json!({"agent_id": agent, "webhook_url": "ftp://example.com/x"}),
+        ),
+        (
+            "webhook_url",
+            json!({"agent_id": agent, "webhook_url": "file:///etc/passwd"}),
+        ),
+        (
+            "webhook_url",
+            json!({"agent_id": agent, "webhook_url": "example.com/hook"}),
+        ),
         ("webhook_url", json!({"agent_id": agent, "webhook_url": ""})),
         ("webhook_url", json!({"agent_id": agent, "webhook_url": 7})),
-        ("human_request_webhook_url", json!({"agent_id": agent, "human_request_webhook_url": "ftp://example.com/x"})),
+        (
+            "human_request_webhook_url",
+            json!({"agent_id": agent, "human_request_webhook_url": "ftp://example.com/x"}),
+        ),
         ("message", json!({"agent_id": agent, "message": 7})),
         ("message", json!({"agent_id": agent, "message": ["hello"]})),
     ];
     for (name, body) in cases {
-        let (code, message) = app.post(&team.key, "/v1/runs", body.clone()).await.error(400);
+        let (code, message) = app
+            .post(&team.key, "/v1/runs", body.clone())
+            .await
+            .error(400);
         assert_eq!(code, "bad_request", "{body}");
-        assert!(message.contains(name), "{body} is refused with {message:?}, without {name}");
+        assert!(
+            message.contains(name),
+            "{body} is refused with {message:?}, without {name}"
+        );
     }
     assert_eq!(count_runs(&app, &team).await, 0);
     app.finish().await;
@@ -236,33 +296,57 @@ async fn an_agent_that_is_unknown_deleted_or_anothers_is_one_and_the_same_404() 
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let theirs = echo(&app, &other).await;
     let deleted = echo(&app, &team).await;
-    app.delete(&team.key, &format!("/v1/agents/{deleted}")).await.expect(204);
+    app.delete(&team.key, &format!("/v1/agents/{deleted}"))
+        .await
+        .expect(204);
     let mut answers = Vec::new();
     for agent in [NOBODY, &theirs, &deleted] {
-        let (code, message) = app.post(&team.key, "/v1/runs", json!({"agent_id": agent})).await.error(404);
+        let (code, message) = app
+            .post(&team.key, "/v1/runs", json!({"agent_id": agent}))
+            .await
+            .error(404);
         assert_eq!(code, "not_found");
         answers.push(message);
     }
     assert_eq!(answers[0], answers[1]);
     assert_eq!(answers[0], answers[2]);
-    assert_eq!(count_runs(&app, &team).await + count_runs(&app, &other).await, 0);
+    assert_eq!(
+        count_runs(&app, &team).await + count_runs(&app, &other).await,
+        0
+    );
     app.finish().await;
 }
 
 #[tokio::test]
 async fn a_sandbox_that_has_expired_or_is_anothers_is_400() {
     let settings = vec![("ERRAND_SANDBOX__TTL", "1h".to_owned())];
-    let app = TestApp::start_with(TestOptions { settings, ..TestOptions::default() }).await;
+    let app = TestApp::start_with(TestOptions {
+        settings,
+        ..TestOptions::default()
+    })
+    .await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let agent = echo(&app, &team).await;
-    let theirs = app.post(&other.key, "/v1/sandboxes", json!({})).await.expect(201)["sandbox_id"].clone();
-    let mine = app.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201)["sandbox_id"].clone();
+    let theirs = app
+        .post(&other.key, "/v1/sandboxes", json!({}))
+        .await
+        .expect(201)["sandbox_id"]
+        .clone();
+    let mine = app
+        .post(&team.key, "/v1/sandboxes", json!({}))
+        .await
+        .expect(201)["sandbox_id"]
+        .clone();
     let start = async |sandbox: &Value| {
         let body = json!({"agent_id": agent, "sandbox_id": sandbox});
         app.post(&team.key, "/v1/runs", body).await
     };
     let unknown = start(&json!("unknown")).await.error(400);
-    assert_eq!(start(&theirs).await.error(400), unknown, "another team's looks like none");
+    assert_eq!(
+        start(&theirs).await.error(400),
+        unknown,
+        "another team's looks like none"
+    );
     app.advance(Duration::from_secs(3600)).await;
     let (_, message) = start(&mine).await.error(400);
     assert!(message.contains("sandbox_id"), "{message}");
@@ -272,14 +356,36 @@ async fn a_sandbox_that_has_expired_or_is_anothers_is_400() {
 
 #[tokio::test]
 async fn a_webhook_to_a_literal_private_address_is_400_unless_the_operator_allows_it() {
-    let settings = vec![("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "false".to_owned())];
-    let app = TestApp::start_with(TestOptions { settings, ..TestOptions::default() }).await;
+    let settings = vec![(
+        "ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS",
+        "false".to_owned(),
+    )];
+    let app = TestApp::start_with(TestOptions {
+        settings,
+        ..TestOptions::default()
+    })
+    .await;
     let team = app.team("acme").await;
     // No event comes of it: nothing is sent anywhere.
     let agent = app.playbook(&team, json!([{"wait": "3d"}])).await;
     let hosts = [
-        "127.0.0.1", "127.0.0.1:8080", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-        "[::1]", "[::]", "[fd00::1]", "[fe80::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "2130706433", "0x7f.1", "user@10.0.0.1",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[fd00::1]",
+        "[fe80::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "2130706433",
+        "0x7f.1",
+        "user@10.0.0.1",
     ];
     for name in ["webhook_url", "human_request_webhook_url"] {
         for host in hosts {
@@ -302,28 +408,45 @@ async fn a_webhook_to_a_literal_private_address_is_400_unless_the_operator_allow
 async fn a_sandbox_in_use_refuses_a_start_and_lets_a_message_wait() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let sandbox = app.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201)["sandbox_id"].clone();
+    let sandbox = app
+        .post(&team.key, "/v1/sandboxes", json!({}))
+        .await
+        .expect(201)["sandbox_id"]
+        .clone();
     let plain = echo(&app, &team).await;
-    let asking = app.playbook(&team, json!([{"approve": {"title": "Pay?"}}])).await;
-    let first = app.run(&team, json!({"agent_id": plain, "sandbox_id": sandbox})).await;
+    let asking = app
+        .playbook(&team, json!([{"approve": {"title": "Pay?"}}]))
+        .await;
+    let first = app
+        .run(&team, json!({"agent_id": plain, "sandbox_id": sandbox}))
+        .await;
     app.settle().await;
-    let second = app.run(&team, json!({"agent_id": asking, "sandbox_id": sandbox})).await;
+    let second = app
+        .run(&team, json!({"agent_id": asking, "sandbox_id": sandbox}))
+        .await;
     app.settle().await;
 
     let body = json!({"agent_id": plain, "sandbox_id": sandbox});
-    let (code, message) = app.post(&team.key, "/v1/runs", body.clone()).await.error(409);
+    let (code, message) = app
+        .post(&team.key, "/v1/runs", body.clone())
+        .await
+        .error(409);
     assert_eq!(code, "conflict");
     assert!(message.contains(&second), "says which run: {message}");
     assert_eq!(count_runs(&app, &team).await, 2);
 
     let path = format!("/v1/runs/{first}/messages");
-    app.post(&team.key, &path, json!({"message": "again"})).await.expect(201);
+    app.post(&team.key, &path, json!({"message": "again"}))
+        .await
+        .expect(201);
     app.settle().await;
     let got = app.get_run(&team, &first).await;
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
 
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({})).await.expect(200);
+    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
+        .await
+        .expect(200);
     app.settle().await;
     assert_eq!(app.status(&team, &first).await, "completed");
     let messages = app.messages(&team, &first).await;
@@ -342,7 +465,11 @@ async fn a_run_that_is_unknown_or_anothers_is_one_and_the_same_404_in_every_call
     let paths = async |id: &str| {
         let mut answers = Vec::new();
         for rest in ["", "/messages", "/events"] {
-            answers.push(app.get(&other.key, &format!("/v1/runs/{id}{rest}")).await.error(404));
+            answers.push(
+                app.get(&other.key, &format!("/v1/runs/{id}{rest}"))
+                    .await
+                    .error(404),
+            );
         }
         let respond = format!("/human-requests/{request}/respond");
         let posts = [
@@ -352,7 +479,11 @@ async fn a_run_that_is_unknown_or_anothers_is_one_and_the_same_404_in_every_call
             (respond.as_str(), json!({"approved": true})),
         ];
         for (rest, body) in posts {
-            answers.push(app.post(&other.key, &format!("/v1/runs/{id}{rest}"), body).await.error(404));
+            answers.push(
+                app.post(&other.key, &format!("/v1/runs/{id}{rest}"), body)
+                    .await
+                    .error(404),
+            );
         }
         answers
     };
@@ -375,18 +506,36 @@ async fn the_list_is_paged_sorted_and_the_teams_own() {
     }
     runs.reverse();
     let list = async |query: &str| {
-        let reply = app.get(&team.key, &format!("/v1/runs{query}")).await.expect(200);
-        let ids: Vec<String> = reply["runs"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
+        let reply = app
+            .get(&team.key, &format!("/v1/runs{query}"))
+            .await
+            .expect(200);
+        let ids: Vec<String> = reply["runs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r["id"].as_str().unwrap().to_owned())
+            .collect();
         (ids, reply)
     };
     let (ids, reply) = list("").await;
     assert_eq!(ids, runs[..20], "twenty, newest first");
-    assert_eq!([&reply["total"], &reply["limit"], &reply["offset"]], [&json!(21), &json!(20), &json!(0)]);
-    assert_eq!(reply["runs"][0], app.get_run(&team, &runs[0]).await["run"], "as GET gives it");
+    assert_eq!(
+        [&reply["total"], &reply["limit"], &reply["offset"]],
+        [&json!(21), &json!(20), &json!(0)]
+    );
+    assert_eq!(
+        reply["runs"][0],
+        app.get_run(&team, &runs[0]).await["run"],
+        "as GET gives it"
+    );
     let (ids, reply) = list("?limit=100&sort_order=asc").await;
     assert!(ids.iter().eq(runs.iter().rev()));
     assert_eq!(reply["limit"], 100);
-    assert_eq!(list("?limit=5&offset=18&sort_order=desc").await.0, runs[18..]);
+    assert_eq!(
+        list("?limit=5&offset=18&sort_order=desc").await.0,
+        runs[18..]
+    );
     assert_eq!(list("?limit=1&offset=21").await.0, Vec::<String>::new());
     assert_eq!(count_runs(&app, &other).await, 0);
     app.finish().await;
@@ -398,8 +547,16 @@ async fn the_list_has_every_documented_filter() {
     let team = app.team("acme").await;
     let (runs, gate) = in_every_state(&app, &team).await;
     let list = async |query: &str| {
-        let reply = app.get(&team.key, &format!("/v1/runs?{query}")).await.expect(200);
-        let mut ids: Vec<String> = reply["runs"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect();
+        let reply = app
+            .get(&team.key, &format!("/v1/runs?{query}"))
+            .await
+            .expect(200);
+        let mut ids: Vec<String> = reply["runs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r["id"].as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(reply["total"], ids.len());
         ids.sort();
         ids
@@ -411,18 +568,37 @@ async fn the_list_has_every_documented_filter() {
     two.sort();
     assert_eq!(list("status=failed&status=waiting").await, two);
     let agent = app.get_run(&team, &runs[1].1).await["run"]["agent_id"].clone();
-    assert_eq!(list(&format!("agent_id={}", agent.as_str().unwrap())).await, [runs[1].1.clone()]);
+    assert_eq!(
+        list(&format!("agent_id={}", agent.as_str().unwrap())).await,
+        [runs[1].1.clone()]
+    );
     assert!(list(&format!("agent_id={NOBODY}")).await.is_empty());
     assert_eq!(list("source=api").await.len(), 7);
     assert!(list("source=web").await.is_empty());
-    assert!(list(&format!("status=completed&agent_id={}", agent.as_str().unwrap())).await.is_empty(), "all of them hold");
+    assert!(
+        list(&format!(
+            "status=completed&agent_id={}",
+            agent.as_str().unwrap()
+        ))
+        .await
+        .is_empty(),
+        "all of them hold"
+    );
 
     app.clock().advance(Duration::from_millis(1));
     let now = app.now();
     let late = app.run(&team, json!({"agent_id": agent})).await;
-    assert_eq!(list(&format!("since={now}")).await, [late], "from this moment on");
+    assert_eq!(
+        list(&format!("since={now}")).await,
+        [late],
+        "from this moment on"
+    );
     assert!(list(&format!("since={}", now.plus_ms(1))).await.is_empty());
-    assert_eq!(list("since=2026-11-23T10:30:00%2B01:00").await.len(), 8, "another zone is the same moment");
+    assert_eq!(
+        list("since=2026-11-23T10:30:00%2B01:00").await.len(),
+        8,
+        "another zone is the same moment"
+    );
     release(app, &gate).await;
 }
 
@@ -433,182 +609,38 @@ async fn a_list_with_a_parameter_that_does_not_fit_is_refused_and_named() {
     let agent = echo(&app, &team).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     let runs = [
-        "limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "limit=1.5", "offset=-1", "offset=x", "status=done", "status=",
-        "agent_id=x", "since=yesterday", "since=2026-11-23", "sort_order=up", "sort_order=",
+        "limit=0",
+        "limit=101",
+        "limit=-1",
+        "limit=x",
+        "limit=",
+        "limit=1.5",
+        "offset=-1",
+        "offset=x",
+        "status=done",
+        "status=",
+        "agent_id=x",
+        "since=yesterday",
+        "since=2026-11-23",
+        "sort_order=up",
+        "sort_order=",
     ];
     let messages = ["limit=0", "limit=51", "limit=x", "offset=-1", "offset=x"];
     let runs = runs.map(|query| ("/v1/runs".to_owned(), query));
     let messages = messages.map(|query| (format!("/v1/runs/{run}/messages"), query));
     for (path, query) in runs.into_iter().chain(messages) {
-        let (code, message) = app.get(&team.key, &format!("{path}?{query}")).await.error(400);
+        let (code, message) = app
+            .get(&team.key, &format!("{path}?{query}"))
+            .await
+            .error(400);
         assert_eq!(code, "bad_request");
         let name = query.split('=').next().unwrap();
-        assert!(message.contains(name), "{query} is refused with {message:?}");
+        assert!(
+            message.contains(name),
+            "{query} is refused with {message:?}"
+        );
     }
     app.settle().await;
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn messages_are_paged_oldest_first() {
-    let app = TestApp::start().await;
-    let team = app.team("acme").await;
-    let steps = json!([{"for_each": "{{ range(24) }}", "steps": [{"say": "{{ item }}"}, {"wait": "1s"}]}, {"finish": "24"}]);
-    let agent = app.playbook(&team, steps).await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    app.settle().await;
-    for _ in 0..24 {
-        app.advance(Duration::from_secs(1)).await;
-    }
-    assert_eq!(app.status(&team, &run).await, "completed");
-    let page = async |query: &str| {
-        let reply = app.get(&team.key, &format!("/v1/runs/{run}/messages{query}")).await.expect(200);
-        let texts: Vec<usize> = reply["messages"].as_array().unwrap().iter().map(|m| m["text_content"].as_str().unwrap().parse().unwrap()).collect();
-        assert_eq!(reply["total"], 25, "what the engine notes for itself is not among them");
-        (texts, reply["limit"].as_u64().unwrap(), reply["offset"].as_u64().unwrap())
-    };
-    assert_eq!(page("").await, ((0..20).collect(), 20, 0));
-    assert_eq!(page("?limit=50").await, ((0..25).collect(), 50, 0));
-    assert_eq!(page("?limit=7&offset=20").await, ((20..25).collect(), 7, 20));
-    assert_eq!(page("?limit=1&offset=3").await, (vec![3], 1, 3));
-    assert_eq!(page("?offset=25").await, (vec![], 20, 25));
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn each_type_of_message_has_its_documented_form() {
-    let app = TestApp::start().await;
-    let team = app.team("acme").await;
-    let steps = json!([
-        {"tool": "write_file", "with": {"path": "a.txt", "content": "x"}},
-        {"tool": "read_file", "with": {"path": "missing.txt"}, "on_error": "continue"},
-        {"tool": "read_file", "with": {"path": "a.txt"}},
-        {"approve": {"title": "Pay?"}},
-        {"fail": "no money"}
-    ]);
-    let agent = app.playbook(&team, steps).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "go"})).await;
-    app.settle().await;
-    let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
-    let respond = format!("/v1/runs/{run}/human-requests/{}/respond", pending["id"].as_str().unwrap());
-    app.post(&team.key, &respond, json!({"approved": false})).await.expect(200);
-    app.settle().await;
-    let messages = app.messages(&team, &run).await;
-    let heads: Vec<_> = messages.iter().map(|m| (m["type"].as_str().unwrap(), m["role"].as_str().unwrap())).collect();
-    let call = [("tool_call", "assistant"), ("tool_result", "tool")];
-    let expected = [&[("text", "user")], &call[..], &call, &call, &[("human_request", "assistant"), ("human_response", "user"), ("error", "system")]].concat();
-    assert_eq!(heads, expected);
-    for message in &messages {
-        assert_time(&message["timestamp"]);
-        assert!(message["id"].is_string());
-    }
-    let call = &messages[1]["tool_call"];
-    assert_eq!((&call["name"], &call["arguments"]["path"]), (&json!("write_file"), &json!("a.txt")));
-    assert_eq!(messages[2]["tool_result"]["tool_call_id"], call["id"]);
-    assert_eq!(messages[2]["tool_result"]["result"], json!({"path": "/workspace/a.txt", "size_bytes": 1}));
-    assert!(messages[4]["tool_result"]["error"].is_string() && messages[4]["tool_result"].get("result").is_none());
-    assert_eq!(messages[6]["tool_result"]["result"], "x", "a text for what is not structured");
-    assert_eq!(messages[7]["text_content"], "Pay?");
-    assert_eq!(messages[7]["human_request"], pending);
-    assert_eq!(messages[8]["text_content"], "denied");
-    assert!(messages[9]["text_content"].as_str().unwrap().contains("no money"));
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn a_message_is_answered_in_the_documented_form() {
-    let app = TestApp::start().await;
-    let team = app.team("acme").await;
-    let agent = echo(&app, &team).await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
-    app.settle().await;
-    let path = format!("/v1/runs/{run}/messages");
-    for text in ["hello", " ", "0", "é\u{1f600}\n\"quoted\""] {
-        let posted = app.post(&team.key, &path, json!({"message": text})).await.expect(201);
-        let message = posted["message"].as_object().unwrap();
-        let names: Vec<_> = message.keys().map(String::as_str).collect();
-        assert_eq!(names.len(), 5, "{names:?}");
-        assert_eq!((&message["type"], &message["role"]), (&json!("text"), &json!("user")));
-        assert_eq!(message["text_content"], text);
-        assert_time(&message["timestamp"]);
-        app.settle().await;
-        let all = app.messages(&team, &run).await;
-        assert!(all.contains(&posted["message"]), "GET gives the same: {all:?}");
-    }
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn a_message_that_is_none_is_refused_and_changes_nothing() {
-    let app = TestApp::start().await;
-    let team = app.team("acme").await;
-    let (run, _) = waiting(&app, &team).await;
-    let before = seen(&app, &team, &run).await;
-    let path = format!("/v1/runs/{run}/messages");
-    for body in [json!({}), json!({"message": ""}), json!({"message": null}), json!({"message": 7}), json!({"text": "x"}), json!("x"), json!(["x"])] {
-        let (code, message) = app.post(&team.key, &path, body.clone()).await.error(400);
-        assert_eq!(code, "bad_request", "{body}");
-        assert!(!body.is_object() || message.contains("message") || message.contains("text"), "{body}: {message}");
-    }
-    app.settle().await;
-    assert_eq!(seen(&app, &team, &run).await, before);
-    app.finish().await;
-}
-
-#[tokio::test]
-async fn a_message_is_kept_in_every_state_and_resumes_where_it_should() {
-    let app = TestApp::start_with(one_place()).await;
-    let team = app.team("acme").await;
-    let (runs, gate) = in_every_state(&app, &team).await;
-    for (status, run) in &runs {
-        let total = app.messages(&team, run).await.len();
-        let reply = app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "hello"})).await;
-        let posted = reply.expect(201)["message"].clone();
-        let messages = app.messages(&team, run).await;
-        assert!(messages[total..].contains(&posted), "{status}: it is kept");
-        let got = app.get_run(&team, run).await;
-        // There is one place, and it is taken: what is resumed waits for it.
-        let (now, kind) = match *status {
-            "completed" | "interrupted" => ("pending", json!("place")),
-            "waiting" => ("running", json!("place")),
-            "failed" => ("failed", Value::Null),
-            "running" => ("running", json!("timer")),
-            "starting" => ("starting", got["run"]["waiting_on"]["kind"].clone()),
-            _ => ("pending", json!("place")),
-        };
-        assert_eq!(got["run"]["status"], now, "a run that was {status}");
-        assert_eq!(got["run"]["waiting_on"]["kind"], kind, "a run that was {status}");
-        assert_eq!(got["pending_human_request"], Value::Null);
-        assert_eq!(got["run"]["completed_at"].is_null(), *status != "failed", "a resumed run has not ended");
-    }
-    release(app, &gate).await;
-}
-
-#[tokio::test]
-async fn a_resumed_run_goes_on_with_what_it_had() {
-    let app = TestApp::start().await;
-    let team = app.team("acme").await;
-    let steps = json!([
-        {"finish": "{{ messages | length }} messages", "if": "{{ message == 'done' }}"},
-        {"tool": "write_file", "with": {"path": "a.txt", "content": "{{ message }}"}},
-        {"wait": "1h"}
-    ]);
-    let agent = app.playbook(&team, steps).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "go"})).await;
-    app.settle().await;
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
-    let stopped = app.get_run(&team, &run).await["run"].clone();
-    assert!(stopped["completed_at"].is_string());
-    app.clock().advance(Duration::from_secs(5));
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "done"})).await.expect(201);
-    app.settle().await;
-    let resumed = app.get_run(&team, &run).await["run"].clone();
-    assert_eq!(resumed["status"], "completed");
-    for name in ["id", "build_id", "sandbox_id", "created_at", "started_at"] {
-        assert_eq!(resumed[name], stopped[name], "{name}");
-    }
-    assert_ne!(resumed["completed_at"], stopped["completed_at"]);
-    assert_eq!(app.messages(&team, &run).await.last().unwrap()["text_content"], "2 messages");
     app.finish().await;
 }
 
@@ -620,29 +652,52 @@ async fn a_stop_interrupts_what_has_not_ended_and_leaves_the_rest_as_it_is() {
     for (status, run) in &runs {
         let before = seen(&app, &team, run).await;
         app.clock().advance(Duration::from_secs(1));
-        let stopped = app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
+        let stopped = app
+            .post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+            .await
+            .expect(200);
         assert_eq!(stopped["success"], true);
         if matches!(*status, "completed" | "failed" | "interrupted") {
-            assert_eq!(seen(&app, &team, run).await, before, "a run that was {status}");
+            assert_eq!(
+                seen(&app, &team, run).await,
+                before,
+                "a run that was {status}"
+            );
             continue;
         }
         let got = app.get_run(&team, run).await;
-        assert_eq!(got["run"]["status"], "interrupted", "a run that was {status}");
+        assert_eq!(
+            got["run"]["status"], "interrupted",
+            "a run that was {status}"
+        );
         assert_eq!(got["run"]["completed_at"], app.now().to_string());
         assert_eq!(got["run"]["waiting_on"], Value::Null);
         assert_eq!(got["pending_human_request"], Value::Null);
         let after = seen(&app, &team, run).await;
-        app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
-        assert_eq!(seen(&app, &team, run).await, after, "a second stop changes nothing");
+        app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+            .await
+            .expect(200);
+        assert_eq!(
+            seen(&app, &team, run).await,
+            after,
+            "a second stop changes nothing"
+        );
     }
     let waiting = app.messages(&team, &runs[2].1).await;
-    assert_eq!(waiting.last().unwrap()["human_response"]["response"], Value::Null);
+    assert_eq!(
+        waiting.last().unwrap()["human_response"]["response"],
+        Value::Null
+    );
     for _ in 0..8 {
         gate.open();
     }
     app.settle().await;
     for (status, run) in &runs[2..] {
-        assert_eq!(app.status(&team, run).await, "interrupted", "it stays so: {status}");
+        assert_eq!(
+            app.status(&team, run).await,
+            "interrupted",
+            "it stays so: {status}"
+        );
     }
     app.finish().await;
 }
@@ -654,11 +709,16 @@ async fn a_retry_is_for_failed_runs_alone() {
     let (runs, gate) = in_every_state(&app, &team).await;
     for (status, run) in &runs {
         let before = seen(&app, &team, run).await;
-        let reply = app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({})).await;
+        let reply = app
+            .post(&team.key, &format!("/v1/runs/{run}/retry"), json!({}))
+            .await;
         if *status == "failed" {
             let retried = reply.expect(200)["run"].clone();
             assert_eq!(retried["status"], "pending");
-            assert_eq!([&retried["error"], &retried["completed_at"]], [&Value::Null; 2]);
+            assert_eq!(
+                [&retried["error"], &retried["completed_at"]],
+                [&Value::Null; 2]
+            );
             assert_eq!(retried, app.get_run(&team, run).await["run"]);
         } else {
             let (code, message) = reply.error(400);

@@ -21,15 +21,49 @@ struct Things {
 impl Things {
     async fn of(app: &TestApp, name: &str) -> Self {
         let team = app.team(name).await;
-        let agent = app.playbook(&team, json!([{"approve": {"title": "Go on?"}}, {"finish": "done"}])).await;
+        let agent = app
+            .playbook(
+                &team,
+                json!([{"approve": {"title": "Go on?"}}, {"finish": "done"}]),
+            )
+            .await;
         let sandbox = app.sandbox(&team).await;
-        app.upload(&team.key, &sandbox, "file", "mine").await.expect(201);
-        let run = app.run(&team, json!({"agent_id": agent, "sandbox_id": sandbox, "message": "hello"})).await;
+        app.upload(&team.key, &sandbox, "file", "mine")
+            .await
+            .expect(201);
+        let run = app
+            .run(
+                &team,
+                json!({"agent_id": agent, "sandbox_id": sandbox, "message": "hello"}),
+            )
+            .await;
         app.settle().await;
-        let request = app.get_run(&team, &run).await["pending_human_request"]["id"].as_str().unwrap().to_owned();
-        let build = app.get(&team.key, &format!("/v1/agents/{agent}")).await.expect(200)["build"]["id"].as_str().unwrap().to_owned();
-        let key = app.post(&team.key, "/v1/api-keys", json!({"name": "spare"})).await.expect(201)["id"].as_str().unwrap().to_owned();
-        let ids = BTreeMap::from([("run_id", run), ("request_id", request), ("sandbox_id", sandbox), ("agent_id", agent), ("build_id", build), ("key_id", key)]);
+        let request = app.get_run(&team, &run).await["pending_human_request"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let build = app
+            .get(&team.key, &format!("/v1/agents/{agent}"))
+            .await
+            .expect(200)["build"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let key = app
+            .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
+            .await
+            .expect(201)["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let ids = BTreeMap::from([
+            ("run_id", run),
+            ("request_id", request),
+            ("sandbox_id", sandbox),
+            ("agent_id", agent),
+            ("build_id", build),
+            ("key_id", key),
+        ]);
         Self { team, ids }
     }
 
@@ -62,17 +96,29 @@ impl Things {
 
 /// The path with an id in each place; what a test does not know stays as it is.
 fn filled(path: &str, id: impl Fn(&str) -> String) -> String {
-    let part = |part: &str| part.strip_prefix('{').and_then(|p| p.strip_suffix('}')).map_or_else(|| part.to_owned(), &id);
+    let part = |part: &str| {
+        part.strip_prefix('{')
+            .and_then(|p| p.strip_suffix('}'))
+            .map_or_else(|| part.to_owned(), &id)
+    };
     path.split('/').map(part).collect::<Vec<_>>().join("/")
 }
 
 fn missing(name: &str) -> String {
-    if name == "sandbox_id" { NO_SANDBOX.to_owned() } else { NOBODY.to_owned() }
+    if name == "sandbox_id" {
+        NO_SANDBOX.to_owned()
+    } else {
+        NOBODY.to_owned()
+    }
 }
 
 /// The query without which a route answers 400.
 fn query(path: &str) -> &'static str {
-    if path.ends_with("/files/content") { "?path=file" } else { "" }
+    if path.ends_with("/files/content") {
+        "?path=file"
+    } else {
+        ""
+    }
 }
 
 fn says() -> Value {
@@ -86,9 +132,17 @@ fn body(route: &Route, agent: &str) -> Value {
         ("POST", "/v1/runs/{run_id}/messages") => json!({"message": "hello"}),
         ("POST", path) if path.ends_with("/respond") => json!({"approved": true}),
         ("POST", path) if path.ends_with("/upload-urls") => json!({"path": "file"}),
-        ("POST", "/v1/agents") | ("PATCH", "/v1/agents/{agent_id}" | "/v1/revisions/{build_id}" | "/v1/builds/{build_id}") => json!({"name": "new"}),
-        ("POST", "/v1/builds" | "/v1/revisions") => json!({"agent_id": agent, "name": "new", "config": says()}),
-        ("POST", "/v1/agents/{agent_id}/revisions" | "/v1/agents/{agent_id}/builds") => json!({"name": "new", "config": says()}),
+        ("POST", "/v1/agents")
+        | (
+            "PATCH",
+            "/v1/agents/{agent_id}" | "/v1/revisions/{build_id}" | "/v1/builds/{build_id}",
+        ) => json!({"name": "new"}),
+        ("POST", "/v1/builds" | "/v1/revisions") => {
+            json!({"agent_id": agent, "name": "new", "config": says()})
+        }
+        ("POST", "/v1/agents/{agent_id}/revisions" | "/v1/agents/{agent_id}/builds") => {
+            json!({"name": "new", "config": says()})
+        }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
         _ => json!({}),
     }
@@ -102,17 +156,36 @@ fn is_upload(route: &Route) -> bool {
 async fn call(app: &TestApp, route: &Route, key: &str, path: &str, agent: &str) -> Reply {
     if is_upload(route) {
         let bearer = format!("Bearer {key}");
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/octet-stream")];
-        return app.send(route.method.clone(), &format!("{path}?path=file"), &headers, Body::from("bad")).await;
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/octet-stream"),
+        ];
+        return app
+            .send(
+                route.method.clone(),
+                &format!("{path}?path=file"),
+                &headers,
+                Body::from("bad"),
+            )
+            .await;
     }
     match route.method {
         Method::GET => app.get(key, path).await,
-        _ => app.json(route.method.clone(), key, path, body(route, agent), &[]).await,
+        _ => {
+            app.json(route.method.clone(), key, path, body(route, agent), &[])
+                .await
+        }
     }
 }
 
 fn generous() -> TestOptions {
-    TestOptions { settings: vec![("ERRAND_RATE_LIMIT__FAILED_AUTHENTICATIONS_PER_MINUTE", "100000".to_owned())], ..TestOptions::default() }
+    TestOptions {
+        settings: vec![(
+            "ERRAND_RATE_LIMIT__FAILED_AUTHENTICATIONS_PER_MINUTE",
+            "100000".to_owned(),
+        )],
+        ..TestOptions::default()
+    }
 }
 
 fn guarded() -> impl Iterator<Item = &'static Route> {
@@ -128,23 +201,64 @@ async fn without_a_key_nothing_is_told_and_nothing_changes() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;
-    let unknown = app.send(Method::GET, "/v1/no-such-thing", &[], Body::empty()).await;
+    let unknown = app
+        .send(Method::GET, "/v1/no-such-thing", &[], Body::empty())
+        .await;
     let expected = unknown.error(401);
     for route in guarded() {
         let path = filled(route.path, |name| mine.id(name).to_owned()) + query(route.path);
-        let bodies = [Body::from(body(route, mine.id("agent_id")).to_string()), Body::from("{"), Body::empty()];
+        let bodies = [
+            Body::from(body(route, mine.id("agent_id")).to_string()),
+            Body::from("{"),
+            Body::empty(),
+        ];
         for body in bodies {
-            let reply = app.send(route.method.clone(), &path, &[("content-type", "application/json")], body).await;
+            let reply = app
+                .send(
+                    route.method.clone(),
+                    &path,
+                    &[("content-type", "application/json")],
+                    body,
+                )
+                .await;
             assert_eq!(reply.error(401), expected, "{} {path}", route.method);
             assert_eq!(reply.header("content-type"), Some("application/json"));
         }
-        for header in ["Bearer dv_00000000000000000000000000000000", "Bearer x", "Basic eDp5", "Bearer", ""] {
-            let reply = app.send(route.method.clone(), &path, &[("authorization", header)], Body::empty()).await;
-            assert_eq!(reply.error(401), expected, "{} {path} {header}", route.method);
+        for header in [
+            "Bearer dv_00000000000000000000000000000000",
+            "Bearer x",
+            "Basic eDp5",
+            "Bearer",
+            "",
+        ] {
+            let reply = app
+                .send(
+                    route.method.clone(),
+                    &path,
+                    &[("authorization", header)],
+                    Body::empty(),
+                )
+                .await;
+            assert_eq!(
+                reply.error(401),
+                expected,
+                "{} {path} {header}",
+                route.method
+            );
         }
     }
-    for route in ROUTES.iter().filter(|route| route.access == Access::Public && !has_ids(route)) {
-        assert_eq!(app.send(route.method.clone(), route.path, &[], Body::empty()).await.status, 200, "{}", route.path);
+    for route in ROUTES
+        .iter()
+        .filter(|route| route.access == Access::Public && !has_ids(route))
+    {
+        assert_eq!(
+            app.send(route.method.clone(), route.path, &[], Body::empty())
+                .await
+                .status,
+            200,
+            "{}",
+            route.path
+        );
     }
     assert_eq!(mine.state(&app).await, before);
     app.finish().await;
@@ -153,25 +267,56 @@ async fn without_a_key_nothing_is_told_and_nothing_changes() {
 #[tokio::test]
 async fn what_is_another_teams_looks_as_if_it_were_not_there() {
     let app = TestApp::start_with(generous()).await;
-    let (mine, other) = (Things::of(&app, "acme").await, Things::of(&app, "other").await);
+    let (mine, other) = (
+        Things::of(&app, "acme").await,
+        Things::of(&app, "other").await,
+    );
     let (before, others) = (mine.state(&app).await, other.state(&app).await);
     let key = &other.team.key;
     for route in guarded().filter(|route| has_ids(route)) {
         let theirs = filled(route.path, |name| mine.id(name).to_owned()) + query(route.path);
         let nobodys = filled(route.path, missing) + query(route.path);
         let agent = other.id("agent_id");
-        let (theirs, nobodys) = (call(&app, route, key, &theirs, agent).await, call(&app, route, key, &nobodys, agent).await);
-        assert_eq!(theirs.error(404).0, "not_found", "{} {}", route.method, route.path);
-        assert_eq!((theirs.status, &theirs.bytes), (nobodys.status, &nobodys.bytes), "{} {}", route.method, route.path);
-        for bad in ["x", "%00", "..%2f..", "0198f2a4-7c1e-7000-8000-00000000000", "sb_"] {
+        let (theirs, nobodys) = (
+            call(&app, route, key, &theirs, agent).await,
+            call(&app, route, key, &nobodys, agent).await,
+        );
+        assert_eq!(
+            theirs.error(404).0,
+            "not_found",
+            "{} {}",
+            route.method,
+            route.path
+        );
+        assert_eq!(
+            (theirs.status, &theirs.bytes),
+            (nobodys.status, &nobodys.bytes),
+            "{} {}",
+            route.method,
+            route.path
+        );
+        for bad in [
+            "x",
+            "%00",
+            "..%2f..",
+            "0198f2a4-7c1e-7000-8000-00000000000",
+            "sb_",
+        ] {
             let path = filled(route.path, |_| bad.to_owned()) + query(route.path);
             let reply = call(&app, route, key, &path, agent).await;
-            assert!(matches!(reply.status, 400 | 404), "{} {path}: {reply:?}", route.method);
+            assert!(
+                matches!(reply.status, 400 | 404),
+                "{} {path}: {reply:?}",
+                route.method
+            );
             reply.error(reply.status);
         }
     }
     // An id in a body is no other.
-    for (path, rest) in [("/v1/runs", json!({})), ("/v1/builds", json!({"name": "x", "config": says()}))] {
+    for (path, rest) in [
+        ("/v1/runs", json!({})),
+        ("/v1/builds", json!({"name": "x", "config": says()})),
+    ] {
         let with = |agent: &str| {
             let mut body = rest.clone();
             body["agent_id"] = json!(agent);
@@ -182,10 +327,16 @@ async fn what_is_another_teams_looks_as_if_it_were_not_there() {
         assert_eq!(theirs.error(404), nobodys.error(404), "{path}");
     }
     let with = |sandbox: &str| json!({"agent_id": other.id("agent_id"), "sandbox_id": sandbox});
-    let theirs = app.post(key, "/v1/runs", with(mine.id("sandbox_id"))).await.error(400);
+    let theirs = app
+        .post(key, "/v1/runs", with(mine.id("sandbox_id")))
+        .await
+        .error(400);
     let nobodys = app.post(key, "/v1/runs", with(NO_SANDBOX)).await.error(400);
     let hidden = |(code, message): (String, String), id: &str| (code, message.replace(id, "ID"));
-    assert_eq!(hidden(theirs, mine.id("sandbox_id")), hidden(nobodys, NO_SANDBOX));
+    assert_eq!(
+        hidden(theirs, mine.id("sandbox_id")),
+        hidden(nobodys, NO_SANDBOX)
+    );
 
     assert_eq!(mine.state(&app).await, before);
     assert_eq!(other.state(&app).await, others);
@@ -199,26 +350,67 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_it_takes() {
     let before = mine.state(&app).await;
     let mut methods: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for route in ROUTES {
-        methods.entry(route.path).or_default().insert(route.method.as_str());
+        methods
+            .entry(route.path)
+            .or_default()
+            .insert(route.method.as_str());
     }
     let bearer = format!("Bearer {}", mine.team.key);
     for (path, taken) in methods {
-        let url = filled(path, |name| mine.ids.get(name).cloned().unwrap_or_else(|| "token".to_owned()));
-        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS, Method::TRACE] {
+        let url = filled(path, |name| {
+            mine.ids
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| "token".to_owned())
+        });
+        for method in [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::TRACE,
+        ] {
             if taken.contains(method.as_str()) {
                 continue;
             }
-            let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-            let reply = app.send(method.clone(), &url, &headers, Body::from("{}")).await;
+            let headers = [
+                ("authorization", bearer.as_str()),
+                ("content-type", "application/json"),
+            ];
+            let reply = app
+                .send(method.clone(), &url, &headers, Body::from("{}"))
+                .await;
             assert_eq!(reply.error(405).0, "method_not_allowed", "{method} {url}");
-            let allow = reply.header("allow").unwrap_or_else(|| panic!("{method} {url} has no allow"));
-            let allowed: BTreeSet<&str> = allow.split(',').map(str::trim).filter(|m| *m != "HEAD").collect();
+            let allow = reply
+                .header("allow")
+                .unwrap_or_else(|| panic!("{method} {url} has no allow"));
+            let allowed: BTreeSet<&str> = allow
+                .split(',')
+                .map(str::trim)
+                .filter(|m| *m != "HEAD")
+                .collect();
             assert_eq!(allowed, taken, "{method} {url}");
         }
     }
-    for path in ["/v1", "/v1/", "/v1/no-such-thing", "/v1/runs/", "/v1/agents/x/y/z", "/no-such-thing"] {
+    for path in [
+        "/v1",
+        "/v1/",
+        "/v1/no-such-thing",
+        "/v1/runs/",
+        "/v1/agents/x/y/z",
+        "/no-such-thing",
+    ] {
         for method in [Method::GET, Method::POST] {
-            let reply = app.send(method.clone(), path, &[("authorization", bearer.as_str())], Body::empty()).await;
+            let reply = app
+                .send(
+                    method.clone(),
+                    path,
+                    &[("authorization", bearer.as_str())],
+                    Body::empty(),
+                )
+                .await;
             assert_eq!(reply.error(404).0, "not_found", "{method} {path}");
         }
     }
@@ -238,29 +430,80 @@ async fn a_body_that_does_not_fit_is_refused_and_changes_nothing() {
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;
     let bearer = format!("Bearer {}", mine.team.key);
-    let broken: [&[u8]; 9] = [b"{", b"", b"[]", b"\"x\"", b"null", b"{\"a\": 1,}", b"\xff\xfe", b"{\"no_such_field_at_all\": 1}", b"{} {}"];
+    let broken: [&[u8]; 9] = [
+        b"{",
+        b"",
+        b"[]",
+        b"\"x\"",
+        b"null",
+        b"{\"a\": 1,}",
+        b"\xff\xfe",
+        b"{\"no_such_field_at_all\": 1}",
+        b"{} {}",
+    ];
     let mut seen = 0;
     for route in guarded().filter(|route| reads_json(app.contract().document(), route)) {
         seen += 1;
         let path = filled(route.path, |name| mine.id(name).to_owned());
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
         for body in broken {
-            let reply = app.send(route.method.clone(), &path, &headers, Body::from(body)).await;
-            assert_eq!(reply.error(400).0, "bad_request", "{} {path} {}", route.method, String::from_utf8_lossy(body));
+            let reply = app
+                .send(route.method.clone(), &path, &headers, Body::from(body))
+                .await;
+            assert_eq!(
+                reply.error(400).0,
+                "bad_request",
+                "{} {path} {}",
+                route.method,
+                String::from_utf8_lossy(body)
+            );
         }
         let mut fits = body(route, mine.id("agent_id"));
         fits["no_such_field_at_all"] = json!(1);
-        let (_, message) = app.json(route.method.clone(), &mine.team.key, &path, fits, &[]).await.error(400);
-        assert!(message.contains("no_such_field_at_all"), "{} {path}: {message}", route.method);
-        let text = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
+        let (_, message) = app
+            .json(route.method.clone(), &mine.team.key, &path, fits, &[])
+            .await
+            .error(400);
+        assert!(
+            message.contains("no_such_field_at_all"),
+            "{} {path}: {message}",
+            route.method
+        );
+        let text = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "text/plain"),
+        ];
         let fits = body(route, mine.id("agent_id")).to_string();
-        let reply = app.send(route.method.clone(), &path, &text, Body::from(fits)).await;
-        assert_eq!(reply.error(415).0, "unsupported_media_type", "{} {path}", route.method);
+        let reply = app
+            .send(route.method.clone(), &path, &text, Body::from(fits))
+            .await;
+        assert_eq!(
+            reply.error(415).0,
+            "unsupported_media_type",
+            "{} {path}",
+            route.method
+        );
         let large = format!("{{\"x\": \"{}\"}}", "x".repeat(4 * 1024 * 1024));
-        let reply = app.send(route.method.clone(), &path, &headers, Body::from(large)).await;
-        assert_eq!(reply.error(413).0, "payload_too_large", "{} {path}", route.method);
+        let reply = app
+            .send(route.method.clone(), &path, &headers, Body::from(large))
+            .await;
+        assert_eq!(
+            reply.error(413).0,
+            "payload_too_large",
+            "{} {path}",
+            route.method
+        );
     }
-    assert_eq!(seen, guarded().filter(|route| body(route, "") != json!({})).count(), "what reads JSON says so");
+    assert_eq!(
+        seen,
+        guarded()
+            .filter(|route| body(route, "") != json!({}))
+            .count(),
+        "what reads JSON says so"
+    );
     assert_eq!(mine.state(&app).await, before);
     app.finish().await;
 }
@@ -275,13 +518,30 @@ async fn a_parameter_that_is_not_known_is_named_and_changes_nothing() {
         let separator = if known.is_empty() { "?" } else { "&" };
         let path = filled(route.path, |name| mine.id(name).to_owned()) + known;
         let reply = if is_upload(route) {
-            app.upload(&mine.team.key, mine.id("sandbox_id"), "file&no_such_parameter=1", "bad").await
+            app.upload(
+                &mine.team.key,
+                mine.id("sandbox_id"),
+                "file&no_such_parameter=1",
+                "bad",
+            )
+            .await
         } else {
-            call(&app, route, &mine.team.key, &format!("{path}{separator}no_such_parameter=1"), mine.id("agent_id")).await
+            call(
+                &app,
+                route,
+                &mine.team.key,
+                &format!("{path}{separator}no_such_parameter=1"),
+                mine.id("agent_id"),
+            )
+            .await
         };
         let (code, message) = reply.error(400);
         assert_eq!(code, "bad_request");
-        assert!(message.contains("no_such_parameter"), "{} {path}: {message}", route.method);
+        assert!(
+            message.contains("no_such_parameter"),
+            "{} {path}: {message}",
+            route.method
+        );
     }
     assert_eq!(mine.state(&app).await, before);
     app.finish().await;
@@ -293,13 +553,28 @@ async fn a_call_that_takes_no_body_takes_any() {
     let team = app.team("acme").await;
     let agent = app.playbook(&team, json!([{"fail": "no"}])).await;
     let bearer = format!("Bearer {}", team.key);
-    for (kind, body) in [("application/json", "{}"), ("application/json", "{broken"), ("text/plain", "x"), ("", "")] {
+    for (kind, body) in [
+        ("application/json", "{}"),
+        ("application/json", "{broken"),
+        ("text/plain", "x"),
+        ("", ""),
+    ] {
         let run = app.run(&team, json!({"agent_id": agent})).await;
         app.settle().await;
         let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
-        let headers = if kind.is_empty() { &headers[..1] } else { &headers[..] };
-        for (path, status) in [(format!("/v1/runs/{run}/retry"), 200), (format!("/v1/runs/{run}/stop"), 200), ("/v1/sandboxes".to_owned(), 201)] {
-            let reply = app.send(Method::POST, &path, headers, Body::from(body)).await;
+        let headers = if kind.is_empty() {
+            &headers[..1]
+        } else {
+            &headers[..]
+        };
+        for (path, status) in [
+            (format!("/v1/runs/{run}/retry"), 200),
+            (format!("/v1/runs/{run}/stop"), 200),
+            ("/v1/sandboxes".to_owned(), 201),
+        ] {
+            let reply = app
+                .send(Method::POST, &path, headers, Body::from(body))
+                .await;
             assert_eq!(reply.status, status, "{path} {kind} {body}");
             app.settle().await;
         }
@@ -319,13 +594,27 @@ async fn the_table_and_the_document_describe_the_same() {
             }
         }
     }
-    let routes: BTreeSet<_> = ROUTES.iter().map(|route| (route.method.to_string(), route.path.to_owned())).collect();
-    assert_eq!(routes.len(), ROUTES.len(), "a route stands in the table twice");
+    let routes: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|route| (route.method.to_string(), route.path.to_owned()))
+        .collect();
+    assert_eq!(
+        routes.len(),
+        ROUTES.len(),
+        "a route stands in the table twice"
+    );
     assert_eq!(described, routes);
     for route in ROUTES {
         let operation = &paths[route.path][route.method.as_str().to_lowercase()];
-        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-        let described: BTreeSet<_> = parameters.iter().filter(|p| p["in"] == "query").filter_map(|p| p["name"].as_str()).collect();
+        let parameters = operation["parameters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let described: BTreeSet<_> = parameters
+            .iter()
+            .filter(|p| p["in"] == "query")
+            .filter_map(|p| p["name"].as_str())
+            .collect();
         let known: BTreeSet<_> = route.query.iter().copied().collect();
         assert_eq!(described, known, "{} {}", route.method, route.path);
     }

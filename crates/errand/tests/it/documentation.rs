@@ -12,7 +12,10 @@ const ENDPOINTS: [(&str, &str); 34] = [
     ("get", "/v1/runs/{run_id}"),
     ("get", "/v1/runs/{run_id}/messages"),
     ("post", "/v1/runs/{run_id}/messages"),
-    ("post", "/v1/runs/{run_id}/human-requests/{request_id}/respond"),
+    (
+        "post",
+        "/v1/runs/{run_id}/human-requests/{request_id}/respond",
+    ),
     ("post", "/v1/runs/{run_id}/stop"),
     ("post", "/v1/runs/{run_id}/retry"),
     ("get", "/v1/runs/{run_id}/events"),
@@ -44,27 +47,47 @@ const ENDPOINTS: [(&str, &str); 34] = [
 ];
 
 async fn without_a_key(app: &TestApp, path: &str, accept: &str) -> Reply {
-    app.send(Method::GET, path, &[("accept", accept)], Body::empty()).await
+    app.send(Method::GET, path, &[("accept", accept)], Body::empty())
+        .await
 }
 
 #[tokio::test]
 async fn the_document_describes_every_endpoint() {
     let app = TestApp::start().await;
     let reply = without_a_key(&app, "/v1/documentation/json", "*/*").await;
-    assert!(reply.header("content-type").unwrap().starts_with("application/json"));
+    assert!(
+        reply
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/json")
+    );
     let document = reply.expect(200);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
     for (method, path) in ENDPOINTS {
         let operation = &document["paths"][path][method];
         assert!(operation.is_object(), "{method} {path} is not described");
-        assert!(operation["summary"].is_string() || operation["description"].is_string(), "{method} {path} says nothing");
-        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-        for name in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
-            let described = parameters.iter().any(|p| p["name"] == name && p["in"] == "path" && p["required"] == true);
+        assert!(
+            operation["summary"].is_string() || operation["description"].is_string(),
+            "{method} {path} says nothing"
+        );
+        let parameters = operation["parameters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        for name in path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        {
+            let described = parameters
+                .iter()
+                .any(|p| p["name"] == name && p["in"] == "path" && p["required"] == true);
             assert!(described, "{method} {path}: {name} is not described");
         }
         let responses = operation["responses"].as_object().unwrap();
-        assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path} has no answer");
+        assert!(
+            responses.keys().any(|status| status.starts_with('2')),
+            "{method} {path} has no answer"
+        );
     }
     app.finish().await;
 }
@@ -73,17 +96,36 @@ async fn the_document_describes_every_endpoint() {
 async fn the_document_says_what_needs_a_key_and_how_an_error_looks() {
     let app = TestApp::start().await;
     let document = app.contract().document().clone();
-    let schemes = document["components"]["securitySchemes"].as_object().unwrap();
-    assert!(schemes.values().any(|s| s["type"] == "http" && s["scheme"] == "bearer"), "{schemes:?}");
-    let is_empty = |value: &Value| value.as_array().is_none_or(|list| list.iter().all(|s| s.as_object().is_some_and(serde_json::Map::is_empty)));
+    let schemes = document["components"]["securitySchemes"]
+        .as_object()
+        .unwrap();
+    assert!(
+        schemes
+            .values()
+            .any(|s| s["type"] == "http" && s["scheme"] == "bearer"),
+        "{schemes:?}"
+    );
+    let is_empty = |value: &Value| {
+        value.as_array().is_none_or(|list| {
+            list.iter()
+                .all(|s| s.as_object().is_some_and(serde_json::Map::is_empty))
+        })
+    };
     for (method, path) in ENDPOINTS {
         let operation = &document["paths"][path][method];
         let public = path.starts_with("/v1/documentation") || !path.starts_with("/v1/");
-        let security = if operation["security"].is_null() { &document["security"] } else { &operation["security"] };
+        let security = if operation["security"].is_null() {
+            &document["security"]
+        } else {
+            &operation["security"]
+        };
         assert_eq!(is_empty(security), public, "{method} {path}: {security}");
         if !public {
             let responses = &operation["responses"];
-            assert!(!responses["401"].is_null() || !responses["default"].is_null(), "{method} {path} does not describe a refusal");
+            assert!(
+                !responses["401"].is_null() || !responses["default"].is_null(),
+                "{method} {path} does not describe a refusal"
+            );
         }
     }
     // Each reference leads somewhere.
@@ -92,7 +134,12 @@ async fn the_document_says_what_needs_a_key_and_how_an_error_looks() {
         match value {
             Value::Object(fields) => {
                 if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
-                    assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+                    assert!(
+                        document
+                            .pointer(reference.trim_start_matches('#'))
+                            .is_some(),
+                        "{reference} leads nowhere"
+                    );
                 }
                 left.extend(fields.values());
             }
@@ -108,19 +155,38 @@ async fn the_page_is_for_people_and_needs_no_key() {
     let app = TestApp::start().await;
     let reply = without_a_key(&app, "/v1/documentation", "text/html").await;
     assert_eq!(reply.status, 200);
-    assert!(reply.header("content-type").unwrap().starts_with("text/html"));
+    assert!(
+        reply
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
     let page = String::from_utf8(reply.bytes.to_vec()).unwrap();
     for (method, path) in ENDPOINTS {
         assert!(page.contains(path), "{method} {path} is not on the page");
     }
-    assert!(page.contains("/v1/documentation/json"), "the page leads to the document");
+    assert!(
+        page.contains("/v1/documentation/json"),
+        "the page leads to the document"
+    );
     // What the page loads is of this server: it can be read without the Internet.
     for attribute in ["src=\"", "href=\""] {
-        for target in page.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
+        for target in page
+            .split(attribute)
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+        {
             let loads = attribute.starts_with("src") || target.ends_with(".css");
-            assert!(!loads || !target.contains("//"), "{target} is loaded from elsewhere");
+            assert!(
+                !loads || !target.contains("//"),
+                "{target} is loaded from elsewhere"
+            );
             if loads && target.starts_with('/') {
-                assert_eq!(without_a_key(&app, target, "*/*").await.status, 200, "{target}");
+                assert_eq!(
+                    without_a_key(&app, target, "*/*").await.status,
+                    200,
+                    "{target}"
+                );
             }
         }
     }

@@ -12,7 +12,11 @@ async fn ask(router: &axum::Router, path: &str, key: Option<&str>) -> (StatusCod
     if let Some(key) = key {
         request = request.header("authorization", format!("Bearer {key}"));
     }
-    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let response = router
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
     assert!(response.headers().contains_key("x-request-id"), "{path}");
     let status = response.status();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -31,7 +35,14 @@ async fn a_server_that_works_says_so_to_everybody() {
     // Over the network too.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(http.get(format!("{}{path}", app.url())).send().await.unwrap().status(), 200);
+        assert_eq!(
+            http.get(format!("{}{path}", app.url()))
+                .send()
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
     }
     app.finish().await;
 }
@@ -41,12 +52,23 @@ async fn a_server_that_stops_is_alive_and_not_ready() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let router = app.app().router();
-    assert_eq!(ask(&router, "/v1/agents", Some(&team.key)).await.0, StatusCode::OK);
+    assert_eq!(
+        ask(&router, "/v1/agents", Some(&team.key)).await.0,
+        StatusCode::OK
+    );
     app.finish().await;
     assert_eq!(ask(&router, "/healthz", None).await.0, StatusCode::OK);
-    for (path, key) in [("/readyz", None), ("/v1/agents", Some(team.key.as_str())), ("/v1/runs", Some(&team.key))] {
+    for (path, key) in [
+        ("/readyz", None),
+        ("/v1/agents", Some(team.key.as_str())),
+        ("/v1/runs", Some(&team.key)),
+    ] {
         let (status, body) = ask(&router, path, key).await;
-        assert_eq!((status, &body["error"]), (StatusCode::SERVICE_UNAVAILABLE, &Value::from("unavailable")), "{path}");
+        assert_eq!(
+            (status, &body["error"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &Value::from("unavailable")),
+            "{path}"
+        );
         assert!(body["message"].is_string());
     }
 }
@@ -58,6 +80,9 @@ async fn a_server_that_starts_is_alive_and_not_ready() {
         assert_eq!(response.status().as_u16(), status, "{path}");
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&bytes).unwrap();
-        assert!(status == 200 || body["error"] == "unavailable", "{path}: {body}");
+        assert!(
+            status == 200 || body["error"] == "unavailable",
+            "{path}: {body}"
+        );
     }
 }

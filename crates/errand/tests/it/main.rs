@@ -1,15 +1,24 @@
 //! Tests of the program from outside. One binary: each module is a topic, and linking happens once.
 
+mod api_agents;
+mod api_answers;
+mod api_auth;
+mod api_errors;
+mod api_events;
+mod api_idempotency;
+mod api_keys;
+mod api_limits;
+mod api_messages;
+mod api_runs;
 mod api_sandboxes;
+mod api_uploads;
+mod coverage;
 mod crash_real;
+mod documentation;
 mod engine_crash;
 mod engine_life;
-mod properties;
-mod api_agents;
-mod api_keys;
-mod coverage;
-mod documentation;
 mod health;
+mod properties;
 mod real_server;
-mod webhooks;
 mod tidy;
+mod webhooks;

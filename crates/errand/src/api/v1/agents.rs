@@ -36,7 +36,12 @@ pub(crate) struct AgentBody {
 
 impl From<&Agent> for AgentBody {
     fn from(agent: &Agent) -> Self {
-        Self { id: agent.id.as_uuid(), name: agent.name.clone(), created_at: agent.created_at, updated_at: agent.updated_at }
+        Self {
+            id: agent.id.as_uuid(),
+            name: agent.name.clone(),
+            created_at: agent.created_at,
+            updated_at: agent.updated_at,
+        }
     }
 }
 
@@ -50,7 +55,10 @@ pub(crate) struct AgentResponse {
 
 impl From<&(Agent, Option<Build>)> for AgentResponse {
     fn from((agent, build): &(Agent, Option<Build>)) -> Self {
-        Self { agent: agent.into(), build: build.as_ref().map(BuildBody::from) }
+        Self {
+            agent: agent.into(),
+            build: build.as_ref().map(BuildBody::from),
+        }
     }
 }
 
@@ -75,7 +83,11 @@ pub(crate) struct CreateAgentRequest {
 
 impl RequestBody for CreateAgentRequest {
     fn fields_within(field: &str) -> &'static [&'static str] {
-        if field == "build" { fields_of::<BuildDraft>() } else { &[] }
+        if field == "build" {
+            fields_of::<BuildDraft>()
+        } else {
+            &[]
+        }
     }
 }
 
@@ -99,7 +111,12 @@ pub(crate) async fn list_agents(
     let page = app.store.list_agents(caller.team(), query).await?;
     let agents = page.items.iter().map(|(agent, _)| agent.into()).collect();
     let PageQuery { limit, offset } = query;
-    Ok(Answered(AgentListResponse { agents, total: page.total, limit, offset }))
+    Ok(Answered(AgentListResponse {
+        agents,
+        total: page.total,
+        limit,
+        offset,
+    }))
 }
 
 /// Makes an agent, with its first build where one is given.
@@ -112,9 +129,22 @@ pub(crate) async fn create_agent(
     body: Json<CreateAgentRequest>,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    let build = body.value.build.map(|draft| checked_build(&app, &caller, draft, "build.")).transpose()?;
-    let agent = NewAgent { team: caller.team(), id: app.ids.agent(now), name: body.value.name.0, build, now };
-    let answer = app.store.create_agent(agent, key.once(&caller, body.sha256, render_created)).await?;
+    let build = body
+        .value
+        .build
+        .map(|draft| checked_build(&app, &caller, draft, "build."))
+        .transpose()?;
+    let agent = NewAgent {
+        team: caller.team(),
+        id: app.ids.agent(now),
+        name: body.value.name.0,
+        build,
+        now,
+    };
+    let answer = app
+        .store
+        .create_agent(agent, key.once(&caller, body.sha256, render_created))
+        .await?;
     Ok(response(answer, render_created))
 }
 
@@ -146,7 +176,16 @@ pub(crate) async fn rename_agent(
     body: Json<RenameAgentRequest>,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, render);
-    let answer = app.store.rename_agent(caller.team(), agent, body.value.name.0, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .rename_agent(
+            caller.team(),
+            agent,
+            body.value.name.0,
+            app.clock.now(),
+            once,
+        )
+        .await?;
     Ok(response(answer, render))
 }
 
@@ -165,6 +204,9 @@ pub(crate) async fn delete_agent(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, no_content);
-    let answer = app.store.delete_agent(caller.team(), agent, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .delete_agent(caller.team(), agent, app.clock.now(), once)
+        .await?;
     Ok(response(answer, no_content))
 }

@@ -102,7 +102,12 @@ pub(crate) async fn list_api_keys(
     let page = app.store.list_api_keys(caller.team(), query).await?;
     let api_keys = page.items.iter().map(ApiKeyBody::from).collect();
     let PageQuery { limit, offset } = query;
-    Ok(Answered(ApiKeyListResponse { api_keys, total: page.total, limit, offset }))
+    Ok(Answered(ApiKeyListResponse {
+        api_keys,
+        total: page.total,
+        limit,
+        offset,
+    }))
 }
 
 /// Makes a key with the caller's role. The key is in this answer, and nowhere else.
@@ -127,18 +132,35 @@ pub(crate) async fn create_api_key(
         not_after: caller.expires_at(),
         now,
     };
-    Ok(match app.store.create_api_key(new, key.once(&caller, body.sha256, render_recorded)).await? {
-        Answer::Fresh(made) => {
-            let body = NewApiKeyResponse { about: (&made).into(), key: Some(secret.expose().to_owned()), shown_once: false };
-            (StatusCode::CREATED, Answered(body)).into_response()
-        }
-        Answer::Replayed(stored) => replayed(stored),
-    })
+    Ok(
+        match app
+            .store
+            .create_api_key(new, key.once(&caller, body.sha256, render_recorded))
+            .await?
+        {
+            Answer::Fresh(made) => {
+                let body = NewApiKeyResponse {
+                    about: (&made).into(),
+                    key: Some(secret.expose().to_owned()),
+                    shown_once: false,
+                };
+                (StatusCode::CREATED, Answered(body)).into_response()
+            }
+            Answer::Replayed(stored) => replayed(stored),
+        },
+    )
 }
 
 /// What a replay gets: without the key, which is kept nowhere.
 fn render_recorded(key: &ApiKey) -> StoredAnswer {
-    rendered(StatusCode::CREATED, &NewApiKeyResponse { about: key.into(), key: None, shown_once: true })
+    rendered(
+        StatusCode::CREATED,
+        &NewApiKeyResponse {
+            about: key.into(),
+            key: None,
+            shown_once: true,
+        },
+    )
 }
 
 /// Deletes a key: it is refused from now on, and its open streams end.
@@ -152,6 +174,9 @@ pub(crate) async fn delete_api_key(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, no_content);
-    let answer = app.store.delete_api_key(caller.team(), id, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .delete_api_key(caller.team(), id, app.clock.now(), once)
+        .await?;
     Ok(response(answer, no_content))
 }

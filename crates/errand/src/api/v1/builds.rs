@@ -117,10 +117,19 @@ pub(crate) struct ChangeBuildRequest {
 impl RequestBody for ChangeBuildRequest {}
 
 /// A build that can be stored. `within`: where it stands in the body, such as `build.`.
-pub(crate) fn checked_build(app: &AppState, caller: &Caller, draft: BuildDraft, within: &str) -> Result<NewBuild, ApiError> {
-    BuildConfig::parse(&draft.config).map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
+pub(crate) fn checked_build(
+    app: &AppState,
+    caller: &Caller,
+    draft: BuildDraft,
+    within: &str,
+) -> Result<NewBuild, ApiError> {
+    BuildConfig::parse(&draft.config)
+        .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
     if draft.config.to_string().len() > CONFIG_BYTES_MAX {
-        return Err(ApiError::invalid(&format!("{within}config"), format!("it takes at most {CONFIG_BYTES_MAX} bytes")));
+        return Err(ApiError::invalid(
+            &format!("{within}config"),
+            format!("it takes at most {CONFIG_BYTES_MAX} bytes"),
+        ));
     }
     Ok(NewBuild {
         id: app.ids.build(app.clock.now()),
@@ -144,7 +153,12 @@ pub(crate) async fn list_builds(
     let page = app.store.list_builds(caller.team(), agent, query).await?;
     let builds = page.items.iter().map(BuildBody::from).collect();
     let PageQuery { limit, offset } = query;
-    Ok(Answered(BuildListResponse { builds, total: page.total, limit, offset }))
+    Ok(Answered(BuildListResponse {
+        builds,
+        total: page.total,
+        limit,
+        offset,
+    }))
 }
 
 /// Adds a build to an agent. Runs that are started from now on have it.
@@ -170,8 +184,25 @@ pub(crate) async fn create_build_of(
     key: IdempotencyKey,
     body: Json<CreateBuildRequest>,
 ) -> Result<Response, ApiError> {
-    let CreateBuildRequest { agent_id, name, description, config } = body.value;
-    create(&app, &caller, agent_id, &key, BuildDraft { name, description, config }, body.sha256).await
+    let CreateBuildRequest {
+        agent_id,
+        name,
+        description,
+        config,
+    } = body.value;
+    create(
+        &app,
+        &caller,
+        agent_id,
+        &key,
+        BuildDraft {
+            name,
+            description,
+            config,
+        },
+        body.sha256,
+    )
+    .await
 }
 
 async fn create(
@@ -184,12 +215,20 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let build = checked_build(app, caller, draft, "")?;
     let once = key.once(caller, sha256, render_created);
-    let answer = app.store.create_build(caller.team(), agent, build, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .create_build(caller.team(), agent, build, app.clock.now(), once)
+        .await?;
     Ok(response(answer, render_created))
 }
 
 fn render_created(build: &Build) -> StoredAnswer {
-    rendered(StatusCode::CREATED, &BuildResponse { build: build.into() })
+    rendered(
+        StatusCode::CREATED,
+        &BuildResponse {
+            build: build.into(),
+        },
+    )
 }
 
 /// A build, also of an agent that is deleted.
@@ -201,7 +240,9 @@ pub(crate) async fn get_build(
     Path(build): Path<BuildId>,
 ) -> Result<Answered<BuildResponse>, ApiError> {
     let build = app.store.build(caller.team(), build).await?;
-    Ok(Answered(BuildResponse { build: BuildBody::from(&build) }))
+    Ok(Answered(BuildResponse {
+        build: BuildBody::from(&build),
+    }))
 }
 
 /// Changes a build's name and description; its config never changes.
@@ -215,12 +256,23 @@ pub(crate) async fn change_build(
     key: IdempotencyKey,
     body: Json<ChangeBuildRequest>,
 ) -> Result<Response, ApiError> {
-    let change = BuildChange { name: body.value.name.map(|name| name.0), description: body.value.description };
+    let change = BuildChange {
+        name: body.value.name.map(|name| name.0),
+        description: body.value.description,
+    };
     let once = key.once(&caller, body.sha256, render);
-    let answer = app.store.update_build(caller.team(), build, change, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .update_build(caller.team(), build, change, app.clock.now(), once)
+        .await?;
     Ok(response(answer, render))
 }
 
 fn render(build: &Build) -> StoredAnswer {
-    rendered(StatusCode::OK, &BuildResponse { build: build.into() })
+    rendered(
+        StatusCode::OK,
+        &BuildResponse {
+            build: build.into(),
+        },
+    )
 }

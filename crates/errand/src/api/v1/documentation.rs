@@ -19,6 +19,20 @@ pub(crate) async fn documentation_page(State(app): State<AppState>) -> Response 
 #[utoipa::path(get, path = "/v1/documentation/json", tag = "Documentation", security(()),
     responses((status = 200, description = "The document.", body = Object)))]
 pub(crate) async fn documentation_json(State(app): State<AppState>) -> Response {
-    let document = app.document.get_or_init(|| openapi::document(&app.settings.public_url).to_string().into()).clone();
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document).into_response()
+    let document = app
+        .document
+        .get_or_init(|| {
+            openapi::document(&app.settings.public_url)
+                .to_string()
+                .into()
+        })
+        .clone();
+    (
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        document,
+    )
+        .into_response()
 }

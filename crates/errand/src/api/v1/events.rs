@@ -11,11 +11,12 @@ use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use errand_core::id::RunId;
+use errand_core::time::Timestamp;
 use errand_store::Watch;
 use errand_store::model::{EventPage, EventRow};
 use futures::stream;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
@@ -73,30 +74,63 @@ pub(crate) async fn stream_events(
     let known = last_event_id(&headers)?.or(after);
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
-    let page = app.store.events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX).await?;
+    let page = app
+        .store
+        .events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX)
+        .await?;
     if let Some(number) = known {
         if number > page.last {
-            return Err(ApiError::bad_request(format!("Last-Event-ID: {number} is beyond the last event of the run, which is {}", page.last)));
+            return Err(ApiError::bad_request(format!(
+                "Last-Event-ID: {number} is beyond the last event of the run, which is {}",
+                page.last
+            )));
         }
         if page.ended && number == page.last {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    let mut follow = Follow { app, caller, run, after: known.unwrap_or(0), watch, ready: VecDeque::new(), has_ended: false };
+    let (after, last_at) = (known.unwrap_or(0), app.clock.now());
+    let mut follow = Follow {
+        app,
+        caller,
+        run,
+        after,
+        last_at,
+        watch,
+        ready: VecDeque::new(),
+        has_ended: false,
+    };
     follow.take(page);
-    let events = stream::unfold(follow, async |mut follow| follow.next().await.map(|event| (Ok::<_, Infallible>(event), follow)));
+    let events = stream::unfold(follow, async |mut follow| {
+        follow
+            .next()
+            .await
+            .map(|event| (Ok::<_, Infallible>(event), follow))
+    });
     let mut response = Sse::new(events).into_response();
     // Proxies that collect a response before they send it would hold the stream back.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let Some(value) = headers.get(LAST_EVENT_ID) else {
+        return Ok(None);
+    };
     let text = value.to_str().unwrap_or_default();
-    let number = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| ApiError::bad_request("Last-Event-ID: it takes the number of an event, as the stream gave it"))
+    let number = Some(text)
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| {
+        ApiError::bad_request(
+            "Last-Event-ID: it takes the number of an event, as the stream gave it",
+        )
+    })
 }
 
 /// Where a stream is.
@@ -105,6 +139,8 @@ struct Follow {
     caller: Caller,
     run: RunId,
     after: u64,
+    /// When the last event that was told happened.
+    last_at: Timestamp,
     watch: Watch,
     ready: VecDeque<Event>,
     has_ended: bool,
@@ -114,10 +150,16 @@ impl Follow {
     fn take(&mut self, page: EventPage) {
         if page.events.is_empty() && page.ended && self.after >= page.last {
             self.has_ended = true;
-            self.ready.push_back(Event::default().event("end").data("{}"));
+            let data = about(self.run, self.last_at);
+            self.ready.push_back(
+                Event::default()
+                    .event("end")
+                    .data(Value::Object(data).to_string()),
+            );
         }
         for row in page.events {
             self.after = row.seq;
+            self.last_at = row.created_at;
             self.ready.push_back(event_of(self.run, row));
         }
     }
@@ -127,10 +169,18 @@ impl Follow {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            if self.has_ended || self.app.draining.is_cancelled() || !self.caller.still_counts(&self.app).await {
+            if self.has_ended
+                || self.app.draining.is_cancelled()
+                || !self.caller.still_counts(&self.app).await
+            {
                 return None;
             }
-            match self.app.store.events_after(self.caller.team(), self.run, self.after, EVENTS_READ_MAX).await {
+            match self
+                .app
+                .store
+                .events_after(self.caller.team(), self.run, self.after, EVENTS_READ_MAX)
+                .await
+            {
                 Ok(page) => self.take(page),
                 Err(error) => {
                     tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
@@ -153,13 +203,25 @@ impl Follow {
     }
 }
 
-fn event_of(run: RunId, row: EventRow) -> Event {
+/// What the data of every event begins with.
+fn about(run: RunId, created_at: Timestamp) -> Map<String, Value> {
     let mut data = Map::new();
     data.insert("run_id".to_owned(), Value::String(run.to_string()));
-    data.insert("created_at".to_owned(), Value::String(row.created_at.to_string()));
+    data.insert(
+        "created_at".to_owned(),
+        Value::String(created_at.to_string()),
+    );
+    data
+}
+
+fn event_of(run: RunId, row: EventRow) -> Event {
+    let mut data = about(run, row.created_at);
     // The object comes last: where it has a `created_at` of its own, it is as `GET` gives it.
     if let Value::Object(object) = row.data {
         data.extend(object);
     }
-    Event::default().id(row.seq.to_string()).event(row.kind).data(Value::Object(data).to_string())
+    Event::default()
+        .id(row.seq.to_string())
+        .event(row.kind)
+        .data(Value::Object(data).to_string())
 }

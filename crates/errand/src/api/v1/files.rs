@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_sandbox::{Entry, FileError, Kind, OpenFile, Root};
-use http::header::{self, HeaderMap, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
@@ -45,7 +45,12 @@ impl From<Entry> for FileEntry {
             Kind::File => "file",
             Kind::Dir => "dir",
         };
-        Self { name: entry.name, path: entry.path, kind: kind.to_owned(), size_bytes: entry.size_bytes }
+        Self {
+            name: entry.name,
+            path: entry.path,
+            kind: kind.to_owned(),
+            size_bytes: entry.size_bytes,
+        }
     }
 }
 
@@ -74,7 +79,9 @@ pub(crate) struct DirectoryPath(SandboxPath);
 
 impl QueryParams for DirectoryPath {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        Ok(Self(SandboxPath::parse(given.one("path")?.unwrap_or_default())?))
+        Ok(Self(SandboxPath::parse(
+            given.one("path")?.unwrap_or_default(),
+        )?))
     }
 }
 
@@ -91,12 +98,21 @@ pub(crate) async fn list_files(
     let root = root_of(&app, &caller, sandbox).await?;
     let listing = blocking(move || root.list(&path).map_err(not_there)).await?;
     let files = listing.entries.into_iter().map(FileEntry::from).collect();
-    Ok(Answered(FileListResponse { files, truncated: listing.truncated }))
+    Ok(Answered(FileListResponse {
+        files,
+        truncated: listing.truncated,
+    }))
 }
 
 /// The directory of a sandbox that the caller may use.
-pub(crate) async fn root_of(app: &AppState, caller: &Caller, sandbox: SandboxId) -> Result<Root, ApiError> {
-    app.store.sandbox(caller.team(), &sandbox, app.clock.now()).await?;
+pub(crate) async fn root_of(
+    app: &AppState,
+    caller: &Caller,
+    sandbox: SandboxId,
+) -> Result<Root, ApiError> {
+    app.store
+        .sandbox(caller.team(), &sandbox, app.clock.now())
+        .await?;
     open_root(app, sandbox).await
 }
 
@@ -127,7 +143,9 @@ pub(crate) struct FilePath(SandboxPath);
 
 impl QueryParams for FilePath {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        let text = given.one("path")?.ok_or_else(|| ApiError::invalid("path", "it is missing: it takes the path of a file"))?;
+        let text = given.one("path")?.ok_or_else(|| {
+            ApiError::invalid("path", "it is missing: it takes the path of a file")
+        })?;
         Ok(Self(SandboxPath::parse(text)?))
     }
 }
@@ -163,22 +181,43 @@ pub(crate) async fn get_content(
 }
 
 async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
-    let OpenFile { mut file, size_bytes, .. } = open;
+    let OpenFile {
+        mut file,
+        size_bytes,
+        ..
+    } = open;
     let (status, first, length) = match part {
         Part::Whole => (StatusCode::OK, 0, size_bytes),
         Part::Bytes { first, last } => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Unsatisfiable => {
-            let range = ApiError::new(ErrorCode::RangeNotSatisfiable, format!("Range: the file has {size_bytes} bytes"));
-            return Err(range.with_header(header::CONTENT_RANGE, text(&format!("bytes */{size_bytes}"))));
+            let range = ApiError::new(
+                ErrorCode::RangeNotSatisfiable,
+                format!("Range: the file has {size_bytes} bytes"),
+            );
+            return Err(range.with_header(
+                header::CONTENT_RANGE,
+                text(&format!("bytes */{size_bytes}")),
+            ));
         }
     };
-    let file = blocking(move || file.seek(SeekFrom::Start(first)).map(|_| file).map_err(ApiError::internal)).await?;
+    let file = blocking(move || {
+        file.seek(SeekFrom::Start(first))
+            .map(|_| file)
+            .map_err(ApiError::internal)
+    })
+    .await?;
     let stream = ReaderStream::new(tokio::fs::File::from_std(file).take(length));
     let mut response = (status, Body::from_stream(stream)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     if status == StatusCode::PARTIAL_CONTENT {
-        headers.insert(header::CONTENT_RANGE, text(&format!("bytes {first}-{}/{size_bytes}", first + length - 1)));
+        headers.insert(
+            header::CONTENT_RANGE,
+            text(&format!(
+                "bytes {first}-{}/{size_bytes}",
+                first + length - 1
+            )),
+        );
     }
     Ok(response)
 }
@@ -188,9 +227,21 @@ fn describe(headers: &mut HeaderMap, path: &SandboxPath) {
     let name = path.file_name().unwrap_or_default();
     let kind = mime_guess::from_path(name).first_or_octet_stream();
     headers.insert(header::CONTENT_TYPE, text(kind.as_ref()));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_DISPOSITION, text(&format!("attachment; filename*=UTF-8''{}", percent_encoded(name))));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_DISPOSITION,
+        text(&format!(
+            "attachment; filename*=UTF-8''{}",
+            percent_encoded(name)
+        )),
+    );
 }
 
 fn text(value: &str) -> HeaderValue {
@@ -216,7 +267,10 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_its_header() {
-        assert_eq!(percent_encoded("a b\"\r\n;ü.csv"), "a%20b%22%0D%0A%3B%C3%BC.csv");
+        assert_eq!(
+            percent_encoded("a b\"\r\n;ü.csv"),
+            "a%20b%22%0D%0A%3B%C3%BC.csv"
+        );
     }
 
     #[test]
@@ -224,8 +278,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         describe(&mut headers, &SandboxPath::parse("x/page.html").unwrap());
         assert_eq!(headers[header::CONTENT_TYPE], "text/html");
-        assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment; filename*=UTF-8''page.html");
+        assert_eq!(
+            headers[header::CONTENT_DISPOSITION],
+            "attachment; filename*=UTF-8''page.html"
+        );
         assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
-        assert!(headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("sandbox"));
+        assert!(
+            headers[header::CONTENT_SECURITY_POLICY]
+                .to_str()
+                .unwrap()
+                .starts_with("sandbox")
+        );
     }
 }

@@ -52,23 +52,48 @@ pub(crate) async fn respond(
     body: Json<RespondRequest>,
 ) -> Result<Response, ApiError> {
     let answer = answer_of(body.value)?;
-    let respond = Respond { team: caller.team(), run, request, answer, by: caller.user(), now: app.clock.now() };
-    let answer = app.store.respond(respond, key.once(&caller, body.sha256, render)).await?;
+    let respond = Respond {
+        team: caller.team(),
+        run,
+        request,
+        answer,
+        by: caller.user(),
+        now: app.clock.now(),
+    };
+    let answer = app
+        .store
+        .respond(respond, key.once(&caller, body.sha256, render))
+        .await?;
     Ok(response(answer, render))
 }
 
 fn answer_of(request: RespondRequest) -> Result<HumanAnswer, ApiError> {
     match (request.approved, request.answers) {
-        (Some(approved), None) => Ok(HumanAnswer::Approval { approved, reason: request.reason }),
-        (None, Some(_)) if request.reason.is_some() => Err(ApiError::invalid("reason", "it goes with `approved`; put it into the answers")),
+        (Some(approved), None) => Ok(HumanAnswer::Approval {
+            approved,
+            reason: request.reason,
+        }),
+        (None, Some(_)) if request.reason.is_some() => Err(ApiError::invalid(
+            "reason",
+            "it goes with `approved`; put it into the answers",
+        )),
         (None, Some(answers)) => Ok(HumanAnswer::Answers(answers)),
-        (Some(_), Some(_)) => Err(ApiError::bad_request("the body has `approved` and `answers`: it takes one of them")),
-        (None, None) => Err(ApiError::bad_request("the body has no answer: it takes `approved` (true or false) or `answers` ({question: answer})")),
+        (Some(_), Some(_)) => Err(ApiError::bad_request(
+            "the body has `approved` and `answers`: it takes one of them",
+        )),
+        (None, None) => Err(ApiError::bad_request(
+            "the body has no answer: it takes `approved` (true or false) or `answers` ({question: answer})",
+        )),
     }
 }
 
 fn render(answered: &AnsweredRequestBody) -> StoredAnswer {
-    rendered(StatusCode::OK, &RespondResponse { human_request: answered.clone() })
+    rendered(
+        StatusCode::OK,
+        &RespondResponse {
+            human_request: answered.clone(),
+        },
+    )
 }
 
 #[cfg(test)]
@@ -78,13 +103,29 @@ mod tests {
     #[test]
     fn an_answer_is_one_of_two() {
         let of = |text: &str| answer_of(serde_json::from_str(text).unwrap()).ok();
-        assert_eq!(of(r#"{"approved": true}"#), Some(HumanAnswer::Approval { approved: true, reason: None }));
+        assert_eq!(
+            of(r#"{"approved": true}"#),
+            Some(HumanAnswer::Approval {
+                approved: true,
+                reason: None
+            })
+        );
         assert_eq!(
             of(r#"{"approved": false, "reason": "no"}"#),
-            Some(HumanAnswer::Approval { approved: false, reason: Some("no".to_owned()) })
+            Some(HumanAnswer::Approval {
+                approved: false,
+                reason: Some("no".to_owned())
+            })
         );
-        assert!(matches!(of(r#"{"answers": {"q": "a"}, "approved": null}"#), Some(HumanAnswer::Answers(_))));
-        for bad in ["{}", r#"{"approved": true, "answers": {}}"#, r#"{"answers": {}, "reason": "x"}"#] {
+        assert!(matches!(
+            of(r#"{"answers": {"q": "a"}, "approved": null}"#),
+            Some(HumanAnswer::Answers(_))
+        ));
+        for bad in [
+            "{}",
+            r#"{"approved": true, "answers": {}}"#,
+            r#"{"answers": {}, "reason": "x"}"#,
+        ] {
             assert_eq!(of(bad), None, "{bad}");
         }
     }

@@ -79,7 +79,12 @@ pub(crate) async fn list_messages(
 ) -> Result<Answered<MessageListResponse>, ApiError> {
     let page = app.store.messages(caller.team(), run, query).await?;
     let PageQuery { limit, offset } = query;
-    Ok(Answered(MessageListResponse { messages: page.items, total: page.total, limit, offset }))
+    Ok(Answered(MessageListResponse {
+        messages: page.items,
+        total: page.total,
+        limit,
+        offset,
+    }))
 }
 
 /// Gives a run a message. It is kept always; it resumes a run that is waiting, completed or interrupted; a running one
@@ -95,15 +100,32 @@ pub(crate) async fn post_message(
     body: Json<PostMessageRequest>,
 ) -> Result<Response, ApiError> {
     if body.value.message.is_empty() {
-        return Err(ApiError::invalid("message", "it takes at least 1 character"));
+        return Err(ApiError::invalid(
+            "message",
+            "it takes at least 1 character",
+        ));
     }
     let now = app.clock.now();
-    let message =
-        PostMessage { team: caller.team(), run, id: app.ids.message(now), text: body.value.message, by: caller.user(), now };
-    let answer = app.store.post_message(message, key.once(&caller, body.sha256, render)).await?;
+    let message = PostMessage {
+        team: caller.team(),
+        run,
+        id: app.ids.message(now),
+        text: body.value.message,
+        by: caller.user(),
+        now,
+    };
+    let answer = app
+        .store
+        .post_message(message, key.once(&caller, body.sha256, render))
+        .await?;
     Ok(response(answer, render))
 }
 
 fn render(message: &MessageBody) -> StoredAnswer {
-    rendered(StatusCode::CREATED, &MessageResponse { message: message.clone() })
+    rendered(
+        StatusCode::CREATED,
+        &MessageResponse {
+            message: message.clone(),
+        },
+    )
 }

@@ -17,15 +17,28 @@ impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let fits = !text.trim().is_empty() && text.chars().count() <= NAME_CHARS_MAX;
-        if fits { Ok(Self(text)) } else { Err(D::Error::custom(format!("it takes 1 to {NAME_CHARS_MAX} characters"))) }
+        if fits {
+            Ok(Self(text))
+        } else {
+            Err(D::Error::custom(format!(
+                "it takes 1 to {NAME_CHARS_MAX} characters"
+            )))
+        }
     }
 }
 
 /// A webhook's address, judged as far as that goes before it is called.
-pub(crate) fn webhook_url(name: &str, text: Option<String>, allow_private_networks: bool) -> Result<Option<String>, ApiError> {
+pub(crate) fn webhook_url(
+    name: &str,
+    text: Option<String>,
+    allow_private_networks: bool,
+) -> Result<Option<String>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     if text.len() > URL_BYTES_MAX {
-        return Err(ApiError::invalid(name, format!("it takes at most {URL_BYTES_MAX} bytes")));
+        return Err(ApiError::invalid(
+            name,
+            format!("it takes at most {URL_BYTES_MAX} bytes"),
+        ));
     }
     let url = url::Url::parse(&text).map_err(|error| {
         ApiError::invalid(name, format!("it takes an http or https address, such as https://example.com/hook; this is none: {error}"))
@@ -52,7 +65,9 @@ mod tests {
 
     #[test]
     fn addresses_of_webhooks() {
-        let fits = |text: &str, private| webhook_url("webhook_url", Some(text.to_owned()), private).is_ok();
+        let fits = |text: &str, private| {
+            webhook_url("webhook_url", Some(text.to_owned()), private).is_ok()
+        };
         assert!(fits("https://example.com/hook?x=1", false));
         assert!(!fits("http://127.0.0.1:9/", false));
         assert!(fits("http://127.0.0.1:9/", true));

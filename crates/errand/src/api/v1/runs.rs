@@ -25,7 +25,13 @@ use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
 /// Where a run may come from.
-const SOURCES: [(&str, &str); 5] = [("api", "api"), ("web", "web"), ("schedule", "schedule"), ("mcp", "mcp"), ("cli", "cli")];
+const SOURCES: [(&str, &str); 5] = [
+    ("api", "api"),
+    ("web", "web"),
+    ("schedule", "schedule"),
+    ("mcp", "mcp"),
+    ("cli", "cli"),
+];
 
 /// A run to start.
 #[derive(Deserialize, ToSchema)]
@@ -114,7 +120,10 @@ pub(crate) async fn start_run(
         runnable: |_| Ok(()),
         now,
     };
-    let answer = app.store.start_run(start, key.once(&caller, body.sha256, render_started)).await?;
+    let answer = app
+        .store
+        .start_run(start, key.once(&caller, body.sha256, render_started))
+        .await?;
     Ok(response(answer, render_started))
 }
 
@@ -130,29 +139,53 @@ struct Wanted {
 fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError> {
     let private = app.settings.allow_private_networks;
     let sandbox = request.sandbox_id.map(|text| {
-        SandboxId::parse(&text).ok_or_else(|| ApiError::invalid("sandbox_id", "there is no such sandbox; create one with POST /v1/sandboxes"))
+        SandboxId::parse(&text).ok_or_else(|| {
+            ApiError::invalid(
+                "sandbox_id",
+                "there is no such sandbox; create one with POST /v1/sandboxes",
+            )
+        })
     });
     if request.message.as_ref().is_some_and(String::is_empty) {
-        return Err(ApiError::invalid("message", "it takes at least 1 character"));
+        return Err(ApiError::invalid(
+            "message",
+            "it takes at least 1 character",
+        ));
     }
     Ok(Wanted {
         agent_id: request.agent_id,
         sandbox: sandbox.transpose()?,
         webhook_url: webhook_url("webhook_url", request.webhook_url, private)?,
-        human_request_webhook_url: webhook_url("human_request_webhook_url", request.human_request_webhook_url, private)?,
+        human_request_webhook_url: webhook_url(
+            "human_request_webhook_url",
+            request.human_request_webhook_url,
+            private,
+        )?,
         message: request.message,
     })
 }
 
 /// Whether the latest build's model can be run here. What else may be wrong with agent and build, the store says.
 async fn check_model(app: &AppState, team: TeamId, agent: AgentId) -> Result<(), ApiError> {
-    let Ok((_, Some(build))) = app.store.agent(team, agent).await else { return Ok(()) };
-    let Ok(config) = BuildConfig::parse(&build.config) else { return Ok(()) };
-    app.models.find(&config.model).map(drop).map_err(|message| ApiError::invalid("agent_id", message))
+    let Ok((_, Some(build))) = app.store.agent(team, agent).await else {
+        return Ok(());
+    };
+    let Ok(config) = BuildConfig::parse(&build.config) else {
+        return Ok(());
+    };
+    app.models
+        .find(&config.model)
+        .map(drop)
+        .map_err(|message| ApiError::invalid("agent_id", message))
 }
 
 fn render_started(view: &RunView) -> StoredAnswer {
-    rendered(StatusCode::CREATED, &RunResponse { run: view.run.clone() })
+    rendered(
+        StatusCode::CREATED,
+        &RunResponse {
+            run: view.run.clone(),
+        },
+    )
 }
 
 /// A run and its pending human request.
@@ -165,11 +198,22 @@ pub(crate) async fn get_run(
 ) -> Result<Answered<RunDetailResponse>, ApiError> {
     let view = app.store.run(caller.team(), run).await?;
     let pending_human_request = view.pending.as_ref().map(PendingRequestBody::from);
-    Ok(Answered(RunDetailResponse { run: view.run, pending_human_request }))
+    Ok(Answered(RunDetailResponse {
+        run: view.run,
+        pending_human_request,
+    }))
 }
 
 /// What `GET /v1/runs` takes.
-pub(crate) const LIST_QUERY: &[&str] = &["limit", "offset", "status", "agent_id", "source", "since", "sort_order"];
+pub(crate) const LIST_QUERY: &[&str] = &[
+    "limit",
+    "offset",
+    "status",
+    "agent_id",
+    "source",
+    "since",
+    "sort_order",
+];
 
 /// Which runs.
 #[derive(IntoParams)]
@@ -206,16 +250,26 @@ impl QueryParams for ListRuns {
     fn read(given: &Given) -> Result<Self, ApiError> {
         let statuses = Status::ALL.map(|status| (status.as_str(), status));
         let filter = RunFilter {
-            statuses: given.many("status").map(|text| word("status", text, &statuses)).collect::<Result<_, _>>()?,
+            statuses: given
+                .many("status")
+                .map(|text| word("status", text, &statuses))
+                .collect::<Result<_, _>>()?,
             agent: given.parsed("agent_id")?,
-            source: given.one("source")?.map(|text| word("source", text, &SOURCES)).transpose()?.map(str::to_owned),
+            source: given
+                .one("source")?
+                .map(|text| word("source", text, &SOURCES))
+                .transpose()?
+                .map(str::to_owned),
             since: given.parsed("since")?,
             ascending: match given.one("sort_order")? {
                 Some(text) => word("sort_order", text, &[("desc", false), ("asc", true)])?,
                 None => false,
             },
         };
-        Ok(Self { filter, page: given.page(LIST_PAGE_MAX)? })
+        Ok(Self {
+            filter,
+            page: given.page(LIST_PAGE_MAX)?,
+        })
     }
 }
 
@@ -227,9 +281,17 @@ pub(crate) async fn list_runs(
     State(app): State<AppState>,
     Query(list): Query<ListRuns>,
 ) -> Result<Answered<RunListResponse>, ApiError> {
-    let page = app.store.list_runs(caller.team(), list.filter, list.page).await?;
+    let page = app
+        .store
+        .list_runs(caller.team(), list.filter, list.page)
+        .await?;
     let PageQuery { limit, offset } = list.page;
-    Ok(Answered(RunListResponse { runs: page.items, total: page.total, limit, offset }))
+    Ok(Answered(RunListResponse {
+        runs: page.items,
+        total: page.total,
+        limit,
+        offset,
+    }))
 }
 
 /// Stops a run. One that has ended is left as it is.
@@ -243,14 +305,23 @@ pub(crate) async fn stop_run(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, render_stopped);
-    let answer = app.store.stop(caller.team(), run, caller.user(), app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .stop(caller.team(), run, caller.user(), app.clock.now(), once)
+        .await?;
     Ok(response(answer, render_stopped))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the store's signature")]
 fn render_stopped(had_ended: &bool) -> StoredAnswer {
     let message = had_ended.then(|| "the run had ended already and was left as it is".to_owned());
-    rendered(StatusCode::OK, &StopResponse { success: true, message })
+    rendered(
+        StatusCode::OK,
+        &StopResponse {
+            success: true,
+            message,
+        },
+    )
 }
 
 /// Puts a failed run in line again: it goes on from the step that failed.
@@ -264,10 +335,18 @@ pub(crate) async fn retry_run(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, render_retried);
-    let answer = app.store.retry(caller.team(), run, caller.user(), app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .retry(caller.team(), run, caller.user(), app.clock.now(), once)
+        .await?;
     Ok(response(answer, render_retried))
 }
 
 fn render_retried(view: &RunView) -> StoredAnswer {
-    rendered(StatusCode::OK, &RunResponse { run: view.run.clone() })
+    rendered(
+        StatusCode::OK,
+        &RunResponse {
+            run: view.run.clone(),
+        },
+    )
 }

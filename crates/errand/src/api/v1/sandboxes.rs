@@ -42,12 +42,18 @@ pub(crate) async fn create_sandbox(
     let now = app.clock.now();
     let expires_at = now.plus_ms(app.settings.sandbox_ttl_ms);
     let once = key.once(&caller, body.sha256, render);
-    let answer = app.store.create_sandbox(caller.team(), app.ids.sandbox(now), expires_at, now, once).await?;
+    let answer = app
+        .store
+        .create_sandbox(caller.team(), app.ids.sandbox(now), expires_at, now, once)
+        .await?;
     Ok(response(answer, render))
 }
 
 fn render(sandbox: &Sandbox) -> StoredAnswer {
-    let body = SandboxResponse { sandbox_id: sandbox.id.as_str().to_owned(), expires_at: sandbox.expires_at };
+    let body = SandboxResponse {
+        sandbox_id: sandbox.id.as_str().to_owned(),
+        expires_at: sandbox.expires_at,
+    };
     rendered(StatusCode::CREATED, &body)
 }
 
@@ -63,7 +69,10 @@ pub(crate) async fn delete_sandbox(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, no_content);
-    let answer = app.store.delete_sandbox(caller.team(), &sandbox, app.clock.now(), once).await?;
+    let answer = app
+        .store
+        .delete_sandbox(caller.team(), &sandbox, app.clock.now(), once)
+        .await?;
     if let Answer::Fresh(()) = answer {
         remove_files(&app, sandbox).await;
     }
@@ -76,6 +85,9 @@ async fn remove_files(app: &AppState, sandbox: SandboxId) {
     let name = sandbox.clone();
     let removed = blocking(move || Ok(sandboxes.remove(&name))).await;
     if let Ok(Err(error)) = removed {
-        tracing::warn!(error = chain(&error), "the files of sandbox {sandbox} were not removed yet");
+        tracing::warn!(
+            error = chain(&error),
+            "the files of sandbox {sandbox} were not removed yet"
+        );
     }
 }

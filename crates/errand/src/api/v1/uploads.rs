@@ -15,8 +15,8 @@ use errand_core::path::{PATH_BYTES_MAX, SandboxPath, means_directory};
 use errand_sandbox::Root;
 use errand_store::StoredAnswer;
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::header::{self, HeaderMap};
 use http::StatusCode;
+use http::header::{self, HeaderMap};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -89,7 +89,12 @@ pub(crate) async fn upload_file(
     let received = if is_form(request.headers()) {
         from_form(&app, root, path, request).await?
     } else {
-        let path = path.ok_or_else(|| ApiError::invalid("path", "a raw body needs it: `?path=/workspace/NAME`; or send multipart/form-data"))?;
+        let path = path.ok_or_else(|| {
+            ApiError::invalid(
+                "path",
+                "a raw body needs it: `?path=/workspace/NAME`; or send multipart/form-data",
+            )
+        })?;
         let limit = app.settings.direct_upload_bytes_max;
         let (parts, body) = request.into_parts();
         receive_raw(root, file_path(&path)?, limit, &parts.headers, body).await?
@@ -98,7 +103,13 @@ pub(crate) async fn upload_file(
 }
 
 /// Puts the file, moves the sandbox's expiry, and records the answer: unless it was recorded before.
-async fn finish(app: &AppState, caller: &Caller, sandbox: &SandboxId, key: &IdempotencyKey, received: Received) -> Result<Response, ApiError> {
+async fn finish(
+    app: &AppState,
+    caller: &Caller,
+    sandbox: &SandboxId,
+    key: &IdempotencyKey,
+    received: Received,
+) -> Result<Response, ApiError> {
     let now = app.clock.now();
     let digest = received.digest();
     if let Some(idem) = key.idem(caller, digest)
@@ -107,15 +118,28 @@ async fn finish(app: &AppState, caller: &Caller, sandbox: &SandboxId, key: &Idem
         return Ok(replayed(stored));
     }
     let body = place(app, caller.team(), sandbox, received).await?;
-    let answer = app.store.remember(body, key.once(caller, digest, render), now).await?;
+    let answer = app
+        .store
+        .remember(body, key.once(caller, digest, render), now)
+        .await?;
     Ok(response(answer, render))
 }
 
-async fn place(app: &AppState, team: TeamId, sandbox: &SandboxId, received: Received) -> Result<UploadResponse, ApiError> {
-    let body = UploadResponse { path: received.path().to_string(), size_bytes: received.size_bytes() };
+async fn place(
+    app: &AppState,
+    team: TeamId,
+    sandbox: &SandboxId,
+    received: Received,
+) -> Result<UploadResponse, ApiError> {
+    let body = UploadResponse {
+        path: received.path().to_string(),
+        size_bytes: received.size_bytes(),
+    };
     received.place().await?;
     let now = app.clock.now();
-    app.store.touch_sandbox(team, sandbox, now.plus_ms(app.settings.sandbox_ttl_ms), now).await?;
+    app.store
+        .touch_sandbox(team, sandbox, now.plus_ms(app.settings.sandbox_ttl_ms), now)
+        .await?;
     Ok(body)
 }
 
@@ -123,7 +147,13 @@ fn render(body: &UploadResponse) -> StoredAnswer {
     rendered(StatusCode::CREATED, body)
 }
 
-async fn receive_raw(root: Root, path: SandboxPath, limit: u64, headers: &HeaderMap, body: Body) -> Result<Received, ApiError> {
+async fn receive_raw(
+    root: Root,
+    path: SandboxPath,
+    limit: u64,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Received, ApiError> {
     if content_length(headers).is_some_and(|length| length > limit) {
         return Err(ApiError::too_large("this upload", limit));
     }
@@ -133,14 +163,25 @@ async fn receive_raw(root: Root, path: SandboxPath, limit: u64, headers: &Header
 fn file_path(text: &str) -> Result<SandboxPath, ApiError> {
     let path = SandboxPath::parse(text)?;
     if text.is_empty() || means_directory(text) || path.is_root() {
-        return Err(ApiError::invalid("path", "it takes the path of a file, such as /workspace/data.csv"));
+        return Err(ApiError::invalid(
+            "path",
+            "it takes the path of a file, such as /workspace/data.csv",
+        ));
     }
     Ok(path)
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data")
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("multipart/form-data")
 }
 
 /// What was found in a form so far.
@@ -153,23 +194,44 @@ struct Form {
     path: Option<String>,
 }
 
-async fn from_form(app: &AppState, root: Root, query_path: Option<String>, request: Request) -> Result<Received, ApiError> {
+async fn from_form(
+    app: &AppState,
+    root: Root,
+    query_path: Option<String>,
+    request: Request,
+) -> Result<Received, ApiError> {
     let limit = app.settings.direct_upload_bytes_max;
     let whole = limit.saturating_add(FORM_BYTES_MAX);
     if content_length(request.headers()).is_some_and(|length| length > whole) {
-        return Err(ApiError::too_large("a file that is uploaded directly", limit));
+        return Err(ApiError::too_large(
+            "a file that is uploaded directly",
+            limit,
+        ));
     }
-    let mut multipart = Multipart::from_request(bounded(request, whole), app).await.map_err(|error| {
-        ApiError::bad_request(format!("the body is not a form: {}", error.body_text()))
-    })?;
-    let mut form = Form { path: query_path, ..Form::default() };
-    while let Some(field) = multipart.next_field().await.map_err(|error| of_form(&error, limit))? {
+    let mut multipart = Multipart::from_request(bounded(request, whole), app)
+        .await
+        .map_err(|error| {
+            ApiError::bad_request(format!("the body is not a form: {}", error.body_text()))
+        })?;
+    let mut form = Form {
+        path: query_path,
+        ..Form::default()
+    };
+    while let Some(field) = multipart
+        .next_field()
+        .await
+        .map_err(|error| of_form(&error, limit))?
+    {
         form.take(app, field, limit).await?;
     }
     if form.others > 1 && !form.is_named_file {
-        return Err(ApiError::bad_request("the form has several files and none in a part called `file`: call one of them so"));
+        return Err(ApiError::bad_request(
+            "the form has several files and none in a part called `file`: call one of them so",
+        ));
     }
-    let (spooled, filename) = form.file.ok_or_else(|| ApiError::bad_request("the form has no file: send it in a part called `file`"))?;
+    let (spooled, filename) = form.file.ok_or_else(|| {
+        ApiError::bad_request("the form has no file: send it in a part called `file`")
+    })?;
     let path = SandboxPath::parse_upload(form.path.as_deref(), &filename)?;
     spooled.into_received(root, path, limit).await
 }
@@ -202,10 +264,17 @@ async fn spool(app: &AppState, field: Field<'_>, limit: u64) -> Result<Spooled, 
 
 async fn path_part(mut field: Field<'_>, limit: u64) -> Result<String, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(part) = field.chunk().await.map_err(|error| of_form(&error, limit))? {
+    while let Some(part) = field
+        .chunk()
+        .await
+        .map_err(|error| of_form(&error, limit))?
+    {
         bytes.extend_from_slice(&part);
         if bytes.len() > PATH_BYTES_MAX {
-            return Err(ApiError::invalid("path", format!("it takes at most {PATH_BYTES_MAX} bytes")));
+            return Err(ApiError::invalid(
+                "path",
+                format!("it takes at most {PATH_BYTES_MAX} bytes"),
+            ));
         }
     }
     String::from_utf8(bytes).map_err(|_| ApiError::invalid("path", "it takes UTF-8"))
@@ -217,7 +286,9 @@ fn bounded(request: Request, bytes_max: u64) -> Request {
     let mut left = bytes_max;
     let stream = body.into_data_stream().map(move |part| {
         let part = part.map_err(std::io::Error::other)?;
-        left = left.checked_sub(part.len() as u64).ok_or_else(|| std::io::Error::other(FormTooLarge))?;
+        left = left
+            .checked_sub(part.len() as u64)
+            .ok_or_else(|| std::io::Error::other(FormTooLarge))?;
         Ok::<_, std::io::Error>(part)
     });
     Request::from_parts(parts, Body::from_stream(stream))
@@ -230,7 +301,9 @@ struct FormTooLarge;
 fn of_form(error: &MultipartError, limit: u64) -> ApiError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
         if error.is::<FormTooLarge>() || inner.is_some_and(|inner| inner.is::<FormTooLarge>()) {
             return ApiError::too_large("a file that is uploaded directly", limit);
         }
@@ -284,8 +357,15 @@ pub(crate) async fn create_upload_url(
     };
     let token = sign(&app.upload_key, &grant).map_err(ApiError::internal)?;
     let upload_url = format!("{}/v1/uploads/{token}", app.settings.public_url);
-    let url = UploadUrlResponse { upload_url, path: path.to_string(), expires_in_seconds: ttl_s };
-    let answer = app.store.remember(url, key.once(&caller, body.sha256, render_url), now).await?;
+    let url = UploadUrlResponse {
+        upload_url,
+        path: path.to_string(),
+        expires_in_seconds: ttl_s,
+    };
+    let answer = app
+        .store
+        .remember(url, key.once(&caller, body.sha256, render_url), now)
+        .await?;
     Ok(response(answer, render_url))
 }
 
@@ -316,7 +396,10 @@ pub(crate) async fn put_upload(
     let now = app.clock.now();
     let Some(grant) = verify(&app.upload_key, &token, now) else {
         let peer = address_of(request.extensions().get::<ConnectInfo<SocketAddr>>());
-        let refusal = ApiError::new(ErrorCode::Unauthorized, "the upload URL is not valid, or not any more: ask for a new one");
+        let refusal = ApiError::new(
+            ErrorCode::Unauthorized,
+            "the upload URL is not valid, or not any more: ask for a new one",
+        );
         return Err(refuse(&app, request.headers(), peer, now, refusal));
     };
     app.store.sandbox(grant.team, &grant.sandbox, now).await?;

@@ -19,6 +19,11 @@ pub(crate) struct WebhookSecretResponse {
 /// The secret that signs the team's webhooks.
 #[utoipa::path(get, path = "/v1/webhook-secret", tag = "Webhooks",
     responses((status = 200, description = "The secret.", body = WebhookSecretResponse)))]
-pub(crate) async fn get_webhook_secret(caller: Caller, State(app): State<AppState>) -> Result<Answered<WebhookSecretResponse>, ApiError> {
-    Ok(Answered(WebhookSecretResponse { secret: app.store.webhook_secret(caller.team()).await? }))
+pub(crate) async fn get_webhook_secret(
+    caller: Caller,
+    State(app): State<AppState>,
+) -> Result<Answered<WebhookSecretResponse>, ApiError> {
+    Ok(Answered(WebhookSecretResponse {
+        secret: app.store.webhook_secret(caller.team()).await?,
+    }))
 }

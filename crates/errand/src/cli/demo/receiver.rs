@@ -42,14 +42,23 @@ impl Receiver {
         let listener = listener.context("no free port can be had for the receiver of webhooks")?;
         let address = listener.local_addr()?;
         let (sender, received) = mpsc::channel(UNREAD_MAX);
-        let inbox = Arc::new(Inbox { secret, received: sender });
-        let router = Router::new().route("/webhooks", post(receive)).with_state(inbox);
+        let inbox = Arc::new(Inbox {
+            secret,
+            received: sender,
+        });
+        let router = Router::new()
+            .route("/webhooks", post(receive))
+            .with_state(inbox);
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the receiver of webhooks ended");
             }
         });
-        Ok(Self { address, received, _server: AbortOnDropHandle::new(server) })
+        Ok(Self {
+            address,
+            received,
+            _server: AbortOnDropHandle::new(server),
+        })
     }
 
     pub(super) fn url(&self) -> String {
@@ -61,7 +70,11 @@ impl Receiver {
         let ended = async {
             while let Some(received) = self.received.recv().await {
                 match received {
-                    Ok(body) if body.run_id.to_string() == run && body.event.starts_with("run_") => return Ok(body),
+                    Ok(body)
+                        if body.run_id.to_string() == run && body.event.starts_with("run_") =>
+                    {
+                        return Ok(body);
+                    }
                     Ok(_) => {}
                     Err(why) => bail!("a webhook came whose signature is wrong: {why}"),
                 }
@@ -69,14 +82,27 @@ impl Receiver {
             bail!("the receiver of webhooks ended")
         };
         let ended = tokio::time::timeout(WAIT_MAX, ended).await;
-        ended.with_context(|| format!("no webhook told of the run's end within {} s", WAIT_MAX.as_secs()))?
+        ended.with_context(|| {
+            format!(
+                "no webhook told of the run's end within {} s",
+                WAIT_MAX.as_secs()
+            )
+        })?
     }
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let verified = inbox.secret.verify(&body, &headers).map_err(|error| error.to_string());
-    let received = verified.and_then(|()| serde_json::from_slice(&body).map_err(|error| error.to_string()));
-    let status = if received.is_ok() { StatusCode::NO_CONTENT } else { StatusCode::BAD_REQUEST };
+    let verified = inbox
+        .secret
+        .verify(&body, &headers)
+        .map_err(|error| error.to_string());
+    let received =
+        verified.and_then(|()| serde_json::from_slice(&body).map_err(|error| error.to_string()));
+    let status = if received.is_ok() {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::BAD_REQUEST
+    };
     // Nobody reads any more when the demo ends.
     drop(inbox.received.send(received).await);
     status
@@ -106,23 +132,45 @@ mod tests {
         .to_string()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the library that verifies reads the system's clock as well")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the library that verifies reads the system's clock as well"
+    )]
     async fn send(receiver: &Receiver, body: &str, signed: &str) -> StatusCode {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
         let now = i64::try_from(now.as_secs()).unwrap();
-        let signature = Webhook::new(SECRET).unwrap().sign("evt", now, signed.as_bytes()).unwrap();
+        let signature = Webhook::new(SECRET)
+            .unwrap()
+            .sign("evt", now, signed.as_bytes())
+            .unwrap();
         errand_engine::net::install_crypto_provider();
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
         let request = http.post(receiver.url()).body(body.to_owned());
-        let request = request.header("webhook-id", "evt").header("webhook-timestamp", now);
-        request.header("webhook-signature", signature).send().await.unwrap().status()
+        let request = request
+            .header("webhook-id", "evt")
+            .header("webhook-timestamp", now);
+        request
+            .header("webhook-signature", signature)
+            .send()
+            .await
+            .unwrap()
+            .status()
     }
 
     #[tokio::test]
     async fn the_end_is_told_by_a_webhook_with_the_right_signature() {
         let mut receiver = Receiver::start(SECRET).await.unwrap();
         for event in ["human_request", "run_completed"] {
-            assert_eq!(send(&receiver, &body(event), &body(event)).await, StatusCode::NO_CONTENT);
+            assert_eq!(
+                send(&receiver, &body(event), &body(event)).await,
+                StatusCode::NO_CONTENT
+            );
         }
         assert_eq!(receiver.ended(RUN).await.unwrap().event, "run_completed");
     }
@@ -130,7 +178,10 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_was_changed_is_refused() {
         let mut receiver = Receiver::start(SECRET).await.unwrap();
-        assert_eq!(send(&receiver, &body("run_completed"), &body("run_failed")).await, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            send(&receiver, &body("run_completed"), &body("run_failed")).await,
+            StatusCode::BAD_REQUEST
+        );
         let error = receiver.ended(RUN).await.unwrap_err().to_string();
         assert!(error.contains("signature is wrong"), "{error}");
     }

@@ -22,10 +22,16 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start(dir: &Path) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
         let app = App::start(settings(dir)?, listener, Ingredients::of_system()?).await?;
         match Self::prepare(&app).await {
-            Ok((client, key, webhook_secret)) => Ok(Self { app, client, key, webhook_secret }),
+            Ok((client, key, webhook_secret)) => Ok(Self {
+                app,
+                client,
+                key,
+                webhook_secret,
+            }),
             Err(error) => {
                 app.shut_down().await;
                 Err(error)
@@ -34,12 +40,22 @@ impl Server {
     }
 
     async fn prepare(app: &App) -> Result<(Client, String, String)> {
-        let admin = Admin::new(app.store().clone(), random_bytes()?, Clock::System, app.url().to_owned());
-        let request = AdminRequest::CreateKey { name: "demo".to_owned(), expires_in_ms: None };
+        let admin = Admin::new(
+            app.store().clone(),
+            random_bytes()?,
+            Clock::System,
+            app.url().to_owned(),
+        );
+        let request = AdminRequest::CreateKey {
+            name: "demo".to_owned(),
+            expires_in_ms: None,
+        };
         let AdminAnswer::Key { secret: key, .. } = admin.execute(request).await? else {
             bail!("no key was made");
         };
-        let AdminAnswer::WebhookSecret { secret } = admin.execute(AdminRequest::WebhookSecret).await? else {
+        let AdminAnswer::WebhookSecret { secret } =
+            admin.execute(AdminRequest::WebhookSecret).await?
+        else {
             bail!("there is no webhook secret");
         };
         Ok((Client::new(app.url(), &key)?, key, secret))
@@ -53,9 +69,19 @@ impl Server {
 /// The defaults, whatever the environment says; webhooks may go to the receiver on this machine.
 fn settings(dir: &Path) -> Result<Config> {
     let data_dir = dir.join("data").into_os_string().into_string();
-    let data_dir = data_dir.ok().context("the temporary directory's path is not UTF-8; set TMPDIR to another")?;
-    let flags = Flags { data_dir: Some(data_dir), ..Flags::default() };
-    let env = [("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true"), ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "2")];
-    let env: BTreeMap<_, _> = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let data_dir = data_dir
+        .ok()
+        .context("the temporary directory's path is not UTF-8; set TMPDIR to another")?;
+    let flags = Flags {
+        data_dir: Some(data_dir),
+        ..Flags::default()
+    };
+    let env = [
+        ("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true"),
+        ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "2"),
+    ];
+    let env: BTreeMap<_, _> = env
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
     Ok(config::load(&flags, &env, None)?)
 }
