@@ -53,7 +53,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`; `Refused` where the run is not waiting or the request is not the pending one (says who was first,
-    /// and when); `Invalid` for an answer of the wrong kind.
+    /// and when), or the answer does not fit it (names the question).
     pub async fn respond(
         &self,
         respond: Respond,
@@ -281,10 +281,8 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
         _ => return Err(not_the_pending_one(tx, respond.run, respond.request)?),
     };
     let resolution =
-        check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Invalid {
-            field: "answers",
-            message: e.0,
-        })?;
+        // The sentence names the question itself.
+        check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
     change.apply(Event::Answered)?;
     let answered = change.close(&pending, &resolution, Some(respond.by))?;
     change.queue()?;

@@ -182,7 +182,6 @@ impl App {
     }
 
     /// Its routes, for calls within the process.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }

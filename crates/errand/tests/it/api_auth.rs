@@ -366,6 +366,7 @@ async fn deleting_a_key_revokes_it_at_once_and_is_the_teams_own() {
 }
 
 /// Each call of the table, as somebody with this key makes it; which need more than a member's rights.
+#[expect(clippy::too_many_lines, reason = "one table, a call on each row")]
 async fn calls(app: &TestApp, team: &Team, key: &str) -> Vec<(&'static str, bool, u16)> {
     let agent = echo(app, team).await;
     let (run, request) = waiting(app, team).await;

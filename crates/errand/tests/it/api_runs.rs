@@ -562,7 +562,10 @@ async fn the_list_has_every_documented_filter() {
         ids
     };
     for (status, run) in &runs {
-        assert_eq!(list(&format!("status={status}")).await, [run.clone()]);
+        assert_eq!(
+            list(&format!("status={status}")).await,
+            std::slice::from_ref(run)
+        );
     }
     let mut two = vec![runs[1].1.clone(), runs[2].1.clone()];
     two.sort();

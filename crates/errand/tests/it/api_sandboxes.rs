@@ -162,6 +162,16 @@ async fn a_listing_is_sorted_and_leaves_out_links_and_pipes() {
             .success()
     );
 
+    // A pipe blocks nobody.
+    for path in ["ac-socket", "ad-pipe"] {
+        let read = content(&app, &team, &sandbox, path, &[]).await;
+        assert_eq!(read.error(400).0, "bad_request", "{path}");
+        let below = format!("{path}/below");
+        app.upload(&team.key, &sandbox, &below, "bad")
+            .await
+            .error(400);
+    }
+
     let whole = app
         .get(&team.key, &format!("/v1/sandboxes/{sandbox}/files"))
         .await

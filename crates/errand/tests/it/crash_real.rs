@@ -29,7 +29,12 @@ struct Server {
 impl Server {
     async fn start(port: u16, dir: &Path, http: &Client) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_errand"))
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
+            .args([
+                "serve",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--data-dir",
+            ])
             .arg(dir)
             .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
             .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
@@ -41,11 +46,18 @@ impl Server {
             .unwrap();
         let server = Self { child };
         let ready = async {
-            while !http.get(format!("http://127.0.0.1:{port}/readyz")).send().await.is_ok_and(|a| a.status().is_success()) {
+            while !http
+                .get(format!("http://127.0.0.1:{port}/readyz"))
+                .send()
+                .await
+                .is_ok_and(|a| a.status().is_success())
+            {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, ready).await.expect("a server that becomes ready");
+        tokio::time::timeout(PATIENCE, ready)
+            .await
+            .expect("a server that becomes ready");
         server
     }
 
@@ -63,9 +75,18 @@ struct Caller {
 
 impl Caller {
     /// A call, repeated until a server answers. What is repeated carries an idempotency key.
-    async fn call(&self, method: reqwest::Method, path: &str, body: Option<Value>, idempotency_key: Option<&str>) -> Value {
+    async fn call(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<Value>,
+        idempotency_key: Option<&str>,
+    ) -> Value {
         loop {
-            let mut request = self.http.request(method.clone(), format!("{}{path}", self.url)).bearer_auth(&self.key);
+            let mut request = self
+                .http
+                .request(method.clone(), format!("{}{path}", self.url))
+                .bearer_auth(&self.key);
             if let Some(body) = &body {
                 request = request.json(body);
             }
@@ -106,25 +127,63 @@ async fn killed_twenty_times_under_load() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let sink = WebhookSink::start().await;
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind(("127.0.0.1", 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let http = Client::builder().no_proxy().build().unwrap();
     let mut server = Server::start(port, &data, &http).await;
-    let made = Command::new(env!("CARGO_BIN_EXE_errand")).args(["keys", "create", "--name", "crash", "--data-dir"]).arg(&data).output().await.unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = Command::new(env!("CARGO_BIN_EXE_errand"))
+        .args(["keys", "create", "--name", "crash", "--data-dir"])
+        .arg(&data)
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-    let caller = Arc::new(Caller { http: http.clone(), url: format!("http://127.0.0.1:{port}"), key });
+    let caller = Arc::new(Caller {
+        http: http.clone(),
+        url: format!("http://127.0.0.1:{port}"),
+        key,
+    });
     let body = json!({"name": "crash", "build": {"name": "crash", "config": config()}});
-    let agent = caller.call(reqwest::Method::POST, "/v1/agents", Some(body), Some("agent")).await["agent"]["id"].clone();
+    let agent = caller
+        .call(
+            reqwest::Method::POST,
+            "/v1/agents",
+            Some(body),
+            Some("agent"),
+        )
+        .await["agent"]["id"]
+        .clone();
 
     let accepted = Arc::new(watch::Sender::new(0_usize));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
-        let (caller, accepted, agent, url) = (Arc::clone(&caller), Arc::clone(&accepted), agent.clone(), sink.url().to_owned());
+        let (caller, accepted, agent, url) = (
+            Arc::clone(&caller),
+            Arc::clone(&accepted),
+            agent.clone(),
+            sink.url().to_owned(),
+        );
         clients.spawn(async move {
             let mut ids = Vec::new();
             for n in (client..RUNS).step_by(CLIENTS) {
-                let body = json!({"agent_id": agent, "webhook_url": url, "message": format!("run {n}")});
-                let started = caller.call(reqwest::Method::POST, "/v1/runs", Some(body), Some(&format!("run-{n}"))).await;
+                let body =
+                    json!({"agent_id": agent, "webhook_url": url, "message": format!("run {n}")});
+                let started = caller
+                    .call(
+                        reqwest::Method::POST,
+                        "/v1/runs",
+                        Some(body),
+                        Some(&format!("run-{n}")),
+                    )
+                    .await;
                 ids.push(started["run"]["id"].as_str().unwrap().to_owned());
                 accepted.send_modify(|n| *n += 1);
             }
@@ -134,7 +193,10 @@ async fn killed_twenty_times_under_load() {
     for kill in 1..=KILLS {
         // By how far the work has come, not by time.
         let mut seen = accepted.subscribe();
-        tokio::time::timeout(PATIENCE, seen.wait_for(|n| *n >= kill * RUNS / (KILLS + 1))).await.expect("clients that go on").unwrap();
+        tokio::time::timeout(PATIENCE, seen.wait_for(|n| *n >= kill * RUNS / (KILLS + 1)))
+            .await
+            .expect("clients that go on")
+            .unwrap();
         server.kill().await;
         server = Server::start(port, &data, &http).await;
     }
@@ -146,18 +208,35 @@ async fn killed_twenty_times_under_load() {
 
     let ended = async {
         while caller.get("/v1/runs?status=completed&limit=1").await["total"] != json!(RUNS) {
-            let failed = caller.get("/v1/runs?status=failed&status=interrupted&status=waiting&limit=5").await;
+            let failed = caller
+                .get("/v1/runs?status=failed&status=interrupted&status=waiting&limit=5")
+                .await;
             assert_eq!(failed["total"], 0, "{failed:#}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.expect("every run comes to its end");
-    assert_eq!(caller.get("/v1/runs?limit=1").await["total"], json!(RUNS), "an idempotency key has one effect");
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .expect("every run comes to its end");
+    assert_eq!(
+        caller.get("/v1/runs?limit=1").await["total"],
+        json!(RUNS),
+        "an idempotency key has one effect"
+    );
     for id in &ids {
-        let messages = caller.get(&format!("/v1/runs/{id}/messages?limit=50")).await["messages"].as_array().unwrap().clone();
+        let messages = caller
+            .get(&format!("/v1/runs/{id}/messages?limit=50"))
+            .await["messages"]
+            .as_array()
+            .unwrap()
+            .clone();
         assert_well_formed(&messages);
         assert_eq!(messages.len(), 9, "{messages:#?}");
-        assert_eq!(messages.last().unwrap()["text_content"], "count: 1", "the edit was done once");
+        assert_eq!(
+            messages.last().unwrap()["text_content"],
+            "count: 1",
+            "the edit was done once"
+        );
         assert_no_gap(&caller, id).await;
     }
     check_webhooks(&sink, &ids).await;
@@ -167,11 +246,27 @@ async fn killed_twenty_times_under_load() {
 /// The stream of an ended run numbers its events without a gap.
 async fn assert_no_gap(caller: &Caller, run: &str) {
     let url = format!("{}/v1/runs/{run}/events", caller.url);
-    let text = caller.http.get(url).bearer_auth(&caller.key).send().await.unwrap().text().await.unwrap();
-    let numbers: Vec<u64> = text.lines().filter_map(|l| l.strip_prefix("id:")).filter_map(|n| n.trim().parse().ok()).collect();
+    let text = caller
+        .http
+        .get(url)
+        .bearer_auth(&caller.key)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let numbers: Vec<u64> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("id:"))
+        .filter_map(|n| n.trim().parse().ok())
+        .collect();
     let mut expected = 0;
     for number in numbers {
-        assert!(number == expected + 1 || number == expected, "{number} after {expected} in the events of {run}");
+        assert!(
+            number == expected + 1 || number == expected,
+            "{number} after {expected} in the events of {run}"
+        );
         expected = number;
     }
     assert!(expected > 0);
@@ -183,7 +278,9 @@ async fn check_webhooks(sink: &WebhookSink, ids: &BTreeSet<String>) {
         for hook in sink.received() {
             let body = hook.json();
             assert_eq!(body["event"], "run_completed");
-            told.entry(body["run_id"].as_str().unwrap().to_owned()).or_default().insert(hook.id);
+            told.entry(body["run_id"].as_str().unwrap().to_owned())
+                .or_default()
+                .insert(hook.id);
         }
         told
     };
@@ -194,9 +291,15 @@ async fn check_webhooks(sink: &WebhookSink, ids: &BTreeSet<String>) {
             sink.until(n + 1).await;
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("a webhook for each run");
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .expect("a webhook for each run");
     for (run, events) in told() {
         assert!(ids.contains(&run));
-        assert_eq!(events.len(), 1, "one event, one id, however often it is delivered");
+        assert_eq!(
+            events.len(),
+            1,
+            "one event, one id, however often it is delivered"
+        );
     }
 }

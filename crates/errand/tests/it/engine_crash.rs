@@ -9,7 +9,11 @@ use serde_json::json;
 use crate::engine_life::assert_well_formed;
 
 fn pay() -> Vec<Vec<Move>> {
-    vec![vec![Move::Call { id: None, name: "run_command".into(), arguments: json!({"eur": 7}).as_object().unwrap().clone() }]]
+    vec![vec![Move::Call {
+        id: None,
+        name: "run_command".into(),
+        arguments: json!({"eur": 7}).as_object().unwrap().clone(),
+    }]]
 }
 
 #[tokio::test]
@@ -19,7 +23,9 @@ async fn a_run_that_was_at_work_goes_on() {
     let gate = Gate::default();
     app.model.add("slow", vec![]);
     app.model.hold_at(&gate);
-    let agent = app.agent(&team, ScriptedModel::config("slow", json!({}))).await;
+    let agent = app
+        .agent(&team, ScriptedModel::config("slow", json!({})))
+        .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     gate.arrival().await;
     app.crash().await;
@@ -38,7 +44,9 @@ async fn a_call_in_doubt_asks_a_person_and_never_starts_twice_by_itself() {
         let gate = Gate::default();
         app.model.add("pay", pay());
         app.payment.hold_at(Some(&gate));
-        let agent = app.agent(&team, ScriptedModel::config("pay", json!({}))).await;
+        let agent = app
+            .agent(&team, ScriptedModel::config("pay", json!({})))
+            .await;
         let run = app.run(&team, json!({"agent_id": agent})).await;
         gate.arrival().await;
         app.crash().await;
@@ -49,8 +57,13 @@ async fn a_call_in_doubt_asks_a_person_and_never_starts_twice_by_itself() {
         assert_eq!(pending["type"], "question");
         assert_eq!(pending["tool_call"]["arguments"], json!({"eur": 7}));
         let question = pending["questions"][0]["question"].as_str().unwrap();
-        let path = format!("/v1/runs/{run}/human-requests/{}/respond", pending["id"].as_str().unwrap());
-        app.post(&team.key, &path, json!({"answers": {question: answer}})).await.expect(200);
+        let path = format!(
+            "/v1/runs/{run}/human-requests/{}/respond",
+            pending["id"].as_str().unwrap()
+        );
+        app.post(&team.key, &path, json!({"answers": {question: answer}}))
+            .await
+            .expect(200);
         app.settle().await;
         assert_eq!(app.payment.begun(), begun, "{answer}");
         assert_eq!(app.status(&team, &run).await, "completed");
@@ -85,7 +98,8 @@ async fn a_webhook_that_fails_is_tried_again_under_the_same_id() {
     let sink = WebhookSink::start().await;
     sink.answer_with([500, 500]);
     let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
-    app.run(&team, json!({"agent_id": agent, "webhook_url": sink.url()})).await;
+    app.run(&team, json!({"agent_id": agent, "webhook_url": sink.url()}))
+        .await;
     app.settle().await;
     sink.until(1).await;
     app.crash().await;
@@ -94,7 +108,12 @@ async fn a_webhook_that_fails_is_tried_again_under_the_same_id() {
     }
     let received = sink.received();
     assert_eq!(received.len(), 3);
-    assert!(received.iter().all(|r| r.id == received[0].id && r.body == received[0].body), "one id and one body at every attempt");
+    assert!(
+        received
+            .iter()
+            .all(|r| r.id == received[0].id && r.body == received[0].body),
+        "one id and one body at every attempt"
+    );
     app.advance(Duration::from_secs(86_400)).await;
     assert_eq!(sink.received().len(), 3);
     app.finish().await;
@@ -104,22 +123,46 @@ async fn a_webhook_that_fails_is_tried_again_under_the_same_id() {
 async fn a_sandbox_serves_one_run_at_a_time() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let agent = app.playbook(&team, json!([{"approve": {"title": "?"}}, {"finish": "x"}])).await;
-    let sandbox = app.post(&team.key, "/v1/sandboxes", json!({})).await.expect(201)["sandbox_id"].as_str().unwrap().to_owned();
+    let agent = app
+        .playbook(&team, json!([{"approve": {"title": "?"}}, {"finish": "x"}]))
+        .await;
+    let sandbox = app
+        .post(&team.key, "/v1/sandboxes", json!({}))
+        .await
+        .expect(201)["sandbox_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let body = json!({"agent_id": agent, "sandbox_id": sandbox});
     let first = app.run(&team, body.clone()).await;
-    assert_eq!(app.post(&team.key, "/v1/runs", body.clone()).await.error(409).0, "conflict");
+    assert_eq!(
+        app.post(&team.key, "/v1/runs", body.clone())
+            .await
+            .error(409)
+            .0,
+        "conflict"
+    );
     app.settle().await;
-    app.post(&team.key, &format!("/v1/runs/{first}/stop"), json!({})).await.expect(200);
+    app.post(&team.key, &format!("/v1/runs/{first}/stop"), json!({}))
+        .await
+        .expect(200);
     let second = app.run(&team, body).await;
     app.settle().await;
     // The first one's resume is kept, and waits for the sandbox.
-    app.post(&team.key, &format!("/v1/runs/{first}/messages"), json!({"message": "go on"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{first}/messages"),
+        json!({"message": "go on"}),
+    )
+    .await
+    .expect(201);
     app.settle().await;
     let got = app.get_run(&team, &first).await;
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
-    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({})).await.expect(200);
+    app.post(&team.key, &format!("/v1/runs/{second}/stop"), json!({}))
+        .await
+        .expect(200);
     app.settle().await;
     assert_eq!(app.status(&team, &first).await, "waiting");
     app.finish().await;

@@ -7,11 +7,18 @@ use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSin
 use serde_json::{Value, json};
 
 fn kinds(messages: &[Value]) -> Vec<&str> {
-    messages.iter().map(|m| m["type"].as_str().unwrap()).collect()
+    messages
+        .iter()
+        .map(|m| m["type"].as_str().unwrap())
+        .collect()
 }
 
 fn call(name: &str, arguments: Value) -> Move {
-    Move::Call { id: None, name: name.to_owned(), arguments: arguments.as_object().unwrap().clone() }
+    Move::Call {
+        id: None,
+        name: name.to_owned(),
+        arguments: arguments.as_object().unwrap().clone(),
+    }
 }
 
 /// Every tool call has exactly one result, and it comes after its call.
@@ -22,7 +29,10 @@ pub(crate) fn assert_well_formed(messages: &[Value]) {
             "tool_call" => open.push(message["tool_call"]["id"].as_str().unwrap()),
             "tool_result" => {
                 let id = message["tool_result"]["tool_call_id"].as_str().unwrap();
-                let at = open.iter().position(|o| *o == id).unwrap_or_else(|| panic!("a result without its call: {message}"));
+                let at = open
+                    .iter()
+                    .position(|o| *o == id)
+                    .unwrap_or_else(|| panic!("a result without its call: {message}"));
                 open.remove(at);
             }
             _ => {}
@@ -46,7 +56,14 @@ async fn a_plain_run_goes_from_pending_to_completed() {
             ]),
         )
         .await;
-    let started = app.post(&team.key, "/v1/runs", json!({"agent_id": agent, "message": "world", "webhook_url": sink.url()})).await.expect(201);
+    let started = app
+        .post(
+            &team.key,
+            "/v1/runs",
+            json!({"agent_id": agent, "message": "world", "webhook_url": sink.url()}),
+        )
+        .await
+        .expect(201);
     assert_eq!(started["run"]["status"], "pending");
     assert_eq!(started["run"]["sandbox_id"], Value::Null);
     let run = started["run"]["id"].as_str().unwrap();
@@ -58,15 +75,32 @@ async fn a_plain_run_goes_from_pending_to_completed() {
     assert_eq!(got["run"]["usage"]["tool_calls"], 2);
     assert!(got["run"]["completed_at"].is_string());
     let messages = app.messages(&team, run).await;
-    assert_eq!(kinds(&messages), ["text", "tool_call", "tool_result", "tool_call", "tool_result", "text"]);
+    assert_eq!(
+        kinds(&messages),
+        [
+            "text",
+            "tool_call",
+            "tool_result",
+            "tool_call",
+            "tool_result",
+            "text"
+        ]
+    );
     assert_eq!(messages[5]["text_content"], "It says hello world.");
     assert_well_formed(&messages);
 
     sink.until(1).await;
     let hook = &sink.received()[0];
     assert_eq!(hook.json()["event"], "run_completed");
-    assert_eq!(hook.json()["run"], got["run"], "the webhook holds the run as GET gives it");
-    let secret = app.get(&team.key, "/v1/webhook-secret").await.expect(200)["secret"].as_str().unwrap().to_owned();
+    assert_eq!(
+        hook.json()["run"],
+        got["run"],
+        "the webhook holds the run as GET gives it"
+    );
+    let secret = app.get(&team.key, "/v1/webhook-secret").await.expect(200)["secret"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(hook.is_signed_by(&secret));
     app.finish().await;
 }
@@ -76,25 +110,46 @@ async fn an_approval_waits_and_a_second_answer_changes_nothing() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = app
-        .playbook(&team, json!([{"approve": {"title": "Pay?"}, "as": "ok"}, {"finish": "{{ ok.approved }}"}]))
+        .playbook(
+            &team,
+            json!([{"approve": {"title": "Pay?"}, "as": "ok"}, {"finish": "{{ ok.approved }}"}]),
+        )
         .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "waiting");
     assert_eq!(got["run"]["waiting_on"]["kind"], "human");
-    let request = got["pending_human_request"]["id"].as_str().unwrap().to_owned();
+    let request = got["pending_human_request"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    let answered = app.post(&team.key, &path, json!({"approved": true, "reason": "fine"})).await.expect(200);
+    let answered = app
+        .post(
+            &team.key,
+            &path,
+            json!({"approved": true, "reason": "fine"}),
+        )
+        .await
+        .expect(200);
     assert_eq!(answered["human_request"]["response"], "approved");
     assert_eq!(answered["human_request"]["reason"], "fine");
-    let (code, message) = app.post(&team.key, &path, json!({"approved": false})).await.error(400);
+    let (code, message) = app
+        .post(&team.key, &path, json!({"approved": false}))
+        .await
+        .error(400);
     assert_eq!(code, "bad_request");
     assert!(message.contains("owner@acme.example"), "{message}");
     app.settle().await;
     let messages = app.messages(&team, &run).await;
     assert_eq!(messages.last().unwrap()["text_content"], "true");
-    assert_eq!(app.post(&team.key, &path, json!({"approved": false})).await.status, 400);
+    assert_eq!(
+        app.post(&team.key, &path, json!({"approved": false}))
+            .await
+            .status,
+        400
+    );
     app.finish().await;
 }
 
@@ -105,13 +160,26 @@ async fn a_message_closes_a_request_and_resumes() {
     let agent = app.playbook(&team, json!([{"approve": {"title": "Pay?"}, "as": "ok"}, {"finish": "{{ ok.message }} {{ message }}"}])).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
-    let posted = app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "not yet"})).await.expect(201);
+    let posted = app
+        .post(
+            &team.key,
+            &format!("/v1/runs/{run}/messages"),
+            json!({"message": "not yet"}),
+        )
+        .await
+        .expect(201);
     assert_eq!(posted["message"]["role"], "user");
     app.settle().await;
     let messages = app.messages(&team, &run).await;
-    assert_eq!(kinds(&messages), ["human_request", "human_response", "text", "text"]);
+    assert_eq!(
+        kinds(&messages),
+        ["human_request", "human_response", "text", "text"]
+    );
     assert_eq!(messages[3]["text_content"], "not yet not yet");
-    assert_eq!(app.get_run(&team, &run).await["pending_human_request"], Value::Null);
+    assert_eq!(
+        app.get_run(&team, &run).await["pending_human_request"],
+        Value::Null
+    );
     app.finish().await;
 }
 
@@ -119,15 +187,34 @@ async fn a_message_closes_a_request_and_resumes() {
 async fn a_message_resumes_a_completed_run() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    let agent = app.playbook(&team, json!([{"finish": "heard {{ message }}"}])).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "one"})).await;
+    let agent = app
+        .playbook(&team, json!([{"finish": "heard {{ message }}"}]))
+        .await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "one"}))
+        .await;
     app.settle().await;
     let first = app.get_run(&team, &run).await;
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "two"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{run}/messages"),
+        json!({"message": "two"}),
+    )
+    .await
+    .expect(201);
     app.settle().await;
-    let texts: Vec<_> = app.messages(&team, &run).await.iter().map(|m| m["text_content"].as_str().unwrap().to_owned()).collect();
+    let texts: Vec<_> = app
+        .messages(&team, &run)
+        .await
+        .iter()
+        .map(|m| m["text_content"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(texts, ["one", "heard one", "two", "heard two"]);
-    assert_eq!(app.get_run(&team, &run).await["run"]["started_at"], first["run"]["started_at"], "started_at is the first start");
+    assert_eq!(
+        app.get_run(&team, &run).await["run"]["started_at"],
+        first["run"]["started_at"],
+        "started_at is the first start"
+    );
     app.finish().await;
 }
 
@@ -148,19 +235,38 @@ async fn a_message_to_a_failed_run_is_kept_and_a_retry_goes_on() {
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "failed");
     assert_eq!(got["run"]["error"]["code"], "tool_failed");
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "hello?"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{run}/messages"),
+        json!({"message": "hello?"}),
+    )
+    .await
+    .expect(201);
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "failed");
 
     app.payment.fail_with(None);
-    app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({})).await.expect(200);
+    app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({}))
+        .await
+        .expect(200);
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     assert_eq!(app.payment.begun(), 2);
     let messages = app.messages(&team, &run).await;
-    let writes = messages.iter().filter(|m| m["tool_call"]["name"] == "write_file").count();
-    assert_eq!(writes, 1, "what was done before the failure is not done again");
-    assert_eq!(app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({})).await.status, 400);
+    let writes = messages
+        .iter()
+        .filter(|m| m["tool_call"]["name"] == "write_file")
+        .count();
+    assert_eq!(
+        writes, 1,
+        "what was done before the failure is not done again"
+    );
+    assert_eq!(
+        app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({}))
+            .await
+            .status,
+        400
+    );
     app.finish().await;
 }
 
@@ -169,19 +275,46 @@ async fn a_message_during_the_last_model_call_is_answered() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();
-    app.model.add("one", vec![vec![Move::Finish { text: "first".into() }], vec![Move::Finish { text: "second".into() }]]);
+    app.model.add(
+        "one",
+        vec![
+            vec![Move::Finish {
+                text: "first".into(),
+            }],
+            vec![Move::Finish {
+                text: "second".into(),
+            }],
+        ],
+    );
     app.model.hold_at(&gate);
-    let agent = app.agent(&team, ScriptedModel::config("one", json!({}))).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "hello"})).await;
+    let agent = app
+        .agent(&team, ScriptedModel::config("one", json!({})))
+        .await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "hello"}))
+        .await;
     gate.arrival().await;
-    app.post(&team.key, &format!("/v1/runs/{run}/messages"), json!({"message": "wait"})).await.expect(201);
+    app.post(
+        &team.key,
+        &format!("/v1/runs/{run}/messages"),
+        json!({"message": "wait"}),
+    )
+    .await
+    .expect(201);
     gate.open();
     gate.arrival().await;
-    assert_eq!(app.status(&team, &run).await, "running", "completed is refused while a later message stands unread");
+    assert_eq!(
+        app.status(&team, &run).await,
+        "running",
+        "completed is refused while a later message stands unread"
+    );
     gate.open();
     app.settle().await;
     let messages = app.messages(&team, &run).await;
-    let texts: Vec<_> = messages.iter().map(|m| m["text_content"].as_str().unwrap()).collect();
+    let texts: Vec<_> = messages
+        .iter()
+        .map(|m| m["text_content"].as_str().unwrap())
+        .collect();
     assert_eq!(texts, ["hello", "wait", "first", "second"]);
     assert_eq!(app.status(&team, &run).await, "completed");
     app.finish().await;
@@ -193,24 +326,45 @@ async fn a_stop_during_a_tool_call_closes_it_and_keeps_the_late_outcome() {
     let team = app.team("acme").await;
     let gate = Gate::default();
     app.payment.hold_at(Some(&gate));
-    app.model.add("pay", vec![vec![call("run_command", json!({"eur": 1})), call("run_command", json!({"eur": 2}))]]);
-    let agent = app.agent(&team, ScriptedModel::config("pay", json!({}))).await;
+    app.model.add(
+        "pay",
+        vec![vec![
+            call("run_command", json!({"eur": 1})),
+            call("run_command", json!({"eur": 2})),
+        ]],
+    );
+    let agent = app
+        .agent(&team, ScriptedModel::config("pay", json!({})))
+        .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     gate.arrival().await;
-    let stopped = app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
+    let stopped = app
+        .post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
     assert_eq!(stopped["success"], true);
     assert_eq!(app.status(&team, &run).await, "interrupted");
     let messages = app.messages(&team, &run).await;
     assert_well_formed(&messages);
-    let errors: Vec<_> = messages.iter().filter_map(|m| m["tool_result"]["error"].as_str()).collect();
+    let errors: Vec<_> = messages
+        .iter()
+        .filter_map(|m| m["tool_result"]["error"].as_str())
+        .collect();
     assert!(errors[0].starts_with("outcome_unknown"), "{errors:?}");
     assert!(errors[1].starts_with("not_run"), "{errors:?}");
     gate.open();
     app.settle().await;
     assert_eq!(app.payment.begun(), 1);
-    let again = app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({})).await.expect(200);
+    let again = app
+        .post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
     assert_eq!(again["success"], true);
-    assert_eq!(app.messages(&team, &run).await.len(), messages.len(), "a stop of an ended run leaves it as it is");
+    assert_eq!(
+        app.messages(&team, &run).await.len(),
+        messages.len(),
+        "a stop of an ended run leaves it as it is"
+    );
     app.finish().await;
 }
 
@@ -218,8 +372,14 @@ async fn a_stop_during_a_tool_call_closes_it_and_keeps_the_late_outcome() {
 async fn what_runs_is_exactly_what_was_approved() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    app.model.add("pay", vec![vec![call("run_command", json!({"eur": 40}))]]);
-    let agent = app.agent(&team, ScriptedModel::config("pay", json!({"tools": {"run_command": "ask"}}))).await;
+    app.model
+        .add("pay", vec![vec![call("run_command", json!({"eur": 40}))]]);
+    let agent = app
+        .agent(
+            &team,
+            ScriptedModel::config("pay", json!({"tools": {"run_command": "ask"}})),
+        )
+        .await;
     for (approved, begun) in [(false, 0), (true, 1)] {
         let run = app.run(&team, json!({"agent_id": agent})).await;
         app.settle().await;
@@ -227,8 +387,13 @@ async fn what_runs_is_exactly_what_was_approved() {
         assert_eq!(pending["type"], "approval");
         assert_eq!(pending["tool_call"]["arguments"], json!({"eur": 40}));
         assert_eq!(app.payment.begun(), 0);
-        let path = format!("/v1/runs/{run}/human-requests/{}/respond", pending["id"].as_str().unwrap());
-        app.post(&team.key, &path, json!({"approved": approved})).await.expect(200);
+        let path = format!(
+            "/v1/runs/{run}/human-requests/{}/respond",
+            pending["id"].as_str().unwrap()
+        );
+        app.post(&team.key, &path, json!({"approved": approved}))
+            .await
+            .expect(200);
         app.settle().await;
         assert_eq!(app.payment.begun(), begun);
         assert_eq!(app.status(&team, &run).await, "completed");
@@ -240,7 +405,9 @@ async fn what_runs_is_exactly_what_was_approved() {
 async fn a_timer_is_durable() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
-    let agent = app.playbook(&team, json!([{"wait": "3d"}, {"finish": "late"}])).await;
+    let agent = app
+        .playbook(&team, json!([{"wait": "3d"}, {"finish": "late"}]))
+        .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     let got = app.get_run(&team, &run).await;
@@ -258,7 +425,11 @@ async fn a_timer_is_durable() {
 async fn requests_lapse_as_the_build_says() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    for (on_expire, status, text) in [("deny", "completed", "denied"), ("continue", "completed", "expired"), ("fail", "failed", "")] {
+    for (on_expire, status, text) in [
+        ("deny", "completed", "denied"),
+        ("continue", "completed", "expired"),
+        ("fail", "failed", ""),
+    ] {
         let agent = app
             .playbook(&team, json!([
                 {"approve": {"title": "Pay?", "expires_in": "1h", "on_expire": on_expire}, "as": "ok"},
@@ -273,7 +444,10 @@ async fn requests_lapse_as_the_build_says() {
         app.advance(Duration::from_secs(3600)).await;
         assert_eq!(app.status(&team, &run).await, status, "{on_expire}");
         if !text.is_empty() {
-            assert_eq!(app.messages(&team, &run).await.last().unwrap()["text_content"], text);
+            assert_eq!(
+                app.messages(&team, &run).await.last().unwrap()["text_content"],
+                text
+            );
         }
     }
     app.finish().await;
@@ -286,7 +460,12 @@ async fn working_time_is_limited_by_somebody_else_than_the_driver() {
     let gate = Gate::default();
     app.model.add("slow", vec![]);
     app.model.hold_at(&gate);
-    let agent = app.agent(&team, ScriptedModel::config("slow", json!({"limits": {"seconds": 60}}))).await;
+    let agent = app
+        .agent(
+            &team,
+            ScriptedModel::config("slow", json!({"limits": {"seconds": 60}})),
+        )
+        .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     gate.arrival().await;
     app.advance(Duration::from_secs(61)).await;
@@ -297,7 +476,9 @@ async fn working_time_is_limited_by_somebody_else_than_the_driver() {
 }
 
 async fn hold_runs(app: &TestApp, team: &Team, n: usize) -> Vec<String> {
-    let agent = app.agent(team, ScriptedModel::config("held", json!({}))).await;
+    let agent = app
+        .agent(team, ScriptedModel::config("held", json!({})))
+        .await;
     let mut runs = Vec::new();
     for _ in 0..n {
         runs.push(app.run(team, json!({"agent_id": agent})).await);
@@ -307,7 +488,10 @@ async fn hold_runs(app: &TestApp, team: &Team, n: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn so_many_work_at_once_in_order_and_fairly_between_teams() {
-    let options = TestOptions { settings: vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "2".to_owned())], ..TestOptions::default() };
+    let options = TestOptions {
+        settings: vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "2".to_owned())],
+        ..TestOptions::default()
+    };
     let app = TestApp::start_with(options).await;
     let (one, two) = (app.team("one").await, app.team("two").await);
     let gate = Gate::default();
@@ -318,7 +502,10 @@ async fn so_many_work_at_once_in_order_and_fairly_between_teams() {
     gate.arrival().await;
     let second = hold_runs(&app, &two, 2).await;
     assert_eq!(app.status(&one, &first[2]).await, "pending");
-    assert_eq!(app.get_run(&one, &first[2]).await["run"]["waiting_on"]["kind"], "place");
+    assert_eq!(
+        app.get_run(&one, &first[2]).await["run"]["waiting_on"]["kind"],
+        "place"
+    );
     // Each place that is freed goes to the team whose turn it is, not to the longer line.
     gate.open();
     gate.arrival().await;
@@ -338,14 +525,25 @@ async fn so_many_work_at_once_in_order_and_fairly_between_teams() {
 async fn a_run_without_people_never_hangs() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
-    app.model.add("ask", vec![vec![call("request_approval", json!({"title": "May I?"})), call("run_command", json!({}))]]);
+    app.model.add(
+        "ask",
+        vec![vec![
+            call("request_approval", json!({"title": "May I?"})),
+            call("run_command", json!({})),
+        ]],
+    );
     let data = json!({"human_in_the_loop": false, "tools": {"run_command": "ask"}});
     let agent = app.agent(&team, ScriptedModel::config("ask", data)).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     assert_eq!(app.payment.begun(), 0);
-    let errors: Vec<_> = app.messages(&team, &run).await.iter().filter_map(|m| m["tool_result"]["error"].as_str().map(str::to_owned)).collect();
+    let errors: Vec<_> = app
+        .messages(&team, &run)
+        .await
+        .iter()
+        .filter_map(|m| m["tool_result"]["error"].as_str().map(str::to_owned))
+        .collect();
     assert_eq!(errors.len(), 2, "{errors:?}");
     app.finish().await;
 }

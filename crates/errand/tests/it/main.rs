@@ -1,4 +1,11 @@
 //! Tests of the program from outside. One binary: each module is a topic, and linking happens once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper of tests fails the test"
+)]
 
 mod api_agents;
 mod api_answers;

@@ -62,7 +62,16 @@ fn allowed(before: &str, act: &Act, answered: u16) -> &'static [&'static str] {
         (_, Act::Stop) => &["interrupted"],
         ("waiting", Act::Approve | Act::Deny | Act::Answer) if answered != 200 => &["waiting"],
         ("waiting", Act::AnswerAnother | Act::Retry | Act::Crash) => &["waiting"],
-        ("running", Act::Approve | Act::Deny | Act::Answer | Act::AnswerAnother | Act::Retry | Act::Crash | Act::Message(_)) => &["running"],
+        (
+            "running",
+            Act::Approve
+            | Act::Deny
+            | Act::Answer
+            | Act::AnswerAnother
+            | Act::Retry
+            | Act::Crash
+            | Act::Message(_),
+        ) => &["running"],
         ("waiting" | "running", _) => ON_ITS_WAY,
         _ => SAME_OR_ON,
     }
@@ -70,14 +79,20 @@ fn allowed(before: &str, act: &Act, answered: u16) -> &'static [&'static str] {
 
 async fn perform(app: &mut TestApp, team: &Team, run: &str, act: &Act, before: &Value) -> u16 {
     let path = |rest: &str| format!("/v1/runs/{run}{rest}");
-    let pending = before["pending_human_request"]["id"].as_str().unwrap_or("01999999-0000-7000-8000-000000000000").to_owned();
+    let pending = before["pending_human_request"]["id"]
+        .as_str()
+        .unwrap_or("01999999-0000-7000-8000-000000000000")
+        .to_owned();
     let respond = |id: &str| path(&format!("/human-requests/{id}/respond"));
     let (path, body) = match act {
         Act::Message(text) => (path("/messages"), json!({"message": text})),
         Act::Approve => (respond(&pending), json!({"approved": true})),
         Act::Deny => (respond(&pending), json!({"approved": false})),
         Act::Answer => (respond(&pending), json!({"answers": {"Which?": "A"}})),
-        Act::AnswerAnother => (respond("01999999-0000-7000-8000-000000000001"), json!({"approved": true})),
+        Act::AnswerAnother => (
+            respond("01999999-0000-7000-8000-000000000001"),
+            json!({"approved": true}),
+        ),
         Act::Stop => (path("/stop"), json!({})),
         Act::Retry => (path("/retry"), json!({})),
         Act::Advance(seconds) => {
@@ -97,13 +112,34 @@ fn check_answer(before: &Value, act: &Act, answered: u16) {
     let pending = &before["pending_human_request"]["type"];
     let expected: &[u16] = match act {
         Act::Message(_) => &[201],
-        Act::Approve | Act::Deny => if pending == "approval" { &[200] } else { &[400, 404] },
-        Act::Answer => if pending == "question" { &[200] } else { &[400, 404] },
+        Act::Approve | Act::Deny => {
+            if pending == "approval" {
+                &[200]
+            } else {
+                &[400, 404]
+            }
+        }
+        Act::Answer => {
+            if pending == "question" {
+                &[200]
+            } else {
+                &[400, 404]
+            }
+        }
         Act::AnswerAnother => &[404],
-        Act::Retry => if status == "failed" { &[200] } else { &[400] },
+        Act::Retry => {
+            if status == "failed" {
+                &[200]
+            } else {
+                &[400]
+            }
+        }
         Act::Stop | Act::Advance(_) | Act::Crash => &[200],
     };
-    assert!(expected.contains(&answered), "{act:?} of a run that is {status} with {pending} pending answered {answered}");
+    assert!(
+        expected.contains(&answered),
+        "{act:?} of a run that is {status} with {pending} pending answered {answered}"
+    );
 }
 
 fn check_run(got: &Value) {
@@ -112,7 +148,11 @@ fn check_run(got: &Value) {
     assert_eq!(status == "waiting", !pending.is_null(), "{got:#}");
     let ended = matches!(status, "completed" | "failed" | "interrupted");
     assert_eq!(ended, run["completed_at"].is_string(), "{got:#}");
-    assert_eq!(ended, run["waiting_on"].is_null(), "a run that has not ended says what it waits for: {got:#}");
+    assert_eq!(
+        ended,
+        run["waiting_on"].is_null(),
+        "a run that has not ended says what it waits for: {got:#}"
+    );
     assert_eq!(status == "failed", !run["error"].is_null(), "{got:#}");
 }
 
@@ -120,7 +160,9 @@ async fn play(acts: Vec<Act>) {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = app.playbook(&team, steps()).await;
-    let run = app.run(&team, json!({"agent_id": agent, "message": "begin"})).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "begin"}))
+        .await;
     app.settle().await;
     let mut transcript = app.messages(&team, &run).await;
     for act in acts {
@@ -130,10 +172,20 @@ async fn play(acts: Vec<Act>) {
         app.settle().await;
         let after = app.get_run(&team, &run).await;
         check_run(&after);
-        let (from, to) = (before["run"]["status"].as_str().unwrap(), after["run"]["status"].as_str().unwrap());
-        assert!(allowed(from, &act, answered).contains(&to), "{act:?} (answered {answered}) led from {from} to {to}");
+        let (from, to) = (
+            before["run"]["status"].as_str().unwrap(),
+            after["run"]["status"].as_str().unwrap(),
+        );
+        assert!(
+            allowed(from, &act, answered).contains(&to),
+            "{act:?} (answered {answered}) led from {from} to {to}"
+        );
         let messages = app.messages(&team, &run).await;
-        assert_eq!(messages[..transcript.len()], transcript[..], "a transcript only grows");
+        assert_eq!(
+            messages[..transcript.len()],
+            transcript[..],
+            "a transcript only grows"
+        );
         if matches!(to, "completed" | "failed" | "interrupted") {
             assert_well_formed(&messages);
         }
