@@ -113,12 +113,12 @@ impl Store {
         now: Timestamp,
         recorded: Once<()>,
     ) -> Result<Answer<()>> {
-        let answer = self
-            .write(move |tx| once(tx, &recorded, now, || delete_key(tx, team, key)))
-            .await?;
-        // Whoever streams with it looks at once whether it counts.
-        self.bell().ring_all();
-        Ok(answer)
+        self.write(move |tx| {
+            // Whoever streams with it looks at once whether it counts.
+            tx.ring_all();
+            once(tx, &recorded, now, || delete_key(tx, team, key))
+        })
+        .await
     }
 }
 

@@ -1,5 +1,9 @@
 //! Rows as the rest sees them: domain types, no JSON, no strings for states.
 
+use std::fmt;
+use std::sync::Arc;
+
+use errand_core::config::BuildConfig;
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
     AgentId, ApiKeyId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
@@ -184,6 +188,18 @@ pub struct RunFilter {
     pub ascending: bool,
 }
 
+type Check = dyn Fn(&BuildConfig) -> Result<(), String> + Send + Sync;
+
+/// Says whether a build's model can be run here: a sentence where it cannot.
+#[derive(Clone)]
+pub struct Runnable(pub Arc<Check>);
+
+impl fmt::Debug for Runnable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Runnable")
+    }
+}
+
 /// A run to start.
 #[derive(Clone, Debug)]
 pub struct StartRun {
@@ -208,7 +224,7 @@ pub struct StartRun {
     /// `sandbox.ttl` in milliseconds.
     pub sandbox_ttl_ms: u64,
     /// Whether the build's model can be run here: a sentence where it cannot.
-    pub runnable: fn(&errand_core::config::BuildConfig) -> Result<(), String>,
+    pub runnable: Runnable,
     /// Now.
     pub now: Timestamp,
 }

@@ -102,7 +102,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
         field: "agent_id",
         message: format!("the agent's latest build cannot be run: {e}"),
     })?;
-    (start.runnable)(&config).map_err(|message| StoreError::Invalid {
+    (start.runnable.0)(&config).map_err(|message| StoreError::Invalid {
         field: "agent_id",
         message,
     })?;

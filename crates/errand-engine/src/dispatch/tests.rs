@@ -2,7 +2,7 @@
 
 use errand_core::id::{RunId, TeamId, UserId};
 use errand_core::run::Status;
-use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, StartRun};
+use errand_store::model::{NewAgent, NewBuild, PageQuery, RunView, Runnable, StartRun};
 use errand_store::seal::MasterKey;
 use errand_store::{NewTeam, NewUser, Once, OpenOptions};
 use serde_json::{Value, json};
@@ -115,7 +115,7 @@ impl World {
             message: Some((self.parts.ids.message(now), "hello".to_owned())),
             by: self.owner,
             sandbox_ttl_ms: 1_000_000,
-            runnable: |_| Ok(()),
+            runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };
         self.parts

@@ -77,7 +77,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Refused`] where a team would be left without an owner.
     pub async fn disable_user(&self, user: UserId, now: Timestamp) -> Result<()> {
-        self.write(move |tx| update_disabled(tx, user, now)).await
+        self.write(move |tx| {
+            tx.ring_all();
+            update_disabled(tx, user, now)
+        })
+        .await
     }
 
     /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links of the user work no more.

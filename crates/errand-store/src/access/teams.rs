@@ -173,6 +173,7 @@ impl Store {
         self.write(move |tx| {
             let present = role_in(tx, team, user)?.ok_or(StoreError::NotFound)?;
             only_owners(present == Role::Owner, by_role)?;
+            tx.ring_all();
             delete_member(tx, team, user)
         })
         .await

@@ -35,6 +35,7 @@ pub(crate) struct Tx<'a> {
 pub(crate) struct Rings {
     runs: Vec<RunId>,
     fenced: Vec<RunId>,
+    all: bool,
     work: bool,
     outbox: bool,
 }
@@ -61,6 +62,11 @@ impl Tx<'_> {
     /// A run was taken from its driver.
     pub(crate) fn ring_fence(&self, run: RunId) {
         self.rings.borrow_mut().fenced.push(run);
+    }
+
+    /// Who may do what has changed: every watch looks again.
+    pub(crate) fn ring_all(&self) {
+        self.rings.borrow_mut().all = true;
     }
 
     /// There is work for the engine.
@@ -336,6 +342,9 @@ impl Loop {
             .fenced
             .into_iter()
             .for_each(|run| self.bell.ring_fence(run));
+        if rings.all {
+            self.bell.ring_all();
+        }
         if rings.work {
             self.bell.ring_work();
         }

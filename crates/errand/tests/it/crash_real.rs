@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use errand_testkit::WebhookSink;
-use reqwest::Client;
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -77,7 +77,7 @@ impl Caller {
     /// A call, repeated until a server answers. What is repeated carries an idempotency key.
     async fn call(
         &self,
-        method: reqwest::Method,
+        method: Method,
         path: &str,
         body: Option<Value>,
         idempotency_key: Option<&str>,
@@ -107,7 +107,7 @@ impl Caller {
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.call(reqwest::Method::GET, path, None, None).await
+        self.call(Method::GET, path, None, None).await
     }
 }
 
@@ -122,125 +122,139 @@ fn config() -> Value {
     ]}}})
 }
 
+/// A server with an agent, and who calls it.
+struct Scene {
+    port: u16,
+    data: PathBuf,
+    server: Server,
+    caller: Arc<Caller>,
+    agent: Value,
+}
+
+impl Scene {
+    async fn set(data: PathBuf) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let http = Client::builder().no_proxy().build().unwrap();
+        let server = Server::start(port, &data, &http).await;
+        let mut create = Command::new(env!("CARGO_BIN_EXE_errand"));
+        create
+            .args(["keys", "create", "--name", "crash", "--data-dir"])
+            .arg(&data);
+        let made = create.output().await.unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let url = format!("http://127.0.0.1:{port}");
+        let caller = Arc::new(Caller { http, url, key });
+        let body = json!({"name": "crash", "build": {"name": "crash", "config": config()}});
+        let made = caller
+            .call(Method::POST, "/v1/agents", Some(body), Some("agent"))
+            .await;
+        Self {
+            port,
+            data,
+            server,
+            caller,
+            agent: made["agent"]["id"].clone(),
+        }
+    }
+
+    /// Starts its share of the runs, each once; says how many were accepted.
+    async fn start_runs(
+        caller: Arc<Caller>,
+        agent: Value,
+        hook: String,
+        client: usize,
+        accepted: Arc<watch::Sender<usize>>,
+    ) -> Vec<String> {
+        let mut ids = Vec::new();
+        for n in (client..RUNS).step_by(CLIENTS) {
+            let body =
+                json!({"agent_id": agent, "webhook_url": hook, "message": format!("run {n}")});
+            let key = format!("run-{n}");
+            let started = caller
+                .call(Method::POST, "/v1/runs", Some(body), Some(&key))
+                .await;
+            ids.push(started["run"]["id"].as_str().unwrap().to_owned());
+            accepted.send_modify(|n| *n += 1);
+        }
+        ids
+    }
+
+    /// Kills the server and starts it again, by how far the work has come, not by time.
+    async fn kill_again_and_again(mut self, accepted: &watch::Sender<usize>) -> Self {
+        for kill in 1..=KILLS {
+            let mut seen = accepted.subscribe();
+            let goal = kill * RUNS / (KILLS + 1);
+            let come = tokio::time::timeout(PATIENCE, seen.wait_for(|n| *n >= goal)).await;
+            come.expect("clients that go on").unwrap();
+            self.server.kill().await;
+            self.server = Server::start(self.port, &self.data, &self.caller.http).await;
+        }
+        self
+    }
+
+    async fn all_complete(&self) {
+        let ended = async {
+            while self.caller.get("/v1/runs?status=completed&limit=1").await["total"] != json!(RUNS)
+            {
+                let path = "/v1/runs?status=failed&status=interrupted&status=waiting&limit=5";
+                let failed = self.caller.get(path).await;
+                assert_eq!(failed["total"], 0, "{failed:#}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended)
+            .await
+            .expect("every run comes to its end");
+        let all = self.caller.get("/v1/runs?limit=1").await;
+        assert_eq!(
+            all["total"],
+            json!(RUNS),
+            "an idempotency key has one effect"
+        );
+    }
+
+    async fn check_transcript(&self, run: &str) {
+        let page = self
+            .caller
+            .get(&format!("/v1/runs/{run}/messages?limit=50"))
+            .await;
+        let messages = page["messages"].as_array().unwrap();
+        assert_well_formed(messages);
+        assert_eq!(messages.len(), 9, "{messages:#?}");
+        let last = &messages.last().unwrap()["text_content"];
+        assert_eq!(last, "count: 1", "the edit was done once");
+        assert_no_gap(&self.caller, run).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_twenty_times_under_load() {
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
     let sink = WebhookSink::start().await;
-    let port = TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let http = Client::builder().no_proxy().build().unwrap();
-    let mut server = Server::start(port, &data, &http).await;
-    let made = Command::new(env!("CARGO_BIN_EXE_errand"))
-        .args(["keys", "create", "--name", "crash", "--data-dir"])
-        .arg(&data)
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
-    let caller = Arc::new(Caller {
-        http: http.clone(),
-        url: format!("http://127.0.0.1:{port}"),
-        key,
-    });
-    let body = json!({"name": "crash", "build": {"name": "crash", "config": config()}});
-    let agent = caller
-        .call(
-            reqwest::Method::POST,
-            "/v1/agents",
-            Some(body),
-            Some("agent"),
-        )
-        .await["agent"]["id"]
-        .clone();
-
+    let scene = Scene::set(dir.path().join("data")).await;
     let accepted = Arc::new(watch::Sender::new(0_usize));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
-        let (caller, accepted, agent, url) = (
-            Arc::clone(&caller),
-            Arc::clone(&accepted),
-            agent.clone(),
-            sink.url().to_owned(),
-        );
-        clients.spawn(async move {
-            let mut ids = Vec::new();
-            for n in (client..RUNS).step_by(CLIENTS) {
-                let body =
-                    json!({"agent_id": agent, "webhook_url": url, "message": format!("run {n}")});
-                let started = caller
-                    .call(
-                        reqwest::Method::POST,
-                        "/v1/runs",
-                        Some(body),
-                        Some(&format!("run-{n}")),
-                    )
-                    .await;
-                ids.push(started["run"]["id"].as_str().unwrap().to_owned());
-                accepted.send_modify(|n| *n += 1);
-            }
-            ids
-        });
+        let (caller, agent) = (Arc::clone(&scene.caller), scene.agent.clone());
+        let (hook, accepted) = (sink.url().to_owned(), Arc::clone(&accepted));
+        clients.spawn(Scene::start_runs(caller, agent, hook, client, accepted));
     }
-    for kill in 1..=KILLS {
-        // By how far the work has come, not by time.
-        let mut seen = accepted.subscribe();
-        tokio::time::timeout(PATIENCE, seen.wait_for(|n| *n >= kill * RUNS / (KILLS + 1)))
-            .await
-            .expect("clients that go on")
-            .unwrap();
-        server.kill().await;
-        server = Server::start(port, &data, &http).await;
-    }
-    let mut ids = BTreeSet::new();
-    while let Some(client) = clients.join_next().await {
-        ids.extend(client.unwrap());
-    }
+    let scene = scene.kill_again_and_again(&accepted).await;
+    let ids: BTreeSet<String> = clients.join_all().await.into_iter().flatten().collect();
     assert_eq!(ids.len(), RUNS);
-
-    let ended = async {
-        while caller.get("/v1/runs?status=completed&limit=1").await["total"] != json!(RUNS) {
-            let failed = caller
-                .get("/v1/runs?status=failed&status=interrupted&status=waiting&limit=5")
-                .await;
-            assert_eq!(failed["total"], 0, "{failed:#}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, ended)
-        .await
-        .expect("every run comes to its end");
-    assert_eq!(
-        caller.get("/v1/runs?limit=1").await["total"],
-        json!(RUNS),
-        "an idempotency key has one effect"
-    );
-    for id in &ids {
-        let messages = caller
-            .get(&format!("/v1/runs/{id}/messages?limit=50"))
-            .await["messages"]
-            .as_array()
-            .unwrap()
-            .clone();
-        assert_well_formed(&messages);
-        assert_eq!(messages.len(), 9, "{messages:#?}");
-        assert_eq!(
-            messages.last().unwrap()["text_content"],
-            "count: 1",
-            "the edit was done once"
-        );
-        assert_no_gap(&caller, id).await;
+    scene.all_complete().await;
+    for run in &ids {
+        scene.check_transcript(run).await;
     }
     check_webhooks(&sink, &ids).await;
-    server.kill().await;
+    scene.server.kill().await;
 }
 
 /// The stream of an ended run numbers its events without a gap.

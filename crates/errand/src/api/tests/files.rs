@@ -2,135 +2,143 @@
 
 use super::*;
 
+const FORM: &str = "multipart/form-data; boundary=B";
+
+/// Uploads to a sandbox, each with an idempotency key of its own.
+struct Uploads {
+    f: Fixture,
+    files: String,
+}
+
+impl Uploads {
+    /// To a sandbox that takes at most 1000 bytes at once.
+    async fn new() -> Self {
+        let f = Fixture::with(|settings| settings.direct_upload_bytes_max = 1000).await;
+        let files = format!("/v1/sandboxes/{}/files", f.sandbox().await);
+        Self { f, files }
+    }
+
+    async fn put(&self, query: &str, kind: &str, key: &str, body: String) -> Reply {
+        let request = Request::post(format!("{}{query}", self.files))
+            .header("authorization", format!("Bearer {}", self.f.key))
+            .header("content-type", kind)
+            .header("idempotency-key", key);
+        self.f.send(request.body(Body::from(body)).unwrap()).await
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let listed = self.f.get(&self.files).await.json();
+        let files = listed["files"].as_array().unwrap().iter();
+        files
+            .map(|file| file["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+fn part(about: &str, text: &str) -> String {
+    format!("--B\r\ncontent-disposition: form-data; {about}\r\n\r\n{text}\r\n")
+}
+
 #[tokio::test]
-async fn files_go_in_and_come_out() {
-    let f = Fixture::with(|settings| settings.direct_upload_bytes_max = 1000).await;
-    let sandbox = f.sandbox().await;
-    let files = format!("/v1/sandboxes/{sandbox}/files");
-    let put = async |query: &str, kind: &str, key: &str, body: String| {
-        let request = Request::post(format!("{files}{query}"))
-            .header("authorization", format!("Bearer {}", f.key));
-        f.send(
-            request
-                .header("content-type", kind)
-                .header("idempotency-key", key)
-                .body(Body::from(body))
-                .unwrap(),
-        )
-        .await
-    };
-    let raw = put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned()).await;
+async fn a_raw_body_becomes_a_file() {
+    let u = Uploads::new().await;
+    let raw = u
+        .put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned())
+        .await;
+    assert_eq!(raw.status, 201);
     assert_eq!(
-        (raw.status, raw.json()),
-        (201, json!({"path": "/workspace/a/b.txt", "size_bytes": 10}))
+        raw.json(),
+        json!({"path": "/workspace/a/b.txt", "size_bytes": 10})
     );
-    let replay = put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned()).await;
-    assert_eq!(
-        (
-            replay.bytes,
-            replay.headers["idempotency-replayed"].to_str().unwrap()
-        ),
-        (raw.bytes, "true")
-    );
-    put("?path=a/b.txt", "text/plain", "1", "other".to_owned())
+    let replay = u
+        .put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned())
+        .await;
+    assert_eq!(replay.bytes, raw.bytes);
+    assert_eq!(replay.headers["idempotency-replayed"], "true");
+    u.put("?path=a/b.txt", "text/plain", "1", "other".to_owned())
         .await
         .error(409, "conflict");
-    put("", "text/plain", "2", "x".to_owned())
-        .await
-        .error(400, "bad_request");
-    put("?path=../x", "text/plain", "3", "x".to_owned())
-        .await
-        .error(400, "bad_request");
-    put("?path=a", "text/plain", "4", "x".to_owned())
-        .await
-        .error(400, "bad_request");
-    put("?path=large", "text/plain", "5", "x".repeat(1001))
+    for (key, query) in [
+        ("2", ""),
+        ("3", "?path=../x"),
+        ("4", "?path=a"),
+        ("5", "?path=a/"),
+    ] {
+        u.put(query, "text/plain", key, "x".to_owned())
+            .await
+            .error(400, "bad_request");
+    }
+    u.put("?path=large", "text/plain", "6", "x".repeat(1001))
         .await
         .error(413, "payload_too_large");
+    assert_eq!(u.names().await, ["a"]);
+}
 
-    let form = "multipart/form-data; boundary=B";
-    let part = |about: &str, text: &str| {
-        format!("--B\r\ncontent-disposition: form-data; {about}\r\n\r\n{text}\r\n")
-    };
+#[tokio::test]
+async fn a_form_may_have_its_parts_in_any_order() {
+    let u = Uploads::new().await;
+    let end = "--B--\r\n";
     let after = part("name=\"file\"; filename=\"x/c.csv\"", "a,b")
         + &part("name=\"note\"", "n")
         + &part("name=\"path\"", "data/")
-        + "--B--\r\n";
+        + end;
     assert_eq!(
-        put("", form, "6", after).await.json(),
+        u.put("", FORM, "1", after).await.json(),
         json!({"path": "/workspace/data/c.csv", "size_bytes": 3})
     );
-    let only = part("name=\"upload\"; filename=\"d.csv\"", "") + "--B--\r\n";
+    let only = part("name=\"upload\"; filename=\"d.csv\"", "") + end;
     assert_eq!(
-        put("", form, "7", only).await.json(),
+        u.put("", FORM, "2", only).await.json(),
         json!({"path": "/workspace/d.csv", "size_bytes": 0})
     );
-    let several = part("name=\"x\"; filename=\"e\"", "1")
-        + &part("name=\"y\"; filename=\"f\"", "2")
-        + "--B--\r\n";
-    put("", form, "8", several).await.error(400, "bad_request");
-    let large = part("name=\"file\"; filename=\"g\"", &"x".repeat(1001)) + "--B--\r\n";
-    put("", form, "9", large)
+    let several =
+        part("name=\"x\"; filename=\"e\"", "1") + &part("name=\"y\"; filename=\"f\"", "2");
+    let cut = part("name=\"file\"; filename=\"h\"", "x");
+    for (key, body) in [("3", several + end), ("4", cut), ("5", end.to_owned())] {
+        u.put("", FORM, key, body).await.error(400, "bad_request");
+    }
+    let large = part("name=\"file\"; filename=\"g\"", &"x".repeat(1001)) + end;
+    u.put("", FORM, "6", large)
         .await
         .error(413, "payload_too_large");
-    let cut = part("name=\"file\"; filename=\"h\"", "x");
-    put("", form, "10", cut).await.error(400, "bad_request");
+    assert_eq!(u.names().await, ["d.csv", "data"]);
+}
 
-    let listed = f.get(&files).await.json();
-    let names: Vec<_> = listed["files"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|file| file["name"].as_str().unwrap())
-        .collect();
-    assert_eq!(names, ["a", "d.csv", "data"]);
-    f.get(&format!("{files}?path=nothing"))
-        .await
-        .error(404, "not_found");
-    f.get(&format!("{files}?path=d.csv"))
-        .await
-        .error(404, "not_found");
+#[tokio::test]
+async fn files_come_out_whole_or_in_ranges() {
+    let u = Uploads::new().await;
+    u.put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned())
+        .await;
+    for path in ["nothing", "a/b.txt"] {
+        u.f.get(&format!("{}?path={path}", u.files))
+            .await
+            .error(404, "not_found");
+    }
+    let path = format!("{}/content?path=a/b.txt", u.files);
     let content = async |range: &str| {
-        f.call(
-            "GET",
-            &format!("{files}/content?path=a/b.txt"),
-            &[("range", range)],
-            Value::Null,
-        )
-        .await
+        u.f.call("GET", &path, &[("range", range)], Value::Null)
+            .await
     };
     let whole = content("").await;
     assert_eq!(
-        (
-            whole.status,
-            whole.bytes.as_ref(),
-            whole.headers["accept-ranges"].to_str().unwrap()
-        ),
-        (200, &b"0123456789"[..], "bytes")
+        (whole.status, whole.bytes.as_ref()),
+        (200, &b"0123456789"[..])
     );
+    assert_eq!(whole.headers["accept-ranges"], "bytes");
     let some = content("bytes=2-4").await;
-    assert_eq!(
-        (
-            some.status,
-            some.bytes.as_ref(),
-            some.headers["content-range"].to_str().unwrap()
-        ),
-        (206, &b"234"[..], "bytes 2-4/10")
-    );
+    assert_eq!((some.status, some.bytes.as_ref()), (206, &b"234"[..]));
+    assert_eq!(some.headers["content-range"], "bytes 2-4/10");
     let none = content("bytes=10-").await;
     none.error(416, "range_not_satisfiable");
     assert_eq!(none.headers["content-range"], "bytes */10");
+    u.f.get(&format!("{}/content", u.files))
+        .await
+        .error(400, "bad_request");
 
-    let gone = f
-        .call(
-            "DELETE",
-            &format!("/v1/sandboxes/{sandbox}"),
-            &[],
-            Value::Null,
-        )
-        .await;
+    let sandbox = u.files.strip_suffix("/files").unwrap();
+    let gone = u.f.call("DELETE", sandbox, &[], Value::Null).await;
     assert_eq!(gone.status, 204);
-    f.get(&files).await.error(404, "not_found");
+    u.f.get(&u.files).await.error(404, "not_found");
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
 //! Runs: start, read, list, stop, retry.
 
+use std::sync::Arc;
+
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::config::BuildConfig;
-use errand_core::id::{AgentId, RunId, SandboxId, TeamId};
+use errand_core::id::{AgentId, RunId, SandboxId};
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::run::Status;
 use errand_core::wire::{PendingRequestBody, RunBody};
 use errand_store::StoredAnswer;
-use errand_store::model::{PageQuery, RunFilter, RunView, StartRun};
+use errand_store::model::{PageQuery, RunFilter, RunView, Runnable, StartRun};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -20,7 +21,7 @@ use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::error::ApiError;
-use crate::api::idempotency::{IdempotencyKey, rendered, replayed, response};
+use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
@@ -98,13 +99,8 @@ pub(crate) async fn start_run(
     body: Json<StartRunRequest>,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    if let Some(idem) = key.idem(&caller, body.sha256)
-        && let Some(stored) = app.store.recall(idem, now).await?
-    {
-        return Ok(replayed(stored));
-    }
     let wanted = checked(&app, body.value)?;
-    check_model(&app, caller.team(), wanted.agent_id).await?;
+    let models = app.models.clone();
     let start = StartRun {
         team: caller.team(),
         id: app.ids.run(now),
@@ -116,8 +112,7 @@ pub(crate) async fn start_run(
         message: wanted.message.map(|text| (app.ids.message(now), text)),
         by: caller.user(),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
-        // Asked before, by `check_model`: which models there are is not known inside the transaction.
-        runnable: |_| Ok(()),
+        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
         now,
     };
     let answer = app
@@ -163,20 +158,6 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
         )?,
         message: request.message,
     })
-}
-
-/// Whether the latest build's model can be run here. What else may be wrong with agent and build, the store says.
-async fn check_model(app: &AppState, team: TeamId, agent: AgentId) -> Result<(), ApiError> {
-    let Ok((_, Some(build))) = app.store.agent(team, agent).await else {
-        return Ok(());
-    };
-    let Ok(config) = BuildConfig::parse(&build.config) else {
-        return Ok(());
-    };
-    app.models
-        .find(&config.model)
-        .map(drop)
-        .map_err(|message| ApiError::invalid("agent_id", message))
 }
 
 fn render_started(view: &RunView) -> StoredAnswer {
