@@ -6,6 +6,7 @@
 //!
 //! In reading order.
 
+pub mod cause;
 pub mod config;
 pub mod human;
 pub mod id;

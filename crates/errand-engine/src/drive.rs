@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use errand_core::cause::chain;
 use errand_core::config::{BuildConfig, RunLimits};
 use errand_core::human::HumanRequest;
 use errand_core::id::{ClaimToken, SandboxId};
@@ -631,12 +632,6 @@ impl Driver<'_> {
             tracing::warn!(run.id = %self.run.id, %error, "a driver could not report that it left; the next start does it");
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |e| e.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Whether a tool ended early because it was told to.

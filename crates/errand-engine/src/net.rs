@@ -8,6 +8,7 @@
 
 mod guard;
 
+use errand_core::cause::chain;
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -265,14 +266,6 @@ impl GuardedClient {
 /// The first error of type `E` in an error's chain of causes.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |&e| e.source()).find_map(|e| e.downcast_ref())
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let parts: Vec<String> = std::iter::successors(Some(error), |&e| e.source())
-        .map(ToString::to_string)
-        .collect();
-    parts.join(": ")
 }
 
 #[cfg(test)]

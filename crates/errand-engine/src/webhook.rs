@@ -20,7 +20,9 @@ use sha2::Sha256;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::net::{Answer, GuardedClient, RequestError, chain};
+use errand_core::cause::chain;
+
+use crate::net::{Answer, GuardedClient, RequestError};
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");

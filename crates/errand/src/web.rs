@@ -195,7 +195,7 @@ fn failed(error: &StoreError) -> Response {
         StoreError::Refused(_) => StatusCode::BAD_REQUEST,
         _ => {
             tracing::error!(
-                error = crate::cli::out::chain(error),
+                error = errand_core::cause::chain(error),
                 "the set-up page failed"
             );
             StatusCode::INTERNAL_SERVER_ERROR

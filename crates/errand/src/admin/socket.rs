@@ -140,7 +140,7 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
         Err(error) => Reply::Error(format!("the request cannot be read: {error}")),
         Ok(request) => match admin.execute(request).await {
             Ok(answer) => Reply::Ok(answer),
-            Err(error) => Reply::Error(crate::cli::out::chain(&error)),
+            Err(error) => Reply::Error(errand_core::cause::chain(&error)),
         },
     };
     writer.write_all(&line_of(&reply)?).await?;

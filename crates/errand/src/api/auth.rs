@@ -17,9 +17,10 @@ use http::request::Parts;
 
 use super::error::{ApiError, ErrorCode};
 use super::limiter::Verdict;
-use super::request::{OfTeam, chain};
+use super::request::OfTeam;
 use super::{Access, AppState, Route, is_api, is_public, query};
 use crate::secret_key::ApiKeySecret;
+use errand_core::cause::chain;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");

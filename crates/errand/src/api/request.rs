@@ -4,6 +4,7 @@
 //! never its path, query, headers or body; the cause of an error is logged once, here; a 500 names the request id and
 //! nothing of the inside; a panic becomes a 500.
 
+use errand_core::cause::chain;
 use std::any::Any;
 use std::time::Instant;
 
@@ -164,18 +165,6 @@ impl About {
             "{method} {route} {status} in {duration_ms} ms"
         );
     }
-}
-
-/// An error and its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn kept_id(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -4,6 +4,7 @@
 //! them and `NO_COLOR` is not set; text from outside cannot steer the terminal, nor look other than it is
 //! ([`printable`]). With `--json`, standard output holds JSON and nothing else.
 
+use errand_core::cause::chain;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
@@ -238,23 +239,6 @@ fn paint(colours: bool, style: Style, text: &str) -> String {
     } else {
         text.to_owned()
     }
-}
-
-/// An error and its causes in one line; a cause that its effect has told already is left out.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let part = cause.to_string();
-        if text.ends_with(&part) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&part);
-    }
-    text
 }
 
 /// Text from outside as a terminal may show it: what would move the cursor, change colours or turn the direction of

@@ -25,7 +25,7 @@ use crate::api::auth::Caller;
 use crate::api::error::ApiError;
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
-use crate::api::request::chain;
+use errand_core::cause::chain;
 
 /// Events that are read at once.
 const EVENTS_READ_MAX: u32 = 100;

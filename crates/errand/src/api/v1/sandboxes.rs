@@ -17,7 +17,7 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::receive::blocking;
-use crate::api::request::chain;
+use errand_core::cause::chain;
 
 /// A new sandbox.
 #[derive(Serialize, ToSchema)]
