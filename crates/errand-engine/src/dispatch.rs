@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use errand_core::id::{ClaimToken, IdGen, TeamId};
-use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_store::model::ReadyRun;
 use errand_store::{Recovered, Store, StoreError};
@@ -16,6 +15,7 @@ use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::conclude::conclude;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
 use crate::net::{Guard, GuardedClient};
@@ -159,7 +159,7 @@ struct Dispatcher {
     places: usize,
     /// The team that was served last: the next one has its turn.
     last: Option<TeamId>,
-    drives: JoinSet<Result<(), DriveError>>,
+    drives: JoinSet<()>,
     driven: HashMap<Id, (ReadyRun, ClaimToken)>,
 }
 
@@ -181,15 +181,15 @@ impl Dispatcher {
                 () = parts.store.bell().work() => {}
                 () = at(&parts.clock, moment) => {}
                 () = parts.draining.cancelled() => {}
-                Some(ended) = self.drives.join_next_with_id() => self.ended(ended).await,
+                Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
             }
             // Several may have ended meanwhile: one round for all of them.
             while let Some(ended) = self.drives.try_join_next_with_id() {
-                self.ended(ended).await;
+                self.ended(ended);
             }
         }
         while let Some(ended) = self.drives.join_next_with_id().await {
-            self.ended(ended).await;
+            self.ended(ended);
         }
     }
 
@@ -238,52 +238,31 @@ impl Dispatcher {
 
     fn spawn(&mut self, ready: ReadyRun, claim: ClaimToken) {
         let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
-        let handle = self
-            .drives
-            .spawn(async move { drive(&parts, ready, claim, &cancel).await });
+        let handle = self.drives.spawn(async move {
+            let ended = drive(&parts, ready, claim, &cancel).await;
+            conclude(&parts, ready, claim, ended).await;
+        });
         self.driven.insert(handle.id(), (ready, claim));
     }
 
-    async fn ended(&mut self, ended: Result<(Id, Result<(), DriveError>), tokio::task::JoinError>) {
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, Ok(result)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let Some((ready, claim)) = self.driven.remove(&id) else {
-            return;
-        };
-        let error = match result {
-            Ok(Ok(()) | Err(DriveError::Fenced)) => return,
-            Ok(Err(DriveError::Fails(error))) => error,
-            Ok(Err(error @ DriveError::Store(_)))
-                if *self.parts.store.poisoned().borrow() || self.parts.draining.is_cancelled() =>
-            {
-                tracing::warn!(run.id = %ready.run, error = &error as &dyn std::error::Error, "a drive was cut off; it goes on after the next start");
+    fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+        let error = match ended {
+            Ok((id, ())) => {
+                self.driven.remove(&id);
                 return;
             }
-            Ok(Err(error @ DriveError::Store(_))) => {
-                tracing::error!(run.id = %ready.run, error = &error as &dyn std::error::Error, "a run cannot be driven");
-                RunError::new(
-                    "internal",
-                    "the server could not read or write the run; its log says why. Retry it when that is mended",
-                )
-            }
-            Err(error) => {
-                tracing::error!(run.id = %ready.run, %error, "a driver failed");
-                RunError::new(
-                    "internal",
-                    "the server failed while it worked on the run; its log says why. Retry it when that is mended",
-                )
-            }
+            Err(error) => error,
         };
-        if let Err(error) = self
-            .parts
-            .store
-            .fail_claimed(ready.run, claim, error, self.parts.clock.now())
-            .await
-        {
-            tracing::error!(run.id = %ready.run, error = &error as &dyn std::error::Error, "a run could not be failed; the next start takes it up");
-        }
+        let Some((ready, claim)) = self.driven.remove(&error.id()) else {
+            return;
+        };
+        tracing::error!(run.id = %ready.run, %error, "a driver failed");
+        let parts = self.parts.clone();
+        // It keeps its place until the run has failed.
+        let handle = self
+            .drives
+            .spawn(async move { conclude(&parts, ready, claim, Err(DriveError::Panicked)).await });
+        self.driven.insert(handle.id(), (ready, claim));
     }
 }
 

@@ -29,22 +29,23 @@ use futures::future::join_all;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::conclude::persist;
 use crate::dispatch::Parts;
 use crate::model::{ModelError, Session};
 use crate::tool::{LookedUp, ToolContext};
 
-/// How long a driver waits before it tries a commit again that the disk had no room for.
-const NO_ROOM_PAUSE_MS: u64 = 500;
-
 /// Why a drive ended without having brought the run to where it waits or ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriveError {
-    /// The claim is not held any more.
+    /// The claim is not held any more. With what became of calls that had begun.
     #[error("the run was taken from its driver")]
-    Fenced,
+    Fenced(Vec<(String, Outcome)>),
     /// The run cannot go on: it fails with this error.
     #[error("{}", .0.message)]
     Fails(RunError),
+    /// The driver's task panicked.
+    #[error("the driver failed")]
+    Panicked,
     /// The store failed.
     #[error("the store failed")]
     Store(#[source] StoreError),
@@ -53,7 +54,7 @@ pub(crate) enum DriveError {
 impl From<StoreError> for DriveError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Fenced => Self::Fenced,
+            StoreError::Fenced => Self::Fenced(Vec::new()),
             other => Self::Store(other),
         }
     }
@@ -73,7 +74,7 @@ pub(crate) async fn drive(
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
     let fence = parts.store.bell().fence(ready.run);
-    let run = parts.store.driven_run(ready.run, claim).await?;
+    let run = persist(parts, || parts.store.driven_run(ready.run, claim)).await?;
     let build = BuildConfig::parse(&run.config)
         .map_err(|e| DriveError::Fails(RunError::new("build_unreadable", e.to_string())))?;
     let model = parts
@@ -109,11 +110,11 @@ pub(crate) async fn drive(
         tokens: run.tokens,
         cost_usd: run.cost_usd,
     };
-    let result = driver.go().await;
-    if matches!(result, Err(DriveError::Fenced)) {
-        driver.leave(None).await;
+    match driver.go().await {
+        // What was done and is not on disk yet goes with the failure.
+        Err(DriveError::Fails(error)) => driver.fail(error).await,
+        ended => ended,
     }
-    result
 }
 
 /// What the next commit will hold.
@@ -287,22 +288,11 @@ impl Driver<'_> {
             turn: buffer.turn,
             now: self.now(),
         };
-        let committed = loop {
-            match self.parts.store.commit_step(step.clone()).await {
-                // Nothing was written: the disk has no room. It may have later; a stop ends the wait.
-                Err(StoreError::Unavailable(why))
-                    if !self.parts.draining.is_cancelled()
-                        && !*self.parts.store.poisoned().borrow() =>
-                {
-                    tracing::warn!(run.id = %self.run.id, %why, "a step could not be committed; trying again");
-                    self.parts.clock.sleep_ms(NO_ROOM_PAUSE_MS).await;
-                }
-                Err(StoreError::Fenced) => {
-                    self.leave_with(&step.entries).await;
-                    return Err(DriveError::Fenced);
-                }
-                result => break result?,
-            }
+        let committed = match persist(self.parts, || self.parts.store.commit_step(step.clone()))
+            .await
+        {
+            Err(StoreError::Fenced) => return Err(DriveError::Fenced(self.late(&step.entries))),
+            answer => answer?,
         };
         self.step += 1;
         for entry in &committed.entries {
@@ -341,7 +331,7 @@ impl Driver<'_> {
         };
         let turn = tokio::select! {
             turn = self.session.turn(&facts) => turn?,
-            () = self.fence.fenced() => return Err(DriveError::Fenced),
+            () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
             () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
         };
         if self.buffer.turn {
@@ -555,12 +545,9 @@ impl Driver<'_> {
                 contexts.iter().for_each(|c| c.cancel.cancel());
                 // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
                 let outcomes = act.await;
-                for (call, outcome) in calls.iter().zip(outcomes) {
-                    if !reads {
-                        self.leave(Some((call.id.clone(), outcome))).await;
-                    }
-                }
-                return Err(DriveError::Fenced);
+                let ids = calls.iter().map(|call| call.id.clone());
+                let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
+                return Err(DriveError::Fenced(late));
             }
         };
         for (call, outcome) in calls.iter().zip(outcomes) {
@@ -607,30 +594,23 @@ impl Driver<'_> {
         Ok(true)
     }
 
-    /// The run was taken away before these entries were on disk: what became of calls that had begun is kept.
-    async fn leave_with(&self, entries: &[NewEntry]) {
-        for entry in entries {
-            if let Body::ToolResult {
+    /// The run was taken away before these entries were on disk: what became of calls that had begun.
+    fn late(&self, entries: &[NewEntry]) -> Vec<(String, Outcome)> {
+        let changes = |name: &str| {
+            self.parts
+                .tools
+                .get(name)
+                .is_some_and(|tool| !tool.hints().read_only)
+        };
+        let results = entries.iter().filter_map(|entry| match &entry.body {
+            Body::ToolResult {
                 call_id,
                 name,
                 outcome,
-            } = &entry.body
-                && self
-                    .parts
-                    .tools
-                    .get(name)
-                    .is_some_and(|tool| !tool.hints().read_only)
-            {
-                self.leave(Some((call_id.clone(), outcome.clone()))).await;
-            }
-        }
-    }
-
-    /// The run was taken away: gives its sandbox back, with what became of a call that had begun.
-    async fn leave(&self, late: Option<(String, Outcome)>) {
-        if let Err(error) = self.parts.store.leave(self.run.id, late, self.now()).await {
-            tracing::warn!(run.id = %self.run.id, %error, "a driver could not report that it left; the next start does it");
-        }
+            } if changes(name) => Some((call_id.clone(), outcome.clone())),
+            _ => None,
+        });
+        results.collect()
     }
 }
 

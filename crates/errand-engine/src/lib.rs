@@ -11,6 +11,7 @@ pub mod sandboxes;
 pub mod tool;
 pub mod webhook;
 
+mod conclude;
 mod dispatch;
 mod drive;
 mod janitor;

@@ -17,6 +17,7 @@ use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::conclude::persist;
 use crate::dispatch::{Parts, at};
 use crate::net::GuardedClient;
 use crate::webhook::{Verdict, WebhookSecret, send};
@@ -141,8 +142,13 @@ async fn attempt(parts: &Parts, client: &GuardedClient, delivery: DueDelivery) {
         status: made.status,
         error: made.error,
     };
-    // What is not recorded is sent again: at least once.
-    if let Err(error) = parts.store.record_attempt(delivery.number, row, end).await {
+    // What is not recorded is sent again, so it keeps its place until it is.
+    let recorded = persist(parts, || {
+        parts
+            .store
+            .record_attempt(delivery.number, row.clone(), end)
+    });
+    if let Err(error) = recorded.await {
         tracing::warn!(run.id = %delivery.run, error = &error as &dyn std::error::Error, "an attempt could not be recorded; it is repeated");
         parts.clock.sleep_ms(STORE_PAUSE_MS).await;
     }

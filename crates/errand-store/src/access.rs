@@ -171,12 +171,10 @@ fn write_last_used(tx: &Connection, key: ApiKeyId, now: Timestamp) -> Result<()>
 }
 
 fn select_keys(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<ApiKey>> {
-    // One snapshot for the page and its total.
-    let snapshot = conn.unchecked_transaction()?;
-    let total = snapshot
+    let total = conn
         .prepare_cached("SELECT count(*) FROM api_keys WHERE team_id = ?1")?
         .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
-    let items = snapshot
+    let items = conn
         .prepare_cached(
             "SELECT id, name, prefix, created_by, created_at, last_used_at, expires_at FROM api_keys
              WHERE team_id = ?1 ORDER BY created_at DESC, id DESC LIMIT ?2 OFFSET ?3",

@@ -180,12 +180,10 @@ fn select_agents(
     team: TeamId,
     page: PageQuery,
 ) -> Result<Page<(Agent, Option<Build>)>> {
-    // One snapshot for the page and its total.
-    let snapshot = conn.unchecked_transaction()?;
-    let total = snapshot
+    let total = conn
         .prepare_cached("SELECT count(*) FROM agents WHERE team_id = ?1 AND deleted_at IS NULL")?
         .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
-    let items = snapshot
+    let items = conn
         .prepare_cached(agents_with_builds!(
             "ORDER BY a.created_at DESC, a.id DESC LIMIT ?2 OFFSET ?3"
         ))?
@@ -345,9 +343,7 @@ fn select_builds(
     agent: AgentId,
     page: PageQuery,
 ) -> Result<Page<Build>> {
-    // One snapshot for the page and its total, which is absent where the agent is.
-    let snapshot = conn.unchecked_transaction()?;
-    let total = snapshot
+    let total = conn
         .prepare_cached(
             "SELECT (SELECT count(*) FROM builds WHERE agent_id = a.id) FROM agents a
              WHERE a.id = ?2 AND a.team_id = ?1 AND a.deleted_at IS NULL",
@@ -358,7 +354,7 @@ fn select_builds(
         )
         .optional()?
         .ok_or(StoreError::NotFound)?;
-    let items = snapshot
+    let items = conn
         .prepare_cached(concat!(
             "SELECT ",
             build_columns!(),

@@ -229,9 +229,17 @@ impl<'t> Change<'t> {
     }
 
     /// The ledger since the model's last turn: what is open.
+    ///
+    /// A transcript that cannot be read closes nothing, and does not keep the run from ending.
     fn ledger(&self) -> Result<Ledger> {
-        let entries = crate::runs::entries_from(self.tx, self.row.id, self.row.turn)?;
-        Ok(Ledger::of(&entries))
+        match crate::runs::entries_from(self.tx, self.row.id, self.row.turn) {
+            Ok(entries) => Ok(Ledger::of(&entries)),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(run.id = %self.row.id, %error, "a transcript cannot be read; its open calls stay open");
+                Ok(Ledger::default())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives the claim back; the time since it was taken counts as worked.
@@ -259,8 +267,13 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Everything that goes with an end. `driver_alive`: the sandbox is freed when the driver reports itself gone.
-    pub(crate) fn end(&mut self, error: Option<RunError>, driver_alive: bool) -> Result<()> {
+    /// Everything that goes with an end. `leaving`: the claim of a driver that was told to end and may still be at work;
+    /// the sandbox is freed when it has left.
+    pub(crate) fn end(
+        &mut self,
+        error: Option<RunError>,
+        leaving: Option<ClaimToken>,
+    ) -> Result<()> {
         self.release();
         self.row.wake_at = None;
         self.row.completed_at = Some(self.now);
@@ -269,8 +282,9 @@ impl<'t> Change<'t> {
         self.row.waiting_since = None;
         self.row.waiting_deadline = None;
         self.row.error = error;
-        if !driver_alive {
-            self.free_sandbox()?;
+        match leaving {
+            Some(claim) => self.leave_sandbox_to(claim)?,
+            None => self.free_sandbox()?,
         }
         let event = match self.row.status {
             Status::Completed => "run_completed",
@@ -289,7 +303,7 @@ impl<'t> Change<'t> {
         };
         let freed = self
             .tx
-            .prepare_cached("UPDATE sandboxes SET owner_run = NULL, expires_at = max(expires_at, ?3) WHERE id = ?1 AND owner_run = ?2")?
+            .prepare_cached("UPDATE sandboxes SET owner_run = NULL, expires_at = max(expires_at, ?3) WHERE id = ?1 AND owner_run = ?2 AND leaving IS NULL")?
             .execute(params![sandbox.as_str(), Blob(self.row.id.as_uuid()), Ms(self.now.plus_ms(self.row.sandbox_ttl_ms))])?;
         if freed == 0 {
             return Ok(());
@@ -318,13 +332,56 @@ impl<'t> Change<'t> {
         self.tx
             .prepare_cached("UPDATE sandboxes SET owner_run = ?2 WHERE id = ?1 AND owner_run IS NULL AND deleted_at IS NULL AND expires_at > ?3")?
             .execute(params![sandbox.as_str(), run, Ms(self.now)])?;
-        let owner: Option<Blob> = self
+        let found = self
             .tx
-            .prepare_cached("SELECT owner_run FROM sandboxes WHERE id = ?1")?
-            .query_row(params![sandbox.as_str()], |row| row.get(0))
-            .optional()?
-            .flatten();
-        Ok(owner.is_none_or(|owner| owner == run))
+            .prepare_cached("SELECT owner_run, leaving IS NOT NULL FROM sandboxes WHERE id = ?1")?
+            .query_row(params![sandbox.as_str()], |row| {
+                Ok((row.get::<_, Option<Blob>>(0)?, row.get::<_, bool>(1)?))
+            })
+            .optional()?;
+        Ok(match found {
+            // A driver of this very run may still be at work there: its successor waits, too.
+            Some((Some(owner), leaving)) => owner == run && !leaving,
+            Some((None, _)) | None => true,
+        })
+    }
+
+    /// Notes that a driver that was told to end may still be at work in the sandbox.
+    fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
+        let Some(sandbox) = &self.row.sandbox else {
+            return Ok(());
+        };
+        self.tx
+            .prepare_cached("UPDATE sandboxes SET leaving = ?3 WHERE id = ?1 AND owner_run = ?2")?
+            .execute(params![
+                sandbox.as_str(),
+                Blob(self.row.id.as_uuid()),
+                Blob(claim.as_uuid())
+            ])?;
+        Ok(())
+    }
+
+    /// A driver has left: the sandbox goes to whoever waits for it. False where it was not this driver that kept it.
+    pub(crate) fn left_by(&mut self, claim: ClaimToken) -> Result<bool> {
+        let Some(sandbox) = self.row.sandbox.clone() else {
+            return Ok(false);
+        };
+        let left = self
+            .tx
+            .prepare_cached("UPDATE sandboxes SET leaving = NULL WHERE id = ?1 AND owner_run = ?2 AND leaving = ?3")?
+            .execute(params![sandbox.as_str(), Blob(self.row.id.as_uuid()), Blob(claim.as_uuid())])?;
+        if left == 0 {
+            return Ok(false);
+        }
+        if self.row.status.has_ended() {
+            self.free_sandbox()?;
+            return Ok(true);
+        }
+        if self.row.waiting_kind.as_deref() == Some("sandbox") {
+            self.queue()?;
+            self.updated = true;
+        }
+        Ok(true)
     }
 
     /// An event of the run.
@@ -356,7 +413,11 @@ impl<'t> Change<'t> {
 
     /// Writes the row, the last events, the deliveries. Returns the run as `GET` gives it, and what was appended.
     pub(crate) fn finish(mut self) -> Result<(RunBody, Vec<Entry>)> {
-        self.row.updated_at = self.now;
+        // What comes after an end (a late outcome, a sandbox given back) is no change of the run.
+        let quiet = self.before.has_ended() && self.row.status == self.before && !self.updated;
+        if !quiet {
+            self.row.updated_at = self.now;
+        }
         let body = run_body(&self.row);
         let updated = self.updated || self.before != self.row.status;
         if updated {

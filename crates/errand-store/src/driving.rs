@@ -1,7 +1,7 @@
 //! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
 
 use errand_core::human::Resolution;
-use errand_core::id::{ClaimToken, RunId, SandboxId, TeamId};
+use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
 use errand_core::ledger::lapse_fails;
 use errand_core::run::{Event, RunError, Status};
 use errand_core::time::Timestamp;
@@ -34,20 +34,29 @@ impl Store {
         self.write(move |tx| {
             let mut recovered = Recovered::default();
             let lost = ids(tx, "SELECT id FROM runs WHERE claim_token IS NOT NULL AND claim_boot IS NOT ?1", &Blob(boot.as_uuid()))?;
-            for run in lost {
-                lose(tx, run, now)?;
-                recovered.runs += 1;
-            }
+            recovered.runs = lost.len() as u64;
+            for_each(tx, &lost, now, |run| lose(tx, run, now))?;
+            // No driver of an earlier start is at work any more.
+            tx.execute("UPDATE sandboxes SET leaving = NULL WHERE leaving IS NOT NULL", [])?;
             let held = ids(
                 tx,
                 "SELECT r.id FROM sandboxes s JOIN runs r ON r.id = s.owner_run WHERE r.status IN ('completed', 'failed', 'interrupted') AND ?1 IS NOT NULL",
                 &Blob(boot.as_uuid()),
             )?;
-            for run in held {
+            recovered.sandboxes = held.len() as u64;
+            for_each(tx, &held, now, |run| Change::of_run(tx, run, now)?.free_sandbox())?;
+            let waiting = ids(
+                tx,
+                "SELECT id FROM runs INDEXED BY runs_by_sandbox
+                 WHERE sandbox_id IS NOT NULL AND status NOT IN ('completed', 'failed', 'interrupted')
+                     AND waiting_kind = 'sandbox' AND ?1 IS NOT NULL ORDER BY updated_at",
+                &Blob(boot.as_uuid()),
+            )?;
+            for_each(tx, &waiting, now, |run| {
                 let mut change = Change::of_run(tx, run, now)?;
-                change.free_sandbox()?;
-                recovered.sandboxes += 1;
-            }
+                change.queue()?;
+                change.finish().map(drop)
+            })?;
             Ok(recovered)
         })
         .await
@@ -106,34 +115,14 @@ impl Store {
         self.write(move |tx| {
             let mut claimed = Vec::with_capacity(wanted.len());
             for (ready, token) in &wanted {
-                let mut change = match Change::of_run(tx, ready.run, now) {
-                    Ok(change) => change,
-                    Err(StoreError::NotFound) => continue,
+                match take(tx, ready.run, *token, boot, now) {
+                    Ok(true) => claimed.push((*ready, *token)),
+                    Ok(false) | Err(StoreError::NotFound) => {}
+                    Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
+                        set_aside(tx, ready.run, &error, now)?;
+                    }
                     Err(error) => return Err(error),
-                };
-                let wants =
-                    change.row.claim.is_none() && change.row.wake_at.is_some_and(|at| at <= now);
-                if !wants || change.apply(Event::Claimed).is_err() {
-                    continue;
                 }
-                let row = &mut change.row;
-                row.claim = Some(*token);
-                row.claim_boot = Some(boot);
-                row.claimed_at = Some(now);
-                row.started_at = row.started_at.or(Some(now));
-                row.wake_at = None;
-                row.deadline = Some(now.plus_ms(row.limit_ms.saturating_sub(row.worked_ms)));
-                let (kind, deadline) = (
-                    if row.status == Status::Starting {
-                        "start"
-                    } else {
-                        "model"
-                    },
-                    row.deadline,
-                );
-                change.waits_on(kind, None, deadline);
-                change.finish()?;
-                claimed.push((*ready, *token));
             }
             Ok(claimed)
         })
@@ -170,7 +159,7 @@ impl Store {
     ) -> Result<()> {
         self.write(
             move |tx| match Change::of_run(tx, run, now)?.held_by(claim) {
-                Ok(change) => fail(change, "the run failed", error.clone(), false),
+                Ok(change) => fail(change, "the run failed", error.clone(), None),
                 Err(StoreError::Fenced) => Ok(()),
                 Err(error) => Err(error),
             },
@@ -178,32 +167,27 @@ impl Store {
         .await
     }
 
-    /// A driver that was fenced is done with the run's sandbox: whoever waits for it may begin. What became of a call
-    /// that it had begun is kept.
+    /// A driver has left a run that was taken from it: whoever waits for the sandbox may begin. What became of calls
+    /// that it had begun is kept. Doing it twice is harmless, but for what is kept twice.
     ///
     /// # Errors
     /// Of the store only.
     pub async fn leave(
         &self,
         run: RunId,
-        late: Option<(String, Outcome)>,
+        claim: ClaimToken,
+        late: Vec<(String, Outcome)>,
         now: Timestamp,
     ) -> Result<()> {
         self.write(move |tx| {
             let mut change = Change::of_run(tx, run, now)?;
-            if let Some((call_id, outcome)) = &late {
-                change.append(
-                    None,
-                    Body::Late {
-                        call_id: call_id.clone(),
-                        outcome: outcome.clone(),
-                    },
-                )?;
+            for (call_id, outcome) in late.clone() {
+                change.append(None, Body::Late { call_id, outcome })?;
             }
-            if change.row.status.has_ended() {
-                change.free_sandbox()?;
+            if change.left_by(claim)? || !late.is_empty() {
+                change.finish()?;
             }
-            change.finish().map(drop)
+            Ok(())
         })
         .await
     }
@@ -219,9 +203,7 @@ impl Store {
                 "SELECT run_id FROM human_requests WHERE closed_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ?1 LIMIT 256",
                 &Ms(now),
             )?;
-            for run in &lapsed {
-                lapse(tx, *run, now)?;
-            }
+            for_each(tx, &lapsed, now, |run| lapse(tx, run, now))?;
             Ok(lapsed.len() as u64)
         })
         .await
@@ -233,18 +215,12 @@ impl Store {
     /// Of the store only.
     pub async fn fail_overdue(&self, now: Timestamp) -> Result<u64> {
         self.write(move |tx| {
-            let overdue = ids(tx, "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256", &Ms(now))?;
-            for run in &overdue {
-                let mut change = Change::of_run(tx, *run, now)?;
-                let seconds = change.row.limit_ms / 1000;
-                let error = RunError::new(
-                    "limit_exceeded",
-                    format!("the run worked for longer than its limit of {seconds} s; raise limits.seconds in the build, then retry"),
-                );
-                change.mark_updated();
-                fail(change, "the run's working time is over", error, true)?;
-                tx.ring_fence(*run);
-            }
+            let overdue = ids(
+                tx,
+                "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256",
+                &Ms(now),
+            )?;
+            for_each(tx, &overdue, now, |run| overrun(tx, run, now))?;
             Ok(overdue.len() as u64)
         })
         .await
@@ -258,18 +234,20 @@ impl Store {
     /// Of the store only.
     pub async fn busy(&self, now: Timestamp) -> Result<Option<String>> {
         self.read(move |conn| {
-            let open: (i64, i64, i64, i64) = conn
-                .prepare_cached(
-                    "SELECT (SELECT count(*) FROM runs WHERE claim_token IS NOT NULL),
-                            (SELECT count(*) FROM runs WHERE claim_token IS NULL AND wake_at <= ?1),
-                            (SELECT count(*) FROM human_requests WHERE closed_at IS NULL AND expires_at <= ?1),
-                            (SELECT count(*) FROM deliveries WHERE state = 'pending' AND due_at <= ?1)",
-                )?
-                .query_row(params![Ms(now)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-            Ok((open != (0, 0, 0, 0)).then(|| {
-                let (claimed, ready, lapsed, due) = open;
-                format!("{claimed} runs are driven, {ready} want a driver, {lapsed} requests have lapsed, {due} deliveries are due")
-            }))
+            let mut open = Vec::new();
+            for (what, sql) in [
+                ("runs are driven", "SELECT count(*) FROM runs WHERE claim_token IS NOT NULL AND ?1 IS NOT NULL"),
+                ("runs want a driver", "SELECT count(*) FROM runs WHERE claim_token IS NULL AND wake_at <= ?1"),
+                ("requests have lapsed", "SELECT count(*) FROM human_requests WHERE closed_at IS NULL AND expires_at <= ?1"),
+                ("deliveries are due", "SELECT count(*) FROM deliveries WHERE state = 'pending' AND due_at <= ?1"),
+                ("sandboxes are being left", "SELECT count(*) FROM sandboxes WHERE leaving IS NOT NULL AND ?1 IS NOT NULL"),
+            ] {
+                let count: i64 = conn.prepare_cached(sql)?.query_row(params![Ms(now)], |row| row.get(0))?;
+                if count > 0 {
+                    open.push(format!("{count} {what}"));
+                }
+            }
+            Ok((!open.is_empty()).then(|| open.join(", ")))
         })
         .await
     }
@@ -284,6 +262,98 @@ fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<
         .into_iter()
         .map(|id| RunId::from_stored(id.0))
         .collect())
+}
+
+/// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
+/// aside: it holds up no other.
+fn for_each(
+    tx: &Tx<'_>,
+    runs: &[RunId],
+    now: Timestamp,
+    act: impl Fn(RunId) -> Result<()>,
+) -> Result<()> {
+    for run in runs {
+        match act(*run) {
+            Ok(()) => {}
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
+                set_aside(tx, *run, &error, now)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Ends a run whose rows make no sense, without reading them: it fails, and holds nothing.
+fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Result<()> {
+    tracing::error!(run.id = %run, %error, "a run cannot be read and is set aside as failed");
+    let id = Blob(run.as_uuid());
+    tx.execute(
+        "UPDATE runs SET status = 'failed', error_code = 'unreadable', completed_at = ?2,
+             error_message = 'the rows of the run cannot be read; the log of the server says which'
+         WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'interrupted')",
+        params![id, Ms(now)],
+    )?;
+    tx.execute(
+        "UPDATE runs SET claim_token = NULL, claim_boot = NULL, claimed_at = NULL, wake_at = NULL, deadline_at = NULL,
+             request_id = NULL, waiting_kind = NULL, updated_at = ?2 WHERE id = ?1",
+        params![id, Ms(now)],
+    )?;
+    tx.execute(
+        "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",
+        params![id, Ms(now)],
+    )?;
+    tx.execute(
+        "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
+        params![id],
+    )?;
+    tx.ring(run);
+    tx.ring_fence(run);
+    Ok(())
+}
+
+/// Gives a run to a driver. False where somebody else has it, or it wants none.
+fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp) -> Result<bool> {
+    let mut change = Change::of_run(tx, run, now)?;
+    if change.row.claim.is_some() || change.row.wake_at.is_none_or(|at| at > now) {
+        return Ok(false);
+    }
+    change.apply(Event::Claimed)?;
+    let row = &mut change.row;
+    row.claim = Some(token);
+    row.claim_boot = Some(boot);
+    row.claimed_at = Some(now);
+    row.started_at = row.started_at.or(Some(now));
+    row.wake_at = None;
+    row.deadline = Some(now.plus_ms(row.limit_ms.saturating_sub(row.worked_ms)));
+    let kind = if row.status == Status::Starting {
+        "start"
+    } else {
+        "model"
+    };
+    let deadline = row.deadline;
+    change.waits_on(kind, None, deadline);
+    change.finish()?;
+    Ok(true)
+}
+
+/// Fails a run whose working time is over, whatever its driver does.
+fn overrun(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+    let mut change = Change::of_run(tx, run, now)?;
+    let seconds = change.row.limit_ms / 1000;
+    let message = format!(
+        "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
+    );
+    change.mark_updated();
+    let driver = change.row.claim;
+    fail(
+        change,
+        "the run's working time is over",
+        RunError::new("limit_exceeded", message),
+        driver,
+    )?;
+    tx.ring_fence(run);
+    Ok(())
 }
 
 fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
@@ -302,7 +372,12 @@ fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
 }
 
 /// Fails a run: open calls closed, the error told, the end.
-fn fail(mut change: Change<'_>, why: &str, error: RunError, driver_alive: bool) -> Result<()> {
+fn fail(
+    mut change: Change<'_>,
+    why: &str,
+    error: RunError,
+    leaving: Option<ClaimToken>,
+) -> Result<()> {
     change.close_open_calls(why)?;
     change.append(
         None,
@@ -312,7 +387,7 @@ fn fail(mut change: Change<'_>, why: &str, error: RunError, driver_alive: bool) 
         },
     )?;
     change.apply(Event::Failed)?;
-    change.end(Some(error), driver_alive)?;
+    change.end(Some(error), leaving)?;
     change.finish().map(drop)
 }
 
@@ -482,12 +557,12 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
         }
         StepEnd::Complete { .. } => {
             change.apply(Event::Completed)?;
-            change.end(None, false)?;
+            change.end(None, None)?;
             Ok(false)
         }
         StepEnd::Fail(error) => {
             change.apply(Event::Failed)?;
-            change.end(Some(error.clone()), false)?;
+            change.end(Some(error.clone()), None)?;
             Ok(false)
         }
         StepEnd::Release => {
@@ -544,7 +619,7 @@ fn lapse(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
                 mark: None,
             },
         )?;
-        change.end(Some(error), false)?;
+        change.end(Some(error), None)?;
     } else {
         change.apply(Event::Answered)?;
         change.close(&request, &resolution, None)?;

@@ -280,6 +280,12 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
         }
         _ => return Err(not_the_pending_one(tx, respond.run, respond.request)?),
     };
+    // Its deadline has come, and the lapse is about to be recorded: an answer is too late.
+    if let Some(expired) = pending.expires_at.filter(|at| *at <= respond.now) {
+        return Err(StoreError::Refused(format!(
+            "the request is not pending: it expired at {expired}; this answer changed nothing"
+        )));
+    }
     let resolution =
         // The sentence names the question itself.
         check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
@@ -338,7 +344,7 @@ fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: UserId, now: Timestamp) -> Re
         return Ok(true);
     }
     let pending = change.pending()?;
-    let driven = change.row.claim.is_some();
+    let driven = change.row.claim;
     change.apply(Event::Stop)?;
     match pending {
         Some(request) => {

@@ -92,7 +92,12 @@ impl Store {
         };
         // The caller may be gone before the read is done: place and connection go back together, with the read.
         let read = tokio::task::spawn_blocking(move || {
-            lent.conn.as_ref().map_or_else(|| Err(gone()), act)
+            let Some(conn) = &lent.conn else {
+                return Err(gone());
+            };
+            // One snapshot for all statements of a read.
+            let snapshot = conn.unchecked_transaction()?;
+            act(&snapshot)
         });
         read.await.unwrap_or_else(|_| Err(gone()))
     }

@@ -213,181 +213,46 @@ const REVISION: &str = "/v1/revisions/{build_id}";
 const BUILDS: &str = "/v1/builds";
 
 /// All endpoints.
+#[rustfmt::skip]
 pub static ROUTES: &[Route] = &[
-    route(Method::GET, "/v1/runs", READ, v1::runs::LIST_QUERY, || {
-        get(v1::runs::list_runs)
-    }),
-    route(Method::POST, "/v1/runs", RUNS, NONE, || {
-        post(v1::runs::start_run)
-    }),
-    route(Method::GET, "/v1/runs/{run_id}", READ, NONE, || {
-        get(v1::runs::get_run)
-    }),
-    route(
-        Method::GET,
-        "/v1/runs/{run_id}/messages",
-        READ,
-        PAGE,
-        || get(v1::messages::list_messages),
-    ),
-    route(
-        Method::POST,
-        "/v1/runs/{run_id}/messages",
-        RUNS,
-        NONE,
-        || post(v1::messages::post_message),
-    ),
-    route(
-        Method::POST,
-        "/v1/runs/{run_id}/human-requests/{request_id}/respond",
-        RUNS,
-        NONE,
-        || post(v1::human_requests::respond),
-    ),
-    route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || {
-        post(v1::runs::stop_run)
-    }),
-    route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || {
-        post(v1::runs::retry_run)
-    }),
-    route(
-        Method::GET,
-        "/v1/runs/{run_id}/events",
-        READ,
-        &["after"],
-        || get(v1::events::stream_events),
-    ),
-    route(Method::POST, "/v1/sandboxes", RUNS, NONE, || {
-        post(v1::sandboxes::create_sandbox)
-    }),
-    route(
-        Method::DELETE,
-        "/v1/sandboxes/{sandbox_id}",
-        RUNS,
-        NONE,
-        || delete(v1::sandboxes::delete_sandbox),
-    ),
-    route(
-        Method::GET,
-        "/v1/sandboxes/{sandbox_id}/files",
-        READ,
-        PATH,
-        || get(v1::files::list_files),
-    ),
-    route(
-        Method::POST,
-        "/v1/sandboxes/{sandbox_id}/files",
-        RUNS,
-        PATH,
-        || post(v1::uploads::upload_file),
-    ),
-    route(
-        Method::GET,
-        "/v1/sandboxes/{sandbox_id}/files/content",
-        READ,
-        PATH,
-        || get(v1::files::get_content),
-    ),
-    route(
-        Method::POST,
-        "/v1/sandboxes/{sandbox_id}/upload-urls",
-        RUNS,
-        NONE,
-        || post(v1::uploads::create_upload_url),
-    ),
-    route(Method::PUT, "/v1/uploads/{token}", PUBLIC, NONE, || {
-        put(v1::uploads::put_upload)
-    }),
-    route(Method::GET, "/v1/agents", READ, PAGE, || {
-        get(v1::agents::list_agents)
-    }),
-    route(Method::POST, "/v1/agents", AGENTS, NONE, || {
-        post(v1::agents::create_agent)
-    }),
-    route(Method::GET, "/v1/agents/{agent_id}", READ, NONE, || {
-        get(v1::agents::get_agent)
-    }),
-    route(Method::PATCH, "/v1/agents/{agent_id}", AGENTS, NONE, || {
-        patch(v1::agents::rename_agent)
-    }),
-    route(
-        Method::DELETE,
-        "/v1/agents/{agent_id}",
-        AGENTS,
-        NONE,
-        || delete(v1::agents::delete_agent),
-    ),
-    route(Method::GET, AGENT_REVISIONS, READ, PAGE, || {
-        get(v1::builds::list_builds)
-    }),
-    route(Method::POST, AGENT_REVISIONS, AGENTS, NONE, || {
-        post(v1::builds::create_build)
-    }),
-    alias(
-        Method::GET,
-        "/v1/agents/{agent_id}/builds",
-        READ,
-        PAGE,
-        AGENT_REVISIONS,
-        || get(v1::builds::list_builds),
-    ),
-    alias(
-        Method::POST,
-        "/v1/agents/{agent_id}/builds",
-        AGENTS,
-        NONE,
-        AGENT_REVISIONS,
-        || post(v1::builds::create_build),
-    ),
-    route(Method::GET, REVISION, READ, NONE, || {
-        get(v1::builds::get_build)
-    }),
-    route(Method::PATCH, REVISION, AGENTS, NONE, || {
-        patch(v1::builds::change_build)
-    }),
-    alias(
-        Method::GET,
-        "/v1/builds/{build_id}",
-        READ,
-        NONE,
-        REVISION,
-        || get(v1::builds::get_build),
-    ),
-    alias(
-        Method::PATCH,
-        "/v1/builds/{build_id}",
-        AGENTS,
-        NONE,
-        REVISION,
-        || patch(v1::builds::change_build),
-    ),
-    route(Method::POST, BUILDS, AGENTS, NONE, || {
-        post(v1::builds::create_build_of)
-    }),
-    alias(Method::POST, "/v1/revisions", AGENTS, NONE, BUILDS, || {
-        post(v1::builds::create_build_of)
-    }),
-    route(Method::GET, "/v1/api-keys", KEYS, PAGE, || {
-        get(v1::api_keys::list_api_keys)
-    }),
-    route(Method::POST, "/v1/api-keys", KEYS, NONE, || {
-        post(v1::api_keys::create_api_key)
-    }),
-    route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || {
-        delete(v1::api_keys::delete_api_key)
-    }),
-    route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || {
-        get(v1::webhook_secret::get_webhook_secret)
-    }),
-    route(Method::GET, "/v1/documentation", PUBLIC, NONE, || {
-        get(v1::documentation::documentation_page)
-    }),
-    route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || {
-        get(v1::documentation::documentation_json)
-    }),
-    route(Method::GET, "/healthz", PUBLIC, NONE, || {
-        get(health::healthz)
-    }),
+    route(Method::GET, "/v1/runs", READ, v1::runs::LIST_QUERY, || get(v1::runs::list_runs)),
+    route(Method::POST, "/v1/runs", RUNS, NONE, || post(v1::runs::start_run)),
+    route(Method::GET, "/v1/runs/{run_id}", READ, NONE, || get(v1::runs::get_run)),
+    route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
+    route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),
+    route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
+    route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
+    route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
+    route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
+    route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
+    route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
+    route(Method::GET, "/v1/sandboxes/{sandbox_id}/files", READ, PATH, || get(v1::files::list_files)),
+    route(Method::POST, "/v1/sandboxes/{sandbox_id}/files", RUNS, PATH, || post(v1::uploads::upload_file)),
+    route(Method::GET, "/v1/sandboxes/{sandbox_id}/files/content", READ, PATH, || get(v1::files::get_content)),
+    route(Method::POST, "/v1/sandboxes/{sandbox_id}/upload-urls", RUNS, NONE, || post(v1::uploads::create_upload_url)),
+    route(Method::PUT, "/v1/uploads/{token}", PUBLIC, NONE, || put(v1::uploads::put_upload)),
+    route(Method::GET, "/v1/agents", READ, PAGE, || get(v1::agents::list_agents)),
+    route(Method::POST, "/v1/agents", AGENTS, NONE, || post(v1::agents::create_agent)),
+    route(Method::GET, "/v1/agents/{agent_id}", READ, NONE, || get(v1::agents::get_agent)),
+    route(Method::PATCH, "/v1/agents/{agent_id}", AGENTS, NONE, || patch(v1::agents::rename_agent)),
+    route(Method::DELETE, "/v1/agents/{agent_id}", AGENTS, NONE, || delete(v1::agents::delete_agent)),
+    route(Method::GET, AGENT_REVISIONS, READ, PAGE, || get(v1::builds::list_builds)),
+    route(Method::POST, AGENT_REVISIONS, AGENTS, NONE, || post(v1::builds::create_build)),
+    alias(Method::GET, "/v1/agents/{agent_id}/builds", READ, PAGE, AGENT_REVISIONS, || get(v1::builds::list_builds)),
+    alias(Method::POST, "/v1/agents/{agent_id}/builds", AGENTS, NONE, AGENT_REVISIONS, || post(v1::builds::create_build)),
+    route(Method::GET, REVISION, READ, NONE, || get(v1::builds::get_build)),
+    route(Method::PATCH, REVISION, AGENTS, NONE, || patch(v1::builds::change_build)),
+    alias(Method::GET, "/v1/builds/{build_id}", READ, NONE, REVISION, || get(v1::builds::get_build)),
+    alias(Method::PATCH, "/v1/builds/{build_id}", AGENTS, NONE, REVISION, || patch(v1::builds::change_build)),
+    route(Method::POST, BUILDS, AGENTS, NONE, || post(v1::builds::create_build_of)),
+    alias(Method::POST, "/v1/revisions", AGENTS, NONE, BUILDS, || post(v1::builds::create_build_of)),
+    route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
+    route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
+    route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
+    route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
+    route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
+    route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),
     route(Method::GET, "/readyz", PUBLIC, NONE, || get(health::readyz)),
 ];
 

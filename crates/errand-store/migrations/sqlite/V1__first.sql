@@ -73,7 +73,8 @@ CREATE TABLE sandboxes (
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,              -- the last use and sandbox.ttl
     deleted_at INTEGER,
-    owner_run  BLOB                           -- the run that it serves now
+    owner_run  BLOB,                          -- the run that it serves now
+    leaving    BLOB                           -- claim of a driver of that run that was told to end and may still be at work
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX sandboxes_expiring ON sandboxes (expires_at) WHERE deleted_at IS NULL;
@@ -124,6 +125,8 @@ CREATE TABLE runs (
     cost_usd           REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_team ON runs (team_id, created_at);
+CREATE INDEX runs_by_status ON runs (team_id, status, created_at);
+CREATE INDEX runs_by_agent ON runs (team_id, agent_id, created_at);
 CREATE INDEX runs_wanting ON runs (wake_at) WHERE wake_at IS NOT NULL AND claim_token IS NULL;
 CREATE INDEX runs_ready ON runs (team_id, wake_at) WHERE wake_at IS NOT NULL AND claim_token IS NULL;
 CREATE INDEX runs_claimed ON runs (deadline_at) WHERE claim_token IS NOT NULL;

@@ -167,3 +167,76 @@ async fn a_sandbox_serves_one_run_at_a_time() {
     assert_eq!(app.status(&team, &first).await, "waiting");
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_stop_at_any_moment_gives_the_sandbox_back() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let agent = app
+        .playbook(
+            &team,
+            json!([{"tool": "write_file", "with": {"path": "a", "content": "x"}}]),
+        )
+        .await;
+    let sandbox = app.sandbox(&team).await;
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    for round in 0..60 {
+        let run = app.run(&team, body.clone()).await;
+        // Some stops come before the claim, some between claim and first step, some later.
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let stopped = app
+            .post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+            .await;
+        stopped.expect(200);
+    }
+    let last = app.run(&team, body).await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &last).await, "completed");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_resumed_run_waits_until_its_old_driver_has_left_the_sandbox() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("pay", pay());
+    app.payment.hold_at(Some(&gate));
+    let agent = app
+        .agent(&team, ScriptedModel::config("pay", json!({})))
+        .await;
+    let sandbox = app.sandbox(&team).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
+        .await;
+    gate.arrival().await;
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    let go_on = json!({"message": "go on"});
+    app.post(&team.key, &format!("/v1/runs/{run}/messages"), go_on)
+        .await
+        .expect(201);
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(got["run"]["status"], "pending");
+    assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
+    // Stopped again while it waits: the sandbox still belongs to the driver that is at work in it.
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    let other = app
+        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
+        .await;
+    assert_eq!(
+        app.get_run(&team, &other).await["run"]["waiting_on"]["kind"],
+        "sandbox"
+    );
+    app.payment.hold_at(None);
+    gate.open();
+    app.settle().await;
+    assert_eq!(app.status(&team, &other).await, "completed");
+    assert_eq!(app.payment.begun(), 2);
+    app.finish().await;
+}

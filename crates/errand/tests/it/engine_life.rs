@@ -547,3 +547,31 @@ async fn a_run_without_people_never_hangs() {
     assert_eq!(errors.len(), 2, "{errors:?}");
     app.finish().await;
 }
+
+#[tokio::test]
+async fn an_answer_after_the_deadline_approves_nothing() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let steps = json!([
+        {"approve": {"title": "Pay?", "expires_in": "1h"}, "as": "ok"},
+        {"finish": "{{ ok.approved }}"}
+    ]);
+    let agent = app.playbook(&team, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
+    app.clock().advance(Duration::from_secs(3600));
+    let id = pending["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
+    let (_, message) = app
+        .post(&team.key, &path, json!({"approved": true}))
+        .await
+        .error(400);
+    assert!(message.contains("expired"), "{message}");
+    app.settle().await;
+    assert_eq!(
+        app.messages(&team, &run).await.last().unwrap()["text_content"],
+        "false"
+    );
+    app.finish().await;
+}
