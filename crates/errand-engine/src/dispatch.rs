@@ -120,6 +120,8 @@ impl Engine {
         }
         self.cancel.cancel();
         // Cancelled model calls and deliveries end at once; what blocks longer is left to the next start's recovery.
+        // Those that have ended are not asked again.
+        tasks.retain(|task| !task.is_finished());
         if tokio::time::timeout(
             Duration::from_secs(1),
             futures::future::join_all(tasks.iter_mut()),

@@ -29,7 +29,7 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system.
     pub fn root(&self, id: &SandboxId) -> Result<Root, FileError> {
-        std::fs::create_dir_all(&self.dir).map_err(|source| FileError::Io {
+        make_private(&self.dir).map_err(|source| FileError::Io {
             op: "make",
             path: SandboxPath::root(),
             source,
@@ -44,7 +44,7 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system; what is left in the trash is removed by the next call for it, or by a start.
     pub fn remove(&self, id: &SandboxId) -> io::Result<()> {
-        fs::create_dir_all(&self.trash)?;
+        make_private(&self.trash)?;
         let aside = self.trash.join(id.as_str());
         match fs::rename(self.dir.join(id.as_str()), &aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -89,4 +89,13 @@ impl Sandboxes {
         }
         Ok(())
     }
+}
+
+/// Makes a directory that others cannot look into.
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }

@@ -32,6 +32,9 @@ pub(super) enum Goal<'a> {
     Recorded(&'a [usize]),
 }
 
+/// What a kept value is counted with: its place in two lists, what holds them, and a small object.
+const KEPT_VALUE_BYTES: u64 = 1024;
+
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
@@ -67,6 +70,8 @@ struct Round {
     items: Arc<[Value]>,
     number: usize,
     given: Chain,
+    /// Whether anybody reads the values of its rounds.
+    keeps: bool,
 }
 
 /// A list that is shared by the cursors that hold it, and grows in constant time.
@@ -217,14 +222,26 @@ impl Cursor {
     }
 
     /// At the end of a round's steps: the next round, or the step after the `for_each`. False at the end of all.
-    fn end_list(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// More values are kept than a start may make.
+    fn end_list(&mut self) -> Result<bool, String> {
         let Some(frame) = self.frames.last_mut() else {
-            return false;
+            return Ok(false);
         };
         let Some(round) = &mut frame.round else {
-            return false;
+            return Ok(false);
         };
-        round.given.push(std::mem::take(&mut frame.last));
+        let last = std::mem::take(&mut frame.last);
+        if round.keeps {
+            self.made = self.made.saturating_add(KEPT_VALUE_BYTES);
+            if self.made > SET_BYTES_MAX {
+                return Err(format!(
+                    "playbook: this start has kept values of more than {SET_BYTES_MAX} bytes"
+                ));
+            }
+            round.given.push(last);
+        }
         round.number += 1;
         if round.number < round.items.len() {
             frame.at = 0;
@@ -235,7 +252,20 @@ impl Cursor {
             self.frames.pop();
             self.complete(list.into());
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether the value of the step is read: it has a name, or it is the value of a round that is.
+    fn is_read(&self) -> bool {
+        let Some(frame) = self.frames.last() else {
+            return false;
+        };
+        let named = frame
+            .steps
+            .get(frame.at)
+            .is_some_and(|step| step.gives.is_some());
+        let ends_round = frame.at + 1 == frame.steps.len();
+        named || (ends_round && frame.round.as_ref().is_some_and(|round| round.keeps))
     }
 
     fn enter(&mut self, steps: &Arc<[Step]>, items: Vec<Value>) {
@@ -246,6 +276,7 @@ impl Cursor {
                 items: items.into(),
                 number: 0,
                 given: Chain::default(),
+                keeps: self.is_read(),
             };
             self.frames.push(Frame::new(Arc::clone(steps), Some(round)));
         }
@@ -264,7 +295,10 @@ impl Cursor {
         loop {
             let (steps, at) = self.place();
             let Some(step) = steps.get(at) else {
-                if self.end_list() {
+                if self
+                    .end_list()
+                    .map_err(|e| format!("{e}{}", self.rounds()))?
+                {
                     continue;
                 }
                 return Ok(Found::End);

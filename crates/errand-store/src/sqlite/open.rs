@@ -101,6 +101,11 @@ impl Store {
             dir: dir.clone(),
             source,
         };
+        // SQLite gives its log the same mode.
+        private_file(&dir.join(FILE)).map_err(|source| OpenError::Directory {
+            dir: dir.clone(),
+            source,
+        })?;
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
         migrate(&dir, &mut conn)?;
         let readers = (0..options.readers.clamp(1, 64))
@@ -138,12 +143,7 @@ impl Store {
             source,
         };
         make_private(dir).map_err(failed)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join(LOCK))
-            .map_err(failed)?;
+        let file = private_file(&dir.join(LOCK)).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
@@ -159,6 +159,24 @@ fn make_private(dir: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
+}
+
+/// Opens a file that only this user can read, also where the directory was made by somebody else; makes it if it is not
+/// there.
+fn private_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut options = File::options();
+    options
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600);
+    let file = options.open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Connection> {

@@ -166,3 +166,17 @@ async fn an_ended_run_and_a_transcript_are_guarded_by_the_database_too() {
         .unwrap();
     assert_eq!(triggers, 2);
 }
+
+#[tokio::test]
+async fn nobody_else_reads_the_files_whoever_made_the_directory() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let store = open(dir.path());
+    store.write(|tx| insert(tx, 1)).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", entry.path().display());
+    }
+}

@@ -240,3 +240,28 @@ async fn a_resumed_run_waits_until_its_old_driver_has_left_the_sandbox() {
     assert_eq!(app.payment.begun(), 2);
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_step_that_outlasts_the_grace_is_cut_off_and_settled_later() {
+    let mut app = TestApp::start().await;
+    app.set("ERRAND_SERVER__SHUTDOWN_GRACE_S", "1");
+    app.stop_and_start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("pay", pay());
+    app.payment.hold_at(Some(&gate));
+    let agent = app
+        .agent(&team, ScriptedModel::config("pay", json!({})))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    gate.arrival().await;
+    app.stop_and_start().await;
+    app.settle().await;
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(
+        got["run"]["status"], "waiting",
+        "a person is asked what became of the call"
+    );
+    assert_eq!(app.payment.begun(), 1);
+    app.finish().await;
+}

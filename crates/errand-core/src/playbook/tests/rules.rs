@@ -564,3 +564,23 @@ fn what_set_makes_is_bounded() {
         "{message}"
     );
 }
+
+#[test]
+fn rounds_that_nobody_reads_keep_nothing_and_the_others_are_bounded() {
+    let rounds = |name: Option<&str>| {
+        let inner =
+            json!({"for_each": "{{ range(1000) }}", "steps": [{"set": {"a": "{{ index }}"}}]});
+        let mut outer = json!({"for_each": "{{ range(1000) }}", "steps": [inner]});
+        if let Some(name) = name {
+            outer["as"] = json!(name);
+        }
+        Drive::started(json!([outer]), "go").next().action
+    };
+    // The same work: in the one it ends for lack of fuel, in the other for what it would keep.
+    let message = |action: Move| match action {
+        Move::Fail { message, .. } => message,
+        other => panic!("{other:?}"),
+    };
+    assert!(!message(rounds(None)).contains("kept"));
+    assert!(message(rounds(Some("all"))).contains("kept values"));
+}
