@@ -6,7 +6,7 @@ use crate::human::{
 };
 use crate::id::ClaimToken;
 use crate::ledger::{Approval, DONE, IN_DOUBT_QUESTION, Ledger, NOT_DONE, OpenCall, SKIP};
-use crate::policy::{Decision, Hints, Policy, Settle, decide};
+use crate::policy::{self, Decision, Hints, Policy, Settle, decide};
 use crate::time::Timestamp;
 use crate::transcript::{Body, Outcome, ToolCall};
 
@@ -96,10 +96,7 @@ fn reads(open: &OpenCall, rules: &Rules<'_>) -> bool {
 
 fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     let Some(hints) = (rules.hints)(&open.call.name) else {
-        return Step::Error(format!(
-            "unknown_tool: there is no tool {:?} in this assignment",
-            open.call.name
-        ));
+        return Step::Error(absent(open));
     };
     if let Some((claim, _)) = &open.intent
         && *claim != rules.claim
@@ -123,6 +120,20 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         Decision::Refuse(why) => Step::Error(why.to_owned()),
         Decision::Ask => Step::Ask(Box::new(release(open, policy, ledger, rules))),
     }
+}
+
+/// The error of a call whose tool is not there.
+fn absent(open: &OpenCall) -> String {
+    let name = &open.call.name;
+    if open.intent.is_some() {
+        return format!("outcome_unknown: the call was under way, and the tool {name:?} is gone");
+    }
+    if policy::builtin(name).is_some() {
+        return format!(
+            "unknown_tool: this assignment does not have {name:?}, or this server does not offer it"
+        );
+    }
+    format!("unknown_tool: there is no tool {name:?} in this assignment")
 }
 
 fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
