@@ -2,12 +2,13 @@
 //!
 //! Promised: each delivery in the outbox reaches its URL at least once, or is given up after three days, or ends with
 //! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. One delivery of a run is under way at a
-//! time, in order; after its first failure an event is retried by itself and later ones overtake it.
+//! time, in order; after its first failure an event is retried by itself and later ones overtake it. No receiver takes
+//! more than half of the places, so that a dead one does not hold up the others.
 //!
 //! Which are under way is known in memory alone: a server that dies in the middle of an attempt causes a repeat, never
 //! a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use errand_core::id::RunId;
 use errand_core::retry::webhook_retry_delay_ms;
@@ -68,7 +69,7 @@ struct Outbox {
     client: GuardedClient,
     places: usize,
     under_way: JoinSet<()>,
-    runs: HashMap<Id, RunId>,
+    runs: HashMap<Id, (RunId, String)>,
 }
 
 impl Outbox {
@@ -77,15 +78,21 @@ impl Outbox {
         let now = self.parts.clock.now();
         let free = self.places.saturating_sub(self.under_way.len());
         if free > 0 {
-            let busy: HashSet<RunId> = self.runs.values().copied().collect();
-            let due = self.parts.store.due_deliveries(now, free, busy).await?;
+            let busy: Vec<(RunId, String)> = self.runs.values().cloned().collect();
+            // No receiver takes more than half of the places.
+            let receiver_max = self.places.div_ceil(2);
+            let due = self
+                .parts
+                .store
+                .due_deliveries(now, free, receiver_max, busy)
+                .await?;
             for delivery in due {
-                let run = delivery.run;
+                let key = (delivery.run, delivery.url.clone());
                 let (parts, client) = (self.parts.clone(), self.client.clone());
                 let handle = self
                     .under_way
                     .spawn(async move { attempt(&parts, &client, delivery).await });
-                self.runs.insert(handle.id(), run);
+                self.runs.insert(handle.id(), key);
             }
         }
         self.parts.store.next_delivery_at(now).await

@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
@@ -35,7 +35,8 @@ const DUE: &str =
 
 impl Store {
     /// Deliveries to try now, of all teams: at most `limit`, at most one for each run, and none of the runs in `busy`
-    /// (those of which a delivery is being tried). In the order in which they were due.
+    /// (run and URL of what is being tried). In the order in which they were due, but with what is being tried no more
+    /// than `receiver_max` for one receiver: a dead one leaves room for the others.
     ///
     /// # Errors
     /// Those of any read.
@@ -43,9 +44,10 @@ impl Store {
         &self,
         now: Timestamp,
         limit: usize,
-        busy: HashSet<RunId>,
+        receiver_max: usize,
+        busy: Vec<(RunId, String)>,
     ) -> Result<Vec<DueDelivery>> {
-        self.read(move |conn| select_due(conn, now, limit, busy))
+        self.read(move |conn| select_due(conn, now, limit, receiver_max, &busy))
             .await
     }
 
@@ -98,12 +100,28 @@ impl Store {
     }
 }
 
+/// Scheme, host and port of a URL: who is called.
+fn receiver(url: &str) -> &str {
+    let from = url.find("://").map_or(0, |at| at + 3);
+    let to = url
+        .get(from..)
+        .and_then(|rest| rest.find(['/', '?', '#']))
+        .map_or(url.len(), |at| from + at);
+    url.get(..to).unwrap_or(url)
+}
+
 fn select_due(
     conn: &Connection,
     now: Timestamp,
     limit: usize,
-    mut busy: HashSet<RunId>,
+    receiver_max: usize,
+    busy: &[(RunId, String)],
 ) -> Result<Vec<DueDelivery>> {
+    let mut runs: HashSet<RunId> = busy.iter().map(|(run, _)| *run).collect();
+    let mut receivers: HashMap<String, usize> = HashMap::new();
+    for (_, url) in busy {
+        *receivers.entry(receiver(url).to_owned()).or_default() += 1;
+    }
     let mut statement = conn.prepare_cached(DUE)?;
     let mut rows = statement.query(params![Ms(now)])?;
     let mut due = Vec::new();
@@ -111,7 +129,10 @@ fn select_due(
         let Some(row) = rows.next()? else { break };
         let run = RunId::from_stored(row.get::<_, Blob>(0)?.0);
         // The bodies of those that are held back are not read.
-        if busy.insert(run) {
+        let url = row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?;
+        let at_receiver = receivers.entry(receiver(url).to_owned()).or_default();
+        if *at_receiver < receiver_max && runs.insert(run) {
+            *at_receiver += 1;
             due.push(due_delivery(run, row)?);
         }
     }

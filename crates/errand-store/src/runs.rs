@@ -523,7 +523,10 @@ fn list(
     values.push(SqlValue::Integer(int(page.offset)));
     let rows = conn
         .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM runs WHERE {wheres} ORDER BY created_at {order}, id {order} LIMIT ? OFFSET ?"
+            // The page is found on an index alone; only its rows are read.
+            "SELECT {COLUMNS} FROM runs WHERE id IN
+                 (SELECT id FROM runs WHERE {wheres} ORDER BY created_at {order}, id {order} LIMIT ? OFFSET ?)
+             ORDER BY created_at {order}, id {order}"
         ))?
         .query_map(params_from_iter(values.iter()), read_row)?
         .collect::<rusqlite::Result<Vec<_>>>()?;

@@ -32,10 +32,10 @@ impl Fixture {
 
     /// The numbers of what is due.
     async fn due(&self, after_ms: u64, limit: usize, busy: &[RunId]) -> Vec<i64> {
-        let busy = busy.iter().copied().collect();
+        let busy = busy.iter().map(|run| (*run, URL.to_owned())).collect();
         let due = self
             .store
-            .due_deliveries(self.now.plus_ms(after_ms), limit, busy)
+            .due_deliveries(self.now.plus_ms(after_ms), limit, usize::MAX, busy)
             .await
             .unwrap();
         due.iter().map(|delivery| delivery.number).collect()
@@ -85,7 +85,7 @@ async fn a_due_delivery_is_given_whole() {
     let number = f.delivery(run, 4, URL).await;
     let due = f
         .store
-        .due_deliveries(f.now, 10, HashSet::new())
+        .due_deliveries(f.now, 10, usize::MAX, Vec::new())
         .await
         .unwrap();
     let id = f.store.deliveries_of(f.team, run).await.unwrap()[0].id;
@@ -175,6 +175,32 @@ async fn runs_do_not_wait_for_each_other_and_the_limit_holds() {
     assert_eq!(f.due(0, 2, &[]).await, numbers[..2]);
     assert_eq!(f.due(0, 2, &runs[..1]).await, numbers[1..]);
     assert_eq!(f.due(0, 0, &[]).await, [] as [i64; 0]);
+}
+
+#[tokio::test]
+async fn one_receiver_leaves_room_for_the_others() {
+    let f = Fixture::new().await;
+    let mut numbers = Vec::new();
+    for url in [
+        "https://dead.example/a",
+        "https://dead.example/b?c=d",
+        "https://dead.example",
+        "https://other.example/a",
+    ] {
+        let run = f.run_row(f.team, "completed", None).await;
+        numbers.push(f.delivery(run, 1, url).await);
+    }
+    let due = |busy: Vec<(RunId, String)>| {
+        let store = f.store.clone();
+        async move {
+            let due = store.due_deliveries(f.now, 10, 2, busy).await.unwrap();
+            due.iter().map(|d| d.number).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(due(Vec::new()).await, [numbers[0], numbers[1], numbers[3]]);
+    let elsewhere = f.run_row(f.team, "completed", None).await;
+    let busy = vec![(elsewhere, "https://dead.example/z".to_owned())];
+    assert_eq!(due(busy).await, [numbers[0], numbers[3]]);
 }
 
 #[tokio::test]
