@@ -1,5 +1,7 @@
 //! Runs as they are read: rows, pages, messages, events.
 
+use std::collections::BTreeSet;
+
 use errand_core::human::HumanRequest;
 use errand_core::id::{
     AgentId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
@@ -482,53 +484,81 @@ fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> 
     })
 }
 
+/// A condition and its parameters.
+type Condition = (String, Vec<SqlValue>);
+
+/// The filter as conditions of which each is found on one index: one for each status, which exclude each other.
+fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
+    let mut wheres = vec!["team_id = ?"];
+    let mut values = vec![SqlValue::Blob(team.as_uuid().as_bytes().to_vec())];
+    if let Some(agent) = filter.agent {
+        wheres.push("agent_id = ?");
+        values.push(SqlValue::Blob(agent.as_uuid().as_bytes().to_vec()));
+    }
+    if let Some(source) = &filter.source {
+        wheres.push("source = ?");
+        values.push(SqlValue::Text(source.clone()));
+    }
+    if let Some(since) = filter.since {
+        wheres.push("created_at >= ?");
+        values.push(SqlValue::Integer(since.as_millis()));
+    }
+    let rest = wheres.join(" AND ");
+    let statuses: BTreeSet<Status> = filter.statuses.iter().copied().collect();
+    if statuses.is_empty() {
+        return vec![(rest, values)];
+    }
+    let with = |status: Status| {
+        let mut values = values.clone();
+        values.push(SqlValue::Text(status.as_str().to_owned()));
+        (format!("{rest} AND status = ?"), values)
+    };
+    statuses.into_iter().map(with).collect()
+}
+
 fn list(
     conn: &Connection,
     team: TeamId,
     filter: &RunFilter,
     page: PageQuery,
 ) -> Result<Page<RunBody>> {
-    let mut wheres = vec!["team_id = ?".to_owned()];
-    let mut values = vec![SqlValue::Blob(team.as_uuid().as_bytes().to_vec())];
-    if !filter.statuses.is_empty() {
-        wheres.push(format!(
-            "status IN ({})",
-            vec!["?"; filter.statuses.len()].join(", ")
-        ));
-        values.extend(
-            filter
-                .statuses
-                .iter()
-                .map(|s| SqlValue::Text(s.as_str().to_owned())),
-        );
+    let conditions = conditions(team, filter);
+    let mut total = 0;
+    for (condition, values) in &conditions {
+        total += conn
+            .prepare_cached(&format!("SELECT count(*) FROM runs WHERE {condition}"))?
+            .query_row(params_from_iter(values), |row| row.get::<_, i64>(0))?;
     }
-    if let Some(agent) = filter.agent {
-        wheres.push("agent_id = ?".to_owned());
-        values.push(SqlValue::Blob(agent.as_uuid().as_bytes().to_vec()));
-    }
-    if let Some(source) = &filter.source {
-        wheres.push("source = ?".to_owned());
-        values.push(SqlValue::Text(source.clone()));
-    }
-    if let Some(since) = filter.since {
-        wheres.push("created_at >= ?".to_owned());
-        values.push(SqlValue::Integer(since.as_millis()));
-    }
-    let wheres = wheres.join(" AND ");
-    let total: i64 = conn
-        .prepare_cached(&format!("SELECT count(*) FROM runs WHERE {wheres}"))?
-        .query_row(params_from_iter(values.iter()), |row| row.get(0))?;
     let order = if filter.ascending { "ASC" } else { "DESC" };
-    values.push(SqlValue::Integer(i64::from(page.limit)));
-    values.push(SqlValue::Integer(int(page.offset)));
+    let by = format!("ORDER BY created_at {order}, id {order}");
+    let (limit, offset) = (i64::from(page.limit), int(page.offset));
+    let mut values = Vec::new();
+    // The page is found on indexes alone; only its rows are read. Of several conditions, each gives what the page could
+    // hold of it.
+    let ids = match conditions.as_slice() {
+        [(condition, of)] => {
+            values.extend(of.iter().cloned());
+            format!("SELECT id FROM runs WHERE {condition} {by}")
+        }
+        several => {
+            let mut parts = Vec::new();
+            for (condition, of) in several {
+                values.extend(of.iter().cloned());
+                values.push(SqlValue::Integer(limit.saturating_add(offset)));
+                parts.push(format!(
+                    "SELECT * FROM (SELECT id, created_at FROM runs WHERE {condition} {by} LIMIT ?)"
+                ));
+            }
+            format!("SELECT id FROM ({}) {by}", parts.join(" UNION ALL "))
+        }
+    };
+    values.push(SqlValue::Integer(limit));
+    values.push(SqlValue::Integer(offset));
     let rows = conn
         .prepare_cached(&format!(
-            // The page is found on an index alone; only its rows are read.
-            "SELECT {COLUMNS} FROM runs WHERE id IN
-                 (SELECT id FROM runs WHERE {wheres} ORDER BY created_at {order}, id {order} LIMIT ? OFFSET ?)
-             ORDER BY created_at {order}, id {order}"
+            "SELECT {COLUMNS} FROM runs WHERE id IN ({ids} LIMIT ? OFFSET ?) {by}"
         ))?
-        .query_map(params_from_iter(values.iter()), read_row)?
+        .query_map(params_from_iter(values), read_row)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let items = rows
         .into_iter()

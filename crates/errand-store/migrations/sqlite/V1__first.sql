@@ -126,6 +126,7 @@ CREATE TABLE runs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_by_team ON runs (team_id, created_at);
 CREATE INDEX runs_by_status ON runs (team_id, status, created_at);
+CREATE INDEX runs_by_source ON runs (team_id, source, created_at);
 CREATE INDEX runs_by_agent ON runs (team_id, agent_id, created_at);
 CREATE INDEX runs_wanting ON runs (wake_at) WHERE wake_at IS NOT NULL AND claim_token IS NULL;
 CREATE INDEX runs_ready ON runs (team_id, wake_at) WHERE wake_at IS NOT NULL AND claim_token IS NULL;
