@@ -539,6 +539,10 @@ async fn an_upload_url_cannot_be_changed() {
             expect_client_error(&put(&app, &changed, "bad").await);
         }
     }
+    let (_, message) = put(&app, &format!("{url}?path=/workspace/b"), "bad")
+        .await
+        .error(400);
+    assert!(message.contains("path"), "{message}");
     for sandbox in [&sandbox, &other] {
         assert_eq!(on_disk(&app.sandbox_dir(sandbox)), BTreeSet::new());
     }

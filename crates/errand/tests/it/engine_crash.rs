@@ -265,3 +265,34 @@ async fn a_step_that_outlasts_the_grace_is_cut_off_and_settled_later() {
     assert_eq!(app.payment.begun(), 1);
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_crash_while_a_driver_leaves_gives_the_sandbox_back() {
+    let mut app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("pay", pay());
+    app.payment.hold_at(Some(&gate));
+    let agent = app
+        .agent(&team, ScriptedModel::config("pay", json!({})))
+        .await;
+    let sandbox = app.sandbox(&team).await;
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let stopped = app.run(&team, body.clone()).await;
+    gate.arrival().await;
+    app.post(&team.key, &format!("/v1/runs/{stopped}/stop"), json!({}))
+        .await
+        .expect(200);
+    let waiting = app.run(&team, body).await;
+    assert_eq!(
+        app.get_run(&team, &waiting).await["run"]["waiting_on"]["kind"],
+        "sandbox"
+    );
+    // The driver dies with its server, and never reports that it left.
+    app.crash().await;
+    app.payment.hold_at(None);
+    app.settle().await;
+    assert_eq!(app.status(&team, &stopped).await, "interrupted");
+    assert_eq!(app.status(&team, &waiting).await, "completed");
+    app.finish().await;
+}

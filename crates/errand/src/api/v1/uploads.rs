@@ -27,7 +27,7 @@ use crate::api::body::{Json, RequestBody, content_length};
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed, response};
 use crate::api::path::{Path, PathIds};
-use crate::api::query::{Given, Query, QueryParams};
+use crate::api::query::{Given, Query, QueryParams, check_names};
 use crate::api::receive::{Received, Spooled, receive};
 use crate::api::upload_token::{Grant, sign, verify};
 
@@ -402,6 +402,9 @@ pub(crate) async fn put_upload(
         );
         return Err(refuse(&app, request.headers(), peer, now, refusal));
     };
+    if app.settings.unknown_fields_refused {
+        check_names(request.uri().query(), &[])?;
+    }
     app.store.sandbox(grant.team, &grant.sandbox, now).await?;
     let root = open_root(&app, grant.sandbox.clone()).await?;
     let (parts, body) = request.into_parts();
