@@ -1,10 +1,11 @@
 //! The clock that every part is given.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use errand_core::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 /// The system's clock, or one that a test moves.
 #[derive(Clone)]
@@ -15,9 +16,22 @@ pub enum Clock {
     Manual(Arc<ManualClock>),
 }
 
-/// A clock that stands until it is advanced.
+/// A clock that stands until it is advanced. Those that sleep are woken in the order of their moments.
 pub struct ManualClock {
-    now: watch::Sender<Timestamp>,
+    state: Mutex<Standing>,
+}
+
+struct Standing {
+    now: Timestamp,
+    /// By moment, and in the order in which they came.
+    sleepers: BTreeMap<(Timestamp, u64), oneshot::Sender<()>>,
+    came: u64,
+}
+
+impl ManualClock {
+    fn state(&self) -> MutexGuard<'_, Standing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The longest sleep before the clock is looked at again: the system's may be set forward meanwhile.
@@ -28,7 +42,11 @@ impl Clock {
     #[must_use]
     pub fn manual(now: Timestamp) -> Self {
         Self::Manual(Arc::new(ManualClock {
-            now: watch::Sender::new(now),
+            state: Mutex::new(Standing {
+                now,
+                sleepers: BTreeMap::new(),
+                came: 0,
+            }),
         }))
     }
 
@@ -37,7 +55,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => system_now(),
-            Self::Manual(clock) => *clock.now.borrow(),
+            Self::Manual(clock) => clock.state().now,
         }
     }
 
@@ -45,7 +63,21 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         if let Self::Manual(clock) = self {
             let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-            clock.now.send_modify(|now| *now = now.plus_ms(ms));
+            let to = clock.state().now.plus_ms(ms);
+            self.set(to);
+        }
+    }
+
+    /// Sets a manual clock, also back. The system's is left alone.
+    pub fn set(&self, to: Timestamp) {
+        if let Self::Manual(clock) = self {
+            let mut state = clock.state();
+            state.now = to;
+            let later = state.sleepers.split_off(&(to, u64::MAX));
+            for sleeper in std::mem::replace(&mut state.sleepers, later).into_values() {
+                // Whoever slept may be gone.
+                let _ = sleeper.send(());
+            }
         }
     }
 
@@ -60,9 +92,21 @@ impl Clock {
                 tokio::time::sleep(left.min(NAP)).await;
             },
             Self::Manual(clock) => {
-                let mut now = clock.now.subscribe();
-                // The sender lives as long as the clock does.
-                let _ = now.wait_for(|now| *now >= moment).await;
+                let woken = {
+                    let mut state = clock.state();
+                    if state.now >= moment {
+                        return;
+                    }
+                    let (wake, woken) = oneshot::channel();
+                    // Those that sleep no longer are not kept for ever.
+                    state.sleepers.retain(|_, sleeper| !sleeper.is_closed());
+                    state.came += 1;
+                    let came = state.came;
+                    state.sleepers.insert((moment, came), wake);
+                    woken
+                };
+                // The clock lives as long as this call.
+                let _ = woken.await;
             }
         }
     }

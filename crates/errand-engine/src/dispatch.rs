@@ -18,9 +18,9 @@ use crate::clock::Clock;
 use crate::conclude::conclude;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
-use crate::net::{Guard, GuardedClient};
 use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
+use crate::webhook::Post;
 use crate::{janitor, outbox};
 
 /// Most runs that are claimed in one transaction: each is answered when all are on disk.
@@ -43,6 +43,8 @@ pub struct Parts {
     pub tools: Tools,
     /// Where files are.
     pub sandboxes: Sandboxes,
+    /// Who takes webhooks to their receivers.
+    pub post: Arc<dyn Post>,
     /// No new work; steps in progress are finished.
     pub draining: CancellationToken,
 }
@@ -54,10 +56,8 @@ pub struct EngineOptions {
     pub max_concurrent_runs: usize,
     /// Deliveries under way at once. Range 1..=1,000.
     pub max_concurrent_deliveries: usize,
-    /// Whether webhooks may go to private networks.
-    pub allow_private_networks: bool,
-    /// The time of one delivery attempt.
-    pub webhook_timeout: Duration,
+    /// Whether what is left on disk is cleaned up. A simulation has no disk.
+    pub cleans_up: bool,
 }
 
 /// The running engine.
@@ -71,16 +71,12 @@ impl Engine {
     /// Sets right what the last start left, then starts to work.
     ///
     /// # Errors
-    /// Of the store; of the HTTP client's making.
+    /// Of the store.
     pub async fn start(
         parts: Parts,
         options: EngineOptions,
-    ) -> Result<(Self, Recovered), StartError> {
+    ) -> Result<(Self, Recovered), StoreError> {
         let recovered = parts.store.recover(parts.clock.now()).await?;
-        let mut bounds = crate::net::Bounds::WEBHOOK;
-        bounds.total = options.webhook_timeout;
-        let client: GuardedClient =
-            Guard::webhooks(options.allow_private_networks).client(bounds)?;
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher {
             parts: parts.clone(),
@@ -90,16 +86,17 @@ impl Engine {
             drives: JoinSet::new(),
             driven: HashMap::new(),
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(dispatcher.run()),
             tokio::spawn(outbox::run(
                 parts.clone(),
-                client,
                 options.max_concurrent_deliveries.max(1),
                 cancel.clone(),
             )),
-            tokio::spawn(janitor::run(parts.clone())),
         ];
+        if options.cleans_up {
+            tasks.push(tokio::spawn(janitor::run(parts.clone())));
+        }
         Ok((
             Self {
                 parts,
@@ -144,17 +141,6 @@ impl Engine {
     }
 }
 
-/// Why the engine does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store failed.
-    #[error("the store could not be recovered")]
-    Store(#[from] StoreError),
-    /// No HTTP client.
-    #[error("the webhook client could not be made")]
-    Client(#[from] crate::net::ClientError),
-}
-
 struct Dispatcher {
     parts: Parts,
     cancel: CancellationToken,
@@ -180,6 +166,7 @@ impl Dispatcher {
             };
             let parts = self.parts.clone();
             tokio::select! {
+                biased;
                 () = parts.store.bell().work() => {}
                 () = at(&parts.clock, moment) => {}
                 () = parts.draining.cancelled() => {}

@@ -330,6 +330,7 @@ impl Driver<'_> {
             sandbox_id: self.sandbox.as_ref().map(ToString::to_string),
         };
         let turn = tokio::select! {
+            biased;
             turn = self.session.turn(&facts) => turn?,
             () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
             () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
@@ -470,10 +471,20 @@ impl Driver<'_> {
     }
 
     async fn context(&mut self, call: &ToolCall) -> Result<ToolContext, DriveError> {
+        let in_sandbox = self
+            .parts
+            .tools
+            .get(&call.name)
+            .is_some_and(|tool| tool.in_sandbox());
+        let root = if in_sandbox {
+            Some(self.root().await?)
+        } else {
+            None
+        };
         Ok(ToolContext {
             run: self.run.id,
             call_id: call.id.clone(),
-            root: self.root().await?,
+            root,
             cancel: self.cancel.child_token(),
         })
     }
@@ -540,6 +551,7 @@ impl Driver<'_> {
         let act = join_all(acts);
         tokio::pin!(act);
         let outcomes = tokio::select! {
+            biased;
             outcomes = &mut act => outcomes,
             () = self.fence.fenced() => {
                 contexts.iter().for_each(|c| c.cancel.cancel());

@@ -20,22 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
 use crate::dispatch::{Parts, at};
-use crate::net::GuardedClient;
 use crate::webhook::{Verdict, WebhookSecret, send};
 
 /// The pause after a failure of the store.
 const STORE_PAUSE_MS: u64 = 250;
 
 /// Delivers until the server drains.
-pub(crate) async fn run(
-    parts: Parts,
-    client: GuardedClient,
-    places: usize,
-    cancel: CancellationToken,
-) {
+pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) {
     let mut outbox = Outbox {
         parts: parts.clone(),
-        client,
         places,
         under_way: JoinSet::new(),
         runs: HashMap::new(),
@@ -52,6 +45,7 @@ pub(crate) async fn run(
             }
         };
         tokio::select! {
+            biased;
             () = parts.store.bell().outbox() => {}
             () = at(&parts.clock, moment) => {}
             () = parts.draining.cancelled() => {}
@@ -59,6 +53,7 @@ pub(crate) async fn run(
         }
     }
     tokio::select! {
+        biased;
         () = async { while outbox.under_way.join_next().await.is_some() {} } => {}
         () = cancel.cancelled() => {}
     }
@@ -66,7 +61,6 @@ pub(crate) async fn run(
 
 struct Outbox {
     parts: Parts,
-    client: GuardedClient,
     places: usize,
     under_way: JoinSet<()>,
     runs: HashMap<Id, (RunId, String)>,
@@ -88,10 +82,10 @@ impl Outbox {
                 .await?;
             for delivery in due {
                 let key = (delivery.run, delivery.url.clone());
-                let (parts, client) = (self.parts.clone(), self.client.clone());
+                let parts = self.parts.clone();
                 let handle = self
                     .under_way
-                    .spawn(async move { attempt(&parts, &client, delivery).await });
+                    .spawn(async move { attempt(&parts, delivery).await });
                 self.runs.insert(handle.id(), key);
             }
         }
@@ -104,12 +98,12 @@ impl Outbox {
 }
 
 /// One attempt, and its record.
-async fn attempt(parts: &Parts, client: &GuardedClient, delivery: DueDelivery) {
+async fn attempt(parts: &Parts, delivery: DueDelivery) {
     let at = parts.clock.now();
     let made = match secret_of(parts, &delivery).await {
         Ok(secret) => {
             send(
-                client,
+                parts.post.as_ref(),
                 &delivery.url,
                 &delivery.id.to_string(),
                 at.as_seconds(),

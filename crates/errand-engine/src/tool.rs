@@ -21,8 +21,8 @@ pub struct ToolContext {
     pub run: RunId,
     /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
     pub call_id: String,
-    /// The run's sandbox.
-    pub root: Arc<Root>,
+    /// The run's sandbox, for tools that work in it.
+    pub root: Option<Arc<Root>>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
 }
@@ -49,6 +49,11 @@ pub trait Tool: Send + Sync {
 
     /// What it is.
     fn hints(&self) -> Hints;
+
+    /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
+    fn in_sandbox(&self) -> bool {
+        false
+    }
 
     /// The JSON schema of its arguments, made from their Rust type.
     fn schema(&self) -> Value;

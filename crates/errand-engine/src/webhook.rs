@@ -10,6 +10,7 @@
 
 use std::fmt::Write;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -141,6 +142,30 @@ pub struct Attempt {
     pub verdict: Verdict,
 }
 
+/// Who takes a request to a receiver.
+#[async_trait]
+pub trait Post: Send + Sync {
+    /// Posts `body`. Through the address guard, within the client's time.
+    async fn post(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, RequestError>;
+}
+
+#[async_trait]
+impl Post for GuardedClient {
+    async fn post(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, RequestError> {
+        self.request(Method::POST, url, headers, body).await
+    }
+}
+
 /// Sends a webhook once and says what came of it. Never fails: whatever goes wrong is in the attempt.
 ///
 /// `url`: as the team gave it, judged anew at each attempt. `id`, `timestamp_s`: see [`sign`]. `body`: JSON, as fixed
@@ -149,7 +174,7 @@ pub struct Attempt {
 /// Delivered is what was answered with a 2xx within the client's time; a redirect is not followed and counts as a
 /// failure. An address that the guard refuses is tried again as well, since names and settings change.
 pub async fn send(
-    client: &GuardedClient,
+    client: &dyn Post,
     url: &str,
     id: &str,
     timestamp_s: i64,
@@ -161,7 +186,7 @@ pub async fn send(
         match (Url::parse(url), sign(secret, id, timestamp_s, &body)) {
             (Ok(url), Ok(mut headers)) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                let answer = client.request(Method::POST, &url, headers, body).await;
+                let answer = client.post(&url, headers, body).await;
                 (url.host_str().map(str::to_owned), judge(answer))
             }
             (Err(error), _) => (

@@ -30,4 +30,4 @@ pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
-pub use sqlite::{OpenError, OpenOptions, Store};
+pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Store, Trial};

@@ -1,6 +1,7 @@
 //! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
 
 mod open;
+mod trial;
 mod writer;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use open::{OpenError, OpenOptions};
+pub use trial::{Fault, Faults, Trial};
 pub(crate) use writer::Tx;
 
 use crate::bell::Bell;
@@ -34,6 +36,8 @@ struct Inner {
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
     reader_places: Arc<Semaphore>,
+    /// Simulated: reads are done on the caller's task.
+    on_callers_task: bool,
     /// Held as long as the store is open: a second server on the directory is refused.
     _lock: File,
 }
@@ -90,15 +94,19 @@ impl Store {
             inner: Arc::clone(&self.inner),
             _place: place,
         };
-        // The caller may be gone before the read is done: place and connection go back together, with the read.
-        let read = tokio::task::spawn_blocking(move || {
+        let read = move || {
             let Some(conn) = &lent.conn else {
                 return Err(gone());
             };
             // One snapshot for all statements of a read.
             let snapshot = conn.unchecked_transaction()?;
             act(&snapshot)
-        });
+        };
+        if self.inner.on_callers_task {
+            return read();
+        }
+        // The caller may be gone before the read is done: place and connection go back together, with the read.
+        let read = tokio::task::spawn_blocking(read);
         read.await.unwrap_or_else(|_| Err(gone()))
     }
 

@@ -15,7 +15,7 @@ use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::tool::Tools;
-use errand_store::{NewApiKey, NewTeam, NewUser, Once, Store};
+use errand_store::{NewApiKey, NewTeam, NewUser, Once, Store, Trial};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ pub struct TestOptions {
     pub settings: Vec<(&'static str, String)>,
     /// The system's clock in place of a manual one.
     pub system_clock: bool,
+    /// What fails to order.
+    pub trial: Trial,
 }
 
 /// The program under test.
@@ -523,6 +525,7 @@ async fn launch(
         seed: [start; 32],
         models: Models::default().with("script", Arc::new(model.clone())),
         tools: Tools::builtin().with(vec![Arc::new(payment.clone())]),
+        trial: options.trial.clone(),
     };
     App::start(config, listener, ingredients)
         .await

@@ -17,11 +17,12 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
+use errand_engine::net::{Bounds, Guard, GuardedClient};
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::seal::MasterKey;
-use errand_store::{OpenOptions, Store};
+use errand_store::{OpenOptions, Store, Trial};
 use hyper_util::rt::TokioTimer;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -46,6 +47,8 @@ pub struct Ingredients {
     pub models: Models,
     /// What can be called.
     pub tools: Tools,
+    /// What fails to order: nothing.
+    pub trial: Trial,
 }
 
 impl Ingredients {
@@ -62,6 +65,7 @@ impl Ingredients {
             seed,
             models: Models::default(),
             tools: Tools::builtin(),
+            trial: Trial::default(),
         })
     }
 }
@@ -110,6 +114,7 @@ impl App {
             seed,
             models,
             tools,
+            trial,
         } = ingredients;
         let ids = Arc::new(IdGen::new(seed));
         let dir = config.server.data_dir.clone();
@@ -121,7 +126,7 @@ impl App {
             key: master_key_of(&config),
         };
         let boot = ids.boot(clock.now());
-        let store = tokio::task::spawn_blocking(move || options.open(boot))
+        let store = tokio::task::spawn_blocking(move || options.open(boot, trial))
             .await
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
@@ -134,6 +139,7 @@ impl App {
             models: models.clone(),
             tools,
             sandboxes: sandboxes.clone(),
+            post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
         };
         let (engine, recovered) = Engine::start(parts, engine_options(&config))
@@ -230,7 +236,7 @@ pub(crate) struct StoreSetup {
 }
 
 impl StoreSetup {
-    pub(crate) fn open(self, boot: errand_core::id::BootId) -> Result<Store> {
+    pub(crate) fn open(self, boot: errand_core::id::BootId, trial: Trial) -> Result<Store> {
         // The lock first: the key's file belongs to whoever holds the directory.
         let lock = Store::lock(&self.dir)?;
         let master_key = match self.key {
@@ -245,7 +251,7 @@ impl StoreSetup {
             readers: self.readers,
             cache_kib: self.cache_kib,
         };
-        Ok(Store::open_locked(options, lock)?)
+        Ok(Store::open_on_trial(options, lock, trial)?)
     }
 }
 
@@ -260,9 +266,16 @@ fn engine_options(config: &Config) -> EngineOptions {
     EngineOptions {
         max_concurrent_runs: config.engine.max_concurrent_runs as usize,
         max_concurrent_deliveries: config.webhooks.max_concurrent_deliveries as usize,
-        allow_private_networks: config.webhooks.allow_private_networks,
-        webhook_timeout: Duration::from_secs(u64::from(config.webhooks.timeout_s)),
+        cleans_up: true,
     }
+}
+
+fn webhook_client(config: &Config) -> Result<GuardedClient> {
+    let mut bounds = Bounds::WEBHOOK;
+    bounds.total = Duration::from_secs(u64::from(config.webhooks.timeout_s));
+    Guard::webhooks(config.webhooks.allow_private_networks)
+        .client(bounds)
+        .context("the webhook client cannot be made")
 }
 
 /// What answers before there is anything to answer with.

@@ -8,6 +8,7 @@ use errand_store::{NewTeam, NewUser, Once, OpenOptions};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::net::{Bounds, Guard};
 
 struct World {
     parts: Parts,
@@ -59,13 +60,13 @@ impl World {
             models: Models::default(),
             tools: Tools::builtin(),
             sandboxes: Sandboxes::beneath(dir.path()),
+            post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
         };
         let options = EngineOptions {
             max_concurrent_runs: 4,
             max_concurrent_deliveries: 4,
-            allow_private_networks: true,
-            webhook_timeout: Duration::from_secs(5),
+            cleans_up: true,
         };
         let (engine, _) = Engine::start(parts.clone(), options).await.unwrap();
         Self {

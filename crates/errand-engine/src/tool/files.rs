@@ -91,7 +91,9 @@ async fn on_a_thread<R: Send + 'static>(
     tool: &'static str,
     work: impl FnOnce(&Root, &CancellationToken) -> Result<R, CallError> + Send + 'static,
 ) -> Result<R, CallError> {
-    let root = Arc::clone(&context.root);
+    let Some(root) = context.root.clone() else {
+        return Err(CallError::NotRun);
+    };
     let cancel = context.cancel.clone();
     let span = tracing::Span::current();
     let work = move || {
@@ -121,6 +123,10 @@ impl<T: FileTool> Tool for Blocking<T> {
 
     fn hints(&self) -> Hints {
         arguments::hints_of(T::NAME)
+    }
+
+    fn in_sandbox(&self) -> bool {
+        true
     }
 
     fn schema(&self) -> Value {

@@ -9,6 +9,7 @@ use errand_core::id::BootId;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
+use super::trial::Trial;
 use super::{Inner, Store, Writer};
 use crate::bell::Bell;
 use crate::seal::MasterKey;
@@ -96,6 +97,18 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_locked(options: OpenOptions, lock: File) -> Result<Self, OpenError> {
+        Self::open_on_trial(options, lock, Trial::default())
+    }
+
+    /// As [`Store::open_locked`], with what a test wants otherwise.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on_trial(
+        options: OpenOptions,
+        lock: File,
+        trial: Trial,
+    ) -> Result<Self, OpenError> {
         let dir = options.dir;
         let database = |source| OpenError::Database {
             dir: dir.clone(),
@@ -107,18 +120,24 @@ impl Store {
             source,
         })?;
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
+        if trial.simulated {
+            conn.pragma_update(None, "synchronous", "OFF")
+                .map_err(database)?;
+        }
         migrate(&dir, &mut conn)?;
         let readers = (0..options.readers.clamp(1, 64))
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
             .map_err(database)?;
         let bell = Bell::default();
-        let writer = Writer::start(conn, bell.clone(), options.respond_base).map_err(|source| {
-            OpenError::Directory {
-                dir: dir.clone(),
-                source,
-            }
-        })?;
+        let on_callers_task = trial.simulated;
+        let writer =
+            Writer::start(conn, bell.clone(), options.respond_base, trial).map_err(|source| {
+                OpenError::Directory {
+                    dir: dir.clone(),
+                    source,
+                }
+            })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 boot: options.boot,
@@ -127,6 +146,7 @@ impl Store {
                 writer,
                 reader_places: Arc::new(Semaphore::new(readers.len())),
                 readers: Mutex::new(readers),
+                on_callers_task,
                 _lock: lock,
                 dir,
             }),

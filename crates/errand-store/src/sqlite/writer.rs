@@ -10,12 +10,14 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use errand_core::id::RunId;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::trial::{Fault, Trial};
 use crate::bell::Bell;
 use crate::error::{Result, StoreError};
 
@@ -137,38 +139,51 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     }
 }
 
-/// The handle on the writer's thread.
+/// The handle on whoever writes.
 pub(crate) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    way: Way,
     poisoned: watch::Receiver<bool>,
-    thread: Option<JoinHandle<()>>,
+}
+
+enum Way {
+    Thread {
+        jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// Simulated: on the caller's task.
+    Here(Mutex<Loop>),
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread, unless the store is simulated.
     pub(crate) fn start(
         conn: Connection,
         bell: Bell,
         respond_base: String,
+        trial: Trial,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (poison, poisoned) = watch::channel(false);
+        let here = trial.simulated;
+        let writing = Loop {
+            conn,
+            bell,
+            respond_base,
+            poison,
+            trial,
+        };
+        if here {
+            let way = Way::Here(Mutex::new(writing));
+            return Ok(Self { way, poisoned });
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || {
-                Loop {
-                    conn,
-                    bell,
-                    respond_base,
-                    poison,
-                }
-                .run(queue)
-            })?;
-        Ok(Self {
+            .spawn(move || writing.run(queue))?;
+        let way = Way::Thread {
             jobs: Some(jobs),
-            poisoned,
             thread: Some(thread),
-        })
+        };
+        Ok(Self { way, poisoned })
     }
 
     pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
@@ -191,18 +206,47 @@ impl Writer {
             result: None,
             reply,
         });
-        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.send(job).await.map_err(|_| gone())?;
+        match &self.way {
+            Way::Thread { jobs, .. } => {
+                let jobs = jobs.as_ref().ok_or_else(gone)?;
+                jobs.send(job).await.map_err(|_| gone())?;
+            }
+            Way::Here(writing) => self.write_here(writing, job).await,
+        }
         answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn write_here(&self, writing: &Mutex<Loop>, job: Box<dyn Job>) {
+        let (before, after) = {
+            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let faults = writing.trial.faults.as_ref();
+            faults.map_or((0, 0), |faults| faults.gives_way())
+        };
+        for _ in 0..before {
+            tokio::task::yield_now().await;
+        }
+        {
+            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            if *self.poisoned.borrow() {
+                job.answer(Some(unknown()));
+            } else if !writing.commit(vec![job]) {
+                writing.poison.send_replace(true);
+            }
+        }
+        for _ in 0..after {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // What was handed over is still committed; then the thread ends.
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Way::Thread { jobs, thread } = &mut self.way {
+            // What was handed over is still committed; then the thread ends.
+            *jobs = None;
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -222,6 +266,7 @@ struct Loop {
     bell: Bell,
     respond_base: String,
     poison: watch::Sender<bool>,
+    trial: Trial,
 }
 
 enum End {
@@ -298,6 +343,9 @@ impl Loop {
                 }
             }
         }
+        if let Some(end) = self.fault() {
+            return end;
+        }
         match self.conn.execute_batch("COMMIT") {
             Ok(()) => {
                 self.ring(rings.into_inner());
@@ -318,6 +366,25 @@ impl Loop {
             Err(error) => {
                 tracing::error!(%error, "a commit failed and its outcome is unknown: the server must start again");
                 End::Unknown
+            }
+        }
+    }
+
+    /// What a trial makes of the commit, if anything.
+    fn fault(&self) -> Option<End> {
+        match self.trial.faults.as_ref()?.at_commit() {
+            Fault::None => None,
+            Fault::Full => {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                let full = rusqlite::Error::SqliteFailure(full, None);
+                Some(self.roll_back(Some(full.into())))
+            }
+            Fault::Broken { written } => {
+                let last = if written { "COMMIT" } else { "ROLLBACK" };
+                if let Err(error) = self.conn.execute_batch(last) {
+                    tracing::error!(%error, "a trial's last statement failed");
+                }
+                Some(End::Unknown)
             }
         }
     }

@@ -71,7 +71,8 @@ async fn open(config: &Config) -> Result<Option<Admin>, ReachError> {
         key: master_key_of(config),
     };
     let boot = errand_core::id::IdGen::new(random_bytes()?).boot(clock.now());
-    let opened = tokio::task::spawn_blocking(move || setup.open(boot)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || setup.open(boot, errand_store::Trial::default())).await;
     match opened {
         Ok(Ok(store)) => Ok(Some(Admin::new(store, seed, clock, url))),
         Ok(Err(error)) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => Ok(None),

@@ -185,7 +185,12 @@ async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
         cache_kib: 2048,
         key: None,
     };
-    let store = setup.open(IdGen::new([3; 32]).boot(now())).unwrap();
+    let store = setup
+        .open(
+            IdGen::new([3; 32]).boot(now()),
+            errand_store::Trial::default(),
+        )
+        .unwrap();
     assert!(
         store
             .caller_by_key_hash(alone.hash(), Clock::System.now())

@@ -152,7 +152,7 @@ async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
     let context = ToolContext {
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
-        root: Arc::new(Root::open(dir.path()).unwrap()),
+        root: Some(Arc::new(Root::open(dir.path()).unwrap())),
         cancel: CancellationToken::new(),
     };
     for tool in tools() {

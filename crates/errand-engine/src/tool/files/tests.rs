@@ -27,7 +27,7 @@ impl Bench {
         let context = ToolContext {
             run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
             call_id: "call_1".to_owned(),
-            root: Arc::new(Root::open(dir.path()).unwrap()),
+            root: Some(Arc::new(Root::open(dir.path()).unwrap())),
             cancel: CancellationToken::new(),
         };
         Self { dir, context }
@@ -627,7 +627,7 @@ fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
     bench.put("t", "x\n");
     let cancelled = CancellationToken::new();
     cancelled.cancel();
-    let root = &bench.context.root;
+    let root = bench.context.root.as_ref().unwrap();
     let read = arguments::read(&map(json!({"path": "t"}))).unwrap();
     let error = read::ReadFile::run(root, read, &cancelled).unwrap_err();
     assert!(error.text().starts_with("interrupted: "), "{error}");
