@@ -60,6 +60,7 @@ const RESERVED: [&str; 5] = ["message", "messages", "run", "item", "index"];
 pub struct Playbook {
     steps: Arc<[Step]>,
     asks: bool,
+    light: bool,
 }
 
 /// A playbook that cannot be used: where, and what it takes.
@@ -102,6 +103,12 @@ impl Playbook {
     #[must_use]
     pub fn asks(&self) -> bool {
         self.asks
+    }
+
+    /// Whether a move is decided in no time worth speaking of: no string computes, no steps are repeated.
+    #[must_use]
+    pub fn is_light(&self) -> bool {
+        self.light
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use errand_core::id::{ClaimToken, IdGen, TeamId};
 use errand_core::time::Timestamp;
-use errand_store::model::ReadyRun;
+use errand_store::model::{Claimed, ReadyRun};
 use errand_store::{Recovered, Store, StoreError};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,8 @@ impl Engine {
             cancel: cancel.clone(),
             places: options.max_concurrent_runs.max(1),
             last: None,
+            more: true,
+            moment: None,
             drives: JoinSet::new(),
             driven: HashMap::new(),
         };
@@ -147,6 +149,10 @@ struct Dispatcher {
     places: usize,
     /// The team that was served last: the next one has its turn.
     last: Option<TeamId>,
+    /// Whether runs may want a driver that were not asked for yet.
+    more: bool,
+    /// The next moment at which something happens by the clock.
+    moment: Option<Timestamp>,
     drives: JoinSet<()>,
     driven: HashMap<Id, (ReadyRun, ClaimToken)>,
 }
@@ -155,20 +161,21 @@ impl Dispatcher {
     async fn run(mut self) {
         while !self.parts.draining.is_cancelled() {
             let moment = match self.round().await {
-                Ok(moment) => moment,
+                Ok(()) => self.moment,
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "the store failed; trying again"
                     );
+                    self.more = true;
                     Some(self.parts.clock.now().plus_ms(STORE_PAUSE_MS))
                 }
             };
             let parts = self.parts.clone();
             tokio::select! {
                 biased;
-                () = parts.store.bell().work() => {}
-                () = at(&parts.clock, moment) => {}
+                () = parts.store.bell().work() => self.more = true,
+                () = at(&parts.clock, moment) => self.more = true,
                 () = parts.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
             }
@@ -182,53 +189,43 @@ impl Dispatcher {
         }
     }
 
-    /// Fills the free places, does what is due by the clock, and says when the next moment is.
-    async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
+    /// Fills the free places and does what is due by the clock. Where nothing rang since the last round, nothing is
+    /// asked: the places that have become free meanwhile are wanted by nobody.
+    async fn round(&mut self) -> Result<(), StoreError> {
         // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
         let mut now = self.parts.clock.now();
-        loop {
+        while self.more {
             let free = self
                 .places
                 .saturating_sub(self.drives.len())
                 .min(CLAIMS_MAX);
             if free == 0 {
+                // Time is kept all the same.
+                self.moment = self.parts.store.next_moment(now).await?;
                 break;
             }
             now = self.parts.clock.now();
-            let ready = self
-                .parts
-                .store
-                .ready_runs(now, u32::try_from(free).unwrap_or(u32::MAX), self.last)
-                .await?;
-            if ready.is_empty() {
-                break;
-            }
-            self.last = ready.last().map(|ready| ready.team);
-            let wanted = ready
-                .into_iter()
-                .map(|ready| (ready, self.parts.ids.claim_token(now)))
-                .collect();
-            for (ready, claim) in self.parts.store.claim(wanted, now).await? {
-                self.spawn(ready, claim);
-            }
+            let tokens = (0..free).map(|_| self.parts.ids.claim_token(now)).collect();
+            let claims = self.parts.store.claim(tokens, self.last, now).await?;
+            self.more = !claims.all;
+            self.last = claims.last;
+            self.moment = claims.moment;
+            claims.runs.into_iter().for_each(|run| self.spawn(run));
         }
-        self.keep_time(now).await
-    }
-
-    async fn keep_time(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let moment = self.parts.store.next_moment(now).await?;
-        if moment.is_none_or(|moment| moment > now) {
-            return Ok(moment);
+        if self.moment.is_none_or(|moment| moment > now) {
+            return Ok(());
         }
         self.parts.store.lapse_requests(now).await?;
         self.parts.store.fail_overdue(now).await?;
-        self.parts.store.next_moment(now).await
+        self.moment = self.parts.store.next_moment(now).await?;
+        Ok(())
     }
 
-    fn spawn(&mut self, ready: ReadyRun, claim: ClaimToken) {
+    fn spawn(&mut self, claimed: Claimed) {
+        let (ready, claim) = (claimed.ready, claimed.claim);
         let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
         let handle = self.drives.spawn(async move {
-            let ended = drive(&parts, ready, claim, &cancel).await;
+            let ended = drive(&parts, claimed, &cancel).await;
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));

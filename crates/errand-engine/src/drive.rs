@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use errand_core::cause::chain;
 use errand_core::config::{BuildConfig, RunLimits};
 use errand_core::human::HumanRequest;
 use errand_core::id::{ClaimToken, SandboxId};
@@ -17,14 +16,14 @@ use errand_core::ledger::{Ledger, OpenCall};
 use errand_core::limits::CALLS_PER_TURN_MAX;
 use errand_core::next::{Next, Rules, next};
 use errand_core::playbook::RunFacts;
+use errand_core::policy::{Hints, Settle};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, Mark, NewEntry, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
-use errand_sandbox::Root;
 use errand_store::Fence;
 use errand_store::StoreError;
-use errand_store::model::{DrivenRun, ReadyRun, StepCommit, StepEnd, Usage};
+use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
 use futures::future::join_all;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +31,13 @@ use tokio_util::sync::CancellationToken;
 use crate::conclude::persist;
 use crate::dispatch::Parts;
 use crate::model::{ModelError, Session};
+use crate::sandboxes::Workspace;
 use crate::tool::{LookedUp, ToolContext};
+
+/// Most entries of pure turns that gather before they are committed.
+const BUFFERED_ENTRIES_MAX: usize = 64;
+/// How long they gather at most, in milliseconds: what people see is no older.
+const BUFFERED_MS_MAX: u64 = 100;
 
 /// Why a drive ended without having brought the run to where it waits or ends.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +74,22 @@ impl From<ModelError> for DriveError {
 /// Drives a claimed run until it waits, ends, is taken away, or the server drains.
 pub(crate) async fn drive(
     parts: &Parts,
-    ready: ReadyRun,
-    claim: ClaimToken,
+    claimed: Claimed,
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
-    let fence = parts.store.bell().fence(ready.run);
-    let run = persist(parts, || parts.store.driven_run(ready.run, claim)).await?;
-    let build = BuildConfig::parse(&run.config)
-        .map_err(|e| DriveError::Fails(RunError::new("build_unreadable", e.to_string())))?;
+    let (run, claim) = (claimed.ready.run, claimed.claim);
+    let fence = parts.store.bell().fence(run);
+    let run = match claimed.run {
+        Some(run) => run,
+        None => persist(parts, || parts.store.driven_run(run, claim)).await?,
+    };
+    let build = match &run.build {
+        Ok(build) => Arc::clone(build),
+        Err(bad) => {
+            let error = RunError::new("build_unreadable", bad.to_string());
+            return Err(DriveError::Fails(error));
+        }
+    };
     let model = parts
         .models
         .find(&build.model)
@@ -102,7 +115,7 @@ pub(crate) async fn drive(
         session,
         build: &build,
         buffer: Buffer::default(),
-        root: None,
+        workspace: None,
         step: run.step,
         sandbox: run.sandbox.clone(),
         run: &run,
@@ -121,9 +134,21 @@ pub(crate) async fn drive(
 #[derive(Default)]
 struct Buffer {
     entries: Vec<NewEntry>,
+    /// When the first of them came.
+    since: Option<Timestamp>,
     usage: Usage,
     turn: bool,
     sandbox: Option<SandboxId>,
+}
+
+impl Buffer {
+    /// Whether people have waited long enough to see what is in it, or it is much.
+    fn is_full(&self, now: Timestamp) -> bool {
+        self.entries.len() >= BUFFERED_ENTRIES_MAX
+            || self
+                .since
+                .is_some_and(|since| now.ms_since(since) >= BUFFERED_MS_MAX)
+    }
 }
 
 struct Driver<'a> {
@@ -140,7 +165,7 @@ struct Driver<'a> {
     step: u64,
     buffer: Buffer,
     sandbox: Option<SandboxId>,
-    root: Option<Arc<Root>>,
+    workspace: Option<Workspace>,
     steps: u64,
     tokens: u64,
     cost_usd: f64,
@@ -259,6 +284,7 @@ impl Driver<'_> {
             at: now,
             body: new.body.clone(),
         });
+        self.buffer.since = self.buffer.since.or(Some(now));
         self.buffer.entries.push(new);
     }
 
@@ -317,7 +343,9 @@ impl Driver<'_> {
     }
 
     async fn model_turn(&mut self) -> Result<bool, DriveError> {
-        if !self.session.is_pure() && !self.buffer.entries.is_empty() {
+        if !self.buffer.entries.is_empty()
+            && (!self.session.is_pure() || self.buffer.is_full(self.now()))
+        {
             self.commit(StepEnd::Go {
                 doing: "model",
                 who: None,
@@ -335,15 +363,6 @@ impl Driver<'_> {
             () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
             () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
         };
-        if self.buffer.turn {
-            // Two turns in one commit would hide the first one's open calls; there are none, but a turn that only
-            // spoke may be followed by the next at once.
-            self.commit(StepEnd::Go {
-                doing: "model",
-                who: None,
-            })
-            .await?;
-        }
         self.buffer.turn = true;
         let used = &mut self.buffer.usage;
         used.model_calls += turn.usage.model_calls;
@@ -433,103 +452,53 @@ impl Driver<'_> {
         None
     }
 
-    /// Opens the sandbox; takes one for the run with the next commit where it has none.
-    async fn root(&mut self) -> Result<Arc<Root>, DriveError> {
-        if let Some(root) = &self.root {
-            return Ok(Arc::clone(root));
+    /// The run's sandbox. One that has none gets one with the next commit: the row comes first, the directory after.
+    fn workspace(&mut self) -> Workspace {
+        if let Some(workspace) = &self.workspace {
+            return workspace.clone();
         }
-        let id = match &self.sandbox {
-            Some(id) => id.clone(),
-            None => {
-                // The row comes first, the directory after.
-                let id = self.parts.ids.sandbox(self.now());
-                self.buffer.sandbox = Some(id.clone());
-                self.sandbox = Some(id.clone());
-                self.commit(StepEnd::Go {
-                    doing: "tool",
-                    who: None,
-                })
-                .await?;
-                id
-            }
-        };
-        let sandboxes = self.parts.sandboxes.clone();
-        let opened = tokio::task::spawn_blocking(move || sandboxes.root(&id)).await;
-        let fails = |why: String| {
-            DriveError::Fails(RunError::new(
-                "sandbox_unavailable",
-                format!("the run's sandbox cannot be opened: {why}"),
-            ))
-        };
-        let root = match opened {
-            Ok(Ok(root)) => Arc::new(root),
-            Ok(Err(error)) => return Err(fails(chain(&error))),
-            Err(error) => return Err(fails(error.to_string())),
-        };
-        self.root = Some(Arc::clone(&root));
-        Ok(root)
+        let id = self.sandbox.clone().unwrap_or_else(|| {
+            let id = self.parts.ids.sandbox(self.now());
+            self.buffer.sandbox = Some(id.clone());
+            self.sandbox = Some(id.clone());
+            id
+        });
+        let workspace = Workspace::new(self.parts.sandboxes.clone(), id);
+        self.workspace = Some(workspace.clone());
+        workspace
     }
 
-    async fn context(&mut self, call: &ToolCall) -> Result<ToolContext, DriveError> {
-        let in_sandbox = self
-            .parts
-            .tools
-            .get(&call.name)
-            .is_some_and(|tool| tool.in_sandbox());
-        let root = if in_sandbox {
-            Some(self.root().await?)
-        } else {
-            None
-        };
-        Ok(ToolContext {
+    fn context(&mut self, call: &ToolCall) -> ToolContext {
+        let tool = self.parts.tools.get(&call.name);
+        let workspace = tool
+            .is_some_and(|tool| tool.in_sandbox())
+            .then(|| self.workspace());
+        ToolContext {
             run: self.run.id,
             call_id: call.id.clone(),
-            root,
+            workspace,
             cancel: self.cancel.child_token(),
-        })
+        }
+    }
+
+    fn hints(&self, call: &ToolCall) -> Option<Hints> {
+        self.parts.tools.get(&call.name).map(|tool| tool.hints())
     }
 
     /// Carries calls out: their intents are on disk first, where they change something.
     async fn carry_out(&mut self, calls: Vec<ToolCall>) -> Result<bool, DriveError> {
-        let mut contexts = Vec::with_capacity(calls.len());
-        for call in &calls {
-            contexts.push(self.context(call).await?);
-        }
-        let Some(first) = calls.first() else {
+        let contexts: Vec<ToolContext> = calls.iter().map(|call| self.context(call)).collect();
+        let (Some(first), Some(context)) = (calls.first(), contexts.first()) else {
             return Ok(true);
         };
-        let reads = calls.iter().all(|call| {
-            self.parts
-                .tools
-                .get(&call.name)
-                .is_some_and(|t| t.hints().read_only)
-        });
-        if !reads
-            && self
-                .ledger
-                .open
-                .front()
-                .is_none_or(|open| !self.began(open))
-        {
-            let Some(tool) = self.parts.tools.get(&first.name).cloned() else {
-                return Ok(true);
-            };
-            let Some(context) = contexts.first() else {
-                return Ok(true);
-            };
-            match tool.evidence(context, &first.arguments).await {
-                Ok(evidence) => self.push(Body::Intent {
-                    call_id: first.id.clone(),
-                    claim: self.claim,
-                    evidence,
-                }),
-                Err(error) => {
-                    self.push(result_of(first, Outcome::Error(error)));
-                    return Ok(true);
-                }
-            }
+        let reads = calls
+            .iter()
+            .all(|call| self.hints(call).is_some_and(|hints| hints.read_only));
+        if !reads && let Err(error) = self.intend(first, context).await? {
+            self.push(result_of(first, Outcome::Error(error)));
+            return Ok(true);
         }
-        if !reads {
+        if !reads || self.buffer.sandbox.is_some() {
             self.commit(StepEnd::Go {
                 doing: "tool",
                 who: Some(first.name.clone()),
@@ -573,6 +542,50 @@ impl Driver<'_> {
         Ok(true)
     }
 
+    /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
+    async fn intend(
+        &mut self,
+        call: &ToolCall,
+        context: &ToolContext,
+    ) -> Result<Result<(), String>, DriveError> {
+        if self
+            .ledger
+            .open
+            .front()
+            .is_some_and(|open| self.began(open))
+        {
+            return Ok(Ok(()));
+        }
+        let mut evidence = None;
+        if let Some(tool) = self.parts.tools.get(&call.name).cloned()
+            && tool.hints().settle == Settle::LookUp
+        {
+            self.commit_sandbox().await?;
+            evidence = match tool.evidence(context, &call.arguments).await {
+                Ok(evidence) => evidence,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
+        self.push(Body::Intent {
+            call_id: call.id.clone(),
+            claim: self.claim,
+            evidence,
+        });
+        Ok(Ok(()))
+    }
+
+    /// Brings the row of a sandbox to disk that the run has just got: before anything is done in it.
+    async fn commit_sandbox(&mut self) -> Result<(), DriveError> {
+        if self.buffer.sandbox.is_some() {
+            self.commit(StepEnd::Go {
+                doing: "tool",
+                who: None,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     fn began(&self, open: &OpenCall) -> bool {
         open.intent
             .as_ref()
@@ -581,7 +594,8 @@ impl Driver<'_> {
 
     /// A call of a lost driver: its tool looks whether it was done.
     async fn look_up(&mut self, open: OpenCall) -> Result<bool, DriveError> {
-        let context = self.context(&open.call).await?;
+        let context = self.context(&open.call);
+        self.commit_sandbox().await?;
         let evidence: Option<&Value> = open
             .intent
             .as_ref()

@@ -1,6 +1,7 @@
 //! Where sandboxes are on disk: `DATA_DIR/sandboxes/ID`. Rows come first, directories after, when they are first needed.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::{fs, io};
 
 use errand_core::id::SandboxId;
@@ -88,6 +89,44 @@ impl Sandboxes {
             remove_tree(&entry?.path()).map_err(io::Error::other)?;
         }
         Ok(())
+    }
+}
+
+/// A run's sandbox, opened when a tool first needs it. Cheap to clone.
+#[derive(Clone)]
+pub struct Workspace {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    sandboxes: Sandboxes,
+    id: SandboxId,
+    root: OnceLock<Root>,
+}
+
+impl Workspace {
+    /// Of a sandbox whose row is on disk before anything is done in it.
+    #[must_use]
+    pub fn new(sandboxes: Sandboxes, id: SandboxId) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                sandboxes,
+                id,
+                root: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Its root; the directory is made if it is not there. Blocking.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn root(&self) -> Result<&Root, FileError> {
+        if let Some(root) = self.shared.root.get() {
+            return Ok(root);
+        }
+        let opened = self.shared.sandboxes.root(&self.shared.id)?;
+        Ok(self.shared.root.get_or_init(|| opened))
     }
 }
 

@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use errand_core::id::RunId;
 use errand_core::policy::Hints;
 use errand_core::transcript::Outcome;
-use errand_sandbox::Root;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
+
+use crate::sandboxes::Workspace;
 
 /// What a call gets to work with.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ pub struct ToolContext {
     /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
     pub call_id: String,
     /// The run's sandbox, for tools that work in it.
-    pub root: Option<Arc<Root>>,
+    pub workspace: Option<Workspace>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
 }
@@ -58,7 +59,8 @@ pub trait Tool: Send + Sync {
     /// The JSON schema of its arguments, made from their Rust type.
     fn schema(&self) -> Value;
 
-    /// What the intent must hold so that [`Tool::look_up`] can settle the call later. Read-only.
+    /// What the intent must hold so that [`Tool::look_up`] can settle the call later. Read-only; asked only of tools that
+    /// are settled by look-up.
     ///
     /// # Errors
     /// The error that the call gets, without being begun.

@@ -65,7 +65,7 @@ impl Store {
         hash: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<Caller>> {
-        self.read(move |conn| caller(conn, hash, now)).await
+        self.peek(move |conn| caller(conn, hash, now)).await
     }
 
     /// Notes that a key was used, to the minute: it writes only where the last note is 60 s old or older. A key that
@@ -74,7 +74,7 @@ impl Store {
     /// # Errors
     /// Those of any write.
     pub async fn touch_key(&self, key: ApiKeyId, now: Timestamp) -> Result<()> {
-        if !self.read(move |conn| key_is_stale(conn, key, now)).await? {
+        if !self.peek(move |conn| key_is_stale(conn, key, now)).await? {
             return Ok(());
         }
         self.write(move |tx| write_last_used(tx, key, now)).await

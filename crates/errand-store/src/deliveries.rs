@@ -47,7 +47,7 @@ impl Store {
         receiver_max: usize,
         busy: Vec<(RunId, String)>,
     ) -> Result<Vec<DueDelivery>> {
-        self.read(move |conn| select_due(conn, now, limit, receiver_max, &busy))
+        self.peek(move |conn| select_due(conn, now, limit, receiver_max, &busy))
             .await
     }
 
@@ -57,7 +57,7 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub async fn next_delivery_at(&self, now: Timestamp) -> Result<Option<Timestamp>> {
-        self.read(move |conn| {
+        self.peek(move |conn| {
             let at = conn
                 .prepare_cached(
                     "SELECT min(due_at) FROM deliveries WHERE state = 'pending' AND due_at > ?1",

@@ -8,12 +8,16 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, NewEntry, Outcome};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use crate::builds::Builds;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
-use crate::model::{Committed, DrivenRun, ReadyRun, StepCommit, StepEnd};
-use crate::rows::{Blob, Ms, json};
-use crate::runs::{COLUMNS, entries_from, read_row};
+use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, StepEnd};
+use crate::rows::{Blob, Ms};
+use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
+
+/// Longest transcript that is read with the claim.
+const LOADED_ENTRIES_MAX: u64 = 64;
 
 /// What a start found and set right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,69 +66,48 @@ impl Store {
         .await
     }
 
-    /// Up to `limit` runs that want a driver now, taken in turn from each team (beginning after `last`), each team's in
-    /// order.
-    ///
-    /// # Errors
-    /// Of the store only.
-    pub async fn ready_runs(
-        &self,
-        now: Timestamp,
-        limit: u32,
-        last: Option<TeamId>,
-    ) -> Result<Vec<ReadyRun>> {
-        self.read(move |conn| ready(conn, now, limit, last)).await
-    }
-
     /// The next moment at which something happens by the clock: a timer, a lapsing request, the end of a run's working
     /// time. Moments that have come count as `now`.
     ///
     /// # Errors
     /// Of the store only.
     pub async fn next_moment(&self, now: Timestamp) -> Result<Option<Timestamp>> {
-        self.read(move |conn| {
-            let least = |sql: &str, after: Option<Timestamp>| -> Result<Option<Timestamp>> {
-                let mut statement = conn.prepare_cached(sql)?;
-                let read = |row: &rusqlite::Row<'_>| row.get::<_, Option<Ms>>(0);
-                let found = match after {
-                    Some(after) => statement.query_row(params![Ms(after)], read)?,
-                    None => statement.query_row([], read)?,
-                };
-                Ok(found.map(|ms| ms.0))
-            };
-            // Runs that are due already wait for a place, not for the clock.
-            let timer = least("SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND claim_token IS NULL AND wake_at > ?1", Some(now))?;
-            let lapse = least("SELECT min(expires_at) FROM human_requests WHERE closed_at IS NULL AND expires_at IS NOT NULL", None)?;
-            let limit = least("SELECT min(deadline_at) FROM runs WHERE claim_token IS NOT NULL", None)?;
-            Ok([timer, lapse, limit].into_iter().flatten().min())
-        })
-        .await
+        self.peek(move |conn| next_moment(conn, now)).await
     }
 
-    /// Takes runs for drivers of this program. Those that somebody else took, or that no longer want a driver, are left
-    /// out of the answer.
+    /// Gives runs that want a driver now to drivers of this program: as many as there are tokens, taken in turn from each
+    /// team (beginning after `last`), each team's in order. With what the drivers need to begin, so that they need not
+    /// ask, and with the next moment at which something happens by the clock: it is asked for as often.
     ///
     /// # Errors
     /// Of the store only.
     pub async fn claim(
         &self,
-        wanted: Vec<(ReadyRun, ClaimToken)>,
+        tokens: Vec<ClaimToken>,
+        last: Option<TeamId>,
         now: Timestamp,
-    ) -> Result<Vec<(ReadyRun, ClaimToken)>> {
+    ) -> Result<Claims> {
         let boot = self.boot();
         self.write(move |tx| {
-            let mut claimed = Vec::with_capacity(wanted.len());
-            for (ready, token) in &wanted {
-                match take(tx, ready.run, *token, boot, now) {
-                    Ok(true) => claimed.push((*ready, *token)),
-                    Ok(false) | Err(StoreError::NotFound) => {}
+            let limit = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+            let ready = ready(tx, now, limit, last)?;
+            let mut claims = Claims {
+                all: ready.len() < tokens.len(),
+                last: ready.last().map(|ready| ready.team).or(last),
+                ..Claims::default()
+            };
+            for (ready, token) in ready.into_iter().zip(&tokens) {
+                match take(tx, ready, *token, boot, now) {
+                    Ok(claimed) => claims.runs.extend(claimed),
+                    Err(StoreError::NotFound) => {}
                     Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
                         set_aside(tx, ready.run, &error, now)?;
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Ok(claimed)
+            claims.moment = next_moment(tx, now)?;
+            Ok(claims)
         })
         .await
     }
@@ -134,7 +117,21 @@ impl Store {
     /// # Errors
     /// [`StoreError::Fenced`] where the claim is not held any more.
     pub async fn driven_run(&self, run: RunId, claim: ClaimToken) -> Result<DrivenRun> {
-        self.read(move |conn| load(conn, run, claim)).await
+        let builds = self.builds();
+        self.read(move |conn| {
+            let row = conn
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM runs WHERE id = ?1 AND claim_token = ?2"
+                ))?
+                .query_row(
+                    params![Blob(run.as_uuid()), Blob(claim.as_uuid())],
+                    read_row,
+                )
+                .optional()?
+                .ok_or(StoreError::Fenced)??;
+            load(conn, &builds, &row)
+        })
+        .await
     }
 
     /// Commits a step: messages, status, events, deliveries, human request and usage, in one transaction.
@@ -312,11 +309,44 @@ fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Res
     Ok(())
 }
 
-/// Gives a run to a driver. False where somebody else has it, or it wants none.
-fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp) -> Result<bool> {
-    let mut change = Change::of_run(tx, run, now)?;
+/// The least moment at which something happens by the clock.
+fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+    let least = |sql: &str, after: Option<Timestamp>| -> Result<Option<Timestamp>> {
+        let mut statement = conn.prepare_cached(sql)?;
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, Option<Ms>>(0);
+        let found = match after {
+            Some(after) => statement.query_row(params![Ms(after)], read)?,
+            None => statement.query_row([], read)?,
+        };
+        Ok(found.map(|ms| ms.0))
+    };
+    // Runs that are due already wait for a place, not for the clock.
+    let timer = least(
+        "SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND claim_token IS NULL AND wake_at > ?1",
+        Some(now),
+    )?;
+    let lapse = least(
+        "SELECT min(expires_at) FROM human_requests WHERE closed_at IS NULL AND expires_at IS NOT NULL",
+        None,
+    )?;
+    let limit = least(
+        "SELECT min(deadline_at) FROM runs WHERE claim_token IS NOT NULL",
+        None,
+    )?;
+    Ok([timer, lapse, limit].into_iter().flatten().min())
+}
+
+/// Gives a run to a driver. None where somebody else has it, or it wants none.
+fn take(
+    tx: &Tx<'_>,
+    ready: ReadyRun,
+    token: ClaimToken,
+    boot: BootId,
+    now: Timestamp,
+) -> Result<Option<Claimed>> {
+    let mut change = Change::of_run(tx, ready.run, now)?;
     if change.row.claim.is_some() || change.row.wake_at.is_none_or(|at| at > now) {
-        return Ok(false);
+        return Ok(None);
     }
     change.apply(Event::Claimed)?;
     let row = &mut change.row;
@@ -333,8 +363,18 @@ fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp
     };
     let deadline = row.deadline;
     change.waits_on(kind, None, deadline);
+    // A long transcript is read by its driver: here it would hold up everybody's commits.
+    let run = if change.row.position <= LOADED_ENTRIES_MAX {
+        Some(load(tx, tx.builds(), &change.row)?)
+    } else {
+        None
+    };
     change.finish()?;
-    Ok(true)
+    Ok(Some(Claimed {
+        ready,
+        claim: token,
+        run,
+    }))
 }
 
 /// Fails a run whose working time is over, whatever its driver does.
@@ -443,35 +483,27 @@ fn ready(
     }
 }
 
-fn load(conn: &Connection, run: RunId, claim: ClaimToken) -> Result<DrivenRun> {
-    let row = conn
-        .prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM runs WHERE id = ?1 AND claim_token = ?2"
-        ))?
-        .query_row(
-            params![Blob(run.as_uuid()), Blob(claim.as_uuid())],
-            read_row,
-        )
-        .optional()?
-        .ok_or(StoreError::Fenced)??;
-    let config: String = conn
-        .prepare_cached("SELECT config FROM builds WHERE id = ?1")?
-        .query_row(params![Blob(row.build.as_uuid())], |row| row.get(0))?;
+fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     let sandbox_usable = match &row.sandbox {
         None => true,
-        Some(id) => usable(conn, id, run)?,
+        Some(id) => usable(conn, id, row.id)?,
+    };
+    let entries = if row.position == 0 {
+        Vec::new()
+    } else {
+        entries_from(conn, row.id, 0)?
     };
     Ok(DrivenRun {
         id: row.id,
         team: row.team,
-        config: json("builds", "config", &config)?,
+        build: builds.get(conn, row.build)?,
         step: row.step,
-        sandbox: row.sandbox,
+        sandbox: row.sandbox.clone(),
         sandbox_usable,
         steps: row.steps,
         tokens: row.input_tokens + row.output_tokens,
         cost_usd: row.cost_usd,
-        entries: entries_from(conn, run, 0)?,
+        entries,
     })
 }
 

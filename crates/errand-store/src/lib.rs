@@ -16,6 +16,7 @@ pub mod seal;
 mod access;
 mod agents;
 mod bell;
+mod builds;
 mod change;
 mod deliveries;
 mod driving;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use errand_core::config::BuildConfig;
+use errand_core::config::{BadConfig, BuildConfig};
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
     AgentId, ApiKeyId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
@@ -287,15 +287,39 @@ pub struct EventPage {
     pub ended: bool,
 }
 
+/// A run that was given to a driver.
+#[derive(Clone)]
+pub struct Claimed {
+    /// Which.
+    pub ready: ReadyRun,
+    /// The token that its driver has.
+    pub claim: ClaimToken,
+    /// As its driver sees it. None: the transcript is long, and its driver reads it itself.
+    pub run: Option<DrivenRun>,
+}
+
+/// What a claim gave.
+#[derive(Clone, Default)]
+pub struct Claims {
+    /// In the order in which they were taken.
+    pub runs: Vec<Claimed>,
+    /// Whether these were all that wanted a driver.
+    pub all: bool,
+    /// The team that was served last.
+    pub last: Option<TeamId>,
+    /// The next moment at which something happens by the clock; see [`crate::Store::next_moment`].
+    pub moment: Option<Timestamp>,
+}
+
 /// A run as its driver sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DrivenRun {
     /// Which.
     pub id: RunId,
     /// Whose.
     pub team: TeamId,
-    /// The build's config.
-    pub config: Value,
+    /// Its build; or why that cannot be used.
+    pub build: Result<Arc<BuildConfig>, BadConfig>,
     /// The driver's own step number.
     pub step: u64,
     /// Its sandbox, if it has one.

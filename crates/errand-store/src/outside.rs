@@ -8,7 +8,6 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde_json::Value;
 
 use crate::change::Change;
 use crate::error::{Result, StoreError};
@@ -97,11 +96,14 @@ impl Store {
 }
 
 fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
-    let (build, config) = latest_build(tx, start.team, start.agent)?;
-    let config = BuildConfig::parse(&config).map_err(|e| StoreError::Invalid {
-        field: "agent_id",
-        message: format!("the agent's latest build cannot be run: {e}"),
-    })?;
+    let build = latest_build(tx, start.team, start.agent)?;
+    let config = tx
+        .builds()
+        .get(tx, build)?
+        .map_err(|e| StoreError::Invalid {
+            field: "agent_id",
+            message: format!("the agent's latest build cannot be run: {e}"),
+        })?;
     (start.runnable.0)(&config).map_err(|message| StoreError::Invalid {
         field: "agent_id",
         message,
@@ -127,7 +129,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
     Ok(RunView { run, pending: None })
 }
 
-fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<(BuildId, Value)> {
+fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
     conn.prepare_cached(
         "SELECT 1 FROM agents WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
     )?
@@ -136,13 +138,9 @@ fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<(Buil
     })
     .optional()?
     .ok_or(StoreError::NotFound)?;
-    let (build, config) = conn
-        .prepare_cached(
-            "SELECT id, config FROM builds WHERE agent_id = ?1 ORDER BY number DESC LIMIT 1",
-        )?
-        .query_row(params![Blob(agent.as_uuid())], |row| {
-            Ok((row.get::<_, Blob>(0)?.0, row.get::<_, String>(1)?))
-        })
+    let build = conn
+        .prepare_cached("SELECT id FROM builds WHERE agent_id = ?1 ORDER BY number DESC LIMIT 1")?
+        .query_row(params![Blob(agent.as_uuid())], |row| row.get::<_, Blob>(0))
         .optional()?
         .ok_or_else(|| StoreError::Invalid {
             field: "agent_id",
@@ -150,10 +148,7 @@ fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<(Buil
                 "the agent has no build yet; create one with POST /v1/agents/{agent_id}/revisions"
                     .to_owned(),
         })?;
-    Ok((
-        BuildId::from_stored(build),
-        json("builds", "config", &config)?,
-    ))
+    Ok(BuildId::from_stored(build.0))
 }
 
 fn check_sandbox(

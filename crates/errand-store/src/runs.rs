@@ -371,7 +371,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn run(&self, team: TeamId, run: RunId) -> Result<RunView> {
-        self.read(move |conn| view_of(conn, team, run)).await
+        self.peek(move |conn| view_of(conn, team, run)).await
     }
 
     /// A page of a team's runs, newest first unless the filter says otherwise.

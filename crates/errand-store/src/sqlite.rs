@@ -18,9 +18,10 @@ pub use trial::{Fault, Faults, Trial};
 pub(crate) use writer::Tx;
 
 use crate::bell::Bell;
+use crate::builds::Builds;
 use crate::error::{Result, StoreError};
 use crate::seal::MasterKey;
-use writer::Writer;
+use writer::{Writer, execute};
 
 /// What errand keeps. Cheap to clone; the last clone closes it.
 #[derive(Clone)]
@@ -36,28 +37,57 @@ struct Inner {
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
     reader_places: Arc<Semaphore>,
+    /// For reads on their caller's task.
+    quick: Mutex<Vec<Connection>>,
+    builds: Builds,
     /// Simulated: reads are done on the caller's task.
     on_callers_task: bool,
     /// Held as long as the store is open: a second server on the directory is refused.
     _lock: File,
 }
 
-/// A reader's connection while it is in use. It goes back also when the read panics.
+/// A connection while it reads. It goes back also when the read panics.
 struct Lent {
     conn: Option<Connection>,
     inner: Arc<Inner>,
-    /// Given back after the connection.
-    _place: OwnedSemaphorePermit,
+    /// Of a thread's reader, given back after the connection; a quick one has none.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Lent {
+    /// One snapshot for all statements of a read.
+    fn read<T>(&self, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let conn = self.conn.as_ref().ok_or_else(stopping)?;
+        execute(conn, "BEGIN")?;
+        let result = act(conn);
+        execute(conn, "COMMIT")?;
+        result
+    }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.inner
-            .readers
-            .lock()
+        let Some(conn) = self.conn.take() else {
+            return;
+        };
+        // A read that panicked, or whose end failed, must not leave its snapshot to the next.
+        if !conn.is_autocommit()
+            && let Err(error) = execute(&conn, "ROLLBACK")
+        {
+            tracing::warn!(%error, "the end of a read failed");
+        }
+        let home = match self.place {
+            Some(_) => &self.inner.readers,
+            None => &self.inner.quick,
+        };
+        home.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .extend(self.conn.take());
+            .push(conn);
     }
+}
+
+fn stopping() -> StoreError {
+    StoreError::Unavailable(Cow::Borrowed("the server is stopping"))
 }
 
 impl Store {
@@ -77,37 +107,57 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let gone = || StoreError::Unavailable(Cow::Borrowed("the server is stopping"));
         let place = Arc::clone(&self.inner.reader_places)
             .acquire_owned()
             .await
-            .map_err(|_| gone())?;
+            .map_err(|_| stopping())?;
         let conn = self
             .inner
             .readers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
-            .ok_or_else(gone)?;
+            .ok_or_else(stopping)?;
         let lent = Lent {
             conn: Some(conn),
             inner: Arc::clone(&self.inner),
-            _place: place,
-        };
-        let read = move || {
-            let Some(conn) = &lent.conn else {
-                return Err(gone());
-            };
-            // One snapshot for all statements of a read.
-            let snapshot = conn.unchecked_transaction()?;
-            act(&snapshot)
+            place: Some(place),
         };
         if self.inner.on_callers_task {
-            return read();
+            return lent.read(act);
         }
         // The caller may be gone before the read is done: place and connection go back together, with the read.
-        let read = tokio::task::spawn_blocking(read);
-        read.await.unwrap_or_else(|_| Err(gone()))
+        let read = tokio::task::spawn_blocking(move || lent.read(act));
+        read.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Does a short read: a few rows that are found on an index. It is done where the caller is, since to hand it to
+    /// another thread costs more than the read; where all connections for that are lent, on a thread.
+    pub(crate) async fn peek<T, F>(&self, act: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let conn = self
+            .inner
+            .quick
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        match conn {
+            Some(conn) => Lent {
+                conn: Some(conn),
+                inner: Arc::clone(&self.inner),
+                place: None,
+            }
+            .read(act),
+            None => self.read(act).await,
+        }
+    }
+
+    /// Builds that were parsed.
+    pub(crate) fn builds(&self) -> Builds {
+        self.inner.builds.clone()
     }
 
     /// Rings when there is more to read.

@@ -48,7 +48,27 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
     Ok(Playbook {
         steps,
         asks: parser.asks,
+        light: is_light(value),
     })
+}
+
+/// Whether no string of it computes: each is fixed, or puts in values that are there, by name. No loops of steps.
+fn is_light(value: &Json) -> bool {
+    match value {
+        Json::String(text) => {
+            !text.contains("{%")
+                && text.split("{{").skip(1).all(|part| {
+                    part.split_once("}}").is_some_and(|(inner, _)| {
+                        inner.chars().all(|c| {
+                            c.is_ascii_alphanumeric() || matches!(c, ' ' | '_' | '.' | '-')
+                        })
+                    })
+                })
+        }
+        Json::Array(items) => items.iter().all(is_light),
+        Json::Object(fields) => !fields.contains_key("for_each") && fields.values().all(is_light),
+        Json::Null | Json::Bool(_) | Json::Number(_) => true,
+    }
 }
 
 struct Parser<'a> {

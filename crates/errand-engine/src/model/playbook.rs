@@ -20,6 +20,7 @@ impl Model for PlaybookModel {
             message: "the build has no data.playbook; add one and start a new run".to_owned(),
         })?;
         Ok(Box::new(PlaybookSession {
+            light: playbook.is_light(),
             walk: Some(Walk::new(Arc::clone(playbook))),
         }))
     }
@@ -28,6 +29,8 @@ impl Model for PlaybookModel {
 struct PlaybookSession {
     /// Absent while a turn is decided, on a thread of its own: a template may compute for long.
     walk: Option<Walk>,
+    /// Decided in place.
+    light: bool,
 }
 
 #[async_trait]
@@ -48,12 +51,17 @@ impl Session for PlaybookSession {
             message: "the playbook's turn was cut off; retry the run".to_owned(),
         };
         let mut walk = self.walk.take().ok_or_else(failed)?;
-        let run = run.clone();
-        let decided = tokio::task::spawn_blocking(move || {
-            let action = walk.next(&run);
+        let (walk, action) = if self.light {
+            let action = walk.next(run);
             (walk, action)
-        });
-        let (walk, action) = decided.await.map_err(|_| failed())?;
+        } else {
+            let run = run.clone();
+            let decided = tokio::task::spawn_blocking(move || {
+                let action = walk.next(&run);
+                (walk, action)
+            });
+            decided.await.map_err(|_| failed())?
+        };
         self.walk = Some(walk);
         Ok(Turn {
             moves: vec![action],

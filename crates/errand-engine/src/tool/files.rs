@@ -91,14 +91,14 @@ async fn on_a_thread<R: Send + 'static>(
     tool: &'static str,
     work: impl FnOnce(&Root, &CancellationToken) -> Result<R, CallError> + Send + 'static,
 ) -> Result<R, CallError> {
-    let Some(root) = context.root.clone() else {
+    let Some(workspace) = context.workspace.clone() else {
         return Err(CallError::NotRun);
     };
     let cancel = context.cancel.clone();
     let span = tracing::Span::current();
     let work = move || {
         let _entered = span.entered();
-        work(&root, &cancel)
+        work(workspace.root()?, &cancel)
     };
     let done = tokio::task::spawn_blocking(work)
         .await

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use errand_core::id::BootId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::trial::Trial;
-use super::{Inner, Store, Writer};
+use super::writer::{Around, Writer};
+use super::{Inner, Store};
 use crate::bell::Bell;
+use crate::builds::Builds;
 use crate::seal::MasterKey;
 
 refinery::embed_migrations!("migrations/sqlite");
@@ -20,6 +23,9 @@ refinery::embed_migrations!("migrations/sqlite");
 const LOCK: &str = "lock";
 /// The database in the data directory.
 const FILE: &str = "errand.db";
+
+/// Most connections for short reads: as many as threads that work, up to this.
+const QUICK_READERS_MAX: usize = 8;
 
 /// What the store needs to open.
 pub struct OpenOptions {
@@ -129,15 +135,22 @@ impl Store {
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
             .map_err(database)?;
-        let bell = Bell::default();
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let quick = (0..threads.clamp(2, QUICK_READERS_MAX))
+            .map(|_| connect(&dir, true, options.cache_kib))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(database)?;
+        let (bell, builds) = (Bell::default(), Builds::default());
+        let around = Around {
+            bell: bell.clone(),
+            respond_base: options.respond_base,
+            builds: builds.clone(),
+        };
         let on_callers_task = trial.simulated;
-        let writer =
-            Writer::start(conn, bell.clone(), options.respond_base, trial).map_err(|source| {
-                OpenError::Directory {
-                    dir: dir.clone(),
-                    source,
-                }
-            })?;
+        let writer = Writer::start(conn, around, trial).map_err(|source| OpenError::Directory {
+            dir: dir.clone(),
+            source,
+        })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 boot: options.boot,
@@ -146,6 +159,8 @@ impl Store {
                 writer,
                 reader_places: Arc::new(Semaphore::new(readers.len())),
                 readers: Mutex::new(readers),
+                quick: Mutex::new(quick),
+                builds,
                 on_callers_task,
                 _lock: lock,
                 dir,
@@ -208,6 +223,9 @@ fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Conn
     let conn =
         Connection::open_with_flags(dir.join(FILE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.set_prepared_statement_cache_capacity(128);
+    // Plans do not depend on bound values; otherwise statements whose conditions meet an index are compiled anew at each
+    // use.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if !read_only {
         // Takes effect on an empty file only.
         conn.pragma_update(None, "page_size", 8192)?;

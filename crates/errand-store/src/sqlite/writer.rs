@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::trial::{Fault, Trial};
 use crate::bell::Bell;
+use crate::builds::Builds;
 use crate::error::{Result, StoreError};
 
 /// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
@@ -30,7 +31,17 @@ const QUEUE_MAX: usize = 4096;
 pub(crate) struct Tx<'a> {
     conn: &'a Connection,
     rings: &'a RefCell<Rings>,
-    respond_base: &'a str,
+    around: &'a Around,
+}
+
+/// What writes need besides the connection.
+pub(crate) struct Around {
+    /// Rung after commits.
+    pub(crate) bell: Bell,
+    /// Where answers to human requests go.
+    pub(crate) respond_base: String,
+    /// Builds that were parsed.
+    pub(crate) builds: Builds,
 }
 
 #[derive(Default)]
@@ -53,7 +64,12 @@ impl Deref for Tx<'_> {
 impl Tx<'_> {
     /// Where answers to human requests go.
     pub(crate) fn respond_base(&self) -> &str {
-        self.respond_base
+        &self.around.respond_base
+    }
+
+    /// Builds that were parsed.
+    pub(crate) fn builds(&self) -> &Builds {
+        &self.around.builds
     }
 
     /// Something happened to a run: whoever watches it hears it after the commit.
@@ -156,18 +172,12 @@ enum Way {
 
 impl Writer {
     /// Starts the thread, unless the store is simulated.
-    pub(crate) fn start(
-        conn: Connection,
-        bell: Bell,
-        respond_base: String,
-        trial: Trial,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(conn: Connection, around: Around, trial: Trial) -> std::io::Result<Self> {
         let (poison, poisoned) = watch::channel(false);
         let here = trial.simulated;
         let writing = Loop {
             conn,
-            bell,
-            respond_base,
+            around,
             poison,
             trial,
         };
@@ -263,8 +273,7 @@ impl Drop for PoisonOnPanic<'_> {
 
 struct Loop {
     conn: Connection,
-    bell: Bell,
-    respond_base: String,
+    around: Around,
     poison: watch::Sender<bool>,
     trial: Trial,
 }
@@ -322,7 +331,7 @@ impl Loop {
     }
 
     fn transact(&self, batch: &mut [Box<dyn Job>]) -> End {
-        if let Err(error) = self.conn.execute_batch("BEGIN IMMEDIATE") {
+        if let Err(error) = execute(&self.conn, "BEGIN IMMEDIATE") {
             tracing::error!(%error, "a transaction could not begin");
             return End::RolledBack(Some(error.into()));
         }
@@ -330,7 +339,7 @@ impl Loop {
         let tx = Tx {
             conn: &self.conn,
             rings: &rings,
-            respond_base: &self.respond_base,
+            around: &self.around,
         };
         let alone = batch.len() == 1;
         for job in batch.iter_mut() {
@@ -346,7 +355,7 @@ impl Loop {
         if let Some(end) = self.fault() {
             return end;
         }
-        match self.conn.execute_batch("COMMIT") {
+        match execute(&self.conn, "COMMIT") {
             Ok(()) => {
                 self.ring(rings.into_inner());
                 End::Committed
@@ -404,21 +413,27 @@ impl Loop {
     }
 
     fn ring(&self, rings: Rings) {
-        rings.runs.into_iter().for_each(|run| self.bell.ring(run));
+        let bell = &self.around.bell;
+        rings.runs.into_iter().for_each(|run| bell.ring(run));
         rings
             .fenced
             .into_iter()
-            .for_each(|run| self.bell.ring_fence(run));
+            .for_each(|run| bell.ring_fence(run));
         if rings.all {
-            self.bell.ring_all();
+            bell.ring_all();
         }
         if rings.work {
-            self.bell.ring_work();
+            bell.ring_work();
         }
         if rings.outbox {
-            self.bell.ring_outbox();
+            bell.ring_outbox();
         }
     }
+}
+
+/// A statement without parameters, compiled once.
+pub(crate) fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 fn unknown() -> StoreError {

@@ -5,7 +5,6 @@ use errand_core::id::IdGen;
 use errand_core::policy::builtin;
 use errand_core::time::Timestamp;
 use errand_core::transcript::ToolCall;
-use errand_sandbox::Root;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -148,11 +147,10 @@ fn every_builtin_tool_that_asks_has_its_hints() {
 
 #[tokio::test]
 async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
-    let dir = tempfile::TempDir::new().unwrap();
     let context = ToolContext {
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
-        root: Some(Arc::new(Root::open(dir.path()).unwrap())),
+        workspace: None,
         cancel: CancellationToken::new(),
     };
     for tool in tools() {

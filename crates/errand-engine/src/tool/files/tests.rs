@@ -7,34 +7,45 @@ use std::path::PathBuf;
 
 use errand_core::id::IdGen;
 use errand_core::limits::{READ_FILE_BYTES_MAX, WRITE_FILE_BYTES_MAX};
-use errand_core::policy::builtin;
+use errand_core::policy::{Settle, builtin};
 use errand_core::time::Timestamp;
 use errand_sandbox::FileError;
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::sandboxes::{Sandboxes, Workspace};
 use crate::tool::Tools;
 
 struct Bench {
-    dir: TempDir,
+    _dir: TempDir,
+    root: PathBuf,
     context: ToolContext,
 }
 
 impl Bench {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
+        let ids = IdGen::new([1; 32]);
+        let id = ids.sandbox(Timestamp::from_millis(0));
+        let root = dir.path().join("sandboxes").join(id.as_str());
+        let workspace = Workspace::new(Sandboxes::beneath(dir.path()), id);
+        workspace.root().unwrap();
         let context = ToolContext {
-            run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
+            run: ids.run(Timestamp::from_millis(0)),
             call_id: "call_1".to_owned(),
-            root: Some(Arc::new(Root::open(dir.path()).unwrap())),
+            workspace: Some(workspace),
             cancel: CancellationToken::new(),
         };
-        Self { dir, context }
+        Self {
+            _dir: dir,
+            root,
+            context,
+        }
     }
 
     fn on_disk(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path)
+        self.root.join(path)
     }
 
     fn put(&self, path: &str, bytes: impl AsRef<[u8]>) -> &Self {
@@ -500,10 +511,7 @@ async fn what_is_in_the_way_is_named() {
     ] {
         let error = bench.error(tool, arguments.clone()).await;
         assert!(error.starts_with(begins), "{tool} {arguments}: {error}");
-        assert!(
-            !error.contains(bench.dir.path().to_str().unwrap()),
-            "{error}"
-        );
+        assert!(!error.contains(bench.root.to_str().unwrap()), "{error}");
     }
     assert_eq!(bench.text("file"), "x");
 }
@@ -511,7 +519,7 @@ async fn what_is_in_the_way_is_named() {
 #[tokio::test]
 async fn a_sandbox_that_is_gone_takes_nothing() {
     let bench = Bench::new();
-    fs::remove_dir(bench.dir.path()).unwrap();
+    fs::remove_dir(&bench.root).unwrap();
     let error = bench
         .error("write_file", json!({"path": "x", "content": ""}))
         .await;
@@ -627,7 +635,7 @@ fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
     bench.put("t", "x\n");
     let cancelled = CancellationToken::new();
     cancelled.cancel();
-    let root = bench.context.root.as_ref().unwrap();
+    let root = bench.context.workspace.as_ref().unwrap().root().unwrap();
     let read = arguments::read(&map(json!({"path": "t"}))).unwrap();
     let error = read::ReadFile::run(root, read, &cancelled).unwrap_err();
     assert!(error.text().starts_with("interrupted: "), "{error}");
