@@ -45,6 +45,16 @@ pub struct OpenCall {
     pub intent: Option<(ClaimToken, Option<Value>)>,
     /// A person's word.
     pub approval: Approval,
+    /// A retry makes it in place of an earlier one, with the same arguments, whose outcome nobody knew: the intent is
+    /// that one's.
+    pub repeats: Option<Repeats>,
+}
+
+/// What is known of the call that a retry repeats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repeats {
+    /// What became of it after all, where that came late.
+    pub late: Option<Outcome>,
 }
 
 /// What a transcript adds up to.
@@ -62,6 +72,10 @@ pub struct Ledger {
     pub timer: Option<Timestamp>,
     /// The first untrusted source that came into the run, such as `read_file`.
     pub tainted_by: Option<String>,
+    /// Calls of the last turn that were closed while their outcome was unknown.
+    unknown: Vec<OpenCall>,
+    /// The same, from before a retry: made again, they are in doubt.
+    doubtful: Vec<OpenCall>,
 }
 
 impl Ledger {
@@ -77,19 +91,13 @@ impl Ledger {
         self.position = entry.position;
         match &entry.body {
             Body::User { .. } => self.newest_user = entry.position,
-            Body::ToolCall { call, .. } => {
-                self.open.push_back(OpenCall {
-                    call: call.clone(),
-                    intent: None,
-                    approval: Approval::NotAsked,
-                });
-            }
+            Body::ToolCall { call, .. } => self.called(call),
             Body::ToolResult {
                 call_id,
                 name,
                 outcome,
             } => {
-                self.open.retain(|o| &o.call.id != call_id);
+                self.closed(call_id, outcome);
                 let untrusted = policy::builtin(name).is_none_or(|h: Hints| h.untrusted);
                 if untrusted && matches!(outcome, Outcome::Result(_)) && self.tainted_by.is_none() {
                     self.tainted_by = Some(name.clone());
@@ -108,15 +116,60 @@ impl Ledger {
             } => {
                 if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
                     open.intent = Some((*claim, evidence.clone()));
+                    open.repeats = None;
                 }
             }
             Body::Wait { until, .. } => self.timer = Some(*until),
             Body::Woke { .. } | Body::Interrupted { .. } => self.timer = None,
-            Body::Assistant { .. }
-            | Body::Error { .. }
-            | Body::Retried { .. }
-            | Body::Late { .. } => {}
+            Body::Retried { .. } => self.doubtful = std::mem::take(&mut self.unknown),
+            Body::Late { call_id, outcome } => {
+                let mut unknown = self.unknown.iter_mut().chain(&mut self.doubtful);
+                if let Some(call) = unknown.find(|o| &o.call.id == call_id) {
+                    call.repeats = Some(Repeats {
+                        late: Some(outcome.clone()),
+                    });
+                }
+            }
+            // The model was told, and goes on.
+            Body::Assistant { .. } => self.unknown.clear(),
+            Body::Error { .. } => {}
         }
+    }
+
+    fn called(&mut self, call: &ToolCall) {
+        self.unknown.clear();
+        let same = |o: &OpenCall| o.call.name == call.name && o.call.arguments == call.arguments;
+        let repeated = self
+            .doubtful
+            .iter()
+            .position(same)
+            .map(|at| self.doubtful.remove(at));
+        let (intent, repeats) = match repeated {
+            Some(earlier) => (
+                earlier.intent,
+                Some(earlier.repeats.unwrap_or(Repeats { late: None })),
+            ),
+            None => (None, None),
+        };
+        self.open.push_back(OpenCall {
+            call: call.clone(),
+            intent,
+            approval: Approval::NotAsked,
+            repeats,
+        });
+    }
+
+    fn closed(&mut self, call_id: &str, outcome: &Outcome) {
+        let Some(at) = self.open.iter().position(|o| o.call.id == call_id) else {
+            return;
+        };
+        let unknown =
+            matches!(outcome, Outcome::Error(error) if error.starts_with("outcome_unknown"));
+        self.unknown.extend(
+            self.open
+                .remove(at)
+                .filter(|open| unknown && open.intent.is_some()),
+        );
     }
 
     fn answered(&mut self, id: HumanRequestId, resolution: &Resolution) {
@@ -152,6 +205,7 @@ impl Ledger {
             // `not done, run it`: the person's word stands for the approval, and the old intent is void.
             Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
+                open.repeats = None;
                 open.approval = Approval::Given {
                     digest: open.call.digest(),
                 };

@@ -74,12 +74,17 @@ pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
         Step::Run => Next::Calls(vec![first.call.clone()]),
         Step::LookUp => Next::LookUp(first.clone()),
         Step::Ask(draft) => Next::Ask(draft),
-        Step::Error(error) => Next::Answer(Body::ToolResult {
-            call_id: first.call.id.clone(),
-            name: first.call.name.clone(),
-            outcome: Outcome::Error(error),
-        }),
+        Step::Error(error) => answer(first, Outcome::Error(error)),
+        Step::Known(outcome) => answer(first, outcome),
     }
+}
+
+fn answer(open: &OpenCall, outcome: Outcome) -> Next {
+    Next::Answer(Body::ToolResult {
+        call_id: open.call.id.clone(),
+        name: open.call.name.clone(),
+        outcome,
+    })
 }
 
 #[derive(PartialEq)]
@@ -88,6 +93,7 @@ enum Step {
     LookUp,
     Ask(Box<RequestDraft>),
     Error(String),
+    Known(Outcome),
 }
 
 fn reads(open: &OpenCall, rules: &Rules<'_>) -> bool {
@@ -100,8 +106,9 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     };
     if let Some((claim, _)) = &open.intent
         && *claim != rules.claim
+        && let Some(step) = in_doubt(open, hints, rules)
     {
-        return in_doubt(open, hints, rules);
+        return step;
     }
     let policy = (rules.policy)(&open.call.name);
     if hints.asks {
@@ -182,9 +189,25 @@ fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) 
     }
 }
 
-fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Step {
-    match hints.settle {
-        _ if hints.read_only || hints.idempotent => Step::Run,
+/// How a call is settled that was begun under another claim. None: it is carried out as if it had not been, where its
+/// policy lets it.
+///
+/// A retry that makes such a call again is somebody's word that the step is to be done; it does not say that it was not
+/// done already. What came late says so; of a call of the sandbox it does not matter.
+fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
+    let again = hints.read_only || hints.idempotent || hints.settle == Settle::RunAgain;
+    if let Some(repeats) = &open.repeats {
+        match &repeats.late {
+            Some(Outcome::Result(value)) => {
+                return Some(Step::Known(Outcome::Result(value.clone())));
+            }
+            Some(Outcome::Error(_)) => return None,
+            None if again || hints.settle == Settle::TellModel => return None,
+            None => {}
+        }
+    }
+    Some(match hints.settle {
+        _ if again => Step::Run,
         Settle::RunAgain => Step::Run,
         Settle::LookUp => Step::LookUp,
         Settle::TellModel => {
@@ -192,9 +215,9 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Step {
         }
         Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
         Settle::AskPerson => Step::Error(
-            "outcome_unknown: the server restarted while the call was under way".to_owned(),
+            "outcome_unknown: the call was under way when the server restarted or the run ended, the tool cannot tell whether it was done, and this assignment runs without people who could look".to_owned(),
         ),
-    }
+    })
 }
 
 fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
@@ -202,9 +225,14 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
         label: label.to_owned(),
         description: Some(description.to_owned()),
     };
+    let why = if open.repeats.is_some() {
+        "The run ended while this very call was under way, and the tool cannot tell whether it was done."
+    } else {
+        "The server restarted while this call was under way, and the tool cannot tell whether it was done."
+    };
     RequestDraft {
         title: format!("Was {} done?", open.call.name),
-        description: Some("The server restarted while this call was under way, and the tool cannot tell whether it was done.".to_owned()),
+        description: Some(why.to_owned()),
         ask: Ask::Question {
             questions: vec![Question {
                 question: IN_DOUBT_QUESTION.to_owned(),
@@ -218,7 +246,9 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
                 free_text: false,
             }],
         },
-        origin: Origin::InDoubt { call_id: open.call.id.clone() },
+        origin: Origin::InDoubt {
+            call_id: open.call.id.clone(),
+        },
         tool_call: Some(open.call.clone()),
         expires_in_ms: rules.expires_in_ms,
         on_expire: Some(rules.on_expire),

@@ -327,3 +327,107 @@ fn an_unknown_tool_is_an_error() {
     w.call("a", "nope", json!({}));
     assert!(error_of(w.next()).starts_with("unknown_tool"));
 }
+
+/// A call that began, was closed with an unknown outcome when the run failed, and is made again by a retry.
+fn made_again_by_a_retry(world: &mut World, tool: &str, late: Option<Outcome>) {
+    world.call("a", tool, json!({"eur": 7}));
+    world.intent("a");
+    let closed = world.ledger.close_open("the run's time was over");
+    closed.into_iter().for_each(|body| world.add(body));
+    if let Some(outcome) = late {
+        world.add(Body::Late {
+            call_id: "a".into(),
+            outcome,
+        });
+    }
+    world.add(Body::Retried { by: None });
+    world.lose_the_driver();
+    world.call("b", tool, json!({"eur": 7}));
+}
+
+#[test]
+fn a_retry_does_not_repeat_what_may_have_been_done() {
+    for (chosen, runs) in [("done", false), ("skip", false), ("not done, run it", true)] {
+        let mut world = World::new();
+        made_again_by_a_retry(&mut world, "pay", None);
+        let draft = drafted(world.next());
+        assert_eq!(draft.tool_call.as_ref().unwrap().id, "b");
+        assert!(
+            draft
+                .description
+                .as_ref()
+                .unwrap()
+                .contains("The run ended")
+        );
+        let request = world.ask(draft);
+        let answers = json!({"Was it done?": chosen}).as_object().unwrap().clone();
+        world.answer(&request, Resolution::Answered { answers });
+        if runs {
+            assert_eq!(names(world.next()), ["b"]);
+        } else {
+            assert_eq!(world.next(), Next::Model, "{chosen}");
+        }
+    }
+}
+
+#[test]
+fn a_retry_takes_over_what_came_late() {
+    let mut world = World::new();
+    let paid = Outcome::Result(json!({"paid": 7}));
+    made_again_by_a_retry(&mut world, "pay", Some(paid.clone()));
+    let Next::Answer(Body::ToolResult {
+        call_id, outcome, ..
+    }) = world.next()
+    else {
+        panic!("{:?}", world.next());
+    };
+    assert_eq!((call_id.as_str(), outcome), ("b", paid));
+
+    let mut world = World::new();
+    let declined = Outcome::Error("declined: no money".into());
+    made_again_by_a_retry(&mut world, "pay", Some(declined));
+    assert_eq!(names(world.next()), ["b"], "it failed: it is tried again");
+}
+
+#[test]
+fn a_retry_without_people_says_that_nobody_can_look() {
+    let mut world = World::new();
+    world.people = false;
+    made_again_by_a_retry(&mut world, "pay", None);
+    assert!(error_of(world.next()).starts_with("outcome_unknown: "));
+}
+
+#[test]
+fn a_retry_runs_a_command_of_the_sandbox_again_and_once_only() {
+    let mut world = World::new();
+    made_again_by_a_retry(&mut world, "run_command", None);
+    assert_eq!(names(world.next()), ["b"]);
+    world.intent("b");
+    world.lose_the_driver();
+    assert!(error_of(world.next()).starts_with("outcome_unknown: "));
+}
+
+#[test]
+fn a_policy_holds_for_what_a_retry_makes_again() {
+    let mut world = World::new();
+    world.policy = Policy::Ask;
+    made_again_by_a_retry(&mut world, "run_command", None);
+    assert_eq!(drafted(world.next()).ask, Ask::Approval);
+}
+
+#[test]
+fn a_model_that_goes_on_after_an_unknown_outcome_may_make_the_call_again() {
+    let mut world = World::new();
+    world.call("a", "pay", json!({"eur": 7}));
+    world.intent("a");
+    let closed = world.ledger.close_open("the run was stopped");
+    closed.into_iter().for_each(|body| world.add(body));
+    world.add(Body::Assistant {
+        text: "I look first.".into(),
+        ends: false,
+        mark: None,
+    });
+    world.add(Body::Retried { by: None });
+    world.call("b", "pay", json!({"eur": 7}));
+    assert_eq!(names(world.next()), ["b"]);
+}
