@@ -59,6 +59,12 @@ impl Status {
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Interrupted)
     }
+
+    /// Ended, or waiting for a person: by itself it does nothing more.
+    #[must_use]
+    pub fn is_at_rest(self) -> bool {
+        self.has_ended() || self == Self::Waiting
+    }
 }
 
 /// Why a run failed: a stable code and a sentence.

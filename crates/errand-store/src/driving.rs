@@ -307,7 +307,7 @@ fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Res
         "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
         params![id],
     )?;
-    tx.ring(run);
+    tx.ring(run, true);
     tx.ring_fence(run);
     Ok(())
 }

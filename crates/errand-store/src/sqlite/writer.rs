@@ -33,7 +33,8 @@ pub(crate) struct Tx<'a> {
 
 #[derive(Default)]
 pub(crate) struct Rings {
-    runs: Vec<RunId>,
+    /// With whether the run had come to rest.
+    runs: Vec<(RunId, bool)>,
     fenced: Vec<RunId>,
     all: bool,
     work: bool,
@@ -54,9 +55,10 @@ impl Tx<'_> {
         self.respond_base
     }
 
-    /// Something happened to a run: whoever watches it hears it after the commit.
-    pub(crate) fn ring(&self, run: RunId) {
-        self.rings.borrow_mut().runs.push(run);
+    /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for
+    /// a person.
+    pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
+        self.rings.borrow_mut().runs.push((run, at_rest));
     }
 
     /// A run was taken from its driver.
@@ -337,7 +339,10 @@ impl Loop {
     }
 
     fn ring(&self, rings: Rings) {
-        rings.runs.into_iter().for_each(|run| self.bell.ring(run));
+        rings
+            .runs
+            .into_iter()
+            .for_each(|(run, at_rest)| self.bell.ring(run, at_rest));
         rings
             .fenced
             .into_iter()

@@ -19,6 +19,7 @@ mod api_messages;
 mod api_runs;
 mod api_sandboxes;
 mod api_uploads;
+mod api_wait;
 mod coverage;
 mod crash_real;
 mod documentation;
