@@ -145,14 +145,14 @@ async fn after_its_time_the_run_is_told_as_it_is() {
     app.clock().advance(Duration::from_secs(1));
     let (reply, body) = asked.await.unwrap();
     assert_eq!(reply.status, 200);
-    assert_eq!(body["run"]["status"], "running");
+    assert_eq!(body["run"]["status"], "starting");
     // Without it, and with 0, nobody waits.
     for query in ["", "?wait_s=0"] {
         let got = app
             .get(&team.key, &format!("/v1/runs/{run}{query}"))
             .await
             .expect(200);
-        assert_eq!(got["run"]["status"], "running");
+        assert_eq!(got, body);
     }
     gate.open();
     app.settle().await;
