@@ -70,7 +70,7 @@ impl Status {
 /// Why a run failed: a stable code and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
-    /// Such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `sandbox_expired`.
+    /// Such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `step_timeout`, `sandbox_expired`.
     pub code: String,
     /// What happened, and what to do.
     pub message: String,

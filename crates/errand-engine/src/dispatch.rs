@@ -52,6 +52,8 @@ pub struct Parts {
 pub struct EngineOptions {
     /// Runs that work at once. Range 1..=10,000.
     pub max_concurrent_runs: usize,
+    /// How long one step of a run may take, in seconds. Range 1..=86,400.
+    pub step_seconds_max: u32,
     /// Deliveries under way at once. Range 1..=1,000.
     pub max_concurrent_deliveries: usize,
     /// Whether webhooks may go to private networks.
@@ -86,6 +88,7 @@ impl Engine {
             parts: parts.clone(),
             cancel: cancel.clone(),
             places: options.max_concurrent_runs.max(1),
+            step_seconds_max: options.step_seconds_max.max(1),
             last: None,
             drives: JoinSet::new(),
             driven: HashMap::new(),
@@ -159,6 +162,7 @@ struct Dispatcher {
     parts: Parts,
     cancel: CancellationToken,
     places: usize,
+    step_seconds_max: u32,
     /// The team that was served last: the next one has its turn.
     last: Option<TeamId>,
     drives: JoinSet<()>,
@@ -221,7 +225,12 @@ impl Dispatcher {
                 .into_iter()
                 .map(|ready| (ready, self.parts.ids.claim_token(now)))
                 .collect();
-            for (ready, claim) in self.parts.store.claim(wanted, now).await? {
+            for (ready, claim) in self
+                .parts
+                .store
+                .claim(wanted, now.plus_ms(self.step_ms_max()), now)
+                .await?
+            {
                 self.spawn(ready, claim);
             }
         }
@@ -234,14 +243,22 @@ impl Dispatcher {
             return Ok(moment);
         }
         self.parts.store.lapse_requests(now).await?;
-        self.parts.store.fail_overdue(now).await?;
+        self.parts
+            .store
+            .fail_overdue(self.step_seconds_max, now)
+            .await?;
         self.parts.store.next_moment(now).await
+    }
+
+    fn step_ms_max(&self) -> u64 {
+        u64::from(self.step_seconds_max) * 1000
     }
 
     fn spawn(&mut self, ready: ReadyRun, claim: ClaimToken) {
         let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
+        let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
-            let ended = drive(&parts, ready, claim, &cancel).await;
+            let ended = drive(&parts, ready, claim, step_ms_max, &cancel).await;
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));

@@ -66,11 +66,13 @@ impl From<ModelError> for DriveError {
     }
 }
 
-/// Drives a claimed run until it waits, ends, is taken away, or the server drains.
+/// Drives a claimed run until it waits, ends, is taken away, or the server drains. `step_ms_max`: how long a step may take
+/// before the store's time keeper takes the run away.
 pub(crate) async fn drive(
     parts: &Parts,
     ready: ReadyRun,
     claim: ClaimToken,
+    step_ms_max: u64,
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
     let fence = parts.store.bell().fence(ready.run);
@@ -95,6 +97,7 @@ pub(crate) async fn drive(
     let mut driver = Driver {
         parts,
         claim,
+        step_ms_max,
         cancel,
         fence,
         known: ledger.position,
@@ -131,6 +134,7 @@ struct Driver<'a> {
     run: &'a DrivenRun,
     build: &'a BuildConfig,
     claim: ClaimToken,
+    step_ms_max: u64,
     cancel: &'a CancellationToken,
     fence: Fence,
     session: Box<dyn Session>,
@@ -276,6 +280,7 @@ impl Driver<'_> {
         self.steps += buffer.usage.model_calls + buffer.usage.tool_calls;
         self.tokens += buffer.usage.input_tokens + buffer.usage.output_tokens;
         self.cost_usd += buffer.usage.cost_usd;
+        let now = self.now();
         let step = StepCommit {
             run: self.run.id,
             claim: self.claim,
@@ -286,7 +291,8 @@ impl Driver<'_> {
             usage: buffer.usage,
             sandbox: buffer.sandbox,
             turn: buffer.turn,
-            now: self.now(),
+            step_deadline: now.plus_ms(self.step_ms_max),
+            now,
         };
         let committed = match persist(self.parts, || self.parts.store.commit_step(step.clone()))
             .await

@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// The next moment at which something happens by the clock: a timer, a lapsing request, the end of a run's working
-    /// time. Moments that have come count as `now`.
+    /// time or of its step's. Moments that have come count as `now`.
     ///
     /// # Errors
     /// Of the store only.
@@ -101,21 +101,22 @@ impl Store {
         .await
     }
 
-    /// Takes runs for drivers of this program. Those that somebody else took, or that no longer want a driver, are left
-    /// out of the answer.
+    /// Takes runs for drivers of this program, each until `step_deadline` for its first step. Those that somebody else
+    /// took, or that no longer want a driver, are left out of the answer.
     ///
     /// # Errors
     /// Of the store only.
     pub async fn claim(
         &self,
         wanted: Vec<(ReadyRun, ClaimToken)>,
+        step_deadline: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<(ReadyRun, ClaimToken)>> {
         let boot = self.boot();
         self.write(move |tx| {
             let mut claimed = Vec::with_capacity(wanted.len());
             for (ready, token) in &wanted {
-                match take(tx, ready.run, *token, boot, now) {
+                match take(tx, ready.run, (*token, boot), step_deadline, now) {
                     Ok(true) => claimed.push((*ready, *token)),
                     Ok(false) | Err(StoreError::NotFound) => {}
                     Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
@@ -209,18 +210,21 @@ impl Store {
         .await
     }
 
-    /// Fails the runs whose working time is over. Returns how many.
+    /// Fails the runs whose working time is over (`limit_exceeded`), or whose step takes longer than it may
+    /// (`step_timeout`). `step_seconds_max` is named in the error alone. Returns how many.
     ///
     /// # Errors
     /// Of the store only.
-    pub async fn fail_overdue(&self, now: Timestamp) -> Result<u64> {
+    pub async fn fail_overdue(&self, step_seconds_max: u32, now: Timestamp) -> Result<u64> {
         self.write(move |tx| {
             let overdue = ids(
                 tx,
                 "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256",
                 &Ms(now),
             )?;
-            for_each(tx, &overdue, now, |run| overrun(tx, run, now))?;
+            for_each(tx, &overdue, now, |run| {
+                overrun(tx, run, step_seconds_max, now)
+            })?;
             Ok(overdue.len() as u64)
         })
         .await
@@ -313,7 +317,13 @@ fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Res
 }
 
 /// Gives a run to a driver. False where somebody else has it, or it wants none.
-fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp) -> Result<bool> {
+fn take(
+    tx: &Tx<'_>,
+    run: RunId,
+    (token, boot): (ClaimToken, BootId),
+    step_deadline: Timestamp,
+    now: Timestamp,
+) -> Result<bool> {
     let mut change = Change::of_run(tx, run, now)?;
     if change.row.claim.is_some() || change.row.wake_at.is_none_or(|at| at > now) {
         return Ok(false);
@@ -325,7 +335,7 @@ fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp
     row.claimed_at = Some(now);
     row.started_at = row.started_at.or(Some(now));
     row.wake_at = None;
-    row.deadline = Some(now.plus_ms(row.limit_ms.saturating_sub(row.worked_ms)));
+    row.step_ends_by(step_deadline);
     let kind = if row.status == Status::Starting {
         "start"
     } else {
@@ -337,21 +347,39 @@ fn take(tx: &Tx<'_>, run: RunId, token: ClaimToken, boot: BootId, now: Timestamp
     Ok(true)
 }
 
-/// Fails a run whose working time is over, whatever its driver does.
-fn overrun(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+/// Fails a run whose working time is over, or whose step takes too long, whatever its driver does.
+fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Result<()> {
     let mut change = Change::of_run(tx, run, now)?;
-    let seconds = change.row.limit_ms / 1000;
-    let message = format!(
-        "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
-    );
+    let row = &change.row;
+    let (why, error) = if row.working_time_ends().is_none_or(|end| end <= now) {
+        let seconds = row.limit_ms / 1000;
+        let message = format!(
+            "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
+        );
+        (
+            "the run's working time is over",
+            RunError::new("limit_exceeded", message),
+        )
+    } else {
+        // What is under way is what the last committed step said. Calls that only read follow a model's turn without one.
+        let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
+            (Some("tool"), Some(tool)) => format!("the tool {tool}"),
+            (Some("tool"), None) => {
+                "the opening of the run's sandbox, or a call that only reads".to_owned()
+            }
+            _ => "the model's turn (the model, or a call of that turn that only reads)".to_owned(),
+        };
+        let message = format!(
+            "a step took longer than the {step_seconds_max} s that engine.step_seconds_max allows; under way was {under_way}; a retry goes on from this step"
+        );
+        (
+            "the step took too long",
+            RunError::new("step_timeout", message),
+        )
+    };
     change.mark_updated();
     let driver = change.row.claim;
-    fail(
-        change,
-        "the run's working time is over",
-        RunError::new("limit_exceeded", message),
-        driver,
-    )?;
+    fail(change, why, error, driver)?;
     tx.ring_fence(run);
     Ok(())
 }
@@ -495,6 +523,7 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     }
     let outside = change.row.position > step.known;
     change.row.step = step.step;
+    change.row.step_ends_by(step.step_deadline);
     change.apply(Event::StepDone)?;
     if let Some(sandbox) = &step.sandbox {
         take_new_sandbox(tx, &mut change, sandbox, step.now)?;

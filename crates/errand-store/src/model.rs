@@ -358,6 +358,8 @@ pub struct StepCommit {
     pub sandbox: Option<SandboxId>,
     /// Whether its entries are a turn of the model: open calls are looked for from here on.
     pub turn: bool,
+    /// When the step that follows has taken too long.
+    pub step_deadline: Timestamp,
     /// Now.
     pub now: Timestamp,
 }

@@ -63,6 +63,7 @@ impl World {
         };
         let options = EngineOptions {
             max_concurrent_runs: 4,
+            step_seconds_max: 3600,
             max_concurrent_deliveries: 4,
             allow_private_networks: true,
             webhook_timeout: Duration::from_secs(5),
