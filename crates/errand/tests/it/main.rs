@@ -25,6 +25,7 @@ mod crash_real;
 mod documentation;
 mod engine_crash;
 mod engine_life;
+mod engine_steps;
 mod health;
 mod properties;
 mod real_server;
