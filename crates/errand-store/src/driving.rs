@@ -270,7 +270,7 @@ fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<
 
 /// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
 /// aside: it holds up no other.
-fn for_each(
+pub(crate) fn for_each(
     tx: &Tx<'_>,
     runs: &[RunId],
     now: Timestamp,

@@ -19,6 +19,7 @@ mod bell;
 mod change;
 mod deliveries;
 mod driving;
+mod many;
 mod outside;
 mod rows;
 mod runs;
@@ -29,5 +30,6 @@ pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, Use
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
+pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use sqlite::{OpenError, OpenOptions, Store};

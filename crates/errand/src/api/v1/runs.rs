@@ -26,7 +26,7 @@ use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
 /// Where a run may come from.
-const SOURCES: [(&str, &str); 5] = [
+pub(super) const SOURCES: [(&str, &str); 5] = [
     ("api", "api"),
     ("web", "web"),
     ("schedule", "schedule"),
