@@ -10,6 +10,7 @@
 mod api_agents;
 mod api_answers;
 mod api_auth;
+mod api_bulk;
 mod api_errors;
 mod api_events;
 mod api_idempotency;
