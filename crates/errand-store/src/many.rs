@@ -156,3 +156,6 @@ fn condition(many: &ManyRuns, status: Status) -> (String, Vec<SqlValue>) {
     }
     (wheres.join(" AND "), values)
 }
+
+#[cfg(test)]
+mod tests;
