@@ -59,12 +59,18 @@ impl Status {
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Interrupted)
     }
+
+    /// Ended, or waiting for a person: by itself it does nothing more.
+    #[must_use]
+    pub fn is_at_rest(self) -> bool {
+        self.has_ended() || self == Self::Waiting
+    }
 }
 
 /// Why a run failed: a stable code and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
-    /// Such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `sandbox_expired`.
+    /// Such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `step_timeout`, `sandbox_expired`.
     pub code: String,
     /// What happened, and what to do.
     pub message: String,

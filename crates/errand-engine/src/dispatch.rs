@@ -54,6 +54,8 @@ pub struct Parts {
 pub struct EngineOptions {
     /// Runs that work at once. Range 1..=10,000.
     pub max_concurrent_runs: usize,
+    /// How long one step of a run may take, in seconds. Range 1..=86,400.
+    pub step_seconds_max: u32,
     /// Deliveries under way at once. Range 1..=1,000.
     pub max_concurrent_deliveries: usize,
     /// Whether what is left on disk is cleaned up. A simulation has no disk.
@@ -82,6 +84,7 @@ impl Engine {
             parts: parts.clone(),
             cancel: cancel.clone(),
             places: options.max_concurrent_runs.max(1),
+            step_seconds_max: options.step_seconds_max.max(1),
             last: None,
             more: true,
             moment: None,
@@ -147,6 +150,7 @@ struct Dispatcher {
     parts: Parts,
     cancel: CancellationToken,
     places: usize,
+    step_seconds_max: u32,
     /// The team that was served last: the next one has its turn.
     last: Option<TeamId>,
     /// Whether runs may want a driver that were not asked for yet.
@@ -206,7 +210,12 @@ impl Dispatcher {
             }
             now = self.parts.clock.now();
             let tokens = (0..free).map(|_| self.parts.ids.claim_token(now)).collect();
-            let claims = self.parts.store.claim(tokens, self.last, now).await?;
+            let step_deadline = now.plus_ms(self.step_ms_max());
+            let claims = self
+                .parts
+                .store
+                .claim(tokens, self.last, step_deadline, now)
+                .await?;
             self.more = !claims.all;
             self.last = claims.last;
             self.moment = claims.moment;
@@ -216,16 +225,24 @@ impl Dispatcher {
             return Ok(());
         }
         self.parts.store.lapse_requests(now).await?;
-        self.parts.store.fail_overdue(now).await?;
+        self.parts
+            .store
+            .fail_overdue(self.step_seconds_max, now)
+            .await?;
         self.moment = self.parts.store.next_moment(now).await?;
         Ok(())
+    }
+
+    fn step_ms_max(&self) -> u64 {
+        u64::from(self.step_seconds_max) * 1000
     }
 
     fn spawn(&mut self, claimed: Claimed) {
         let (ready, claim) = (claimed.ready, claimed.claim);
         let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
+        let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
-            let ended = drive(&parts, claimed, &cancel).await;
+            let ended = drive(&parts, claimed, step_ms_max, &cancel).await;
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));

@@ -71,10 +71,12 @@ impl From<ModelError> for DriveError {
     }
 }
 
-/// Drives a claimed run until it waits, ends, is taken away, or the server drains.
+/// Drives a claimed run until it waits, ends, is taken away, or the server drains. `step_ms_max`: how long a step may take
+/// before the store's time keeper takes the run away.
 pub(crate) async fn drive(
     parts: &Parts,
     claimed: Claimed,
+    step_ms_max: u64,
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
     let (run, claim) = (claimed.ready.run, claimed.claim);
@@ -108,6 +110,7 @@ pub(crate) async fn drive(
     let mut driver = Driver {
         parts,
         claim,
+        step_ms_max,
         cancel,
         fence,
         known: ledger.position,
@@ -156,6 +159,7 @@ struct Driver<'a> {
     run: &'a DrivenRun,
     build: &'a BuildConfig,
     claim: ClaimToken,
+    step_ms_max: u64,
     cancel: &'a CancellationToken,
     fence: Fence,
     session: Box<dyn Session>,
@@ -302,6 +306,7 @@ impl Driver<'_> {
         self.steps += buffer.usage.model_calls + buffer.usage.tool_calls;
         self.tokens += buffer.usage.input_tokens + buffer.usage.output_tokens;
         self.cost_usd += buffer.usage.cost_usd;
+        let now = self.now();
         let step = StepCommit {
             run: self.run.id,
             claim: self.claim,
@@ -312,7 +317,8 @@ impl Driver<'_> {
             usage: buffer.usage,
             sandbox: buffer.sandbox,
             turn: buffer.turn,
-            now: self.now(),
+            step_deadline: now.plus_ms(self.step_ms_max),
+            now,
         };
         let committed = match persist(self.parts, || self.parts.store.commit_step(step.clone()))
             .await

@@ -9,10 +9,26 @@ use tokio::sync::watch;
 /// Rings for runs that somebody watches, and for the engine.
 #[derive(Clone, Default)]
 pub struct Bell {
-    watched: Arc<Mutex<HashMap<RunId, watch::Sender<u64>>>>,
+    watched: Arc<Mutex<HashMap<RunId, Watched>>>,
     work: Arc<tokio::sync::Notify>,
     outbox: Arc<tokio::sync::Notify>,
     driven: Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Notify>>>>,
+}
+
+/// What rang for a run.
+#[derive(Clone, Copy, Default)]
+struct Rung {
+    /// How often.
+    times: u64,
+    /// How often when the run had come to rest.
+    at_rest: u64,
+}
+
+/// A run that somebody watches.
+struct Watched {
+    sender: watch::Sender<Rung>,
+    /// How many do.
+    watches: usize,
 }
 
 /// A driver's ear: hears when its run was taken from it (a stop, a limit).
@@ -26,7 +42,9 @@ pub struct Fence {
 pub struct Watch {
     run: RunId,
     bell: Bell,
-    receiver: watch::Receiver<u64>,
+    receiver: watch::Receiver<Rung>,
+    /// How often the run had come to rest when that was last heard.
+    at_rest: u64,
 }
 
 impl Bell {
@@ -34,27 +52,46 @@ impl Bell {
     #[must_use]
     pub fn watch(&self, run: RunId) -> Watch {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = watched.entry(run).or_insert_with(|| watch::Sender::new(0));
+        let of_run = watched.entry(run).or_insert_with(|| Watched {
+            sender: watch::Sender::new(Rung::default()),
+            watches: 0,
+        });
+        of_run.watches += 1;
+        let receiver = of_run.sender.subscribe();
+        let at_rest = receiver.borrow().at_rest;
         Watch {
             run,
             bell: self.clone(),
-            receiver: sender.subscribe(),
+            receiver,
+            at_rest,
         }
     }
 
-    /// Something happened to a run.
-    pub(crate) fn ring(&self, run: RunId) {
+    /// How many runs are watched now.
+    #[must_use]
+    pub fn watched(&self) -> usize {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = watched.get(&run) {
-            sender.send_modify(|n| *n = n.wrapping_add(1));
+        watched.len()
+    }
+
+    /// Something happened to a run. `at_rest`: it has ended, or waits for a person.
+    pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_run) = watched.get(&run) {
+            of_run.sender.send_modify(|rung| {
+                rung.times = rung.times.wrapping_add(1);
+                rung.at_rest = rung.at_rest.wrapping_add(u64::from(at_rest));
+            });
         }
     }
 
     /// Something happened that may concern every watcher, such as the end of a key.
     pub(crate) fn ring_all(&self) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        for sender in watched.values() {
-            sender.send_modify(|n| *n = n.wrapping_add(1));
+        for of_run in watched.values() {
+            of_run
+                .sender
+                .send_modify(|rung| rung.times = rung.times.wrapping_add(1));
         }
     }
 
@@ -107,6 +144,21 @@ impl Watch {
             std::future::pending::<()>().await;
         }
     }
+
+    /// Until the run came to rest (it ended, or waits for a person) since the watch began, or since the last call. What
+    /// happens to it on the way is passed over without a look at the store; by now it may be on its way again.
+    pub async fn came_to_rest(&mut self) {
+        let heard = self.at_rest;
+        let rung = self
+            .receiver
+            .wait_for(|rung| rung.at_rest != heard)
+            .await
+            .map(|rung| rung.at_rest);
+        match rung {
+            Ok(at_rest) => self.at_rest = at_rest,
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Fence {
@@ -140,11 +192,80 @@ impl Drop for Watch {
             .watched
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if watched
-            .get(&self.run)
-            .is_some_and(|sender| sender.receiver_count() <= 1)
-        {
-            watched.remove(&self.run);
+        // Counted by hand: two that go at once would each see the other's receiver still there.
+        if let Some(of_run) = watched.get_mut(&self.run) {
+            of_run.watches -= 1;
+            if of_run.watches == 0 {
+                watched.remove(&self.run);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use errand_core::id::IdGen;
+    use errand_core::time::Timestamp;
+
+    use super::*;
+
+    /// Whether it is done without having to wait.
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        pin!(future)
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
+    }
+
+    fn run() -> RunId {
+        IdGen::new([1; 32]).run(Timestamp::from_millis(0))
+    }
+
+    #[test]
+    fn a_watch_for_rest_hears_nothing_else_and_each_rest_once() {
+        let (bell, run) = (Bell::default(), run());
+        let mut early = bell.watch(run);
+        bell.ring(run, true);
+        let mut watch = bell.watch(run);
+        bell.ring(run, false);
+        bell.ring_all();
+        assert!(is_ready(early.came_to_rest()));
+        assert!(!is_ready(early.came_to_rest()));
+        assert!(is_ready(watch.changed()));
+        assert!(
+            !is_ready(watch.came_to_rest()),
+            "what rang before is not heard"
+        );
+        bell.ring(run, true);
+        bell.ring(run, true);
+        bell.ring(run, false);
+        assert!(is_ready(watch.came_to_rest()));
+        assert!(!is_ready(watch.came_to_rest()), "several are heard as one");
+    }
+
+    #[test]
+    fn a_watch_that_is_dropped_leaves_nothing() {
+        let (bell, run) = (Bell::default(), run());
+        let (first, second) = (bell.watch(run), bell.watch(run));
+        assert_eq!(bell.watched(), 1);
+        drop(first);
+        assert_eq!(bell.watched(), 1);
+        drop(second);
+        assert_eq!(bell.watched(), 0);
+    }
+
+    #[test]
+    fn watches_that_go_at_once_leave_nothing() {
+        let (bell, run) = (Bell::default(), run());
+        for _ in 0..500 {
+            let (one, other) = (bell.watch(run), bell.watch(run));
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(one));
+                scope.spawn(|| drop(other));
+            });
+            assert_eq!(bell.watched(), 0);
         }
     }
 }

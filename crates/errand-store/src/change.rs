@@ -436,7 +436,7 @@ impl<'t> Change<'t> {
             )?;
         }
         self.row.update(self.tx)?;
-        self.tx.ring(self.row.id);
+        self.tx.ring(self.row.id, self.row.status.is_at_rest());
         Ok((body, self.appended))
     }
 

@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// The next moment at which something happens by the clock: a timer, a lapsing request, the end of a run's working
-    /// time. Moments that have come count as `now`.
+    /// time or of its step's. Moments that have come count as `now`.
     ///
     /// # Errors
     /// Of the store only.
@@ -78,6 +78,7 @@ impl Store {
     /// Gives runs that want a driver now to drivers of this program: as many as there are tokens, taken in turn from each
     /// team (beginning after `last`), each team's in order. With what the drivers need to begin, so that they need not
     /// ask, and with the next moment at which something happens by the clock: it is asked for as often.
+    /// `step_deadline`: until when the first step may take.
     ///
     /// # Errors
     /// Of the store only.
@@ -85,6 +86,7 @@ impl Store {
         &self,
         tokens: Vec<ClaimToken>,
         last: Option<TeamId>,
+        step_deadline: Timestamp,
         now: Timestamp,
     ) -> Result<Claims> {
         let boot = self.boot();
@@ -97,7 +99,7 @@ impl Store {
                 ..Claims::default()
             };
             for (ready, token) in ready.into_iter().zip(&tokens) {
-                match take(tx, ready, *token, boot, now) {
+                match take(tx, ready, (*token, boot), step_deadline, now) {
                     Ok(claimed) => claims.runs.extend(claimed),
                     Err(StoreError::NotFound) => {}
                     Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
@@ -206,18 +208,21 @@ impl Store {
         .await
     }
 
-    /// Fails the runs whose working time is over. Returns how many.
+    /// Fails the runs whose working time is over (`limit_exceeded`), or whose step takes longer than it may
+    /// (`step_timeout`). `step_seconds_max` is named in the error alone. Returns how many.
     ///
     /// # Errors
     /// Of the store only.
-    pub async fn fail_overdue(&self, now: Timestamp) -> Result<u64> {
+    pub async fn fail_overdue(&self, step_seconds_max: u32, now: Timestamp) -> Result<u64> {
         self.write(move |tx| {
             let overdue = ids(
                 tx,
                 "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256",
                 &Ms(now),
             )?;
-            for_each(tx, &overdue, now, |run| overrun(tx, run, now))?;
+            for_each(tx, &overdue, now, |run| {
+                overrun(tx, run, step_seconds_max, now)
+            })?;
             Ok(overdue.len() as u64)
         })
         .await
@@ -263,7 +268,7 @@ fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<
 
 /// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
 /// aside: it holds up no other.
-fn for_each(
+pub(crate) fn for_each(
     tx: &Tx<'_>,
     runs: &[RunId],
     now: Timestamp,
@@ -304,7 +309,7 @@ fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Res
         "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
         params![id],
     )?;
-    tx.ring(run);
+    tx.ring(run, true);
     tx.ring_fence(run);
     Ok(())
 }
@@ -340,8 +345,8 @@ fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
 fn take(
     tx: &Tx<'_>,
     ready: ReadyRun,
-    token: ClaimToken,
-    boot: BootId,
+    (token, boot): (ClaimToken, BootId),
+    step_deadline: Timestamp,
     now: Timestamp,
 ) -> Result<Option<Claimed>> {
     let mut change = Change::of_run(tx, ready.run, now)?;
@@ -355,7 +360,7 @@ fn take(
     row.claimed_at = Some(now);
     row.started_at = row.started_at.or(Some(now));
     row.wake_at = None;
-    row.deadline = Some(now.plus_ms(row.limit_ms.saturating_sub(row.worked_ms)));
+    row.step_ends_by(step_deadline);
     let kind = if row.status == Status::Starting {
         "start"
     } else {
@@ -377,21 +382,39 @@ fn take(
     }))
 }
 
-/// Fails a run whose working time is over, whatever its driver does.
-fn overrun(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+/// Fails a run whose working time is over, or whose step takes too long, whatever its driver does.
+fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Result<()> {
     let mut change = Change::of_run(tx, run, now)?;
-    let seconds = change.row.limit_ms / 1000;
-    let message = format!(
-        "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
-    );
+    let row = &change.row;
+    let (why, error) = if row.working_time_ends().is_none_or(|end| end <= now) {
+        let seconds = row.limit_ms / 1000;
+        let message = format!(
+            "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
+        );
+        (
+            "the run's working time is over",
+            RunError::new("limit_exceeded", message),
+        )
+    } else {
+        // What is under way is what the last committed step said. Calls that only read follow a model's turn without one.
+        let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
+            (Some("tool"), Some(tool)) => format!("the tool {tool}"),
+            (Some("tool"), None) => {
+                "the opening of the run's sandbox, or a call that only reads".to_owned()
+            }
+            _ => "the model's turn (the model, or a call of that turn that only reads)".to_owned(),
+        };
+        let message = format!(
+            "a step took longer than the {step_seconds_max} s that engine.step_seconds_max allows; under way was {under_way}; a retry goes on from this step"
+        );
+        (
+            "the step took too long",
+            RunError::new("step_timeout", message),
+        )
+    };
     change.mark_updated();
     let driver = change.row.claim;
-    fail(
-        change,
-        "the run's working time is over",
-        RunError::new("limit_exceeded", message),
-        driver,
-    )?;
+    fail(change, why, error, driver)?;
     tx.ring_fence(run);
     Ok(())
 }
@@ -527,6 +550,7 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     }
     let outside = change.row.position > step.known;
     change.row.step = step.step;
+    change.row.step_ends_by(step.step_deadline);
     change.apply(Event::StepDone)?;
     if let Some(sandbox) = &step.sandbox {
         take_new_sandbox(tx, &mut change, sandbox, step.now)?;

@@ -20,6 +20,7 @@ mod builds;
 mod change;
 mod deliveries;
 mod driving;
+mod many;
 mod outside;
 mod rows;
 mod runs;
@@ -30,5 +31,6 @@ pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, Use
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
+pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Store, Trial};

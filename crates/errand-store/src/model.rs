@@ -188,6 +188,44 @@ pub struct RunFilter {
     pub ascending: bool,
 }
 
+/// Runs that are stopped, or retried, together.
+#[derive(Clone, Debug)]
+pub struct ManyRuns {
+    /// Whose.
+    pub team: TeamId,
+    /// Any of these; empty: all that it can concern.
+    pub statuses: Vec<Status>,
+    /// Of this agent.
+    pub agent: Option<AgentId>,
+    /// From this source.
+    pub source: Option<String>,
+    /// Made at or after.
+    pub since: Option<Timestamp>,
+    /// Made before.
+    pub until: Option<Timestamp>,
+    /// The oldest so many.
+    pub limit: u32,
+    /// Only says which they are.
+    pub dry_run: bool,
+    /// By whom.
+    pub by: UserId,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What became of [`ManyRuns`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManyRunsDone {
+    /// How many matched, at most the limit.
+    pub matched: u64,
+    /// How many were changed.
+    pub changed: u64,
+    /// Whether more match than the limit.
+    pub more: bool,
+    /// Those that were changed, or would be; the oldest first.
+    pub runs: Vec<RunId>,
+}
+
 type Check = dyn Fn(&BuildConfig) -> Result<(), String> + Send + Sync;
 
 /// Says whether a build's model can be run here: a sentence where it cannot.
@@ -382,6 +420,8 @@ pub struct StepCommit {
     pub sandbox: Option<SandboxId>,
     /// Whether its entries are a turn of the model: open calls are looked for from here on.
     pub turn: bool,
+    /// When the step that follows has taken too long.
+    pub step_deadline: Timestamp,
     /// Now.
     pub now: Timestamp,
 }

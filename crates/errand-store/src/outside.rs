@@ -333,7 +333,14 @@ fn not_the_pending_one(
     )))
 }
 
-fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: UserId, now: Timestamp) -> Result<bool> {
+/// Stops a run. True where it had ended already.
+pub(crate) fn stop(
+    tx: &Tx<'_>,
+    team: TeamId,
+    run: RunId,
+    by: UserId,
+    now: Timestamp,
+) -> Result<bool> {
     let mut change = Change::of_team(tx, team, run, now)?;
     if change.row.status.has_ended() {
         return Ok(true);
@@ -354,7 +361,14 @@ fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: UserId, now: Timestamp) -> Re
     Ok(false)
 }
 
-fn retry(tx: &Tx<'_>, team: TeamId, run: RunId, by: UserId, now: Timestamp) -> Result<RunView> {
+/// Puts a failed run in line again.
+pub(crate) fn retry(
+    tx: &Tx<'_>,
+    team: TeamId,
+    run: RunId,
+    by: UserId,
+    now: Timestamp,
+) -> Result<RunView> {
     let mut change = Change::of_team(tx, team, run, now)?;
     if change.row.status != Status::Failed {
         return Err(StoreError::Refused(format!(

@@ -160,6 +160,20 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
 }
 
 impl RunRow {
+    /// When its working time is over, if its driver goes on from the claim on. None: it has no driver.
+    pub(crate) fn working_time_ends(&self) -> Option<Timestamp> {
+        let left_ms = self.limit_ms.saturating_sub(self.worked_ms);
+        self.claimed_at.map(|at| at.plus_ms(left_ms))
+    }
+
+    /// Sets when the run is taken from its driver: at the end of a step that takes too long, and no later than at the
+    /// end of its working time.
+    pub(crate) fn step_ends_by(&mut self, step_deadline: Timestamp) {
+        self.deadline = self
+            .working_time_ends()
+            .map(|working| working.min(step_deadline));
+    }
+
     /// Writes a new row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
         let holes: Vec<String> = (1..=43).map(|n| format!("?{n}")).collect();

@@ -126,9 +126,11 @@ impl Contract {
                     .all(|(part, segment)| part.starts_with('{') || part == segment)
         };
         let paths = self.document["paths"].as_object()?;
-        paths
+        // As OpenAPI has it: a path that stands there word for word is meant before one with parameters.
+        let (template, item) = paths
             .iter()
-            .find(|(template, item)| fits(template) && !item[method.to_lowercase()].is_null())
-            .map(|(template, _)| template.clone())
+            .filter(|(template, _)| fits(template))
+            .min_by_key(|(template, _)| template.matches('{').count())?;
+        (!item[method.to_lowercase()].is_null()).then(|| template.clone())
     }
 }

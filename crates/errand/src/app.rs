@@ -265,6 +265,7 @@ pub(crate) fn master_key_of(config: &Config) -> Option<MasterKey> {
 fn engine_options(config: &Config) -> EngineOptions {
     EngineOptions {
         max_concurrent_runs: config.engine.max_concurrent_runs as usize,
+        step_seconds_max: config.engine.step_seconds_max,
         max_concurrent_deliveries: config.webhooks.max_concurrent_deliveries as usize,
         cleans_up: true,
     }

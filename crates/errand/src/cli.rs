@@ -19,6 +19,7 @@ mod demo;
 mod follow;
 mod keys;
 mod logging;
+mod many_runs;
 mod runs;
 mod sandboxes;
 mod serve;

@@ -203,6 +203,19 @@ pub struct StoppedReply {
     pub message: Option<String>,
 }
 
+/// `{"matched", "changed", "more", "runs"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ManyRunsReply {
+    /// How many matched, at most the limit.
+    pub matched: u64,
+    /// How many were changed.
+    pub changed: u64,
+    /// Whether more match than the limit.
+    pub more: bool,
+    /// The ids of those that were changed, or would be.
+    pub runs: Vec<String>,
+}
+
 /// `{"sandbox_id", "expires_at"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SandboxReply {
@@ -472,6 +485,22 @@ impl Client {
     /// Those of any call.
     pub async fn retry(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
         self.post(&path(&["runs", run, "retry"]), &json!({})).await
+    }
+
+    /// `POST /v1/runs/stop`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn stop_many(&self, body: &Value) -> Result<Reply<ManyRunsReply>, ClientError> {
+        self.post("/v1/runs/stop", body).await
+    }
+
+    /// `POST /v1/runs/retry`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn retry_many(&self, body: &Value) -> Result<Reply<ManyRunsReply>, ClientError> {
+        self.post("/v1/runs/retry", body).await
     }
 
     /// `POST /v1/sandboxes`.

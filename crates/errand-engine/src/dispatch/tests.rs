@@ -65,6 +65,7 @@ impl World {
         };
         let options = EngineOptions {
             max_concurrent_runs: 4,
+            step_seconds_max: 3600,
             max_concurrent_deliveries: 4,
             cleans_up: true,
         };

@@ -46,7 +46,8 @@ pub(crate) struct Around {
 
 #[derive(Default)]
 pub(crate) struct Rings {
-    runs: Vec<RunId>,
+    /// With whether the run had come to rest.
+    runs: Vec<(RunId, bool)>,
     fenced: Vec<RunId>,
     all: bool,
     work: bool,
@@ -72,9 +73,10 @@ impl Tx<'_> {
         &self.around.builds
     }
 
-    /// Something happened to a run: whoever watches it hears it after the commit.
-    pub(crate) fn ring(&self, run: RunId) {
-        self.rings.borrow_mut().runs.push(run);
+    /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for
+    /// a person.
+    pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
+        self.rings.borrow_mut().runs.push((run, at_rest));
     }
 
     /// A run was taken from its driver.
@@ -414,7 +416,10 @@ impl Loop {
 
     fn ring(&self, rings: Rings) {
         let bell = &self.around.bell;
-        rings.runs.into_iter().for_each(|run| bell.ring(run));
+        rings
+            .runs
+            .into_iter()
+            .for_each(|(run, at_rest)| bell.ring(run, at_rest));
         rings
             .fenced
             .into_iter()

@@ -35,6 +35,8 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::human_requests::respond,
         v1::runs::stop_run,
         v1::runs::retry_run,
+        v1::many_runs::stop_runs,
+        v1::many_runs::retry_runs,
         v1::events::stream_events,
         v1::sandboxes::create_sandbox,
         v1::sandboxes::delete_sandbox,

@@ -7,6 +7,7 @@ pub(super) mod documentation;
 pub(super) mod events;
 pub(super) mod files;
 pub(super) mod human_requests;
+pub(super) mod many_runs;
 pub(super) mod messages;
 pub(super) mod name;
 pub(super) mod runs;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::agents::{Paging, id_of, note_the_rest};
 use super::out::{Out, Style};
 use super::transcript::{Transcript, question};
-use super::{Remote, Surroundings, answers, follow, sandboxes};
+use super::{Remote, Surroundings, answers, follow, many_runs, sandboxes};
 use crate::client::{Client, Reply, RunReply};
 
 /// Most messages of one page: the contract's number.
@@ -33,10 +33,10 @@ pub(super) enum Command {
     Message(Message),
     /// Answer what a run asks
     Respond(Respond),
-    /// Stop a run
-    Stop(One),
-    /// Let a failed run go on from the step that failed
-    Retry(One),
+    /// Stop a run, or all that meet some criteria
+    Stop(many_runs::Which),
+    /// Let a failed run go on from the step that failed, or all that meet some criteria
+    Retry(many_runs::Which),
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ pub(super) struct List {
     remote: Remote,
 }
 
-fn status(word: &str) -> Result<Status, String> {
+pub(super) fn status(word: &str) -> Result<Status, String> {
     let words = || Status::ALL.map(Status::as_str).join(", ");
     Status::parse(word).ok_or_else(|| format!("it takes one of {}", words()))
 }
@@ -160,26 +160,8 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             Ok(out.note("The message is kept; the run reads it before its next step.")?)
         }
         Command::Respond(args) => respond(args, with).await,
-        Command::Stop(One { run, remote }) => {
-            let reply = with.client(&remote)?.stop(&run).await?;
-            if out.json() {
-                return Ok(out.json_text(&reply.text)?);
-            }
-            Ok(out.note(
-                reply
-                    .value
-                    .message
-                    .as_deref()
-                    .unwrap_or("The run is interrupted."),
-            )?)
-        }
-        Command::Retry(One { run, remote }) => {
-            let reply = with.client(&remote)?.retry(&run).await?;
-            if out.json() {
-                return Ok(out.json_text(&reply.text)?);
-            }
-            Ok(out.note("The run goes on from the step that failed.")?)
-        }
+        Command::Stop(which) => many_runs::stop(which, with).await,
+        Command::Retry(which) => many_runs::retry(which, with).await,
     }
 }
 

@@ -36,6 +36,9 @@ fn the_documented_commands_are_read() {
         "runs message R hello",
         "runs stop R",
         "runs retry R",
+        "runs stop --all --dry-run",
+        "runs stop --status waiting --status pending --agent A --source api --limit 5",
+        "runs retry --since 2026-11-23T09:30:00Z --until 2026-11-24T00:00:00Z",
         "runs respond R --approve",
         "runs respond R Q --deny --reason no",
         "runs respond R --answer a=b --answer c=d",
@@ -56,6 +59,12 @@ fn a_wrong_command_line_is_refused_as_such() {
         "runs respond R --approve --deny",
         "runs respond R --approve --answer a=b",
         "runs list --status done",
+        "runs stop",
+        "runs stop --dry-run",
+        "runs stop R --all",
+        "runs stop R --dry-run",
+        "runs retry R --limit 3",
+        "runs retry --since yesterday",
         "keys create",
         "keys create --name N --expires-in soon",
         "sandboxes upload S",
@@ -308,5 +317,42 @@ async fn a_run_is_started_answered_and_read_from_the_command_line() {
         late.to_string().contains("asks nothing; it is completed"),
         "{late}"
     );
+    app.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_runs_are_stopped_and_retried_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, env) = server(dir.path()).await;
+    called(&["agents", "create", &example("invoices.yaml")], &env)
+        .await
+        .unwrap();
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        // Without its file the run fails.
+        let run = called(&["runs", "start", "Pay invoices"], &env).await;
+        let run = run.unwrap().trim().to_owned();
+        let failed = called(&["runs", "follow", &run], &env).await;
+        assert!(failed.unwrap_err().to_string().contains("failed"));
+        runs.push(run);
+    }
+    let both = format!("{}\n{}\n", runs[0], runs[1]);
+    let line = ["runs", "retry", "--agent", "Pay invoices", "--dry-run"];
+    assert_eq!(called(&line, &env).await.unwrap(), both);
+    let line = ["--json", "runs", "retry", "--all", "--limit", "1"];
+    let json: serde_json::Value =
+        serde_json::from_str(&called(&line, &env).await.unwrap()).unwrap();
+    assert_eq!(json["changed"], 1);
+    assert_eq!(json["more"], true);
+    assert_eq!(json["runs"][0], runs[0]);
+    let failed = called(&["runs", "follow", &runs[0]], &env).await;
+    assert!(failed.is_err(), "it fails again");
+    assert_eq!(
+        called(&["runs", "stop", "--all"], &env).await.unwrap(),
+        "",
+        "none is on its way"
+    );
+    let refused = called(&["runs", "stop", "--status", "failed"], &env).await;
+    assert!(refused.unwrap_err().to_string().contains("pending"));
     app.shut_down().await;
 }

@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 22] = [
+const SAMPLES: [(&str, &str, &str); 23] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -29,6 +29,7 @@ const SAMPLES: [(&str, &str, &str); 22] = [
     ("rate_limit.requests_per_minute", "7", "7"),
     ("rate_limit.failed_authentications_per_minute", "8", "8"),
     ("engine.max_concurrent_runs", "9", "9"),
+    ("engine.step_seconds_max", "90", "90"),
     ("webhooks.allow_private_networks", "true", "true"),
     ("webhooks.timeout_s", "4", "4"),
     ("webhooks.max_concurrent_deliveries", "5", "5"),

@@ -129,6 +129,7 @@ fn says() -> Value {
 fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/v1/runs") => json!({"agent_id": agent}),
+        ("POST", "/v1/runs/stop" | "/v1/runs/retry") => json!({"all": true}),
         ("POST", "/v1/runs/{run_id}/messages") => json!({"message": "hello"}),
         ("POST", path) if path.ends_with("/respond") => json!({"approved": true}),
         ("POST", path) if path.ends_with("/upload-urls") => json!({"path": "file"}),

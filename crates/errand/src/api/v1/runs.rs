@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::{AgentId, RunId, SandboxId};
+use errand_core::id::{AgentId, RunId, SandboxId, TeamId};
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::run::Status;
 use errand_core::wire::{PendingRequestBody, RunBody};
@@ -26,7 +26,7 @@ use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
 /// Where a run may come from.
-const SOURCES: [(&str, &str); 5] = [
+pub(super) const SOURCES: [(&str, &str); 5] = [
     ("api", "api"),
     ("web", "web"),
     ("schedule", "schedule"),
@@ -169,20 +169,76 @@ fn render_started(view: &RunView) -> StoredAnswer {
     )
 }
 
-/// A run and its pending human request.
-#[utoipa::path(get, path = "/v1/runs/{run_id}", tag = "Runs", params(("run_id" = Uuid, Path, description = "The run.")),
+/// What `GET /v1/runs/{run_id}` takes.
+pub(crate) const GET_QUERY: &[&str] = &["wait_s"];
+
+/// Most seconds that a call waits for a run: below what proxies let a silent connection live.
+const WAIT_S_MAX: u32 = 60;
+
+/// Whether the answer waits.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what WaitS reads")]
+pub(crate) struct GetRunParams {
+    /// Seconds to wait for the run to end or to ask a person. Where it has, the answer comes at once; else as soon as it
+    /// does, and after that time with the run as it is then.
+    #[param(minimum = 0, maximum = 60, default = 0)]
+    wait_s: Option<u32>,
+}
+
+pub(crate) struct WaitS(u32);
+
+impl QueryParams for WaitS {
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        Ok(Self(given.whole("wait_s", 0..=WAIT_S_MAX)?.unwrap_or(0)))
+    }
+}
+
+/// A run and its pending human request, at once, or when the run has come to rest.
+#[utoipa::path(get, path = "/v1/runs/{run_id}", tag = "Runs",
+    params(("run_id" = Uuid, Path, description = "The run."), GetRunParams),
     responses((status = 200, description = "The run.", body = RunDetailResponse)))]
 pub(crate) async fn get_run(
     caller: Caller,
     State(app): State<AppState>,
     Path(run): Path<RunId>,
+    Query(WaitS(wait_s)): Query<WaitS>,
 ) -> Result<Answered<RunDetailResponse>, ApiError> {
-    let view = app.store.run(caller.team(), run).await?;
+    let view = match wait_s {
+        0 => app.store.run(caller.team(), run).await?,
+        seconds => at_rest(&app, caller.team(), run, seconds).await?,
+    };
     let pending_human_request = view.pending.as_ref().map(PendingRequestBody::from);
     Ok(Answered(RunDetailResponse {
         run: view.run,
         pending_human_request,
     }))
+}
+
+/// The run when it has ended or waits for a person; as it is, where that takes longer than so many seconds, or the server
+/// stops. The store is read once at first, once for each rest that is rung, and once at the end of the time: what the run
+/// does on its way costs nothing here.
+async fn at_rest(
+    app: &AppState,
+    team: TeamId,
+    run: RunId,
+    seconds: u32,
+) -> Result<RunView, ApiError> {
+    let end = app.clock.now().plus_ms(u64::from(seconds) * 1000);
+    // Watched before it is read: what happens in between rings.
+    let mut watch = app.store.bell().watch(run);
+    loop {
+        let view = app.store.run(team, run).await?;
+        if view.run.status.is_at_rest() {
+            return Ok(view);
+        }
+        tokio::select! {
+            () = watch.came_to_rest() => {}
+            () = app.clock.sleep_until(end) => break,
+            () = app.draining.cancelled() => break,
+        }
+    }
+    Ok(app.store.run(team, run).await?)
 }
 
 /// What `GET /v1/runs` takes.

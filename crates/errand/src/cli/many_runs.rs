@@ -1,0 +1,153 @@
+//! `errand runs stop` and `errand runs retry`: one run, or all that meet some criteria.
+
+use anyhow::Result;
+use clap::{ArgGroup, Args};
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::agents::id_of;
+use super::out::Out;
+use super::runs::status;
+use super::{Remote, Surroundings};
+use crate::client::{Client, ManyRunsReply, Reply};
+
+/// The criteria, by their names here.
+const CRITERIA: [&str; 6] = ["all", "statuses", "agent", "source", "since", "until"];
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).multiple(true).args(["run"]).args(CRITERIA)))]
+pub(super) struct Which {
+    /// The run's id
+    #[arg(conflicts_with_all = CRITERIA, conflicts_with_all = ["limit", "dry_run"])]
+    run: Option<String>,
+    /// Every run that it concerns
+    #[arg(long)]
+    all: bool,
+    /// Only runs with this status; may be repeated
+    #[arg(long = "status", value_name = "STATUS", value_parser = status)]
+    statuses: Vec<Status>,
+    /// Only runs of this agent (id or name)
+    #[arg(long)]
+    agent: Option<String>,
+    /// Only runs from here: api, web, schedule, mcp or cli
+    #[arg(long)]
+    source: Option<String>,
+    /// Only runs made at this moment or later, such as 2026-11-23T09:30:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Only runs made before this moment
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+    /// Only the oldest so many [default: 1000, which is the most]
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+    /// Only print which they are
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Stops one run, or several.
+pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
+    let (client, out) = (with.client(&which.remote)?, &with.out);
+    let Some(run) = &which.run else {
+        let body = which.body(&client).await?;
+        return show(&client.stop_many(&body).await?, "interrupted", &which, out);
+    };
+    let reply = client.stop(run).await?;
+    if out.json() {
+        return Ok(out.json_text(&reply.text)?);
+    }
+    let message = reply.value.message.as_deref();
+    Ok(out.note(message.unwrap_or("The run is interrupted."))?)
+}
+
+/// Lets one failed run go on, or several.
+pub(super) async fn retry(which: Which, with: &Surroundings) -> Result<()> {
+    let (client, out) = (with.client(&which.remote)?, &with.out);
+    let Some(run) = &which.run else {
+        let body = which.body(&client).await?;
+        let reply = client.retry_many(&body).await?;
+        return show(&reply, "in line again", &which, out);
+    };
+    let reply = client.retry(run).await?;
+    if out.json() {
+        return Ok(out.json_text(&reply.text)?);
+    }
+    Ok(out.note("The run goes on from the step that failed.")?)
+}
+
+impl Which {
+    /// What the API is asked.
+    async fn body(&self, client: &Client) -> Result<Value> {
+        let mut body = Map::new();
+        let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
+        if !self.statuses.is_empty() {
+            set("status", json!(self.statuses));
+        }
+        if let Some(agent) = &self.agent {
+            set("agent_id", json!(id_of(client, agent).await?));
+        }
+        if let Some(source) = &self.source {
+            set("source", json!(source));
+        }
+        if let Some(since) = self.since {
+            set("since", json!(since));
+        }
+        if let Some(until) = self.until {
+            set("until", json!(until));
+        }
+        if let Some(limit) = self.limit {
+            set("limit", json!(limit));
+        }
+        if self.all {
+            set("all", json!(true));
+        }
+        if self.dry_run {
+            set("dry_run", json!(true));
+        }
+        Ok(Value::Object(body))
+    }
+}
+
+/// The runs as the result, and beside it how many there are.
+fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> Result<()> {
+    if out.json() {
+        return Ok(out.json_text(&reply.text)?);
+    }
+    let done = &reply.value;
+    for run in &done.runs {
+        out.line(run)?;
+    }
+    let runs = |n: u64| match n {
+        1 => "1 run".to_owned(),
+        n => format!("{n} runs"),
+    };
+    let is = |n: u64| if n == 1 { "is" } else { "are" };
+    if which.dry_run {
+        out.note(&format!(
+            "{} would be {what}; nothing was changed.",
+            runs(done.matched)
+        ))?;
+    } else {
+        out.note(&format!(
+            "{} {} {what}.",
+            runs(done.changed),
+            is(done.changed)
+        ))?;
+        let left = done.matched.saturating_sub(done.changed);
+        if left > 0 {
+            out.note(&format!(
+                "{} cannot be read and {} set aside as failed; the server's log says why.",
+                runs(left),
+                is(left)
+            ))?;
+        }
+    }
+    if done.more {
+        out.note("There are more; the same command again takes the next.")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! How long one step of a run may take: limited by somebody else than its driver.
+
+use std::time::Duration;
+
+use errand_core::time::Timestamp;
+use errand_core::turn::Move;
+use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions};
+use serde_json::{Value, json};
+
+const LIMIT_S: u64 = 3600;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn moment(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// The run once it has ended.
+async fn ended(app: &TestApp, team: &Team, run: &str) -> Value {
+    // The clock stands: the answer comes when the run ends.
+    let got = app
+        .get(&team.key, &format!("/v1/runs/{run}?wait_s=60"))
+        .await
+        .expect(200);
+    assert!(got["run"]["completed_at"].is_string(), "{got:#}");
+    got["run"].clone()
+}
+
+fn pay() -> Move {
+    Move::Call {
+        id: None,
+        name: "run_command".to_owned(),
+        arguments: json!({"eur": 1}).as_object().unwrap().clone(),
+    }
+}
+
+fn errors(messages: &[Value]) -> Vec<&str> {
+    let error = |m: &'_ Value| m["tool_result"]["error"].is_string();
+    messages
+        .iter()
+        .filter(|m| error(m))
+        .map(|m| m["tool_result"]["error"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_model_that_hangs_ends_its_run_and_a_retry_goes_on() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("hangs", vec![]);
+    app.model.hold_at(&gate);
+    let config = ScriptedModel::config("hangs", json!({"limits": {"seconds": 86_400}}));
+    let agent = app.agent(&team, config).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    gate.arrival().await;
+    let waits = app.get_run(&team, &run).await["run"]["waiting_on"].clone();
+    assert_eq!(
+        moment(&waits["deadline"]),
+        app.now().plus_ms(LIMIT_S * 1000),
+        "the earlier deadline is told"
+    );
+    app.clock().advance(seconds(LIMIT_S));
+    let got = ended(&app, &team, &run).await;
+    assert_eq!(got["status"], "failed");
+    assert_eq!(got["error"]["code"], "step_timeout");
+    let message = got["error"]["message"].as_str().unwrap();
+    for part in [
+        "3600 s",
+        "engine.step_seconds_max",
+        "the model",
+        "a retry goes on from this step",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    app.settle().await;
+
+    app.post(&team.key, &format!("/v1/runs/{run}/retry"), json!({}))
+        .await
+        .expect(200);
+    gate.arrival().await;
+    gate.open();
+    assert_eq!(ended(&app, &team, &run).await["status"], "completed");
+    app.settle().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_hangs_ends_its_run_and_keeps_the_sandbox_until_it_has_left() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.payment.hold_at(Some(&gate));
+    app.model.add("pays", vec![vec![pay(), pay()]]);
+    let agent = app
+        .agent(&team, ScriptedModel::config("pays", json!({})))
+        .await;
+    let sandbox = app.sandbox(&team).await;
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let run = app.run(&team, body.clone()).await;
+    gate.arrival().await;
+    app.clock().advance(seconds(LIMIT_S));
+    let got = ended(&app, &team, &run).await;
+    assert_eq!(got["error"]["code"], "step_timeout");
+    let message = got["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("under way was the tool run_command"),
+        "{message}"
+    );
+    let messages = app.messages(&team, &run).await;
+    super::engine_life::assert_well_formed(&messages);
+    let errors = errors(&messages);
+    assert!(errors[0].starts_with("outcome_unknown"), "{errors:?}");
+    assert!(errors[1].starts_with("not_run"), "{errors:?}");
+
+    // The tool is still at work in the sandbox: whoever comes next waits.
+    let next = app.run(&team, body).await;
+    let waits = app.get_run(&team, &next).await["run"]["waiting_on"].clone();
+    assert_eq!(waits["kind"], "sandbox");
+    app.payment.hold_at(None);
+    gate.open();
+    assert_eq!(ended(&app, &team, &next).await["status"], "completed");
+    app.settle().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn many_short_steps_may_take_longer_in_sum() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    let say = |n: u64| {
+        vec![Move::Say {
+            text: n.to_string(),
+        }]
+    };
+    app.model.add("long", (0..8).map(say).collect());
+    app.model.hold_at(&gate);
+    let agent = app
+        .agent(&team, ScriptedModel::config("long", json!({})))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    for step in 0..8 {
+        gate.arrival().await;
+        let got = app.get_run(&team, &run).await["run"].clone();
+        assert_eq!(
+            moment(&got["waiting_on"]["deadline"]),
+            app.now().plus_ms(LIMIT_S * 1000),
+            "step {step}"
+        );
+        app.clock().advance(seconds(LIMIT_S - 1));
+        gate.open();
+    }
+    gate.arrival().await;
+    gate.open();
+    assert_eq!(ended(&app, &team, &run).await["status"], "completed");
+    app.settle().await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn the_limit_is_set_and_the_working_time_that_ends_first_is_what_is_told() {
+    let options = TestOptions {
+        settings: vec![("ERRAND_ENGINE__STEP_SECONDS_MAX", "60".to_owned())],
+        ..TestOptions::default()
+    };
+    let app = TestApp::start_with(options).await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("hangs", vec![]);
+    app.model.hold_at(&gate);
+    for (working_time_s, ends_after_s, code) in [
+        (61, 60, "step_timeout"),
+        (60, 60, "limit_exceeded"),
+        (59, 59, "limit_exceeded"),
+    ] {
+        let limits = json!({"limits": {"seconds": working_time_s}});
+        let agent = app
+            .agent(&team, ScriptedModel::config("hangs", limits))
+            .await;
+        let run = app.run(&team, json!({"agent_id": agent})).await;
+        gate.arrival().await;
+        let waits = app.get_run(&team, &run).await["run"]["waiting_on"].clone();
+        assert_eq!(
+            moment(&waits["deadline"]),
+            app.now().plus_ms(ends_after_s * 1000)
+        );
+        app.clock().advance(seconds(ends_after_s));
+        let got = ended(&app, &team, &run).await;
+        assert_eq!(got["error"]["code"], code, "{working_time_s}");
+        app.settle().await;
+    }
+    app.finish().await;
+}
