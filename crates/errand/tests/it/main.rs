@@ -20,6 +20,7 @@ mod api_runs;
 mod api_sandboxes;
 mod api_uploads;
 mod coverage;
+mod crash_everywhere;
 mod crash_real;
 mod documentation;
 mod engine_crash;
