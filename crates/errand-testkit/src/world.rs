@@ -20,6 +20,8 @@ use crate::sound::assert_sound;
 
 /// A bound, not a measure.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a level.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 /// What waits for room on the disk looks again after no more than this.
 const NO_ROOM_PAUSE_MS: u64 = 500;
 /// Where a call's repeats end: one commit fails, so that none needs as many.
@@ -51,8 +53,11 @@ impl World {
         failure: Option<(u64, Fault)>,
     ) -> Self {
         let points = Arc::new(CrashPoints::default());
+        // Each reader costs an opening of the database at each start.
+        let mut settings = vec![("ERRAND_STORE__READ_CONNECTIONS", "1".to_owned())];
+        settings.extend(plan.settings.iter().cloned());
         let options = TestOptions {
-            settings: plan.settings.clone(),
+            settings,
             trial: Trial {
                 faults: Some(Arc::clone(&points) as _),
                 ..Trial::default()
@@ -250,7 +255,8 @@ impl World {
                     return false;
                 }
                 self.pass_time_without_room();
-                tokio::task::yield_now().await;
+                // Others need the processor more than the next look does.
+                tokio::time::sleep(LOOK_PAUSE).await;
             }
         };
         match tokio::time::timeout(PATIENCE, waited).await {
@@ -356,6 +362,9 @@ impl World {
     /// The text messages of a run, each with its role before it, such as `user: hello`.
     pub async fn texts(&self, run: &str) -> Vec<String> {
         let text = |m: &Value| {
+            if m["type"] != "text" {
+                return None;
+            }
             let text = m["text_content"].as_str()?;
             Some(format!("{}: {text}", m["role"].as_str().unwrap()))
         };

@@ -116,7 +116,7 @@ async fn an_approval_of_a_call() {
 async fn a_question() {
     let plan = Plan::new("a question", 6);
     let act = async |w: &mut World| {
-        let ask = json!({"questions": [{"question": "Which?", "options": [{"label": "red"}, {"label": "blue"}]}]});
+        let ask = json!({"title": "A colour", "questions": [{"question": "Which?", "options": [{"label": "red"}, {"label": "blue"}]}]});
         let turns = vec![vec![call("ask_human", ask)], finish("Thanks.")];
         let agent = w.script("ask", turns, json!({})).await;
         w.begin();
@@ -206,7 +206,7 @@ async fn a_call_in_doubt_that_is_skipped() {
 async fn an_edit_is_settled_by_the_file() {
     let plan = Plan::new("an edit", 8);
     let act = async |w: &mut World| {
-        let edit = json!({"path": "a.txt", "old_string": "one", "new_string": "one more"});
+        let edit = json!({"path": "a.txt", "old": "one", "new": "one more"});
         let agent = w
             .playbook(json!([
                 {"tool": "write_file", "with": {"path": "a.txt", "content": "There is one."}},
@@ -551,6 +551,8 @@ async fn the_same_call_twice_at_once() {
         w.quiet().await;
         let path = format!("/v1/runs/{run}/messages");
         w.post_twice(&path, json!({"message": "thanks"})).await;
+        // It goes through its steps again.
+        w.respond(&run, json!({"approved": false})).await;
         w.assert_status(&run, "completed").await;
         let texts = w.texts(&run).await;
         assert_eq!(texts.iter().filter(|t| *t == "user: thanks").count(), 1);
@@ -579,7 +581,7 @@ async fn making_things() {
         assert_eq!(deleted.status, 204);
         let get = async |path: &str| w.app.get(&w.team.key, path).await.expect(200);
         assert_eq!(get("/v1/agents").await["total"], 1);
-        let builds = get(&format!("/v1/builds?agent_id={agent}")).await;
+        let builds = get(&format!("/v1/agents/{agent}/revisions")).await;
         assert_eq!(builds["total"], 2, "{builds:#}");
         get(&format!("/v1/sandboxes/{sandbox}/files?path=/workspace")).await;
         let run = w.start(json!({"agent_id": agent})).await;
