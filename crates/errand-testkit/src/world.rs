@@ -60,6 +60,7 @@ impl World {
             settings,
             trial: Trial {
                 faults: Some(Arc::clone(&points) as _),
+                unsynced: true,
                 ..Trial::default()
             },
             ..TestOptions::default()

@@ -154,7 +154,7 @@ async fn a_tool_that_fails() {
 
 /// The server dies while the call is at work: the person is asked, and what they say is what happens.
 async fn a_call_in_doubt(answer: &'static str) {
-    let plan = Plan::new(format!("a call in doubt: {answer}"), 8);
+    let plan = Plan::new(format!("a call in doubt: {answer}"), 9);
     let act = async |w: &mut World| {
         let agent = w.script("pay", pay(), json!({})).await;
         let gate = Gate::default();
@@ -204,7 +204,7 @@ async fn a_call_in_doubt_that_is_skipped() {
 
 #[tokio::test]
 async fn an_edit_is_settled_by_the_file() {
-    let plan = Plan::new("an edit", 8);
+    let plan = Plan::new("an edit", 6);
     let act = async |w: &mut World| {
         let edit = json!({"path": "a.txt", "old": "one", "new": "one more"});
         let agent = w
@@ -326,7 +326,7 @@ async fn a_stop_during_a_model_call() {
 
 #[tokio::test]
 async fn a_stop_during_a_tool_call() {
-    a_stop(State::ToolCall, 5).await;
+    a_stop(State::ToolCall, 4).await;
 }
 
 #[tokio::test]
@@ -371,7 +371,7 @@ async fn a_message(state: State, least: u64) {
 
 #[tokio::test]
 async fn a_message_to_a_run_without_a_place() {
-    a_message(State::NoPlace, 8).await;
+    a_message(State::NoPlace, 6).await;
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn a_message_during_a_model_call() {
 
 #[tokio::test]
 async fn a_message_during_a_tool_call() {
-    a_message(State::ToolCall, 6).await;
+    a_message(State::ToolCall, 5).await;
 }
 
 #[tokio::test]
@@ -486,7 +486,7 @@ async fn a_request_that_expires_fails() {
 
 #[tokio::test]
 async fn a_webhook_that_fails_twice() {
-    let plan = Plan::new("a webhook that fails twice", 8);
+    let plan = Plan::new("a webhook that fails twice", 11);
     let act = async |w: &mut World| {
         let agent = w.playbook(approve()).await;
         w.sink.answer_with([500, 503]);
@@ -507,7 +507,7 @@ async fn a_webhook_that_fails_twice() {
 
 #[tokio::test]
 async fn uploads_while_the_run_works() {
-    let plan = Plan::new("uploads while the run works", 8);
+    let plan = Plan::new("uploads while the run works", 7);
     let act = async |w: &mut World| {
         let read = |path: &str| call("read_file", json!({"path": path}));
         let gate = Gate::default();
@@ -537,7 +537,7 @@ async fn uploads_while_the_run_works() {
 
 #[tokio::test]
 async fn the_same_call_twice_at_once() {
-    let plan = Plan::new("the same call twice at once", 5);
+    let plan = Plan::new("the same call twice at once", 12);
     let act = async |w: &mut World| {
         let agent = w.playbook(approve()).await;
         w.begin();
@@ -562,7 +562,7 @@ async fn the_same_call_twice_at_once() {
 
 #[tokio::test]
 async fn making_things() {
-    let plan = Plan::new("making things", 6);
+    let plan = Plan::new("making things", 9);
     let act = async |w: &mut World| {
         w.begin();
         let agent = w.playbook(json!([{"finish": "one"}])).await;
@@ -612,7 +612,7 @@ async fn two_runs_with_one_place() {
 
 #[tokio::test]
 async fn two_runs_with_one_sandbox() {
-    let plan = Plan::new("two runs with one sandbox", 12);
+    let plan = Plan::new("two runs with one sandbox", 16);
     let act = async |w: &mut World| {
         let agent = w.playbook(approve()).await;
         let sandbox = w.sandbox().await;
