@@ -81,6 +81,19 @@ impl Clock {
         }
     }
 
+    /// The moment at which the next one wakes that sleeps by a manual clock; none where nobody does, and of the system's.
+    #[must_use]
+    pub fn next_waking(&self) -> Option<Timestamp> {
+        match self {
+            Self::System => None,
+            Self::Manual(clock) => {
+                let state = clock.state();
+                let mut asleep = state.sleepers.iter().filter(|(_, s)| !s.is_closed());
+                asleep.next().map(|((moment, _), _)| *moment)
+            }
+        }
+    }
+
     /// Until the moment has come.
     pub async fn sleep_until(&self, moment: Timestamp) {
         match self {

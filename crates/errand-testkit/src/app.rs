@@ -116,6 +116,31 @@ pub struct Team {
     pub key: String,
 }
 
+/// A data directory with one team, as an orderly stop left it. Apps that start from copies of it save the making.
+pub struct Prepared {
+    dir: Arc<TempDir>,
+    contract: Arc<Contract>,
+    /// The team that is in it.
+    pub team: Team,
+}
+
+impl Prepared {
+    /// Makes it.
+    pub async fn new() -> Self {
+        let app = TestApp::start().await;
+        let team = app.team("acme").await;
+        let (dir, contract) = (Arc::clone(&app.dir), Arc::clone(&app.contract));
+        app.finish().await;
+        let prepared = Self {
+            dir,
+            contract,
+            team,
+        };
+        until_released(prepared.dir.path()).await;
+        prepared
+    }
+}
+
 impl TestApp {
     /// With a manual clock, and webhooks to private networks allowed.
     pub async fn start() -> Self {
@@ -158,13 +183,78 @@ impl TestApp {
         }
     }
 
+    /// On a copy of a prepared directory, with another seed than the preparation's.
+    pub async fn start_from(prepared: &Prepared, options: TestOptions) -> Self {
+        let dir = Arc::new(TempDir::new().unwrap());
+        for entry in std::fs::read_dir(prepared.dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+            }
+        }
+        let clock = Clock::manual(Timestamp::from_millis(BEGIN_MS));
+        let mut app = Self {
+            app: None,
+            router: Router::new(),
+            dir,
+            clock,
+            options,
+            ids: Arc::new(IdGen::new([98; 32])),
+            starts: 1,
+            contract: Arc::clone(&prepared.contract),
+            model: ScriptedModel::default(),
+            payment: OutsideTool::payment(),
+        };
+        app.come_back().await.expect("an app that starts");
+        app
+    }
+
     /// Ends as a crash would, and starts again on the same directory.
     pub async fn crash(&mut self) {
+        self.die().await;
+        self.come_back().await.expect("an app that starts");
+    }
+
+    /// Ends as a crash would. Nothing of it is left in this process when this returns.
+    pub async fn die(&mut self) {
         if let Some(app) = self.app.take() {
             app.crash();
         }
         self.router = Router::new();
-        self.restart().await;
+        until_released(self.dir.path()).await;
+    }
+
+    /// Starts again on the same directory. May be tried again.
+    ///
+    /// # Errors
+    /// Why the app did not start.
+    pub async fn come_back(&mut self) -> Result<(), String> {
+        self.starts += 1;
+        let parts = (&self.model, &self.payment);
+        let app = try_launch(
+            self.dir.path(),
+            &self.clock,
+            &self.options,
+            self.starts,
+            parts,
+        )
+        .await;
+        match app {
+            Ok(app) => {
+                self.router = app.router();
+                self.app = Some(app);
+                Ok(())
+            }
+            Err(why) => {
+                until_released(self.dir.path()).await;
+                Err(why)
+            }
+        }
+    }
+
+    /// Until the app can work no longer; why.
+    pub async fn ended(&mut self) -> String {
+        self.app.as_mut().expect("an app that runs").ended().await
     }
 
     /// Stops in order, and starts again on the same directory.
@@ -173,30 +263,8 @@ impl TestApp {
         if let Some(app) = self.app.take() {
             app.shut_down().await;
         }
-        self.restart().await;
-    }
-
-    async fn restart(&mut self) {
-        self.starts += 1;
-        // The last tasks of the old app hold the directory's lock until they are dropped.
-        let released = async {
-            while Store::lock(self.dir.path()).is_err() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), released)
-            .await
-            .expect("the old app lets its directory go");
-        let app = launch(
-            self.dir.path(),
-            &self.clock,
-            &self.options,
-            self.starts,
-            (&self.model, &self.payment),
-        )
-        .await;
-        self.router = app.router();
-        self.app = Some(app);
+        until_released(self.dir.path()).await;
+        self.come_back().await.expect("an app that starts");
     }
 
     /// The app itself.
@@ -511,13 +579,37 @@ impl TestApp {
     }
 }
 
+/// Until nobody holds the lock on a directory: the last tasks of an app hold it until they are dropped.
+async fn until_released(dir: &Path) {
+    let released = async {
+        while Store::lock(dir).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), released)
+        .await
+        .expect("the old app lets its directory go");
+}
+
 async fn launch(
     dir: &Path,
     clock: &Clock,
     options: &TestOptions,
     start: u8,
-    (model, payment): (&ScriptedModel, &OutsideTool),
+    parts: (&ScriptedModel, &OutsideTool),
 ) -> App {
+    try_launch(dir, clock, options, start, parts)
+        .await
+        .expect("an app that starts")
+}
+
+async fn try_launch(
+    dir: &Path,
+    clock: &Clock,
+    options: &TestOptions,
+    start: u8,
+    (model, payment): (&ScriptedModel, &OutsideTool),
+) -> Result<App, String> {
     let config = settings(dir, options);
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let ingredients = Ingredients {
@@ -529,7 +621,7 @@ async fn launch(
     };
     App::start(config, listener, ingredients)
         .await
-        .expect("an app that starts")
+        .map_err(|error| format!("{error:#}"))
 }
 
 fn settings(dir: &Path, options: &TestOptions) -> Config {

@@ -16,12 +16,18 @@
 
 mod app;
 mod contract;
+mod crash;
 mod script;
 mod sink;
+mod sound;
 mod tools;
+mod world;
 
-pub use app::{Reply, Team, TestApp, TestOptions};
+pub use app::{Prepared, Reply, Team, TestApp, TestOptions};
 pub use contract::Contract;
+pub use crash::{CrashPoints, Plan, fail_everywhere};
 pub use script::{Gate, ScriptedModel};
 pub use sink::{Received, WebhookSink};
+pub use sound::{assert_sound, assert_well_formed};
 pub use tools::OutsideTool;
+pub use world::World;

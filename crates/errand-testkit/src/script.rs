@@ -1,6 +1,7 @@
 //! A model that follows a script: turn after turn, the same after a crash.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 pub struct Gate {
     open: Arc<Semaphore>,
     arrived: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Default for Gate {
@@ -25,6 +27,7 @@ impl Default for Gate {
         Self {
             open: Arc::new(Semaphore::new(0)),
             arrived: Arc::new(Semaphore::new(0)),
+            waiting: Arc::default(),
         }
     }
 }
@@ -33,6 +36,17 @@ impl Gate {
     /// Lets one pass.
     pub fn open(&self) {
         self.open.add_permits(1);
+    }
+
+    /// Lets all pass from now on.
+    pub fn open_for_good(&self) {
+        self.open.add_permits(1 << 20);
+    }
+
+    /// How many wait at it now. Those that died do not.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Until somebody has come to it (each arrival counts once).
@@ -45,6 +59,7 @@ impl Gate {
     }
 
     pub(crate) async fn pass(&self) {
+        let _here = Here::at(&self.waiting);
         self.arrived.add_permits(1);
         self.open
             .acquire()
@@ -54,11 +69,35 @@ impl Gate {
     }
 }
 
+/// Somebody's stay at a gate; it ends also where the task is dropped.
+struct Here(Arc<AtomicUsize>);
+
+impl Here {
+    fn at(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(waiting))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// One model for all scripts: `script/NAME` follows the script of that name.
 #[derive(Clone, Default)]
 pub struct ScriptedModel {
     scripts: Arc<Mutex<HashMap<String, Vec<Vec<Move>>>>>,
-    gate: Arc<Mutex<Option<Gate>>>,
+    gate: Arc<Mutex<Option<Held>>>,
+}
+
+/// Which turns wait at which gate.
+#[derive(Clone)]
+struct Held {
+    /// None: each.
+    turn: Option<usize>,
+    gate: Gate,
 }
 
 impl ScriptedModel {
@@ -69,7 +108,17 @@ impl ScriptedModel {
 
     /// Each turn from now on waits at the gate.
     pub fn hold_at(&self, gate: &Gate) {
-        *self.gate.lock().unwrap() = Some(gate.clone());
+        self.hold(None, gate);
+    }
+
+    /// The turn of this number, from 0, waits at the gate, in every script.
+    pub fn hold_turn_at(&self, turn: usize, gate: &Gate) {
+        self.hold(Some(turn), gate);
+    }
+
+    fn hold(&self, turn: Option<usize>, gate: &Gate) {
+        let gate = gate.clone();
+        *self.gate.lock().unwrap() = Some(Held { turn, gate });
     }
 
     /// A build's config that runs a script.
@@ -92,7 +141,7 @@ impl Model for ScriptedModel {
             turns,
             next: 0,
             message: 0,
-            gate: self.gate.lock().unwrap().clone(),
+            held: self.gate.lock().unwrap().clone(),
         }))
     }
 }
@@ -101,7 +150,7 @@ struct Following {
     turns: Vec<Vec<Move>>,
     next: usize,
     message: u64,
-    gate: Option<Gate>,
+    held: Option<Held>,
 }
 
 #[async_trait]
@@ -130,8 +179,10 @@ impl Session for Following {
     }
 
     async fn turn(&mut self, _run: &RunFacts) -> Result<Turn, ModelError> {
-        if let Some(gate) = &self.gate {
-            gate.pass().await;
+        if let Some(held) = &self.held
+            && held.turn.is_none_or(|turn| turn == self.next)
+        {
+            held.gate.pass().await;
         }
         let moves = self.turns.get(self.next).cloned().unwrap_or_else(|| {
             vec![Move::Finish {

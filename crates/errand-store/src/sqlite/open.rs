@@ -126,7 +126,7 @@ impl Store {
             source,
         })?;
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
-        if trial.simulated {
+        if trial.simulated || trial.unsynced {
             conn.pragma_update(None, "synchronous", "OFF")
                 .map_err(database)?;
         }

@@ -32,6 +32,8 @@ pub trait Faults: Send + Sync {
 pub struct Trial {
     /// Asked before each commit.
     pub faults: Option<Arc<dyn Faults>>,
+    /// No sync: what a crash of the program leaves is the same without it, and only a crash of the machine asks for it.
+    pub unsynced: bool,
     /// No threads, and no sync: every operation is done on its caller's task, so that the same order of calls gives the
     /// same order of everything.
     pub simulated: bool,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use errand_core::turn::Move;
+pub(crate) use errand_testkit::assert_well_formed;
 use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::{Value, json};
 
@@ -19,26 +20,6 @@ fn call(name: &str, arguments: Value) -> Move {
         name: name.to_owned(),
         arguments: arguments.as_object().unwrap().clone(),
     }
-}
-
-/// Every tool call has exactly one result, and it comes after its call.
-pub(crate) fn assert_well_formed(messages: &[Value]) {
-    let mut open: Vec<&str> = Vec::new();
-    for message in messages {
-        match message["type"].as_str().unwrap() {
-            "tool_call" => open.push(message["tool_call"]["id"].as_str().unwrap()),
-            "tool_result" => {
-                let id = message["tool_result"]["tool_call_id"].as_str().unwrap();
-                let at = open
-                    .iter()
-                    .position(|o| *o == id)
-                    .unwrap_or_else(|| panic!("a result without its call: {message}"));
-                open.remove(at);
-            }
-            _ => {}
-        }
-    }
-    assert!(open.is_empty(), "calls without a result: {open:?}");
 }
 
 #[tokio::test]

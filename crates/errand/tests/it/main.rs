@@ -22,6 +22,7 @@ mod api_sandboxes;
 mod api_uploads;
 mod api_wait;
 mod coverage;
+mod crash_everywhere;
 mod crash_real;
 mod documentation;
 mod engine_crash;
