@@ -15,6 +15,7 @@ pub mod seal;
 
 mod access;
 mod agents;
+mod audit;
 mod bell;
 mod change;
 mod deliveries;
@@ -26,6 +27,7 @@ mod sandboxes;
 mod sqlite;
 
 pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
