@@ -408,21 +408,25 @@ impl Runs {
         self.f.store.audit(scope, self.now).await.unwrap()
     }
 
-    /// What an audit finds of one run, and of the store as a whole.
+    /// What an audit finds of one run, and of what belongs to it.
     pub(crate) async fn findings(&self, run: RunId) -> Vec<Finding> {
-        let all = self.audit(AuditScope::All).await;
-        all.into_iter()
-            .filter(|finding| finding.run.is_none_or(|of| of == run))
-            .collect()
+        let (boot, now) = (self.f.store.boot(), self.now);
+        let found = self.f.store.read(move |conn| {
+            let mut found = super::of_store(conn, AuditScope::All, boot)?;
+            super::of_run(conn, run, boot, now, &mut found)?;
+            Ok(found.findings)
+        });
+        let mut found = found.await.unwrap();
+        found.retain(|finding| finding.run == Some(run));
+        found
     }
 
-    /// Does something to a run's row that no operation does: `?1` is its id.
-    pub(crate) async fn damage(&self, run: RunId, sql: &str) {
-        let sql = sql.to_owned();
+    /// Does something to a run's rows that no operation does: `?1` is its id. How many rows that changed.
+    pub(crate) async fn damage(&self, run: RunId, sql: &'static str) -> usize {
         self.f
             .store
-            .write(move |tx| Ok(tx.execute(&sql, [Blob(run.as_uuid())])?))
+            .write(move |tx| Ok(tx.execute(sql, [Blob(run.as_uuid())])?))
             .await
-            .unwrap();
+            .unwrap()
     }
 }
