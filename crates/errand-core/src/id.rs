@@ -109,6 +109,14 @@ impl MessageId {
     }
 }
 
+impl HumanRequestId {
+    /// The id of the copy of a request that stands at this position of a run's transcript.
+    #[must_use]
+    pub fn derived(run: RunId, position: u64, now: Timestamp) -> Self {
+        Self(derived("human request", run, position, now))
+    }
+}
+
 impl EventId {
     /// The id of a run's event by its number: the same at every attempt to commit or deliver it.
     #[must_use]

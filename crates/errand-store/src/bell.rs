@@ -108,6 +108,12 @@ impl Bell {
         }
     }
 
+    /// Whether somebody listens for the fencing of the run: a driver is at work on it, or has just been given it.
+    pub(crate) fn is_driven(&self, run: RunId) -> bool {
+        let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
+        driven.contains_key(&run)
+    }
+
     /// A run was taken from its driver.
     pub(crate) fn ring_fence(&self, run: RunId) {
         let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);

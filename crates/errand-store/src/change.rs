@@ -105,12 +105,22 @@ impl<'t> Change<'t> {
 
     /// Appends to the transcript, with its event.
     pub(crate) fn append(&mut self, id: Option<MessageId>, body: Body) -> Result<Entry> {
+        self.append_at(id, body, self.now)
+    }
+
+    /// Appends what another run's transcript had at that time.
+    pub(crate) fn append_at(
+        &mut self,
+        id: Option<MessageId>,
+        body: Body,
+        at: Timestamp,
+    ) -> Result<Entry> {
         let position = self.row.position + 1;
-        let id = id.unwrap_or_else(|| MessageId::derived(self.row.id, position, self.now));
+        let id = id.unwrap_or_else(|| MessageId::derived(self.row.id, position, at));
         let entry = Entry {
             position,
             id,
-            at: self.now,
+            at,
             body,
         };
         let shown = entry.body.is_shown().then(|| self.row.shown + 1);
@@ -121,7 +131,7 @@ impl<'t> Change<'t> {
                 int(position),
                 shown.map(int),
                 Blob(id.as_uuid()),
-                Ms(self.now),
+                Ms(at),
                 to_json("messages", "body", &entry.body)?
             ])?;
         self.row.position = position;
@@ -311,7 +321,7 @@ impl<'t> Change<'t> {
         let next: Option<Blob> = self
             .tx
             .prepare_cached(
-                "SELECT id FROM runs WHERE sandbox_id = ?1 AND status = 'pending' AND waiting_kind = 'sandbox' AND id <> ?2
+                "SELECT id FROM runs WHERE sandbox_id = ?1 AND waiting_kind = 'sandbox' AND id <> ?2
                  AND status NOT IN ('completed', 'failed', 'interrupted') ORDER BY updated_at LIMIT 1",
             )?
             .query_row(params![sandbox.as_str(), Blob(self.row.id.as_uuid())], |row| row.get(0))
@@ -347,7 +357,7 @@ impl<'t> Change<'t> {
     }
 
     /// Notes that a driver that was told to end may still be at work in the sandbox.
-    fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
+    pub(crate) fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
         let Some(sandbox) = &self.row.sandbox else {
             return Ok(());
         };

@@ -114,6 +114,22 @@ impl Store {
         .await
     }
 
+    /// Gives one run to a driver, whoever else is in line.
+    #[cfg(test)]
+    pub(crate) async fn claim_one(
+        &self,
+        ready: ReadyRun,
+        token: ClaimToken,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let boot = self.boot();
+        let step_deadline = now.plus_ms(3_600_000);
+        self.write(move |tx| {
+            take(tx, ready, (token, boot), step_deadline, now).map(|claimed| claimed.is_some())
+        })
+        .await
+    }
+
     /// A claimed run, whole.
     ///
     /// # Errors

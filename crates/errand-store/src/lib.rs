@@ -15,6 +15,7 @@ pub mod seal;
 
 mod access;
 mod agents;
+mod audit;
 mod bell;
 mod builds;
 mod change;
@@ -22,15 +23,18 @@ mod deliveries;
 mod driving;
 mod many;
 mod outside;
+mod repair;
 mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
 
 pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use repair::{Fork, Forked, Repaired};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Store, Trial};

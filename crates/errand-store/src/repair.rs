@@ -1,0 +1,233 @@
+//! What an operator does to a run that is damaged or stuck: it goes on, it ends, or another goes on in its place.
+//!
+//! Promised: afterwards the run is in a state from which it can go on, or has ended; its row says what its transcript
+//! says, and its requests and sandbox agree with both. Nothing of a transcript is changed or taken away. A driver that
+//! is at work is fenced: it commits nothing more, and its sandbox is kept from others until it has left.
+//!
+//! These operations name no team: whoever may write to the data directory may ask for them.
+
+mod fork;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use errand_core::human::{HumanRequest, Resolution};
+use errand_core::id::{ClaimToken, RunId};
+use errand_core::ledger::Ledger;
+use errand_core::run::{Event, RunError, Status};
+use errand_core::time::Timestamp;
+use errand_core::transcript::Body;
+
+use crate::bell::Bell;
+use crate::change::Change;
+use crate::error::{Result, StoreError};
+use crate::sqlite::{Store, Tx};
+pub use fork::{Fork, Forked};
+
+/// The code of the error with which a run is ended.
+const CODE: &str = "repaired";
+/// The sentence of that error.
+const MESSAGE: &str = "an operator ended the run with `errand runs repair --fail`; a retry goes on from here, a fork takes over \
+    what can be read";
+
+/// What became of a run that was repaired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// Its status now.
+    pub status: Status,
+    /// What it waits for now, as `waiting_on.kind`; none once it has ended.
+    pub waits_for: Option<String>,
+    /// Whether a driver that was at work was told to leave.
+    pub was_taken_away: bool,
+    /// Whether anything was done. False: it had ended already.
+    pub is_changed: bool,
+}
+
+impl Store {
+    /// Lets a run go on: its row is rebuilt from its transcript, its claim taken away, its request put right, and the
+    /// run is put in line. One that failed is retried.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; `Refused` for a run that is completed or interrupted, and for one whose rows cannot be
+    /// read: a sentence says what can be done instead.
+    pub async fn repair_resume(&self, run: RunId, now: Timestamp) -> Result<Repaired> {
+        let bell = self.bell().clone();
+        self.write(move |tx| resume(tx, &bell, run, now)).await
+    }
+
+    /// Ends a run as failed, whatever its rows are like. One that has ended is left as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; those of any write.
+    pub async fn repair_fail(&self, run: RunId, now: Timestamp) -> Result<Repaired> {
+        let bell = self.bell().clone();
+        let failed = self.write(move |tx| fail(tx, &bell, run, now)).await;
+        match failed {
+            // Something that belongs to it cannot be read: it ends without being read.
+            Err(
+                error @ (StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Sql(_)),
+            ) => {
+                tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is ended as it is");
+                self.write(move |tx| rows::end_unread(tx, run, now)).await?;
+                Ok(Repaired {
+                    status: Status::Failed,
+                    waits_for: None,
+                    was_taken_away: self.bell().is_driven(run),
+                    is_changed: true,
+                })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Starts a new run with what another one's transcript holds. The other one is not changed.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; `Refused` where its row or the build cannot be read, or not so many entries.
+    pub async fn fork_run(&self, fork: Fork) -> Result<Forked> {
+        self.write(move |tx| fork::fork(tx, &fork)).await
+    }
+}
+
+fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired> {
+    let unreadable = |error: StoreError| match error {
+        StoreError::Corrupt { .. } => StoreError::Refused(format!(
+            "the run cannot go on, since {error}; a fork goes on with what can be read of it, and --fail ends it"
+        )),
+        other => other,
+    };
+    let mut change = Change::of_run(tx, run, now).map_err(unreadable)?;
+    if let status @ (Status::Completed | Status::Interrupted) = change.row.status {
+        return Err(StoreError::Refused(format!(
+            "the run is {}, and nothing is to be repaired; a message resumes it",
+            status.as_str()
+        )));
+    }
+    let entries = rows::whole(tx, run).map_err(unreadable)?;
+    let ledger = Ledger::of(&entries);
+    rows::count_again(&mut change, Some((&entries, &ledger)))?;
+    let taken = take_away(&mut change, bell)?;
+    if change.row.status == Status::Failed {
+        change.apply(Event::Retry)?;
+        change.append(None, Body::Retried { by: None })?;
+        change.row.worked_ms = 0;
+    }
+    change.row.completed_at = None;
+    change.row.error = None;
+    rows::settle_requests(&change, &entries, ledger.request.as_ref())?;
+    match ledger.request {
+        Some(request) => wait_for(&mut change, &request)?,
+        None => {
+            change.row.request = None;
+            if change.row.status == Status::Waiting {
+                change.apply(Event::Answered)?;
+            }
+            change.queue()?;
+        }
+    }
+    let row = &mut change.row;
+    if row.status != Status::Pending {
+        row.started_at = row.started_at.or(Some(now));
+    }
+    let repaired = Repaired {
+        status: row.status,
+        waits_for: row.waiting_kind.clone(),
+        was_taken_away: taken.is_some(),
+        is_changed: true,
+    };
+    change.mark_updated();
+    change.finish()?;
+    tx.ring_fence(run);
+    Ok(repaired)
+}
+
+/// Takes the run from its driver. Some: that is at work, and was told to leave. Frees the sandbox of who is gone.
+fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>> {
+    let claim = change.row.claim;
+    let driven = claim.filter(|_| bell.is_driven(change.row.id));
+    match claim {
+        Some(_) => change.release(),
+        // Nobody has worked since it was released.
+        None => {
+            change.row.claimed_at = None;
+            change.row.claim_boot = None;
+            change.row.deadline = None;
+        }
+    }
+    change.row.wake_at = None;
+    if let Some(driver) = driven {
+        change.leave_sandbox_to(driver)?;
+    }
+    if let Some(sandbox) = &change.row.sandbox {
+        rows::free_of_the_gone(change.tx, bell, sandbox)?;
+    }
+    Ok(driven)
+}
+
+/// The request that the transcript leaves open is what the run waits for, whatever its row said.
+fn wait_for(change: &mut Change<'_>, request: &HumanRequest) -> Result<()> {
+    let way: &[Event] = match change.row.status {
+        Status::Pending => &[Event::Claimed, Event::StepDone, Event::Asked],
+        Status::Starting => &[Event::StepDone, Event::Asked],
+        Status::Running => &[Event::Asked],
+        Status::Waiting | Status::Completed | Status::Failed | Status::Interrupted => &[],
+    };
+    for event in way {
+        change.apply(*event)?;
+    }
+    change.row.request = Some(request.id);
+    change.waits_on("human", Some(request.title.clone()), request.expires_at);
+    if request.expires_at.is_some() {
+        change.tx.ring_work();
+    }
+    Ok(())
+}
+
+fn fail(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired> {
+    let mut change = Change::of_run(tx, run, now)?;
+    if change.row.status.has_ended() {
+        return Ok(Repaired {
+            status: change.row.status,
+            waits_for: None,
+            was_taken_away: false,
+            is_changed: false,
+        });
+    }
+    let entries = match rows::whole(tx, run) {
+        Err(StoreError::Corrupt { .. }) => None,
+        entries => Some(entries?),
+    };
+    let ledger = entries.as_ref().map(Ledger::of);
+    rows::count_again(&mut change, entries.as_deref().zip(ledger.as_ref()))?;
+    let taken = take_away(&mut change, bell)?;
+    let request = ledger.as_ref().and_then(|ledger| ledger.request.clone());
+    match &entries {
+        Some(entries) => rows::settle_requests(&change, entries, request.as_ref())?,
+        None => rows::close_requests(tx, run, now)?,
+    }
+    change.row.request = None;
+    match request {
+        Some(request) => {
+            change.close(&request, &Resolution::Stopped, None)?;
+        }
+        None => change.close_open_calls("an operator ended the run")?,
+    }
+    let error = RunError::new(CODE, MESSAGE);
+    change.append(
+        None,
+        Body::Error {
+            error: error.clone(),
+            mark: None,
+        },
+    )?;
+    change.apply(Event::Failed)?;
+    change.end(Some(error), taken)?;
+    change.finish()?;
+    tx.ring_fence(run);
+    Ok(Repaired {
+        status: Status::Failed,
+        waits_for: None,
+        was_taken_away: taken.is_some(),
+        is_changed: true,
+    })
+}

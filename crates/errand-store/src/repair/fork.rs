@@ -1,0 +1,252 @@
+//! A new run that goes on with what another one's transcript holds.
+
+use errand_core::config::BuildConfig;
+use errand_core::human::{HumanRequest, Resolution};
+use errand_core::id::{BuildId, HumanRequestId, RunId, SandboxId};
+use errand_core::ledger::Ledger;
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use errand_core::wire::RunBody;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::Value;
+
+use super::rows::put_request;
+use crate::change::Change;
+use crate::error::{Result, StoreError};
+use crate::rows::{Blob, Ms, count, json};
+use crate::runs::RunRow;
+use crate::sqlite::Tx;
+
+/// Which run is forked, and how.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// The run that is forked.
+    pub run: RunId,
+    /// The new run's id.
+    pub id: RunId,
+    /// The position of the last entry that is taken over; 0: none. None: all that can be read.
+    pub after: Option<u64>,
+    /// Another build of the same agent. None: the old run's.
+    pub build: Option<BuildId>,
+    /// Where the new run comes from: `api`, `web`, `schedule`, `mcp` or `cli`.
+    pub source: &'static str,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A run that was forked off another one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forked {
+    /// The new run.
+    pub run: RunBody,
+    /// How many entries it took over.
+    pub taken: u64,
+    /// How many entries the old run has.
+    pub of: u64,
+}
+
+pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
+    let old = Change::of_run(tx, fork.run, fork.now)
+        .map_err(|error| match error {
+            StoreError::Corrupt { .. } => StoreError::Refused(format!(
+                "the run cannot be forked, since {error}; start a new run of its agent"
+            )),
+            other => other,
+        })?
+        .row;
+    let entries = readable(tx, fork.run, fork.after)?;
+    if let Some(after) = fork.after
+        && (entries.len() as u64) < after
+    {
+        return Err(StoreError::Refused(format!(
+            "the run's first {} entries can be read, and not {after}; fork after one of those",
+            entries.len()
+        )));
+    }
+    let build = fork.build.unwrap_or(old.build);
+    let config = config_of(tx, &old, build)?;
+    let sandbox = free_sandbox_of(tx, &old, fork.now)?;
+    let of = old.position;
+    let row = new_row(fork, old, build, &config, sandbox);
+    row.insert(tx)?;
+    let mut change = Change::new(tx, row, fork.now);
+    change.mark_updated();
+    let ledger = copy(&mut change, &entries)?;
+    close_what_is_open(&mut change, &ledger, &entries)?;
+    change.row.turn = change.row.position + 1;
+    change.queue()?;
+    let (run, _) = change.finish()?;
+    Ok(Forked {
+        run,
+        taken: entries.len() as u64,
+        of,
+    })
+}
+
+/// The entries from the first on, up to `after`, or to the first that is missing or cannot be read.
+fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Entry>> {
+    let most = after.map_or(i64::MAX, crate::rows::int);
+    let mut statement = conn.prepare_cached(
+        "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position <= ?2 ORDER BY position",
+    )?;
+    let mut rows = statement.query(params![Blob(run.as_uuid()), most])?;
+    let mut entries: Vec<Entry> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let position = count(row.get(0)?);
+        let text: String = row.get(3)?;
+        let body = match json("messages", "body", &text) {
+            Ok(body) if position == entries.len() as u64 + 1 => body,
+            _ => break,
+        };
+        entries.push(Entry {
+            position,
+            id: errand_core::id::MessageId::from_stored(row.get::<_, Blob>(1)?.0),
+            at: row.get::<_, Ms>(2)?.0,
+            body,
+        });
+    }
+    Ok(entries)
+}
+
+fn config_of(conn: &Connection, old: &RunRow, build: BuildId) -> Result<BuildConfig> {
+    let config: String = conn
+        .prepare_cached("SELECT config FROM builds WHERE id = ?1 AND agent_id = ?2")?
+        .query_row(
+            params![Blob(build.as_uuid()), Blob(old.agent.as_uuid())],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or_else(|| {
+            StoreError::Refused(format!(
+                "the run's agent has no build {build}; a fork takes one of the same agent"
+            ))
+        })?;
+    let config: Value = json("builds", "config", &config)?;
+    BuildConfig::parse(&config)
+        .map_err(|error| StoreError::Refused(format!("the build cannot be run: {error}")))
+}
+
+/// The old run's sandbox, where nobody uses it any more: then the new run works on its files.
+fn free_sandbox_of(conn: &Connection, old: &RunRow, now: Timestamp) -> Result<Option<SandboxId>> {
+    let Some(sandbox) = old.sandbox.clone().filter(|_| old.status.has_ended()) else {
+        return Ok(None);
+    };
+    let is_free = conn
+        .prepare_cached(
+            "SELECT 1 FROM sandboxes WHERE id = ?1 AND owner_run IS NULL AND deleted_at IS NULL AND expires_at > ?2",
+        )?
+        .exists(params![sandbox.as_str(), Ms(now)])?;
+    Ok(is_free.then_some(sandbox))
+}
+
+fn new_row(
+    fork: &Fork,
+    old: RunRow,
+    build: BuildId,
+    config: &BuildConfig,
+    sandbox: Option<SandboxId>,
+) -> RunRow {
+    RunRow {
+        id: fork.id,
+        build,
+        status: Status::Pending,
+        source: Some(fork.source.to_owned()),
+        sandbox,
+        people: config.human_in_the_loop,
+        error: None,
+        created_at: fork.now,
+        updated_at: fork.now,
+        started_at: None,
+        completed_at: None,
+        position: 0,
+        shown: 0,
+        sequence: 0,
+        newest_user: 0,
+        turn: 0,
+        step: 0,
+        claim: None,
+        claim_boot: None,
+        claimed_at: None,
+        wake_at: None,
+        deadline: None,
+        limit_ms: config.limits.seconds.saturating_mul(1000),
+        worked_ms: 0,
+        waiting_kind: None,
+        waiting_who: None,
+        waiting_since: None,
+        waiting_deadline: None,
+        request: None,
+        steps: 0,
+        model_calls: 0,
+        tool_calls: 0,
+        input_tokens: 0,
+        cached_tokens: 0,
+        output_tokens: 0,
+        cost_usd: 0.0,
+        ..old
+    }
+}
+
+/// Appends copies of the entries, each with its own time. Requests get ids of their own: answers go to one run.
+fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger> {
+    let mut ledger = Ledger::default();
+    let mut requests: Vec<(HumanRequestId, HumanRequest)> = Vec::new();
+    for entry in entries {
+        let mut body = entry.body.clone();
+        match &mut body {
+            Body::HumanRequest { request, .. } => {
+                let was = request.id;
+                request.id = HumanRequestId::derived(change.row.id, entry.position, entry.at);
+                requests.push((was, request.clone()));
+            }
+            Body::HumanResponse {
+                request_id,
+                resolution,
+                by,
+            } => {
+                if let Some((_, request)) = requests.iter().find(|(was, _)| was == request_id) {
+                    *request_id = request.id;
+                    let closed = (entry.at, resolution.clone(), *by);
+                    put_request(change, request, Some(closed))?;
+                }
+            }
+            _ => {}
+        }
+        ledger.feed(&change.append_at(None, body, entry.at)?);
+    }
+    Ok(ledger)
+}
+
+/// Closes what the cut left open. Where nothing of it had begun, or a failure is at the end, the step is taken again.
+fn close_what_is_open(change: &mut Change<'_>, ledger: &Ledger, entries: &[Entry]) -> Result<()> {
+    let has_begun = ledger.open.iter().any(|open| open.intent.is_some());
+    let is_cut = ledger.request.is_some() || !ledger.open.is_empty();
+    let bodies = match &ledger.request {
+        Some(request) => {
+            let stopped = Resolution::Stopped;
+            put_request(change, request, Some((change.now, stopped.clone(), None)))?;
+            let mut bodies = vec![Body::HumanResponse {
+                request_id: request.id,
+                resolution: stopped.clone(),
+                by: None,
+            }];
+            bodies.extend(ledger.results_of(request, &stopped));
+            bodies
+        }
+        None => ledger.close_open("the run was forked here"),
+    };
+    for body in bodies {
+        change.append(None, body)?;
+    }
+    let ending = entries
+        .iter()
+        .rev()
+        .find(|entry| !matches!(entry.body, Body::User { .. } | Body::Late { .. }));
+    let has_failed = ending.is_some_and(|entry| matches!(entry.body, Body::Error { .. }));
+    // A call of unknown outcome is not repeated without a word: the model, or a retry, decides.
+    if has_failed || (is_cut && !has_begun) {
+        change.append(None, Body::Retried { by: None })?;
+    }
+    Ok(())
+}

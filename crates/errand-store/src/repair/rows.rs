@@ -1,0 +1,237 @@
+//! Rows of a run that are put right, beneath what [`Change`] does.
+
+use errand_core::human::{HumanRequest, Resolution};
+use errand_core::id::{RunId, SandboxId, UserId};
+use errand_core::ledger::Ledger;
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{CODE, MESSAGE};
+use crate::bell::Bell;
+use crate::change::Change;
+use crate::error::{Result, StoreError};
+use crate::rows::{Blob, Ms, count, to_json};
+use crate::runs::entries_from;
+use crate::sqlite::Tx;
+
+/// A whole transcript.
+///
+/// # Errors
+/// `Corrupt`, also where an entry is missing.
+pub(super) fn whole(conn: &Connection, run: RunId) -> Result<Vec<Entry>> {
+    let entries = entries_from(conn, run, 0)?;
+    match entries
+        .iter()
+        .zip(1..)
+        .find(|(entry, at)| entry.position != *at)
+    {
+        None => Ok(entries),
+        Some((entry, at)) => Err(StoreError::Corrupt {
+            table: "messages",
+            column: "position",
+            message: format!(
+                "entry {at} is missing; {} comes in its place",
+                entry.position
+            ),
+        }),
+    }
+}
+
+/// Sets the row's counters to what there is. `read`: the transcript and what it adds up to, where it can be read.
+pub(super) fn count_again(
+    change: &mut Change<'_>,
+    read: Option<(&[Entry], &Ledger)>,
+) -> Result<()> {
+    let id = Blob(change.row.id.as_uuid());
+    let most = |sql: &str| -> Result<u64> {
+        let most = change
+            .tx
+            .prepare_cached(sql)?
+            .query_row(params![id], |row| row.get::<_, Option<i64>>(0))?;
+        Ok(most.map_or(0, count))
+    };
+    let position = most("SELECT max(position) FROM messages WHERE run_id = ?1")?;
+    let shown = most("SELECT max(shown) FROM messages WHERE run_id = ?1")?;
+    let sequence = most("SELECT max(sequence) FROM events WHERE run_id = ?1")?;
+    let row = &mut change.row;
+    (row.position, row.shown, row.sequence) = (position, shown, sequence);
+    let Some((entries, ledger)) = read else {
+        return Ok(());
+    };
+    row.newest_user = ledger.newest_user;
+    // Open calls are looked for from the last turn on: no later than the first of them.
+    let first = ledger.open.front().and_then(|open| {
+        entries.iter().find(
+            |entry| matches!(&entry.body, Body::ToolCall { call, .. } if call.id == open.call.id),
+        )
+    });
+    let latest = first.map_or(position + 1, |first| first.position);
+    row.turn = row.turn.min(latest);
+    Ok(())
+}
+
+/// Makes the rows of a run's requests say what its transcript says: closed as there, and open only the pending one. A
+/// row that the transcript does not have goes: nobody can have been asked.
+pub(super) fn settle_requests(
+    change: &Change<'_>,
+    entries: &[Entry],
+    pending: Option<&HumanRequest>,
+) -> Result<()> {
+    let (tx, run) = (change.tx, change.row.id);
+    let mut known = Vec::new();
+    for entry in entries {
+        match &entry.body {
+            Body::HumanRequest { request, .. } => known.push((request, None)),
+            Body::HumanResponse {
+                request_id,
+                resolution,
+                by,
+            } => {
+                if let Some((_, closed)) = known
+                    .iter_mut()
+                    .find(|(request, _)| request.id == *request_id)
+                {
+                    *closed = Some((entry.at, resolution.clone(), *by));
+                }
+            }
+            _ => {}
+        }
+    }
+    let open = tx
+        .prepare_cached("SELECT id FROM human_requests WHERE run_id = ?1 AND closed_at IS NULL")?
+        .query_map(params![Blob(run.as_uuid())], |row| row.get::<_, Blob>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for id in open {
+        if !known
+            .iter()
+            .any(|(request, _)| request.id.as_uuid() == id.0)
+        {
+            tx.execute("DELETE FROM human_requests WHERE id = ?1", params![id])?;
+        }
+    }
+    // The pending one comes last: there may be one open row at a time.
+    let is_pending = |request: &HumanRequest| pending.is_some_and(|p| p.id == request.id);
+    for (request, closed) in &known {
+        if !is_pending(request) {
+            let stopped = || (change.now, Resolution::Stopped, None);
+            put_request(
+                change,
+                request,
+                Some(closed.clone().unwrap_or_else(stopped)),
+            )?;
+        }
+    }
+    match pending {
+        Some(request) => put_request(change, request, None),
+        None => Ok(()),
+    }
+}
+
+/// When, how and by whom a request was closed.
+pub(super) type Closed = (Timestamp, Resolution, Option<UserId>);
+
+/// Writes the row of a request, or what of it is wrong.
+pub(super) fn put_request(
+    change: &Change<'_>,
+    request: &HumanRequest,
+    closed: Option<Closed>,
+) -> Result<()> {
+    let resolution = closed
+        .as_ref()
+        .map(|(_, resolution, _)| to_json("human_requests", "resolution", resolution))
+        .transpose()?;
+    change
+        .tx
+        .prepare_cached(
+            "INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at, closed_at, resolution, responded_by)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (id) DO UPDATE SET request = ?4, expires_at = ?6, resolution = ?8, responded_by = ?9,
+                 closed_at = CASE WHEN ?7 IS NULL THEN NULL ELSE coalesce(closed_at, ?7) END
+             WHERE run_id = ?2",
+        )?
+        .execute(params![
+            Blob(request.id.as_uuid()),
+            Blob(change.row.id.as_uuid()),
+            Blob(change.row.team.as_uuid()),
+            to_json("human_requests", "request", request)?,
+            Ms(request.created_at),
+            request.expires_at.map(Ms),
+            closed.as_ref().map(|(at, ..)| Ms(*at)),
+            resolution,
+            closed
+                .as_ref()
+                .and_then(|(_, _, by)| by.map(|by| Blob(by.as_uuid())))
+        ])?;
+    Ok(())
+}
+
+/// Closes the open rows of a run's requests, unread.
+pub(super) fn close_requests(conn: &Connection, run: RunId, now: Timestamp) -> Result<()> {
+    conn.execute(
+        "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",
+        params![Blob(run.as_uuid()), Ms(now)],
+    )?;
+    Ok(())
+}
+
+/// Takes a sandbox from who cannot give it back: a run that has ended, or is not there, and a driver that is gone.
+pub(super) fn free_of_the_gone(tx: &Tx<'_>, bell: &Bell, sandbox: &SandboxId) -> Result<()> {
+    let owner = tx
+        .prepare_cached("SELECT owner_run FROM sandboxes WHERE id = ?1")?
+        .query_row(params![sandbox.as_str()], |row| {
+            row.get::<_, Option<Blob>>(0)
+        })
+        .optional()?
+        .flatten();
+    if !owner.is_some_and(|owner| bell.is_driven(RunId::from_stored(owner.0))) {
+        tx.execute(
+            "UPDATE sandboxes SET leaving = NULL WHERE id = ?1 AND leaving IS NOT NULL",
+            params![sandbox.as_str()],
+        )?;
+    }
+    tx.execute(
+        "UPDATE sandboxes AS s SET owner_run = NULL WHERE s.id = ?1 AND s.owner_run IS NOT NULL AND s.leaving IS NULL
+             AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted'))",
+        params![sandbox.as_str()],
+    )?;
+    Ok(())
+}
+
+/// Ends a run without reading it: it fails, and holds nothing. Who waited for its sandbox may begin.
+pub(super) fn end_unread(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+    let id = Blob(run.as_uuid());
+    tx.execute(
+        "UPDATE runs SET status = 'failed', error_code = ?3, error_message = ?4, completed_at = ?2
+         WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'interrupted')",
+        params![id, Ms(now), CODE, MESSAGE],
+    )?;
+    tx.execute(
+        "UPDATE runs SET claim_token = NULL, claim_boot = NULL, claimed_at = NULL, wake_at = NULL, deadline_at = NULL, request_id = NULL,
+             waiting_kind = NULL, waiting_who = NULL, waiting_since = NULL, waiting_deadline = NULL, updated_at = ?2 WHERE id = ?1",
+        params![id, Ms(now)],
+    )?;
+    close_requests(tx, run, now)?;
+    let freed: Vec<String> = tx
+        .prepare("UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1 RETURNING id")?
+        .query_map(params![id], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for sandbox in freed {
+        let next: Option<Blob> = tx
+            .prepare_cached(
+                "SELECT id FROM runs WHERE sandbox_id = ?1 AND waiting_kind = 'sandbox' AND id <> ?2
+                     AND status NOT IN ('completed', 'failed', 'interrupted') ORDER BY updated_at LIMIT 1",
+            )?
+            .query_row(params![sandbox, id], |row| row.get(0))
+            .optional()?;
+        if let Some(next) = next
+            && let Ok(mut change) = Change::of_run(tx, RunId::from_stored(next.0), now)
+        {
+            change.queue()?;
+            change.finish()?;
+        }
+    }
+    tx.ring(run, true);
+    tx.ring_fence(run);
+    Ok(())
+}
