@@ -146,7 +146,15 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
     let claim = change.row.claim;
     let driven = claim.filter(|_| bell.is_driven(change.row.id));
     match claim {
-        Some(_) => change.release(),
+        Some(_) => {
+            // How long a driver worked that is gone is known up to its last step only.
+            if driven.is_none()
+                && let Some(at) = change.row.claimed_at.take()
+            {
+                change.row.worked_ms += change.row.updated_at.ms_since(at);
+            }
+            change.release();
+        }
         // Nobody has worked since it was released.
         None => {
             change.row.claimed_at = None;

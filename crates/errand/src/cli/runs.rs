@@ -1,4 +1,4 @@
-//! `errand runs`: runs, through the API.
+//! `errand runs`: runs, through the API; to repair one, on the server's machine.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::agents::{Paging, id_of, note_the_rest};
 use super::out::{Out, Style};
 use super::transcript::{Transcript, question};
-use super::{Remote, Surroundings, answers, follow, sandboxes};
+use super::{Remote, Surroundings, answers, follow, repair, sandboxes};
 use crate::client::{Client, Reply, RunReply};
 
 /// Most messages of one page: the contract's number.
@@ -37,6 +37,8 @@ pub(super) enum Command {
     Stop(One),
     /// Let a failed run go on from the step that failed
     Retry(One),
+    /// Set a damaged or stuck run right, on the server's machine
+    Repair(repair::Args),
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +182,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             }
             Ok(out.note("The run goes on from the step that failed.")?)
         }
+        Command::Repair(args) => repair::run(args, with).await,
     }
 }
 

@@ -27,5 +27,6 @@ mod engine_life;
 mod health;
 mod properties;
 mod real_server;
+mod repair;
 mod tidy;
 mod webhooks;
