@@ -86,7 +86,7 @@ const DAMAGES: [(&str, &[&str]); 44] = [
     ("UPDATE human_requests SET responded_by = NULL", &["request_rows_agree_with_the_transcript"]),
     (
         "INSERT INTO human_requests (id, run_id, team_id, request, created_at, closed_at, resolution)
-         SELECT zeroblob(16), run_id, team_id, replace(request, json_extract(request, '$.id'), 'x'), 1, 1, '{\"how\":\"stopped\"}'
+         SELECT zeroblob(16), run_id, team_id, replace(request, json_extract(request, '$.id'), 'nobody-asked'), 1, 1, '{\"how\":\"stopped\"}'
          FROM human_requests LIMIT 1",
         &["a_request_row_has_its_entry"],
     ),
