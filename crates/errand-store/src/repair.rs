@@ -111,6 +111,8 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
         change.apply(Event::Retry)?;
         change.append(None, Body::Retried { by: None })?;
         change.row.worked_ms = 0;
+        // The database lets a run that has ended go to pending and nowhere else, in whichever step comes next.
+        change.row.update(tx)?;
     }
     change.row.completed_at = None;
     change.row.error = None;
@@ -146,7 +148,15 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
     let claim = change.row.claim;
     let driven = claim.filter(|_| bell.is_driven(change.row.id));
     match claim {
-        Some(_) => change.release(),
+        Some(_) => {
+            // How long a driver worked that is gone is known up to its last step only.
+            if driven.is_none()
+                && let Some(at) = change.row.claimed_at.take()
+            {
+                change.row.worked_ms += change.row.updated_at.ms_since(at);
+            }
+            change.release();
+        }
         // Nobody has worked since it was released.
         None => {
             change.row.claimed_at = None;

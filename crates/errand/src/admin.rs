@@ -1,4 +1,4 @@
-//! What an operator does on the server's own machine: keys, people, the webhook secret.
+//! What an operator does on the server's own machine: keys, people, the webhook secret, runs that are to be repaired.
 //!
 //! One request is one [`AdminRequest`], carried out by [`Admin::execute`] on the store. The command line has two ways
 //! there: through the running server's socket ([`socket`]), or, where no server runs, on the store itself
@@ -6,11 +6,12 @@
 //!
 //! Who may: whoever may write to the data directory. No key is asked for. Everything concerns the server's *first*
 //! team, which is made by the first request that needs one: named `default`, with an owner who has neither e-mail nor
-//! password until a set-up link is claimed.
+//! password until a set-up link is claimed. A repair ([`repair`]) takes a run of any team.
 //!
 //! Left out: other teams (the API serves them) and anything that the API can do.
 
 pub mod reach;
+pub mod repair;
 pub mod socket;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,8 @@ use errand_engine::clock::Clock;
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
+
+pub use repair::{RepairLine, RepairWay};
 
 use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
@@ -68,6 +71,13 @@ pub enum AdminRequest {
     },
     /// The team's webhook secret.
     WebhookSecret,
+    /// Sets a damaged or stuck run of any team right.
+    Repair {
+        /// The run's id.
+        run: String,
+        /// How.
+        way: RepairWay,
+    },
 }
 
 /// A password's PHC string. Its `Debug` shows nothing of it.
@@ -114,6 +124,11 @@ pub enum AdminAnswer {
     WebhookSecret {
         /// `whsec_…`.
         secret: String,
+    },
+    /// What became of the run.
+    Repaired {
+        /// What was done.
+        repaired: RepairLine,
     },
 }
 
@@ -218,6 +233,7 @@ impl Admin {
                 let secret = self.store.webhook_secret(team).await?;
                 Ok(AdminAnswer::WebhookSecret { secret })
             }
+            AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Commands are of three kinds. `serve`, `config` and `demo` are the server. `keys`, `users` and `webhooks` work on the
 //! server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs` and `sandboxes` go through
-//! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`.
+//! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` alone works on the data directory.
 //!
 //! Promised: results on standard output, everything else on standard error ([`out`]); with `--json` the API's own JSON;
 //! exit code 0 where it went well, 1 where it did not, with the whole chain of causes, 2 where the command line itself
@@ -20,6 +20,7 @@ mod follow;
 mod keys;
 mod logging;
 mod many_runs;
+mod repair;
 mod runs;
 mod sandboxes;
 mod serve;

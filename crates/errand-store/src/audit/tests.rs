@@ -52,7 +52,7 @@ const DAMAGES: [(&str, &[&str]); 44] = [
     ),
     (
         "UPDATE messages SET body = replace(body, '\"id\":\"c2\"', '\"id\":\"c1\"') WHERE body LIKE '{\"kind\":\"tool_call\"%' AND run_id = (SELECT id FROM runs WHERE claim_token IS NOT NULL)",
-        &["a_call_has_one_result", "an_intent_belongs_to_an_open_call"],
+        &["a_call_has_one_result", "an_intent_belongs_to_an_open_call", "no_call_begins_twice_in_silence"],
     ),
     (
         "UPDATE messages SET body = replace(body, '\"call_id\":\"c2\"', '\"call_id\":\"c9\"') WHERE body LIKE '{\"kind\":\"tool_result\"%' AND run_id = (SELECT id FROM runs WHERE status = 'interrupted' LIMIT 1)",
@@ -86,7 +86,7 @@ const DAMAGES: [(&str, &[&str]); 44] = [
     ("UPDATE human_requests SET responded_by = NULL", &["request_rows_agree_with_the_transcript"]),
     (
         "INSERT INTO human_requests (id, run_id, team_id, request, created_at, closed_at, resolution)
-         SELECT zeroblob(16), run_id, team_id, replace(request, json_extract(request, '$.id'), 'x'), 1, 1, '{\"how\":\"stopped\"}'
+         SELECT zeroblob(16), run_id, team_id, replace(request, json_extract(request, '$.id'), 'nobody-asked'), 1, 1, '{\"how\":\"stopped\"}'
          FROM human_requests LIMIT 1",
         &["a_request_row_has_its_entry"],
     ),

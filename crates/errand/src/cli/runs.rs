@@ -1,4 +1,4 @@
-//! `errand runs`: runs, through the API.
+//! `errand runs`: runs, through the API; to repair one, on the server's machine.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::agents::{Paging, id_of, note_the_rest};
 use super::out::{Out, Style};
 use super::transcript::{Transcript, question};
-use super::{Remote, Surroundings, answers, follow, many_runs, sandboxes};
+use super::{Remote, Surroundings, answers, follow, many_runs, repair, sandboxes};
 use crate::client::{Client, Reply, RunReply};
 
 /// Most messages of one page: the contract's number.
@@ -37,6 +37,8 @@ pub(super) enum Command {
     Stop(many_runs::Which),
     /// Let a failed run go on from the step that failed, or all that meet some criteria
     Retry(many_runs::Which),
+    /// Set a damaged or stuck run right, on the server's machine
+    Repair(repair::Args),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +164,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Respond(args) => respond(args, with).await,
         Command::Stop(which) => many_runs::stop(which, with).await,
         Command::Retry(which) => many_runs::retry(which, with).await,
+        Command::Repair(args) => repair::run(args, with).await,
     }
 }
 

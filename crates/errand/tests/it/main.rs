@@ -31,5 +31,6 @@ mod engine_steps;
 mod health;
 mod properties;
 mod real_server;
+mod repair;
 mod tidy;
 mod webhooks;

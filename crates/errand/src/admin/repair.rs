@@ -1,0 +1,129 @@
+//! Runs that are damaged or stuck: set right by an operator, whatever team they belong to.
+
+use std::str::FromStr as _;
+
+use errand_core::id::RunId;
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_store::{Fork, Forked, Repaired, StoreError};
+use serde::{Deserialize, Serialize};
+
+use super::{Admin, AdminAnswer, AdminError};
+
+/// How a run is set right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepairWay {
+    /// It goes on with what its transcript says.
+    Resume,
+    /// It ends as failed.
+    Fail,
+    /// It is left as it is, and a new run goes on with what can be read of it.
+    Fork,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairLine {
+    /// The run that goes on, or has ended: for a fork the new one.
+    pub run_id: String,
+    /// Its status now.
+    pub status: Status,
+    /// What it waits for, as `waiting_on.kind`; none once it has ended.
+    pub waits_for: Option<String>,
+    /// What was done, in a sentence.
+    pub sentence: String,
+}
+
+impl Admin {
+    pub(super) async fn repair(
+        &self,
+        run: &str,
+        way: RepairWay,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
+        let id = RunId::from_str(run).map_err(|bad| AdminError::Bad(bad.to_string()))?;
+        let repaired = match way {
+            RepairWay::Resume => {
+                let repaired = self.store.repair_resume(id, now).await;
+                repaired.map(|repaired| line(id, resumed(&repaired), repaired))
+            }
+            RepairWay::Fail => {
+                let repaired = self.store.repair_fail(id, now).await;
+                repaired.map(|repaired| line(id, failed(&repaired), repaired))
+            }
+            RepairWay::Fork => {
+                let fork = Fork {
+                    run: id,
+                    id: self.ids.run(now),
+                    after: None,
+                    build: None,
+                    source: "cli",
+                    now,
+                };
+                self.store
+                    .fork_run(fork)
+                    .await
+                    .map(|forked| new_line(id, forked))
+            }
+        };
+        match repaired {
+            Ok(repaired) => Ok(AdminAnswer::Repaired { repaired }),
+            Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
+                "there is no run {id}; `errand runs list` shows a team's runs"
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn line(run: RunId, sentence: String, repaired: Repaired) -> RepairLine {
+    RepairLine {
+        run_id: run.to_string(),
+        status: repaired.status,
+        waits_for: repaired.waits_for,
+        sentence,
+    }
+}
+
+fn resumed(repaired: &Repaired) -> String {
+    let before = if repaired.was_taken_away {
+        "The run was taken from its driver. "
+    } else {
+        ""
+    };
+    let next = match repaired.waits_for.as_deref() {
+        Some("human") => "It waits for a person's answer to its request.",
+        Some("sandbox") if repaired.was_taken_away => {
+            "It goes on when that driver has left the sandbox; where it never does, a restart of the server ends it."
+        }
+        Some("sandbox") => "It goes on when the run that uses its sandbox has ended.",
+        _ => "It goes on as soon as a server has a place for it.",
+    };
+    format!("{before}{next}")
+}
+
+fn failed(repaired: &Repaired) -> String {
+    if !repaired.is_changed {
+        let status = repaired.status.as_str();
+        return format!("The run had ended ({status}) and is left as it is.");
+    }
+    "The run has failed; `errand runs retry` lets it go on, `errand runs repair --fork` lets another go on in its place.".to_owned()
+}
+
+fn new_line(old: RunId, forked: Forked) -> RepairLine {
+    let Forked { run, taken, of } = forked;
+    let files = if run.sandbox_id.is_some() {
+        "with its sandbox"
+    } else {
+        "without its files"
+    };
+    RepairLine {
+        run_id: run.id.to_string(),
+        status: run.status,
+        waits_for: run.waiting_on.map(|waiting| waiting.kind),
+        sentence: format!(
+            "A new run goes on with {taken} of the {of} entries of run {old}, {files}; that run is left as it is."
+        ),
+    }
+}

@@ -1,0 +1,304 @@
+//! `errand runs repair`, through the admin socket: what is damaged or stuck goes on, ends, or goes on as another run.
+
+use errand::admin::socket::{AdminSocket, SocketError, call};
+use errand::admin::{Admin, AdminAnswer, AdminRequest, RepairLine, RepairWay};
+use errand_core::id::IdGen;
+use errand_core::turn::Move;
+use errand_store::AuditScope;
+use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
+use serde_json::json;
+
+use crate::engine_life::assert_well_formed;
+
+/// Repairs as the command does beside a server: by a call of its admin socket.
+async fn repair(app: &TestApp, run: &str, way: RepairWay) -> Result<RepairLine, String> {
+    let store = app.store().clone();
+    let admin = Admin::new(store, [5; 32], app.clock().clone(), app.url().to_owned());
+    let socket = AdminSocket::start(app.dir(), admin).unwrap();
+    let run = run.to_owned();
+    let answer = call(app.dir(), &AdminRequest::Repair { run, way }).await;
+    socket.shut_down().await;
+    match answer {
+        Ok(AdminAnswer::Repaired { repaired }) => Ok(repaired),
+        Ok(_) => panic!("another answer than was asked for"),
+        Err(SocketError::Refused(why)) => Err(why),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn assert_sound(app: &TestApp, team: &Team, run: &str) {
+    assert_well_formed(&app.messages(team, run).await);
+    let found = app.store().audit(AuditScope::All, app.now()).await.unwrap();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+fn pay() -> Vec<Vec<Move>> {
+    vec![vec![Move::Call {
+        id: None,
+        name: "run_command".into(),
+        arguments: json!({"eur": 7}).as_object().unwrap().clone(),
+    }]]
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_drives_any_more_goes_on() {
+    let setting = ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned());
+    let app = TestApp::start_with(TestOptions {
+        settings: vec![setting],
+        ..TestOptions::default()
+    })
+    .await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("slow", vec![]);
+    app.model.hold_at(&gate);
+    let agent = app
+        .agent(&team, ScriptedModel::config("slow", json!({})))
+        .await;
+    app.run(&team, json!({"agent_id": agent})).await;
+    gate.arrival().await;
+    // It waits for the only place. It is claimed, and whoever claimed it is gone without a word.
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    let token = IdGen::new([6; 32]).claim_token(app.now());
+    let step_deadline = app.now().plus_ms(3_600_000);
+    let claimed = app
+        .store()
+        .claim(vec![token], None, step_deadline, app.now())
+        .await
+        .unwrap();
+    let claimed: Vec<_> = claimed
+        .runs
+        .iter()
+        .map(|c| c.ready.run.to_string())
+        .collect();
+    assert_eq!(claimed, [run.as_str()]);
+
+    let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
+    assert_eq!(repaired.waits_for.as_deref(), Some("place"));
+    assert!(
+        repaired.sentence.contains("as soon as"),
+        "{}",
+        repaired.sentence
+    );
+    gate.open();
+    gate.open();
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_sound(&app, &team, &run).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_is_taken_from_a_driver_that_waits_for_its_model() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("slow", vec![]);
+    app.model.hold_at(&gate);
+    let agent = app
+        .agent(&team, ScriptedModel::config("slow", json!({})))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    gate.arrival().await;
+    let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
+    assert!(
+        repaired
+            .sentence
+            .starts_with("The run was taken from its driver.")
+    );
+    // Another driver comes to the model.
+    gate.arrival().await;
+    gate.open();
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_sound(&app, &team, &run).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_whose_tool_is_stuck_waits_for_it_and_a_person_settles_the_call() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("pay", pay());
+    app.payment.hold_at(Some(&gate));
+    let agent = app
+        .agent(&team, ScriptedModel::config("pay", json!({})))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    gate.arrival().await;
+    let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
+    assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));
+    let waiting = app.get_run(&team, &run).await;
+    assert_eq!(waiting["run"]["waiting_on"]["kind"], "sandbox");
+    app.payment.hold_at(None);
+    gate.open();
+    app.settle().await;
+    // The driver has left, and nobody may pay a second time without being asked.
+    assert_eq!(app.payment.begun(), 1);
+    let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
+    let question = pending["questions"][0]["question"].as_str().unwrap();
+    let path = format!(
+        "/v1/runs/{run}/human-requests/{}/respond",
+        pending["id"].as_str().unwrap()
+    );
+    app.post(&team.key, &path, json!({"answers": {question: "done"}}))
+        .await
+        .expect(200);
+    app.settle().await;
+    assert_eq!(app.payment.begun(), 1);
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_sound(&app, &team, &run).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_ended_tells_its_webhook_and_can_be_retried() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let sink = WebhookSink::start().await;
+    let steps = json!([{"approve": {"title": "May I?"}, "as": "ok"}, {"finish": "x"}]);
+    let agent = app.playbook(&team, steps).await;
+    let start = json!({"agent_id": agent, "webhook_url": sink.url()});
+    let run = app.run(&team, start).await;
+    app.settle().await;
+    let repaired = repair(&app, &run, RepairWay::Fail).await.unwrap();
+    assert_eq!(repaired.waits_for, None);
+    app.settle().await;
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(got["run"]["status"], "failed");
+    assert_eq!(got["run"]["error"]["code"], "repaired");
+    assert!(got["pending_human_request"].is_null());
+    assert_eq!(sink.received().len(), 2, "the request and the end");
+    let again = repair(&app, &run, RepairWay::Fail).await.unwrap();
+    assert!(
+        again.sentence.contains("left as it is"),
+        "{}",
+        again.sentence
+    );
+
+    // Repaired once more it is retried, and asks once more.
+    repair(&app, &run, RepairWay::Resume).await.unwrap();
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "waiting");
+    assert_sound(&app, &team, &run).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_fork_of_a_completed_run_goes_on_with_its_transcript_and_files() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let steps = json!([
+        {"tool": "write_file", "with": {"path": "a.txt", "content": "{{ message }}"}},
+        {"approve": {"title": "May I?"}, "as": "ok"},
+        {"tool": "read_file", "with": {"path": "a.txt"}, "as": "text"},
+        {"finish": "{{ text }}"}
+    ]);
+    let agent = app.playbook(&team, steps).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "first"}))
+        .await;
+    app.settle().await;
+    let respond = |run: String, request: String| {
+        let (app, key) = (&app, team.key.clone());
+        async move {
+            let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
+            app.post(&key, &path, json!({"approved": true}))
+                .await
+                .expect(200);
+            app.settle().await;
+        }
+    };
+    let request = |got: serde_json::Value| {
+        got["pending_human_request"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    respond(run.clone(), request(app.get_run(&team, &run).await)).await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    let messages = app.messages(&team, &run).await;
+
+    let forked = repair(&app, &run, RepairWay::Fork).await.unwrap();
+    assert_ne!(forked.run_id, run);
+    let new = forked.run_id;
+    app.settle().await;
+    let texts = |messages: &[serde_json::Value]| -> Vec<serde_json::Value> {
+        let text = |m: &serde_json::Value| {
+            json!([
+                m["type"],
+                m["text_content"],
+                m["timestamp"],
+                m["tool_result"]
+            ])
+        };
+        messages.iter().map(text).collect()
+    };
+    let copies = app.messages(&team, &new).await;
+    assert_eq!(texts(&copies[..messages.len()]), texts(&messages));
+    let [old, of_fork] = [
+        app.get_run(&team, &run).await,
+        app.get_run(&team, &new).await,
+    ];
+    assert_eq!(of_fork["run"]["sandbox_id"], old["run"]["sandbox_id"]);
+    assert_eq!(of_fork["run"]["source"], "cli");
+
+    // It goes on by itself: a message starts its steps again, in the same files.
+    let path = format!("/v1/runs/{new}/messages");
+    app.post(&team.key, &path, json!({"message": "second"}))
+        .await
+        .expect(201);
+    app.settle().await;
+    respond(new.clone(), request(app.get_run(&team, &new).await)).await;
+    assert_eq!(app.status(&team, &new).await, "completed");
+    let last = app.messages(&team, &new).await.pop().unwrap();
+    assert_eq!(last["text_content"], "second");
+    assert_eq!(app.messages(&team, &run).await, messages);
+    assert_sound(&app, &team, &new).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_fork_asks_again_what_the_old_run_waits_for() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let steps = json!([{"approve": {"title": "May I?"}, "as": "ok"}, {"finish": "x"}]);
+    let agent = app.playbook(&team, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let forked = repair(&app, &run, RepairWay::Fork).await.unwrap();
+    app.settle().await;
+    let [old, new] = [
+        app.get_run(&team, &run).await,
+        app.get_run(&team, &forked.run_id).await,
+    ];
+    for got in [&old, &new] {
+        assert_eq!(got["run"]["status"], "waiting", "{got:#}");
+    }
+    let id = |got: &serde_json::Value| got["pending_human_request"]["id"].clone();
+    assert_ne!(id(&old), id(&new));
+    assert_sound(&app, &team, &forked.run_id).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_to_be_left_alone_is_refused_with_what_to_do() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let told = repair(&app, &run, RepairWay::Resume).await.unwrap_err();
+    assert!(told.contains("a message resumes it"), "{told}");
+    let unknown = IdGen::new([9; 32]).run(app.now()).to_string();
+    for way in [RepairWay::Resume, RepairWay::Fail, RepairWay::Fork] {
+        let told = repair(&app, &unknown, way).await.unwrap_err();
+        assert!(told.contains("there is no run"), "{told}");
+    }
+    let told = repair(&app, "nonsense", RepairWay::Resume)
+        .await
+        .unwrap_err();
+    assert!(told.contains("run id"), "{told}");
+    app.finish().await;
+}
