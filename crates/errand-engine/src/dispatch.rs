@@ -76,7 +76,8 @@ impl Engine {
         parts: Parts,
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StartError> {
-        let recovered = parts.store.recover(parts.clock.now()).await?;
+        let started = parts.clock.now();
+        let recovered = parts.store.recover(started).await?;
         let mut bounds = crate::net::Bounds::WEBHOOK;
         bounds.total = options.webhook_timeout;
         let client: GuardedClient =
@@ -98,7 +99,7 @@ impl Engine {
                 options.max_concurrent_deliveries.max(1),
                 cancel.clone(),
             )),
-            tokio::spawn(janitor::run(parts.clone())),
+            tokio::spawn(janitor::run(parts.clone(), started)),
         ];
         Ok((
             Self {

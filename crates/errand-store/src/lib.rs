@@ -30,4 +30,5 @@ pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use sandboxes::SandboxFate;
 pub use sqlite::{OpenError, OpenOptions, Store};
