@@ -15,10 +15,12 @@ pub mod seal;
 
 mod access;
 mod agents;
+mod audit;
 mod bell;
 mod change;
 mod deliveries;
 mod driving;
+mod figures;
 mod outside;
 mod rows;
 mod runs;
@@ -29,6 +31,7 @@ pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, Use
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
+pub use figures::{Deliveries, Figures, Late, Overdue};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use sandboxes::SandboxFate;
-pub use sqlite::{OpenError, OpenOptions, Store};
+pub use sqlite::{OpenError, OpenOptions, Schema, Store};

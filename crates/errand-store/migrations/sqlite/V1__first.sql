@@ -195,6 +195,7 @@ CREATE TABLE deliveries (
     due_at       INTEGER                      -- null once it is no longer pending
 ) STRICT;
 CREATE INDEX deliveries_due ON deliveries (due_at) WHERE state = 'pending';
+CREATE INDEX deliveries_given_up ON deliveries (state) WHERE state IN ('gone', 'exhausted');
 CREATE INDEX deliveries_by_run ON deliveries (run_id, sequence);
 
 CREATE TABLE delivery_attempts (

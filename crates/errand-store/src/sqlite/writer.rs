@@ -10,6 +10,8 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use errand_core::id::RunId;
@@ -140,6 +142,7 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
 /// The handle on the writer's thread.
 pub(crate) struct Writer {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    commits: Arc<AtomicU64>,
     poisoned: watch::Receiver<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -153,6 +156,8 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (poison, poisoned) = watch::channel(false);
+        let commits = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&commits);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
@@ -161,11 +166,13 @@ impl Writer {
                     bell,
                     respond_base,
                     poison,
+                    commits: counted,
                 }
                 .run(queue)
             })?;
         Ok(Self {
             jobs: Some(jobs),
+            commits,
             poisoned,
             thread: Some(thread),
         })
@@ -173,6 +180,18 @@ impl Writer {
 
     pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
         self.poisoned.clone()
+    }
+
+    /// Transactions that were committed.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Jobs that wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.jobs.as_ref().map_or(0, |jobs| {
+            jobs.max_capacity().saturating_sub(jobs.capacity()) as u64
+        })
     }
 
     pub(crate) async fn write<T, F>(&self, act: F) -> Result<T>
@@ -222,6 +241,7 @@ struct Loop {
     bell: Bell,
     respond_base: String,
     poison: watch::Sender<bool>,
+    commits: Arc<AtomicU64>,
 }
 
 enum End {
@@ -300,6 +320,7 @@ impl Loop {
         }
         match self.conn.execute_batch("COMMIT") {
             Ok(()) => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
                 self.ring(rings.into_inner());
                 End::Committed
             }
