@@ -132,7 +132,7 @@ async fn deliveries_are_counted_by_state() {
     let team = app.team("acme").await;
     let sink = errand_testkit::WebhookSink::start().await;
     let agent = app.playbook(&team, json!([{"finish": "done"}])).await;
-    let body = json!({"agent_id": agent, "webhook_url": sink.url("/hook")});
+    let body = json!({"agent_id": agent, "webhook_url": sink.url()});
     app.run(&team, body).await;
     app.settle().await;
     let text = scrape(&app).await;

@@ -136,7 +136,7 @@ async fn writes_leave_no_temporary_names_anywhere() {
     .expect(201);
     let steps = json!([
         {"tool": "write_file", "with": {"path": "deep/c", "content": "mine"}},
-        {"tool": "edit_file", "with": {"path": "deep/c", "old_string": "mine", "new_string": "yours"}},
+        {"tool": "edit_file", "with": {"path": "deep/c", "old": "mine", "new": "yours"}},
     ]);
     let agent = app.playbook(&team, steps).await;
     let run = app
