@@ -78,7 +78,8 @@ impl Engine {
         parts: Parts,
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StoreError> {
-        let recovered = parts.store.recover(parts.clock.now()).await?;
+        let started = parts.clock.now();
+        let recovered = parts.store.recover(started).await?;
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher {
             parts: parts.clone(),
@@ -100,7 +101,7 @@ impl Engine {
             )),
         ];
         if options.cleans_up {
-            tasks.push(tokio::spawn(janitor::run(parts.clone())));
+            tasks.push(tokio::spawn(janitor::run(parts.clone(), started)));
         }
         Ok((
             Self {

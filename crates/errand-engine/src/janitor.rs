@@ -1,83 +1,230 @@
-//! Removes sandboxes that have expired. The row goes first, then the directory; what a crash leaves in between is found
-//! at the next start.
+//! Tidies up, at the start and every minute: sandboxes that have expired, and what a crash left on disk that the store
+//! does not know.
+//!
+//! Promised: nothing is removed at once. It is moved to the trash whole, and goes from there a day later. Of what the
+//! store does not know, nothing is touched that is in use, that is younger than an hour, or that was changed since this
+//! start of the program ([`is_left_over`]). A crash between any two steps leaves what a later round finishes: the row
+//! of a sandbox is deleted first, and a directory whose row is deleted is moved whenever it is found.
+//!
+//! Cheap by where things are: directories of sandboxes are one listing, unfinished writes another. No sandbox is looked
+//! into.
 
-use errand_store::StoreError;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use errand_core::time::Timestamp;
+use errand_store::{SandboxFate, StoreError};
 
 use crate::dispatch::Parts;
+use crate::sandboxes::names_in;
 
 /// How often it looks: expiry is counted in days.
 const ROUND_MS: u64 = 60_000;
 /// Most sandboxes of one round's transaction.
 const BATCH: u32 = 100;
+/// Most sandboxes that are looked up in one read.
+const LOOK_UP_MAX: usize = 500;
+/// Nothing younger is taken for a leftover. Unit: milliseconds.
+const YOUNG_MS: u64 = 3_600_000;
 
-/// Works until the server drains.
-pub(crate) async fn run(parts: Parts) {
-    if let Err(error) = clear_leftovers(&parts).await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "what an earlier start left could not be removed"
-        );
-    }
-    while !parts.draining.is_cancelled() {
-        if let Err(error) = round(&parts).await {
+/// Works until the server drains. `started`: when this start of the program began, before it took any request.
+pub(crate) async fn run(parts: Parts, started: Timestamp) {
+    let janitor = Janitor { parts, started };
+    while !janitor.parts.draining.is_cancelled() {
+        if let Err(error) = janitor.round().await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "expired sandboxes could not be removed; trying again later"
+                "what has expired or was left over could not be moved to the trash; trying again later"
             );
         }
         tokio::select! {
-            () = parts.clock.sleep_ms(ROUND_MS) => {}
-            () = parts.draining.cancelled() => {}
+            () = janitor.parts.clock.sleep_ms(ROUND_MS) => {}
+            () = janitor.parts.draining.cancelled() => {}
         }
     }
 }
 
-/// What a crash left between a row and its directory: directories whose row is gone, and the trash. Rows come first, so a
-/// directory that is in use is known.
-async fn clear_leftovers(parts: &Parts) -> Result<(), StoreError> {
-    let sandboxes = parts.sandboxes.clone();
-    let listed = tokio::task::spawn_blocking(move || {
-        sandboxes.empty_trash().and_then(|()| sandboxes.list())
-    })
-    .await;
-    let on_disk = match listed {
-        Ok(Ok(on_disk)) => on_disk,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the directory of sandboxes could not be looked through");
-            return Ok(());
-        }
-        Err(_) => return Ok(()),
-    };
-    for id in on_disk {
-        if parts.store.sandbox_is_known(&id).await? {
-            continue;
-        }
-        let sandboxes = parts.sandboxes.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || sandboxes.remove(&id)).await {
-            tracing::warn!(%error, "the files of a sandbox that is gone could not be removed");
-        }
-    }
-    Ok(())
+struct Janitor {
+    parts: Parts,
+    started: Timestamp,
 }
 
-async fn round(parts: &Parts) -> Result<(), StoreError> {
-    let now = parts.clock.now();
-    loop {
-        let expired = parts.store.expired_sandboxes(now, BATCH).await?;
-        let more = expired.len() >= BATCH as usize;
-        for id in expired {
-            // Used since it was listed: it stays.
-            if !parts.store.mark_sandbox_deleted(&id, now).await? {
-                continue;
-            }
-            let sandboxes = parts.sandboxes.clone();
-            let removed = tokio::task::spawn_blocking(move || sandboxes.remove(&id)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(%error, "the files of an expired sandbox could not be removed; the next start does it");
-            }
+/// Why a round was not finished.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the data directory could not be tidied up")]
+    Disk(#[from] io::Error),
+}
+
+/// How many things were moved to the trash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Moved {
+    expired: u64,
+    deleted: u64,
+    unknown: u64,
+    unfinished: u64,
+}
+
+impl Janitor {
+    /// Each part is tried, whatever became of the others; the first failure is told.
+    async fn round(&self) -> Result<Moved, RoundError> {
+        let now = self.parts.clock.now();
+        let mut moved = Moved::default();
+        let parts = [
+            self.expire(now, &mut moved).await,
+            self.sandboxes_left_over(now, &mut moved).await,
+            self.files_left_over(now, &mut moved).await,
+            self.empty_trash(now).await,
+        ];
+        if moved.unknown + moved.deleted + moved.unfinished > 0 {
+            tracing::info!(
+                sandboxes_unknown = moved.unknown,
+                sandboxes_deleted = moved.deleted,
+                writes_unfinished = moved.unfinished,
+                "leftovers were moved to the trash, for a day"
+            );
         }
-        if !more {
-            return Ok(());
+        parts.into_iter().collect::<Result<(), _>>().map(|()| moved)
+    }
+
+    async fn expire(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
+        let mut failed = Ok(());
+        loop {
+            let expired = self.parts.store.expired_sandboxes(now, BATCH).await?;
+            let more = expired.len() >= BATCH as usize;
+            for id in expired {
+                // Used since it was listed: it stays.
+                if !self.parts.store.mark_sandbox_deleted(&id, now).await? {
+                    continue;
+                }
+                moved.expired += 1;
+                let sandboxes = self.parts.sandboxes.clone();
+                // Where it fails the next round does it: the row is deleted.
+                let discarded = blocking(move || sandboxes.discard(&id, now)).await;
+                failed = failed.and(discarded.map(drop));
+            }
+            if !more || self.parts.draining.is_cancelled() {
+                return Ok(failed?);
+            }
         }
     }
+
+    /// Directories of sandboxes whose row is deleted, or that never had one. They are listed before their rows are
+    /// looked up, and rows come before directories: one that is in use has its row by then.
+    async fn sandboxes_left_over(
+        &self,
+        now: Timestamp,
+        moved: &mut Moved,
+    ) -> Result<(), RoundError> {
+        let sandboxes = self.parts.sandboxes.clone();
+        let on_disk = blocking(move || sandboxes.list()).await?;
+        let mut failed = Ok(());
+        for some in on_disk.chunks(LOOK_UP_MAX) {
+            for (id, fate) in self.parts.store.sandbox_fates(some.to_vec()).await? {
+                let count = match fate {
+                    SandboxFate::Kept => continue,
+                    SandboxFate::Deleted => &mut moved.deleted,
+                    SandboxFate::Unknown => &mut moved.unknown,
+                };
+                let (sandboxes, started) = (self.parts.sandboxes.clone(), self.started);
+                let discarded = blocking(move || {
+                    let goes = fate == SandboxFate::Deleted
+                        || changed_at(&sandboxes.path_of(&id))?
+                            .is_some_and(|changed| is_left_over(changed, started, now));
+                    Ok(goes && sandboxes.discard(&id, now)?)
+                });
+                match discarded.await {
+                    Ok(was_moved) => *count += u64::from(was_moved),
+                    Err(error) => failed = failed.and(Err(error)),
+                }
+            }
+            if self.parts.draining.is_cancelled() {
+                break;
+            }
+        }
+        Ok(failed?)
+    }
+
+    /// Files of writes and uploads that were cut off. Those under way were begun since this start.
+    async fn files_left_over(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
+        let (sandboxes, started) = (self.parts.sandboxes.clone(), self.started);
+        let data_dir = self.parts.store.dir().to_owned();
+        let (count, failed) = blocking(move || {
+            let mut left = sandboxes.list_unfinished()?;
+            left.extend(
+                names_in(&data_dir)?
+                    .into_iter()
+                    .filter(|path| is_unfinished_key(path)),
+            );
+            let (mut count, mut failed) = (0, Ok(()));
+            for path in left {
+                let taken = changed_at(&path).and_then(|changed| {
+                    if !changed.is_some_and(|changed| is_left_over(changed, started, now)) {
+                        return Ok(false);
+                    }
+                    Ok(sandboxes.trash().take(&path, now)?.is_some())
+                });
+                match taken {
+                    Ok(was_moved) => count += u64::from(was_moved),
+                    Err(error) => failed = failed.and(Err(error)),
+                }
+            }
+            Ok((count, failed))
+        })
+        .await?;
+        moved.unfinished += count;
+        Ok(failed?)
+    }
+
+    async fn empty_trash(&self, now: Timestamp) -> Result<(), RoundError> {
+        let (sandboxes, draining) = (self.parts.sandboxes.clone(), self.parts.draining.clone());
+        let emptied =
+            blocking(move || sandboxes.trash().empty(now, || draining.is_cancelled())).await?;
+        if emptied.removed > 0 {
+            tracing::info!(removed = emptied.removed, "the trash was emptied");
+        }
+        emptied.failed.map_or(Ok(()), |error| Err(error.into()))
+    }
 }
+
+/// Whether a thing that the store does not know was left by an earlier start: it is no younger than an hour, and was not
+/// changed since this start. `changed`: its modification time. By a clock that was set back it looks younger, and stays.
+fn is_left_over(changed: Timestamp, started: Timestamp, now: Timestamp) -> bool {
+    changed < started && changed < now && now.ms_since(changed) >= YOUNG_MS
+}
+
+/// When a thing was last modified. None where it is gone.
+fn changed_at(path: &Path) -> io::Result<Option<Timestamp>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(Timestamp::from_millis(
+            found
+                .mtime()
+                .saturating_mul(1000)
+                .saturating_add(found.mtime_nsec() / 1_000_000),
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A master key that was being made when the program ended: `master.key.….new` in the data directory.
+fn is_unfinished_key(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("master.key.") && name.ends_with(".new"))
+}
+
+/// Does file work on a thread for that.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(act)
+        .await
+        .unwrap_or_else(|ended| Err(io::Error::other(ended)))
+}
+
+#[cfg(test)]
+mod tests;

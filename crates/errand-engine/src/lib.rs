@@ -9,6 +9,7 @@ pub mod model;
 pub mod net;
 pub mod sandboxes;
 pub mod tool;
+pub mod trash;
 pub mod webhook;
 
 mod conclude;

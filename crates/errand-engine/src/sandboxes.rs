@@ -1,4 +1,7 @@
 //! Where sandboxes are on disk: `DATA_DIR/sandboxes/ID`. Rows come first, directories after, when they are first needed.
+//!
+//! Unfinished writes of all sandboxes have their names in one directory beside them, so that what a crash leaves of them
+//! is found without looking through every sandbox.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -6,23 +9,51 @@ use std::{fs, io};
 
 use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
-use errand_sandbox::{FileError, Root, remove_tree};
+use errand_core::time::Timestamp;
+use errand_sandbox::{FileError, Root};
+
+use crate::trash::{self, Trash, make_private};
+
+/// Where unfinished writes are, in the directory of sandboxes: on their file system, and not a sandbox's name.
+const UNFINISHED: &str = ".unfinished";
 
 /// The directory of all sandboxes.
 #[derive(Clone, Debug)]
 pub struct Sandboxes {
     dir: PathBuf,
-    trash: PathBuf,
+    unfinished: PathBuf,
+    trash: Trash,
 }
 
 impl Sandboxes {
     /// Below a data directory.
     #[must_use]
     pub fn beneath(data_dir: &Path) -> Self {
+        let dir = data_dir.join("sandboxes");
         Self {
-            dir: data_dir.join("sandboxes"),
-            trash: data_dir.join("trash"),
+            unfinished: dir.join(UNFINISHED),
+            trash: Trash::beneath(data_dir),
+            dir,
         }
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where they go.
+    #[must_use]
+    pub fn trash(&self) -> &Trash {
+        &self.trash
+    }
+
+    /// A sandbox's directory, there or not.
+    #[must_use]
+    pub fn path_of(&self, id: &SandboxId) -> PathBuf {
+        // The id's form has no slash and no dot: it cannot name another directory.
+        self.dir.join(id.as_str())
     }
 
     /// A sandbox's root, made if it is not there. Blocking.
@@ -30,31 +61,41 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system.
     pub fn root(&self, id: &SandboxId) -> Result<Root, FileError> {
-        make_private(&self.dir).map_err(|source| FileError::Io {
+        let temps = self.unfinished().map_err(|source| FileError::Io {
             op: "make",
             path: SandboxPath::root(),
             source,
         })?;
-        // The id's form has no slash and no dot: it cannot name another directory.
-        Root::create(&self.dir.join(id.as_str()))
+        Root::create(&self.path_of(id))?.with_temps(&temps)
     }
 
-    /// Removes a sandbox whose row is gone: moved aside at once, so that it is never seen half removed. One that never
-    /// had a directory is no error. Blocking.
+    /// The directory of unfinished writes, made if it is not there. Blocking.
     ///
     /// # Errors
-    /// Of the file system; what is left in the trash is removed by the next call for it, or by a start.
-    pub fn remove(&self, id: &SandboxId) -> io::Result<()> {
-        make_private(&self.trash)?;
-        let aside = self.trash.join(id.as_str());
-        match fs::rename(self.dir.join(id.as_str()), &aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        if aside.exists() {
-            remove_tree(&aside).map_err(io::Error::other)
-        } else {
-            Ok(())
+    /// Of the file system.
+    pub fn unfinished(&self) -> io::Result<PathBuf> {
+        make_private(&self.unfinished)?;
+        Ok(self.unfinished.clone())
+    }
+
+    /// Moves the directory of a sandbox whose row is gone to the trash, so that it is never seen half removed. False
+    /// where it had none. Blocking.
+    ///
+    /// # Errors
+    /// Of the file system; nothing was moved then.
+    pub fn discard(&self, id: &SandboxId, now: Timestamp) -> io::Result<bool> {
+        Ok(self.trash.take(&self.path_of(id), now)?.is_some())
+    }
+
+    /// Removes a sandbox whose row is gone, at once: it was deleted by somebody who meant it. One that never had a
+    /// directory is no error. Blocking.
+    ///
+    /// # Errors
+    /// Of the file system; what is left is in the trash, or where it was and found later.
+    pub fn remove(&self, id: &SandboxId, now: Timestamp) -> io::Result<()> {
+        match self.trash.take(&self.path_of(id), now)? {
+            Some(aside) => trash::remove(&aside),
+            None => Ok(()),
         }
     }
 
@@ -63,32 +104,19 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system.
     pub fn list(&self) -> io::Result<Vec<SandboxId>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            found.extend(entry?.file_name().to_str().and_then(SandboxId::parse));
-        }
-        Ok(found)
+        let names = names_in(&self.dir)?;
+        Ok(names
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str().and_then(SandboxId::parse))
+            .collect())
     }
 
-    /// Removes what an earlier removal left in the trash. Blocking.
+    /// What is in the directory of unfinished writes. Blocking.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn empty_trash(&self) -> io::Result<()> {
-        let left = match fs::read_dir(&self.trash) {
-            Ok(left) => left,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in left {
-            remove_tree(&entry?.path()).map_err(io::Error::other)?;
-        }
-        Ok(())
+    pub fn list_unfinished(&self) -> io::Result<Vec<PathBuf>> {
+        names_in(&self.unfinished)
     }
 }
 
@@ -130,11 +158,12 @@ impl Workspace {
     }
 }
 
-/// Makes a directory that others cannot look into.
-fn make_private(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+/// What is in a directory; nothing where it is not there.
+pub(crate) fn names_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| Ok(entry?.path())).collect()
 }

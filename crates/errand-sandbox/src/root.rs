@@ -18,6 +18,8 @@ use crate::error::FileError;
 #[derive(Clone, Debug)]
 pub struct Root {
     dir: Arc<OwnedFd>,
+    /// Where unfinished writes have their names. None: in the directory itself.
+    temps: Option<Arc<OwnedFd>>,
     how: How,
     unnamed_temps: bool,
 }
@@ -75,8 +77,30 @@ impl Root {
         let how = How::probe(dir.as_fd());
         Ok(Self {
             dir: Arc::new(dir),
+            temps: None,
             how,
             unnamed_temps: true,
+        })
+    }
+
+    /// The same sandbox, whose unfinished writes have their names in `temps`: one place for all sandboxes, so that what
+    /// a crash leaves is found without a search. It must exist, and be on the sandboxes' file system, since a finished
+    /// file is moved from there to its place.
+    ///
+    /// # Errors
+    /// [`FileError::Io`] where `temps` cannot be opened.
+    pub fn with_temps(self, temps: &Path) -> Result<Self, FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let temps = rustix::fs::open(temps, flags, Mode::empty()).map_err(|errno| {
+            FileError::from_errno(
+                errno,
+                "open the directory of unfinished writes beside",
+                &SandboxPath::root(),
+            )
+        })?;
+        Ok(Self {
+            temps: Some(Arc::new(temps)),
+            ..self
         })
     }
 
@@ -92,6 +116,11 @@ impl Root {
 
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Where unfinished writes have their names.
+    pub(crate) fn temps(&self) -> BorrowedFd<'_> {
+        self.temps.as_ref().unwrap_or(&self.dir).as_fd()
     }
 
     pub(crate) fn how(&self) -> How {

@@ -1,12 +1,13 @@
 //! Writing files: whole or not at all, and on disk when it is said.
 //!
-//! The bytes go into a file that has no name. When they are complete and on disk it gets a temporary name beside its
-//! target and is renamed over it, so that a reader sees the old file or the new one. A crash before that leaves
-//! nothing; one between the two steps leaves a temporary name, which no listing shows.
+//! The bytes go into a file that has no name. When they are complete and on disk it gets a temporary name and is
+//! renamed over its target, so that a reader sees the old file or the new one. A crash before that leaves nothing; one
+//! between the two steps leaves a temporary name. Where the file system has no unnamed files (some overlays and network
+//! ones), the bytes go into a file with a temporary name from the beginning.
 //!
-//! Where the file system has no unnamed files (some overlays and network ones), the bytes go into a file with a
-//! temporary name in the sandbox's topmost directory: there, because the target's directory may not exist yet, and
-//! an upload that fails shall leave no directories either.
+//! Temporary names are at one place, so that what a crash leaves is found there: in the directory that
+//! [`Root::with_temps`] names, else in the sandbox's topmost directory, where no listing shows them. They are never
+//! beside the target: its directory may not exist yet, and an upload that fails shall leave no directories either.
 
 use std::fs::File;
 use std::io::Write;
@@ -43,7 +44,7 @@ pub struct Upload {
     root: Root,
     path: SandboxPath,
     file: File,
-    /// Its name in the topmost directory, where it could not go without one.
+    /// Its temporary name, where it could not go without one.
     named: Option<String>,
     written_bytes: u64,
     limit_bytes: u64,
@@ -87,6 +88,10 @@ impl Root {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(failed(errno)),
         };
+        // The temporary file need not be in the sandbox: whether that is there is asked for itself.
+        if rustix::fs::fstat(self.dir()).map_err(failed)?.st_nlink == 0 {
+            return Err(FileError::SandboxMissing);
+        }
         let (file, named) = self.temp_file().map_err(failed)?;
         // From here on dropping it takes the temporary file away.
         let upload = Upload {
@@ -126,7 +131,7 @@ impl Root {
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (file, name) =
-            with_temp_name(|name| rustix::fs::openat(self.dir(), name, flags, NEW_FILE))?;
+            with_temp_name(|name| rustix::fs::openat(self.temps(), name, flags, NEW_FILE))?;
         Ok((file, Some(name)))
     }
 
@@ -241,15 +246,15 @@ impl Upload {
         // Should a link or a pipe take the name now, it is replaced itself: a rename follows nothing.
         match &self.named {
             None => {
-                let temp = link_temp(&self.file, dir.as_fd()).map_err(failed("write"))?;
-                rustix::fs::renameat(&dir, &temp, &dir, name).map_err(|errno| {
-                    take_away(dir.as_fd(), &temp);
+                let temps = self.root.temps();
+                let temp = link_temp(&self.file, temps).map_err(failed("write"))?;
+                rustix::fs::renameat(temps, &temp, &dir, name).map_err(|errno| {
+                    take_away(temps, &temp);
                     failed("rename")(errno)
                 })?;
             }
-            Some(temp) => {
-                rustix::fs::renameat(self.root.dir(), temp, &dir, name).map_err(failed("rename"))?
-            }
+            Some(temp) => rustix::fs::renameat(self.root.temps(), temp, &dir, name)
+                .map_err(failed("rename"))?,
         }
         let synced = rustix::fs::fsync(&dir).map_err(failed("sync the directory of"));
         self.named = None;
@@ -260,7 +265,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(temp) = &self.named {
-            take_away(self.root.dir(), temp);
+            take_away(self.root.temps(), temp);
         }
     }
 }
@@ -311,7 +316,7 @@ fn with_temp_name<T>(mut make: impl FnMut(&str) -> Result<T, Errno>) -> Result<(
     Err(Errno::EXIST)
 }
 
-/// Removes a temporary name. Should even that fail, the name stays, is not listed, and goes with the sandbox.
+/// Removes a temporary name. Should even that fail, the name stays, and is found where all of them are.
 fn take_away(dir: BorrowedFd<'_>, temp: &str) {
     let _ = rustix::fs::unlinkat(dir, temp, AtFlags::empty());
 }

@@ -124,19 +124,45 @@ impl Store {
             .await
     }
 
-    /// Whether a directory of this name belongs to a sandbox that is not deleted. For who removes the others.
+    /// What the store knows of sandboxes, in the order in which they were asked for. For who tidies up the directories.
     ///
     /// # Errors
     /// Those of any read.
-    pub async fn sandbox_is_known(&self, sandbox: &SandboxId) -> Result<bool> {
-        let sandbox = sandbox.clone();
+    pub async fn sandbox_fates(
+        &self,
+        sandboxes: Vec<SandboxId>,
+    ) -> Result<Vec<(SandboxId, SandboxFate)>> {
         self.read(move |conn| {
-            Ok(conn
-                .prepare_cached("SELECT 1 FROM sandboxes WHERE id = ?1 AND deleted_at IS NULL")?
-                .exists(params![sandbox.as_str()])?)
+            let mut select =
+                conn.prepare_cached("SELECT deleted_at IS NOT NULL FROM sandboxes WHERE id = ?1")?;
+            sandboxes
+                .into_iter()
+                .map(|id| {
+                    let deleted: Option<bool> = select
+                        .query_row(params![id.as_str()], |row| row.get(0))
+                        .optional()?;
+                    let fate = match deleted {
+                        Some(false) => SandboxFate::Kept,
+                        Some(true) => SandboxFate::Deleted,
+                        None => SandboxFate::Unknown,
+                    };
+                    Ok((id, fate))
+                })
+                .collect()
         })
         .await
     }
+}
+
+/// What the store knows of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxFate {
+    /// It has a row: its directory, if there is one, stays.
+    Kept,
+    /// Its row is deleted: nothing will ever use its directory again.
+    Deleted,
+    /// It has no row. Rows come before directories, so that it is none of this store.
+    Unknown,
 }
 
 fn insert_sandbox(

@@ -13,7 +13,7 @@ use errand_core::id::BootId;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-pub use open::{OpenError, OpenOptions};
+pub use open::{OpenError, OpenOptions, Schema};
 pub use trial::{Fault, Faults, Trial};
 pub(crate) use writer::Tx;
 
@@ -176,6 +176,18 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.inner.dir
+    }
+
+    /// How many transactions were committed since this start.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.inner.writer.commits()
+    }
+
+    /// How many writes wait for the writer, beside those that it has in hand.
+    #[must_use]
+    pub fn queue(&self) -> u64 {
+        self.inner.writer.waiting()
     }
 
     /// The key that seals secrets at rest.

@@ -1,4 +1,5 @@
-//! What an operator does on the server's own machine: keys, people, the webhook secret, runs that are to be repaired.
+//! What an operator does on the server's own machine: keys, people, the webhook secret, runs that are to be repaired, a
+//! look at everything.
 //!
 //! One request is one [`AdminRequest`], carried out by [`Admin::execute`] on the store. The command line has two ways
 //! there: through the running server's socket ([`socket`]), or, where no server runs, on the store itself
@@ -17,6 +18,7 @@ pub mod socket;
 mod tests;
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use errand_core::id::{ApiKeyId, IdGen, UserId};
 use errand_core::role::Role;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use repair::{RepairLine, RepairWay};
 
+use crate::doctor::{self, Check, Subject};
 use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
 /// How long a set-up link works: a week, so that somebody on holiday can still use it.
@@ -78,6 +81,19 @@ pub enum AdminRequest {
         /// How.
         way: RepairWay,
     },
+    /// Whether all is well.
+    Doctor,
+}
+
+impl AdminRequest {
+    /// How long it may take: looking at everything reads the whole database, all else a few rows.
+    #[must_use]
+    pub fn time_max(&self) -> Duration {
+        match self {
+            Self::Doctor => Duration::from_secs(3600),
+            _ => Duration::from_secs(10),
+        }
+    }
 }
 
 /// A password's PHC string. Its `Debug` shows nothing of it.
@@ -129,6 +145,11 @@ pub enum AdminAnswer {
     Repaired {
         /// What was done.
         repaired: RepairLine,
+    },
+    /// What was looked at.
+    Examined {
+        /// In the order in which it is shown.
+        checks: Vec<Check>,
     },
 }
 
@@ -197,6 +218,8 @@ pub struct Admin {
     ids: IdGen,
     clock: Clock,
     url: String,
+    places: u32,
+    is_serving: bool,
 }
 
 impl Admin {
@@ -208,6 +231,18 @@ impl Admin {
             ids: IdGen::new(seed),
             clock,
             url,
+            places: 0,
+            is_serving: false,
+        }
+    }
+
+    /// For a server that works on the store, with so many places for runs.
+    #[must_use]
+    pub fn serving(self, places: u32) -> Self {
+        Self {
+            places,
+            is_serving: true,
+            ..self
         }
     }
 
@@ -234,6 +269,16 @@ impl Admin {
                 Ok(AdminAnswer::WebhookSecret { secret })
             }
             AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
+            AdminRequest::Doctor => {
+                let subject = Subject {
+                    store: self.store.clone(),
+                    clock: self.clock.clone(),
+                    places: self.places,
+                    is_served: self.is_serving,
+                };
+                let checks = doctor::examine(&subject).await;
+                Ok(AdminAnswer::Examined { checks })
+            }
         }
     }
 

@@ -31,6 +31,7 @@ use tower::ServiceExt as _;
 
 use crate::api::{self, ApiSettings, AppState};
 use crate::config::{Config, TlsConfig};
+use crate::metrics::{Metrics, MetricsServer};
 
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,6 +82,7 @@ pub struct App {
     poisoned: watch::Receiver<bool>,
     grace: Duration,
     router: Router,
+    metrics: Option<MetricsServer>,
 }
 
 impl App {
@@ -99,6 +101,7 @@ impl App {
             .local_addr()
             .context("the listener has no address")?;
         let url = config.server.base_url(address);
+        let metrics_listener = config.metrics.listen.map(MetricsServer::bind).transpose()?;
         let front = Front::default();
         let handle = Handle::new();
         let server = serve(
@@ -148,6 +151,13 @@ impl App {
         if recovered.runs > 0 {
             tracing::info!(runs = recovered.runs, "runs that were under way go on");
         }
+        let metrics = metrics_listener
+            .map(|listener| {
+                let places = config.engine.max_concurrent_runs;
+                let metrics = Metrics::new(store.clone(), clock.clone(), places);
+                MetricsServer::start(listener, metrics)
+            })
+            .transpose()?;
         let state = AppState::new(
             store.clone(),
             ids,
@@ -172,6 +182,7 @@ impl App {
             poisoned,
             grace,
             router,
+            metrics,
         })
     }
 
@@ -179,6 +190,13 @@ impl App {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where figures are, if they are shown.
+    #[must_use]
+    pub fn metrics_url(&self) -> Option<String> {
+        let address = self.metrics.as_ref()?.address();
+        Some(format!("http://{address}/metrics"))
     }
 
     /// What it keeps.
@@ -216,12 +234,15 @@ impl App {
         {
             tracing::warn!(%error, "the server did not end by itself");
         }
+        // To the last, so that the end can be watched.
+        self.metrics.into_iter().for_each(MetricsServer::shut_down);
     }
 
     /// Ends as a crash would: nothing is finished, nothing is written any more. For tests of recovery.
     pub fn crash(self) {
         self.handle.shutdown();
         self.server.abort();
+        self.metrics.into_iter().for_each(MetricsServer::shut_down);
         self.engine.abort();
     }
 }

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config` and `demo` are the server. `keys`, `users` and `webhooks` work on the
+//! Commands are of three kinds. `serve`, `config` and `demo` are the server. `keys`, `users`, `webhooks` and `doctor` work on the
 //! server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs` and `sandboxes` go through
 //! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` alone works on the data directory.
 //!
@@ -16,6 +16,7 @@ mod assignment;
 mod builds;
 mod config;
 mod demo;
+mod doctor;
 mod follow;
 mod keys;
 mod logging;
@@ -64,6 +65,8 @@ enum Command {
     Demo(demo::Args),
     /// List every setting with its value, origin, default and unit
     Config(Flags),
+    /// Look whether the server can do its work, on the server's machine
+    Doctor(doctor::Args),
     /// Make, list and delete API keys, on the server's machine
     #[command(subcommand)]
     Keys(keys::Command),
@@ -199,6 +202,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
         Command::Serve(flags) => serve::run(&flags, with).await,
         Command::Demo(args) => demo::run(&args, with).await,
         Command::Config(flags) => config::run(&flags, with),
+        Command::Doctor(args) => doctor::run(&args, with).await,
         Command::Keys(command) => keys::run(command, with).await,
         Command::Users(command) => users::run(command, with).await,
         Command::Webhooks(command) => webhooks::run(&command, with).await,

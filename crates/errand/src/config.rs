@@ -18,6 +18,7 @@ mod duration;
 mod engine;
 mod kinds;
 mod log;
+mod metrics;
 mod problems;
 mod proxies;
 mod rate_limit;
@@ -41,6 +42,7 @@ pub use api::{ApiConfig, UnknownFields};
 pub use duration::{BadDuration, parse_duration};
 pub use engine::EngineConfig;
 pub use log::{LogConfig, LogFormat, LogLevel};
+pub use metrics::MetricsConfig;
 pub use problems::{ConfigErrors, Origin, Problem};
 pub use proxies::TrustedProxies;
 pub use rate_limit::RateLimitConfig;
@@ -105,6 +107,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How large uploads may be.
     pub uploads: UploadsConfig,
+    /// Where figures are shown.
+    pub metrics: MetricsConfig,
     /// The 32 bytes that seal the secrets at rest; none where the data directory's own key file is used.
     pub master_key: Option<Secret<[u8; 32]>>,
     lines: Vec<SettingLine>,
@@ -123,6 +127,7 @@ impl Config {
             sandbox: SandboxConfig::read(reader),
             store: StoreConfig::read(reader),
             uploads: UploadsConfig::read(reader),
+            metrics: MetricsConfig::read(reader),
             master_key: reader.take(
                 secret::MASTER_KEY,
                 "The key that seals secrets at rest; without it, the data directory holds a key file of its own.",
@@ -154,6 +159,7 @@ impl fmt::Debug for Config {
             .field("sandbox", &self.sandbox)
             .field("store", &self.store)
             .field("uploads", &self.uploads)
+            .field("metrics", &self.metrics)
             .finish_non_exhaustive()
     }
 }
@@ -196,6 +202,7 @@ pub fn table(config: &Config) -> &[SettingLine] {
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = config.server.warnings();
+    warnings.extend(config.metrics.warnings());
     warnings.extend(config.not_read.iter().cloned());
     warnings
 }

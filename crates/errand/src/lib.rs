@@ -6,6 +6,8 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
+pub mod metrics;
 pub mod password;
 pub mod secret_key;
 pub mod web;

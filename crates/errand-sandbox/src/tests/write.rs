@@ -148,6 +148,27 @@ fn names_of_crashed_writes_are_stepped_over() {
 }
 
 #[test]
+fn unfinished_writes_of_all_sandboxes_are_at_one_place() {
+    both_ways(|ground| {
+        let temps = tempfile::tempdir().unwrap();
+        let root = ground.root.clone().with_temps(temps.path()).unwrap();
+        root.write(&at("dir/file"), b"old").unwrap();
+        let mut upload = root.begin_upload(&at("dir/file"), 100).unwrap();
+        upload.write(b"new").unwrap();
+        assert_eq!(names_on_disk(&ground.dir), ["dir"]);
+        assert_eq!(names_on_disk(&ground.dir.join("dir")), ["file"]);
+        assert_eq!(upload.finish().unwrap(), 3);
+        assert_eq!(root.read(&at("dir/file"), 0, 9).unwrap(), b"new");
+        drop(root.begin_upload(&at("other"), 100).unwrap());
+        assert!(names_on_disk(temps.path()).is_empty());
+        assert_eq!(names_on_disk(&ground.dir), ["dir"]);
+        // A sandbox that is gone is refused before the bytes come, wherever they would go.
+        fs::remove_dir_all(&ground.dir).unwrap();
+        assert_refused!(root.begin_upload(&at("late"), 100), SandboxMissing);
+    });
+}
+
+#[test]
 fn two_writers_of_one_new_place_both_succeed() {
     both_ways(|ground| {
         std::thread::scope(|scope| {

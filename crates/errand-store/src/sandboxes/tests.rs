@@ -39,6 +39,11 @@ impl Fixture {
         }
     }
 
+    async fn fate(&self, sandbox: &SandboxId) -> SandboxFate {
+        let fates = self.store.sandbox_fates(vec![sandbox.clone()]).await;
+        fates.unwrap()[0].1
+    }
+
     async fn delete(&self, sandbox: &SandboxId, now: Timestamp) -> Result<()> {
         self.store
             .delete_sandbox(self.team, sandbox, now, Once::not_recorded())
@@ -137,13 +142,15 @@ async fn a_deleted_sandbox_is_not_found_and_its_directory_not_known() {
         .delete_sandbox(f.other_team, &id, f.now, Once::not_recorded())
         .await;
     assert!(matches!(foreign, Err(StoreError::NotFound)), "{foreign:?}");
-    assert!(f.store.sandbox_is_known(&id).await.unwrap());
+    assert_eq!(f.fate(&id).await, SandboxFate::Kept);
 
     let delete = || f.store.delete_sandbox(f.team, &id, f.now, f.once("d", 1));
     let (first, second) = (delete().await.unwrap(), delete().await.unwrap());
     assert_replayed(first, second);
     assert!(!f.is_usable(&id, f.now).await);
-    assert!(!f.store.sandbox_is_known(&id).await.unwrap());
+    assert_eq!(f.fate(&id).await, SandboxFate::Deleted);
+    let nobody = f.ids.sandbox(f.now);
+    assert_eq!(f.fate(&nobody).await, SandboxFate::Unknown);
     assert!(matches!(
         f.delete(&id, f.now).await,
         Err(StoreError::NotFound)
@@ -255,5 +262,5 @@ async fn expired_sandboxes_go_in_order_unless_they_were_used() {
             .unwrap()
     );
     assert_eq!(expired(10).await.unwrap(), [ids[0].clone()]);
-    assert!(f.store.sandbox_is_known(&ids[2]).await.unwrap());
+    assert_eq!(f.fate(&ids[2]).await, SandboxFate::Kept);
 }

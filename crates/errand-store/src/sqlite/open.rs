@@ -187,6 +187,43 @@ impl Store {
     }
 }
 
+/// The schema of a data directory, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// What the directory has.
+    pub found: i64,
+    /// What this program works with.
+    pub known: i64,
+}
+
+impl Store {
+    /// The schema of a data directory, which is only looked at: nothing is made, migrated or locked. None where there is
+    /// no database.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`].
+    pub fn schema(dir: &Path) -> Result<Option<Schema>, OpenError> {
+        if !dir.join(FILE).exists() {
+            return Ok(None);
+        }
+        let read = || {
+            let conn = connect(dir, true, 256)?;
+            let found = if has_schema(&conn)? {
+                schema_of(&conn)?
+            } else {
+                0
+            };
+            Ok(found)
+        };
+        let found = read().map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        let known = schema_known(&migrations::runner());
+        Ok(Some(Schema { found, known }))
+    }
+}
+
 /// Makes a directory that others cannot look into.
 fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
@@ -247,27 +284,9 @@ fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
         source,
     };
     let runner = migrations::runner();
-    let known = runner
-        .get_migrations()
-        .iter()
-        .map(|m| i64::from(m.version()))
-        .max()
-        .unwrap_or(0);
-    let begun: bool = conn
-        .query_row(
-            "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'refinery_schema_history'",
-            [],
-            |row| row.get(0),
-        )
-        .map_err(database)?;
-    if begun {
-        let found: i64 = conn
-            .query_row(
-                "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
-                [],
-                |row| row.get(0),
-            )
-            .map_err(database)?;
+    let known = schema_known(&runner);
+    if has_schema(conn).map_err(database)? {
+        let found = schema_of(conn).map_err(database)?;
         if found > known {
             return Err(OpenError::Newer {
                 dir: dir.to_owned(),
@@ -286,4 +305,29 @@ fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
             dir: dir.to_owned(),
             source: Box::new(source),
         })
+}
+
+fn schema_known(runner: &refinery::Runner) -> i64 {
+    runner
+        .get_migrations()
+        .iter()
+        .map(|m| i64::from(m.version()))
+        .max()
+        .unwrap_or(0)
+}
+
+fn has_schema(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row(
+        "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'refinery_schema_history'",
+        [],
+        |row| row.get(0),
+    )
+}
+
+fn schema_of(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row(
+        "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
+        [],
+        |row| row.get(0),
+    )
 }

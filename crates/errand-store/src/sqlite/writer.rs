@@ -10,7 +10,8 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use errand_core::id::RunId;
@@ -160,6 +161,7 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
 /// The handle on whoever writes.
 pub(crate) struct Writer {
     way: Way,
+    commits: Arc<AtomicU64>,
     poisoned: watch::Receiver<bool>,
 }
 
@@ -176,16 +178,22 @@ impl Writer {
     /// Starts the thread, unless the store is simulated.
     pub(crate) fn start(conn: Connection, around: Around, trial: Trial) -> std::io::Result<Self> {
         let (poison, poisoned) = watch::channel(false);
+        let commits = Arc::new(AtomicU64::new(0));
         let here = trial.simulated;
         let writing = Loop {
             conn,
             around,
             poison,
             trial,
+            commits: Arc::clone(&commits),
         };
         if here {
             let way = Way::Here(Mutex::new(writing));
-            return Ok(Self { way, poisoned });
+            return Ok(Self {
+                way,
+                commits,
+                poisoned,
+            });
         }
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let thread = std::thread::Builder::new()
@@ -195,11 +203,30 @@ impl Writer {
             jobs: Some(jobs),
             thread: Some(thread),
         };
-        Ok(Self { way, poisoned })
+        Ok(Self {
+            way,
+            commits,
+            poisoned,
+        })
     }
 
     pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
         self.poisoned.clone()
+    }
+
+    /// Transactions that were committed.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Jobs that wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        match &self.way {
+            Way::Thread {
+                jobs: Some(jobs), ..
+            } => u64::try_from(jobs.max_capacity() - jobs.capacity()).unwrap_or(u64::MAX),
+            Way::Thread { jobs: None, .. } | Way::Here(_) => 0,
+        }
     }
 
     pub(crate) async fn write<T, F>(&self, act: F) -> Result<T>
@@ -278,6 +305,7 @@ struct Loop {
     around: Around,
     poison: watch::Sender<bool>,
     trial: Trial,
+    commits: Arc<AtomicU64>,
 }
 
 enum End {
@@ -359,6 +387,7 @@ impl Loop {
         }
         match execute(&self.conn, "COMMIT") {
             Ok(()) => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
                 self.ring(rings.into_inner());
                 End::Committed
             }

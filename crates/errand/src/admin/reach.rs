@@ -51,7 +51,7 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
             answered => return answered.map_err(ReachError::Socket),
         }
         match open(config).await? {
-            Some(admin) => return Ok(admin.execute(request).await?),
+            Some(admin) => return Ok(Box::pin(admin.execute(request)).await?),
             None => tokio::time::sleep(PAUSE).await,
         }
     }

@@ -29,8 +29,8 @@ const NAME: &str = "admin.sock";
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
 /// How many callers are served at once; the others wait.
 const CALLERS_MAX: usize = 16;
-/// How long a caller may take.
-const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a caller may take to send its request, and to take the answer.
+const LINE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The longest path that a socket can be bound to, less a little: the system's own bound is 107 bytes.
 const PATH_BYTES_MAX: usize = 100;
 
@@ -105,13 +105,10 @@ async fn accept(
             Ok((stream, _)) => {
                 let (admin, stop) = (Arc::clone(&admin), stop.clone());
                 tasks.spawn(async move {
-                    let served = tokio::time::timeout(CALL_TIME_MAX, serve(stream, &admin));
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        served = served => match served {
-                            Ok(Ok(())) => {}
-                            Ok(Err(error)) => tracing::debug!(%error, "a call of the admin socket broke off"),
-                            Err(_) => tracing::debug!("a call of the admin socket took too long"),
+                        served = Box::pin(serve(stream, &admin)) => if let Err(error) = served {
+                            tracing::debug!(%error, "a call of the admin socket broke off");
                         }
                     }
                     drop(place);
@@ -135,16 +132,29 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
         ));
     }
     let (reader, mut writer) = stream.split();
-    let line = read_line(reader).await?;
+    let line = in_time(LINE_TIME_MAX, read_line(reader)).await??;
     let reply = match serde_json::from_str::<AdminRequest>(&line) {
         Err(error) => Reply::Error(format!("the request cannot be read: {error}")),
-        Ok(request) => match admin.execute(request).await {
-            Ok(answer) => Reply::Ok(answer),
-            Err(error) => Reply::Error(errand_core::cause::chain(&error)),
-        },
+        Ok(request) => {
+            let time_max = request.time_max();
+            match in_time(time_max, admin.execute(request)).await? {
+                Ok(answer) => Reply::Ok(answer),
+                Err(error) => Reply::Error(errand_core::cause::chain(&error)),
+            }
+        }
     };
-    writer.write_all(&line_of(&reply)?).await?;
-    writer.shutdown().await
+    let line = line_of(&reply)?;
+    in_time(LINE_TIME_MAX, async {
+        writer.write_all(&line).await?;
+        writer.shutdown().await
+    })
+    .await?
+}
+
+async fn in_time<T>(time_max: Duration, work: impl Future<Output = T>) -> io::Result<T> {
+    tokio::time::timeout(time_max, work)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it took too long"))
 }
 
 /// Why the socket gave no answer.

@@ -95,8 +95,12 @@ impl Spooled {
         limit_bytes: u64,
         parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
     ) -> Result<Self, ApiError> {
-        let dir = app.store.dir().to_owned();
-        let file = blocking(move || tempfile::tempfile_in(dir).map_err(of_io)).await?;
+        let sandboxes = app.sandboxes.clone();
+        let file = blocking(move || {
+            let dir = sandboxes.unfinished().map_err(of_io)?;
+            tempfile::tempfile_in(dir).map_err(of_io)
+        })
+        .await?;
         match pump(
             parts,
             Sink::Spool(Spool {

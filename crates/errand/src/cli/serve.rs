@@ -27,23 +27,28 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
     }
     let dir = config.server.data_dir.clone();
     let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
+    let places = config.engine.max_concurrent_runs;
     let mut app = App::start(config, listener, Ingredients::of_system()?).await?;
     let admin = Admin::new(
         app.store().clone(),
         random_bytes()?,
         Clock::System,
         app.url().to_owned(),
-    );
+    )
+    .serving(places);
     let socket = match AdminSocket::start(&dir, admin) {
         Ok(socket) => Some(socket),
         Err(error) => {
             tracing::warn!(
                 %error,
-                "no admin socket: `errand keys`, `users` and `webhooks` work only while the server is stopped"
+                "no admin socket: `errand keys`, `users`, `webhooks` and `doctor` work only while the server is stopped"
             );
             None
         }
     };
+    if let Some(url) = app.metrics_url() {
+        tracing::info!("metrics on {url}");
+    }
     tracing::info!(data_dir = %dir.display(), "listening on {}", app.url());
 
     let failure = tokio::select! {

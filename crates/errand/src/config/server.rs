@@ -155,21 +155,26 @@ fn public_url() -> Setting<Option<PublicUrl>> {
 }
 
 fn listen() -> Setting<SocketAddr> {
-    let parse = |text: &str| {
-        let address = match text.strip_prefix("localhost:") {
-            Some(port) => port
-                .parse()
-                .ok()
-                .map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-            None => text.parse().ok(),
-        };
-        address.ok_or_else(|| {
-            format!("{text:?} is not an address and a port, such as 127.0.0.1:8700 or [::]:8700")
-        })
-    };
+    let parse = |text: &str| parse_address(text, 8700);
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8700));
     Setting::new(default, Shape::Text, "address:port", parse, |value| {
         Some(value.to_string())
+    })
+}
+
+/// An address and a port. `example`: a port for the message.
+pub(super) fn parse_address(text: &str, example: u16) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        None => text.parse().ok(),
+    };
+    address.ok_or_else(|| {
+        format!(
+            "{text:?} is not an address and a port, such as 127.0.0.1:{example} or [::]:{example}"
+        )
     })
 }
 

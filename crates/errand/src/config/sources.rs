@@ -280,11 +280,13 @@ impl Sources {
             let meant: BTreeSet<_> = known
                 .iter()
                 .filter(|name| name.ends_with(&format!(".{rest}")))
+                .map(|name| format!("the setting {name} is {}", variable(name)))
                 .collect();
-            if let Some(name) = meant.first().filter(|_| meant.len() == 1) {
+            if !meant.is_empty() {
+                let meant: Vec<String> = meant.into_iter().collect();
                 sentences.push(format!(
-                    "{variable_name} is not read; the setting {name} is {}.",
-                    variable(name)
+                    "{variable_name} is not read; {}.",
+                    meant.join(", ")
                 ));
             }
         }

@@ -39,6 +39,7 @@ const SAMPLES: [(&str, &str, &str); 23] = [
     ("uploads.direct_bytes_max", "'2MiB'", "2MiB"),
     ("uploads.url_bytes_max", "1024", "1KiB"),
     ("uploads.url_ttl", "'90s'", "90s"),
+    ("metrics.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
 ];
 
 fn samples() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
@@ -689,4 +690,23 @@ fn a_variable_that_is_not_utf8_is_refused() {
     assert_eq!(ours, env(&[("ERRAND_URL", "x")]));
     let error = environment([("ERRAND_SERVER__DATA_DIR".into(), broken())]).unwrap_err();
     assert_eq!(error.to_string(), "ERRAND_SERVER__DATA_DIR: is not UTF-8");
+}
+
+#[test]
+fn metrics_are_off_and_beyond_the_loopback_with_a_warning() {
+    assert_eq!(from_env(&[]).unwrap().metrics.listen, None);
+    let of = |text: &str| from_env(&[("ERRAND_METRICS__LISTEN", text)]).unwrap();
+    let near = of("localhost:8701");
+    assert_eq!(near.metrics.listen.unwrap().to_string(), "127.0.0.1:8701");
+    assert!(warnings(&near).is_empty());
+    let far = warnings(&of("0.0.0.0:8701"));
+    assert!(
+        far.len() == 1 && far[0].contains("metrics.listen"),
+        "{far:?}"
+    );
+    let wrong = lines(from_env(&[("ERRAND_METRICS__LISTEN", "8701")]));
+    assert!(
+        wrong.iter().any(|line| line.contains("metrics")),
+        "{wrong:?}"
+    );
 }

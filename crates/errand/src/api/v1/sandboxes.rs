@@ -79,11 +79,12 @@ pub(crate) async fn delete_sandbox(
     Ok(response(answer, no_content))
 }
 
-/// The row is gone, and the sandbox with it; directories without a row are removed later if it fails here.
+/// The row is gone, and the sandbox with it; what is left on disk goes later if it fails here.
 async fn remove_files(app: &AppState, sandbox: SandboxId) {
     let sandboxes = app.sandboxes.clone();
     let name = sandbox.clone();
-    let removed = blocking(move || Ok(sandboxes.remove(&name))).await;
+    let now = app.clock.now();
+    let removed = blocking(move || Ok(sandboxes.remove(&name, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = chain(&error),

@@ -1,0 +1,322 @@
+//! Round by round, on a real store and a real directory, with a clock that stands.
+
+use std::fs::{self, File};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use errand_core::id::{IdGen, SandboxId, TeamId};
+use errand_store::seal::MasterKey;
+use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::net::{Bounds, Guard};
+use crate::clock::Clock;
+use crate::model::Models;
+use crate::sandboxes::Sandboxes;
+use crate::tool::Tools;
+use crate::trash::TRASH_MS;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY_MS: u64 = TRASH_MS;
+
+struct World {
+    janitor: Janitor,
+    team: TeamId,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("2026-11-23T09:30:00Z".parse().unwrap());
+        let ids = Arc::new(IdGen::new([6; 32]));
+        let now = clock.now();
+        let options = OpenOptions {
+            dir: dir.path().to_owned(),
+            boot: ids.boot(now),
+            respond_base: "http://localhost".to_owned(),
+            master_key: MasterKey::from_bytes([1; 32]),
+            readers: 1,
+            cache_kib: 256,
+        };
+        let store = Store::open(options).unwrap();
+        let (team, owner) = (ids.team(now), ids.user(now));
+        let email = "o@acme.example".to_owned();
+        let user = NewUser {
+            id: owner,
+            email,
+            now,
+        };
+        store.create_user(user).await.unwrap();
+        let new = NewTeam {
+            id: team,
+            name: "acme".to_owned(),
+            owner,
+            secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A=".to_owned(),
+            now,
+        };
+        store.create_team(new).await.unwrap();
+        let parts = Parts {
+            store,
+            clock,
+            ids,
+            models: Models::default(),
+            tools: Tools::builtin(),
+            sandboxes: Sandboxes::beneath(dir.path()),
+            post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
+            draining: CancellationToken::new(),
+        };
+        let janitor = Janitor {
+            parts,
+            started: now,
+        };
+        Self { janitor, team, dir }
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.janitor.parts
+    }
+
+    /// A sandbox with a row and a file, for `ttl_ms`.
+    async fn sandbox(&self, ttl_ms: u64) -> SandboxId {
+        let now = self.parts().clock.now();
+        let id = self.parts().ids.sandbox(now);
+        self.parts()
+            .store
+            .create_sandbox(
+                self.team,
+                id.clone(),
+                now.plus_ms(ttl_ms),
+                now,
+                Once::not_recorded(),
+            )
+            .await
+            .unwrap();
+        self.fill(&id);
+        id
+    }
+
+    /// A directory of a sandbox that the store has never heard of.
+    fn stranger(&self) -> SandboxId {
+        let id = self.parts().ids.sandbox(self.parts().clock.now());
+        self.fill(&id);
+        id
+    }
+
+    fn fill(&self, id: &SandboxId) {
+        let path = errand_core::path::SandboxPath::parse("dir/file").unwrap();
+        let root = self.parts().sandboxes.root(id).unwrap();
+        root.write(&path, b"mine").unwrap();
+    }
+
+    fn is_there(&self, id: &SandboxId) -> bool {
+        self.parts().sandboxes.path_of(id).exists()
+    }
+
+    /// Sets when a thing was last modified, from now on.
+    fn age(&self, path: &Path, age: Duration) {
+        let now = u64::try_from(self.parts().clock.now().as_millis()).unwrap();
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
+        File::open(path).unwrap().set_modified(at).unwrap();
+    }
+
+    fn unfinished(&self, name: &str, age: Duration) -> std::path::PathBuf {
+        let path = self.parts().sandboxes.unfinished().unwrap().join(name);
+        fs::write(&path, "half").unwrap();
+        self.age(&path, age);
+        path
+    }
+
+    /// The names in the trash, without their moments.
+    fn trash(&self) -> Vec<String> {
+        let mut names: Vec<String> = names_in(&self.dir.path().join("trash"))
+            .unwrap()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap()[25..].to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    async fn round(&self) -> Moved {
+        self.janitor.round().await.unwrap()
+    }
+
+    fn advance_ms(&self, ms: u64) {
+        self.parts().clock.advance(Duration::from_millis(ms));
+    }
+
+    /// As after another start.
+    fn start_again(&mut self) {
+        self.janitor.started = self.parts().clock.now();
+    }
+}
+
+#[test]
+fn nothing_young_and_nothing_of_this_start_is_left_over() {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let started = at("2026-11-23T09:30:00.000Z");
+    for (changed, now, expected) in [
+        // An hour old to the millisecond, and of an earlier start.
+        ("2026-11-23T09:00:00.000Z", "2026-11-23T10:00:00.000Z", true),
+        (
+            "2026-11-23T09:00:00.001Z",
+            "2026-11-23T10:00:00.000Z",
+            false,
+        ),
+        ("2026-11-23T09:29:59.999Z", "2026-11-25T00:00:00.000Z", true),
+        // Of this start, however old.
+        (
+            "2026-11-23T09:30:00.000Z",
+            "2027-11-23T09:30:00.000Z",
+            false,
+        ),
+        (
+            "2026-11-23T12:00:00.000Z",
+            "2026-11-25T00:00:00.000Z",
+            false,
+        ),
+        // The clock was set back: it looks as if it came from the future.
+        (
+            "2026-11-23T09:00:00.000Z",
+            "2026-11-23T08:00:00.000Z",
+            false,
+        ),
+    ] {
+        assert_eq!(
+            is_left_over(at(changed), started, at(now)),
+            expected,
+            "{changed} at {now}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_expired_sandbox_goes_to_the_trash_for_a_day() {
+    let world = World::start().await;
+    let (short, long) = (world.sandbox(1000).await, world.sandbox(10 * DAY_MS).await);
+    assert_eq!(world.round().await, Moved::default());
+    world.advance_ms(1000);
+    let moved = world.round().await;
+    assert_eq!((moved.expired, moved.deleted), (1, 0));
+    assert_eq!(world.trash(), [short.as_str()]);
+    assert!(world.is_there(&long) && !world.is_there(&short));
+    world.advance_ms(DAY_MS - 1);
+    assert_eq!(world.round().await, Moved::default());
+    assert_eq!(world.trash(), [short.as_str()]);
+    world.advance_ms(1);
+    world.round().await;
+    assert!(world.trash().is_empty());
+    assert!(world.is_there(&long));
+}
+
+/// The row is deleted in its own transaction; the program ends before the move, in the middle of the removal, or both.
+#[tokio::test]
+async fn a_round_that_a_crash_cut_short_is_finished_by_a_later_one() {
+    let mut world = World::start().await;
+    let id = world.sandbox(1000).await;
+    world.advance_ms(1000);
+    let now = world.parts().clock.now();
+    let marked = world.parts().store.mark_sandbox_deleted(&id, now).await;
+    assert!(marked.unwrap());
+    // Crash. Its directory was changed a moment ago, and yet it goes: its row says that nothing will use it.
+    world.start_again();
+    assert_eq!(world.round().await.deleted, 1);
+    assert_eq!(world.trash(), [id.as_str()]);
+    assert!(!world.is_there(&id));
+    // A day later the removal is cut short: part of it is gone, the rest is still in the trash under its moment.
+    world.advance_ms(DAY_MS);
+    let in_trash = names_in(&world.dir.path().join("trash")).unwrap();
+    fs::remove_file(in_trash[0].join("dir/file")).unwrap();
+    world.start_again();
+    world.round().await;
+    assert!(world.trash().is_empty());
+    assert!(world.parts().sandboxes.list().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
+    let mut world = World::start().await;
+    let known = world.sandbox(10 * DAY_MS).await;
+    let (old, young, ours) = (world.stranger(), world.stranger(), world.stranger());
+    let path = |id: &SandboxId| world.parts().sandboxes.path_of(id);
+    world.age(&path(&known), 9 * HOUR);
+    world.age(&path(&old), HOUR);
+    world.age(&path(&young), HOUR - Duration::from_millis(1));
+    world.age(&path(&ours), Duration::ZERO);
+    // Neither is what somebody else put there.
+    let other = world.parts().sandboxes.dir().join("lost+found");
+    fs::create_dir(&other).unwrap();
+    world.age(&other, 9 * HOUR);
+    assert_eq!(world.round().await.unknown, 1);
+    assert_eq!(world.trash(), [old.as_str()]);
+    world.advance_ms(DAY_MS / 2);
+    assert_eq!(world.round().await.unknown, 1);
+    assert!(
+        world.is_there(&ours),
+        "what was changed since this start stays as long as it lasts"
+    );
+    world.start_again();
+    assert_eq!(world.round().await.unknown, 1);
+    assert!(world.is_there(&known) && other.exists());
+    assert_eq!(
+        world
+            .parts()
+            .sandboxes
+            .root(&known)
+            .unwrap()
+            .usage()
+            .unwrap()
+            .files,
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_a_cut_off_write_left_goes_and_one_under_way_stays() {
+    let world = World::start().await;
+    let left = world.unfinished(".errand-tmp-7-1", HOUR);
+    let spool = world.unfinished(".tmpAbCdEf", 2 * HOUR);
+    let young = world.unfinished(".errand-tmp-7-2", HOUR / 2);
+    let key = world.dir.path().join("master.key.0011223344556677.new");
+    fs::write(&key, "half").unwrap();
+    world.age(&key, HOUR);
+    let of_store: Vec<_> = ["errand.db", "lock"]
+        .map(|name| world.dir.path().join(name))
+        .into();
+    for path in &of_store {
+        world.age(path, 100 * HOUR);
+    }
+    assert_eq!(world.round().await.unfinished, 3);
+    assert!(!left.exists() && !spool.exists() && !key.exists());
+    assert!(young.exists() && of_store.iter().all(|path| path.exists()));
+    // One that was begun since this start is under way, however long it takes.
+    let now = world.unfinished(".errand-tmp-7-3", Duration::ZERO);
+    world.advance_ms(DAY_MS * 3);
+    assert_eq!(world.round().await.unfinished, 1);
+    assert!(now.exists() && !young.exists());
+    assert_eq!(
+        world.trash(),
+        [".errand-tmp-7-2"],
+        "the others' day is over"
+    );
+}
+
+#[tokio::test]
+async fn one_thing_that_cannot_be_moved_holds_up_nothing_else() {
+    let world = World::start().await;
+    let id = world.sandbox(1000).await;
+    // No trash can be made where a file has its name.
+    fs::write(world.dir.path().join("trash"), "in the way").unwrap();
+    world.advance_ms(1000);
+    let failed = world.janitor.round().await.unwrap_err();
+    assert!(matches!(failed, RoundError::Disk(_)), "{failed}");
+    assert!(world.is_there(&id), "it is where it was");
+    let now = world.parts().clock.now();
+    let row = world.parts().store.sandbox(world.team, &id, now).await;
+    assert!(row.is_err(), "and yet it is no sandbox any more");
+    fs::remove_file(world.dir.path().join("trash")).unwrap();
+    assert_eq!(world.round().await.deleted, 1);
+    assert_eq!(world.trash(), [id.as_str()]);
+}

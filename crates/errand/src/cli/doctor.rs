@@ -1,0 +1,157 @@
+//! `errand doctor`: whether the server can do its work on this machine and with this data.
+//!
+//! Works beside a running server, which then looks itself, and without one. A directory whose schema is not this
+//! program's is not opened: that would migrate it.
+
+use anyhow::{Result, bail};
+use errand_core::cause::chain;
+use errand_store::{Schema, Store};
+use serde_json::json;
+
+use super::out::Style;
+use super::{Place, Surroundings};
+use crate::admin::{AdminAnswer, AdminRequest, reach};
+use crate::config::{Config, warnings};
+use crate::doctor::{Check, Level, machine};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+    let checks = match with.settings_of(&args.place) {
+        Ok(config) => {
+            let mut checks = settings(&config);
+            checks.extend(of_data(&config).await);
+            checks
+        }
+        Err(error) => vec![Check::problem(
+            "settings",
+            chain(error.as_ref()),
+            "set them right; `errand config` shows what each takes",
+        )],
+    };
+    print(&checks, with)?;
+    match checks
+        .iter()
+        .filter(|check| check.level == Level::Problem)
+        .count()
+    {
+        0 => Ok(()),
+        1 => bail!("there is a problem"),
+        problems => bail!("there are {problems} problems"),
+    }
+}
+
+fn settings(config: &Config) -> Vec<Check> {
+    let doubtful = warnings(config);
+    if doubtful.is_empty() {
+        return vec![Check::ok(
+            "settings",
+            "they can be read, and none is doubtful",
+        )];
+    }
+    let check = |warning: String| Check::warning("settings", warning, "see what it says");
+    doubtful.into_iter().map(check).collect()
+}
+
+/// The data directory, by the server that works on it or by itself; and the machine.
+async fn of_data(config: &Config) -> Vec<Check> {
+    let dir = &config.server.data_dir;
+    let found = match Store::schema(dir) {
+        Ok(Some(schema)) if schema.found == schema.known => {
+            match reach::execute(config, AdminRequest::Doctor).await {
+                Ok(AdminAnswer::Examined { checks }) => {
+                    let mut all = vec![Check::ok(
+                        "store",
+                        format!(
+                            "it opens, and its schema is this program's ({})",
+                            schema.known
+                        ),
+                    )];
+                    all.extend(checks);
+                    return all;
+                }
+                Ok(_) => Check::problem(
+                    "server",
+                    "it gave another answer than was asked for",
+                    "use the errand of the server's version",
+                ),
+                Err(error) => Check::problem(
+                    "store",
+                    chain(&error),
+                    "do what it says; if a server runs there, look at its log",
+                ),
+            }
+        }
+        Ok(Some(schema)) => other_schema(schema),
+        Ok(None) => Check::ok(
+            "store",
+            format!(
+                "there is none in {} yet; `errand serve` makes it",
+                dir.display()
+            ),
+        ),
+        Err(error) => Check::problem(
+            "store",
+            chain(&error),
+            "see to it that the file can be read; if it is damaged, keep a copy and restore a backup",
+        ),
+    };
+    let mut checks = vec![found];
+    checks.extend(machine(dir).await);
+    checks
+}
+
+fn other_schema(schema: Schema) -> Check {
+    let Schema { found, known } = schema;
+    if found > known {
+        return Check::problem(
+            "store",
+            format!("a newer errand wrote it: its schema is {found}, this program knows {known}"),
+            "use that version of errand, or restore a copy from before",
+        );
+    }
+    Check::warning(
+        "store",
+        format!(
+            "an older errand wrote it: its schema is {found}, and the next start brings it to {known}"
+        ),
+        "make a copy of the data directory before you start this version; then look again",
+    )
+}
+
+fn print(checks: &[Check], with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let count = |level| checks.iter().filter(|check| check.level == level).count();
+    let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
+    if out.json() {
+        out.json_value(&json!({ "checks": checks, "problems": problems, "warnings": warnings }))?;
+        return Ok(());
+    }
+    out.table(
+        &["check", "level", "found"],
+        checks.iter().map(|check| {
+            [
+                check.check.clone(),
+                check.level.as_str().to_owned(),
+                check.found.clone(),
+            ]
+        }),
+    )?;
+    for check in checks {
+        let Some(advice) = &check.advice else {
+            continue;
+        };
+        let style = if check.level == Level::Problem {
+            Style::Red
+        } else {
+            Style::Yellow
+        };
+        let what = out.paint_note(style, &format!("{}:", check.check));
+        out.note(&format!("{what} {}", super::out::printable(advice)))?;
+    }
+    Ok(())
+}

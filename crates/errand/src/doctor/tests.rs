@@ -1,0 +1,138 @@
+use super::disk::{Space, judge_file_clock, judge_file_system, judge_space};
+use super::system::{Trial, judge_descriptors, judge_isolation};
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+#[test]
+fn little_space_is_told_before_it_is_none() {
+    const MIB: u64 = 1 << 20;
+    let space = |free_mib: u64, total_mib: u64, free_inodes, total_inodes| Space {
+        free_bytes: free_mib * MIB,
+        total_bytes: total_mib * MIB,
+        free_inodes,
+        total_inodes,
+    };
+    for (space, level) in [
+        (space(500_000, 1_000_000, 900, 1000), Level::Ok),
+        // As on file systems that do not count inodes.
+        (space(500_000, 1_000_000, 0, 0), Level::Ok),
+        (space(49_999, 1_000_000, 900, 1000), Level::Warning),
+        (space(1023, 2000, 900, 1000), Level::Warning),
+        (space(500_000, 1_000_000, 49, 1000), Level::Warning),
+        (space(99, 2000, 900, 1000), Level::Problem),
+        (space(500_000, 1_000_000, 0, 1000), Level::Problem),
+    ] {
+        let check = judge_space(space);
+        assert_eq!(check.level, level, "{space:?}: {check:?}");
+        assert_eq!(check.advice.is_some(), level != Level::Ok);
+    }
+}
+
+#[test]
+fn memory_and_network_file_systems_are_told() {
+    for (kind, level) in [
+        (0xef53, Level::Ok),
+        (0x5846_5342, Level::Ok),
+        (0x794c_7630, Level::Ok),
+        (0x0102_1994, Level::Warning),
+        (0x6969, Level::Warning),
+        (0xff53_4d42, Level::Warning),
+    ] {
+        assert_eq!(judge_file_system(kind).level, level, "{kind:x}");
+    }
+}
+
+#[test]
+fn clocks_that_are_apart_are_told() {
+    let now = at("2026-11-23T09:30:00Z");
+    for (file, level) in [
+        ("2026-11-23T09:30:00.004Z", Level::Ok),
+        ("2026-11-23T09:29:55.000Z", Level::Ok),
+        ("2026-11-23T09:29:54.999Z", Level::Warning),
+        ("2026-11-23T09:31:00.000Z", Level::Warning),
+    ] {
+        assert_eq!(judge_file_clock(at(file), now).level, level, "{file}");
+    }
+}
+
+#[test]
+fn few_open_files_are_told() {
+    assert_eq!(judge_descriptors(None).level, Level::Ok);
+    assert_eq!(judge_descriptors(Some(4096)).level, Level::Ok);
+    assert_eq!(judge_descriptors(Some(1024)).level, Level::Warning);
+}
+
+#[test]
+fn missing_isolation_is_information_and_says_what_is_missing() {
+    let hint = Some("user.max_user_namespaces is 0; it takes 1000 or more");
+    for (trial, hint, expected) in [
+        (Trial::Works, None, "can isolate"),
+        (Trial::Missing, hint, "not installed"),
+        (Trial::Hangs, None, "within 5 s"),
+        (Trial::NotStarted("no".to_owned()), None, "no;"),
+        (
+            Trial::Refused("no namespace".to_owned()),
+            hint,
+            "no namespace (user.max_user_namespaces is 0",
+        ),
+    ] {
+        let check = judge_isolation(&trial, hint);
+        assert_eq!(check.level, Level::Ok);
+        assert!(check.found.contains(expected), "{check:?}");
+    }
+}
+
+#[test]
+fn what_is_late_is_a_problem_only_where_it_could_have_been_done() {
+    let now = at("2026-11-23T09:30:00Z");
+    let some = Late {
+        count: 3,
+        since: Some(at("2026-11-23T09:20:00Z")),
+    };
+    let late = |place, timer, request, delivery| Overdue {
+        places: if place { some } else { Late::default() },
+        timers: if timer { some } else { Late::default() },
+        requests: if request { some } else { Late::default() },
+        deliveries: if delivery { some } else { Late::default() },
+    };
+    let levels = |late, free, served| -> Vec<Level> {
+        judge_late(late, free, served, now)
+            .iter()
+            .map(|check| check.level)
+            .collect()
+    };
+    use Level::{Ok, Problem, Warning};
+    assert_eq!(levels(Overdue::default(), true, true), [Ok]);
+    assert_eq!(
+        levels(late(true, true, true, true), true, false),
+        [Ok],
+        "nobody is there to do it"
+    );
+    assert_eq!(
+        levels(late(true, true, true, true), true, true),
+        [Problem, Problem, Problem, Warning]
+    );
+    assert_eq!(
+        levels(late(true, true, false, false), false, true),
+        [Warning, Warning]
+    );
+    let text = &judge_late(late(true, false, false, false), true, true, now)[0].found;
+    assert_eq!(
+        text,
+        "3 runs wait for a place, the first for 10 minutes, while places are free"
+    );
+}
+
+#[test]
+fn numbers_are_for_people() {
+    assert_eq!(bytes(1023), "1023 bytes");
+    assert_eq!(bytes(1536), "1.5 KiB");
+    assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    assert_eq!(duration(1500), "1 seconds");
+    assert_eq!(duration(3 * 24 * 3_600_000), "3 days");
+    let many: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+    assert!(listed(&many).ends_with("19; and 5 more"));
+}

@@ -1,0 +1,222 @@
+//! Figures for a collector: `GET /metrics` in Prometheus' text format, on a listener of its own.
+//!
+//! Promised: a scrape costs the same beside a million ended runs. What is open is counted at each, on indexes; what has
+//! ended at most once a minute, and the age of that count is a figure itself. One scrape is answered at a time, so that
+//! collectors take no more than one of the store's readers.
+//!
+//! Nobody is asked for a key here: who may reach the listener may read it. No figure names a team, a run or a person.
+
+mod process;
+mod text;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum_server::Handle;
+use errand_core::cause::chain;
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_engine::clock::Clock;
+use errand_store::{Figures, Store, StoreError};
+use http::{StatusCode, header};
+use hyper_util::rt::TokioTimer;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use text::Text;
+
+/// How old the count of ended runs may be.
+const ENDED_AGE_MS: u64 = 60_000;
+/// How long a collector may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The version of the format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Where figures come from.
+pub struct Metrics {
+    store: Store,
+    clock: Clock,
+    places: u64,
+    /// Held during a scrape.
+    ended: Mutex<Option<Ended>>,
+}
+
+/// Ended runs by status, as they were counted last.
+#[derive(Clone)]
+struct Ended {
+    at: Timestamp,
+    runs: Vec<(Status, u64)>,
+}
+
+impl Metrics {
+    /// `places`: how many runs may work at once.
+    #[must_use]
+    pub fn new(store: Store, clock: Clock, places: u32) -> Self {
+        Self {
+            store,
+            clock,
+            places: u64::from(places),
+            ended: Mutex::new(None),
+        }
+    }
+
+    /// All figures as text.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn scrape(&self) -> std::result::Result<String, StoreError> {
+        let mut ended = self.ended.lock().await;
+        let now = self.clock.now();
+        // Counted anew as well where the clock was set back.
+        let counted = match ended.take() {
+            Some(known) if known.at <= now && now.ms_since(known.at) < ENDED_AGE_MS => known,
+            _ => Ended {
+                at: now,
+                runs: self.store.ended_runs().await?,
+            },
+        };
+        *ended = Some(counted.clone());
+        let figures = self.store.figures(now).await?;
+        let without_reason = self.store.runs_without_reason(now).await?;
+        let mut text = Text::default();
+        text.gauge("errand_build_info", "The program's version.")
+            .labelled("version", env!("CARGO_PKG_VERSION"), 1);
+        self.runs(&mut text, &figures, &counted, now);
+        text.gauge(
+            "errand_runs_without_reason",
+            "Runs that have not ended and wait for nothing that will come; always 0 unless there is a fault.",
+        )
+        .plain(without_reason);
+        outside(&mut text, &figures, now);
+        text.counter(
+            "errand_store_commits_total",
+            "Transactions committed since the start.",
+        )
+        .plain(self.store.commits());
+        text.gauge("errand_store_queue", "Writes that wait for the writer.")
+            .plain(self.store.queue());
+        let dir = self.store.dir().to_owned();
+        let process = tokio::task::spawn_blocking(move || process::read(&dir)).await;
+        process.unwrap_or_default().write(&mut text);
+        Ok(text.finish())
+    }
+
+    fn runs(&self, text: &mut Text, figures: &Figures, ended: &Ended, now: Timestamp) {
+        let mut runs = text.gauge(
+            "errand_runs",
+            "Runs by status. Those that have ended are counted once a minute.",
+        );
+        for (status, count) in figures.open_runs.iter().chain(&ended.runs) {
+            runs = runs.labelled("status", status.as_str(), *count);
+        }
+        text.gauge(
+            "errand_runs_ended_age_seconds",
+            "How long ago the runs that have ended were counted.",
+        )
+        .plain(now.ms_since(ended.at) / 1000);
+        text.gauge("errand_claims", "Runs that a driver has.")
+            .plain(figures.claims);
+        text.gauge("errand_places", "Places for runs at work.")
+            .labelled("state", "free", self.places.saturating_sub(figures.claims))
+            .labelled("state", "taken", figures.claims);
+    }
+}
+
+fn outside(text: &mut Text, figures: &Figures, now: Timestamp) {
+    let deliveries = figures.deliveries;
+    text.gauge("errand_deliveries", "Deliveries to webhooks by state.")
+        .labelled("state", "pending", deliveries.pending)
+        .labelled("state", "delivered", deliveries.delivered)
+        .labelled("state", "gone", deliveries.gone)
+        .labelled("state", "exhausted", deliveries.exhausted);
+    text.gauge(
+        "errand_delivery_oldest_due_seconds",
+        "For how long the delivery is due that is due longest; 0 where none is.",
+    )
+    .plain(deliveries.due_since.map_or(0, |at| now.ms_since(at)) / 1000);
+    text.gauge(
+        "errand_human_requests_open",
+        "Human requests that nobody has answered.",
+    )
+    .plain(figures.requests_open);
+}
+
+/// The listener, at work.
+pub struct MetricsServer {
+    address: SocketAddr,
+    handle: Handle<SocketAddr>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl MetricsServer {
+    /// Takes the address, without answering on it yet: so that one that is in use is found out before anything begins.
+    ///
+    /// # Errors
+    /// Where the address cannot be listened on.
+    pub fn bind(address: SocketAddr) -> Result<TcpListener> {
+        TcpListener::bind(address).with_context(|| {
+            format!("cannot listen on {address} for metrics; set metrics.listen to another address, or leave it out")
+        })
+    }
+
+    /// Answers on a bound listener.
+    ///
+    /// # Errors
+    /// Where the listener cannot be used.
+    pub fn start(listener: TcpListener, metrics: Metrics) -> Result<Self> {
+        let address = listener
+            .local_addr()
+            .context("the listener for metrics has no address")?;
+        listener
+            .set_nonblocking(true)
+            .context("the listener for metrics cannot be used")?;
+        let router = Router::new()
+            .route("/metrics", get(answer))
+            .with_state(Arc::new(metrics));
+        let handle = Handle::new();
+        let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+        server
+            .http_builder()
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT);
+        let task = tokio::spawn(server.serve(router.into_make_service()));
+        Ok(Self {
+            address,
+            handle,
+            task,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends at once: a scrape that is cut off is made again.
+    pub fn shut_down(self) {
+        self.handle.shutdown();
+        self.task.abort();
+    }
+}
+
+async fn answer(State(metrics): State<Arc<Metrics>>) -> Response {
+    match metrics.scrape().await {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the figures could not be read"
+            );
+            let text = format!("the figures cannot be read now: {}\n", chain(&error));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}

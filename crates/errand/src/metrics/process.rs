@@ -1,0 +1,79 @@
+//! What the process and its disk have. A figure that the system does not give is left out, never 0.
+
+use std::fs;
+use std::path::Path;
+
+use super::text::Text;
+
+#[derive(Default)]
+pub(super) struct Process {
+    resident_bytes: Option<u64>,
+    open_fds: Option<u64>,
+    disk_free_bytes: Option<u64>,
+}
+
+/// Blocking. `dir`: the data directory.
+pub(super) fn read(dir: &Path) -> Process {
+    Process {
+        resident_bytes: fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|status| resident(&status)),
+        // The reading itself has one open.
+        open_fds: fs::read_dir("/proc/self/fd")
+            .ok()
+            .map(|names| (names.count() as u64).saturating_sub(1)),
+        disk_free_bytes: rustix::fs::statvfs(dir)
+            .ok()
+            .map(|found| found.f_bavail.saturating_mul(found.f_frsize)),
+    }
+}
+
+/// `VmRSS:     1234 kB`, in bytes.
+fn resident(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+impl Process {
+    pub(super) fn write(self, text: &mut Text) {
+        for (name, help, value) in [
+            (
+                "errand_process_resident_bytes",
+                "Memory that the process has.",
+                self.resident_bytes,
+            ),
+            (
+                "errand_process_open_fds",
+                "Files and connections that the process has open.",
+                self.open_fds,
+            ),
+            (
+                "errand_disk_free_bytes",
+                "Free space of the data directory's file system.",
+                self.disk_free_bytes,
+            ),
+        ] {
+            if let Some(value) = value {
+                text.gauge(name, help).plain(value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_and_never_made_up() {
+        assert_eq!(
+            resident("Name:\terrand\nVmRSS:\t   52340 kB\nThreads:\t9\n"),
+            Some(52340 * 1024)
+        );
+        assert_eq!(resident("VmRSS:\tmuch\n"), None);
+        assert_eq!(resident(""), None);
+    }
+}
