@@ -1,5 +1,7 @@
 //! What a transcript says of its calls and requests, for the audit: what became of each, and what is out of order.
 
+use std::collections::HashMap;
+
 use errand_core::human::{HumanRequest, Origin, Resolution};
 use errand_core::id::{HumanRequestId, UserId};
 use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
@@ -33,6 +35,8 @@ pub(super) struct History {
     pub(super) wrong_intents: Vec<String>,
     /// Calls that began again, or have a value, without what that takes.
     pub(super) silent: Vec<String>,
+    /// Where in `calls` the call of an id is, the last one where there are several.
+    by_id: HashMap<String, usize>,
     doubts: Vec<(HumanRequestId, String)>,
 }
 
@@ -49,7 +53,8 @@ impl History {
     fn feed(&mut self, at: u64, body: &Body) {
         match body {
             Body::ToolCall { call, .. } => {
-                if self.calls.iter().any(|known| known.id == call.id) {
+                let place = self.calls.len();
+                if self.by_id.insert(call.id.clone(), place).is_some() {
                     self.wrong_calls
                         .push(format!("the id of call {} is there twice", call.id));
                 }
@@ -77,8 +82,8 @@ impl History {
                 ..
             } if releases(resolution) => {
                 let doubt = self.doubts.iter().find(|(id, _)| id == request_id);
-                let call = doubt.map(|(_, call_id)| call_id);
-                if let Some(call) = self.calls.iter_mut().find(|known| Some(&known.id) == call) {
+                let place = doubt.and_then(|(_, call_id)| self.by_id.get(call_id));
+                if let Some(call) = place.and_then(|place| self.calls.get_mut(*place)) {
                     call.released += 1;
                 }
             }
@@ -87,7 +92,8 @@ impl History {
     }
 
     fn result(&mut self, at: u64, call_id: &str, outcome: &Outcome) {
-        let Some(call) = self.calls.iter_mut().rev().find(|call| call.id == call_id) else {
+        let place = self.by_id.get(call_id);
+        let Some(call) = place.and_then(|place| self.calls.get_mut(*place)) else {
             self.wrong_calls
                 .push(format!("the result at {at} has no call before it"));
             return;
@@ -106,7 +112,8 @@ impl History {
     }
 
     fn intent(&mut self, at: u64, call_id: &str) {
-        let call = self.calls.iter_mut().rev().find(|call| call.id == call_id);
+        let place = self.by_id.get(call_id);
+        let call = place.and_then(|place| self.calls.get_mut(*place));
         let Some(call) = call.filter(|call| call.result.is_none()) else {
             self.wrong_intents
                 .push(format!("the intent at {at} belongs to no open call"));

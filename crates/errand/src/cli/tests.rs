@@ -126,6 +126,16 @@ async fn a_key_is_printed_alone_and_listed_without_its_secret() {
 }
 
 #[tokio::test]
+async fn a_repair_without_a_server_works_on_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    for way in ["", " --fail", " --fork"] {
+        let line = format!("runs repair 0193b0e2-0000-7000-8000-000000000000{way}");
+        let error = printed(&line, dir.path()).await.unwrap_err();
+        assert!(error.to_string().contains("there is no run"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_link_begins_with_the_outer_address_and_the_webhook_secret_stays() {
     let dir = tempfile::tempdir().unwrap();
     let link = printed("users link ann@example.com", dir.path())

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use errand_store::AuditScope;
 use errand_testkit::{Team, TestApp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -190,6 +191,8 @@ async fn play(acts: Vec<Act>) {
             assert_well_formed(&messages);
         }
         transcript = messages;
+        let found = app.store().audit(AuditScope::All, app.now()).await.unwrap();
+        assert!(found.is_empty(), "after {act:?}: {found:#?}");
     }
     app.finish().await;
 }
