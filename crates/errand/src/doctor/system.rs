@@ -1,6 +1,8 @@
 //! The machine: limits of the process, and whether programs could be isolated on it.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use super::Check;
 
 /// Fewer open files than this are used up by a few hundred streams and runs.
 const DESCRIPTORS: u64 = 4096;
+/// The program of bubblewrap.
+const PROGRAM: &str = "bwrap";
 /// How long the trial of the isolation may take.
 const TRIAL: Duration = Duration::from_secs(5);
 /// The user as whom it is tried where the server is root, who may do what others may not: the one who is nobody.
@@ -62,7 +66,11 @@ pub(super) async fn isolation() -> Check {
 }
 
 async fn try_bubblewrap() -> Trial {
-    let mut command = Command::new("bwrap");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(program) = find(PROGRAM, &path) else {
+        return Trial::Missing;
+    };
+    let mut command = Command::new(program);
     command
         .args(["--unshare-all", "--ro-bind", "/", "/", "true"])
         .stdin(Stdio::null())
@@ -75,7 +83,6 @@ async fn try_bubblewrap() -> Trial {
     }
     let child = match command.spawn() {
         Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Trial::Missing,
         Err(error) => return Trial::NotStarted(error.to_string()),
     };
     match tokio::time::timeout(TRIAL, child.wait_with_output()).await {
@@ -92,6 +99,14 @@ async fn try_bubblewrap() -> Trial {
             })
         }
     }
+}
+
+/// Where a program is. Looked for here: the system's own search says "permission denied" of a program that is nowhere,
+/// where nobody may not look into one of the directories.
+fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .map(|dir| dir.join(program))
+        .find(|found| found.is_file())
 }
 
 /// A setting of the kernel that forbids what bubblewrap needs.

@@ -130,7 +130,7 @@ fn what_is_late_is_a_problem_only_where_it_could_have_been_done() {
 fn numbers_are_for_people() {
     assert_eq!(bytes(1023), "1023 bytes");
     assert_eq!(bytes(1536), "1.5 KiB");
-    assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    assert_eq!(bytes(u64::MAX), "16777215.9 TiB");
     assert_eq!(duration(1500), "1 seconds");
     assert_eq!(duration(3 * 24 * 3_600_000), "3 days");
     let many: Vec<String> = (0..25).map(|n| n.to_string()).collect();
