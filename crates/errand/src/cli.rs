@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config` and `demo` are the server. `keys`, `users` and `webhooks` work on the
+//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users` and `webhooks` work on the
 //! server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs` and `sandboxes` go through
 //! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`.
 //!
@@ -21,6 +21,7 @@ mod keys;
 mod logging;
 mod runs;
 mod sandboxes;
+mod selftest;
 mod serve;
 mod terminal;
 #[cfg(test)]
@@ -60,6 +61,8 @@ enum Command {
     Serve(Flags),
     /// Show a whole run in one command: server, files, approval, webhook, result
     Demo(demo::Args),
+    /// Kill a server of its own again and again under load, and check that nothing is lost or done twice
+    Selftest(selftest::Args),
     /// List every setting with its value, origin, default and unit
     Config(Flags),
     /// Make, list and delete API keys, on the server's machine
@@ -196,6 +199,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
     match command {
         Command::Serve(flags) => serve::run(&flags, with).await,
         Command::Demo(args) => demo::run(&args, with).await,
+        Command::Selftest(args) => selftest::run(&args, with).await,
         Command::Config(flags) => config::run(&flags, with),
         Command::Keys(command) => keys::run(command, with).await,
         Command::Users(command) => users::run(command, with).await,
