@@ -24,6 +24,7 @@ mod crash_real;
 mod documentation;
 mod engine_crash;
 mod engine_life;
+mod full_disk;
 mod health;
 mod properties;
 mod real_server;
