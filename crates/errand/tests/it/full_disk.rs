@@ -32,7 +32,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
 }
 
-/// A server on a disk of 16 MiB.
+/// A server on a small disk of its own.
 struct Server {
     child: Child,
     dir: TempDir,
@@ -54,7 +54,7 @@ impl Server {
         if !is_root {
             command.args(["--user", "--map-root-user"]);
         }
-        let script = "mount -t tmpfs -o size=16m,mode=700 tmpfs \"$1\" && echo mounted >&2 && \
+        let script = "mount -t tmpfs -o size=48m,mode=700 tmpfs \"$1\" && echo mounted >&2 && \
                       exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"";
         command
             .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_errand")])
@@ -248,9 +248,16 @@ impl Server {
     }
 
     async fn messages(&self, run: &str) -> Vec<Value> {
-        let path = format!("/v1/runs/{run}/messages?limit=50");
-        let page = self.get(&path).await;
-        page["messages"].as_array().unwrap().clone()
+        let mut all = Vec::new();
+        loop {
+            let path = format!("/v1/runs/{run}/messages?limit=50&offset={}", all.len());
+            let page = self.get(&path).await;
+            let page = page["messages"].as_array().unwrap();
+            all.extend(page.iter().cloned());
+            if page.len() < 50 {
+                return all;
+            }
+        }
     }
 
     /// A run that has completed, with its file edited once, and nothing twice in its transcript.
@@ -466,6 +473,79 @@ async fn a_tool_that_finds_no_room_fails_its_call_and_a_retry_goes_on() {
         there.bytes().await.unwrap().len(),
         4 * 700 * KIB,
         "edited once"
+    );
+    assert_eq!(server.stop().await, Some(0));
+}
+
+/// How many runs work at once, and how many edits each makes.
+const BUSY: usize = 4;
+const EDITS: usize = 60;
+
+/// Starts runs and fills the disk while they work. The runs; false where all had ended before.
+async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<String>, bool) {
+    let mut runs = Vec::new();
+    for n in 0..BUSY {
+        let key = format!("busy {round} {n}");
+        runs.push(server.run(json!({"agent_id": agent}), &key).await);
+    }
+    let has_begun = async {
+        while server.messages(&runs[0]).await.len() < 6 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within("a run at work", has_begun).await;
+    server.fill(0);
+    let mut at_work = false;
+    for run in &runs {
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        at_work |= got["run"]["completed_at"].is_null();
+    }
+    (runs, at_work)
+}
+
+#[tokio::test]
+async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
+    let mut server = Server::start().await;
+    let numbers: Vec<usize> = (0..EDITS).collect();
+    let each = json!({"for_each": numbers, "steps": [edit("{{ item }}")]});
+    let agent = server
+        .agent("busy", json!([write(), each, read(), finish()]))
+        .await;
+    let mut all = Vec::new();
+    let mut was_at_work = false;
+    for round in 0..5 {
+        let (runs, at_work) = busy_when_full(&server, &agent, round).await;
+        all.extend(runs);
+        if at_work {
+            assert!(!server.until("the disk is full", 0).await);
+            was_at_work = true;
+        }
+        server.make_room();
+        if was_at_work {
+            break;
+        }
+    }
+    assert!(was_at_work, "no run could be caught at its work");
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    let tally = format!("{} end", numbers.join(" "));
+    for run in &all {
+        let ended = server.ends(run).await;
+        if ended["status"] == "failed" {
+            // The file found no room, not the record: the run says so, and goes on from there when it is told to.
+            let why = ended["error"]["message"].as_str().unwrap();
+            assert!(
+                why.contains("no_space") || why.contains("no space"),
+                "{ended:#}"
+            );
+            let path = format!("/v1/runs/{run}/retry");
+            server.post(&path, json!({}), &format!("retry {run}")).await;
+        }
+        server.completed_once(run, &tally).await;
+    }
+    assert_eq!(server.get("/v1/runs").await["total"], all.len());
+    assert!(
+        server.child.try_wait().unwrap().is_none(),
+        "it lived through it"
     );
     assert_eq!(server.stop().await, Some(0));
 }
