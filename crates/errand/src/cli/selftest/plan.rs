@@ -100,7 +100,9 @@ impl Kind {
             {"question": QUESTION, "options": [{"label": "red"}, {"label": ANSWER}]},
         ]}, "as": "answers"});
         let with = |mut step: Value, key: &str, value: &str| {
-            step[key] = json!(value);
+            if let Some(step) = step.as_object_mut() {
+                step.insert(key.to_owned(), value.into());
+            }
             step
         };
         match self {

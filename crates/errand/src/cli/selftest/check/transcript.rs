@@ -128,8 +128,7 @@ fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
     if events.is_empty() {
         findings.add(What::Lost, "it has no events");
     }
-    let mut expected = 1;
-    for EventSeen { number, .. } in events {
+    for (expected, EventSeen { number, .. }) in (1..).zip(events) {
         if *number != expected {
             let what = if *number < expected {
                 What::Repeated
@@ -139,7 +138,6 @@ fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
             let why = format!("event {number} stands where {expected} should");
             return findings.add(what, why);
         }
-        expected += 1;
     }
 }
 
