@@ -1,6 +1,7 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config` and `demo` are the server. `keys`, `users`, `webhooks` and `doctor` work on the
+//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users`, `webhooks` and
+//! `doctor` work on the
 //! server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs` and `sandboxes` go through
 //! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` alone works on the data directory.
 //!
@@ -24,6 +25,7 @@ mod many_runs;
 mod repair;
 mod runs;
 mod sandboxes;
+mod selftest;
 mod serve;
 mod terminal;
 #[cfg(test)]
@@ -63,6 +65,8 @@ enum Command {
     Serve(Flags),
     /// Show a whole run in one command: server, files, approval, webhook, result
     Demo(demo::Args),
+    /// Kill a server of its own again and again under load, and check that nothing is lost or done twice
+    Selftest(selftest::Args),
     /// List every setting with its value, origin, default and unit
     Config(Flags),
     /// Look whether the server can do its work, on the server's machine
@@ -201,6 +205,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
     match command {
         Command::Serve(flags) => serve::run(&flags, with).await,
         Command::Demo(args) => demo::run(&args, with).await,
+        Command::Selftest(args) => selftest::run(&args, with).await,
         Command::Config(flags) => config::run(&flags, with),
         Command::Doctor(args) => doctor::run(&args, with).await,
         Command::Keys(command) => keys::run(command, with).await,

@@ -267,9 +267,9 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict(message) => Self::conflict(message),
             StoreError::Refused(message) => Self::bad_request(message),
             StoreError::KeyReused => Self::conflict(error.to_string()),
-            StoreError::Unavailable(_) => Self::unavailable(
-                "the server cannot take this now; repeat it with the same Idempotency-Key",
-            )
+            StoreError::Unavailable(ref why) => Self::unavailable(format!(
+                "the server cannot take this now ({why}); repeat it with the same Idempotency-Key"
+            ))
             .caused_by(error),
             StoreError::Fenced
             | StoreError::Corrupt { .. }
@@ -339,6 +339,12 @@ mod tests {
         assert_eq!(error.code, ErrorCode::Internal);
         assert!(!error.message.contains("secret"));
         assert!(error.source.is_some());
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let error = ApiError::from(StoreError::Unavailable("the disk is full".into()));
+        assert!(error.message.contains("the disk is full"));
     }
 
     #[test]

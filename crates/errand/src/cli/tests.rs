@@ -20,6 +20,7 @@ fn the_documented_commands_are_read() {
         "serve --listen 127.0.0.1:8700 --data-dir ./errand-data --config errand.toml",
         "config --json",
         "demo --yes --keep",
+        "selftest --kills 50 --stops 3 --runs 300 --dir D --seed 7 --keep --json",
         "keys create --name N --data-dir D --expires-in 30d",
         "keys list",
         "keys delete 0193b0e2-0000-7000-8000-000000000000",
@@ -73,6 +74,8 @@ fn a_wrong_command_line_is_refused_as_such() {
         "keys create",
         "keys create --name N --expires-in soon",
         "sandboxes upload S",
+        "selftest --kills many",
+        "selftest --runs 0",
         "users link a --role king",
         "nonsense",
     ] {

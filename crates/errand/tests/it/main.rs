@@ -29,6 +29,7 @@ mod documentation;
 mod engine_crash;
 mod engine_life;
 mod engine_steps;
+mod full_disk;
 mod health;
 mod metrics;
 mod properties;

@@ -1,0 +1,273 @@
+//! `errand selftest`: what is promised about crashes, tried on this machine.
+//!
+//! A real server on a directory of its own is killed again and again, and paused, while clients start runs of every
+//! kind, repeat what was not answered, answer what is asked, and a receiver takes webhooks. Then everything is read back
+//! and looked at ([`check`]): what is lost, what happened twice, what does not go on.
+//!
+//! Promised: it needs nothing but this program; it ends by itself; the server ends with it, also on Ctrl-C and SIGTERM;
+//! the directory is gone when nothing was wrong, and is kept and named when something was. Kills come by the progress of
+//! the work and by the seed, never by time.
+//!
+//! Left out: what only the hardware can do, such as a disk that loses what it said it had written.
+
+mod caller;
+mod check;
+mod clients;
+mod collect;
+mod plan;
+mod progress;
+mod receiver;
+mod report;
+mod seeded;
+mod server;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::caller::Caller;
+use self::check::{Evidence, Record};
+use self::clients::Clients;
+use self::plan::Planned;
+use self::progress::{PATIENCE, Progress};
+use self::receiver::Receiver;
+use self::report::Report;
+use self::server::{Server, Until};
+use self::trouble::Made;
+use super::Surroundings;
+use crate::admin::{AdminAnswer, AdminRequest, reach};
+use crate::config::{self, Config, Flags};
+use crate::secret_key::random_bytes;
+
+/// Runs for each kill, where it is not said: so many that every kill meets runs of several kinds.
+const RUNS_PER_KILL: u64 = 6;
+/// The fewest runs, where it is not said.
+const RUNS_MIN: u64 = 60;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How often the server is killed
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    kills: u64,
+    /// How often the server is paused for a few seconds
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    stops: u64,
+    /// How many runs there are [default: six for each kill, at least 60]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    runs: Option<u64>,
+    /// Where the temporary directory is made: on the disk that is to be tested [default: the system's]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Repeats the choices of an earlier test [default: other ones each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Keep the directory, with the server's data and its log
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+    let place = place(args.dir.as_deref())?;
+    let hidden = with.env.keys().cloned().collect();
+    let mut server = Server::new(place.path(), hidden)?;
+    let listen = |kind| signal(kind).context("signals cannot be received");
+    let mut terminated = listen(SignalKind::terminate())?;
+    let mut hung_up = listen(SignalKind::hangup())?;
+    let tested = tokio::select! {
+        tested = Box::pin(test(args, with, &mut server)) => tested,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("told to end")),
+        _ = hung_up.recv() => Err(anyhow::anyhow!("the terminal is gone")),
+    };
+    // In any case first: nothing may be written into the directory any more.
+    server.kill().await?;
+    let wrong = match &tested {
+        Ok(report) => !report.faults.is_empty(),
+        Err(_) => true,
+    };
+    let kept = if args.keep || wrong {
+        Some(place.keep())
+    } else {
+        place
+            .close()
+            .context("the temporary directory cannot be removed")?;
+        None
+    };
+    let tested = tested.with_context(|| match &kept {
+        Some(kept) => format!(
+            "the test did not come to its end; {} is kept",
+            kept.display()
+        ),
+        None => "the test did not come to its end".to_owned(),
+    });
+    let mut report = tested?;
+    report.kept = kept;
+    report.print(&with.out)?;
+    if report.faults.is_empty() {
+        Ok(())
+    } else {
+        bail!("what is promised about crashes did not hold")
+    }
+}
+
+fn place(dir: Option<&Path>) -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("errand-selftest-");
+    match dir {
+        Some(dir) => builder
+            .tempdir_in(dir)
+            .with_context(|| format!("no directory can be made in {}", dir.display())),
+        None => builder
+            .tempdir()
+            .context("no temporary directory can be made; --dir names the place for it"),
+    }
+}
+
+async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<Report> {
+    let began = Instant::now();
+    let seed = match args.seed {
+        Some(seed) => seed,
+        // Short enough to be typed.
+        None => u64::from(u32::from_le_bytes(random_bytes()?)),
+    };
+    let runs = args
+        .runs
+        .unwrap_or_else(|| (args.kills * RUNS_PER_KILL).max(RUNS_MIN));
+    let plan = plan::planned(seed, runs);
+    let (key, secret) = keys(server).await?;
+    server.start(Until::Ready).await?;
+    let caller = Arc::new(Caller::new(server.base(), key)?);
+    let progress = Arc::new(Progress::new());
+    let receiver = Receiver::start(&secret, seed, Arc::clone(&progress)).await?;
+    let clients = Clients::new(Arc::clone(&caller), Arc::clone(&progress), receiver);
+    let clients = Arc::new(clients.await.context("the agents cannot be made")?);
+    if !with.out.json() {
+        with.out.note(&format!(
+            "{runs} runs on {}; {} kills and {} pauses; seed {seed}",
+            server.data_dir().display(),
+            args.kills,
+            args.stops
+        ))?;
+    }
+
+    let made = work(args, seed, &plan, server, &clients).await?;
+    let evidence = tokio::select! {
+        evidence = evidence(&plan, &clients) => evidence?,
+        why = server.ends() => bail!(why),
+    };
+    let ids: BTreeSet<&str> = evidence.deliveries.iter().map(|d| d.id.as_str()).collect();
+    let mut kinds = BTreeMap::new();
+    for record in evidence.runs.iter().filter(|run| !run.ids.is_empty()) {
+        *kinds.entry(record.kind.name()).or_default() += 1;
+    }
+    Ok(Report {
+        runs: evidence
+            .runs
+            .iter()
+            .filter(|run| !run.ids.is_empty())
+            .count(),
+        kinds,
+        kills: made.kills,
+        pauses: made.pauses,
+        webhooks: ids.len(),
+        deliveries: evidence.deliveries.len(),
+        calls_repeated: caller.repeated(),
+        seconds: began.elapsed().as_secs_f64(),
+        seed,
+        faults: check::faults(&evidence),
+        kept: None,
+    })
+}
+
+/// An API key and the webhook secret, made on the directory before a server runs there.
+async fn keys(server: &Server) -> Result<(String, String)> {
+    let config = settings(&server.data_dir())?;
+    let request = AdminRequest::CreateKey {
+        name: "selftest".to_owned(),
+        expires_in_ms: None,
+    };
+    let AdminAnswer::Key { secret: key, .. } = reach::execute(&config, request).await? else {
+        bail!("no key was made");
+    };
+    let AdminAnswer::WebhookSecret { secret } =
+        reach::execute(&config, AdminRequest::WebhookSecret).await?
+    else {
+        bail!("there is no webhook secret");
+    };
+    Ok((key, secret))
+}
+
+/// The defaults, whatever the environment says.
+fn settings(data_dir: &Path) -> Result<Config> {
+    let data_dir = data_dir.to_str().map(str::to_owned);
+    let data_dir = data_dir.context("the directory's path is not UTF-8; --dir names another")?;
+    let flags = Flags {
+        data_dir: Some(data_dir),
+        ..Flags::default()
+    };
+    Ok(config::load(&flags, &BTreeMap::new(), None)?)
+}
+
+/// The clients' work and the troubles, until both are over or nothing moves any more.
+async fn work(
+    args: &Args,
+    seed: u64,
+    plan: &[Planned],
+    server: &mut Server,
+    clients: &Arc<Clients>,
+) -> Result<Made> {
+    let steps = plan.iter().map(Planned::steps).sum();
+    let troubles = trouble::planned(seed, args.kills, args.stops, steps);
+    let mut made = Made::default();
+    let progress = Arc::clone(&clients.progress);
+    let all = async {
+        let troubles = trouble::make(server, &troubles, &progress, &mut made);
+        let (troubles, ()) = tokio::join!(troubles, clients.live(plan));
+        troubles
+    };
+    tokio::select! {
+        over = all => over?,
+        () = progress.stands_still() => {}
+    }
+    server.resume()?;
+    Ok(made)
+}
+
+/// Reads everything back, once the webhooks have come.
+async fn evidence(plan: &[Planned], clients: &Clients) -> Result<Evidence> {
+    let caller = &clients.caller;
+    let runs = collect::records(caller, plan, &clients.stories()).await;
+    let listed = collect::listed(caller).await?;
+    let mut count = clients.receiver.count();
+    loop {
+        count.mark_unchanged();
+        let deliveries = clients.receiver.deliveries();
+        let is_waited_for = runs.iter().any(|run| awaits_webhooks(run, &deliveries));
+        let came = async {
+            // The sender is at hand as long as this waits.
+            let _ = count.changed().await;
+        };
+        if !is_waited_for || tokio::time::timeout(PATIENCE, came).await.is_err() {
+            return Ok(Evidence {
+                runs,
+                listed,
+                deliveries,
+            });
+        }
+    }
+}
+
+fn awaits_webhooks(run: &Record, deliveries: &[receiver::Delivery]) -> bool {
+    let Ok(seen) = &run.seen else { return false };
+    let of_run = deliveries
+        .iter()
+        .filter(|d| d.number == run.number && d.taken);
+    let taken: BTreeSet<&str> = of_run.map(|d| d.id.as_str()).collect();
+    seen.status == run.expected.status && taken.len() < run.expected.webhooks.len()
+}

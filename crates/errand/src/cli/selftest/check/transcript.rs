@@ -1,0 +1,158 @@
+//! One run's transcript and events: complete, in order, nothing twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use errand_core::wire::MessageBody;
+
+use super::{EventSeen, Findings, Seen, What};
+
+/// Of a run that has ended as it should.
+pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
+    messages(seen, findings);
+    calls(&seen.messages, findings);
+    requests(&seen.messages, findings);
+    events(&seen.events, findings);
+    told_in_events(seen, findings);
+}
+
+fn messages(seen: &Seen, findings: &mut Findings<'_>) {
+    let all = &seen.messages;
+    let total = usize::try_from(seen.messages_total).unwrap_or(usize::MAX);
+    findings.count("messages on the pages of its transcript", all.len(), total);
+    let ids: BTreeSet<_> = all.iter().map(|message| message.id).collect();
+    if ids.len() < all.len() {
+        findings.add(What::Repeated, "two messages have one id");
+    }
+    if all.windows(2).any(|two| match two {
+        [first, second] => first.timestamp > second.timestamp,
+        _ => false,
+    }) {
+        findings.add(What::Lost, "its messages are not in order");
+    }
+    let expected = &findings.record.expected;
+    let told: Vec<&str> = all
+        .iter()
+        .filter(|message| (message.role.as_str(), message.kind.as_str()) == ("user", "text"))
+        .filter_map(|message| message.text_content.as_deref())
+        .collect();
+    if findings.count("messages of the user", told.len(), expected.told.len())
+        && told != expected.told
+    {
+        findings.add(
+            What::Lost,
+            format!(
+                "the user's messages are {told:?} in place of {:?}",
+                expected.told
+            ),
+        );
+    }
+    if let Some(shape) = &expected.shape {
+        let kinds: Vec<&str> = all.iter().map(|message| message.kind.as_str()).collect();
+        if findings.count("messages", kinds.len(), shape.len()) && kinds != *shape {
+            findings.add(
+                What::Lost,
+                format!("its messages are {kinds:?} in place of {shape:?}"),
+            );
+        }
+    }
+    let last = all.last().and_then(|message| message.text_content.as_ref());
+    if let Some(expected) = &expected.last
+        && last != Some(expected)
+    {
+        let what = if last.map(String::len) > Some(expected.len()) {
+            What::Repeated
+        } else {
+            What::Lost
+        };
+        let why = format!("its last message is {last:?} in place of {expected:?}");
+        findings.add(what, why);
+    }
+}
+
+/// Each call has one result, after it.
+fn calls(messages: &[MessageBody], findings: &mut Findings<'_>) {
+    let mut results: BTreeMap<&str, u32> = BTreeMap::new();
+    for message in messages {
+        if let Some(call) = &message.tool_call
+            && results.insert(&call.id, 0).is_some()
+        {
+            findings.add(
+                What::Repeated,
+                format!("the call {} is there twice", call.id),
+            );
+        }
+        if let Some(result) = &message.tool_result {
+            match results.get_mut(result.tool_call_id.as_str()) {
+                Some(times) => *times += 1,
+                None => findings.add(
+                    What::Lost,
+                    format!("a result without its call {}", result.tool_call_id),
+                ),
+            }
+        }
+    }
+    for (call, times) in results {
+        findings.count(&format!("results of the call {call}"), times as usize, 1);
+    }
+}
+
+/// Each request is answered once, as the client answered it.
+fn requests(messages: &[MessageBody], findings: &mut Findings<'_>) {
+    let mut answers: BTreeMap<_, u32> = BTreeMap::new();
+    let mut responses = Vec::new();
+    for message in messages {
+        if let Some(request) = &message.human_request {
+            answers.entry(request.id).or_default();
+        }
+        if let Some(response) = &message.human_response {
+            *answers.entry(response.request_id).or_default() += 1;
+            responses.push(response.response.clone().unwrap_or_default());
+        }
+    }
+    for (request, times) in answers {
+        findings.count(
+            &format!("answers to the request {request}"),
+            times as usize,
+            1,
+        );
+    }
+    let expected = &findings.record.expected.responses;
+    if findings.count("answers", responses.len(), expected.len()) && responses != *expected {
+        let why = format!("it was answered {responses:?} in place of {expected:?}");
+        findings.add(What::Lost, why);
+    }
+}
+
+/// Numbered from 1 without a gap.
+fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
+    if events.is_empty() {
+        findings.add(What::Lost, "it has no events");
+    }
+    for (expected, EventSeen { number, .. }) in (1..).zip(events) {
+        if *number != expected {
+            let what = if *number < expected {
+                What::Repeated
+            } else {
+                What::Lost
+            };
+            let why = format!("event {number} stands where {expected} should");
+            return findings.add(what, why);
+        }
+    }
+}
+
+/// The events tell of each message once, in order.
+fn told_in_events(seen: &Seen, findings: &mut Findings<'_>) {
+    let told = seen
+        .events
+        .iter()
+        .filter(|event| event.kind == "message.created");
+    let told: Vec<&str> = told.map(|event| event.id.as_str()).collect();
+    let there: Vec<String> = seen.messages.iter().map(|m| m.id.to_string()).collect();
+    if findings.count("messages among its events", told.len(), there.len()) && told != there {
+        findings.add(
+            What::Lost,
+            "its events tell of other messages than its transcript holds",
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! One run's webhooks: each event under one id with the same bytes, each taken, none without its event.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{EventSeen, Findings, Seen, What};
+use crate::cli::selftest::receiver::{Delivery, Told};
+
+/// Of a run, whether it has ended or not.
+pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
+    let mut by_id: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
+    for delivery in deliveries {
+        by_id.entry(&delivery.id).or_default().push(delivery);
+    }
+    let mut events: BTreeMap<u64, (&str, &str)> = BTreeMap::new();
+    for (id, deliveries) in &by_id {
+        let Some(told) = one_event(id, deliveries, findings) else {
+            continue;
+        };
+        if let Some((other, _)) = events.insert(told.sequence, (id, &told.event)) {
+            let why = format!("event {} came under two ids: {other}, {id}", told.sequence);
+            findings.add(What::Repeated, why);
+        }
+    }
+    if !seen.has_ended() {
+        return;
+    }
+    let names: Vec<&str> = events.values().map(|(_, name)| *name).collect();
+    let expected = &findings.record.expected.webhooks;
+    if seen.status == findings.record.expected.status
+        && findings.count("webhook events", names.len(), expected.len())
+        && names != *expected
+    {
+        let why = format!("its webhooks are {names:?} in place of {expected:?}");
+        findings.add(What::Lost, why);
+    }
+    let came: BTreeSet<u64> = events.into_keys().collect();
+    let due = due(&seen.events);
+    if came != due {
+        let why = format!("webhooks came for the events {came:?} in place of {due:?}");
+        findings.add(What::Lost, why);
+    }
+}
+
+/// What one id tells, however often it came.
+fn one_event<'d>(
+    id: &str,
+    deliveries: &[&'d Delivery],
+    findings: &mut Findings<'_>,
+) -> Option<&'d Told> {
+    let first = deliveries.first()?;
+    if deliveries.iter().any(|d| d.sha256 != first.sha256) {
+        let why = format!("the webhook {id} came with other bytes the second time");
+        findings.add(What::Repeated, why);
+    }
+    if !deliveries.iter().any(|d| d.taken) {
+        let why = format!("the webhook {id} was refused and did not come again");
+        findings.add(What::Stuck, why);
+    }
+    for delivery in deliveries {
+        if let Err(why) = &delivery.told {
+            findings.add(What::Lost, format!("the webhook {id}: {why}"));
+        }
+    }
+    let told = first.told.as_ref().ok()?;
+    if told.id != id {
+        let why = format!("the webhook {id} says that its id is {}", told.id);
+        findings.add(What::Lost, why);
+    }
+    if !findings.record.ids.contains(&told.run) {
+        let why = format!("the webhook {id} came for the run {}", told.run);
+        findings.add(What::Lost, why);
+    }
+    Some(told)
+}
+
+/// The numbers of the events that a webhook tells of: each request, each end.
+fn due(events: &[EventSeen]) -> BTreeSet<u64> {
+    let ends = |event: &EventSeen| {
+        let status = event.status.as_deref();
+        event.kind == "run.updated"
+            && matches!(status, Some("completed" | "failed" | "interrupted"))
+    };
+    let due = |event: &&EventSeen| event.kind == "human_request.created" || ends(event);
+    events
+        .iter()
+        .filter(due)
+        .map(|event| event.number)
+        .collect()
+}

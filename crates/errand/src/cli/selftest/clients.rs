@@ -1,0 +1,281 @@
+//! The clients: each takes run after run through its life, and notes what it was told.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::caller::{Call, Caller, Refused};
+use super::plan::{ANSWER, Kind, Planned, QUESTION, SECOND_MESSAGE, Upload};
+use super::progress::Progress;
+use super::receiver::Receiver;
+
+/// How many runs are under way at once.
+const CLIENTS: usize = 16;
+/// The pauses between two looks at a run, from and to.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(80);
+
+/// What a client knows of a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Story {
+    /// The ids that were answered to its start: one, however often it was repeated.
+    pub(super) ids: BTreeSet<String>,
+    /// What went wrong.
+    pub(super) refused: Option<String>,
+}
+
+/// By the run's number.
+pub(super) type Stories = BTreeMap<u64, Story>;
+
+/// All clients share it.
+pub(super) struct Clients {
+    pub(super) caller: Arc<Caller>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) receiver: Receiver,
+    /// The agent of each kind.
+    pub(super) agents: BTreeMap<Kind, String>,
+    stories: Mutex<Stories>,
+}
+
+impl Clients {
+    /// Makes the agents.
+    pub(super) async fn new(
+        caller: Arc<Caller>,
+        progress: Arc<Progress>,
+        receiver: Receiver,
+    ) -> Result<Self, Refused> {
+        let mut agents = BTreeMap::new();
+        for kind in Kind::ALL {
+            let key = format!("agent {}", kind.name());
+            let call = Call::post("/v1/agents", &kind.agent(), key);
+            let made = caller.json(&call).await?;
+            agents.insert(kind, text(&made, "/agent/id")?);
+        }
+        Ok(Self {
+            caller,
+            progress,
+            receiver,
+            agents,
+            stories: Mutex::default(),
+        })
+    }
+
+    pub(super) fn stories(&self) -> Stories {
+        let stories = self.stories.lock();
+        stories.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, number: u64, note: impl FnOnce(&mut Story)) {
+        let mut stories = self.stories.lock().unwrap_or_else(PoisonError::into_inner);
+        note(stories.entry(number).or_default());
+    }
+
+    /// Takes all runs through their lives. Those that hang are left when this is dropped.
+    pub(super) async fn live(self: &Arc<Self>, plan: &[Planned]) {
+        let queue = Arc::new(Mutex::new(plan.iter().cloned().collect::<VecDeque<_>>()));
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (this, queue) = (Arc::clone(self), Arc::clone(&queue));
+            clients.spawn(async move {
+                let next = || {
+                    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                    queue.pop_front()
+                };
+                while let Some(planned) = next() {
+                    if let Err(refused) = this.one(&planned).await {
+                        this.note(planned.number, |story| story.refused = Some(refused.why));
+                    }
+                }
+            });
+        }
+        while clients.join_next().await.is_some() {}
+    }
+
+    async fn one(&self, planned: &Planned) -> Result<(), Refused> {
+        let number = planned.number;
+        let sandbox = match planned.uploads() {
+            uploads if uploads.is_empty() => None,
+            uploads => Some(self.sandbox_with(number, uploads).await?),
+        };
+        let run = self.start(planned, sandbox).await?;
+        self.progress.step();
+        match planned.kind {
+            Kind::Files | Kind::Timer | Kind::Uploads => {}
+            Kind::Approval | Kind::Permission => {
+                let answer = json!({"approved": planned.choice});
+                self.respond(number, &run, &answer).await?;
+            }
+            Kind::Question => {
+                let answer = json!({"answers": {QUESTION: ANSWER}});
+                self.respond(number, &run, &answer).await?;
+            }
+            Kind::Message => {
+                self.asked(&run).await?;
+                self.message(number, &run).await?;
+            }
+            Kind::Resume => {
+                self.ended(&run).await?;
+                self.message(number, &run).await?;
+            }
+            Kind::Stop => {
+                if planned.choice {
+                    let timer = |got: &Value| kind_of_wait(got) == Some("timer");
+                    self.until(&run, "wait for its timer", timer).await?;
+                }
+                let call = Call::post(
+                    format!("/v1/runs/{run}/stop"),
+                    &json!({}),
+                    format!("stop {number}"),
+                );
+                self.caller.json(&call).await?;
+                self.progress.step();
+            }
+        }
+        self.ended(&run).await
+    }
+
+    async fn sandbox_with(&self, number: u64, uploads: Vec<Upload>) -> Result<String, Refused> {
+        let key = format!("sandbox {number}");
+        let made = self
+            .caller
+            .json(&Call::post("/v1/sandboxes", &json!({}), key))
+            .await?;
+        let sandbox = text(&made, "/sandbox_id")?;
+        for upload in uploads {
+            let Upload {
+                path,
+                bytes,
+                by_url,
+            } = upload;
+            let key = format!("upload {number} {path}");
+            let call = if by_url {
+                let urls = format!("/v1/sandboxes/{sandbox}/upload-urls");
+                let made = Call::post(urls, &json!({ "path": path }), key);
+                let url = text(&self.caller.json(&made).await?, "/upload_url")?;
+                Call::file(Method::PUT, path_of(&url)?, bytes, None)
+            } else {
+                let files = format!("/v1/sandboxes/{sandbox}/files?path={path}");
+                Call::file(Method::POST, files, bytes, Some(key))
+            };
+            self.caller.json(&call).await?;
+            self.progress.step();
+        }
+        Ok(sandbox)
+    }
+
+    /// Starts the run; sometimes by two requests at once.
+    async fn start(&self, planned: &Planned, sandbox: Option<String>) -> Result<String, Refused> {
+        let number = planned.number;
+        let mut body = json!({
+            "agent_id": self.agents.get(&planned.kind),
+            "message": planned.message(),
+            "webhook_url": self.receiver.url(number),
+        });
+        if let (Some(sandbox), Some(body)) = (sandbox, body.as_object_mut()) {
+            body.insert("sandbox_id".to_owned(), sandbox.into());
+        }
+        let call = Call::post("/v1/runs", &body, format!("run {number}"));
+        let once = async {
+            let started = self.caller.json(&call).await?;
+            let id = text(&started, "/run/id")?;
+            self.note(number, |story| story.ids.extend([id.clone()]));
+            Ok(id)
+        };
+        if planned.twice {
+            let again = async { self.caller.json(&call).await };
+            let (id, again) = tokio::join!(once, again);
+            let again = text(&again?, "/run/id")?;
+            self.note(number, |story| story.ids.extend([again]));
+            id
+        } else {
+            once.await
+        }
+    }
+
+    async fn respond(&self, number: u64, run: &str, answer: &Value) -> Result<(), Refused> {
+        let request = self.asked(run).await?;
+        let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
+        let call = Call::post(path, answer, format!("respond {number}"));
+        self.caller.json(&call).await?;
+        self.progress.step();
+        Ok(())
+    }
+
+    async fn message(&self, number: u64, run: &str) -> Result<(), Refused> {
+        let call = Call::post(
+            format!("/v1/runs/{run}/messages"),
+            &json!({"message": SECOND_MESSAGE}),
+            format!("message {number}"),
+        );
+        self.caller.json(&call).await?;
+        self.progress.step();
+        Ok(())
+    }
+
+    /// Until it asks: the request.
+    async fn asked(&self, run: &str) -> Result<String, Refused> {
+        let asks = |got: &Value| got.pointer("/pending_human_request/id").is_some();
+        let got = self.until(run, "ask", asks).await?;
+        text(&got, "/pending_human_request/id")
+    }
+
+    async fn ended(&self, run: &str) -> Result<(), Refused> {
+        self.until(run, "end", has_ended).await?;
+        self.progress.step();
+        Ok(())
+    }
+
+    /// Until the run is as wanted; a refusal where it has ended otherwise.
+    async fn until(
+        &self,
+        run: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, Refused> {
+        let mut pause = LOOK_EVERY;
+        loop {
+            let got = self
+                .caller
+                .json(&Call::get(format!("/v1/runs/{run}")))
+                .await?;
+            if wanted(&got) {
+                return Ok(got);
+            }
+            if has_ended(&got) {
+                return Err(Refused::new(format!(
+                    "it ended where it should {what}: {got}"
+                )));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_EVERY_MAX);
+        }
+    }
+}
+
+fn kind_of_wait(got: &Value) -> Option<&str> {
+    got.pointer("/run/waiting_on/kind")?.as_str()
+}
+
+/// Whether the answer to `GET /v1/runs/{run_id}` shows a run that has ended.
+pub(super) fn has_ended(got: &Value) -> bool {
+    let status = got.pointer("/run/status").and_then(Value::as_str);
+    matches!(status, Some("completed" | "failed" | "interrupted"))
+}
+
+/// A text in an answer.
+pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, Refused> {
+    let text = answer.pointer(pointer).and_then(Value::as_str);
+    text.map(str::to_owned)
+        .ok_or_else(|| Refused::new(format!("an answer has no {pointer}: {answer}")))
+}
+
+/// Path and query of a URL: its host may be a port that the server had before.
+fn path_of(url: &str) -> Result<String, Refused> {
+    let url = url::Url::parse(url).map_err(|error| Refused::new(format!("{url:?}: {error}")))?;
+    let query = url.query().map(|query| format!("?{query}"));
+    Ok(format!("{}{}", url.path(), query.unwrap_or_default()))
+}

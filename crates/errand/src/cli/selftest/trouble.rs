@@ -1,0 +1,129 @@
+//! The kills and the pauses: how many, and at which step of the work.
+
+use anyhow::{Result, bail};
+
+use super::progress::Progress;
+use super::seeded::Seeded;
+use super::server::{Server, Until};
+
+/// One in so many kills comes while the server that the last kill left behind is still starting.
+const EARLY_ONE_IN: u64 = 5;
+
+/// What is done to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// SIGKILL and a new start. `early`: the next one follows as soon as the new server listens.
+    Kill { early: bool },
+    /// SIGSTOP, a pause, SIGCONT.
+    Pause,
+}
+
+/// One trouble, and at how many steps of progress it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    at: u64,
+    what: Trouble,
+}
+
+/// Troubles spread over so many steps, each at a random place in its share of them.
+pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due> {
+    let all = kills + pauses;
+    let mut row = Seeded::new(seed, "trouble", 0);
+    let (mut kills_left, mut planned): (u64, Vec<Due>) = (kills, Vec::new());
+    for n in 0..all {
+        let share = |n: u64| 1 + n * steps.saturating_sub(1) / all;
+        let (from, to) = (share(n), share(n + 1));
+        let mut at = from + row.below(to - from);
+        let is_kill = row.below(all - n) < kills_left;
+        if is_kill {
+            kills_left -= 1;
+        }
+        // A kill that is early pulls the next trouble, which must be a kill, to its own step.
+        match planned.last_mut() {
+            Some(last) if is_kill && row.one_in(EARLY_ONE_IN) => {
+                if let Trouble::Kill { early } = &mut last.what {
+                    *early = true;
+                    at = last.at;
+                }
+            }
+            _ => {}
+        }
+        let what = if is_kill {
+            Trouble::Kill { early: false }
+        } else {
+            Trouble::Pause
+        };
+        planned.push(Due { at, what });
+    }
+    planned
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) kills: u64,
+    pub(super) pauses: u64,
+}
+
+/// Makes all of it, each when its step is reached.
+pub(super) async fn make(
+    server: &mut Server,
+    troubles: &[Due],
+    progress: &Progress,
+    made: &mut Made,
+) -> Result<()> {
+    for due in troubles {
+        tokio::select! {
+            () = progress.reaches(due.at) => {}
+            why = server.ends() => bail!(why),
+        }
+        match due.what {
+            Trouble::Kill { early } => {
+                server.kill().await?;
+                made.kills += 1;
+                let until = if early {
+                    Until::Listening
+                } else {
+                    Until::Ready
+                };
+                server.start(until).await?;
+            }
+            Trouble::Pause => {
+                server.pause().await?;
+                made.pauses += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_are_spread_over_the_work_and_all_come_before_its_end() {
+        for (seed, kills, pauses, steps) in
+            [(1, 50, 3, 900), (2, 3, 0, 10), (3, 0, 2, 5), (4, 40, 4, 7)]
+        {
+            let troubles = planned(seed, kills, pauses, steps);
+            let count = |wanted: fn(&Trouble) -> bool| {
+                troubles.iter().filter(|due| wanted(&due.what)).count() as u64
+            };
+            assert_eq!(count(|what| *what != Trouble::Pause), kills);
+            assert_eq!(count(|what| *what == Trouble::Pause), pauses);
+            assert!(troubles.iter().all(|due| (1..=steps).contains(&due.at)));
+            assert!(troubles.windows(2).all(|two| two[0].at <= two[1].at));
+            for two in troubles.windows(2) {
+                if two[0].what == (Trouble::Kill { early: true }) {
+                    assert!(matches!(two[1].what, Trouble::Kill { .. }));
+                    assert_eq!(two[0].at, two[1].at);
+                }
+            }
+            let last = troubles.last().map(|due| due.what);
+            assert_ne!(last, Some(Trouble::Kill { early: true }));
+        }
+        let early = |due: &&Due| due.what == Trouble::Kill { early: true };
+        assert!(planned(1, 50, 3, 900).iter().filter(early).count() > 0);
+    }
+}

@@ -1,0 +1,551 @@
+//! The real server on a disk that is full: what it cannot take it refuses, what it took is there, and it goes on by
+//! itself once there is room.
+//!
+//! The disk is a small tmpfs in a mount namespace of the server's own: nothing of it is left when the server ends. From
+//! outside it is reached through the server's `/proc/PID/root`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use errand_testkit::WebhookSink;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use crate::engine_life::assert_well_formed;
+
+/// A bound, not a measure.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const TALLY: &str = "/workspace/tally.txt";
+const KIB: usize = 1024;
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
+}
+
+/// A server on a small disk of its own.
+struct Server {
+    child: Child,
+    dir: TempDir,
+    http: Client,
+    url: String,
+    key: String,
+    log: Arc<Mutex<String>>,
+    lines: watch::Receiver<usize>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        errand_engine::net::install_crypto_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let mut command = Command::new("unshare");
+        if !is_root {
+            command.args(["--user", "--map-root-user"]);
+        }
+        let script = "mount -t tmpfs -o size=48m,mode=700 tmpfs \"$1\" && echo mounted >&2 && \
+                      exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"";
+        command
+            .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_errand")])
+            .arg(&data)
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
+            .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let needs = "this test needs `unshare` (util-linux) and the right to mount a tmpfs in a namespace of its own: \
+                     run it as root, or where unprivileged user namespaces are allowed";
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{needs} ({error})"));
+        let from = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let (told, lines) = watch::channel(0);
+        let kept = Arc::clone(&log);
+        tokio::spawn(async move {
+            let mut from = from.lines();
+            while let Ok(Some(line)) = from.next_line().await {
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
+                told.send_modify(|n| *n += 1);
+            }
+        });
+        let http = Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        let mut server = Self {
+            child,
+            dir,
+            http,
+            url: String::new(),
+            key: String::new(),
+            log,
+            lines,
+        };
+        let ended = server.until("listening on ", 0).await;
+        let log = server.log();
+        assert!(log.contains("mounted"), "{needs}:\n{log}");
+        assert!(!ended, "the server ended:\n{log}");
+        let address = log.split("listening on ").nth(1).unwrap();
+        server.url = address.split_whitespace().next().unwrap().to_owned();
+        server.key = server.make_key().await;
+        server
+    }
+
+    async fn make_key(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_errand"));
+        command
+            .env_clear()
+            .args(["keys", "create", "--name", "test", "--data-dir"])
+            .arg(self.disk());
+        let made = within("a key", command.output()).await.unwrap();
+        let errors = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{errors}\n{}", self.log());
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn times(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    /// Until the log holds a text more than so many times. True where it ended before.
+    async fn until(&mut self, text: &str, more_than: usize) -> bool {
+        let log = Arc::clone(&self.log);
+        let seen = async {
+            while log.lock().unwrap().matches(text).count() <= more_than {
+                if self.lines.changed().await.is_err() {
+                    return true;
+                }
+            }
+            false
+        };
+        within(&format!("a log with {text:?}"), seen).await
+    }
+
+    /// The data directory as it is seen from outside.
+    fn disk(&self) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id().unwrap());
+        let data = self.dir.path().join("data");
+        Path::new(&root).join(data.strip_prefix("/").unwrap())
+    }
+
+    /// Takes all room on the disk but for so many bytes.
+    fn fill(&self, but: usize) {
+        let path = self.disk().join("ballast");
+        let mut file = std::fs::File::create(path).unwrap();
+        for piece in [64 * KIB, 4 * KIB, 1] {
+            while file.write_all(&vec![0; piece]).is_ok() {}
+        }
+        let there = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        file.set_len(there.saturating_sub(but) as u64).unwrap();
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.disk().join("ballast")).unwrap();
+    }
+
+    /// All files of sandboxes, also those that the API does not show.
+    fn sandbox_files(&self) -> Vec<PathBuf> {
+        let (mut files, mut left) = (Vec::new(), vec![self.disk().join("sandboxes")]);
+        while let Some(dir) = left.pop() {
+            // Where no sandbox was used yet, there is no directory.
+            let Ok(entries) = std::fs::read_dir(dir) else {
+                continue;
+            };
+            for entry in entries {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    left.push(entry.path());
+                } else {
+                    files.push(entry.path());
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}{path}", self.url);
+        self.http.request(method, url).bearer_auth(&self.key)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> (u16, Value) {
+        let answer = within("an answer", request.send()).await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.send(self.request(Method::GET, path)).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    async fn try_post(&self, path: &str, body: &Value, key: &str) -> (u16, Value) {
+        let request = self.request(Method::POST, path).json(body);
+        self.send(request.header("idempotency-key", key)).await
+    }
+
+    async fn post(&self, path: &str, body: Value, key: &str) -> Value {
+        let (status, body) = self.try_post(path, &body, key).await;
+        assert!(matches!(status, 200 | 201), "{path}: {status} {body}");
+        body
+    }
+
+    async fn agent(&self, name: &str, steps: Value) -> Value {
+        let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
+        let body = json!({"name": name, "build": {"name": name, "config": config}});
+        self.post("/v1/agents", body, name).await["agent"]["id"].clone()
+    }
+
+    async fn run(&self, body: Value, key: &str) -> String {
+        let started = self.post("/v1/runs", body, key).await;
+        started["run"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Until a run is as wanted.
+    async fn is(&self, run: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let is = async {
+            loop {
+                let got = self.get(&format!("/v1/runs/{run}")).await;
+                if wanted(&got) {
+                    return got;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        within(&format!("a run that is {what}"), is).await
+    }
+
+    async fn ends(&self, run: &str) -> Value {
+        let ended = ["completed", "failed", "interrupted"];
+        let has_ended = |got: &Value| ended.contains(&got["run"]["status"].as_str().unwrap());
+        self.is(run, "ended", has_ended).await["run"].clone()
+    }
+
+    async fn messages(&self, run: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        loop {
+            let path = format!("/v1/runs/{run}/messages?limit=50&offset={}", all.len());
+            let page = self.get(&path).await;
+            let page = page["messages"].as_array().unwrap();
+            all.extend(page.iter().cloned());
+            if page.len() < 50 {
+                return all;
+            }
+        }
+    }
+
+    /// A run that has completed, with its file edited once, and nothing twice in its transcript.
+    async fn completed_once(&self, run: &str, tally: &str) {
+        let ended = self.ends(run).await;
+        assert_eq!(ended["status"], "completed", "{ended:#}");
+        let messages = self.messages(run).await;
+        assert_well_formed(&messages);
+        assert_eq!(messages.last().unwrap()["text_content"], tally);
+        let sandbox = ended["sandbox_id"].as_str().unwrap();
+        let path = format!("/v1/sandboxes/{sandbox}/files/content?path={TALLY}");
+        let file = self.request(Method::GET, &path).send().await.unwrap();
+        assert_eq!(file.text().await.unwrap(), tally);
+    }
+
+    /// SIGTERM; the exit code.
+    async fn stop(mut self) -> Option<i32> {
+        let id = self.child.id().unwrap().to_string();
+        let told = std::process::Command::new("/bin/sh")
+            .args(["-c", "kill -s TERM \"$0\"", &id])
+            .status();
+        assert!(told.unwrap().success());
+        let ended = within("a server that stops", self.child.wait()).await;
+        ended.unwrap().code()
+    }
+}
+
+#[track_caller]
+fn assert_no_room((status, body): (u16, Value)) {
+    assert_eq!(status, 503, "{body}");
+    assert_eq!(body["error"], "unavailable");
+    let message = body["message"].as_str().unwrap();
+    assert!(message.contains("disk"), "it is said why: {message}");
+}
+
+fn write() -> Value {
+    json!({"tool": "write_file", "with": {"path": TALLY, "content": "end"}})
+}
+
+fn edit(word: &str) -> Value {
+    json!({"tool": "edit_file", "with": {"path": TALLY, "old": "end", "new": format!("{word} end")}})
+}
+
+fn read() -> Value {
+    json!({"tool": "read_file", "with": {"path": TALLY}, "as": "text"})
+}
+
+fn finish() -> Value {
+    json!({"finish": "{{ text }}"})
+}
+
+/// A run that sleeps on its timer while the disk is full: the first that is caught there.
+async fn asleep_when_full(server: &Server, hook: &str) -> (String, Vec<String>) {
+    let mut earlier = Vec::new();
+    for seconds in [1, 5, 25, 60] {
+        let name = format!("sleeps {seconds}");
+        let wait = json!({"wait": format!("{seconds}s")});
+        let steps = json!([write(), wait, edit("a"), read(), finish()]);
+        let agent = server.agent(&name, steps).await;
+        let body = json!({"agent_id": agent, "webhook_url": hook});
+        let run = server.run(body, &name).await;
+        let sleeps = |got: &Value| {
+            got["run"]["waiting_on"]["kind"] == "timer" || got["run"]["status"] == "completed"
+        };
+        server.is(&run, "at its timer", sleeps).await;
+        server.fill(0);
+        if server.get(&format!("/v1/runs/{run}")).await["run"]["status"] == "running" {
+            return (run, earlier);
+        }
+        // The machine was slower than the timer.
+        server.make_room();
+        earlier.push(run);
+    }
+    panic!("no run could be caught at its timer");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itself() {
+    let mut server = Server::start().await;
+    let sink = WebhookSink::start().await;
+    let approve = json!({"approve": {"title": "Go on?"}});
+    let agent = server
+        .agent(
+            "asks",
+            json!([write(), approve, edit("a"), read(), finish()]),
+        )
+        .await;
+    let start = json!({"agent_id": agent, "webhook_url": sink.url()});
+    let waiting = server.run(start.clone(), "waiting").await;
+    let asks = |got: &Value| got["pending_human_request"].is_object();
+    let got = server.is(&waiting, "waiting", asks).await;
+    let request = got["pending_human_request"]["id"].as_str().unwrap();
+    let respond = format!("/v1/runs/{waiting}/human-requests/{request}/respond");
+    let made = server.post("/v1/sandboxes", json!({}), "sandbox").await;
+    let sandbox = made["sandbox_id"].as_str().unwrap().to_owned();
+    sink.until(1).await;
+
+    let (asleep, earlier) = asleep_when_full(&server, sink.url()).await;
+    let files = server.sandbox_files();
+    let before = server.messages(&waiting).await;
+    for _ in 0..3 {
+        assert_no_room(server.try_post("/v1/runs", &start, "late").await);
+        assert_no_room(
+            server
+                .try_post(&respond, &json!({"approved": true}), "answer")
+                .await,
+        );
+    }
+    // What was accepted is there, and can be read.
+    assert_eq!(server.messages(&waiting).await, before);
+    let runs = server.get("/v1/runs").await;
+    assert_eq!(runs["total"], 2 + earlier.len());
+    server.get("/readyz").await;
+
+    // A file that finds no room leaves nothing.
+    let path = format!("/v1/sandboxes/{sandbox}/files");
+    let body = vec![b'x'; 300 * KIB];
+    let direct = server.request(Method::POST, &format!("{path}?path=direct"));
+    assert_no_room(server.send(direct.body(body.clone())).await);
+    let urls = format!("/v1/sandboxes/{sandbox}/upload-urls");
+    let url = server.request(Method::POST, &urls);
+    let (status, made) = server.send(url.json(&json!({"path": "by-url"}))).await;
+    assert_eq!(status, 200, "an upload URL is signed, not stored: {made}");
+    let upload = server.http.put(made["upload_url"].as_str().unwrap());
+    assert_no_room(server.send(upload.body(body.clone())).await);
+    assert_eq!(server.get(&path).await, json!({"files": []}));
+    assert_eq!(server.sandbox_files(), files, "nor anything half written");
+
+    // The timer ends: its run cannot go on, and that is tried again and again.
+    let ended = server.times("the disk is full");
+    assert!(!server.until("the disk is full", ended + 2).await);
+    assert!(server.child.try_wait().unwrap().is_none(), "it lives");
+    let got = server.get(&format!("/v1/runs/{asleep}")).await;
+    assert_eq!(got["run"]["status"], "running", "{got:#}");
+
+    server.make_room();
+    let late = server.run(start, "late").await;
+    server.completed_once(&asleep, "a end").await;
+    server
+        .post(&respond, json!({"approved": true}), "answer")
+        .await;
+    server.completed_once(&waiting, "a end").await;
+    let got = server.is(&late, "waiting", asks).await;
+    let request = got["pending_human_request"]["id"].as_str().unwrap();
+    let respond = format!("/v1/runs/{late}/human-requests/{request}/respond");
+    server
+        .post(&respond, json!({"approved": true}), "late answer")
+        .await;
+    server.completed_once(&late, "a end").await;
+    let total = 3 + earlier.len();
+    assert_eq!(
+        server.get("/v1/runs").await["total"],
+        total,
+        "none is lost, none is there twice"
+    );
+    let again = server.request(Method::POST, &format!("{path}?path=direct"));
+    assert_eq!(server.send(again.body(body)).await.0, 201);
+    // A request and an end of two, an end of the others; whatever came twice came under the same id.
+    sink.until(total + 2).await;
+    let ids: std::collections::BTreeSet<_> = sink.received().into_iter().map(|r| r.id).collect();
+    assert_eq!(ids.len(), total + 2);
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_tool_that_finds_no_room_fails_its_call_and_a_retry_goes_on() {
+    let server = Server::start().await;
+    let big = json!({"tool": "edit_file", "with": {"path": "/workspace/big", "old": "x", "new": "xxxx", "all": true}});
+    let approve = json!({"approve": {"title": "Go on?"}});
+    let steps = json!([
+        write(),
+        edit("a"),
+        approve,
+        big,
+        edit("b"),
+        read(),
+        finish()
+    ]);
+    let agent = server.agent("grows", steps).await;
+    let made = server.post("/v1/sandboxes", json!({}), "sandbox").await;
+    let sandbox = made["sandbox_id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/sandboxes/{sandbox}/files?path=big");
+    let upload = server.request(Method::POST, &path);
+    assert_eq!(server.send(upload.body(vec![b'x'; 700 * KIB])).await.0, 201);
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let run = server.run(body, "run").await;
+    let asks = |got: &Value| got["pending_human_request"].is_object();
+    let got = server.is(&run, "waiting", asks).await;
+    let request = got["pending_human_request"]["id"].as_str().unwrap();
+
+    // Room for what the server records, and none for the file.
+    server.fill(1024 * KIB);
+    let respond = format!("/v1/runs/{run}/human-requests/{request}/respond");
+    server
+        .post(&respond, json!({"approved": true}), "answer")
+        .await;
+    let failed = server.ends(&run).await;
+    assert_eq!(failed["status"], "failed", "{failed:#}");
+    let why = failed["error"]["message"].as_str().unwrap();
+    assert!(why.contains("no_space"), "{failed:#}");
+    let content = format!("/v1/sandboxes/{sandbox}/files/content?path=big");
+    let there = server.request(Method::GET, &content).send().await.unwrap();
+    let there = there.bytes().await.unwrap();
+    assert_eq!(there.len(), 700 * KIB, "the file is as it was");
+
+    server.make_room();
+    server
+        .post(&format!("/v1/runs/{run}/retry"), json!({}), "retry")
+        .await;
+    server.completed_once(&run, "a b end").await;
+    let there = server.request(Method::GET, &content).send().await.unwrap();
+    assert_eq!(
+        there.bytes().await.unwrap().len(),
+        4 * 700 * KIB,
+        "edited once"
+    );
+    assert_eq!(server.stop().await, Some(0));
+}
+
+/// How many runs work at once, and how many edits each makes.
+const BUSY: usize = 4;
+const EDITS: usize = 60;
+
+/// Starts runs and fills the disk while they work. The runs; false where all had ended before.
+async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<String>, bool) {
+    let mut runs = Vec::new();
+    for n in 0..BUSY {
+        let key = format!("busy {round} {n}");
+        runs.push(server.run(json!({"agent_id": agent}), &key).await);
+    }
+    let has_begun = async {
+        while server.messages(&runs[0]).await.len() < 6 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within("a run at work", has_begun).await;
+    server.fill(0);
+    let mut at_work = false;
+    for run in &runs {
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        at_work |= got["run"]["completed_at"].is_null();
+    }
+    (runs, at_work)
+}
+
+#[tokio::test]
+async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
+    let mut server = Server::start().await;
+    let numbers: Vec<usize> = (0..EDITS).collect();
+    let each = json!({"for_each": numbers, "steps": [edit("{{ item }}")]});
+    let agent = server
+        .agent("busy", json!([write(), each, read(), finish()]))
+        .await;
+    let mut all = Vec::new();
+    let mut was_at_work = false;
+    for round in 0..5 {
+        let (runs, at_work) = busy_when_full(&server, &agent, round).await;
+        all.extend(runs);
+        if at_work {
+            assert!(!server.until("the disk is full", 0).await);
+            was_at_work = true;
+        }
+        server.make_room();
+        if was_at_work {
+            break;
+        }
+    }
+    assert!(was_at_work, "no run could be caught at its work");
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    let tally = format!("{} end", numbers.join(" "));
+    for run in &all {
+        let ended = server.ends(run).await;
+        if ended["status"] == "failed" {
+            // The file found no room, not the record: the run says so, and goes on from there when it is told to.
+            let why = ended["error"]["message"].as_str().unwrap();
+            assert!(
+                why.contains("no_space") || why.contains("no space"),
+                "{ended:#}"
+            );
+            let path = format!("/v1/runs/{run}/retry");
+            server.post(&path, json!({}), &format!("retry {run}")).await;
+        }
+        server.completed_once(run, &tally).await;
+    }
+    assert_eq!(server.get("/v1/runs").await["total"], all.len());
+    assert!(
+        server.child.try_wait().unwrap().is_none(),
+        "it lived through it"
+    );
+    assert_eq!(server.stop().await, Some(0));
+}
