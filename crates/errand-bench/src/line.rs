@@ -43,6 +43,9 @@ pub(crate) struct Outcome {
     pub(crate) curves: Vec<Curve>,
     /// What else is good to know.
     pub(crate) details: Value,
+    /// Sentences for the report: what was otherwise than the method says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 /// One figure.

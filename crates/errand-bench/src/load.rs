@@ -149,6 +149,17 @@ impl Load {
         (self.server_cpu_s + self.client_cpu_s) / (self.seconds * there)
     }
 
+    /// What was otherwise than the method says.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match self.waiting {
+            Waiting::Held => Vec::new(),
+            Waiting::Polled => vec![
+                "the server does not know `wait_s`: clients asked for the end again and again"
+                    .to_owned(),
+            ],
+        }
+    }
+
     pub(crate) fn details(&self) -> Value {
         let per_run = |seconds: f64| (seconds * 1e6 / self.runs as f64).round();
         json!({

@@ -56,6 +56,7 @@ impl Report {
         }
         text.push_str("\n## What else was seen\n\n");
         text.push_str(&told(&measured));
+        text.push_str(&notes(&measured));
         text.push_str("\n## The disk meanwhile\n\n");
         text.push_str(&disks(&measured));
         text.push_str("\n## How it is measured\n\n");
@@ -147,6 +148,15 @@ fn told(measured: &[&Measured]) -> String {
         );
     }
     table
+}
+
+fn notes(measured: &[&Measured]) -> String {
+    measured.iter().fold(String::new(), |mut text, one| {
+        for note in &one.outcome.notes {
+            let _ = write!(text, "\nIn the measure **{}** {note}.\n", one.measure);
+        }
+        text
+    })
 }
 
 fn share(figure: &Figure) -> String {

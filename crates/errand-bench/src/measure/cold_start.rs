@@ -34,5 +34,6 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         disk,
         curves: Vec::new(),
         details: json!({"starts": first.len(), "first_ms_max": first.at(100.0), "again_ms_max": again.at(100.0)}),
+        notes: Vec::new(),
     })
 }

@@ -81,6 +81,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             "lone_ms_p50": lone.times.at(50.0),
             "lone_ms_p99": lone.times.at(99.0),
         }),
+        notes: Vec::new(),
     })
 }
 

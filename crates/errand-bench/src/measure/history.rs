@@ -122,6 +122,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             "full": with.last().map(Load::details),
             "empty": without.last().map(Load::details),
         }),
+        notes: with.last().map(Load::notes).unwrap_or_default(),
     })
 }
 

@@ -32,5 +32,6 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         disk,
         curves: Vec::new(),
         details: json!({"runs": runs}),
+        notes: Vec::new(),
     })
 }

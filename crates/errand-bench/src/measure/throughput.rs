@@ -43,5 +43,6 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             load.turnarounds.curve("POST to the end of the run"),
         ],
         details,
+        notes: load.notes(),
     })
 }

@@ -76,6 +76,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             "message_cpu_us": taken.iter().map(|taken| [taken.early_cpu_us, taken.late_cpu_us]).collect::<Vec<_>>(),
             "page_ms_p50": pages,
         }),
+        notes: Vec::new(),
     })
 }
 
