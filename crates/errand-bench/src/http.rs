@@ -5,15 +5,20 @@
 //! (`content-length`), and streams of events, of which it only looks for a word.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+/// A connection that was silent for longer is made anew: the server closes those that ask for nothing.
+const SILENT_MAX: Duration = Duration::from_secs(5);
+
 /// A connection, and the key that it calls with.
 pub(crate) struct Client {
     stream: TcpStream,
+    used: Instant,
     address: SocketAddr,
     key: String,
     received: Vec<u8>,
@@ -36,10 +41,9 @@ struct Head {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, key: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            stream: connection(address).await?,
+            used: Instant::now(),
             address,
             key: key.to_owned(),
             received: Vec::with_capacity(16 * 1024),
@@ -63,6 +67,9 @@ impl Client {
 
     /// Sends a request and reads its answer, whatever its status.
     pub(crate) async fn send(&mut self, request: &[u8]) -> Result<Answer<'_>> {
+        if self.used.elapsed() > SILENT_MAX {
+            self.stream = connection(self.address).await?;
+        }
         self.stream.write_all(request).await?;
         self.answer().await
     }
@@ -84,6 +91,7 @@ impl Client {
         while self.received.len() < head.body + head.length {
             self.read().await?;
         }
+        self.used = Instant::now();
         let body = self
             .received
             .get(head.body..head.body + head.length)
@@ -131,6 +139,12 @@ impl Client {
             self.read().await?;
         }
     }
+}
+
+async fn connection(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl Head {
