@@ -20,6 +20,28 @@ pub(crate) enum Line {
     Measured(Box<Measured>),
 }
 
+impl Line {
+    /// All its figures with three digits after the point: more is noise, and what is read back from the text is the same.
+    pub(crate) fn rounded(&self) -> serde_json::Result<Self> {
+        let mut value = serde_json::to_value(self)?;
+        round_all(&mut value);
+        serde_json::from_value(value)
+    }
+}
+
+fn round_all(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(figure) = number.as_f64() {
+                *value = round(figure).into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(round_all),
+        Value::Object(fields) => fields.values_mut().for_each(round_all),
+        _ => {}
+    }
+}
+
 /// A measure and what it gave.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
@@ -154,6 +176,23 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_the_same_when_it_is_read_back() {
+        let line = serde_json::json!({"measure": "x", "quick": true, "figures": [], "details": {"a": [99.999_999_99, {"b": 0.123_456_789}]},
+            "disk": {"fdatasync_per_s": 948.276_147_757_516_4, "fdatasync_ms_p50": 0.269_12, "write_mb_per_s": 1.0}});
+        let line = serde_json::from_value::<Line>(line)
+            .unwrap()
+            .rounded()
+            .unwrap();
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(
+            text.contains("948.276,") && text.contains(r#"[100.0,{"b":0.123}]"#),
+            "{text}"
+        );
+        let again: Line = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+    }
 
     #[test]
     fn a_figure_knows_how_it_stands_to_its_goal() {

@@ -149,6 +149,7 @@ fn many_files() -> Result<()> {
 }
 
 fn show(lines: &mut Vec<Line>, line: Line) -> Result<()> {
+    let line = line.rounded()?;
     print(&serde_json::to_string(&line)?);
     lines.push(line);
     Ok(())

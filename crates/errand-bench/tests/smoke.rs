@@ -1,4 +1,5 @@
 //! The benchmark itself, small: each measure runs to its end against the real program, and the report is written.
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
