@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use line::Line;
 use measure::{Bench, Measure};
@@ -69,12 +70,42 @@ async fn main() -> Result<()> {
     };
     let wanted: Vec<Measure> = wanted(&args, &lines);
     if !wanted.is_empty() {
-        take(&args, &wanted, &mut lines).await?;
+        // Before the first directory is made.
+        let stop = Stop::listen()?;
+        tokio::select! {
+            taken = take(&args, &wanted, &mut lines) => taken?,
+            () = stop.told() => {
+                // Servers and temporary directories went with what was cut off.
+                anyhow::bail!("stopped before the end; the lines above can be used again with --results");
+            }
+        }
     }
     if let (Some(file), Some(date)) = (&args.report, &args.date) {
         Report::of(date, &lines)?.write(file)?;
     }
     Ok(())
+}
+
+/// Hears that somebody ends this program: by Ctrl-C, or as an operator ends one.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn told(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// What is to be measured: those named, else all; but for those that are there already.

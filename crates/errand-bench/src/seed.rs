@@ -28,7 +28,7 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// Adds copies of runs to the database of a server that is stopped. Synced when it answers.
-pub(crate) fn multiply(data_dir: &Path, wanted: &[Wanted<'_>]) -> Result<()> {
+pub(crate) async fn multiply(data_dir: &Path, wanted: &[Wanted<'_>]) -> Result<()> {
     let file = data_dir.join("errand.db");
     let conn = Connection::open(&file)?;
     // Nothing is lost if this is cut off: the directory is a temporary one.
@@ -53,6 +53,8 @@ pub(crate) fn multiply(data_dir: &Path, wanted: &[Wanted<'_>]) -> Result<()> {
             }
             conn.execute_batch("COMMIT")?;
             from = to;
+            // This takes minutes: here it can be cut off.
+            tokio::task::yield_now().await;
         }
     }
     conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_checkpoint(TRUNCATE)")?;
@@ -367,8 +369,8 @@ mod tests {
         conn
     }
 
-    #[test]
-    fn a_copy_has_all_rows_with_ids_and_moments_of_its_own() {
+    #[tokio::test]
+    async fn a_copy_has_all_rows_with_ids_and_moments_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         drop(store(dir.path()));
         let wanted = Wanted {
@@ -376,7 +378,7 @@ mod tests {
             copies: 3,
             apart_ms: 10,
         };
-        multiply(dir.path(), &[wanted]).unwrap();
+        multiply(dir.path(), &[wanted]).await.unwrap();
         let conn = Connection::open(dir.path().join("errand.db")).unwrap();
         let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         for table in ["sandboxes", "runs", "events", "messages"] {

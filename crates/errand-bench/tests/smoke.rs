@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -125,6 +126,29 @@ fn every_measure_runs_and_the_report_is_made_of_their_lines() {
         ""
     );
     assert_eq!(std::fs::read_to_string(again).unwrap(), text);
+}
+
+#[test]
+fn one_that_is_ended_before_its_time_leaves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dir, program) = (scratch.path(), errand());
+    let made = || std::fs::read_dir(dir).unwrap().count();
+    let mut bench = Command::new(BENCH)
+        .args(["--only", "waiting", "--binary"])
+        .arg(program)
+        .arg("--dir")
+        .arg(dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while made() == 0 {
+        assert!(bench.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let told = Command::new("kill").arg(bench.id().to_string()).status();
+    assert!(told.unwrap().success());
+    assert!(!bench.wait().unwrap().success());
+    assert_eq!(made(), 0, "temporary directories stay");
 }
 
 #[test]

@@ -141,7 +141,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, Strin
         copies,
         apart_ms: APART_MS,
     };
-    multiply(dir, &[wanted])?;
+    multiply(dir, &[wanted]).await?;
     Ok((key, agent, begin.elapsed().as_secs_f64()))
 }
 

@@ -104,7 +104,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, f64)>
         copies,
         apart_ms: APART_MS,
     });
-    multiply(dir, &wanted)?;
+    multiply(dir, &wanted).await?;
     Ok((key, begin.elapsed().as_secs_f64()))
 }
 
