@@ -41,6 +41,13 @@ impl Disk {
 }
 
 fn fdatasync(dir: &Path, time: Duration) -> Result<(f64, f64)> {
+    let (begin, times) = (Instant::now(), sync_ms(dir, time)?);
+    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+    Ok((rate, Sorted::of(times).at(50.0)))
+}
+
+/// ms of each overwrite of 8 KB with its sync, one after the other for so long.
+pub(crate) fn sync_ms(dir: &Path, time: Duration) -> Result<Vec<f64>> {
     let path = dir.join("fdatasync");
     let mut file = File::create(&path)?;
     let block = [7_u8; 8192];
@@ -54,9 +61,8 @@ fn fdatasync(dir: &Path, time: Duration) -> Result<(f64, f64)> {
         file.sync_data()?;
         times.push(one.elapsed().as_secs_f64() * 1000.0);
     }
-    let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
     std::fs::remove_file(path)?;
-    Ok((rate, Sorted::of(times).at(50.0)))
+    Ok(times)
 }
 
 /// Writes a new file of so many bytes, syncs it, and removes it. MB a second, the sync included.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use errand_core::id::{ClaimToken, IdGen, RunId, TeamId, UserId};
@@ -14,12 +14,16 @@ use errand_store::{Bootstrap, Once, OpenOptions, Store};
 use serde_json::json;
 
 use super::Bench;
+use crate::disk::sync_ms;
 use crate::line::{Goal, Outcome};
 use crate::server::own_cpu_seconds;
 use crate::stats::Sorted;
 
 /// Runs that commit at once.
 const RUNS: usize = 256;
+/// The lone run and the disk's own syncs take turns, so that both see the disk in the same state.
+const ROUNDS: usize = 10;
+const SYNCS_FOR: Duration = Duration::from_millis(100);
 /// Bytes of the message that a step appends.
 const MESSAGE_BYTES: usize = 1024;
 
@@ -32,13 +36,14 @@ const LONE: Goal = Goal::at_most(
     1.0,
 );
 
-pub(super) const METHOD: &str = "On the store itself, in this process: 256 claimed runs commit steps one after the other, each an entry of 1 KB with its event and the run's row, answered when it is on disk; then one run alone.";
+pub(super) const METHOD: &str = "On the store itself, in this process: 256 claimed runs commit steps one after the other, each an entry of 1 KB with its event and the run's row, answered when it is on disk; then one run alone, in turns with syncs of 8 KB on the same disk.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
     let dir = scratch.path().to_owned();
     let disk = bench.disk()?;
-    let (many, lone) = (bench.size(600, 4), bench.size(5000, 20));
+    let (many, lone) = (bench.size(600, 4), bench.size(500, 20));
+    let rounds = bench.size(ROUNDS, 1);
     // A runtime as the server has it; this program's own has one thread.
     let taken = tokio::task::spawn_blocking(move || {
         tokio::runtime::Builder::new_multi_thread()
@@ -47,14 +52,18 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             .block_on(async {
                 let committer = Committer::open(&dir).await?;
                 let many = committer.steps(RUNS, many).await?;
-                let lone = committer.steps(1, lone).await?;
-                anyhow::Ok((many, lone))
+                let (mut steps, mut syncs) = (Vec::new(), Vec::new());
+                for _ in 0..rounds {
+                    syncs.extend(sync_ms(&dir, SYNCS_FOR)?);
+                    steps.extend(committer.alone(lone).await?);
+                }
+                anyhow::Ok((many, Sorted::of(steps), Sorted::of(syncs)))
             })
     });
-    let (many, lone) = taken.await??;
+    let (many, lone, syncs) = taken.await??;
     let (rate, over) = (
         many.times.len() as f64 / many.seconds,
-        lone.times.at(50.0) - disk.fdatasync_ms_p50,
+        lone.at(50.0) - syncs.at(50.0),
     );
     Ok(Outcome {
         figures: vec![
@@ -66,20 +75,21 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             P99.gave(many.times.at(99.0)),
             LONE.gave(over).of_limit(
                 "of its time is the disk's sync",
-                disk.fdatasync_ms_p50 / lone.times.at(50.0),
+                syncs.at(50.0) / lone.at(50.0),
             ),
         ],
         disk,
         curves: vec![
             many.times.curve("a step at 256 runs"),
-            lone.times.curve("a step of a lone run"),
+            lone.curve("a step of a lone run"),
         ],
         details: json!({
             "steps": many.times.len(),
             "cpu_us_per_step": (many.cpu_s * 1e6 / many.times.len() as f64).round(),
             "step_ms_max": many.times.at(100.0),
-            "lone_ms_p50": lone.times.at(50.0),
-            "lone_ms_p99": lone.times.at(99.0),
+            "lone_ms_p50": lone.at(50.0),
+            "sync_beside_ms_p50": syncs.at(50.0),
+            "lone_ms_p99": lone.at(99.0),
         }),
         notes: Vec::new(),
     })
@@ -150,12 +160,11 @@ impl Committer {
 
     /// So many runs commit so many steps each, all at once.
     async fn steps(&self, runs: usize, each: usize) -> Result<Taken> {
-        let mut claimed = Vec::with_capacity(runs);
+        let (mut tasks, mut claimed) = (tokio::task::JoinSet::new(), Vec::with_capacity(runs));
         for _ in 0..runs {
             claimed.push(self.claimed().await?);
         }
         let (begin, cpu) = (Instant::now(), own_cpu_seconds()?);
-        let mut tasks = tokio::task::JoinSet::new();
         for (run, claim) in claimed {
             tasks.spawn(self.clone().commits(run, claim, each));
         }
@@ -168,6 +177,12 @@ impl Committer {
             cpu_s: own_cpu_seconds()? - cpu,
             times: Sorted::of(times),
         })
+    }
+
+    /// ms of each step of one run alone.
+    async fn alone(&self, steps: usize) -> Result<Vec<f64>> {
+        let (run, claim) = self.claimed().await?;
+        self.clone().commits(run, claim, steps).await
     }
 
     /// A run that was started and taken.
