@@ -1,133 +1,222 @@
-//! Clients that start runs and wait for their end.
+//! Runs as a program starts them: agents by their playbook, clients that start runs and wait for their end.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use reqwest::Client;
 use serde_json::{Value, json};
 
-/// Runs of two tool calls (one writes a file that is synced) and a final message, `clients` at a time.
-pub(crate) async fn throughput(url: &str, key: &str, runs: usize, clients: usize) -> Result<Value> {
-    let http = Client::builder()
-        .no_proxy()
-        .pool_max_idle_per_host(clients)
-        .build()?;
-    let agent = agent(&http, url, key).await?;
-    let left = Arc::new(AtomicUsize::new(runs));
-    let begin = Instant::now();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..clients {
-        let (http, url, key, agent, left) = (
-            http.clone(),
-            url.to_owned(),
-            key.to_owned(),
-            agent.clone(),
-            Arc::clone(&left),
-        );
-        tasks.spawn(async move {
-            let mut times = Vec::new();
-            while left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-                .is_ok()
-            {
-                times.push(one(&http, &url, &key, &agent).await?);
-            }
-            anyhow::Ok(times)
-        });
-    }
-    let (mut posts, mut turnarounds) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
-    while let Some(times) = tasks.join_next().await {
-        for (post, turnaround) in times?? {
-            posts.push(post);
-            turnarounds.push(turnaround);
-        }
-    }
-    let seconds = begin.elapsed().as_secs_f64();
-    posts.sort_by(f64::total_cmp);
-    turnarounds.sort_by(f64::total_cmp);
-    Ok(json!({
-        "runs": runs, "clients": clients, "seconds": seconds, "goal_runs_per_s": 300,
-        "runs_per_s": (runs as f64 / seconds).round(),
-        "post_ms_p50": at(&posts, 0.5), "post_ms_p99": at(&posts, 0.99),
-        "turnaround_ms_p50": at(&turnarounds, 0.5), "turnaround_ms_p99": at(&turnarounds, 0.99),
-    }))
-}
+use crate::http::{Client, text_after};
+use crate::server::{Server, own_cpu_seconds};
+use crate::stats::Sorted;
 
-fn at(sorted: &[f64], share: f64) -> Option<f64> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index of a short list"
-    )]
-    let index = (sorted.len().saturating_sub(1) as f64 * share) as usize;
-    sorted.get(index).map(|ms| (ms * 100.0).round() / 100.0)
-}
+/// How long one run may take.
+const RUN_MAX: Duration = Duration::from_secs(120);
+/// The first pause of a client that asks again and again, where the server does not know `wait_s`.
+const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-async fn agent(http: &Client, url: &str, key: &str) -> Result<String> {
-    let steps = json!([
+/// The playbook of the load: two tool calls (one writes a file that is synced) and a final message.
+pub(crate) fn two_calls() -> Value {
+    json!([
         {"tool": "write_file", "with": {"path": "/workspace/out.txt", "content": "{{ run.id }}"}},
         {"tool": "read_file", "with": {"path": "/workspace/out.txt"}, "as": "text"},
         {"finish": "It says {{ text }}."}
-    ]);
-    let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
-    let body = json!({"name": "bench", "build": {"name": "bench", "config": config}});
-    let answer: Value = http
-        .post(format!("{url}/v1/agents"))
-        .bearer_auth(key)
-        .json(&body)
-        .send()
-        .await?
-        .error_for_status()?
-        .json()
-        .await?;
-    answer
-        .pointer("/agent/id")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .context("an agent's id")
+    ])
 }
 
-/// One run from its `POST` to its end: milliseconds of the `POST`, and of the whole.
-async fn one(http: &Client, url: &str, key: &str, agent: &str) -> Result<(f64, f64)> {
-    let begin = Instant::now();
-    let started: Value = http
-        .post(format!("{url}/v1/runs"))
-        .bearer_auth(key)
-        .json(&json!({"agent_id": agent}))
-        .send()
-        .await?
-        .error_for_status()?
-        .json()
-        .await?;
-    let post = begin.elapsed().as_secs_f64() * 1000.0;
-    let id = started
-        .pointer("/run/id")
+/// Makes an agent with a playbook. Its id.
+pub(crate) async fn agent(client: &mut Client, steps: Value) -> Result<String> {
+    let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
+    let body = json!({"name": "bench", "build": {"name": "bench", "config": config}});
+    let made = client.post("/v1/agents", &body).await?;
+    string_at(&made, "/agent/id")
+}
+
+/// Starts a run. Its id.
+pub(crate) async fn start(client: &mut Client, agent: &str) -> Result<String> {
+    let body = json!({"agent_id": agent});
+    let started = client.post("/v1/runs", &body).await?;
+    string_at(&started, "/run/id")
+}
+
+pub(crate) fn string_at(value: &Value, pointer: &str) -> Result<String> {
+    value
+        .pointer(pointer)
         .and_then(Value::as_str)
-        .context("a run's id")?;
-    let mut pause = Duration::from_millis(4);
-    loop {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 3 / 2).min(Duration::from_millis(50));
-        let got: Value = http
-            .get(format!("{url}/v1/runs/{id}"))
-            .bearer_auth(key)
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?;
-        match got.pointer("/run/status").and_then(Value::as_str) {
-            Some("completed") => return Ok((post, begin.elapsed().as_secs_f64() * 1000.0)),
-            Some("failed" | "interrupted" | "waiting") => {
-                anyhow::bail!("a run did not complete: {got}")
-            }
-            _ => anyhow::ensure!(
-                begin.elapsed() < Duration::from_secs(60),
-                "a run took over a minute: {got}"
-            ),
+        .map(str::to_owned)
+        .with_context(|| format!("no {pointer} in {value}"))
+}
+
+/// How the end of a run is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// One request, which the server answers when the run ends or waits for a person.
+    Held,
+    /// Asking again and again.
+    Polled,
+}
+
+impl Waiting {
+    /// What the server offers: one that does not know the parameter refuses it.
+    pub(crate) async fn of(client: &mut Client, run: &str) -> Result<Self> {
+        let request = client.request("GET", &format!("/v1/runs/{run}?wait_s=0"), "");
+        let answer = client.send(&request).await?;
+        match answer.status {
+            200 => Ok(Self::Held),
+            400 => Ok(Self::Polled),
+            status => anyhow::bail!("GET of a run: {status} {}", answer.body),
         }
     }
+
+    /// Waits until the run has this status. Another one at which it stays is an error.
+    pub(crate) async fn until(self, client: &mut Client, run: &str, wanted: &str) -> Result<()> {
+        let query = match self {
+            Self::Held => "?wait_s=30",
+            Self::Polled => "",
+        };
+        let request = client.request("GET", &format!("/v1/runs/{run}{query}"), "");
+        let (begin, mut pause) = (Instant::now(), PAUSE);
+        loop {
+            if self == Self::Polled {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 3 / 2).min(PAUSE_MAX);
+            }
+            let answer = client.send(&request).await?;
+            anyhow::ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+            match text_after(answer.body, "\"status\":\"")? {
+                status if status == wanted => return Ok(()),
+                "completed" | "failed" | "interrupted" | "waiting" => {
+                    anyhow::bail!("a run should become {wanted}: {}", answer.body)
+                }
+                _ => anyhow::ensure!(begin.elapsed() < RUN_MAX, "too slow: {}", answer.body),
+            }
+        }
+    }
+}
+
+/// What clients saw.
+pub(crate) struct Load {
+    pub(crate) runs: usize,
+    pub(crate) seconds: f64,
+    pub(crate) waiting: Waiting,
+    /// ms of each `POST`.
+    pub(crate) posts: Sorted,
+    /// ms from the `POST` to the end.
+    pub(crate) turnarounds: Sorted,
+    pub(crate) server_cpu_s: f64,
+    pub(crate) client_cpu_s: f64,
+}
+
+impl Load {
+    /// `clients` at a time start a run and wait for its end, `runs` in all, after some that do not count.
+    pub(crate) async fn of(
+        server: &Server,
+        key: &str,
+        agent: &str,
+        runs: usize,
+        clients: usize,
+    ) -> Result<Self> {
+        let mut client = Client::connect(server.address, key).await?;
+        let run = start(&mut client, agent).await?;
+        let waiting = Waiting::of(&mut client, &run).await?;
+        waiting.until(&mut client, &run, "completed").await?;
+        all(server, key, agent, runs / 10, clients, waiting).await?;
+
+        let (server_before, client_before) = (server.cpu_seconds()?, own_cpu_seconds()?);
+        let begin = Instant::now();
+        let times = all(server, key, agent, runs, clients, waiting).await?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let (posts, turnarounds) = times.into_iter().unzip();
+        Ok(Self {
+            runs,
+            seconds,
+            waiting,
+            posts: Sorted::of(posts),
+            turnarounds: Sorted::of(turnarounds),
+            server_cpu_s: server.cpu_seconds()? - server_before,
+            client_cpu_s: own_cpu_seconds()? - client_before,
+        })
+    }
+
+    pub(crate) fn runs_per_s(&self) -> f64 {
+        self.runs as f64 / self.seconds
+    }
+
+    /// How much of the machine's processor time server and clients took.
+    pub(crate) fn share_of_processors(&self) -> f64 {
+        let there = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        (self.server_cpu_s + self.client_cpu_s) / (self.seconds * there)
+    }
+
+    /// What was otherwise than the method says.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match self.waiting {
+            Waiting::Held => Vec::new(),
+            Waiting::Polled => vec![
+                "the server does not know `wait_s`: clients asked for the end again and again"
+                    .to_owned(),
+            ],
+        }
+    }
+
+    pub(crate) fn details(&self) -> Value {
+        let per_run = |seconds: f64| (seconds * 1e6 / self.runs as f64).round();
+        json!({
+            "runs": self.runs,
+            "seconds": self.seconds,
+            "end_learnt_by": format!("{:?}", self.waiting).to_lowercase(),
+            "server_cpu_us_per_run": per_run(self.server_cpu_s),
+            "client_cpu_us_per_run": per_run(self.client_cpu_s),
+            "turnaround_ms_p99": self.turnarounds.at(99.0),
+        })
+    }
+}
+
+/// All clients, in one task: ms of the `POST` and of the whole, for each run.
+async fn all(
+    server: &Server,
+    key: &str,
+    agent: &str,
+    runs: usize,
+    clients: usize,
+    waiting: Waiting,
+) -> Result<Vec<(f64, f64)>> {
+    let left = Cell::new(runs);
+    let local = tokio::task::LocalSet::new();
+    let left = std::rc::Rc::new(left);
+    let mut tasks = Vec::with_capacity(clients);
+    for _ in 0..clients {
+        let mut client = Client::connect(server.address, key).await?;
+        let body = json!({"agent_id": agent}).to_string();
+        let post = client.request("POST", "/v1/runs", &body);
+        let left = std::rc::Rc::clone(&left);
+        tasks.push(local.spawn_local(async move {
+            let mut times = Vec::new();
+            while left.get() > 0 {
+                left.set(left.get() - 1);
+                times.push(one(&mut client, &post, waiting).await?);
+            }
+            anyhow::Ok(times)
+        }));
+    }
+    local
+        .run_until(async move {
+            let mut times = Vec::with_capacity(runs);
+            for task in tasks {
+                times.extend(task.await??);
+            }
+            Ok(times)
+        })
+        .await
+}
+
+async fn one(client: &mut Client, post: &[u8], waiting: Waiting) -> Result<(f64, f64)> {
+    let begin = Instant::now();
+    let answer = client.send(post).await?;
+    let posted = begin.elapsed().as_secs_f64() * 1000.0;
+    anyhow::ensure!(answer.status == 201, "{} {}", answer.status, answer.body);
+    let run = text_after(answer.body, "\"id\":\"")?.to_owned();
+    waiting.until(client, &run, "completed").await?;
+    Ok((posted, begin.elapsed().as_secs_f64() * 1000.0))
 }

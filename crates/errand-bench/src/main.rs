@@ -1,17 +1,30 @@
-//! Measures the real program: cold start, idle memory, runs a second with every answer on disk. Prints JSON lines.
+//! Measures the real program against everything that is promised of it. Prints JSON lines, and writes a report.
 //!
 //! Each line holds what was measured and, beside it, what the disk does in the same minute: machines are noisy, and
-//! ratios last longer than figures. Everything happens on the loopback and in a temporary directory, and ends by itself.
+//! ratios last longer than figures. Everything happens on the loopback and in temporary directories, which are removed,
+//! and ends by itself.
 
 mod disk;
+mod http;
+mod line;
 mod load;
+mod measure;
+mod report;
+mod seed;
 mod server;
+mod stats;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
-use serde_json::{Value, json};
+use clap::{Parser, ValueEnum as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use line::Line;
+use measure::{Bench, Measure};
+use report::Report;
+use report::machine::Machine;
 
 /// Measures errand on this machine.
 #[derive(Parser)]
@@ -19,23 +32,116 @@ struct Args {
     /// The program to measure [default: `errand` beside this program]
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Runs of the throughput measurement
-    #[arg(long, default_value_t = 3000)]
-    runs: usize,
-    /// Clients that start runs and wait for their end
-    #[arg(long, default_value_t = 16)]
-    clients: usize,
-    /// Where the temporary directory is made [default: the system's]
+    /// Where temporary directories are made: on the disk that is measured [default: the system's]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Only these measures
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<Measure>,
+    /// Names the measures, and measures nothing
+    #[arg(long)]
+    list: bool,
+    /// Small measures, to see that they work: their figures mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// Writes the report to this file, and its drawings into a folder of that name beside it
+    #[arg(long, value_name = "FILE", requires = "date")]
+    report: Option<PathBuf>,
+    /// The day that the report names, such as 2026-11-23
+    #[arg(long)]
+    date: Option<String>,
+    /// Reads the lines of an earlier run from this file, and measures nothing that they hold
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let binary = match args.binary {
-        Some(binary) => binary,
+    if args.list {
+        for measure in Measure::value_variants() {
+            print(&measure.name());
+        }
+        return Ok(());
+    }
+    let mut lines = match &args.results {
+        Some(file) => earlier(file)?,
+        None => Vec::new(),
+    };
+    let wanted: Vec<Measure> = wanted(&args, &lines);
+    if !wanted.is_empty() {
+        // Before the first directory is made.
+        let stop = Stop::listen()?;
+        tokio::select! {
+            taken = take(&args, &wanted, &mut lines) => taken?,
+            () = stop.told() => {
+                // Servers and temporary directories went with what was cut off.
+                anyhow::bail!("stopped before the end; the lines above can be used again with --results");
+            }
+        }
+    }
+    if let (Some(file), Some(date)) = (&args.report, &args.date) {
+        Report::of(date, &lines)?.write(file)?;
+    }
+    Ok(())
+}
+
+/// Hears that somebody ends this program: by Ctrl-C, or as an operator ends one.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn told(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// What is to be measured: those named, else all; but for those that are there already.
+fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
+    let there = |measure: &Measure| {
+        earlier.iter().any(
+            |line| matches!(line, Line::Measured(measured) if measured.measure == measure.name()),
+        )
+    };
+    Measure::value_variants()
+        .iter()
+        .copied()
+        .filter(|measure| match args.only.as_slice() {
+            // With lines from before, a report of them is wanted.
+            [] => args.results.is_none(),
+            only => only.contains(measure),
+        })
+        .filter(|measure| !there(measure))
+        .collect()
+}
+
+fn earlier(file: &std::path::Path) -> Result<Vec<Line>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| {
+            serde_json::from_str(line)
+                .with_context(|| format!("{}: not a line of results: {line}", file.display()))
+        })
+        .collect()
+}
+
+async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<()> {
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("errand"),
     };
     anyhow::ensure!(
@@ -43,49 +149,44 @@ async fn main() -> Result<()> {
         "{} is not there; build it with `cargo build --release`",
         binary.display()
     );
-    let scratch = match &args.dir {
-        Some(dir) => tempfile::tempdir_in(dir)?,
-        None => tempfile::tempdir()?,
+    many_files()?;
+    let bench = Bench {
+        binary,
+        dir: args.dir.clone().unwrap_or_else(std::env::temp_dir),
+        quick: args.quick,
     };
-    print(
-        &json!({"measure": "disk", "fdatasync_per_s": disk::fdatasync_per_s(scratch.path())?, "note": "8 KB overwrite and fdatasync"}),
-    );
-
-    let mut starts = Vec::new();
-    for n in 0..5 {
-        let server =
-            server::Server::start(&binary, &scratch.path().join(format!("cold{n}")), &[]).await?;
-        starts.push(server.ready_ms);
-        if n == 4 {
-            print(
-                &json!({"measure": "idle_memory", "rss_bytes": server.rss_bytes()?, "goal_bytes": 30 * 1024 * 1024}),
-            );
-        }
-        server.stop().await?;
+    if !lines
+        .iter()
+        .any(|line| matches!(line, Line::Machine { .. }))
+    {
+        let machine = Machine::of(&bench.dir)?;
+        show(lines, Line::Machine { machine })?;
     }
-    starts.sort_by(f64::total_cmp);
-    print(
-        &json!({"measure": "cold_start", "ready_ms_p50": starts.get(2), "ready_ms_max": starts.last(), "goal_ms": 100}),
-    );
+    for measure in wanted {
+        let measured = measure.take(&bench).await.with_context(|| measure.name())?;
+        show(lines, Line::Measured(Box::new(measured)))?;
+    }
+    Ok(())
+}
 
-    let dir = scratch.path().join("load");
-    let settings = [
-        ("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000000"),
-        ("ERRAND_LOG__LEVEL", "warn"),
-    ];
-    let server = server::Server::start(&binary, &dir, &settings).await?;
-    let key = server.create_key(&binary, &dir).await.context("a key")?;
-    let beside = json!({
-        "disk_fdatasync_per_s": disk::fdatasync_per_s(scratch.path())?,
-        "rss_bytes_before": server.rss_bytes()?,
-    });
-    let result = load::throughput(&server.url, &key, args.runs, args.clients).await?;
-    let after = json!({"rss_bytes": server.rss_bytes()?, "cpu_seconds": server.cpu_seconds()?});
-    print(&json!({"measure": "throughput", "result": result, "beside": beside, "after": after}));
-    server.stop().await
+/// A thousand streams are a thousand connections, here and in the server, which inherits the limit.
+fn many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
+}
+
+fn show(lines: &mut Vec<Line>, line: Line) -> Result<()> {
+    let line = line.rounded()?;
+    print(&serde_json::to_string(&line)?);
+    lines.push(line);
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "its results are its output")]
-fn print(line: &Value) {
+fn print(line: &str) {
     println!("{line}");
 }

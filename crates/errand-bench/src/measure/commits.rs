@@ -1,0 +1,254 @@
+//! Durable steps a second, on the store itself.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use errand_core::id::{ClaimToken, IdGen, RunId, TeamId, UserId};
+use errand_core::transcript::{Body, NewEntry};
+use errand_engine::clock::Clock;
+use errand_store::model::{NewAgent, NewBuild, Runnable, StartRun, StepCommit, StepEnd, Usage};
+use errand_store::seal::MasterKey;
+use errand_store::{Bootstrap, Once, OpenOptions, Store};
+use serde_json::json;
+
+use super::Bench;
+use crate::disk::sync_ms;
+use crate::line::{Goal, Outcome};
+use crate::server::own_cpu_seconds;
+use crate::stats::Sorted;
+
+/// Runs that commit at once.
+const RUNS: usize = 256;
+/// The lone run and the disk's own syncs take turns, so that both see the disk in the same state.
+const ROUNDS: usize = 10;
+const SYNCS_FOR: Duration = Duration::from_millis(100);
+/// Bytes of the message that a step appends.
+const MESSAGE_BYTES: usize = 1024;
+
+const RATE: Goal = Goal::at_least("Durable steps at 256 runs at once", "/s", 15_000.0);
+const P50: Goal = Goal::told("A step at that load, p50", "ms");
+const P99: Goal = Goal::at_most("A step at that load, p99", "ms", 25.0);
+const LONE: Goal = Goal::at_most(
+    "A lone run's step, p50, over the disk's own sync",
+    "ms",
+    1.0,
+);
+
+pub(super) const METHOD: &str = "On the store itself, in this process: 256 claimed runs commit steps one after the other, each an entry of 1 KB with its event and the run's row, answered when it is on disk; then one run alone, in turns with syncs of 8 KB on the same disk.";
+
+pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
+    let scratch = bench.scratch()?;
+    let dir = scratch.path().to_owned();
+    let disk = bench.disk()?;
+    let (many, lone) = (bench.size(600, 4), bench.size(500, 20));
+    let rounds = bench.size(ROUNDS, 1);
+    // A runtime as the server has it; this program's own has one thread.
+    let taken = tokio::task::spawn_blocking(move || {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(async {
+                let committer = Committer::open(&dir).await?;
+                let many = committer.steps(RUNS, many).await?;
+                let (mut steps, mut syncs) = (Vec::new(), Vec::new());
+                for _ in 0..rounds {
+                    syncs.extend(sync_ms(&dir, SYNCS_FOR)?);
+                    steps.extend(committer.alone(lone).await?);
+                }
+                anyhow::Ok((many, Sorted::of(steps), Sorted::of(syncs)))
+            })
+    });
+    let (many, lone, syncs) = taken.await??;
+    let (rate, over) = (
+        many.times.len() as f64 / many.seconds,
+        lone.at(50.0) - syncs.at(50.0),
+    );
+    Ok(Outcome {
+        figures: vec![
+            RATE.gave(rate).of_limit(
+                "of the disk's syncs, one for each",
+                rate / disk.fdatasync_per_s,
+            ),
+            P50.gave(many.times.at(50.0)),
+            P99.gave(many.times.at(99.0)),
+            LONE.gave(over).of_limit(
+                "of its time is the disk's sync",
+                syncs.at(50.0) / lone.at(50.0),
+            ),
+        ],
+        disk,
+        curves: vec![
+            many.times.curve("a step at 256 runs"),
+            lone.curve("a step of a lone run"),
+        ],
+        details: json!({
+            "steps": many.times.len(),
+            "cpu_us_per_step": (many.cpu_s * 1e6 / many.times.len() as f64).round(),
+            "step_ms_max": many.times.at(100.0),
+            "lone_ms_p50": lone.at(50.0),
+            "sync_beside_ms_p50": syncs.at(50.0),
+            "lone_ms_p99": lone.at(99.0),
+        }),
+        notes: Vec::new(),
+    })
+}
+
+/// What it took.
+struct Taken {
+    seconds: f64,
+    cpu_s: f64,
+    times: Sorted,
+}
+
+/// A store with an agent, and who commits to it.
+#[derive(Clone)]
+struct Committer {
+    store: Store,
+    ids: Arc<IdGen>,
+    team: TeamId,
+    user: UserId,
+    agent: errand_core::id::AgentId,
+}
+
+impl Committer {
+    async fn open(dir: &Path) -> Result<Self> {
+        let (ids, now) = (Arc::new(IdGen::new([7; 32])), Clock::System.now());
+        // As the server opens it by default.
+        let store = Store::open(OpenOptions {
+            dir: dir.to_owned(),
+            boot: ids.boot(now),
+            respond_base: "http://127.0.0.1".to_owned(),
+            master_key: MasterKey::from_bytes([7; 32]),
+            readers: 4,
+            cache_kib: 2048,
+        })?;
+        let first = store
+            .bootstrap(Bootstrap {
+                team: ids.team(now),
+                owner: ids.user(now),
+                secret: "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
+                now,
+            })
+            .await?;
+        let steps = json!([{"finish": "Done."}]);
+        let build = NewBuild {
+            id: ids.build(now),
+            name: "bench".to_owned(),
+            description: None,
+            config: json!({"version": "v2", "data": {"playbook": {"steps": steps}}}),
+            created_by: first.owner,
+        };
+        let agent = ids.agent(now);
+        let new = NewAgent {
+            team: first.team,
+            id: agent,
+            name: "bench".to_owned(),
+            build: Some(build),
+            now,
+        };
+        store.create_agent(new, Once::not_recorded()).await?;
+        Ok(Self {
+            store,
+            ids,
+            team: first.team,
+            user: first.owner,
+            agent,
+        })
+    }
+
+    /// So many runs commit so many steps each, all at once.
+    async fn steps(&self, runs: usize, each: usize) -> Result<Taken> {
+        let (mut tasks, mut claimed) = (tokio::task::JoinSet::new(), Vec::with_capacity(runs));
+        for _ in 0..runs {
+            claimed.push(self.claimed().await?);
+        }
+        let (begin, cpu) = (Instant::now(), own_cpu_seconds()?);
+        for (run, claim) in claimed {
+            tasks.spawn(self.clone().commits(run, claim, each));
+        }
+        let mut times = Vec::with_capacity(runs * each);
+        while let Some(done) = tasks.join_next().await {
+            times.extend(done??);
+        }
+        Ok(Taken {
+            seconds: begin.elapsed().as_secs_f64(),
+            cpu_s: own_cpu_seconds()? - cpu,
+            times: Sorted::of(times),
+        })
+    }
+
+    /// ms of each step of one run alone.
+    async fn alone(&self, steps: usize) -> Result<Vec<f64>> {
+        let (run, claim) = self.claimed().await?;
+        self.clone().commits(run, claim, steps).await
+    }
+
+    /// A run that was started and taken.
+    async fn claimed(&self) -> Result<(RunId, ClaimToken)> {
+        let now = Clock::System.now();
+        let start = StartRun {
+            team: self.team,
+            id: self.ids.run(now),
+            agent: self.agent,
+            source: "api",
+            sandbox: None,
+            webhook_url: None,
+            human_request_webhook_url: None,
+            message: None,
+            by: self.user,
+            sandbox_ttl_ms: 86_400_000,
+            runnable: Runnable(Arc::new(|_| Ok(()))),
+            now,
+        };
+        self.store.start_run(start, Once::not_recorded()).await?;
+        let ready = self.store.ready_runs(now, 1, None).await?;
+        let wanted = ready
+            .into_iter()
+            .map(|ready| (ready, self.ids.claim_token(now)))
+            .collect();
+        let taken = self.store.claim(wanted, now).await?;
+        taken
+            .first()
+            .map(|(ready, claim)| (ready.run, *claim))
+            .context("the run was not claimed")
+    }
+
+    /// ms of each commit.
+    async fn commits(self, run: RunId, claim: ClaimToken, each: usize) -> Result<Vec<f64>> {
+        let mut times = Vec::with_capacity(each);
+        let mut known = 0;
+        for step in 1..=each as u64 {
+            let now = Clock::System.now();
+            let entry = NewEntry {
+                id: self.ids.message(now),
+                body: Body::Assistant {
+                    text: "x".repeat(MESSAGE_BYTES),
+                    ends: false,
+                    mark: None,
+                },
+            };
+            let commit = StepCommit {
+                run,
+                claim,
+                step,
+                known,
+                entries: vec![entry],
+                end: StepEnd::Go {
+                    doing: "model",
+                    who: None,
+                },
+                usage: Usage::default(),
+                sandbox: None,
+                turn: true,
+                now,
+            };
+            let begin = Instant::now();
+            let committed = self.store.commit_step(commit).await?;
+            times.push(begin.elapsed().as_secs_f64() * 1000.0);
+            known += committed.entries.len() as u64;
+        }
+        Ok(times)
+    }
+}
