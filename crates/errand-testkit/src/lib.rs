@@ -17,6 +17,7 @@
 mod app;
 mod contract;
 mod script;
+pub mod sim;
 mod sink;
 mod tools;
 

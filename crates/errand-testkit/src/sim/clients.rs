@@ -155,7 +155,10 @@ impl Wire {
                 }
                 Want::Start { .. } | Want::Answer { .. } => {}
             }
-            state.note(now, &format!("request {number}, try {tries}: {}", told(&want)));
+            state.note(
+                now,
+                &format!("request {number}, try {tries}: {}", told(&want)),
+            );
             let attempt = Try {
                 world: Arc::clone(&self.world),
                 number,
@@ -284,10 +287,7 @@ impl Wire {
         let once = self.once(key, "/messages", run, |body: &MessageBody| {
             stored(&body.id.to_string())
         });
-        self.store
-            .post_message(message, once)
-            .await
-            .map(|_| None)
+        self.store.post_message(message, once).await.map(|_| None)
     }
 
     async fn answer(
@@ -383,7 +383,8 @@ impl Wire {
                 state.broken(now, Invariant::StartedOnce, detail);
             }
             (Some(Heard::Accepted(_)), Heard::Refused(why)) => {
-                let detail = format!("request {number} was accepted, and its repetition refused: {why}");
+                let detail =
+                    format!("request {number} was accepted, and its repetition refused: {why}");
                 state.broken(now, Invariant::Answers, detail);
             }
             (Some(Heard::Accepted(_)), _) => {}

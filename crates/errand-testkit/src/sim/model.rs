@@ -12,6 +12,7 @@ use errand_engine::model::{Model, ModelError, Session, Turn};
 use errand_store::model::Usage;
 use serde_json::{Value, json};
 
+use super::Sabotage;
 use super::random::Random;
 use super::tools::NAMES;
 use super::world::{World, short};
@@ -72,8 +73,9 @@ impl Session for Following {
             | Body::Error { mark, .. }
             | Body::Wait { mark, .. } => mark,
             Body::User { .. } => {
+                let unread = self.world.sabotages(Sabotage::FinishesUnread) && self.read > 0;
                 self.newest = entry.position;
-                self.read += 1;
+                self.read += u64::from(!unread);
                 return;
             }
             _ => return,
@@ -196,7 +198,11 @@ impl Script {
         }
         match random.below(100) {
             0..54 => {
-                let count = if random.chance(300) { 2 + random.below(2) } else { 1 };
+                let count = if random.chance(300) {
+                    2 + random.below(2)
+                } else {
+                    1
+                };
                 let mut moves: Vec<_> = (0..count)
                     .map(|index| call(&mut random, number, index))
                     .collect();
@@ -239,7 +245,8 @@ fn call(random: &mut Random, number: u64, index: u64) -> Move {
     };
     let mut arguments = json!({"turn": number, "call": index});
     if name == "request_approval" {
-        arguments = json!({"title": format!("May I, turn {number}?"), "expires_in": "20m", "on_expire": random.pick(&["deny", "fail", "continue"])});
+        let on_expire = *random.pick(&["deny", "fail", "continue"]);
+        arguments = json!({"title": format!("May I, turn {number}? ({on_expire})"), "expires_in": "20m", "on_expire": on_expire});
     } else if name == "ask_human" {
         arguments = json!({"title": format!("Turn {number}"), "questions": [{"question": "Which?", "options": [{"label": "A"}, {"label": "B"}]}]});
     }
@@ -271,13 +278,18 @@ fn ask(random: &mut Random, number: u64) -> RequestDraft {
             }],
         }
     };
+    let (on_expire, word) = *random.pick(&[
+        (OnExpire::Deny, "deny"),
+        (OnExpire::Fail, "fail"),
+        (OnExpire::Continue, "continue"),
+    ]);
     RequestDraft {
-        title: format!("Turn {number} asks"),
+        title: format!("Turn {number} asks ({word})"),
         description: None,
         ask,
         origin: Origin::Model,
         tool_call: None,
         expires_in_ms: random.chance(600).then(|| 1_000 + random.below(1_800_000)),
-        on_expire: Some(*random.pick(&[OnExpire::Deny, OnExpire::Fail, OnExpire::Continue])),
+        on_expire: Some(on_expire),
     }
 }

@@ -133,7 +133,11 @@ impl SimNetwork {
             }
         }
         if event["id"].as_str() != Some(id) {
-            state.broken(now, Invariant::SameBytes, format!("{what}: its id is another"));
+            state.broken(
+                now,
+                Invariant::SameBytes,
+                format!("{what}: its id is another"),
+            );
         }
         mode?;
         state.receipts.push(Receipt {

@@ -148,6 +148,10 @@ impl Tool for SimTool {
         };
         let call = format!("{} of {}", self.name, short(context.run));
         if !ended {
+            if self.world.sabotages(Sabotage::BeginsAfterStop) {
+                self.world.give_way().await;
+                self.begin(context, &exact);
+            }
             self.world.note(&format!("{call} breaks off"));
             return Outcome::Error("interrupted: the tool was told to end".to_owned());
         }
@@ -227,11 +231,7 @@ impl SimTool {
             80..92 => Course::Hangs,
             _ => Course::TakesCancel,
         };
-        (
-            course,
-            state.random.chance(400),
-            state.random.chance(100),
-        )
+        (course, state.random.chance(400), state.random.chance(100))
     }
 
     /// What the call is for happens now.
@@ -241,7 +241,8 @@ impl SimTool {
         let call = state.calls.entry((run, exact.to_owned())).or_default();
         let twice = std::mem::replace(&mut call.done, true);
         if twice && self.kind == Kind::LooksUp {
-            let detail = format!("{exact} of {run} had its effect twice, although it can be looked up");
+            let detail =
+                format!("{exact} of {run} had its effect twice, although it can be looked up");
             state.broken(now, Invariant::NoSilentRepeat, detail);
         }
     }

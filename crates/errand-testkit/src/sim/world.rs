@@ -46,8 +46,8 @@ pub(crate) struct Agent {
     pub(crate) script: Script,
     /// Policies by tool; a tool that is not there is denied.
     pub(crate) policies: BTreeMap<&'static str, &'static str>,
-    /// Working time in seconds.
-    pub(crate) seconds: u64,
+    /// What becomes of requests that lapse, where they do not say it themselves.
+    pub(crate) on_expire: &'static str,
 }
 
 /// What is known of a run.
