@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use errand_core::id::{BootId, IdGen};
+use errand_core::id::IdGen;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
@@ -29,7 +29,6 @@ const STARTS_MAX: u32 = 20;
 pub(crate) struct Program {
     pub(crate) store: Store,
     pub(crate) wire: Wire,
-    pub(crate) boot: BootId,
     pub(crate) draining: CancellationToken,
     engine: Engine,
 }
@@ -106,7 +105,6 @@ impl Program {
         Ok(Self {
             store,
             wire,
-            boot,
             draining,
             engine,
         })

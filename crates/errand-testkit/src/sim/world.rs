@@ -106,7 +106,6 @@ pub(crate) struct State {
     /// Clients' requests that answer a human request.
     pub(crate) answers: BTreeMap<HumanRequestId, Vec<usize>>,
     pub(crate) calls: BTreeMap<(RunId, String), Call>,
-    pub(crate) model_failed: BTreeMap<(String, u64), ()>,
     pub(crate) receivers: Vec<Mode>,
     pub(crate) receipts: Vec<Receipt>,
     /// The body's digest of each webhook, by address and id.
@@ -140,7 +139,6 @@ impl World {
                 asks_by_call: BTreeMap::new(),
                 answers: BTreeMap::new(),
                 calls: BTreeMap::new(),
-                model_failed: BTreeMap::new(),
                 receivers: Vec::new(),
                 receipts: Vec::new(),
                 bodies: BTreeMap::new(),
