@@ -17,10 +17,12 @@ fn of(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
 /// Simulates seeds on two threads, in their order.
 fn all(seeds: std::ops::Range<u64>, sabotage: Option<Sabotage>) -> Vec<(u64, Outcome)> {
     let half = seeds.start + (seeds.end - seeds.start) / 2;
-    let part = |seeds: std::ops::Range<u64>| move || {
-        seeds
-            .map(|seed| (seed, of(seed, sabotage)))
-            .collect::<Vec<_>>()
+    let part = |seeds: std::ops::Range<u64>| {
+        move || {
+            seeds
+                .map(|seed| (seed, of(seed, sabotage)))
+                .collect::<Vec<_>>()
+        }
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(part(half..seeds.end));

@@ -168,9 +168,12 @@ impl Simulation {
         let now = self.world.now();
         let verdict = stored(&self.world, &self.program().store).await;
         self.judge(verdict);
-        let there = self.all_runs().await;
+        let there = self.runs_of(Vec::new()).await;
         let verdict = starts(&self.world.state(), &there);
         self.judge(verdict);
+        if !self.goes_on() {
+            return;
+        }
         for run in there {
             let record = match self.read(run).await {
                 Ok(record) => record,
@@ -191,23 +194,5 @@ impl Simulation {
             self.world
                 .note(&json!([view, messages, events]).to_string());
         }
-    }
-
-    /// Every run that is stored.
-    async fn all_runs(&self) -> Vec<RunId> {
-        let teams = self.world.state().teams.clone();
-        let mut all = Vec::new();
-        for team in teams {
-            let page = PageQuery {
-                limit: u32::MAX,
-                offset: 0,
-            };
-            let filter = errand_store::model::RunFilter::default();
-            match self.program().store.list_runs(team.id, filter, page).await {
-                Ok(page) => all.extend(page.items.iter().map(|run| RunId::from_stored(run.id))),
-                Err(error) => self.world.broken(Invariant::Answers, error.to_string()),
-            }
-        }
-        all
     }
 }

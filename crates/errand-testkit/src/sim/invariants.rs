@@ -79,7 +79,7 @@ impl Invariant {
             Self::OnlyApproved => "what runs after an approval is exactly what was approved",
             Self::NothingDenied => "nothing runs that the build or a person denied",
             Self::StopHolds => {
-                "after a stop was answered, no call of the run begins until something resumes it"
+                "after a stop was answered, no call of a tool and no turn of the model begins until something resumes the run"
             }
             Self::StartedOnce => {
                 "a start that was accepted is one run, however often it was repeated under its key; one that was refused is none"

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use errand_core::config::BuildConfig;
 use errand_core::human::{Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft};
+use errand_core::id::RunId;
 use errand_core::playbook::RunFacts;
 use errand_core::transcript::{Body, Entry, Mark};
 use errand_core::turn::{MarkedMove, Move};
@@ -13,6 +14,7 @@ use errand_store::model::Usage;
 use serde_json::{Value, json};
 
 use super::Sabotage;
+use super::invariants::Invariant;
 use super::random::Random;
 use super::tools::NAMES;
 use super::world::{World, short};
@@ -91,6 +93,18 @@ impl Session for Following {
 
     async fn turn(&mut self, run: &RunFacts) -> Result<Turn, ModelError> {
         let (turn, read) = (self.next, self.read);
+        {
+            let now = self.world.now();
+            let mut state = self.world.state();
+            let id = run.id.parse::<RunId>().ok();
+            if id
+                .and_then(|id| state.runs.get(&id))
+                .is_some_and(|run| run.halted)
+            {
+                let detail = format!("turn {turn} of {}", run.id);
+                state.broken(now, Invariant::StopHolds, detail);
+            }
+        }
         if !self.script.pure {
             self.be_slow_or_fail(run, turn).await?;
         }

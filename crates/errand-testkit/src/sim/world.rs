@@ -260,12 +260,17 @@ impl State {
     pub(crate) fn note(&mut self, now: Timestamp, what: &str) {
         self.activity += 1;
         let line = format!("{now} {what}");
-        self.trace.update(line.as_bytes());
-        self.trace.update(b"\n");
+        self.trace(&line);
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back(line);
+    }
+
+    /// What goes into the trace alone.
+    pub(crate) fn trace(&mut self, line: &str) {
+        self.trace.update(line.as_bytes());
+        self.trace.update(b"\n");
     }
 
     pub(crate) fn broken(&mut self, now: Timestamp, invariant: Invariant, detail: String) {
