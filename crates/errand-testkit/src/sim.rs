@@ -21,6 +21,8 @@ mod receivers;
 mod tools;
 mod world;
 
+use std::collections::BTreeMap;
+
 pub use invariants::{Invariant, Violation};
 
 use actions::Simulation;
@@ -60,6 +62,8 @@ pub struct Outcome {
     pub runs: u64,
     /// Crashes, and other ends of the program.
     pub crashes: u64,
+    /// Situations that came about, and how often: a simulation that never gets into one checks nothing there.
+    pub seen: BTreeMap<&'static str, u64>,
     /// The digest of all that happened, in order.
     pub digest: String,
     /// The first invariant that did not hold.

@@ -1,10 +1,40 @@
 //! Simulations of fixed seeds: the program holds its promises in them, a seed repeats exactly, and the checks find what
 //! is wrong on purpose.
 
+use std::collections::BTreeMap;
+
 use errand_testkit::sim::{Invariant, Options, Outcome, Sabotage, simulate};
 
 /// Actions before the world is healed: few enough for a build without optimisation.
 const ACTIONS: u32 = 250;
+
+/// What must come about in the worlds that are tried; otherwise nothing is checked there.
+const SITUATIONS: [&str; 24] = [
+    "answer lost",
+    "answer refused",
+    "approved",
+    "asked about a call in doubt",
+    "call begun again",
+    "call broken off",
+    "call denied",
+    "call not run",
+    "call with an unknown outcome",
+    "denied",
+    "drained",
+    "failed commit",
+    "full disk",
+    "late driver: gave back",
+    "late driver: refused",
+    "look-up: done",
+    "look-up: not done",
+    "question answered",
+    "request closed by a message",
+    "request closed by a stop",
+    "request lapsed",
+    "run at its limit",
+    "start replayed",
+    "webhook tried again",
+];
 
 fn of(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     simulate(Options {
@@ -35,6 +65,7 @@ fn all(seeds: std::ops::Range<u64>, sabotage: Option<Sabotage>) -> Vec<(u64, Out
 #[test]
 fn in_every_simulated_world_the_promises_hold() {
     let (mut runs, mut crashes, mut steps) = (0, 0, 0);
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for (seed, outcome) in all(1..31, None) {
         if let Some(violation) = &outcome.violation {
             panic!(
@@ -48,11 +79,17 @@ fn in_every_simulated_world_the_promises_hold() {
         runs += outcome.runs;
         crashes += outcome.crashes;
         steps += outcome.steps;
+        for (what, count) in outcome.seen {
+            *seen.entry(what).or_default() += count;
+        }
     }
     // A simulation in which nothing happens finds nothing.
     assert!(runs > 300, "{runs} runs");
     assert!(crashes > 60, "{crashes} crashes");
     assert!(steps > 10_000, "{steps} steps");
+    for what in SITUATIONS {
+        assert!(seen.contains_key(what), "{what} never came about: {seen:?}");
+    }
 }
 
 #[test]

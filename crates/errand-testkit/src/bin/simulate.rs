@@ -5,6 +5,7 @@
     reason = "a program for a terminal"
 )]
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -38,6 +39,7 @@ struct Sum {
     runs: u64,
     steps: u64,
     crashes: u64,
+    seen: BTreeMap<&'static str, u64>,
     found: Vec<(u64, Outcome)>,
 }
 
@@ -62,6 +64,11 @@ fn main() -> ExitCode {
         "{} seeds, {} runs, {} crashes, {} steps in {seconds:.1} s: {rate:.0} steps a second",
         sum.seeds, sum.runs, sum.crashes, sum.steps
     );
+    let seen = sum.seen.iter();
+    let seen: Vec<String> = seen
+        .map(|(what, count)| format!("{what} {count}"))
+        .collect();
+    println!("came about: {}", seen.join(", "));
     for (seed, outcome) in &sum.found {
         report(*seed, args.actions, outcome);
     }
@@ -87,6 +94,9 @@ fn work(args: &Args, until: Instant, sum: &Mutex<Sum>) {
         sum.runs += outcome.runs;
         sum.steps += outcome.steps;
         sum.crashes += outcome.crashes;
+        for (what, count) in &outcome.seen {
+            *sum.seen.entry(what).or_default() += count;
+        }
         if outcome.violation.is_some() {
             sum.found.push((seed, outcome));
         }

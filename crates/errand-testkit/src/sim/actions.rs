@@ -203,6 +203,7 @@ impl Simulation {
             steps: state.commits,
             runs: runs as u64,
             crashes: self.crashes,
+            seen: std::mem::take(&mut state.seen),
             digest: state.digest(),
             violation,
         }
@@ -224,6 +225,7 @@ impl Simulation {
                 let mut random = self.world.state().random.clone();
                 if self.tasks.cut_one(&mut random) {
                     self.world.note("a client is cut off");
+                    self.world.state().saw("answer lost");
                 }
                 self.world.state().random = random;
             }
@@ -474,6 +476,7 @@ impl Simulation {
     /// A stop in order, in which nothing that is under way is waited for very long.
     async fn drain(&mut self) {
         self.world.note("the program drains");
+        self.world.state().saw("drained");
         self.program().draining.cancel();
         let turns = self.world.state().random.below(60);
         for _ in 0..turns {
@@ -577,6 +580,11 @@ impl Simulation {
             held.is_some(),
             first.is_ok()
         ));
+        self.world.state().saw(if first.is_ok() {
+            "late driver: gave back"
+        } else {
+            "late driver: refused"
+        });
         match (held, first) {
             (_, Err(StoreError::Unavailable(why))) => return Err(StoreError::Unavailable(why)),
             // Where it holds the run it may give it back, unless the run was taken from it meanwhile.

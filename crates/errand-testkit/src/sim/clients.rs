@@ -261,7 +261,10 @@ impl Wire {
         };
         Ok(match self.store.start_run(start, once).await? {
             Answer::Fresh(view) => Some(RunId::from_stored(view.run.id)),
-            Answer::Replayed(answer) => String::from_utf8_lossy(&answer.body).parse().ok(),
+            Answer::Replayed(answer) => {
+                self.world.state().saw("start replayed");
+                String::from_utf8_lossy(&answer.body).parse().ok()
+            }
         })
     }
 
@@ -376,6 +379,10 @@ impl Wire {
             request.accepted_at = Some(at);
         }
         let want = request.want.clone();
+        if matches!((&want, &heard), (Want::Answer { .. }, Heard::Refused(_))) {
+            state.saw("answer refused");
+        }
+        let request = &mut state.requests[number];
         match (&request.heard, &heard) {
             // What was recorded is answered again, whatever has become of the run.
             (Some(Heard::Accepted(before)), Heard::Accepted(again)) if before != again => {

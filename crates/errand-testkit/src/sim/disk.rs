@@ -16,11 +16,13 @@ impl Faults for SimDisk {
         state.activity += 1;
         if state.disk.full {
             state.note(now, "the disk is full");
+            state.saw("full disk");
             return Fault::Full;
         }
         match state.disk.breaks {
             Some((0, written)) => {
                 state.disk.breaks = None;
+                state.saw("failed commit");
                 state.note(now, &format!("the disk fails (written: {written})"));
                 return Fault::Broken { written };
             }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::actions::{SECOND, Simulation};
 use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
+use super::world::State;
 
 /// Turns without any happening after which all is at rest.
 const QUIET_TURNS: u32 = 40;
@@ -188,11 +189,62 @@ impl Simulation {
                 of_run(&state, now, &record).and_then(|()| at_the_end(&state, now, &record))
             };
             self.judge(verdict);
+            sights(&mut self.world.state(), &record);
             // All of it goes into the trace.
             let (view, messages) = (json!(record.view.run), json!(record.messages));
             let events: Vec<_> = record.events.iter().map(|e| (&e.kind, &e.data)).collect();
             self.world
                 .note(&json!([view, messages, events]).to_string());
+        }
+    }
+}
+
+/// Notes the situations that a run has been in.
+fn sights(state: &mut State, record: &Record) {
+    state.saw(match record.view.run.status {
+        Status::Completed => "run completed",
+        Status::Failed => "run failed",
+        _ => "run interrupted",
+    });
+    if let Some(error) = &record.view.run.error
+        && error.code == "limit_exceeded"
+    {
+        state.saw("run at its limit");
+    }
+    for event in record.events.iter().filter(|e| e.kind == "run.updated") {
+        if event.data["waiting_on"]["kind"] == "sandbox" {
+            state.saw("waited for a sandbox");
+        }
+    }
+    for message in &record.messages {
+        if let Some(request) = &message.human_request
+            && request.title.starts_with("Was ")
+        {
+            state.saw("asked about a call in doubt");
+        }
+        if let Some(response) = &message.human_response {
+            state.saw(match response.response.as_deref() {
+                None => "request closed by a stop",
+                Some("approved") => "approved",
+                Some("denied") => "denied",
+                Some("expired") => "request lapsed",
+                Some(text) if text.starts_with('{') => "question answered",
+                Some(_) => "request closed by a message",
+            });
+        }
+        let error = message.tool_result.as_ref().and_then(|r| r.error.as_ref());
+        match error.and_then(|error| error.split_once(':')) {
+            Some(("not_run", _)) => state.saw("call not run"),
+            Some(("outcome_unknown", _)) => state.saw("call with an unknown outcome"),
+            Some(("denied", _)) => state.saw("call denied"),
+            _ => {}
+        }
+    }
+    for delivery in &record.deliveries {
+        match delivery.state.as_str() {
+            "gone" => state.saw("webhook gone"),
+            _ if delivery.attempts.len() > 1 => state.saw("webhook tried again"),
+            _ => {}
         }
     }
 }

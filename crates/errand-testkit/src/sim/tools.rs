@@ -153,6 +153,7 @@ impl Tool for SimTool {
                 self.begin(context, &exact);
             }
             self.world.note(&format!("{call} breaks off"));
+            self.world.state().saw("call broken off");
             return Outcome::Error("interrupted: the tool was told to end".to_owned());
         }
         if fails && !at_once {
@@ -187,6 +188,11 @@ impl Tool for SimTool {
             call.found_undone += 1;
             (LookedUp::NotDone, "not done")
         };
+        state.saw(match word {
+            "done" => "look-up: done",
+            "not done" => "look-up: not done",
+            _ => "look-up: unknown",
+        });
         state.note(
             now,
             &format!("look-up of {exact} of {}: {word}", short(context.run)),
@@ -216,8 +222,12 @@ impl SimTool {
             .entry((context.run, exact.to_owned()))
             .or_default();
         call.begun += 1;
+        let again = call.begun > 1;
         if !call.ids.contains(id) {
             call.ids.push(id.clone());
+        }
+        if again {
+            state.saw("call begun again");
         }
         if let Err((invariant, detail)) = may_begin(&state, context.run, id, self.name, exact) {
             state.broken(now, invariant, detail);

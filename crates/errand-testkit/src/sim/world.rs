@@ -113,6 +113,8 @@ pub(crate) struct State {
     /// The number of the last event whose first attempt came, by address and run.
     pub(crate) first_attempts: BTreeMap<(String, String), u64>,
     pub(crate) violation: Option<Violation>,
+    /// Situations that came about, and how often.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
     holds: BTreeMap<u64, oneshot::Sender<()>>,
     held: u64,
     trace: Sha256,
@@ -144,6 +146,7 @@ impl World {
                 bodies: BTreeMap::new(),
                 first_attempts: BTreeMap::new(),
                 violation: None,
+                seen: BTreeMap::new(),
                 holds: BTreeMap::new(),
                 held: 0,
                 trace: Sha256::new(),
@@ -265,6 +268,11 @@ impl State {
             self.recent.pop_front();
         }
         self.recent.push_back(line);
+    }
+
+    /// A situation came about.
+    pub(crate) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// What goes into the trace alone.
