@@ -21,9 +21,9 @@ mod receivers;
 mod tools;
 mod world;
 
-use std::collections::BTreeMap;
-
 pub use invariants::{Invariant, Violation};
+
+use std::collections::BTreeMap;
 
 use actions::Simulation;
 

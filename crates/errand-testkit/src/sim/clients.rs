@@ -275,7 +275,7 @@ impl Wire {
         key: Option<String>,
         now: Timestamp,
     ) -> Result<Option<RunId>, StoreError> {
-        if self.world.sabotages(Sabotage::DropsMessages) && number % 3 == 0 {
+        if self.world.sabotages(Sabotage::DropsMessages) && number.is_multiple_of(3) {
             return Ok(None);
         }
         let (team, owner) = self.team_of(run);

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::Sabotage;
 use super::invariants::{Invariant, may_begin};
-use super::world::{World, short};
+use super::world::{State, World, short};
 
 /// What a tool of the simulation is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,8 +149,16 @@ impl Tool for SimTool {
         let call = format!("{} of {}", self.name, short(context.run));
         if !ended {
             if self.world.sabotages(Sabotage::BeginsAfterStop) {
-                self.world.give_way().await;
-                self.begin(context, &exact);
+                // Once the stop was answered.
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                    let halted =
+                        |state: &State| state.runs.get(&context.run).is_some_and(|r| r.halted);
+                    if halted(&self.world.state()) {
+                        self.begin(context, &exact);
+                        break;
+                    }
+                }
             }
             self.world.note(&format!("{call} breaks off"));
             self.world.state().saw("call broken off");
@@ -237,6 +245,7 @@ impl SimTool {
         }
         let course = match state.random.below(100) {
             0..60 => Course::Quick,
+            _ if self.world.sabotages(Sabotage::BeginsAfterStop) => Course::TakesCancel,
             60..80 => Course::Slow(1 + state.random.below(90_000)),
             80..92 => Course::Hangs,
             _ => Course::TakesCancel,
