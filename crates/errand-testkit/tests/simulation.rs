@@ -1,11 +1,6 @@
 //! Simulations of fixed seeds: the program holds its promises in them, a seed repeats exactly, and the checks find what
 //! is wrong on purpose.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a helper of tests fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::collections::BTreeMap;
 
