@@ -24,6 +24,7 @@ use errand_core::turn::{MarkedMove, Move};
 use errand_store::Fence;
 use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
+use futures::FutureExt as _;
 use futures::future::join_all;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -365,8 +366,9 @@ impl Driver<'_> {
         };
         let turn = tokio::select! {
             biased;
-            turn = self.session.turn(&facts) => turn?,
+            // First: a run that was stopped while the last step was committed asks no model any more.
             () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
+            turn = self.session.turn(&facts) => turn?,
             () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
         };
         self.buffer.turn = true;
@@ -510,6 +512,14 @@ impl Driver<'_> {
                 who: Some(first.name.clone()),
             })
             .await?;
+        }
+        // The run was stopped while that was committed, and the stop was answered: what has not begun does not begin.
+        if self.fence.fenced().now_or_never().is_some() {
+            let not_run = "not_run: the run was taken from its driver before the call began";
+            let ids = calls.iter().map(|call| call.id.clone());
+            let late = ids.map(|id| (id, Outcome::Error(not_run.to_owned())));
+            let late = if reads { Vec::new() } else { late.collect() };
+            return Err(DriveError::Fenced(late));
         }
         let acts = calls.iter().zip(&contexts).map(|(call, context)| {
             let tool = self.parts.tools.get(&call.name).cloned();

@@ -18,6 +18,7 @@ mod app;
 mod contract;
 mod crash;
 mod script;
+pub mod sim;
 mod sink;
 mod sound;
 mod tools;

@@ -1,6 +1,6 @@
 //! What always holds once nothing is under way.
 
-use errand_store::Recovered;
+use errand_store::{AuditScope, Recovered};
 use serde_json::Value;
 
 use crate::app::{Team, TestApp};
@@ -40,6 +40,8 @@ pub async fn assert_sound(app: &TestApp, team: &Team) {
         store.recover(app.now()).await.unwrap(),
         Recovered::default()
     );
+    let found = store.audit(AuditScope::All, app.now()).await.unwrap();
+    assert_eq!(found, [], "what is stored breaks invariants");
     let listed = app.get(&team.key, "/v1/runs?limit=50").await.expect(200);
     for run in listed["runs"].as_array().unwrap() {
         assert_run_sound(app, team, run).await;

@@ -15,9 +15,11 @@ use errand_core::cause::chain;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::sandboxes::Sandboxes;
-use errand_store::{Late, Overdue, Store, StoreError};
+use errand_store::{AuditScope, Late, Overdue, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
+/// Invariants that speak of this start of the server.
+const OF_THIS_START: [&str; 2] = ["an_open_run_has_a_reason", "a_claim_is_of_this_start"];
 /// How late something may be: what is due is taken up within moments.
 const LATE_MS: i64 = 60_000;
 /// How late a delivery may be: a slow receiver takes half of the places for as long as its attempts take.
@@ -121,7 +123,7 @@ pub async fn examine(subject: &Subject) -> Vec<Check> {
     let now = subject.clock.now();
     let dir = subject.store.dir().to_owned();
     let mut checks = vec![server(subject), integrity(&subject.store).await];
-    checks.push(invariants(&subject.store, now).await);
+    checks.push(invariants(subject, now).await);
     checks.extend(claims(subject, now).await);
     checks.extend(stuck(subject, now).await);
     checks.push(clock(&subject.store, now).await);
@@ -169,24 +171,33 @@ async fn integrity(store: &Store) -> Check {
 }
 
 /// The invariants of what is stored that do not hold: a sentence for each place.
-async fn audit(store: &Store, now: Timestamp) -> Result<Vec<String>, StoreError> {
-    let without_reason = store.runs_without_reason(now).await?;
-    Ok((without_reason > 0)
-        .then(|| {
-            format!("{without_reason} runs have not ended and wait for nothing that will come")
+async fn audit(subject: &Subject, now: Timestamp) -> Result<Vec<String>, StoreError> {
+    let found = subject.store.audit(AuditScope::All, now).await?;
+    let told = found.into_iter().filter(|finding| {
+        // Claims of the last start are given back by the next.
+        subject.is_served || !OF_THIS_START.contains(&finding.invariant)
+    });
+    Ok(told
+        .map(|finding| {
+            let run = finding.run.map(|run| format!("run {run}: "));
+            format!(
+                "{}{} ({})",
+                run.unwrap_or_default(),
+                finding.what,
+                finding.sentence
+            )
         })
-        .into_iter()
         .collect())
 }
 
-async fn invariants(store: &Store, now: Timestamp) -> Check {
+async fn invariants(subject: &Subject, now: Timestamp) -> Check {
     const CHECK: &str = "invariants";
-    match audit(store, now).await {
+    match audit(subject, now).await {
         Ok(broken) if broken.is_empty() => Check::ok(CHECK, "what is stored is sound"),
         Ok(broken) => Check::problem(
             CHECK,
             listed(&broken),
-            "stop these runs (`errand runs stop ID`), and report how it came about",
+            "set these runs right (`errand runs repair ID`), and report how it came about",
         ),
         Err(error) => Check::failed(CHECK, &error),
     }

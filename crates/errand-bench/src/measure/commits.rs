@@ -19,6 +19,9 @@ use crate::line::{Goal, Outcome};
 use crate::server::own_cpu_seconds;
 use crate::stats::Sorted;
 
+/// No step takes as long.
+const STEP_MS_MAX: u64 = 3_600_000;
+
 /// Runs that commit at once.
 const RUNS: usize = 256;
 /// The lone run and the disk's own syncs take turns, so that both see the disk in the same state.
@@ -203,15 +206,15 @@ impl Committer {
             now,
         };
         self.store.start_run(start, Once::not_recorded()).await?;
-        let ready = self.store.ready_runs(now, 1, None).await?;
-        let wanted = ready
-            .into_iter()
-            .map(|ready| (ready, self.ids.claim_token(now)))
-            .collect();
-        let taken = self.store.claim(wanted, now).await?;
+        let tokens = vec![self.ids.claim_token(now)];
+        let taken = self
+            .store
+            .claim(tokens, None, now.plus_ms(STEP_MS_MAX), now)
+            .await?;
         taken
+            .runs
             .first()
-            .map(|(ready, claim)| (ready.run, *claim))
+            .map(|claimed| (claimed.ready.run, claimed.claim))
             .context("the run was not claimed")
     }
 
@@ -242,6 +245,7 @@ impl Committer {
                 usage: Usage::default(),
                 sandbox: None,
                 turn: true,
+                step_deadline: now.plus_ms(STEP_MS_MAX),
                 now,
             };
             let begin = Instant::now();

@@ -10,9 +10,9 @@ use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::net::{Bounds, Guard};
 use crate::clock::Clock;
 use crate::model::Models;
+use crate::net::{Bounds, Guard};
 use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
 use crate::trash::TRASH_MS;

@@ -1,0 +1,629 @@
+//! The loop: an action by chance, some turns for everybody else, the next action.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use errand_core::id::{ClaimToken, RunId};
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_engine::EngineOptions;
+use errand_engine::clock::Clock;
+use errand_store::model::{PageQuery, RunFilter, StepCommit, StepEnd, Usage};
+use errand_store::{Once, StoreError};
+use tempfile::TempDir;
+
+use super::clients::{Heard, Tasks, Want, draw_answer};
+use super::invariants::Invariant;
+use super::program::{Program, furnish};
+use super::receivers::Mode;
+use super::world::{World, short};
+use super::{Options, Outcome};
+
+/// How long a step may take: no simulated one takes as long.
+const STEP_MS_MAX: u64 = 86_400_000;
+
+/// Where every simulation's clock begins: 2026-11-23T09:30:00Z.
+const BEGIN_MS: i64 = 1_795_426_200_000;
+/// Most runs of a simulation: more give no new situations, and cost time at the end.
+const RUNS_MAX: usize = 48;
+/// Receivers of webhooks.
+const RECEIVERS: usize = 4;
+
+/// A simulation under way.
+pub(crate) struct Simulation {
+    pub(crate) world: Arc<World>,
+    pub(crate) tasks: Tasks,
+    pub(crate) paused: Vec<Paused>,
+    program: Option<Program>,
+    options: EngineOptions,
+    dir: TempDir,
+    crashes: u64,
+}
+
+/// A driver that took a run and was put to sleep; it comes back late.
+pub(crate) struct Paused {
+    run: RunId,
+    claim: ClaimToken,
+}
+
+/// What may happen.
+#[derive(Clone, Copy)]
+enum Action {
+    Start,
+    Message,
+    Stop,
+    Retry,
+    Answer,
+    AnswerAgain,
+    Repeat,
+    CutOff,
+    Release,
+    Advance,
+    NextMoment,
+    SetBack,
+    Crash,
+    Drain,
+    Full,
+    Break,
+    Receivers,
+    Sandbox,
+    PauseDriver,
+    LateDriver,
+    Look,
+}
+
+const ACTIONS: [(u64, Action); 21] = [
+    (110, Action::Start),
+    (90, Action::Message),
+    (45, Action::Stop),
+    (35, Action::Retry),
+    (150, Action::Answer),
+    (25, Action::AnswerAgain),
+    (60, Action::Repeat),
+    (30, Action::CutOff),
+    (120, Action::Release),
+    (120, Action::Advance),
+    (50, Action::NextMoment),
+    (6, Action::SetBack),
+    (14, Action::Crash),
+    (5, Action::Drain),
+    (12, Action::Full),
+    (7, Action::Break),
+    (30, Action::Receivers),
+    (10, Action::Sandbox),
+    (10, Action::PauseDriver),
+    (20, Action::LateDriver),
+    (20, Action::Look),
+];
+
+impl Simulation {
+    /// A world and a program that has just started in it.
+    pub(crate) async fn new(options: Options) -> Self {
+        let clock = Clock::manual(Timestamp::from_millis(BEGIN_MS));
+        let world = World::new(options, clock);
+        let places = {
+            let mut state = world.state();
+            state.receivers = vec![Mode::Answers(200); RECEIVERS];
+            1 + state.random.index(5)
+        };
+        let engine = EngineOptions {
+            max_concurrent_runs: places,
+            step_seconds_max: 86_400,
+            max_concurrent_deliveries: 3,
+            cleans_up: false,
+        };
+        let mut simulation = Self {
+            world,
+            tasks: Tasks::default(),
+            paused: Vec::new(),
+            program: None,
+            options: engine,
+            dir: directory(),
+            crashes: 0,
+        };
+        simulation.start().await;
+        if let Some(program) = &simulation.program {
+            furnish(&simulation.world, program).await;
+        }
+        simulation
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Program {
+        self.program.as_ref().expect("a program that runs")
+    }
+
+    /// Whether there is anything to go on with.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.program.is_some() && self.world.state().violation.is_none()
+    }
+
+    /// As many actions as were asked for, or up to the first violation.
+    pub(crate) async fn act(&mut self) {
+        for _ in 0..self.world.options.actions {
+            if !self.goes_on() {
+                return;
+            }
+            let action = self.world.state().random.weighted(&ACTIONS);
+            self.perform(action).await;
+            let turns = {
+                let random = &mut self.world.state().random;
+                // Mostly few, so that actions meet steps half done; sometimes so many that all comes to rest.
+                if random.chance(100) {
+                    60
+                } else {
+                    random.below(9)
+                }
+            };
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            self.start_again_where_poisoned().await;
+        }
+    }
+
+    /// The store was closed after a failed commit: the program ends, and is started again.
+    pub(crate) async fn start_again_where_poisoned(&mut self) {
+        let poisoned = self
+            .program
+            .as_ref()
+            .is_some_and(|program| *program.store.poisoned().borrow());
+        if poisoned {
+            self.crash().await;
+        }
+    }
+
+    /// The program dies, and is started again. Its clients lose their connections.
+    pub(crate) async fn crash(&mut self) {
+        self.world.note("crash");
+        self.crashes += 1;
+        self.tasks.cut_all();
+        if let Some(program) = self.program.take() {
+            program.crash();
+        }
+        self.start().await;
+    }
+
+    async fn start(&mut self) {
+        match Program::start(&self.world, self.dir.path(), self.options).await {
+            Ok(program) => self.program = Some(program),
+            Err(error) => self.world.broken(Invariant::Starts, error),
+        }
+    }
+
+    /// What came of it.
+    pub(crate) fn outcome(mut self) -> Outcome {
+        self.tasks.cut_all();
+        if let Some(program) = self.program.take() {
+            program.crash();
+        }
+        let mut state = self.world.state();
+        let violation = state.violation.take();
+        let runs = (state.requests.iter())
+            .filter(|r| matches!(r.heard, Some(Heard::Accepted(Some(_)))))
+            .count();
+        Outcome {
+            steps: state.commits,
+            runs: runs as u64,
+            crashes: self.crashes,
+            seen: std::mem::take(&mut state.seen),
+            digest: state.digest(),
+            violation,
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Start => self.start_a_run(),
+            Action::Message => self.to_a_run(|run| Want::Message { run }),
+            Action::Stop => self.to_a_run(|run| Want::Stop { run }),
+            Action::Retry => {
+                let failed = self.runs_of(vec![Status::Failed]).await;
+                self.to_one_of(&failed, |run| Want::Retry { run });
+            }
+            Action::Answer => self.answer().await,
+            Action::AnswerAgain => self.answer_again(),
+            Action::Repeat => self.repeat_one(),
+            Action::CutOff => {
+                let mut random = self.world.state().random.clone();
+                if self.tasks.cut_one(&mut random) {
+                    self.world.note("a client is cut off");
+                    self.world.state().saw("answer lost");
+                }
+                self.world.state().random = random;
+            }
+            Action::Release => {
+                self.world.release_one();
+            }
+            Action::Advance => self.advance(),
+            Action::NextMoment => {
+                self.to_the_next_moment().await;
+            }
+            Action::SetBack => {
+                let ms = self.world.state().random.below(600_000);
+                let now = self.world.now().as_millis();
+                let back = Timestamp::from_millis(now - i64::try_from(ms).unwrap_or(0));
+                self.world.note("the clock is set back");
+                self.world.set_clock(back);
+            }
+            Action::Crash => self.crash().await,
+            Action::Drain => self.drain().await,
+            Action::Full => {
+                let mut state = self.world.state();
+                state.disk.full = !state.disk.full && state.random.chance(500);
+            }
+            Action::Break => {
+                let mut state = self.world.state();
+                let (after, written) = (state.random.below(12), state.random.chance(500));
+                state.disk.breaks = Some((after, written));
+            }
+            Action::Receivers => self.change_a_receiver(),
+            Action::Sandbox => self.sandbox().await,
+            Action::PauseDriver => self.pause_a_driver().await,
+            Action::LateDriver => self.late_driver().await,
+            Action::Look => self.look().await,
+        }
+    }
+
+    /// Sends a new request; now and then twice at once, under one key.
+    fn send(&self, want: Want) {
+        let (with_key, twice) = {
+            let random = &mut self.world.state().random;
+            (random.chance(750), random.chance(120))
+        };
+        let wire = &self.program().wire;
+        let number = wire.request(want, with_key);
+        self.tasks.add(wire.send(number));
+        if with_key && twice {
+            self.tasks.add(wire.send(number));
+        }
+    }
+
+    fn start_a_run(&self) {
+        let want = {
+            let mut state = self.world.state();
+            let started = (state.requests.iter())
+                .filter(|r| matches!(r.want, Want::Start { .. }))
+                .count();
+            if started >= RUNS_MAX {
+                return;
+            }
+            let agents = state.agents.len();
+            let agent = state.random.index(agents);
+            let team = state.agents[agent].team;
+            let sandboxes: Vec<_> = (state.sandboxes.iter())
+                .filter(|(of, _)| *of == team)
+                .map(|(_, sandbox)| sandbox.clone())
+                .collect();
+            let random = &mut state.random;
+            let receiver = |random: &mut super::random::Random, permille| {
+                random.chance(permille).then(|| random.index(RECEIVERS))
+            };
+            Want::Start {
+                agent,
+                sandbox: (!sandboxes.is_empty() && random.chance(500))
+                    .then(|| random.pick(&sandboxes).clone()),
+                webhook: receiver(random, 600),
+                human_webhook: receiver(random, 200),
+                message: random.chance(900),
+            }
+        };
+        self.send(want);
+    }
+
+    fn to_a_run(&self, want: impl FnOnce(RunId) -> Want) {
+        let known = self.known_runs();
+        self.to_one_of(&known, want);
+    }
+
+    fn to_one_of(&self, runs: &[RunId], want: impl FnOnce(RunId) -> Want) {
+        if !runs.is_empty() {
+            let run = *self.world.state().random.pick(runs);
+            self.send(want(run));
+        }
+    }
+
+    /// The runs whose start was answered, in that order.
+    pub(crate) fn known_runs(&self) -> Vec<RunId> {
+        let state = self.world.state();
+        let heard = state.requests.iter().map(|request| &request.heard);
+        heard
+            .filter_map(|heard| match heard {
+                Some(Heard::Accepted(run)) => *run,
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The runs of all teams with one of these statuses; with none, all runs.
+    pub(crate) async fn runs_of(&self, statuses: Vec<Status>) -> Vec<RunId> {
+        let teams = self.world.state().teams.clone();
+        let mut all = Vec::new();
+        for team in teams {
+            let filter = RunFilter {
+                statuses: statuses.clone(),
+                ..RunFilter::default()
+            };
+            let page = PageQuery {
+                limit: 1000,
+                offset: 0,
+            };
+            match self.program().store.list_runs(team.id, filter, page).await {
+                Ok(page) => {
+                    all.extend(page.items.iter().map(|run| RunId::from_stored(run.id)));
+                }
+                Err(error) => self.world.broken(Invariant::Answers, error.to_string()),
+            }
+        }
+        // Also those whose start no client has heard of: people see them in the list.
+        all
+    }
+
+    /// A person looks at what waits, and mostly answers; sometimes two at once.
+    async fn answer(&self) {
+        let waiting = self.runs_of(vec![Status::Waiting]).await;
+        if waiting.is_empty() {
+            return;
+        }
+        let run = *self.world.state().random.pick(&waiting);
+        let times = {
+            let random = &mut self.world.state().random;
+            random.weighted(&[(10, 0), (75, 1), (15, 2)])
+        };
+        self.answer_run(run, times).await;
+    }
+
+    /// Sends so many answers to what a run asks.
+    pub(crate) async fn answer_run(&self, run: RunId, times: u32) {
+        let team = {
+            let state = self.world.state();
+            state.teams[state.agents[state.runs[&run].agent].team].id
+        };
+        let Ok(view) = self.program().store.run(team, run).await else {
+            return;
+        };
+        let Some(request) = view.pending else {
+            return;
+        };
+        {
+            let mut state = self.world.state();
+            if let Some(call) = request.call_id()
+                && !state.asks.contains_key(&request.id)
+            {
+                let key = (run, call.to_owned());
+                state.asks_by_call.entry(key).or_default().push(request.id);
+            }
+            state.asks.insert(request.id, (run, request.clone()));
+        }
+        for _ in 0..times {
+            let (answer, word) = draw_answer(&mut self.world.state().random, &request);
+            self.send(Want::Answer {
+                run,
+                request: request.id,
+                answer,
+                word,
+            });
+        }
+    }
+
+    /// A person answers what was seen some time ago.
+    fn answer_again(&self) {
+        let want = {
+            let mut state = self.world.state();
+            let seen: Vec<_> = state.asks.keys().copied().collect();
+            if seen.is_empty() {
+                return;
+            }
+            let id = *state.random.pick(&seen);
+            let (run, request) = state.asks[&id].clone();
+            let (answer, word) = draw_answer(&mut state.random, &request);
+            Want::Answer {
+                run,
+                request: id,
+                answer,
+                word,
+            }
+        };
+        self.send(want);
+    }
+
+    fn repeat_one(&self) {
+        let unheard = self.unheard();
+        if !unheard.is_empty() {
+            let number = *self.world.state().random.pick(&unheard);
+            self.tasks.add(self.program().wire.send(number));
+        }
+    }
+
+    /// Requests whose clients know no answer and will ask again.
+    pub(crate) fn unheard(&self) -> Vec<usize> {
+        let state = self.world.state();
+        let latest = state.latest;
+        (state.requests.iter().enumerate())
+            .filter(|(_, request)| request.wants_repeating(latest))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    fn advance(&self) {
+        let ms = {
+            let random = &mut self.world.state().random;
+            let up_to = random.weighted(&[
+                (20, 300),
+                (35, 2_000),
+                (25, 30_000),
+                (15, 300_000),
+                (3, 7_200_000),
+            ]);
+            1 + random.below(up_to)
+        };
+        let to = self.world.now().plus_ms(ms);
+        self.world.set_clock(to);
+    }
+
+    /// Moves the clock to where the program wants to be woken next, if it wants that.
+    pub(crate) async fn to_the_next_moment(&self) -> bool {
+        let now = self.world.now();
+        let store = &self.program().store;
+        let moments = [
+            store.next_moment(now).await,
+            store.next_delivery_at(now).await,
+        ];
+        let next = moments.into_iter().filter_map(Result::ok).flatten().min();
+        if let Some(next) = next {
+            self.world.set_clock(next.max(now));
+        }
+        next.is_some()
+    }
+
+    /// A stop in order, in which nothing that is under way is waited for very long.
+    async fn drain(&mut self) {
+        self.world.note("the program drains");
+        self.world.state().saw("drained");
+        self.program().draining.cancel();
+        let turns = self.world.state().random.below(60);
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        self.crash().await;
+    }
+
+    fn change_a_receiver(&self) {
+        let mut state = self.world.state();
+        let receiver = state.random.index(RECEIVERS);
+        state.receivers[receiver] = state.random.weighted(&[
+            (45, Mode::Answers(200)),
+            (15, Mode::Answers(500)),
+            (3, Mode::Answers(410)),
+            (15, Mode::Slow),
+            (10, Mode::TooLate),
+            (12, Mode::Dead),
+        ]);
+    }
+
+    async fn sandbox(&self) {
+        let now = self.world.now();
+        let (number, team) = {
+            let mut state = self.world.state();
+            let teams = state.teams.len();
+            let number = state.random.index(teams);
+            (number, state.teams[number])
+        };
+        let program = self.program();
+        let id = program.wire.ids.sandbox(now);
+        let expires = now.plus_ms(24 * 3_600_000);
+        let made = (program.store)
+            .create_sandbox(team.id, id.clone(), expires, now, Once::not_recorded())
+            .await;
+        if made.is_ok() {
+            self.world.state().sandboxes.push((number, id));
+        }
+    }
+
+    /// Takes a run as a driver does, and goes to sleep over it.
+    async fn pause_a_driver(&mut self) {
+        let now = self.world.now();
+        let program = self.program();
+        let claim = program.wire.ids.claim_token(now);
+        let claims = program
+            .store
+            .claim(vec![claim], None, now.plus_ms(STEP_MS_MAX), now)
+            .await;
+        for claimed in claims.map(|claims| claims.runs).unwrap_or_default() {
+            let run = claimed.ready.run;
+            self.world
+                .note(&format!("a driver took {} and sleeps", short(run)));
+            self.paused.push(Paused { run, claim });
+        }
+    }
+
+    /// A driver that slept comes back: it gives the run back, or is refused.
+    pub(crate) async fn late_driver(&mut self) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let index = self.world.state().random.index(self.paused.len());
+        let paused = self.paused.swap_remove(index);
+        if let Err(StoreError::Unavailable(_)) = self.come_back(&paused).await {
+            self.paused.push(paused);
+        }
+    }
+
+    async fn come_back(&self, paused: &Paused) -> Result<(), StoreError> {
+        let store = &self.program().store;
+        let now = self.world.now();
+        let what = short(paused.run);
+        let held = match store.driven_run(paused.run, paused.claim).await {
+            Ok(driven) => Some(driven.step),
+            Err(StoreError::Fenced) => None,
+            Err(error) => return Err(error),
+        };
+        let step = StepCommit {
+            run: paused.run,
+            claim: paused.claim,
+            step: held.unwrap_or(0) + 1,
+            known: u64::MAX,
+            entries: Vec::new(),
+            end: StepEnd::Release,
+            usage: Usage::default(),
+            sandbox: None,
+            turn: false,
+            step_deadline: now.plus_ms(STEP_MS_MAX),
+            now,
+        };
+        let first = store.commit_step(step.clone()).await;
+        self.world.note(&format!(
+            "a late driver of {what}, held: {}, released: {}",
+            held.is_some(),
+            first.is_ok()
+        ));
+        self.world.state().saw(if first.is_ok() {
+            "late driver: gave back"
+        } else {
+            "late driver: refused"
+        });
+        match (held, first) {
+            (_, Err(StoreError::Unavailable(why))) => return Err(StoreError::Unavailable(why)),
+            // Where it holds the run it may give it back, unless the run was taken from it meanwhile.
+            (Some(_), Ok(_)) | (_, Err(StoreError::Fenced)) => {}
+            (held, answer) => {
+                let detail = format!("{what}: held {held:?}, answer {answer:?}");
+                self.world.broken(Invariant::Fenced, detail);
+            }
+        }
+        match store.commit_step(step).await {
+            Err(StoreError::Fenced) => {}
+            Err(StoreError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+            answer => {
+                let detail = format!("{what}: a step was taken twice: {answer:?}");
+                self.world.broken(Invariant::Fenced, detail);
+            }
+        }
+        store.leave(paused.run, paused.claim, Vec::new(), now).await
+    }
+
+    /// Somebody reads a run.
+    async fn look(&self) {
+        let known = self.known_runs();
+        if known.is_empty() {
+            return;
+        }
+        let run = *self.world.state().random.pick(&known);
+        self.check_run(run).await;
+    }
+}
+
+/// A directory that is gone with the simulation, in memory where the machine has that.
+fn directory() -> TempDir {
+    let memory = PathBuf::from("/dev/shm");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("errand-simulation-");
+    builder
+        .tempdir_in(memory)
+        .or_else(|_| builder.tempdir())
+        .expect("a temporary directory")
+}
+
+/// The step by which the clock goes on while everything is to come to rest.
+pub(crate) const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,518 @@
+//! Clients: they start runs, write, answer, stop and retry; lose answers, and repeat what they know no answer to.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use errand_core::human::{Answer as HumanAnswer, Ask, HumanRequest};
+use errand_core::id::{HumanRequestId, IdGen, RunId, SandboxId};
+use errand_core::ledger::NOT_DONE;
+use errand_core::limits::IDEMPOTENCY_TTL_MS;
+use errand_core::time::Timestamp;
+use errand_core::wire::{AnsweredRequestBody, MessageBody};
+use errand_store::model::{PostMessage, Respond, RunView, Runnable, StartRun};
+use errand_store::{Answer, Idem, Once, Store, StoreError, StoredAnswer};
+use serde_json::{Map, json};
+use sha2::{Digest as _, Sha256};
+
+use super::Sabotage;
+use super::invariants::Invariant;
+use super::random::Random;
+use super::receivers::url_of;
+use super::world::{Run, World, short};
+
+/// What a client wants.
+#[derive(Clone, Debug)]
+pub(crate) enum Want {
+    /// A run of an agent, with a first message of its own.
+    Start {
+        agent: usize,
+        sandbox: Option<SandboxId>,
+        webhook: Option<usize>,
+        human_webhook: Option<usize>,
+        message: bool,
+    },
+    /// A message.
+    Message { run: RunId },
+    /// An answer to a human request.
+    Answer {
+        run: RunId,
+        request: HumanRequestId,
+        answer: HumanAnswer,
+        /// As the transcript will show it.
+        word: String,
+    },
+    /// The end.
+    Stop { run: RunId },
+    /// Once more.
+    Retry { run: RunId },
+}
+
+/// What a client heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It is done. With the run's id, for a start.
+    Accepted(Option<RunId>),
+    /// It was refused.
+    Refused(String),
+}
+
+/// One request of a client, with all its repetitions.
+pub(crate) struct Request {
+    pub(crate) want: Want,
+    /// Its idempotency key, if it has one.
+    pub(crate) key: Option<String>,
+    pub(crate) first_at: Timestamp,
+    /// Repetitions under way.
+    pub(crate) open: u32,
+    pub(crate) tries: u32,
+    pub(crate) heard: Option<Heard>,
+    /// The moment of the try that was accepted.
+    pub(crate) accepted_at: Option<Timestamp>,
+}
+
+impl Request {
+    /// Whether its client sends it once more.
+    pub(crate) fn wants_repeating(&self, latest: Timestamp) -> bool {
+        let held = latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS - 3_600_000;
+        self.open == 0 && self.heard.is_none() && self.key.is_some() && held
+    }
+
+    /// The text of its message: nobody else's has it.
+    pub(crate) fn text(number: usize) -> String {
+        format!("request {number}.")
+    }
+}
+
+/// Who carries requests to the program. New after each start of it.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    pub(crate) world: Arc<World>,
+    pub(crate) store: Store,
+    pub(crate) ids: Arc<IdGen>,
+}
+
+/// One try under way. Dropped when its answer came, or its client is gone.
+struct Try {
+    world: Arc<World>,
+    number: usize,
+    wakes: Option<RunId>,
+    /// For a stop: what had been sent to the run before.
+    halts: Option<(RunId, u64)>,
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        let mut state = self.world.state();
+        state.requests[self.number].open -= 1;
+        if let Some(run) = self.wakes.and_then(|run| state.runs.get_mut(&run)) {
+            run.wakes_open -= 1;
+        }
+    }
+}
+
+impl Wire {
+    /// A new request; its number.
+    pub(crate) fn request(&self, want: Want, with_key: bool) -> usize {
+        let now = self.world.now();
+        let mut state = self.world.state();
+        let number = state.requests.len();
+        if let Want::Answer { request, .. } = &want {
+            state.answers.entry(*request).or_default().push(number);
+        }
+        state.requests.push(Request {
+            want,
+            key: with_key.then(|| format!("key-{number}")),
+            first_at: now,
+            open: 0,
+            tries: 0,
+            heard: None,
+            accepted_at: None,
+        });
+        number
+    }
+
+    /// Sends a request, once more or for the first time.
+    pub(crate) fn send(&self, number: usize) -> tokio::task::AbortHandle {
+        let now = self.world.now();
+        let (attempt, want, key) = {
+            let mut state = self.world.state();
+            let request = &mut state.requests[number];
+            request.open += 1;
+            request.tries += 1;
+            let (want, key, tries) = (request.want.clone(), request.key.clone(), request.tries);
+            let (mut wakes, mut halts) = (None, None);
+            match &want {
+                Want::Message { run } | Want::Retry { run } => {
+                    if let Some(known) = state.runs.get_mut(run) {
+                        known.halted = false;
+                        known.wakes_sent += 1;
+                        known.wakes_open += 1;
+                        wakes = Some(*run);
+                    }
+                }
+                Want::Stop { run } => {
+                    let known = state.runs.get(run).filter(|known| known.wakes_open == 0);
+                    halts = known.map(|known| (*run, known.wakes_sent));
+                }
+                Want::Start { .. } | Want::Answer { .. } => {}
+            }
+            state.note(
+                now,
+                &format!("request {number}, try {tries}: {}", told(&want)),
+            );
+            let attempt = Try {
+                world: Arc::clone(&self.world),
+                number,
+                wakes,
+                halts,
+            };
+            (attempt, want, key)
+        };
+        let wire = self.clone();
+        let sending = async move {
+            wire.world.give_way().await;
+            wire.carry(&attempt, want, key).await;
+        };
+        tokio::spawn(sending).abort_handle()
+    }
+
+    async fn carry(&self, attempt: &Try, want: Want, key: Option<String>) {
+        let now = self.world.now();
+        let number = attempt.number;
+        let heard = match want {
+            Want::Start { .. } => self.start(number, &want, key, now).await,
+            Want::Message { run } => self.message(number, run, key, now).await,
+            Want::Answer {
+                run,
+                request,
+                answer,
+                ..
+            } => self.answer(run, request, answer, key, now).await,
+            Want::Stop { run } => {
+                let (team, owner) = self.team_of(run);
+                let once = self.once(key, "/stop", run, |_| stored(""));
+                let stopped = self.store.stop(team, run, owner, now, once).await;
+                if matches!(stopped, Ok(Answer::Fresh(_))) {
+                    self.halts(attempt);
+                }
+                stopped.map(|_| None)
+            }
+            Want::Retry { run } => {
+                let (team, owner) = self.team_of(run);
+                let once = self.once(key, "/retry", run, |_| stored(""));
+                self.store
+                    .retry(team, run, owner, now, once)
+                    .await
+                    .map(|_| None)
+            }
+        };
+        self.hears(number, heard, now);
+    }
+
+    async fn start(
+        &self,
+        number: usize,
+        want: &Want,
+        key: Option<String>,
+        now: Timestamp,
+    ) -> Result<Option<RunId>, StoreError> {
+        let Want::Start {
+            agent,
+            sandbox,
+            webhook,
+            human_webhook,
+            message,
+        } = want
+        else {
+            return Ok(None);
+        };
+        let id = self.ids.run(now);
+        let (team, agent_id) = {
+            let mut state = self.world.state();
+            state.runs.insert(
+                id,
+                Run {
+                    agent: *agent,
+                    start: number,
+                    halted: false,
+                    wakes_sent: 0,
+                    wakes_open: 0,
+                },
+            );
+            let agent = &state.agents[*agent];
+            (state.teams[agent.team], agent.id)
+        };
+        let start = StartRun {
+            team: team.id,
+            id,
+            agent: agent_id,
+            source: "api",
+            sandbox: sandbox.clone(),
+            webhook_url: webhook.map(url_of),
+            human_request_webhook_url: human_webhook.map(url_of),
+            message: message.then(|| (self.ids.message(now), Request::text(number))),
+            by: team.owner,
+            sandbox_ttl_ms: 3_600_000,
+            runnable: Runnable(Arc::new(|_| Ok(()))),
+            now,
+        };
+        let once = Once {
+            idem: key.map(|key| idem(team.key, "/v1/runs".to_owned(), key)),
+            render: |view: &RunView| stored(&view.run.id.to_string()),
+        };
+        Ok(match self.store.start_run(start, once).await? {
+            Answer::Fresh(view) => Some(RunId::from_stored(view.run.id)),
+            Answer::Replayed(answer) => {
+                self.world.state().saw("start replayed");
+                String::from_utf8_lossy(&answer.body).parse().ok()
+            }
+        })
+    }
+
+    async fn message(
+        &self,
+        number: usize,
+        run: RunId,
+        key: Option<String>,
+        now: Timestamp,
+    ) -> Result<Option<RunId>, StoreError> {
+        if self.world.sabotages(Sabotage::DropsMessages) && number.is_multiple_of(3) {
+            return Ok(None);
+        }
+        let (team, owner) = self.team_of(run);
+        let message = PostMessage {
+            team,
+            run,
+            id: self.ids.message(now),
+            text: Request::text(number),
+            by: owner,
+            now,
+        };
+        let once = self.once(key, "/messages", run, |body: &MessageBody| {
+            stored(&body.id.to_string())
+        });
+        self.store.post_message(message, once).await.map(|_| None)
+    }
+
+    async fn answer(
+        &self,
+        run: RunId,
+        request: HumanRequestId,
+        answer: HumanAnswer,
+        key: Option<String>,
+        now: Timestamp,
+    ) -> Result<Option<RunId>, StoreError> {
+        let (team, owner) = self.team_of(run);
+        let respond = Respond {
+            team,
+            run,
+            request,
+            answer,
+            by: owner,
+            now,
+        };
+        let path = format!("/human-requests/{request}/respond");
+        let once = self.once(key, &path, run, |body: &AnsweredRequestBody| {
+            stored(&body.id.to_string())
+        });
+        self.store.respond(respond, once).await.map(|_| None)
+    }
+
+    fn once<T>(
+        &self,
+        key: Option<String>,
+        path: &str,
+        run: RunId,
+        render: fn(&T) -> StoredAnswer,
+    ) -> Once<T> {
+        let api_key = {
+            let state = self.world.state();
+            state.teams[state.agents[state.runs[&run].agent].team].key
+        };
+        Once {
+            idem: key.map(|key| idem(api_key, format!("/v1/runs/{run}{path}"), key)),
+            render,
+        }
+    }
+
+    fn team_of(&self, run: RunId) -> (errand_core::id::TeamId, errand_core::id::UserId) {
+        let state = self.world.state();
+        let team = state.teams[state.agents[state.runs[&run].agent].team];
+        (team.id, team.owner)
+    }
+
+    /// A stop was answered: nothing of the run begins before something is sent that resumes it.
+    fn halts(&self, attempt: &Try) {
+        let Some((run, sent_before)) = attempt.halts else {
+            return;
+        };
+        let mut state = self.world.state();
+        if let Some(known) = state.runs.get_mut(&run)
+            && known.wakes_sent == sent_before
+        {
+            known.halted = true;
+        }
+    }
+
+    fn hears(&self, number: usize, heard: Result<Option<RunId>, StoreError>, at: Timestamp) {
+        let now = self.world.now();
+        let mut state = self.world.state();
+        let heard = match heard {
+            Ok(run) => Heard::Accepted(run),
+            Err(StoreError::Unavailable(why)) => {
+                state.note(now, &format!("request {number} is not taken: {why}"));
+                return;
+            }
+            Err(
+                error @ (StoreError::Refused(_)
+                | StoreError::Invalid { .. }
+                | StoreError::Conflict(_)),
+            ) => Heard::Refused(error.to_string()),
+            Err(error) => {
+                let detail = format!("request {number} got an answer that nobody may get: {error}");
+                state.broken(now, Invariant::Answers, detail);
+                return;
+            }
+        };
+        state.note(now, &format!("request {number} hears {heard:?}"));
+        let request = &mut state.requests[number];
+        if matches!(heard, Heard::Accepted(_)) && request.accepted_at.is_none() {
+            request.accepted_at = Some(at);
+        }
+        let want = request.want.clone();
+        if matches!((&want, &heard), (Want::Answer { .. }, Heard::Refused(_))) {
+            state.saw("answer refused");
+        }
+        let request = &mut state.requests[number];
+        match (&request.heard, &heard) {
+            // What was recorded is answered again, whatever has become of the run.
+            (Some(Heard::Accepted(before)), Heard::Accepted(again)) if before != again => {
+                let detail = format!("request {number} started {before:?} and {again:?}");
+                state.broken(now, Invariant::StartedOnce, detail);
+            }
+            (Some(Heard::Accepted(_)), Heard::Refused(why)) => {
+                let detail =
+                    format!("request {number} was accepted, and its repetition refused: {why}");
+                state.broken(now, Invariant::Answers, detail);
+            }
+            (Some(Heard::Accepted(_)), _) => {}
+            (_, _) => {
+                request.heard = Some(heard.clone());
+                state.second_answer(now, number, &want, &heard);
+            }
+        }
+    }
+}
+
+impl super::world::State {
+    fn second_answer(&mut self, now: Timestamp, number: usize, want: &Want, heard: &Heard) {
+        let (Want::Answer { request, .. }, Heard::Accepted(_)) = (want, heard) else {
+            return;
+        };
+        let others = self.answers.get(request).into_iter().flatten();
+        let first = others
+            .filter(|other| **other != number)
+            .find(|other| matches!(self.requests[**other].heard, Some(Heard::Accepted(_))));
+        if let Some(first) = first {
+            let detail = format!("requests {first} and {number} both answered {request}");
+            self.broken(now, Invariant::OneAnswer, detail);
+        }
+    }
+}
+
+/// A request as one line.
+fn told(want: &Want) -> String {
+    match want {
+        Want::Start { agent, sandbox, .. } => {
+            format!("start agent {agent} (sandbox: {})", sandbox.is_some())
+        }
+        Want::Message { run } => format!("message to {}", short(run)),
+        Want::Answer {
+            run, request, word, ..
+        } => format!("answer {} of {}: {word}", short(request), short(run)),
+        Want::Stop { run } => format!("stop {}", short(run)),
+        Want::Retry { run } => format!("retry {}", short(run)),
+    }
+}
+
+fn stored(body: &str) -> StoredAnswer {
+    StoredAnswer {
+        status: 201,
+        body: body.as_bytes().to_vec(),
+    }
+}
+
+fn idem(api_key: errand_core::id::ApiKeyId, path: String, key: String) -> Idem {
+    Idem {
+        api_key,
+        method: "POST",
+        path,
+        body_sha256: Sha256::digest(key.as_bytes()).into(),
+        key,
+    }
+}
+
+/// An answer by chance, and how the transcript will show it. Now and then one that does not fit.
+pub(crate) fn draw_answer(random: &mut Random, request: &HumanRequest) -> (HumanAnswer, String) {
+    match &request.ask {
+        Ask::Approval => {
+            let approved = random.chance(650);
+            let reason = random.chance(300).then(|| "because".to_owned());
+            let word = if approved { "approved" } else { "denied" };
+            (HumanAnswer::Approval { approved, reason }, word.to_owned())
+        }
+        Ask::Question { questions } => {
+            let mut answers = Map::new();
+            for question in questions {
+                let label = match random.below(10) {
+                    0 => "none of them".to_owned(),
+                    _ if question.options.is_empty() => "yes".to_owned(),
+                    _ => random.pick(&question.options).label.clone(),
+                };
+                answers.insert(question.question.clone(), json!(label));
+            }
+            if random.chance(50) {
+                answers.clear();
+            }
+            let word = serde_json::Value::Object(answers.clone()).to_string();
+            (HumanAnswer::Answers(answers), word)
+        }
+    }
+}
+
+/// Whether an answer lets a call in doubt run.
+pub(crate) fn lets_run(answer: &HumanAnswer) -> bool {
+    match answer {
+        HumanAnswer::Approval { approved, .. } => *approved,
+        HumanAnswer::Answers(answers) => answers.values().any(|answer| answer == NOT_DONE),
+    }
+}
+
+/// Clients' tasks, so that they can be cut off.
+#[derive(Default)]
+pub(crate) struct Tasks(Mutex<Vec<tokio::task::AbortHandle>>);
+
+impl Tasks {
+    pub(crate) fn add(&self, task: tokio::task::AbortHandle) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// One client loses its connection.
+    pub(crate) fn cut_one(&self, random: &mut Random) -> bool {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| !task.is_finished());
+        if tasks.is_empty() {
+            return false;
+        }
+        let index = random.index(tasks.len());
+        tasks.remove(index).abort();
+        true
+    }
+
+    /// All do.
+    pub(crate) fn cut_all(&self) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
+    }
+}

@@ -1,0 +1,250 @@
+//! The end: the world is healed, everything comes to rest, every run ends, and all is held against what is known.
+
+use errand_core::id::RunId;
+use errand_core::run::Status;
+use errand_store::StoreError;
+use errand_store::model::PageQuery;
+use serde_json::json;
+
+use super::actions::{SECOND, Simulation};
+use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
+use super::world::State;
+
+/// Turns without any happening after which all is at rest.
+const QUIET_TURNS: u32 = 40;
+/// Turns within which rest must come.
+const TURNS_MAX: u32 = 50_000;
+/// Seconds of the clock within which nothing may be busy any more.
+const BUSY_SECONDS_MAX: u32 = 40;
+/// Rounds of answers and timers within which every run must end.
+const ROUNDS_MAX: u32 = 400;
+
+impl Simulation {
+    /// Heals the world, drives everything to its end, and checks all.
+    pub(crate) async fn end(&mut self) {
+        if !self.goes_on() {
+            return;
+        }
+        self.world.note("the world is healed");
+        self.world.heal();
+        self.start_again_where_poisoned().await;
+        // Whoever slept until a moment that the clock has shown before is awake now.
+        let latest = self.world.state().latest;
+        self.world.set_clock(latest.plus_ms(1000));
+        while !self.paused.is_empty() && self.goes_on() {
+            self.late_driver().await;
+        }
+        for round in 0.. {
+            if !self.goes_on() {
+                return;
+            }
+            for number in self.unheard() {
+                self.tasks.add(self.program().wire.send(number));
+            }
+            if !self.comes_to_rest().await {
+                return;
+            }
+            self.check_rest().await;
+            let waiting = self.runs_of(vec![Status::Waiting]).await;
+            for run in &waiting {
+                self.answer_run(*run, 1).await;
+            }
+            if waiting.is_empty() && self.unheard().is_empty() && !self.to_the_next_moment().await {
+                break;
+            }
+            if round == ROUNDS_MAX {
+                let open = self.open_runs().await;
+                let detail = format!("after {ROUNDS_MAX} rounds: {open:?}");
+                self.world.broken(Invariant::NeverStuck, detail);
+                return;
+            }
+        }
+        self.check_all().await;
+    }
+
+    /// Until nothing happens and nothing is busy; false where that does not come.
+    async fn comes_to_rest(&mut self) -> bool {
+        for _ in 0..BUSY_SECONDS_MAX {
+            if !self.quiet().await {
+                return false;
+            }
+            let busy = match self.program().store.busy(self.world.now()).await {
+                Ok(None) => return true,
+                Ok(Some(busy)) => busy,
+                Err(error) => error.to_string(),
+            };
+            self.world.note(&format!("still busy: {busy}"));
+            // What waits for the clock by itself: a write that found no room, a pause of the store.
+            self.world.set_clock(
+                self.world
+                    .now()
+                    .plus_ms(u64::try_from(SECOND.as_millis()).unwrap_or(1000)),
+            );
+        }
+        let busy = self.program().store.busy(self.world.now()).await;
+        let open = self.open_runs().await;
+        let detail = format!("nothing happens any more, but {busy:?}: {open:?}");
+        self.world.broken(Invariant::NeverStuck, detail);
+        false
+    }
+
+    /// Until nothing happens for some turns.
+    async fn quiet(&mut self) -> bool {
+        let (mut last, mut quiet) = (0, 0);
+        for _ in 0..TURNS_MAX {
+            tokio::task::yield_now().await;
+            let activity = self.world.state().activity;
+            quiet = if activity == last { quiet + 1 } else { 0 };
+            last = activity;
+            if quiet == QUIET_TURNS {
+                return true;
+            }
+        }
+        let detail = format!("the program does not rest within {TURNS_MAX} turns");
+        self.world.broken(Invariant::NeverStuck, detail);
+        false
+    }
+
+    /// The runs that have not ended, as the API gives them.
+    async fn open_runs(&self) -> Vec<String> {
+        let ended = [Status::Completed, Status::Failed, Status::Interrupted];
+        let open = Status::ALL.into_iter().filter(|s| !ended.contains(s));
+        let mut all = Vec::new();
+        for run in self.runs_of(open.collect()).await {
+            if let Ok(record) = self.read(run).await {
+                all.push(json!(record.view.run).to_string());
+            }
+        }
+        all
+    }
+
+    /// Reads a run as everybody can.
+    pub(crate) async fn read(&self, id: RunId) -> Result<Record, StoreError> {
+        let team = {
+            let state = self.world.state();
+            state.teams[state.agents[state.runs[&id].agent].team].id
+        };
+        let store = &self.program().store;
+        let page = PageQuery {
+            limit: u32::MAX,
+            offset: 0,
+        };
+        Ok(Record {
+            id,
+            view: store.run(team, id).await?,
+            messages: store.messages(team, id, page).await?.items,
+            events: store.events_after(team, id, 0, u32::MAX).await?.events,
+            deliveries: store.deliveries_of(team, id).await?,
+        })
+    }
+
+    /// Holds a run against what always holds.
+    pub(crate) async fn check_run(&self, run: RunId) {
+        let now = self.world.now();
+        let verdict = match self.read(run).await {
+            Ok(record) => of_run(&self.world.state(), now, &record),
+            Err(error) => Err((Invariant::Answers, format!("{run}: {error}"))),
+        };
+        self.judge(verdict);
+    }
+
+    fn judge(&self, verdict: Result<(), (Invariant, String)>) {
+        if let Err((invariant, detail)) = verdict {
+            self.world.broken(invariant, detail);
+        }
+    }
+
+    async fn check_rest(&self) {
+        let now = self.world.now();
+        let all = [Status::Waiting, Status::Running, Status::Starting];
+        for run in self.runs_of(all.to_vec()).await {
+            if let Ok(record) = self.read(run).await {
+                self.judge(at_rest(now, &record));
+            }
+        }
+    }
+
+    /// Everything, once all has ended.
+    async fn check_all(&self) {
+        let now = self.world.now();
+        let verdict = stored(&self.world, &self.program().store).await;
+        self.judge(verdict);
+        let there = self.runs_of(Vec::new()).await;
+        let verdict = starts(&self.world.state(), &there);
+        self.judge(verdict);
+        if !self.goes_on() {
+            return;
+        }
+        for run in there {
+            let record = match self.read(run).await {
+                Ok(record) => record,
+                Err(error) => {
+                    let detail = format!("{run}: {error}");
+                    self.world.broken(Invariant::Answers, detail);
+                    continue;
+                }
+            };
+            let verdict = {
+                let state = self.world.state();
+                of_run(&state, now, &record).and_then(|()| at_the_end(&state, now, &record))
+            };
+            self.judge(verdict);
+            sights(&mut self.world.state(), &record);
+            // All of it goes into the trace.
+            let (view, messages) = (json!(record.view.run), json!(record.messages));
+            let events: Vec<_> = record.events.iter().map(|e| (&e.kind, &e.data)).collect();
+            self.world
+                .note(&json!([view, messages, events]).to_string());
+        }
+    }
+}
+
+/// Notes the situations that a run has been in.
+fn sights(state: &mut State, record: &Record) {
+    state.saw(match record.view.run.status {
+        Status::Completed => "run completed",
+        Status::Failed => "run failed",
+        _ => "run interrupted",
+    });
+    if let Some(error) = &record.view.run.error
+        && error.code == "limit_exceeded"
+    {
+        state.saw("run at its limit");
+    }
+    for event in record.events.iter().filter(|e| e.kind == "run.updated") {
+        if event.data["waiting_on"]["kind"] == "sandbox" {
+            state.saw("waited for a sandbox");
+        }
+    }
+    for message in &record.messages {
+        if let Some(request) = &message.human_request
+            && request.title.starts_with("Was ")
+        {
+            state.saw("asked about a call in doubt");
+        }
+        if let Some(response) = &message.human_response {
+            state.saw(match response.response.as_deref() {
+                None => "request closed by a stop",
+                Some("approved") => "approved",
+                Some("denied") => "denied",
+                Some("expired") => "request lapsed",
+                Some(text) if text.starts_with('{') => "question answered",
+                Some(_) => "request closed by a message",
+            });
+        }
+        let error = message.tool_result.as_ref().and_then(|r| r.error.as_ref());
+        match error.and_then(|error| error.split_once(':')) {
+            Some(("not_run", _)) => state.saw("call not run"),
+            Some(("outcome_unknown", _)) => state.saw("call with an unknown outcome"),
+            Some(("denied", _)) => state.saw("call denied"),
+            _ => {}
+        }
+    }
+    for delivery in &record.deliveries {
+        match delivery.state.as_str() {
+            "gone" => state.saw("webhook gone"),
+            _ if delivery.attempts.len() > 1 => state.saw("webhook tried again"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The program under simulation: store and engine, started, crashed and started again on one directory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use errand_core::id::IdGen;
+use errand_engine::model::Models;
+use errand_engine::sandboxes::Sandboxes;
+use errand_engine::tool::Tools;
+use errand_engine::{Engine, EngineOptions, Parts};
+use errand_store::model::{NewAgent, NewBuild};
+use errand_store::seal::MasterKey;
+use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store, Trial};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::clients::Wire;
+use super::disk::SimDisk;
+use super::model::{Script, SimModel};
+use super::receivers::SimNetwork;
+use super::tools::{TOOLS, tools};
+use super::world::{Agent, Team, World};
+
+/// How often a start is tried while the disk is at fault.
+const STARTS_MAX: u32 = 20;
+
+/// The program while it runs.
+pub(crate) struct Program {
+    pub(crate) store: Store,
+    pub(crate) wire: Wire,
+    pub(crate) draining: CancellationToken,
+    engine: Engine,
+}
+
+impl Program {
+    /// Starts on a directory, as a supervisor does: again and again while the disk is at fault.
+    pub(crate) async fn start(
+        world: &Arc<World>,
+        dir: &Path,
+        options: EngineOptions,
+    ) -> Result<Self, String> {
+        let mut last = String::new();
+        for _ in 0..STARTS_MAX {
+            match Self::try_start(world, dir, options).await {
+                Ok(program) => return Ok(program),
+                Err(error) => last = error,
+            }
+            world.note(&format!("the start failed: {last}"));
+            // Somebody makes room.
+            world.state().disk.full = false;
+        }
+        Err(last)
+    }
+
+    async fn try_start(
+        world: &Arc<World>,
+        dir: &Path,
+        options: EngineOptions,
+    ) -> Result<Self, String> {
+        let now = world.now();
+        let mut seed = [0; 32];
+        {
+            let mut state = world.state();
+            for eight in seed.chunks_mut(8) {
+                eight.copy_from_slice(&state.random.next().to_be_bytes());
+            }
+        }
+        let ids = Arc::new(IdGen::new(seed));
+        let boot = ids.boot(now);
+        let open = OpenOptions {
+            dir: dir.to_owned(),
+            boot,
+            respond_base: "http://localhost".to_owned(),
+            master_key: MasterKey::from_bytes([1; 32]),
+            readers: 1,
+            cache_kib: 1024,
+        };
+        let trial = Trial {
+            faults: Some(Arc::new(SimDisk(Arc::clone(world)))),
+            simulated: true,
+            ..Trial::default()
+        };
+        let lock = free(dir).await?;
+        let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
+        let draining = CancellationToken::new();
+        let parts = Parts {
+            store: store.clone(),
+            clock: world.clock.clone(),
+            ids: Arc::clone(&ids),
+            models: Models::default().with("sim", Arc::new(SimModel(Arc::clone(world)))),
+            tools: Tools::builtin().with(tools(world)),
+            sandboxes: Sandboxes::beneath(dir),
+            post: Arc::new(SimNetwork(Arc::clone(world))),
+            draining: draining.clone(),
+        };
+        let (engine, recovered) = Engine::start(parts, options)
+            .await
+            .map_err(|e| e.to_string())?;
+        world.note(&format!("started: {recovered:?}"));
+        let wire = Wire {
+            world: Arc::clone(world),
+            store: store.clone(),
+            ids,
+        };
+        Ok(Self {
+            store,
+            wire,
+            draining,
+            engine,
+        })
+    }
+
+    /// Ends at once: nothing is finished.
+    pub(crate) fn crash(self) {
+        self.engine.abort();
+    }
+}
+
+/// The directory's lock, once the tasks of the last program have let it go.
+async fn free(dir: &Path) -> Result<std::fs::File, String> {
+    let mut last = String::new();
+    for _ in 0..10_000 {
+        match Store::lock(dir) {
+            Ok(lock) => return Ok(lock),
+            Err(error) => last = error.to_string(),
+        }
+        tokio::task::yield_now().await;
+    }
+    Err(format!("the old program does not end: {last}"))
+}
+
+/// Teams, agents and their builds, by chance.
+pub(crate) async fn furnish(world: &Arc<World>, program: &Program) {
+    let now = world.now();
+    let (store, ids) = (&program.store, &program.wire.ids);
+    let teams = 1 + world.state().random.below(3);
+    for number in 0..teams {
+        let (id, owner) = (ids.team(now), ids.user(now));
+        let email = format!("o{number}@sim.example");
+        store
+            .create_user(NewUser {
+                id: owner,
+                email,
+                now,
+            })
+            .await
+            .unwrap();
+        store
+            .create_team(NewTeam {
+                id,
+                name: format!("team{number}"),
+                owner,
+                secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A=".to_owned(),
+                now,
+            })
+            .await
+            .unwrap();
+        let key = ids.api_key(now);
+        world.state().teams.push(Team { id, owner, key });
+    }
+    for number in 0..6 {
+        let team = world
+            .state()
+            .random
+            .index(usize::try_from(teams).unwrap_or(1));
+        furnish_agent(world, program, number, team).await;
+    }
+}
+
+async fn furnish_agent(world: &Arc<World>, program: &Program, number: usize, team: usize) {
+    let now = world.now();
+    let ids = &program.wire.ids;
+    let (id, build) = (ids.agent(now), ids.build(now));
+    let (agent, config, team) = {
+        let mut state = world.state();
+        let random = &mut state.random;
+        let script = Script::draw(random);
+        let people = random.chance(850);
+        let on_expire = *random.pick(&["deny", "fail", "continue"]);
+        let mut policies = BTreeMap::new();
+        for (name, _) in TOOLS {
+            let word = random.weighted(&[(60, "allow"), (20, "ask"), (12, "guard"), (8, "deny")]);
+            policies.insert(name, word);
+        }
+        let mut tools = json!(policies);
+        if people {
+            tools["request_approval"] = json!("allow");
+            tools["ask_human"] = json!("allow");
+        }
+        let mut limits = json!({"seconds": random.pick(&[60, 600, 86_400])});
+        if random.chance(200) {
+            limits["steps"] = json!(3 + random.below(20));
+        }
+        let expires_in = random
+            .pick(&[json!(null), json!("90s"), json!("2h")])
+            .clone();
+        let config = json!({"version": "v2", "data": {
+            "models": {"agent": {"model": format!("sim/{number}")}},
+            "tools": tools,
+            "limits": limits,
+            "human_in_the_loop": people,
+            "human_requests": {"expires_in": expires_in, "on_expire": on_expire},
+        }});
+        let agent = Agent {
+            id,
+            team,
+            script,
+            policies,
+            on_expire,
+        };
+        (agent, config, state.teams[team])
+    };
+    let build = NewBuild {
+        id: build,
+        name: "build".to_owned(),
+        description: None,
+        config,
+        created_by: team.owner,
+    };
+    let new = NewAgent {
+        team: team.id,
+        id,
+        name: format!("agent{number}"),
+        build: Some(build),
+        now,
+    };
+    program
+        .store
+        .create_agent(new, Once::not_recorded())
+        .await
+        .unwrap();
+    world.state().agents.push(agent);
+}

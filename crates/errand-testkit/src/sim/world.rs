@@ -1,0 +1,314 @@
+//! What the world outside the program knows: what was sent and answered, what tools were begun, what receivers got.
+//!
+//! It outlives every crash of the program, and is what the program is held against.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use errand_core::human::HumanRequest;
+use errand_core::id::{HumanRequestId, RunId, SandboxId, TeamId, UserId};
+use errand_core::time::Timestamp;
+use errand_core::transcript::hex;
+use errand_engine::clock::Clock;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use super::clients::Request;
+use super::invariants::{Invariant, Violation};
+use super::model::Script;
+use super::random::Random;
+use super::receivers::{Mode, Receipt};
+use super::{Options, Sabotage};
+
+/// How many of the last happenings are kept for a report.
+const RECENT_MAX: usize = 60;
+
+/// The world. Shared by tools, models, receivers, clients and the disk.
+pub(crate) struct World {
+    pub(crate) options: Options,
+    pub(crate) clock: Clock,
+    state: Mutex<State>,
+}
+
+/// A team and one person of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Team {
+    pub(crate) id: TeamId,
+    pub(crate) owner: UserId,
+    pub(crate) key: errand_core::id::ApiKeyId,
+}
+
+/// What is known of an agent.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub(crate) id: errand_core::id::AgentId,
+    pub(crate) team: usize,
+    pub(crate) script: Script,
+    /// Policies by tool; a tool that is not there is denied.
+    pub(crate) policies: BTreeMap<&'static str, &'static str>,
+    /// What becomes of requests that lapse, where they do not say it themselves.
+    pub(crate) on_expire: &'static str,
+}
+
+/// What is known of a run.
+pub(crate) struct Run {
+    pub(crate) agent: usize,
+    /// The client's request that started it.
+    pub(crate) start: usize,
+    /// A stop was answered, and nothing was sent since that could resume it.
+    pub(crate) halted: bool,
+    /// Messages and retries that were sent, and those of them under way.
+    pub(crate) wakes_sent: u64,
+    pub(crate) wakes_open: u64,
+}
+
+/// What is known of calls of a tool with the same arguments in a run.
+#[derive(Default)]
+pub(crate) struct Call {
+    /// How often it was begun.
+    pub(crate) begun: u32,
+    /// How often its tool looked and said that it was not done.
+    pub(crate) found_undone: u32,
+    /// Whether it has had its effect.
+    pub(crate) done: bool,
+    /// The ids that it had.
+    pub(crate) ids: Vec<String>,
+}
+
+/// What the disk does.
+#[derive(Default)]
+pub(crate) struct Disk {
+    /// There is no room.
+    pub(crate) full: bool,
+    /// The commit after so many breaks the store; whether it is written all the same.
+    pub(crate) breaks: Option<(u64, bool)>,
+}
+
+/// Everything behind the lock.
+pub(crate) struct State {
+    pub(crate) random: Random,
+    pub(crate) healed: bool,
+    pub(crate) disk: Disk,
+    pub(crate) commits: u64,
+    /// Rises with all that happens, so that rest can be told.
+    pub(crate) activity: u64,
+    /// The latest that the clock ever showed.
+    pub(crate) latest: Timestamp,
+    pub(crate) teams: Vec<Team>,
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) sandboxes: Vec<(usize, SandboxId)>,
+    pub(crate) runs: BTreeMap<RunId, Run>,
+    pub(crate) requests: Vec<Request>,
+    /// Human requests that a client has seen.
+    pub(crate) asks: BTreeMap<HumanRequestId, (RunId, HumanRequest)>,
+    /// Those that are about a call.
+    pub(crate) asks_by_call: BTreeMap<(RunId, String), Vec<HumanRequestId>>,
+    /// Clients' requests that answer a human request.
+    pub(crate) answers: BTreeMap<HumanRequestId, Vec<usize>>,
+    pub(crate) calls: BTreeMap<(RunId, String), Call>,
+    pub(crate) receivers: Vec<Mode>,
+    pub(crate) receipts: Vec<Receipt>,
+    /// The body's digest of each webhook, by address and id.
+    pub(crate) bodies: BTreeMap<(String, String), [u8; 32]>,
+    /// The number of the last event whose first attempt came, by address and run.
+    pub(crate) first_attempts: BTreeMap<(String, String), u64>,
+    pub(crate) violation: Option<Violation>,
+    /// Situations that came about, and how often.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+    holds: BTreeMap<u64, oneshot::Sender<()>>,
+    held: u64,
+    trace: Sha256,
+    recent: VecDeque<String>,
+}
+
+impl World {
+    pub(crate) fn new(options: Options, clock: Clock) -> Arc<Self> {
+        let latest = clock.now();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                random: Random::new(options.seed),
+                healed: false,
+                disk: Disk::default(),
+                commits: 0,
+                activity: 0,
+                latest,
+                teams: Vec::new(),
+                agents: Vec::new(),
+                sandboxes: Vec::new(),
+                runs: BTreeMap::new(),
+                requests: Vec::new(),
+                asks: BTreeMap::new(),
+                asks_by_call: BTreeMap::new(),
+                answers: BTreeMap::new(),
+                calls: BTreeMap::new(),
+                receivers: Vec::new(),
+                receipts: Vec::new(),
+                bodies: BTreeMap::new(),
+                first_attempts: BTreeMap::new(),
+                violation: None,
+                seen: BTreeMap::new(),
+                holds: BTreeMap::new(),
+                held: 0,
+                trace: Sha256::new(),
+                recent: VecDeque::new(),
+            }),
+            options,
+            clock,
+        })
+    }
+
+    /// Never held across an await, and never while the store is called.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn sabotages(&self, what: Sabotage) -> bool {
+        self.options.sabotage == Some(what)
+    }
+
+    /// Notes what happens: it goes into the trace, and into a report.
+    pub(crate) fn note(&self, what: &str) {
+        let now = self.now();
+        self.state().note(now, what);
+    }
+
+    /// An invariant does not hold.
+    pub(crate) fn broken(&self, invariant: Invariant, detail: impl Into<String>) {
+        let now = self.now();
+        self.state().broken(now, invariant, detail.into());
+    }
+
+    /// Moves the clock, also back.
+    pub(crate) fn set_clock(&self, to: Timestamp) {
+        {
+            let mut state = self.state();
+            state.latest = state.latest.max(to);
+        }
+        self.clock.set(to);
+    }
+
+    /// Until somebody lets it go, or the world is healed.
+    pub(crate) async fn hold(&self) {
+        let released = {
+            let mut state = self.state();
+            if state.healed {
+                return;
+            }
+            let (release, released) = oneshot::channel();
+            state.holds.retain(|_, hold| !hold.is_closed());
+            state.held += 1;
+            let number = state.held;
+            state.holds.insert(number, release);
+            released
+        };
+        // A sender that is dropped lets go, too.
+        let _ = released.await;
+    }
+
+    /// Lets one of those go that are held; false where there is none.
+    pub(crate) fn release_one(&self) -> bool {
+        let mut state = self.state();
+        state.holds.retain(|_, hold| !hold.is_closed());
+        if state.holds.is_empty() {
+            return false;
+        }
+        let keys: Vec<u64> = state.holds.keys().copied().collect();
+        let number = *state.random.pick(&keys);
+        state
+            .holds
+            .remove(&number)
+            .is_some_and(|hold| hold.send(()).is_ok())
+    }
+
+    /// From now on nothing fails, and nobody is slow.
+    pub(crate) fn heal(&self) {
+        let holds = {
+            let mut state = self.state();
+            state.healed = true;
+            state.disk = Disk::default();
+            for mode in &mut state.receivers {
+                *mode = Mode::Answers(200);
+            }
+            std::mem::take(&mut state.holds)
+        };
+        drop(holds);
+    }
+
+    /// For a while by the clock, or until the world is healed.
+    pub(crate) async fn linger(&self, ms: u64) {
+        tokio::select! {
+            biased;
+            () = self.clock.sleep_ms(ms) => {}
+            () = self.hold() => {}
+        }
+    }
+
+    /// Gives way to others some times.
+    pub(crate) async fn give_way(&self) {
+        let times = {
+            let mut state = self.state();
+            state.random.below(4)
+        };
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn note(&mut self, now: Timestamp, what: &str) {
+        self.activity += 1;
+        let line = format!("{now} {what}");
+        self.trace(&line);
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(line);
+    }
+
+    /// A situation came about.
+    pub(crate) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    /// What goes into the trace alone.
+    pub(crate) fn trace(&mut self, line: &str) {
+        self.trace.update(line.as_bytes());
+        self.trace.update(b"\n");
+    }
+
+    pub(crate) fn broken(&mut self, now: Timestamp, invariant: Invariant, detail: String) {
+        self.note(now, &format!("BROKEN {invariant:?}: {detail}"));
+        if self.violation.is_none() {
+            self.violation = Some(Violation {
+                invariant,
+                detail,
+                last: self.recent.iter().cloned().collect(),
+            });
+        }
+    }
+
+    /// The digest of all that was noted, in hexadecimal.
+    pub(crate) fn digest(&self) -> String {
+        hex(&self.trace.clone().finalize())
+    }
+
+    /// The policy of a run's agent for a tool.
+    pub(crate) fn policy(&self, run: RunId, tool: &str) -> &'static str {
+        self.runs
+            .get(&run)
+            .and_then(|run| self.agents[run.agent].policies.get(tool))
+            .copied()
+            .unwrap_or("deny")
+    }
+}
+
+/// An id, short enough to read.
+pub(crate) fn short(id: impl ToString) -> String {
+    let text = id.to_string();
+    text[text.len().saturating_sub(6)..].to_owned()
+}
