@@ -15,7 +15,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms, int, json, to_json};
-use crate::runs::{COLUMNS, RunRow, read_row, run_body};
+use crate::runs::{COLUMNS, Place, RunRow, read_row, run_body};
 use crate::sqlite::Tx;
 
 /// A run that is being changed.
@@ -24,6 +24,8 @@ pub(crate) struct Change<'t> {
     pub(crate) row: RunRow,
     pub(crate) now: Timestamp,
     before: Status,
+    /// What of the row is stored; what [`Change::finish`] writes depends on it.
+    stored: Place,
     updated: bool,
     appended: Vec<Entry>,
     webhooks: Vec<(&'static str, Option<(HumanRequest, u64)>)>,
@@ -60,6 +62,7 @@ impl<'t> Change<'t> {
         Self {
             tx,
             before: row.status,
+            stored: row.place(),
             row,
             now,
             updated: false,
@@ -421,15 +424,32 @@ impl<'t> Change<'t> {
         self.updated = true;
     }
 
-    /// Writes the row, the last events, the deliveries. Returns the run as `GET` gives it, and what was appended.
-    pub(crate) fn finish(mut self) -> Result<(RunBody, Vec<Entry>)> {
+    /// Writes the row, the last events, the deliveries. Returns what was appended.
+    pub(crate) fn finish(mut self) -> Result<Vec<Entry>> {
         // What comes after an end (a late outcome, a sandbox given back) is no change of the run.
         let quiet = self.before.has_ended() && self.row.status == self.before && !self.updated;
         if !quiet {
             self.row.updated_at = self.now;
         }
-        let body = run_body(&self.row);
         let updated = self.updated || self.before != self.row.status;
+        if updated || !self.webhooks.is_empty() {
+            self.tell(updated)?;
+        }
+        self.write()?;
+        self.tx.ring(self.row.id, self.row.status.is_at_rest());
+        Ok(self.appended)
+    }
+
+    /// Writes the row as it is now.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        self.row.update(self.tx, &self.stored)?;
+        self.stored = self.row.place();
+        Ok(())
+    }
+
+    /// The event that the run has changed, and the webhooks.
+    fn tell(&mut self, updated: bool) -> Result<()> {
+        let body = run_body(&self.row);
         if updated {
             self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
         }
@@ -445,9 +465,7 @@ impl<'t> Change<'t> {
                 &body,
             )?;
         }
-        self.row.update(self.tx)?;
-        self.tx.ring(self.row.id, self.row.status.is_at_rest());
-        Ok((body, self.appended))
+        Ok(())
     }
 
     fn deliver(

@@ -579,7 +579,7 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     }
     count_usage(&mut change, step);
     let goes_on = end_step(&mut change, step)?;
-    let (_, appended) = change.finish()?;
+    let appended = change.finish()?;
     let entries = if outside {
         entries_from(tx, step.run, step.known + 1)?
     } else {

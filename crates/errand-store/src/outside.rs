@@ -14,7 +14,7 @@ use crate::error::{Result, StoreError};
 use crate::model::{PostMessage, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, json};
-use crate::runs::{RunRow, view_of};
+use crate::runs::{RunRow, run_body, view_of};
 use crate::sqlite::{Store, Tx};
 
 /// Most characters of a run's title.
@@ -125,7 +125,8 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
         )?;
     }
     change.queue()?;
-    let (run, _) = change.finish()?;
+    let run = run_body(&change.row);
+    change.finish()?;
     Ok(RunView { run, pending: None })
 }
 

@@ -112,7 +112,7 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
         change.append(None, Body::Retried { by: None })?;
         change.row.worked_ms = 0;
         // The database lets a run that has ended go to pending and nowhere else, in whichever step comes next.
-        change.row.update(tx)?;
+        change.write()?;
     }
     change.row.completed_at = None;
     change.row.error = None;

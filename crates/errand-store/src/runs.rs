@@ -82,6 +82,26 @@ const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code =
     input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43 \
     WHERE id = ?1 AND team_id = ?2";
 
+/// The same where nothing changed but how far the run has come: the indexes by status, place and sandbox are left alone,
+/// which is most of what a step would write.
+const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message = ?14, updated_at = ?16, \
+    started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
+    deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
+    waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43 \
+    WHERE id = ?1 AND team_id = ?2";
+
+/// What of a row only [`UPDATE`] writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    status: Status,
+    sandbox: Option<SandboxId>,
+    claim: Option<ClaimToken>,
+    claim_boot: Option<BootId>,
+    claimed_at: Option<Timestamp>,
+    wake_at: Option<Timestamp>,
+}
+
 /// Reads a row of [`COLUMNS`]. The outer error is SQLite's, the inner one a row that does not parse.
 pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
     let id = |index: usize| row.get::<_, Blob>(index).map(|b| b.0);
@@ -185,10 +205,25 @@ impl RunRow {
         Ok(())
     }
 
-    /// Writes what may change back.
-    pub(crate) fn update(&self, conn: &Connection) -> Result<()> {
-        conn.prepare_cached(UPDATE)?
-            .execute(params_from_iter(self.values()))?;
+    /// What only a whole update writes.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            status: self.status,
+            sandbox: self.sandbox.clone(),
+            claim: self.claim,
+            claim_boot: self.claim_boot,
+            claimed_at: self.claimed_at,
+            wake_at: self.wake_at,
+        }
+    }
+
+    /// Writes what may change back. `stored`: what of it is stored.
+    pub(crate) fn update(&self, conn: &Connection, stored: &Place) -> Result<()> {
+        let moved = *stored != self.place();
+        let sql = if moved { UPDATE } else { UPDATE_PROGRESS };
+        let mut statement = conn.prepare_cached(sql)?;
+        // A statement takes as many values as its highest number, whether it names them all or not.
+        statement.execute(params_from_iter(self.values()))?;
         Ok(())
     }
 

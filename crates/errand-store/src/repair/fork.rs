@@ -15,7 +15,7 @@ use super::rows::put_request;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms, count, json};
-use crate::runs::RunRow;
+use crate::runs::{RunRow, run_body};
 use crate::sqlite::Tx;
 
 /// Which run is forked, and how.
@@ -76,7 +76,8 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     close_what_is_open(&mut change, &ledger, &entries)?;
     change.row.turn = change.row.position + 1;
     change.queue()?;
-    let (run, _) = change.finish()?;
+    let run = run_body(&change.row);
+    change.finish()?;
     Ok(Forked {
         run,
         taken: entries.len() as u64,

@@ -24,6 +24,8 @@ const LOCK: &str = "lock";
 /// The database in the data directory.
 const FILE: &str = "errand.db";
 
+/// How much more than a reader the writer keeps in memory: the pages of all runs at work, so that a batch reads none.
+const WRITER_CACHE_TIMES: i64 = 8;
 /// Most connections for short reads: as many as threads that work, up to this.
 const QUICK_READERS_MAX: usize = 8;
 
@@ -39,7 +41,7 @@ pub struct OpenOptions {
     pub master_key: MasterKey,
     /// Connections that read. Range 1..=64.
     pub readers: usize,
-    /// What each connection keeps in memory. Unit: KiB.
+    /// What each connection that reads keeps in memory; the one that writes eight times that. Unit: KiB.
     pub cache_kib: u32,
 }
 
@@ -273,7 +275,8 @@ fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Conn
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     // Negative: in KiB.
-    conn.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    let cache_kib = i64::from(cache_kib) * if read_only { 1 } else { WRITER_CACHE_TIMES };
+    conn.pragma_update(None, "cache_size", -cache_kib)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(conn)
 }

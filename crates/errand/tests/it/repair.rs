@@ -125,7 +125,10 @@ async fn a_run_whose_tool_is_stuck_waits_for_it_and_a_person_settles_the_call() 
     let agent = app
         .agent(&team, ScriptedModel::config("pay", json!({})))
         .await;
-    let run = app.run(&team, json!({"agent_id": agent})).await;
+    let sandbox = app.sandbox(&team).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "sandbox_id": sandbox}))
+        .await;
     gate.arrival().await;
     let repaired = repair(&app, &run, RepairWay::Resume).await.unwrap();
     assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));

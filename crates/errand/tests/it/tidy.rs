@@ -213,6 +213,7 @@ fn is_crate_root(path: &Path) -> bool {
             | ["crates", _, "build.rs"]
             | ["crates", _, "examples" | "benches", _]
             | ["crates", _, "tests", "it", "main.rs"]
+            | ["crates", _, "tests", _]
     )
 }
 
