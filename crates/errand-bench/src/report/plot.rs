@@ -10,7 +10,7 @@ const WIDTH: f64 = 860.0;
 const ROW: f64 = 24.0;
 const TOP: f64 = 40.0;
 /// Where bars begin: left of them stand their labels.
-const LEFT: f64 = 450.0;
+const LEFT: f64 = 480.0;
 /// What is kept for the figure behind a bar.
 const RIGHT: f64 = 100.0;
 
