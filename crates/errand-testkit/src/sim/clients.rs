@@ -65,14 +65,13 @@ pub(crate) struct Request {
     pub(crate) open: u32,
     pub(crate) tries: u32,
     pub(crate) heard: Option<Heard>,
-    /// The moment of the try that was accepted.
-    pub(crate) accepted_at: Option<Timestamp>,
 }
 
 impl Request {
     /// Whether its client sends it once more.
     pub(crate) fn wants_repeating(&self, latest: Timestamp) -> bool {
-        let held = latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS - 3_600_000;
+        // Half of the time that its record holds: the other half is for the clock's jumps while it is on its way.
+        let held = latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS / 2;
         self.open == 0 && self.heard.is_none() && self.key.is_some() && held
     }
 
@@ -125,7 +124,6 @@ impl Wire {
             open: 0,
             tries: 0,
             heard: None,
-            accepted_at: None,
         });
         number
     }
@@ -205,7 +203,7 @@ impl Wire {
                     .map(|_| None)
             }
         };
-        self.hears(number, heard, now);
+        self.hears(number, heard);
     }
 
     async fn start(
@@ -353,7 +351,7 @@ impl Wire {
         }
     }
 
-    fn hears(&self, number: usize, heard: Result<Option<RunId>, StoreError>, at: Timestamp) {
+    fn hears(&self, number: usize, heard: Result<Option<RunId>, StoreError>) {
         let now = self.world.now();
         let mut state = self.world.state();
         let heard = match heard {
@@ -374,11 +372,7 @@ impl Wire {
             }
         };
         state.note(now, &format!("request {number} hears {heard:?}"));
-        let request = &mut state.requests[number];
-        if matches!(heard, Heard::Accepted(_)) && request.accepted_at.is_none() {
-            request.accepted_at = Some(at);
-        }
-        let want = request.want.clone();
+        let want = state.requests[number].want.clone();
         if matches!((&want, &heard), (Want::Answer { .. }, Heard::Refused(_))) {
             state.saw("answer refused");
         }
