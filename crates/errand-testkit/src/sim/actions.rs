@@ -426,10 +426,20 @@ impl Simulation {
         self.send(want);
     }
 
+    /// A client that knows no answer asks again; now and then one that has forgotten it.
     fn repeat_one(&self) {
-        let unheard = self.unheard();
-        if !unheard.is_empty() {
-            let number = *self.world.state().random.pick(&unheard);
+        let mut numbers = self.unheard();
+        {
+            let mut state = self.world.state();
+            if state.random.chance(300) {
+                let latest = state.latest;
+                let all = state.requests.iter().enumerate();
+                let known = all.filter(|(_, request)| request.may_be_forgotten(latest));
+                numbers = known.map(|(number, _)| number).collect();
+            }
+        }
+        if !numbers.is_empty() {
+            let number = *self.world.state().random.pick(&numbers);
             self.tasks.add(self.program().wire.send(number));
         }
     }

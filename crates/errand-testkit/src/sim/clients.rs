@@ -70,9 +70,17 @@ pub(crate) struct Request {
 impl Request {
     /// Whether its client sends it once more.
     pub(crate) fn wants_repeating(&self, latest: Timestamp) -> bool {
+        self.open == 0 && self.heard.is_none() && self.key.is_some() && self.is_recorded(latest)
+    }
+
+    /// Whether its client may send it again although it knows the answer.
+    pub(crate) fn may_be_forgotten(&self, latest: Timestamp) -> bool {
+        self.heard.is_some() && self.key.is_some() && self.is_recorded(latest)
+    }
+
+    fn is_recorded(&self, latest: Timestamp) -> bool {
         // Half of the time that its record holds: the other half is for the clock's jumps while it is on its way.
-        let held = latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS / 2;
-        self.open == 0 && self.heard.is_none() && self.key.is_some() && held
+        latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS / 2
     }
 
     /// The text of its message: nobody else's has it.
@@ -94,6 +102,8 @@ struct Try {
     world: Arc<World>,
     number: usize,
     wakes: Option<RunId>,
+    /// Its client had heard that it was accepted, and has forgotten it.
+    known: bool,
     /// For a stop: what had been sent to the run before.
     halts: Option<(RunId, u64)>,
 }
@@ -137,6 +147,7 @@ impl Wire {
             request.open += 1;
             request.tries += 1;
             let (want, key, tries) = (request.want.clone(), request.key.clone(), request.tries);
+            let known = matches!(request.heard, Some(Heard::Accepted(_)));
             let (mut wakes, mut halts) = (None, None);
             match &want {
                 Want::Message { run } | Want::Retry { run } => {
@@ -161,6 +172,7 @@ impl Wire {
                 world: Arc::clone(&self.world),
                 number,
                 wakes,
+                known,
                 halts,
             };
             (attempt, want, key)
@@ -203,7 +215,7 @@ impl Wire {
                     .map(|_| None)
             }
         };
-        self.hears(number, heard);
+        self.hears(attempt, heard);
     }
 
     async fn start(
@@ -351,7 +363,8 @@ impl Wire {
         }
     }
 
-    fn hears(&self, number: usize, heard: Result<Option<RunId>, StoreError>) {
+    fn hears(&self, attempt: &Try, heard: Result<Option<RunId>, StoreError>) {
+        let number = attempt.number;
         let now = self.world.now();
         let mut state = self.world.state();
         let heard = match heard {
@@ -383,7 +396,8 @@ impl Wire {
                 let detail = format!("request {number} started {before:?} and {again:?}");
                 state.broken(now, Invariant::StartedOnce, detail);
             }
-            (Some(Heard::Accepted(_)), Heard::Refused(why)) => {
+            // A refusal is not recorded: of two tries at once, one may have been too early, and hear it last.
+            (Some(Heard::Accepted(_)), Heard::Refused(why)) if attempt.known => {
                 let detail =
                     format!("request {number} was accepted, and its repetition refused: {why}");
                 state.broken(now, Invariant::Answers, detail);
