@@ -89,6 +89,9 @@ fn work(args: &Args, until: Instant, sum: &Mutex<Sum>) {
             actions: args.actions,
             sabotage: None,
         });
+        if args.seed.is_some() {
+            println!("seed {seed}, all that happened: {}", outcome.digest);
+        }
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.seeds += 1;
         sum.runs += outcome.runs;
