@@ -80,15 +80,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// Names the seed where the simulation itself panics.
+struct NamedOnPanic(u64, u32);
+
+impl Drop for NamedOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was seed {} with {} actions", self.0, self.1);
+        }
+    }
+}
+
 /// Tries seeds until the time is over or something was found.
 fn work(args: &Args, until: Instant, sum: &Mutex<Sum>) {
     loop {
         let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let named = NamedOnPanic(seed, args.actions);
         let outcome = simulate(Options {
             seed,
             actions: args.actions,
             sabotage: None,
         });
+        drop(named);
+        if args.seed.is_some() {
+            println!("seed {seed}, all that happened: {}", outcome.digest);
+        }
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.seeds += 1;
         sum.runs += outcome.runs;

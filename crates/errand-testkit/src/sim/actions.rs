@@ -27,6 +27,8 @@ const STEP_MS_MAX: u64 = 86_400_000;
 const BEGIN_MS: i64 = 1_795_426_200_000;
 /// Most runs of a simulation: more give no new situations, and cost time at the end.
 const RUNS_MAX: usize = 48;
+/// One hour, in milliseconds.
+const HOUR_MS: u64 = 3_600_000;
 /// Receivers of webhooks.
 const RECEIVERS: usize = 4;
 
@@ -428,10 +430,20 @@ impl Simulation {
         self.send(want);
     }
 
+    /// A client that knows no answer asks again; now and then one that has forgotten it.
     fn repeat_one(&self) {
-        let unheard = self.unheard();
-        if !unheard.is_empty() {
-            let number = *self.world.state().random.pick(&unheard);
+        let mut numbers = self.unheard();
+        {
+            let mut state = self.world.state();
+            if state.random.chance(300) {
+                let latest = state.latest;
+                let all = state.requests.iter().enumerate();
+                let known = all.filter(|(_, request)| request.may_be_forgotten(latest));
+                numbers = known.map(|(number, _)| number).collect();
+            }
+        }
+        if !numbers.is_empty() {
+            let number = *self.world.state().random.pick(&numbers);
             self.tasks.add(self.program().wire.send(number));
         }
     }
@@ -472,7 +484,10 @@ impl Simulation {
         ];
         let next = moments.into_iter().filter_map(Result::ok).flatten().min();
         if let Some(next) = next {
-            self.world.set_clock(next.max(now));
+            // A request is not on its way for days: its idempotency record would be gone when it comes.
+            let open = self.world.state().requests.iter().any(|r| r.open > 0);
+            let last = if open { now.plus_ms(HOUR_MS) } else { next };
+            self.world.set_clock(next.min(last).max(now));
         }
         next.is_some()
     }
@@ -512,7 +527,7 @@ impl Simulation {
         };
         let program = self.program();
         let id = program.wire.ids.sandbox(now);
-        let expires = now.plus_ms(24 * 3_600_000);
+        let expires = now.plus_ms(24 * HOUR_MS);
         let made = (program.store)
             .create_sandbox(team.id, id.clone(), expires, now, Once::not_recorded())
             .await;

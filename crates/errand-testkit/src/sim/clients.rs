@@ -65,15 +65,22 @@ pub(crate) struct Request {
     pub(crate) open: u32,
     pub(crate) tries: u32,
     pub(crate) heard: Option<Heard>,
-    /// The moment of the try that was accepted.
-    pub(crate) accepted_at: Option<Timestamp>,
 }
 
 impl Request {
     /// Whether its client sends it once more.
     pub(crate) fn wants_repeating(&self, latest: Timestamp) -> bool {
-        let held = latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS - 3_600_000;
-        self.open == 0 && self.heard.is_none() && self.key.is_some() && held
+        self.open == 0 && self.heard.is_none() && self.key.is_some() && self.is_recorded(latest)
+    }
+
+    /// Whether its client may send it again although it knows the answer.
+    pub(crate) fn may_be_forgotten(&self, latest: Timestamp) -> bool {
+        self.heard.is_some() && self.key.is_some() && self.is_recorded(latest)
+    }
+
+    fn is_recorded(&self, latest: Timestamp) -> bool {
+        // Half of the time that its record holds: the other half is for the clock's jumps while it is on its way.
+        latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS / 2
     }
 
     /// The text of its message: nobody else's has it.
@@ -95,6 +102,8 @@ struct Try {
     world: Arc<World>,
     number: usize,
     wakes: Option<RunId>,
+    /// Its client had heard that it was accepted, and has forgotten it.
+    known: bool,
     /// For a stop: what had been sent to the run before.
     halts: Option<(RunId, u64)>,
 }
@@ -125,7 +134,6 @@ impl Wire {
             open: 0,
             tries: 0,
             heard: None,
-            accepted_at: None,
         });
         number
     }
@@ -139,6 +147,7 @@ impl Wire {
             request.open += 1;
             request.tries += 1;
             let (want, key, tries) = (request.want.clone(), request.key.clone(), request.tries);
+            let known = matches!(request.heard, Some(Heard::Accepted(_)));
             let (mut wakes, mut halts) = (None, None);
             match &want {
                 Want::Message { run } | Want::Retry { run } => {
@@ -163,6 +172,7 @@ impl Wire {
                 world: Arc::clone(&self.world),
                 number,
                 wakes,
+                known,
                 halts,
             };
             (attempt, want, key)
@@ -205,7 +215,7 @@ impl Wire {
                     .map(|_| None)
             }
         };
-        self.hears(number, heard, now);
+        self.hears(attempt, heard);
     }
 
     async fn start(
@@ -353,7 +363,8 @@ impl Wire {
         }
     }
 
-    fn hears(&self, number: usize, heard: Result<Option<RunId>, StoreError>, at: Timestamp) {
+    fn hears(&self, attempt: &Try, heard: Result<Option<RunId>, StoreError>) {
+        let number = attempt.number;
         let now = self.world.now();
         let mut state = self.world.state();
         let heard = match heard {
@@ -374,11 +385,7 @@ impl Wire {
             }
         };
         state.note(now, &format!("request {number} hears {heard:?}"));
-        let request = &mut state.requests[number];
-        if matches!(heard, Heard::Accepted(_)) && request.accepted_at.is_none() {
-            request.accepted_at = Some(at);
-        }
-        let want = request.want.clone();
+        let want = state.requests[number].want.clone();
         if matches!((&want, &heard), (Want::Answer { .. }, Heard::Refused(_))) {
             state.saw("answer refused");
         }
@@ -389,7 +396,8 @@ impl Wire {
                 let detail = format!("request {number} started {before:?} and {again:?}");
                 state.broken(now, Invariant::StartedOnce, detail);
             }
-            (Some(Heard::Accepted(_)), Heard::Refused(why)) => {
+            // A refusal is not recorded: of two tries at once, one may have been too early, and hear it last.
+            (Some(Heard::Accepted(_)), Heard::Refused(why)) if attempt.known => {
                 let detail =
                     format!("request {number} was accepted, and its repetition refused: {why}");
                 state.broken(now, Invariant::Answers, detail);

@@ -140,9 +140,8 @@ impl Simulation {
 
     /// Holds a run against what always holds.
     pub(crate) async fn check_run(&self, run: RunId) {
-        let now = self.world.now();
         let verdict = match self.read(run).await {
-            Ok(record) => of_run(&self.world.state(), now, &record),
+            Ok(record) => of_run(&self.world.state(), &record),
             Err(error) => Err((Invariant::Answers, format!("{run}: {error}"))),
         };
         self.judge(verdict);
@@ -186,7 +185,7 @@ impl Simulation {
             };
             let verdict = {
                 let state = self.world.state();
-                of_run(&state, now, &record).and_then(|()| at_the_end(&state, now, &record))
+                of_run(&state, &record).and_then(|()| at_the_end(&state, now, &record))
             };
             self.judge(verdict);
             sights(&mut self.world.state(), &record);

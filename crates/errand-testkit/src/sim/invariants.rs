@@ -259,7 +259,7 @@ pub(crate) async fn stored(world: &World, store: &Store) -> Verdict {
 }
 
 /// What holds of a run at any time.
-pub(crate) fn of_run(state: &State, now: Timestamp, record: &Record) -> Verdict {
+pub(crate) fn of_run(state: &State, record: &Record) -> Verdict {
     events_without_gaps(record)?;
     statuses_by_the_table(record)?;
     one_result_for_each_call(record)?;
@@ -274,7 +274,6 @@ pub(crate) fn of_run(state: &State, now: Timestamp, record: &Record) -> Verdict 
         let detail = format!("{}: {}: {}", record.id, error.code, error.message);
         return Err((Invariant::NoInternal, detail));
     }
-    let _ = now;
     Ok(())
 }
 
@@ -473,7 +472,7 @@ fn answers_shown(state: &State, record: &Record) -> Verdict {
             }
         }
     }
-    for (ask, (_, request)) in state.asks.iter().filter(|(_, (run, _))| *run == record.id) {
+    for (ask, _) in state.asks.iter().filter(|(_, (run, _))| *run == record.id) {
         for answer in answers_to(state, *ask) {
             let (Some(Heard::Accepted(_)), Want::Answer { word, .. }) =
                 (&answer.heard, &answer.want)
@@ -488,8 +487,6 @@ fn answers_shown(state: &State, record: &Record) -> Verdict {
                 );
                 return Err((Invariant::OneAnswer, detail));
             }
-            // A repetition is accepted at any time: it is the first try whose moment counts, and the transcript has it.
-            let _ = request;
         }
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! Simulations of fixed seeds: the program holds its promises in them, a seed repeats exactly, and the checks find what
 //! is wrong on purpose.
-#![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::collections::BTreeMap;
 
