@@ -12,6 +12,7 @@ const LINES_MAX: usize = 800;
 
 /// What may be at the root. A new name needs a reason to be the first thing that a newcomer sees.
 const ROOT: [&str; 19] = [
+    ".cargo",
     ".ci",
     ".gitignore",
     "ARCHITECTURE.md",
