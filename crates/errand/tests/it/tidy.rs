@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 const LINES_MAX: usize = 800;
 
 /// What may be at the root. A new name needs a reason to be the first thing that a newcomer sees.
-const ROOT: [&str; 19] = [
+const ROOT: [&str; 20] = [
     ".cargo",
     ".ci",
     ".gitignore",
