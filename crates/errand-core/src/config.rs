@@ -39,17 +39,23 @@ impl ModelName {
         if let Some((provider, name)) = text.split_once('/') {
             return (!provider.is_empty() && !name.is_empty()).then(|| of(provider, name));
         }
-        [
+        let known = [
             ("claude-", "anthropic"),
             ("gpt-", "openai"),
-            ("o1", "openai"),
-            ("o3", "openai"),
-            ("o4", "openai"),
+            ("chatgpt-", "openai"),
             ("gemini-", "gemini"),
-        ]
-        .into_iter()
-        .find(|(start, _)| text.starts_with(start))
-        .map(|(_, provider)| of(provider, text))
+        ];
+        // `o3`, `o4-mini`: an o and a number.
+        let is_o = text
+            .strip_prefix('o')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        if is_o {
+            return Some(of("openai", text));
+        }
+        known
+            .into_iter()
+            .find(|(start, _)| text.starts_with(start))
+            .map(|(_, provider)| of(provider, text))
     }
 }
 
@@ -186,7 +192,7 @@ impl BuildConfig {
 fn model(value: Option<&Value>, has_playbook: bool) -> Result<ModelName, BadConfig> {
     let of = |path: &str, text: &str| {
         ModelName::parse(text).ok_or_else(|| {
-            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, or a name that begins with claude-, gpt- or gemini-"))
+            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, or a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-"))
         })
     };
     let Some(models) = value.filter(|v| !v.is_null()) else {

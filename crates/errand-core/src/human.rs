@@ -81,6 +81,11 @@ pub enum Origin {
         /// The call.
         call_id: String,
     },
+    /// The run reached a limit: an approval lets it go on.
+    Limit {
+        /// `steps`, `tokens` or `cost_usd` of the build, or `team_cost_usd`.
+        limit: String,
+    },
 }
 
 /// What happens when nobody answers in time.
@@ -176,7 +181,7 @@ impl HumanRequest {
     #[must_use]
     pub fn call_id(&self) -> Option<&str> {
         match &self.origin {
-            Origin::Model => None,
+            Origin::Model | Origin::Limit { .. } => None,
             Origin::Tool { call_id } | Origin::Policy { call_id } | Origin::InDoubt { call_id } => {
                 Some(call_id)
             }

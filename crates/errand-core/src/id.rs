@@ -107,6 +107,13 @@ impl MessageId {
     pub fn derived(run: RunId, position: u64, now: Timestamp) -> Self {
         Self(derived("message", run, position, now))
     }
+
+    /// The id of the message that a model's next turn begins with, when the transcript has come to this position at that
+    /// time: the same at every attempt to have it.
+    #[must_use]
+    pub fn of_turn(run: RunId, position: u64, at: Timestamp) -> Self {
+        Self(derived("turn", run, position, at))
+    }
 }
 
 impl HumanRequestId {

@@ -1,6 +1,6 @@
 //! The ledger: what a transcript adds up to. Fed entry by entry, it costs the same for the ten-thousandth as for the first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -72,6 +72,12 @@ pub struct Ledger {
     pub timer: Option<Timestamp>,
     /// The first untrusted source that came into the run, such as `read_file`.
     pub tainted_by: Option<String>,
+    /// Attempts in a row at which a network model gave no answer.
+    pub failures: u32,
+    /// How often people have let the run go on beyond a limit, by the limit's name.
+    pub allowed: BTreeMap<String, u32>,
+    /// The limit beyond which a person did not let the run go on.
+    pub refused: Option<String>,
     /// Calls of the last turn that were closed while their outcome was unknown.
     unknown: Vec<OpenCall>,
     /// The same, from before a retry: made again, they are in doubt.
@@ -120,8 +126,21 @@ impl Ledger {
                 }
             }
             Body::Wait { until, .. } => self.timer = Some(*until),
-            Body::Woke { .. } | Body::Interrupted { .. } => self.timer = None,
-            Body::Retried { .. } => self.doubtful = std::mem::take(&mut self.unknown),
+            Body::Woke { .. } => self.timer = None,
+            Body::Interrupted { .. } => {
+                self.timer = None;
+                self.failures = 0;
+            }
+            Body::Retried { .. } => {
+                self.doubtful = std::mem::take(&mut self.unknown);
+                self.failures = 0;
+                self.refused = None;
+            }
+            Body::ModelFailed { attempt, until, .. } => {
+                self.timer = Some(*until);
+                self.failures = *attempt;
+            }
+            Body::ModelCall { .. } => self.failures = 0,
             Body::Late { call_id, outcome } => {
                 let mut unknown = self.unknown.iter_mut().chain(&mut self.doubtful);
                 if let Some(call) = unknown.find(|o| &o.call.id == call_id) {
@@ -132,7 +151,11 @@ impl Ledger {
             }
             // The model was told, and goes on.
             Body::Assistant { .. } => self.unknown.clear(),
-            Body::Error { .. } => {}
+            Body::Error { .. } => {
+                self.timer = None;
+                self.failures = 0;
+            }
+            Body::Opening { .. } | Body::Summary { .. } => {}
         }
     }
 
@@ -176,6 +199,18 @@ impl Ledger {
         let Some(request) = self.request.take_if(|r| r.id == id) else {
             return;
         };
+        if let Origin::Limit { limit } = &request.origin {
+            match resolution {
+                Resolution::Approved { .. } => *self.allowed.entry(limit.clone()).or_default() += 1,
+                Resolution::Denied { .. } | Resolution::Expired { .. } => {
+                    self.refused = Some(limit.clone());
+                }
+                Resolution::Answered { .. }
+                | Resolution::Message { .. }
+                | Resolution::Stopped => {}
+            }
+            return;
+        }
         let Some(open) = request
             .call_id()
             .and_then(|call_id| self.open.iter_mut().find(|o| o.call.id == call_id))
@@ -210,7 +245,10 @@ impl Ledger {
                     digest: open.call.digest(),
                 };
             }
-            Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model => {}
+            Origin::InDoubt { .. }
+            | Origin::Tool { .. }
+            | Origin::Model
+            | Origin::Limit { .. } => {}
         }
     }
 
@@ -260,7 +298,7 @@ impl Ledger {
             .iter()
             .find(|o| Some(o.call.id.as_str()) == request.call_id())?;
         let outcome = match &request.origin {
-            Origin::Model | Origin::Policy { .. } => return None,
+            Origin::Model | Origin::Policy { .. } | Origin::Limit { .. } => return None,
             Origin::Tool { .. } => match resolution.value(&request.ask) {
                 Ok(value) => Outcome::Result(value),
                 Err(error) => Outcome::Error(error),

@@ -6,6 +6,7 @@
 //!
 //! In reading order.
 
+pub mod budget;
 pub mod cause;
 pub mod config;
 pub mod human;

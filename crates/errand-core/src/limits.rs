@@ -36,5 +36,14 @@ pub const WRITE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub const TOOL_RESULT_BYTES_MAX: usize = 64 * 1024;
 /// Tool calls of one turn. Beyond, a model is told so by an error result.
 pub const CALLS_PER_TURN_MAX: usize = 128;
+/// Most bytes of one answer of a network model, text and arguments together: as much as `write_file` takes. What is larger
+/// is no answer of a model.
+pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most calls in one answer that are looked at at all; beyond [`CALLS_PER_TURN_MAX`] they get an error result.
+pub const CALLS_PER_ANSWER_MAX: usize = 1024;
+/// Most bytes of an image that a model is shown: providers take no more than 5 MB.
+pub const IMAGE_BYTES_MAX: u64 = 3_750_000;
+/// Answers in a row with neither text nor a valid call, after which a run fails.
+pub const EMPTY_ANSWERS_MAX: u32 = 3;
 const _: () = assert!(READ_FILE_BYTES_MAX < WRITE_FILE_BYTES_MAX);
 const _: () = assert!(CONFIG_BYTES_MAX < BODY_BYTES_MAX);

@@ -1,6 +1,7 @@
-//! When a webhook that failed is tried again.
+//! When a webhook, or a model call, that failed is tried again.
 //!
-//! Promised: the pauses grow, are spread by jitter, and go on until three days after the delivery was made; the last
+//! Promised for model calls: the pauses double up to a bound, are spread over their whole length, and never end before
+//! the time that the provider asked for, up to a bound. Promised for webhooks: the pauses grow, are spread by jitter, and go on until three days after the delivery was made; the last
 //! attempt falls on the end of the third day. Left out: which failures are tried again (`errand-engine` judges the
 //! receiver's answer) and where the due time is kept (`errand-store`).
 
@@ -52,6 +53,25 @@ pub fn webhook_retry_delay_ms(attempt: u32, elapsed_ms: u64, jitter_permille: u3
     let factor = JITTER_FACTOR_PERMILLE_MIN
         + JITTER_SPAN_PERMILLE * u64::from(jitter_permille.min(1000)) / 1000;
     Some((pause_ms * factor / 1000).min(left_ms))
+}
+
+/// The pause after the first failed attempt of a model call, before jitter.
+const MODEL_PAUSE_MS: u64 = SECOND_MS / 2;
+/// The longest of these pauses.
+const MODEL_PAUSE_MS_MAX: u64 = 8 * SECOND_MS;
+/// The longest pause that a provider may ask for. A longer one is taken for this.
+pub const RETRY_AFTER_MS_MAX: u64 = MINUTE_MS;
+
+/// The pause before a model is asked again, in milliseconds: 0.5 s doubling to 8 s, with full jitter; no shorter than
+/// what the provider asked for, where it did.
+///
+/// `attempt`: how many attempts were made, 1 after the first. `jitter_permille`: a random number in 0..=1000.
+#[must_use]
+pub fn model_retry_delay_ms(attempt: u32, retry_after_ms: Option<u64>, jitter_permille: u32) -> u64 {
+    let doublings = attempt.saturating_sub(1).min(16);
+    let longest = (MODEL_PAUSE_MS << doublings).min(MODEL_PAUSE_MS_MAX);
+    let pause = longest * u64::from(jitter_permille.min(1000)) / 1000;
+    pause.max(retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MS_MAX))
 }
 
 #[cfg(test)]
@@ -124,6 +144,22 @@ mod tests {
         assert_eq!(webhook_retry_delay_ms(1, window - 3_000, 500), Some(3_000));
         assert_eq!(webhook_retry_delay_ms(1, window, 0), None);
         assert_eq!(webhook_retry_delay_ms(1, u64::MAX, 0), None);
+    }
+
+    #[test]
+    fn a_model_is_asked_again_after_pauses_that_double_to_a_bound() {
+        let longest: Vec<u64> = (1..=7)
+            .map(|attempt| model_retry_delay_ms(attempt, None, 1000))
+            .collect();
+        assert_eq!(longest, [500, 1000, 2000, 4000, 8000, 8000, 8000]);
+        assert_eq!(model_retry_delay_ms(u32::MAX, None, 1000), 8000);
+        // Full jitter: from nothing on.
+        assert_eq!(model_retry_delay_ms(5, None, 0), 0);
+        assert_eq!(model_retry_delay_ms(5, None, 250), 2000);
+        // What the provider asks for is respected, up to a minute.
+        assert_eq!(model_retry_delay_ms(1, Some(7000), 1000), 7000);
+        assert_eq!(model_retry_delay_ms(1, Some(86_400_000), 0), 60_000);
+        assert_eq!(model_retry_delay_ms(5, Some(100), 1000), 8000);
     }
 
     #[test]

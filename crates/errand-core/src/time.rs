@@ -37,6 +37,24 @@ impl Timestamp {
         Self::from_millis(self.0.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
     }
 
+    /// The month that it is in (UTC), counted from the first of the year 0.
+    #[must_use]
+    pub fn month(self) -> i64 {
+        let date = self.utc();
+        i64::from(date.year()) * 12 + i64::from(date.month()) - 1
+    }
+
+    /// The day that it is in (UTC): `2026-11-23`.
+    #[must_use]
+    pub fn date(self) -> String {
+        self.utc().date().to_string()
+    }
+
+    fn utc(self) -> jiff::civil::DateTime {
+        let at = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        jiff::tz::Offset::UTC.to_datetime(at)
+    }
+
     /// Milliseconds from `earlier` to `self`; 0 where `earlier` is the later one.
     #[must_use]
     pub fn ms_since(self, earlier: Self) -> u64 {

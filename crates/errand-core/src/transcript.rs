@@ -4,6 +4,8 @@
 //! part of the entries ([`Body::is_shown`]); the rest are the engine's own notes (intents, timers, interruptions).
 //! Bodies are stored as JSON: a test pins the stored form.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -50,8 +52,22 @@ impl ToolCall {
     /// SHA-256, in hexadecimal, of name and arguments (keys sorted): what an approval is bound to.
     #[must_use]
     pub fn digest(&self) -> String {
-        let exact = serde_json::json!([self.id, self.name, self.arguments]).to_string();
+        let arguments = sorted(&Value::Object(self.arguments.clone()));
+        let exact = serde_json::json!([self.id, self.name, arguments]).to_string();
         hex(&Sha256::digest(exact.as_bytes()))
+    }
+}
+
+/// The same value with the keys of each object in their order, whatever order they came in.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let by_key: BTreeMap<&String, &Value> = map.iter().collect();
+            let pairs = by_key.into_iter();
+            Value::Object(pairs.map(|(k, v)| (k.clone(), sorted(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
     }
 }
 
@@ -194,6 +210,91 @@ pub enum Body {
         /// What became of it.
         outcome: Outcome,
     },
+    /// Note: the user's turn with which a run without a message begins, for a network model.
+    Opening {
+        /// `Begin.`, and the files that were there then.
+        text: String,
+    },
+    /// Note: a network model was asked and answered. What it decided follows in the same step.
+    ModelCall {
+        /// What is known of the call.
+        call: ModelCall,
+    },
+    /// Note: a network model was asked and gave no answer that can be read; it is asked again.
+    ModelFailed {
+        /// Which attempt it was, from 1.
+        attempt: u32,
+        /// What happened.
+        error: String,
+        /// When it is asked again.
+        until: Timestamp,
+    },
+    /// Note: what a network model is sent in place of the entries up to a position, since its window is full.
+    Summary {
+        /// Written by the model.
+        text: String,
+        /// The position of the last entry that it stands for.
+        up_to: u64,
+    },
+}
+
+/// A call of a network model that gave an answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelCall {
+    /// `provider/name`.
+    pub model: String,
+    /// Tokens sent, the cached ones included.
+    pub input_tokens: u64,
+    /// Of these, from the provider's cache.
+    #[serde(default)]
+    pub cached_tokens: u64,
+    /// Tokens that came back.
+    pub output_tokens: u64,
+    /// US dollars, by the price table of then; 0 where it has no price for the model.
+    #[serde(default)]
+    pub cost_usd: f64,
+    /// How long the answer took, in milliseconds, from the question to its end.
+    #[serde(default)]
+    pub ms: u64,
+    /// Which attempt gave it, from 1.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The position of the newest user's message that was read.
+    #[serde(default)]
+    pub read_to: u64,
+    /// What the answer was for.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// What became of it.
+    #[serde(default)]
+    pub answer: AnswerKind,
+    /// What the provider wants back with a call of a tool, by the call's id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signatures: BTreeMap<String, Vec<String>>,
+}
+
+/// What a model was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The run's next turn.
+    #[default]
+    Turn,
+    /// A summary of older turns.
+    Summary,
+}
+
+/// What kind of answer a model gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// A text, or at least one call that can be carried out.
+    #[default]
+    Whole,
+    /// A text that was cut off at the answer's greatest length.
+    Cut,
+    /// Neither text nor a call that can be carried out.
+    Empty,
 }
 
 impl Body {
@@ -213,7 +314,11 @@ impl Body {
             | Self::Woke { .. }
             | Self::Interrupted { .. }
             | Self::Retried { .. }
-            | Self::Late { .. } => false,
+            | Self::Late { .. }
+            | Self::Opening { .. }
+            | Self::ModelCall { .. }
+            | Self::ModelFailed { .. }
+            | Self::Summary { .. } => false,
         }
     }
 }

@@ -87,6 +87,9 @@ pub struct UsageBody {
     pub cost_usd: f64,
     /// Working time in seconds.
     pub seconds: f64,
+    /// Of these, spent waiting for network models' answers.
+    #[serde(default)]
+    pub model_seconds: f64,
 }
 
 /// What a run that has not ended waits for.
@@ -397,7 +400,11 @@ impl MessageBody {
             | Body::Woke { .. }
             | Body::Interrupted { .. }
             | Body::Retried { .. }
-            | Body::Late { .. } => return None,
+            | Body::Late { .. }
+            | Body::Opening { .. }
+            | Body::ModelCall { .. }
+            | Body::ModelFailed { .. }
+            | Body::Summary { .. } => return None,
         };
         Some(message)
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::conclude::conclude;
+use crate::deltas::Deltas;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
 use crate::sandboxes::Sandboxes;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub models: Models,
     /// What can be called.
     pub tools: Tools,
+    /// Who hears of a model's text while it comes.
+    pub deltas: Deltas,
     /// Where files are.
     pub sandboxes: Sandboxes,
     /// Who takes webhooks to their receivers.

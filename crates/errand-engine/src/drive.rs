@@ -9,14 +9,15 @@
 
 use std::sync::Arc;
 
-use errand_core::config::{BuildConfig, RunLimits};
+use errand_core::budget::{self, Used, Verdict};
+use errand_core::config::BuildConfig;
 use errand_core::human::HumanRequest;
-use errand_core::id::{ClaimToken, SandboxId};
+use errand_core::id::{ClaimToken, MessageId, SandboxId};
 use errand_core::ledger::{Ledger, OpenCall};
 use errand_core::limits::CALLS_PER_TURN_MAX;
 use errand_core::next::{Next, Rules, next};
 use errand_core::playbook::RunFacts;
-use errand_core::policy::{Hints, Settle};
+use errand_core::policy::{Hints, Policy, Settle};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, Mark, NewEntry, Outcome, ToolCall};
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
 use crate::dispatch::Parts;
-use crate::model::{ModelError, Session};
+use crate::model::{ModelError, Need, Offer, Session, Setup, Turn, TurnContext, TurnError};
 use crate::sandboxes::Workspace;
 use crate::tool::{LookedUp, ToolContext};
 
@@ -102,7 +103,12 @@ pub(crate) async fn drive(
             "the sandbox of the run has expired; start a new run and upload the files again";
         return Err(DriveError::Fails(RunError::new("sandbox_expired", message)));
     }
-    let mut session = model.session(&build)?;
+    let mut session = model.session(Setup {
+        run: run.id,
+        team: run.team,
+        build: &build,
+        tools: offers(parts, &build),
+    })?;
     let mut ledger = Ledger::default();
     for entry in &run.entries {
         session.feed(entry);
@@ -155,6 +161,31 @@ impl Buffer {
     }
 }
 
+/// What goes with a move.
+struct Made {
+    mark: Option<Mark>,
+    /// The id that a message shall have.
+    id: Option<MessageId>,
+    /// Calls of the turn so far, this one among them.
+    calls: usize,
+    /// Why a call is not to be carried out.
+    refused: Option<String>,
+}
+
+/// The tools that a model is told of: those of the build that it may call.
+fn offers(parts: &Parts, build: &BuildConfig) -> Vec<Offer> {
+    let allowed = build.tools.iter().filter(|(_, policy)| **policy != Policy::Deny);
+    let tools = allowed.filter_map(|(name, _)| parts.tools.get(name));
+    tools
+        .filter(|tool| build.human_in_the_loop || !tool.hints().asks)
+        .map(|tool| Offer {
+            name: tool.name().to_owned(),
+            description: tool.description().to_owned(),
+            schema: tool.schema(),
+        })
+        .collect()
+}
+
 struct Driver<'a> {
     parts: &'a Parts,
     run: &'a DrivenRun,
@@ -182,12 +213,12 @@ impl Driver<'_> {
             if self.parts.draining.is_cancelled() {
                 return self.commit(StepEnd::Release).await.map(drop);
             }
-            let what = self.decide();
+            let mut what = self.decide();
             // Before the step that would go beyond it, not after the money is spent.
-            if matches!(what, Next::Model | Next::Calls(_))
-                && let Some(error) = self.at_limit()
-            {
-                return self.fail(error).await;
+            match self.room_for(&what).await? {
+                Verdict::Within => {}
+                Verdict::Ask(draft) => what = Next::Ask(draft),
+                Verdict::Fail(error) => return self.fail(error).await,
             }
             let goes_on = match what {
                 Next::Model => self.model_turn().await?,
@@ -210,7 +241,7 @@ impl Driver<'_> {
                     self.push(Body::Woke { until });
                     true
                 }
-                Next::Timer(until) => self.commit(StepEnd::Sleep(until)).await?,
+                Next::Timer(until) => self.commit(self.sleep(until)).await?,
                 // The store gives a run that waits for a person to no driver.
                 Next::Person => self.commit(StepEnd::Release).await?,
             };
@@ -244,42 +275,50 @@ impl Driver<'_> {
         )
     }
 
-    /// The limit of the build that leaves no room for another step.
-    fn at_limit(&self) -> Option<RunError> {
-        let RunLimits {
-            steps,
-            tokens,
-            cost_usd,
-            ..
-        } = &self.build.limits;
-        let used = &self.buffer.usage;
-        let exceeded =
-            if steps.is_some_and(|max| self.steps + used.model_calls + used.tool_calls >= max) {
-                "steps"
-            } else if tokens
-                .is_some_and(|max| self.tokens + used.input_tokens + used.output_tokens >= max)
-            {
-                "tokens"
-            } else if cost_usd.is_some_and(|max| self.cost_usd + used.cost_usd >= max) {
-                "cost_usd"
-            } else {
-                return None;
-            };
-        Some(RunError::new(
-            "limit_exceeded",
-            format!(
-                "the run reached limits.{exceeded} of its build; raise it in a new build and start again"
-            ),
-        ))
+    /// Whether the limits of build and team leave room for a step.
+    async fn room_for(&self, what: &Next) -> Result<Verdict, DriveError> {
+        if !matches!(what, Next::Model | Next::Calls(_)) {
+            return Ok(Verdict::Within);
+        }
+        let team = if matches!(what, Next::Model) && self.session.costs() {
+            let (team, now) = (self.run.team, self.now());
+            let read = || self.parts.store.team_month(team, now);
+            Some(persist(self.parts, read).await?)
+        } else {
+            None
+        };
+        let buffered = &self.buffer.usage;
+        let used = Used {
+            steps: self.steps + buffered.model_calls + buffered.tool_calls,
+            tokens: self.tokens + buffered.input_tokens + buffered.output_tokens,
+            cost_usd: self.cost_usd + buffered.cost_usd,
+        };
+        let people = self.build.human_in_the_loop;
+        let limits = &self.build.limits;
+        Ok(budget::check(limits, used, team, &self.ledger, people))
+    }
+
+    /// Until a moment: of a timer, or of the model's next attempt.
+    fn sleep(&self, until: Timestamp) -> StepEnd {
+        if self.ledger.failures == 0 {
+            return StepEnd::Sleep(until);
+        }
+        StepEnd::Retry {
+            until,
+            who: self.build.model.to_string(),
+        }
     }
 
     /// Adds an entry to the buffer, and to what this driver knows.
     fn push(&mut self, body: Body) {
+        let id = self.parts.ids.message(self.now());
+        self.push_as(id, body);
+    }
+
+    /// The same, under an id that was given to it before.
+    fn push_as(&mut self, id: MessageId, body: Body) {
         let now = self.now();
-        let new = NewEntry {
-            id: self.parts.ids.message(now),
-            body,
-        };
+        let new = NewEntry { id, body };
         // The store gives the position; until then the next one stands for it. What reads positions (which message a
         // model has seen) reads those of messages from outside, which are on disk when they are fed.
         let position = self.ledger.position + 1;
@@ -359,50 +398,94 @@ impl Driver<'_> {
             })
             .await?;
         }
+        let workspace = match self.session.needs_workspace() {
+            Need::Never => None,
+            Need::IfThere if self.sandbox.is_none() => None,
+            Need::IfThere | Need::Always => {
+                let workspace = self.workspace();
+                self.commit_sandbox().await?;
+                Some(workspace)
+            }
+        };
         let read_to = self.ledger.newest_user;
         let facts = RunFacts {
             id: self.run.id.to_string(),
             sandbox_id: self.sandbox.as_ref().map(ToString::to_string),
         };
+        let context = TurnContext {
+            facts: &facts,
+            workspace,
+            failures: self.ledger.failures,
+            clock: &self.parts.clock,
+            ids: &self.parts.ids,
+            store: &self.parts.store,
+            deltas: &self.parts.deltas,
+        };
         let turn = tokio::select! {
             biased;
             // First: a run that was stopped while the last step was committed asks no model any more.
             () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
-            turn = self.session.turn(&facts) => turn?,
+            turn = self.session.turn(&context) => turn,
             () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
         };
-        self.buffer.turn = true;
-        let used = &mut self.buffer.usage;
-        used.model_calls += turn.usage.model_calls;
-        used.input_tokens += turn.usage.input_tokens;
-        used.cached_tokens += turn.usage.cached_tokens;
-        used.output_tokens += turn.usage.output_tokens;
-        used.cost_usd += turn.usage.cost_usd;
-        let mut calls = 0;
-        for MarkedMove { action, mark } in turn.moves {
+        match turn {
+            Ok(turn) => self.take_turn(turn, read_to).await,
+            Err(TurnError::Fails(error)) => Err(error.into()),
+            Err(TurnError::Again {
+                error,
+                attempt,
+                pause_ms,
+            }) => {
+                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, error, "a model gave no answer; it is asked again");
+                let until = self.now().plus_ms(pause_ms);
+                self.push(Body::ModelFailed {
+                    attempt,
+                    error,
+                    until,
+                });
+                self.commit(self.sleep(until)).await
+            }
+        }
+    }
+
+    /// Records what a model decided.
+    async fn take_turn(&mut self, turn: Turn, read_to: u64) -> Result<bool, DriveError> {
+        self.buffer.turn |= !turn.moves.is_empty();
+        self.buffer.usage.add(&turn.usage);
+        turn.notes.into_iter().for_each(|note| self.push(note));
+        let (mut calls, mut message) = (0, turn.message);
+        for (index, MarkedMove { action, mark }) in turn.moves.into_iter().enumerate() {
+            let is_text = matches!(action, Move::Say { .. } | Move::Finish { .. });
+            let id = message.take_if(|_| is_text);
             calls += usize::from(matches!(action, Move::Call { .. }));
-            if let Some(end) = self.make(action, mark, read_to, calls) {
+            let error = turn.refused.iter().find(|(of, _)| *of == index);
+            let made = Made {
+                mark,
+                id,
+                calls,
+                refused: error.map(|(_, error)| error.clone()),
+            };
+            if let Some(end) = self.make(action, made, read_to) {
                 return self.commit(end).await;
             }
         }
         Ok(true)
     }
 
-    /// Records a move. Some: the turn ends with it. `calls`: calls of the turn so far, this one among them.
-    fn make(
-        &mut self,
-        action: Move,
-        mark: Option<Mark>,
-        read_to: u64,
-        calls: usize,
-    ) -> Option<StepEnd> {
+    /// Records a move. Some: the turn ends with it.
+    fn make(&mut self, action: Move, made: Made, read_to: u64) -> Option<StepEnd> {
         let now = self.now();
+        let Made { mark, id, .. } = made;
+        let id = id.unwrap_or_else(|| self.parts.ids.message(now));
         match action {
-            Move::Say { text } => self.push(Body::Assistant {
-                text,
-                ends: false,
-                mark,
-            }),
+            Move::Say { text } => self.push_as(
+                id,
+                Body::Assistant {
+                    text,
+                    ends: false,
+                    mark,
+                },
+            ),
             Move::Call {
                 id,
                 name,
@@ -420,9 +503,9 @@ impl Driver<'_> {
                     call: call.clone(),
                     mark,
                 });
-                if calls > CALLS_PER_TURN_MAX {
-                    let error =
-                        format!("not_run: more than {CALLS_PER_TURN_MAX} calls in one turn");
+                let too_many = (made.calls > CALLS_PER_TURN_MAX)
+                    .then(|| format!("not_run: more than {CALLS_PER_TURN_MAX} calls in one turn"));
+                if let Some(error) = made.refused.or(too_many) {
                     self.push(result_of(&call, Outcome::Error(error)));
                 }
             }
@@ -441,11 +524,12 @@ impl Driver<'_> {
                 mark,
             }),
             Move::Finish { text } => {
-                self.push(Body::Assistant {
+                let body = Body::Assistant {
                     text,
                     ends: true,
                     mark,
-                });
+                };
+                self.push_as(id, body);
                 return Some(StepEnd::Complete { read_to });
             }
             Move::Fail { code, message } => {

@@ -5,6 +5,7 @@
 //! dies in the middle of a step is followed by another driver that goes on from the transcript.
 
 pub mod clock;
+pub mod deltas;
 pub mod model;
 pub mod net;
 pub mod sandboxes;

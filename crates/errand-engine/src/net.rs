@@ -83,7 +83,14 @@ pub enum RequestError {
 /// The client's parts could not be put together: TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the HTTP client for outgoing requests")]
-pub struct ClientError(#[source] reqwest::Error);
+pub struct ClientError(#[source] Box<dyn StdError + Send + Sync>);
+
+impl ClientError {
+    /// Of another library than the HTTP client itself.
+    pub(crate) fn other(error: String) -> Self {
+        Self(error.into())
+    }
+}
 
 /// What came back.
 #[derive(Debug)]
@@ -115,6 +122,37 @@ pub fn install_crypto_provider() {
     }
 }
 
+/// A client for addresses that the operator gave: they are not judged. No redirect is followed, no proxy is taken from the
+/// environment, and an answer that comes as a stream lasts as long as it lasts.
+///
+/// # Errors
+/// [`ClientError`] if TLS cannot be set up at all.
+pub(crate) fn operator_client(connect: Duration) -> Result<reqwest::Client, ClientError> {
+    finish(plain(connect), Roots::System)
+        .or_else(|_| finish(plain(connect), Roots::None))
+        .map_err(|e| ClientError(e.into()))
+}
+
+/// What holds for every client of this program.
+fn plain(connect: Duration) -> reqwest::ClientBuilder {
+    install_crypto_provider();
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        // A compressed answer is larger than what came, and a compressed stream comes late.
+        .no_gzip()
+        .referer(false)
+        .connect_timeout(connect)
+        .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")))
+}
+
+fn finish(builder: reqwest::ClientBuilder, roots: Roots) -> Result<reqwest::Client, reqwest::Error> {
+    match roots {
+        Roots::System => builder.build(),
+        Roots::None => builder.tls_certs_only([]).build(),
+    }
+}
+
 /// Where the certificates come from that an `https` server is judged by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Roots {
@@ -140,10 +178,28 @@ impl Guard {
             self.build(bounds, Roots::None, self.resolver())
         });
         Ok(GuardedClient {
-            http: http.map_err(ClientError)?,
+            http: http.map_err(|e| ClientError(e.into()))?,
             guard: *self,
             bounds,
         })
+    }
+
+    /// A client for answers that come as a stream and last as long as they last. A literal address in a URL is connected
+    /// to without the resolver: whoever uses the client asks [`Guard::check_url`] before.
+    ///
+    /// # Errors
+    /// [`ClientError`] if TLS cannot be set up at all.
+    pub(crate) fn streaming_client(
+        &self,
+        connect: Duration,
+    ) -> Result<reqwest::Client, ClientError> {
+        let build = |roots| {
+            let builder = self.builder(connect, self.resolver());
+            finish(builder, roots)
+        };
+        build(Roots::System)
+            .or_else(|_| build(Roots::None))
+            .map_err(|e| ClientError(e.into()))
     }
 
     fn build(
@@ -152,21 +208,19 @@ impl Guard {
         roots: Roots,
         resolver: std::sync::Arc<dyn reqwest::dns::Resolve>,
     ) -> Result<reqwest::Client, reqwest::Error> {
-        install_crypto_provider();
-        let builder = reqwest::Client::builder()
+        let builder = self.builder(bounds.connect, resolver).timeout(bounds.total);
+        finish(builder, roots)
+    }
+
+    fn builder(
+        &self,
+        connect: Duration,
+        resolver: std::sync::Arc<dyn reqwest::dns::Resolve>,
+    ) -> reqwest::ClientBuilder {
+        plain(connect)
             .dns_resolver(resolver)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
             // A kept connection would go to an address that was judged some other time.
             .pool_max_idle_per_host(0)
-            .connect_timeout(bounds.connect)
-            .timeout(bounds.total)
-            .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")));
-        match roots {
-            Roots::System => builder.build(),
-            Roots::None => builder.tls_certs_only([]).build(),
-        }
     }
 
     #[cfg(test)]

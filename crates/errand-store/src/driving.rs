@@ -15,6 +15,7 @@ use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, 
 use crate::rows::{Blob, Ms};
 use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
+use crate::usage;
 
 /// Longest transcript that is read with the claim.
 const LOADED_ENTRIES_MAX: u64 = 64;
@@ -578,6 +579,7 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
         change.append(Some(*id), body.clone())?;
     }
     count_usage(&mut change, step);
+    usage::record(&change, &step.entries)?;
     let goes_on = end_step(&mut change, step)?;
     let appended = change.finish()?;
     let entries = if outside {
@@ -597,6 +599,7 @@ fn count_usage(change: &mut Change<'_>, step: &StepCommit) {
     row.cached_tokens += step.usage.cached_tokens;
     row.output_tokens += step.usage.output_tokens;
     row.cost_usd += step.usage.cost_usd;
+    row.model_ms += step.usage.model_ms;
 }
 
 /// Brings the run to where the step leads. True where it goes on under the same claim.
@@ -617,6 +620,14 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
             change.release();
             change.row.wake_at = Some(*until);
             change.waits_on("timer", None, Some(*until));
+            change.mark_updated();
+            change.tx.ring_work();
+            Ok(false)
+        }
+        StepEnd::Retry { until, who } => {
+            change.release();
+            change.row.wake_at = Some(*until);
+            change.waits_on("retry", Some(who.clone()), Some(*until));
             change.mark_updated();
             change.tx.ring_work();
             Ok(false)

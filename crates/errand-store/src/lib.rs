@@ -24,11 +24,13 @@ mod driving;
 mod figures;
 mod many;
 mod outside;
+mod providers;
 mod repair;
 mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
+mod usage;
 
 pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
 pub use audit::{AuditScope, Finding};

@@ -259,6 +259,8 @@ pub struct StartRun {
     pub message: Option<(MessageId, String)>,
     /// By whom.
     pub by: UserId,
+    /// With which API key, if with one.
+    pub api_key: Option<ApiKeyId>,
     /// `sandbox.ttl` in milliseconds.
     pub sandbox_ttl_ms: u64,
     /// Whether the build's model can be run here: a sentence where it cannot.
@@ -388,6 +390,13 @@ pub enum StepEnd {
     Ask(Box<HumanRequest>),
     /// It waits for a moment and gives its place back.
     Sleep(Timestamp),
+    /// It waits until its model is asked again, and gives its place back.
+    Retry {
+        /// When.
+        until: Timestamp,
+        /// The model.
+        who: String,
+    },
     /// It ends well, unless a user's message came after `read_to`: then it goes on.
     Complete {
         /// The position of the last entry that the last model call saw.
@@ -441,6 +450,21 @@ pub struct Usage {
     pub output_tokens: u64,
     /// US dollars.
     pub cost_usd: f64,
+    /// Milliseconds spent waiting for network models' answers.
+    pub model_ms: u64,
+}
+
+impl Usage {
+    /// Adds what something else used up.
+    pub fn add(&mut self, more: &Self) {
+        self.model_calls += more.model_calls;
+        self.tool_calls += more.tool_calls;
+        self.input_tokens += more.input_tokens;
+        self.cached_tokens += more.cached_tokens;
+        self.output_tokens += more.output_tokens;
+        self.cost_usd += more.cost_usd;
+        self.model_ms += more.model_ms;
+    }
 }
 
 /// What a committed step gives back.
@@ -527,4 +551,107 @@ pub enum DeliveryEnd {
     Again(Timestamp),
     /// Three days are over.
     Exhausted,
+}
+
+/// A day's span; both ends belong to it. None: open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageSpan {
+    /// From the day of this moment on.
+    pub since: Option<Timestamp>,
+    /// To the day of this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// What sums are made by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageBy {
+    /// One sum.
+    Total,
+    /// By agent.
+    Agent,
+    /// By `provider/name`.
+    Model,
+    /// By the API key with which runs were started.
+    Key,
+    /// By day (UTC).
+    Day,
+}
+
+/// A sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageRow {
+    /// Of what: an id, a model, a date; none for the total, and for runs that were started without a key.
+    pub key: Option<String>,
+    /// Its name, where it has one and is there still.
+    pub label: Option<String>,
+    /// Runs started.
+    pub runs: u64,
+    /// Calls of network models.
+    pub model_calls: u64,
+    /// Tokens sent.
+    pub input_tokens: u64,
+    /// Of these, from the cache.
+    pub cached_tokens: u64,
+    /// Tokens that came back.
+    pub output_tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Milliseconds spent waiting for answers.
+    pub model_ms: u64,
+}
+
+/// A call of a network model, as a run's transcript has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelCallRow {
+    /// Its position in the transcript.
+    pub position: u64,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// What is known of it.
+    pub call: errand_core::transcript::ModelCall,
+}
+
+/// A team's settings of a provider, as people see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderRow {
+    /// As models name it.
+    pub name: String,
+    /// Whose protocol it speaks.
+    pub kind: String,
+    /// Its address; none: the provider's own.
+    pub base_url: Option<String>,
+    /// Whether a key is set.
+    pub has_key: bool,
+    /// When it was set up.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// A team's settings of a provider, with the key. Without `Debug`.
+#[derive(Clone)]
+pub struct ProviderSetting {
+    /// Whose protocol it speaks.
+    pub kind: String,
+    /// Its address; none: the provider's own.
+    pub base_url: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+}
+
+/// Settings of a provider to store. Without `Debug`: it holds a key.
+#[derive(Clone)]
+pub struct PutProvider {
+    /// Whose.
+    pub team: TeamId,
+    /// As models name it.
+    pub name: String,
+    /// `anthropic`, `openai`, `gemini` or `openai_compatible`.
+    pub kind: String,
+    /// Its address; none: the provider's own.
+    pub base_url: Option<String>,
+    /// Its key; none: the one that it has.
+    pub key: Option<String>,
+    /// Now.
+    pub now: Timestamp,
 }

@@ -16,6 +16,7 @@ use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, json};
 use crate::runs::{RunRow, run_body, view_of};
 use crate::sqlite::{Store, Tx};
+use crate::usage;
 
 /// Most characters of a run's title.
 const TITLE_CHARS_MAX: usize = 80;
@@ -113,6 +114,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
     }
     let row = new_row(start, build, &config);
     row.insert(tx)?;
+    usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, start.now);
     change.mark_updated();
     if let Some((id, text)) = &start.message {
@@ -234,6 +236,8 @@ fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) -> RunRow {
         cached_tokens: 0,
         output_tokens: 0,
         cost_usd: 0.0,
+        api_key: start.api_key,
+        model_ms: 0,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use errand_core::human::HumanRequest;
 use errand_core::id::{
-    AgentId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
+    AgentId, ApiKeyId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
 };
 use errand_core::run::{RunError, Status};
 use errand_core::time::Timestamp;
@@ -64,6 +64,8 @@ pub(crate) struct RunRow {
     pub(crate) cached_tokens: u64,
     pub(crate) output_tokens: u64,
     pub(crate) cost_usd: f64,
+    pub(crate) api_key: Option<ApiKeyId>,
+    pub(crate) model_ms: u64,
 }
 
 /// The columns that [`read_row`] reads, in its order.
@@ -71,7 +73,7 @@ pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, sourc
     human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
     newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
     waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
-    cost_usd";
+    cost_usd, api_key_id, model_ms";
 
 /// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
 /// build, what the starter gave) do not occur.
@@ -79,7 +81,7 @@ const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code =
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     claim_token = ?25, claim_boot = ?26, claimed_at = ?27, wake_at = ?28, deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// The same where nothing changed but how far the run has come: the indexes by status, place and sandbox are left alone,
@@ -88,7 +90,7 @@ const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message =
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// What of a row only [`UPDATE`] writes.
@@ -176,6 +178,8 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
         cached_tokens: n(40)?,
         output_tokens: n(41)?,
         cost_usd: row.get(42)?,
+        api_key: maybe_id(43)?.map(ApiKeyId::from_stored),
+        model_ms: n(44)?,
     }))
 }
 
@@ -196,7 +200,7 @@ impl RunRow {
 
     /// Writes a new row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
-        let holes: Vec<String> = (1..=43).map(|n| format!("?{n}")).collect();
+        let holes: Vec<String> = (1..=45).map(|n| format!("?{n}")).collect();
         conn.prepare_cached(&format!(
             "INSERT INTO runs ({COLUMNS}) VALUES ({})",
             holes.join(", ")
@@ -279,17 +283,14 @@ impl RunRow {
             n(self.cached_tokens),
             n(self.output_tokens),
             SqlValue::Real(self.cost_usd),
+            self.api_key.map_or(SqlValue::Null, |key| blob(key.as_uuid())),
+            n(self.model_ms),
         ]
     }
 }
 
 /// A run as the API gives it.
 pub(crate) fn run_body(row: &RunRow) -> RunBody {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "milliseconds of work stay far below 2^52"
-    )]
-    let seconds = row.worked_ms as f64 / 1000.0;
     RunBody {
         id: row.id.as_uuid(),
         agent_id: row.agent.as_uuid(),
@@ -312,10 +313,20 @@ pub(crate) fn run_body(row: &RunRow) -> RunBody {
             cached_tokens: row.cached_tokens,
             output_tokens: row.output_tokens,
             cost_usd: row.cost_usd,
-            seconds,
+            seconds: seconds_of(row.worked_ms),
+            model_seconds: seconds_of(row.model_ms),
         },
         waiting_on: waiting_on(row),
     }
+}
+
+pub(crate) fn seconds_of(ms: u64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds of work stay far below 2^52"
+    )]
+    let ms = ms as f64;
+    ms / 1000.0
 }
 
 fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
@@ -327,6 +338,7 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
     let next = match kind {
         "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
         "timer" => "It goes on by itself when the time has come.".to_owned(),
+        "retry" => "The model gave no answer that can be read; it is asked again when the time has come.".to_owned(),
         "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
         "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
         "start" => "Its first step is being prepared.".to_owned(),

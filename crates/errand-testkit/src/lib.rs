@@ -1,5 +1,5 @@
 //! For tests: the whole program in one process, with a clock that stands, ids that repeat, a model that follows a
-//! script, tools that count, and a receiver of webhooks.
+//! script, tools that count, a receiver of webhooks, and a server of scripted models.
 //!
 //! Nothing here sleeps to see whether something happens: [`TestApp::settle`] waits for a level (nothing is due, nothing
 //! is under way), within a bound, and its failure says what was still open.
@@ -17,6 +17,7 @@
 mod app;
 mod contract;
 mod crash;
+pub mod providers;
 mod script;
 pub mod sim;
 mod sink;

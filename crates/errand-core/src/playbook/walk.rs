@@ -194,7 +194,11 @@ impl Walk {
             | Body::Wait { .. }
             | Body::Woke { .. }
             | Body::Intent { .. }
-            | Body::Late { .. } => {}
+            | Body::Late { .. }
+            | Body::Opening { .. }
+            | Body::ModelCall { .. }
+            | Body::ModelFailed { .. }
+            | Body::Summary { .. } => {}
         }
     }
 

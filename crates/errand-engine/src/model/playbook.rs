@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use errand_core::config::BuildConfig;
-use errand_core::playbook::{RunFacts, Walk};
+use errand_core::playbook::Walk;
 use errand_core::transcript::Entry;
 use errand_store::model::Usage;
 
-use super::{Model, ModelError, Session, Turn};
+use super::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 
 /// The built-in model.
 pub struct PlaybookModel;
 
 impl Model for PlaybookModel {
-    fn session(&self, build: &BuildConfig) -> Result<Box<dyn Session>, ModelError> {
-        let playbook = build.playbook.as_ref().ok_or_else(|| ModelError {
+    fn session(&self, setup: Setup<'_>) -> Result<Box<dyn Session>, ModelError> {
+        let playbook = setup.build.playbook.as_ref().ok_or_else(|| ModelError {
             code: "playbook_missing",
             message: "the build has no data.playbook; add one and start a new run".to_owned(),
         })?;
@@ -45,7 +44,8 @@ impl Session for PlaybookSession {
         true
     }
 
-    async fn turn(&mut self, run: &RunFacts) -> Result<Turn, ModelError> {
+    async fn turn(&mut self, context: &TurnContext<'_>) -> Result<Turn, TurnError> {
+        let run = context.facts;
         let failed = || ModelError {
             code: "internal",
             message: "the playbook's turn was cut off; retry the run".to_owned(),
@@ -63,12 +63,10 @@ impl Session for PlaybookSession {
             decided.await.map_err(|_| failed())?
         };
         self.walk = Some(walk);
-        Ok(Turn {
-            moves: vec![action],
-            usage: Usage {
-                model_calls: 1,
-                ..Usage::default()
-            },
-        })
+        let usage = Usage {
+            model_calls: 1,
+            ..Usage::default()
+        };
+        Ok(Turn::of(vec![action], usage))
     }
 }

@@ -1,0 +1,254 @@
+//! What a run may still use up: decided before the step that would go beyond it, never after the money is spent.
+//!
+//! A limit of the build counts what the run has used. Where people can be asked, a run that reaches one asks whether to
+//! go on; an approval gives it as much again. A team's limit counts what all its runs have cost in the month; an approval
+//! lets this run go on beyond it.
+//!
+//! Left out: working time (`limits.seconds`), which is limited by somebody else than the driver.
+
+use crate::config::RunLimits;
+use crate::human::{Ask, OnExpire, Origin, RequestDraft};
+use crate::ledger::Ledger;
+use crate::run::RunError;
+
+/// The name of the team's limit in a request.
+pub const TEAM_COST: &str = "team_cost_usd";
+
+/// What a run has used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Used {
+    /// Model calls and tool calls.
+    pub steps: u64,
+    /// Tokens, in and out.
+    pub tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+}
+
+/// What a team may spend in a month, and has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TeamMonth {
+    /// US dollars; none: no limit.
+    pub limit_usd: Option<f64>,
+    /// US dollars of this month.
+    pub spent_usd: f64,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// There is room.
+    Within,
+    /// A person is asked whether to go on.
+    Ask(Box<RequestDraft>),
+    /// The run fails.
+    Fail(RunError),
+}
+
+/// The limit that is reached, and what a person is told.
+struct Reached {
+    limit: &'static str,
+    used: String,
+    more: String,
+}
+
+/// Decides whether there is room for another step. `people`: whether a person can be asked.
+#[must_use]
+pub fn check(
+    limits: &RunLimits,
+    used: Used,
+    team: Option<TeamMonth>,
+    ledger: &Ledger,
+    people: bool,
+) -> Verdict {
+    let Some(reached) =
+        of_build(limits, used, ledger).or_else(|| team.and_then(|team| of_team(team, ledger)))
+    else {
+        return Verdict::Within;
+    };
+    let refused = ledger.refused.as_deref() == Some(reached.limit);
+    if people && !refused {
+        return Verdict::Ask(Box::new(RequestDraft {
+            title: format!("Go on beyond the limit of {}?", name(reached.limit)),
+            description: Some(format!("{}. {}", reached.used, reached.more)),
+            ask: Ask::Approval,
+            origin: Origin::Limit {
+                limit: reached.limit.to_owned(),
+            },
+            tool_call: None,
+            expires_in_ms: None,
+            on_expire: Some(OnExpire::Deny),
+        }));
+    }
+    let end = if refused {
+        "and nobody let it go on"
+    } else {
+        "and this assignment runs without people who could let it go on"
+    };
+    let what = if reached.limit == TEAM_COST {
+        "an admin can raise the team's limit; then retry the run".to_owned()
+    } else {
+        format!(
+            "raise limits.{} in a new build and start again, or retry the run where people can be asked",
+            reached.limit
+        )
+    };
+    Verdict::Fail(RunError::new(
+        "limit_exceeded",
+        format!("{}, {end}: {what}", reached.used),
+    ))
+}
+
+fn name(limit: &str) -> &str {
+    match limit {
+        "cost_usd" => "cost",
+        TEAM_COST => "the team's cost in a month",
+        other => other,
+    }
+}
+
+fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> {
+    let times =
+        |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
+    let whole = |limit: &'static str, max: Option<u64>, used: u64| {
+        let max = max?;
+        let allowed = max.saturating_mul(times(limit));
+        (used >= allowed).then(|| Reached {
+            limit,
+            used: format!(
+                "the run has used {used} {limit} and reached limits.{limit} of its build ({allowed})"
+            ),
+            more: format!("An approval gives it {max} more."),
+        })
+    };
+    let cost = || {
+        let max = limits.cost_usd?;
+        #[expect(clippy::cast_precision_loss, reason = "a count of approvals")]
+        let allowed = max * times("cost_usd") as f64;
+        (used.cost_usd >= allowed).then(|| Reached {
+            limit: "cost_usd",
+            used: format!(
+                "the run has cost {:.4} US dollars and reached limits.cost_usd of its build ({allowed})",
+                used.cost_usd
+            ),
+            more: format!("An approval gives it {max} more."),
+        })
+    };
+    whole("steps", limits.steps, used.steps)
+        .or_else(|| whole("tokens", limits.tokens, used.tokens))
+        .or_else(cost)
+}
+
+fn of_team(team: TeamMonth, ledger: &Ledger) -> Option<Reached> {
+    let limit = team.limit_usd?;
+    if team.spent_usd < limit || ledger.allowed.contains_key(TEAM_COST) {
+        return None;
+    }
+    Some(Reached {
+        limit: TEAM_COST,
+        used: format!(
+            "the team's runs have cost {:.4} US dollars this month and reached its limit ({limit})",
+            team.spent_usd
+        ),
+        more: "An approval lets this run go on beyond it.".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: RunLimits = RunLimits {
+        steps: None,
+        tokens: None,
+        cost_usd: None,
+        seconds: 1,
+    };
+
+    fn used(steps: u64, tokens: u64, cost_usd: f64) -> Used {
+        Used {
+            steps,
+            tokens,
+            cost_usd,
+        }
+    }
+
+    fn asks_for(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Ask(draft) => match draft.origin {
+                Origin::Limit { limit } => limit,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_reaches_a_limit_asks_people_or_fails() {
+        let ledger = Ledger::default();
+        let limits = RunLimits {
+            steps: Some(3),
+            tokens: Some(1000),
+            cost_usd: Some(0.5),
+            ..NONE
+        };
+        let check = |used, people| check(&limits, used, None, &ledger, people);
+        assert_eq!(check(used(2, 999, 0.49), true), Verdict::Within);
+        assert_eq!(asks_for(check(used(3, 0, 0.0), true)), "steps");
+        assert_eq!(asks_for(check(used(0, 1000, 0.0), true)), "tokens");
+        assert_eq!(asks_for(check(used(0, 0, 0.5), true)), "cost_usd");
+        let Verdict::Fail(error) = check(used(3, 0, 0.0), false) else {
+            panic!("it fails")
+        };
+        assert_eq!(error.code, "limit_exceeded");
+        assert!(error.message.contains("limits.steps"), "{}", error.message);
+    }
+
+    #[test]
+    fn an_approval_gives_as_much_again_and_a_refusal_ends_the_run() {
+        let limits = RunLimits {
+            tokens: Some(1000),
+            ..NONE
+        };
+        let mut ledger = Ledger::default();
+        ledger.allowed.insert("tokens".to_owned(), 1);
+        assert_eq!(
+            check(&limits, used(0, 1999, 0.0), None, &ledger, true),
+            Verdict::Within
+        );
+        assert_eq!(
+            asks_for(check(&limits, used(0, 2000, 0.0), None, &ledger, true)),
+            "tokens"
+        );
+        ledger.refused = Some("tokens".to_owned());
+        assert!(matches!(
+            check(&limits, used(0, 2000, 0.0), None, &ledger, true),
+            Verdict::Fail(_)
+        ));
+    }
+
+    #[test]
+    fn a_team_s_month_is_a_limit_too() {
+        let mut ledger = Ledger::default();
+        let month = |spent_usd| {
+            Some(TeamMonth {
+                limit_usd: Some(10.0),
+                spent_usd,
+            })
+        };
+        let none = used(0, 0, 0.0);
+        assert_eq!(
+            check(&NONE, none, month(9.99), &ledger, true),
+            Verdict::Within
+        );
+        assert_eq!(
+            asks_for(check(&NONE, none, month(10.0), &ledger, true)),
+            TEAM_COST
+        );
+        ledger.allowed.insert(TEAM_COST.to_owned(), 1);
+        assert_eq!(
+            check(&NONE, none, month(50.0), &ledger, true),
+            Verdict::Within
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! From a provider's answer to the run's moves.
+//!
+//! Promised: calls keep their order and get ids of ours, since those of providers may repeat; a call of an unknown tool,
+//! or one whose arguments do not fit the tool's schema, gets an error that names the tools there are, or the argument that
+//! is wrong; three answers in a row that hold neither text nor a call that can be carried out end the run.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use errand_core::limits::EMPTY_ANSWERS_MAX;
+use errand_core::transcript::{AnswerKind, Body, ModelCall};
+use errand_core::turn::{MarkedMove, Move};
+use jsonschema::Validator;
+use serde_json::{Map, Value, json};
+
+use super::super::{Offer, Turn};
+use super::ask::{RawArguments, Reply};
+
+/// Longest arguments that are repeated to the model where they cannot be read.
+const TOLD_CHARS_MAX: usize = 200;
+
+/// The tools that a run has, and how their calls are checked.
+pub(super) struct Toolbox {
+    offers: BTreeMap<String, (Arc<Value>, OnceLock<Option<Validator>>)>,
+}
+
+impl Toolbox {
+    pub(super) fn new(offers: &[Offer]) -> Self {
+        let offers = offers.iter().map(|offer| {
+            let schema = Arc::new(offer.schema.clone());
+            (offer.name.clone(), (schema, OnceLock::new()))
+        });
+        Self {
+            offers: offers.collect(),
+        }
+    }
+
+    /// What is wrong with a call; none: it may be carried out.
+    fn wrong_with(&self, name: &str, arguments: &Map<String, Value>) -> Option<String> {
+        let Some((schema, validator)) = self.offers.get(name) else {
+            let known: Vec<_> = self.offers.keys().map(String::as_str).collect();
+            let known = if known.is_empty() {
+                "there are none".to_owned()
+            } else {
+                format!("there are {}", known.join(", "))
+            };
+            return Some(format!("unknown_tool: there is no tool {name:?}; {known}"));
+        };
+        // A schema that is none was given by somebody else's server: it checks the arguments itself.
+        let validator = validator
+            .get_or_init(|| jsonschema::validator_for(schema).ok())
+            .as_ref()?;
+        let given = Value::Object(without_nulls(arguments, schema));
+        let error = validator.iter_errors(&given).next()?;
+        let place = error.instance_path().to_string();
+        let field = place.trim_start_matches('/').replace('/', ".");
+        let field = if field.is_empty() {
+            String::new()
+        } else {
+            format!("`{field}`: ")
+        };
+        Some(format!("invalid_arguments: {field}{error}"))
+    }
+}
+
+/// An argument that is null and need not be given counts as not given.
+fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, Value> {
+    let required = schema["required"].as_array();
+    let is_required =
+        |name: &str| required.is_some_and(|r| r.iter().any(|n| n.as_str() == Some(name)));
+    arguments
+        .iter()
+        .filter(|(name, value)| !value.is_null() || is_required(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Arguments as an object; or what is wrong with them, and what the transcript keeps of them.
+fn object(arguments: RawArguments, cut: bool) -> Result<Map<String, Value>, (Map<String, Value>, String)> {
+    let text = match arguments {
+        RawArguments::Value(Value::Object(map)) => return Ok(map),
+        RawArguments::Value(Value::Null) => return Ok(Map::new()),
+        RawArguments::Value(other) => other.to_string(),
+        RawArguments::Text(text) if text.trim().is_empty() => return Ok(Map::new()),
+        RawArguments::Text(text) => text,
+    };
+    let why = match serde_json::from_str::<Value>(&text) {
+        Ok(Value::Object(map)) => return Ok(map),
+        Ok(_) => "they are JSON, but not an object".to_owned(),
+        Err(_) if cut => "your answer reached its greatest length and was cut off within them; do the same in smaller parts".to_owned(),
+        Err(error) => format!("they are not JSON ({error})"),
+    };
+    let mut told: String = text.chars().take(TOLD_CHARS_MAX).collect();
+    if told.len() < text.len() {
+        told.push('…');
+    }
+    let kept = Map::from_iter([("unreadable_arguments".to_owned(), json!(told))]);
+    Err((kept, format!("invalid_arguments: the arguments cannot be read: {why}")))
+}
+
+/// Turns an answer into a turn. `empty`: how many answers in a row, before this one, held nothing. `id`: makes ids of calls.
+pub(super) fn turn(
+    reply: Reply,
+    toolbox: &Toolbox,
+    mut call: ModelCall,
+    empty: u32,
+    id: impl Fn() -> String,
+) -> Turn {
+    let mut moves = Vec::new();
+    let mut refused = Vec::new();
+    let has_text = !reply.text.trim().is_empty();
+    let has_calls = !reply.calls.is_empty();
+    let ends = has_text && !has_calls && !reply.cut;
+    if ends {
+        moves.push(Move::Finish { text: reply.text });
+    } else if has_text {
+        moves.push(Move::Say { text: reply.text });
+    }
+    for raw in reply.calls {
+        let id = id();
+        if !raw.signatures.is_empty() {
+            call.signatures.insert(id.clone(), raw.signatures);
+        }
+        let (arguments, error) = match object(raw.arguments, reply.cut) {
+            Ok(arguments) => {
+                let error = toolbox.wrong_with(&raw.name, &arguments);
+                (arguments, error)
+            }
+            Err((kept, error)) => (kept, Some(error)),
+        };
+        refused.extend(error.map(|error| (moves.len(), error)));
+        moves.push(Move::Call {
+            id: Some(id),
+            name: raw.name,
+            arguments,
+        });
+    }
+    let calls = moves.len() - usize::from(has_text);
+    call.answer = match (has_text, calls > refused.len()) {
+        (true, _) if !has_calls && reply.cut => AnswerKind::Cut,
+        (true, _) | (_, true) => AnswerKind::Whole,
+        (false, false) => AnswerKind::Empty,
+    };
+    if call.answer == AnswerKind::Empty {
+        let model = &call.model;
+        if let Some(word) = reply.filtered {
+            moves.push(Move::Fail {
+                code: "model_refused",
+                message: format!("the provider of {model} held its answer back ({word}); change the instructions or the message, then retry the run"),
+            });
+        } else if empty + 1 >= EMPTY_ANSWERS_MAX {
+            moves.push(Move::Fail {
+                code: "model_no_answer",
+                message: format!("{EMPTY_ANSWERS_MAX} answers in a row of {model} held neither text nor a call that could be carried out; use another model, or change the instructions, then retry the run"),
+            });
+        }
+    }
+    let mark = |action| MarkedMove { action, mark: None };
+    Turn {
+        notes: vec![Body::ModelCall { call }],
+        moves: moves.into_iter().map(mark).collect(),
+        refused,
+        ..Turn::default()
+    }
+}

@@ -1,0 +1,215 @@
+//! What is known of models: prices, windows, whether they see.
+//!
+//! The table holds what the providers published when this version was made; the operator's settings win over it. A model
+//! that is not in it costs nothing as far as errand knows, and is given a small window.
+
+use std::collections::BTreeMap;
+
+use errand_core::config::ModelName;
+
+/// Prices in US dollars for a million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Price {
+    /// What is sent and was not in the provider's cache.
+    pub input: f64,
+    /// What is sent and was in the cache.
+    pub cached_input: f64,
+    /// What is newly put into the cache.
+    pub cache_write: f64,
+    /// What comes back.
+    pub output: f64,
+}
+
+/// How many tokens a call used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// All that was sent.
+    pub input: u64,
+    /// Of these, from the cache.
+    pub cached: u64,
+    /// Of these, newly put into the cache.
+    pub cache_write: u64,
+    /// What came back.
+    pub output: u64,
+}
+
+impl Price {
+    /// US dollars.
+    #[must_use]
+    pub fn of(&self, tokens: Tokens) -> f64 {
+        let plain = tokens
+            .input
+            .saturating_sub(tokens.cached)
+            .saturating_sub(tokens.cache_write);
+        let part = |tokens: u64, price: f64| {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "no answer has 2^52 tokens"
+            )]
+            let millions = tokens as f64 / 1_000_000.0;
+            millions * price
+        };
+        part(plain, self.input)
+            + part(tokens.cached, self.cached_input)
+            + part(tokens.cache_write, self.cache_write)
+            + part(tokens.output, self.output)
+    }
+}
+
+/// What a model is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Known {
+    pub(super) price: Option<Price>,
+    /// Tokens that fit into one call, the answer included.
+    pub(super) window: u64,
+    /// Most tokens of an answer that are asked for.
+    pub(super) answer: u64,
+    /// Whether it takes images.
+    pub(super) sees: bool,
+}
+
+/// What the operator says of models.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// By `provider/name`, or by a name alone.
+    pub prices: BTreeMap<String, Price>,
+    /// Tokens, likewise.
+    pub windows: BTreeMap<String, u64>,
+    /// Models that take images, likewise.
+    pub vision: Vec<String>,
+}
+
+struct Row(&'static str, [f64; 4], u64, u64);
+
+/// Beginnings of names, the longer ones first; prices (input, cached, written to the cache, output); window; answer.
+const TABLE: &[Row] = &[
+    Row("claude-opus-4-5", [5.0, 0.5, 6.25, 25.0], 200_000, 32_000),
+    Row("claude-opus-4-6", [5.0, 0.5, 6.25, 25.0], 200_000, 32_000),
+    Row("claude-opus-4", [15.0, 1.5, 18.75, 75.0], 200_000, 32_000),
+    Row("claude-sonnet", [3.0, 0.3, 3.75, 15.0], 200_000, 32_000),
+    Row("claude-haiku", [1.0, 0.1, 1.25, 5.0], 200_000, 32_000),
+    Row("claude-3-7-sonnet", [3.0, 0.3, 3.75, 15.0], 200_000, 32_000),
+    Row("claude-3-5-sonnet", [3.0, 0.3, 3.75, 15.0], 200_000, 8_192),
+    Row("claude-3-5-haiku", [0.8, 0.08, 1.0, 4.0], 200_000, 8_192),
+    Row("claude-3-haiku", [0.25, 0.03, 0.3, 1.25], 200_000, 4_096),
+    Row("claude-3-opus", [15.0, 1.5, 18.75, 75.0], 200_000, 4_096),
+    Row("gpt-5-mini", [0.25, 0.025, 0.25, 2.0], 272_000, 32_000),
+    Row("gpt-5-nano", [0.05, 0.005, 0.05, 0.4], 272_000, 32_000),
+    Row("gpt-5-pro", [15.0, 15.0, 15.0, 120.0], 272_000, 32_000),
+    Row("gpt-5.2", [1.75, 0.175, 1.75, 14.0], 272_000, 32_000),
+    Row("gpt-5", [1.25, 0.125, 1.25, 10.0], 272_000, 32_000),
+    Row("gpt-4.1-mini", [0.4, 0.1, 0.4, 1.6], 1_000_000, 32_000),
+    Row("gpt-4.1-nano", [0.1, 0.025, 0.1, 0.4], 1_000_000, 32_000),
+    Row("gpt-4.1", [2.0, 0.5, 2.0, 8.0], 1_000_000, 32_000),
+    Row("gpt-4o-mini", [0.15, 0.075, 0.15, 0.6], 128_000, 16_000),
+    Row("gpt-4o", [2.5, 1.25, 2.5, 10.0], 128_000, 16_000),
+    Row("o4-mini", [1.1, 0.275, 1.1, 4.4], 200_000, 32_000),
+    Row("o3-mini", [1.1, 0.55, 1.1, 4.4], 200_000, 32_000),
+    Row("o3", [2.0, 0.5, 2.0, 8.0], 200_000, 32_000),
+    Row("o1", [15.0, 7.5, 15.0, 60.0], 200_000, 32_000),
+    Row("gemini-3-pro", [2.0, 0.2, 2.0, 12.0], 1_000_000, 32_000),
+    Row("gemini-2.5-pro", [1.25, 0.125, 1.25, 10.0], 1_000_000, 32_000),
+    Row("gemini-2.5-flash-lite", [0.1, 0.01, 0.1, 0.4], 1_000_000, 32_000),
+    Row("gemini-2.5-flash", [0.3, 0.03, 0.3, 2.5], 1_000_000, 32_000),
+    Row("gemini-2.0-flash", [0.1, 0.025, 0.1, 0.4], 1_000_000, 8_192),
+];
+
+/// Providers whose own models the table lists.
+const OF_THE_TABLE: [&str; 3] = ["anthropic", "openai", "gemini"];
+/// Of a model that nobody told anything about.
+const UNKNOWN_WINDOW: u64 = 32_000;
+/// The same, of one of the three providers: a new one, most likely.
+const NEW_WINDOW: u64 = 128_000;
+
+impl Overrides {
+    /// What is known of a model.
+    pub(super) fn known(&self, name: &ModelName) -> Known {
+        let full = name.to_string();
+        let listed = OF_THE_TABLE.contains(&name.provider.as_str());
+        let row = TABLE
+            .iter()
+            .filter(|row| listed && name.name.starts_with(row.0))
+            .max_by_key(|row| row.0.len());
+        let window = self
+            .windows
+            .get(&full)
+            .or_else(|| self.windows.get(&name.name))
+            .copied()
+            .or(row.map(|row| row.2))
+            .unwrap_or(if listed { NEW_WINDOW } else { UNKNOWN_WINDOW });
+        let price = self.prices.get(&full).or_else(|| self.prices.get(&name.name));
+        let price = price.copied().or_else(|| {
+            row.map(|Row(_, [input, cached_input, cache_write, output], ..)| Price {
+                input: *input,
+                cached_input: *cached_input,
+                cache_write: *cache_write,
+                output: *output,
+            })
+        });
+        Known {
+            price,
+            window,
+            answer: row.map_or(16_000, |row| row.3).min(window / 4).max(1),
+            sees: listed || self.vision.iter().any(|v| *v == full || *v == name.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(provider: &str, name: &str) -> ModelName {
+        ModelName {
+            provider: provider.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_longest_beginning_counts_and_settings_win() {
+        let mut overrides = Overrides::default();
+        let price = |o: &Overrides, n: &str| o.known(&name("openai", n)).price.unwrap().input;
+        assert!((price(&overrides, "gpt-5-mini-2025") - 0.25).abs() < 1e-9);
+        assert!((price(&overrides, "gpt-5.1") - 1.25).abs() < 1e-9);
+        overrides.prices.insert(
+            "openai/gpt-5.1".to_owned(),
+            Price {
+                input: 9.0,
+                ..Price::default()
+            },
+        );
+        assert!((price(&overrides, "gpt-5.1") - 9.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_model_nobody_knows_is_small_and_blind() {
+        let mut overrides = Overrides::default();
+        let local = name("local", "gpt-5");
+        let known = overrides.known(&local);
+        assert_eq!(known.price, None);
+        assert_eq!(known.window, UNKNOWN_WINDOW);
+        assert!(!known.sees);
+        overrides.windows.insert("local/gpt-5".to_owned(), 8_000);
+        overrides.vision.push("local/gpt-5".to_owned());
+        let known = overrides.known(&local);
+        assert_eq!((known.window, known.answer, known.sees), (8_000, 2_000, true));
+    }
+
+    #[test]
+    fn a_cost_is_the_sum_of_its_parts() {
+        let price = Price {
+            input: 3.0,
+            cached_input: 0.3,
+            cache_write: 3.75,
+            output: 15.0,
+        };
+        let cost = price.of(Tokens {
+            input: 1_000_000,
+            cached: 600_000,
+            cache_write: 200_000,
+            output: 100_000,
+        });
+        assert!((cost - (0.6 + 0.18 + 0.75 + 1.5)).abs() < 1e-9, "{cost}");
+    }
+}

@@ -1,0 +1,381 @@
+//! A transcript as a provider is sent it.
+//!
+//! Promised: each call has its result right after the turn that made it, and messages that came meanwhile follow; a
+//! result that is too large is cut, with a note of the file that holds the whole; what a summary stands for is left out,
+//! but for the newest message of the user. It is fed entry by entry and costs the same for the last as for the first; a
+//! request is made of what is there.
+//!
+//! Left out: what fits (`fit`), and the provider's own form (the client library's).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use errand_core::limits::TOOL_RESULT_BYTES_MAX;
+use errand_core::time::Timestamp;
+use errand_core::transcript::{
+    AnswerKind, Body, Entry, ModelCall, Outcome, Purpose, ToolCall,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Where the whole of a result is that was cut.
+pub(super) const RESULTS_DIR: &str = "/workspace/.errand/results";
+/// What a message costs besides its text, in bytes: roles, ids, punctuation.
+const OVERHEAD_BYTES: usize = 60;
+/// What an image costs, counted in bytes of text: some 1,500 tokens.
+const IMAGE_BYTES: usize = 6_000;
+
+/// A message, as a provider knows them.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    User { position: u64, text: String },
+    Answer(Answer),
+}
+
+/// A turn of the model.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) position: u64,
+    pub(super) text: String,
+    pub(super) calls: Vec<Call>,
+    /// What the engine tells it about this answer.
+    pub(super) nudge: Option<&'static str>,
+}
+
+/// A call and what came of it.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) call: ToolCall,
+    pub(super) signatures: Option<Vec<String>>,
+    pub(super) result: Option<CallResult>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug)]
+pub(super) struct CallResult {
+    pub(super) text: String,
+    pub(super) is_error: bool,
+    pub(super) image: Option<Image>,
+}
+
+/// An image that a tool gave.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Image {
+    pub(super) path: String,
+    pub(super) media_type: String,
+    pub(super) sha256: String,
+    /// In base64, once it was read; none where the file is another by now.
+    #[serde(skip)]
+    pub(super) data: Option<Arc<str>>,
+    #[serde(skip)]
+    pub(super) was_read: bool,
+}
+
+const EMPTY_NUDGE: &str = "Your last answer held neither text nor a call that could be carried out. Answer with text, or call one of your tools.";
+const CUT_NUDGE: &str = "Your last answer was cut off at its greatest length. Go on from where it ends.";
+
+/// See the module's document.
+#[derive(Default)]
+pub(super) struct Conversation {
+    pub(super) items: VecDeque<Item>,
+    /// How many items a summary has taken away.
+    gone: usize,
+    /// Where calls are: the number of their item, from the first there ever was, and theirs in it.
+    calls: HashMap<String, (usize, usize)>,
+    signatures: HashMap<String, Vec<String>>,
+    pub(super) summary: Option<String>,
+    /// Answers in a row that held nothing.
+    pub(super) empty: u32,
+    /// Whether the user has said anything, or the engine for it.
+    pub(super) has_begun: bool,
+    /// The last entry that a turn of the model rests on.
+    pub(super) basis: Option<(u64, Timestamp)>,
+    /// The turn that is being read, by its number from the first item there ever was.
+    current: Option<usize>,
+    /// Whether a note has told where it begins: then it ends where the next begins.
+    marked: bool,
+    /// Size of all items, about.
+    pub(super) bytes: usize,
+    /// Most bytes of a tool's result.
+    result_bytes_max: usize,
+    /// Whole results that were cut, and their files: to be written before the model is told of them.
+    pub(super) unwritten: Vec<(String, String)>,
+    /// Whether images are there that were not read yet.
+    pub(super) unread_images: bool,
+    /// What the last call was sent: tokens as the provider counted them.
+    pub(super) last_input_tokens: u64,
+    /// And bytes, about.
+    pub(super) sent_bytes: usize,
+    /// The position of the newest user's message.
+    pub(super) newest_user: u64,
+}
+
+impl Conversation {
+    /// `window`: tokens.
+    pub(super) fn new(window: u64) -> Self {
+        // A tenth of the window at most, at four bytes for a token.
+        let tenth = usize::try_from(window / 10 * 4).unwrap_or(usize::MAX);
+        Self {
+            result_bytes_max: TOOL_RESULT_BYTES_MAX.min(tenth).max(1_000),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn feed(&mut self, entry: &Entry) {
+        let position = entry.position;
+        match &entry.body {
+            Body::ModelFailed { .. } | Body::Woke { .. } | Body::Retried { .. } => return,
+            Body::User { text, .. } => {
+                self.newest_user = position;
+                self.user(position, text.clone());
+            }
+            Body::Opening { text } => self.user(position, text.clone()),
+            Body::Assistant { text, .. } => self.text(position, text),
+            Body::ToolCall { call, .. } => self.call(position, call),
+            Body::ToolResult {
+                call_id, outcome, ..
+            } => self.result(call_id, outcome),
+            Body::ModelCall { call } => {
+                if call.purpose == Purpose::Turn {
+                    self.last_input_tokens = call.input_tokens;
+                    self.sent_bytes = self.bytes;
+                    self.answered(position, call);
+                }
+            }
+            Body::Summary { text, up_to } => self.summarised(text, *up_to),
+            Body::Late { call_id, outcome } => {
+                let what = match outcome {
+                    Outcome::Result(value) => format!("it succeeded: {}", plain(value)),
+                    Outcome::Error(error) => format!("it failed: {error}"),
+                };
+                let text = format!("What became of the call {call_id} is known now: {what}");
+                let text = self.cut(&format!("{call_id}-late"), text);
+                self.user(position, text);
+            }
+            Body::HumanRequest { .. }
+            | Body::HumanResponse { .. }
+            | Body::Error { .. }
+            | Body::Intent { .. }
+            | Body::Wait { .. }
+            | Body::Interrupted { .. } => {}
+        }
+        self.basis = Some((position, entry.at));
+    }
+
+    fn user(&mut self, position: u64, text: String) {
+        self.bytes += text.len() + OVERHEAD_BYTES;
+        self.items.push_back(Item::User { position, text });
+        self.has_begun = true;
+        if !self.marked {
+            self.current = None;
+        }
+    }
+
+    /// A turn begins. Messages that it has not read stand before it in the transcript, and are put behind it.
+    fn answered(&mut self, position: u64, call: &ModelCall) {
+        let nudge = match call.answer {
+            AnswerKind::Whole => None,
+            AnswerKind::Cut => Some(CUT_NUDGE),
+            AnswerKind::Empty => Some(EMPTY_NUDGE),
+        };
+        self.empty = match call.answer {
+            AnswerKind::Empty => self.empty + 1,
+            AnswerKind::Whole | AnswerKind::Cut => 0,
+        };
+        self.signatures.extend(call.signatures.clone());
+        let mut unread = Vec::new();
+        while let Some(Item::User { position, .. }) = self.items.back()
+            && *position > call.read_to
+        {
+            unread.extend(self.items.pop_back());
+        }
+        self.begin(position, nudge);
+        self.marked = true;
+        self.items.extend(unread.into_iter().rev());
+    }
+
+    fn begin(&mut self, position: u64, nudge: Option<&'static str>) {
+        self.bytes += OVERHEAD_BYTES;
+        self.items.push_back(Item::Answer(Answer {
+            position,
+            nudge,
+            ..Answer::default()
+        }));
+        self.current = Some(self.gone + self.items.len() - 1);
+    }
+
+    /// The turn that a text or a call belongs to. A turn of a network model begins with a note; where another kind of
+    /// model has written the transcript, a text after a call, or a call after a result, begins a new one.
+    fn answer(&mut self, position: u64, is_text: bool) -> Option<(usize, &mut Answer)> {
+        let marked = self.marked;
+        let is_new = match self.current.and_then(|number| self.answer_at(number)) {
+            None => true,
+            Some(_) if marked => false,
+            Some(answer) if is_text => !answer.calls.is_empty(),
+            Some(answer) => answer.calls.iter().any(|call| call.result.is_some()),
+        };
+        if is_new {
+            self.begin(position, None);
+            self.marked = false;
+        }
+        let number = self.current?;
+        Some((number, self.answer_at(number)?))
+    }
+
+    fn answer_at(&mut self, number: usize) -> Option<&mut Answer> {
+        match self.items.get_mut(number.checked_sub(self.gone)?)? {
+            Item::Answer(answer) => Some(answer),
+            Item::User { .. } => None,
+        }
+    }
+
+    fn text(&mut self, position: u64, text: &str) {
+        self.bytes += text.len();
+        if let Some((_, answer)) = self.answer(position, true) {
+            answer.text.push_str(text);
+        }
+    }
+
+    fn call(&mut self, position: u64, call: &ToolCall) {
+        self.bytes += arguments_bytes(call) + call.name.len() + OVERHEAD_BYTES;
+        let signatures = self.signatures.remove(&call.id);
+        if let Some((number, answer)) = self.answer(position, false) {
+            let place = (number, answer.calls.len());
+            answer.calls.push(Call {
+                call: call.clone(),
+                signatures,
+                result: None,
+            });
+            self.calls.insert(call.id.clone(), place);
+        }
+    }
+
+    fn result(&mut self, call_id: &str, outcome: &Outcome) {
+        let (text, is_error) = match outcome {
+            Outcome::Result(value) => (plain(value), false),
+            Outcome::Error(error) => (error.clone(), true),
+        };
+        let image = match outcome {
+            Outcome::Result(value) => value
+                .get("image")
+                .and_then(|image| Image::deserialize(image).ok()),
+            Outcome::Error(_) => None,
+        };
+        if image.is_some() {
+            self.bytes += IMAGE_BYTES;
+            self.unread_images = true;
+        }
+        let text = self.cut(call_id, text);
+        self.bytes += text.len() + OVERHEAD_BYTES;
+        if let Some(call) = self.call_mut(call_id) {
+            call.result = Some(CallResult {
+                text,
+                is_error,
+                image,
+            });
+        }
+    }
+
+    fn call_mut(&mut self, call_id: &str) -> Option<&mut Call> {
+        let (item, call) = *self.calls.get(call_id)?;
+        self.answer_at(item)?.calls.get_mut(call)
+    }
+
+    /// A result as it is sent: whole, or its beginning and its end.
+    fn cut(&mut self, name: &str, text: String) -> String {
+        if text.len() <= self.result_bytes_max {
+            return text;
+        }
+        let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let name: String = name.chars().filter(is_plain).take(80).collect();
+        let path = format!("{RESULTS_DIR}/{name}.txt");
+        let (head, tail) = ends(&text, self.result_bytes_max);
+        let shown = format!(
+            "{head}\n\n[… cut here: these are the first {} and the last {} of {} bytes. The whole is in {path}; read parts of it with read_file, `offset` and `limit`, or search it with search_files …]\n\n{tail}",
+            head.len(),
+            tail.len(),
+            text.len()
+        );
+        self.unwritten.push((path, text));
+        shown
+    }
+
+    /// A summary takes the place of what it stands for.
+    fn summarised(&mut self, text: &str, up_to: u64) {
+        let mut kept = None;
+        while let Some(first) = self.items.front() {
+            let position = match first {
+                Item::User { position, .. } => *position,
+                Item::Answer(answer) => answer.position,
+            };
+            if position > up_to {
+                break;
+            }
+            if let Some(item) = self.items.pop_front() {
+                self.gone += 1;
+                self.bytes = self.bytes.saturating_sub(size(&item));
+                if let Item::User { .. } = item {
+                    kept = Some(item);
+                }
+            }
+        }
+        self.calls.retain(|_, (item, _)| *item >= self.gone);
+        // The newest message that is not answered yet stays as it was written.
+        let has_newer = self.items.iter().any(|i| matches!(i, Item::User { .. }));
+        if let Some(item) = kept.filter(|_| !has_newer) {
+            self.bytes += size(&item);
+            self.items.push_front(item);
+            self.gone -= 1;
+        }
+        self.bytes += text.len();
+        self.summary = Some(text.to_owned());
+        self.last_input_tokens = 0;
+        self.sent_bytes = 0;
+    }
+}
+
+/// The size of an item, about; the same that was added for it.
+pub(super) fn size(item: &Item) -> usize {
+    match item {
+        Item::User { text, .. } => text.len() + OVERHEAD_BYTES,
+        Item::Answer(answer) => {
+            let calls = answer.calls.iter().map(|call| {
+                let result = call.result.as_ref().map_or(0, |result| {
+                    result.text.len()
+                        + OVERHEAD_BYTES
+                        + result.image.as_ref().map_or(0, |_| IMAGE_BYTES)
+                });
+                arguments_bytes(&call.call) + call.call.name.len() + OVERHEAD_BYTES + result
+            });
+            answer.text.len() + OVERHEAD_BYTES + calls.sum::<usize>()
+        }
+    }
+}
+
+fn arguments_bytes(call: &ToolCall) -> usize {
+    call.arguments
+        .iter()
+        .map(|(name, value)| {
+            let text = value.as_str().map(str::len);
+            name.len() + 8 + text.unwrap_or_else(|| value.to_string().len())
+        })
+        .sum()
+}
+
+/// A structured result as JSON, a text as it is.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The beginning and the end of a text, three quarters and one of so many bytes.
+pub(super) fn ends(text: &str, bytes: usize) -> (&str, &str) {
+    let head = text.floor_char_boundary(bytes / 4 * 3);
+    let tail = text.ceil_char_boundary(text.len() - bytes / 4);
+    (
+        text.get(..head).unwrap_or_default(),
+        text.get(tail..).unwrap_or_default(),
+    )
+}

@@ -1,0 +1,193 @@
+//! A conversation as the client library takes it.
+//!
+//! Promised: no empty part, results in the order of their calls, a last turn that is the user's; for Anthropic the marks
+//! by which it caches what does not change (instructions, tools, all up to the last turn); for models that do not see, a
+//! sentence in place of an image.
+
+use errand_core::config::InputMessage;
+use genai::chat::{
+    Binary, CacheControl, ChatMessage, ChatRequest, ChatRole, ContentPart, CustomPart,
+    MessageContent, Tool, ToolCall, ToolResponse,
+};
+use serde_json::{Value, json};
+
+use super::super::Offer;
+use super::conversation::{Answer, Call, Conversation, Item};
+use super::provider::Kind;
+
+/// What does not change during a run.
+pub(super) struct Frame {
+    /// The instructions, one after the other.
+    system: String,
+    /// Messages that open the transcript.
+    opening: Vec<(ChatRole, String)>,
+    tools: Vec<Tool>,
+    /// Size of all this, about.
+    pub(super) bytes: usize,
+}
+
+impl Frame {
+    pub(super) fn new(input: &[InputMessage], offers: &[Offer]) -> Self {
+        let of_system = input.iter().filter(|m| m.role == "system");
+        let system: Vec<&str> = of_system.map(|m| m.content.as_str()).collect();
+        let opening = input.iter().filter(|m| m.role != "system").map(|m| {
+            let role = match m.role.as_str() {
+                "assistant" => ChatRole::Assistant,
+                _ => ChatRole::User,
+            };
+            (role, m.content.clone())
+        });
+        let tools: Vec<Tool> = offers
+            .iter()
+            .map(|offer| {
+                Tool::new(offer.name.as_str())
+                    .with_description(offer.description.as_str())
+                    .with_schema(offer.schema.clone())
+            })
+            .collect();
+        Self {
+            bytes: input.iter().map(|m| m.content.len()).sum::<usize>()
+                + tools.iter().map(Tool::size).sum::<usize>(),
+            system: system.join("\n\n"),
+            opening: opening.collect(),
+            tools,
+        }
+    }
+}
+
+/// The request for the next turn.
+pub(super) fn request(
+    frame: &Frame,
+    conversation: &Conversation,
+    kind: Kind,
+    sees: bool,
+) -> ChatRequest {
+    let mut messages = Vec::with_capacity(conversation.items.len() * 2 + 3);
+    let cached = kind == Kind::Anthropic;
+    let mut tools = frame.tools.clone();
+    if !frame.system.is_empty() {
+        messages.push(ChatMessage::system(frame.system.as_str()));
+    }
+    if cached {
+        match (messages.last_mut(), tools.last_mut()) {
+            (Some(system), _) => mark(system),
+            (None, Some(tool)) => tool.cache_control = Some(CacheControl::Ephemeral),
+            (None, None) => {}
+        }
+    }
+    for (role, text) in frame.opening.iter().filter(|(_, text)| !text.is_empty()) {
+        messages.push(ChatMessage::new(role.clone(), text.as_str()));
+    }
+    if let Some(summary) = &conversation.summary {
+        messages.push(ChatMessage::user(format!(
+            "The earlier part of this conversation was too long to be repeated. This summary of it was written by you:\n\n{summary}"
+        )));
+    }
+    for item in &conversation.items {
+        match item {
+            Item::User { text, .. } => messages.push(ChatMessage::user(text.as_str())),
+            Item::Answer(answer) => turn(&mut messages, answer, kind, sees),
+        }
+    }
+    // Providers answer the user, not themselves.
+    if !messages
+        .last()
+        .is_some_and(|m| matches!(m.role, ChatRole::User | ChatRole::Tool))
+    {
+        messages.push(ChatMessage::user("Go on."));
+    }
+    if cached && let Some(last) = messages.last_mut() {
+        mark(last);
+    }
+    let request = ChatRequest::from_messages(messages);
+    if tools.is_empty() {
+        request
+    } else {
+        request.with_tools(tools)
+    }
+}
+
+fn mark(message: &mut ChatMessage) {
+    message.options = Some(CacheControl::Ephemeral.into());
+}
+
+fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, kind: Kind, sees: bool) {
+    let mut parts = Vec::with_capacity(answer.calls.len() + 1);
+    if !answer.text.trim().is_empty() {
+        parts.push(ContentPart::Text(answer.text.clone()));
+    }
+    parts.extend(answer.calls.iter().map(|call| {
+        ContentPart::ToolCall(ToolCall {
+            call_id: call.call.id.clone(),
+            fn_name: call.call.name.clone(),
+            fn_arguments: Value::Object(call.call.arguments.clone()),
+            thought_signatures: call.signatures.clone(),
+        })
+    }));
+    if !parts.is_empty() {
+        messages.push(ChatMessage::assistant(MessageContent::from_parts(parts)));
+    }
+    if !answer.calls.is_empty() {
+        results(messages, &answer.calls, kind, sees);
+    }
+    // Where a call was refused, its result says what was wrong.
+    if let Some(nudge) = answer.nudge.filter(|_| answer.calls.is_empty()) {
+        messages.push(ChatMessage::user(nudge));
+    }
+}
+
+fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], kind: Kind, sees: bool) {
+    let mut parts = Vec::with_capacity(calls.len());
+    let mut images = Vec::new();
+    for call in calls {
+        let Some(result) = &call.result else {
+            continue;
+        };
+        let mut text = result.text.clone();
+        let image = result.image.as_ref();
+        if let Some(image) = image {
+            match (&image.data, sees) {
+                (Some(data), true) => {
+                    let name = Some(image.path.clone());
+                    images.push((image, Binary::from_base64(image.media_type.as_str(), data.clone(), name)));
+                }
+                (None, true) => text.push_str("\nThe file is gone or was changed since: read it again to see it."),
+                (_, false) => text.push_str("\nYou cannot be shown images: this model takes none."),
+            }
+        }
+        if kind == Kind::Anthropic {
+            parts.push(anthropic_result(call, &text, result.is_error));
+        } else {
+            let text = if result.is_error {
+                format!("error: {text}")
+            } else {
+                text
+            };
+            let response = ToolResponse::new(call.call.id.as_str(), text)
+                .with_fn_name(call.call.name.as_str());
+            parts.push(ContentPart::ToolResponse(response));
+        }
+    }
+    messages.push(ChatMessage::tool(MessageContent::from_parts(parts)));
+    if images.is_empty() {
+        return;
+    }
+    let mut shown = Vec::with_capacity(images.len() * 2);
+    for (image, binary) in images {
+        shown.push(ContentPart::Text(format!("{}:", image.path)));
+        shown.push(ContentPart::Binary(binary));
+    }
+    messages.push(ChatMessage::user(MessageContent::from_parts(shown)));
+}
+
+/// With the flag of an error, which the library has no word for.
+fn anthropic_result(call: &Call, text: &str, is_error: bool) -> ContentPart {
+    let mut data = json!({"type": "tool_result", "tool_use_id": call.call.id, "content": text});
+    if is_error && let Value::Object(map) = &mut data {
+        map.insert("is_error".to_owned(), Value::Bool(true));
+    }
+    ContentPart::Custom(CustomPart {
+        model_iden: None,
+        data,
+    })
+}

@@ -1,0 +1,246 @@
+//! What was used up: sums by day, and what a team may spend in a month.
+//!
+//! Promised: each call of a network model is counted in the transaction that records it, once; a run in the one that
+//! starts it. Days and months are those of UTC. Left out: sums of a single run, which are in its row, and the calls
+//! themselves, which are in its transcript.
+
+use errand_core::budget::TeamMonth;
+use errand_core::id::{RunId, TeamId};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, ModelCall, NewEntry};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use uuid::Uuid;
+
+use crate::change::Change;
+use crate::error::{Result, StoreError};
+use crate::model::{ModelCallRow, UsageBy, UsageRow, UsageSpan};
+use crate::once::{Answer, Once, once};
+use crate::rows::{Blob, Ms, count, int, json};
+use crate::runs::RunRow;
+use crate::sqlite::Store;
+
+const DAY_MS: i64 = 86_400_000;
+/// Most rows of an answer.
+const ROWS_MAX: u32 = 1_000;
+
+fn day_of(at: Timestamp) -> i64 {
+    at.as_millis().div_euclid(DAY_MS)
+}
+
+/// Adds to the sums of a day.
+fn add(
+    conn: &Connection,
+    row: &RunRow,
+    model: &str,
+    (runs, model_calls): (u64, u64),
+    call: &ModelCall,
+    at: Timestamp,
+) -> Result<()> {
+    let key = row.api_key.map_or_else(Vec::new, |key| key.as_uuid().as_bytes().to_vec());
+    conn.prepare_cached(
+        "INSERT INTO usage_days (team_id, day, agent_id, api_key_id, model, runs, model_calls, input_tokens, cached_tokens, output_tokens, cost_usd, model_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         ON CONFLICT DO UPDATE SET runs = runs + ?6, model_calls = model_calls + ?7, input_tokens = input_tokens + ?8,
+             cached_tokens = cached_tokens + ?9, output_tokens = output_tokens + ?10, cost_usd = cost_usd + ?11, model_ms = model_ms + ?12",
+    )?
+    .execute(params![
+        Blob(row.team.as_uuid()),
+        day_of(at),
+        Blob(row.agent.as_uuid()),
+        key,
+        model,
+        int(runs),
+        int(model_calls),
+        int(call.input_tokens),
+        int(call.cached_tokens),
+        int(call.output_tokens),
+        call.cost_usd,
+        int(call.ms)
+    ])?;
+    Ok(())
+}
+
+/// A run was started.
+pub(crate) fn started(conn: &Connection, row: &RunRow, model: &str) -> Result<()> {
+    add(conn, row, model, (1, 0), &ModelCall::default(), row.created_at)
+}
+
+/// Counts the model calls among the entries of a step.
+pub(crate) fn record(change: &Change<'_>, entries: &[NewEntry]) -> Result<()> {
+    for entry in entries {
+        let Body::ModelCall { call } = &entry.body else {
+            continue;
+        };
+        add(change.tx, &change.row, &call.model, (0, 1), call, change.now)?;
+        change
+            .tx
+            .prepare_cached(
+                "INSERT INTO usage_months (team_id, month, cost_usd) VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET cost_usd = cost_usd + ?3",
+            )?
+            .execute(params![
+                Blob(change.row.team.as_uuid()),
+                change.now.month(),
+                call.cost_usd
+            ])?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// What a team may spend in the month of `now`, and has.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn team_month(&self, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
+        self.peek(move |conn| {
+            conn.prepare_cached(
+                "SELECT t.cost_usd_month, coalesce(m.cost_usd, 0) FROM teams t
+                 LEFT JOIN usage_months m ON m.team_id = t.id AND m.month = ?2 WHERE t.id = ?1",
+            )?
+            .query_row(params![Blob(team.as_uuid()), now.month()], |row| {
+                Ok(TeamMonth {
+                    limit_usd: row.get(0)?,
+                    spent_usd: row.get(1)?,
+                })
+            })
+            .optional()?
+            .ok_or(StoreError::NotFound)
+        })
+        .await
+    }
+
+    /// Sets what a team may spend in a month; none: no limit.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_team_limit(
+        &self,
+        team: TeamId,
+        limit_usd: Option<f64>,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let changed = tx
+                    .prepare_cached("UPDATE teams SET cost_usd_month = ?2 WHERE id = ?1")?
+                    .execute(params![Blob(team.as_uuid()), limit_usd])?;
+                if changed == 1 {
+                    Ok(())
+                } else {
+                    Err(StoreError::NotFound)
+                }
+            })
+        })
+        .await
+    }
+
+    /// Sums of a team, the most expensive first; days in their order.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn usage(&self, team: TeamId, span: UsageSpan, by: UsageBy) -> Result<Vec<UsageRow>> {
+        self.read(move |conn| select(conn, team, span, by)).await
+    }
+
+    /// The calls of network models of a run, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn model_calls(&self, team: TeamId, run: RunId) -> Result<Vec<ModelCallRow>> {
+        self.read(move |conn| {
+            let is_there = conn
+                .prepare_cached("SELECT 1 FROM runs WHERE id = ?1 AND team_id = ?2")?
+                .exists(params![Blob(run.as_uuid()), Blob(team.as_uuid())])?;
+            if !is_there {
+                return Err(StoreError::NotFound);
+            }
+            conn.prepare_cached(
+                "SELECT position, created_at, body FROM messages
+                 WHERE run_id = ?1 AND shown IS NULL AND body ->> '$.kind' = 'model_call' ORDER BY position",
+            )?
+            .query_map(params![Blob(run.as_uuid())], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Ms>(1)?.0, row.get::<_, String>(2)?))
+            })?
+            .map(|row| {
+                let (position, at, body) = row?;
+                match json("messages", "body", &body)? {
+                    Body::ModelCall { call } => Ok(ModelCallRow { position: count(position), at, call }),
+                    _ => Err(StoreError::Corrupt {
+                        table: "messages",
+                        column: "body",
+                        message: "it is no model call".to_owned(),
+                    }),
+                }
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+/// What is grouped by, what is shown of it, and the order.
+fn parts_of(by: UsageBy) -> (&'static str, &'static str, &'static str) {
+    const COSTS: &str = "sum(u.cost_usd) DESC, sum(u.runs) DESC, 1";
+    match by {
+        UsageBy::Total => ("''", "NULL", COSTS),
+        UsageBy::Agent => (
+            "u.agent_id",
+            "(SELECT name FROM agents a WHERE a.id = u.agent_id)",
+            COSTS,
+        ),
+        UsageBy::Key => (
+            "u.api_key_id",
+            "(SELECT name FROM api_keys k WHERE k.id = u.api_key_id)",
+            COSTS,
+        ),
+        UsageBy::Model => ("u.model", "NULL", COSTS),
+        UsageBy::Day => ("u.day", "NULL", "1"),
+    }
+}
+
+fn select(conn: &Connection, team: TeamId, span: UsageSpan, by: UsageBy) -> Result<Vec<UsageRow>> {
+    let (group, label, order) = parts_of(by);
+    let sql = format!(
+        "SELECT {group}, {label}, sum(u.runs), sum(u.model_calls), sum(u.input_tokens), sum(u.cached_tokens),
+             sum(u.output_tokens), sum(u.cost_usd), sum(u.model_ms)
+         FROM usage_days u WHERE u.team_id = ?1 AND u.day >= ?2 AND u.day <= ?3
+         GROUP BY {group} ORDER BY {order} LIMIT {ROWS_MAX}"
+    );
+    let read = |row: &Row<'_>| -> rusqlite::Result<UsageRow> {
+        let n = |index: usize| row.get::<_, i64>(index).map(count);
+        let key = match by {
+            UsageBy::Total => None,
+            UsageBy::Model => Some(row.get::<_, String>(0)?),
+            UsageBy::Day => Some(Timestamp::from_millis(row.get::<_, i64>(0)? * DAY_MS).date()),
+            UsageBy::Agent | UsageBy::Key => {
+                let id: Vec<u8> = row.get(0)?;
+                Uuid::from_slice(&id).ok().map(|id| id.to_string())
+            }
+        };
+        Ok(UsageRow {
+            key,
+            label: row.get(1)?,
+            runs: n(2)?,
+            model_calls: n(3)?,
+            input_tokens: n(4)?,
+            cached_tokens: n(5)?,
+            output_tokens: n(6)?,
+            cost_usd: row.get(7)?,
+            model_ms: n(8)?,
+        })
+    };
+    let rows = conn
+        .prepare_cached(&sql)?
+        .query_map(
+            params![
+                Blob(team.as_uuid()),
+                span.since.map_or(i64::MIN, day_of),
+                span.until.map_or(i64::MAX, day_of)
+            ],
+            read,
+        )?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows)
+}
