@@ -108,8 +108,7 @@ fn name(limit: &str) -> &str {
 }
 
 fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> {
-    let times =
-        |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
+    let times = |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
     let whole = |limit: &'static str, max: Option<u64>, used: u64| {
         let max = max?;
         let allowed = max.saturating_mul(times(limit));

@@ -205,9 +205,7 @@ impl Ledger {
                 Resolution::Denied { .. } | Resolution::Expired { .. } => {
                     self.refused = Some(limit.clone());
                 }
-                Resolution::Answered { .. }
-                | Resolution::Message { .. }
-                | Resolution::Stopped => {}
+                Resolution::Answered { .. } | Resolution::Message { .. } | Resolution::Stopped => {}
             }
             return;
         }
@@ -245,10 +243,8 @@ impl Ledger {
                     digest: open.call.digest(),
                 };
             }
-            Origin::InDoubt { .. }
-            | Origin::Tool { .. }
-            | Origin::Model
-            | Origin::Limit { .. } => {}
+            Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model | Origin::Limit { .. } => {
+            }
         }
     }
 

@@ -67,7 +67,11 @@ pub const RETRY_AFTER_MS_MAX: u64 = MINUTE_MS;
 ///
 /// `attempt`: how many attempts were made, 1 after the first. `jitter_permille`: a random number in 0..=1000.
 #[must_use]
-pub fn model_retry_delay_ms(attempt: u32, retry_after_ms: Option<u64>, jitter_permille: u32) -> u64 {
+pub fn model_retry_delay_ms(
+    attempt: u32,
+    retry_after_ms: Option<u64>,
+    jitter_permille: u32,
+) -> u64 {
     let doublings = attempt.saturating_sub(1).min(16);
     let longest = (MODEL_PAUSE_MS << doublings).min(MODEL_PAUSE_MS_MAX);
     let pause = longest * u64::from(jitter_permille.min(1000)) / 1000;

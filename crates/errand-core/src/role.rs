@@ -25,6 +25,8 @@ pub enum Permission {
     ManageAgents,
     /// See, create and delete API keys.
     ManageKeys,
+    /// Set providers of models up, and what the team may spend on them.
+    ManageModels,
     /// See and roll the webhook secret.
     ManageWebhooks,
     /// Add and remove members, change roles below owner.
@@ -40,7 +42,9 @@ impl Role {
         use Permission as P;
         match permission {
             P::Read | P::ManageRuns | P::ManageAgents => true,
-            P::ManageKeys | P::ManageWebhooks | P::ManageMembers => self >= Self::Admin,
+            P::ManageKeys | P::ManageModels | P::ManageWebhooks | P::ManageMembers => {
+                self >= Self::Admin
+            }
             P::ManageOwners => self == Self::Owner,
         }
     }

@@ -174,7 +174,10 @@ struct Made {
 
 /// The tools that a model is told of: those of the build that it may call.
 fn offers(parts: &Parts, build: &BuildConfig) -> Vec<Offer> {
-    let allowed = build.tools.iter().filter(|(_, policy)| **policy != Policy::Deny);
+    let allowed = build
+        .tools
+        .iter()
+        .filter(|(_, policy)| **policy != Policy::Deny);
     let tools = allowed.filter_map(|(name, _)| parts.tools.get(name));
     tools
         .filter(|tool| build.human_in_the_loop || !tool.hints().asks)

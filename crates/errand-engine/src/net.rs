@@ -146,7 +146,10 @@ fn plain(connect: Duration) -> reqwest::ClientBuilder {
         .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")))
 }
 
-fn finish(builder: reqwest::ClientBuilder, roots: Roots) -> Result<reqwest::Client, reqwest::Error> {
+fn finish(
+    builder: reqwest::ClientBuilder,
+    roots: Roots,
+) -> Result<reqwest::Client, reqwest::Error> {
     match roots {
         Roots::System => builder.build(),
         Roots::None => builder.tls_certs_only([]).build(),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use errand_core::human::HumanRequest;
 use errand_core::id::{
-    AgentId, ApiKeyId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
+    AgentId, ApiKeyId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId,
+    TeamId,
 };
 use errand_core::run::{RunError, Status};
 use errand_core::time::Timestamp;
@@ -283,7 +284,8 @@ impl RunRow {
             n(self.cached_tokens),
             n(self.output_tokens),
             SqlValue::Real(self.cost_usd),
-            self.api_key.map_or(SqlValue::Null, |key| blob(key.as_uuid())),
+            self.api_key
+                .map_or(SqlValue::Null, |key| blob(key.as_uuid())),
             n(self.model_ms),
         ]
     }
@@ -338,7 +340,10 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
     let next = match kind {
         "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
         "timer" => "It goes on by itself when the time has come.".to_owned(),
-        "retry" => "The model gave no answer that can be read; it is asked again when the time has come.".to_owned(),
+        "retry" => {
+            "The model gave no answer that can be read; it is asked again when the time has come."
+                .to_owned()
+        }
         "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
         "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
         "start" => "Its first step is being prepared.".to_owned(),

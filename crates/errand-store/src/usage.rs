@@ -36,7 +36,9 @@ fn add(
     call: &ModelCall,
     at: Timestamp,
 ) -> Result<()> {
-    let key = row.api_key.map_or_else(Vec::new, |key| key.as_uuid().as_bytes().to_vec());
+    let key = row
+        .api_key
+        .map_or_else(Vec::new, |key| key.as_uuid().as_bytes().to_vec());
     conn.prepare_cached(
         "INSERT INTO usage_days (team_id, day, agent_id, api_key_id, model, runs, model_calls, input_tokens, cached_tokens, output_tokens, cost_usd, model_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
@@ -62,7 +64,14 @@ fn add(
 
 /// A run was started.
 pub(crate) fn started(conn: &Connection, row: &RunRow, model: &str) -> Result<()> {
-    add(conn, row, model, (1, 0), &ModelCall::default(), row.created_at)
+    add(
+        conn,
+        row,
+        model,
+        (1, 0),
+        &ModelCall::default(),
+        row.created_at,
+    )
 }
 
 /// Counts the model calls among the entries of a step.
@@ -71,7 +80,14 @@ pub(crate) fn record(change: &Change<'_>, entries: &[NewEntry]) -> Result<()> {
         let Body::ModelCall { call } = &entry.body else {
             continue;
         };
-        add(change.tx, &change.row, &call.model, (0, 1), call, change.now)?;
+        add(
+            change.tx,
+            &change.row,
+            &call.model,
+            (0, 1),
+            call,
+            change.now,
+        )?;
         change
             .tx
             .prepare_cached(
@@ -93,21 +109,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn team_month(&self, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
-        self.peek(move |conn| {
-            conn.prepare_cached(
-                "SELECT t.cost_usd_month, coalesce(m.cost_usd, 0) FROM teams t
-                 LEFT JOIN usage_months m ON m.team_id = t.id AND m.month = ?2 WHERE t.id = ?1",
-            )?
-            .query_row(params![Blob(team.as_uuid()), now.month()], |row| {
-                Ok(TeamMonth {
-                    limit_usd: row.get(0)?,
-                    spent_usd: row.get(1)?,
-                })
-            })
-            .optional()?
-            .ok_or(StoreError::NotFound)
-        })
-        .await
+        self.peek(move |conn| month(conn, team, now)).await
     }
 
     /// Sets what a team may spend in a month; none: no limit.
@@ -119,18 +121,13 @@ impl Store {
         team: TeamId,
         limit_usd: Option<f64>,
         now: Timestamp,
-        recorded: Once<()>,
-    ) -> Result<Answer<()>> {
+        recorded: Once<TeamMonth>,
+    ) -> Result<Answer<TeamMonth>> {
         self.write(move |tx| {
             once(tx, &recorded, now, || {
-                let changed = tx
-                    .prepare_cached("UPDATE teams SET cost_usd_month = ?2 WHERE id = ?1")?
+                tx.prepare_cached("UPDATE teams SET cost_usd_month = ?2 WHERE id = ?1")?
                     .execute(params![Blob(team.as_uuid()), limit_usd])?;
-                if changed == 1 {
-                    Ok(())
-                } else {
-                    Err(StoreError::NotFound)
-                }
+                month(tx, team, now)
             })
         })
         .await
@@ -178,6 +175,21 @@ impl Store {
         })
         .await
     }
+}
+
+fn month(conn: &Connection, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
+    conn.prepare_cached(
+        "SELECT t.cost_usd_month, coalesce(m.cost_usd, 0) FROM teams t
+         LEFT JOIN usage_months m ON m.team_id = t.id AND m.month = ?2 WHERE t.id = ?1",
+    )?
+    .query_row(params![Blob(team.as_uuid()), now.month()], |row| {
+        Ok(TeamMonth {
+            limit_usd: row.get(0)?,
+            spent_usd: row.get(1)?,
+        })
+    })
+    .optional()?
+    .ok_or(StoreError::NotFound)
 }
 
 /// What is grouped by, what is shown of it, and the order.

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use errand_core::config::BuildConfig;
-use errand_core::playbook::RunFacts;
 use errand_core::transcript::{Body, Entry, Mark};
 use errand_core::turn::{MarkedMove, Move};
-use errand_engine::model::{Model, ModelError, Session, Turn};
+use errand_engine::model::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 use errand_store::model::Usage;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -131,7 +129,8 @@ impl ScriptedModel {
 }
 
 impl Model for ScriptedModel {
-    fn session(&self, build: &BuildConfig) -> Result<Box<dyn Session>, ModelError> {
+    fn session(&self, setup: Setup<'_>) -> Result<Box<dyn Session>, ModelError> {
+        let build = setup.build;
         let turns = self.scripts.lock().unwrap().get(&build.model.name).cloned();
         let turns = turns.ok_or_else(|| ModelError {
             code: "no_script",
@@ -178,7 +177,7 @@ impl Session for Following {
         false
     }
 
-    async fn turn(&mut self, _run: &RunFacts) -> Result<Turn, ModelError> {
+    async fn turn(&mut self, _context: &TurnContext<'_>) -> Result<Turn, TurnError> {
         if let Some(held) = &self.held
             && held.turn.is_none_or(|turn| turn == self.next)
         {
@@ -200,14 +199,12 @@ impl Session for Following {
                 mark: Some(mark.clone()),
             })
             .collect();
-        Ok(Turn {
-            moves,
-            usage: Usage {
-                model_calls: 1,
-                input_tokens: 10,
-                output_tokens: 5,
-                ..Usage::default()
-            },
-        })
+        let usage = Usage {
+            model_calls: 1,
+            input_tokens: 10,
+            output_tokens: 5,
+            ..Usage::default()
+        };
+        Ok(Turn::of(moves, usage))
     }
 }

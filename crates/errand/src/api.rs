@@ -43,6 +43,7 @@ use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen};
 use errand_core::role::Permission;
 use errand_engine::clock::Clock;
+use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_store::Store;
@@ -114,6 +115,8 @@ pub struct Inner {
     pub sandboxes: Sandboxes,
     /// Which models a build can have.
     pub models: Models,
+    /// A model's text while it comes.
+    pub deltas: Deltas,
     /// Set when the server stops.
     pub draining: CancellationToken,
     /// The settings.
@@ -141,6 +144,7 @@ impl AppState {
         clock: Clock,
         sandboxes: Sandboxes,
         models: Models,
+        deltas: Deltas,
         upload_key: [u8; 32],
         draining: CancellationToken,
         settings: ApiSettings,
@@ -156,6 +160,7 @@ impl AppState {
             clock,
             sandboxes,
             models,
+            deltas,
             draining,
             settings,
             upload_key,
@@ -201,6 +206,7 @@ const READ: Access = Access::Needs(Permission::Read);
 const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
+const MODELS: Access = Access::Needs(Permission::ManageModels);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 const PUBLIC: Access = Access::Public;
 
@@ -226,6 +232,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
     route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
     route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
+    route(Method::GET, "/v1/runs/{run_id}/model-calls", READ, NONE, || get(v1::usage::list_model_calls)),
     route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
     route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
     route(Method::GET, "/v1/sandboxes/{sandbox_id}/files", READ, PATH, || get(v1::files::list_files)),
@@ -251,6 +258,12 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/providers", READ, NONE, || get(v1::providers::list_providers)),
+    route(Method::PUT, "/v1/providers/{provider}", MODELS, NONE, || put(v1::providers::put_provider)),
+    route(Method::DELETE, "/v1/providers/{provider}", MODELS, NONE, || delete(v1::providers::delete_provider)),
+    route(Method::GET, "/v1/usage", READ, v1::usage::QUERY, || get(v1::usage::get_usage)),
+    route(Method::GET, "/v1/usage/limits", READ, NONE, || get(v1::usage::get_limits)),
+    route(Method::PATCH, "/v1/usage/limits", MODELS, NONE, || patch(v1::usage::change_limits)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),

@@ -16,7 +16,9 @@ use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
+use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
+use errand_engine::model::network::Network;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
@@ -135,12 +137,17 @@ impl App {
         let upload_key = store.master_key().derive("upload-url");
         let sandboxes = Sandboxes::beneath(&dir);
         let draining = CancellationToken::new();
+        let network = Network::new(config.model_tables.settings(&config.models))
+            .context("the clients of models cannot be made")?;
+        let models = models.with_network(network);
+        let deltas = Deltas::default();
         let parts = Parts {
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
             tools,
+            deltas: deltas.clone(),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
@@ -164,6 +171,7 @@ impl App {
             clock,
             sandboxes,
             models,
+            deltas,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),

@@ -19,6 +19,7 @@ mod engine;
 mod kinds;
 mod log;
 mod metrics;
+mod models;
 mod problems;
 mod proxies;
 mod rate_limit;
@@ -43,6 +44,7 @@ pub use duration::{BadDuration, parse_duration};
 pub use engine::EngineConfig;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
+pub use models::{ModelTables, ModelsConfig};
 pub use problems::{ConfigErrors, Origin, Problem};
 pub use proxies::TrustedProxies;
 pub use rate_limit::RateLimitConfig;
@@ -99,6 +101,10 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// How runs are driven.
     pub engine: EngineConfig,
+    /// How models of providers on the network are called.
+    pub models: ModelsConfig,
+    /// Providers, prices and windows of models, by names of the operator's own choice.
+    pub model_tables: ModelTables,
     /// How webhooks are delivered.
     pub webhooks: WebhookConfig,
     /// How long files of a sandbox are kept.
@@ -116,13 +122,15 @@ pub struct Config {
 }
 
 impl Config {
-    fn read(reader: &mut Reader<'_>) -> Self {
+    fn read(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> Self {
         Self {
             server: ServerConfig::read(reader),
             log: LogConfig::read(reader),
             api: ApiConfig::read(reader),
             rate_limit: RateLimitConfig::read(reader),
             engine: EngineConfig::read(reader),
+            models: ModelsConfig::read(reader),
+            model_tables: ModelTables::read(reader, env),
             webhooks: WebhookConfig::read(reader),
             sandbox: SandboxConfig::read(reader),
             store: StoreConfig::read(reader),
@@ -142,7 +150,7 @@ impl Config {
 impl Default for Config {
     /// What holds where nothing is set.
     fn default() -> Self {
-        Self::read(&mut Reader::new(&Sources::default()))
+        Self::read(&mut Reader::new(&Sources::default()), &BTreeMap::new())
     }
 }
 
@@ -155,6 +163,8 @@ impl fmt::Debug for Config {
             .field("api", &self.api)
             .field("rate_limit", &self.rate_limit)
             .field("engine", &self.engine)
+            .field("models", &self.models)
+            .field("model_tables", &self.model_tables)
             .field("webhooks", &self.webhooks)
             .field("sandbox", &self.sandbox)
             .field("store", &self.store)
@@ -166,7 +176,8 @@ impl fmt::Debug for Config {
 
 /// Makes the settings out of flags, variables and the settings file. Reads nothing else.
 ///
-/// `env` may be the whole environment; only names that begin with `ERRAND_` are looked at.
+/// `env` may be the whole environment; looked at are names that begin with `ERRAND_`, keys and addresses of the providers
+/// that everybody knows (`ANTHROPIC_API_KEY` …), and what the settings file names as `api_key_env`.
 /// [`environment`] and [`read_file`] fetch both from outside.
 ///
 /// # Errors
@@ -186,7 +197,7 @@ pub fn load(
         sources.add_flag(name, flag, value);
     }
     let mut reader = Reader::new(&sources);
-    let config = Config::read(&mut reader);
+    let config = Config::read(&mut reader, env);
     reader.finish()?;
     Ok(config)
 }

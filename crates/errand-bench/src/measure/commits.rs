@@ -202,6 +202,7 @@ impl Committer {
             message: None,
             by: self.user,
             sandbox_ttl_ms: 86_400_000,
+            api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };

@@ -59,6 +59,7 @@ impl World {
             ids,
             models: Models::default(),
             tools: Tools::builtin(),
+            deltas: Deltas::default(),
             sandboxes: Sandboxes::beneath(dir.path()),
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
@@ -117,6 +118,7 @@ impl World {
             message: Some((self.parts.ids.message(now), "hello".to_owned())),
             by: self.owner,
             sandbox_ttl_ms: 1_000_000,
+            api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clock::Clock;
+use crate::deltas::Deltas;
 use crate::model::Models;
 use crate::net::{Bounds, Guard};
 use crate::sandboxes::Sandboxes;
@@ -63,6 +64,7 @@ impl World {
             ids,
             models: Models::default(),
             tools: Tools::builtin(),
+            deltas: Deltas::default(),
             sandboxes: Sandboxes::beneath(dir.path()),
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),

@@ -313,7 +313,13 @@ impl NetworkSession {
     }
 
     /// What a call used up, for the transcript and for the sums.
-    fn account(&self, reply: &Reply, purpose: Purpose, attempt: u32, ms: u64) -> (ModelCall, Usage) {
+    fn account(
+        &self,
+        reply: &Reply,
+        purpose: Purpose,
+        attempt: u32,
+        ms: u64,
+    ) -> (ModelCall, Usage) {
         let tokens = reply.tokens;
         let cost_usd = self.known.price.map_or(0.0, |price| price.of(tokens));
         let call = ModelCall {

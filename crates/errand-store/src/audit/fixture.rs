@@ -118,6 +118,7 @@ impl Runs {
             message: Some((f.ids.message(self.now), "Begin.".to_owned())),
             by: f.owner,
             sandbox_ttl_ms: TTL_MS,
+            api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now: self.now,
         };

@@ -142,7 +142,9 @@ fn error_body(protocol: Protocol, status: u16) -> Value {
     };
     let message = format!("made to fail with {status}");
     match protocol {
-        Protocol::Anthropic => json!({"type": "error", "error": {"type": word, "message": message}}),
+        Protocol::Anthropic => {
+            json!({"type": "error", "error": {"type": word, "message": message}})
+        }
         Protocol::OpenAi => json!({"error": {"type": word, "message": message, "code": null}}),
         Protocol::Gemini => json!({"error": {"code": status, "status": word, "message": message}}),
     }
@@ -187,7 +189,9 @@ pub(super) async fn respond(
         Some(Fault::BadJson) => {
             let mut pieces = whole();
             let bad = match protocol {
-                Protocol::Anthropic => "event: content_block_delta\ndata: {\"type\": \"content_bl\n\n",
+                Protocol::Anthropic => {
+                    "event: content_block_delta\ndata: {\"type\": \"content_bl\n\n"
+                }
                 Protocol::OpenAi | Protocol::Gemini => "data: {\"choices\": [{\n\n",
             };
             pieces.insert(middle, Piece::Bytes(bad.to_owned()));
@@ -241,7 +245,10 @@ fn futures_of(
 fn pieces(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let size = chars.len().div_ceil(PIECES).max(1);
-    chars.chunks(size).map(|part| part.iter().collect()).collect()
+    chars
+        .chunks(size)
+        .map(|part| part.iter().collect())
+        .collect()
 }
 
 fn events(protocol: Protocol, number: usize, answer: &Answer) -> Vec<String> {

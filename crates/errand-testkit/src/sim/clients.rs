@@ -262,6 +262,7 @@ impl Wire {
             message: message.then(|| (self.ids.message(now), Request::text(number))),
             by: team.owner,
             sandbox_ttl_ms: 3_600_000,
+            api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
             now,
         };

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use errand_core::config::BuildConfig;
 use errand_core::human::{Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft};
 use errand_core::id::RunId;
 use errand_core::playbook::RunFacts;
 use errand_core::transcript::{Body, Entry, Mark};
 use errand_core::turn::{MarkedMove, Move};
-use errand_engine::model::{Model, ModelError, Session, Turn};
+use errand_engine::model::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 use errand_store::model::Usage;
 use serde_json::{Value, json};
 
@@ -37,12 +36,12 @@ pub(crate) struct Script {
 pub(crate) struct SimModel(pub(crate) Arc<World>);
 
 impl Model for SimModel {
-    fn session(&self, build: &BuildConfig) -> Result<Box<dyn Session>, ModelError> {
-        let agent = build.model.name.parse::<usize>().ok();
+    fn session(&self, setup: Setup<'_>) -> Result<Box<dyn Session>, ModelError> {
+        let agent = setup.build.model.name.parse::<usize>().ok();
         let script = agent.and_then(|n| self.0.state().agents.get(n).map(|a| a.script.clone()));
         let script = script.ok_or_else(|| ModelError {
             code: "no_script",
-            message: format!("there is no script {}", build.model.name),
+            message: format!("there is no script {}", setup.build.model.name),
         })?;
         Ok(Box::new(Following {
             world: Arc::clone(&self.0),
@@ -91,7 +90,8 @@ impl Session for Following {
         self.script.pure
     }
 
-    async fn turn(&mut self, run: &RunFacts) -> Result<Turn, ModelError> {
+    async fn turn(&mut self, context: &TurnContext<'_>) -> Result<Turn, TurnError> {
+        let run = context.facts;
         let (turn, read) = (self.next, self.read);
         {
             let now = self.world.now();
@@ -134,15 +134,13 @@ impl Session for Following {
                 mark: Some(mark.clone()),
             })
             .collect();
-        Ok(Turn {
-            moves,
-            usage: Usage {
-                model_calls: 1,
-                input_tokens: 10,
-                output_tokens: 5,
-                ..Usage::default()
-            },
-        })
+        let usage = Usage {
+            model_calls: 1,
+            input_tokens: 10,
+            output_tokens: 5,
+            ..Usage::default()
+        };
+        Ok(Turn::of(moves, usage))
     }
 }
 

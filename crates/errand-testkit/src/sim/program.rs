@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use errand_core::id::IdGen;
+use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
@@ -90,6 +91,7 @@ impl Program {
             ids: Arc::clone(&ids),
             models: Models::default().with("sim", Arc::new(SimModel(Arc::clone(world)))),
             tools: Tools::builtin().with(tools(world)),
+            deltas: Deltas::default(),
             sandboxes: Sandboxes::beneath(dir),
             post: Arc::new(SimNetwork(Arc::clone(world))),
             draining: draining.clone(),

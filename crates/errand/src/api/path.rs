@@ -57,6 +57,19 @@ impl PathIds for SandboxId {
     }
 }
 
+/// The name of a provider of models: 1 to 40 lower-case letters, digits, `_` and `-`, and not `builtin`.
+pub(crate) struct ProviderName(pub(crate) String);
+
+impl PathIds for ProviderName {
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        let name = part("provider")?;
+        let is_name =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        let fits = (1..=40).contains(&name.len()) && name.chars().all(is_name) && name != "builtin";
+        fits.then_some(Self(name))
+    }
+}
+
 impl<A: PathIds, B: PathIds> PathIds for (A, B) {
     fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         Some((A::read(part)?, B::read(part)?))

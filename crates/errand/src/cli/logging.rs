@@ -16,6 +16,10 @@ const QUIET: [&str; 6] = [
     "refinery_core",
 ];
 
+/// A library that repeats answers of models in its lines, and tells each fault of theirs as an error: the engine tells what
+/// of it matters.
+const SILENT: &str = "genai";
+
 /// Sets the process's log up. Once.
 ///
 /// # Errors
@@ -27,6 +31,7 @@ pub(super) fn start(config: &LogConfig, out: &Out) -> Result<()> {
             .iter()
             .for_each(|library| filter.push_str(&format!(",{library}=warn")));
     }
+    filter.push_str(&format!(",{SILENT}=off"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::builder().parse_lossy(filter))
         .with_writer(std::io::stderr)

@@ -116,6 +116,20 @@ impl<'s> Reader<'s> {
         });
     }
 
+    /// What was given in a table whose keys are names of the operator's own choice.
+    pub(super) fn table(&self, name: &str) -> Vec<(Origin, String, toml::Value)> {
+        self.sources.table(name)
+    }
+
+    /// Records what is wrong in such a table.
+    pub(super) fn report(&mut self, origin: Origin, name: String, message: String) {
+        self.problems.push(Problem {
+            origin,
+            name: Some(name),
+            message,
+        });
+    }
+
     pub(super) fn lines(&self) -> Vec<SettingLine> {
         self.lines.clone()
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::kinds::Shape;
+use super::models::TABLES;
 use super::problems::{ConfigErrors, Origin, Problem};
 use super::secret::MASTER_KEY;
 
@@ -73,22 +74,25 @@ fn cannot_read(path: &Path, origin: Option<Origin>, error: &io::Error) -> Config
     })
 }
 
-/// The program's own variables, those that begin with `ERRAND_`, out of those given (`std::env::vars_os()`).
+/// The variables given (`std::env::vars_os()`) that are text: those of the program, which begin with `ERRAND_`, and others
+/// that settings may name (keys of providers).
 ///
 /// # Errors
-/// A problem for each whose value is not UTF-8: a path that was read only in part would be another path.
+/// A problem for each of the program's own whose value is not UTF-8: a path that was read only in part would be another
+/// path.
 pub fn environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<BTreeMap<String, String>, ConfigErrors> {
     let (mut ours, mut problems) = (BTreeMap::new(), Vec::new());
     for (name, value) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+        let Some(name) = name.to_str() else {
             continue;
         };
         match value.into_string() {
             Ok(value) => {
                 ours.insert(name.to_owned(), value);
             }
+            Err(_) if !name.starts_with(PREFIX) => {}
             Err(_) => problems.push(Problem {
                 origin: Origin::Environment(name.to_owned()),
                 name: None,
@@ -159,6 +163,8 @@ pub(super) struct Sources {
     /// Variables without `__`: not settings, but perhaps meant as such.
     single: Vec<String>,
     unreadable: Vec<Problem>,
+    /// Tables whose keys are names of the operator's own choice, as they are.
+    tables: BTreeMap<&'static str, Vec<(Origin, toml::Table)>>,
 }
 
 impl Sources {
@@ -201,6 +207,13 @@ impl Sources {
             } else {
                 format!("{prefix}.{key}")
             };
+            if let Some(own) = TABLES.into_iter().find(|own| *own == name)
+                && let toml::Value::Table(table) = value
+            {
+                let given = self.tables.entry(own).or_default();
+                given.push((origin.clone(), table));
+                continue;
+            }
             match value {
                 toml::Value::Table(table) if !table.is_empty() => {
                     self.add_table(&name, table, origin)
@@ -241,6 +254,18 @@ impl Sources {
     /// What was given for a setting, the weakest source first.
     pub(super) fn given(&self, name: &str) -> &[(Origin, Given)] {
         self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What was given in a table whose keys are names of the operator's own choice.
+    pub(super) fn table(&self, name: &str) -> Vec<(Origin, String, toml::Value)> {
+        let given = self.tables.get(name).into_iter().flatten();
+        given
+            .flat_map(|(origin, table)| {
+                table
+                    .iter()
+                    .map(|(key, value)| (origin.clone(), key.clone(), value.clone()))
+            })
+            .collect()
     }
 
     pub(super) fn unreadable(&self) -> Vec<Problem> {

@@ -13,21 +13,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What comes out of a stream: an event, or a comment (without a kind).
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Item {
-    id: Option<u64>,
-    kind: String,
-    data: Value,
+pub(crate) struct Item {
+    pub(crate) id: Option<u64>,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
 }
 
 /// A client's end of a stream.
-struct Stream {
+pub(crate) struct Stream {
     response: Response,
     text: String,
 }
 
 impl Stream {
     /// The next item; none at the end.
-    async fn next(&mut self) -> Option<Item> {
+    pub(crate) async fn next(&mut self) -> Option<Item> {
         tokio::time::timeout(PATIENCE, self.read())
             .await
             .expect("the stream gives something, or ends")
@@ -63,7 +63,7 @@ impl Stream {
     }
 
     /// All that comes until the stream closes.
-    async fn rest(mut self) -> Vec<Item> {
+    pub(crate) async fn rest(mut self) -> Vec<Item> {
         let mut items = Vec::new();
         while let Some(item) = self.next().await {
             items.push(item);
@@ -106,7 +106,7 @@ async fn ask(app: &TestApp, key: &str, run: &str, from: &str, last: Option<&str>
     request.send().await.unwrap()
 }
 
-async fn open(app: &TestApp, key: &str, run: &str, last: Option<u64>) -> Stream {
+pub(crate) async fn open(app: &TestApp, key: &str, run: &str, last: Option<u64>) -> Stream {
     let last = last.map(|last| last.to_string());
     let response = ask(app, key, run, "", last.as_deref()).await;
     assert_eq!(response.status(), 200);

@@ -76,7 +76,10 @@ fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, 
 }
 
 /// Arguments as an object; or what is wrong with them, and what the transcript keeps of them.
-fn object(arguments: RawArguments, cut: bool) -> Result<Map<String, Value>, (Map<String, Value>, String)> {
+fn object(
+    arguments: RawArguments,
+    cut: bool,
+) -> Result<Map<String, Value>, (Map<String, Value>, String)> {
     let text = match arguments {
         RawArguments::Value(Value::Object(map)) => return Ok(map),
         RawArguments::Value(Value::Null) => return Ok(Map::new()),
@@ -95,7 +98,10 @@ fn object(arguments: RawArguments, cut: bool) -> Result<Map<String, Value>, (Map
         told.push('…');
     }
     let kept = Map::from_iter([("unreadable_arguments".to_owned(), json!(told))]);
-    Err((kept, format!("invalid_arguments: the arguments cannot be read: {why}")))
+    Err((
+        kept,
+        format!("invalid_arguments: the arguments cannot be read: {why}"),
+    ))
 }
 
 /// Turns an answer into a turn. `empty`: how many answers in a row, before this one, held nothing. `id`: makes ids of calls.

@@ -123,9 +123,7 @@ pub(super) async fn ask(
 }
 
 fn broke_off() -> Fault {
-    Fault::transport(
-        "the answer broke off before its end, or was none (no stream of events came)",
-    )
+    Fault::transport("the answer broke off before its end, or was none (no stream of events came)")
 }
 
 /// What has come of an answer.

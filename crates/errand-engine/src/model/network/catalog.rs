@@ -42,10 +42,7 @@ impl Price {
             .saturating_sub(tokens.cached)
             .saturating_sub(tokens.cache_write);
         let part = |tokens: u64, price: f64| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "no answer has 2^52 tokens"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "no answer has 2^52 tokens")]
             let millions = tokens as f64 / 1_000_000.0;
             millions * price
         };
@@ -108,8 +105,18 @@ const TABLE: &[Row] = &[
     Row("o3", [2.0, 0.5, 2.0, 8.0], 200_000, 32_000),
     Row("o1", [15.0, 7.5, 15.0, 60.0], 200_000, 32_000),
     Row("gemini-3-pro", [2.0, 0.2, 2.0, 12.0], 1_000_000, 32_000),
-    Row("gemini-2.5-pro", [1.25, 0.125, 1.25, 10.0], 1_000_000, 32_000),
-    Row("gemini-2.5-flash-lite", [0.1, 0.01, 0.1, 0.4], 1_000_000, 32_000),
+    Row(
+        "gemini-2.5-pro",
+        [1.25, 0.125, 1.25, 10.0],
+        1_000_000,
+        32_000,
+    ),
+    Row(
+        "gemini-2.5-flash-lite",
+        [0.1, 0.01, 0.1, 0.4],
+        1_000_000,
+        32_000,
+    ),
     Row("gemini-2.5-flash", [0.3, 0.03, 0.3, 2.5], 1_000_000, 32_000),
     Row("gemini-2.0-flash", [0.1, 0.025, 0.1, 0.4], 1_000_000, 8_192),
 ];
@@ -137,14 +144,19 @@ impl Overrides {
             .copied()
             .or(row.map(|row| row.2))
             .unwrap_or(if listed { NEW_WINDOW } else { UNKNOWN_WINDOW });
-        let price = self.prices.get(&full).or_else(|| self.prices.get(&name.name));
+        let price = self
+            .prices
+            .get(&full)
+            .or_else(|| self.prices.get(&name.name));
         let price = price.copied().or_else(|| {
-            row.map(|Row(_, [input, cached_input, cache_write, output], ..)| Price {
-                input: *input,
-                cached_input: *cached_input,
-                cache_write: *cache_write,
-                output: *output,
-            })
+            row.map(
+                |Row(_, [input, cached_input, cache_write, output], ..)| Price {
+                    input: *input,
+                    cached_input: *cached_input,
+                    cache_write: *cache_write,
+                    output: *output,
+                },
+            )
         });
         Known {
             price,
@@ -193,7 +205,10 @@ mod tests {
         overrides.windows.insert("local/gpt-5".to_owned(), 8_000);
         overrides.vision.push("local/gpt-5".to_owned());
         let known = overrides.known(&local);
-        assert_eq!((known.window, known.answer, known.sees), (8_000, 2_000, true));
+        assert_eq!(
+            (known.window, known.answer, known.sees),
+            (8_000, 2_000, true)
+        );
     }
 
     #[test]

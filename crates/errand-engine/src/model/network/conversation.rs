@@ -12,9 +12,7 @@ use std::sync::Arc;
 
 use errand_core::limits::TOOL_RESULT_BYTES_MAX;
 use errand_core::time::Timestamp;
-use errand_core::transcript::{
-    AnswerKind, Body, Entry, ModelCall, Outcome, Purpose, ToolCall,
-};
+use errand_core::transcript::{AnswerKind, Body, Entry, ModelCall, Outcome, Purpose, ToolCall};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -72,7 +70,8 @@ pub(super) struct Image {
 }
 
 const EMPTY_NUDGE: &str = "Your last answer held neither text nor a call that could be carried out. Answer with text, or call one of your tools.";
-const CUT_NUDGE: &str = "Your last answer was cut off at its greatest length. Go on from where it ends.";
+const CUT_NUDGE: &str =
+    "Your last answer was cut off at its greatest length. Go on from where it ends.";
 
 /// See the module's document.
 #[derive(Default)]

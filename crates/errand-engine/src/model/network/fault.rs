@@ -81,7 +81,10 @@ pub(super) fn of_library(error: &Error, name: &ModelName, now: Timestamp) -> Fau
         }
         other => Fault::Final(ModelError {
             code: "model_bad_request",
-            message: format!("the question to {name} cannot be put: {}", short(&chain(other))),
+            message: format!(
+                "the question to {name} cannot be put: {}",
+                short(&chain(other))
+            ),
         }),
     }
 }
@@ -95,14 +98,18 @@ fn of_status(
 ) -> Fault {
     let parsed: Value = serde_json::from_str(body).unwrap_or(Value::Null);
     let told = told(&parsed);
-    let said = told.as_deref().map_or_else(String::new, |t| format!(": {t}"));
+    let said = told
+        .as_deref()
+        .map_or_else(String::new, |t| format!(": {t}"));
     let provider = &name.provider;
     let code = status.as_u16();
     let last = |code: &'static str, message: String| Fault::Final(ModelError { code, message });
     if code == 429 && is_out_of_money(&parsed) {
         return last(
             "model_out_of_credit",
-            format!("the provider {provider} takes no more questions: the account has no credit left{said}. Top it up there, then retry the run"),
+            format!(
+                "the provider {provider} takes no more questions: the account has no credit left{said}. Top it up there, then retry the run"
+            ),
         );
     }
     match code {
@@ -113,15 +120,24 @@ fn of_status(
         // What a provider says of a bad key may repeat a part of it.
         401 | 403 => last(
             "model_unauthorized",
-            format!("the provider {provider} refused the key ({}): set a right one, in the server's environment, in errand.toml or with PUT /v1/providers/{provider}, then retry the run", status_words(status)),
+            format!(
+                "the provider {provider} refused the key ({}): set a right one, in the server's environment, in errand.toml or with PUT /v1/providers/{provider}, then retry the run",
+                status_words(status)
+            ),
         ),
         404 => last(
             "model_not_found",
-            format!("the provider {provider} does not have the model {:?}{said}. Name another in a new build, or correct the provider's address", name.name),
+            format!(
+                "the provider {provider} does not have the model {:?}{said}. Name another in a new build, or correct the provider's address",
+                name.name
+            ),
         ),
         _ => last(
             "model_bad_request",
-            format!("the provider {provider} refused the question ({}){said}. If it is too long for the model, set models.windows; else mend the build and start a new run", status_words(status)),
+            format!(
+                "the provider {provider} refused the question ({}){said}. If it is too long for the model, set models.windows; else mend the build and start a new run",
+                status_words(status)
+            ),
         ),
     }
 }
@@ -258,10 +274,7 @@ mod tests {
             )
         };
         for status in [408, 425, 429, 500, 502, 503, 504, 529] {
-            assert!(
-                matches!(fault(status), Fault::Transport { .. }),
-                "{status}"
-            );
+            assert!(matches!(fault(status), Fault::Transport { .. }), "{status}");
         }
         for (status, code) in [
             (400, "model_bad_request"),

@@ -149,9 +149,13 @@ fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], kind: Kind, sees: bo
             match (&image.data, sees) {
                 (Some(data), true) => {
                     let name = Some(image.path.clone());
-                    images.push((image, Binary::from_base64(image.media_type.as_str(), data.clone(), name)));
+                    images.push((
+                        image,
+                        Binary::from_base64(image.media_type.as_str(), data.clone(), name),
+                    ));
                 }
-                (None, true) => text.push_str("\nThe file is gone or was changed since: read it again to see it."),
+                (None, true) => text
+                    .push_str("\nThe file is gone or was changed since: read it again to see it."),
                 (_, false) => text.push_str("\nYou cannot be shown images: this model takes none."),
             }
         }

@@ -12,6 +12,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
+use errand_engine::deltas::{Delta, Listener};
 use errand_store::Watch;
 use errand_store::model::{EventPage, EventRow};
 use futures::stream;
@@ -53,7 +54,9 @@ impl QueryParams for After {
 }
 
 /// Streams the events of a run: `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and at
-/// the end of an ended run `end`. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
+/// the end of an ended run `end`. While a network model answers, `message.delta` (without a number, and not repeated) has
+/// a piece of the text: `message_id`, `attempt`, `offset` (the bytes before it) and `text`; a new attempt, or an offset of
+/// 0, begins the text anew. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/events", tag = "Runs",
     params(
         ("run_id" = Uuid, Path, description = "The run."),
@@ -74,6 +77,7 @@ pub(crate) async fn stream_events(
     let known = last_event_id(&headers)?.or(after);
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
+    let listener = app.deltas.listen(run);
     let page = app
         .store
         .events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX)
@@ -97,6 +101,7 @@ pub(crate) async fn stream_events(
         after,
         last_at,
         watch,
+        listener,
         ready: VecDeque::new(),
         has_ended: false,
     };
@@ -142,6 +147,7 @@ struct Follow {
     /// When the last event that was told happened.
     last_at: Timestamp,
     watch: Watch,
+    listener: Listener,
     ready: VecDeque<Event>,
     has_ended: bool,
 }
@@ -175,6 +181,8 @@ impl Follow {
             {
                 return None;
             }
+            // Pieces of a text come before the message that they are of.
+            self.hear();
             match self
                 .app
                 .store
@@ -193,9 +201,22 @@ impl Follow {
         }
     }
 
+    /// Takes the pieces of a model's text that are there.
+    fn hear(&mut self) {
+        while let Some(delta) = self.listener.ready() {
+            let event = delta_of(self.run, self.app.clock.now(), &delta);
+            self.ready.push_back(event);
+        }
+    }
+
     /// Until there may be more, or it is time for a sign of life.
     async fn wait(&mut self) {
         tokio::select! {
+            biased;
+            delta = self.listener.next() => {
+                self.ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
+                self.hear();
+            }
             () = self.watch.changed() => {}
             () = self.app.draining.cancelled() => {}
             () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
@@ -212,6 +233,21 @@ fn about(run: RunId, created_at: Timestamp) -> Map<String, Value> {
         Value::String(created_at.to_string()),
     );
     data
+}
+
+/// A piece of a message that is not there yet. It has no number: it is not repeated.
+fn delta_of(run: RunId, now: Timestamp, delta: &Delta) -> Event {
+    let mut data = about(run, now);
+    let fields = [
+        ("message_id", Value::String(delta.message.to_string())),
+        ("attempt", Value::from(delta.attempt)),
+        ("offset", Value::from(delta.offset)),
+        ("text", Value::String(delta.text.clone())),
+    ];
+    data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+    Event::default()
+        .event("message.delta")
+        .data(Value::Object(data).to_string())
 }
 
 fn event_of(run: RunId, row: EventRow) -> Event {

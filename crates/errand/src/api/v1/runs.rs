@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::name::webhook_url;
+use super::providers;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
@@ -101,6 +102,7 @@ pub(crate) async fn start_run(
     let now = app.clock.now();
     let wanted = checked(&app, body.value)?;
     let models = app.models.clone();
+    let own = providers::own(&app, caller.team()).await?;
     let start = StartRun {
         team: caller.team(),
         id: app.ids.run(now),
@@ -111,8 +113,9 @@ pub(crate) async fn start_run(
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
         by: caller.user(),
+        api_key: Some(caller.api_key()),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
         now,
     };
     let answer = app

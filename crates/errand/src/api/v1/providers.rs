@@ -1,0 +1,193 @@
+//! Providers of models: a team's own settings. A key is written and never read.
+
+use axum::Json as Answered;
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::id::TeamId;
+use errand_core::time::Timestamp;
+use errand_engine::model::network::{Kind, OwnProvider, OwnProviders};
+use errand_store::Once;
+use errand_store::model::{ProviderRow, PutProvider};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::{Json, NoBody, RequestBody};
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, no_content, response};
+use crate::api::path::{Path, ProviderName};
+
+/// Most characters of a key or an address.
+const TEXT_CHARS_MAX: usize = 2_000;
+
+/// A team's settings of a provider, without the key.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProviderBody {
+    /// As models name it: `<name>/<model>`.
+    #[schema(example = "anthropic")]
+    name: String,
+    /// `anthropic`, `openai`, `gemini` or `openai_compatible`.
+    kind: String,
+    /// Where it is. Null: at the provider's own address, or where the operator says.
+    #[schema(required)]
+    base_url: Option<String>,
+    /// Whether a key is set.
+    has_key: bool,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+impl From<ProviderRow> for ProviderBody {
+    fn from(row: ProviderRow) -> Self {
+        Self {
+            name: row.name,
+            kind: row.kind,
+            base_url: row.base_url,
+            has_key: row.has_key,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+/// A team's providers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProviderListResponse {
+    providers: Vec<ProviderBody>,
+}
+
+/// One of them.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProviderResponse {
+    provider: ProviderBody,
+}
+
+/// Settings of a provider. Those that are left out are none, but for the key.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct PutProviderRequest {
+    /// Whose protocol it speaks: `anthropic`, `openai`, `gemini` or `openai_compatible`. May be left out where the name is
+    /// one of the first three.
+    kind: Option<String>,
+    /// Where it is: Anthropic's and Gemini's without a version, OpenAI's and compatible ones with it.
+    #[schema(example = "https://models.example.com/v1")]
+    base_url: Option<String>,
+    /// The key. Left out, the one that is set stays, unless kind or address change.
+    #[schema(write_only)]
+    api_key: Option<String>,
+}
+
+impl RequestBody for PutProviderRequest {}
+
+/// The providers that a team has settings of its own for.
+pub(super) async fn own(app: &AppState, team: TeamId) -> Result<OwnProviders, ApiError> {
+    let rows = app.store.providers(team).await?;
+    let own = rows.into_iter().filter_map(|row| {
+        let own = OwnProvider {
+            kind: Kind::parse(&row.kind)?,
+            has_base_url: row.base_url.is_some(),
+            has_key: row.has_key,
+        };
+        Some((row.name, own))
+    });
+    Ok(OwnProviders(own.collect()))
+}
+
+/// The team's own settings of providers, by name. Those of the operator hold where the team has none.
+#[utoipa::path(get, path = "/v1/providers", tag = "Models",
+    responses((status = 200, description = "The providers.", body = ProviderListResponse)))]
+pub(crate) async fn list_providers(
+    caller: Caller,
+    State(app): State<AppState>,
+) -> Result<Answered<ProviderListResponse>, ApiError> {
+    let rows = app.store.providers(caller.team()).await?;
+    Ok(Answered(ProviderListResponse {
+        providers: rows.into_iter().map(ProviderBody::from).collect(),
+    }))
+}
+
+/// Sets a provider up for the team, or changes it. The key is kept encrypted, and is never shown.
+#[utoipa::path(put, path = "/v1/providers/{provider}", tag = "Models", request_body = PutProviderRequest,
+    params(("provider" = String, Path, description = "Its name: lower-case letters, digits, `_` and `-`.")),
+    responses((status = 200, description = "It is set up.", body = ProviderResponse)))]
+pub(crate) async fn put_provider(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(ProviderName(name)): Path<ProviderName>,
+    body: Json<PutProviderRequest>,
+) -> Result<Answered<ProviderResponse>, ApiError> {
+    let request = body.value;
+    let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+    let kind = match &request.kind {
+        Some(text) => Kind::parse(text),
+        None => Kind::well_known(&name),
+    };
+    let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("it takes one of {kinds}")))?;
+    if let Some(text) = &request.base_url {
+        check_base_url(&app, text)?;
+    } else if kind == Kind::OpenAiCompatible {
+        return Err(ApiError::invalid(
+            "base_url",
+            "it is missing: it takes an http or https address",
+        ));
+    }
+    if let Some(key) = &request.api_key {
+        let fits =
+            (1..=TEXT_CHARS_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+        if !fits {
+            return Err(ApiError::invalid(
+                "api_key",
+                "it takes 1 to 2000 visible ASCII characters",
+            ));
+        }
+    }
+    let put = PutProvider {
+        team: caller.team(),
+        name,
+        kind: kind.as_str().to_owned(),
+        base_url: request.base_url,
+        key: request.api_key,
+        now: app.clock.now(),
+    };
+    let row = app.store.put_provider(put, Once::not_recorded()).await?;
+    let provider = row.fresh()?;
+    Ok(Answered(ProviderResponse {
+        provider: provider.into(),
+    }))
+}
+
+fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
+    let wrong = |message: String| ApiError::invalid("base_url", message);
+    let url = Url::parse(text).map_err(|e| wrong(format!("it is no address: {e}")))?;
+    if url.query().is_some() || url.fragment().is_some() || text.len() > TEXT_CHARS_MAX {
+        return Err(wrong("it takes an address without a query".to_owned()));
+    }
+    match app.models.network() {
+        Some(network) => network
+            .check_base_url(&url)
+            .map_err(|e| wrong(e.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Removes the team's own settings of a provider, its key among them. Those of the operator hold again.
+#[utoipa::path(delete, path = "/v1/providers/{provider}", tag = "Models",
+    params(("provider" = String, Path, description = "Its name.")),
+    responses((status = 204, description = "They are gone.")))]
+pub(crate) async fn delete_provider(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(ProviderName(name)): Path<ProviderName>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app
+        .store
+        .delete_provider(caller.team(), name, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, no_content))
+}

@@ -1,0 +1,250 @@
+//! `[models]`: how models of providers on the network are called, and what the operator knows of them.
+//!
+//! Three tables have names of the operator's own choice, and so are no settings of the list: `[models.providers.NAME]`,
+//! `[models.prices."NAME"]` and `[models.windows]`. What is wrong in them is told with all other problems. The keys and
+//! addresses of Anthropic, OpenAI and Gemini may stand in the variables that everybody knows, which win over the file.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use errand_engine::model::network::{
+    Kind, NetworkSettings, Overrides, Price, ProviderKey, ProviderSettings,
+};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::kinds::{boolean, duration, list, whole};
+use super::problems::Origin;
+use super::reader::{Reader, section};
+
+section! {
+    /// How models of providers on the network are called.
+    pub struct ModelsConfig["models"] {
+        /// How often a model is asked, at most, until it gives an answer that can be read; between attempts the run waits and holds no place.
+        attempts: u32 = whole(12, 1..=100).unit("attempts"),
+        /// How long a model may be silent before an attempt counts as failed.
+        idle_timeout: Duration = duration(Duration::from_secs(120), Duration::from_secs(1)..=Duration::from_secs(3600)),
+        /// Whether the addresses that teams give for their providers may be of private networks, such as 127.0.0.1 and 10.0.0.0/8; those of the operator may always be.
+        allow_private_networks: bool = boolean(false),
+        /// Models that take images, besides those of Anthropic, OpenAI and Gemini.
+        vision: Vec<String> = list("provider/name", |text| Ok(text.to_owned())),
+    }
+}
+
+/// The tables with names of the operator's own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelTables {
+    /// `[models.providers.NAME]`.
+    pub providers: Vec<(String, ProviderSettings)>,
+    /// `[models.prices."NAME"]`.
+    pub prices: BTreeMap<String, Price>,
+    /// `[models.windows]`.
+    pub windows: BTreeMap<String, u64>,
+}
+
+/// The names of these tables. Their content is kept as it is and read here.
+pub(super) const TABLES: [&str; 3] = ["models.providers", "models.prices", "models.windows"];
+
+/// A provider's key and address, by the variables that everybody knows.
+const VARIABLES: [(Kind, &str, &str); 3] = [
+    (Kind::Anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+    (Kind::OpenAi, "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    (Kind::Gemini, "GEMINI_API_KEY", "GEMINI_BASE_URL"),
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderTable {
+    kind: Option<String>,
+    base_url: Option<String>,
+    api_key: Option<String>,
+    api_key_env: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceTable {
+    input: f64,
+    output: f64,
+    cached_input: Option<f64>,
+    cache_write: Option<f64>,
+}
+
+impl ModelTables {
+    /// `env`: where variables with keys are.
+    pub(super) fn read(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> Self {
+        let mut tables = Self::default();
+        let mut providers = BTreeMap::new();
+        for (origin, name, value) in reader.table("models.providers") {
+            let path = format!("models.providers.{name}");
+            let read = fitting::<ProviderTable>(value).and_then(|t| provider(&name, t, env));
+            match read {
+                Ok(settings) => {
+                    providers.insert(name, settings);
+                }
+                Err(message) => reader.report(origin, path, message),
+            }
+        }
+        for (kind, key, base) in VARIABLES {
+            well_known(reader, &mut providers, env, (kind, key, base));
+        }
+        tables.providers = providers.into_iter().collect();
+        for (origin, name, value) in reader.table("models.prices") {
+            match fitting::<PriceTable>(value).and_then(price) {
+                Ok(price) => {
+                    tables.prices.insert(name, price);
+                }
+                Err(message) => reader.report(origin, format!("models.prices.{name:?}"), message),
+            }
+        }
+        for (origin, name, value) in reader.table("models.windows") {
+            let tokens = value.as_integer().and_then(|n| u64::try_from(n).ok());
+            match tokens.filter(|n| (1_000..=100_000_000).contains(n)) {
+                Some(tokens) => {
+                    tables.windows.insert(name, tokens);
+                }
+                None => reader.report(
+                    origin,
+                    format!("models.windows.{name:?}"),
+                    "takes a number of tokens in 1000..=100000000".to_owned(),
+                ),
+            }
+        }
+        tables
+    }
+
+    /// All that the engine needs.
+    #[must_use]
+    pub fn settings(&self, config: &ModelsConfig) -> NetworkSettings {
+        NetworkSettings {
+            providers: self.providers.clone(),
+            overrides: Overrides {
+                prices: self.prices.clone(),
+                windows: self.windows.clone(),
+                vision: config.vision.clone(),
+            },
+            attempts: config.attempts,
+            idle_ms: u64::try_from(config.idle_timeout.as_millis()).unwrap_or(u64::MAX),
+            allow_private: config.allow_private_networks,
+        }
+    }
+}
+
+/// A table's value, read into a type. What was given is not part of the message: it may be a key.
+fn fitting<T: DeserializeOwned>(value: toml::Value) -> Result<T, String> {
+    value
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().replace('\n', "; "))
+}
+
+fn provider(
+    name: &str,
+    table: ProviderTable,
+    env: &BTreeMap<String, String>,
+) -> Result<ProviderSettings, String> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    if name.is_empty() || !name.chars().all(is_name) || name == "builtin" {
+        return Err(
+            "a provider's name has lower-case letters, digits, _ and -, and is not builtin"
+                .to_owned(),
+        );
+    }
+    let kinds = || Kind::ALL.map(Kind::as_str).join(" | ");
+    let kind = match &table.kind {
+        None => Kind::well_known(name)
+            .ok_or_else(|| format!("kind is missing; it takes {}", kinds()))?,
+        Some(text) => Kind::parse(text).ok_or_else(|| format!("kind is not one of {}", kinds()))?,
+    };
+    if let Some(text) = &table.base_url {
+        base_url(text)?;
+    } else if kind == Kind::OpenAiCompatible {
+        return Err("base_url is missing".to_owned());
+    }
+    let key = match (table.api_key, table.api_key_env) {
+        (Some(_), Some(_)) => {
+            return Err("api_key and api_key_env are both set; set one".to_owned());
+        }
+        (Some(key), None) => Some(key),
+        (None, Some(variable)) => Some(env.get(&variable).cloned().ok_or_else(|| {
+            format!("api_key_env names the variable {variable}, which is not set")
+        })?),
+        (None, None) => None,
+    };
+    Ok(ProviderSettings {
+        kind,
+        base_url: table.base_url,
+        key: key.filter(|key| !key.is_empty()).map(ProviderKey),
+    })
+}
+
+/// An address that requests can be put behind.
+pub(super) fn base_url(text: &str) -> Result<(), String> {
+    let wrong = || {
+        "base_url is not an http or https address without a query, such as http://127.0.0.1:11434/v1"
+            .to_owned()
+    };
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let fits = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    fits.then_some(()).ok_or_else(wrong)
+}
+
+fn price(table: PriceTable) -> Result<Price, String> {
+    let price = Price {
+        input: table.input,
+        output: table.output,
+        cached_input: table.cached_input.unwrap_or(table.input),
+        cache_write: table.cache_write.unwrap_or(table.input),
+    };
+    let all = [
+        price.input,
+        price.output,
+        price.cached_input,
+        price.cache_write,
+    ];
+    if all.iter().all(|n| n.is_finite() && *n >= 0.0) {
+        Ok(price)
+    } else {
+        Err("a price is US dollars for a million tokens, from 0 on".to_owned())
+    }
+}
+
+/// A provider's variables, over what the file says.
+fn well_known(
+    reader: &mut Reader<'_>,
+    providers: &mut BTreeMap<String, ProviderSettings>,
+    env: &BTreeMap<String, String>,
+    (kind, key, base): (Kind, &str, &str),
+) {
+    let given = |name: &str| env.get(name).map(|v| v.trim()).filter(|v| !v.is_empty());
+    if given(key).is_none() && given(base).is_none() {
+        return;
+    }
+    let settings = providers
+        .entry(kind.as_str().to_owned())
+        .or_insert(ProviderSettings {
+            kind,
+            base_url: None,
+            key: None,
+        });
+    if let Some(value) = given(key) {
+        settings.key = Some(ProviderKey(value.to_owned()));
+    }
+    if let Some(value) = given(base) {
+        match base_url(value) {
+            Ok(()) => settings.base_url = Some(value.to_owned()),
+            Err(message) => reader.report(
+                Origin::Environment(base.to_owned()),
+                base.to_owned(),
+                message,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "models/tests.rs"]
+mod tests;
