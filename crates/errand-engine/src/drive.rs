@@ -286,7 +286,10 @@ impl Driver<'_> {
         let team = if matches!(what, Next::Model) && self.session.costs() {
             let (team, now) = (self.run.team, self.now());
             let read = || self.parts.store.team_month(team, now);
-            Some(persist(self.parts, read).await?)
+            let mut month = persist(self.parts, read).await?;
+            // What the last turn cost is on its way to the disk.
+            month.spent_usd += self.buffer.usage.cost_usd;
+            Some(month)
         } else {
             None
         };

@@ -207,6 +207,10 @@ fn errors_of(route: &Route) -> Vec<ErrorCode> {
     if takes_key(route) {
         errors.extend([E::Conflict, E::PayloadTooLarge, E::UnsupportedMediaType]);
     }
+    // With a key, a `PUT` has a body of JSON.
+    if route.method == Method::PUT && route.access != Access::Public {
+        errors.extend([E::PayloadTooLarge, E::UnsupportedMediaType]);
+    }
     errors
 }
 

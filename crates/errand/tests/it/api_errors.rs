@@ -105,7 +105,10 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
     let team = app.team("acme").await;
     let with_id = endpoints(&app)
         .into_iter()
-        .filter(|(_, path)| path.contains(NOBODY) && !is_public(path));
+        // What is put under a name of the team's own choice is made there.
+        .filter(|(method, path)| {
+            path.contains(NOBODY) && !is_public(path) && method != Method::PUT
+        });
     let bodies = [
         ("/messages", json!({"message": "x"})),
         ("/respond", json!({"approved": true})),

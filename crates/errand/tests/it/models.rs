@@ -220,23 +220,28 @@ async fn the_documented_example_has_no_message_and_runs_on_a_network_model() {
 
 #[tokio::test]
 async fn a_text_is_told_while_it_comes_and_stored_once() {
-    for (model, _) in EACH {
+    for (model, protocol) in EACH {
         let world = World::new().await;
         let name = model.split_once('/').unwrap().1;
         let gate = Gate::default();
+        // In the middle of the text.
+        let cut = match protocol {
+            Protocol::Anthropic => 5,
+            Protocol::OpenAi => 3,
+            Protocol::Gemini => 2,
+        };
         world
             .server
             .script(name, vec![Answer::text("one two three")]);
         world
             .server
-            .fail_with([Fault::Cut(5), Fault::Trickle(gate.clone())]);
+            .fail_with([Fault::Cut(cut), Fault::Trickle(gate.clone())]);
         let run = world.start(model, json!({}), Some("Count.")).await;
         let mut stream = api_events::open(&world.app, &world.team.key, &run, None).await;
         // The first attempt breaks off; the second one trickles.
         world.server.until(1).await;
-        while world.get(&run).await["waiting_on"]["kind"] != "retry" {
-            tokio::task::yield_now().await;
-        }
+        world.app.settle().await;
+        assert_eq!(world.get(&run).await["waiting_on"]["kind"], "retry");
         world.app.clock().advance(Duration::from_secs(8));
         gate.open_for_good();
         let mut items = Vec::new();
@@ -348,7 +353,7 @@ async fn three_answers_in_a_row_that_hold_nothing_fail_the_run() {
 
     // One that holds something in between begins the count anew.
     let fine = Answer::call("list_files", json!({}));
-    let answers = vec![
+    let answers = [
         Answer::nothing(),
         bad(),
         fine,

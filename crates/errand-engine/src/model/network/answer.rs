@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use super::super::{Offer, Turn};
 use super::ask::{RawArguments, Reply};
 
-/// Longest arguments that are repeated to the model where they cannot be read.
-const TOLD_CHARS_MAX: usize = 200;
+/// Most characters of arguments, or of what is wrong with them, that are repeated to the model.
+const TOLD_CHARS_MAX: usize = 300;
 
 /// The tools that a run has, and how their calls are checked.
 pub(super) struct Toolbox {
@@ -59,13 +59,18 @@ impl Toolbox {
         } else {
             format!("`{field}`: ")
         };
-        Some(format!("invalid_arguments: {field}{error}"))
+        // It repeats the value, which may be a whole file.
+        let mut told: String = error.to_string().chars().take(TOLD_CHARS_MAX).collect();
+        if told.chars().count() == TOLD_CHARS_MAX {
+            told.push('…');
+        }
+        Some(format!("invalid_arguments: {field}{told}"))
     }
 }
 
 /// An argument that is null and need not be given counts as not given.
 fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, Value> {
-    let required = schema["required"].as_array();
+    let required = schema.get("required").and_then(Value::as_array);
     let is_required =
         |name: &str| required.is_some_and(|r| r.iter().any(|n| n.as_str() == Some(name)));
     arguments

@@ -191,16 +191,15 @@ fn status_words(status: StatusCode) -> String {
 }
 
 fn is_out_of_money(body: &Value) -> bool {
-    let error = &body["error"];
-    ["code", "type"]
+    ["/error/code", "/error/type"]
         .iter()
-        .any(|key| error[*key] == "insufficient_quota")
+        .any(|place| body.pointer(place).and_then(Value::as_str) == Some("insufficient_quota"))
 }
 
 /// The provider's own sentence.
 fn told(body: &Value) -> Option<String> {
-    let places = [&body["error"]["message"], &body["message"], &body["error"]];
-    let text = places.iter().find_map(|place| place.as_str())?;
+    let mut places = ["/error/message", "/message", "/error"].into_iter();
+    let text = places.find_map(|place| body.pointer(place)?.as_str())?;
     Some(short(text))
 }
 
