@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod people;
+mod secrets;
 mod teams;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 pub use people::{NewUser, User};
+pub use secrets::{NewSecret, RetiredSecret, Rolled, SigningSecrets};
 pub use teams::{Bootstrap, Bootstrapped, NewTeam, Team};
 
 use crate::error::{Result, StoreError};

@@ -29,8 +29,12 @@ mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
+mod webhooks;
 
-pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use access::{
+    Bootstrap, Bootstrapped, NewApiKey, NewSecret, NewTeam, NewUser, RetiredSecret, Rolled,
+    SigningSecrets, Team, User,
+};
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
@@ -41,3 +45,4 @@ pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use repair::{Fork, Forked, Repaired};
 pub use sandboxes::SandboxFate;
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

@@ -211,6 +211,7 @@ const NONE: &[&str] = &[];
 const AGENT_REVISIONS: &str = "/v1/agents/{agent_id}/revisions";
 const REVISION: &str = "/v1/revisions/{build_id}";
 const BUILDS: &str = "/v1/builds";
+const WEBHOOK: &str = "/v1/webhooks/{webhook_id}";
 
 /// All endpoints.
 #[rustfmt::skip]
@@ -252,6 +253,17 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
+    route(Method::POST, "/v1/webhook-secret/roll", WEBHOOKS, NONE, || post(v1::webhook_secret::roll_webhook_secret)),
+    route(Method::GET, "/v1/webhooks", READ, PAGE, || get(v1::webhooks::list_webhooks)),
+    route(Method::POST, "/v1/webhooks", WEBHOOKS, NONE, || post(v1::webhooks::create_webhook)),
+    route(Method::GET, WEBHOOK, READ, NONE, || get(v1::webhooks::get_webhook)),
+    route(Method::PATCH, WEBHOOK, WEBHOOKS, NONE, || patch(v1::webhooks::change_webhook)),
+    route(Method::DELETE, WEBHOOK, WEBHOOKS, NONE, || delete(v1::webhooks::delete_webhook)),
+    route(Method::POST, "/v1/webhooks/{webhook_id}/test", WEBHOOKS, NONE, || post(v1::webhooks::send_webhook_test)),
+    route(Method::GET, "/v1/webhooks/{webhook_id}/deliveries", READ, PAGE, || get(v1::webhooks::list_webhook_deliveries)),
+    route(Method::GET, "/v1/runs/{run_id}/deliveries", READ, PAGE, || get(v1::deliveries::list_run_deliveries)),
+    route(Method::GET, "/v1/deliveries/{delivery_id}", READ, NONE, || get(v1::deliveries::get_delivery)),
+    route(Method::POST, "/v1/deliveries/{delivery_id}/resend", RUNS, NONE, || post(v1::deliveries::resend_delivery)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
     route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),

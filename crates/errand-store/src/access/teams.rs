@@ -1,4 +1,4 @@
-//! Teams, their members and their webhook secret.
+//! Teams and their members.
 
 use errand_core::id::{TeamId, UserId};
 use errand_core::role::{Permission, Role};
@@ -97,20 +97,6 @@ impl Store {
         self.read(select_teams).await
     }
 
-    /// The team's webhook secret, opened: `whsec_…`.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
-    pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
-        let sealed = self.read(move |conn| select_secret(conn, team)).await?;
-        let plain = self.master_key().open(&purpose(team), &sealed)?;
-        String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
-            table: "teams",
-            column: "webhook_secret",
-            message: e.utf8_error().to_string(),
-        })
-    }
-
     /// Takes a user into a team. `by_role`: the role of who does it.
     ///
     /// # Errors
@@ -178,15 +164,6 @@ impl Store {
         })
         .await
     }
-
-    fn seal_secret(&self, team: TeamId, secret: &str) -> Result<Sealed> {
-        Ok(self.master_key().seal(&purpose(team), secret.as_bytes())?)
-    }
-}
-
-/// What a team's webhook secret is sealed for.
-fn purpose(team: TeamId) -> String {
-    format!("webhook_secret:{team}")
 }
 
 /// Refuses where owners are made or unmade by somebody who is none.
@@ -286,13 +263,6 @@ fn select_teams(conn: &Connection) -> Result<Vec<Team>> {
             })
         })?
         .collect()
-}
-
-fn select_secret(conn: &Connection, team: TeamId) -> Result<Vec<u8>> {
-    conn.prepare_cached("SELECT webhook_secret FROM teams WHERE id = ?1")?
-        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))
-        .optional()?
-        .ok_or(StoreError::NotFound)
 }
 
 fn team_exists(conn: &Connection, team: TeamId) -> Result<bool> {

@@ -391,6 +391,7 @@ impl Runs {
             duration_ms: 1,
             status: Some(200),
             error: None,
+            answer: None,
         };
         let number = due[0].number;
         let store = &self.f.store;

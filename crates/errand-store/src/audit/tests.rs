@@ -98,8 +98,8 @@ const DAMAGES: [(&str, &[&str]); 44] = [
     ),
     ("DELETE FROM deliveries WHERE state = 'pending' AND event = 'human_request'", &["events_are_delivered_once"]),
     (
-        "INSERT INTO deliveries (id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
-         SELECT id, run_id, team_id, event, sequence, url, body, created_at, 'pending', 0, 1 FROM deliveries WHERE event = 'run_failed'",
+        "INSERT INTO deliveries (delivery_id, id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
+         SELECT randomblob(16), id, run_id, team_id, event, sequence, url, body, created_at, 'pending', 0, 1 FROM deliveries WHERE event = 'run_failed'",
         &["events_are_delivered_once"],
     ),
     ("UPDATE deliveries SET due_at = NULL", &["events_are_delivered_once"]),

@@ -3,6 +3,7 @@
 pub(super) mod agents;
 pub(super) mod api_keys;
 pub(super) mod builds;
+pub(super) mod deliveries;
 pub(super) mod documentation;
 pub(super) mod events;
 pub(super) mod files;
@@ -14,3 +15,4 @@ pub(super) mod runs;
 pub(super) mod sandboxes;
 pub(super) mod uploads;
 pub(super) mod webhook_secret;
+pub(super) mod webhooks;

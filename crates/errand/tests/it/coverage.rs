@@ -56,7 +56,24 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        // Nobody listens there.
+        let webhook = json!({"url": "http://127.0.0.1:9/hook", "enabled": false});
+        let webhook = app
+            .post(&team.key, "/v1/webhooks", webhook)
+            .await
+            .expect(201)["webhook"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let path = format!("/v1/webhooks/{webhook}/test");
+        let delivery = app.post(&team.key, &path, json!({})).await.expect(201)["delivery"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        app.settle().await;
         let ids = BTreeMap::from([
+            ("webhook_id", webhook),
+            ("delivery_id", delivery),
             ("run_id", run),
             ("request_id", request),
             ("sandbox_id", sandbox),
@@ -85,6 +102,9 @@ impl Things {
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
+            "/v1/webhooks?limit=100".to_owned(),
+            format!("/v1/webhooks/{}/deliveries", id("webhook_id")),
+            format!("/v1/runs/{}/deliveries", id("run_id")),
         ];
         let mut state = Vec::new();
         for path in paths {
@@ -145,6 +165,8 @@ fn body(route: &Route, agent: &str) -> Value {
             json!({"name": "new", "config": says()})
         }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
+        ("POST", "/v1/webhooks") => json!({"url": "http://127.0.0.1:9/new"}),
+        ("PATCH", "/v1/webhooks/{webhook_id}") => json!({"enabled": true}),
         _ => json!({}),
     }
 }
