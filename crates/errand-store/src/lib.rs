@@ -22,6 +22,7 @@ mod change;
 mod deliveries;
 mod driving;
 mod figures;
+mod forks;
 mod many;
 mod outside;
 mod repair;
@@ -32,14 +33,15 @@ mod sqlite;
 mod webhooks;
 
 pub use access::{
-    Bootstrap, Bootstrapped, NewApiKey, NewSecret, NewTeam, NewUser, RetiredSecret, Rolled,
-    SigningSecrets, Team, User,
+    Bootstrap, Bootstrapped, Invitation, Joining, Member, NewApiKey, NewInvitation, NewSecret,
+    NewTeam, NewUser, OfMember, RetiredSecret, Rolled, SigningSecrets, Team, User,
 };
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
+pub use forks::ForkRun;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use repair::{Fork, Forked, Repaired};

@@ -202,6 +202,7 @@ const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const PUBLIC: Access = Access::Public;
 
 const PAGE: &[&str] = &["limit", "offset"];
@@ -211,6 +212,7 @@ const NONE: &[&str] = &[];
 const AGENT_REVISIONS: &str = "/v1/agents/{agent_id}/revisions";
 const REVISION: &str = "/v1/revisions/{build_id}";
 const BUILDS: &str = "/v1/builds";
+const MEMBER: &str = "/v1/members/{user_id}";
 const WEBHOOK: &str = "/v1/webhooks/{webhook_id}";
 
 /// All endpoints.
@@ -226,6 +228,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
     route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
     route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
+    route(Method::POST, "/v1/runs/{run_id}/fork", RUNS, NONE, || post(v1::forks::fork_run)),
     route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
     route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
     route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
@@ -264,6 +267,14 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/runs/{run_id}/deliveries", READ, PAGE, || get(v1::deliveries::list_run_deliveries)),
     route(Method::GET, "/v1/deliveries/{delivery_id}", READ, NONE, || get(v1::deliveries::get_delivery)),
     route(Method::POST, "/v1/deliveries/{delivery_id}/resend", RUNS, NONE, || post(v1::deliveries::resend_delivery)),
+    route(Method::GET, "/v1/team", READ, NONE, || get(v1::members::get_team)),
+    route(Method::GET, "/v1/members", READ, PAGE, || get(v1::members::list_members)),
+    route(Method::GET, MEMBER, READ, NONE, || get(v1::members::get_member)),
+    route(Method::PATCH, MEMBER, MEMBERS, NONE, || patch(v1::members::change_member)),
+    route(Method::DELETE, MEMBER, READ, NONE, || delete(v1::members::remove_member)),
+    route(Method::GET, "/v1/invitations", MEMBERS, PAGE, || get(v1::invitations::list_invitations)),
+    route(Method::POST, "/v1/invitations", MEMBERS, NONE, || post(v1::invitations::create_invitation)),
+    route(Method::DELETE, "/v1/invitations/{invitation_id}", MEMBERS, NONE, || delete(v1::invitations::delete_invitation)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
     route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),

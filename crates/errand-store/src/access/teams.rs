@@ -101,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] (no such team; the user is unknown or disabled), [`StoreError::Conflict`] (a member
-    /// already), [`StoreError::Refused`] (only owners make owners).
+    /// already), `Forbidden` (only owners make owners).
     pub async fn add_member(
         &self,
         team: TeamId,
@@ -129,8 +129,8 @@ impl Store {
     /// from the commit on.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), [`StoreError::Refused`] (only owners make or unmake owners; the
-    /// last owner stays one).
+    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (only owners make or unmake owners),
+    /// [`StoreError::Refused`] (the last owner stays one).
     pub async fn set_role(
         &self,
         team: TeamId,
@@ -149,11 +149,11 @@ impl Store {
         .await
     }
 
-    /// Takes a member out of a team, who may be the one who asks. `by_role`: the role of who does it. Keys that the
-    /// member made are refused from the commit on.
+    /// Takes a member out of a team, who may be the one who asks, with their keys and invitations of it. `by_role`: the
+    /// role of who does it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), [`StoreError::Refused`] (an owner is removed by owners only; the
+    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (an owner is removed by owners only), `Refused` (the
     /// last owner stays).
     pub async fn remove_member(&self, team: TeamId, user: UserId, by_role: Role) -> Result<()> {
         self.write(move |tx| {
@@ -167,9 +167,9 @@ impl Store {
 }
 
 /// Refuses where owners are made or unmade by somebody who is none.
-fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
+pub(super) fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
     if concerns_owners && !by_role.may(Permission::ManageOwners) {
-        return Err(StoreError::Refused(
+        return Err(StoreError::Forbidden(
             "only an owner makes, changes or removes owners; ask one".to_owned(),
         ));
     }
@@ -271,7 +271,7 @@ fn team_exists(conn: &Connection, team: TeamId) -> Result<bool> {
         .exists(params![Blob(team.as_uuid())])?)
 }
 
-fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>> {
+pub(super) fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>> {
     conn.prepare_cached("SELECT role FROM memberships WHERE team_id = ?1 AND user_id = ?2")?
         .query_row(params![Blob(team.as_uuid()), Blob(user.as_uuid())], |row| {
             row.get::<_, String>(0)
@@ -281,7 +281,7 @@ fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>
         .transpose()
 }
 
-fn insert_member(
+pub(super) fn insert_member(
     tx: &Connection,
     team: TeamId,
     user: UserId,
@@ -300,7 +300,7 @@ fn insert_member(
     Ok(())
 }
 
-fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Result<()> {
+pub(super) fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Result<()> {
     let changed = tx
         .prepare_cached(
             "UPDATE memberships SET role = ?3
@@ -316,7 +316,7 @@ fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Resul
     }
 }
 
-fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
+pub(super) fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
     let deleted = tx
         .prepare_cached(
             "DELETE FROM memberships
@@ -326,8 +326,15 @@ fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
         )?
         .execute(params![Blob(team.as_uuid()), Blob(user.as_uuid())])?;
     if deleted == 0 {
-        Err(last_owner())
-    } else {
-        Ok(())
+        return Err(last_owner());
     }
+    // Nothing of theirs comes back should they join again.
+    for sql in [
+        "DELETE FROM api_keys WHERE created_by = ?2 AND team_id = ?1",
+        "DELETE FROM invitations WHERE created_by = ?2 AND team_id = ?1 AND used_at IS NULL",
+    ] {
+        tx.prepare_cached(sql)?
+            .execute(params![Blob(team.as_uuid()), Blob(user.as_uuid())])?;
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::fixture::Runs;
 use super::*;
 
 /// What is done to a sound store, and the invariants that it breaks.
-const DAMAGES: [(&str, &[&str]); 44] = [
+const DAMAGES: [(&str, &[&str]); 46] = [
     ("UPDATE runs SET completed_at = NULL WHERE status = 'completed'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET completed_at = 1 WHERE status = 'waiting'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET wake_at = 1 WHERE status = 'interrupted'", &["an_ended_run_is_at_rest"]),
@@ -103,6 +103,11 @@ const DAMAGES: [(&str, &[&str]); 44] = [
         &["events_are_delivered_once"],
     ),
     ("UPDATE deliveries SET due_at = NULL", &["events_are_delivered_once"]),
+    ("UPDATE webhooks SET deleted_at = 1", &["a_deleted_webhook_is_owed_nothing"]),
+    (
+        "UPDATE deliveries SET event = 'run_failed' WHERE webhook_id IS NOT NULL AND event = 'human_request'",
+        &["events_are_delivered_once"],
+    ),
     ("DELETE FROM delivery_attempts", &["events_are_delivered_once"]),
     (
         "UPDATE sandboxes SET owner_run = (SELECT id FROM runs WHERE status = 'completed') WHERE owner_run IS NULL",

@@ -1,5 +1,3 @@
-use errand_core::id::RunId;
-
 use super::*;
 use crate::access::fixture::Fixture;
 use crate::audit::fixture::Runs;
@@ -83,60 +81,27 @@ async fn another_teams_webhook_is_not_there() {
 }
 
 #[tokio::test]
-async fn the_audit_knows_webhooks_of_the_team() {
+async fn what_a_deleted_webhook_was_owed_is_dropped_and_nothing_else() {
     let runs = Runs::new().await;
-    let webhook = make(&runs.f, "http://127.0.0.1/team").await;
     runs.of_each_kind().await;
-    assert_eq!(runs.audit(crate::AuditScope::All).await, []);
-    let deliveries = |run: RunId| runs.f.store.deliveries_of(runs.f.team, run);
+    let (store, team) = (&runs.f.store, runs.f.team);
+    let webhook = runs.webhook("http://127.0.0.1/second").await;
     let run = runs.completed().await;
-    let to_it = |row: &DeliveryRow| row.webhook == Some(webhook.id);
-    assert_eq!(
-        deliveries(run)
-            .await
-            .unwrap()
-            .iter()
-            .filter(|row| to_it(row))
-            .count(),
-        2,
-        "its request and its end"
-    );
-    let twice = "INSERT INTO deliveries (delivery_id, id, run_id, webhook_id, team_id, event, sequence, url, body, created_at, state, attempts)
-         SELECT randomblob(16), id, run_id, webhook_id, team_id, event, sequence, 'x', body, created_at, 'dropped', 0
-         FROM deliveries WHERE webhook_id IS NOT NULL LIMIT 1";
-    let broken = [
-        (twice, "events_are_delivered_once"),
-        (
-            "UPDATE deliveries SET event = 'run_failed' WHERE webhook_id IS NOT NULL AND event = 'human_request'",
-            "events_are_delivered_once",
-        ),
-        (
-            "UPDATE webhooks SET deleted_at = 1",
-            "a_deleted_webhook_is_owed_nothing",
-        ),
-    ];
-    for (damage, invariant) in broken {
-        runs.f.sql("DROP TABLE IF EXISTS kept").await;
-        runs.f
-            .sql("CREATE TABLE kept AS SELECT number, event FROM deliveries")
-            .await;
-        runs.f.sql(damage).await;
-        let found = runs.audit(crate::AuditScope::All).await;
-        assert!(
-            found.iter().any(|finding| finding.invariant == invariant)
-                && found.iter().all(|finding| finding.invariant == invariant),
-            "{damage}: {found:#?}"
-        );
-        runs.f
-            .sql("DELETE FROM deliveries WHERE url = 'x';
-                  UPDATE deliveries SET event = (SELECT event FROM kept WHERE kept.number = deliveries.number);
-                  UPDATE webhooks SET deleted_at = NULL")
-            .await;
-    }
-    runs.f
-        .store
-        .delete_webhook(runs.f.team, webhook.id, runs.now, Once::not_recorded())
+    let states = async |of: Option<WebhookId>| {
+        let rows = store.deliveries_of(team, run).await.unwrap();
+        let of = rows.into_iter().filter(move |row| row.webhook == of);
+        of.map(|row| row.state).collect::<Vec<_>>()
+    };
+    let is = |states: &[String], state: &str| {
+        !states.is_empty() && states.iter().all(|found| found == state)
+    };
+    assert!(is(&states(Some(webhook)).await, "pending"));
+    assert_eq!(runs.audit(crate::AuditScope::All).await, []);
+    store
+        .delete_webhook(team, webhook, runs.now, Once::not_recorded())
         .await
         .unwrap();
+    assert!(is(&states(Some(webhook)).await, "dropped"));
+    assert!(is(&states(None).await, "pending"), "the run's own go on");
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);
 }

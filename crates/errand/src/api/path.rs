@@ -4,7 +4,8 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use errand_core::id::{
-    AgentId, ApiKeyId, BuildId, DeliveryId, HumanRequestId, RunId, SandboxId, WebhookId,
+    AgentId, ApiKeyId, BuildId, DeliveryId, HumanRequestId, InvitationId, RunId, SandboxId, UserId,
+    WebhookId,
 };
 use http::request::Parts;
 
@@ -53,6 +54,8 @@ path_ids! {
     ApiKeyId "key_id",
     WebhookId "webhook_id",
     DeliveryId "delivery_id",
+    UserId "user_id",
+    InvitationId "invitation_id",
 }
 
 impl PathIds for SandboxId {

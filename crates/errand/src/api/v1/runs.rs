@@ -160,7 +160,7 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
     })
 }
 
-fn render_started(view: &RunView) -> StoredAnswer {
+pub(super) fn render_started(view: &RunView) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
         &RunResponse {

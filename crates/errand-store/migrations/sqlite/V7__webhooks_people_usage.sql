@@ -69,3 +69,20 @@ CREATE INDEX deliveries_due ON deliveries (due_at) WHERE state = 'pending';
 CREATE INDEX deliveries_by_run ON deliveries (run_id, sequence) WHERE run_id IS NOT NULL;
 CREATE INDEX deliveries_by_webhook ON deliveries (webhook_id, number) WHERE webhook_id IS NOT NULL;
 CREATE INDEX deliveries_given_up ON deliveries (state) WHERE state IN ('gone', 'exhausted');
+
+-- Links by which somebody joins a team, each once.
+CREATE TABLE invitations (
+    id         BLOB PRIMARY KEY,
+    team_id    BLOB NOT NULL REFERENCES teams(id),
+    token_hash BLOB NOT NULL UNIQUE,          -- SHA-256 of the token
+    role       TEXT NOT NULL CHECK (role IN ('member', 'admin', 'owner')),
+    email      TEXT COLLATE NOCASE,           -- whom it is for; null: whoever has it
+    created_by BLOB NOT NULL REFERENCES users(id),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_at    INTEGER,
+    used_by    BLOB REFERENCES users(id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX invitations_open ON invitations (team_id, created_at) WHERE used_at IS NULL;
+CREATE INDEX memberships_by_user ON memberships (user_id);
+CREATE INDEX api_keys_by_creator ON api_keys (created_by, team_id);
