@@ -184,6 +184,10 @@ pub struct RunFilter {
     pub source: Option<String>,
     /// Made at or after.
     pub since: Option<Timestamp>,
+    /// Made before.
+    pub until: Option<Timestamp>,
+    /// A part of the title, or of the id. Of those that match, the newest 10,000.
+    pub q: Option<String>,
     /// Oldest first.
     pub ascending: bool,
 }

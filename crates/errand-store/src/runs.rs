@@ -536,6 +536,37 @@ fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> 
 /// A condition and its parameters.
 type Condition = (String, Vec<SqlValue>);
 
+/// Runs that a search finds, from an index that holds all that it looks at. Of those that match, the newest so many: more
+/// are of no use to people, and each costs a look at its row.
+const FOUND: &str = "id IN (SELECT id FROM (
+    SELECT id FROM runs INDEXED BY runs_by_title
+    WHERE team_id = ? AND created_at >= coalesce(?, 0) AND created_at < coalesce(?, 9223372036854775807)
+      AND (title LIKE ? ESCAPE '!' OR instr(hex(id), ?) > 0)
+    ORDER BY created_at DESC LIMIT 10000))";
+
+/// Fewest digits by which an id is looked for: fewer are in most of them.
+const ID_DIGITS_MIN: usize = 4;
+
+/// What a title is held against.
+fn pattern(q: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in q.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+/// What an id is held against, where it may be a part of one.
+fn id_part(q: &str) -> Option<String> {
+    let digits: String = q.chars().filter(|c| *c != '-').collect();
+    let is_hex = digits.chars().all(|c| c.is_ascii_hexdigit());
+    (is_hex && digits.len() >= ID_DIGITS_MIN).then(|| digits.to_uppercase())
+}
+
 /// The filter as conditions of which each is found on one index: one for each status, which exclude each other.
 fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     let mut wheres = vec!["team_id = ?"];
@@ -551,6 +582,26 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     if let Some(since) = filter.since {
         wheres.push("created_at >= ?");
         values.push(SqlValue::Integer(since.as_millis()));
+    }
+    if let Some(until) = filter.until {
+        wheres.push("created_at < ?");
+        values.push(SqlValue::Integer(until.as_millis()));
+    }
+    if let Some(q) = &filter.q {
+        wheres.push(FOUND);
+        values.push(SqlValue::Blob(team.as_uuid().as_bytes().to_vec()));
+        values.push(
+            filter
+                .since
+                .map_or(SqlValue::Null, |at| SqlValue::Integer(at.as_millis())),
+        );
+        values.push(
+            filter
+                .until
+                .map_or(SqlValue::Null, |at| SqlValue::Integer(at.as_millis())),
+        );
+        values.push(SqlValue::Text(pattern(q)));
+        values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
     }
     let rest = wheres.join(" AND ");
     let statuses: BTreeSet<Status> = filter.statuses.iter().copied().collect();

@@ -226,6 +226,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
     route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),
     route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
+    route(Method::GET, "/v1/human-requests", READ, PAGE, || get(v1::human_requests::list_open_requests)),
     route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
     route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
     route(Method::POST, "/v1/runs/{run_id}/fork", RUNS, NONE, || post(v1::forks::fork_run)),

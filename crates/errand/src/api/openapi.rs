@@ -32,6 +32,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::runs::get_run,
         v1::messages::list_messages,
         v1::messages::post_message,
+        v1::human_requests::list_open_requests,
         v1::human_requests::respond,
         v1::runs::stop_run,
         v1::runs::retry_run,
