@@ -321,7 +321,7 @@ impl<'t> Change<'t> {
             )?
             .execute(params![
                 Blob(self.row.team.as_uuid()),
-                self.now.day(),
+                self.now.day().number(),
                 Blob(self.row.agent.as_uuid()),
                 is(Status::Completed),
                 is(Status::Failed),

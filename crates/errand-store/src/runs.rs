@@ -567,41 +567,41 @@ fn id_part(q: &str) -> Option<String> {
     (is_hex && digits.len() >= ID_DIGITS_MIN).then(|| digits.to_uppercase())
 }
 
-/// The filter as conditions of which each is found on one index: one for each status, which exclude each other.
+/// The filter as conditions of which each is found on one index: one for each status, which exclude each other. What a
+/// search finds is looked up by id, and not among all runs of an index: the plus keeps the others away.
 fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
-    let mut wheres = vec!["team_id = ?"];
-    let mut values = vec![SqlValue::Blob(team.as_uuid().as_bytes().to_vec())];
+    let blob = |id: uuid::Uuid| SqlValue::Blob(id.as_bytes().to_vec());
+    let at = |at: Timestamp| SqlValue::Integer(at.as_millis());
+    let mut wheres = Vec::new();
+    let mut values = Vec::new();
+    let plus = match &filter.q {
+        Some(q) => {
+            wheres.push(FOUND.to_owned());
+            values.push(blob(team.as_uuid()));
+            values.push(filter.since.map_or(SqlValue::Null, at));
+            values.push(filter.until.map_or(SqlValue::Null, at));
+            values.push(SqlValue::Text(pattern(q)));
+            values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
+            "+"
+        }
+        None => "",
+    };
+    let mut holds = |condition: &str, value: SqlValue| {
+        wheres.push(format!("{plus}{condition}"));
+        values.push(value);
+    };
+    holds("team_id = ?", blob(team.as_uuid()));
     if let Some(agent) = filter.agent {
-        wheres.push("agent_id = ?");
-        values.push(SqlValue::Blob(agent.as_uuid().as_bytes().to_vec()));
+        holds("agent_id = ?", blob(agent.as_uuid()));
     }
     if let Some(source) = &filter.source {
-        wheres.push("source = ?");
-        values.push(SqlValue::Text(source.clone()));
+        holds("source = ?", SqlValue::Text(source.clone()));
     }
     if let Some(since) = filter.since {
-        wheres.push("created_at >= ?");
-        values.push(SqlValue::Integer(since.as_millis()));
+        holds("created_at >= ?", at(since));
     }
     if let Some(until) = filter.until {
-        wheres.push("created_at < ?");
-        values.push(SqlValue::Integer(until.as_millis()));
-    }
-    if let Some(q) = &filter.q {
-        wheres.push(FOUND);
-        values.push(SqlValue::Blob(team.as_uuid().as_bytes().to_vec()));
-        values.push(
-            filter
-                .since
-                .map_or(SqlValue::Null, |at| SqlValue::Integer(at.as_millis())),
-        );
-        values.push(
-            filter
-                .until
-                .map_or(SqlValue::Null, |at| SqlValue::Integer(at.as_millis())),
-        );
-        values.push(SqlValue::Text(pattern(q)));
-        values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
+        holds("created_at < ?", at(until));
     }
     let rest = wheres.join(" AND ");
     let statuses: BTreeSet<Status> = filter.statuses.iter().copied().collect();
@@ -611,7 +611,7 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     let with = |status: Status| {
         let mut values = values.clone();
         values.push(SqlValue::Text(status.as_str().to_owned()));
-        (format!("{rest} AND status = ?"), values)
+        (format!("{rest} AND {plus}status = ?"), values)
     };
     statuses.into_iter().map(with).collect()
 }

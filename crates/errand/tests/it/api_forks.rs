@@ -124,7 +124,7 @@ async fn a_fork_goes_on_from_a_message_with_a_copy_of_the_files() {
             "human_response denied",
             "tool_call",
             "tool_result",
-            "text two False"
+            "text two false"
         ]
     );
     assert_eq!(content(&app, &team, &run).await, "one");

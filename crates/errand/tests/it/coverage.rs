@@ -115,6 +115,7 @@ impl Things {
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
+            "/v1/human-requests?limit=100".to_owned(),
             "/v1/team".to_owned(),
             "/v1/members?limit=100".to_owned(),
             "/v1/invitations?limit=100".to_owned(),
