@@ -218,7 +218,7 @@ pub async fn send(
             (Ok(url), Ok(mut headers)) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 let answered = client.post(&url, headers, body).await;
-                answer = answered.as_ref().ok().and_then(|answer| shown(answer));
+                answer = answered.as_ref().ok().and_then(shown);
                 (url.host_str().map(str::to_owned), judge(answered))
             }
             (Err(error), _) => (
