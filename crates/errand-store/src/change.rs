@@ -308,21 +308,23 @@ impl<'t> Change<'t> {
             Status::Pending | Status::Starting | Status::Running | Status::Waiting => return Ok(()),
         };
         self.webhooks.push((event, None));
-        self.count_end()
+        self.count_today()
     }
 
-    /// Adds to how the agent's runs ended on this day.
-    fn count_end(&self) -> Result<()> {
+    /// Adds to how the agent's runs went on this day: a start, or an end.
+    pub(crate) fn count_today(&self) -> Result<()> {
         let is = |status: Status| i64::from(self.row.status == status);
         self.tx
             .prepare_cached(
-                "INSERT INTO run_ends (team_id, day, agent_id, completed, failed, interrupted) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT DO UPDATE SET completed = completed + ?4, failed = failed + ?5, interrupted = interrupted + ?6",
+                "INSERT INTO run_days (team_id, day, agent_id, started, completed, failed, interrupted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT DO UPDATE SET started = started + ?4, completed = completed + ?5, failed = failed + ?6,
+                     interrupted = interrupted + ?7",
             )?
             .execute(params![
                 Blob(self.row.team.as_uuid()),
                 self.now.day().number(),
                 Blob(self.row.agent.as_uuid()),
+                is(Status::Pending),
                 is(Status::Completed),
                 is(Status::Failed),
                 is(Status::Interrupted)

@@ -120,6 +120,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     row.insert(tx)?;
     let mut change = Change::new(tx, row, fork.now);
     change.mark_updated();
+    change.count_today()?;
     let ledger = copy(&mut change, &entries)?;
     close_what_is_open(&mut change, &ledger, &entries)?;
     change.row.turn = change.row.position + 1;

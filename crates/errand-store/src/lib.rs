@@ -31,6 +31,7 @@ mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
+mod summary;
 mod webhooks;
 
 pub use access::{
@@ -49,4 +50,5 @@ pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use repair::{Fork, Forked, Repaired};
 pub use sandboxes::SandboxFate;
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use summary::{AgentSummary, RunSums, RunsSummary};
 pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

@@ -222,6 +222,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/runs", RUNS, NONE, || post(v1::runs::start_run)),
     route(Method::POST, "/v1/runs/stop", RUNS, NONE, || post(v1::many_runs::stop_runs)),
     route(Method::POST, "/v1/runs/retry", RUNS, NONE, || post(v1::many_runs::retry_runs)),
+    route(Method::GET, "/v1/runs/summary", READ, v1::summary::SUMMARY_QUERY, || get(v1::summary::get_runs_summary)),
     route(Method::GET, "/v1/runs/{run_id}", READ, v1::runs::GET_QUERY, || get(v1::runs::get_run)),
     route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
     route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),

@@ -29,6 +29,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
     paths(
         v1::runs::start_run,
         v1::runs::list_runs,
+        v1::summary::get_runs_summary,
         v1::runs::get_run,
         v1::messages::list_messages,
         v1::messages::post_message,

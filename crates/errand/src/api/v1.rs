@@ -16,6 +16,7 @@ pub(super) mod messages;
 pub(super) mod name;
 pub(super) mod runs;
 pub(super) mod sandboxes;
+pub(super) mod summary;
 pub(super) mod uploads;
 pub(super) mod webhook_secret;
 pub(super) mod webhooks;

@@ -21,6 +21,7 @@ mod api_messages;
 mod api_runs;
 mod api_sandboxes;
 mod api_search;
+mod api_summary;
 mod api_team;
 mod api_uploads;
 mod api_wait;

@@ -90,16 +90,22 @@ CREATE INDEX api_keys_by_creator ON api_keys (created_by, team_id);
 -- Search through titles: read from this index alone. Nothing of it ever changes, so that no step touches it.
 CREATE INDEX runs_by_title ON runs (team_id, created_at, title);
 
--- How runs ended, by day (UTC) and agent, counted in the transaction that ends them: a run that is resumed ends again.
-CREATE TABLE run_ends (
+-- How runs went, by day (UTC) and agent, counted in the transactions that start and end them: a run that is resumed ends
+-- again.
+CREATE TABLE run_days (
     team_id     BLOB NOT NULL REFERENCES teams(id),
     day         INTEGER NOT NULL,             -- days since 1970-01-01
     agent_id    BLOB NOT NULL,
+    started     INTEGER NOT NULL,
     completed   INTEGER NOT NULL,
     failed      INTEGER NOT NULL,
     interrupted INTEGER NOT NULL,
     PRIMARY KEY (team_id, day, agent_id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO run_ends (team_id, day, agent_id, completed, failed, interrupted)
-    SELECT team_id, completed_at / 86400000, agent_id, sum(status = 'completed'), sum(status = 'failed'), sum(status = 'interrupted')
-    FROM runs WHERE completed_at IS NOT NULL GROUP BY team_id, completed_at / 86400000, agent_id;
+INSERT INTO run_days (team_id, day, agent_id, started, completed, failed, interrupted)
+    SELECT team_id, day, agent_id, sum(started), sum(completed), sum(failed), sum(interrupted)
+    FROM (SELECT team_id, created_at / 86400000 AS day, agent_id, 1 AS started, 0 AS completed, 0 AS failed, 0 AS interrupted FROM runs
+          UNION ALL
+          SELECT team_id, completed_at / 86400000, agent_id, 0, status = 'completed', status = 'failed', status = 'interrupted'
+          FROM runs WHERE completed_at IS NOT NULL)
+    GROUP BY team_id, day, agent_id;
