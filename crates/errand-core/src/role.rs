@@ -27,7 +27,7 @@ pub enum Permission {
     ManageKeys,
     /// Set providers of models up, and what the team may spend on them.
     ManageModels,
-    /// See and roll the webhook secret.
+    /// Configure the team's webhooks, see and roll the webhook secret.
     ManageWebhooks,
     /// Add and remove members, change roles below owner.
     ManageMembers,
