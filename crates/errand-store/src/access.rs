@@ -1,4 +1,4 @@
-//! Who may call: API keys here, [`people`] and [`teams`] beside.
+//! Who may call: API keys here, [`people`], [`sessions`] and [`teams`] beside.
 //!
 //! Promised: a key has the role that its creator has *now*, found by one query; a key ends no later than its maker;
 //! a team always has an owner that is not disabled, and only owners make or unmake owners.
@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod people;
+mod sessions;
 mod teams;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 pub use people::{NewUser, User};
+pub use sessions::{Membership, Session};
 pub use teams::{Bootstrap, Bootstrapped, NewTeam, Team};
 
 use crate::error::{Result, StoreError};

@@ -24,13 +24,16 @@ mod driving;
 mod figures;
 mod many;
 mod outside;
+mod overview;
 mod repair;
 mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
 
-pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use access::{
+    Bootstrap, Bootstrapped, Membership, NewApiKey, NewTeam, NewUser, Session, Team, User,
+};
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
@@ -38,6 +41,9 @@ pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use overview::{
+    AgentFigures, ClosedRequest, DayFigures, LastRun, OpenRequest, Reach, TranscriptPart,
+};
 pub use repair::{Fork, Forked, Repaired};
 pub use sandboxes::SandboxFate;
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};

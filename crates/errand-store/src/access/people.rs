@@ -7,6 +7,7 @@ use errand_core::id::UserId;
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::sessions::end_sessions;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms};
 use crate::sqlite::Store;
@@ -84,7 +85,7 @@ impl Store {
         .await
     }
 
-    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links of the user work no more.
+    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links and sessions of the user work no more.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Refused`] where the user is disabled.
@@ -95,6 +96,8 @@ impl Store {
             not_disabled(&user)?;
             update_password(tx, user.id, &phc_hash)?;
             void_links(tx, user.id)?;
+            end_sessions(tx, user.id)?;
+            tx.ring_all();
             Ok(user)
         })
         .await
@@ -255,13 +258,13 @@ fn update_disabled(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> 
     ))
 }
 
-fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
+pub(super) fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
     tx.prepare_cached("UPDATE users SET password_hash = ?2 WHERE id = ?1")?
         .execute(params![Blob(user.as_uuid()), phc_hash])?;
     Ok(())
 }
 
-fn void_links(tx: &Connection, user: UserId) -> Result<()> {
+pub(super) fn void_links(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM set_up_links WHERE user_id = ?1 AND used_at IS NULL")?
         .execute(params![Blob(user.as_uuid())])?;
     Ok(())
@@ -310,6 +313,7 @@ fn claim_link(
     tx.prepare_cached("UPDATE users SET email = ?2, password_hash = ?3 WHERE id = ?1")?
         .execute(params![Blob(user.id.as_uuid()), email, phc_hash])?;
     void_links(tx, user.id)?;
+    end_sessions(tx, user.id)?;
     Ok(User {
         email: Some(email),
         ..user

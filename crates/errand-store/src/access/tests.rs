@@ -1,4 +1,5 @@
 mod people;
+mod sessions;
 
 use errand_core::id::{IdGen, UserId};
 use errand_core::role::Role;

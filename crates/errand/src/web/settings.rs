@@ -1,0 +1,3 @@
+//! Settings of a team.
+
+pub(super) mod keys;
