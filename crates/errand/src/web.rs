@@ -47,6 +47,8 @@ pub(crate) use layout::error_page;
 
 /// Most bytes of a form without files.
 const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of a form with files, all of them together; each has its own limit.
+const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many passwords are hashed at once, at 19 MiB each; the others wait.
 const HASHES_MAX: usize = 2;
 /// Attempts to log in to one account in a minute, right ones and wrong ones.
@@ -141,7 +143,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/assignments/new", AGENTS, || get(assignments::editor::blank)),
     page(Method::POST, "/assignments/new", AGENTS, || post(assignments::editor::create)),
     page(Method::GET, "/assignments/{agent_id}", READ, || get(assignments::show)),
-    page(Method::POST, "/assignments/{agent_id}/runs", RUNS, || post(assignments::start::start)),
+    page(Method::POST, "/assignments/{agent_id}/runs", RUNS, || post(assignments::start::start).layer(DefaultBodyLimit::max(UPLOAD_BYTES_MAX))),
     page(Method::GET, "/assignments/{agent_id}/edit", AGENTS, || get(assignments::editor::edit)),
     page(Method::POST, "/assignments/{agent_id}/edit", AGENTS, || post(assignments::editor::save)),
     page(Method::POST, "/assignments/{agent_id}/delete", AGENTS, || post(assignments::delete)),

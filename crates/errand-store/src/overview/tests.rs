@@ -3,7 +3,7 @@
 use errand_core::id::UserId;
 
 use super::*;
-use crate::audit::fixture::Fixture;
+use crate::audit::fixture::Runs;
 
 const FIRST: PageQuery = PageQuery {
     limit: 10,
@@ -12,35 +12,55 @@ const FIRST: PageQuery = PageQuery {
 
 #[tokio::test]
 async fn what_waits_is_counted_listed_and_gone_when_it_is_answered() {
-    let f = Fixture::new().await;
-    let (run, request) = f.waiting().await;
-    assert_eq!(f.store.open_requests_count(f.team).await.unwrap(), 1);
-    let open = f.store.open_requests(f.team, FIRST).await.unwrap();
+    let runs = Runs::new().await;
+    let (run, request) = runs.waiting().await;
+    assert_eq!(
+        runs.f.store.open_requests_count(runs.f.team).await.unwrap(),
+        1
+    );
+    let open = runs
+        .f
+        .store
+        .open_requests(runs.f.team, FIRST)
+        .await
+        .unwrap();
     assert_eq!(open.total, 1);
     let one = open.items.first().unwrap();
     assert_eq!((one.run, one.request.id), (run, request.id));
-    assert!(f.store.closed_requests(f.team, 5).await.unwrap().is_empty());
+    assert!(
+        runs.f
+            .store
+            .closed_requests(runs.f.team, 5)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
-    f.answer(run, &request).await;
-    assert_eq!(f.store.open_requests_count(f.team).await.unwrap(), 0);
-    let closed = f.store.closed_requests(f.team, 5).await.unwrap();
+    runs.answer(run, &request).await;
+    assert_eq!(
+        runs.f.store.open_requests_count(runs.f.team).await.unwrap(),
+        0
+    );
+    let closed = runs.f.store.closed_requests(runs.f.team, 5).await.unwrap();
     assert_eq!(closed.len(), 1);
     assert_eq!(closed.first().unwrap().asked.request.id, request.id);
 }
 
 #[tokio::test]
 async fn figures_count_each_run_once() {
-    let f = Fixture::new().await;
-    f.of_each_kind().await;
-    let all = f
+    let runs = Runs::new().await;
+    runs.of_each_kind().await;
+    let all = runs
+        .f
         .store
-        .list_runs(f.team, crate::model::RunFilter::default(), FIRST)
+        .list_runs(runs.f.team, crate::model::RunFilter::default(), FIRST)
         .await
         .unwrap()
         .total;
-    let days = f
+    let days = runs
+        .f
         .store
-        .figures_by_day(f.team, Timestamp::from_millis(0))
+        .figures_by_day(runs.f.team, Timestamp::from_millis(0))
         .await
         .unwrap();
     let counted: u64 = days
@@ -49,11 +69,12 @@ async fn figures_count_each_run_once() {
         .sum();
     assert_eq!(counted, all);
     assert!(days.iter().all(|day| day.day.as_millis() % DAY_MS == 0));
-    let by_status = f.store.runs_by_status(f.team).await.unwrap();
+    let by_status = runs.f.store.runs_by_status(runs.f.team).await.unwrap();
     assert_eq!(by_status.values().sum::<u64>(), all);
-    let by_agent = f
+    let by_agent = runs
+        .f
         .store
-        .figures_by_agent(f.team, Timestamp::from_millis(0))
+        .figures_by_agent(runs.f.team, Timestamp::from_millis(0))
         .await
         .unwrap();
     let ended: u64 = by_agent
@@ -70,11 +91,12 @@ async fn figures_count_each_run_once() {
 
 #[tokio::test]
 async fn a_transcript_is_read_in_parts_without_gap_or_repeat() {
-    let f = Fixture::new().await;
-    let run = f.completed().await;
-    let whole = f
+    let runs = Runs::new().await;
+    let run = runs.completed().await;
+    let whole = runs
+        .f
         .store
-        .transcript(f.team, run, Reach::Newest, 1000)
+        .transcript(runs.f.team, run, Reach::Newest, 1000)
         .await
         .unwrap();
     assert_eq!(whole.before, 0);
@@ -82,7 +104,12 @@ async fn a_transcript_is_read_in_parts_without_gap_or_repeat() {
     let mut back = Vec::new();
     let mut reach = Reach::Newest;
     loop {
-        let part = f.store.transcript(f.team, run, reach, 2).await.unwrap();
+        let part = runs
+            .f
+            .store
+            .transcript(runs.f.team, run, reach, 2)
+            .await
+            .unwrap();
         let Some(first) = part.entries.first() else {
             break;
         };
@@ -94,15 +121,17 @@ async fn a_transcript_is_read_in_parts_without_gap_or_repeat() {
         }
     }
     assert_eq!(back, whole.entries);
-    let after = f
+    let after = runs
+        .f
         .store
-        .transcript(f.team, run, Reach::After(1), 1000)
+        .transcript(runs.f.team, run, Reach::After(1), 1000)
         .await
         .unwrap();
     assert_eq!(Some(after.entries.as_slice()), whole.entries.get(1..));
-    let beyond = f
+    let beyond = runs
+        .f
         .store
-        .transcript(f.team, run, Reach::After(u64::MAX), 5)
+        .transcript(runs.f.team, run, Reach::After(u64::MAX), 5)
         .await
         .unwrap();
     assert!(beyond.entries.is_empty());
@@ -110,17 +139,18 @@ async fn a_transcript_is_read_in_parts_without_gap_or_repeat() {
 
 #[tokio::test]
 async fn another_team_sees_nothing() {
-    let f = Fixture::new().await;
-    f.of_each_kind().await;
-    let run = f.completed().await;
+    let runs = Runs::new().await;
+    runs.of_each_kind().await;
+    let run = runs.completed().await;
     let ids = errand_core::id::IdGen::new([5; 32]);
     let other = ids.team(Timestamp::from_millis(1_800_000_000_000));
-    assert_eq!(f.store.open_requests_count(other).await.unwrap(), 0);
-    assert!(f.store.runs_by_status(other).await.unwrap().is_empty());
-    let refused = f.store.transcript(other, run, Reach::Newest, 5).await;
+    assert_eq!(runs.f.store.open_requests_count(other).await.unwrap(), 0);
+    assert!(runs.f.store.runs_by_status(other).await.unwrap().is_empty());
+    let refused = runs.f.store.transcript(other, run, Reach::Newest, 5).await;
     assert!(matches!(refused, Err(crate::StoreError::NotFound)));
     assert!(
-        f.store
+        runs.f
+            .store
             .emails_of(Vec::<UserId>::new())
             .await
             .unwrap()

@@ -146,7 +146,6 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
         offset: 0,
     };
     let found = web.store.list_runs(team, filter, first).await?;
-    let names = HashMap::from([(id, agent.name.clone())]);
     let body = html! {
         (head(visitor, &agent, Tab::Overview))
         div.grid-2 {
@@ -157,7 +156,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
                     div.head { h2 { "Runs" } @if found.total > 0 { a href={ "/runs?assignment=" (id) } { "All " (ui::number(found.total)) } } }
                     div.card {
                         @if found.items.is_empty() { (ui::empty("No run yet", &html! { "Press " strong { "Run now" } ", or start one by the API." })) }
-                        @else { (runs::table(&found.items, &names, visitor.now)) }
+                        @else { (runs::table(&found.items, None, visitor.now)) }
                     }
                 }
                 (trigger::card(&web.settings.public_url, &id.to_string()))

@@ -28,7 +28,7 @@ const PDF: &str = "application/pdf";
 pub(super) async fn top(web: &Web, visitor: &Visitor, sandbox: &SandboxId) -> Option<Vec<Entry>> {
     let root = root_of(web, visitor, sandbox).await.ok()?;
     let path = SandboxPath::root();
-    let listed = blocking(move || Ok(root.list(&path)?)).await;
+    let listed = blocking(move || root.list(&path)).await;
     Some(listed.map(|listing| listing.entries).unwrap_or_default())
 }
 
@@ -72,7 +72,7 @@ pub(super) async fn list(
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let listed = path.clone();
-    let listing = blocking(move || Ok(root.list(&listed)?)).await?;
+    let listing = blocking(move || root.list(&listed)).await?;
     let body = html! {
         (crumbs(run, &path))
         div.head { h1 { "Files" } }
@@ -176,7 +176,7 @@ pub(super) async fn raw(
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let opened = path.clone();
-    let open = blocking(move || Ok(root.open_file(&opened)?)).await?;
+    let open = blocking(move || root.open_file(&opened)).await?;
     let part = asked_for(&headers, open.size_bytes);
     let mut response = send(open, part).await?;
     let kind = kind_of(path.file_name().unwrap_or_default());
@@ -241,7 +241,7 @@ pub(super) async fn root_of(
         .sandbox(visitor.team_id(), sandbox, web.clock.now())
         .await?;
     let (sandboxes, sandbox) = (web.sandboxes.clone(), sandbox.clone());
-    blocking(move || Ok(sandboxes.root(&sandbox)?)).await
+    blocking(move || sandboxes.root(&sandbox)).await
 }
 
 /// Does file work on a thread for that.

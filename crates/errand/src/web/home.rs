@@ -54,7 +54,7 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
             @if open.items.is_empty() {
                 div.card { (ui::empty("Nothing waits for you", &html! { "Runs that ask for an approval or an answer show up here." })) }
             } @else {
-                div.inbox { @for request in &open.items { (inbox::card(&visitor, request, "/", None)) } }
+                div.card { (inbox::short(&open.items, visitor.now)) }
             }
         }
         section {
@@ -83,7 +83,7 @@ fn runs(
     if items.is_empty() {
         return ui::empty(title, &html! { (more) });
     }
-    table(items, names, now)
+    table(items, Some(names), now)
 }
 
 /// The first of the chart's days.
@@ -134,16 +134,16 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     let top = nice(most);
     html! {
         figure.card.chart {
-            svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
-                title #chart-title { "Runs by day, of the last 30 days" }
-                @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
-                    @if label * 2 == top || label == top || label == 0 {
+            div.scroll tabindex="0" role="region" aria-label="Chart" {
+                svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
+                    title #chart-title { "Runs by day, of the last 30 days" }
+                    @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
                         line.grid x1="44" x2="896" y1=(y) y2=(y) {}
                         text x="38" y=(y + 4) text-anchor="end" { (ui::number(label)) }
                     }
-                }
-                @for (index, (at, day)) in all.iter().enumerate() {
-                    (bar(index, *at, day, top))
+                    @for (index, (at, day)) in all.iter().enumerate() {
+                        (bar(index, *at, day, top))
+                    }
                 }
             }
             figcaption.legend {

@@ -122,11 +122,33 @@ pub(super) fn card(
                 @if let Some(end) = request.expires_at { " · lapses " (ui::time(end, visitor.now)) }
             }
             h2 id={ "r-" (id) } { (request.title) }
-            @if let Some(description) = &request.description { p.why { (description) } }
+            @if let Some(description) = &request.description { (text::markdown(description)) }
             (the_call(request))
             @if let Some((_, wrong)) = sent { (ui::alert(Some(wrong))) }
             @if visitor.may(Permission::ManageRuns) {
                 (form(visitor, open, back, sent.map(|(fields, _)| fields)))
+            }
+        }
+    }
+}
+
+/// Requests as a table, each with a link to where it is answered.
+pub(super) fn short(open: &[OpenRequest], now: Timestamp) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Request" } th scope="col" { "Kind" } th scope="col" { "Assignment" } th scope="col" { "Asked" } th { span.visually-hidden { "Answer" } } } }
+                tbody {
+                    @for one in open {
+                        tr {
+                            td.title { a href={ "/runs/" (one.run) } { (one.request.title) } @if let Some(title) = &one.run_title { span.sub { (title) } } }
+                            td { @match one.request.ask { Ask::Approval => (ui::state("ask", "approval")), Ask::Question { .. } => (ui::state("ask", "question")) } }
+                            td { a.link href={ "/assignments/" (one.agent) } { (one.agent_name) } }
+                            td { (ui::time(one.request.created_at, now)) }
+                            td.num { a.button href={ "/runs/" (one.run) } aria-label={ "Answer: " (one.request.title) } { "Answer" } }
+                        }
+                    }
+                }
             }
         }
     }
@@ -165,7 +187,7 @@ fn form(visitor: &Visitor, open: &OpenRequest, back: &str, sent: Option<&Fields>
             input type="hidden" name="back" value=(back);
             @match &request.ask {
                 Ask::Approval => {
-                    div.field.wide {
+                    div.field {
                         label for={ "why-" (id) } { "Reason " span.hint { "optional; the run gets to read it" } }
                         input id={ "why-" (id) } name="reason" value=(was("reason")) autocomplete="off";
                     }

@@ -67,7 +67,7 @@ pub(super) async fn list(
                     (ui::empty("There are no runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one by the API." }))
                 }
             } @else {
-                (table(&found.items, &names, visitor.now))
+                (table(&found.items, Some(&names), visitor.now))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| address(&params, offset)))
             }
         }
@@ -170,8 +170,12 @@ pub(super) async fn names_of(
     web.store.agent_names(team, agents).await
 }
 
-/// Runs as a table.
-pub(super) fn table(runs: &[RunBody], names: &HashMap<AgentId, String>, now: Timestamp) -> Markup {
+/// Runs as a table. `names`: of their assignments; none where all are of one.
+pub(super) fn table(
+    runs: &[RunBody],
+    names: Option<&HashMap<AgentId, String>>,
+    now: Timestamp,
+) -> Markup {
     html! {
         div.scroll {
             table.stack {
@@ -179,11 +183,11 @@ pub(super) fn table(runs: &[RunBody], names: &HashMap<AgentId, String>, now: Tim
                     tr {
                         th scope="col" { "Run" }
                         th scope="col" { "State" }
-                        th scope="col" { "Assignment" }
+                        @if names.is_some() { th scope="col" { "Assignment" } }
                         th scope="col" { "Started by" }
                         th scope="col" { "Made" }
                         th.num scope="col" { "Took" }
-                        th.num scope="col" { "Tokens" }
+                        @if names.is_some() { th.num scope="col" { "Tokens" } }
                         th.num scope="col" { "Cost" }
                     }
                 }
@@ -193,8 +197,8 @@ pub(super) fn table(runs: &[RunBody], names: &HashMap<AgentId, String>, now: Tim
     }
 }
 
-fn row(run: &RunBody, names: &HashMap<AgentId, String>, now: Timestamp) -> Markup {
-    let name = names.get(&AgentId::from_stored(run.agent_id));
+fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) -> Markup {
+    let agent = AgentId::from_stored(run.agent_id);
     let whole = run.id.to_string();
     let took = run.started_at.map(|from| {
         let to = run.completed_at.unwrap_or(now);
@@ -205,15 +209,17 @@ fn row(run: &RunBody, names: &HashMap<AgentId, String>, now: Timestamp) -> Marku
         tr {
             td.title {
                 a href={ "/runs/" (whole) } { (title(run)) }
-                @if let Some(error) = &run.error { span.sub { (error.message.chars().take(120).collect::<String>()) } }
+                @if let Some(error) = &run.error { span.sub { (error.message) } }
                 @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (waiting.who.as_deref().unwrap_or_default()) } }
             }
             td { (ui::status(run.status)) }
-            td { a.link href={ "/assignments/" (run.agent_id) } { (name.map_or("deleted", String::as_str)) } }
+            @if let Some(names) = names {
+                td { a.link href={ "/assignments/" (agent) } { (names.get(&agent).map_or("deleted", String::as_str)) } }
+            }
             td.dim { (run.source.as_deref().unwrap_or("–")) }
             td { (ui::time(run.created_at, now)) }
             td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
-            td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } }
+            @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
             td.num data-label="cost" { (ui::cost(run.usage.cost_usd)) }
         }
     }

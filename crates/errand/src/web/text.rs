@@ -72,6 +72,8 @@ fn harmless<'a>(event: Event<'a>, links: &mut Vec<bool>, safe: &mut Vec<Event<'a
                 "☐ "
             })));
         }
+        // Who writes a line break means one.
+        Event::SoftBreak => safe.push(Event::HardBreak),
         other => safe.push(other),
     }
 }

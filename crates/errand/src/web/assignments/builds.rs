@@ -54,7 +54,7 @@ pub(in crate::web) async fn list(
             @else {
                 form method="get" action={ "/assignments/" (id) "/builds/compare" } id="compare" {}
                 (table(&visitor, &found.items, latest, &people))
-                div.pager { button form="compare" { "Compare the two" } }
+                @if found.items.len() > 1 { div.pager { button form="compare" { "Compare the two" } } }
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments/{id}/builds?offset={offset}")))
             }
         }

@@ -69,7 +69,7 @@ pub(super) fn entry(
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
-            &html! { (by_line("Asks a person", entry.at, now)) strong { (request.title) } @if let Some(more) = &request.description { (text::plain(more)) } },
+            &html! { (by_line("Asks a person", entry.at, now)) strong { (request.title) } @if let Some(more) = &request.description { (text::markdown(more)) } },
         ),
         Body::HumanResponse { resolution, by, .. } => item(
             at,
@@ -94,11 +94,6 @@ pub(super) fn entry(
             at,
             &html! { "What came late of " (calls.0.get(call_id).map_or("a call", |(call, _)| call.name.as_str())) ": " (outcome_brief(outcome)) },
         ),
-        Body::Intent { .. } | Body::Woke { .. } => html! {},
-        #[expect(
-            unreachable_patterns,
-            reason = "kinds of entries that are added later are passed over"
-        )]
         _ => html! {},
     }
 }
