@@ -16,6 +16,8 @@ use errand_core::transcript::{Entry, NewEntry};
 use errand_core::wire::RunBody;
 use serde_json::Value;
 
+use crate::bell::Fence;
+
 /// Who calls, proved by an API key: with the role that its creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -326,18 +328,19 @@ pub struct EventPage {
 }
 
 /// A run that was given to a driver.
-#[derive(Clone)]
 pub struct Claimed {
     /// Which.
     pub ready: ReadyRun,
     /// The token that its driver has.
     pub claim: ClaimToken,
+    /// Hears when the run is taken from its driver, from the claim's commit on.
+    pub fence: Fence,
     /// As its driver sees it. None: the transcript is long, and its driver reads it itself.
     pub run: Option<DrivenRun>,
 }
 
 /// What a claim gave.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Claims {
     /// In the order in which they were taken.
     pub runs: Vec<Claimed>,

@@ -1,6 +1,8 @@
 //! For tests: a store with runs in each state, brought there by the operations that do so in the program.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use errand_core::human::{
     Answer as HumanAnswer, Ask, HumanRequest, OnExpire, Origin, Question, RequestDraft,
@@ -14,6 +16,7 @@ use serde_json::json;
 
 use super::{AuditScope, Finding};
 use crate::access::fixture::Fixture;
+use crate::bell::Fence;
 use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, ReadyRun, Respond, Runnable,
     StartRun, StepCommit, StepEnd, Usage,
@@ -148,11 +151,16 @@ impl Runs {
     }
 
     pub(crate) async fn claim(&self, run: RunId) -> ClaimToken {
+        self.claim_heard(run).await.0
+    }
+
+    /// Claims a run as a driver that is at work and hears when it is taken away.
+    pub(crate) async fn claim_heard(&self, run: RunId) -> (ClaimToken, Fence) {
         let (claim, team) = (self.f.ids.claim_token(self.now), self.f.team);
         let ready = ReadyRun { team, run };
         let claimed = self.f.store.claim_one(ready, claim, self.now).await;
-        assert!(claimed.unwrap(), "a run that can be claimed");
-        claim
+        let claimed = claimed.unwrap().expect("a run that can be claimed");
+        (claim, claimed.fence)
     }
 
     pub(crate) async fn step(
@@ -280,14 +288,20 @@ impl Runs {
 
     /// At work in a sandbox of its own, on a call that has begun.
     pub(crate) async fn at_work(&self) -> (RunId, ClaimToken) {
+        let (run, claim, _) = self.driven().await;
+        (run, claim)
+    }
+
+    /// The same, with the ear of its driver.
+    pub(crate) async fn driven(&self) -> (RunId, ClaimToken, Fence) {
         let sandbox = self.sandbox().await;
         let run = self.start(Some(&sandbox)).await;
-        let claim = self.claim(run).await;
+        let (claim, fence) = self.claim_heard(run).await;
         let bodies = vec![call("c1", "read_file"), call("c2", "run_command")];
         self.step(run, claim, bodies, going()).await;
         let bodies = vec![result("c1", "read_file"), intent("c2", claim)];
         self.step(run, claim, bodies, going()).await;
-        (run, claim)
+        (run, claim, fence)
     }
 
     /// On a timer.
@@ -427,4 +441,11 @@ impl Runs {
             .await
             .unwrap()
     }
+}
+
+/// Whether the driver has heard that its run was taken away.
+pub(crate) fn hears(fence: &Fence) -> bool {
+    pin!(fence.fenced())
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_ready()
 }

@@ -16,10 +16,10 @@ use std::thread::JoinHandle;
 
 use errand_core::id::RunId;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::trial::{Fault, Trial};
-use crate::bell::Bell;
+use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
 
@@ -49,10 +49,19 @@ pub(crate) struct Around {
 pub(crate) struct Rings {
     /// With whether the run had come to rest.
     runs: Vec<(RunId, bool)>,
-    fenced: Vec<RunId>,
+    /// In the order in which it happened.
+    fences: Vec<Fenced>,
     all: bool,
     work: bool,
     outbox: bool,
+}
+
+/// What happens to who drives a run.
+enum Fenced {
+    /// It was given to a driver, which listens from here on.
+    Given(RunId, Arc<Notify>),
+    /// It was taken from its driver.
+    Taken(RunId),
 }
 
 impl Deref for Tx<'_> {
@@ -80,9 +89,17 @@ impl Tx<'_> {
         self.rings.borrow_mut().runs.push((run, at_rest));
     }
 
+    /// A run was given to a driver, which hears through this when it is taken away again.
+    pub(crate) fn fence(&self, run: RunId) -> Fence {
+        let fence = self.around.bell.fence(run);
+        let given = Fenced::Given(run, fence.ear());
+        self.rings.borrow_mut().fences.push(given);
+        fence
+    }
+
     /// A run was taken from its driver.
     pub(crate) fn ring_fence(&self, run: RunId) {
-        self.rings.borrow_mut().fenced.push(run);
+        self.rings.borrow_mut().fences.push(Fenced::Taken(run));
     }
 
     /// Who may do what has changed: every watch looks again.
@@ -449,10 +466,12 @@ impl Loop {
             .runs
             .into_iter()
             .for_each(|(run, at_rest)| bell.ring(run, at_rest));
-        rings
-            .fenced
-            .into_iter()
-            .for_each(|run| bell.ring_fence(run));
+        for fenced in rings.fences {
+            match fenced {
+                Fenced::Given(run, ear) => bell.listen(run, ear),
+                Fenced::Taken(run) => bell.ring_fence(run),
+            }
+        }
         if rings.all {
             bell.ring_all();
         }
