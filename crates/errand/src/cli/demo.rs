@@ -58,7 +58,8 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
             show(&server.client, &mut receiver, args, out).await?;
             if args.keep {
                 more::fill(&server.client).await?;
-                keep(&server, out).await
+                let link = server.claim_link.as_deref();
+                keep(&server.client, &server.key, link, out).await
             } else {
                 Ok(())
             }
@@ -196,14 +197,11 @@ async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bo
     }
 }
 
-async fn keep(server: &Server, out: &Out) -> Result<()> {
+async fn keep(client: &Client, key: &str, link: Option<&str>, out: &Out) -> Result<()> {
     say(out, "\nThe server goes on until Ctrl-C:\n")?;
-    say(
-        out,
-        &format!("  export ERRAND_URL={}", server.client.base()),
-    )?;
-    say(out, &format!("  export ERRAND_API_KEY={}", server.key))?;
-    if let Some(link) = &server.claim_link {
+    say(out, &format!("  export ERRAND_URL={}", client.base()))?;
+    say(out, &format!("  export ERRAND_API_KEY={key}"))?;
+    if let Some(link) = link {
         say(
             out,
             "\nIts pages, with more runs in them; set a password first:\n",

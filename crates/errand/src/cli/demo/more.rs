@@ -50,14 +50,15 @@ async fn start(
     message: &str,
     file: Option<&'static str>,
 ) -> Result<()> {
-    let mut body = json!({ "agent_id": agent, "message": message });
+    let mut sandbox_id = Value::Null;
     if let Some(file) = file {
         let sandbox = client.create_sandbox().await?.value.sandbox_id;
         client
             .upload(&sandbox, INVOICES_PATH, file.len() as u64, file.into())
             .await?;
-        body["sandbox_id"] = json!(sandbox);
+        sandbox_id = json!(sandbox);
     }
+    let body = json!({ "agent_id": agent, "message": message, "sandbox_id": sandbox_id });
     client.start_run(&body).await?;
     Ok(())
 }
