@@ -46,7 +46,7 @@ pub(super) fn page_with_status(
     let body = html! {
         a.skip href="#main" { "Skip to the content" }
         p #says.visually-hidden role="status" {}
-        div.top {
+        header.top {
             (brand())
             details {
                 summary { "Menu" (open_count(person)) }
@@ -160,8 +160,7 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
             .as_ref()
             .is_some_and(|team| team.role.may(permission))
     };
-    html! {
-        div.side {
+    let inside = html! {
             @if is_main { (brand()) }
             (team(person))
             nav aria-label=(if is_main { "Main" } else { "Menu" }) {
@@ -185,7 +184,9 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
                 }
                 form method="post" action="/log-out" { (form_token(person)) button.plain { (icon("leave")) "Log out" } }
             }
-        }
+    };
+    html! {
+        @if is_main { header.side { (inside) } } @else { div.side { (inside) } }
     }
 }
 

@@ -194,7 +194,7 @@ fn body(
                 span #state sse-swap="state" { (state(&whole.view)) }
                 (ui::id(&id))
                 span #live.live hidden { svg viewBox="0 0 8 8" aria-hidden="true" { circle cx="4" cy="4" r="4" {} } span { "Live" } }
-                (actions(visitor, &whole.view))
+                div #actions.actions sse-swap="actions" { (actions(visitor, &whole.view)) }
             }
             div.grid-2 {
                 div {
@@ -271,11 +271,9 @@ fn actions(visitor: &Visitor, view: &RunView) -> Markup {
         }
     };
     html! {
-        div.actions {
             @if !run.status.has_ended() { (act("stop", "Stop", "stop", Some("Stop this run? What it is doing now is cut off."))) }
             @if run.status == Status::Failed { (act("retry", "Retry", "again", None)) }
             @if run.status.has_ended() { (act("again", "Run again", "play", None)) }
-        }
     }
 }
 
@@ -283,22 +281,26 @@ fn composer(visitor: &Visitor, view: &RunView) -> Markup {
     if !visitor.may(Permission::ManageRuns) {
         return html! {};
     }
-    let hint = match view.run.status {
+    html! {
+        form.form.block method="post" action={ "/runs/" (view.run.id) "/messages" } {
+            (ui::form_token(visitor))
+            div.field.wide {
+                label for="message" { "Message to the run " span #hint.hint sse-swap="hint" { (hint_of(view)) } }
+                textarea #message name="message" rows="3" required {}
+            }
+            div.buttons { button { "Send" } }
+        }
+    }
+}
+
+/// What a message does now.
+fn hint_of(view: &RunView) -> &'static str {
+    match view.run.status {
         Status::Failed => "It is kept, and read when the run is retried.",
         Status::Completed | Status::Interrupted => "It resumes the run.",
         Status::Waiting => "It closes the request above, and the run goes on.",
         Status::Pending | Status::Starting | Status::Running => {
             "The run reads it before it asks its model again."
-        }
-    };
-    html! {
-        form.form.block method="post" action={ "/runs/" (view.run.id) "/messages" } {
-            (ui::form_token(visitor))
-            div.field.wide {
-                label for="message" { "Message to the run " span.hint { (hint) } }
-                textarea #message name="message" rows="3" required {}
-            }
-            div.buttons { button { "Send" } }
         }
     }
 }

@@ -169,7 +169,7 @@ async fn put(
     let parts = field.map_err(|_| ApiError::bad_request("the form did not arrive whole"));
     let too_large = || {
         PageError::bad(format!(
-            "{filename} is larger than {}, the most that a form takes. Upload it by the API.",
+            "The file {filename} is larger than {}, the most that a form takes. Upload it by the API.",
             ui::size(limit)
         ))
     };

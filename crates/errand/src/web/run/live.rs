@@ -17,7 +17,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
 use super::transcript::{self, Calls};
-use super::{PART, open_request, people_of, side, state};
+use super::{PART, actions, hint_of, open_request, people_of, side, state};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
@@ -139,6 +139,8 @@ impl Follow {
         if is_whole && (self.is_first || !part.entries.is_empty() || shown.0 != self.told) {
             self.told.clone_from(&shown.0);
             self.tell("state", &shown, None);
+            self.tell("actions", &actions(&self.visitor, &view), None);
+            self.tell("hint", &html! { (hint_of(&view)) }, None);
             let reach = Reach::Newest;
             let newest = self
                 .web
@@ -171,10 +173,14 @@ impl Follow {
     }
 
     fn tell(&mut self, name: &str, markup: &Markup, position: Option<u64>) {
-        // A line break of another kind cannot be in an event's data; for a page it is the same.
-        let event = Event::default()
-            .event(name)
-            .data(markup.0.replace('\r', ""));
+        // A line break of another kind cannot be in an event's data; for a page it is the same. An event without data is
+        // not told at all.
+        let data = if markup.0.is_empty() {
+            "<!-- nothing -->".to_owned()
+        } else {
+            markup.0.replace('\r', "")
+        };
+        let event = Event::default().event(name).data(data);
         self.ready.push_back(match position {
             Some(position) => event.id(position.to_string()),
             None => event,
