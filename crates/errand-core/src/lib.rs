@@ -22,4 +22,5 @@ pub mod run;
 pub mod time;
 pub mod transcript;
 pub mod turn;
+pub mod webhook;
 pub mod wire;

@@ -16,6 +16,7 @@
 //! In reading order.
 
 mod beneath;
+mod copy;
 mod edit;
 mod error;
 mod list;
@@ -25,6 +26,7 @@ mod search;
 mod tree;
 mod write;
 
+pub use copy::{Copied, CopyError, CopyLimits};
 pub use edit::{Edit, EditError, apply_edit, sha256_hex};
 pub use error::FileError;
 pub use list::{Entry, Kind, LIST_ENTRIES_MAX, Listing};

@@ -22,6 +22,8 @@ mod change;
 mod deliveries;
 mod driving;
 mod figures;
+mod forks;
+mod inbox;
 mod many;
 mod outside;
 mod overview;
@@ -30,20 +32,26 @@ mod rows;
 mod runs;
 mod sandboxes;
 mod sqlite;
+mod summary;
+mod webhooks;
 
 pub use access::{
-    Bootstrap, Bootstrapped, Membership, NewApiKey, NewTeam, NewUser, Session, Team, User,
+    Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey, NewInvitation,
+    NewSecret, NewTeam, NewUser, OfMember, RetiredSecret, Rolled, Session, SigningSecrets, Team,
+    User,
 };
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
+pub use forks::ForkRun;
+pub use inbox::OpenRequest;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
-pub use overview::{
-    AgentFigures, ClosedRequest, DayFigures, LastRun, OpenRequest, Reach, TranscriptPart,
-};
+pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
 pub use repair::{Fork, Forked, Repaired};
 pub use sandboxes::SandboxFate;
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use summary::{AgentSummary, RunSums, RunsSummary};
+pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

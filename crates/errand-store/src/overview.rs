@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-use errand_core::human::{HumanRequest, Resolution};
+use errand_core::human::Resolution;
 use errand_core::id::{AgentId, RunId, TeamId, UserId};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
@@ -19,28 +19,13 @@ use errand_core::transcript::Entry;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::error::Result;
-use crate::model::{Page, PageQuery};
+use crate::inbox::OpenRequest;
 use crate::rows::{Blob, Ms, count, int, json, word};
 use crate::runs::{read_entry, row_of, to_entry};
 use crate::sqlite::Store;
 
 /// A day in UTC, in milliseconds.
 const DAY_MS: i64 = 86_400_000;
-
-/// A request that waits for an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OpenRequest {
-    /// Of which run.
-    pub run: RunId,
-    /// The run's title.
-    pub run_title: Option<String>,
-    /// Of which agent.
-    pub agent: AgentId,
-    /// The agent's name.
-    pub agent_name: String,
-    /// The request.
-    pub request: HumanRequest,
-}
 
 /// A request that was closed.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,14 +112,6 @@ impl Store {
     /// Those of any read.
     pub async fn open_requests_count(&self, team: TeamId) -> Result<u64> {
         self.peek(move |conn| count_open(conn, team)).await
-    }
-
-    /// The requests of the team that wait for an answer, oldest first.
-    ///
-    /// # Errors
-    /// `Corrupt` where a request cannot be read.
-    pub async fn open_requests(&self, team: TeamId, page: PageQuery) -> Result<Page<OpenRequest>> {
-        self.read(move |conn| select_open(conn, team, page)).await
     }
 
     /// The requests of the team that were closed last, newest first.
@@ -255,25 +232,6 @@ fn count_open(conn: &Connection, team: TeamId) -> Result<u64> {
         )?
         .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
     Ok(count(open))
-}
-
-fn select_open(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<OpenRequest>> {
-    let items = conn
-        .prepare_cached(
-            "SELECT h.request, r.id, r.title, a.id, a.name
-             FROM human_requests h JOIN runs r ON r.id = h.run_id JOIN agents a ON a.id = r.agent_id
-             WHERE h.team_id = ?1 AND h.closed_at IS NULL
-             ORDER BY h.created_at, h.id LIMIT ?2 OFFSET ?3",
-        )?
-        .query_and_then(
-            params![Blob(team.as_uuid()), page.limit, int(page.offset)],
-            open_request,
-        )?
-        .collect::<Result<_>>()?;
-    Ok(Page {
-        items,
-        total: count_open(conn, team)?,
-    })
 }
 
 fn open_request(row: &Row<'_>) -> Result<OpenRequest> {

@@ -19,6 +19,7 @@ mod form;
 mod guard;
 mod home;
 mod inbox;
+mod join;
 mod layout;
 mod log_in;
 mod run;
@@ -27,6 +28,7 @@ mod set_up;
 mod settings;
 mod text;
 mod ui;
+mod webhooks;
 
 use std::convert::Infallible;
 use std::ops::Deref;
@@ -110,6 +112,8 @@ const READ: Access = Access::Needs(Permission::Read);
 const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
+const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
+const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
 /// All pages.
 #[rustfmt::skip]
@@ -117,6 +121,8 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, assets::PATH, OPEN, || get(assets::serve)),
     page(Method::GET, "/set-up/{token}", OPEN, || get(set_up::show)),
     page(Method::POST, "/set-up/{token}", OPEN, || post(set_up::claim)),
+    page(Method::GET, "/join/{token}", OPEN, || get(join::show)),
+    page(Method::POST, "/join/{token}", OPEN, || post(join::join)),
     page(Method::GET, "/log-in", OPEN, || get(log_in::show)),
     page(Method::POST, "/log-in", OPEN, || post(log_in::log_in)),
     page(Method::POST, "/log-out", LOGGED_IN, || post(log_in::log_out)),
@@ -136,6 +142,7 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),
     page(Method::POST, "/runs/{run_id}/retry", RUNS, || post(run::act::retry)),
     page(Method::POST, "/runs/{run_id}/again", RUNS, || post(run::act::again)),
+    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::act::fork)),
     page(Method::GET, "/runs/{run_id}/files", READ, || get(files::list)),
     page(Method::GET, "/runs/{run_id}/files/view", READ, || get(files::view)),
     page(Method::GET, "/runs/{run_id}/files/raw", READ, || get(files::raw)),
@@ -150,6 +157,20 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/assignments/{agent_id}/builds", READ, || get(assignments::builds::list)),
     page(Method::GET, "/assignments/{agent_id}/builds/compare", READ, || get(assignments::builds::compare)),
     page(Method::POST, "/assignments/{agent_id}/builds/{build_id}/restore", AGENTS, || post(assignments::builds::restore)),
+    page(Method::GET, "/webhooks", READ, || get(webhooks::list)),
+    page(Method::POST, "/webhooks", WEBHOOKS, || post(webhooks::create)),
+    page(Method::POST, "/webhooks/secret", WEBHOOKS, || post(webhooks::roll)),
+    page(Method::GET, "/webhooks/{webhook_id}", READ, || get(webhooks::show)),
+    page(Method::POST, "/webhooks/{webhook_id}", WEBHOOKS, || post(webhooks::save)),
+    page(Method::POST, "/webhooks/{webhook_id}/delete", WEBHOOKS, || post(webhooks::delete)),
+    page(Method::POST, "/webhooks/{webhook_id}/test", WEBHOOKS, || post(webhooks::test)),
+    page(Method::POST, "/deliveries/{delivery_id}/resend", RUNS, || post(webhooks::resend)),
+    page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
+    page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
+    page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),
+    page(Method::POST, "/settings/team/{user_id}/role", MEMBERS, || post(settings::team::change_role)),
+    page(Method::GET, "/settings/team/{user_id}/remove", READ, || get(settings::team::before_removal)),
+    page(Method::POST, "/settings/team/{user_id}/remove", READ, || post(settings::team::remove)),
     page(Method::GET, "/settings/api-keys", KEYS, || get(settings::keys::list)),
     page(Method::POST, "/settings/api-keys", KEYS, || post(settings::keys::create)),
     page(Method::POST, "/settings/api-keys/{key_id}/delete", KEYS, || post(settings::keys::delete)),

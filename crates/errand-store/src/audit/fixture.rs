@@ -7,11 +7,12 @@ use std::task::{Context, Waker};
 use errand_core::human::{
     Answer as HumanAnswer, Ask, HumanRequest, OnExpire, Origin, Question, RequestDraft,
 };
-use errand_core::id::{AgentId, ClaimToken, RunId, SandboxId};
+use errand_core::id::{AgentId, ClaimToken, RunId, SandboxId, WebhookId};
 use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, NewEntry, Outcome, ToolCall};
+use errand_core::webhook::WebhookEvent;
 use serde_json::json;
 
 use super::{AuditScope, Finding};
@@ -24,6 +25,7 @@ use crate::model::{
 use crate::once::Once;
 use crate::rows::Blob;
 use crate::runs::{RunRow, row_of};
+use crate::webhooks::NewWebhook;
 
 /// `sandbox.ttl` in these tests.
 const TTL_MS: u64 = 1_000_000;
@@ -126,6 +128,27 @@ impl Runs {
         };
         f.store
             .start_run(start, Once::not_recorded())
+            .await
+            .unwrap();
+        id
+    }
+
+    /// A webhook of the team that is told of all.
+    pub(crate) async fn webhook(&self, url: &str) -> WebhookId {
+        let id = self.f.ids.webhook(self.now);
+        let new = NewWebhook {
+            team: self.f.team,
+            id,
+            url: url.to_owned(),
+            events: WebhookEvent::ALL.to_vec(),
+            description: None,
+            enabled: true,
+            created_by: self.f.owner,
+            now: self.now,
+        };
+        self.f
+            .store
+            .create_webhook(new, Once::not_recorded())
             .await
             .unwrap();
         id
@@ -383,6 +406,7 @@ impl Runs {
 
     /// One run of each kind, and an attempt at a delivery.
     pub(crate) async fn of_each_kind(&self) {
+        self.webhook("http://127.0.0.1/team").await;
         self.pending().await;
         self.at_work().await;
         self.on_timer().await;
@@ -405,6 +429,7 @@ impl Runs {
             duration_ms: 1,
             status: Some(200),
             error: None,
+            answer: None,
         };
         let number = due[0].number;
         let store = &self.f.store;

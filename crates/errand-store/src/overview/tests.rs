@@ -4,6 +4,7 @@ use errand_core::id::UserId;
 
 use super::*;
 use crate::audit::fixture::Runs;
+use crate::model::PageQuery;
 
 const FIRST: PageQuery = PageQuery {
     limit: 10,

@@ -3,7 +3,10 @@
 //! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use errand_core::id::{AgentId, ApiKeyId, BuildId, HumanRequestId, RunId, SandboxId};
+use errand_core::id::{
+    AgentId, ApiKeyId, BuildId, DeliveryId, HumanRequestId, InvitationId, RunId, SandboxId, UserId,
+    WebhookId,
+};
 use http::request::Parts;
 
 use super::AppState;
@@ -49,6 +52,10 @@ path_ids! {
     AgentId "agent_id",
     BuildId "build_id",
     ApiKeyId "key_id",
+    WebhookId "webhook_id",
+    DeliveryId "delivery_id",
+    UserId "user_id",
+    InvitationId "invitation_id",
 }
 
 impl PathIds for SandboxId {

@@ -60,6 +60,11 @@ impl Fields {
         self.0.push((name.to_owned(), value.to_owned()));
     }
 
+    /// One field more, also of a name that is there.
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.0.push((name.to_owned(), value.to_owned()));
+    }
+
     /// One field more.
     #[cfg(test)]
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {

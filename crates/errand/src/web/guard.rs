@@ -14,7 +14,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use errand_core::id::{TeamId, UserId};
-use errand_core::role::Permission;
+use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
 use errand_core::transcript::hex;
 use errand_store::{Membership, Session};
@@ -79,6 +79,11 @@ impl Visitor {
     /// Who it is.
     pub(super) fn user_id(&self) -> UserId {
         self.person.session.user
+    }
+
+    /// Their role in the team now.
+    pub(super) fn role(&self) -> Role {
+        self.membership.role
     }
 
     /// Whether their role has the right.

@@ -26,6 +26,8 @@ pub(super) enum Section {
     Inbox,
     Runs,
     Assignments,
+    Webhooks,
+    Team,
     Keys,
     Account,
 }
@@ -169,12 +171,12 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
                     (link(Section::Inbox, "/inbox", "Inbox", "inbox", open_count(person)))
                     (link(Section::Runs, "/runs", "Runs", "runs", html! {}))
                     (link(Section::Assignments, "/assignments", "Assignments", "assignments", html! {}))
+                    (link(Section::Webhooks, "/webhooks", "Webhooks", "hook", html! {}))
                 }
-                @if may(Permission::ManageKeys) {
-                    h2 { "Settings" }
-                    ul {
-                        (link(Section::Keys, "/settings/api-keys", "API keys", "key", html! {}))
-                    }
+                h2 { "Settings" }
+                ul {
+                    @if may(Permission::ManageKeys) { (link(Section::Keys, "/settings/api-keys", "API keys", "key", html! {})) }
+                    (link(Section::Team, "/settings/team", "Team", "team", html! {}))
                 }
             }
             div.foot {

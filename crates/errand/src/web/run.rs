@@ -28,7 +28,7 @@ use super::form::{Fields, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page_with_status};
 use super::{Web, files, inbox, runs, ui};
-use transcript::{Calls, People};
+use transcript::{Calls, Context, FORK_FORM, People};
 
 /// Entries of one part of the transcript.
 const PART: u32 = 100;
@@ -67,7 +67,7 @@ pub(super) async fn older(
         .transcript(visitor.team_id(), run, reach, PART)
         .await?;
     let people = people_of(&web, &part.entries).await?;
-    Ok(fragment(items(run, &part, &people, visitor.now)))
+    Ok(fragment(items(&visitor, run, &part, &people)))
 }
 
 /// One entry's value as it is: for what a page cuts.
@@ -207,9 +207,12 @@ fn body(
                     }
                     @if is_older { p.note { "This is an older part of the transcript. " a href={ "/runs/" (id) } { "Go to the newest" } } }
                     ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
-                        (items(run_id, &whole.part, &whole.people, visitor.now))
+                        (items(visitor, run_id, &whole.part, &whole.people))
                     }
                     @if whole.part.entries.is_empty() { p.dim { "Nothing has happened yet." } }
+                    @if visitor.may(Permission::ManageRuns) {
+                        form id=(FORK_FORM) method="post" action={ "/runs/" (id) "/fork" } { (ui::form_token(visitor)) }
+                    }
                     (composer(visitor, &whole.view))
                 }
                 div #side sse-swap="side" { (side) }
@@ -219,20 +222,22 @@ fn body(
 }
 
 /// The items of a part, with a link to what comes before them.
-fn items(
-    run: RunId,
-    part: &TranscriptPart,
-    people: &People,
-    now: errand_core::time::Timestamp,
-) -> Markup {
+fn items(visitor: &Visitor, run: RunId, part: &TranscriptPart, people: &People) -> Markup {
     let calls = Calls::of(&part.entries);
+    let context = Context {
+        run,
+        calls: &calls,
+        people,
+        now: visitor.now,
+        forks: visitor.may(Permission::ManageRuns),
+    };
     let first = part.entries.first().map_or(0, |entry| entry.position);
     let link = format!("/runs/{run}/older?before={first}");
     html! {
         @if part.before > 0 {
             li.entry.mark { a.button href=(link) hx-get=(link) hx-target="closest li" hx-swap="outerHTML" { "Show " (part.before.min(u64::from(PART))) " earlier entries of " (part.before) } }
         }
-        @for entry in &part.entries { (transcript::entry(run, entry, &calls, people, now)) }
+        @for entry in &part.entries { (transcript::entry(entry, &context)) }
     }
 }
 

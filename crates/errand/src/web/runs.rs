@@ -48,7 +48,7 @@ pub(super) async fn list(
         .into_iter()
         .map(|(agent, _)| (agent.id, agent.name))
         .collect();
-    let is_filtered = ["status", "assignment", "source", "since"]
+    let is_filtered = ["q", "status", "assignment", "source", "since"]
         .iter()
         .any(|name| params.given(name).is_some());
     let shown = found.items.len() as u64;
@@ -99,6 +99,8 @@ fn filter(params: &Fields, now: Timestamp) -> RunFilter {
         agent: params.given("assignment").and_then(|id| id.parse().ok()),
         source: params.given("source").map(str::to_owned),
         since,
+        until: None,
+        q: params.given("q").map(str::to_owned),
         ascending: false,
     }
 }
@@ -106,7 +108,7 @@ fn filter(params: &Fields, now: Timestamp) -> RunFilter {
 /// The same list from another run on.
 fn address(params: &Fields, offset: u64) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for name in ["status", "assignment", "source", "since"] {
+    for name in ["q", "status", "assignment", "source", "since"] {
         for value in params.all(name).filter(|value| !value.is_empty()) {
             query.append_pair(name, value);
         }
@@ -146,6 +148,10 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
     ];
     html! {
         form.filters method="get" action="/runs" role="search" {
+            div.field.search {
+                label for="filter-q" { "Search" }
+                input #filter-q type="search" name="q" value=(params.get("q")) placeholder="A part of the title, or of the id";
+            }
             (choice("status", "State", &statuses))
             (choice("assignment", "Assignment", &agents))
             (choice("source", "Started by", &sources))

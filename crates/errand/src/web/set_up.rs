@@ -121,7 +121,7 @@ fn dead_link() -> Response {
 }
 
 /// The address is a secret: it is not told to where a link leads.
-fn private(mut response: Response) -> Response {
+pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(
         header::REFERRER_POLICY,
         HeaderValue::from_static("no-referrer"),

@@ -134,7 +134,7 @@ pub(super) fn state(kind: &str, word: &str) -> Markup {
 }
 
 /// The states that have a look.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "pending",
     "starting",
     "running",
@@ -144,6 +144,7 @@ const KINDS: [&str; 15] = [
     "interrupted",
     "delivered",
     "gone",
+    "dropped",
     "exhausted",
     "allow",
     "ask",
@@ -166,7 +167,7 @@ fn shape(kind: &str) -> Markup {
         "running" | "starting" => {
             r#"<circle cx="6" cy="6" r="4.6" fill="none" stroke="currentColor" stroke-opacity=".35" stroke-width="1.6"/><path d="M6 1.4A4.6 4.6 0 0 1 10.6 6" fill="none" stroke="currentColor" stroke-width="1.8"/>"#
         }
-        "interrupted" | "gone" => {
+        "interrupted" | "gone" | "dropped" => {
             r#"<rect x="1.5" y="1.5" width="9" height="9" rx="1.5" fill="currentColor"/>"#
         }
         _ => {
@@ -188,6 +189,15 @@ pub(super) fn icon(name: &str) -> Markup {
         "key" => r#"<circle cx="5.5" cy="10.5" r="3"/><path d="M7.7 8.3L13 3M11 5l1.8 1.8"/>"#,
         "person" => {
             r#"<circle cx="8" cy="5.5" r="2.8"/><path d="M2.8 13.8a5.3 5.3 0 0 1 10.4 0"/>"#
+        }
+        "team" => {
+            r#"<circle cx="6" cy="6" r="2.4"/><path d="M1.8 13a4.3 4.3 0 0 1 8.4 0M10.5 3.9a2.4 2.4 0 0 1 0 4.3M11.6 9.5a4.3 4.3 0 0 1 2.6 3.5"/>"#
+        }
+        "hook" => {
+            r#"<path d="M5.5 10.5a2.5 2.5 0 1 1-2-2.4M8 4.5a2.5 2.5 0 1 1 2 2.4L8 10.5M8 4.5L5.8 8.6M10.5 13a2.5 2.5 0 1 0 .3-3"/>"#
+        }
+        "fork" => {
+            r#"<circle cx="4.5" cy="3.5" r="1.5"/><circle cx="11.5" cy="3.5" r="1.5"/><circle cx="8" cy="12.5" r="1.5"/><path d="M4.5 5v1.5a2 2 0 0 0 2 2h3a2 2 0 0 0 2-2V5M8 8.5V11"/>"#
         }
         "leave" => r#"<path d="M9.5 2.5h-6v11h6M7 8h7M11.5 5.5L14 8l-2.5 2.5"/>"#,
         "copy" => {

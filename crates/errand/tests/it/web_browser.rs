@@ -278,6 +278,13 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
         .await
         .expect(200);
     let id = |at: usize| builds["builds"][at]["id"].as_str().unwrap().to_owned();
+    let hook = [
+        ("url", "http://127.0.0.1:1/hook"),
+        ("event", "run_failed"),
+        ("enabled", "on"),
+    ];
+    let hook = owner.post("/webhooks", &hook).await.leads_to();
+    owner.post(&format!("{hook}/test"), &[]).await.leads_to();
     let compared = format!(
         "/assignments/{agent}/builds/compare?from={}&to={}",
         id(1),
@@ -291,6 +298,8 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
         "/assignments",
         "/assignments/new",
         "/settings/api-keys",
+        "/settings/team",
+        "/webhooks",
         "/account",
         "/runs/none",
         "/nowhere",
@@ -307,6 +316,8 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
         format!("/assignments/{agent}/edit"),
         format!("/assignments/{agent}/builds"),
         compared,
+        hook,
+        format!("/settings/team/{}/remove", team.owner),
     ]);
     pages
 }

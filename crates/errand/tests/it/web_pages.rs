@@ -75,6 +75,8 @@ async fn each_page_has_the_headers_that_keep_it_ours() {
         "/assignments",
         "/assignments/new",
         "/settings/api-keys",
+        "/settings/team",
+        "/webhooks",
         "/account",
         "/log-in",
         "/runs/x",

@@ -11,12 +11,13 @@ use axum::extract::State;
 use axum::response::IntoResponse as _;
 use axum::response::sse::{Event, Sse};
 use errand_core::id::RunId;
+use errand_core::role::Permission;
 use errand_store::{Reach, Watch};
 use futures::stream;
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
-use super::transcript::{self, Calls};
+use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
@@ -130,7 +131,14 @@ impl Follow {
         self.calls.note(&part.entries);
         for entry in &part.entries {
             self.after = entry.position;
-            let item = transcript::entry(self.run, entry, &self.calls, &people, now);
+            let context = Context {
+                run: self.run,
+                calls: &self.calls,
+                people: &people,
+                now,
+                forks: self.visitor.may(Permission::ManageRuns),
+            };
+            let item = transcript::entry(entry, &context);
             let name = if item.0.is_empty() { "note" } else { "entry" };
             self.tell(name, &item, Some(entry.position));
         }

@@ -4,12 +4,11 @@ use errand_core::id::{RunId, SandboxId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, Outcome};
 use errand_core::wire::RunBody;
-use errand_store::model::DeliveryRow;
 use maud::{Markup, html};
 
 use crate::web::failure::PageError;
 use crate::web::guard::Visitor;
-use crate::web::{Web, files, ui};
+use crate::web::{Web, files, ui, webhooks};
 
 /// How many steps are shown: the newest.
 const STEPS_MAX: usize = 40;
@@ -48,7 +47,7 @@ pub(super) async fn of(
         @if !deliveries.is_empty() {
             section {
                 div.head { h2 { "Webhooks" } }
-                (deliveries_list(&deliveries, visitor.now))
+                @for delivery in &deliveries { (webhooks::delivery_fold(visitor, delivery)) }
             }
         }
     })
@@ -215,30 +214,5 @@ fn steps_list(steps: &[Step]) -> Markup {
             }
         }
         @if steps.len() > STEPS_MAX { p.small.dim { "The newest " (STEPS_MAX) " steps." } }
-    }
-}
-
-fn deliveries_list(deliveries: &[DeliveryRow], now: Timestamp) -> Markup {
-    html! {
-        @for delivery in deliveries {
-            details.fold {
-                summary { (ui::state(&delivery.state, &delivery.state)) span.mono.small { (delivery.event) } }
-                div.inside {
-                    dl.facts {
-                        dt { "To" } dd.mono { (delivery.url) }
-                        dt { "Id" } dd { (ui::id(&delivery.id.to_string())) }
-                        @if let Some(due) = delivery.due_at { dt { "Next attempt" } dd { (ui::time(due, now)) } }
-                    }
-                    @for attempt in &delivery.attempts {
-                        p.small {
-                            "Attempt " (attempt.attempt) ", " (ui::time(attempt.at, now)) ": "
-                            @match attempt.status { Some(status) => (status), None => "no answer" }
-                            " in " (ui::duration(attempt.duration_ms))
-                            @if let Some(error) = &attempt.error { br; span.dim { (error) } }
-                        }
-                    }
-                }
-            }
-        }
     }
 }

@@ -36,14 +36,37 @@ impl Calls {
     }
 }
 
+/// What items are shown with.
+pub(super) struct Context<'a> {
+    pub(super) run: RunId,
+    pub(super) calls: &'a Calls,
+    pub(super) people: &'a People,
+    pub(super) now: Timestamp,
+    /// Whether the run may be forked by whoever looks.
+    pub(super) forks: bool,
+}
+
+/// The form that the buttons at the items belong to.
+pub(super) const FORK_FORM: &str = "fork";
+
+/// A button by which a new run begins with the transcript up to here.
+fn fork(entry: &Entry, context: &Context<'_>) -> Markup {
+    html! {
+        @if context.forks {
+            button.plain.fork form=(FORK_FORM) name="after_message" value=(entry.id.as_uuid()) title="Fork: a new run that begins with all of this" aria-label="Fork from here" { (ui::icon("fork")) }
+        }
+    }
+}
+
 /// One item; nothing for the engine's own notes that tell people nothing.
-pub(super) fn entry(
-    run: RunId,
-    entry: &Entry,
-    calls: &Calls,
-    people: &People,
-    now: Timestamp,
-) -> Markup {
+pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
+    let Context {
+        run,
+        calls,
+        people,
+        now,
+        ..
+    } = *context;
     let who = |by: &Option<UserId>, else_: &str| {
         by.and_then(|user| people.get(&user).cloned())
             .unwrap_or_else(|| else_.to_owned())
@@ -53,7 +76,7 @@ pub(super) fn entry(
         Body::User { text, by } => item(
             at,
             "user",
-            &html! { (by_line(&who(by, "A program"), entry.at, now)) (text::plain(text)) },
+            &html! { (by_line_with(&who(by, "A program"), entry.at, now, &fork(entry, context))) (text::plain(text)) },
         ),
         Body::Assistant { text, .. } => item(
             at,
@@ -65,7 +88,14 @@ pub(super) fn entry(
             call_id,
             name,
             outcome,
-        } => result(run, entry, name, calls.0.get(call_id), outcome),
+        } => result(
+            run,
+            entry,
+            name,
+            calls.0.get(call_id),
+            outcome,
+            &fork(entry, context),
+        ),
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
@@ -74,7 +104,7 @@ pub(super) fn entry(
         Body::HumanResponse { resolution, by, .. } => item(
             at,
             "user",
-            &html! { (by_line(&who(by, "Nobody"), entry.at, now)) div { (inbox::answer(resolution)) } },
+            &html! { (by_line_with(&who(by, "Nobody"), entry.at, now, &fork(entry, context))) div { (inbox::answer(resolution)) } },
         ),
         Body::Error { error, .. } => item(
             at,
@@ -110,6 +140,10 @@ fn by_line(who: &str, at: Timestamp, now: Timestamp) -> Markup {
     html! { div.by { strong { (who) } (ui::time(at, now)) } }
 }
 
+fn by_line_with(who: &str, at: Timestamp, now: Timestamp, more: &Markup) -> Markup {
+    html! { div.by { strong { (who) } (ui::time(at, now)) (more) } }
+}
+
 fn tool_call(call: &ToolCall) -> Markup {
     let brief = text::brief(&Value::Object(call.arguments.clone()));
     html! {
@@ -126,6 +160,7 @@ fn result(
     name: &str,
     call: Option<&(ToolCall, Timestamp)>,
     outcome: &Outcome,
+    fork: &Markup,
 ) -> Markup {
     let took = call.map(|(_, began)| ui::duration(entry.at.ms_since(*began)));
     let kind = match outcome {
@@ -144,6 +179,7 @@ fn result(
                 @if let Some(took) = took { span.small.dim.nowrap { (took) } }
             }
             div.inside {
+                div.by { (fork) }
                 @match outcome {
                     Outcome::Result(value) => (shown(value, call.map(|(call, _)| call))),
                     Outcome::Error(error) => (text::code(error)),
@@ -203,7 +239,14 @@ mod tests {
             at: now,
             body,
         };
-        entry(run, &one, &Calls::default(), &People::new(), now).into_string()
+        let context = Context {
+            run,
+            calls: &Calls::default(),
+            people: &People::new(),
+            now,
+            forks: true,
+        };
+        entry(&one, &context).into_string()
     }
 
     #[test]
