@@ -374,6 +374,30 @@ pub(crate) fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
     })
 }
 
+/// The position from which the messages stand that come after the first so many.
+fn position_after(conn: &Connection, row: &RunRow, messages: u64) -> Result<u64> {
+    if messages == 0 {
+        return Ok(1);
+    }
+    // Positions and the numbers of messages rise together, and a position is never the lesser of the two.
+    let (mut low, mut high) = (messages.saturating_add(1), row.position.saturating_add(1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let next: Option<i64> = conn
+            .prepare_cached(
+                "SELECT shown FROM messages WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT 1",
+            )?
+            .query_row(params![Blob(row.id.as_uuid()), int(middle)], |row| row.get(0))
+            .optional()?;
+        if next.is_none_or(|next| next > int(messages)) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(low)
+}
+
 fn to_message(raw: RawEntry) -> Result<MessageBody> {
     let entry = to_entry(raw)?;
     MessageBody::of(&entry).ok_or_else(|| StoreError::Corrupt {
@@ -448,12 +472,13 @@ impl Store {
     ) -> Result<Page<MessageBody>> {
         self.read(move |conn| {
             let row = row_of(conn, team, run)?;
+            let from = position_after(conn, &row, page.offset)?;
             let items = conn
                 .prepare_cached(
-                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND shown > ?2 AND shown <= ?3 ORDER BY shown",
+                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT ?3",
                 )?
                 .query_map(
-                    params![Blob(run.as_uuid()), int(page.offset), int(page.offset.saturating_add(u64::from(page.limit)))],
+                    params![Blob(run.as_uuid()), int(from), page.limit],
                     read_entry,
                 )?
                 .collect::<rusqlite::Result<Vec<_>>>()?;

@@ -18,6 +18,7 @@ use errand_core::id::RunId;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::checkpoint::Checkpoints;
 use super::trial::{Fault, Trial};
 use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
@@ -188,24 +189,32 @@ enum Way {
         thread: Option<JoinHandle<()>>,
     },
     /// Simulated: on the caller's task.
-    Here(Mutex<Loop>),
+    Here(Box<Mutex<Loop>>),
 }
 
 impl Writer {
     /// Starts the thread, unless the store is simulated.
-    pub(crate) fn start(conn: Connection, around: Around, trial: Trial) -> std::io::Result<Self> {
+    ///
+    /// `checkpoints`: who brings the log into the file; without it SQLite does it in the commit that makes it too long.
+    pub(crate) fn start(
+        conn: Connection,
+        checkpoints: Option<Checkpoints>,
+        around: Around,
+        trial: Trial,
+    ) -> std::io::Result<Self> {
         let (poison, poisoned) = watch::channel(false);
         let commits = Arc::new(AtomicU64::new(0));
         let here = trial.simulated;
         let writing = Loop {
             conn,
+            checkpoints,
             around,
             poison,
             trial,
             commits: Arc::clone(&commits),
         };
         if here {
-            let way = Way::Here(Mutex::new(writing));
+            let way = Way::Here(Box::new(Mutex::new(writing)));
             return Ok(Self {
                 way,
                 commits,
@@ -319,6 +328,7 @@ impl Drop for PoisonOnPanic<'_> {
 
 struct Loop {
     conn: Connection,
+    checkpoints: Option<Checkpoints>,
     around: Around,
     poison: watch::Sender<bool>,
     trial: Trial,
@@ -359,6 +369,9 @@ impl Loop {
         match self.transact(&mut batch) {
             End::Committed => {
                 batch.into_iter().for_each(|job| job.answer(None));
+                if let Some(checkpoints) = &self.checkpoints {
+                    checkpoints.after_commit(&self.conn);
+                }
                 true
             }
             End::RolledBack(failure) if batch.len() == 1 => {
