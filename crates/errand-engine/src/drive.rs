@@ -26,14 +26,15 @@ use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
 use crate::dispatch::Parts;
 use crate::model::{ModelError, Session};
 use crate::sandboxes::Workspace;
-use crate::tool::{LookedUp, ToolContext};
+use crate::secrets::Secrets;
+use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext};
 
 /// Most entries of pure turns that gather before they are committed.
 const BUFFERED_ENTRIES_MAX: usize = 64;
@@ -211,6 +212,13 @@ impl Driver<'_> {
                     true
                 }
                 Next::Timer(until) => self.commit(StepEnd::Sleep(until)).await?,
+                Next::Reply(open, _) => {
+                    // No tool of this program asks while its call is under way.
+                    self.push(Body::Lost {
+                        call_id: open.call.id.clone(),
+                    });
+                    true
+                }
                 // The store gives a run that waits for a person to no driver.
                 Next::Person => self.commit(StepEnd::Release).await?,
             };
@@ -482,6 +490,7 @@ impl Driver<'_> {
             .is_some_and(|tool| tool.in_sandbox())
             .then(|| self.workspace());
         ToolContext {
+            build: self.run.build.as_ref().ok().cloned(),
             run: self.run.id,
             call_id: call.id.clone(),
             workspace,
@@ -502,6 +511,12 @@ impl Driver<'_> {
         let reads = calls
             .iter()
             .all(|call| self.hints(call).is_some_and(|hints| hints.read_only));
+        // Opened before anything is on record: a call whose secret is not there has not begun.
+        let filled = self.fill(&calls).await?;
+        if !reads && let Some(Err(error)) = filled.arguments.first() {
+            self.push(result_of(first, Outcome::Error(error.clone())));
+            return Ok(true);
+        }
         if !reads && let Err(error) = self.intend(first, context).await? {
             self.push(result_of(first, Outcome::Error(error)));
             return Ok(true);
@@ -521,41 +536,74 @@ impl Driver<'_> {
             let late = if reads { Vec::new() } else { late.collect() };
             return Err(DriveError::Fenced(late));
         }
-        let acts = calls.iter().zip(&contexts).map(|(call, context)| {
-            let tool = self.parts.tools.get(&call.name).cloned();
-            let arguments = call.arguments.clone();
-            async move {
-                match tool {
-                    Some(tool) => tool.run(context, arguments).await,
-                    None => {
-                        Outcome::Error(format!("unknown_tool: there is no tool {:?}", call.name))
-                    }
-                }
-            }
-        });
+        let acts = calls.iter().zip(&contexts).zip(&filled.arguments).map(
+            |((call, context), arguments)| {
+                let tool = self.parts.tools.get(&call.name).cloned();
+                let secrets = filled.secrets.as_deref();
+                act(call, context, arguments.clone(), tool, secrets)
+            },
+        );
         let act = join_all(acts);
         tokio::pin!(act);
-        let outcomes = tokio::select! {
+        let acted = tokio::select! {
             biased;
-            outcomes = &mut act => outcomes,
+            acted = &mut act => acted,
             () = self.fence.fenced() => {
                 contexts.iter().for_each(|c| c.cancel.cancel());
                 // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
-                let outcomes = act.await;
+                let outcomes = act.await.into_iter().map(Acted::into_outcome);
                 let ids = calls.iter().map(|call| call.id.clone());
                 let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
                 return Err(DriveError::Fenced(late));
             }
         };
-        for (call, outcome) in calls.iter().zip(outcomes) {
+        for (call, acted) in calls.iter().zip(acted) {
+            let Acted::Done { outcome, source } = acted;
             // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
             if self.cancel.is_cancelled() && broke_off(&outcome) {
                 continue;
             }
             self.buffer.usage.tool_calls += 1;
+            if let Some(Source { from, trusted }) = source {
+                self.push(Body::Source {
+                    call_id: call.id.clone(),
+                    from,
+                    trusted,
+                });
+            }
             self.push(result_of(call, outcome));
         }
         Ok(true)
+    }
+
+    /// The arguments of calls as they go out: with secrets in place of their marks, where the tool may have them.
+    async fn fill(&self, calls: &[ToolCall]) -> Result<Filled, DriveError> {
+        let takes = |call: &ToolCall| {
+            let tool = self.parts.tools.get(&call.name);
+            tool.is_some_and(|tool| tool.takes_secrets())
+        };
+        if !calls.iter().any(takes) {
+            return Ok(Filled {
+                arguments: calls
+                    .iter()
+                    .map(|call| Ok(call.arguments.clone()))
+                    .collect(),
+                secrets: None,
+            });
+        }
+        let opened = Secrets::of(&self.parts.store, self.run.team).await;
+        let arguments = calls.iter().map(|call| match &opened {
+            _ if !takes(call) => Ok(call.arguments.clone()),
+            Ok(secrets) => secrets.fill_arguments(&call.arguments, &self.build.reach.secrets),
+            Err(error) => {
+                tracing::error!(run.id = %self.run.id, error = error as &dyn std::error::Error, "the team's secrets cannot be opened");
+                Err("not_run: the team's secrets cannot be opened, so that what comes back could not be masked; the log of the server says why".to_owned())
+            }
+        });
+        Ok(Filled {
+            arguments: arguments.collect(),
+            secrets: opened.ok().map(Arc::new),
+        })
     }
 
     /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
@@ -653,6 +701,46 @@ impl Driver<'_> {
             _ => None,
         });
         results.collect()
+    }
+}
+
+/// Calls as they go out.
+struct Filled {
+    /// For each call its arguments, or the error that it gets.
+    arguments: Vec<Result<Map<String, Value>, String>>,
+    /// What is taken out of what comes back.
+    secrets: Option<Arc<Secrets>>,
+}
+
+/// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
+async fn act(
+    call: &ToolCall,
+    context: &ToolContext,
+    arguments: Result<Map<String, Value>, String>,
+    tool: Option<Arc<dyn Tool>>,
+    secrets: Option<&Secrets>,
+) -> Acted {
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) => return Acted::of(Outcome::Error(error)),
+    };
+    let Some(tool) = tool else {
+        let error = format!("unknown_tool: there is no tool {:?}", call.name);
+        return Acted::of(Outcome::Error(error));
+    };
+    let acted = tool.act(context, arguments).await;
+    match secrets.filter(|_| tool.takes_secrets()) {
+        None => acted,
+        Some(secrets) => {
+            let Acted::Done { outcome, source } = acted;
+            Acted::Done {
+                outcome: secrets.mask_outcome(outcome),
+                source: source.map(|source| Source {
+                    from: secrets.mask(&source.from),
+                    ..source
+                }),
+            }
+        }
     }
 }
 

@@ -17,5 +17,6 @@ mod dispatch;
 mod drive;
 mod janitor;
 mod outbox;
+mod secrets;
 
 pub use dispatch::{Engine, EngineOptions, Parts};

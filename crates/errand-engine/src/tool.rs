@@ -1,12 +1,14 @@
 //! Tools: typed functions with a schema and hints. The policy is looked up by the engine, never by the tool.
 
 pub mod asking;
+pub mod fetch;
 pub mod files;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use errand_core::config::{BuildConfig, HostPattern};
 use errand_core::id::RunId;
 use errand_core::policy::Hints;
 use errand_core::transcript::Outcome;
@@ -15,6 +17,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sandboxes::Workspace;
 
+/// Where what a call gave comes from, where the tool's name and arguments do not say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Such as a page's address, or a connection's name.
+    pub from: String,
+    /// Whether it comes from the team's own people and programs.
+    pub trusted: bool,
+}
+
+/// What a call came to.
+#[derive(Clone, Debug)]
+pub enum Acted {
+    /// It has ended.
+    Done {
+        /// How.
+        outcome: Outcome,
+        /// Where what it gave comes from.
+        source: Option<Source>,
+    },
+}
+
+impl Acted {
+    /// It has ended, and what it gave comes from the engine, or from where the tool's name says.
+    #[must_use]
+    pub fn of(outcome: Outcome) -> Self {
+        Self::Done {
+            outcome,
+            source: None,
+        }
+    }
+
+    /// The outcome alone.
+    #[must_use]
+    pub fn into_outcome(self) -> Outcome {
+        let Self::Done { outcome, .. } = self;
+        outcome
+    }
+}
+
 /// What a call gets to work with.
 #[derive(Clone)]
 pub struct ToolContext {
@@ -22,10 +63,19 @@ pub struct ToolContext {
     pub run: RunId,
     /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
     pub call_id: String,
+    /// The run's build.
+    pub build: Option<Arc<BuildConfig>>,
     /// The run's sandbox, for tools that work in it.
     pub workspace: Option<Workspace>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
+}
+
+impl ToolContext {
+    /// The hosts that the build lets `fetch_url` ask; none: every public one.
+    fn hosts(&self) -> Option<&[HostPattern]> {
+        self.build.as_ref()?.reach.hosts.as_deref()
+    }
 }
 
 /// What a look-up found of a call that was under way when the server died.
@@ -56,6 +106,11 @@ pub trait Tool: Send + Sync {
         false
     }
 
+    /// Whether secrets are put in for marks in its arguments, and taken out of what it gives.
+    fn takes_secrets(&self) -> bool {
+        false
+    }
+
     /// The JSON schema of its arguments, made from their Rust type.
     fn schema(&self) -> Value;
 
@@ -74,6 +129,11 @@ pub trait Tool: Send + Sync {
 
     /// Carries the call out. Arguments that do not fit are an error that names the argument.
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome;
+
+    /// Carries the call out, and says where what it gave comes from.
+    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
+        Acted::of(self.run(context, arguments).await)
+    }
 
     /// Looks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].
     async fn look_up(

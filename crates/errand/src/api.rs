@@ -202,6 +202,7 @@ const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
 const PUBLIC: Access = Access::Public;
 
 const PAGE: &[&str] = &["limit", "offset"];
@@ -251,6 +252,9 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
+    route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
+    route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),

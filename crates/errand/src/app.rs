@@ -20,6 +20,7 @@ use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
+use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
@@ -140,7 +141,7 @@ impl App {
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
-            tools,
+            tools: tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
@@ -298,6 +299,13 @@ fn webhook_client(config: &Config) -> Result<GuardedClient> {
     Guard::webhooks(config.webhooks.allow_private_networks)
         .client(bounds)
         .context("the webhook client cannot be made")
+}
+
+fn page_client(config: &Config) -> Result<GuardedClient> {
+    let allow_private = config.fetch_url.allow_private_networks;
+    Guard::new(allow_private, "fetch_url.allow_private_networks")
+        .client(fetch::BOUNDS)
+        .context("the client for pages cannot be made")
 }
 
 /// What answers before there is anything to answer with.

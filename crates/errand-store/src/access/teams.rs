@@ -9,7 +9,7 @@ use super::people::user_is_enabled;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms, word};
 use crate::seal::Sealed;
-use crate::sqlite::Store;
+use crate::sqlite::{Store, Tx};
 
 /// The name of the team that a server begins with.
 const FIRST_TEAM: &str = "default";
@@ -71,10 +71,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] where the first team has no owner, which no operation brings about.
     pub async fn bootstrap(&self, new: Bootstrap) -> Result<Bootstrapped> {
-        let sealed = self.seal_secret(new.team, &new.secret)?;
         self.write(move |tx| match first_team(tx)? {
             Some(found) => Ok(found),
-            None => insert_first_team(tx, &new, &sealed),
+            None => insert_first_team(tx, &new, &seal_secret(tx, new.team, &new.secret)?),
         })
         .await
     }
@@ -85,8 +84,8 @@ impl Store {
     /// [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
     /// user or is disabled.
     pub async fn create_team(&self, new: NewTeam) -> Result<Team> {
-        let sealed = self.seal_secret(new.id, &new.secret)?;
-        self.write(move |tx| insert_team(tx, &new, &sealed)).await
+        self.write(move |tx| insert_team(tx, &new, &seal_secret(tx, new.id, &new.secret)?))
+            .await
     }
 
     /// All teams, oldest first.
@@ -103,7 +102,7 @@ impl Store {
     /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
     pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
         let sealed = self.read(move |conn| select_secret(conn, team)).await?;
-        let plain = self.master_key().open(&purpose(team), &sealed)?;
+        let plain = self.keys().open(&purpose(team), &sealed)?;
         String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
             table: "teams",
             column: "webhook_secret",
@@ -178,10 +177,13 @@ impl Store {
         })
         .await
     }
+}
 
-    fn seal_secret(&self, team: TeamId, secret: &str) -> Result<Sealed> {
-        Ok(self.master_key().seal(&purpose(team), secret.as_bytes())?)
-    }
+fn seal_secret(tx: &Tx<'_>, team: TeamId, secret: &str) -> Result<Sealed> {
+    Ok(tx
+        .keys()
+        .current()
+        .seal(&purpose(team), secret.as_bytes())?)
 }
 
 /// What a team's webhook secret is sealed for.

@@ -57,6 +57,15 @@ impl PathIds for SandboxId {
     }
 }
 
+/// A secret's name. Whatever it is: a text that can be no name is that of no secret.
+pub(crate) struct SecretName(pub(crate) String);
+
+impl PathIds for SecretName {
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        part("secret_name").map(Self)
+    }
+}
+
 impl<A: PathIds, B: PathIds> PathIds for (A, B) {
     fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         Some((A::read(part)?, B::read(part)?))

@@ -19,11 +19,12 @@ const PREFIX: &str = "ERRAND_";
 const CONFIG_VARIABLE: &str = "ERRAND_CONFIG";
 
 /// Variables of the program that are no settings of the server.
-const OTHER_VARIABLES: [&str; 4] = [
+const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_API_KEY",
     "ERRAND_URL",
     CONFIG_VARIABLE,
     "ERRAND_SEED",
+    "ERRAND_NEW_MASTER_KEY",
 ];
 
 /// A settings file that has been read.

@@ -49,6 +49,13 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        app.post(
+            &team.key,
+            "/v1/secrets",
+            json!({"name": "TOKEN", "value": "twelve characters"}),
+        )
+        .await
+        .expect(201);
         let key = app
             .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
             .await
@@ -63,6 +70,7 @@ impl Things {
             ("agent_id", agent),
             ("build_id", build),
             ("key_id", key),
+            ("secret_name", "TOKEN".to_owned()),
         ]);
         Self { team, ids }
     }
@@ -84,6 +92,7 @@ impl Things {
             format!("/v1/revisions/{}", id("build_id")),
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
+            "/v1/secrets?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
         ];
         let mut state = Vec::new();
@@ -145,6 +154,7 @@ fn body(route: &Route, agent: &str) -> Value {
             json!({"name": "new", "config": says()})
         }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
+        ("POST", "/v1/secrets") => json!({"name": "NEW", "value": "at least twelve"}),
         _ => json!({}),
     }
 }

@@ -117,14 +117,15 @@ pub(crate) struct ChangeBuildRequest {
 impl RequestBody for ChangeBuildRequest {}
 
 /// A build that can be stored. `within`: where it stands in the body, such as `build.`.
-pub(crate) fn checked_build(
+pub(crate) async fn checked_build(
     app: &AppState,
     caller: &Caller,
     draft: BuildDraft,
     within: &str,
 ) -> Result<NewBuild, ApiError> {
-    BuildConfig::parse(&draft.config)
+    let config = BuildConfig::parse(&draft.config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
+    check_reach(app, caller, &config, within).await?;
     if draft.config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
@@ -138,6 +139,29 @@ pub(crate) fn checked_build(
         config: draft.config,
         created_by: caller.user(),
     })
+}
+
+/// Holds what a build reaches for against what the team has.
+async fn check_reach(
+    app: &AppState,
+    caller: &Caller,
+    config: &BuildConfig,
+    within: &str,
+) -> Result<(), ApiError> {
+    if !config.reach.secrets.is_empty() {
+        let there = app.store.secret_names(caller.team()).await?;
+        if let Some(absent) = config
+            .reach
+            .secrets
+            .iter()
+            .find(|name| !there.contains(name))
+        {
+            return Err(ApiError::bad_request(format!(
+                "{within}config: there is no secret {absent}; an admin or owner sets it with POST /v1/secrets"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// An agent's builds, newest first.
@@ -213,7 +237,7 @@ async fn create(
     draft: BuildDraft,
     sha256: [u8; 32],
 ) -> Result<Response, ApiError> {
-    let build = checked_build(app, caller, draft, "")?;
+    let build = checked_build(app, caller, draft, "").await?;
     let once = key.once(caller, sha256, render_created);
     let answer = app
         .store
