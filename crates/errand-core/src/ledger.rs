@@ -47,6 +47,8 @@ pub struct OpenCall {
     pub approval: Approval,
     /// What a person answered to the connection's server that asked during the call, and has not been given it yet.
     pub reply: Option<Resolution>,
+    /// Who carried it out was lost: whether it took effect is not known.
+    pub lost: bool,
     /// Where what it gives comes from, and whether that is trusted; none: the tool says it.
     source: Option<(String, bool)>,
     /// A retry makes it in place of an earlier one, with the same arguments, whose outcome nobody knew: the intent is
@@ -198,6 +200,7 @@ impl Ledger {
                     open.intent = Some((*claim, evidence.clone()));
                     open.repeats = None;
                     open.reply = None;
+                    open.lost = false;
                 }
             }
             Body::Wait { until, .. } => self.timer = Some(*until),
@@ -225,6 +228,7 @@ impl Ledger {
             Body::Lost { call_id } => {
                 if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
                     open.reply = None;
+                    open.lost = true;
                 }
             }
             Body::Error { .. } | Body::ToolsChanged { .. } => {}
@@ -251,6 +255,7 @@ impl Ledger {
             intent,
             approval: Approval::NotAsked,
             reply: None,
+            lost: false,
             source: None,
             repeats,
         });
@@ -323,6 +328,7 @@ impl Ledger {
             Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
                 open.repeats = None;
+                open.lost = false;
                 open.approval = Approval::Given {
                     digest: open.call.digest(),
                 };

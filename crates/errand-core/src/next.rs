@@ -113,8 +113,8 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     if let Some(reply) = &open.reply {
         return Step::Reply(reply.clone());
     }
-    if let Some((claim, _)) = &open.intent
-        && *claim != rules.claim
+    let begun_elsewhere = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
+    if (begun_elsewhere || open.lost)
         && let Some(step) = in_doubt(open, hints, rules)
     {
         return step;
@@ -241,7 +241,9 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
         label: label.to_owned(),
         description: Some(description.to_owned()),
     };
-    let why = if open.repeats.is_some() {
+    let why = if open.lost {
+        "The connection's server was lost while this call was under way, and nobody can tell whether it was done."
+    } else if open.repeats.is_some() {
         "The run ended while this very call was under way, and the tool cannot tell whether it was done."
     } else {
         "The server restarted while this call was under way, and the tool cannot tell whether it was done."

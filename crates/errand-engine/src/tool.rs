@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use errand_core::config::{BuildConfig, HostPattern};
+use errand_core::human::{RequestDraft, Resolution};
 use errand_core::id::RunId;
 use errand_core::policy::Hints;
-use errand_core::transcript::Outcome;
+use errand_core::transcript::{Body, Outcome};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +36,13 @@ pub enum Acted {
         outcome: Outcome,
         /// Where what it gave comes from.
         source: Option<Source>,
+        /// What is noted before its result.
+        notes: Vec<Body>,
     },
+    /// The server that carries it out asks a person, and waits for the answer: see [`Tool::reply`].
+    Asks(Box<RequestDraft>),
+    /// Who carried it out was lost. Whether it took effect is not known: it is settled as after a crash.
+    Lost,
 }
 
 impl Acted {
@@ -45,14 +52,19 @@ impl Acted {
         Self::Done {
             outcome,
             source: None,
+            notes: Vec::new(),
         }
     }
 
-    /// The outcome alone.
+    /// The outcome alone, for who cannot wait any longer.
     #[must_use]
     pub fn into_outcome(self) -> Outcome {
-        let Self::Done { outcome, .. } = self;
-        outcome
+        match self {
+            Self::Done { outcome, .. } => outcome,
+            Self::Asks(_) | Self::Lost => Outcome::Error(
+                "interrupted: the call was cut off; whether it took effect is unknown".to_owned(),
+            ),
+        }
     }
 }
 
@@ -63,6 +75,8 @@ pub struct ToolContext {
     pub run: RunId,
     /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
     pub call_id: String,
+    /// The call's arguments as the transcript has them: with marks.
+    pub arguments: Map<String, Value>,
     /// The run's build.
     pub build: Option<Arc<BuildConfig>>,
     /// The run's sandbox, for tools that work in it.
@@ -133,6 +147,11 @@ pub trait Tool: Send + Sync {
     /// Carries the call out, and says where what it gave comes from.
     async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
         Acted::of(self.run(context, arguments).await)
+    }
+
+    /// Gives a person's answer to the server that asked during this call, and goes on waiting for the call.
+    async fn reply(&self, _context: &ToolContext, _resolution: &Resolution) -> Acted {
+        Acted::Lost
     }
 
     /// Looks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].

@@ -18,6 +18,7 @@ use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
+use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::tool::fetch::{self, FetchUrl};
@@ -136,7 +137,10 @@ impl App {
         let upload_key = store.master_key().derive("upload-url");
         let sandboxes = Sandboxes::beneath(&dir);
         let draining = CancellationToken::new();
+        let progress = Progress::default();
+        let connections = crate::connections::of(&config, &store, &clock, &progress).await;
         let parts = Parts {
+            connections: connections.clone(),
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),

@@ -14,6 +14,7 @@
 //! Left out: reloading while the program runs, and settings that live in the database.
 
 mod api;
+mod connections;
 mod duration;
 mod engine;
 mod fetch_url;
@@ -40,6 +41,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use api::{ApiConfig, UnknownFields};
+pub use connections::ConnectionsConfig;
 pub use duration::{BadDuration, parse_duration};
 pub use engine::EngineConfig;
 pub use fetch_url::FetchUrlConfig;
@@ -103,6 +105,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How webhooks are delivered.
     pub webhooks: WebhookConfig,
+    /// The servers whose tools assignments call.
+    pub connections: ConnectionsConfig,
     /// Pages that assignments read.
     pub fetch_url: FetchUrlConfig,
     /// How long files of a sandbox are kept.
@@ -128,6 +132,7 @@ impl Config {
             rate_limit: RateLimitConfig::read(reader),
             engine: EngineConfig::read(reader),
             webhooks: WebhookConfig::read(reader),
+            connections: ConnectionsConfig::read(reader),
             fetch_url: FetchUrlConfig::read(reader),
             sandbox: SandboxConfig::read(reader),
             store: StoreConfig::read(reader),
@@ -161,6 +166,7 @@ impl fmt::Debug for Config {
             .field("rate_limit", &self.rate_limit)
             .field("engine", &self.engine)
             .field("webhooks", &self.webhooks)
+            .field("connections", &self.connections)
             .field("fetch_url", &self.fetch_url)
             .field("sandbox", &self.sandbox)
             .field("store", &self.store)

@@ -139,6 +139,7 @@ impl Tool for FetchUrl {
             format!("{from} (redirected from {asked})")
         };
         Acted::Done {
+            notes: Vec::new(),
             outcome: read_page(page).await,
             source: Some(Source {
                 from,

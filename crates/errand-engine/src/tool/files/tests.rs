@@ -33,6 +33,7 @@ impl Bench {
         workspace.root().unwrap();
         let context = ToolContext {
             build: None,
+            arguments: Map::new(),
             run: ids.run(Timestamp::from_millis(0)),
             call_id: "call_1".to_owned(),
             workspace: Some(workspace),
