@@ -108,6 +108,23 @@ impl Playbook {
         self.asks
     }
 
+    /// The tools that its steps call, each with the step's path.
+    #[must_use]
+    pub fn tools(&self) -> Vec<(&str, &str)> {
+        fn of<'s>(steps: &'s [Step], found: &mut Vec<(&'s str, &'s str)>) {
+            for step in steps {
+                match &step.action {
+                    Action::Tool { name, .. } => found.push((&step.path, name)),
+                    Action::ForEach { steps, .. } => of(steps, found),
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        of(&self.steps, &mut found);
+        found
+    }
+
     /// The names of the secrets that arguments of its steps have marks of.
     #[must_use]
     pub fn secrets(&self) -> &BTreeSet<String> {

@@ -29,6 +29,7 @@ use errand_core::time::Timestamp;
 use errand_sandbox::exec::SandboxExec;
 use errand_store::{Connection, Store};
 use rmcp::service::{Peer, RoleClient};
+use tokio_util::sync::CancellationToken;
 
 pub use call::ConnectionTool;
 pub use offer::Offer;
@@ -101,6 +102,8 @@ pub struct Inner {
     idle: Duration,
     progress: Progress,
     sessions: Mutex<HashMap<(RunId, ConnectionId), Arc<Slot>>>,
+    /// Set when the server stops, in order or not.
+    ended: CancellationToken,
 }
 
 /// Where the session of a run and a connection is, or comes to be: one at a time.
@@ -156,6 +159,7 @@ impl Connections {
             idle: setup.idle,
             progress: setup.progress,
             sessions: Mutex::default(),
+            ended: CancellationToken::new(),
         }))
     }
 
@@ -357,8 +361,15 @@ impl Connections {
         locked(&self.sessions).len()
     }
 
+    /// Ends at once, as a crash would.
+    pub(crate) fn abort(&self) {
+        self.ended.cancel();
+        locked(&self.sessions).clear();
+    }
+
     /// Ends all sessions: the server stops.
     pub async fn shut_down(&self) {
+        self.ended.cancel();
         let all: Vec<_> = locked(&self.sessions)
             .drain()
             .map(|(_, slot)| slot)

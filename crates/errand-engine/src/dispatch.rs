@@ -155,6 +155,7 @@ impl Engine {
 impl Engine {
     /// Ends at once, as a crash would: nothing is finished. For tests of recovery.
     pub fn abort(self) {
+        self.parts.connections.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }

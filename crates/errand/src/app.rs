@@ -85,6 +85,7 @@ pub struct App {
     grace: Duration,
     router: Router,
     metrics: Option<MetricsServer>,
+    progress: Progress,
 }
 
 impl App {
@@ -169,6 +170,7 @@ impl App {
             clock,
             sandboxes,
             models,
+            connections,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),
@@ -188,6 +190,7 @@ impl App {
             grace,
             router,
             metrics,
+            progress,
         })
     }
 
@@ -208,6 +211,12 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How far calls of connections' tools have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Its routes, for calls within the process.

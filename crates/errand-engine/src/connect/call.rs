@@ -281,7 +281,10 @@ impl ConnectionTool {
                     connections.close_run(run);
                     return;
                 }
-                watch.changed().await;
+                tokio::select! {
+                    () = watch.changed() => {}
+                    () = connections.ended.cancelled() => return,
+                }
             }
         });
     }

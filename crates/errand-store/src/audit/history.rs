@@ -72,6 +72,15 @@ impl History {
             Body::ToolResult {
                 call_id, outcome, ..
             } => self.result(at, call_id, outcome),
+            // Without an intent a connection's tool is called only where it reads.
+            Body::Source { call_id, .. } => {
+                let place = self.by_id.get(call_id).copied();
+                if let Some(call) = place.and_then(|place| self.calls.get_mut(place))
+                    && call.begun == 0
+                {
+                    call.begins_once = false;
+                }
+            }
             Body::Intent {
                 call_id, evidence, ..
             } => self.intent(at, call_id, evidence.as_ref()),

@@ -3,7 +3,9 @@
 //! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use errand_core::id::{AgentId, ApiKeyId, BuildId, HumanRequestId, RunId, SandboxId};
+use errand_core::id::{
+    AgentId, ApiKeyId, BuildId, ConnectionId, HumanRequestId, RunId, SandboxId,
+};
 use http::request::Parts;
 
 use super::AppState;
@@ -49,6 +51,7 @@ path_ids! {
     AgentId "agent_id",
     BuildId "build_id",
     ApiKeyId "key_id",
+    ConnectionId "connection_id",
 }
 
 impl PathIds for SandboxId {

@@ -3,6 +3,7 @@
 pub(super) mod agents;
 pub(super) mod api_keys;
 pub(super) mod builds;
+pub(super) mod connections;
 pub(super) mod documentation;
 pub(super) mod events;
 pub(super) mod files;

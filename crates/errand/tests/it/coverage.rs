@@ -52,10 +52,17 @@ impl Things {
         app.post(
             &team.key,
             "/v1/secrets",
-            json!({"name": "TOKEN", "value": "twelve characters"}),
+            json!({"name": format!("OF_{name}"), "value": "twelve characters"}),
         )
         .await
         .expect(201);
+        let connection = app
+            .post(&team.key, "/v1/connections", nowhere("mail"))
+            .await
+            .expect(201)["connection"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let key = app
             .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
             .await
@@ -70,7 +77,8 @@ impl Things {
             ("agent_id", agent),
             ("build_id", build),
             ("key_id", key),
-            ("secret_name", "TOKEN".to_owned()),
+            ("secret_name", format!("OF_{name}")),
+            ("connection_id", connection),
         ]);
         Self { team, ids }
     }
@@ -92,6 +100,8 @@ impl Things {
             format!("/v1/revisions/{}", id("build_id")),
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
+            "/v1/connections?limit=100".to_owned(),
+            format!("/v1/connections/{}", id("connection_id")),
             "/v1/secrets?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
         ];
@@ -134,6 +144,11 @@ fn says() -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}})
 }
 
+/// A connection to a public address at which nothing is reached.
+fn nowhere(name: &str) -> Value {
+    json!({"name": name, "transport": {"type": "http", "url": "https://mcp.invalid/mcp"}})
+}
+
 /// A body that fits.
 fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
@@ -154,6 +169,8 @@ fn body(route: &Route, agent: &str) -> Value {
             json!({"name": "new", "config": says()})
         }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
+        ("POST", "/v1/connections") => nowhere("more"),
+        ("PATCH", "/v1/connections/{connection_id}") => json!({"trusted": true}),
         ("POST", "/v1/secrets") => json!({"name": "NEW", "value": "at least twelve"}),
         _ => json!({}),
     }
