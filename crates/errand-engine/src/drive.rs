@@ -37,7 +37,7 @@ use crate::connect::Offer;
 use crate::dispatch::Parts;
 use crate::model::{ModelError, Session};
 use crate::sandboxes::Workspace;
-use crate::tool::{Acted, LookedUp, ToolContext};
+use crate::tool::{Acted, LookedUp, ToolContext, assignment};
 use calls::{act, known};
 
 /// Most entries of pure turns that gather before they are committed.
@@ -528,6 +528,9 @@ impl Driver<'_> {
         let reads = calls
             .iter()
             .all(|call| self.hints(call).is_some_and(|hints| hints.read_only));
+        if first.name == assignment::NAME {
+            return self.start_child(first).await;
+        }
         // Opened before anything is on record: a call whose secret is not there has not begun.
         let filled = self.fill(&calls).await;
         if !reads && let Some(Err(error)) = filled.arguments.first() {

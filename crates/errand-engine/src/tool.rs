@@ -1,6 +1,7 @@
 //! Tools: typed functions with a schema and hints. The policy is looked up by the engine, never by the tool.
 
 pub mod asking;
+pub mod assignment;
 pub mod fetch;
 pub mod files;
 
@@ -182,6 +183,7 @@ impl Tools {
         }
         .with(files::tools())
         .with(asking::tools())
+        .with(vec![Arc::new(assignment::RunAssignment)])
     }
 
     /// These too.

@@ -15,6 +15,8 @@ use crate::tool::Tool;
 /// See the module's document.
 #[derive(Default)]
 pub struct Offer {
+    /// Whether those that were never probed were tried: once for each drive.
+    tried: bool,
     connections: Vec<Arc<Connection>>,
     tools: BTreeMap<String, (Arc<dyn Tool>, Policy)>,
 }
@@ -50,7 +52,8 @@ impl Offer {
             return Ok(());
         }
         let mut rows = connections.store.connections_of(team, ids.clone()).await?;
-        for row in rows.iter_mut().filter(|row| row.tools.is_none()) {
+        let tried = std::mem::replace(&mut self.tried, true);
+        for row in rows.iter_mut().filter(|row| row.tools.is_none() && !tried) {
             match connections.probe(row).await? {
                 Ok(tools) => row.tools = Some(tools),
                 Err(error) => {

@@ -154,7 +154,14 @@ pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
         .find_map(|e| e.downcast_ref::<crate::net::Blocked>());
     match blocked {
         Some(blocked) => blocked.to_string(),
-        None => errand_core::cause::chain(error),
+        None => {
+            let text = errand_core::cause::chain(error);
+            // The library names its own types before what happened.
+            match text.split_once("] error: ") {
+                Some((_, happened)) => happened.to_owned(),
+                None => text,
+            }
+        }
     }
 }
 

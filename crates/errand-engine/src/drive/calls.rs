@@ -6,12 +6,13 @@ use std::sync::Arc;
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
 use errand_core::ledger::OpenCall;
 use errand_core::transcript::{Body, Outcome, ToolCall};
-use errand_store::model::StepEnd;
+use errand_store::StartChild;
+use errand_store::model::{Runnable, StepEnd};
 use serde_json::{Map, Value};
 
 use super::{DriveError, Driver, broke_off, result_of};
 use crate::secrets::Secrets;
-use crate::tool::{Acted, Source, Tool, ToolContext};
+use crate::tool::{Acted, Source, Tool, ToolContext, assignment};
 
 /// Calls as they go out.
 pub(super) struct Filled {
@@ -101,6 +102,30 @@ impl Driver<'_> {
             mark: None,
         });
         self.commit(StepEnd::Ask(Box::new(request))).await
+    }
+
+    /// Starts the run of another assignment, and waits for it without a driver; or takes what it gave.
+    pub(super) async fn start_child(&mut self, call: &ToolCall) -> Result<bool, DriveError> {
+        let arguments = match assignment::arguments(&call.arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                self.push(result_of(call, Outcome::Error(error)));
+                return Ok(true);
+            }
+        };
+        let (models, now) = (self.parts.models.clone(), self.now());
+        let runnable = Runnable(Arc::new(move |build| models.find(&build.model).map(drop)));
+        let message = arguments.message.filter(|text| !text.is_empty());
+        let start = StartChild {
+            call_id: call.id.clone(),
+            id: self.parts.ids.run(now),
+            assignment: arguments.assignment,
+            allowed: self.build.reach.assignments.clone(),
+            message: message.map(|text| (self.parts.ids.message(now), text)),
+            runnable,
+        };
+        self.buffer.usage.tool_calls += 1;
+        self.commit(StepEnd::Child(Box::new(start))).await
     }
 
     /// Gives a person's answer to the server that asked during a call, and goes on waiting for the call.

@@ -3,9 +3,7 @@
 //! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use errand_core::id::{
-    AgentId, ApiKeyId, BuildId, ConnectionId, HumanRequestId, RunId, SandboxId,
-};
+use errand_core::id::{AgentId, ApiKeyId, BuildId, ConnectionId, HumanRequestId, RunId, SandboxId};
 use http::request::Parts;
 
 use super::AppState;

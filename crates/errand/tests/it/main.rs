@@ -21,6 +21,7 @@ mod api_runs;
 mod api_sandboxes;
 mod api_uploads;
 mod api_wait;
+mod assignments;
 mod connections;
 mod coverage;
 mod crash_everywhere;

@@ -9,8 +9,8 @@ use errand_core::id::{AgentId, BuildId};
 use errand_core::limits::CONFIG_BYTES_MAX;
 use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
-use errand_store::{Connection, StoredAnswer};
 use errand_store::model::{Build, BuildChange, NewBuild, PageQuery};
+use errand_store::{Connection, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -199,9 +199,7 @@ fn check_tool(
     let connection = there
         .iter()
         .find(|connection| connection.name == name)
-        .ok_or_else(|| {
-            format!("none of the connections in data.connections is named {name:?}")
-        })?;
+        .ok_or_else(|| format!("none of the connections in data.connections is named {name:?}"))?;
     if connection.tools.is_some() && connection.tool(tool).is_none() {
         return Err(format!(
             "the connection {name} has no tool {tool:?} by its last probe; GET /v1/connections/{} lists them",

@@ -56,7 +56,10 @@ pub(crate) enum Transport {
 
 /// What a server says that a tool does.
 #[derive(Serialize, ToSchema)]
-#[expect(clippy::struct_excessive_bools, reason = "MCP's hints are four of them")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "MCP's hints are four of them"
+)]
 pub(crate) struct ToolHintsBody {
     read_only: bool,
     destructive: bool,
@@ -390,7 +393,9 @@ fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
         None => Ok(()),
         Some(tool) => Err(ApiError::invalid(
             "floors",
-            format!("{tool:?} is no tool of this connection: its tools are called {name}__<tool>, and `*` means all"),
+            format!(
+                "{tool:?} is no tool of this connection: its tools are called {name}__<tool>, and `*` means all"
+            ),
         )),
     }
 }
