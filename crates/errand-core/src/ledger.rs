@@ -221,8 +221,14 @@ impl Ledger {
                 from,
                 trusted,
             } => {
-                if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
-                    open.source = Some((from.clone(), *trusted));
+                match self.open.iter_mut().find(|o| &o.call.id == call_id) {
+                    Some(open) => open.source = Some((from.clone(), *trusted)),
+                    // Of no call of this run: who started it has read it.
+                    None if !trusted => {
+                        self.untrusted
+                            .add("run_assignment", Some(from.clone()), entry.at);
+                    }
+                    None => {}
                 }
             }
             Body::Lost { call_id } => {

@@ -40,6 +40,9 @@ pub struct StartChild {
     pub allowed: Option<Vec<AgentId>>,
     /// Its first message.
     pub message: Option<(MessageId, String)>,
+    /// What untrusted content came into the caller's run, if any did: whatever it says from then on may be that
+    /// content's word.
+    pub untrusted: Option<String>,
     /// Whether the build's model can be run here.
     pub runnable: Runnable,
 }
@@ -137,6 +140,16 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     row.insert(tx)?;
     let mut change = Change::new(tx, row, now);
     change.mark_updated();
+    if let Some(read) = &new.untrusted {
+        change.append(
+            None,
+            Body::Source {
+                call_id: new.call_id.clone(),
+                from: format!("what came into the run {} that started this one: {read}", parent.id),
+                trusted: false,
+            },
+        )?;
+    }
     if let Some((id, text)) = &new.message {
         change.append(
             Some(*id),
