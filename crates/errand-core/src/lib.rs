@@ -24,4 +24,5 @@ pub mod secret;
 pub mod time;
 pub mod transcript;
 pub mod turn;
+pub mod webhook;
 pub mod wire;

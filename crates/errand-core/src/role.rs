@@ -25,7 +25,7 @@ pub enum Permission {
     ManageAgents,
     /// See, create and delete API keys.
     ManageKeys,
-    /// See and roll the webhook secret.
+    /// Configure the team's webhooks, see and roll the webhook secret.
     ManageWebhooks,
     /// See, make and delete secrets.
     ManageSecrets,

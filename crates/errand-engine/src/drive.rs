@@ -85,8 +85,7 @@ pub(crate) async fn drive(
     step_ms_max: u64,
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
-    let (run, claim) = (claimed.ready.run, claimed.claim);
-    let fence = parts.store.bell().fence(run);
+    let (run, claim, fence) = (claimed.ready.run, claimed.claim, claimed.fence);
     let run = match claimed.run {
         Some(run) => run,
         None => persist(parts, || parts.store.driven_run(run, claim)).await?,

@@ -145,7 +145,10 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
             None,
             Body::Source {
                 call_id: new.call_id.clone(),
-                from: format!("what came into the run {} that started this one: {read}", parent.id),
+                from: format!(
+                    "what came into the run {} that started this one: {read}",
+                    parent.id
+                ),
                 trusted: false,
             },
         )?;

@@ -122,13 +122,11 @@ impl Store {
         ready: ReadyRun,
         token: ClaimToken,
         now: Timestamp,
-    ) -> Result<bool> {
+    ) -> Result<Option<Claimed>> {
         let boot = self.boot();
         let step_deadline = now.plus_ms(3_600_000);
-        self.write(move |tx| {
-            take(tx, ready, (token, boot), step_deadline, now).map(|claimed| claimed.is_some())
-        })
-        .await
+        self.write(move |tx| take(tx, ready, (token, boot), step_deadline, now))
+            .await
     }
 
     /// A claimed run, whole.
@@ -402,6 +400,7 @@ fn take(
     Ok(Some(Claimed {
         ready,
         claim: token,
+        fence: tx.fence(ready.run),
         run,
     }))
 }

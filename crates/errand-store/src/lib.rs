@@ -24,6 +24,8 @@ mod connections;
 mod deliveries;
 mod driving;
 mod figures;
+mod forks;
+mod inbox;
 mod many;
 mod outside;
 mod repair;
@@ -33,8 +35,13 @@ mod runs;
 mod sandboxes;
 mod secrets;
 mod sqlite;
+mod summary;
+mod webhooks;
 
-pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use access::{
+    Bootstrap, Bootstrapped, Invitation, Joining, Member, NewApiKey, NewInvitation, NewSecret,
+    NewTeam, NewUser, OfMember, RetiredSecret, Rolled, SigningSecrets, Team, User,
+};
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use children::StartChild;
@@ -42,10 +49,14 @@ pub use connections::{Connection, ConnectionChange, Floors, NewConnection, Setup
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
+pub use forks::ForkRun;
+pub use inbox::OpenRequest;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use repair::{Fork, Forked, Repaired};
 pub use reseal::Rotated;
 pub use sandboxes::SandboxFate;
-pub use secrets::{NewSecret, Secret};
+pub use secrets::{Secret, SetSecret};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use summary::{AgentSummary, RunSums, RunsSummary};
+pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

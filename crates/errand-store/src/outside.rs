@@ -116,6 +116,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
     row.insert(tx)?;
     let mut change = Change::new(tx, row, start.now);
     change.mark_updated();
+    change.count_today()?;
     if let Some((id, text)) = &start.message {
         change.append(
             Some(*id),

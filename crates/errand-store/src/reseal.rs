@@ -38,6 +38,13 @@ const SEALED: &[Place] = &[
         purpose: |id, _| format!("webhook_secret:{}", id.unwrap_or_default()),
     },
     Place {
+        table: "retired_webhook_secrets",
+        column: "secret",
+        key: "team_id",
+        text: "NULL",
+        purpose: |id, _| format!("webhook_secret:{}", id.unwrap_or_default()),
+    },
+    Place {
         table: "secrets",
         column: "value",
         key: "team_id",

@@ -35,7 +35,7 @@ pub struct Secret {
 
 /// A secret to set. Its `Debug` shows nothing of the value.
 #[derive(Clone)]
-pub struct NewSecret {
+pub struct SetSecret {
     /// Whose.
     pub team: TeamId,
     /// Its name.
@@ -48,9 +48,9 @@ pub struct NewSecret {
     pub now: Timestamp,
 }
 
-impl fmt::Debug for NewSecret {
+impl fmt::Debug for SetSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewSecret")
+        f.debug_struct("SetSecret")
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
@@ -76,7 +76,7 @@ impl Store {
     /// [`StoreError::Refused`] where the team has as many as it may; [`StoreError::Seal`].
     pub async fn set_secret(
         &self,
-        new: NewSecret,
+        new: SetSecret,
         recorded: Once<Secret>,
     ) -> Result<Answer<Secret>> {
         self.write(move |tx| once(tx, &recorded, new.now, || set(tx, &new)))
@@ -176,7 +176,7 @@ fn select(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<Secre
     })
 }
 
-fn set(tx: &Tx<'_>, new: &NewSecret) -> Result<Secret> {
+fn set(tx: &Tx<'_>, new: &SetSecret) -> Result<Secret> {
     let team = Blob(new.team.as_uuid());
     let found = |tx: &Tx<'_>| {
         tx.prepare_cached(

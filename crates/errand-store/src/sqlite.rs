@@ -1,5 +1,6 @@
 //! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
 
+mod checkpoint;
 mod open;
 mod trial;
 mod writer;

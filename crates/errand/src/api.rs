@@ -209,6 +209,7 @@ const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
 const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
+const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const PUBLIC: Access = Access::Public;
 
 const PAGE: &[&str] = &["limit", "offset"];
@@ -218,6 +219,8 @@ const NONE: &[&str] = &[];
 const AGENT_REVISIONS: &str = "/v1/agents/{agent_id}/revisions";
 const REVISION: &str = "/v1/revisions/{build_id}";
 const BUILDS: &str = "/v1/builds";
+const MEMBER: &str = "/v1/members/{user_id}";
+const WEBHOOK: &str = "/v1/webhooks/{webhook_id}";
 
 /// All endpoints.
 #[rustfmt::skip]
@@ -226,12 +229,15 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/runs", RUNS, NONE, || post(v1::runs::start_run)),
     route(Method::POST, "/v1/runs/stop", RUNS, NONE, || post(v1::many_runs::stop_runs)),
     route(Method::POST, "/v1/runs/retry", RUNS, NONE, || post(v1::many_runs::retry_runs)),
+    route(Method::GET, "/v1/runs/summary", READ, v1::summary::SUMMARY_QUERY, || get(v1::summary::get_runs_summary)),
     route(Method::GET, "/v1/runs/{run_id}", READ, v1::runs::GET_QUERY, || get(v1::runs::get_run)),
     route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
     route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),
     route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
+    route(Method::GET, "/v1/human-requests", READ, PAGE, || get(v1::human_requests::list_open_requests)),
     route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
     route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
+    route(Method::POST, "/v1/runs/{run_id}/fork", RUNS, NONE, || post(v1::forks::fork_run)),
     route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
     route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
     route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
@@ -268,6 +274,25 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
     route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
+    route(Method::POST, "/v1/webhook-secret/roll", WEBHOOKS, NONE, || post(v1::webhook_secret::roll_webhook_secret)),
+    route(Method::GET, "/v1/webhooks", READ, PAGE, || get(v1::webhooks::list_webhooks)),
+    route(Method::POST, "/v1/webhooks", WEBHOOKS, NONE, || post(v1::webhooks::create_webhook)),
+    route(Method::GET, WEBHOOK, READ, NONE, || get(v1::webhooks::get_webhook)),
+    route(Method::PATCH, WEBHOOK, WEBHOOKS, NONE, || patch(v1::webhooks::change_webhook)),
+    route(Method::DELETE, WEBHOOK, WEBHOOKS, NONE, || delete(v1::webhooks::delete_webhook)),
+    route(Method::POST, "/v1/webhooks/{webhook_id}/test", WEBHOOKS, NONE, || post(v1::webhooks::send_webhook_test)),
+    route(Method::GET, "/v1/webhooks/{webhook_id}/deliveries", READ, PAGE, || get(v1::webhooks::list_webhook_deliveries)),
+    route(Method::GET, "/v1/runs/{run_id}/deliveries", READ, PAGE, || get(v1::deliveries::list_run_deliveries)),
+    route(Method::GET, "/v1/deliveries/{delivery_id}", READ, NONE, || get(v1::deliveries::get_delivery)),
+    route(Method::POST, "/v1/deliveries/{delivery_id}/resend", RUNS, NONE, || post(v1::deliveries::resend_delivery)),
+    route(Method::GET, "/v1/team", READ, NONE, || get(v1::members::get_team)),
+    route(Method::GET, "/v1/members", READ, PAGE, || get(v1::members::list_members)),
+    route(Method::GET, MEMBER, READ, NONE, || get(v1::members::get_member)),
+    route(Method::PATCH, MEMBER, MEMBERS, NONE, || patch(v1::members::change_member)),
+    route(Method::DELETE, MEMBER, READ, NONE, || delete(v1::members::remove_member)),
+    route(Method::GET, "/v1/invitations", MEMBERS, PAGE, || get(v1::invitations::list_invitations)),
+    route(Method::POST, "/v1/invitations", MEMBERS, NONE, || post(v1::invitations::create_invitation)),
+    route(Method::DELETE, "/v1/invitations/{invitation_id}", MEMBERS, NONE, || delete(v1::invitations::delete_invitation)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
     route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),

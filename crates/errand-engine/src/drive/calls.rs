@@ -122,8 +122,7 @@ impl Driver<'_> {
             assignment: arguments.assignment,
             allowed: self.build.reach.assignments.clone(),
             message: message.map(|text| (self.parts.ids.message(now), text)),
-            untrusted: (!self.ledger.untrusted.is_none())
-                .then(|| self.ledger.untrusted.sentence()),
+            untrusted: (!self.ledger.untrusted.is_none()).then(|| self.ledger.untrusted.sentence()),
             runnable,
         };
         self.buffer.usage.tool_calls += 1;

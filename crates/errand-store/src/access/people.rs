@@ -49,14 +49,7 @@ impl Store {
             if select_by_email(tx, &email)?.is_some() {
                 return Err(email_taken());
             }
-            tx.prepare_cached("INSERT INTO users (id, email, created_at) VALUES (?1, ?2, ?3)")?
-                .execute(params![Blob(new.id.as_uuid()), email, Ms(new.now)])?;
-            Ok(User {
-                id: new.id,
-                email: Some(email),
-                created_at: new.now,
-                disabled: false,
-            })
+            insert_user(tx, new.id, &email, new.now)
         })
         .await
     }
@@ -170,7 +163,7 @@ impl Store {
 }
 
 /// An e-mail address without the blanks around it, in small letters.
-fn normal_email(text: &str) -> Result<String> {
+pub(super) fn normal_email(text: &str) -> Result<String> {
     let email = text.trim().to_lowercase();
     let odd = |c: char| c.is_whitespace() || c.is_control();
     let well_formed = email
@@ -191,7 +184,7 @@ fn invalid_email(message: &str) -> StoreError {
     }
 }
 
-fn email_taken() -> StoreError {
+pub(super) fn email_taken() -> StoreError {
     StoreError::Conflict("another user has this e-mail address; take another one".to_owned())
 }
 
@@ -213,7 +206,7 @@ fn user_row(row: &Row<'_>) -> rusqlite::Result<User> {
     })
 }
 
-fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
+pub(super) fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
     let found = conn
         .prepare_cached("SELECT id, email, created_at, disabled_at FROM users WHERE id = ?1")?
         .query_row(params![Blob(user.as_uuid())], user_row)
@@ -221,12 +214,28 @@ fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
     Ok(found)
 }
 
-fn select_by_email(conn: &Connection, email: &str) -> Result<Option<User>> {
+pub(super) fn select_by_email(conn: &Connection, email: &str) -> Result<Option<User>> {
     let found = conn
         .prepare_cached("SELECT id, email, created_at, disabled_at FROM users WHERE email = ?1")?
         .query_row(params![email], user_row)
         .optional()?;
     Ok(found)
+}
+
+pub(super) fn insert_user(
+    tx: &Connection,
+    id: UserId,
+    email: &str,
+    now: Timestamp,
+) -> Result<User> {
+    tx.prepare_cached("INSERT INTO users (id, email, created_at) VALUES (?1, ?2, ?3)")?
+        .execute(params![Blob(id.as_uuid()), email, Ms(now)])?;
+    Ok(User {
+        id,
+        email: Some(email.to_owned()),
+        created_at: now,
+        disabled: false,
+    })
 }
 
 pub(super) fn user_is_enabled(conn: &Connection, user: UserId) -> Result<bool> {
@@ -255,7 +264,7 @@ fn update_disabled(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> 
     ))
 }
 
-fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
+pub(super) fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
     tx.prepare_cached("UPDATE users SET password_hash = ?2 WHERE id = ?1")?
         .execute(params![Blob(user.as_uuid()), phc_hash])?;
     Ok(())

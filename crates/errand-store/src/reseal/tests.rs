@@ -6,7 +6,7 @@ use errand_core::time::Timestamp;
 use super::*;
 use crate::access::Bootstrap;
 use crate::once::Once;
-use crate::secrets::NewSecret;
+use crate::secrets::SetSecret;
 use crate::sqlite::OpenOptions;
 
 const WEBHOOK_SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -53,7 +53,7 @@ async fn filled(store: &Store) -> TeamId {
 }
 
 async fn set(store: &Store, team: TeamId, by: UserId, name: &str) {
-    let new = NewSecret {
+    let new = SetSecret {
         team,
         name: name.to_owned(),
         value: VALUE.to_owned(),

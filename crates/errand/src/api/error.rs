@@ -266,6 +266,7 @@ impl From<StoreError> for ApiError {
             StoreError::Invalid { field, message } => Self::invalid(field, message),
             StoreError::Conflict(message) => Self::conflict(message),
             StoreError::Refused(message) => Self::bad_request(message),
+            StoreError::Forbidden(message) => Self::new(ErrorCode::Forbidden, message),
             StoreError::KeyReused => Self::conflict(error.to_string()),
             StoreError::Unavailable(ref why) => Self::unavailable(format!(
                 "the server cannot take this now ({why}); repeat it with the same Idempotency-Key"
@@ -365,6 +366,10 @@ mod tests {
         assert_eq!(
             code(StoreError::Conflict(String::new())),
             ErrorCode::Conflict
+        );
+        assert_eq!(
+            code(StoreError::Forbidden(String::new())),
+            ErrorCode::Forbidden
         );
         assert_eq!(code(StoreError::KeyReused), ErrorCode::Conflict);
         assert_eq!(

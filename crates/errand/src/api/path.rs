@@ -3,7 +3,10 @@
 //! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use errand_core::id::{AgentId, ApiKeyId, BuildId, ConnectionId, HumanRequestId, RunId, SandboxId};
+use errand_core::id::{
+    AgentId, ApiKeyId, BuildId, ConnectionId, DeliveryId, HumanRequestId, InvitationId, RunId,
+    SandboxId, UserId, WebhookId,
+};
 use http::request::Parts;
 
 use super::AppState;
@@ -50,6 +53,10 @@ path_ids! {
     BuildId "build_id",
     ApiKeyId "key_id",
     ConnectionId "connection_id",
+    WebhookId "webhook_id",
+    DeliveryId "delivery_id",
+    UserId "user_id",
+    InvitationId "invitation_id",
 }
 
 impl PathIds for SandboxId {

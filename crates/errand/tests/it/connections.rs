@@ -29,7 +29,7 @@ fn everything() -> PathBuf {
     server
 }
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -71,12 +71,12 @@ impl Drop for Http {
 }
 
 /// A mailbox with two messages.
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     dir: tempfile::TempDir,
 }
 
 impl Mailbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let inbox = dir.path().join("inbox");
         std::fs::create_dir(&inbox).unwrap();
@@ -95,14 +95,14 @@ impl Mailbox {
     }
 
     /// One message more.
-    pub fn put(&self, id: &str, from: &str, subject: &str, body: &str) {
+    pub(crate) fn put(&self, id: &str, from: &str, subject: &str, body: &str) {
         let message = json!({"from": from, "subject": subject, "body": body});
         let file = self.dir.path().join("inbox").join(format!("{id}.json"));
         std::fs::write(file, message.to_string()).unwrap();
     }
 
     /// What it did.
-    pub fn log(&self) -> Vec<Value> {
+    pub(crate) fn log(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join("log.jsonl")).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -115,7 +115,7 @@ impl Mailbox {
     }
 }
 
-pub fn options(mailbox: Option<&Mailbox>) -> TestOptions {
+pub(crate) fn options(mailbox: Option<&Mailbox>) -> TestOptions {
     let mut file = format!(
         "[connections.stdio.everything]\ncommand = \"node\"\nargs = [{:?}, \"stdio\"]\nisolation = \"none\"\n",
         everything()
@@ -137,12 +137,12 @@ pub fn options(mailbox: Option<&Mailbox>) -> TestOptions {
     }
 }
 
-pub fn stdio(command: &str) -> Value {
+pub(crate) fn stdio(command: &str) -> Value {
     json!({"type": "stdio", "command": command})
 }
 
 /// A connection that was probed; its id.
-pub async fn connect(app: &TestApp, team: &Team, name: &str, transport: Value) -> String {
+pub(crate) async fn connect(app: &TestApp, team: &Team, name: &str, transport: Value) -> String {
     let body = json!({"name": name, "transport": transport});
     let made = app
         .post(&team.key, "/v1/connections", body)
@@ -179,7 +179,7 @@ async fn results(app: &TestApp, team: &Team, run: &str) -> Vec<Value> {
 }
 
 /// Answers the pending request.
-pub async fn respond(app: &TestApp, team: &Team, run: &str, answer: Value) {
+pub(crate) async fn respond(app: &TestApp, team: &Team, run: &str, answer: Value) {
     let got = app.get_run(team, run).await;
     let id = got["pending_human_request"]["id"]
         .as_str()

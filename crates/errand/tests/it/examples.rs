@@ -44,7 +44,11 @@ async fn the_mailbox_triage_labels_and_asks_before_it_deletes() {
     app.settle().await;
     let got = app.get_run(&team, &run).await;
     let request = &got["pending_human_request"];
-    assert_eq!(request["tool_call"]["arguments"], json!({"id": "4"}), "{got}");
+    assert_eq!(
+        request["tool_call"]["arguments"],
+        json!({"id": "4"}),
+        "{got}"
+    );
     respond(&app, &team, &run, json!({"approved": true})).await;
     assert_eq!(app.status(&team, &run).await, "completed");
     let log = mailbox.log();
@@ -58,7 +62,10 @@ async fn the_mailbox_triage_labels_and_asks_before_it_deletes() {
     assert_eq!(deleted.len(), 1);
     let messages = app.messages(&team, &run).await;
     let last = messages.last().unwrap()["text_content"].as_str().unwrap();
-    assert!(last.contains("4 messages:") && last.contains("shop@example.com: important"), "{last}");
+    assert!(
+        last.contains("4 messages:") && last.contains("shop@example.com: important"),
+        "{last}"
+    );
     app.finish().await;
 }
 
@@ -71,7 +78,10 @@ async fn the_research_brief_quotes_its_sources() {
         .mount(&server)
         .await;
     let app = TestApp::start_with(TestOptions {
-        settings: vec![("ERRAND_FETCH_URL__ALLOW_PRIVATE_NETWORKS", "true".to_owned())],
+        settings: vec![(
+            "ERRAND_FETCH_URL__ALLOW_PRIVATE_NETWORKS",
+            "true".to_owned(),
+        )],
         ..TestOptions::default()
     })
     .await;
@@ -91,7 +101,10 @@ async fn the_research_brief_quotes_its_sources() {
     assert_eq!(got["run"]["status"], "completed", "{got}");
     let sandbox = got["run"]["sandbox_id"].as_str().unwrap();
     let brief = std::fs::read_to_string(app.sandbox_dir(sandbox).join("brief.md")).unwrap();
-    assert!(brief.contains("> Ownership is the idea.") && !brief.contains("Other things"), "{brief}");
+    assert!(
+        brief.contains("> Ownership is the idea.") && !brief.contains("Other things"),
+        "{brief}"
+    );
     assert!(brief.contains("Not to be had: http_status"), "{brief}");
     app.finish().await;
 }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use errand_core::secret::{self, NAME_CHARS_MAX, VALUE_BYTES_MAX, VALUE_CHARS_MIN};
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
-use errand_store::{NewSecret, Secret, StoredAnswer};
+use errand_store::{Secret, SetSecret, StoredAnswer};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -144,7 +144,7 @@ pub(crate) async fn set_secret(
             format!("it takes at most {VALUE_BYTES_MAX} bytes"),
         ));
     }
-    let new = NewSecret {
+    let new = SetSecret {
         team: caller.team(),
         name,
         value,
