@@ -111,7 +111,6 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
         ("/fork", json!({"message": "x"})),
         ("/respond", json!({"approved": true})),
         ("/upload-urls", json!({"path": "a"})),
-        ("/v1/connections/{connection_id}", json!({"trusted": false})),
         (
             "/revisions",
             json!({"name": "x", "config": {"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}}}),
@@ -124,6 +123,7 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
     let of_things = [
         ("/members/", json!({"role": "member"})),
         ("/webhooks/", json!({"enabled": true})),
+        ("/connections/", json!({"trusted": false})),
     ];
     for (method, path) in with_id {
         let by_end = bodies.iter().find(|(end, _)| path.ends_with(end));

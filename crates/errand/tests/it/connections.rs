@@ -109,6 +109,11 @@ impl Mailbox {
             .collect()
     }
 
+    /// What it did is forgotten.
+    pub(crate) fn forget(&self) {
+        let _ = std::fs::remove_file(self.dir.path().join("log.jsonl"));
+    }
+
     /// The server dies when this tool is called next, having done it.
     fn dies_on(&self, tool: &str) {
         std::fs::write(self.dir.path().join(format!("dies-on-{tool}")), "").unwrap();

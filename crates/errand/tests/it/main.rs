@@ -29,6 +29,7 @@ mod api_webhooks;
 mod assignments;
 mod connections;
 mod coverage;
+mod crash_connections;
 mod crash_everywhere;
 mod crash_real;
 mod doctor;
