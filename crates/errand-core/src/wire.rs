@@ -413,7 +413,10 @@ impl MessageBody {
             | Body::Woke { .. }
             | Body::Interrupted { .. }
             | Body::Retried { .. }
-            | Body::Late { .. } => return None,
+            | Body::Late { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. } => return None,
         };
         Some(message)
     }

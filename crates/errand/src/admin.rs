@@ -25,6 +25,7 @@ use errand_core::role::Role;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_store::model::{ApiKey, PageQuery};
+use errand_store::seal::MasterKey;
 use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,11 @@ pub enum AdminRequest {
     },
     /// The team's webhook secret.
     WebhookSecret,
+    /// Seals every secret anew, under another master key.
+    RotateMasterKey {
+        /// The new key as text, where the key comes from the environment.
+        new_key: Option<KeyText>,
+    },
     /// Sets a damaged or stuck run of any team right.
     Repair {
         /// The run's id.
@@ -92,7 +98,7 @@ impl AdminRequest {
     #[must_use]
     pub fn time_max(&self) -> Duration {
         match self {
-            Self::Doctor => Duration::from_secs(3600),
+            Self::Doctor | Self::RotateMasterKey { .. } => Duration::from_secs(3600),
             _ => Duration::from_secs(10),
         }
     }
@@ -106,6 +112,17 @@ pub struct PasswordHash(pub String);
 impl std::fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PasswordHash")
+    }
+}
+
+/// A master key as text. Its `Debug` shows nothing of it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyText(pub String);
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyText")
     }
 }
 
@@ -142,6 +159,15 @@ pub enum AdminAnswer {
     WebhookSecret {
         /// `whsec_…`.
         secret: String,
+    },
+    /// Every secret is under the new key.
+    Rotated {
+        /// How many were sealed anew.
+        secrets: u64,
+        /// How many could not be opened before, and are as they were.
+        lost: u64,
+        /// The new key's id: 16 hexadecimal digits that say nothing about the key.
+        key_id: String,
     },
     /// What became of the run.
     Repaired {
@@ -269,6 +295,18 @@ impl Admin {
                 let team = self.first_team(now).await?.team;
                 let secret = self.store.webhook_secret(team).await?;
                 Ok(AdminAnswer::WebhookSecret { secret })
+            }
+            AdminRequest::RotateMasterKey { new_key } => {
+                let new_key = new_key
+                    .map(|text| MasterKey::from_text(&text.0))
+                    .transpose()
+                    .map_err(|bad| AdminError::Bad(format!("ERRAND_NEW_MASTER_KEY: {bad}")))?;
+                let done = self.store.rotate_master_key(new_key).await?;
+                Ok(AdminAnswer::Rotated {
+                    secrets: done.secrets,
+                    lost: done.lost,
+                    key_id: done.key_id,
+                })
             }
             AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
             AdminRequest::Doctor => {

@@ -43,6 +43,7 @@ use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen};
 use errand_core::role::Permission;
 use errand_engine::clock::Clock;
+use errand_engine::connect::Connections;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_store::Store;
@@ -114,6 +115,8 @@ pub struct Inner {
     pub sandboxes: Sandboxes,
     /// Which models a build can have.
     pub models: Models,
+    /// The servers whose tools it can have.
+    pub connections: Connections,
     /// Set when the server stops.
     pub draining: CancellationToken,
     /// The settings.
@@ -141,6 +144,7 @@ impl AppState {
         clock: Clock,
         sandboxes: Sandboxes,
         models: Models,
+        connections: Connections,
         upload_key: [u8; 32],
         draining: CancellationToken,
         settings: ApiSettings,
@@ -156,6 +160,7 @@ impl AppState {
             clock,
             sandboxes,
             models,
+            connections,
             draining,
             settings,
             upload_key,
@@ -202,6 +207,8 @@ const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
+const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const PUBLIC: Access = Access::Public;
 
@@ -257,6 +264,15 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/connections", READ, PAGE, || get(v1::connections::list_connections)),
+    route(Method::POST, "/v1/connections", CONNECTIONS, NONE, || post(v1::connections::create_connection)),
+    route(Method::GET, "/v1/connections/{connection_id}", READ, NONE, || get(v1::connections::get_connection)),
+    route(Method::PATCH, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || patch(v1::connections::change_connection)),
+    route(Method::DELETE, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || delete(v1::connections::delete_connection)),
+    route(Method::POST, "/v1/connections/{connection_id}/probe", CONNECTIONS, NONE, || post(v1::connections::probe_connection)),
+    route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
+    route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
+    route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
     route(Method::POST, "/v1/webhook-secret/roll", WEBHOOKS, NONE, || post(v1::webhook_secret::roll_webhook_secret)),
     route(Method::GET, "/v1/webhooks", READ, PAGE, || get(v1::webhooks::list_webhooks)),

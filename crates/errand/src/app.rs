@@ -18,8 +18,10 @@ use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
+use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
+use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
@@ -83,6 +85,7 @@ pub struct App {
     grace: Duration,
     router: Router,
     metrics: Option<MetricsServer>,
+    progress: Progress,
 }
 
 impl App {
@@ -135,12 +138,15 @@ impl App {
         let upload_key = store.master_key().derive("upload-url");
         let sandboxes = Sandboxes::beneath(&dir);
         let draining = CancellationToken::new();
+        let progress = Progress::default();
+        let connections = crate::connections::of(&config, &store, &clock, &progress).await;
         let parts = Parts {
+            connections: connections.clone(),
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
-            tools,
+            tools: tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
@@ -164,6 +170,7 @@ impl App {
             clock,
             sandboxes,
             models,
+            connections,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),
@@ -183,6 +190,7 @@ impl App {
             grace,
             router,
             metrics,
+            progress,
         })
     }
 
@@ -203,6 +211,12 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How far calls of connections' tools have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Its routes, for calls within the process.
@@ -298,6 +312,13 @@ fn webhook_client(config: &Config) -> Result<GuardedClient> {
     Guard::webhooks(config.webhooks.allow_private_networks)
         .client(bounds)
         .context("the webhook client cannot be made")
+}
+
+fn page_client(config: &Config) -> Result<GuardedClient> {
+    let allow_private = config.fetch_url.allow_private_networks;
+    Guard::new(allow_private, "fetch_url.allow_private_networks")
+        .client(fetch::BOUNDS)
+        .context("the client for pages cannot be made")
 }
 
 /// What answers before there is anything to answer with.

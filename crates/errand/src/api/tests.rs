@@ -93,12 +93,14 @@ impl Fixture {
             .unwrap();
         let mut settings = ApiSettings::of(&Config::default(), "http://errand.example");
         set(&mut settings);
+        let connections = Connections::none(store.clone(), Clock::manual(now));
         let app = AppState::new(
             store,
             ids,
             Clock::manual(now),
             Sandboxes::beneath(dir.path()),
             Models::default(),
+            connections,
             [9; 32],
             CancellationToken::new(),
             settings,

@@ -50,6 +50,20 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        app.post(
+            &team.key,
+            "/v1/secrets",
+            json!({"name": format!("OF_{name}"), "value": "twelve characters"}),
+        )
+        .await
+        .expect(201);
+        let connection = app
+            .post(&team.key, "/v1/connections", nowhere("mail"))
+            .await
+            .expect(201)["connection"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let key = app
             .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
             .await
@@ -93,6 +107,8 @@ impl Things {
             ("agent_id", agent),
             ("build_id", build),
             ("key_id", key),
+            ("secret_name", format!("OF_{name}")),
+            ("connection_id", connection),
         ]);
         Self { team, ids }
     }
@@ -114,6 +130,9 @@ impl Things {
             format!("/v1/revisions/{}", id("build_id")),
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
+            "/v1/connections?limit=100".to_owned(),
+            format!("/v1/connections/{}", id("connection_id")),
+            "/v1/secrets?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
             "/v1/human-requests?limit=100".to_owned(),
             "/v1/team".to_owned(),
@@ -162,6 +181,11 @@ fn says() -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}})
 }
 
+/// A connection to a public address at which nothing is reached.
+fn nowhere(name: &str) -> Value {
+    json!({"name": name, "transport": {"type": "http", "url": "https://mcp.invalid/mcp"}})
+}
+
 /// A body that fits.
 fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
@@ -184,6 +208,9 @@ fn body(route: &Route, agent: &str) -> Value {
             json!({"name": "new", "config": says()})
         }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
+        ("POST", "/v1/connections") => nowhere("more"),
+        ("PATCH", "/v1/connections/{connection_id}") => json!({"trusted": true}),
+        ("POST", "/v1/secrets") => json!({"name": "NEW", "value": "at least twelve"}),
         ("POST", "/v1/webhooks") => json!({"url": "http://127.0.0.1:9/new"}),
         ("PATCH", "/v1/webhooks/{webhook_id}") => json!({"enabled": true}),
         ("PATCH", "/v1/members/{user_id}") => json!({"role": "admin"}),
