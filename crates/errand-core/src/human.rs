@@ -86,6 +86,11 @@ pub enum Origin {
         /// `steps`, `tokens` or `cost_usd` of the build, or `team_cost_usd`.
         limit: String,
     },
+    /// A connection's server asks while a call of it is under way: the answer goes to the server.
+    Connection {
+        /// The call.
+        call_id: String,
+    },
 }
 
 /// What happens when nobody answers in time.
@@ -182,9 +187,10 @@ impl HumanRequest {
     pub fn call_id(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model | Origin::Limit { .. } => None,
-            Origin::Tool { call_id } | Origin::Policy { call_id } | Origin::InDoubt { call_id } => {
-                Some(call_id)
-            }
+            Origin::Tool { call_id }
+            | Origin::Policy { call_id }
+            | Origin::InDoubt { call_id }
+            | Origin::Connection { call_id } => Some(call_id),
         }
     }
 }

@@ -90,6 +90,8 @@ ids! {
     RunId run "run id",
     /// One entry of a run's transcript.
     MessageId message "message id",
+    /// An MCP server that a team's builds may name.
+    ConnectionId connection "connection id",
     /// An approval or a question to a person.
     HumanRequestId human_request "human request id",
     /// What a webhook tells: the `webhook-id`, the same at every attempt.

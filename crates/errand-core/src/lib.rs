@@ -9,6 +9,7 @@
 pub mod budget;
 pub mod cause;
 pub mod config;
+pub mod connection;
 pub mod human;
 pub mod id;
 pub mod ledger;
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod retry;
 pub mod role;
 pub mod run;
+pub mod secret;
 pub mod time;
 pub mod transcript;
 pub mod turn;

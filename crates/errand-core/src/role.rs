@@ -29,6 +29,10 @@ pub enum Permission {
     ManageModels,
     /// Configure the team's webhooks, see and roll the webhook secret.
     ManageWebhooks,
+    /// See, make and delete secrets.
+    ManageSecrets,
+    /// Make, change, probe and delete connections.
+    ManageConnections,
     /// Add and remove members, change roles below owner.
     ManageMembers,
     /// Make owners.
@@ -42,9 +46,12 @@ impl Role {
         use Permission as P;
         match permission {
             P::Read | P::ManageRuns | P::ManageAgents => true,
-            P::ManageKeys | P::ManageModels | P::ManageWebhooks | P::ManageMembers => {
-                self >= Self::Admin
-            }
+            P::ManageKeys
+            | P::ManageModels
+            | P::ManageWebhooks
+            | P::ManageSecrets
+            | P::ManageConnections
+            | P::ManageMembers => self >= Self::Admin,
             P::ManageOwners => self == Self::Owner,
         }
     }

@@ -420,7 +420,10 @@ impl MessageBody {
             | Body::Opening { .. }
             | Body::ModelCall { .. }
             | Body::ModelFailed { .. }
-            | Body::Summary { .. } => return None,
+            | Body::Summary { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. } => return None,
         };
         Some(message)
     }

@@ -40,6 +40,9 @@ impl Bounds {
     };
 }
 
+/// How long a connection for answers that stream may take to come about.
+const STREAM_CONNECT: Duration = Duration::from_secs(10);
+
 /// Why there is no answer to a guarded request.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -187,19 +190,13 @@ impl Guard {
         })
     }
 
-    /// A client for answers that come as a stream and last as long as they last. A literal address in a URL is connected
-    /// to without the resolver: whoever uses the client asks [`Guard::check_url`] before.
+    /// A client behind this guard for answers that stream for as long as they like: who uses it keeps the time. A literal
+    /// address in a URL does not come to the resolver: [`Guard::check_url`] judges it, before each use.
     ///
     /// # Errors
     /// [`ClientError`] if TLS cannot be set up at all.
-    pub(crate) fn streaming_client(
-        &self,
-        connect: Duration,
-    ) -> Result<reqwest::Client, ClientError> {
-        let build = |roots| {
-            let builder = self.builder(connect, self.resolver());
-            finish(builder, roots)
-        };
+    pub fn streaming_client(&self) -> Result<reqwest::Client, ClientError> {
+        let build = |roots| finish(self.builder(STREAM_CONNECT, self.resolver()), roots);
         build(Roots::System)
             .or_else(|_| build(Roots::None))
             .map_err(|e| ClientError(e.into()))

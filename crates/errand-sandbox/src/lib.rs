@@ -1,4 +1,5 @@
-//! Files beneath a root: the one way to what a run sees as `/workspace`.
+//! Files beneath a root: the one way to what a run sees as `/workspace`. And, in [`exec`], commands that are shut off
+//! from everything else.
 //!
 //! Promised, for every operation of [`Root`], also while commands of the same sandbox move things about:
 //!
@@ -11,7 +12,7 @@
 //!
 //! Left out: who may do what (the callers' business), the making of ids, and anything that waits. All calls block:
 //! asynchronous callers put them on a thread for that. No program is started on a sandbox's files, and no lock is
-//! taken there.
+//! taken there. (All of this is said of files; [`exec`] has a document of its own, and is asynchronous.)
 //!
 //! In reading order.
 
@@ -19,6 +20,7 @@ mod beneath;
 mod copy;
 mod edit;
 mod error;
+pub mod exec;
 mod list;
 mod read;
 mod root;

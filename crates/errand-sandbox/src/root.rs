@@ -114,6 +114,14 @@ impl Root {
         }
     }
 
+    /// The user to whom the sandbox's directory belongs.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn owner(&self) -> std::io::Result<u32> {
+        Ok(rustix::fs::fstat(self.dir())?.st_uid)
+    }
+
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }

@@ -301,6 +301,7 @@ impl<'t> Change<'t> {
             Some(claim) => self.leave_sandbox_to(claim)?,
             None => self.free_sandbox()?,
         }
+        crate::children::ended(self)?;
         let event = match self.row.status {
             Status::Completed => "run_completed",
             Status::Failed => "run_failed",

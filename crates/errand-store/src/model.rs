@@ -404,6 +404,9 @@ pub enum StepEnd {
         /// The model.
         who: String,
     },
+    /// It waits for another run, which is started for a call, and gives its place back; or goes on with what that run
+    /// gave, where it has ended.
+    Child(Box<crate::children::StartChild>),
     /// It ends well, unless a user's message came after `read_to`: then it goes on.
     Complete {
         /// The position of the last entry that the last model call saw.

@@ -346,6 +346,10 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
         }
         "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
         "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
+        "child_run" => {
+            "It goes on when the run that it started has ended; what that run asks people is shown here, too."
+                .to_owned()
+        }
         "start" => "Its first step is being prepared.".to_owned(),
         "model" => "The model decides what comes next.".to_owned(),
         "tool" => "The result of the tool call is recorded; then the model decides.".to_owned(),
@@ -370,9 +374,9 @@ pub(crate) fn entries_from(conn: &Connection, run: RunId, from: u64) -> Result<V
         .collect()
 }
 
-type RawEntry = (u64, uuid::Uuid, Timestamp, String);
+pub(crate) type RawEntry = (u64, uuid::Uuid, Timestamp, String);
 
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
+pub(crate) fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     Ok((
         count(row.get(0)?),
         row.get::<_, Blob>(1)?.0,
@@ -381,7 +385,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     ))
 }
 
-fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
+pub(crate) fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
     let body: Body = json("messages", "body", &body)?;
     Ok(Entry {
         position,
@@ -441,7 +445,8 @@ pub(crate) fn row_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunR
 pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunView> {
     let row = row_of(conn, team, run)?;
     let pending = match row.request {
-        None => None,
+        // What it waits for may ask a person.
+        None => crate::children::request_below(conn, &row)?,
         Some(id) => {
             let text: String = conn
                 .prepare_cached("SELECT request FROM human_requests WHERE id = ?1")?

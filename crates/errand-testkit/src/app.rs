@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use errand::app::{App, Ingredients};
-use errand::config::{self, Config, Flags, SettingsFile};
+use errand::config::{self, Config, Flags};
 use errand_core::id::{IdGen, TeamId, UserId};
 use errand_core::role::Role;
 use errand_core::time::Timestamp;
@@ -35,7 +35,7 @@ const BEGIN_MS: i64 = 1_795_426_200_000;
 pub struct TestOptions {
     /// Settings as environment variables, such as `ERRAND_ENGINE__MAX_CONCURRENT_RUNS`.
     pub settings: Vec<(&'static str, String)>,
-    /// The text of a settings file.
+    /// A settings file.
     pub file: Option<String>,
     /// The system's clock in place of a manual one.
     pub system_clock: bool,
@@ -646,7 +646,7 @@ fn settings(dir: &Path, options: &TestOptions) -> Config {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone())),
     );
-    let file = options.file.clone().map(|text| SettingsFile {
+    let file = options.file.clone().map(|text| config::SettingsFile {
         path: "errand.toml".into(),
         text,
     });

@@ -8,23 +8,23 @@
 //!
 //! Left out: deciding anything about runs (`errand-core`), and keeping it (`errand-store`).
 
-mod auth;
+pub(crate) mod auth;
 mod body;
 mod drain;
 pub mod error;
 mod health;
 mod hint;
 mod idempotency;
-mod limiter;
+pub(crate) mod limiter;
 mod openapi;
 mod page;
-mod path;
+pub(crate) mod path;
 mod query;
-mod range;
-mod receive;
-mod request;
+pub(crate) mod range;
+pub(crate) mod receive;
+pub(crate) mod request;
 mod upload_token;
-mod v1;
+pub(crate) mod v1;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +43,7 @@ use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen};
 use errand_core::role::Permission;
 use errand_engine::clock::Clock;
+use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
@@ -117,6 +118,8 @@ pub struct Inner {
     pub models: Models,
     /// A model's text while it comes.
     pub deltas: Deltas,
+    /// The servers whose tools it can have.
+    pub connections: Connections,
     /// Set when the server stops.
     pub draining: CancellationToken,
     /// The settings.
@@ -145,6 +148,7 @@ impl AppState {
         sandboxes: Sandboxes,
         models: Models,
         deltas: Deltas,
+        connections: Connections,
         upload_key: [u8; 32],
         draining: CancellationToken,
         settings: ApiSettings,
@@ -161,6 +165,7 @@ impl AppState {
             sandboxes,
             models,
             deltas,
+            connections,
             draining,
             settings,
             upload_key,
@@ -208,6 +213,8 @@ const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const MODELS: Access = Access::Needs(Permission::ManageModels);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
+const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const PUBLIC: Access = Access::Public;
 
@@ -270,6 +277,15 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/usage", READ, v1::usage::QUERY, || get(v1::usage::get_usage)),
     route(Method::GET, "/v1/usage/limits", READ, NONE, || get(v1::usage::get_limits)),
     route(Method::PATCH, "/v1/usage/limits", MODELS, NONE, || patch(v1::usage::change_limits)),
+    route(Method::GET, "/v1/connections", READ, PAGE, || get(v1::connections::list_connections)),
+    route(Method::POST, "/v1/connections", CONNECTIONS, NONE, || post(v1::connections::create_connection)),
+    route(Method::GET, "/v1/connections/{connection_id}", READ, NONE, || get(v1::connections::get_connection)),
+    route(Method::PATCH, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || patch(v1::connections::change_connection)),
+    route(Method::DELETE, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || delete(v1::connections::delete_connection)),
+    route(Method::POST, "/v1/connections/{connection_id}/probe", CONNECTIONS, NONE, || post(v1::connections::probe_connection)),
+    route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
+    route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
+    route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
     route(Method::POST, "/v1/webhook-secret/roll", WEBHOOKS, NONE, || post(v1::webhook_secret::roll_webhook_secret)),
     route(Method::GET, "/v1/webhooks", READ, PAGE, || get(v1::webhooks::list_webhooks)),

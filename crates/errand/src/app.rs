@@ -20,8 +20,10 @@ use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::model::network::Network;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
+use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
+use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
@@ -85,6 +87,7 @@ pub struct App {
     grace: Duration,
     router: Router,
     metrics: Option<MetricsServer>,
+    progress: Progress,
 }
 
 impl App {
@@ -141,12 +144,15 @@ impl App {
             .context("the clients of models cannot be made")?;
         let models = models.with_network(network);
         let deltas = Deltas::default();
+        let progress = Progress::default();
+        let connections = crate::connections::of(&config, &store, &clock, &progress).await;
         let parts = Parts {
+            connections: connections.clone(),
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
-            tools,
+            tools: tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]),
             deltas: deltas.clone(),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
@@ -172,6 +178,7 @@ impl App {
             sandboxes,
             models,
             deltas,
+            connections,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),
@@ -191,6 +198,7 @@ impl App {
             grace,
             router,
             metrics,
+            progress,
         })
     }
 
@@ -211,6 +219,12 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How far calls of connections' tools have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Its routes, for calls within the process.
@@ -306,6 +320,13 @@ fn webhook_client(config: &Config) -> Result<GuardedClient> {
     Guard::webhooks(config.webhooks.allow_private_networks)
         .client(bounds)
         .context("the webhook client cannot be made")
+}
+
+fn page_client(config: &Config) -> Result<GuardedClient> {
+    let allow_private = config.fetch_url.allow_private_networks;
+    Guard::new(allow_private, "fetch_url.allow_private_networks")
+        .client(fetch::BOUNDS)
+        .context("the client for pages cannot be made")
 }
 
 /// What answers before there is anything to answer with.

@@ -25,6 +25,7 @@ mod many_runs;
 mod repair;
 mod runs;
 mod sandboxes;
+mod secrets;
 mod selftest;
 mod serve;
 mod terminal;
@@ -80,6 +81,9 @@ enum Command {
     /// Webhooks of the team, their deliveries and their secret
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Replace the key that secrets are sealed under, on the server's machine
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// Create, list and delete agents
     #[command(subcommand)]
     Agents(agents::Command),
@@ -211,6 +215,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
         Command::Keys(command) => keys::run(command, with).await,
         Command::Users(command) => users::run(command, with).await,
         Command::Webhooks(command) => webhooks::run(command, with).await,
+        Command::Secrets(command) => secrets::run(&command, with).await,
         Command::Agents(command) => agents::run(command, with).await,
         Command::Builds(command) => builds::run(command, with).await,
         Command::Runs(command) => runs::run(command, with).await,

@@ -14,8 +14,10 @@
 //! Left out: reloading while the program runs, and settings that live in the database.
 
 mod api;
+mod connections;
 mod duration;
 mod engine;
+mod fetch_url;
 mod kinds;
 mod log;
 mod metrics;
@@ -40,8 +42,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use api::{ApiConfig, UnknownFields};
+pub use connections::ConnectionsConfig;
 pub use duration::{BadDuration, parse_duration};
 pub use engine::EngineConfig;
+pub use fetch_url::FetchUrlConfig;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use models::{ModelTables, ModelsConfig};
@@ -107,6 +111,10 @@ pub struct Config {
     pub model_tables: ModelTables,
     /// How webhooks are delivered.
     pub webhooks: WebhookConfig,
+    /// The servers whose tools assignments call.
+    pub connections: ConnectionsConfig,
+    /// Pages that assignments read.
+    pub fetch_url: FetchUrlConfig,
     /// How long files of a sandbox are kept.
     pub sandbox: SandboxConfig,
     /// How the embedded store works.
@@ -132,6 +140,8 @@ impl Config {
             models: ModelsConfig::read(reader),
             model_tables: ModelTables::read(reader, env),
             webhooks: WebhookConfig::read(reader),
+            connections: ConnectionsConfig::read(reader),
+            fetch_url: FetchUrlConfig::read(reader),
             sandbox: SandboxConfig::read(reader),
             store: StoreConfig::read(reader),
             uploads: UploadsConfig::read(reader),
@@ -166,6 +176,8 @@ impl fmt::Debug for Config {
             .field("models", &self.models)
             .field("model_tables", &self.model_tables)
             .field("webhooks", &self.webhooks)
+            .field("connections", &self.connections)
+            .field("fetch_url", &self.fetch_url)
             .field("sandbox", &self.sandbox)
             .field("store", &self.store)
             .field("uploads", &self.uploads)

@@ -6,6 +6,10 @@ use clap::Parser as _;
 use errand::cli::{self, Cli};
 
 fn main() -> ExitCode {
+    // First of all, while there is one thread.
+    if let Some(ended) = errand_sandbox::exec::run_helper(std::env::args_os()) {
+        return ended;
+    }
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => failed.into(),

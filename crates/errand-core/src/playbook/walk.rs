@@ -198,7 +198,10 @@ impl Walk {
             | Body::Opening { .. }
             | Body::ModelCall { .. }
             | Body::ModelFailed { .. }
-            | Body::Summary { .. } => {}
+            | Body::Summary { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. } => {}
         }
     }
 

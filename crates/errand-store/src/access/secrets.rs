@@ -12,7 +12,7 @@ use crate::error::{Result, StoreError};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms};
 use crate::seal::Sealed;
-use crate::sqlite::Store;
+use crate::sqlite::{Store, Tx};
 
 /// What signs a team's webhooks now. Without `Debug`: it holds secrets.
 #[derive(Clone)]
@@ -94,24 +94,30 @@ impl Store {
         new: NewSecret,
         recorded: Once<Rolled>,
     ) -> Result<Answer<Rolled>> {
-        let sealed = self.seal_secret(new.team, &new.secret)?;
         let (team, now) = (new.team, new.now);
-        self.write(move |tx| once(tx, &recorded, now, || roll(tx, team, &sealed, now)))
-            .await
-    }
-
-    pub(super) fn seal_secret(&self, team: TeamId, secret: &str) -> Result<Sealed> {
-        Ok(self.master_key().seal(&purpose(team), secret.as_bytes())?)
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let sealed = seal_secret(tx, team, &new.secret)?;
+                roll(tx, team, &sealed, now)
+            })
+        })
+        .await
     }
 
     fn open_secret(&self, team: TeamId, sealed: &[u8]) -> Result<String> {
-        let plain = self.master_key().open(&purpose(team), sealed)?;
+        let plain = self.keys().open(&purpose(team), sealed)?;
         String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
             table: "teams",
             column: "webhook_secret",
             message: e.utf8_error().to_string(),
         })
     }
+}
+
+/// Seals one inside a write: under the key that is current then.
+pub(super) fn seal_secret(tx: &Tx<'_>, team: TeamId, secret: &str) -> Result<Sealed> {
+    let key = tx.keys().current();
+    Ok(key.seal(&purpose(team), secret.as_bytes())?)
 }
 
 /// What a team's webhook secrets are sealed for.

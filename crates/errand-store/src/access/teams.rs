@@ -6,6 +6,7 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::people::user_is_enabled;
+use super::secrets::seal_secret;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms, word};
 use crate::seal::Sealed;
@@ -71,10 +72,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] where the first team has no owner, which no operation brings about.
     pub async fn bootstrap(&self, new: Bootstrap) -> Result<Bootstrapped> {
-        let sealed = self.seal_secret(new.team, &new.secret)?;
         self.write(move |tx| match first_team(tx)? {
             Some(found) => Ok(found),
-            None => insert_first_team(tx, &new, &sealed),
+            None => insert_first_team(tx, &new, &seal_secret(tx, new.team, &new.secret)?),
         })
         .await
     }
@@ -85,8 +85,8 @@ impl Store {
     /// [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
     /// user or is disabled.
     pub async fn create_team(&self, new: NewTeam) -> Result<Team> {
-        let sealed = self.seal_secret(new.id, &new.secret)?;
-        self.write(move |tx| insert_team(tx, &new, &sealed)).await
+        self.write(move |tx| insert_team(tx, &new, &seal_secret(tx, new.id, &new.secret)?))
+            .await
     }
 
     /// All teams, oldest first.

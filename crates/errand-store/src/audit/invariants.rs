@@ -247,6 +247,9 @@ macro_rules! without_reason {
                       SELECT 1 FROM sandboxes s LEFT JOIN runs o ON o.id = s.owner_run
                       WHERE s.id = r.sandbox_id AND (s.leaving IS NOT NULL
                           OR (o.id IS NOT r.id AND o.status NOT IN ('completed', 'failed', 'interrupted'))))
+                  WHEN r.waiting_kind = 'child_run' THEN EXISTS (
+                      SELECT 1 FROM child_runs c JOIN runs k ON k.id = c.child
+                      WHERE c.parent = r.id AND k.status NOT IN ('completed', 'failed', 'interrupted'))
                   ELSE 0 END)"
         )
     };

@@ -89,6 +89,15 @@ pub enum OpenError {
         #[source]
         source: Box<refinery::Error>,
     },
+    /// A rotation of the master key that was cut off could not be ended. No secret is lost.
+    #[error("the rotation of the master key that was begun in {} could not be ended", .dir.display())]
+    Rotation {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<crate::error::StoreError>,
+    },
 }
 
 impl Store {
@@ -135,6 +144,12 @@ impl Store {
                 .map_err(database)?;
         }
         migrate(&dir, &mut conn)?;
+        let keys = crate::reseal::open_keys(&mut conn, options.master_key)
+            .map(Arc::new)
+            .map_err(|source| OpenError::Rotation {
+                dir: dir.clone(),
+                source: Box::new(source),
+            })?;
         let readers = (0..options.readers.clamp(1, 64))
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
@@ -149,6 +164,7 @@ impl Store {
             bell: bell.clone(),
             respond_base: options.respond_base,
             builds: builds.clone(),
+            keys: Arc::clone(&keys),
         };
         let on_callers_task = trial.simulated;
         let checkpoints = if trial.simulated || trial.unsynced {
@@ -161,7 +177,7 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 boot: options.boot,
-                master_key: options.master_key,
+                keys,
                 bell,
                 writer,
                 reader_places: Arc::new(Semaphore::new(readers.len())),

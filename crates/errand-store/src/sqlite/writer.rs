@@ -23,6 +23,7 @@ use super::trial::{Fault, Trial};
 use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
+use crate::seal::ring::Keyring;
 
 /// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
 const BATCH_MAX: usize = 512;
@@ -44,6 +45,8 @@ pub(crate) struct Around {
     pub(crate) respond_base: String,
     /// Builds that were parsed.
     pub(crate) builds: Builds,
+    /// Seal and open secrets.
+    pub(crate) keys: Arc<Keyring>,
 }
 
 #[derive(Default)]
@@ -82,6 +85,11 @@ impl Tx<'_> {
     /// Builds that were parsed.
     pub(crate) fn builds(&self) -> &Builds {
         &self.around.builds
+    }
+
+    /// What is sealed in a write is sealed with these: under the key that is current when its turn has come.
+    pub(crate) fn keys(&self) -> &Keyring {
+        &self.around.keys
     }
 
     /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use errand_core::id::IdGen;
 use errand_core::webhook::WebhookEvent;
+use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
@@ -88,6 +89,7 @@ impl Program {
         let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
         let draining = CancellationToken::new();
         let parts = Parts {
+            connections: Connections::none(store.clone(), world.clock.clone()),
             store: store.clone(),
             clock: world.clock.clone(),
             ids: Arc::clone(&ids),

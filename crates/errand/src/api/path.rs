@@ -4,8 +4,8 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use errand_core::id::{
-    AgentId, ApiKeyId, BuildId, DeliveryId, HumanRequestId, InvitationId, RunId, SandboxId, UserId,
-    WebhookId,
+    AgentId, ApiKeyId, BuildId, ConnectionId, DeliveryId, HumanRequestId, InvitationId, RunId,
+    SandboxId, UserId, WebhookId,
 };
 use http::request::Parts;
 
@@ -52,6 +52,7 @@ path_ids! {
     AgentId "agent_id",
     BuildId "build_id",
     ApiKeyId "key_id",
+    ConnectionId "connection_id",
     WebhookId "webhook_id",
     DeliveryId "delivery_id",
     UserId "user_id",
@@ -74,6 +75,15 @@ impl PathIds for ProviderName {
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
         let fits = (1..=40).contains(&name.len()) && name.chars().all(is_name) && name != "builtin";
         fits.then_some(Self(name))
+    }
+}
+
+/// A secret's name. Whatever it is: a text that can be no name is that of no secret.
+pub(crate) struct SecretName(pub(crate) String);
+
+impl PathIds for SecretName {
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        part("secret_name").map(Self)
     }
 }
 

@@ -126,6 +126,7 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
     let of_things = [
         ("/members/", json!({"role": "member"})),
         ("/webhooks/", json!({"enabled": true})),
+        ("/connections/", json!({"trusted": false})),
     ];
     for (method, path) in with_id {
         let by_end = bodies.iter().find(|(end, _)| path.ends_with(end));

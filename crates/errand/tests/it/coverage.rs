@@ -50,6 +50,20 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        app.post(
+            &team.key,
+            "/v1/secrets",
+            json!({"name": format!("OF_{name}"), "value": "twelve characters"}),
+        )
+        .await
+        .expect(201);
+        let connection = app
+            .post(&team.key, "/v1/connections", nowhere("mail"))
+            .await
+            .expect(201)["connection"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let key = app
             .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
             .await
@@ -94,6 +108,8 @@ impl Things {
             ("build_id", build),
             ("key_id", key),
             ("provider", "mine".to_owned()),
+            ("secret_name", format!("OF_{name}")),
+            ("connection_id", connection),
         ]);
         Self { team, ids }
     }
@@ -115,6 +131,9 @@ impl Things {
             format!("/v1/revisions/{}", id("build_id")),
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
+            "/v1/connections?limit=100".to_owned(),
+            format!("/v1/connections/{}", id("connection_id")),
+            "/v1/secrets?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
             "/v1/providers".to_owned(),
             "/v1/usage/limits".to_owned(),
@@ -165,6 +184,11 @@ fn says() -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}})
 }
 
+/// A connection to a public address at which nothing is reached.
+fn nowhere(name: &str) -> Value {
+    json!({"name": name, "transport": {"type": "http", "url": "https://mcp.invalid/mcp"}})
+}
+
 /// A body that fits.
 fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
@@ -189,6 +213,9 @@ fn body(route: &Route, agent: &str) -> Value {
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
         ("PUT", "/v1/providers/{provider}") => json!({"kind": "openai", "api_key": "sk-new"}),
         ("PATCH", "/v1/usage/limits") => json!({"cost_usd_month": 10.0}),
+        ("POST", "/v1/connections") => nowhere("more"),
+        ("PATCH", "/v1/connections/{connection_id}") => json!({"trusted": true}),
+        ("POST", "/v1/secrets") => json!({"name": "NEW", "value": "at least twelve"}),
         ("POST", "/v1/webhooks") => json!({"url": "http://127.0.0.1:9/new"}),
         ("PATCH", "/v1/webhooks/{webhook_id}") => json!({"enabled": true}),
         ("PATCH", "/v1/members/{user_id}") => json!({"role": "admin"}),

@@ -155,6 +155,9 @@ impl Conversation {
             | Body::HumanResponse { .. }
             | Body::Error { .. }
             | Body::Intent { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. }
             | Body::Wait { .. }
             | Body::Interrupted { .. } => {}
         }

@@ -177,7 +177,7 @@ impl Registry {
             operator: all,
             guard,
             open: client(operator_client(CONNECT)?)?,
-            guarded: client(guard.streaming_client(CONNECT)?)?,
+            guarded: client(guard.streaming_client()?)?,
         })
     }
 

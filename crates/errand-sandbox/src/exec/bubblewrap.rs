@@ -1,0 +1,447 @@
+//! [`Bubblewrap`]: the isolation by namespaces of the kernel.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::cgroup::{Cgroups, Group, Keeper};
+use super::helper::memory_file;
+use super::launch::{GivenUid, Launched, Launcher, MORE, STATUS, STDIN};
+use super::order::{Order, Rlimits};
+use super::profile::{Abilities, Profile};
+use super::running::{ShellParts, said};
+use super::service::{Service, ServiceSpec};
+use super::watch::Over;
+use super::{
+    DESCRIPTORS_MAX, ExecError, ExecSettings, Limits, SandboxExec, Shell, Unavailable, processes,
+    seccomp, trial,
+};
+use crate::root::Root;
+
+/// Places at which a workspace may be mounted in between, for the eyes of bubblewrap alone.
+const MOUNT_POINTS: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
+/// Processes and threads that a sandbox's user may have beside those of its commands: bubblewrap's own, and those of a
+/// shell that waits.
+const OWN_PROCESSES: u64 = 32;
+/// How long the killing of what an earlier server left may take.
+const LEFT_OVER_WAIT: Duration = Duration::from_secs(5);
+
+/// What bash is told first: to read where to begin and what to do, each ended by a NUL, and to do it. Its own input is
+/// empty then. Processes are bounded here, inside, where they are counted by themselves.
+const BASH: &str = r#"IFS= read -r -d '' d && IFS= read -r -d '' s || exit 125
+exec </dev/null
+ulimit -u PROCESSES 2>/dev/null
+cd -- "$d" || exit 125
+eval "unset d s; $s""#;
+/// The same for a plain shell, which reads with the help of other programs.
+const SH: &str = r#"m=$(tr '\0' '\001'; echo .) || exit 125
+exec </dev/null
+x=$(printf '\001')
+d=${m%%"$x"*} s=${m#*"$x"}
+s=${s%.} s=${s%"$x"}
+cd -- "$d" || exit 125
+eval "unset m x d s; $s""#;
+
+/// Which shell there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShellKind {
+    Bash,
+    Sh,
+}
+
+/// Commands in bubblewrap. Cheap to clone. What it started ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Bubblewrap {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    settings: ExecSettings,
+    program: String,
+    shell: ShellKind,
+    abilities: Abilities,
+    filters: Vec<OwnedFd>,
+    cgroups: Cgroups,
+    launcher: Launcher,
+    over: Over,
+    is_root: bool,
+}
+
+/// Who keeps which bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepers {
+    /// Of memory.
+    pub memory: Keeper,
+    /// Of processes.
+    pub processes: Keeper,
+    /// Of processor time.
+    pub cpu: Keeper,
+}
+
+impl Bubblewrap {
+    /// Finds out whether commands can be isolated here, by isolating one.
+    ///
+    /// # Errors
+    /// Why they cannot, and what would change that.
+    pub async fn find(settings: ExecSettings) -> Result<Self, Unavailable> {
+        Self::with_cgroups(settings, true).await
+    }
+
+    /// The same, as on a machine without cgroups.
+    ///
+    /// # Errors
+    /// As [`Bubblewrap::find`].
+    pub async fn find_without_cgroups(settings: ExecSettings) -> Result<Self, Unavailable> {
+        Self::with_cgroups(settings, false).await
+    }
+
+    async fn with_cgroups(settings: ExecSettings, uses_cgroups: bool) -> Result<Self, Unavailable> {
+        let program = trial::program(&settings.search_path)?;
+        let shell = shell_of(settings.root.as_deref())?;
+        let filters = filters().map_err(|error| {
+            Unavailable::new(
+                format!("the filters of system calls cannot be made: {error}"),
+                "run errand on x86_64 or aarch64",
+            )
+        })?;
+        let launcher = Launcher::start(&settings.helper).map_err(|error| {
+            Unavailable::new(
+                format!("threads cannot be started: {error}"),
+                "raise the limit on processes",
+            )
+        })?;
+        let cgroups = if uses_cgroups {
+            Cgroups::find(&settings.instance)
+        } else {
+            Cgroups::default()
+        };
+        // Where the groups cannot be had after all, there are the watcher and limits.
+        let cgroups = if cgroups.prepare().is_ok() {
+            cgroups
+        } else {
+            Cgroups::default()
+        };
+        let abilities = Abilities {
+            disables_user_namespaces: true,
+            own_proc: true,
+        };
+        let inner = Inner {
+            settings,
+            program,
+            shell,
+            abilities,
+            filters,
+            cgroups,
+            launcher,
+            over: Arc::new(Mutex::new(HashMap::new())),
+            is_root: rustix::process::geteuid().is_root(),
+        };
+        let inner = trial::with_abilities(inner).await?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Kills what an earlier server of the same instance left, and removes its groups. To be called before anything is
+    /// started. How many processes there were. Blocking.
+    #[must_use]
+    pub fn kill_left_over(&self) -> usize {
+        let inner = &self.inner;
+        let mut pids = inner.labelled();
+        pids.extend(inner.cgroups.left_over());
+        pids.sort_unstable();
+        pids.dedup();
+        let held: Vec<OwnedFd> = pids
+            .iter()
+            .filter_map(|pid| {
+                let process = processes::hold(*pid)?;
+                // Looked at again now that it is held.
+                inner.is_left_over(*pid).then_some(process)
+            })
+            .collect();
+        for process in &held {
+            processes::signal(process, Signal::KILL);
+        }
+        for process in &held {
+            wait_for(process);
+        }
+        inner.cgroups.remove_left_over();
+        held.len()
+    }
+
+    /// Who keeps which bound here.
+    #[must_use]
+    pub fn keepers(&self) -> Keepers {
+        self.inner.keepers()
+    }
+
+    /// Whether the inside has a `/proc` of its own.
+    #[must_use]
+    pub fn has_own_proc(&self) -> bool {
+        self.inner.abilities.own_proc
+    }
+
+    /// Whether a shell can be started ahead of its command.
+    #[must_use]
+    pub fn has_warm_shells(&self) -> bool {
+        self.inner.shell == ShellKind::Bash
+    }
+}
+
+/// Until a process is gone.
+fn wait_for(process: &OwnedFd) {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(LEFT_OVER_WAIT.as_secs()).unwrap_or(5),
+        tv_nsec: 0,
+    };
+    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
+}
+
+fn filters() -> io::Result<Vec<OwnedFd>> {
+    seccomp::filters()?
+        .iter()
+        .map(|filter| memory_file(filter))
+        .collect()
+}
+
+fn shell_of(root: Option<&Path>) -> Result<ShellKind, Unavailable> {
+    let base = root.unwrap_or(Path::new("/"));
+    let there = |name: &str| {
+        ["usr/bin", "bin"]
+            .iter()
+            .any(|dir| fs::symlink_metadata(base.join(dir).join(name)).is_ok())
+    };
+    if there("bash") {
+        Ok(ShellKind::Bash)
+    } else if there("sh") {
+        Ok(ShellKind::Sh)
+    } else {
+        Err(Unavailable::new(
+            format!("there is neither bash nor sh beneath {}", base.display()),
+            "set sandbox.root to a root directory with programs, or leave it unset",
+        ))
+    }
+}
+
+impl Inner {
+    pub(super) fn settings(&self) -> &ExecSettings {
+        &self.settings
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.is_root
+    }
+
+    pub(super) fn abilities(&mut self) -> &mut Abilities {
+        &mut self.abilities
+    }
+
+    fn keepers(&self) -> Keepers {
+        Keepers {
+            memory: self.cgroups.keeper("memory"),
+            processes: self.cgroups.keeper("pids"),
+            cpu: self.cgroups.keeper("cpu"),
+        }
+    }
+
+    fn label(&self) -> String {
+        format!("errand-sandbox-{}", self.settings.instance)
+    }
+
+    /// Processes whose first argument is this server's label.
+    fn labelled(&self) -> Vec<u32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| self.is_labelled(*pid))
+            .collect()
+    }
+
+    fn is_labelled(&self, pid: u32) -> bool {
+        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+            return false;
+        };
+        line.split(|byte| *byte == 0).next() == Some(self.label().as_bytes())
+    }
+
+    /// Whether a process is what an earlier server left: of a user that sandboxes are, so that nobody else's is killed
+    /// for calling itself so.
+    fn is_left_over(&self, pid: u32) -> bool {
+        let Ok(found) = fs::metadata(format!("/proc/{pid}")) else {
+            return false;
+        };
+        if self.is_root {
+            self.settings.uids.contains(found.uid())
+        } else {
+            found.uid() == rustix::process::geteuid().as_raw()
+        }
+    }
+
+    fn rlimits(&self) -> Rlimits {
+        let limits = &self.settings.limits;
+        let keepers = self.keepers();
+        Rlimits {
+            file_bytes: limits.file_bytes_max,
+            descriptors: DESCRIPTORS_MAX,
+            processes: self
+                .is_root
+                .then(|| u64::from(limits.processes_max) + OWN_PROCESSES),
+            data_bytes: (keepers.memory == Keeper::Watcher).then_some(limits.memory_bytes_max),
+        }
+    }
+
+    fn profile<'a>(&'a self, service: Option<&'a ServiceSpec>) -> Profile<'a> {
+        Profile {
+            abilities: self.abilities,
+            root: self.settings.root.as_deref(),
+            service,
+            filters: MORE..MORE + self.filters.len(),
+            status: STATUS,
+        }
+    }
+
+    /// Copies of the filters' descriptors.
+    fn filters(&self) -> io::Result<Vec<OwnedFd>> {
+        self.filters.iter().map(OwnedFd::try_clone).collect()
+    }
+
+    async fn launch(
+        &self,
+        mut order: Order,
+        workspace: Option<OwnedFd>,
+        given: Option<GivenUid>,
+    ) -> Result<(Launched, Arc<Group>), ExecError> {
+        let failed = ExecError::io("start the sandbox");
+        let group = self
+            .cgroups
+            .create(&self.settings.limits)
+            .map_err(ExecError::io("make the sandbox's cgroup"))?;
+        order.cgroups = group
+            .join()
+            .filter_map(|path| path.to_str().map(str::to_owned))
+            .collect();
+        let mut more = self.filters().map_err(&failed)?;
+        more.extend(workspace);
+        let group = Arc::new(group);
+        let launched = self
+            .launcher
+            .launch(order, more, Arc::clone(&group), given)
+            .await;
+        Ok((launched.map_err(&failed)?, group))
+    }
+
+    fn order(
+        &self,
+        uid: Option<u32>,
+        profile: &Profile<'_>,
+        command: Vec<String>,
+    ) -> Result<Order, ExecError> {
+        Ok(Order {
+            label: self.label(),
+            program: self.program.clone(),
+            uid,
+            workspace: None,
+            cgroups: Vec::new(),
+            limits: self.rlimits(),
+            args: profile
+                .args()
+                .map_err(ExecError::io("look at the root of the sandbox"))?,
+            command,
+            stdin: STDIN,
+        })
+    }
+
+    fn mount_points(&self) -> Vec<String> {
+        let root = self.settings.root.as_deref();
+        MOUNT_POINTS
+            .into_iter()
+            .filter(|point| root.is_none_or(|root| !root.starts_with(point)))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(super) async fn shell(&self, workspace: &Root) -> Result<ShellParts, ExecError> {
+        let owner = workspace
+            .owner()
+            .map_err(ExecError::io("look at the workspace"))?;
+        let uid = match (self.is_root, self.settings.uids.contains(owner)) {
+            (false, _) => None,
+            (true, true) => Some(owner),
+            (true, false) => return Err(ExecError::Owner(owner)),
+        };
+        let profile = self.profile(None);
+        let processes = self.settings.limits.processes_max.to_string();
+        let command: Vec<String> = match self.shell {
+            ShellKind::Bash => [
+                "bash",
+                "--norc",
+                "--noprofile",
+                "-c",
+                &BASH.replace("PROCESSES", &processes),
+                "bash",
+            ]
+            .map(str::to_owned)
+            .into(),
+            ShellKind::Sh => ["sh", "-c", SH, "sh"].map(str::to_owned).into(),
+        };
+        let mut order = self.order(uid, &profile, command)?;
+        order.workspace = Some((MORE + self.filters.len(), self.mount_points()));
+        let dir = workspace
+            .dir()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(ExecError::io("hold the workspace"))?;
+        let (launched, group) = self.launch(order, Some(dir), None).await?;
+        let keepers = self.keepers();
+        Ok(ShellParts {
+            launched,
+            workspace: workspace.clone(),
+            limits: self.settings.limits,
+            over: Arc::clone(&self.over),
+            group,
+            keepers: (keepers.memory, keepers.processes),
+        })
+    }
+}
+
+#[async_trait]
+impl SandboxExec for Bubblewrap {
+    async fn prepare(&self, workspace: &Root) -> Result<Box<dyn Shell>, ExecError> {
+        Ok(Box::new(self.inner.shell(workspace).await?))
+    }
+
+    async fn service(&self, spec: &ServiceSpec) -> Result<Service, ExecError> {
+        let inner = &self.inner;
+        let uids = &inner.settings.uids;
+        let given = match inner.is_root {
+            false => None,
+            true => Some(GivenUid {
+                uid: uids.take().ok_or(ExecError::NoUserLeft)?,
+                uids: Arc::clone(uids),
+            }),
+        };
+        let profile = inner.profile(Some(spec));
+        let uid = given.as_ref().map(|given| given.uid);
+        let order = inner.order(uid, &profile, spec.argv.clone())?;
+        let (mut launched, _) = inner.launch(order, None, given).await?;
+        launched.begun().await;
+        if launched.first().is_none() {
+            return Err(ExecError::SetUp(said(&launched.last_words().await)));
+        }
+        Ok(Service::new(launched))
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.settings.limits
+    }
+}

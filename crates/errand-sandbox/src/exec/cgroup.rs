@@ -1,0 +1,484 @@
+//! Cgroups: what counts and bounds the memory, the processes and the processor time of a sandbox as a whole.
+//!
+//! Found out once: version 2 where this server may make groups beneath its own (delegated), version 1 where it may (as
+//! root), else nothing, controller by controller. What no cgroup does, limits of each process and the watcher do.
+//!
+//! Groups are `errand-INSTANCE/NUMBER` beneath the server's own, so that what a dead server left is found by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Limits;
+
+/// The length of the interval in which processor time is counted, in microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+/// How often, and how long apart, it is tried to remove a group whose processes are still on their way out.
+const REMOVALS_MAX: u32 = 100;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+/// Where the server itself goes where version 2 forbids processes beside groups.
+const OWN_LEAF: &str = "errand-server";
+
+/// Which version keeps a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// A cgroup of version 2.
+    CgroupV2,
+    /// A cgroup of version 1.
+    CgroupV1,
+    /// Limits of each process, and the server looking.
+    Watcher,
+}
+
+/// Where groups can be made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cgroups {
+    /// Of version 1: the server's own group, by controller.
+    v1: BTreeMap<&'static str, PathBuf>,
+    /// Of version 2: the group beneath which groups are made.
+    v2: Option<PathBuf>,
+    /// The name of this server's groups.
+    name: String,
+}
+
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+impl Cgroups {
+    /// Finds out where groups can be made. `name`: a plain name for this server's groups.
+    pub(super) fn find(name: &str) -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        Self::beneath(
+            name,
+            &read("/proc/self/mountinfo"),
+            &read("/proc/self/cgroup"),
+        )
+    }
+
+    fn beneath(name: &str, mounts: &str, own: &str) -> Self {
+        let mut found = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
+        for mount in mounts.lines().filter_map(Mount::parse) {
+            if mount.kind == "cgroup2" {
+                let dir = mount.place(own, |controllers| controllers.is_empty());
+                found.v2 = dir.filter(|dir| delegates(dir)).or(found.v2);
+                continue;
+            }
+            for controller in CONTROLLERS {
+                if mount.options.contains(&controller)
+                    && let Some(dir) =
+                        mount.place(own, |list| list.split(',').any(|one| one == controller))
+                    && may_make_groups(&dir)
+                {
+                    found.v1.insert(controller, dir);
+                }
+            }
+        }
+        // One version keeps all: they count apart.
+        if found.v2.is_some() {
+            found.v1.clear();
+        }
+        found
+    }
+
+    /// Who keeps the bound of a controller.
+    pub(super) fn keeper(&self, controller: &str) -> Keeper {
+        if self.v2.is_some() {
+            Keeper::CgroupV2
+        } else if self.v1.contains_key(controller) {
+            Keeper::CgroupV1
+        } else {
+            Keeper::Watcher
+        }
+    }
+
+    /// Makes version 2 ready: it forbids processes in a group that has groups with bounds in it, so that the server goes
+    /// into a group of its own.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        let Some(dir) = &self.v2 else { return Ok(()) };
+        let leaf = dir.join(OWN_LEAF);
+        make(&leaf)?;
+        fs::write(leaf.join("cgroup.procs"), "0")?;
+        fs::write(dir.join("cgroup.subtree_control"), "+memory +pids +cpu")?;
+        let ours = dir.join(self.group_name());
+        make(&ours)?;
+        fs::write(ours.join("cgroup.subtree_control"), "+memory +pids +cpu")
+    }
+
+    fn group_name(&self) -> String {
+        format!("errand-{}", self.name)
+    }
+
+    /// The directories of this server's groups.
+    fn ours(&self) -> Vec<PathBuf> {
+        let dirs = self.v2.iter().chain(self.v1.values());
+        let mut dirs: Vec<PathBuf> = dirs.map(|dir| dir.join(self.group_name())).collect();
+        dirs.sort();
+        dirs.dedup();
+        dirs
+    }
+
+    /// A new group with these bounds.
+    pub(super) fn create(&self, limits: &Limits) -> io::Result<Group> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let child = format!("{}-{number}", std::process::id());
+        let mut group = Group {
+            dirs: Vec::new(),
+            files: Files::default(),
+        };
+        for ours in self.ours() {
+            let dir = ours.join(&child);
+            make(&ours)?;
+            make(&dir)?;
+            group.dirs.push(dir);
+        }
+        // From here on, dropping it takes away what there is.
+        if let Some(dir) = &self.v2 {
+            let dir = dir.join(self.group_name()).join(&child);
+            bound_v2(&dir, limits)?;
+            group.files = Files {
+                memory_events: Some(dir.join("memory.events")),
+                pids_events: Some(dir.join("pids.events")),
+                join: vec![dir.join("cgroup.procs")],
+            };
+            return Ok(group);
+        }
+        for (controller, dir) in &self.v1 {
+            let dir = dir.join(self.group_name()).join(&child);
+            bound_v1(controller, &dir, limits)?;
+            let join = dir.join("tasks");
+            if !group.files.join.contains(&join) {
+                group.files.join.push(join);
+            }
+            match *controller {
+                "memory" => group.files.memory_events = Some(dir.join("memory.oom_control")),
+                "pids" => group.files.pids_events = Some(dir.join("pids.events")),
+                _ => {}
+            }
+        }
+        Ok(group)
+    }
+
+    /// The processes in groups that an earlier server of this name made. To be asked before this one makes any.
+    pub(super) fn left_over(&self) -> Vec<u32> {
+        let groups = self
+            .ours()
+            .into_iter()
+            .flat_map(|ours| subdirectories(&ours));
+        let mut pids: Vec<u32> = groups.flat_map(|group| processes_in(&group)).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Removes groups that an earlier server of this name made and that are empty.
+    pub(super) fn remove_left_over(&self) {
+        for ours in self.ours() {
+            for group in subdirectories(&ours) {
+                remove(&group);
+            }
+            let _ = fs::remove_dir(&ours);
+        }
+    }
+}
+
+/// One group of a sandbox. Removed when it is dropped, once its processes are gone.
+#[derive(Debug)]
+pub(super) struct Group {
+    dirs: Vec<PathBuf>,
+    files: Files,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    memory_events: Option<PathBuf>,
+    pids_events: Option<PathBuf>,
+    join: Vec<PathBuf>,
+}
+
+impl Group {
+    /// The files by which a process joins.
+    pub(super) fn join(&self) -> impl Iterator<Item = &Path> {
+        self.files.join.iter().map(PathBuf::as_path)
+    }
+
+    /// Whether a process was ended because the group's memory was used up.
+    pub(super) fn was_out_of_memory(&self) -> bool {
+        let file = self.files.memory_events.as_deref();
+        file.is_some_and(|file| counted(file, "oom_kill") > 0)
+    }
+
+    /// Whether a process could not be started because there were too many.
+    pub(super) fn was_out_of_processes(&self) -> bool {
+        let file = self.files.pids_events.as_deref();
+        file.is_some_and(|file| counted(file, "max") > 0)
+    }
+
+    /// Removes the directories, waiting until the processes are gone. Blocking, for two seconds at most.
+    pub(super) fn remove(&self) {
+        for dir in &self.dirs {
+            remove(dir);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Where nobody waited: the next start removes what is left.
+        for dir in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// A number in a file of lines `name number`.
+fn counted(file: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let number = text.lines().find_map(|line| {
+        let (found, number) = line.split_once(' ')?;
+        (found == name).then(|| number.trim().parse().ok())?
+    });
+    number.unwrap_or(0)
+}
+
+fn bound_v2(dir: &Path, limits: &Limits) -> io::Result<()> {
+    fs::write(dir.join("memory.max"), limits.memory_bytes_max.to_string())?;
+    // Machines without swap have none of these.
+    let _ = fs::write(dir.join("memory.swap.max"), "0");
+    let _ = fs::write(dir.join("memory.oom.group"), "1");
+    fs::write(dir.join("pids.max"), limits.cgroup_tasks_max().to_string())?;
+    let quota = cpu_quota_us(limits);
+    fs::write(dir.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))
+}
+
+fn bound_v1(controller: &str, dir: &Path, limits: &Limits) -> io::Result<()> {
+    match controller {
+        "memory" => {
+            let bytes = limits.memory_bytes_max.to_string();
+            fs::write(dir.join("memory.limit_in_bytes"), &bytes)?;
+            // Memory and swap together; only where the kernel counts swap.
+            let _ = fs::write(dir.join("memory.memsw.limit_in_bytes"), &bytes);
+            Ok(())
+        }
+        "pids" => fs::write(dir.join("pids.max"), limits.cgroup_tasks_max().to_string()),
+        _ => {
+            fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+            fs::write(
+                dir.join("cpu.cfs_quota_us"),
+                cpu_quota_us(limits).to_string(),
+            )
+        }
+    }
+}
+
+fn cpu_quota_us(limits: &Limits) -> u64 {
+    u64::from(limits.cpu_percent_max) * CPU_PERIOD_US / 100
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
+}
+
+/// Removes a group, waiting until its processes are gone.
+fn remove(dir: &Path) {
+    for _ in 0..REMOVALS_MAX {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(REMOVAL_PAUSE);
+            }
+            _ => return,
+        }
+    }
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn processes_in(group: &Path) -> Vec<u32> {
+    let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    list.lines()
+        .filter_map(|pid| pid.parse().ok())
+        .filter(|pid| *pid > 1)
+        .collect()
+}
+
+/// Whether groups with bounds may be made beneath a group of version 2.
+fn delegates(dir: &Path) -> bool {
+    let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    let has = |name: &str| offered.split_ascii_whitespace().any(|one| one == name);
+    CONTROLLERS.iter().all(|name| has(name))
+        && may_make_groups(dir)
+        && is_writable(&dir.join("cgroup.subtree_control"))
+}
+
+fn may_make_groups(dir: &Path) -> bool {
+    is_writable(dir)
+}
+
+fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// A mount of a hierarchy of groups, out of a line of `mountinfo`.
+struct Mount<'a> {
+    kind: &'a str,
+    /// Which part of the hierarchy is mounted.
+    root: &'a str,
+    at: &'a str,
+    options: Vec<&'a str>,
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (front, back) = line.split_once(" - ")?;
+        let mut front = front.split(' ').skip(3);
+        let (root, at) = (front.next()?, front.next()?);
+        let mut back = back.split(' ');
+        let kind = back
+            .next()
+            .filter(|kind| matches!(*kind, "cgroup" | "cgroup2"))?;
+        let options = back.nth(1).unwrap_or_default().split(',').collect();
+        Some(Self {
+            kind,
+            root,
+            at,
+            options,
+        })
+    }
+
+    /// Where the server's own group is, by its `/proc/self/cgroup`.
+    fn place(&self, own: &str, is_of: impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let path = own.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            is_of(controllers).then_some(path)
+        })?;
+        let beneath = path
+            .strip_prefix(self.root.trim_end_matches('/'))
+            .unwrap_or("");
+        let dir = Path::new(self.at).join(beneath.trim_start_matches('/'));
+        // In a container the path may be the host's.
+        Some(if dir.is_dir() {
+            dir
+        } else {
+            PathBuf::from(self.at)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            memory_bytes_max: 1 << 20,
+            processes_max: 10,
+            cpu_percent_max: 150,
+            ..Limits::default()
+        }
+    }
+
+    fn hierarchy(dir: &Path, kind: &str, options: &str) -> String {
+        format!(
+            "30 20 0:26 / {} rw,relatime shared:9 - {kind} none rw,{options}",
+            dir.display()
+        )
+    }
+
+    fn read(path: PathBuf) -> String {
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    #[test]
+    fn version_1_is_found_by_controller_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, cpu) = (dir.path().join("memory"), dir.path().join("cpu"));
+        fs::create_dir_all(memory.join("own")).unwrap();
+        fs::create_dir_all(&cpu).unwrap();
+        let mounts = [
+            hierarchy(&memory, "cgroup", "memory"),
+            hierarchy(&cpu, "cgroup", "cpu,cpuacct"),
+            "31 20 0:5 / /proc rw - proc proc rw".to_owned(),
+        ]
+        .join("\n");
+        let own = "4:memory:/own\n3:cpu,cpuacct:/gone\n0::/\n";
+        let found = Cgroups::beneath("x", &mounts, own);
+        assert_eq!(found.keeper("memory"), Keeper::CgroupV1);
+        assert_eq!(found.keeper("cpu"), Keeper::CgroupV1);
+        assert_eq!(found.keeper("pids"), Keeper::Watcher);
+        let group = found.create(&limits()).unwrap();
+        let made = group.dirs.clone();
+        assert!(
+            made.iter()
+                .any(|made| made.starts_with(memory.join("own/errand-x"))),
+            "{made:?}"
+        );
+        for made in made {
+            if made.starts_with(&memory) {
+                assert_eq!(read(made.join("memory.limit_in_bytes")), "1048576");
+            } else {
+                assert_eq!(read(made.join("cpu.cfs_quota_us")), "150000");
+            }
+        }
+        assert_eq!(group.join().count(), 2);
+    }
+
+    #[test]
+    fn version_2_takes_all_its_controllers_and_a_place_for_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("service");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("cgroup.controllers"), "cpuset cpu memory\n").unwrap();
+        fs::write(own.join("cgroup.subtree_control"), "").unwrap();
+        let mounts = hierarchy(dir.path(), "cgroup2", "nsdelegate");
+        let find = || Cgroups::beneath("x", &mounts, "0::/service\n");
+        assert_eq!(find().keeper("memory"), Keeper::Watcher);
+        fs::write(
+            own.join("cgroup.controllers"),
+            "cpuset cpu io memory pids\n",
+        )
+        .unwrap();
+        let found = find();
+        assert_eq!(found.keeper("memory"), Keeper::CgroupV2);
+        found.prepare().unwrap();
+        assert_eq!(read(own.join("errand-server/cgroup.procs")), "0");
+        assert_eq!(
+            read(own.join("cgroup.subtree_control")),
+            "+memory +pids +cpu"
+        );
+        let group = found.create(&limits()).unwrap();
+        let made = group.dirs.first().unwrap().clone();
+        assert_eq!(read(made.join("memory.max")), "1048576");
+        assert_eq!(read(made.join("cpu.max")), "150000 100000");
+        assert!(!group.was_out_of_memory() && !group.was_out_of_processes());
+        fs::write(
+            made.join("memory.events"),
+            "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n",
+        )
+        .unwrap();
+        fs::write(made.join("pids.events"), "max 12\n").unwrap();
+        assert!(group.was_out_of_memory() && group.was_out_of_processes());
+        fs::write(made.join("cgroup.procs"), "4711\n4712\n1\n").unwrap();
+        assert_eq!(found.left_over(), [4711, 4712]);
+    }
+
+    #[test]
+    fn without_hierarchies_there_are_none() {
+        let group = Cgroups::default().create(&limits()).unwrap();
+        assert!(group.dirs.is_empty() && group.join().next().is_none());
+        assert_eq!(Cgroups::default().keeper("memory"), Keeper::Watcher);
+    }
+}

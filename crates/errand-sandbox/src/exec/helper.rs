@@ -1,0 +1,233 @@
+//! The helper: `errand __exec`. It becomes bubblewrap.
+//!
+//! Promised: what it starts has no environment, no descriptor but those of its order, no privilege, and is never uid 0.
+//! It runs in a process of its own with one thread, so that everything it changes about itself concerns nobody else.
+//! It ends without having started anything where a part of that cannot be had.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+
+use rustix::fs::{MemfdFlags, Mode};
+use rustix::io::FdFlags;
+use rustix::mount::MountPropagationFlags;
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+
+use super::order::{Arg, Order, Rlimits};
+
+/// The word on the command line that makes the program a helper.
+pub const HELPER_ARGUMENT: &str = "__exec";
+
+/// How much rather than the server the kernel kills what runs inside, when the machine has no memory left.
+const OOM_SCORE: &str = "500";
+/// How much the processor prefers the server.
+const NICE: i32 = 5;
+
+/// Is the helper, if the command line says so. Returns only if it does not, or with what the process is to end with.
+#[must_use]
+pub fn run_helper<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<ExitCode> {
+    let wanted = args.nth(1)?;
+    if wanted.as_ref() != HELPER_ARGUMENT {
+        return None;
+    }
+    let Err(error) = become_bubblewrap();
+    // The server reads this, and tells it as the reason.
+    let _ = writeln!(io::stderr(), "errand: {error}");
+    Some(ExitCode::from(125))
+}
+
+fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
+    let failed =
+        |what: &'static str| move |error: io::Error| io::Error::other(format!("{what}: {error}"));
+    close_inherited().map_err(failed("close what was inherited"))?;
+    let (order, descriptors) =
+        Order::receive(io::stdin().as_fd()).map_err(failed("read the order"))?;
+    for file in &order.cgroups {
+        // "0" is the writer itself; one thread moves without waiting for the others of its group.
+        fs::write(file, "0").map_err(failed("join the cgroup"))?;
+    }
+    // Not everywhere; it only decides who goes first.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    let _ = rustix::process::nice(NICE);
+    let workspace = order
+        .workspace
+        .as_ref()
+        .map(|(index, mount_points)| {
+            let dir = descriptors.get(*index).ok_or_else(missing)?;
+            place_workspace(dir, mount_points, order.uid.is_some())
+        })
+        .transpose()
+        .map_err(failed("reach the workspace"))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    set_limits(order.limits).map_err(failed("set limits"))?;
+    // Opened while /proc/self is still this process's own.
+    let (args, opened) = arguments(&order, &descriptors, workspace.as_deref())
+        .map_err(failed("lay out the arguments"))?;
+    let stdin = descriptors.get(order.stdin).ok_or_else(missing)?;
+    rustix::stdio::dup2_stdin(stdin).map_err(|e| failed("pass the input")(e.into()))?;
+    give_up_privileges(order.uid).map_err(failed("give up privileges"))?;
+    let args = memory_file(&args)?;
+    rustix::io::fcntl_setfd(&args, FdFlags::empty())?;
+    let error = Command::new(&order.program)
+        .arg0(&order.label)
+        .env_clear()
+        .current_dir("/")
+        .arg("--args")
+        .arg(args.as_raw_fd().to_string())
+        .arg("--")
+        .args(&order.command)
+        .exec();
+    drop(opened);
+    Err(failed("start bubblewrap")(error))
+}
+
+fn missing() -> io::Error {
+    io::Error::other("a descriptor of the order is missing")
+}
+
+/// Closes every descriptor but the first three: whatever the server, or a library in it, left open.
+fn close_inherited() -> io::Result<()> {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in open {
+        // The one by which the list was read is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
+}
+
+/// The path by which bubblewrap, as the user that it will be, finds the workspace.
+///
+/// A server that is root keeps its data where others cannot look into, and that stays so: the directory is mounted, for
+/// this process and its children alone, at a place that all can reach.
+fn place_workspace(dir: &OwnedFd, mount_points: &[String], drops_root: bool) -> io::Result<String> {
+    // A descriptor holds on to the directory, and to the old mount namespace: in a new one it is found by its path.
+    let path = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    if drops_root && nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() {
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )?;
+        let found = mount_points
+            .iter()
+            .find(|point| fs::metadata(point).is_ok_and(|found| found.is_dir()));
+        let target = found.ok_or_else(|| io::Error::other("no place to mount it at"))?;
+        rustix::mount::mount_bind(&path, target.as_str())?;
+        let (meant, found) = (rustix::fs::fstat(dir)?, rustix::fs::stat(target.as_str())?);
+        if (meant.st_dev, meant.st_ino) != (found.st_dev, found.st_ino) {
+            return Err(io::Error::other("it was moved meanwhile"));
+        }
+        return Ok(target.clone());
+    }
+    path.into_os_string()
+        .into_string()
+        .map_err(|_| io::Error::other("its path is not UTF-8"))
+}
+
+fn set_limits(limits: Rlimits) -> io::Result<()> {
+    let set = |resource, value: u64| {
+        // Never above what the server itself has.
+        let own = rustix::process::getrlimit(resource).maximum;
+        let value = own.map_or(value, |own| own.min(value));
+        rustix::process::setrlimit(
+            resource,
+            Rlimit {
+                current: Some(value),
+                maximum: Some(value),
+            },
+        )
+    };
+    set(Resource::Core, 0)?;
+    set(Resource::Fsize, limits.file_bytes)?;
+    set(Resource::Nofile, limits.descriptors)?;
+    if let Some(processes) = limits.processes {
+        set(Resource::Nproc, processes)?;
+    }
+    if let Some(bytes) = limits.data_bytes {
+        set(Resource::Data, bytes)?;
+    }
+    Ok(())
+}
+
+/// The arguments, each ended by a NUL, and what must stay open until bubblewrap has read them.
+fn arguments(
+    order: &Order,
+    descriptors: &[OwnedFd],
+    workspace: Option<&str>,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut text = Vec::new();
+    let mut opened = Vec::new();
+    for arg in &order.args {
+        let argument = match arg {
+            Arg::Text(argument) => argument.clone(),
+            Arg::Workspace => workspace
+                .ok_or_else(|| io::Error::other("the order has no workspace"))?
+                .to_owned(),
+            Arg::Data(data) => {
+                let file = memory_file(data.as_bytes())?;
+                rustix::io::fcntl_setfd(&file, FdFlags::empty())?;
+                let number = file.as_raw_fd().to_string();
+                opened.push(file);
+                number
+            }
+            Arg::Descriptor(index) => {
+                let descriptor = descriptors.get(*index).ok_or_else(missing)?;
+                rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
+                descriptor.as_raw_fd().to_string()
+            }
+            Arg::Reopened(index) => {
+                let descriptor = descriptors.get(*index).ok_or_else(missing)?;
+                let again = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
+                rustix::io::fcntl_setfd(&again, FdFlags::empty())?;
+                let number = again.as_raw_fd().to_string();
+                opened.push(again.into());
+                number
+            }
+        };
+        text.extend_from_slice(argument.as_bytes());
+        text.push(0);
+    }
+    Ok((text, opened))
+}
+
+/// A file in memory that holds this, to be read from its beginning.
+pub(super) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("errand", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(file.into())
+}
+
+/// Becomes the user of the order, if it names one, and gives up every capability. The last thing before bubblewrap.
+fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
+    if let Some(id) = uid {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    }
+    // A service manager may have given some to a server that is no root.
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::clear_ambient_capability_set()?;
+    rustix::thread::set_capabilities(None, none)?;
+    // A bubblewrap that is installed with the set-uid bit gets nothing by it.
+    rustix::thread::set_no_new_privs(true)?;
+    let left = rustix::thread::capabilities(None)?;
+    let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
+    if real.is_root() || effective.is_root() || !left.permitted.is_empty() {
+        return Err(io::Error::other(
+            "bubblewrap is never started with privileges",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! Starting bubblewrap, and clearing up after it: on two threads that live as long as the server.
+//!
+//! The kernel ends what is inside when the *thread* that started it ends, so that it must be one that stays.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use rustix::process::Signal;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::cgroup::Group;
+use super::helper::HELPER_ARGUMENT;
+use super::order::Order;
+use super::output::{Output, collect};
+use super::processes;
+use super::uids::Uids;
+
+/// Starts that wait for the thread.
+const WAITING_MAX: usize = 1024;
+/// Most bytes of what bubblewrap says of how it went.
+const STATUS_BYTES_MAX: usize = 4096;
+
+struct Request {
+    order: Order,
+    descriptors: Vec<OwnedFd>,
+    runtime: Handle,
+    answer: oneshot::Sender<io::Result<Child>>,
+}
+
+/// What is to be cleared up once a sandbox's processes are gone.
+#[derive(Debug)]
+struct Rest {
+    group: Arc<Group>,
+    uid: Option<GivenUid>,
+}
+
+/// A user that is given back when nothing of it is left.
+#[derive(Debug)]
+pub(super) struct GivenUid {
+    pub(super) uids: Arc<Uids>,
+    pub(super) uid: u32,
+}
+
+impl Drop for GivenUid {
+    fn drop(&mut self) {
+        self.uids.give_back(self.uid);
+    }
+}
+
+/// The two threads. They end when this is dropped; what they started ends with them.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    requests: mpsc::SyncSender<Request>,
+    rests: mpsc::Sender<Rest>,
+}
+
+impl Launcher {
+    pub(super) fn start(helper: &Path) -> io::Result<Self> {
+        let (requests, to_start) = mpsc::sync_channel::<Request>(WAITING_MAX);
+        let (rests, to_clear) = mpsc::channel::<Rest>();
+        let helper = helper.to_owned();
+        std::thread::Builder::new()
+            .name("errand-exec".to_owned())
+            .spawn(move || {
+                for request in to_start {
+                    let _runtime = request.runtime.enter();
+                    let child = spawn(&helper, &request.order, &request.descriptors);
+                    // Whoever asked may have gone: the child is dropped, and with it killed.
+                    let _ = request.answer.send(child);
+                }
+            })?;
+        std::thread::Builder::new()
+            .name("errand-exec-end".to_owned())
+            .spawn(move || {
+                for Rest { group, uid } in to_clear {
+                    group.remove();
+                    drop(uid);
+                }
+            })?;
+        Ok(Self { requests, rests })
+    }
+
+    /// Starts what the order says. `order.stdin` and its status descriptor are made here, as the first two.
+    pub(super) async fn launch(
+        &self,
+        order: Order,
+        more: Vec<OwnedFd>,
+        group: Arc<Group>,
+        uid: Option<GivenUid>,
+    ) -> io::Result<Launched> {
+        let (input, to_input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (from_status, status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let stdin = pipe::Sender::from_file(to_input.into())?;
+        let status_end = pipe::Receiver::from_file(from_status.into())?;
+        let mut descriptors = vec![input, status];
+        descriptors.extend(more);
+        let (answer, started) = oneshot::channel();
+        let request = Request {
+            order,
+            descriptors,
+            runtime: Handle::current(),
+            answer,
+        };
+        self.requests
+            .try_send(request)
+            .map_err(|_| io::Error::other("too many commands are being started"))?;
+        let gone = |_| io::Error::other("the thread that starts commands is gone");
+        let mut child = started.await.map_err(gone)??;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        Ok(Launched {
+            child,
+            stdin: Some(stdin),
+            stdout,
+            stderr,
+            status: Status {
+                pipe: status_end,
+                text: Vec::new(),
+            },
+            first: None,
+            rest: Some(Rest { group, uid }),
+            rests: self.rests.clone(),
+        })
+    }
+}
+
+/// The index of the descriptor that is the standard input.
+pub(super) const STDIN: usize = 0;
+/// The index of the descriptor to which bubblewrap tells how it went.
+pub(super) const STATUS: usize = 1;
+/// The index of the first of the others.
+pub(super) const MORE: usize = 2;
+
+fn spawn(helper: &PathBuf, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut child = Command::new(helper)
+        .arg(HELPER_ARGUMENT)
+        .env_clear()
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Err(error) = order.send(&ours, descriptors) {
+        let _ = child.start_kill();
+        return Err(error);
+    }
+    Ok(child)
+}
+
+/// What bubblewrap tells: a line of JSON when the first process is there, and one when the command has ended.
+#[derive(Debug)]
+struct Status {
+    pipe: pipe::Receiver,
+    text: Vec<u8>,
+}
+
+impl Status {
+    /// A number by its name, from what has come so far.
+    fn number(&mut self, name: &str) -> Option<i64> {
+        let mut buffer = [0; 512];
+        while self.text.len() < STATUS_BYTES_MAX {
+            // An empty read attempt is what makes the pipe's readiness known to be stale; it never blocks.
+            match self.pipe.try_read(&mut buffer) {
+                Ok(read) if read > 0 => {
+                    self.text
+                        .extend_from_slice(buffer.get(..read).unwrap_or_default());
+                }
+                _ => break,
+            }
+        }
+        let text = String::from_utf8_lossy(&self.text);
+        let values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+        values
+            .map_while(Result::ok)
+            .find_map(|value| value.get(name)?.as_i64())
+    }
+
+    /// Until something has come, or the other end is closed.
+    async fn changed(&self) {
+        let _ = self.pipe.ready(Interest::READABLE).await;
+    }
+}
+
+/// A bubblewrap that was started. Dropped, everything in it is killed.
+#[derive(Debug)]
+pub(super) struct Launched {
+    pub(super) child: Child,
+    pub(super) stdin: Option<pipe::Sender>,
+    pub(super) stdout: Option<ChildStdout>,
+    pub(super) stderr: Option<ChildStderr>,
+    status: Status,
+    /// The process that holds the namespace, as soon as it is known.
+    first: Option<(u32, OwnedFd)>,
+    rest: Option<Rest>,
+    rests: mpsc::Sender<Rest>,
+}
+
+impl Launched {
+    /// The first process inside, by its number outside. None as long as there is none.
+    pub(super) fn first(&mut self) -> Option<u32> {
+        if self.first.is_none() {
+            let pid = u32::try_from(self.status.number("child-pid")?).ok()?;
+            let held = processes::hold(pid)?;
+            // Held first and looked at after: it is bubblewrap's child, which nobody else is.
+            if processes::children_of(self.child.id()?).contains(&pid) {
+                self.first = Some((pid, held));
+            }
+        }
+        self.first.as_ref().map(|(pid, _)| *pid)
+    }
+
+    /// How the command ended, as bubblewrap says. None where it did not begin, or was killed with bubblewrap.
+    pub(super) fn exit_code(&mut self) -> Option<i32> {
+        i32::try_from(self.status.number("exit-code")?).ok()
+    }
+
+    /// Until the first process is there, or bubblewrap has failed.
+    pub(super) async fn begun(&mut self) {
+        while self.first().is_none() && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            tokio::select! {
+                () = self.status.changed() => {}
+                _ = self.child.wait() => return,
+            }
+        }
+    }
+
+    /// What it said on its standard error, where it failed before anything began.
+    pub(super) async fn last_words(&mut self) -> Output {
+        match self.stderr.take() {
+            Some(stderr) => collect(stderr).await,
+            None => Output::default(),
+        }
+    }
+
+    /// Asks everything inside to end.
+    pub(super) fn terminate(&mut self) {
+        if let Some(first) = self.first() {
+            processes::signal_below(first, Signal::TERM);
+        }
+    }
+
+    /// Kills everything inside at once: the kernel does it with the first process. Bubblewrap then ends by itself, and
+    /// takes the first process with it; killed before that, it would leave it to whoever inherits orphans.
+    pub(super) fn kill(&mut self) {
+        match self.first() {
+            Some(_) => {
+                if let Some((_, held)) = &self.first {
+                    processes::signal(held, Signal::KILL);
+                }
+            }
+            None => {
+                let _ = self.child.start_kill();
+            }
+        }
+    }
+
+    /// The harder way, where [`Launched::kill`] was not enough.
+    pub(super) fn kill_outer(&mut self) {
+        let _ = self.child.start_kill();
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        if self.child.id().is_some() {
+            self.kill();
+        }
+        if let Some(rest) = self.rest.take() {
+            // The thread may be gone with the server: then the group's own drop does what it can.
+            let _ = self.rests.send(rest);
+        }
+    }
+}

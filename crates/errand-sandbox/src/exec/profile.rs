@@ -1,0 +1,240 @@
+//! What bubblewrap is told: the world inside.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::order::Arg;
+use super::service::ServiceSpec;
+
+const MIB: u64 = 1 << 20;
+/// How large the small file systems in memory are. They count as memory of the command.
+const TMP_BYTES: u64 = 256 * MIB;
+const SHM_BYTES: u64 = 64 * MIB;
+const HOME_BYTES: u64 = 64 * MIB;
+/// What programs that are fetched for a service take.
+const SERVICE_HOME_BYTES: u64 = 512 * MIB;
+
+/// Where the home inside is.
+const HOME: &str = "/home/sandbox";
+/// Which user the command is inside, whichever it is outside.
+const INSIDE_ID: &str = "1000";
+/// Where programs are looked for inside.
+pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// Directories at the top of a root that belong to `/usr`, some as links into it.
+const OF_USR: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// What of the host's /etc programs need to run. No names, no addresses, no settings of services.
+const OF_ETC: [&str; 8] = [
+    "alternatives",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "ssl/certs",
+    "ca-certificates",
+    "localtime",
+    "mime.types",
+];
+/// What else of another root is shown.
+const OF_IMAGE: [&str; 3] = ["etc", "opt", "srv"];
+/// What of the host's /etc finds names in the network.
+const OF_NETWORK: [&str; 5] = [
+    "resolv.conf",
+    "hosts",
+    "nsswitch.conf",
+    "gai.conf",
+    "services",
+];
+
+const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:1000:1000:sandbox:/home/sandbox:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+const GROUP: &str = "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n";
+const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n";
+const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
+
+/// What the installed bubblewrap and the machine can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Abilities {
+    /// It knows `--disable-userns`.
+    pub(super) disables_user_namespaces: bool,
+    /// A `/proc` of its own can be mounted.
+    pub(super) own_proc: bool,
+}
+
+/// A world to be made.
+pub(super) struct Profile<'a> {
+    pub(super) abilities: Abilities,
+    /// Another root than the host's.
+    pub(super) root: Option<&'a Path>,
+    /// Of a service, which sees the host's network. None: of a command, which sees `/workspace`, the order's workspace.
+    pub(super) service: Option<&'a ServiceSpec>,
+    /// Indices of the descriptors: the filters.
+    pub(super) filters: std::ops::Range<usize>,
+    /// The index of the descriptor to which bubblewrap says how it went.
+    pub(super) status: usize,
+}
+
+/// Builds the list of arguments.
+#[derive(Default)]
+struct Args(Vec<Arg>);
+
+impl Args {
+    fn add<'a>(&mut self, args: impl IntoIterator<Item = &'a str>) {
+        self.0
+            .extend(args.into_iter().map(|arg| Arg::Text(arg.to_owned())));
+    }
+
+    fn tmpfs(&mut self, at: &str, bytes: u64, perms: &str) {
+        self.add([
+            "--size",
+            &bytes.to_string(),
+            "--perms",
+            perms,
+            "--tmpfs",
+            at,
+        ]);
+    }
+
+    fn file(&mut self, at: &str, content: &str) {
+        self.add(["--perms", "0644", "--file"]);
+        self.0.push(Arg::Data(content.to_owned()));
+        self.add([at]);
+    }
+}
+
+impl Profile<'_> {
+    /// The arguments, without the command.
+    ///
+    /// # Errors
+    /// Where the root cannot be looked at.
+    pub(super) fn args(&self) -> io::Result<Vec<Arg>> {
+        let mut args = Args::default();
+        args.add(["--unshare-all", "--unshare-user"]);
+        if self.abilities.disables_user_namespaces {
+            args.add(["--disable-userns"]);
+        }
+        if self.service.is_some() {
+            args.add(["--share-net"]);
+        }
+        args.add(["--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
+        args.add([
+            "--uid",
+            INSIDE_ID,
+            "--gid",
+            INSIDE_ID,
+            "--hostname",
+            "sandbox",
+        ]);
+        args.add([
+            "--clearenv",
+            "--setenv",
+            "PATH",
+            PATH,
+            "--setenv",
+            "HOME",
+            HOME,
+        ]);
+        args.add(["--setenv", "LANG", "C.UTF-8", "--setenv", "TMPDIR", "/tmp"]);
+        args.add(["--setenv", "TERM", "dumb", "--setenv", "USER", "sandbox"]);
+        for (name, value) in self.service.into_iter().flat_map(|service| &service.env) {
+            args.add(["--setenv", name, value]);
+        }
+        args.tmpfs("/", MIB, "0755");
+        self.root(&mut args)?;
+        if self.abilities.own_proc {
+            args.add(["--proc", "/proc"]);
+        }
+        args.add(["--dev", "/dev"]);
+        args.tmpfs("/dev/shm", SHM_BYTES, "1777");
+        args.tmpfs("/tmp", TMP_BYTES, "1777");
+        let home_bytes = if self.service.is_some() {
+            SERVICE_HOME_BYTES
+        } else {
+            HOME_BYTES
+        };
+        args.tmpfs(HOME, home_bytes, "0755");
+        for path in self
+            .service
+            .into_iter()
+            .flat_map(|service| &service.read_only)
+        {
+            let path = text(path)?;
+            args.add(["--ro-bind", path, path]);
+        }
+        if self.service.is_none() {
+            args.add(["--bind"]);
+            args.0.push(Arg::Workspace);
+            args.add(["/workspace"]);
+        }
+        args.add(["--remount-ro", "/dev", "--remount-ro", "/"]);
+        args.add([
+            "--chdir",
+            if self.service.is_none() {
+                "/workspace"
+            } else {
+                HOME
+            },
+        ]);
+        for index in self.filters.clone() {
+            args.add(["--add-seccomp-fd"]);
+            args.0.push(Arg::Reopened(index));
+        }
+        args.add(["--json-status-fd"]);
+        args.0.push(Arg::Descriptor(self.status));
+        Ok(args.0)
+    }
+
+    /// The programs, read-only: the host's, or those of another root.
+    fn root(&self, args: &mut Args) -> io::Result<()> {
+        let base = self.root.unwrap_or(Path::new("/"));
+        args.add(["--perms", "0755", "--dir", "/etc"]);
+        args.add(["--ro-bind", text(&base.join("usr"))?, "/usr"]);
+        for name in OF_USR {
+            let path = base.join(name);
+            let inside = format!("/{name}");
+            match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_symlink() => {
+                    args.add(["--symlink", text(&fs::read_link(&path)?)?, &inside]);
+                }
+                Ok(_) => args.add(["--ro-bind", text(&path)?, &inside]),
+                Err(_) => {}
+            }
+        }
+        if self.root.is_some() {
+            for name in OF_IMAGE {
+                args.add([
+                    "--ro-bind-try",
+                    text(&base.join(name))?,
+                    &format!("/{name}"),
+                ]);
+            }
+        } else {
+            let network = OF_NETWORK.iter().filter(|_| self.service.is_some());
+            for name in OF_ETC.iter().chain(network) {
+                let path = format!("/etc/{name}");
+                args.add(["--ro-bind-try", &path, &path]);
+            }
+            args.file("/etc/passwd", PASSWD);
+            args.file("/etc/group", GROUP);
+            if self.service.is_none() {
+                args.file("/etc/hosts", HOSTS);
+                args.file("/etc/nsswitch.conf", NSSWITCH);
+            }
+        }
+        args.add([
+            "--dir",
+            "/run",
+            "--dir",
+            "/var",
+            "--symlink",
+            "../tmp",
+            "/var/tmp",
+        ]);
+        Ok(())
+    }
+}
+
+/// A path as an argument.
+fn text(path: &Path) -> io::Result<&str> {
+    path.to_str()
+        .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))
+}

@@ -1,0 +1,240 @@
+//! One command in its sandbox: given in, read out, watched, and brought to an end.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval_at, sleep, timeout};
+
+use super::cgroup::{Group, Keeper};
+use super::launch::Launched;
+use super::output::{Output, collect_counted};
+use super::watch::{INTERVAL, Over, Watch};
+use super::{Bound, Command, EndedBy, ExecError, Finished, GRACE, Limits, Shell, Stop};
+use crate::root::Root;
+
+/// How long an output may stay open after the last process of the sandbox is gone: no longer than it takes to read what
+/// is left in the pipe.
+const READ_OUT: Duration = Duration::from_secs(1);
+
+/// What a shell needs to know of its sandbox.
+pub(super) struct ShellParts {
+    pub(super) launched: Launched,
+    pub(super) workspace: Root,
+    pub(super) limits: Limits,
+    pub(super) over: Over,
+    pub(super) group: Arc<Group>,
+    pub(super) keepers: (Keeper, Keeper),
+}
+
+#[async_trait]
+impl Shell for ShellParts {
+    fn is_alive(&mut self) -> bool {
+        self.launched
+            .child
+            .try_wait()
+            .is_ok_and(|ended| ended.is_none())
+    }
+
+    async fn run(self: Box<Self>, command: &Command, stop: Stop) -> Result<Finished, ExecError> {
+        Running::begin(*self, command)?
+            .to_its_end(command.timeout, stop)
+            .await
+    }
+}
+
+/// A command under way.
+struct Running {
+    launched: Launched,
+    began: Instant,
+    input: JoinHandle<()>,
+    stdout: JoinHandle<Output>,
+    stderr: JoinHandle<Output>,
+    watch: Option<Watch>,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy)]
+enum End {
+    NotYet,
+    /// It was asked to end.
+    Asked(EndedBy),
+    /// It was killed.
+    Killed(EndedBy),
+}
+
+impl Running {
+    fn begin(parts: ShellParts, command: &Command) -> Result<Self, ExecError> {
+        let ShellParts {
+            mut launched,
+            workspace,
+            limits,
+            over,
+            group,
+            keepers,
+        } = parts;
+        let used = || ExecError::SetUp("the shell was used already".to_owned());
+        let mut stdin = launched.stdin.take().ok_or_else(used)?;
+        let stdout = launched.stdout.take().ok_or_else(used)?;
+        let stderr = launched.stderr.take().ok_or_else(used)?;
+        let mut message = Vec::with_capacity(command.script.len() + 64);
+        message.extend_from_slice(command.cwd.to_string().as_bytes());
+        message.push(0);
+        message.extend_from_slice(command.script.as_bytes());
+        message.push(0);
+        // A shell that is gone reads nothing; what came of it shows elsewhere.
+        let input = tokio::spawn(async move {
+            let _ = stdin.write_all(&message).await;
+        });
+        let read = Arc::new(AtomicU64::new(0));
+        let stdout = tokio::spawn(collect_counted(stdout, Arc::clone(&read)));
+        let stderr = tokio::spawn(collect_counted(stderr, Arc::clone(&read)));
+        let watch = Watch::new(workspace, limits, over, group, keepers, read);
+        Ok(Self {
+            launched,
+            began: Instant::now(),
+            input,
+            stdout,
+            stderr,
+            watch: Some(watch),
+        })
+    }
+
+    async fn to_its_end(mut self, limit: Duration, mut stop: Stop) -> Result<Finished, ExecError> {
+        let mut end = End::NotYet;
+        let mut ticks = ticks();
+        let mut time_limit = Box::pin(sleep(limit));
+        // Until then nothing waits for it.
+        let mut patience = Box::pin(sleep(Duration::MAX));
+        let failed = ExecError::io("wait for the command");
+        loop {
+            tokio::select! {
+                biased;
+                ended = self.launched.child.wait() => {
+                    ended.map_err(failed)?;
+                    break;
+                }
+                () = &mut stop, if matches!(end, End::NotYet) => {
+                    end = self.ask(EndedBy::Stop, &mut patience);
+                }
+                () = &mut time_limit, if matches!(end, End::NotYet) => {
+                    end = self.ask(EndedBy::TimeLimit, &mut patience);
+                }
+                () = &mut patience, if !matches!(end, End::NotYet) => match end {
+                    End::NotYet => {}
+                    End::Asked(by) => {
+                        self.launched.kill();
+                        patience = Box::pin(sleep(GRACE));
+                        end = End::Killed(by);
+                    }
+                    End::Killed(_) => {
+                        self.launched.kill_outer();
+                        patience = Box::pin(sleep(GRACE));
+                    }
+                },
+                _ = ticks.tick(), if !matches!(end, End::Killed(_)) => {
+                    if let Some(bound) = self.look().await {
+                        self.launched.kill();
+                        patience = Box::pin(sleep(GRACE));
+                        end = End::Killed(EndedBy::Bound(bound));
+                    }
+                }
+            }
+        }
+        self.finish(end).await
+    }
+
+    /// Asks it to end, for the grace.
+    fn ask(&mut self, by: EndedBy, patience: &mut std::pin::Pin<Box<tokio::time::Sleep>>) -> End {
+        self.launched.terminate();
+        *patience = Box::pin(sleep(GRACE));
+        End::Asked(by)
+    }
+
+    async fn look(&mut self) -> Option<Bound> {
+        let first = self.launched.first();
+        self.watched(move |watch| watch.look(first)).await.flatten()
+    }
+
+    /// Does something that blocks with the watch.
+    async fn watched<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Watch) -> R + Send + 'static,
+    ) -> Option<R> {
+        let mut watch = self.watch.take()?;
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = work(&mut watch);
+            (watch, found)
+        });
+        let (watch, found) = looked.await.ok()?;
+        self.watch = Some(watch);
+        Some(found)
+    }
+
+    async fn finish(mut self, end: End) -> Result<Finished, ExecError> {
+        let duration = self.began.elapsed();
+        let stdout = read_out(&mut self.stdout).await;
+        let stderr = read_out(&mut self.stderr).await;
+        self.input.abort();
+        let told = self.launched.exit_code();
+        let exit_code = match (told, end) {
+            (Some(code), _) => code,
+            (None, End::NotYet) => return Err(ExecError::SetUp(said(&stderr))),
+            (None, End::Asked(_) | End::Killed(_)) => 128 + libc::SIGKILL,
+        };
+        let ended_by = match end {
+            End::NotYet => self
+                .watched(move |watch| watch.look_back(exit_code))
+                .await
+                .flatten()
+                .map(EndedBy::Bound),
+            End::Asked(by) | End::Killed(by) => {
+                if matches!(by, EndedBy::Bound(Bound::Disk | Bound::Files)) {
+                    self.watched(Watch::look_after_stop).await;
+                }
+                Some(by)
+            }
+        };
+        Ok(Finished {
+            exit_code,
+            stdout,
+            stderr,
+            ended_by,
+            duration,
+        })
+    }
+}
+
+/// What the helper or bubblewrap said, in one line.
+pub(super) fn said(stderr: &Output) -> String {
+    let text = stderr.text.trim();
+    let text: String = text.chars().take(500).collect();
+    if text.is_empty() {
+        "bubblewrap ended without a word".to_owned()
+    } else {
+        text.replace('\n', "; ")
+    }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval_at(tokio::time::Instant::now() + INTERVAL, INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// What was read of an output whose writers are gone.
+async fn read_out(reading: &mut JoinHandle<Output>) -> Output {
+    match timeout(READ_OUT, &mut *reading).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(_)) | Err(_) => {
+            reading.abort();
+            Output {
+                truncated: true,
+                ..Output::default()
+            }
+        }
+    }
+}

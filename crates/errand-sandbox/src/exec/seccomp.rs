@@ -1,0 +1,253 @@
+//! Which system calls are refused inside. Namespaces do not cover these: keyrings, `io_uring`, vsock, and calls whose
+//! only use inside would be a way out or a large surface of the kernel.
+//!
+//! What is refused answers with an error rather than death, so that programs that only try go on. Each filter has one
+//! answer, so that there are several; the kernel takes the strictest. A call that enters by the 32-bit way ends its
+//! process.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// The first number of a call that was not looked at. What is newer, and the numbers of the x32 way, do not exist here.
+const UNKNOWN_FROM: u32 = 463;
+
+/// Calls that are refused whatever their arguments are.
+const REFUSED: &[i64] = &[
+    // Mounts, old and new, and other roots.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    // Namespaces.
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    PIDFD_GETFD,
+    // Keyrings: they belong to the user, not to a namespace.
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    // Large surfaces.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_fanotify_init,
+    // The machine.
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_acct,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_syslog,
+    libc::SYS_quotactl,
+    QUOTACTL_FD,
+    libc::SYS_vhangup,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    // Files by number, past every path.
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_lookup_dcookie,
+];
+
+#[cfg(target_arch = "x86_64")]
+const REFUSED_HERE: &[i64] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_modify_ldt,
+    libc::SYS_kexec_file_load,
+    libc::SYS_uselib,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED_HERE: &[i64] = &[libc::SYS_kexec_file_load];
+
+/// Calls that do not exist inside: programs have another way for these.
+const MISSING: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    MEMFD_SECRET,
+];
+
+// Of the numbers that are the same on every architecture, those that the library does not name everywhere.
+const PIDFD_GETFD: i64 = 438;
+const QUOTACTL_FD: i64 = 443;
+const MEMFD_SECRET: i64 = 447;
+const FCHMODAT2: i64 = 452;
+
+/// Each kind of namespace, as a flag of `clone`. By themselves: one is enough.
+const CLONE_NEW: [u64; 8] = [
+    0x0000_0080, // time
+    0x0002_0000, // mounts
+    0x0200_0000, // cgroup
+    0x0400_0000, // uts
+    0x0800_0000, // ipc
+    0x1000_0000, // user
+    0x2000_0000, // pid
+    0x4000_0000, // net
+];
+
+/// Requests to a terminal that type for somebody else.
+const IOCTLS: [u64; 2] = [
+    0x5412, // TIOCSTI
+    0x541c, // TIOCLINUX
+];
+
+/// Families of sockets that there are: unix, internet, netlink. Not vsock, not packets, nor any other.
+const FAMILIES: [u64; 4] = [1, 2, 10, NETLINK];
+const NETLINK: u64 = 16;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters, as the kernel reads them.
+///
+/// # Errors
+/// Where the machine's architecture is none that is known.
+pub(super) fn filters() -> io::Result<Vec<Vec<u8>>> {
+    let arch: TargetArch = std::env::consts::ARCH
+        .try_into()
+        .map_err(|_| io::Error::other("system calls of this architecture cannot be filtered"))?;
+    let all = |calls: &[i64]| -> Rules { calls.iter().map(|call| (*call, Vec::new())).collect() };
+    let build = |errno: i32, rules: Rules| -> io::Result<Vec<u8>> {
+        let program: BpfProgram = SeccompFilter::new(
+            rules,
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno.unsigned_abs()),
+            arch,
+        )
+        .and_then(TryInto::try_into)
+        .map_err(io::Error::other)?;
+        Ok(bytes_of(program.iter().map(|i| (i.code, i.jt, i.jf, i.k))))
+    };
+    Ok(vec![
+        build(libc::EPERM, refused().map_err(io::Error::other)?)?,
+        build(libc::ENOSYS, all(MISSING))?,
+        // Growth of files then takes the time of writing them.
+        build(libc::EOPNOTSUPP, all(&[libc::SYS_fallocate]))?,
+        bytes_of(known_only()),
+    ])
+}
+
+fn refused() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = REFUSED
+        .iter()
+        .chain(REFUSED_HERE)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    let flag = |arg, flag| one(arg, SeccompCmpOp::MaskedEq(flag), flag);
+    rules.insert(
+        libc::SYS_clone,
+        CLONE_NEW
+            .iter()
+            .map(|bit| flag(0, *bit))
+            .collect::<Result<_, _>>()?,
+    );
+    rules.insert(
+        libc::SYS_ioctl,
+        IOCTLS
+            .iter()
+            .map(|request| one(1, SeccompCmpOp::Eq, *request))
+            .collect::<Result<_, _>>()?,
+    );
+    let other_family = FAMILIES
+        .iter()
+        .map(|family| condition(0, SeccompCmpOp::Ne, *family))
+        .collect::<Result<_, _>>()?;
+    let netlink_beyond_routes = vec![
+        condition(0, SeccompCmpOp::Eq, NETLINK)?,
+        condition(2, SeccompCmpOp::Ne, 0)?,
+    ];
+    rules.insert(
+        libc::SYS_socket,
+        vec![
+            SeccompRule::new(other_family)?,
+            SeccompRule::new(netlink_beyond_routes)?,
+        ],
+    );
+    // Devices, and the bits that make a program run as its owner.
+    let special = |mode| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        [0o4000, 0o2000]
+            .iter()
+            .map(|bit| flag(mode, *bit))
+            .collect()
+    };
+    let device = |mode| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        [0o020_000, 0o060_000]
+            .iter()
+            .map(|kind| one(mode, SeccompCmpOp::MaskedEq(0o170_000), *kind))
+            .collect()
+    };
+    rules.insert(libc::SYS_mknodat, device(2)?);
+    rules.insert(libc::SYS_fchmod, special(1)?);
+    rules.insert(libc::SYS_fchmodat, special(2)?);
+    rules.insert(FCHMODAT2, special(2)?);
+    #[cfg(target_arch = "x86_64")]
+    {
+        rules.insert(libc::SYS_mknod, device(1)?);
+        rules.insert(libc::SYS_chmod, special(1)?);
+    }
+    Ok(rules)
+}
+
+fn one(arg: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![condition(arg, op, value)?])
+}
+
+/// The kernel reads these arguments as 32 bits; what stands above them changes nothing, and must not here.
+fn condition(
+    arg: u8,
+    op: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value)
+}
+
+/// Numbers from [`UNKNOWN_FROM`] on do not exist. The library compares for equality only, so that this is by hand.
+fn known_only() -> impl Iterator<Item = (u16, u8, u8, u32)> {
+    const LOAD: u16 = 0x20; // the 32 bits at an offset of `struct seccomp_data`
+    const AT_LEAST: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    [
+        (LOAD, 0, 0, 0),
+        (AT_LEAST, 0, 1, UNKNOWN_FROM),
+        (RETURN, 0, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
+        (RETURN, 0, 0, ALLOW),
+    ]
+    .into_iter()
+}
+
+/// `struct sock_filter` one after the other.
+fn bytes_of(program: impl Iterator<Item = (u16, u8, u8, u32)>) -> Vec<u8> {
+    program
+        .flat_map(|(code, jt, jf, k)| {
+            let [c0, c1] = code.to_ne_bytes();
+            let [k0, k1, k2, k3] = k.to_ne_bytes();
+            [c0, c1, jt, jf, k0, k1, k2, k3]
+        })
+        .collect()
+}
