@@ -374,7 +374,8 @@ impl Ledger {
                 };
             }
             Origin::Connection { .. } => open.reply = Some(resolution.clone()),
-            Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model | Origin::Limit { .. } => {}
+            Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model | Origin::Limit { .. } => {
+            }
         }
     }
 
@@ -424,7 +425,10 @@ impl Ledger {
             .iter()
             .find(|o| Some(o.call.id.as_str()) == request.call_id())?;
         let outcome = match &request.origin {
-            Origin::Model | Origin::Policy { .. } | Origin::Connection { .. } | Origin::Limit { .. } => return None,
+            Origin::Model
+            | Origin::Policy { .. }
+            | Origin::Connection { .. }
+            | Origin::Limit { .. } => return None,
             Origin::Tool { .. } => match resolution.value(&request.ask) {
                 Ok(value) => Outcome::Result(value),
                 Err(error) => Outcome::Error(error),

@@ -41,6 +41,10 @@ pub const CALLS_PER_TURN_MAX: usize = 128;
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most calls in one answer that are looked at at all; beyond [`CALLS_PER_TURN_MAX`] they get an error result.
 pub const CALLS_PER_ANSWER_MAX: usize = 1024;
+/// Most bytes of a document (PDF, DOCX, XLSX, HTML) whose text is read: what its parser holds in memory several times.
+pub const DOCUMENT_BYTES_MAX: u64 = 20 * 1024 * 1024;
+/// Most pages of a PDF whose text is read: above any report that is read in one go.
+pub const DOCUMENT_PAGES_MAX: usize = 2_000;
 /// Most bytes of an image that a model is shown: providers take no more than 5 MB.
 pub const IMAGE_BYTES_MAX: u64 = 3_750_000;
 /// Answers in a row with neither text nor a valid call, after which a run fails.

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::conclude::conclude;
-use crate::deltas::Deltas;
 use crate::connect::Connections;
+use crate::deltas::Deltas;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
 use crate::sandboxes::Sandboxes;

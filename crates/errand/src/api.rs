@@ -55,6 +55,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::config::{Config, TrustedProxies, UnknownFields};
 use error::ApiError;
 use limiter::Limiter;
+pub(crate) use v1::providers::own_providers;
 
 /// What of the settings the API needs.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clock::Clock;
-use crate::deltas::Deltas;
 use crate::connect::Connections;
+use crate::deltas::Deltas;
 use crate::model::Models;
 use crate::net::{Bounds, Guard};
 use crate::sandboxes::Sandboxes;

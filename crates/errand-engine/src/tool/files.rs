@@ -12,6 +12,7 @@
 //! Neither has changed anything, and neither is a result to keep where the run goes on elsewhere.
 
 pub(super) mod arguments;
+mod document;
 mod edit;
 pub(super) mod error;
 mod list;

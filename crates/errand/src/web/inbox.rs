@@ -164,7 +164,8 @@ fn the_call(request: &HumanRequest) -> Markup {
         Origin::InDoubt { .. } => {
             "The server was stopped during this call; whether it was done is not known:"
         }
-        Origin::Model | Origin::Tool { .. } => "It is about this call:",
+        Origin::Connection { .. } => "The connection's server asks during this call:",
+        Origin::Model | Origin::Tool { .. } | Origin::Limit { .. } => "It is about this call:",
     };
     html! {
         div {

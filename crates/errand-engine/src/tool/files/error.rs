@@ -3,6 +3,8 @@
 use errand_core::path::{BadPath, SandboxPath};
 use errand_sandbox::{EditError, FileError};
 
+use super::document::DocumentError;
+
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::tool) enum CallError {
@@ -28,6 +30,13 @@ pub(in crate::tool) enum CallError {
         "these lines of {path} hold more than {limit_bytes} bytes: ask for fewer, with `offset` and `limit`; a single line larger than that cannot be read"
     )]
     PartTooLarge { path: SandboxPath, limit_bytes: u64 },
+    /// A document or an image that gives nothing.
+    #[error("{path}: {source}")]
+    Document {
+        path: SandboxPath,
+        #[source]
+        source: DocumentError,
+    },
     /// More text than `write_file` takes.
     #[error("`content` has more than {limit_bytes} bytes: write less, or several files")]
     ContentTooLarge { limit_bytes: u64 },
@@ -67,6 +76,13 @@ impl CallError {
         match self {
             Self::Arguments(_) | Self::Path { .. } => "invalid_arguments",
             Self::File(error) => word_of(error),
+            Self::Document { source, .. } => match source {
+                DocumentError::TooLarge(_) => "too_large",
+                DocumentError::Busy => "busy",
+                DocumentError::Encrypted | DocumentError::Broken(_) | DocumentError::TooSlow => {
+                    "unreadable_document"
+                }
+            },
             Self::FileTooLarge { .. }
             | Self::PartTooLarge { .. }
             | Self::ContentTooLarge { .. }

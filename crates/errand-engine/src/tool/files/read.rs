@@ -1,15 +1,16 @@
-//! `read_file`: a file's text, whole or some of its lines.
+//! `read_file`: a file's text, whole or some of its lines; the text of a document; an image, for models that see.
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use errand_core::limits::READ_FILE_BYTES_MAX;
+use errand_core::limits::{DOCUMENT_BYTES_MAX, IMAGE_BYTES_MAX, READ_FILE_BYTES_MAX};
 use errand_core::path::SandboxPath;
-use errand_sandbox::{FileError, OpenFile, Root};
+use errand_sandbox::{FileError, OpenFile, Root, sha256_hex};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::document::{self, DocumentError, Kind};
 use super::error::CallError;
 use super::{FileTool, path_of};
 
@@ -24,11 +25,13 @@ pub(super) struct Arguments {
     offset: Option<u64>,
     /// The most lines to give. Without it: to the end.
     limit: Option<u64>,
+    /// Give the file's own bytes as text, also where it is a document (PDF, DOCX, XLSX, HTML) or an image.
+    raw: Option<bool>,
 }
 
 impl FileTool for ReadFile {
     const NAME: &'static str = "read_file";
-    const DESCRIPTION: &'static str = "Gives the text of a file in the sandbox, and nothing else: the whole file, or some of its lines by `offset` and `limit`. At most 4 MiB in one call; bytes that are not UTF-8 are replaced.";
+    const DESCRIPTION: &'static str = "Gives the text of a file in the sandbox, and nothing else: the whole file, or some of its lines by `offset` and `limit`. Of a PDF, DOCX, XLSX or HTML file it gives the text that people read, unless `raw` is true; a PNG, JPEG, GIF or WebP image is shown to you where you can see. At most 4 MiB in one call; bytes that are not UTF-8 are replaced.";
     type Arguments = Arguments;
 
     fn run(
@@ -42,6 +45,12 @@ impl FileTool for ReadFile {
             offset: arguments.offset.unwrap_or(0),
             limit: arguments.limit,
         };
+        if arguments.raw != Some(true) {
+            let head = root.read(&path, 0, HEAD_BYTES)?;
+            if let Some(kind) = document::kind(&path.to_string(), &head) {
+                return read_document(root, path, kind, &lines);
+            }
+        }
         let is_whole = arguments.offset.is_none() && arguments.limit.is_none();
         let limit_bytes = READ_FILE_BYTES_MAX;
         if is_whole && open.size_bytes > limit_bytes {
@@ -52,6 +61,39 @@ impl FileTool for ReadFile {
             .map_err(|stopped| stopped.explain(path, limit_bytes))?;
         Ok(Value::String(text(bytes)))
     }
+}
+
+/// What of a file its kind is known by.
+const HEAD_BYTES: u64 = 16;
+
+fn read_document(
+    root: &Root,
+    path: SandboxPath,
+    kind: Kind,
+    lines: &Lines,
+) -> Result<Value, CallError> {
+    let most = match kind {
+        Kind::Image(_) => IMAGE_BYTES_MAX,
+        Kind::Pdf | Kind::Docx | Kind::Xlsx | Kind::Html => DOCUMENT_BYTES_MAX,
+    };
+    let bytes = root.read(&path, 0, most + 1)?;
+    let failed = |source| CallError::Document {
+        path: path.clone(),
+        source,
+    };
+    if bytes.len() as u64 > most {
+        return Err(failed(DocumentError::TooLarge("its size")));
+    }
+    if let Kind::Image(media_type) = kind {
+        return Ok(json!({"image": {
+            "path": path.to_string(),
+            "media_type": media_type,
+            "size_bytes": bytes.len(),
+            "sha256": sha256_hex(&bytes),
+        }}));
+    }
+    let text = document::text(kind, bytes).map_err(failed)?;
+    Ok(Value::String(lines.of_text(text)))
 }
 
 fn text(bytes: Vec<u8>) -> String {
@@ -88,6 +130,21 @@ impl Stopped {
 }
 
 impl Lines {
+    /// The same of a text.
+    fn of_text(&self, text: String) -> String {
+        if self.offset == 0 && self.limit.is_none() {
+            return text;
+        }
+        let most = self
+            .limit
+            .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let skipped = usize::try_from(self.offset).unwrap_or(usize::MAX);
+        text.split_inclusive('\n')
+            .skip(skipped)
+            .take(most)
+            .collect()
+    }
+
     /// Reads as far as the file went when it was opened, so that one that somebody goes on appending to has an end.
     /// Holds no more than the bytes that it gives, however large the file is.
     fn read(

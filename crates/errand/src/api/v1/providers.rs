@@ -6,8 +6,8 @@ use axum::response::Response;
 use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
 use errand_engine::model::network::{Kind, OwnProvider, OwnProviders};
-use errand_store::Once;
 use errand_store::model::{ProviderRow, PutProvider};
+use errand_store::{Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use utoipa::ToSchema;
@@ -83,8 +83,8 @@ pub(crate) struct PutProviderRequest {
 impl RequestBody for PutProviderRequest {}
 
 /// The providers that a team has settings of its own for.
-pub(super) async fn own(app: &AppState, team: TeamId) -> Result<OwnProviders, ApiError> {
-    let rows = app.store.providers(team).await?;
+pub(crate) async fn own_providers(store: &Store, team: TeamId) -> Result<OwnProviders, StoreError> {
+    let rows = store.providers(team).await?;
     let own = rows.into_iter().filter_map(|row| {
         let own = OwnProvider {
             kind: Kind::parse(&row.kind)?,

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::name::webhook_url;
-use super::providers;
+use super::providers::own_providers;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
@@ -102,7 +102,7 @@ pub(crate) async fn start_run(
     let now = app.clock.now();
     let wanted = checked(&app, body.value)?;
     let models = app.models.clone();
-    let own = providers::own(&app, caller.team()).await?;
+    let own = own_providers(&app.store, caller.team()).await?;
     let start = StartRun {
         team: caller.team(),
         id: app.ids.run(now),

@@ -9,6 +9,7 @@ use errand_store::model::{PostMessage, Runnable, StartRun};
 use errand_store::{ForkRun, Once, Reach, StoreError};
 
 use super::to_run;
+use crate::api::own_providers;
 use crate::api::v1::forks::{copied_files, discard};
 use crate::web::Web;
 use crate::web::failure::{PageError, Shown};
@@ -131,7 +132,7 @@ pub(in crate::web) async fn fork(
         api_key: None,
         sandbox: sandbox.clone(),
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
         now,
     };
     let made = web.store.fork(fork, Once::not_recorded()).await;
@@ -157,6 +158,7 @@ pub(in crate::web) async fn begin(
 ) -> Result<RunId, StoreError> {
     let now = web.clock.now();
     let models = web.models.clone();
+    let own = own_providers(&web.store, visitor.team_id()).await?;
     let id = web.ids.run(now);
     let start = StartRun {
         team: visitor.team_id(),
@@ -168,6 +170,7 @@ pub(in crate::web) async fn begin(
         human_request_webhook_url: None,
         message: message.map(|text| (web.ids.message(now), text)),
         by: visitor.user_id(),
+        api_key: None,
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
         now,

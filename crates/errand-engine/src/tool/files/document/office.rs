@@ -1,0 +1,121 @@
+//! DOCX and XLSX: archives of XML.
+//!
+//! What an archive says of the sizes of its parts is not believed: each part is read once, and counted, before anything
+//! else reads it.
+
+use std::io::Cursor;
+
+use calamine::{Data, Reader as _, Xlsx};
+use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::Event;
+use quick_xml::reader::Reader;
+
+use super::{Archive, DocumentError, INFLATED_BYTES_MAX, TEXT_BYTES_MAX, broken, inflate};
+
+/// Most parts of an archive that are looked at.
+const PARTS_MAX: usize = 10_000;
+
+/// Opens an archive whose parts are together no larger than they may be.
+fn open(bytes: Vec<u8>) -> Result<Archive, DocumentError> {
+    let mut archive = Archive::new(Cursor::new(bytes)).map_err(broken)?;
+    if archive.len() > PARTS_MAX {
+        return Err(DocumentError::TooLarge("its parts"));
+    }
+    let mut left = INFLATED_BYTES_MAX;
+    for index in 0..archive.len() {
+        let part = archive.by_index(index).map_err(broken)?;
+        inflate(part, &mut left)?;
+    }
+    Ok(archive)
+}
+
+/// The text of a document's body, a line for each paragraph; cells of a table's row are separated by tabs.
+pub(super) fn docx(bytes: Vec<u8>) -> Result<String, DocumentError> {
+    let mut archive = open(bytes)?;
+    let part = archive.by_name("word/document.xml").map_err(broken)?;
+    let mut left = INFLATED_BYTES_MAX;
+    let xml = inflate(part, &mut left)?;
+    let mut reader = Reader::from_reader(xml.as_slice());
+    let (mut text, mut buffer, mut in_text) = (String::new(), Vec::new(), false);
+    loop {
+        buffer.clear();
+        match reader.read_event_into(&mut buffer).map_err(broken)? {
+            Event::Eof => break,
+            Event::Start(element) if element.local_name().as_ref() == "t" => in_text = true,
+            Event::End(element) => match element.local_name().as_ref() {
+                "t" => in_text = false,
+                "p" => text.push('\n'),
+                // The paragraph within a cell has ended its line.
+                "tc" if text.ends_with('\n') => {
+                    text.pop();
+                    text.push('\t');
+                }
+                "tr" => text.push('\n'),
+                _ => {}
+            },
+            Event::Empty(element) => match element.local_name().as_ref() {
+                "tab" => text.push('\t'),
+                "br" | "cr" => text.push('\n'),
+                "p" => text.push('\n'),
+                _ => {}
+            },
+            Event::Text(piece) if in_text => text.push_str(&piece.xml10_content()),
+            Event::CData(piece) if in_text => text.push_str(&piece.xml10_content()),
+            Event::GeneralRef(entity) if in_text => {
+                let name = entity.xml10_content();
+                if let Ok(Some(char)) = entity.resolve_char_ref() {
+                    text.push(char);
+                } else if let Some(known) = resolve_predefined_entity(&name) {
+                    text.push_str(known);
+                }
+            }
+            _ => {}
+        }
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(DocumentError::TooLarge("its text"));
+        }
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+/// The values of all sheets: a heading for each, a line for each row that has any, tabs between columns. It is read cell
+/// by cell: a sheet may name a cell that is a million rows away.
+pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, DocumentError> {
+    let archive = open(bytes)?;
+    let mut book: Xlsx<_> = Xlsx::new(archive.into_inner()).map_err(broken)?;
+    let mut text = String::new();
+    for name in book.sheet_names() {
+        if !text.is_empty() {
+            text.push_str("\n\n");
+        }
+        text.push_str(&format!("# {name}\n"));
+        let Ok(mut cells) = book.worksheet_cells_reader(&name) else {
+            // A chart has no cells.
+            continue;
+        };
+        let mut at: Option<(u32, u32)> = None;
+        while let Some(cell) = cells.next_cell().map_err(broken)? {
+            let (row, column) = cell.get_position();
+            let value = Data::from(cell.get_value().clone());
+            if value == Data::Empty {
+                continue;
+            }
+            let from = match at {
+                Some((last, column)) if last == row => column,
+                _ => {
+                    text.push('\n');
+                    0
+                }
+            };
+            // A column far away is no reason to write thousands of tabs.
+            let tabs = column.saturating_sub(from).min(100);
+            text.extend(std::iter::repeat_n('\t', tabs as usize));
+            text.push_str(&value.to_string().replace(['\t', '\n', '\r'], " "));
+            at = Some((row, column));
+            if text.len() > TEXT_BYTES_MAX {
+                return Err(DocumentError::TooLarge("its text"));
+            }
+        }
+    }
+    Ok(text)
+}
