@@ -113,6 +113,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     }
     let about = (fork.id, fork.source, fork.now);
     let mut row = new_row(about, old, build, &config, fork.sandbox.clone());
+    row.api_key = fork.api_key;
     row.webhook_url.clone_from(&fork.webhook_url);
     row.human_webhook_url
         .clone_from(&fork.human_request_webhook_url);

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::name::webhook_url;
+use super::providers::own_providers;
 use super::runs::{RunResponse, render_started};
 use crate::api::AppState;
 use crate::api::auth::Caller;
@@ -75,6 +76,7 @@ pub(crate) async fn fork_run(
         None
     };
     let models = app.models.clone();
+    let own = own_providers(&app.store, caller.team()).await?;
     let fork = ForkRun {
         team: caller.team(),
         run,
@@ -89,7 +91,7 @@ pub(crate) async fn fork_run(
         api_key: Some(caller.api_key()),
         sandbox: sandbox.clone(),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
         now,
     };
     let once = key.once(&caller, body.sha256, render_started);

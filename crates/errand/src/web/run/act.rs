@@ -117,6 +117,7 @@ pub(in crate::web) async fn fork(
     let now = web.clock.now();
     let sandbox = copied_files(&web, visitor.team_id(), run).await?;
     let models = web.models.clone();
+    let own = own_providers(&web.store, visitor.team_id()).await?;
     let id = web.ids.run(now);
     let fork = ForkRun {
         team: visitor.team_id(),
@@ -172,7 +173,7 @@ pub(in crate::web) async fn begin(
         by: visitor.user_id(),
         api_key: None,
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
         now,
     };
     web.store.start_run(start, Once::not_recorded()).await?;
