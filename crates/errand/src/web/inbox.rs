@@ -164,7 +164,7 @@ fn the_call(request: &HumanRequest) -> Markup {
         Origin::InDoubt { .. } => {
             "The server was stopped during this call; whether it was done is not known:"
         }
-        Origin::Model | Origin::Tool { .. } => "It is about this call:",
+        _ => "It is about this call:",
     };
     html! {
         div {
