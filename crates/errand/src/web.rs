@@ -13,6 +13,7 @@
 mod account;
 mod assets;
 mod assignments;
+mod connections;
 mod failure;
 mod files;
 mod form;
@@ -112,6 +113,8 @@ const READ: Access = Access::Needs(Permission::Read);
 const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
+const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
+const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
@@ -165,6 +168,15 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/webhooks/{webhook_id}/delete", WEBHOOKS, || post(webhooks::delete)),
     page(Method::POST, "/webhooks/{webhook_id}/test", WEBHOOKS, || post(webhooks::test)),
     page(Method::POST, "/deliveries/{delivery_id}/resend", RUNS, || post(webhooks::resend)),
+    page(Method::GET, "/connections", READ, || get(connections::list)),
+    page(Method::POST, "/connections", CONNECTIONS, || post(connections::create)),
+    page(Method::GET, "/connections/{connection_id}", READ, || get(connections::show)),
+    page(Method::POST, "/connections/{connection_id}", CONNECTIONS, || post(connections::save)),
+    page(Method::POST, "/connections/{connection_id}/probe", CONNECTIONS, || post(connections::probe)),
+    page(Method::POST, "/connections/{connection_id}/delete", CONNECTIONS, || post(connections::delete)),
+    page(Method::GET, "/settings/secrets", SECRETS, || get(settings::secrets::list)),
+    page(Method::POST, "/settings/secrets", SECRETS, || post(settings::secrets::set)),
+    page(Method::POST, "/settings/secrets/delete", SECRETS, || post(settings::secrets::delete)),
     page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
     page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
     page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),

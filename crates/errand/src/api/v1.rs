@@ -2,8 +2,8 @@
 
 pub(super) mod agents;
 pub(super) mod api_keys;
-pub(super) mod builds;
-pub(super) mod connections;
+pub(crate) mod builds;
+pub(crate) mod connections;
 pub(super) mod deliveries;
 pub(super) mod documentation;
 pub(super) mod events;
@@ -18,7 +18,7 @@ pub(crate) mod name;
 pub(super) mod providers;
 pub(super) mod runs;
 pub(super) mod sandboxes;
-pub(super) mod secrets;
+pub(crate) mod secrets;
 pub(super) mod summary;
 pub(super) mod uploads;
 pub(super) mod usage;

@@ -255,7 +255,7 @@ fn setup(build: &Build, now: Timestamp) -> Markup {
 }
 
 /// The word of a policy.
-fn word_of(policy: Policy) -> &'static str {
+pub(super) fn word_of(policy: Policy) -> &'static str {
     match policy {
         Policy::Allow => "allow",
         Policy::Ask => "ask",

@@ -26,7 +26,9 @@ pub(super) enum Section {
     Inbox,
     Runs,
     Assignments,
+    Connections,
     Webhooks,
+    Secrets,
     Team,
     Keys,
     Account,
@@ -171,11 +173,13 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
                     (link(Section::Inbox, "/inbox", "Inbox", "inbox", open_count(person)))
                     (link(Section::Runs, "/runs", "Runs", "runs", html! {}))
                     (link(Section::Assignments, "/assignments", "Assignments", "assignments", html! {}))
+                    (link(Section::Connections, "/connections", "Connections", "plug", html! {}))
                     (link(Section::Webhooks, "/webhooks", "Webhooks", "hook", html! {}))
                 }
                 h2 { "Settings" }
                 ul {
                     @if may(Permission::ManageKeys) { (link(Section::Keys, "/settings/api-keys", "API keys", "key", html! {})) }
+                    @if may(Permission::ManageSecrets) { (link(Section::Secrets, "/settings/secrets", "Secrets", "lock", html! {})) }
                     (link(Section::Team, "/settings/team", "Team", "team", html! {}))
                 }
             }

@@ -1,4 +1,5 @@
 //! Settings of a team.
 
 pub(super) mod keys;
+pub(super) mod secrets;
 pub(super) mod team;

@@ -196,6 +196,10 @@ pub(super) fn icon(name: &str) -> Markup {
         "hook" => {
             r#"<path d="M5.5 10.5a2.5 2.5 0 1 1-2-2.4M8 4.5a2.5 2.5 0 1 1 2 2.4L8 10.5M8 4.5L5.8 8.6M10.5 13a2.5 2.5 0 1 0 .3-3"/>"#
         }
+        "plug" => r#"<path d="M5.5 2v3.5M10.5 2v3.5M3.5 5.5h9v2a4.5 4.5 0 0 1-9 0zM8 12v2.5"/>"#,
+        "lock" => {
+            r#"<rect x="3" y="7" width="10" height="7" rx="1.5"/><path d="M5 7V5a3 3 0 0 1 6 0v2"/>"#
+        }
         "fork" => {
             r#"<circle cx="4.5" cy="3.5" r="1.5"/><circle cx="11.5" cy="3.5" r="1.5"/><circle cx="8" cy="12.5" r="1.5"/><path d="M4.5 5v1.5a2 2 0 0 0 2 2h3a2 2 0 0 0 2-2V5M8 8.5V11"/>"#
         }

@@ -58,6 +58,7 @@ mod tidy;
 mod web;
 mod web_assignments;
 mod web_browser;
+mod web_connections;
 mod web_log_in;
 mod web_pages;
 mod web_runs;

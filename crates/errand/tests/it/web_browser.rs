@@ -299,6 +299,8 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
         "/assignments/new",
         "/settings/api-keys",
         "/settings/team",
+        "/settings/secrets",
+        "/connections",
         "/webhooks",
         "/account",
         "/runs/none",

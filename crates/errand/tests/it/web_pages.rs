@@ -76,6 +76,8 @@ async fn each_page_has_the_headers_that_keep_it_ours() {
         "/assignments/new",
         "/settings/api-keys",
         "/settings/team",
+        "/settings/secrets",
+        "/connections",
         "/webhooks",
         "/account",
         "/log-in",

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::config::BuildConfig;
 use errand_core::connection::connection_of;
-use errand_core::id::{AgentId, BuildId};
+use errand_core::id::{AgentId, BuildId, TeamId};
 use errand_core::limits::CONFIG_BYTES_MAX;
 use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
@@ -127,7 +127,7 @@ pub(crate) async fn checked_build(
 ) -> Result<NewBuild, ApiError> {
     let config = BuildConfig::parse(&draft.config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
-    check_reach(app, caller, &config, within).await?;
+    check_reach(app, caller.team(), &config, within).await?;
     if draft.config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
@@ -144,14 +144,14 @@ pub(crate) async fn checked_build(
 }
 
 /// Holds what a build reaches for against what the team has.
-async fn check_reach(
+pub(crate) async fn check_reach(
     app: &AppState,
-    caller: &Caller,
+    team: TeamId,
     config: &BuildConfig,
     within: &str,
 ) -> Result<(), ApiError> {
     if !config.reach.secrets.is_empty() {
-        let there = app.store.secret_names(caller.team()).await?;
+        let there = app.store.secret_names(team).await?;
         if let Some(absent) = config
             .reach
             .secrets
@@ -164,7 +164,7 @@ async fn check_reach(
         }
     }
     let ids = config.reach.connections.clone();
-    let there = app.store.connections_of(caller.team(), ids.clone()).await?;
+    let there = app.store.connections_of(team, ids.clone()).await?;
     if let Some(absent) = ids
         .iter()
         .find(|id| !there.iter().any(|connection| connection.id == **id))

@@ -6,7 +6,7 @@ use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::connection::{self, NAME_CHARS_MAX, ProbedTool, connection_of};
-use errand_core::id::ConnectionId;
+use errand_core::id::{ConnectionId, TeamId};
 use errand_core::policy::Policy;
 use errand_core::secret;
 use errand_core::time::Timestamp;
@@ -283,7 +283,7 @@ pub(crate) async fn create_connection(
         id: app.ids.connection(now),
         team: caller.team(),
         name,
-        setup: setup_of(&app, &caller, transport).await?,
+        setup: setup_of(&app, caller.team(), transport).await?,
         floors,
         trusted,
         by: caller.user(),
@@ -315,7 +315,7 @@ pub(crate) async fn change_connection(
         check_floors(&name, floors)?;
     }
     let setup = match transport {
-        Some(transport) => Some(setup_of(&app, &caller, transport).await?),
+        Some(transport) => Some(setup_of(&app, caller.team(), transport).await?),
         None => None,
     };
     let change = ConnectionChange {
@@ -385,7 +385,7 @@ fn render(connection: &Connection) -> StoredAnswer {
     )
 }
 
-fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
+pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
     let strange = floors
         .keys()
         .find(|tool| *tool != "*" && connection_of(tool) != Some(name));
@@ -401,9 +401,9 @@ fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
 }
 
 /// What is stored of how a server is reached.
-async fn setup_of(
+pub(crate) async fn setup_of(
     app: &AppState,
-    caller: &Caller,
+    team: TeamId,
     transport: Transport,
 ) -> Result<Setup, ApiError> {
     match transport {
@@ -422,7 +422,7 @@ async fn setup_of(
                     "an address holds no secret; put it into transport.headers".to_owned(),
                 ));
             }
-            check_values(app, caller, "transport.headers", &headers).await?;
+            check_values(app, team, "transport.headers", &headers).await?;
             for name in headers.keys() {
                 if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
                     return Err(ApiError::invalid(
@@ -448,7 +448,7 @@ async fn setup_of(
                     ),
                 ));
             }
-            check_values(app, caller, "transport.env", &env).await?;
+            check_values(app, team, "transport.env", &env).await?;
             let fits = |name: &&String| {
                 !name.is_empty()
                     && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -469,7 +469,7 @@ async fn setup_of(
 
 async fn check_values(
     app: &AppState,
-    caller: &Caller,
+    team: TeamId,
     path: &str,
     values: &BTreeMap<String, String>,
 ) -> Result<(), ApiError> {
@@ -479,7 +479,7 @@ async fn check_values(
             format!("it takes at most {VALUES_MAX} values of {VALUE_BYTES_MAX} bytes each"),
         ));
     }
-    let there = app.store.secret_names(caller.team()).await?;
+    let there = app.store.secret_names(team).await?;
     for (name, value) in values {
         let named = secret::marks_in(value);
         if named.is_empty() && secret::first_named_in("", &Value::String(value.clone())).is_some() {

@@ -119,7 +119,25 @@ pub(crate) async fn set_secret(
     body: Json<SetSecretRequest>,
 ) -> Result<Response, ApiError> {
     let SetSecretRequest { name, value } = body.value;
-    if !secret::is_name(&name) {
+    let value = value
+        .0
+        .ok_or_else(|| ApiError::invalid("value", "it takes a text".to_owned()))?;
+    checked(&name, &value)?;
+    let new = SetSecret {
+        team: caller.team(),
+        name,
+        value,
+        by: caller.user(),
+        now: app.clock.now(),
+    };
+    let once = key.once(&caller, keyed(&app, body.sha256), render_set);
+    let answer = app.store.set_secret(new, once).await?;
+    Ok(response(answer, render_set))
+}
+
+/// Whether a secret can be stored: its name and its value fit.
+pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
+    if !secret::is_name(name) {
         return Err(ApiError::invalid(
             "name",
             format!(
@@ -127,9 +145,6 @@ pub(crate) async fn set_secret(
             ),
         ));
     }
-    let value = value
-        .0
-        .ok_or_else(|| ApiError::invalid("value", "it takes a text".to_owned()))?;
     if value.chars().count() < VALUE_CHARS_MIN {
         return Err(ApiError::invalid(
             "value",
@@ -144,16 +159,7 @@ pub(crate) async fn set_secret(
             format!("it takes at most {VALUE_BYTES_MAX} bytes"),
         ));
     }
-    let new = SetSecret {
-        team: caller.team(),
-        name,
-        value,
-        by: caller.user(),
-        now: app.clock.now(),
-    };
-    let once = key.once(&caller, keyed(&app, body.sha256), render_set);
-    let answer = app.store.set_secret(new, once).await?;
-    Ok(response(answer, render_set))
+    Ok(())
 }
 
 fn render_set(secret: &Secret) -> StoredAnswer {

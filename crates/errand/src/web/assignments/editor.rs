@@ -13,19 +13,23 @@ use errand_core::config::{BadConfig, BuildConfig};
 use errand_core::id::AgentId;
 use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
 use errand_core::policy;
-use errand_store::Once;
-use errand_store::model::{NewAgent, NewBuild};
+use errand_store::model::{NewAgent, NewBuild, PageQuery};
+use errand_store::{Connection, Once, StoreError};
 use http::StatusCode;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::locate::line_of;
 use super::{Tab, head};
-use crate::web::failure::{Shown, sentence};
+use crate::api::v1::builds::check_reach;
+use crate::web::failure::{PageError, Shown, sentence};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
+
+/// Most connections that are offered.
+const CONNECTIONS_MAX: u32 = 100;
 
 /// What is wrong with a form: at which field, what, and in which line of it.
 pub(super) struct Wrong {
@@ -44,9 +48,20 @@ impl Wrong {
     }
 }
 
-pub(in crate::web) async fn blank(visitor: Visitor) -> Response {
+pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> Shown {
     let fields = fields::of_config(&json!({ "version": "v2", "data": {} }));
-    new_page(&visitor, &fields, None)
+    let offered = connections(&web, &visitor).await?;
+    Ok(new_page(&visitor, &offered, &fields, None))
+}
+
+/// The team's connections, whose tools are offered.
+async fn connections(web: &Web, visitor: &Visitor) -> Result<Vec<Connection>, StoreError> {
+    let all = PageQuery {
+        limit: CONNECTIONS_MAX,
+        offset: 0,
+    };
+    let page = web.store.list_connections(visitor.team_id(), all).await?;
+    Ok(page.items)
 }
 
 pub(in crate::web) async fn create(
@@ -55,10 +70,11 @@ pub(in crate::web) async fn create(
     Form(sent): Form,
 ) -> Shown {
     let base = json!({ "version": "v2", "data": {} });
-    let made = name_of(&sent).and_then(|name| Ok((name, config_of(&sent, base)?)));
+    let offered = connections(&web, &visitor).await?;
+    let made = made(&web, &visitor, &sent, base).await?;
     let (name, config) = match made {
         Ok(made) => made,
-        Err(wrong) => return Ok(new_page(&visitor, &sent, Some(&wrong))),
+        Err(wrong) => return Ok(new_page(&visitor, &offered, &sent, Some(&wrong))),
     };
     let now = web.clock.now();
     let agent = NewAgent {
@@ -85,7 +101,8 @@ pub(in crate::web) async fn edit(
     );
     let mut fields = fields::of_config(&config);
     fields.set("name", &agent.name);
-    Ok(edit_page(&visitor, &agent, &fields, None))
+    let offered = connections(&web, &visitor).await?;
+    Ok(edit_page(&visitor, &agent, &offered, &fields, None))
 }
 
 pub(in crate::web) async fn save(
@@ -100,10 +117,11 @@ pub(in crate::web) async fn save(
         || json!({ "version": "v2", "data": {} }),
         |build| build.config.clone(),
     );
-    let made = name_of(&sent).and_then(|name| Ok((name, config_of(&sent, base)?)));
+    let offered = connections(&web, &visitor).await?;
+    let made = made(&web, &visitor, &sent, base).await?;
     let (name, config) = match made {
         Ok(made) => made,
-        Err(wrong) => return Ok(edit_page(&visitor, &agent, &sent, Some(&wrong))),
+        Err(wrong) => return Ok(edit_page(&visitor, &agent, &offered, &sent, Some(&wrong))),
     };
     let now = web.clock.now();
     if name != agent.name {
@@ -118,6 +136,37 @@ pub(in crate::web) async fn save(
             .await?;
     }
     Ok(Redirect::to(&format!("/assignments/{id}")).into_response())
+}
+
+/// Name and config of a form, checked as the API checks them. The inner error is for the person.
+async fn made(
+    web: &Web,
+    visitor: &Visitor,
+    sent: &Fields,
+    base: Value,
+) -> Result<Result<(String, Value), Wrong>, PageError> {
+    let made = name_of(sent).and_then(|name| Ok((name, config_of(sent, base)?)));
+    let (name, config) = match made {
+        Ok(made) => made,
+        Err(wrong) => return Ok(Err(wrong)),
+    };
+    let parsed = match BuildConfig::parse(&config) {
+        Ok(parsed) => parsed,
+        Err(bad) => return Ok(Err(wrong_at(&bad, sent))),
+    };
+    match check_reach(web, visitor.team_id(), &parsed, "").await {
+        Ok(()) => Ok(Ok((name, config))),
+        Err(error) if error.status() == StatusCode::BAD_REQUEST => {
+            let message = error.message().trim_start_matches("config.");
+            let (path, message) = message.split_once(": ").unwrap_or(("", message));
+            let bad = BadConfig {
+                path: path.to_owned(),
+                message: message.to_owned(),
+            };
+            Ok(Err(wrong_at(&bad, sent)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewBuild {
@@ -163,6 +212,7 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
         "models" => "model",
         "input" => "instructions",
         "tools" => "tools",
+        "connections" => "connections",
         "limits" => return Wrong::new(&path.replace("limits.", "limit_"), message),
         "human_requests" => "expires_in",
         "human_in_the_loop" => "people",
@@ -183,11 +233,16 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
     Wrong::new(field, message)
 }
 
-fn new_page(visitor: &Visitor, fields: &Fields, wrong: Option<&Wrong>) -> Response {
+fn new_page(
+    visitor: &Visitor,
+    offered: &[Connection],
+    fields: &Fields,
+    wrong: Option<&Wrong>,
+) -> Response {
     let body = html! {
         div.crumbs { a href="/assignments" { "Assignments" } }
         div.head { h1 { "New assignment" } }
-        (form(visitor, "/assignments/new", fields, wrong, "Create"))
+        (form(visitor, "/assignments/new", (offered, fields), wrong, "Create"))
     };
     respond(visitor, "New assignment", wrong, &body)
 }
@@ -195,13 +250,14 @@ fn new_page(visitor: &Visitor, fields: &Fields, wrong: Option<&Wrong>) -> Respon
 fn edit_page(
     visitor: &Visitor,
     agent: &errand_store::model::Agent,
+    offered: &[Connection],
     fields: &Fields,
     wrong: Option<&Wrong>,
 ) -> Response {
     let action = format!("/assignments/{}/edit", agent.id);
     let body = html! {
         (head(visitor, agent, Tab::Edit))
-        (form(visitor, &action, fields, wrong, "Save as a new build"))
+        (form(visitor, &action, (offered, fields), wrong, "Save as a new build"))
     };
     respond(visitor, &agent.name, wrong, &body)
 }
@@ -218,7 +274,7 @@ fn respond(visitor: &Visitor, title: &str, wrong: Option<&Wrong>, body: &Markup)
 fn form(
     visitor: &Visitor,
     action: &str,
-    fields: &Fields,
+    (offered, fields): (&[Connection], &Fields),
     wrong: Option<&Wrong>,
     does: &str,
 ) -> Markup {
@@ -240,7 +296,8 @@ fn form(
                 textarea #instructions name="instructions" rows="8" aria-describedby=[of("instructions").map(|_| "instructions-wrong")] { (fields.get("instructions")) }
                 (says("instructions", of("instructions")))
             }
-            (policies(fields, of("tools")))
+            (connections_of(offered, fields, of("connections")))
+            (policies(offered, fields, of("tools")))
             (people(fields, of("expires_in"), of("people")))
             fieldset {
                 legend { "Limits of a run " span.hint { "an empty field is no limit; working time is a day" } }
@@ -278,8 +335,34 @@ fn line(
     }
 }
 
-fn policies(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
-    let names = fields::tools(fields);
+/// Which connections the assignment has.
+fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let chosen: Vec<&str> = fields.all("connection").collect();
+    html! {
+        @if !offered.is_empty() {
+            fieldset #connections {
+                legend { "Connections " span.hint { "the tools of those that are ticked can be chosen below" } }
+                (says("connections", wrong))
+                @for connection in offered {
+                    @let id = connection.id.to_string();
+                    label.choice { input type="checkbox" name="connection" value=(id) checked[chosen.contains(&id.as_str())]; span.mono { (connection.name) } }
+                }
+            }
+        }
+    }
+}
+
+fn policies(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let mut names = fields::tools(fields);
+    for tool in offered
+        .iter()
+        .filter_map(|connection| connection.tools.as_ref())
+        .flatten()
+    {
+        if !names.contains(&tool.name) {
+            names.push(tool.name.clone());
+        }
+    }
     html! {
         fieldset #tools {
             legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run, then asked · deny: the model is told no · off: the model does not have it" } }

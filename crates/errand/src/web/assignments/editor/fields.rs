@@ -24,10 +24,12 @@ pub(super) fn of_config(config: &Value) -> Fields {
     fields.set("model", &model_of(data));
     fields.set("instructions", &instructions_of(data));
     let tools = data.get("tools").and_then(Value::as_object);
-    for (name, _) in policy::BUILTIN {
+    let by_default = |name: &str| policy::BUILTIN.iter().any(|(known, _)| *known == name);
+    for name in policy::names() {
         let word = match tools {
-            // Without a word on tools a build has all of the built-in ones.
-            None => "allow",
+            // Without a word on tools a build has those of the sandbox and those that ask.
+            None if by_default(name) => "allow",
+            None => "off",
             Some(tools) => tools.get(name).and_then(Value::as_str).unwrap_or("off"),
         };
         fields.set(&format!("tool.{name}"), word);
@@ -48,6 +50,10 @@ pub(super) fn of_config(config: &Value) -> Fields {
     fields.set("on_expire", &inside("human_requests", "on_expire"));
     for name in ["steps", "tokens", "cost_usd", "seconds"] {
         fields.set(&format!("limit_{name}"), &inside("limits", name));
+    }
+    let connections = data.get("connections").and_then(Value::as_array);
+    for id in connections.into_iter().flatten().filter_map(Value::as_str) {
+        fields.add("connection", id);
     }
     if let Some(playbook) = data.get("playbook").filter(|value| !value.is_null()) {
         fields.set("playbook", &yaml(playbook));
@@ -94,10 +100,7 @@ fn instructions_of(data: &Map<String, Value>) -> String {
 
 /// All tools that the form has a row for, the built-in ones first.
 pub(super) fn tools(fields: &Fields) -> Vec<String> {
-    let mut names: Vec<String> = policy::BUILTIN
-        .iter()
-        .map(|(name, _)| (*name).to_owned())
-        .collect();
+    let mut names: Vec<String> = policy::names().map(str::to_owned).collect();
     let others: BTreeSet<String> = fields
         .names()
         .filter_map(|name| name.strip_prefix("tool."))
@@ -135,6 +138,12 @@ pub(super) fn to_config(sent: &Fields, base: Value) -> Result<Value, Wrong> {
         })
         .collect();
     data.insert("tools".to_owned(), Value::Object(tools));
+    let connections: Vec<&str> = sent.all("connection").collect();
+    if connections.is_empty() {
+        data.remove("connections");
+    } else {
+        data.insert("connections".to_owned(), json!(connections));
+    }
     if sent.is_on("people") {
         data.remove("human_in_the_loop");
     } else {

@@ -1,0 +1,521 @@
+//! Connections: MCP servers whose tools assignments may have. Added, probed with the tools that were found, changed,
+//! removed; which assignments use them.
+//!
+//! What an address, a header or a variable may be is checked by the same functions as in the API.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::connection::{NAME_CHARS_MAX, is_name};
+use errand_core::id::{AgentId, ConnectionId};
+use errand_core::policy::Policy;
+use errand_core::role::Permission;
+use errand_store::model::PageQuery;
+use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use super::failure::{PageError, Shown, sentence, told};
+use super::form::{Fields, Form, Params, Path};
+use super::guard::Visitor;
+use super::layout::{Section, page_with_status};
+use super::{Web, ui};
+use crate::api::error::ApiError;
+use crate::api::v1::connections::{Transport, check_floors, setup_of};
+
+/// Connections of one page.
+const LIMIT: u32 = 25;
+/// Among how many assignments it is looked for who uses a connection.
+const AGENTS_MAX: u32 = 500;
+/// The floors that the form offers, and what they mean.
+const FLOORS: [(&str, &str); 4] = [
+    ("", "as the server describes each tool"),
+    ("guard", "guard: asked for after untrusted content"),
+    ("ask", "ask: a person releases each call"),
+    ("deny", "deny: no tool may be called"),
+];
+
+/// What is wrong with a form, and what was sent.
+#[derive(Default)]
+struct Told {
+    wrong: Option<String>,
+    sent: Fields,
+}
+
+fn status_of(told: &Told) -> StatusCode {
+    if told.wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    }
+}
+
+pub(super) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    render_list(&web, &visitor, offset, &Told::default()).await
+}
+
+async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.list_connections(visitor.team_id(), query).await?;
+    let shown = found.items.len() as u64;
+    let body = html! {
+        div.head { h1 { "Connections" } }
+        p.lead { "A connection is an MCP server. Its tools are offered in the set-up of assignments, each with its own policy." }
+        div.card {
+            @if found.items.is_empty() { (ui::empty("There are no connections yet", &html! { "Add a server to give assignments its tools." })) }
+            @else {
+                (table(visitor, &found.items))
+                (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/connections?offset={offset}")))
+            }
+        }
+        @if visitor.may(Permission::ManageConnections) {
+            section.card.pad {
+                div.head { h2 { "New connection" } }
+                (ui::alert(told.wrong.as_deref()))
+                (form(web, visitor, "/connections", &told.sent, true))
+            }
+        }
+    };
+    Ok(page_with_status(
+        status_of(told),
+        visitor,
+        "Connections",
+        Section::Connections,
+        &body,
+    ))
+}
+
+fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Connection" } th scope="col" { "Server" } th.num scope="col" { "Tools" } th scope="col" { "Probed" } } }
+                tbody {
+                    @for connection in connections {
+                        tr {
+                            td.title { a.mono href={ "/connections/" (connection.id) } { (connection.name) } @if connection.trusted { span.sub { "trusted" } } }
+                            td.mono { (server_of(connection)) }
+                            td.num data-label="tools" { @match &connection.tools { Some(tools) => (tools.len()), None => "–" } }
+                            td data-label="probed" { @match connection.probed_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn server_of(connection: &Connection) -> &str {
+    match &connection.setup {
+        Setup::Http { url, .. } => url,
+        Setup::Stdio { command, .. } => command,
+    }
+}
+
+fn form(web: &Web, visitor: &Visitor, action: &str, sent: &Fields, is_new: bool) -> Markup {
+    let declared: Vec<&str> = web.connections.declared().collect();
+    let kind = sent.given("kind").unwrap_or("http");
+    let floor = sent.get("floor");
+    html! {
+        form.form method="post" action=(action) {
+            (ui::form_token(visitor))
+            @if is_new {
+                div.field { label for="name" { "Name " span.hint { "its tools are called name__tool" } } input #name name="name" value=(sent.get("name")) placeholder="mail" maxlength=(NAME_CHARS_MAX) required autocomplete="off"; }
+            }
+            fieldset {
+                legend { "Server" }
+                label.choice { input type="radio" name="kind" value="http" checked[kind == "http"]; span { "At an address" } }
+                div.field { label for="url" { "Address" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://mcp.example.com/mcp" autocomplete="off"; }
+                label.choice { input type="radio" name="kind" value="stdio" checked[kind == "stdio"] disabled[declared.is_empty()]; span { "A program that the operator has declared" @if declared.is_empty() { span.hint { "none is declared in errand.toml" } } } }
+                @if !declared.is_empty() {
+                    div.field { label for="command" { "Program" } select #command name="command" { @for name in &declared { option value=(name) selected[sent.get("command") == *name] { (name) } } } }
+                }
+            }
+            div.field.wide {
+                label for="values" { "Headers, or variables of the program " span.hint { "one in each line, NAME: value; a secret as {{ secret.NAME }}" } }
+                textarea.code #values name="values" rows="3" spellcheck="false" placeholder="Authorization: Bearer {{ secret.MAIL_TOKEN }}" { (sent.get("values")) }
+            }
+            div.field {
+                label for="floor" { "Least strict policy of its tools " span.hint { "a build can only be stricter" } }
+                select #floor name="floor" { @for (word, text) in FLOORS { option value=(word) selected[word == floor] { (text) } } }
+            }
+            label.choice { input type="checkbox" name="trusted" value="on" checked[sent.is_on("trusted")]; span { "What it returns is trusted" span.hint { "else it counts as untrusted content, for the policy guard" } } }
+            div.buttons { button.main { @if is_new { "Add" } @else { "Save" } } }
+        }
+    }
+}
+
+/// `NAME: value` lines.
+fn values_of(text: &str) -> Result<BTreeMap<String, String>, PageError> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let (name, value) = line.split_once(':').ok_or_else(|| {
+                PageError::bad(format!("“{line}” has no colon: it takes NAME: value"))
+            })?;
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        })
+        .collect()
+}
+
+fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
+    let values = values_of(sent.get("values"))?;
+    Ok(if sent.get("kind") == "stdio" {
+        Transport::Stdio {
+            command: sent.get("command").to_owned(),
+            env: values,
+        }
+    } else {
+        Transport::Http {
+            url: sent.get("url").trim().to_owned(),
+            headers: values,
+        }
+    })
+}
+
+/// The floors that a form gives, on top of those of single tools, which it does not know.
+fn floors_of(sent: &Fields, mut floors: Floors) -> Floors {
+    match sent.given("floor").and_then(policy_of) {
+        Some(policy) => floors.insert("*".to_owned(), policy),
+        None => floors.remove("*"),
+    };
+    floors
+}
+
+fn policy_of(word: &str) -> Option<Policy> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+}
+
+/// What the API's check answers, as what a form is told.
+fn as_told(error: ApiError) -> PageError {
+    if error.status() == StatusCode::BAD_REQUEST {
+        let message = error.message().trim_start_matches("transport.");
+        PageError::bad(message.to_owned())
+    } else {
+        PageError::Inside(error)
+    }
+}
+
+pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent): Form) -> Shown {
+    match try_create(&web, &visitor, &sent).await {
+        Ok(id) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error)?),
+                sent,
+            };
+            render_list(&web, &visitor, 0, &told).await
+        }
+    }
+}
+
+async fn try_create(
+    web: &Web,
+    visitor: &Visitor,
+    sent: &Fields,
+) -> Result<ConnectionId, PageError> {
+    let name = sent.get("name").trim().to_owned();
+    if !is_name(&name) {
+        return Err(PageError::bad(format!(
+            "The name takes 1 to {NAME_CHARS_MAX} small letters, digits, “-” and single “_”, and begins with a letter."
+        )));
+    }
+    let floors = floors_of(sent, Floors::new());
+    check_floors(&name, &floors).map_err(as_told)?;
+    let now = web.clock.now();
+    let setup = setup_of(web, visitor.team_id(), transport_of(sent)?)
+        .await
+        .map_err(as_told)?;
+    let new = NewConnection {
+        id: web.ids.connection(now),
+        team: visitor.team_id(),
+        name,
+        setup,
+        floors,
+        trusted: sent.is_on("trusted"),
+        by: visitor.user_id(),
+        now,
+    };
+    let id = new.id;
+    web.store
+        .create_connection(new, Once::not_recorded())
+        .await?;
+    Ok(id)
+}
+
+pub(super) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+) -> Shown {
+    render_one(&web, &visitor, id, None, &Told::default()).await
+}
+
+async fn render_one(
+    web: &Web,
+    visitor: &Visitor,
+    id: ConnectionId,
+    probe_error: Option<&str>,
+    told: &Told,
+) -> Shown {
+    let connection = web.store.connection(visitor.team_id(), id).await?;
+    let users = users_of(web, visitor, id).await?;
+    let manages = visitor.may(Permission::ManageConnections);
+    let fields = if told.wrong.is_some() {
+        told.sent.clone()
+    } else {
+        fields_of(&connection)
+    };
+    let body = html! {
+        div.crumbs { a href="/connections" { "Connections" } }
+        div.head {
+            h1 { (connection.name) }
+            (ui::id(&id.to_string()))
+            @if manages {
+                div.actions {
+                    form method="post" action={ "/connections/" (id) "/probe" } { (ui::form_token(visitor)) button { (ui::icon("again")) "Probe" } }
+                    form method="post" action={ "/connections/" (id) "/delete" } data-confirm="Remove this connection? Assignments that use it lose its tools." { (ui::form_token(visitor)) button.risky { "Remove" } }
+                }
+            }
+        }
+        @if let Some(error) = probe_error { div.alert role="alert" { "The server was not reached: " (error) } }
+        div.grid-2 {
+            div {
+                section {
+                    div.head { h2 { "Tools" } @if let Some(at) = connection.probed_at { span.dim.small { "as probed " (ui::time(at, visitor.now)) } } }
+                    div.card { (tools(&connection)) }
+                }
+                @if manages {
+                    section.card.pad {
+                        div.head { h2 { "Change it" } }
+                        (ui::alert(told.wrong.as_deref()))
+                        (form(web, visitor, &format!("/connections/{id}"), &fields, false))
+                    }
+                }
+            }
+            div {
+                dl.facts {
+                    dt { "Server" } dd.mono { (server_of(&connection)) }
+                    dt { "Trusted" } dd { @if connection.trusted { "yes" } @else { "no" } }
+                    dt { "Signed in" } dd { @match &connection.signed_in_at { Some(issuer) => (issuer), None => "no" } }
+                    dt { "Made" } dd { (ui::time(connection.created_at, visitor.now)) }
+                }
+                section {
+                    div.head { h2 { "Used by" } }
+                    @if users.is_empty() { p.dim.small { "No assignment uses it." } }
+                    ul.files { @for (agent, name) in &users { li { a.name href={ "/assignments/" (agent) } { (name) } } } }
+                }
+            }
+        }
+    };
+    Ok(page_with_status(
+        status_of(told),
+        visitor,
+        &connection.name,
+        Section::Connections,
+        &body,
+    ))
+}
+
+fn tools(connection: &Connection) -> Markup {
+    let Some(tools) = connection.tools.as_ref() else {
+        return ui::empty(
+            "Not probed yet",
+            &html! { "A probe asks the server for its tools." },
+        );
+    };
+    if tools.is_empty() {
+        return ui::empty(
+            "The server has no tools",
+            &html! { "Probe it again when it has." },
+        );
+    }
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Tool" } th scope="col" { "Does" } th scope="col" { "Policy at least" } } }
+                tbody {
+                    @for tool in tools {
+                        @let policy = super::assignments::word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
+                        tr {
+                            td.title { span.mono { (tool.name) } span.sub { (tool.description.chars().take(300).collect::<String>()) } }
+                            td.small { (does(tool)) }
+                            td { (ui::state(policy, policy)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn does(tool: &errand_core::connection::ProbedTool) -> String {
+    let hints = &tool.hints;
+    let mut words = vec![if hints.read_only { "reads" } else { "changes" }];
+    if hints.destructive && !hints.read_only {
+        words.push("may remove");
+    }
+    if hints.idempotent {
+        words.push("can be repeated");
+    }
+    if hints.open_world {
+        words.push("reaches beyond");
+    }
+    words.join(", ")
+}
+
+fn fields_of(connection: &Connection) -> Fields {
+    let mut fields = Fields::default();
+    let values = match &connection.setup {
+        Setup::Http { url, headers } => {
+            fields.set("kind", "http");
+            fields.set("url", url);
+            headers
+        }
+        Setup::Stdio { command, env } => {
+            fields.set("kind", "stdio");
+            fields.set("command", command);
+            env
+        }
+    };
+    let lines: Vec<String> = values
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    fields.set("values", &lines.join("\n"));
+    if let Some(policy) = connection.floors.get("*") {
+        fields.set("floor", super::assignments::word_of(*policy));
+    }
+    if connection.trusted {
+        fields.set("trusted", "on");
+    }
+    fields
+}
+
+/// The assignments whose latest build names the connection.
+async fn users_of(
+    web: &Web,
+    visitor: &Visitor,
+    id: ConnectionId,
+) -> Result<Vec<(AgentId, String)>, PageError> {
+    let all = PageQuery {
+        limit: AGENTS_MAX,
+        offset: 0,
+    };
+    let agents = web.store.list_agents(visitor.team_id(), all).await?;
+    let wanted = id.to_string();
+    let uses = |config: &serde_json::Value| {
+        config
+            .pointer("/data/connections")
+            .and_then(serde_json::Value::as_array)
+            .is_some_and(|ids| ids.iter().any(|id| id.as_str() == Some(&wanted)))
+    };
+    Ok(agents
+        .items
+        .into_iter()
+        .filter(|(_, build)| build.as_ref().is_some_and(|build| uses(&build.config)))
+        .map(|(agent, _)| (agent.id, agent.name))
+        .collect())
+}
+
+pub(super) async fn save(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+    Form(sent): Form,
+) -> Shown {
+    match try_save(&web, &visitor, id, &sent).await {
+        Ok(()) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error)?),
+                sent,
+            };
+            render_one(&web, &visitor, id, None, &told).await
+        }
+    }
+}
+
+async fn try_save(
+    web: &Web,
+    visitor: &Visitor,
+    id: ConnectionId,
+    sent: &Fields,
+) -> Result<(), PageError> {
+    let team = visitor.team_id();
+    let connection = web.store.connection(team, id).await?;
+    let floors = floors_of(sent, connection.floors);
+    check_floors(&connection.name, &floors).map_err(as_told)?;
+    let setup = setup_of(web, team, transport_of(sent)?)
+        .await
+        .map_err(as_told)?;
+    let change = ConnectionChange {
+        setup: Some(setup),
+        floors: Some(floors),
+        trusted: Some(sent.is_on("trusted")),
+    };
+    web.store
+        .change_connection(team, id, change, web.clock.now(), Once::not_recorded())
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn probe(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+    Form(_): Form,
+) -> Shown {
+    let connection = web.store.connection(visitor.team_id(), id).await?;
+    match web.connections.probe(&connection).await? {
+        Ok(_) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
+        Err(error) => {
+            let error = sentence(&error);
+            render_one(&web, &visitor, id, Some(&error), &Told::default()).await
+        }
+    }
+}
+
+pub(super) async fn delete(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .delete_connection(team, id, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/connections").into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_lines_with_a_colon() {
+        let values = values_of("Authorization: Bearer {{ secret.X }}\n\n a : b:c \n")
+            .ok()
+            .unwrap();
+        assert_eq!(values["Authorization"], "Bearer {{ secret.X }}");
+        assert_eq!(values["a"], "b:c");
+        assert!(values_of("no colon").is_err());
+    }
+
+    #[test]
+    fn a_floor_is_a_policy_s_word() {
+        assert_eq!(policy_of("ask"), Some(Policy::Ask));
+        assert_eq!(policy_of("x"), None);
+    }
+}

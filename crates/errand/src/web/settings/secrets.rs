@@ -1,0 +1,159 @@
+//! Secrets of the team: set, replaced, deleted; never shown.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::id::UserId;
+use errand_core::role::Permission;
+use errand_store::Once;
+use errand_store::model::PageQuery;
+use errand_store::{Secret, SetSecret};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use crate::api::v1::secrets::checked;
+use crate::web::failure::{Shown, sentence};
+use crate::web::form::{Form, Params};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page_with_status};
+use crate::web::{Web, ui};
+
+/// Secrets of one page.
+const LIMIT: u32 = 50;
+
+pub(in crate::web) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    render(&web, &visitor, offset, "", None).await
+}
+
+async fn render(
+    web: &Web,
+    visitor: &Visitor,
+    offset: u64,
+    name: &str,
+    wrong: Option<&str>,
+) -> Shown {
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.list_secrets(visitor.team_id(), query).await?;
+    let makers: Vec<UserId> = found
+        .items
+        .iter()
+        .filter_map(|one| one.created_by)
+        .collect();
+    let people = web.store.emails_of(makers).await?;
+    let shown = found.items.len() as u64;
+    let manages = visitor.may(Permission::ManageSecrets);
+    let body = html! {
+        div.head { h1 { "Secrets" } }
+        p.lead { "Connections name a secret as " code { "{{ secret.NAME }}" } ". Its value is sealed, is put in when it is needed, and is shown to nobody, models included." }
+        @if manages {
+            section.card.pad {
+                div.head { h2 { "Set a secret" } }
+                (ui::alert(wrong))
+                form.row method="post" action="/settings/secrets" {
+                    (ui::form_token(visitor))
+                    div.field { label for="name" { "Name" } input #name name="name" value=(name) placeholder="MAIL_TOKEN" required autocomplete="off"; }
+                    div.field { label for="value" { "Value " span.hint { "one that is there is replaced" } } input #value name="value" type="password" required autocomplete="off"; }
+                    button.main { "Set" }
+                }
+            }
+        }
+        section {
+            div.card {
+                @if found.items.is_empty() { (ui::empty("There are no secrets yet", &html! { "Set one above, and name it in a connection." })) }
+                @else {
+                    (table(visitor, &found.items, &people, manages))
+                    (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/settings/secrets?offset={offset}")))
+                }
+            }
+        }
+    };
+    let status = if wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    Ok(page_with_status(
+        status,
+        visitor,
+        "Secrets",
+        Section::Secrets,
+        &body,
+    ))
+}
+
+fn table(
+    visitor: &Visitor,
+    secrets: &[Secret],
+    people: &HashMap<UserId, String>,
+    manages: bool,
+) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Set by" } th scope="col" { "Made" } th scope="col" { "Replaced" } th { span.visually-hidden { "Delete" } } } }
+                tbody {
+                    @for secret in secrets {
+                        tr {
+                            td.title { span.mono { (secret.name) } }
+                            td { (secret.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
+                            td data-label="made" { (ui::time(secret.created_at, visitor.now)) }
+                            td data-label="replaced" { @if secret.updated_at > secret.created_at { (ui::time(secret.updated_at, visitor.now)) } @else { span.dim { "never" } } }
+                            td.num {
+                                @if manages {
+                                    form method="post" action="/settings/secrets/delete" data-confirm={ "Delete the secret “" (secret.name) "”? Connections that name it fail from now on." } {
+                                        (ui::form_token(visitor))
+                                        input type="hidden" name="name" value=(secret.name);
+                                        button.risky aria-label={ "Delete the secret " (secret.name) } { "Delete" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(in crate::web) async fn set(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> Shown {
+    let name = sent.get("name").trim().to_owned();
+    let value = sent.get("value").to_owned();
+    if let Err(error) = checked(&name, &value) {
+        let wrong = sentence(error.message());
+        return render(&web, &visitor, 0, &name, Some(&wrong)).await;
+    }
+    let new = SetSecret {
+        team: visitor.team_id(),
+        name,
+        value,
+        by: visitor.user_id(),
+        now: web.clock.now(),
+    };
+    web.store.set_secret(new, Once::not_recorded()).await?;
+    Ok(Redirect::to("/settings/secrets").into_response())
+}
+
+pub(in crate::web) async fn delete(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .delete_secret(team, sent.get("name").to_owned(), now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/settings/secrets").into_response())
+}

@@ -1,0 +1,158 @@
+//! Connections and secrets in the web interface.
+
+use errand_core::role::Role;
+use errand_testkit::{TestApp, TestOptions};
+use serde_json::json;
+
+use crate::web::Browser;
+
+#[tokio::test]
+async fn a_secret_is_set_replaced_and_never_shown() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "ben@acme.example", Role::Member).await;
+    let member = Browser::of(&app, "ben@acme.example").await;
+    let value = "a value that nobody sees";
+    let page = owner
+        .post("/settings/secrets", &[("name", "1x"), ("value", value)])
+        .await
+        .refused(400);
+    assert!(
+        page.contains("begins with no digit") && !page.contains(value),
+        "{page}"
+    );
+    let page = owner
+        .post(
+            "/settings/secrets",
+            &[("name", "TOKEN"), ("value", "short")],
+        )
+        .await
+        .refused(400);
+    assert!(
+        page.contains("at least 12 characters") && !page.contains("short\""),
+        "{page}"
+    );
+    owner
+        .post("/settings/secrets", &[("name", "TOKEN"), ("value", value)])
+        .await
+        .leads_to();
+    let page = owner.get("/settings/secrets").await.ok();
+    assert!(page.contains("TOKEN") && !page.contains(value), "{page}");
+    member.get("/settings/secrets").await.refused(403);
+    owner
+        .post("/settings/secrets/delete", &[("name", "TOKEN")])
+        .await
+        .leads_to();
+    assert!(
+        owner
+            .get("/settings/secrets")
+            .await
+            .ok()
+            .contains("There are no secrets yet")
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_added_probed_used_changed_and_removed() {
+    let app = TestApp::start_with(TestOptions {
+        settings: vec![(
+            "ERRAND_CONNECTIONS__ALLOW_PRIVATE_NETWORKS",
+            "true".to_owned(),
+        )],
+        ..TestOptions::default()
+    })
+    .await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "ben@acme.example", Role::Member).await;
+    let member = Browser::of(&app, "ben@acme.example").await;
+    let url = ("url", "http://127.0.0.1:1/mcp");
+    let page = owner
+        .post("/connections", &[("name", "Mail!"), ("kind", "http"), url])
+        .await
+        .refused(400);
+    assert!(
+        page.contains("small letters") && page.contains("value=\"Mail!\""),
+        "{page}"
+    );
+    let page = owner
+        .post(
+            "/connections",
+            &[
+                ("name", "mail"),
+                ("kind", "http"),
+                url,
+                ("values", "Authorization: {{ secret.NONE }}"),
+            ],
+        )
+        .await
+        .refused(400);
+    assert!(page.contains("there is no secret NONE"), "{page}");
+    let address = owner
+        .post(
+            "/connections",
+            &[
+                ("name", "mail"),
+                ("kind", "http"),
+                url,
+                ("values", "X-Who: errand"),
+                ("floor", "ask"),
+            ],
+        )
+        .await
+        .leads_to();
+    let id = address.trim_start_matches("/connections/").to_owned();
+    let made = app
+        .get(&team.key, &format!("/v1/connections/{id}"))
+        .await
+        .expect(200);
+    assert_eq!(made["connection"]["floors"], json!({"*": "ask"}));
+    assert_eq!(
+        made["connection"]["transport"]["headers"],
+        json!({"X-Who": "errand"})
+    );
+    // Nobody listens there: said in words.
+    let page = owner.post(&format!("{address}/probe"), &[]).await.ok();
+    assert!(page.contains("The server was not reached:"), "{page}");
+    // An assignment that has it.
+    let sent = [
+        ("name", "Mails"),
+        ("playbook", "steps:\n- finish: x\n"),
+        ("connection", id.as_str()),
+        ("people", "on"),
+    ];
+    let agent = owner.post("/assignments/new", &sent).await.leads_to();
+    assert!(owner.get(&address).await.ok().contains("Mails"));
+    assert!(
+        owner
+            .get(&format!("{agent}/edit"))
+            .await
+            .ok()
+            .contains(&format!("value=\"{id}\" checked"))
+    );
+    // A member looks and changes nothing.
+    assert!(!member.get(&address).await.ok().contains("Change it"));
+    member
+        .post(&format!("{address}/delete"), &[])
+        .await
+        .refused(403);
+    owner
+        .post(&address, &[("kind", "http"), url, ("trusted", "on")])
+        .await
+        .leads_to();
+    let made = app
+        .get(&team.key, &format!("/v1/connections/{id}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        (
+            &made["connection"]["floors"],
+            &made["connection"]["trusted"]
+        ),
+        (&json!({}), &json!(true))
+    );
+    owner
+        .post(&format!("{address}/delete"), &[])
+        .await
+        .leads_to();
+    owner.get(&address).await.refused(404);
+}
