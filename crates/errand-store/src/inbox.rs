@@ -40,14 +40,6 @@ impl Store {
     pub async fn open_requests(&self, team: TeamId, page: PageQuery) -> Result<Page<OpenRequest>> {
         self.read(move |conn| select_open(conn, team, page)).await
     }
-
-    /// How many human requests of the team are open.
-    ///
-    /// # Errors
-    /// Those of any read.
-    pub async fn count_open_requests(&self, team: TeamId) -> Result<u64> {
-        self.peek(move |conn| how_many(conn, team)).await
-    }
 }
 
 fn how_many(conn: &Connection, team: TeamId) -> Result<u64> {

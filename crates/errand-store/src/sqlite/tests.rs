@@ -180,3 +180,93 @@ async fn nobody_else_reads_the_files_whoever_made_the_directory() {
         assert_eq!(mode, 0o600, "{}", entry.path().display());
     }
 }
+
+/// What a store of an older schema holds: a run that ended, with a delivery that failed once and one that arrived.
+const OLD: &str = "
+    INSERT INTO teams (id, name, created_at, webhook_secret) VALUES (zeroblob(16), 't', 1, x'00');
+    INSERT INTO users (id, created_at) VALUES (zeroblob(16), 1);
+    INSERT INTO agents (id, team_id, name, created_at, updated_at) VALUES (zeroblob(16), zeroblob(16), 'a', 1, 1);
+    INSERT INTO builds (id, team_id, agent_id, number, name, config, created_at)
+        VALUES (zeroblob(16), zeroblob(16), zeroblob(16), 1, 'b', '{}', 1);
+    INSERT INTO runs (id, team_id, agent_id, build_id, status, title, sandbox_ttl_ms, people, created_at, updated_at, started_at, completed_at,
+            position, shown, sequence, newest_user, turn, step, seconds_limit_ms, worked_ms, steps, model_calls, tool_calls, input_tokens,
+            cached_tokens, output_tokens, cost_usd)
+        VALUES (zeroblob(16), zeroblob(16), zeroblob(16), zeroblob(16), 'completed', 'Pay', 1, 1, 1, 1, 1, 86400005, 0, 0, 2, 0, 0, 0, 1, 1,
+            1, 1, 1, 1, 1, 1, 0.5);
+    INSERT INTO deliveries (number, id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at) VALUES
+        (3, x'00000000000000000000000000000003', zeroblob(16), zeroblob(16), 'human_request', 1, 'http://x/', x'7b7d', 1700000000000, 'delivered', 2, NULL),
+        (7, x'00000000000000000000000000000007', zeroblob(16), zeroblob(16), 'run_completed', 2, 'http://x/', x'7b7d', 1700000000001, 'pending', 1, 9);
+    INSERT INTO delivery_attempts (delivery, attempt, at, duration_ms, status, error) VALUES
+        (3, 1, 5, 6, 500, 'no 2xx'), (3, 2, 7, 8, 200, NULL), (7, 1, 5, 6, NULL, 'nobody there');";
+
+#[tokio::test]
+async fn what_an_older_schema_holds_is_taken_over() {
+    use crate::model::{PageQuery, RunFilter};
+    use errand_core::id::{RunId, TeamId};
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = Connection::open(dir.path().join("errand.db")).unwrap();
+    conn.pragma_update(None, "journal_mode", "WAL").unwrap();
+    super::open::migrations::runner()
+        .set_target(refinery::Target::Version(2))
+        .run(&mut conn)
+        .unwrap();
+    conn.execute_batch(OLD).unwrap();
+    drop(conn);
+
+    let store = open(dir.path());
+    assert_eq!(store.integrity().await.unwrap(), [""; 0]);
+    let nil = uuid::Uuid::nil();
+    let (team, run) = (TeamId::from_stored(nil), RunId::from_stored(nil));
+    let rows = store.deliveries_of(team, run).await.unwrap();
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row.id.as_u128(), row.state.as_str(), row.attempts.len()))
+        .collect();
+    assert_eq!(told, [(3, "delivered", 2), (7, "pending", 1)]);
+    assert_eq!(rows[0].attempts[0].error.as_deref(), Some("no 2xx"));
+    assert!(
+        rows.iter()
+            .all(|row| row.webhook.is_none() && row.run == Some(run))
+    );
+    // Each has an id of its own, which is one of version 7 and can be asked for.
+    for row in &rows {
+        let id = row.delivery.as_uuid();
+        assert_eq!(
+            (id.get_version_num(), id.get_variant()),
+            (7, uuid::Variant::RFC4122)
+        );
+        assert_eq!(store.delivery(team, row.delivery).await.unwrap(), *row);
+    }
+    assert!(rows[0].delivery < rows[1].delivery);
+    let due = store
+        .due_deliveries(Timestamp::from_millis(10), 9, 9, Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        (due.len(), due[0].number, due[0].begun_at.as_millis()),
+        (1, 7, 1_700_000_000_001)
+    );
+    let sums = store
+        .runs_summary(
+            team,
+            errand_core::time::Day::from_number(0),
+            errand_core::time::Day::from_number(2),
+        )
+        .await
+        .unwrap();
+    let days: Vec<_> = sums
+        .days
+        .iter()
+        .map(|(_, s)| (s.started, s.completed))
+        .collect();
+    assert_eq!(days, [(1, 0), (0, 1)]);
+    let filter = RunFilter {
+        q: Some("pay".to_owned()),
+        ..RunFilter::default()
+    };
+    let page = PageQuery {
+        limit: 9,
+        offset: 0,
+    };
+    assert_eq!(store.list_runs(team, filter, page).await.unwrap().total, 1);
+}

@@ -49,7 +49,8 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// The address
-    url: String,
+    #[arg(value_name = "URL")]
+    address: String,
     /// Only this event; may be repeated [default: all]
     #[arg(long = "event", value_name = "EVENT")]
     events: Vec<String>,
@@ -157,7 +158,7 @@ async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()>
 }
 
 async fn create(args: Create, with: &Surroundings) -> Result<()> {
-    let mut body = Map::from_iter([("url".to_owned(), json!(args.url))]);
+    let mut body = Map::from_iter([("url".to_owned(), json!(args.address))]);
     if !args.events.is_empty() {
         body.insert("events".to_owned(), json!(args.events));
     }
