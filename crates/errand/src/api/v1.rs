@@ -18,6 +18,7 @@ pub(super) mod name;
 pub(super) mod runs;
 pub(super) mod sandboxes;
 pub(super) mod secrets;
+pub(super) mod sign_ins;
 pub(super) mod summary;
 pub(super) mod uploads;
 pub(super) mod webhook_secret;

@@ -109,6 +109,7 @@ impl Things {
             ("key_id", key),
             ("secret_name", format!("OF_{name}")),
             ("connection_id", connection),
+            ("sign_in", "none".to_owned()),
         ]);
         Self { team, ids }
     }
