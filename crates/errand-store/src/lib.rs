@@ -28,6 +28,7 @@ mod forks;
 mod inbox;
 mod many;
 mod outside;
+mod overview;
 mod repair;
 mod reseal;
 mod rows;
@@ -39,8 +40,9 @@ mod summary;
 mod webhooks;
 
 pub use access::{
-    Bootstrap, Bootstrapped, Invitation, Joining, Member, NewApiKey, NewInvitation, NewSecret,
-    NewTeam, NewUser, OfMember, RetiredSecret, Rolled, SigningSecrets, Team, User,
+    Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey, NewInvitation,
+    NewSecret, NewTeam, NewUser, OfMember, RetiredSecret, Rolled, Session, SigningSecrets, Team,
+    User,
 };
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
@@ -53,6 +55,7 @@ pub use forks::ForkRun;
 pub use inbox::OpenRequest;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
 pub use repair::{Fork, Forked, Repaired};
 pub use reseal::Rotated;
 pub use sandboxes::SandboxFate;

@@ -357,9 +357,9 @@ pub(crate) fn entries_from(conn: &Connection, run: RunId, from: u64) -> Result<V
         .collect()
 }
 
-type RawEntry = (u64, uuid::Uuid, Timestamp, String);
+pub(crate) type RawEntry = (u64, uuid::Uuid, Timestamp, String);
 
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
+pub(crate) fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     Ok((
         count(row.get(0)?),
         row.get::<_, Blob>(1)?.0,
@@ -368,7 +368,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     ))
 }
 
-fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
+pub(crate) fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
     let body: Body = json("messages", "body", &body)?;
     Ok(Entry {
         position,

@@ -36,6 +36,8 @@ use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
 /// How long a set-up link works: a week, so that somebody on holiday can still use it.
 pub const SET_UP_LINK_TTL_MS: u64 = 7 * 24 * 3_600_000;
+/// How long the link works by which the first owner is claimed after a start.
+pub const CLAIM_LINK_TTL_MS: u64 = 24 * 3_600_000;
 /// How many keys one page of the store has.
 const KEYS_PAGE: u32 = 100;
 /// Most characters of a key's name.
@@ -320,6 +322,21 @@ impl Admin {
         }
     }
 
+    /// The link by which the server's first owner is claimed, new with each call. None once there is an owner.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn claim_link(&self) -> Result<Option<String>, AdminError> {
+        let now = self.clock.now();
+        let token = SetUpToken::generate()?;
+        let first = self.first_team(now).await?;
+        let expires_at = now.plus_ms(CLAIM_LINK_TTL_MS);
+        let is_unclaimed = self
+            .link_unclaimed(first.owner, &token, expires_at, now)
+            .await?;
+        Ok(is_unclaimed.then(|| format!("{}/set-up/{}", self.url, token.expose())))
+    }
+
     async fn first_team(&self, now: Timestamp) -> Result<Bootstrapped, AdminError> {
         let new = Bootstrap {
             team: self.ids.team(now),
@@ -413,7 +430,12 @@ impl Admin {
         let known = self.store.user_by_email(&email).await?;
         let holder = match &known {
             Some(_) => LinkHolder::User,
-            None if self.link_unclaimed(first.owner, &token, now).await? => LinkHolder::FirstOwner,
+            None if self
+                .link_unclaimed(first.owner, &token, expires_at, now)
+                .await? =>
+            {
+                LinkHolder::FirstOwner
+            }
             None => LinkHolder::NewUser,
         };
         if role.is_some() && holder != LinkHolder::NewUser {
@@ -477,7 +499,11 @@ impl Admin {
         // The owner whom nobody has claimed is claimed by a link that nobody else gets to see.
         let token = SetUpToken::generate()?;
         let first = self.first_team(now).await?;
-        if !self.link_unclaimed(first.owner, &token, now).await? {
+        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
+        if !self
+            .link_unclaimed(first.owner, &token, expires_at, now)
+            .await?
+        {
             return Err(AdminError::Bad(format!(
                 "no user has the e-mail address {email}; `errand users link {email}` makes one"
             )));
@@ -493,13 +519,13 @@ impl Admin {
         &self,
         owner: UserId,
         token: &SetUpToken,
+        expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<bool, AdminError> {
         // Claiming sets e-mail address and password together: who has a password has been claimed.
         if self.store.password_hash(owner).await?.is_some() {
             return Ok(false);
         }
-        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
         let user = self
             .store
             .create_set_up_link(owner, token.hash(), expires_at, now)

@@ -8,23 +8,23 @@
 //!
 //! Left out: deciding anything about runs (`errand-core`), and keeping it (`errand-store`).
 
-mod auth;
+pub(crate) mod auth;
 mod body;
 mod drain;
 pub mod error;
 mod health;
 mod hint;
 mod idempotency;
-mod limiter;
+pub(crate) mod limiter;
 mod openapi;
 mod page;
-mod path;
+pub(crate) mod path;
 mod query;
-mod range;
-mod receive;
-mod request;
+pub(crate) mod range;
+pub(crate) mod receive;
+pub(crate) mod request;
 mod upload_token;
-mod v1;
+pub(crate) mod v1;
 
 #[cfg(test)]
 mod tests;

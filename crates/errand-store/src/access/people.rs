@@ -7,6 +7,7 @@ use errand_core::id::UserId;
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::sessions::end_sessions;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms};
 use crate::sqlite::Store;
@@ -77,7 +78,7 @@ impl Store {
         .await
     }
 
-    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links of the user work no more.
+    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links and sessions of the user work no more.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Refused`] where the user is disabled.
@@ -88,6 +89,8 @@ impl Store {
             not_disabled(&user)?;
             update_password(tx, user.id, &phc_hash)?;
             void_links(tx, user.id)?;
+            end_sessions(tx, user.id)?;
+            tx.ring_all();
             Ok(user)
         })
         .await
@@ -270,7 +273,7 @@ pub(super) fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> 
     Ok(())
 }
 
-fn void_links(tx: &Connection, user: UserId) -> Result<()> {
+pub(super) fn void_links(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM set_up_links WHERE user_id = ?1 AND used_at IS NULL")?
         .execute(params![Blob(user.as_uuid())])?;
     Ok(())
@@ -319,6 +322,7 @@ fn claim_link(
     tx.prepare_cached("UPDATE users SET email = ?2, password_hash = ?3 WHERE id = ?1")?
         .execute(params![Blob(user.id.as_uuid()), email, phc_hash])?;
     void_links(tx, user.id)?;
+    end_sessions(tx, user.id)?;
     Ok(User {
         email: Some(email),
         ..user

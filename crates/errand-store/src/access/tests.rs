@@ -1,5 +1,6 @@
 mod joining;
 mod people;
+mod sessions;
 
 use errand_core::id::{IdGen, UserId};
 use errand_core::role::Role;

@@ -226,6 +226,16 @@ impl ApiError {
         }
     }
 
+    /// Its status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// What the client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     fn caused_by(self, source: impl Error + Send + Sync + 'static) -> Self {
         Self {
             source: Some(Arc::new(source)),

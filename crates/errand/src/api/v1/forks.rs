@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::{BuildId, MessageId, RunId, SandboxId};
+use errand_core::id::{BuildId, MessageId, RunId, SandboxId, TeamId};
 use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
 use errand_sandbox::{CopyError, CopyLimits, FileError, Root};
 use errand_store::model::Runnable;
@@ -70,7 +70,7 @@ pub(crate) async fn fork_run(
         return Ok(replayed(stored));
     }
     let sandbox = if wanted.files.unwrap_or(true) {
-        copied_files(&app, &caller, run).await?
+        copied_files(&app, caller.team(), run).await?
     } else {
         None
     };
@@ -125,17 +125,17 @@ fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, Ap
 }
 
 /// A new sandbox's directory with a copy of the run's files. None where it has none, or they have expired.
-async fn copied_files(
+pub(crate) async fn copied_files(
     app: &AppState,
-    caller: &Caller,
+    team: TeamId,
     run: RunId,
 ) -> Result<Option<SandboxId>, ApiError> {
     let now = app.clock.now();
-    let view = app.store.run(caller.team(), run).await?;
+    let view = app.store.run(team, run).await?;
     let Some(old) = view.run.sandbox_id.as_deref().and_then(SandboxId::parse) else {
         return Ok(None);
     };
-    match app.store.sandbox(caller.team(), &old, now).await {
+    match app.store.sandbox(team, &old, now).await {
         Ok(_) => {}
         Err(StoreError::NotFound) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -175,7 +175,7 @@ async fn copied_files(
 }
 
 /// Removes a copy that no run has. What is left on disk if it fails here is found later.
-async fn discard(app: &AppState, copy: SandboxId) {
+pub(crate) async fn discard(app: &AppState, copy: SandboxId) {
     let (sandboxes, now) = (app.sandboxes.clone(), app.clock.now());
     let removed = blocking(move || Ok(sandboxes.remove(&copy, now))).await;
     if let Ok(Err(error)) = removed {
