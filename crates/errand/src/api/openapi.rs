@@ -236,6 +236,9 @@ fn errors_of(route: &Route) -> Vec<ErrorCode> {
                 E::Unavailable,
             ]
         }
+        (Access::Public, false) if route.path.contains('{') => {
+            vec![E::BadRequest, E::NotFound, E::Internal, E::Unavailable]
+        }
         (Access::Public, false) => vec![E::Unavailable],
     };
     if takes_key(route) {

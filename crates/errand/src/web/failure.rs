@@ -102,11 +102,9 @@ impl From<StoreError> for PageError {
             StoreError::Refused(message) | StoreError::Invalid { message, .. } => {
                 Self::bad(message)
             }
-            StoreError::Forbidden(message) => Self::Told(Failure::new(
-                StatusCode::FORBIDDEN,
-                "Not allowed",
-                message,
-            )),
+            StoreError::Forbidden(message) => {
+                Self::Told(Failure::new(StatusCode::FORBIDDEN, "Not allowed", message))
+            }
             StoreError::Conflict(message) => Self::Told(Failure::new(
                 StatusCode::CONFLICT,
                 "That did not work",

@@ -164,6 +164,9 @@ fn the_call(request: &HumanRequest) -> Markup {
         Origin::InDoubt { .. } => {
             "The server was stopped during this call; whether it was done is not known:"
         }
+        Origin::Connection { .. } => {
+            "A connection's server asks during this call, and gets the answer:"
+        }
         Origin::Model | Origin::Tool { .. } => "It is about this call:",
     };
     html! {

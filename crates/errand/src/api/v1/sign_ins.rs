@@ -8,7 +8,6 @@ use errand_core::time::Timestamp;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
