@@ -198,6 +198,12 @@ impl Connections {
         Ok(self.client.get_or_init(|| made).clone())
     }
 
+    /// Where it is told how far calls have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// The guard of addresses.
     #[must_use]
     pub fn guard(&self) -> &Guard {

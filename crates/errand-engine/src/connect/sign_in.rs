@@ -27,7 +27,7 @@ use super::{Connections, locked};
 use crate::net::{Bounds, GuardedClient};
 
 /// How long a sign-in may take that was begun.
-pub const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
+const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
 /// Most sign-ins that are under way.
 const BEGUN_MAX: usize = 1_000;
 /// Most redirects of a discovery.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use errand_core::role::Role;
+use errand_engine::progress::ProgressListener;
 use errand_store::AuditScope;
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
@@ -357,13 +358,30 @@ async fn a_run_that_is_stopped_calls_its_call_off() {
     let run = app.run(&team, json!({"agent_id": agent})).await;
     // Until the server has told how far it is: then the call is under way.
     let mut told = app.app().progress().listen(run.parse().unwrap());
-    let note = tokio::time::timeout(Duration::from_secs(60), told.next())
-        .await
-        .unwrap();
-    assert_eq!(note.total, Some(6000.0));
-    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
-        .await
-        .expect(200);
+    let next = async |told: &mut ProgressListener| {
+        let note = tokio::time::timeout(Duration::from_secs(60), told.next());
+        note.await.unwrap()
+    };
+    assert_eq!(next(&mut told).await.total, Some(6000.0));
+    let path = format!("/v1/runs/{run}/events");
+    let stream = app.get(&team.key, &path);
+    let stop = async {
+        // Once the stream is there, it hears what this hears.
+        while app.store().bell().watched() == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..3 {
+            next(&mut told).await;
+        }
+        let path = format!("/v1/runs/{run}/stop");
+        app.post(&team.key, &path, json!({})).await.expect(200);
+    };
+    let (events, ()) = tokio::join!(stream, stop);
+    let events = String::from_utf8_lossy(&events.bytes).into_owned();
+    assert!(
+        events.contains("event: tool.progress") && events.contains("\"total\":6000.0"),
+        "{events}"
+    );
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "interrupted");
     app.finish().await;

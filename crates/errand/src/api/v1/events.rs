@@ -12,6 +12,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
+use errand_engine::progress::{Note, ProgressListener};
 use errand_store::Watch;
 use errand_store::model::{EventPage, EventRow};
 use futures::stream;
@@ -53,7 +54,8 @@ impl QueryParams for After {
 }
 
 /// Streams the events of a run: `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and at
-/// the end of an ended run `end`. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
+/// the end of an ended run `end`. While a call of a connection's tool is under way, `tool.progress` (without a number, and
+/// not repeated) says how far it is: `tool_call_id`, `progress`, `total`, `message`. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/events", tag = "Runs",
     params(
         ("run_id" = Uuid, Path, description = "The run."),
@@ -74,6 +76,7 @@ pub(crate) async fn stream_events(
     let known = last_event_id(&headers)?.or(after);
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
+    let progress = app.connections.progress().listen(run);
     let page = app
         .store
         .events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX)
@@ -97,6 +100,7 @@ pub(crate) async fn stream_events(
         after,
         last_at,
         watch,
+        progress,
         ready: VecDeque::new(),
         has_ended: false,
     };
@@ -142,6 +146,7 @@ struct Follow {
     /// When the last event that was told happened.
     last_at: Timestamp,
     watch: Watch,
+    progress: ProgressListener,
     ready: VecDeque<Event>,
     has_ended: bool,
 }
@@ -197,6 +202,7 @@ impl Follow {
     async fn wait(&mut self) {
         tokio::select! {
             () = self.watch.changed() => {}
+            note = self.progress.next() => self.ready.push_back(progress_of(self.run, note)),
             () = self.app.draining.cancelled() => {}
             () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
         }
@@ -212,6 +218,21 @@ fn about(run: RunId, created_at: Timestamp) -> Map<String, Value> {
         Value::String(created_at.to_string()),
     );
     data
+}
+
+/// How far a call of a connection's tool is. It has no number: it is not repeated.
+fn progress_of(run: RunId, note: Note) -> Event {
+    let mut data = about(run, note.at);
+    let fields = [
+        ("tool_call_id", Value::String(note.call_id)),
+        ("progress", Value::from(note.progress)),
+        ("total", Value::from(note.total)),
+        ("message", Value::from(note.message)),
+    ];
+    data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+    Event::default()
+        .event("tool.progress")
+        .data(Value::Object(data).to_string())
 }
 
 fn event_of(run: RunId, row: EventRow) -> Event {
