@@ -18,6 +18,7 @@ mod handler;
 mod offer;
 mod open;
 mod probe;
+mod sign_in;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use call::ConnectionTool;
 pub use offer::Offer;
+pub use sign_in::SignIn;
 
 use crate::clock::Clock;
 use crate::net::Guard;
@@ -41,6 +43,7 @@ use crate::secrets::Secrets;
 use call::Parked;
 use handler::{Handler, Inbox};
 use open::Reached;
+use sign_in::SignIns;
 
 /// Whether a program is isolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +105,7 @@ pub struct Inner {
     idle: Duration,
     progress: Progress,
     sessions: Mutex<HashMap<(RunId, ConnectionId), Arc<Slot>>>,
+    sign_ins: SignIns,
     /// Set when the server stops, in order or not.
     ended: CancellationToken,
 }
@@ -159,6 +163,7 @@ impl Connections {
             idle: setup.idle,
             progress: setup.progress,
             sessions: Mutex::default(),
+            sign_ins: SignIns::default(),
             ended: CancellationToken::new(),
         }))
     }
@@ -191,6 +196,12 @@ impl Connections {
         let made = self.guard.streaming_client();
         let made = made.map_err(|error| errand_core::cause::chain(&error))?;
         Ok(self.client.get_or_init(|| made).clone())
+    }
+
+    /// Where it is told how far calls have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// The guard of addresses.

@@ -20,7 +20,7 @@ use crate::sqlite::Store;
 struct Place {
     table: &'static str,
     column: &'static str,
-    /// The first column of the primary key: an id, 16 bytes (or another blob, where `purpose` needs none).
+    /// The first column of the primary key: an id.
     key: &'static str,
     /// A text that the purpose holds beside the id; or null.
     text: &'static str,
@@ -59,13 +59,6 @@ const SEALED: &[Place] = &[
         key: "id",
         text: "NULL",
         purpose: |id, _| format!("sign_in:{}", id.unwrap_or_default()),
-    },
-    Place {
-        table: "sign_ins",
-        column: "held",
-        key: "state_hash",
-        text: "lower(hex(state_hash))",
-        purpose: |_, hash| format!("sign_in_begun:{}", hash.unwrap_or_default()),
     },
 ];
 
@@ -173,8 +166,11 @@ fn seal_anew(conn: &Connection, keys: &Keyring) -> Result<(u64, u64)> {
     Ok((done, lost))
 }
 
-/// What is sealed in one place: the row's key, the purpose, the bytes.
-fn rows(conn: &Connection, place: &Place) -> Result<Vec<(Vec<u8>, String, Vec<u8>)>> {
+/// The row's key, the purpose, the bytes.
+type SealedRow = (Vec<u8>, String, Vec<u8>);
+
+/// What is sealed in one place.
+fn rows(conn: &Connection, place: &Place) -> Result<Vec<SealedRow>> {
     let mut select = conn.prepare(&format!(
         "SELECT {2}, {3}, {1} FROM {0} WHERE {1} IS NOT NULL",
         place.table, place.column, place.key, place.text

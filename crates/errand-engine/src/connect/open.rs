@@ -13,6 +13,7 @@ use errand_sandbox::exec::{Service, ServiceSpec};
 use errand_store::{Connection, Setup};
 use http::{HeaderName, HeaderValue};
 use rmcp::service::{RoleClient, RunningService, serve_client};
+use rmcp::transport::auth::AuthClient;
 use rmcp::transport::streamable_http_client::{
     StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
 };
@@ -134,10 +135,21 @@ fn http_config(
 
 async fn http(
     connections: &Connections,
-    _connection: &Connection,
+    connection: &Connection,
     config: StreamableHttpClientTransportConfig,
     handler: Handler,
 ) -> Result<Reached, String> {
+    if let Some(manager) = connections.authorized(connection).await? {
+        let client = AuthClient::new(connections.client()?, manager);
+        let transport = StreamableHttpClientTransport::with_client(client, config);
+        let running = serve_client(handler, transport)
+            .await
+            .map_err(|error| explain(&error))?;
+        return Ok(Reached {
+            running,
+            program: None,
+        });
+    }
     let transport = StreamableHttpClientTransport::with_client(connections.client()?, config);
     let running = serve_client(handler, transport)
         .await

@@ -28,16 +28,6 @@ CREATE TABLE connections (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX connections_by_name ON connections (team_id, name) WHERE deleted_at IS NULL;
 
--- A sign-in that was begun and waits for its callback.
-CREATE TABLE sign_ins (
-    state_hash    BLOB PRIMARY KEY,         -- SHA-256 of the state that the callback brings
-    team_id       BLOB NOT NULL REFERENCES teams(id),
-    connection_id BLOB NOT NULL REFERENCES connections(id),
-    held          BLOB NOT NULL,            -- sealed
-    created_at    INTEGER NOT NULL,
-    expires_at    INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
 -- A run that another run waits for: a call of `run_assignment` by the parent.
 CREATE TABLE child_runs (
     child   BLOB PRIMARY KEY REFERENCES runs(id),

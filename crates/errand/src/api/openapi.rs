@@ -74,6 +74,8 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::connections::change_connection,
         v1::connections::delete_connection,
         v1::connections::probe_connection,
+        v1::sign_ins::authorize_connection,
+        v1::sign_ins::end_sign_in,
         v1::secrets::list_secrets,
         v1::secrets::set_secret,
         v1::secrets::delete_secret,
@@ -241,6 +243,9 @@ fn errors_of(route: &Route) -> Vec<ErrorCode> {
                 E::Internal,
                 E::Unavailable,
             ]
+        }
+        (Access::Public, false) if route.path.contains('{') => {
+            vec![E::BadRequest, E::NotFound, E::Internal, E::Unavailable]
         }
         (Access::Public, false) => vec![E::Unavailable],
     };

@@ -78,6 +78,15 @@ impl PathIds for ProviderName {
     }
 }
 
+/// What tells a sign-in that was begun.
+pub(crate) struct SignInToken(pub(crate) String);
+
+impl PathIds for SignInToken {
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        part("sign_in").map(Self)
+    }
+}
+
 /// A secret's name. Whatever it is: a text that can be no name is that of no secret.
 pub(crate) struct SecretName(pub(crate) String);
 

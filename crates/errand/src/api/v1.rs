@@ -19,6 +19,7 @@ pub(super) mod providers;
 pub(super) mod runs;
 pub(super) mod sandboxes;
 pub(crate) mod secrets;
+pub(super) mod sign_ins;
 pub(super) mod summary;
 pub(super) mod uploads;
 pub(super) mod usage;

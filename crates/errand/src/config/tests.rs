@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 24] = [
+const SAMPLES: [(&str, &str, &str); 28] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -33,6 +33,10 @@ const SAMPLES: [(&str, &str, &str); 24] = [
     ("webhooks.allow_private_networks", "true", "true"),
     ("webhooks.timeout_s", "4", "4"),
     ("webhooks.max_concurrent_deliveries", "5", "5"),
+    ("connections.allow_private_networks", "true", "true"),
+    ("connections.call_timeout", "'30s'", "30s"),
+    ("connections.idle_close", "'1m'", "1m"),
+    ("fetch_url.allow_private_networks", "true", "true"),
     ("sandbox.ttl", "'12h'", "12h"),
     ("store.read_connections", "2", "2"),
     ("store.cache_kib", "512", "512"),

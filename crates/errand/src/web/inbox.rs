@@ -164,7 +164,9 @@ fn the_call(request: &HumanRequest) -> Markup {
         Origin::InDoubt { .. } => {
             "The server was stopped during this call; whether it was done is not known:"
         }
-        Origin::Connection { .. } => "The connection's server asks during this call:",
+        Origin::Connection { .. } => {
+            "A connection's server asks during this call, and gets the answer:"
+        }
         Origin::Model | Origin::Tool { .. } | Origin::Limit { .. } => "It is about this call:",
     };
     html! {

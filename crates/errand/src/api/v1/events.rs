@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use errand_engine::deltas::{Delta, Listener};
+use errand_engine::progress::{Note, ProgressListener};
 use errand_store::Watch;
 use errand_store::model::{EventPage, EventRow};
 use futures::stream;
@@ -54,9 +55,11 @@ impl QueryParams for After {
 }
 
 /// Streams the events of a run: `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and at
-/// the end of an ended run `end`. While a network model answers, `message.delta` (without a number, and not repeated) has
-/// a piece of the text: `message_id`, `attempt`, `offset` (the bytes before it) and `text`; a new attempt, or an offset of
-/// 0, begins the text anew. The data is an object with `run_id`, `created_at` and the object as `GET` gives it.
+/// the end of an ended run `end`. While a network model answers, `message.delta` has a piece of the text: `message_id`,
+/// `attempt`, `offset` (the bytes before it) and `text`; a new attempt, or an offset of 0, begins the text anew. While a
+/// call of a connection's tool is under way, `tool.progress` says how far it is: `tool_call_id`, `progress`, `total`,
+/// `message`. These two have no number and are not repeated. The data is an object with `run_id`, `created_at` and the
+/// object as `GET` gives it.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/events", tag = "Runs",
     params(
         ("run_id" = Uuid, Path, description = "The run."),
@@ -78,6 +81,7 @@ pub(crate) async fn stream_events(
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
     let listener = app.deltas.listen(run);
+    let progress = app.connections.progress().listen(run);
     let page = app
         .store
         .events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX)
@@ -102,6 +106,7 @@ pub(crate) async fn stream_events(
         last_at,
         watch,
         listener,
+        progress,
         ready: VecDeque::new(),
         has_ended: false,
     };
@@ -148,6 +153,7 @@ struct Follow {
     last_at: Timestamp,
     watch: Watch,
     listener: Listener,
+    progress: ProgressListener,
     ready: VecDeque<Event>,
     has_ended: bool,
 }
@@ -218,6 +224,7 @@ impl Follow {
                 self.hear();
             }
             () = self.watch.changed() => {}
+            note = self.progress.next() => self.ready.push_back(progress_of(self.run, note)),
             () = self.app.draining.cancelled() => {}
             () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
         }
@@ -247,6 +254,21 @@ fn delta_of(run: RunId, now: Timestamp, delta: &Delta) -> Event {
     data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
     Event::default()
         .event("message.delta")
+        .data(Value::Object(data).to_string())
+}
+
+/// How far a call of a connection's tool is. It has no number: it is not repeated.
+fn progress_of(run: RunId, note: Note) -> Event {
+    let mut data = about(run, note.at);
+    let fields = [
+        ("tool_call_id", Value::String(note.call_id)),
+        ("progress", Value::from(note.progress)),
+        ("total", Value::from(note.total)),
+        ("message", Value::from(note.message)),
+    ];
+    data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+    Event::default()
+        .event("tool.progress")
         .data(Value::Object(data).to_string())
 }
 

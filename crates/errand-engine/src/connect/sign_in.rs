@@ -1,0 +1,243 @@
+//! Signing in to a connection's server: OAuth 2.1 as MCP has it (discovery, a client that registers itself, PKCE, refresh),
+//! by `rmcp`.
+//!
+//! Promised: every address of it, also those that a server names, passes the guard before it is connected to, and none is
+//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server.
+//!
+//! A sign-in that was begun is kept in memory, for ten minutes: after a restart it is begun again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use errand_core::id::{ConnectionId, TeamId};
+use errand_core::time::Timestamp;
+use errand_store::{Connection, Setup, Store};
+use http::header::LOCATION;
+use rmcp::transport::auth::{
+    AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession, CredentialStore,
+    OAuthHttpClient, OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest,
+    StoredCredentials,
+};
+use url::Url;
+
+use super::{Connections, locked};
+use crate::net::{Bounds, GuardedClient};
+
+/// How long a sign-in may take that was begun.
+const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
+/// Most sign-ins that are under way.
+const BEGUN_MAX: usize = 1_000;
+/// Most redirects of a discovery.
+const REDIRECTS_MAX: usize = 3;
+
+/// For all requests of a sign-in.
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(10),
+    total: Duration::from_secs(30),
+    body_bytes_max: 1024 * 1024,
+};
+
+/// Sign-ins under way, by the token in their callback's address.
+#[derive(Default)]
+pub(super) struct SignIns {
+    begun: Mutex<HashMap<String, Begun>>,
+}
+
+struct Begun {
+    session: AuthorizationSession,
+    ends: Timestamp,
+}
+
+/// A sign-in that was begun.
+pub struct SignIn {
+    /// Where a person goes.
+    pub url: String,
+    /// Until when.
+    pub ends: Timestamp,
+}
+
+/// Requests of a sign-in through the guard.
+struct Guarded(GuardedClient);
+
+impl OAuthHttpClient for Guarded {
+    fn execute(&self, request: OAuthHttpRequest) -> OAuthHttpClientFuture<'_> {
+        Box::pin(async move {
+            let follows = request.redirect_policy == OAuthHttpRedirectPolicy::Follow;
+            let (parts, body) = request.request.into_parts();
+            let mut url = Url::parse(&parts.uri.to_string())?;
+            let body = Bytes::from(body);
+            for _ in 0..=REDIRECTS_MAX {
+                let sent = self.0.request(
+                    parts.method.clone(),
+                    &url,
+                    parts.headers.clone(),
+                    body.clone(),
+                );
+                let answer = sent.await?;
+                if answer.body_is_cut {
+                    return Err("the answer is too large, or broke off".into());
+                }
+                let next = answer
+                    .headers
+                    .get(LOCATION)
+                    .and_then(|to| to.to_str().ok())
+                    .and_then(|to| url.join(to).ok());
+                match next {
+                    // To the same server alone: what is sent is meant for it.
+                    Some(next)
+                        if follows
+                            && answer.status.is_redirection()
+                            && parts.method == http::Method::GET
+                            && next.origin() == url.origin() =>
+                    {
+                        url = next;
+                    }
+                    _ => {
+                        let mut response = http::Response::new(answer.body.to_vec());
+                        *response.status_mut() = answer.status;
+                        *response.headers_mut() = answer.headers;
+                        return Ok(response);
+                    }
+                }
+            }
+            Err("too many redirects".into())
+        })
+    }
+}
+
+/// The tokens of a connection, sealed in the store.
+struct Sealed {
+    store: Store,
+    team: TeamId,
+    connection: ConnectionId,
+}
+
+fn failed(error: impl std::fmt::Display) -> AuthError {
+    AuthError::CredentialStoreError(error.to_string())
+}
+
+#[async_trait]
+impl CredentialStore for Sealed {
+    async fn load(&self) -> Result<Option<StoredCredentials>, AuthError> {
+        let kept = self.store.sign_in(self.team, self.connection).await;
+        let kept = kept.map_err(failed)?;
+        kept.map(|plain| serde_json::from_slice(&plain).map_err(|_| failed("it cannot be read")))
+            .transpose()
+    }
+
+    async fn save(&self, credentials: StoredCredentials) -> Result<(), AuthError> {
+        let plain = serde_json::to_vec(&credentials).map_err(|_| failed("it cannot be written"))?;
+        let issuer = credentials.issuer.clone().unwrap_or_default();
+        self.store
+            .set_sign_in(self.team, self.connection, Some(plain), Some(issuer))
+            .await
+            .map_err(failed)
+    }
+
+    async fn clear(&self) -> Result<(), AuthError> {
+        self.store
+            .set_sign_in(self.team, self.connection, None, None)
+            .await
+            .map_err(failed)
+    }
+}
+
+impl Connections {
+    async fn manager(&self, connection: &Connection) -> Result<AuthorizationManager, String> {
+        let Setup::Http { url, .. } = &connection.setup else {
+            return Err("a program has nothing to sign in to".to_owned());
+        };
+        let client = self
+            .guard
+            .client(BOUNDS)
+            .map_err(|error| errand_core::cause::chain(&error))?;
+        let client: Arc<dyn OAuthHttpClient> = Arc::new(Guarded(client));
+        let made = AuthorizationManager::new_with_oauth_http_client(url.as_str(), client).await;
+        let mut manager = made.map_err(|error| super::open::explain(&error))?;
+        manager.set_credential_store(Sealed {
+            store: self.store.clone(),
+            team: connection.team,
+            connection: connection.id,
+        });
+        Ok(manager)
+    }
+
+    /// What gives the token of a connection that was signed in to; none where it was not.
+    pub(super) async fn authorized(
+        &self,
+        connection: &Connection,
+    ) -> Result<Option<AuthorizationManager>, String> {
+        if connection.signed_in_at.is_none() {
+            return Ok(None);
+        }
+        let mut manager = self.manager(connection).await?;
+        match manager.initialize_from_store().await {
+            Ok(true) => Ok(Some(manager)),
+            Ok(false) => Err("the sign-in does not hold any more; begin another one".to_owned()),
+            Err(error) => Err(format!("the sign-in: {}", super::open::explain(&error))),
+        }
+    }
+
+    /// Begins to sign in. `token`: what no stranger guesses; `callback`: where the person comes back to, with it.
+    ///
+    /// # Errors
+    /// A sentence: what is in the way.
+    pub async fn begin_sign_in(
+        &self,
+        connection: &Connection,
+        token: String,
+        callback: &str,
+    ) -> Result<SignIn, String> {
+        let mut manager = self.manager(connection).await?;
+        let found = manager.resolve_metadata().await;
+        let found = found.map_err(|error| super::open::explain(&error))?;
+        manager.set_metadata(found.metadata);
+        let request = AuthorizationRequest::new(callback)
+            .with_client_name("errand")
+            .with_application_type("web");
+        let session = AuthorizationSession::new(manager, request).await;
+        let session = session.map_err(|(_, error)| super::open::explain(&error))?;
+        let url = session.get_authorization_url().to_owned();
+        // A person's browser goes there: a page, and no other kind of address.
+        let leads_to_a_page =
+            Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !leads_to_a_page {
+            return Err("the server's sign-in is at no web address".to_owned());
+        }
+        let now = self.clock.now();
+        let ends = now.plus_ms(SIGN_IN_MS_MAX);
+        let mut begun = locked(&self.sign_ins.begun);
+        begun.retain(|_, begun| begun.ends > now);
+        if begun.len() >= BEGUN_MAX {
+            return Err("too many sign-ins are under way; try again in a few minutes".to_owned());
+        }
+        begun.insert(token, Begun { session, ends });
+        Ok(SignIn { url, ends })
+    }
+
+    /// Ends a sign-in with what the person brought back. None: no such one is under way.
+    pub async fn end_sign_in(
+        &self,
+        token: &str,
+        code: &str,
+        state: &str,
+        issuer: Option<&str>,
+    ) -> Option<Result<(), String>> {
+        let begun = locked(&self.sign_ins.begun).remove(token)?;
+        if begun.ends <= self.clock.now() {
+            return None;
+        }
+        let exchanged = begun
+            .session
+            .handle_callback_with_issuer(code, state, issuer)
+            .await;
+        Some(
+            exchanged
+                .map(drop)
+                .map_err(|error| super::open::explain(&error)),
+        )
+    }
+}

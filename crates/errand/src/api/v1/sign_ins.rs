@@ -1,0 +1,92 @@
+//! Signing in to a connection's server: begun by an admin, ended by the browser that comes back from it.
+
+use axum::Json as Answered;
+use axum::extract::State;
+use axum::response::{Html, IntoResponse, Response};
+use errand_core::id::ConnectionId;
+use errand_core::time::Timestamp;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::NoBody;
+use crate::api::error::ApiError;
+use crate::api::path::{Path, SignInToken};
+use crate::secret_key::random_bytes;
+
+/// Where a person signs in.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuthorizeResponse {
+    /// To be opened in a browser.
+    authorization_url: String,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// Begins to sign in to the connection's server by OAuth 2.1. Open the address in a browser; it comes back here by itself.
+#[utoipa::path(post, path = "/v1/connections/{connection_id}/authorize", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 200, description = "Where a person signs in.", body = AuthorizeResponse)))]
+pub(crate) async fn authorize_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    _body: NoBody,
+) -> Result<Answered<AuthorizeResponse>, ApiError> {
+    let connection = app.store.connection(caller.team(), id).await?;
+    let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
+    let token = errand_core::transcript::hex(&random);
+    let callback = format!("{}/v1/sign-ins/{token}", app.settings.public_url);
+    let begun = app
+        .connections
+        .begin_sign_in(&connection, token, &callback)
+        .await
+        .map_err(|why| {
+            ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
+        })?;
+    Ok(Answered(AuthorizeResponse {
+        authorization_url: begun.url,
+        expires_at: begun.ends,
+    }))
+}
+
+/// What the browser brings back.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CallbackParams {
+    /// What the tokens are had for.
+    code: Option<String>,
+    /// Ties the answer to the beginning.
+    state: Option<String>,
+    /// Who answers.
+    iss: Option<String>,
+    /// Why there is no code.
+    error: Option<String>,
+    #[expect(dead_code, reason = "a stranger's words, which are not shown")]
+    error_description: Option<String>,
+}
+
+/// Where the browser comes back to from signing in to a connection's server. A page for people; it works once.
+#[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
+    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String)))]
+pub(crate) async fn end_sign_in(
+    State(app): State<AppState>,
+    Path(SignInToken(token)): Path<SignInToken>,
+    axum::extract::Query(brought): axum::extract::Query<CallbackParams>,
+) -> Result<Response, ApiError> {
+    let (Some(code), Some(state), None) = (&brought.code, &brought.state, &brought.error) else {
+        return Err(ApiError::bad_request(
+            "the sign-in was not given: begin another one with POST /v1/connections/{connection_id}/authorize".to_owned(),
+        ));
+    };
+    let ended = app
+        .connections
+        .end_sign_in(&token, code, state, brought.iss.as_deref())
+        .await
+        .ok_or_else(ApiError::not_found)?;
+    ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;
+    let page = "<!doctype html><title>Signed in</title><p>Signed in. You can close this page.";
+    Ok((StatusCode::OK, Html(page)).into_response())
+}
