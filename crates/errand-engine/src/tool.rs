@@ -1,6 +1,7 @@
 //! Tools: typed functions with a schema and hints. The policy is looked up by the engine, never by the tool.
 
 pub mod asking;
+pub mod command;
 pub mod files;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct ToolContext {
     pub workspace: Option<Workspace>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
+    /// The server stops: what takes long may go on for a part of the grace period.
+    pub draining: CancellationToken,
 }
 
 /// What a look-up found of a call that was under way when the server died.
@@ -54,6 +57,11 @@ pub trait Tool: Send + Sync {
     /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
     fn in_sandbox(&self) -> bool {
         false
+    }
+
+    /// Why it can do nothing on this server, and what would change that. None: it can.
+    fn unavailable(&self) -> Option<String> {
+        None
     }
 
     /// The JSON schema of its arguments, made from their Rust type.
@@ -102,6 +110,7 @@ impl Tools {
             by_name: Arc::new(BTreeMap::new()),
         }
         .with(files::tools())
+        .with(vec![Arc::new(command::RunCommand::not_set_up())])
         .with(asking::tools())
     }
 

@@ -25,6 +25,7 @@ mod read;
 mod root;
 mod search;
 mod tree;
+mod user;
 mod write;
 
 pub use edit::{Edit, EditError, apply_edit, sha256_hex};

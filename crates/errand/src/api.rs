@@ -45,6 +45,7 @@ use errand_core::role::Permission;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
+use errand_engine::tool::Tools;
 use errand_store::Store;
 use http::{HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
@@ -114,6 +115,8 @@ pub struct Inner {
     pub sandboxes: Sandboxes,
     /// Which models a build can have.
     pub models: Models,
+    /// Which tools there are.
+    pub tools: Tools,
     /// Set when the server stops.
     pub draining: CancellationToken,
     /// The settings.
@@ -141,6 +144,7 @@ impl AppState {
         clock: Clock,
         sandboxes: Sandboxes,
         models: Models,
+        tools: Tools,
         upload_key: [u8; 32],
         draining: CancellationToken,
         settings: ApiSettings,
@@ -156,6 +160,7 @@ impl AppState {
             clock,
             sandboxes,
             models,
+            tools,
             draining,
             settings,
             upload_key,
@@ -251,6 +256,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
+    route(Method::GET, "/v1/tools", READ, NONE, || get(v1::tools::list_tools)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),

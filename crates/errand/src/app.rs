@@ -31,6 +31,7 @@ use tower::ServiceExt as _;
 
 use crate::api::{self, ApiSettings, AppState};
 use crate::config::{Config, TlsConfig};
+use crate::isolation::{Isolation, OWN_PROGRAM};
 use crate::metrics::{Metrics, MetricsServer};
 
 /// How long a client may take to send a request's head.
@@ -48,6 +49,8 @@ pub struct Ingredients {
     pub models: Models,
     /// What can be called.
     pub tools: Tools,
+    /// The program that isolates commands, errand itself. None: `tools` stay as they are.
+    pub helper: Option<PathBuf>,
     /// What fails to order: nothing.
     pub trial: Trial,
 }
@@ -66,6 +69,7 @@ impl Ingredients {
             seed,
             models: Models::default(),
             tools: Tools::builtin(),
+            helper: Some(OWN_PROGRAM.into()),
             trial: Trial::default(),
         })
     }
@@ -117,8 +121,11 @@ impl App {
             seed,
             models,
             tools,
+            helper,
             trial,
         } = ingredients;
+        // Tried while the store opens.
+        let isolation = helper.map(|helper| Isolation::begin(&config, helper));
         let ids = Arc::new(IdGen::new(seed));
         let dir = config.server.data_dir.clone();
         let options = StoreSetup {
@@ -133,14 +140,18 @@ impl App {
             .await
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
-        let sandboxes = Sandboxes::beneath(&dir);
+        let mut sandboxes = Sandboxes::beneath(&dir);
+        let tools = match isolation {
+            Some(isolation) => isolation.ready(tools, &mut sandboxes).await?,
+            None => tools,
+        };
         let draining = CancellationToken::new();
         let parts = Parts {
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
-            tools,
+            tools: tools.clone(),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
@@ -164,6 +175,7 @@ impl App {
             clock,
             sandboxes,
             models,
+            tools,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),

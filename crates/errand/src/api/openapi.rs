@@ -58,6 +58,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::api_keys::list_api_keys,
         v1::api_keys::create_api_key,
         v1::api_keys::delete_api_key,
+        v1::tools::list_tools,
         v1::webhook_secret::get_webhook_secret,
         v1::documentation::documentation_page,
         v1::documentation::documentation_json,

@@ -99,6 +99,7 @@ impl Fixture {
             Clock::manual(now),
             Sandboxes::beneath(dir.path()),
             Models::default(),
+            errand_engine::tool::Tools::builtin(),
             [9; 32],
             CancellationToken::new(),
             settings,

@@ -12,5 +12,6 @@ pub(super) mod messages;
 pub(super) mod name;
 pub(super) mod runs;
 pub(super) mod sandboxes;
+pub(super) mod tools;
 pub(super) mod uploads;
 pub(super) mod webhook_secret;

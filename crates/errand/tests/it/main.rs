@@ -31,6 +31,7 @@ mod engine_life;
 mod engine_steps;
 mod full_disk;
 mod health;
+mod isolated;
 mod metrics;
 mod properties;
 mod real_server;

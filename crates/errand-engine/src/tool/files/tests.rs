@@ -36,6 +36,7 @@ impl Bench {
             call_id: "call_1".to_owned(),
             workspace: Some(workspace),
             cancel: CancellationToken::new(),
+            draining: CancellationToken::new(),
         };
         Self {
             _dir: dir,
