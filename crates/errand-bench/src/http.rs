@@ -102,6 +102,16 @@ impl Client {
         })
     }
 
+    /// A header of the last answer.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let end = find(&self.received, b"\r\n\r\n")?;
+        let head = std::str::from_utf8(self.received.get(..end)?).ok()?;
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(given, _)| given.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+
     async fn read(&mut self) -> Result<()> {
         let n = self.stream.read_buf(&mut self.received).await?;
         anyhow::ensure!(n > 0, "the server closed the connection");

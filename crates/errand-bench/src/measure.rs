@@ -5,6 +5,7 @@ mod commands;
 mod commits;
 mod history;
 mod idle;
+mod pages;
 mod streams;
 mod throughput;
 mod transcript;
@@ -40,6 +41,8 @@ pub(crate) enum Measure {
     Waiting,
     /// Cost of a step, and of a page, at 10,000 messages
     Transcript,
+    /// How long the web interface's pages take with 10,000 runs, and a run's with 2,000 messages
+    Pages,
     /// A thousand open streams of events
     Streams,
     /// An upload of 5 GiB
@@ -66,6 +69,7 @@ impl Measure {
             Self::History => history::METHOD,
             Self::Waiting => waiting::METHOD,
             Self::Transcript => transcript::METHOD,
+            Self::Pages => pages::METHOD,
             Self::Streams => streams::METHOD,
             Self::Uploads => uploads::METHOD,
             Self::Commands => commands::METHOD,
@@ -90,6 +94,7 @@ impl Measure {
             Self::History => history::measure(bench).await,
             Self::Waiting => waiting::measure(bench).await,
             Self::Transcript => transcript::measure(bench).await,
+            Self::Pages => pages::measure(bench).await,
             Self::Streams => streams::measure(bench).await,
             Self::Uploads => uploads::measure(bench).await,
             Self::Commands => commands::measure(bench).await,

@@ -21,8 +21,9 @@ pub(crate) struct Report {
 }
 
 /// Latencies at a load; the others are about rare things.
-const AT_LOAD: [&str; 4] = [
+const AT_LOAD: [&str; 5] = [
     "a step at 256 runs",
+    "a step at 15,000 a second",
     "POST /v1/runs",
     "POST to the end of the run",
     "the same with 1,000,000 finished runs",

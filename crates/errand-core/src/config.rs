@@ -1,15 +1,20 @@
 //! A build's `config`, parsed. What is not known is kept in the stored text and passed over here.
 
+mod reach;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::connection;
 use crate::human::OnExpire;
 use crate::limits;
 use crate::playbook::{Known, Playbook};
 use crate::policy::{self, Policy};
 use crate::time::parse_duration_ms;
+
+pub use reach::{HostPattern, Reach};
 
 /// `provider/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +111,8 @@ pub struct BuildConfig {
     pub human_requests: RequestDefaults,
     /// The steps, for `builtin/playbook`.
     pub playbook: Option<Arc<Playbook>>,
+    /// How far it reaches beyond its sandbox.
+    pub reach: Reach,
 }
 
 /// A `config` that cannot be used: where, and what it takes.
@@ -165,7 +172,18 @@ impl BuildConfig {
                 "it is missing; the model builtin/playbook reads its steps there",
             ));
         }
+        let of_playbook = playbook.as_ref().map(|p| p.secrets().clone());
+        let reach = Reach::parse(data, of_playbook.unwrap_or_default())?;
+        if reach.connections.is_empty()
+            && let Some(name) = tools.keys().find(|name| connection::is_tool(name))
+        {
+            return Err(bad(
+                format!("data.tools.{name}"),
+                "it is a tool of a connection, and the build names none; name it in data.connections, by its id",
+            ));
+        }
         Ok(Self {
+            reach,
             model,
             input: input(data.get("input"))?,
             tools,
@@ -279,11 +297,14 @@ fn tools(value: Option<&Value>, people: bool) -> Result<BTreeMap<String, Policy>
     named
         .iter()
         .map(|(name, word)| {
-            if policy::builtin(name).is_none() {
-                let known: Vec<_> = policy::BUILTIN.iter().map(|(n, _)| *n).collect();
+            if policy::builtin(name).is_none() && !connection::is_tool(name) {
+                let known: Vec<_> = policy::names().collect();
                 return Err(bad(
                     format!("data.tools.{name}"),
-                    format!("there is no such tool; there are: {}", known.join(", ")),
+                    format!(
+                        "there is no such tool; there are: {}, and those of connections, as <connection>__<tool>",
+                        known.join(", ")
+                    ),
                 ));
             }
             let policy = serde_json::from_value(word.clone()).map_err(|_| {
@@ -307,6 +328,8 @@ fn playbook(
     };
     let tool = |name: &str| match (tools.get(name), policy::builtin(name)) {
         (Some(_), _) => Ok(()),
+        // Held against the last probe where the build is made, else at the call.
+        (None, None) if connection::is_tool(name) => Ok(()),
         (None, Some(_)) => Err(format!(
             "this build does not have the tool {name:?}; name it in data.tools"
         )),

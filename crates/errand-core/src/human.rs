@@ -81,6 +81,11 @@ pub enum Origin {
         /// The call.
         call_id: String,
     },
+    /// A connection's server asks while a call of it is under way: the answer goes to the server.
+    Connection {
+        /// The call.
+        call_id: String,
+    },
 }
 
 /// What happens when nobody answers in time.
@@ -177,9 +182,10 @@ impl HumanRequest {
     pub fn call_id(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model => None,
-            Origin::Tool { call_id } | Origin::Policy { call_id } | Origin::InDoubt { call_id } => {
-                Some(call_id)
-            }
+            Origin::Tool { call_id }
+            | Origin::Policy { call_id }
+            | Origin::InDoubt { call_id }
+            | Origin::Connection { call_id } => Some(call_id),
         }
     }
 }

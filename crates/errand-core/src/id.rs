@@ -90,10 +90,18 @@ ids! {
     RunId run "run id",
     /// One entry of a run's transcript.
     MessageId message "message id",
+    /// An MCP server that a team's builds may name.
+    ConnectionId connection "connection id",
     /// An approval or a question to a person.
     HumanRequestId human_request "human request id",
     /// What a webhook tells: the `webhook-id`, the same at every attempt.
     EventId event "event id",
+    /// A team's subscription to events.
+    WebhookId webhook "webhook id",
+    /// One event on its way to one address.
+    DeliveryId delivery "delivery id",
+    /// A link by which somebody joins a team.
+    InvitationId invitation "invitation id",
     /// A claim's fresh token: who holds it may commit steps of the run.
     ClaimToken claim_token "claim token",
     /// One start of the program on its data.
@@ -125,10 +133,22 @@ impl EventId {
     }
 }
 
+impl DeliveryId {
+    /// The id of an event's delivery by the number of its address, made in the transaction that has the event.
+    #[must_use]
+    pub fn derived(event: EventId, address: u64, now: Timestamp) -> Self {
+        Self(of_number("delivery", event.0, address, now))
+    }
+}
+
 fn derived(kind: &str, run: RunId, number: u64, now: Timestamp) -> Uuid {
+    of_number(kind, run.0, number, now)
+}
+
+fn of_number(kind: &str, of: Uuid, number: u64, now: Timestamp) -> Uuid {
     let digest = Sha256::new()
         .chain_update(kind)
-        .chain_update(run.0.as_bytes())
+        .chain_update(of.as_bytes())
         .chain_update(number.to_be_bytes())
         .finalize();
     let mut random = [0; 10];

@@ -45,6 +45,12 @@ pub struct OpenCall {
     pub intent: Option<(ClaimToken, Option<Value>)>,
     /// A person's word.
     pub approval: Approval,
+    /// What a person answered to the connection's server that asked during the call, and has not been given it yet.
+    pub reply: Option<Resolution>,
+    /// Who carried it out was lost: whether it took effect is not known.
+    pub lost: bool,
+    /// Where what it gives comes from, and whether that is trusted; none: the tool says it.
+    source: Option<(String, bool)>,
     /// A retry makes it in place of an earlier one, with the same arguments, whose outcome nobody knew: the intent is
     /// that one's.
     pub repeats: Option<Repeats>,
@@ -55,6 +61,85 @@ pub struct OpenCall {
 pub struct Repeats {
     /// What became of it after all, where that came late.
     pub late: Option<Outcome>,
+}
+
+/// Untrusted content that was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read {
+    /// The tool that brought it.
+    pub tool: String,
+    /// Where it comes from: a file's path, a page's address, a connection.
+    pub from: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// All untrusted content that came into a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Untrusted {
+    /// The first ones from each source.
+    pub reads: Vec<Read>,
+    /// How many sources more there were, at most.
+    pub more: u64,
+}
+
+impl Untrusted {
+    /// Most sources that are named to a person.
+    const NAMED_MAX: usize = 8;
+    /// Most characters of one that are shown.
+    const FROM_CHARS_MAX: usize = 200;
+
+    /// Whether none came.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    fn add(&mut self, tool: &str, from: Option<String>, at: Timestamp) {
+        let from = from.map(|text| text.chars().take(Self::FROM_CHARS_MAX).collect());
+        if self
+            .reads
+            .iter()
+            .any(|read| read.tool == tool && read.from == from)
+        {
+            return;
+        }
+        if self.reads.len() < Self::NAMED_MAX {
+            let tool = tool.to_owned();
+            self.reads.push(Read { tool, from, at });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// What was read, where and when: a sentence for people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let each: Vec<String> = self
+            .reads
+            .iter()
+            .map(|read| match &read.from {
+                Some(from) => format!("`{}` read {from} ({})", read.tool, read.at),
+                None => format!("`{}` ({})", read.tool, read.at),
+            })
+            .collect();
+        let more = match self.more {
+            0 => String::new(),
+            more => format!("; and up to {more} more"),
+        };
+        format!("{}{more}", each.join("; "))
+    }
+}
+
+/// Where what a built-in tool reads comes from, by its arguments.
+fn from_of(call: &ToolCall) -> Option<String> {
+    let key = match call.name.as_str() {
+        "run_command" => "command",
+        "fetch_url" => "url",
+        _ => "path",
+    };
+    let text = call.arguments.get(key)?.as_str()?;
+    Some(text.replace(['\n', '\r'], " "))
 }
 
 /// What a transcript adds up to.
@@ -70,8 +155,8 @@ pub struct Ledger {
     pub request: Option<HumanRequest>,
     /// The moment that is waited for.
     pub timer: Option<Timestamp>,
-    /// The first untrusted source that came into the run, such as `read_file`.
-    pub tainted_by: Option<String>,
+    /// What untrusted content came into the run; of many only the first ones.
+    pub untrusted: Untrusted,
     /// Calls of the last turn that were closed while their outcome was unknown.
     unknown: Vec<OpenCall>,
     /// The same, from before a retry: made again, they are in doubt.
@@ -97,11 +182,8 @@ impl Ledger {
                 name,
                 outcome,
             } => {
+                self.came(call_id, name, outcome, entry.at);
                 self.closed(call_id, outcome);
-                let untrusted = policy::builtin(name).is_none_or(|h: Hints| h.untrusted);
-                if untrusted && matches!(outcome, Outcome::Result(_)) && self.tainted_by.is_none() {
-                    self.tainted_by = Some(name.clone());
-                }
             }
             Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
             Body::HumanResponse {
@@ -117,6 +199,8 @@ impl Ledger {
                 if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
                     open.intent = Some((*claim, evidence.clone()));
                     open.repeats = None;
+                    open.reply = None;
+                    open.lost = false;
                 }
             }
             Body::Wait { until, .. } => self.timer = Some(*until),
@@ -132,7 +216,28 @@ impl Ledger {
             }
             // The model was told, and goes on.
             Body::Assistant { .. } => self.unknown.clear(),
-            Body::Error { .. } => {}
+            Body::Source {
+                call_id,
+                from,
+                trusted,
+            } => {
+                match self.open.iter_mut().find(|o| &o.call.id == call_id) {
+                    Some(open) => open.source = Some((from.clone(), *trusted)),
+                    // Of no call of this run: who started it has read it.
+                    None if !trusted => {
+                        self.untrusted
+                            .add("run_assignment", Some(from.clone()), entry.at);
+                    }
+                    None => {}
+                }
+            }
+            Body::Lost { call_id } => {
+                if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
+                    open.reply = None;
+                    open.lost = true;
+                }
+            }
+            Body::Error { .. } | Body::ToolsChanged { .. } => {}
         }
     }
 
@@ -155,8 +260,31 @@ impl Ledger {
             call: call.clone(),
             intent,
             approval: Approval::NotAsked,
+            reply: None,
+            lost: false,
+            source: None,
             repeats,
         });
+    }
+
+    /// Notes what a call brought in. Of a built-in tool an error is the engine's own sentence; whose source is noted may
+    /// put anything into one.
+    fn came(&mut self, call_id: &str, name: &str, outcome: &Outcome, at: Timestamp) {
+        let open = self.open.iter().find(|o| o.call.id == call_id);
+        let noted = open.and_then(|o| o.source.clone());
+        let untrusted = match &noted {
+            Some((_, trusted)) => !trusted,
+            None => {
+                policy::builtin(name).is_none_or(|h: Hints| h.untrusted)
+                    && matches!(outcome, Outcome::Result(_))
+            }
+        };
+        if untrusted {
+            let from = noted
+                .map(|(from, _)| from)
+                .or_else(|| open.and_then(|o| from_of(&o.call)));
+            self.untrusted.add(name, from, at);
+        }
     }
 
     fn closed(&mut self, call_id: &str, outcome: &Outcome) {
@@ -206,10 +334,12 @@ impl Ledger {
             Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
                 open.repeats = None;
+                open.lost = false;
                 open.approval = Approval::Given {
                     digest: open.call.digest(),
                 };
             }
+            Origin::Connection { .. } => open.reply = Some(resolution.clone()),
             Origin::InDoubt { .. } | Origin::Tool { .. } | Origin::Model => {}
         }
     }
@@ -260,7 +390,7 @@ impl Ledger {
             .iter()
             .find(|o| Some(o.call.id.as_str()) == request.call_id())?;
         let outcome = match &request.origin {
-            Origin::Model | Origin::Policy { .. } => return None,
+            Origin::Model | Origin::Policy { .. } | Origin::Connection { .. } => return None,
             Origin::Tool { .. } => match resolution.value(&request.ask) {
                 Ok(value) => Outcome::Result(value),
                 Err(error) => Outcome::Error(error),

@@ -8,6 +8,7 @@
 
 pub mod cause;
 pub mod config;
+pub mod connection;
 pub mod human;
 pub mod id;
 pub mod ledger;
@@ -19,7 +20,9 @@ pub mod policy;
 pub mod retry;
 pub mod role;
 pub mod run;
+pub mod secret;
 pub mod time;
 pub mod transcript;
 pub mod turn;
+pub mod webhook;
 pub mod wire;

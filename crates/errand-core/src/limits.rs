@@ -36,5 +36,24 @@ pub const WRITE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub const TOOL_RESULT_BYTES_MAX: usize = 64 * 1024;
 /// Tool calls of one turn. Beyond, a model is told so by an error result.
 pub const CALLS_PER_TURN_MAX: usize = 128;
+/// Most bytes of a sandbox that are copied for a fork: some seconds of a disk's work while the caller waits.
+pub const FORK_COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Most files and directories that are copied for a fork, for the same reason.
+pub const FORK_COPY_NAMES_MAX: usize = 20_000;
+/// Most invitations of a team that are open at once: far above what is sent in one go.
+pub const INVITATIONS_MAX: u64 = 100;
+/// How long an invitation works, unless it says otherwise: a week, so that somebody on holiday can still use it.
+pub const INVITATION_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+/// How long an invitation works at most: 30 days.
+pub const INVITATION_MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// Most webhooks of a team: each end of a run writes a delivery for each of them, in the same transaction.
+pub const WEBHOOKS_MAX: u64 = 20;
+/// How long a webhook secret that was replaced still signs beside the new one: a day, to put the new one into all
+/// receivers.
+pub const RETIRED_SECRET_MS: u64 = 24 * 3_600_000;
+/// Most replaced secrets that sign at once: each is a signature more in the header.
+pub const RETIRED_SECRETS_MAX: usize = 4;
+/// How much of a receiver's answer is kept for people to read. Unit: bytes.
+pub const ANSWER_KEPT_BYTES_MAX: usize = 1024;
 const _: () = assert!(READ_FILE_BYTES_MAX < WRITE_FILE_BYTES_MAX);
 const _: () = assert!(CONFIG_BYTES_MAX < BODY_BYTES_MAX);

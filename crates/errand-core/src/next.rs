@@ -1,12 +1,13 @@
 //! What a run does next: pure, from its ledger and its build.
 
 use crate::human::{
-    Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft, approval_from_call,
+    Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft, Resolution, approval_from_call,
     question_from_call,
 };
 use crate::id::ClaimToken;
 use crate::ledger::{Approval, DONE, IN_DOUBT_QUESTION, Ledger, NOT_DONE, OpenCall, SKIP};
 use crate::policy::{self, Decision, Hints, Policy, Settle, decide};
+use crate::secret;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Outcome, ToolCall};
 
@@ -39,6 +40,8 @@ pub enum Next {
     Calls(Vec<ToolCall>),
     /// A call of an earlier claim has an intent and no result: its tool looks whether it was done.
     LookUp(OpenCall),
+    /// A person has answered what a connection's server asked during the call: it is given to it.
+    Reply(Box<OpenCall>, Resolution),
     /// A person is asked first.
     Ask(Box<RequestDraft>),
     /// A call gets this result without being carried out.
@@ -73,6 +76,7 @@ pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
         }
         Step::Run => Next::Calls(vec![first.call.clone()]),
         Step::LookUp => Next::LookUp(first.clone()),
+        Step::Reply(resolution) => Next::Reply(Box::new(first.clone()), resolution),
         Step::Ask(draft) => Next::Ask(draft),
         Step::Error(error) => answer(first, Outcome::Error(error)),
         Step::Known(outcome) => answer(first, outcome),
@@ -91,6 +95,7 @@ fn answer(open: &OpenCall, outcome: Outcome) -> Next {
 enum Step {
     Run,
     LookUp,
+    Reply(Resolution),
     Ask(Box<RequestDraft>),
     Error(String),
     Known(Outcome),
@@ -104,13 +109,23 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     let Some(hints) = (rules.hints)(&open.call.name) else {
         return Step::Error(absent(open));
     };
-    if let Some((claim, _)) = &open.intent
-        && *claim != rules.claim
+    // The call is under way at the server, whoever drives the run now.
+    if let Some(reply) = &open.reply {
+        return Step::Reply(reply.clone());
+    }
+    let begun_elsewhere = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
+    if (begun_elsewhere || open.lost)
         && let Some(step) = in_doubt(open, hints, rules)
     {
         return step;
     }
-    let policy = (rules.policy)(&open.call.name);
+    let mut policy = (rules.policy)(&open.call.name);
+    // A secret leaves the house with the call: what was read must not be what sends it.
+    if secret::may_hold(&open.call.name)
+        && !secret::marks_in_arguments(&open.call.arguments).is_empty()
+    {
+        policy = policy.or_stricter(Policy::Guard);
+    }
     if hints.asks {
         return asking(open, policy, rules);
     }
@@ -122,7 +137,7 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         Approval::Refused { error } => return Step::Error(error.clone()),
         Approval::NotAsked => {}
     }
-    match decide(policy, ledger.tainted_by.is_some(), rules.people) {
+    match decide(policy, !ledger.untrusted.is_none(), rules.people) {
         Decision::Run => Step::Run,
         Decision::Refuse(why) => Step::Error(why.to_owned()),
         Decision::Ask => Step::Ask(Box::new(release(open, policy, ledger, rules))),
@@ -168,9 +183,10 @@ fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
 /// The request that releases exactly this call.
 fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) -> RequestDraft {
     let name = &open.call.name;
-    let why = match (policy, &ledger.tainted_by) {
-        (Policy::Guard, Some(source)) => format!(
-            "Untrusted content came into the run (by `{source}`), so this call needs a person's word."
+    let why = match policy {
+        Policy::Guard => format!(
+            "Untrusted content came into the run, so this call needs a person's word. What was read: {}. What you approve is exactly the call shown.",
+            ledger.untrusted.sentence()
         ),
         _ => format!(
             "This assignment asks before `{name}` runs. What you approve is exactly the call shown."
@@ -225,7 +241,9 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
         label: label.to_owned(),
         description: Some(description.to_owned()),
     };
-    let why = if open.repeats.is_some() {
+    let why = if open.lost {
+        "The connection's server was lost while this call was under way, and nobody can tell whether it was done."
+    } else if open.repeats.is_some() {
         "The run ended while this very call was under way, and the tool cannot tell whether it was done."
     } else {
         "The server restarted while this call was under way, and the tool cannot tell whether it was done."

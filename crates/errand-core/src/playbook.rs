@@ -26,9 +26,11 @@
 mod cursor;
 mod json;
 mod parse;
+mod secrets;
 mod template;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::human::OnExpire;
@@ -53,12 +55,13 @@ pub const MOVE_FUEL: u64 = 100 * crate::limits::TEMPLATE_FUEL;
 pub const SET_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Words that a playbook cannot give as names: they have their meaning already.
-const RESERVED: [&str; 5] = ["message", "messages", "run", "item", "index"];
+const RESERVED: [&str; 6] = ["message", "messages", "run", "item", "index", "secret"];
 
 /// Steps, checked, with their templates ready to run. Shared in an `Arc`.
 #[derive(Debug)]
 pub struct Playbook {
     steps: Arc<[Step]>,
+    secrets: BTreeSet<String>,
     asks: bool,
     light: bool,
 }
@@ -103,6 +106,29 @@ impl Playbook {
     #[must_use]
     pub fn asks(&self) -> bool {
         self.asks
+    }
+
+    /// The tools that its steps call, each with the step's path.
+    #[must_use]
+    pub fn tools(&self) -> Vec<(&str, &str)> {
+        fn of<'s>(steps: &'s [Step], found: &mut Vec<(&'s str, &'s str)>) {
+            for step in steps {
+                match &step.action {
+                    Action::Tool { name, .. } => found.push((&step.path, name)),
+                    Action::ForEach { steps, .. } => of(steps, found),
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        of(&self.steps, &mut found);
+        found
+    }
+
+    /// The names of the secrets that arguments of its steps have marks of.
+    #[must_use]
+    pub fn secrets(&self) -> &BTreeSet<String> {
+        &self.secrets
     }
 
     /// Whether a move is decided in no time worth speaking of: no string computes, no steps are repeated.

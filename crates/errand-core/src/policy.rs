@@ -16,6 +16,38 @@ pub enum Policy {
     Guard,
 }
 
+impl Policy {
+    fn strictness(self) -> u8 {
+        match self {
+            Self::Allow => 0,
+            Self::Guard => 1,
+            Self::Ask => 2,
+            Self::Deny => 3,
+        }
+    }
+
+    /// The stricter of two words on one tool.
+    #[must_use]
+    pub fn or_stricter(self, other: Self) -> Self {
+        if other.strictness() > self.strictness() {
+            other
+        } else {
+            self
+        }
+    }
+
+    /// As a build has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+            Self::Guard => "guard",
+        }
+    }
+}
+
 /// What settles a call that has an intent and no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settle {
@@ -97,11 +129,47 @@ pub const BUILTIN: [(&str, Hints); 8] = {
     ]
 };
 
+/// The built-in tools that a build has only where it names them.
+pub const NAMED: [(&str, Hints); 2] = [
+    (
+        "fetch_url",
+        Hints {
+            read_only: true,
+            destructive: false,
+            idempotent: true,
+            open_world: true,
+            asks: false,
+            untrusted: true,
+            settle: Settle::RunAgain,
+        },
+    ),
+    (
+        "run_assignment",
+        Hints {
+            read_only: false,
+            destructive: false,
+            // A call starts one run, however often it is carried out.
+            idempotent: true,
+            open_world: false,
+            asks: false,
+            // What the run that was started has read counts; see `Body::Source`.
+            untrusted: false,
+            settle: Settle::RunAgain,
+        },
+    ),
+];
+
+/// The names of all built-in tools.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().chain(&NAMED).map(|(name, _)| *name)
+}
+
 /// The hints of a built-in tool.
 #[must_use]
 pub fn builtin(name: &str) -> Option<Hints> {
     BUILTIN
         .iter()
+        .chain(&NAMED)
         .find(|(n, _)| *n == name)
         .map(|(_, hints)| *hints)
 }

@@ -25,8 +25,12 @@ pub enum Permission {
     ManageAgents,
     /// See, create and delete API keys.
     ManageKeys,
-    /// See and roll the webhook secret.
+    /// Configure the team's webhooks, see and roll the webhook secret.
     ManageWebhooks,
+    /// See, make and delete secrets.
+    ManageSecrets,
+    /// Make, change, probe and delete connections.
+    ManageConnections,
     /// Add and remove members, change roles below owner.
     ManageMembers,
     /// Make owners.
@@ -40,7 +44,11 @@ impl Role {
         use Permission as P;
         match permission {
             P::Read | P::ManageRuns | P::ManageAgents => true,
-            P::ManageKeys | P::ManageWebhooks | P::ManageMembers => self >= Self::Admin,
+            P::ManageKeys
+            | P::ManageWebhooks
+            | P::ManageSecrets
+            | P::ManageConnections
+            | P::ManageMembers => self >= Self::Admin,
             P::ManageOwners => self == Self::Owner,
         }
     }

@@ -31,6 +31,12 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
+    /// The day (UTC) that it is in.
+    #[must_use]
+    pub fn day(self) -> Day {
+        Day(self.0.div_euclid(DAY_MS))
+    }
+
     /// The moment `ms` milliseconds later.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
@@ -87,6 +93,65 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+const DAY_MS: i64 = 86_400_000;
+
+/// A day of UTC: `2026-11-23`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(i64);
+
+impl Day {
+    /// By its number; held within the years 1970 to 9999.
+    #[must_use]
+    pub fn from_number(days: i64) -> Self {
+        Self(days.clamp(0, MAX_MS / DAY_MS))
+    }
+
+    /// Whole days since 1970-01-01.
+    #[must_use]
+    pub fn number(self) -> i64 {
+        self.0
+    }
+
+    /// So many days later, or earlier.
+    #[must_use]
+    pub fn plus(self, days: i64) -> Self {
+        Self::from_number(self.0.saturating_add(days))
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = Timestamp(self.0.saturating_mul(DAY_MS)).to_string();
+        f.write_str(moment.get(..10).unwrap_or("1970-01-01"))
+    }
+}
+
+/// A text that is not a day.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a day: it takes one such as 2026-11-23, or a time in RFC 3339")]
+pub struct BadDay(String);
+
+impl FromStr for Day {
+    type Err = BadDay;
+
+    fn from_str(text: &str) -> Result<Self, BadDay> {
+        let moment = if text.len() == 10 {
+            format!("{text}T00:00:00Z").parse()
+        } else {
+            text.parse()
+        };
+        moment
+            .map(Timestamp::day)
+            .map_err(|_: BadTimestamp| BadDay(text.chars().take(64).collect()))
+    }
+}
+
+impl Serialize for Day {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -132,6 +197,32 @@ pub fn parse_duration_ms(text: &str) -> Result<u64, BadDuration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_day_is_read_and_written() {
+        for (text, day) in [
+            ("1970-01-01", "1970-01-01"),
+            ("2026-11-23", "2026-11-23"),
+            ("2026-11-23T23:59:59.999Z", "2026-11-23"),
+            ("2026-11-24T01:00:00+02:00", "2026-11-23"),
+        ] {
+            assert_eq!(text.parse::<Day>().unwrap().to_string(), day);
+        }
+        let day: Day = "2024-02-28".parse().unwrap();
+        assert_eq!(day.plus(2).to_string(), "2024-03-01");
+        assert_eq!(Day::from_number(day.number()), day);
+        assert_eq!(Day::from_number(-1).to_string(), "1970-01-01");
+        for bad in [
+            "",
+            "2026-11",
+            "2026-13-01",
+            "2026-02-30",
+            "yesterday!",
+            "20261123xx",
+        ] {
+            assert!(bad.parse::<Day>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_timestamp_has_three_decimals() {

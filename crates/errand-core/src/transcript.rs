@@ -187,6 +187,27 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<UserId>,
     },
+    /// Note: where what a call gives comes from, where that is not said by the call itself. It stands before the result.
+    Source {
+        /// Of which call.
+        call_id: String,
+        /// Such as the address of a page, or a connection.
+        from: String,
+        /// Whether it comes from the team's own people and programs.
+        trusted: bool,
+    },
+    /// Note: the server that a connection's call was under way at, and that had asked a person, does not have it any more.
+    Lost {
+        /// Of which call.
+        call_id: String,
+    },
+    /// Note: tools of a connection are not what they were when it was probed.
+    ToolsChanged {
+        /// The connection's name.
+        connection: String,
+        /// Their names, as they are offered.
+        tools: Vec<String>,
+    },
     /// Note: what really became of a call that was closed before its outcome was known.
     Late {
         /// Of which call.
@@ -213,6 +234,9 @@ impl Body {
             | Self::Woke { .. }
             | Self::Interrupted { .. }
             | Self::Retried { .. }
+            | Self::Source { .. }
+            | Self::Lost { .. }
+            | Self::ToolsChanged { .. }
             | Self::Late { .. } => false,
         }
     }

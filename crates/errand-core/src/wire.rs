@@ -288,6 +288,22 @@ pub struct WebhookBody {
     pub respond_url: Option<String>,
 }
 
+/// The body of a webhook that was sent to try an address out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TestWebhookBody {
+    /// The event's id, the same at every attempt.
+    pub id: Uuid,
+    /// `webhook_test`.
+    pub event: String,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// The webhook that is tried out.
+    pub webhook_id: Uuid,
+    /// A sentence for people.
+    pub message: String,
+}
+
 impl From<&ToolCall> for ToolCallBody {
     fn from(call: &ToolCall) -> Self {
         Self {
@@ -397,7 +413,10 @@ impl MessageBody {
             | Body::Woke { .. }
             | Body::Interrupted { .. }
             | Body::Retried { .. }
-            | Body::Late { .. } => return None,
+            | Body::Late { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. } => return None,
         };
         Some(message)
     }

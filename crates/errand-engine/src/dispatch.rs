@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::conclude::conclude;
+use crate::connect::Connections;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
 use crate::sandboxes::Sandboxes;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub models: Models,
     /// What can be called.
     pub tools: Tools,
+    /// The servers whose tools can be called.
+    pub connections: Connections,
     /// Where files are.
     pub sandboxes: Sandboxes,
     /// Who takes webhooks to their receivers.
@@ -101,6 +104,12 @@ impl Engine {
             )),
         ];
         if options.cleans_up {
+            tasks.push(tokio::spawn({
+                let (connections, draining) = (parts.connections.clone(), parts.draining.clone());
+                async move {
+                    let _ = draining.run_until_cancelled(connections.close_idle()).await;
+                }
+            }));
             tasks.push(tokio::spawn(janitor::run(parts.clone(), started)));
         }
         Ok((
@@ -117,8 +126,10 @@ impl Engine {
     pub async fn shut_down(self, grace: Duration) {
         self.parts.draining.cancel();
         let mut tasks = self.tasks;
+        let connections = self.parts.connections;
         let all = futures::future::join_all(tasks.iter_mut());
         if tokio::time::timeout(grace, all).await.is_ok() {
+            connections.shut_down().await;
             return;
         }
         self.cancel.cancel();
@@ -137,12 +148,14 @@ impl Engine {
             );
             tasks.iter().for_each(JoinHandle::abort);
         }
+        connections.shut_down().await;
     }
 }
 
 impl Engine {
     /// Ends at once, as a crash would: nothing is finished. For tests of recovery.
     pub fn abort(self) {
+        self.parts.connections.abort();
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
@@ -244,6 +257,9 @@ impl Dispatcher {
         let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
             let ended = drive(&parts, claimed, step_ms_max, &cancel).await;
+            if ended.is_err() {
+                parts.connections.close_run(ready.run);
+            }
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));

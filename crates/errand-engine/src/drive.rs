@@ -7,9 +7,12 @@
 //!
 //! Left out: whether a run may be driven (the store's claims) and how many at once (`dispatch`).
 
+mod calls;
+
 use std::sync::Arc;
 
 use errand_core::config::{BuildConfig, RunLimits};
+use errand_core::connection::is_tool;
 use errand_core::human::HumanRequest;
 use errand_core::id::{ClaimToken, SandboxId};
 use errand_core::ledger::{Ledger, OpenCall};
@@ -26,14 +29,16 @@ use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
+use crate::connect::Offer;
 use crate::dispatch::Parts;
 use crate::model::{ModelError, Session};
 use crate::sandboxes::Workspace;
-use crate::tool::{LookedUp, ToolContext};
+use crate::tool::{Acted, LookedUp, ToolContext, assignment};
+use calls::{act, known};
 
 /// Most entries of pure turns that gather before they are committed.
 const BUFFERED_ENTRIES_MAX: usize = 64;
@@ -80,8 +85,7 @@ pub(crate) async fn drive(
     step_ms_max: u64,
     cancel: &CancellationToken,
 ) -> Result<(), DriveError> {
-    let (run, claim) = (claimed.ready.run, claimed.claim);
-    let fence = parts.store.bell().fence(run);
+    let (run, claim, fence) = (claimed.ready.run, claimed.claim, claimed.fence);
     let run = match claimed.run {
         Some(run) => run,
         None => persist(parts, || parts.store.driven_run(run, claim)).await?,
@@ -108,8 +112,12 @@ pub(crate) async fn drive(
         session.feed(entry);
         ledger.feed(entry);
     }
+    let offer = Offer::of(&parts.connections, run.team, &build).await?;
+    let is_open = |id: &str| ledger.open.iter().any(|open| open.call.id == id);
+    parts.connections.keep_only(run.id, is_open).await;
     let mut driver = Driver {
         parts,
+        offer,
         claim,
         step_ms_max,
         cancel,
@@ -164,6 +172,8 @@ struct Driver<'a> {
     cancel: &'a CancellationToken,
     fence: Fence,
     session: Box<dyn Session>,
+    /// The tools of connections.
+    offer: Offer,
     ledger: Ledger,
     /// Position of the last entry that is on disk and known here.
     known: u64,
@@ -182,6 +192,11 @@ impl Driver<'_> {
             if self.parts.draining.is_cancelled() {
                 return self.commit(StepEnd::Release).await.map(drop);
             }
+            // A floor that was raised holds from the next call on.
+            let connections = &self.parts.connections;
+            self.offer
+                .refresh(connections, self.run.team, self.build)
+                .await?;
             let what = self.decide();
             // Before the step that would go beyond it, not after the money is spent.
             if matches!(what, Next::Model | Next::Calls(_))
@@ -211,6 +226,7 @@ impl Driver<'_> {
                     true
                 }
                 Next::Timer(until) => self.commit(StepEnd::Sleep(until)).await?,
+                Next::Reply(open, resolution) => self.reply(&open, &resolution).await?,
                 // The store gives a run that waits for a person to no driver.
                 Next::Person => self.commit(StepEnd::Release).await?,
             };
@@ -225,17 +241,21 @@ impl Driver<'_> {
     }
 
     fn decide(&self) -> Next {
-        let tools = &self.parts.tools;
         next(
             &self.ledger,
             &Rules {
                 hints: &|name| {
-                    tools
-                        .get(name)
-                        .map(|tool| tool.hints())
-                        .filter(|_| self.build.tools.contains_key(name))
+                    let of_connection = self.offer.get(name);
+                    let own = || {
+                        let tool = self.parts.tools.get(name);
+                        tool.filter(|_| self.build.tools.contains_key(name))
+                    };
+                    of_connection.or_else(own).map(|tool| tool.hints())
                 },
-                policy: &|name| self.build.policy(name),
+                policy: &|name| {
+                    let of_connection = self.offer.policy(name);
+                    of_connection.unwrap_or_else(|| self.build.policy(name))
+                },
                 people: self.build.human_in_the_loop,
                 claim: self.claim,
                 expires_in_ms: self.build.human_requests.expires_in_ms,
@@ -335,6 +355,9 @@ impl Driver<'_> {
             }
         }
         self.ledger.position = self.known;
+        if !committed.goes_on && matches!(step.end, StepEnd::Complete { .. } | StepEnd::Fail(_)) {
+            self.parts.connections.close_run(self.run.id);
+        }
         Ok(committed.goes_on)
     }
 
@@ -477,11 +500,13 @@ impl Driver<'_> {
     }
 
     fn context(&mut self, call: &ToolCall) -> ToolContext {
-        let tool = self.parts.tools.get(&call.name);
+        let tool = self.tool(&call.name);
         let workspace = tool
             .is_some_and(|tool| tool.in_sandbox())
             .then(|| self.workspace());
         ToolContext {
+            arguments: call.arguments.clone(),
+            build: self.run.build.as_ref().ok().cloned(),
             run: self.run.id,
             call_id: call.id.clone(),
             workspace,
@@ -491,7 +516,7 @@ impl Driver<'_> {
     }
 
     fn hints(&self, call: &ToolCall) -> Option<Hints> {
-        self.parts.tools.get(&call.name).map(|tool| tool.hints())
+        self.tool(&call.name).map(|tool| tool.hints())
     }
 
     /// Carries calls out: their intents are on disk first, where they change something.
@@ -503,6 +528,15 @@ impl Driver<'_> {
         let reads = calls
             .iter()
             .all(|call| self.hints(call).is_some_and(|hints| hints.read_only));
+        if first.name == assignment::NAME {
+            return self.start_child(first).await;
+        }
+        // Opened before anything is on record: a call whose secret is not there has not begun.
+        let filled = self.fill(&calls).await;
+        if !reads && let Some(Err(error)) = filled.arguments.first() {
+            self.push(result_of(first, Outcome::Error(error.clone())));
+            return Ok(true);
+        }
         if !reads && let Err(error) = self.intend(first, context).await? {
             self.push(result_of(first, Outcome::Error(error)));
             return Ok(true);
@@ -522,41 +556,30 @@ impl Driver<'_> {
             let late = if reads { Vec::new() } else { late.collect() };
             return Err(DriveError::Fenced(late));
         }
-        let acts = calls.iter().zip(&contexts).map(|(call, context)| {
-            let tool = self.parts.tools.get(&call.name).cloned();
-            let arguments = call.arguments.clone();
-            async move {
-                match tool {
-                    Some(tool) => tool.run(context, arguments).await,
-                    None => {
-                        Outcome::Error(format!("unknown_tool: there is no tool {:?}", call.name))
-                    }
-                }
-            }
-        });
+        let acts = calls.iter().zip(&contexts).zip(&filled.arguments).map(
+            |((call, context), arguments)| {
+                let tool = self.tool(&call.name).cloned();
+                let secrets = filled.secrets.as_deref();
+                act(call, context, arguments.clone(), tool, secrets)
+            },
+        );
         let act = join_all(acts);
         tokio::pin!(act);
-        let outcomes = tokio::select! {
+        let acted = tokio::select! {
             biased;
-            outcomes = &mut act => outcomes,
+            acted = &mut act => acted,
             () = self.fence.fenced() => {
                 contexts.iter().for_each(|c| c.cancel.cancel());
                 // What was begun is seen to its end: its outcome is kept, and the sandbox is given back only then.
-                let outcomes = act.await;
+                let outcomes = act.await.into_iter().map(Acted::into_outcome);
                 let ids = calls.iter().map(|call| call.id.clone());
                 let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
-                return Err(DriveError::Fenced(late));
+                // What a connection's server was told to leave off may have taken effect all the same.
+                let reaches = calls.iter().any(|call| is_tool(&call.name));
+                return Err(DriveError::Fenced(if reaches { known(late) } else { late }));
             }
         };
-        for (call, outcome) in calls.iter().zip(outcomes) {
-            // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
-            if self.cancel.is_cancelled() && broke_off(&outcome) {
-                continue;
-            }
-            self.buffer.usage.tool_calls += 1;
-            self.push(result_of(call, outcome));
-        }
-        Ok(true)
+        self.record(calls.iter().cloned().zip(acted)).await
     }
 
     /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
@@ -573,8 +596,11 @@ impl Driver<'_> {
         {
             return Ok(Ok(()));
         }
-        let mut evidence = None;
-        if let Some(tool) = self.parts.tools.get(&call.name).cloned()
+        let hints = self.hints(call);
+        // That it may begin again is the server's word, which nobody can look up later.
+        let again = is_tool(&call.name) && hints.is_some_and(|hints| hints.idempotent);
+        let mut evidence = again.then(|| json!({"again": true}));
+        if let Some(tool) = self.tool(&call.name).cloned()
             && tool.hints().settle == Settle::LookUp
         {
             self.commit_sandbox().await?;
@@ -617,7 +643,7 @@ impl Driver<'_> {
             .intent
             .as_ref()
             .and_then(|(_, evidence)| evidence.as_ref());
-        let found = match self.parts.tools.get(&open.call.name) {
+        let found = match self.tool(&open.call.name) {
             Some(tool) => tool.look_up(&context, &open.call.arguments, evidence).await,
             None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
         };
@@ -639,12 +665,7 @@ impl Driver<'_> {
 
     /// The run was taken away before these entries were on disk: what became of calls that had begun.
     fn late(&self, entries: &[NewEntry]) -> Vec<(String, Outcome)> {
-        let changes = |name: &str| {
-            self.parts
-                .tools
-                .get(name)
-                .is_some_and(|tool| !tool.hints().read_only)
-        };
+        let changes = |name: &str| self.tool(name).is_some_and(|tool| !tool.hints().read_only);
         let results = entries.iter().filter_map(|entry| match &entry.body {
             Body::ToolResult {
                 call_id,

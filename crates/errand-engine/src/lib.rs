@@ -5,8 +5,10 @@
 //! dies in the middle of a step is followed by another driver that goes on from the transcript.
 
 pub mod clock;
+pub mod connect;
 pub mod model;
 pub mod net;
+pub mod progress;
 pub mod sandboxes;
 pub mod tool;
 pub mod trash;
@@ -17,5 +19,6 @@ mod dispatch;
 mod drive;
 mod janitor;
 mod outbox;
+mod secrets;
 
 pub use dispatch::{Engine, EngineOptions, Parts};

@@ -40,6 +40,9 @@ impl Bounds {
     };
 }
 
+/// How long a connection for answers that stream may take to come about.
+const STREAM_CONNECT: Duration = Duration::from_secs(10);
+
 /// Why there is no answer to a guarded request.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -146,23 +149,38 @@ impl Guard {
         })
     }
 
+    /// A client behind this guard for answers that stream for as long as they like: who uses it keeps the time. A literal
+    /// address in a URL does not come to the resolver: [`Guard::check_url`] judges it, before each use.
+    ///
+    /// # Errors
+    /// [`ClientError`] if TLS cannot be set up at all.
+    pub fn streaming_client(&self) -> Result<reqwest::Client, ClientError> {
+        let build = |roots| self.build(None, roots, self.resolver());
+        build(Roots::System)
+            .or_else(|_| build(Roots::None))
+            .map_err(ClientError)
+    }
+
     fn build(
         &self,
-        bounds: Bounds,
+        bounds: impl Into<Option<Bounds>>,
         roots: Roots,
         resolver: std::sync::Arc<dyn reqwest::dns::Resolve>,
     ) -> Result<reqwest::Client, reqwest::Error> {
         install_crypto_provider();
-        let builder = reqwest::Client::builder()
+        let bounds = bounds.into();
+        let mut builder = reqwest::Client::builder()
             .dns_resolver(resolver)
             .redirect(redirect::Policy::none())
             .no_proxy()
             .referer(false)
             // A kept connection would go to an address that was judged some other time.
             .pool_max_idle_per_host(0)
-            .connect_timeout(bounds.connect)
-            .timeout(bounds.total)
+            .connect_timeout(bounds.map_or(STREAM_CONNECT, |bounds| bounds.connect))
             .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")));
+        if let Some(bounds) = bounds {
+            builder = builder.timeout(bounds.total);
+        }
         match roots {
             Roots::System => builder.build(),
             Roots::None => builder.tls_certs_only([]).build(),

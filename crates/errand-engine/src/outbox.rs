@@ -10,11 +10,10 @@
 
 use std::collections::HashMap;
 
-use errand_core::id::RunId;
 use errand_core::retry::webhook_retry_delay_ms;
 use errand_core::time::Timestamp;
 use errand_store::StoreError;
-use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery};
+use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery, Lane};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +30,7 @@ pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) 
         parts: parts.clone(),
         places,
         under_way: JoinSet::new(),
-        runs: HashMap::new(),
+        lanes: HashMap::new(),
     };
     while !parts.draining.is_cancelled() {
         let moment = match outbox.round().await {
@@ -63,7 +62,7 @@ struct Outbox {
     parts: Parts,
     places: usize,
     under_way: JoinSet<()>,
-    runs: HashMap<Id, (RunId, String)>,
+    lanes: HashMap<Id, (Lane, String)>,
 }
 
 impl Outbox {
@@ -72,7 +71,7 @@ impl Outbox {
         let now = self.parts.clock.now();
         let free = self.places.saturating_sub(self.under_way.len());
         if free > 0 {
-            let busy: Vec<(RunId, String)> = self.runs.values().cloned().collect();
+            let busy: Vec<(Lane, String)> = self.lanes.values().cloned().collect();
             // No receiver takes more than half of the places.
             let receiver_max = self.places.div_ceil(2);
             let due = self
@@ -81,25 +80,26 @@ impl Outbox {
                 .due_deliveries(now, free, receiver_max, busy)
                 .await?;
             for delivery in due {
-                let key = (delivery.run, delivery.url.clone());
+                let key = (delivery.lane(), delivery.url.clone());
                 let parts = self.parts.clone();
                 let handle = self
                     .under_way
                     .spawn(async move { attempt(&parts, delivery).await });
-                self.runs.insert(handle.id(), key);
+                self.lanes.insert(handle.id(), key);
             }
         }
         self.parts.store.next_delivery_at(now).await
     }
 
     fn ended(&mut self, id: &Id) {
-        self.runs.remove(id);
+        self.lanes.remove(id);
     }
 }
 
 /// One attempt, and its record.
 async fn attempt(parts: &Parts, delivery: DueDelivery) {
     let at = parts.clock.now();
+    let run = delivery.run.map(|run| run.to_string());
     let made = match secret_of(parts, &delivery).await {
         Ok(secret) => {
             send(
@@ -113,10 +113,11 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
             .await
         }
         Err(error) => {
-            tracing::error!(run.id = %delivery.run, %error, "a delivery could not be signed; it is tried again");
+            tracing::error!(run.id = run, %error, "a delivery could not be signed; it is tried again");
             crate::webhook::Attempt {
                 status: None,
                 error: Some(error),
+                answer: None,
                 duration_ms: 0,
                 verdict: Verdict::Retry,
             }
@@ -128,20 +129,22 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
         Verdict::Delivered => DeliveryEnd::Delivered,
         Verdict::Gone => DeliveryEnd::Gone,
         Verdict::Retry => {
-            let elapsed_ms = now.ms_since(delivery.created_at);
-            webhook_retry_delay_ms(attempt, elapsed_ms, parts.ids.jitter_permille())
+            let elapsed_ms = now.ms_since(delivery.begun_at);
+            let tried = attempt.saturating_sub(delivery.attempts_before);
+            webhook_retry_delay_ms(tried, elapsed_ms, parts.ids.jitter_permille())
                 .map_or(DeliveryEnd::Exhausted, |ms| {
                     DeliveryEnd::Again(now.plus_ms(ms))
                 })
         }
     };
-    tracing::info!(run.id = %delivery.run, delivery.id = %delivery.id, attempt, status = made.status, duration_ms = made.duration_ms, ?end, "webhook attempt");
+    tracing::info!(run.id = run, delivery.id = %delivery.id, attempt, status = made.status, duration_ms = made.duration_ms, ?end, "webhook attempt");
     let row = AttemptRow {
         attempt,
         at,
         duration_ms: made.duration_ms,
         status: made.status,
         error: made.error,
+        answer: made.answer,
     };
     // What is not recorded is sent again, so it keeps its place until it is.
     let recorded = persist(parts, || {
@@ -150,16 +153,27 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
             .record_attempt(delivery.number, row.clone(), end)
     });
     if let Err(error) = recorded.await {
-        tracing::warn!(run.id = %delivery.run, error = &error as &dyn std::error::Error, "an attempt could not be recorded; it is repeated");
+        tracing::warn!(
+            run.id = run,
+            error = &error as &dyn std::error::Error,
+            "an attempt could not be recorded; it is repeated"
+        );
         parts.clock.sleep_ms(STORE_PAUSE_MS).await;
     }
 }
 
+/// The team's secret, with those that it replaced a short while ago.
 async fn secret_of(parts: &Parts, delivery: &DueDelivery) -> Result<WebhookSecret, String> {
-    let text = parts
+    let now = parts.clock.now();
+    let secrets = parts
         .store
-        .webhook_secret(delivery.team)
+        .signing_secrets(delivery.team, now)
         .await
         .map_err(|e| e.to_string())?;
-    WebhookSecret::parse(&text).map_err(|e| e.to_string())
+    let parse = |text: &String| WebhookSecret::parse(text).map_err(|e| e.to_string());
+    let mut signing = parse(&secrets.present)?;
+    for retired in &secrets.retired {
+        signing = signing.and_with(parse(&retired.secret)?);
+    }
+    Ok(signing)
 }

@@ -1,20 +1,74 @@
 //! Tools: typed functions with a schema and hints. The policy is looked up by the engine, never by the tool.
 
 pub mod asking;
+pub mod assignment;
 pub mod command;
+pub mod fetch;
 pub mod files;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use errand_core::config::{BuildConfig, HostPattern};
+use errand_core::human::{RequestDraft, Resolution};
 use errand_core::id::RunId;
 use errand_core::policy::Hints;
-use errand_core::transcript::Outcome;
+use errand_core::transcript::{Body, Outcome};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::sandboxes::Workspace;
+
+/// Where what a call gave comes from, where the tool's name and arguments do not say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Such as a page's address, or a connection's name.
+    pub from: String,
+    /// Whether it comes from the team's own people and programs.
+    pub trusted: bool,
+}
+
+/// What a call came to.
+#[derive(Clone, Debug)]
+pub enum Acted {
+    /// It has ended.
+    Done {
+        /// How.
+        outcome: Outcome,
+        /// Where what it gave comes from.
+        source: Option<Source>,
+        /// What is noted before its result.
+        notes: Vec<Body>,
+    },
+    /// The server that carries it out asks a person, and waits for the answer: see [`Tool::reply`].
+    Asks(Box<RequestDraft>),
+    /// Who carried it out was lost. Whether it took effect is not known: it is settled as after a crash.
+    Lost,
+}
+
+impl Acted {
+    /// It has ended, and what it gave comes from the engine, or from where the tool's name says.
+    #[must_use]
+    pub fn of(outcome: Outcome) -> Self {
+        Self::Done {
+            outcome,
+            source: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The outcome alone, for who cannot wait any longer.
+    #[must_use]
+    pub fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Done { outcome, .. } => outcome,
+            Self::Asks(_) | Self::Lost => Outcome::Error(
+                "interrupted: the call was cut off; whether it took effect is unknown".to_owned(),
+            ),
+        }
+    }
+}
 
 /// What a call gets to work with.
 #[derive(Clone)]
@@ -23,12 +77,23 @@ pub struct ToolContext {
     pub run: RunId,
     /// The call: with the run's id it makes the idempotency key `run_id:call_id`.
     pub call_id: String,
+    /// The call's arguments as the transcript has them: with marks.
+    pub arguments: Map<String, Value>,
+    /// The run's build.
+    pub build: Option<Arc<BuildConfig>>,
     /// The run's sandbox, for tools that work in it.
     pub workspace: Option<Workspace>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
     /// The server stops: what takes long may go on for a part of the grace period.
     pub draining: CancellationToken,
+}
+
+impl ToolContext {
+    /// The hosts that the build lets `fetch_url` ask; none: every public one.
+    fn hosts(&self) -> Option<&[HostPattern]> {
+        self.build.as_ref()?.reach.hosts.as_deref()
+    }
 }
 
 /// What a look-up found of a call that was under way when the server died.
@@ -64,6 +129,11 @@ pub trait Tool: Send + Sync {
         None
     }
 
+    /// Whether secrets are put in for marks in its arguments, and taken out of what it gives.
+    fn takes_secrets(&self) -> bool {
+        false
+    }
+
     /// The JSON schema of its arguments, made from their Rust type.
     fn schema(&self) -> Value;
 
@@ -82,6 +152,16 @@ pub trait Tool: Send + Sync {
 
     /// Carries the call out. Arguments that do not fit are an error that names the argument.
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome;
+
+    /// Carries the call out, and says where what it gave comes from.
+    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
+        Acted::of(self.run(context, arguments).await)
+    }
+
+    /// Gives a person's answer to the server that asked during this call, and goes on waiting for the call.
+    async fn reply(&self, _context: &ToolContext, _resolution: &Resolution) -> Acted {
+        Acted::Lost
+    }
 
     /// Looks whether a call was done. Only for tools whose hints say [`errand_core::policy::Settle::LookUp`].
     async fn look_up(
@@ -112,6 +192,7 @@ impl Tools {
         .with(files::tools())
         .with(vec![Arc::new(command::RunCommand::not_set_up())])
         .with(asking::tools())
+        .with(vec![Arc::new(assignment::RunAssignment)])
     }
 
     /// These too.

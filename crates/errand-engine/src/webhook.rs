@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use errand_core::cause::chain;
+use errand_core::limits::ANSWER_KEPT_BYTES_MAX;
 
 use crate::net::{Answer, GuardedClient, RequestError};
 
@@ -34,10 +35,12 @@ const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES_MIN: usize = 24;
 const SECRET_BYTES_MAX: usize = 64;
 
-/// A team's signing secret. It can be neither printed nor logged by accident; [`WebhookSecret::expose`] gives its text.
+/// A team's signing secret, with those that it replaced and that still sign. It can be neither printed nor logged by
+/// accident; [`WebhookSecret::expose`] gives its text.
 #[derive(Clone)]
 pub struct WebhookSecret {
     key: Vec<u8>,
+    retired: Vec<Vec<u8>>,
 }
 
 /// A text that is no webhook secret. The message does not repeat it.
@@ -53,7 +56,18 @@ pub struct BadId;
 impl WebhookSecret {
     /// A new secret of 32 random bytes that the caller drew.
     pub fn generate(random: [u8; 32]) -> Self {
-        Self { key: random.into() }
+        Self {
+            key: random.into(),
+            retired: Vec::new(),
+        }
+    }
+
+    /// The same, for a while signing with an older one as well: each has a signature of its own in the header.
+    #[must_use]
+    pub fn and_with(mut self, older: Self) -> Self {
+        self.retired.push(older.key);
+        self.retired.extend(older.retired);
+        self
     }
 
     /// Reads the form that [`WebhookSecret::expose`] gives.
@@ -65,7 +79,10 @@ impl WebhookSecret {
         let key = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
         (SECRET_BYTES_MIN..=SECRET_BYTES_MAX)
             .contains(&key.len())
-            .then_some(Self { key })
+            .then(|| Self {
+                key,
+                retired: Vec::new(),
+            })
             .ok_or(BadSecret)
     }
 
@@ -74,20 +91,32 @@ impl WebhookSecret {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.key))
     }
 
-    fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+    /// `v1,…` for each secret, the present one first, separated by blanks.
+    fn signatures(&self, parts: &[&[u8]]) -> String {
+        let mut signatures = String::new();
+        for key in std::iter::once(&self.key).chain(&self.retired) {
+            let blank = if signatures.is_empty() { "" } else { " " };
+            // Writing to a string does not fail.
+            let _ = write!(
+                signatures,
+                "{blank}v1,{}",
+                STANDARD.encode(Self::mac(key, parts))
+            );
+        }
+        signatures
+    }
+
+    fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
         // HMAC fills a key of up to 64 bytes up with zeros to 64; done here, there is no length that could be refused.
         let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
-        block
-            .iter_mut()
-            .zip(&self.key)
-            .for_each(|(to, from)| *to = *from);
+        block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
         let mut mac = Hmac::<Sha256>::new(&block);
         parts.iter().for_each(|part| mac.update(part));
         mac.finalize().into_bytes().into()
     }
 }
 
-/// The three headers of a signed webhook.
+/// The three headers of a signed webhook, with a signature for each of the secrets.
 ///
 /// `id`: the event's id, the same at each attempt. `timestamp_s`: the attempt's time in seconds since the epoch;
 /// receivers refuse one that is more than some minutes off.
@@ -108,8 +137,7 @@ pub fn sign(
         return Err(BadId);
     }
     let timestamp = timestamp_s.to_string();
-    let mac = secret.mac(&[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
-    let signature = format!("v1,{}", STANDARD.encode(mac));
+    let signature = secret.signatures(&[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
 
     let mut headers = HeaderMap::new();
     for (name, value) in [(ID, id), (TIMESTAMP, &timestamp), (SIGNATURE, &signature)] {
@@ -136,6 +164,8 @@ pub struct Attempt {
     pub status: Option<u16>,
     /// Why it is not delivered, one line for the team to read; `None` if it is.
     pub error: Option<String>,
+    /// The first bytes of the receiver's answer as text, where it had any.
+    pub answer: Option<String>,
     /// From the start of the attempt to the end of the answer, by the monotonic clock. For people and metrics only.
     pub duration_ms: u64,
     /// What is to be done now.
@@ -182,12 +212,14 @@ pub async fn send(
     secret: &WebhookSecret,
 ) -> Attempt {
     let began = Instant::now();
+    let mut answer = None;
     let (host, (status, verdict, error)) =
         match (Url::parse(url), sign(secret, id, timestamp_s, &body)) {
             (Ok(url), Ok(mut headers)) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                let answer = client.post(&url, headers, body).await;
-                (url.host_str().map(str::to_owned), judge(answer))
+                let answered = client.post(&url, headers, body).await;
+                answer = answered.as_ref().ok().and_then(shown);
+                (url.host_str().map(str::to_owned), judge(answered))
             }
             (Err(error), _) => (
                 None,
@@ -202,6 +234,7 @@ pub async fn send(
     let attempt = Attempt {
         status,
         error,
+        answer,
         duration_ms: elapsed_ms(began),
         verdict,
     };
@@ -216,6 +249,23 @@ pub async fn send(
         attempt.duration_ms
     );
     attempt
+}
+
+/// What of an answer's body is kept for people: its first bytes, as text without control characters.
+fn shown(answer: &Answer) -> Option<String> {
+    let most = answer.body.len().min(ANSWER_KEPT_BYTES_MAX);
+    let is_cut = answer.body_is_cut || most < answer.body.len();
+    let text = String::from_utf8_lossy(answer.body.get(..most)?);
+    let mut kept: String = text
+        .chars()
+        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
+        .collect();
+    if is_cut {
+        // A character that the cut went through.
+        kept.truncate(kept.trim_end_matches('\u{fffd}').len());
+        kept.push('…');
+    }
+    (!kept.trim().is_empty()).then_some(kept)
 }
 
 fn judge(answer: Result<Answer, RequestError>) -> (Option<u16>, Verdict, Option<String>) {

@@ -17,6 +17,7 @@
 //! In reading order.
 
 mod beneath;
+mod copy;
 mod edit;
 mod error;
 pub mod exec;
@@ -28,6 +29,7 @@ mod tree;
 mod user;
 mod write;
 
+pub use copy::{Copied, CopyError, CopyLimits};
 pub use edit::{Edit, EditError, apply_edit, sha256_hex};
 pub use error::FileError;
 pub use list::{Entry, Kind, LIST_ENTRIES_MAX, Listing};

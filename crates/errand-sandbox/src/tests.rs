@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::beneath::How;
 use crate::{FileError, Root};
 
+mod copy;
 mod edit;
 mod race;
 mod search;

@@ -1,4 +1,5 @@
-//! Who may call: API keys here, [`people`] and [`teams`] beside.
+//! Who may call: API keys here; [`people`], [`sessions`], [`teams`], [`members`], [`invitations`] and [`secrets`]
+//! beside.
 //!
 //! Promised: a key has the role that its creator has *now*, found by one query; a key ends no later than its maker;
 //! a team always has an owner that is not disabled, and only owners make or unmake owners.
@@ -8,7 +9,11 @@
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod invitations;
+mod members;
 mod people;
+mod secrets;
+mod sessions;
 mod teams;
 #[cfg(test)]
 mod tests;
@@ -18,7 +23,11 @@ use errand_core::role::Role;
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, Row, params};
 
+pub use invitations::{Invitation, Joining, NewInvitation};
+pub use members::{Member, OfMember};
 pub use people::{NewUser, User};
+pub use secrets::{NewSecret, RetiredSecret, Rolled, SigningSecrets};
+pub use sessions::{Membership, Session};
 pub use teams::{Bootstrap, Bootstrapped, NewTeam, Team};
 
 use crate::error::{Result, StoreError};

@@ -31,7 +31,8 @@ struct Watched {
     watches: usize,
 }
 
-/// A driver's ear: hears when its run was taken from it (a stop, a limit).
+/// A driver's ear: hears when its run was taken from it (a stop, a limit). Made by the claim, and put in place by the
+/// writer in the order of what was committed: a stop that comes right after the claim is heard, one from before is not.
 pub struct Fence {
     run: RunId,
     bell: Bell,
@@ -95,17 +96,20 @@ impl Bell {
         }
     }
 
-    /// Listens for the fencing of a run that the caller drives. One listener for each run.
-    #[must_use]
-    pub fn fence(&self, run: RunId) -> Fence {
-        let notify = Arc::new(tokio::sync::Notify::new());
-        let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
-        driven.insert(run, Arc::clone(&notify));
+    /// An ear for the fencing of a run, which hears once [`Bell::listen`] has put it in place.
+    pub(crate) fn fence(&self, run: RunId) -> Fence {
         Fence {
             run,
             bell: self.clone(),
-            notify,
+            notify: Arc::new(tokio::sync::Notify::new()),
         }
+    }
+
+    /// From here on this ear hears when the run is taken from its driver. One for each run: it takes the place of an
+    /// earlier driver's.
+    pub(crate) fn listen(&self, run: RunId, ear: Arc<tokio::sync::Notify>) {
+        let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
+        driven.insert(run, ear);
     }
 
     /// Whether somebody listens for the fencing of the run: a driver is at work on it, or has just been given it.
@@ -168,6 +172,11 @@ impl Watch {
 }
 
 impl Fence {
+    /// What [`Bell::listen`] puts in place.
+    pub(crate) fn ear(&self) -> Arc<tokio::sync::Notify> {
+        Arc::clone(&self.notify)
+    }
+
     /// Until the run was taken from its driver.
     pub async fn fenced(&self) {
         self.notify.notified().await;

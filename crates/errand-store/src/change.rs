@@ -5,7 +5,9 @@
 //! [`Change::finish`] in the same transaction.
 
 use errand_core::human::{HumanRequest, Resolution};
-use errand_core::id::{ClaimToken, EventId, MessageId, RunId, SandboxId, TeamId, UserId};
+use errand_core::id::{
+    ClaimToken, DeliveryId, EventId, MessageId, RunId, SandboxId, TeamId, UserId, WebhookId,
+};
 use errand_core::ledger::Ledger;
 use errand_core::run::{self, Event, RunError, Status, Transition};
 use errand_core::time::Timestamp;
@@ -299,6 +301,7 @@ impl<'t> Change<'t> {
             Some(claim) => self.leave_sandbox_to(claim)?,
             None => self.free_sandbox()?,
         }
+        crate::children::ended(self)?;
         let event = match self.row.status {
             Status::Completed => "run_completed",
             Status::Failed => "run_failed",
@@ -306,6 +309,27 @@ impl<'t> Change<'t> {
             Status::Pending | Status::Starting | Status::Running | Status::Waiting => return Ok(()),
         };
         self.webhooks.push((event, None));
+        self.count_today()
+    }
+
+    /// Adds to how the agent's runs went on this day: a start, or an end.
+    pub(crate) fn count_today(&self) -> Result<()> {
+        let is = |status: Status| i64::from(self.row.status == status);
+        self.tx
+            .prepare_cached(
+                "INSERT INTO run_days (team_id, day, agent_id, started, completed, failed, interrupted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT DO UPDATE SET started = started + ?4, completed = completed + ?5, failed = failed + ?6,
+                     interrupted = interrupted + ?7",
+            )?
+            .execute(params![
+                Blob(self.row.team.as_uuid()),
+                self.now.day().number(),
+                Blob(self.row.agent.as_uuid()),
+                is(Status::Pending),
+                is(Status::Completed),
+                is(Status::Failed),
+                is(Status::Interrupted)
+            ])?;
         Ok(())
     }
 
@@ -475,55 +499,74 @@ impl<'t> Change<'t> {
         request: Option<&HumanRequest>,
         body: &RunBody,
     ) -> Result<()> {
-        let mut urls: Vec<String> = self.row.webhook_url.iter().cloned().collect();
-        if request.is_some() {
-            urls.extend(
-                self.row
-                    .human_webhook_url
-                    .iter()
-                    .filter(|u| Some(*u) != self.row.webhook_url.as_ref())
-                    .cloned(),
-            );
+        let addresses = self.addresses(event)?;
+        if addresses.is_empty() {
+            return Ok(());
         }
-        for url in urls {
-            let id = EventId::derived(self.row.id, sequence, self.now);
-            let respond_url = request.map(|r| {
-                format!(
-                    "{}/v1/runs/{}/human-requests/{}/respond",
-                    self.tx.respond_base(),
-                    self.row.id,
-                    r.id
-                )
-            });
-            let payload = WebhookBody {
-                id: id.as_uuid(),
-                event: event.to_owned(),
-                sequence,
-                created_at: self.now,
-                run_id: self.row.id.as_uuid(),
-                agent_id: self.row.agent.as_uuid(),
-                run: body.clone(),
-                human_request: request.map(PendingRequestBody::from),
-                respond_url,
-            };
+        let id = EventId::derived(self.row.id, sequence, self.now);
+        let respond_url = request.map(|r| {
+            format!(
+                "{}/v1/runs/{}/human-requests/{}/respond",
+                self.tx.respond_base(),
+                self.row.id,
+                r.id
+            )
+        });
+        let payload = WebhookBody {
+            id: id.as_uuid(),
+            event: event.to_owned(),
+            sequence,
+            created_at: self.now,
+            run_id: self.row.id.as_uuid(),
+            agent_id: self.row.agent.as_uuid(),
+            run: body.clone(),
+            human_request: request.map(PendingRequestBody::from),
+            respond_url,
+        };
+        let payload = to_json("deliveries", "body", &payload)?.into_bytes();
+        for ((webhook, url), number) in addresses.into_iter().zip(0..) {
             self.tx
                 .prepare_cached(
-                    "INSERT INTO deliveries (id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', 0, ?8)",
+                    "INSERT INTO deliveries (delivery_id, id, run_id, webhook_id, team_id, event, sequence, url, body, created_at, state,
+                         attempts, due_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'pending', 0, ?10)",
                 )?
                 .execute(params![
+                    Blob(DeliveryId::derived(id, number, self.now).as_uuid()),
                     Blob(id.as_uuid()),
                     Blob(self.row.id.as_uuid()),
+                    webhook.map(|webhook| Blob(webhook.as_uuid())),
                     Blob(self.row.team.as_uuid()),
                     event,
                     int(sequence),
                     url,
-                    to_json("deliveries", "body", &payload)?.into_bytes(),
+                    payload,
                     Ms(self.now)
                 ])?;
-            self.tx.ring_outbox();
         }
+        self.tx.ring_outbox();
         Ok(())
+    }
+
+    /// Where an event goes: to the run's own addresses, then to the team's webhooks; to none twice.
+    fn addresses(&self, event: &str) -> Result<Vec<(Option<WebhookId>, String)>> {
+        let own = [
+            self.row.webhook_url.as_ref(),
+            self.row
+                .human_webhook_url
+                .as_ref()
+                .filter(|_| event == "human_request"),
+        ];
+        let own = own.into_iter().flatten().map(|url| (None, url.clone()));
+        let teams = crate::webhooks::subscribed(self.tx, self.row.team, event)?;
+        let teams = teams.into_iter().map(|(id, url)| (Some(id), url));
+        let mut addresses: Vec<(Option<WebhookId>, String)> = Vec::new();
+        for (webhook, url) in own.chain(teams) {
+            if !addresses.iter().any(|(_, known)| *known == url) {
+                addresses.push((webhook, url));
+            }
+        }
+        Ok(addresses)
     }
 }
 

@@ -3,29 +3,34 @@
 //! Promised: an attempt is recorded once, together with what follows from it. Of one run at most one delivery is given
 //! out at a time, in the events' order for each URL; a delivery that has failed once is tried again by itself, and
 //! later ones overtake it. A delivery whose attempt was not recorded (the program ended) is given out again: at least
-//! once, not exactly once.
+//! once, not exactly once. One that is sent again has a schedule of its own from then on, under the same id and with the
+//! same bytes.
 //!
 //! Left out: making deliveries (the transaction that commits the event does), sending, and when to try again
 //! (`errand_core::retry`).
 
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use errand_core::id::{RunId, TeamId};
+use errand_core::id::{DeliveryId, RunId, TeamId};
 use errand_core::time::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+pub(crate) use reading::select_one;
 
 use crate::error::{Result, StoreError};
-use crate::model::{AttemptRow, DeliveryEnd, DeliveryRow, DueDelivery};
-use crate::rows::{Blob, Ms, count, int};
-use crate::sqlite::Store;
+use crate::model::{AttemptRow, DeliveryEnd, DeliveryRow, DueDelivery, Lane};
+use crate::once::{Answer, Once, once};
+use crate::rows::{Blob, Ms, int};
+use crate::sqlite::{Store, Tx};
 
 /// What is due, in order, without those that an earlier event of the run holds back. The index gives the order, so that
-/// rows are read only until there are enough.
-const DUE: &str =
-    "SELECT d.run_id, d.number, d.id, d.team_id, d.url, d.body, d.created_at, d.attempts
+/// rows are read only until there are enough. One that tells of no run is held back by nothing.
+const DUE: &str = "SELECT d.run_id, d.number, d.id, d.team_id, d.url, d.body, coalesce(d.resent_at, d.created_at), d.attempts,
+        d.resent_after, d.delivery_id
     FROM deliveries d
     WHERE d.state = 'pending' AND d.due_at <= ?1 AND (d.attempts > 0 OR NOT EXISTS (
         SELECT 1 FROM deliveries e
@@ -35,7 +40,7 @@ const DUE: &str =
 
 impl Store {
     /// Deliveries to try now, of all teams: at most `limit`, at most one for each run, and none of the runs in `busy`
-    /// (run and URL of what is being tried). In the order in which they were due, but with what is being tried no more
+    /// (lane and URL of what is being tried). In the order in which they were due, but with what is being tried no more
     /// than `receiver_max` for one receiver: a dead one leaves room for the others.
     ///
     /// # Errors
@@ -45,7 +50,7 @@ impl Store {
         now: Timestamp,
         limit: usize,
         receiver_max: usize,
-        busy: Vec<(RunId, String)>,
+        busy: Vec<(Lane, String)>,
     ) -> Result<Vec<DueDelivery>> {
         self.peek(move |conn| select_due(conn, now, limit, receiver_max, &busy))
             .await
@@ -69,7 +74,8 @@ impl Store {
     }
 
     /// Records an attempt and what follows from it. `attempt.attempt` must be the delivery's attempts so far and one.
-    /// False where it is not, or the delivery is not pending: it was recorded before, and nothing was changed.
+    /// False where it is not, or the delivery is not pending: it was recorded before, or dropped meanwhile, and nothing
+    /// was changed.
     ///
     /// # Errors
     /// Those of any write.
@@ -83,6 +89,9 @@ impl Store {
             let recorded = update_delivery(tx, number, &attempt, end)?;
             if recorded {
                 insert_attempt(tx, number, &attempt)?;
+                if end == DeliveryEnd::Gone {
+                    crate::webhooks::disable_of(tx, number, attempt.at)?;
+                }
                 // The run's next one is free now, or this one has another time.
                 tx.ring_outbox();
             }
@@ -91,12 +100,21 @@ impl Store {
         .await
     }
 
-    /// A run's deliveries with their attempts, in the events' order.
+    /// Sends a delivery again: it is due at once, and tried for three days from now, under the same id and with the same
+    /// bytes. One to a webhook of the team goes to the address that it has now. One that is pending already is due at
+    /// once.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the run is.
-    pub async fn deliveries_of(&self, team: TeamId, run: RunId) -> Result<Vec<DeliveryRow>> {
-        self.read(move |conn| select_of_run(conn, team, run)).await
+    /// [`StoreError::NotFound`]; `Refused` where its webhook is deleted.
+    pub async fn resend(
+        &self,
+        team: TeamId,
+        delivery: DeliveryId,
+        now: Timestamp,
+        recorded: Once<DeliveryRow>,
+    ) -> Result<Answer<DeliveryRow>> {
+        self.write(move |tx| once(tx, &recorded, now, || resend(tx, team, delivery, now)))
+            .await
     }
 }
 
@@ -115,9 +133,9 @@ fn select_due(
     now: Timestamp,
     limit: usize,
     receiver_max: usize,
-    busy: &[(RunId, String)],
+    busy: &[(Lane, String)],
 ) -> Result<Vec<DueDelivery>> {
-    let mut runs: HashSet<RunId> = busy.iter().map(|(run, _)| *run).collect();
+    let mut lanes: HashSet<Lane> = busy.iter().map(|(lane, _)| *lane).collect();
     let mut receivers: HashMap<String, usize> = HashMap::new();
     for (_, url) in busy {
         *receivers.entry(receiver(url).to_owned()).or_default() += 1;
@@ -127,28 +145,34 @@ fn select_due(
     let mut due = Vec::new();
     while due.len() < limit {
         let Some(row) = rows.next()? else { break };
-        let run = RunId::from_stored(row.get::<_, Blob>(0)?.0);
+        let run = row
+            .get::<_, Option<Blob>>(0)?
+            .map(|run| RunId::from_stored(run.0));
+        let number = row.get(1)?;
+        let lane = run.map_or(Lane::Alone(number), Lane::Run);
         // The bodies of those that are held back are not read.
         let url = row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?;
         let at_receiver = receivers.entry(receiver(url).to_owned()).or_default();
-        if *at_receiver < receiver_max && runs.insert(run) {
+        if *at_receiver < receiver_max && lanes.insert(lane) {
             *at_receiver += 1;
-            due.push(due_delivery(run, row)?);
+            due.push(due_delivery(run, number, row)?);
         }
     }
     Ok(due)
 }
 
-fn due_delivery(run: RunId, row: &Row<'_>) -> Result<DueDelivery> {
+fn due_delivery(run: Option<RunId>, number: i64, row: &Row<'_>) -> Result<DueDelivery> {
     Ok(DueDelivery {
-        number: row.get(1)?,
+        number,
+        delivery: DeliveryId::from_stored(row.get::<_, Blob>(9)?.0),
         id: row.get::<_, Blob>(2)?.0,
         run,
         team: TeamId::from_stored(row.get::<_, Blob>(3)?.0),
         url: row.get(4)?,
         body: row.get(5)?,
-        created_at: row.get::<_, Ms>(6)?.0,
+        begun_at: row.get::<_, Ms>(6)?.0,
         attempts: row.get(7)?,
+        attempts_before: row.get(8)?,
     })
 }
 
@@ -175,7 +199,7 @@ fn update_delivery(
 
 fn insert_attempt(tx: &Connection, number: i64, attempt: &AttemptRow) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO delivery_attempts (delivery, attempt, at, duration_ms, status, error) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO delivery_attempts (delivery, attempt, at, duration_ms, status, error, answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         number,
@@ -183,64 +207,40 @@ fn insert_attempt(tx: &Connection, number: i64, attempt: &AttemptRow) -> Result<
         Ms(attempt.at),
         int(attempt.duration_ms),
         attempt.status,
-        attempt.error
+        attempt.error,
+        attempt.answer
     ])?;
     Ok(())
 }
 
-fn select_of_run(conn: &Connection, team: TeamId, run: RunId) -> Result<Vec<DeliveryRow>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT d.number, d.id, d.event, d.sequence, d.url, d.state, d.due_at,
-                a.attempt, a.at, a.duration_ms, a.status, a.error
-         FROM runs r
-         LEFT JOIN deliveries d ON d.run_id = r.id
-         LEFT JOIN delivery_attempts a ON a.delivery = d.number
-         WHERE r.id = ?1 AND r.team_id = ?2
-         ORDER BY d.sequence, d.number, a.attempt",
-    )?;
-    let mut rows = statement.query(params![Blob(run.as_uuid()), Blob(team.as_uuid())])?;
-    let (mut deliveries, mut last, mut found) = (Vec::<DeliveryRow>::new(), None, false);
-    while let Some(row) = rows.next()? {
-        found = true;
-        // A run without deliveries is one row of nothing.
-        let Some(number) = row.get::<_, Option<i64>>(0)? else {
-            continue;
-        };
-        if last.replace(number) != Some(number) {
-            deliveries.push(delivery_row(row)?);
-        }
-        if let (Some(attempt), Some(delivery)) = (attempt_row(row)?, deliveries.last_mut()) {
-            delivery.attempts.push(attempt);
-        }
+fn resend(tx: &Tx<'_>, team: TeamId, delivery: DeliveryId, now: Timestamp) -> Result<DeliveryRow> {
+    let is_deleted = tx
+        .prepare_cached(
+            "SELECT w.deleted_at IS NOT NULL FROM deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id
+             WHERE d.delivery_id = ?1 AND d.team_id = ?2",
+        )?
+        .query_row(
+            params![Blob(delivery.as_uuid()), Blob(team.as_uuid())],
+            |row| row.get::<_, bool>(0),
+        )
+        .optional()?
+        .ok_or(StoreError::NotFound)?;
+    if is_deleted {
+        return Err(StoreError::Refused(
+            "the webhook that this was sent to is deleted; make one with the same address for what is to come"
+                .to_owned(),
+        ));
     }
-    if found {
-        Ok(deliveries)
-    } else {
-        Err(StoreError::NotFound)
-    }
-}
-
-fn delivery_row(row: &Row<'_>) -> Result<DeliveryRow> {
-    Ok(DeliveryRow {
-        id: row.get::<_, Blob>(1)?.0,
-        event: row.get(2)?,
-        sequence: count(row.get(3)?),
-        url: row.get(4)?,
-        state: row.get(5)?,
-        due_at: row.get::<_, Option<Ms>>(6)?.map(|ms| ms.0),
-        attempts: Vec::new(),
-    })
-}
-
-fn attempt_row(row: &Row<'_>) -> Result<Option<AttemptRow>> {
-    let Some(attempt) = row.get(7)? else {
-        return Ok(None);
-    };
-    Ok(Some(AttemptRow {
-        attempt,
-        at: row.get::<_, Ms>(8)?.0,
-        duration_ms: count(row.get(9)?),
-        status: row.get(10)?,
-        error: row.get(11)?,
-    }))
+    tx.prepare_cached(
+        "UPDATE deliveries AS d SET state = 'pending', due_at = ?3, resent_at = ?3, resent_after = attempts,
+             url = coalesce((SELECT w.url FROM webhooks w WHERE w.id = d.webhook_id), url)
+         WHERE delivery_id = ?1 AND team_id = ?2",
+    )?
+    .execute(params![
+        Blob(delivery.as_uuid()),
+        Blob(team.as_uuid()),
+        Ms(now)
+    ])?;
+    tx.ring_outbox();
+    select_one(tx, team, delivery)
 }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::builds::Builds;
 use crate::change::Change;
+use crate::children::{self, Child};
 use crate::error::{Result, StoreError};
 use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, StepEnd};
 use crate::rows::{Blob, Ms};
@@ -121,13 +122,11 @@ impl Store {
         ready: ReadyRun,
         token: ClaimToken,
         now: Timestamp,
-    ) -> Result<bool> {
+    ) -> Result<Option<Claimed>> {
         let boot = self.boot();
         let step_deadline = now.plus_ms(3_600_000);
-        self.write(move |tx| {
-            take(tx, ready, (token, boot), step_deadline, now).map(|claimed| claimed.is_some())
-        })
-        .await
+        self.write(move |tx| take(tx, ready, (token, boot), step_deadline, now))
+            .await
     }
 
     /// A claimed run, whole.
@@ -325,6 +324,13 @@ fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Res
         "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
         params![id],
     )?;
+    // Who waits for it looks what became of it.
+    tx.execute(
+        "UPDATE runs SET wake_at = ?2 WHERE waiting_kind = 'child_run' AND status = 'running' AND claim_token IS NULL
+             AND id = (SELECT parent FROM child_runs WHERE child = ?1)",
+        params![id, Ms(now)],
+    )?;
+    tx.ring_work();
     tx.ring(run, true);
     tx.ring_fence(run);
     Ok(())
@@ -394,6 +400,7 @@ fn take(
     Ok(Some(Claimed {
         ready,
         claim: token,
+        fence: tx.fence(ready.run),
         run,
     }))
 }
@@ -612,6 +619,42 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
             change.ask(request)?;
             change.release();
             Ok(false)
+        }
+        StepEnd::Child(new) => {
+            // The row as this step leaves it: the call's run is looked for by it.
+            match children::start(change.tx, &change.row, new, step.now)? {
+                Child::Waits(child) => {
+                    change.release();
+                    change.row.wake_at = None;
+                    change.waits_on("child_run", Some(child.to_string()), None);
+                    change.mark_updated();
+                    Ok(false)
+                }
+                Child::Gives(source, outcome) => {
+                    if let Some((from, trusted)) = source {
+                        let call_id = new.call_id.clone();
+                        change.append(
+                            None,
+                            Body::Source {
+                                call_id,
+                                from,
+                                trusted,
+                            },
+                        )?;
+                    }
+                    change.append(
+                        None,
+                        Body::ToolResult {
+                            call_id: new.call_id.clone(),
+                            name: "run_assignment".to_owned(),
+                            outcome,
+                        },
+                    )?;
+                    let deadline = change.row.deadline;
+                    change.waits_on("tool", None, deadline);
+                    Ok(true)
+                }
+            }
         }
         StepEnd::Sleep(until) => {
             change.release();

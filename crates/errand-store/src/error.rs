@@ -22,6 +22,9 @@ pub enum StoreError {
     /// The state does not allow it. Nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// The role of who asks does not allow it. Nothing was changed.
+    #[error("{0}")]
+    Forbidden(String),
     /// The claim is not held any more: stop, the run is not yours.
     #[error("the claim on the run is not held any more")]
     Fenced,
@@ -76,6 +79,7 @@ impl StoreError {
             | Self::Invalid { .. }
             | Self::Conflict(_)
             | Self::Refused(_)
+            | Self::Forbidden(_)
             | Self::Fenced
             | Self::KeyReused => true,
             Self::Unavailable(_) | Self::Corrupt { .. } | Self::Sql(_) | Self::Seal(_) => false,

@@ -19,25 +19,47 @@ mod audit;
 mod bell;
 mod builds;
 mod change;
+mod children;
+mod connections;
 mod deliveries;
 mod driving;
 mod figures;
+mod forks;
+mod inbox;
 mod many;
 mod outside;
+mod overview;
 mod repair;
+mod reseal;
 mod rows;
 mod runs;
 mod sandboxes;
+mod secrets;
 mod sqlite;
+mod summary;
+mod webhooks;
 
-pub use access::{Bootstrap, Bootstrapped, NewApiKey, NewTeam, NewUser, Team, User};
+pub use access::{
+    Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey, NewInvitation,
+    NewSecret, NewTeam, NewUser, OfMember, RetiredSecret, Rolled, Session, SigningSecrets, Team,
+    User,
+};
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
+pub use children::StartChild;
+pub use connections::{Connection, ConnectionChange, Floors, NewConnection, Setup};
 pub use driving::Recovered;
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
+pub use forks::ForkRun;
+pub use inbox::OpenRequest;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
+pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
 pub use repair::{Fork, Forked, Repaired};
+pub use reseal::Rotated;
 pub use sandboxes::SandboxFate;
+pub use secrets::{Secret, SetSecret};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use summary::{AgentSummary, RunSums, RunsSummary};
+pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use errand_core::config::{BadConfig, BuildConfig};
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
-    AgentId, ApiKeyId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId, TeamId,
-    UserId,
+    AgentId, ApiKeyId, BuildId, ClaimToken, DeliveryId, HumanRequestId, MessageId, RunId,
+    SandboxId, TeamId, UserId, WebhookId,
 };
 use errand_core::role::{Permission, Role};
 use errand_core::run::{RunError, Status};
@@ -15,6 +15,8 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Entry, NewEntry};
 use errand_core::wire::RunBody;
 use serde_json::Value;
+
+use crate::bell::Fence;
 
 /// Who calls, proved by an API key: with the role that its creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +186,10 @@ pub struct RunFilter {
     pub source: Option<String>,
     /// Made at or after.
     pub since: Option<Timestamp>,
+    /// Made before.
+    pub until: Option<Timestamp>,
+    /// A part of the title, or of the id. Of those that match, the newest 10,000.
+    pub q: Option<String>,
     /// Oldest first.
     pub ascending: bool,
 }
@@ -326,18 +332,19 @@ pub struct EventPage {
 }
 
 /// A run that was given to a driver.
-#[derive(Clone)]
 pub struct Claimed {
     /// Which.
     pub ready: ReadyRun,
     /// The token that its driver has.
     pub claim: ClaimToken,
+    /// Hears when the run is taken from its driver, from the claim's commit on.
+    pub fence: Fence,
     /// As its driver sees it. None: the transcript is long, and its driver reads it itself.
     pub run: Option<DrivenRun>,
 }
 
 /// What a claim gave.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Claims {
     /// In the order in which they were taken.
     pub runs: Vec<Claimed>,
@@ -388,6 +395,9 @@ pub enum StepEnd {
     Ask(Box<HumanRequest>),
     /// It waits for a moment and gives its place back.
     Sleep(Timestamp),
+    /// It waits for another run, which is started for a call, and gives its place back; or goes on with what that run
+    /// gave, where it has ended.
+    Child(Box<crate::children::StartChild>),
     /// It ends well, unless a user's message came after `read_to`: then it goes on.
     Complete {
         /// The position of the last entry that the last model call saw.
@@ -461,25 +471,46 @@ pub struct ReadyRun {
     pub run: RunId,
 }
 
+/// What at most one delivery is under way of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The run's events.
+    Run(RunId),
+    /// Itself, by its number: it tells of no run.
+    Alone(i64),
+}
+
 /// A delivery that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueDelivery {
     /// Its number.
     pub number: i64,
+    /// Its own id.
+    pub delivery: DeliveryId,
     /// The event's id: the `webhook-id`.
     pub id: uuid::Uuid,
-    /// Of which run.
-    pub run: RunId,
+    /// Of which run. None: a test.
+    pub run: Option<RunId>,
     /// Whose.
     pub team: TeamId,
     /// Where to.
     pub url: String,
     /// The body, fixed when the event was committed.
     pub body: Vec<u8>,
-    /// When the event happened.
-    pub created_at: Timestamp,
+    /// When its schedule began: with the event, or when it was sent again.
+    pub begun_at: Timestamp,
     /// Attempts so far.
     pub attempts: u32,
+    /// Of these, before its present schedule.
+    pub attempts_before: u32,
+}
+
+impl DueDelivery {
+    /// What it is the one of that is under way.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.run.map_or(Lane::Alone(self.number), Lane::Run)
+    }
 }
 
 /// One attempt of a delivery.
@@ -495,20 +526,32 @@ pub struct AttemptRow {
     pub status: Option<u16>,
     /// Why there was none, or what was wrong with it.
     pub error: Option<String>,
+    /// The first bytes of the receiver's answer, as text.
+    pub answer: Option<String>,
 }
 
 /// A delivery and its attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRow {
-    /// The event's id.
+    /// Its own id.
+    pub delivery: DeliveryId,
+    /// The event's id: the `webhook-id`.
     pub id: uuid::Uuid,
     /// The event.
     pub event: String,
-    /// Its number in the run.
+    /// Of which run. None: a test.
+    pub run: Option<RunId>,
+    /// To which webhook of the team. None: to the run's own address.
+    pub webhook: Option<WebhookId>,
+    /// The event's number in the run.
     pub sequence: u64,
     /// Where to.
     pub url: String,
-    /// `pending`, `delivered`, `gone` or `exhausted`.
+    /// The exact body: JSON.
+    pub body: Vec<u8>,
+    /// When the event happened.
+    pub created_at: Timestamp,
+    /// `pending`, `delivered`, `gone`, `exhausted` or `dropped`.
     pub state: String,
     /// When it is due again.
     pub due_at: Option<Timestamp>,
@@ -521,7 +564,7 @@ pub struct DeliveryRow {
 pub enum DeliveryEnd {
     /// It arrived.
     Delivered,
-    /// The receiver wants no more (410).
+    /// The receiver wants no more (410). A webhook of the team is disabled with it.
     Gone,
     /// Again at this moment.
     Again(Timestamp),

@@ -10,6 +10,7 @@ use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
+use crate::children::awaited;
 use crate::error::{Result, StoreError};
 use crate::model::{PostMessage, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
@@ -115,6 +116,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
     row.insert(tx)?;
     let mut change = Change::new(tx, row, start.now);
     change.mark_updated();
+    change.count_today()?;
     if let Some((id, text)) = &start.message {
         change.append(
             Some(*id),
@@ -130,7 +132,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
     Ok(RunView { run, pending: None })
 }
 
-fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
+pub(crate) fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
     conn.prepare_cached(
         "SELECT 1 FROM agents WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
     )?
@@ -186,7 +188,7 @@ fn check_sandbox(
     }
 }
 
-fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) -> RunRow {
+pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) -> RunRow {
     let title = start.message.as_ref().and_then(|(_, text)| {
         let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
         Some(line.chars().take(TITLE_CHARS_MAX).collect())
@@ -270,6 +272,12 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
 
 fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
+    // It is shown at the run that waits, and belongs to the one that is waited for.
+    if let Some(child) = awaited(&change.row) {
+        let mut below = respond.clone();
+        below.run = child;
+        return answer(tx, &below);
+    }
     let pending = match change.pending()? {
         Some(pending) if pending.id == respond.request && change.row.status == Status::Waiting => {
             pending
@@ -342,6 +350,17 @@ pub(crate) fn stop(
     by: UserId,
     now: Timestamp,
 ) -> Result<bool> {
+    stop_as(tx, team, run, Some(by), now)
+}
+
+/// The same; by nobody where the end of another run stops it.
+pub(crate) fn stop_as(
+    tx: &Tx<'_>,
+    team: TeamId,
+    run: RunId,
+    by: Option<UserId>,
+    now: Timestamp,
+) -> Result<bool> {
     let mut change = Change::of_team(tx, team, run, now)?;
     if change.row.status.has_ended() {
         return Ok(true);
@@ -351,11 +370,11 @@ pub(crate) fn stop(
     change.apply(Event::Stop)?;
     match pending {
         Some(request) => {
-            change.close(&request, &Resolution::Stopped, Some(by))?;
+            change.close(&request, &Resolution::Stopped, by)?;
         }
         None => change.close_open_calls("the run was stopped")?,
     }
-    change.append(None, Body::Interrupted { by: Some(by) })?;
+    change.append(None, Body::Interrupted { by })?;
     change.end(None, driven)?;
     change.finish()?;
     tx.ring_fence(run);

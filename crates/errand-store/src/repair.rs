@@ -6,7 +6,7 @@
 //!
 //! These operations name no team: whoever may write to the data directory may ask for them.
 
-mod fork;
+pub(crate) mod fork;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -329,6 +329,10 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
         "timer" => "It goes on by itself when the time has come.".to_owned(),
         "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
         "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
+        "child_run" => {
+            "It goes on when the run that it started has ended; what that run asks people is shown here, too."
+                .to_owned()
+        }
         "start" => "Its first step is being prepared.".to_owned(),
         "model" => "The model decides what comes next.".to_owned(),
         "tool" => "The result of the tool call is recorded; then the model decides.".to_owned(),
@@ -353,9 +357,9 @@ pub(crate) fn entries_from(conn: &Connection, run: RunId, from: u64) -> Result<V
         .collect()
 }
 
-type RawEntry = (u64, uuid::Uuid, Timestamp, String);
+pub(crate) type RawEntry = (u64, uuid::Uuid, Timestamp, String);
 
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
+pub(crate) fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     Ok((
         count(row.get(0)?),
         row.get::<_, Blob>(1)?.0,
@@ -364,7 +368,7 @@ fn read_entry(row: &Row<'_>) -> rusqlite::Result<RawEntry> {
     ))
 }
 
-fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
+pub(crate) fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
     let body: Body = json("messages", "body", &body)?;
     Ok(Entry {
         position,
@@ -372,6 +376,30 @@ fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
         at,
         body,
     })
+}
+
+/// The position from which the messages stand that come after the first so many.
+fn position_after(conn: &Connection, row: &RunRow, messages: u64) -> Result<u64> {
+    if messages == 0 {
+        return Ok(1);
+    }
+    // Positions and the numbers of messages rise together, and a position is never the lesser of the two.
+    let (mut low, mut high) = (messages.saturating_add(1), row.position.saturating_add(1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let next: Option<i64> = conn
+            .prepare_cached(
+                "SELECT shown FROM messages WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT 1",
+            )?
+            .query_row(params![Blob(row.id.as_uuid()), int(middle)], |row| row.get(0))
+            .optional()?;
+        if next.is_none_or(|next| next > int(messages)) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(low)
 }
 
 fn to_message(raw: RawEntry) -> Result<MessageBody> {
@@ -400,7 +428,8 @@ pub(crate) fn row_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunR
 pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunView> {
     let row = row_of(conn, team, run)?;
     let pending = match row.request {
-        None => None,
+        // What it waits for may ask a person.
+        None => crate::children::request_below(conn, &row)?,
         Some(id) => {
             let text: String = conn
                 .prepare_cached("SELECT request FROM human_requests WHERE id = ?1")?
@@ -448,12 +477,13 @@ impl Store {
     ) -> Result<Page<MessageBody>> {
         self.read(move |conn| {
             let row = row_of(conn, team, run)?;
+            let from = position_after(conn, &row, page.offset)?;
             let items = conn
                 .prepare_cached(
-                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND shown > ?2 AND shown <= ?3 ORDER BY shown",
+                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT ?3",
                 )?
                 .query_map(
-                    params![Blob(run.as_uuid()), int(page.offset), int(page.offset.saturating_add(u64::from(page.limit)))],
+                    params![Blob(run.as_uuid()), int(from), page.limit],
                     read_entry,
                 )?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
@@ -536,21 +566,72 @@ fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> 
 /// A condition and its parameters.
 type Condition = (String, Vec<SqlValue>);
 
-/// The filter as conditions of which each is found on one index: one for each status, which exclude each other.
+/// Runs that a search finds, from an index that holds all that it looks at. Of those that match, the newest so many: more
+/// are of no use to people, and each costs a look at its row.
+const FOUND: &str = "id IN (SELECT id FROM (
+    SELECT id FROM runs INDEXED BY runs_by_title
+    WHERE team_id = ? AND created_at >= coalesce(?, 0) AND created_at < coalesce(?, 9223372036854775807)
+      AND (title LIKE ? ESCAPE '!' OR instr(hex(id), ?) > 0)
+    ORDER BY created_at DESC LIMIT 10000))";
+
+/// Fewest digits by which an id is looked for: fewer are in most of them.
+const ID_DIGITS_MIN: usize = 4;
+
+/// What a title is held against.
+fn pattern(q: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in q.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
+}
+
+/// What an id is held against, where it may be a part of one.
+fn id_part(q: &str) -> Option<String> {
+    let digits: String = q.chars().filter(|c| *c != '-').collect();
+    let is_hex = digits.chars().all(|c| c.is_ascii_hexdigit());
+    (is_hex && digits.len() >= ID_DIGITS_MIN).then(|| digits.to_uppercase())
+}
+
+/// The filter as conditions of which each is found on one index: one for each status, which exclude each other. What a
+/// search finds is looked up by id, and not among all runs of an index: the plus keeps the others away.
 fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
-    let mut wheres = vec!["team_id = ?"];
-    let mut values = vec![SqlValue::Blob(team.as_uuid().as_bytes().to_vec())];
+    let blob = |id: uuid::Uuid| SqlValue::Blob(id.as_bytes().to_vec());
+    let at = |at: Timestamp| SqlValue::Integer(at.as_millis());
+    let mut wheres = Vec::new();
+    let mut values = Vec::new();
+    let plus = match &filter.q {
+        Some(q) => {
+            wheres.push(FOUND.to_owned());
+            values.push(blob(team.as_uuid()));
+            values.push(filter.since.map_or(SqlValue::Null, at));
+            values.push(filter.until.map_or(SqlValue::Null, at));
+            values.push(SqlValue::Text(pattern(q)));
+            values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
+            "+"
+        }
+        None => "",
+    };
+    let mut holds = |condition: &str, value: SqlValue| {
+        wheres.push(format!("{plus}{condition}"));
+        values.push(value);
+    };
+    holds("team_id = ?", blob(team.as_uuid()));
     if let Some(agent) = filter.agent {
-        wheres.push("agent_id = ?");
-        values.push(SqlValue::Blob(agent.as_uuid().as_bytes().to_vec()));
+        holds("agent_id = ?", blob(agent.as_uuid()));
     }
     if let Some(source) = &filter.source {
-        wheres.push("source = ?");
-        values.push(SqlValue::Text(source.clone()));
+        holds("source = ?", SqlValue::Text(source.clone()));
     }
     if let Some(since) = filter.since {
-        wheres.push("created_at >= ?");
-        values.push(SqlValue::Integer(since.as_millis()));
+        holds("created_at >= ?", at(since));
+    }
+    if let Some(until) = filter.until {
+        holds("created_at < ?", at(until));
     }
     let rest = wheres.join(" AND ");
     let statuses: BTreeSet<Status> = filter.statuses.iter().copied().collect();
@@ -560,7 +641,7 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     let with = |status: Status| {
         let mut values = values.clone();
         values.push(SqlValue::Text(status.as_str().to_owned()));
-        (format!("{rest} AND status = ?"), values)
+        (format!("{rest} AND {plus}status = ?"), values)
     };
     statuses.into_iter().map(with).collect()
 }

@@ -4,8 +4,9 @@
 //! *and* for the purpose it was sealed for, and a wrong master key is told apart from a damaged secret. The key's own
 //! file is made whole or not at all, and is refused when others can read it.
 //!
-//! Left out: rotation of the master key (the key id in each sealed secret is there so that it can be added), and
-//! protection of what a running process holds in memory.
+//! The key is replaced by `crate::reseal`, with [`rotate`]'s files and [`ring`]'s keys.
+//!
+//! Left out: protection of what a running process holds in memory.
 //!
 //! A sealed secret, from its first byte:
 //!
@@ -18,6 +19,9 @@
 //!
 //! The master key itself encrypts nothing: the encryption key and those of [`MasterKey::derive`] are made from it by
 //! HMAC-SHA256 over texts that cannot be equal.
+
+pub(crate) mod ring;
+mod rotate;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -127,6 +131,10 @@ pub struct Sealed(pub Vec<u8>);
 pub struct MasterKey {
     /// On the heap, so that moving the key leaves no copy behind.
     bytes: Box<[u8; KEY_BYTES]>,
+    /// Where it was read from.
+    file: Option<PathBuf>,
+    /// The key that is about to replace it.
+    next: Option<Box<MasterKey>>,
 }
 
 impl Drop for MasterKey {
@@ -142,6 +150,8 @@ impl MasterKey {
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
         Self {
             bytes: Box::new(bytes),
+            file: None,
+            next: None,
         }
     }
 
@@ -169,24 +179,25 @@ impl MasterKey {
     /// Reads the key from `path`, or makes the file with a new random key if there is none.
     ///
     /// The file appears whole, mode 0600, and on disk (it and its directory are synced) before this returns; of several
-    /// processes that make it at the same time one wins and the others read its key. The directory must exist.
+    /// processes that make it at the same time one wins and the others read its key. The directory must exist. A key
+    /// that a rotation was bringing in comes along.
     ///
     /// # Errors
     /// [`SealError::KeyFileOpenToOthers`], [`SealError::DamagedKeyFile`] (never overwritten: it may be all that opens
     /// the secrets), [`SealError::KeyFile`], [`SealError::Randomness`].
     pub fn load_or_create(path: &Path) -> Result<Self, SealError> {
         if let Some(key) = Self::load(path)? {
-            return Ok(key);
+            return key.with_next(path);
         }
         if let Some(key) = Self::create(path)? {
-            return Ok(key);
+            return key.with_next(path);
         }
         let vanished = || SealError::KeyFile {
             act: "read",
             path: path.into(),
             source: io::ErrorKind::NotFound.into(),
         };
-        Self::load(path)?.ok_or_else(vanished)
+        Self::load(path)?.ok_or_else(vanished)?.with_next(path)
     }
 
     /// `None` if there is no such file.

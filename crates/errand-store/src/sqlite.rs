@@ -1,5 +1,6 @@
 //! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
 
+mod checkpoint;
 mod open;
 mod trial;
 mod writer;
@@ -21,6 +22,7 @@ use crate::bell::Bell;
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
 use crate::seal::MasterKey;
+use crate::seal::ring::Keyring;
 use writer::{Writer, execute};
 
 /// What errand keeps. Cheap to clone; the last clone closes it.
@@ -32,7 +34,7 @@ pub struct Store {
 struct Inner {
     dir: PathBuf,
     boot: BootId,
-    master_key: MasterKey,
+    keys: Arc<Keyring>,
     bell: Bell,
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
@@ -190,10 +192,15 @@ impl Store {
         self.inner.writer.waiting()
     }
 
-    /// The key that seals secrets at rest.
+    /// The key that seals secrets at rest, as it is now.
     #[must_use]
-    pub fn master_key(&self) -> &MasterKey {
-        &self.inner.master_key
+    pub fn master_key(&self) -> Arc<MasterKey> {
+        self.inner.keys.current()
+    }
+
+    /// All keys that open what is sealed.
+    pub(crate) fn keys(&self) -> &Keyring {
+        &self.inner.keys
     }
 
     /// Becomes true when a write, sync or commit failed so that its outcome is unknown: the program must end and

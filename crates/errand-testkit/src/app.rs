@@ -35,6 +35,8 @@ const BEGIN_MS: i64 = 1_795_426_200_000;
 pub struct TestOptions {
     /// Settings as environment variables, such as `ERRAND_ENGINE__MAX_CONCURRENT_RUNS`.
     pub settings: Vec<(&'static str, String)>,
+    /// A settings file.
+    pub file: Option<String>,
     /// The system's clock in place of a manual one.
     pub system_clock: bool,
     /// The program of errand, by which `run_command` isolates commands. None: it pays, in place of running commands.
@@ -652,7 +654,11 @@ fn settings(dir: &Path, options: &TestOptions) -> Config {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone())),
     );
-    config::load(&Flags::default(), &environment, None).unwrap_or_else(|e| panic!("{e}"))
+    let file = options.file.clone().map(|text| config::SettingsFile {
+        path: "errand.toml".into(),
+        text,
+    });
+    config::load(&Flags::default(), &environment, file.as_ref()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 async fn call(

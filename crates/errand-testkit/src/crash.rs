@@ -80,6 +80,8 @@ pub struct Plan {
     pub least: u64,
     /// Settings of its app.
     pub settings: Vec<(&'static str, String)>,
+    /// Its settings file.
+    pub file: Option<String>,
 }
 
 impl Plan {
@@ -90,6 +92,7 @@ impl Plan {
             name: name.into(),
             least,
             settings: Vec::new(),
+            file: None,
         }
     }
 

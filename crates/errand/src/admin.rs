@@ -25,6 +25,7 @@ use errand_core::role::Role;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_store::model::{ApiKey, PageQuery};
+use errand_store::seal::MasterKey;
 use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
 /// How long a set-up link works: a week, so that somebody on holiday can still use it.
 pub const SET_UP_LINK_TTL_MS: u64 = 7 * 24 * 3_600_000;
+/// How long the link works by which the first owner is claimed after a start.
+pub const CLAIM_LINK_TTL_MS: u64 = 24 * 3_600_000;
 /// How many keys one page of the store has.
 const KEYS_PAGE: u32 = 100;
 /// Most characters of a key's name.
@@ -74,6 +77,11 @@ pub enum AdminRequest {
     },
     /// The team's webhook secret.
     WebhookSecret,
+    /// Seals every secret anew, under another master key.
+    RotateMasterKey {
+        /// The new key as text, where the key comes from the environment.
+        new_key: Option<KeyText>,
+    },
     /// Sets a damaged or stuck run of any team right.
     Repair {
         /// The run's id.
@@ -90,7 +98,7 @@ impl AdminRequest {
     #[must_use]
     pub fn time_max(&self) -> Duration {
         match self {
-            Self::Doctor => Duration::from_secs(3600),
+            Self::Doctor | Self::RotateMasterKey { .. } => Duration::from_secs(3600),
             _ => Duration::from_secs(10),
         }
     }
@@ -104,6 +112,17 @@ pub struct PasswordHash(pub String);
 impl std::fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PasswordHash")
+    }
+}
+
+/// A master key as text. Its `Debug` shows nothing of it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyText(pub String);
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyText")
     }
 }
 
@@ -140,6 +159,15 @@ pub enum AdminAnswer {
     WebhookSecret {
         /// `whsec_…`.
         secret: String,
+    },
+    /// Every secret is under the new key.
+    Rotated {
+        /// How many were sealed anew.
+        secrets: u64,
+        /// How many could not be opened before, and are as they were.
+        lost: u64,
+        /// The new key's id: 16 hexadecimal digits that say nothing about the key.
+        key_id: String,
     },
     /// What became of the run.
     Repaired {
@@ -268,6 +296,18 @@ impl Admin {
                 let secret = self.store.webhook_secret(team).await?;
                 Ok(AdminAnswer::WebhookSecret { secret })
             }
+            AdminRequest::RotateMasterKey { new_key } => {
+                let new_key = new_key
+                    .map(|text| MasterKey::from_text(&text.0))
+                    .transpose()
+                    .map_err(|bad| AdminError::Bad(format!("ERRAND_NEW_MASTER_KEY: {bad}")))?;
+                let done = self.store.rotate_master_key(new_key).await?;
+                Ok(AdminAnswer::Rotated {
+                    secrets: done.secrets,
+                    lost: done.lost,
+                    key_id: done.key_id,
+                })
+            }
             AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
             AdminRequest::Doctor => {
                 let subject = Subject {
@@ -280,6 +320,21 @@ impl Admin {
                 Ok(AdminAnswer::Examined { checks })
             }
         }
+    }
+
+    /// The link by which the server's first owner is claimed, new with each call. None once there is an owner.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn claim_link(&self) -> Result<Option<String>, AdminError> {
+        let now = self.clock.now();
+        let token = SetUpToken::generate()?;
+        let first = self.first_team(now).await?;
+        let expires_at = now.plus_ms(CLAIM_LINK_TTL_MS);
+        let is_unclaimed = self
+            .link_unclaimed(first.owner, &token, expires_at, now)
+            .await?;
+        Ok(is_unclaimed.then(|| format!("{}/set-up/{}", self.url, token.expose())))
     }
 
     async fn first_team(&self, now: Timestamp) -> Result<Bootstrapped, AdminError> {
@@ -375,7 +430,12 @@ impl Admin {
         let known = self.store.user_by_email(&email).await?;
         let holder = match &known {
             Some(_) => LinkHolder::User,
-            None if self.link_unclaimed(first.owner, &token, now).await? => LinkHolder::FirstOwner,
+            None if self
+                .link_unclaimed(first.owner, &token, expires_at, now)
+                .await? =>
+            {
+                LinkHolder::FirstOwner
+            }
             None => LinkHolder::NewUser,
         };
         if role.is_some() && holder != LinkHolder::NewUser {
@@ -439,7 +499,11 @@ impl Admin {
         // The owner whom nobody has claimed is claimed by a link that nobody else gets to see.
         let token = SetUpToken::generate()?;
         let first = self.first_team(now).await?;
-        if !self.link_unclaimed(first.owner, &token, now).await? {
+        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
+        if !self
+            .link_unclaimed(first.owner, &token, expires_at, now)
+            .await?
+        {
             return Err(AdminError::Bad(format!(
                 "no user has the e-mail address {email}; `errand users link {email}` makes one"
             )));
@@ -455,13 +519,13 @@ impl Admin {
         &self,
         owner: UserId,
         token: &SetUpToken,
+        expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<bool, AdminError> {
         // Claiming sets e-mail address and password together: who has a password has been claimed.
         if self.store.password_hash(owner).await?.is_some() {
             return Ok(false);
         }
-        let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
         let user = self
             .store
             .create_set_up_link(owner, token.hash(), expires_at, now)

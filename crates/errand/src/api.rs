@@ -8,23 +8,23 @@
 //!
 //! Left out: deciding anything about runs (`errand-core`), and keeping it (`errand-store`).
 
-mod auth;
+pub(crate) mod auth;
 mod body;
 mod drain;
 pub mod error;
 mod health;
 mod hint;
 mod idempotency;
-mod limiter;
+pub(crate) mod limiter;
 mod openapi;
 mod page;
-mod path;
+pub(crate) mod path;
 mod query;
-mod range;
-mod receive;
-mod request;
+pub(crate) mod range;
+pub(crate) mod receive;
+pub(crate) mod request;
 mod upload_token;
-mod v1;
+pub(crate) mod v1;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +43,7 @@ use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen};
 use errand_core::role::Permission;
 use errand_engine::clock::Clock;
+use errand_engine::connect::Connections;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
@@ -117,6 +118,8 @@ pub struct Inner {
     pub models: Models,
     /// Which tools there are.
     pub tools: Tools,
+    /// The servers whose tools it can have.
+    pub connections: Connections,
     /// Set when the server stops.
     pub draining: CancellationToken,
     /// The settings.
@@ -145,6 +148,7 @@ impl AppState {
         sandboxes: Sandboxes,
         models: Models,
         tools: Tools,
+        connections: Connections,
         upload_key: [u8; 32],
         draining: CancellationToken,
         settings: ApiSettings,
@@ -161,6 +165,7 @@ impl AppState {
             sandboxes,
             models,
             tools,
+            connections,
             draining,
             settings,
             upload_key,
@@ -207,6 +212,9 @@ const RUNS: Access = Access::Needs(Permission::ManageRuns);
 const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
+const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
+const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const PUBLIC: Access = Access::Public;
 
 const PAGE: &[&str] = &["limit", "offset"];
@@ -216,6 +224,8 @@ const NONE: &[&str] = &[];
 const AGENT_REVISIONS: &str = "/v1/agents/{agent_id}/revisions";
 const REVISION: &str = "/v1/revisions/{build_id}";
 const BUILDS: &str = "/v1/builds";
+const MEMBER: &str = "/v1/members/{user_id}";
+const WEBHOOK: &str = "/v1/webhooks/{webhook_id}";
 
 /// All endpoints.
 #[rustfmt::skip]
@@ -224,12 +234,15 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/runs", RUNS, NONE, || post(v1::runs::start_run)),
     route(Method::POST, "/v1/runs/stop", RUNS, NONE, || post(v1::many_runs::stop_runs)),
     route(Method::POST, "/v1/runs/retry", RUNS, NONE, || post(v1::many_runs::retry_runs)),
+    route(Method::GET, "/v1/runs/summary", READ, v1::summary::SUMMARY_QUERY, || get(v1::summary::get_runs_summary)),
     route(Method::GET, "/v1/runs/{run_id}", READ, v1::runs::GET_QUERY, || get(v1::runs::get_run)),
     route(Method::GET, "/v1/runs/{run_id}/messages", READ, PAGE, || get(v1::messages::list_messages)),
     route(Method::POST, "/v1/runs/{run_id}/messages", RUNS, NONE, || post(v1::messages::post_message)),
     route(Method::POST, "/v1/runs/{run_id}/human-requests/{request_id}/respond", RUNS, NONE, || post(v1::human_requests::respond)),
+    route(Method::GET, "/v1/human-requests", READ, PAGE, || get(v1::human_requests::list_open_requests)),
     route(Method::POST, "/v1/runs/{run_id}/stop", RUNS, NONE, || post(v1::runs::stop_run)),
     route(Method::POST, "/v1/runs/{run_id}/retry", RUNS, NONE, || post(v1::runs::retry_run)),
+    route(Method::POST, "/v1/runs/{run_id}/fork", RUNS, NONE, || post(v1::forks::fork_run)),
     route(Method::GET, "/v1/runs/{run_id}/events", READ, &["after"], || get(v1::events::stream_events)),
     route(Method::POST, "/v1/sandboxes", RUNS, NONE, || post(v1::sandboxes::create_sandbox)),
     route(Method::DELETE, "/v1/sandboxes/{sandbox_id}", RUNS, NONE, || delete(v1::sandboxes::delete_sandbox)),
@@ -257,7 +270,35 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/api-keys", KEYS, NONE, || post(v1::api_keys::create_api_key)),
     route(Method::DELETE, "/v1/api-keys/{key_id}", KEYS, NONE, || delete(v1::api_keys::delete_api_key)),
     route(Method::GET, "/v1/tools", READ, NONE, || get(v1::tools::list_tools)),
+    route(Method::GET, "/v1/connections", READ, PAGE, || get(v1::connections::list_connections)),
+    route(Method::POST, "/v1/connections", CONNECTIONS, NONE, || post(v1::connections::create_connection)),
+    route(Method::GET, "/v1/connections/{connection_id}", READ, NONE, || get(v1::connections::get_connection)),
+    route(Method::PATCH, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || patch(v1::connections::change_connection)),
+    route(Method::DELETE, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || delete(v1::connections::delete_connection)),
+    route(Method::POST, "/v1/connections/{connection_id}/probe", CONNECTIONS, NONE, || post(v1::connections::probe_connection)),
+    route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
+    route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),
+    route(Method::DELETE, "/v1/secrets/{secret_name}", SECRETS, NONE, || delete(v1::secrets::delete_secret)),
     route(Method::GET, "/v1/webhook-secret", WEBHOOKS, NONE, || get(v1::webhook_secret::get_webhook_secret)),
+    route(Method::POST, "/v1/webhook-secret/roll", WEBHOOKS, NONE, || post(v1::webhook_secret::roll_webhook_secret)),
+    route(Method::GET, "/v1/webhooks", READ, PAGE, || get(v1::webhooks::list_webhooks)),
+    route(Method::POST, "/v1/webhooks", WEBHOOKS, NONE, || post(v1::webhooks::create_webhook)),
+    route(Method::GET, WEBHOOK, READ, NONE, || get(v1::webhooks::get_webhook)),
+    route(Method::PATCH, WEBHOOK, WEBHOOKS, NONE, || patch(v1::webhooks::change_webhook)),
+    route(Method::DELETE, WEBHOOK, WEBHOOKS, NONE, || delete(v1::webhooks::delete_webhook)),
+    route(Method::POST, "/v1/webhooks/{webhook_id}/test", WEBHOOKS, NONE, || post(v1::webhooks::send_webhook_test)),
+    route(Method::GET, "/v1/webhooks/{webhook_id}/deliveries", READ, PAGE, || get(v1::webhooks::list_webhook_deliveries)),
+    route(Method::GET, "/v1/runs/{run_id}/deliveries", READ, PAGE, || get(v1::deliveries::list_run_deliveries)),
+    route(Method::GET, "/v1/deliveries/{delivery_id}", READ, NONE, || get(v1::deliveries::get_delivery)),
+    route(Method::POST, "/v1/deliveries/{delivery_id}/resend", RUNS, NONE, || post(v1::deliveries::resend_delivery)),
+    route(Method::GET, "/v1/team", READ, NONE, || get(v1::members::get_team)),
+    route(Method::GET, "/v1/members", READ, PAGE, || get(v1::members::list_members)),
+    route(Method::GET, MEMBER, READ, NONE, || get(v1::members::get_member)),
+    route(Method::PATCH, MEMBER, MEMBERS, NONE, || patch(v1::members::change_member)),
+    route(Method::DELETE, MEMBER, READ, NONE, || delete(v1::members::remove_member)),
+    route(Method::GET, "/v1/invitations", MEMBERS, PAGE, || get(v1::invitations::list_invitations)),
+    route(Method::POST, "/v1/invitations", MEMBERS, NONE, || post(v1::invitations::create_invitation)),
+    route(Method::DELETE, "/v1/invitations/{invitation_id}", MEMBERS, NONE, || delete(v1::invitations::delete_invitation)),
     route(Method::GET, "/v1/documentation", PUBLIC, NONE, || get(v1::documentation::documentation_page)),
     route(Method::GET, "/v1/documentation/json", PUBLIC, NONE, || get(v1::documentation::documentation_json)),
     route(Method::GET, "/healthz", PUBLIC, NONE, || get(health::healthz)),

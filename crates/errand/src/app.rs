@@ -18,8 +18,10 @@ use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::model::Models;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
+use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
+use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
@@ -87,6 +89,7 @@ pub struct App {
     grace: Duration,
     router: Router,
     metrics: Option<MetricsServer>,
+    progress: Progress,
 }
 
 impl App {
@@ -141,12 +144,16 @@ impl App {
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = Sandboxes::beneath(&dir);
-        let tools = match isolation {
+        let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
+        let (tools, exec) = match isolation {
             Some(isolation) => isolation.ready(tools, &mut sandboxes).await?,
-            None => tools,
+            None => (tools, Err("no isolation was looked for".to_owned())),
         };
         let draining = CancellationToken::new();
+        let progress = Progress::default();
+        let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
         let parts = Parts {
+            connections: connections.clone(),
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
@@ -176,6 +183,7 @@ impl App {
             sandboxes,
             models,
             tools,
+            connections,
             upload_key,
             draining.clone(),
             ApiSettings::of(&config, &url),
@@ -195,6 +203,7 @@ impl App {
             grace,
             router,
             metrics,
+            progress,
         })
     }
 
@@ -215,6 +224,12 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// How far calls of connections' tools have come.
+    #[must_use]
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Its routes, for calls within the process.
@@ -310,6 +325,13 @@ fn webhook_client(config: &Config) -> Result<GuardedClient> {
     Guard::webhooks(config.webhooks.allow_private_networks)
         .client(bounds)
         .context("the webhook client cannot be made")
+}
+
+fn page_client(config: &Config) -> Result<GuardedClient> {
+    let allow_private = config.fetch_url.allow_private_networks;
+    Guard::new(allow_private, "fetch_url.allow_private_networks")
+        .client(fetch::BOUNDS)
+        .context("the client for pages cannot be made")
 }
 
 /// What answers before there is anything to answer with.

@@ -1,9 +1,9 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users`, `webhooks` and
-//! `doctor` work on the
-//! server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs` and `sandboxes` go through
-//! the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` alone works on the data directory.
+//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users` and `doctor`
+//! work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs`, `sandboxes` and
+//! `webhooks` go through the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` and
+//! `webhooks secret` alone work on the data directory.
 //!
 //! Promised: results on standard output, everything else on standard error ([`out`]); with `--json` the API's own JSON;
 //! exit code 0 where it went well, 1 where it did not, with the whole chain of causes, 2 where the command line itself
@@ -26,6 +26,7 @@ mod repair;
 mod runs;
 mod sandbox;
 mod sandboxes;
+mod secrets;
 mod selftest;
 mod serve;
 mod terminal;
@@ -78,9 +79,12 @@ enum Command {
     /// Let people in, on the server's machine
     #[command(subcommand)]
     Users(users::Command),
-    /// What receivers of webhooks need, on the server's machine
+    /// Webhooks of the team, their deliveries and their secret
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Replace the key that secrets are sealed under, on the server's machine
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// Create, list and delete agents
     #[command(subcommand)]
     Agents(agents::Command),
@@ -214,7 +218,8 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
         Command::Doctor(args) => doctor::run(&args, with).await,
         Command::Keys(command) => keys::run(command, with).await,
         Command::Users(command) => users::run(command, with).await,
-        Command::Webhooks(command) => webhooks::run(&command, with).await,
+        Command::Webhooks(command) => webhooks::run(command, with).await,
+        Command::Secrets(command) => secrets::run(&command, with).await,
         Command::Agents(command) => agents::run(command, with).await,
         Command::Builds(command) => builds::run(command, with).await,
         Command::Runs(command) => runs::run(command, with).await,

@@ -9,6 +9,7 @@
 pub mod events;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -485,6 +486,14 @@ impl Client {
     /// Those of any call.
     pub async fn retry(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
         self.post(&path(&["runs", run, "retry"]), &json!({})).await
+    }
+
+    /// `POST /v1/runs/{run_id}/fork`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn fork(&self, run: &str, body: &Value) -> Result<Reply<RunReply>, ClientError> {
+        self.post(&path(&["runs", run, "fork"]), body).await
     }
 
     /// `POST /v1/runs/stop`.

@@ -14,8 +14,10 @@
 //! Left out: reloading while the program runs, and settings that live in the database.
 
 mod api;
+mod connections;
 mod duration;
 mod engine;
+mod fetch_url;
 mod kinds;
 mod log;
 mod metrics;
@@ -39,8 +41,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use api::{ApiConfig, UnknownFields};
+pub use connections::ConnectionsConfig;
 pub use duration::{BadDuration, parse_duration};
 pub use engine::EngineConfig;
+pub use fetch_url::FetchUrlConfig;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use metrics::MetricsConfig;
 pub use problems::{ConfigErrors, Origin, Problem};
@@ -101,6 +105,10 @@ pub struct Config {
     pub engine: EngineConfig,
     /// How webhooks are delivered.
     pub webhooks: WebhookConfig,
+    /// The servers whose tools assignments call.
+    pub connections: ConnectionsConfig,
+    /// Pages that assignments read.
+    pub fetch_url: FetchUrlConfig,
     /// How long files of a sandbox are kept.
     pub sandbox: SandboxConfig,
     /// How the embedded store works.
@@ -124,6 +132,8 @@ impl Config {
             rate_limit: RateLimitConfig::read(reader),
             engine: EngineConfig::read(reader),
             webhooks: WebhookConfig::read(reader),
+            connections: ConnectionsConfig::read(reader),
+            fetch_url: FetchUrlConfig::read(reader),
             sandbox: SandboxConfig::read(reader),
             store: StoreConfig::read(reader),
             uploads: UploadsConfig::read(reader),
@@ -156,6 +166,8 @@ impl fmt::Debug for Config {
             .field("rate_limit", &self.rate_limit)
             .field("engine", &self.engine)
             .field("webhooks", &self.webhooks)
+            .field("connections", &self.connections)
+            .field("fetch_url", &self.fetch_url)
             .field("sandbox", &self.sandbox)
             .field("store", &self.store)
             .field("uploads", &self.uploads)

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::tool::command::RunCommand;
-use errand_sandbox::exec::{Bubblewrap, ExecSettings, GRACE, Limits, Uids, Unavailable};
+use errand_sandbox::exec::{
+    Bubblewrap, ExecSettings, GRACE, Limits, SandboxExec, Uids, Unavailable,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
@@ -74,10 +76,16 @@ impl Isolation {
 
     /// The tools with `run_command`, on where commands can be isolated here. What an earlier server left running is killed
     /// first: only then are its sandboxes free. To be called by whoever holds the data directory.
-    pub(crate) async fn ready(self, tools: Tools, sandboxes: &mut Sandboxes) -> Result<Tools> {
+    ///
+    /// The second is what isolates programs that stay, or why nothing does.
+    pub(crate) async fn ready(
+        self,
+        tools: Tools,
+        sandboxes: &mut Sandboxes,
+    ) -> Result<(Tools, Result<Arc<dyn SandboxExec>, String>)> {
         let found = self.found.await;
         let found = found.context("the trial of the isolation was cut off")?;
-        let tool = match found {
+        let (tool, exec): (_, Result<Arc<dyn SandboxExec>, _>) = match found {
             Ok(exec) => {
                 let (killer, made, users) = (exec.clone(), sandboxes.clone(), self.users);
                 let ready = move || (killer.kill_left_over(), made.with_users(users));
@@ -90,14 +98,17 @@ impl Isolation {
                     );
                 }
                 *sandboxes = with_users.context("the sandboxes cannot be looked at")?;
-                RunCommand::isolated(Arc::new(exec), self.goes_on, self.waiting_max)
+                let exec: Arc<dyn SandboxExec> = Arc::new(exec);
+                let tool = RunCommand::isolated(Arc::clone(&exec), self.goes_on, self.waiting_max);
+                (tool, Ok(exec))
             }
             Err(why) => {
                 tracing::warn!(remedy = why.remedy, "run_command is off: {}", why.reason);
-                RunCommand::off(why)
+                let told = format!("{}; {}", why.reason, why.remedy);
+                (RunCommand::off(why), Err(told))
             }
         };
-        Ok(tools.with(vec![Arc::new(tool)]))
+        Ok((tools.with(vec![Arc::new(tool)]), exec))
     }
 }
 

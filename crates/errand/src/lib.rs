@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod connections;
 pub mod doctor;
 pub mod isolation;
 pub mod metrics;

@@ -1,244 +1,208 @@
-//! Pages for people, made by the server: for now the one by which somebody sets a password.
+//! Pages for people, made by the server.
 //!
-//! `GET` and `POST /set-up/{token}`: whoever has the link may set the user's password, once. The token is the only
-//! permission, and is as good as a password: the page is not stored, not framed, and sends no referrer; it has no
-//! script, and works without. A password is hashed only for a link that works.
+//! Promised: [`PAGES`] is the one table of pages: the router is built from it, and tests go through it. What is true of
+//! all pages is done once, in [`guard`]: who is logged in, what their role may, that a form was sent by our own page, the
+//! headers that keep strangers' text from acting. A handler takes a [`guard::Visitor`], calls the operations of the store
+//! that the API's handlers call, and renders; what a role may not do is not offered, and refused all the same.
 //!
-//! Left out: signing in.
+//! Everything works without a script but live updates. Text of people, models, tools and files is escaped by the template
+//! language; what it renders itself (Markdown) lets no HTML through.
+//!
+//! Left out: deciding anything about runs, and everything that programs do (the API).
 
-use std::sync::{Arc, LazyLock};
+mod account;
+mod assets;
+mod assignments;
+mod failure;
+mod files;
+mod form;
+mod guard;
+mod home;
+mod inbox;
+mod join;
+mod layout;
+mod log_in;
+mod run;
+mod runs;
+mod set_up;
+mod settings;
+mod text;
+mod ui;
+mod webhooks;
 
-use axum::Router;
-use axum::extract::rejection::FormRejection;
-use axum::extract::{DefaultBodyLimit, Form, Path, State};
-use axum::response::{Html, IntoResponse as _, Response};
-use axum::routing::get;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use errand_engine::clock::Clock;
-use errand_store::{Store, StoreError, User};
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
-use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
+use std::convert::Infallible;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
+use errand_core::role::Permission;
+use http::Method;
 use tokio::sync::Semaphore;
 
-use crate::api::AppState;
-use crate::password::{PASSWORD_CHARS_MIN, PasswordError, hash_password};
-use crate::secret_key::SetUpToken;
+use crate::api::limiter::Limiter;
+use crate::api::{self, AppState};
 
-/// Most bytes of the form.
-const FORM_BYTES_MAX: usize = 16 * 1024;
+pub(crate) use layout::error_page;
+
+/// Most bytes of a form without files.
+const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Most bytes of a form with files, all of them together; each has its own limit.
+const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many passwords are hashed at once, at 19 MiB each; the others wait.
 const HASHES_MAX: usize = 2;
+/// Attempts to log in to one account in a minute, right ones and wrong ones.
+const LOG_INS_PER_MINUTE: u32 = 10;
 
-const STYLE: &str = "\
-:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}\
-body{max-width:26rem;margin:12vh auto;padding:0 1rem}\
-h1{font-size:1.5rem}\
-label{display:block;margin-top:1rem}\
-input,button{box-sizing:border-box;width:100%;padding:.6rem;font:inherit}\
-button{margin-top:1.5rem}\
-.wrong{border-left:4px solid #c33;padding-left:.75rem}";
-
-/// Nothing but the page's own style, whose digest stands here, and forms to this server.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let style = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
-    let policy = format!(
-        "default-src 'none'; style-src 'sha256-{style}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    );
-    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
-});
-
+/// What pages work with. Cheap to clone.
 #[derive(Clone)]
-struct Pages {
-    store: Store,
-    clock: Clock,
-    hashes: Arc<Semaphore>,
+pub(crate) struct Web(Arc<Inner>);
+
+pub(crate) struct Inner {
+    app: AppState,
+    hashes: Semaphore,
+    log_ins: Limiter<[u8; 32]>,
 }
 
-/// The pages' routes.
+impl Deref for Web {
+    type Target = AppState;
+
+    fn deref(&self) -> &AppState {
+        &self.0.app
+    }
+}
+
+impl Web {
+    fn new(app: AppState) -> Self {
+        Self(Arc::new(Inner {
+            app,
+            hashes: Semaphore::new(HASHES_MAX),
+            log_ins: Limiter::new(LOG_INS_PER_MINUTE),
+        }))
+    }
+}
+
+/// Who may see a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// Whoever is logged in, also without a team.
+    LoggedIn,
+    /// Whoever is logged in, and whose role in the team has this permission now.
+    Needs(Permission),
+}
+
+/// One page, or one form.
+pub struct Page {
+    /// Its method.
+    pub method: Method,
+    /// Its path.
+    pub path: &'static str,
+    /// Who may see it.
+    pub access: Access,
+    handler: fn() -> MethodRouter<Web>,
+}
+
+const OPEN: Access = Access::Open;
+const LOGGED_IN: Access = Access::LoggedIn;
+const READ: Access = Access::Needs(Permission::Read);
+const RUNS: Access = Access::Needs(Permission::ManageRuns);
+const AGENTS: Access = Access::Needs(Permission::ManageAgents);
+const KEYS: Access = Access::Needs(Permission::ManageKeys);
+const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
+const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
+
+/// All pages.
+#[rustfmt::skip]
+pub static PAGES: &[Page] = &[
+    page(Method::GET, assets::PATH, OPEN, || get(assets::serve)),
+    page(Method::GET, "/set-up/{token}", OPEN, || get(set_up::show)),
+    page(Method::POST, "/set-up/{token}", OPEN, || post(set_up::claim)),
+    page(Method::GET, "/join/{token}", OPEN, || get(join::show)),
+    page(Method::POST, "/join/{token}", OPEN, || post(join::join)),
+    page(Method::GET, "/log-in", OPEN, || get(log_in::show)),
+    page(Method::POST, "/log-in", OPEN, || post(log_in::log_in)),
+    page(Method::POST, "/log-out", LOGGED_IN, || post(log_in::log_out)),
+    page(Method::GET, "/account", LOGGED_IN, || get(account::show)),
+    page(Method::POST, "/account/password", LOGGED_IN, || post(account::change_password)),
+    page(Method::POST, "/account/team", LOGGED_IN, || post(account::choose_team)),
+    page(Method::GET, "/", READ, || get(home::show)),
+    page(Method::GET, "/inbox", READ, || get(inbox::show)),
+    page(Method::GET, "/inbox/open", READ, || get(inbox::open)),
+    page(Method::GET, "/runs", READ, || get(runs::list)),
+    page(Method::GET, "/runs/{run_id}", READ, || get(run::show)),
+    page(Method::GET, "/runs/{run_id}/older", READ, || get(run::older)),
+    page(Method::GET, "/runs/{run_id}/live", READ, || get(run::live::stream)),
+    page(Method::GET, "/runs/{run_id}/entries/{position}", READ, || get(run::entry)),
+    page(Method::POST, "/runs/{run_id}/answers/{request_id}", RUNS, || post(run::answer::answer)),
+    page(Method::POST, "/runs/{run_id}/messages", RUNS, || post(run::act::message)),
+    page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),
+    page(Method::POST, "/runs/{run_id}/retry", RUNS, || post(run::act::retry)),
+    page(Method::POST, "/runs/{run_id}/again", RUNS, || post(run::act::again)),
+    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::act::fork)),
+    page(Method::GET, "/runs/{run_id}/files", READ, || get(files::list)),
+    page(Method::GET, "/runs/{run_id}/files/view", READ, || get(files::view)),
+    page(Method::GET, "/runs/{run_id}/files/raw", READ, || get(files::raw)),
+    page(Method::GET, "/assignments", READ, || get(assignments::list)),
+    page(Method::GET, "/assignments/new", AGENTS, || get(assignments::editor::blank)),
+    page(Method::POST, "/assignments/new", AGENTS, || post(assignments::editor::create)),
+    page(Method::GET, "/assignments/{agent_id}", READ, || get(assignments::show)),
+    page(Method::POST, "/assignments/{agent_id}/runs", RUNS, || post(assignments::start::start).layer(DefaultBodyLimit::max(UPLOAD_BYTES_MAX))),
+    page(Method::GET, "/assignments/{agent_id}/edit", AGENTS, || get(assignments::editor::edit)),
+    page(Method::POST, "/assignments/{agent_id}/edit", AGENTS, || post(assignments::editor::save)),
+    page(Method::POST, "/assignments/{agent_id}/delete", AGENTS, || post(assignments::delete)),
+    page(Method::GET, "/assignments/{agent_id}/builds", READ, || get(assignments::builds::list)),
+    page(Method::GET, "/assignments/{agent_id}/builds/compare", READ, || get(assignments::builds::compare)),
+    page(Method::POST, "/assignments/{agent_id}/builds/{build_id}/restore", AGENTS, || post(assignments::builds::restore)),
+    page(Method::GET, "/webhooks", READ, || get(webhooks::list)),
+    page(Method::POST, "/webhooks", WEBHOOKS, || post(webhooks::create)),
+    page(Method::POST, "/webhooks/secret", WEBHOOKS, || post(webhooks::roll)),
+    page(Method::GET, "/webhooks/{webhook_id}", READ, || get(webhooks::show)),
+    page(Method::POST, "/webhooks/{webhook_id}", WEBHOOKS, || post(webhooks::save)),
+    page(Method::POST, "/webhooks/{webhook_id}/delete", WEBHOOKS, || post(webhooks::delete)),
+    page(Method::POST, "/webhooks/{webhook_id}/test", WEBHOOKS, || post(webhooks::test)),
+    page(Method::POST, "/deliveries/{delivery_id}/resend", RUNS, || post(webhooks::resend)),
+    page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
+    page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
+    page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),
+    page(Method::POST, "/settings/team/{user_id}/role", MEMBERS, || post(settings::team::change_role)),
+    page(Method::GET, "/settings/team/{user_id}/remove", READ, || get(settings::team::before_removal)),
+    page(Method::POST, "/settings/team/{user_id}/remove", READ, || post(settings::team::remove)),
+    page(Method::GET, "/settings/api-keys", KEYS, || get(settings::keys::list)),
+    page(Method::POST, "/settings/api-keys", KEYS, || post(settings::keys::create)),
+    page(Method::POST, "/settings/api-keys/{key_id}/delete", KEYS, || post(settings::keys::delete)),
+];
+
+const fn page(
+    method: Method,
+    path: &'static str,
+    access: Access,
+    handler: fn() -> MethodRouter<Web>,
+) -> Page {
+    Page {
+        method,
+        path,
+        access,
+        handler,
+    }
+}
+
+/// The pages' routes, complete.
 pub fn router(state: &AppState) -> Router {
-    pages(state.store.clone(), state.clock.clone())
-}
-
-fn pages(store: Store, clock: Clock) -> Router {
-    let pages = Pages {
-        store,
-        clock,
-        hashes: Arc::new(Semaphore::new(HASHES_MAX)),
-    };
-    Router::new()
-        .route("/set-up/{token}", get(show).post(claim))
+    let web = Web::new(state.clone());
+    let mut router = Router::new();
+    for page in PAGES {
+        let route = (page.handler)()
+            .layer::<_, Infallible>(from_fn_with_state(web.clone(), guard::middleware))
+            .layer(Extension(page));
+        router = router.route(page.path, route);
+    }
+    let router = router
         .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
-        .with_state(pages)
+        .layer(from_fn(layout::headers))
+        .with_state(web);
+    api::layered(router, state)
 }
-
-#[derive(Deserialize)]
-struct SetUpForm {
-    #[serde(default)]
-    email: String,
-    password: String,
-    again: String,
-}
-
-async fn show(State(pages): State<Pages>, Path(token): Path<String>) -> Response {
-    match holder(&pages, &token).await {
-        Ok(Some((_, user))) => page(StatusCode::OK, &form(&user, "", None)),
-        Ok(None) => dead_link(),
-        Err(error) => failed(&error),
-    }
-}
-
-async fn claim(
-    State(pages): State<Pages>,
-    Path(token): Path<String>,
-    form_sent: Result<Form<SetUpForm>, FormRejection>,
-) -> Response {
-    let (token, user) = match holder(&pages, &token).await {
-        Ok(Some(found)) => found,
-        Ok(None) => return dead_link(),
-        Err(error) => return failed(&error),
-    };
-    let again =
-        |email: &str, wrong: &str| page(StatusCode::BAD_REQUEST, &form(&user, email, Some(wrong)));
-    let Ok(Form(sent)) = form_sent else {
-        return again("", "The form did not arrive whole. Fill it in once more.");
-    };
-    if sent.password != sent.again {
-        return again(&sent.email, "The two passwords differ.");
-    }
-    let hash = match hash(&pages, sent.password).await {
-        Ok(hash) => hash,
-        Err(Some(wrong)) => {
-            return again(&sent.email, &format!("{}.", sentence(&wrong.to_string())));
-        }
-        Err(None) => return failed(&StoreError::Unavailable("the server is stopping".into())),
-    };
-    let email = Some(sent.email.clone()).filter(|email| !email.trim().is_empty());
-    match pages
-        .store
-        .claim_set_up_link(token.hash(), email, hash, pages.clock.now())
-        .await
-    {
-        Ok(user) => page(StatusCode::OK, &done(&user)),
-        Err(StoreError::NotFound) => dead_link(),
-        Err(StoreError::Invalid { message, .. } | StoreError::Conflict(message)) => {
-            again(&sent.email, &format!("{}.", sentence(&message)))
-        }
-        Err(error) => failed(&error),
-    }
-}
-
-async fn holder(pages: &Pages, token: &str) -> Result<Option<(SetUpToken, User)>, StoreError> {
-    let Some(token) = SetUpToken::parse(token) else {
-        return Ok(None);
-    };
-    let user = pages
-        .store
-        .set_up_link(token.hash(), pages.clock.now())
-        .await?;
-    Ok(user.map(|user| (token, user)))
-}
-
-/// The error is none where the server stops meanwhile.
-async fn hash(pages: &Pages, password: String) -> Result<String, Option<PasswordError>> {
-    let _place = pages.hashes.acquire().await.map_err(|_| None)?;
-    let hashed = tokio::task::spawn_blocking(move || hash_password(&password)).await;
-    hashed.map_err(|_| None)?.map_err(Some)
-}
-
-fn form(user: &User, email: &str, wrong: Option<&str>) -> Markup {
-    html! {
-        h1 { "Set your password" }
-        @if let Some(wrong) = wrong {
-            p.wrong role="alert" { (wrong) }
-        }
-        form method="post" {
-            @if let Some(email) = &user.email {
-                // For the password manager; the address is settled.
-                label { "E-mail address" input name="email" type="email" value=(email) autocomplete="username" readonly; }
-            } @else {
-                label { "E-mail address" input name="email" type="email" value=(email) autocomplete="username" required; }
-            }
-            label {
-                "Password, at least " (PASSWORD_CHARS_MIN) " characters"
-                input name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
-            }
-            label {
-                "Once more"
-                input name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
-            }
-            button { "Set the password" }
-        }
-    }
-}
-
-fn done(user: &User) -> Markup {
-    html! {
-        h1 { "Your password is set" }
-        p { "It belongs to " strong { (user.email.as_deref().unwrap_or_default()) } ". This link works no more." }
-    }
-}
-
-fn dead_link() -> Response {
-    let body = html! {
-        h1 { "This link does not work" }
-        p { "It was used, has expired, or was replaced by a newer one. Ask the server's operator for a new one: " code { "errand users link EMAIL" } }
-    };
-    page(StatusCode::NOT_FOUND, &body)
-}
-
-fn failed(error: &StoreError) -> Response {
-    let status = match error {
-        StoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        StoreError::Refused(_) => StatusCode::BAD_REQUEST,
-        _ => {
-            tracing::error!(
-                error = errand_core::cause::chain(error),
-                "the set-up page failed"
-            );
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-    };
-    let body = html! {
-        h1 { "That did not work" }
-        p { "Nothing was changed. Try again in a moment." }
-    };
-    page(status, &body)
-}
-
-/// With a capital letter at its beginning.
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map(|first| first.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
-}
-
-fn page(status: StatusCode, body: &Markup) -> Response {
-    let markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                title { "errand" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { (body) }
-        }
-    };
-    let fixed = |value| HeaderValue::from_static(value);
-    let headers: [(HeaderName, HeaderValue); 4] = [
-        (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
-        (header::REFERRER_POLICY, fixed("no-referrer")),
-        (header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff")),
-        (header::CACHE_CONTROL, fixed("no-store")),
-    ];
-    (status, headers, Html(markup.into_string())).into_response()
-}
-
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use super::secrets;
 use super::template::{Expression, Node, Text};
 use super::{
     Action, BadPlaybook, Condition, Known, NESTING_MAX, Playbook, Question, RESERVED, Request,
@@ -45,8 +46,11 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
         asks: false,
     };
     let steps = parser.steps("playbook.steps", whole.get("steps"), 0)?;
+    let null = Json::Null;
+    let secrets = secrets::of_steps("playbook.steps", whole.get("steps").unwrap_or(&null))?;
     Ok(Playbook {
         steps,
+        secrets,
         asks: parser.asks,
         light: is_light(value),
     })

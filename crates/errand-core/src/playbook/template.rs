@@ -302,6 +302,7 @@ impl Names {
                     .then(|| ("sandbox_id", Value::from(self.run.sandbox_id.clone())));
                 Some(Value::from_pairs(std::iter::once(id).chain(sandbox)))
             }
+            "secret" => Some(Value::from_object(Marks)),
             "item" => self.round.as_ref().map(|(item, _)| item.clone()),
             "index" => self.round.as_ref().map(|(_, index)| Value::from(*index)),
             _ => self
@@ -357,6 +358,29 @@ impl Object for Messages {
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Seq(self.read)
     }
+}
+
+/// The variable `secret`: each of its attributes is the mark that stands for the secret of that name, itself a text.
+#[derive(Debug)]
+struct Marks;
+
+impl Object for Marks {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str().filter(|name| crate::secret::is_name(name))?;
+        Some(Value::from(crate::secret::mark(name)))
+    }
+}
+
+/// The names that a template reads, with their attributes where they are plain: `run.id`. None where it does not parse.
+pub(super) fn names_read(source: &str) -> Vec<String> {
+    if !source.contains('{') {
+        return Vec::new();
+    }
+    let environment: &Environment<'_> = &ENVIRONMENT;
+    environment
+        .template_from_str(source)
+        .map(|template| template.undeclared_variables(true).into_iter().collect())
+        .unwrap_or_default()
 }
 
 fn spent(state: &State<'_, '_>) -> u64 {

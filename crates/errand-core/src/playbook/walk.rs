@@ -194,7 +194,10 @@ impl Walk {
             | Body::Wait { .. }
             | Body::Woke { .. }
             | Body::Intent { .. }
-            | Body::Late { .. } => {}
+            | Body::Late { .. }
+            | Body::Source { .. }
+            | Body::Lost { .. }
+            | Body::ToolsChanged { .. } => {}
         }
     }
 

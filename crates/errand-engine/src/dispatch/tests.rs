@@ -54,6 +54,7 @@ impl World {
             .await
             .unwrap();
         let parts = Parts {
+            connections: Connections::none(store.clone(), clock.clone()),
             store,
             clock,
             ids,

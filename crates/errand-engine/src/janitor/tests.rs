@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clock::Clock;
+use crate::connect::Connections;
 use crate::model::Models;
 use crate::net::{Bounds, Guard};
 use crate::sandboxes::Sandboxes;
@@ -58,6 +59,7 @@ impl World {
         };
         store.create_team(new).await.unwrap();
         let parts = Parts {
+            connections: Connections::none(store.clone(), clock.clone()),
             store,
             clock,
             ids,

@@ -13,7 +13,7 @@
 
 pub(super) mod arguments;
 mod edit;
-mod error;
+pub(super) mod error;
 mod list;
 mod read;
 mod search;

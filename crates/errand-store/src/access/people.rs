@@ -7,6 +7,7 @@ use errand_core::id::UserId;
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::sessions::end_sessions;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms};
 use crate::sqlite::Store;
@@ -49,14 +50,7 @@ impl Store {
             if select_by_email(tx, &email)?.is_some() {
                 return Err(email_taken());
             }
-            tx.prepare_cached("INSERT INTO users (id, email, created_at) VALUES (?1, ?2, ?3)")?
-                .execute(params![Blob(new.id.as_uuid()), email, Ms(new.now)])?;
-            Ok(User {
-                id: new.id,
-                email: Some(email),
-                created_at: new.now,
-                disabled: false,
-            })
+            insert_user(tx, new.id, &email, new.now)
         })
         .await
     }
@@ -84,7 +78,7 @@ impl Store {
         .await
     }
 
-    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links of the user work no more.
+    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links and sessions of the user work no more.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Refused`] where the user is disabled.
@@ -95,6 +89,8 @@ impl Store {
             not_disabled(&user)?;
             update_password(tx, user.id, &phc_hash)?;
             void_links(tx, user.id)?;
+            end_sessions(tx, user.id)?;
+            tx.ring_all();
             Ok(user)
         })
         .await
@@ -170,7 +166,7 @@ impl Store {
 }
 
 /// An e-mail address without the blanks around it, in small letters.
-fn normal_email(text: &str) -> Result<String> {
+pub(super) fn normal_email(text: &str) -> Result<String> {
     let email = text.trim().to_lowercase();
     let odd = |c: char| c.is_whitespace() || c.is_control();
     let well_formed = email
@@ -191,7 +187,7 @@ fn invalid_email(message: &str) -> StoreError {
     }
 }
 
-fn email_taken() -> StoreError {
+pub(super) fn email_taken() -> StoreError {
     StoreError::Conflict("another user has this e-mail address; take another one".to_owned())
 }
 
@@ -213,7 +209,7 @@ fn user_row(row: &Row<'_>) -> rusqlite::Result<User> {
     })
 }
 
-fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
+pub(super) fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
     let found = conn
         .prepare_cached("SELECT id, email, created_at, disabled_at FROM users WHERE id = ?1")?
         .query_row(params![Blob(user.as_uuid())], user_row)
@@ -221,12 +217,28 @@ fn select_user(conn: &Connection, user: UserId) -> Result<Option<User>> {
     Ok(found)
 }
 
-fn select_by_email(conn: &Connection, email: &str) -> Result<Option<User>> {
+pub(super) fn select_by_email(conn: &Connection, email: &str) -> Result<Option<User>> {
     let found = conn
         .prepare_cached("SELECT id, email, created_at, disabled_at FROM users WHERE email = ?1")?
         .query_row(params![email], user_row)
         .optional()?;
     Ok(found)
+}
+
+pub(super) fn insert_user(
+    tx: &Connection,
+    id: UserId,
+    email: &str,
+    now: Timestamp,
+) -> Result<User> {
+    tx.prepare_cached("INSERT INTO users (id, email, created_at) VALUES (?1, ?2, ?3)")?
+        .execute(params![Blob(id.as_uuid()), email, Ms(now)])?;
+    Ok(User {
+        id,
+        email: Some(email.to_owned()),
+        created_at: now,
+        disabled: false,
+    })
 }
 
 pub(super) fn user_is_enabled(conn: &Connection, user: UserId) -> Result<bool> {
@@ -255,13 +267,13 @@ fn update_disabled(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> 
     ))
 }
 
-fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
+pub(super) fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {
     tx.prepare_cached("UPDATE users SET password_hash = ?2 WHERE id = ?1")?
         .execute(params![Blob(user.as_uuid()), phc_hash])?;
     Ok(())
 }
 
-fn void_links(tx: &Connection, user: UserId) -> Result<()> {
+pub(super) fn void_links(tx: &Connection, user: UserId) -> Result<()> {
     tx.prepare_cached("DELETE FROM set_up_links WHERE user_id = ?1 AND used_at IS NULL")?
         .execute(params![Blob(user.as_uuid())])?;
     Ok(())
@@ -310,6 +322,7 @@ fn claim_link(
     tx.prepare_cached("UPDATE users SET email = ?2, password_hash = ?3 WHERE id = ?1")?
         .execute(params![Blob(user.id.as_uuid()), email, phc_hash])?;
     void_links(tx, user.id)?;
+    end_sessions(tx, user.id)?;
     Ok(User {
         email: Some(email),
         ..user

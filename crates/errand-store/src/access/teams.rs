@@ -1,4 +1,4 @@
-//! Teams, their members and their webhook secret.
+//! Teams and their members.
 
 use errand_core::id::{TeamId, UserId};
 use errand_core::role::{Permission, Role};
@@ -6,6 +6,7 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::people::user_is_enabled;
+use super::secrets::seal_secret;
 use crate::error::{Result, StoreError};
 use crate::rows::{Blob, Ms, word};
 use crate::seal::Sealed;
@@ -71,10 +72,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] where the first team has no owner, which no operation brings about.
     pub async fn bootstrap(&self, new: Bootstrap) -> Result<Bootstrapped> {
-        let sealed = self.seal_secret(new.team, &new.secret)?;
         self.write(move |tx| match first_team(tx)? {
             Some(found) => Ok(found),
-            None => insert_first_team(tx, &new, &sealed),
+            None => insert_first_team(tx, &new, &seal_secret(tx, new.team, &new.secret)?),
         })
         .await
     }
@@ -85,8 +85,8 @@ impl Store {
     /// [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
     /// user or is disabled.
     pub async fn create_team(&self, new: NewTeam) -> Result<Team> {
-        let sealed = self.seal_secret(new.id, &new.secret)?;
-        self.write(move |tx| insert_team(tx, &new, &sealed)).await
+        self.write(move |tx| insert_team(tx, &new, &seal_secret(tx, new.id, &new.secret)?))
+            .await
     }
 
     /// All teams, oldest first.
@@ -97,25 +97,11 @@ impl Store {
         self.read(select_teams).await
     }
 
-    /// The team's webhook secret, opened: `whsec_…`.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
-    pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
-        let sealed = self.read(move |conn| select_secret(conn, team)).await?;
-        let plain = self.master_key().open(&purpose(team), &sealed)?;
-        String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
-            table: "teams",
-            column: "webhook_secret",
-            message: e.utf8_error().to_string(),
-        })
-    }
-
     /// Takes a user into a team. `by_role`: the role of who does it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] (no such team; the user is unknown or disabled), [`StoreError::Conflict`] (a member
-    /// already), [`StoreError::Refused`] (only owners make owners).
+    /// already), `Forbidden` (only owners make owners).
     pub async fn add_member(
         &self,
         team: TeamId,
@@ -143,8 +129,8 @@ impl Store {
     /// from the commit on.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), [`StoreError::Refused`] (only owners make or unmake owners; the
-    /// last owner stays one).
+    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (only owners make or unmake owners),
+    /// [`StoreError::Refused`] (the last owner stays one).
     pub async fn set_role(
         &self,
         team: TeamId,
@@ -163,11 +149,11 @@ impl Store {
         .await
     }
 
-    /// Takes a member out of a team, who may be the one who asks. `by_role`: the role of who does it. Keys that the
-    /// member made are refused from the commit on.
+    /// Takes a member out of a team, who may be the one who asks, with their keys and invitations of it. `by_role`: the
+    /// role of who does it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), [`StoreError::Refused`] (an owner is removed by owners only; the
+    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (an owner is removed by owners only), `Refused` (the
     /// last owner stays).
     pub async fn remove_member(&self, team: TeamId, user: UserId, by_role: Role) -> Result<()> {
         self.write(move |tx| {
@@ -178,21 +164,12 @@ impl Store {
         })
         .await
     }
-
-    fn seal_secret(&self, team: TeamId, secret: &str) -> Result<Sealed> {
-        Ok(self.master_key().seal(&purpose(team), secret.as_bytes())?)
-    }
-}
-
-/// What a team's webhook secret is sealed for.
-fn purpose(team: TeamId) -> String {
-    format!("webhook_secret:{team}")
 }
 
 /// Refuses where owners are made or unmade by somebody who is none.
-fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
+pub(super) fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
     if concerns_owners && !by_role.may(Permission::ManageOwners) {
-        return Err(StoreError::Refused(
+        return Err(StoreError::Forbidden(
             "only an owner makes, changes or removes owners; ask one".to_owned(),
         ));
     }
@@ -288,20 +265,13 @@ fn select_teams(conn: &Connection) -> Result<Vec<Team>> {
         .collect()
 }
 
-fn select_secret(conn: &Connection, team: TeamId) -> Result<Vec<u8>> {
-    conn.prepare_cached("SELECT webhook_secret FROM teams WHERE id = ?1")?
-        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))
-        .optional()?
-        .ok_or(StoreError::NotFound)
-}
-
 fn team_exists(conn: &Connection, team: TeamId) -> Result<bool> {
     Ok(conn
         .prepare_cached("SELECT 1 FROM teams WHERE id = ?1")?
         .exists(params![Blob(team.as_uuid())])?)
 }
 
-fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>> {
+pub(super) fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>> {
     conn.prepare_cached("SELECT role FROM memberships WHERE team_id = ?1 AND user_id = ?2")?
         .query_row(params![Blob(team.as_uuid()), Blob(user.as_uuid())], |row| {
             row.get::<_, String>(0)
@@ -311,7 +281,7 @@ fn role_in(conn: &Connection, team: TeamId, user: UserId) -> Result<Option<Role>
         .transpose()
 }
 
-fn insert_member(
+pub(super) fn insert_member(
     tx: &Connection,
     team: TeamId,
     user: UserId,
@@ -330,7 +300,7 @@ fn insert_member(
     Ok(())
 }
 
-fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Result<()> {
+pub(super) fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Result<()> {
     let changed = tx
         .prepare_cached(
             "UPDATE memberships SET role = ?3
@@ -346,7 +316,7 @@ fn update_role(tx: &Connection, team: TeamId, user: UserId, role: Role) -> Resul
     }
 }
 
-fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
+pub(super) fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
     let deleted = tx
         .prepare_cached(
             "DELETE FROM memberships
@@ -356,8 +326,15 @@ fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Result<()> {
         )?
         .execute(params![Blob(team.as_uuid()), Blob(user.as_uuid())])?;
     if deleted == 0 {
-        Err(last_owner())
-    } else {
-        Ok(())
+        return Err(last_owner());
     }
+    // Nothing of theirs comes back should they join again.
+    for sql in [
+        "DELETE FROM api_keys WHERE created_by = ?2 AND team_id = ?1",
+        "DELETE FROM invitations WHERE created_by = ?2 AND team_id = ?1 AND used_at IS NULL",
+    ] {
+        tx.prepare_cached(sql)?
+            .execute(params![Blob(team.as_uuid()), Blob(user.as_uuid())])?;
+    }
+    Ok(())
 }

@@ -1,19 +1,23 @@
 //! For tests: a store with runs in each state, brought there by the operations that do so in the program.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use errand_core::human::{
     Answer as HumanAnswer, Ask, HumanRequest, OnExpire, Origin, Question, RequestDraft,
 };
-use errand_core::id::{AgentId, ClaimToken, RunId, SandboxId};
+use errand_core::id::{AgentId, ClaimToken, RunId, SandboxId, WebhookId};
 use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, NewEntry, Outcome, ToolCall};
+use errand_core::webhook::WebhookEvent;
 use serde_json::json;
 
 use super::{AuditScope, Finding};
 use crate::access::fixture::Fixture;
+use crate::bell::Fence;
 use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, ReadyRun, Respond, Runnable,
     StartRun, StepCommit, StepEnd, Usage,
@@ -21,6 +25,7 @@ use crate::model::{
 use crate::once::Once;
 use crate::rows::Blob;
 use crate::runs::{RunRow, row_of};
+use crate::webhooks::NewWebhook;
 
 /// `sandbox.ttl` in these tests.
 const TTL_MS: u64 = 1_000_000;
@@ -128,6 +133,27 @@ impl Runs {
         id
     }
 
+    /// A webhook of the team that is told of all.
+    pub(crate) async fn webhook(&self, url: &str) -> WebhookId {
+        let id = self.f.ids.webhook(self.now);
+        let new = NewWebhook {
+            team: self.f.team,
+            id,
+            url: url.to_owned(),
+            events: WebhookEvent::ALL.to_vec(),
+            description: None,
+            enabled: true,
+            created_by: self.f.owner,
+            now: self.now,
+        };
+        self.f
+            .store
+            .create_webhook(new, Once::not_recorded())
+            .await
+            .unwrap();
+        id
+    }
+
     pub(crate) async fn sandbox(&self) -> SandboxId {
         let (id, end) = (self.f.ids.sandbox(self.now), self.now.plus_ms(TTL_MS));
         self.f
@@ -148,11 +174,16 @@ impl Runs {
     }
 
     pub(crate) async fn claim(&self, run: RunId) -> ClaimToken {
+        self.claim_heard(run).await.0
+    }
+
+    /// Claims a run as a driver that is at work and hears when it is taken away.
+    pub(crate) async fn claim_heard(&self, run: RunId) -> (ClaimToken, Fence) {
         let (claim, team) = (self.f.ids.claim_token(self.now), self.f.team);
         let ready = ReadyRun { team, run };
         let claimed = self.f.store.claim_one(ready, claim, self.now).await;
-        assert!(claimed.unwrap(), "a run that can be claimed");
-        claim
+        let claimed = claimed.unwrap().expect("a run that can be claimed");
+        (claim, claimed.fence)
     }
 
     pub(crate) async fn step(
@@ -280,14 +311,20 @@ impl Runs {
 
     /// At work in a sandbox of its own, on a call that has begun.
     pub(crate) async fn at_work(&self) -> (RunId, ClaimToken) {
+        let (run, claim, _) = self.driven().await;
+        (run, claim)
+    }
+
+    /// The same, with the ear of its driver.
+    pub(crate) async fn driven(&self) -> (RunId, ClaimToken, Fence) {
         let sandbox = self.sandbox().await;
         let run = self.start(Some(&sandbox)).await;
-        let claim = self.claim(run).await;
+        let (claim, fence) = self.claim_heard(run).await;
         let bodies = vec![call("c1", "read_file"), call("c2", "run_command")];
         self.step(run, claim, bodies, going()).await;
         let bodies = vec![result("c1", "read_file"), intent("c2", claim)];
         self.step(run, claim, bodies, going()).await;
-        (run, claim)
+        (run, claim, fence)
     }
 
     /// On a timer.
@@ -369,6 +406,7 @@ impl Runs {
 
     /// One run of each kind, and an attempt at a delivery.
     pub(crate) async fn of_each_kind(&self) {
+        self.webhook("http://127.0.0.1/team").await;
         self.pending().await;
         self.at_work().await;
         self.on_timer().await;
@@ -391,6 +429,7 @@ impl Runs {
             duration_ms: 1,
             status: Some(200),
             error: None,
+            answer: None,
         };
         let number = due[0].number;
         let store = &self.f.store;
@@ -427,4 +466,11 @@ impl Runs {
             .await
             .unwrap()
     }
+}
+
+/// Whether the driver has heard that its run was taken away.
+pub(crate) fn hears(fence: &Fence) -> bool {
+    pin!(fence.fenced())
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_ready()
 }

@@ -8,6 +8,8 @@ use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
 use errand_core::policy::{self, Settle};
 use errand_core::transcript::{Body, Outcome};
 
+use serde_json::Value;
+
 use super::stored::Stored;
 
 /// One call of a transcript.
@@ -70,7 +72,18 @@ impl History {
             Body::ToolResult {
                 call_id, outcome, ..
             } => self.result(at, call_id, outcome),
-            Body::Intent { call_id, .. } => self.intent(at, call_id),
+            // Without an intent a connection's tool is called only where it reads.
+            Body::Source { call_id, .. } => {
+                let place = self.by_id.get(call_id).copied();
+                if let Some(call) = place.and_then(|place| self.calls.get_mut(place))
+                    && call.begun == 0
+                {
+                    call.begins_once = false;
+                }
+            }
+            Body::Intent {
+                call_id, evidence, ..
+            } => self.intent(at, call_id, evidence.as_ref()),
             Body::HumanRequest { request, .. } => {
                 if let Origin::InDoubt { call_id } = &request.origin {
                     self.doubts.push((request.id, call_id.clone()));
@@ -111,7 +124,7 @@ impl History {
         }
     }
 
-    fn intent(&mut self, at: u64, call_id: &str) {
+    fn intent(&mut self, at: u64, call_id: &str, evidence: Option<&Value>) {
         let place = self.by_id.get(call_id);
         let call = place.and_then(|place| self.calls.get_mut(*place));
         let Some(call) = call.filter(|call| call.result.is_none()) else {
@@ -119,6 +132,10 @@ impl History {
                 .push(format!("the intent at {at} belongs to no open call"));
             return;
         };
+        // The server of a connection said, when the call began, that twice is as good as once.
+        if evidence.is_some_and(|evidence| evidence.get("again") == Some(&Value::Bool(true))) {
+            call.begins_once = false;
+        }
         if call.begins_once && call.begun > call.released {
             self.silent.push(format!(
                 "call {call_id} begins again at {at}, and nobody said that it was not done"

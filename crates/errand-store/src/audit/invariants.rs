@@ -3,7 +3,7 @@
 //! A check says what is wrong, once for each thing that is; what it cannot see (a transcript that cannot be read) is
 //! another invariant's finding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use errand_core::ledger::Ledger;
 use errand_core::run::Status;
@@ -141,8 +141,9 @@ pub(super) const OF_RUN: [OfRun; 21] = [
     },
     OfRun {
         name: "events_are_delivered_once",
-        sentence: "Each human request and each end has one delivery for each webhook address, and nothing else has one; one \
-                   that is pending has a time when it is due, others have not, and attempts are numbered 1, 2, 3, ….",
+        sentence: "Each human request and each end has one delivery for each webhook address of the run, and at most one for \
+                   each webhook of the team, and nothing else has one; one that is pending has a time when it is due, others \
+                   have not, and attempts are numbered 1, 2, 3, ….",
         check: events_are_delivered_once,
     },
     OfRun {
@@ -157,7 +158,7 @@ pub(super) const OF_RUN: [OfRun; 21] = [
     },
 ];
 
-pub(super) const OF_STORE: [OfStore; 7] = [
+pub(super) const OF_STORE: [OfStore; 8] = [
     OfStore {
         name: "a_sandbox_serves_an_open_run",
         sentence: "The owner of a sandbox is a run on it that has not ended, or one whose driver is leaving it; a deleted \
@@ -219,6 +220,14 @@ pub(super) const OF_STORE: [OfStore; 7] = [
         sql: "SELECT run_id, 'delivery ' || number || ' is pending and never due' FROM deliveries INDEXED BY deliveries_due
               WHERE state = 'pending' AND due_at IS NULL",
     },
+    OfStore {
+        name: "a_deleted_webhook_is_owed_nothing",
+        sentence: "A webhook that is deleted has no delivery that is pending.",
+        scope: None,
+        sql: "SELECT d.run_id, 'delivery ' || d.number || ' is pending, and its webhook is deleted'
+              FROM deliveries d INDEXED BY deliveries_due JOIN webhooks w ON w.id = d.webhook_id
+              WHERE d.state = 'pending' AND w.deleted_at IS NOT NULL",
+    },
 ];
 
 /// Open runs without a reason; `?1` is this start. What a run waits for that will never come is no reason.
@@ -238,6 +247,9 @@ macro_rules! without_reason {
                       SELECT 1 FROM sandboxes s LEFT JOIN runs o ON o.id = s.owner_run
                       WHERE s.id = r.sandbox_id AND (s.leaving IS NOT NULL
                           OR (o.id IS NOT r.id AND o.status NOT IN ('completed', 'failed', 'interrupted'))))
+                  WHEN r.waiting_kind = 'child_run' THEN EXISTS (
+                      SELECT 1 FROM child_runs c JOIN runs k ON k.id = c.child
+                      WHERE c.parent = r.id AND k.status NOT IN ('completed', 'failed', 'interrupted'))
                   ELSE 0 END)"
         )
     };
@@ -573,6 +585,7 @@ fn events_are_delivered_once(stored: &Stored, wrong: &mut Vec<String>) {
         row.webhook_url.as_deref().into_iter().chain(human)
     };
     let mut due: BTreeMap<(String, u64, &str), u32> = BTreeMap::new();
+    let mut events = BTreeSet::new();
     for event in &stored.events {
         let status = event.status.as_deref().and_then(Status::parse);
         let (name, both) = match (event.kind.as_str(), status) {
@@ -582,16 +595,28 @@ fn events_are_delivered_once(stored: &Stored, wrong: &mut Vec<String>) {
             }
             _ => continue,
         };
+        events.insert((name.clone(), event.sequence));
         due.extend(urls(both).map(|url| ((name.clone(), event.sequence, url), 0)));
     }
+    let mut to_webhooks = BTreeSet::new();
     for line in &stored.deliveries {
         let told = format!(
             "delivery of {} {} to {}",
             line.event, line.sequence, line.url
         );
-        match due.get_mut(&(line.event.clone(), line.sequence, line.url.as_str())) {
-            None => wrong.push(format!("{told}: there is no such event and address")),
-            Some(times) => *times += 1,
+        let event = (line.event.clone(), line.sequence);
+        let of_run = due.get_mut(&(line.event.clone(), line.sequence, line.url.as_str()));
+        match (line.webhook, of_run) {
+            (None, Some(times)) => *times += 1,
+            (None, None) => wrong.push(format!("{told}: there is no such event and address")),
+            (Some(_), _) if !events.contains(&event) => {
+                wrong.push(format!("{told}: there is no such event"));
+            }
+            (Some(webhook), _) => {
+                if !to_webhooks.insert((webhook, event)) {
+                    wrong.push(format!("{told}: webhook {webhook} has it twice"));
+                }
+            }
         }
         if line.is_due != (line.state == "pending") {
             let due = if line.is_due { "due" } else { "never due" };

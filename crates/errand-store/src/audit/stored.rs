@@ -67,6 +67,9 @@ pub(super) struct DeliveryLine {
     pub(super) attempts: u64,
     pub(super) is_due: bool,
     pub(super) recorded: Vec<u64>,
+    /// The webhook that it goes to; none: the run's own address.
+    pub(super) webhook: Option<uuid::Uuid>,
+    /// Whether it, and its webhook, are of the run's team.
     pub(super) is_of_team: bool,
 }
 
@@ -243,8 +246,10 @@ fn deliveries(conn: &Connection, run: &RunRow) -> Result<Vec<DeliveryLine>> {
     )?;
     let mut deliveries = conn
         .prepare_cached(
-            "SELECT number, event, sequence, url, state, attempts, due_at IS NOT NULL, team_id FROM deliveries
-             WHERE run_id = ?1 ORDER BY sequence, number",
+            "SELECT d.number, d.event, d.sequence, d.url, d.state, d.attempts, d.due_at IS NOT NULL, d.team_id, d.webhook_id,
+                 d.webhook_id IS NULL OR w.team_id IS d.team_id
+             FROM deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id
+             WHERE d.run_id = ?1 ORDER BY d.sequence, d.number",
         )?
         .query_map(params![Blob(run.id.as_uuid())], |row| {
             let number: i64 = row.get(0)?;
@@ -256,7 +261,8 @@ fn deliveries(conn: &Connection, run: &RunRow) -> Result<Vec<DeliveryLine>> {
                 attempts: count(row.get(5)?),
                 is_due: row.get(6)?,
                 recorded: Vec::new(),
-                is_of_team: row.get::<_, Blob>(7)?.0 == run.team.as_uuid(),
+                webhook: row.get::<_, Option<Blob>>(8)?.map(|webhook| webhook.0),
+                is_of_team: row.get::<_, Blob>(7)?.0 == run.team.as_uuid() && row.get(9)?,
             };
             Ok((number, line))
         })?

@@ -4,7 +4,7 @@ use super::fixture::Runs;
 use super::*;
 
 /// What is done to a sound store, and the invariants that it breaks.
-const DAMAGES: [(&str, &[&str]); 44] = [
+const DAMAGES: [(&str, &[&str]); 46] = [
     ("UPDATE runs SET completed_at = NULL WHERE status = 'completed'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET completed_at = 1 WHERE status = 'waiting'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET wake_at = 1 WHERE status = 'interrupted'", &["an_ended_run_is_at_rest"]),
@@ -98,11 +98,16 @@ const DAMAGES: [(&str, &[&str]); 44] = [
     ),
     ("DELETE FROM deliveries WHERE state = 'pending' AND event = 'human_request'", &["events_are_delivered_once"]),
     (
-        "INSERT INTO deliveries (id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
-         SELECT id, run_id, team_id, event, sequence, url, body, created_at, 'pending', 0, 1 FROM deliveries WHERE event = 'run_failed'",
+        "INSERT INTO deliveries (delivery_id, id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
+         SELECT randomblob(16), id, run_id, team_id, event, sequence, url, body, created_at, 'pending', 0, 1 FROM deliveries WHERE event = 'run_failed'",
         &["events_are_delivered_once"],
     ),
     ("UPDATE deliveries SET due_at = NULL", &["events_are_delivered_once"]),
+    ("UPDATE webhooks SET deleted_at = 1", &["a_deleted_webhook_is_owed_nothing"]),
+    (
+        "UPDATE deliveries SET event = 'run_failed' WHERE webhook_id IS NOT NULL AND event = 'human_request'",
+        &["events_are_delivered_once"],
+    ),
     ("DELETE FROM delivery_attempts", &["events_are_delivered_once"]),
     (
         "UPDATE sandboxes SET owner_run = (SELECT id FROM runs WHERE status = 'completed') WHERE owner_run IS NULL",

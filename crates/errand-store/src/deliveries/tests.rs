@@ -12,8 +12,8 @@ impl Fixture {
         self.store
             .write(move |tx| {
                 tx.execute(
-                    "INSERT INTO deliveries (id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
-                     VALUES (?1, ?2, ?3, 'run_completed', ?4, ?5, ?6, ?7, 'pending', 0, ?7)",
+                    "INSERT INTO deliveries (delivery_id, id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
+                     VALUES (randomblob(16), ?1, ?2, ?3, 'run_completed', ?4, ?5, ?6, ?7, 'pending', 0, ?7)",
                     params![
                         Blob(id.as_uuid()),
                         Blob(run.as_uuid()),
@@ -32,7 +32,10 @@ impl Fixture {
 
     /// The numbers of what is due.
     async fn due(&self, after_ms: u64, limit: usize, busy: &[RunId]) -> Vec<i64> {
-        let busy = busy.iter().map(|run| (*run, URL.to_owned())).collect();
+        let busy = busy
+            .iter()
+            .map(|run| (Lane::Run(*run), URL.to_owned()))
+            .collect();
         let due = self
             .store
             .due_deliveries(self.now.plus_ms(after_ms), limit, usize::MAX, busy)
@@ -75,6 +78,7 @@ fn failed(attempt: u32, at: Timestamp) -> AttemptRow {
         duration_ms: 12,
         status: Some(500),
         error: Some("no 2xx".to_owned()),
+        answer: Some("Sorry.".to_owned()),
     }
 }
 
@@ -88,17 +92,19 @@ async fn a_due_delivery_is_given_whole() {
         .due_deliveries(f.now, 10, usize::MAX, Vec::new())
         .await
         .unwrap();
-    let id = f.store.deliveries_of(f.team, run).await.unwrap()[0].id;
-    assert_ne!(id, Uuid::nil());
+    let row = f.store.deliveries_of(f.team, run).await.unwrap().remove(0);
+    assert_ne!(row.id, Uuid::nil());
     let expected = DueDelivery {
         number,
-        id,
-        run,
+        delivery: row.delivery,
+        id: row.id,
+        run: Some(run),
         team: f.team,
         url: URL.to_owned(),
         body: b"4".to_vec(),
-        created_at: f.now,
+        begun_at: f.now,
         attempts: 0,
+        attempts_before: 0,
     };
     assert_eq!(due, [expected]);
 }
@@ -190,7 +196,7 @@ async fn one_receiver_leaves_room_for_the_others() {
         let run = f.run_row(f.team, "completed", None).await;
         numbers.push(f.delivery(run, 1, url).await);
     }
-    let due = |busy: Vec<(RunId, String)>| {
+    let due = |busy: Vec<(Lane, String)>| {
         let store = f.store.clone();
         async move {
             let due = store.due_deliveries(f.now, 10, 2, busy).await.unwrap();
@@ -199,7 +205,7 @@ async fn one_receiver_leaves_room_for_the_others() {
     };
     assert_eq!(due(Vec::new()).await, [numbers[0], numbers[1], numbers[3]]);
     let elsewhere = f.run_row(f.team, "completed", None).await;
-    let busy = vec![(elsewhere, "https://dead.example/z".to_owned())];
+    let busy = vec![(Lane::Run(elsewhere), "https://dead.example/z".to_owned())];
     assert_eq!(due(busy).await, [numbers[0], numbers[3]]);
 }
 

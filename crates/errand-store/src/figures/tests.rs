@@ -18,8 +18,8 @@ impl Fixture {
         self.store
             .write(move |tx| {
                 tx.execute(
-                    "INSERT INTO deliveries (id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
-                     VALUES (?1, ?2, ?3, 'run_completed', 1, 'https://example.com', x'00', ?4, ?5, 0, ?6)",
+                    "INSERT INTO deliveries (delivery_id, id, run_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)
+                     VALUES (randomblob(16), ?1, ?2, ?3, 'run_completed', 1, 'https://example.com', x'00', ?4, ?5, 0, ?6)",
                     params![
                         Blob(id.as_uuid()),
                         Blob(run.as_uuid()),

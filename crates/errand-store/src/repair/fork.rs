@@ -68,10 +68,12 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     let config = config_of(tx, &old, build)?;
     let sandbox = free_sandbox_of(tx, &old, fork.now)?;
     let of = old.position;
-    let row = new_row(fork, old, build, &config, sandbox);
+    let about = (fork.id, fork.source, fork.now);
+    let row = new_row(about, old, build, &config, sandbox);
     row.insert(tx)?;
     let mut change = Change::new(tx, row, fork.now);
     change.mark_updated();
+    change.count_today()?;
     let ledger = copy(&mut change, &entries)?;
     close_what_is_open(&mut change, &ledger, &entries)?;
     change.row.turn = change.row.position + 1;
@@ -86,7 +88,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
 }
 
 /// The entries from the first on, up to `after`, or to the first that is missing or cannot be read.
-fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Entry>> {
+pub(crate) fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Entry>> {
     let most = after.map_or(i64::MAX, crate::rows::int);
     let mut statement = conn.prepare_cached(
         "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position <= ?2 ORDER BY position",
@@ -110,7 +112,7 @@ fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Ent
     Ok(entries)
 }
 
-fn config_of(conn: &Connection, old: &RunRow, build: BuildId) -> Result<BuildConfig> {
+pub(crate) fn config_of(conn: &Connection, old: &RunRow, build: BuildId) -> Result<BuildConfig> {
     let config: String = conn
         .prepare_cached("SELECT config FROM builds WHERE id = ?1 AND agent_id = ?2")?
         .query_row(
@@ -141,23 +143,24 @@ fn free_sandbox_of(conn: &Connection, old: &RunRow, now: Timestamp) -> Result<Op
     Ok(is_free.then_some(sandbox))
 }
 
-fn new_row(
-    fork: &Fork,
+/// The row of a run that begins: `id`, source and time are its own, what it was started with is the old one's.
+pub(crate) fn new_row(
+    (id, source, now): (RunId, &str, Timestamp),
     old: RunRow,
     build: BuildId,
     config: &BuildConfig,
     sandbox: Option<SandboxId>,
 ) -> RunRow {
     RunRow {
-        id: fork.id,
+        id,
         build,
         status: Status::Pending,
-        source: Some(fork.source.to_owned()),
+        source: Some(source.to_owned()),
         sandbox,
         people: config.human_in_the_loop,
         error: None,
-        created_at: fork.now,
-        updated_at: fork.now,
+        created_at: now,
+        updated_at: now,
         started_at: None,
         completed_at: None,
         position: 0,
@@ -190,7 +193,7 @@ fn new_row(
 }
 
 /// Appends copies of the entries, each with its own time. Requests get ids of their own: answers go to one run.
-fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger> {
+pub(crate) fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger> {
     let mut ledger = Ledger::default();
     let mut requests: Vec<(HumanRequestId, HumanRequest)> = Vec::new();
     for entry in entries {
@@ -220,7 +223,11 @@ fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger> {
 }
 
 /// Closes what the cut left open. Where nothing of it had begun, or a failure is at the end, the step is taken again.
-fn close_what_is_open(change: &mut Change<'_>, ledger: &Ledger, entries: &[Entry]) -> Result<()> {
+pub(crate) fn close_what_is_open(
+    change: &mut Change<'_>,
+    ledger: &Ledger,
+    entries: &[Entry],
+) -> Result<()> {
     let has_begun = ledger.open.iter().any(|open| open.intent.is_some());
     let is_cut = ledger.request.is_some() || !ledger.open.is_empty();
     let bodies = match &ledger.request {

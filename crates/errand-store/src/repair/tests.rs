@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::audit::AuditScope;
-use crate::audit::fixture::{Runs, call, ending, going, intent, result};
+use crate::audit::fixture::{Runs, call, ending, going, hears, intent, result};
 use crate::model::{StepCommit, StepEnd, Usage};
 use crate::runs::entries_from;
 
@@ -108,10 +108,26 @@ fn a_damaged_run_goes_on_or_ends_and_holds_each_invariant() {
 }
 
 #[tokio::test]
+async fn a_driver_hears_a_stop_that_comes_right_after_its_claim_and_none_from_before() {
+    let runs = Runs::new().await;
+    let run = runs.start(None).await;
+    let (_, first) = runs.claim_heard(run).await;
+    // Nobody has listened yet.
+    runs.stop(run).await;
+    assert!(hears(&first));
+
+    runs.message(run).await;
+    let (_, second) = runs.claim_heard(run).await;
+    assert!(!hears(&second));
+    drop(first);
+    runs.stop(run).await;
+    assert!(hears(&second));
+}
+
+#[tokio::test]
 async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let runs = Runs::new().await;
-    let (run, claim) = runs.at_work().await;
-    let fence = runs.f.store.bell().fence(run);
+    let (run, claim, fence) = runs.driven().await;
     let repaired = runs.f.store.repair_resume(run, runs.now).await.unwrap();
     assert!(repaired.was_taken_away);
     assert_eq!(repaired.waits_for.as_deref(), Some("sandbox"));

@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
+use super::checkpoint::Checkpoints;
 use super::trial::Trial;
 use super::writer::{Around, Writer};
 use super::{Inner, Store};
@@ -88,6 +89,15 @@ pub enum OpenError {
         #[source]
         source: Box<refinery::Error>,
     },
+    /// A rotation of the master key that was cut off could not be ended. No secret is lost.
+    #[error("the rotation of the master key that was begun in {} could not be ended", .dir.display())]
+    Rotation {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<crate::error::StoreError>,
+    },
 }
 
 impl Store {
@@ -122,17 +132,24 @@ impl Store {
             dir: dir.clone(),
             source,
         };
-        // SQLite gives its log the same mode.
-        private_file(&dir.join(FILE)).map_err(|source| OpenError::Directory {
+        let directory = |source| OpenError::Directory {
             dir: dir.clone(),
             source,
-        })?;
+        };
+        // SQLite gives its log the same mode.
+        private_file(&dir.join(FILE)).map_err(directory)?;
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
         if trial.simulated || trial.unsynced {
             conn.pragma_update(None, "synchronous", "OFF")
                 .map_err(database)?;
         }
         migrate(&dir, &mut conn)?;
+        let keys = crate::reseal::open_keys(&mut conn, options.master_key)
+            .map(Arc::new)
+            .map_err(|source| OpenError::Rotation {
+                dir: dir.clone(),
+                source: Box::new(source),
+            })?;
         let readers = (0..options.readers.clamp(1, 64))
             .map(|_| connect(&dir, true, options.cache_kib))
             .collect::<Result<Vec<_>, _>>()
@@ -147,16 +164,20 @@ impl Store {
             bell: bell.clone(),
             respond_base: options.respond_base,
             builds: builds.clone(),
+            keys: Arc::clone(&keys),
         };
         let on_callers_task = trial.simulated;
-        let writer = Writer::start(conn, around, trial).map_err(|source| OpenError::Directory {
-            dir: dir.clone(),
-            source,
-        })?;
+        let checkpoints = if trial.simulated || trial.unsynced {
+            None
+        } else {
+            let other = connect(&dir, false, options.cache_kib).map_err(database)?;
+            Some(Checkpoints::start(&mut conn, other).map_err(directory)?)
+        };
+        let writer = Writer::start(conn, checkpoints, around, trial).map_err(directory)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 boot: options.boot,
-                master_key: options.master_key,
+                keys,
                 bell,
                 writer,
                 reader_places: Arc::new(Semaphore::new(readers.len())),
@@ -267,10 +288,11 @@ fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Conn
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if !read_only {
         // Takes effect on an empty file only.
-        conn.pragma_update(None, "page_size", 8192)?;
+        conn.pragma_update(None, "page_size", 4096)?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
-        conn.pragma_update(None, "wal_autocheckpoint", 4000)?;
+        // Where there is no thread that does it (`checkpoint`).
+        conn.pragma_update(None, "wal_autocheckpoint", 8000)?;
     }
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;

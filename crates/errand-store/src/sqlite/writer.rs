@@ -16,12 +16,14 @@ use std::thread::JoinHandle;
 
 use errand_core::id::RunId;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::checkpoint::Checkpoints;
 use super::trial::{Fault, Trial};
-use crate::bell::Bell;
+use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
+use crate::seal::ring::Keyring;
 
 /// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
 const BATCH_MAX: usize = 512;
@@ -43,16 +45,27 @@ pub(crate) struct Around {
     pub(crate) respond_base: String,
     /// Builds that were parsed.
     pub(crate) builds: Builds,
+    /// Seal and open secrets.
+    pub(crate) keys: Arc<Keyring>,
 }
 
 #[derive(Default)]
 pub(crate) struct Rings {
     /// With whether the run had come to rest.
     runs: Vec<(RunId, bool)>,
-    fenced: Vec<RunId>,
+    /// In the order in which it happened.
+    fences: Vec<Fenced>,
     all: bool,
     work: bool,
     outbox: bool,
+}
+
+/// What happens to who drives a run.
+enum Fenced {
+    /// It was given to a driver, which listens from here on.
+    Given(RunId, Arc<Notify>),
+    /// It was taken from its driver.
+    Taken(RunId),
 }
 
 impl Deref for Tx<'_> {
@@ -74,15 +87,28 @@ impl Tx<'_> {
         &self.around.builds
     }
 
+    /// What is sealed in a write is sealed with these: under the key that is current when its turn has come.
+    pub(crate) fn keys(&self) -> &Keyring {
+        &self.around.keys
+    }
+
     /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for
     /// a person.
     pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
         self.rings.borrow_mut().runs.push((run, at_rest));
     }
 
+    /// A run was given to a driver, which hears through this when it is taken away again.
+    pub(crate) fn fence(&self, run: RunId) -> Fence {
+        let fence = self.around.bell.fence(run);
+        let given = Fenced::Given(run, fence.ear());
+        self.rings.borrow_mut().fences.push(given);
+        fence
+    }
+
     /// A run was taken from its driver.
     pub(crate) fn ring_fence(&self, run: RunId) {
-        self.rings.borrow_mut().fenced.push(run);
+        self.rings.borrow_mut().fences.push(Fenced::Taken(run));
     }
 
     /// Who may do what has changed: every watch looks again.
@@ -171,24 +197,32 @@ enum Way {
         thread: Option<JoinHandle<()>>,
     },
     /// Simulated: on the caller's task.
-    Here(Mutex<Loop>),
+    Here(Box<Mutex<Loop>>),
 }
 
 impl Writer {
     /// Starts the thread, unless the store is simulated.
-    pub(crate) fn start(conn: Connection, around: Around, trial: Trial) -> std::io::Result<Self> {
+    ///
+    /// `checkpoints`: who brings the log into the file; without it SQLite does it in the commit that makes it too long.
+    pub(crate) fn start(
+        conn: Connection,
+        checkpoints: Option<Checkpoints>,
+        around: Around,
+        trial: Trial,
+    ) -> std::io::Result<Self> {
         let (poison, poisoned) = watch::channel(false);
         let commits = Arc::new(AtomicU64::new(0));
         let here = trial.simulated;
         let writing = Loop {
             conn,
+            checkpoints,
             around,
             poison,
             trial,
             commits: Arc::clone(&commits),
         };
         if here {
-            let way = Way::Here(Mutex::new(writing));
+            let way = Way::Here(Box::new(Mutex::new(writing)));
             return Ok(Self {
                 way,
                 commits,
@@ -302,6 +336,7 @@ impl Drop for PoisonOnPanic<'_> {
 
 struct Loop {
     conn: Connection,
+    checkpoints: Option<Checkpoints>,
     around: Around,
     poison: watch::Sender<bool>,
     trial: Trial,
@@ -342,6 +377,9 @@ impl Loop {
         match self.transact(&mut batch) {
             End::Committed => {
                 batch.into_iter().for_each(|job| job.answer(None));
+                if let Some(checkpoints) = &self.checkpoints {
+                    checkpoints.after_commit(&self.conn);
+                }
                 true
             }
             End::RolledBack(failure) if batch.len() == 1 => {
@@ -449,10 +487,12 @@ impl Loop {
             .runs
             .into_iter()
             .for_each(|(run, at_rest)| bell.ring(run, at_rest));
-        rings
-            .fenced
-            .into_iter()
-            .for_each(|run| bell.ring_fence(run));
+        for fenced in rings.fences {
+            match fenced {
+                Fenced::Given(run, ear) => bell.listen(run, ear),
+                Fenced::Taken(run) => bell.ring_fence(run),
+            }
+        }
         if rings.all {
             bell.ring_all();
         }

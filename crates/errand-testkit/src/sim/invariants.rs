@@ -15,6 +15,7 @@ use errand_store::model::{DeliveryRow, EventRow, RunView};
 use errand_store::{AuditScope, Store, StoreError};
 use serde_json::Value;
 
+use super::actions::TEAMS_RECEIVER;
 use super::clients::{Heard, Request, Want, lets_run};
 use super::model::read_by;
 use super::receivers::url_of;
@@ -567,7 +568,11 @@ fn deliveries_made(state: &State, record: &Record) -> Verdict {
     else {
         return Ok(());
     };
-    let urls: BTreeSet<String> = webhook.iter().map(|n| url_of(*n)).collect();
+    // The run's own address, and the webhook of its team.
+    let urls: BTreeSet<String> = (webhook.iter().copied())
+        .chain([TEAMS_RECEIVER])
+        .map(url_of)
+        .collect();
     let mut asked = urls.clone();
     asked.extend(human_webhook.iter().map(|n| url_of(*n)));
     let mut wanted = BTreeSet::new();

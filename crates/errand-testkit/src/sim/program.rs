@@ -5,20 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use errand_core::id::IdGen;
+use errand_core::webhook::WebhookEvent;
+use errand_engine::connect::Connections;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::model::{NewAgent, NewBuild};
 use errand_store::seal::MasterKey;
-use errand_store::{NewTeam, NewUser, Once, OpenOptions, Store, Trial};
+use errand_store::{NewTeam, NewUser, NewWebhook, Once, OpenOptions, Store, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::actions::TEAMS_RECEIVER;
 use super::clients::Wire;
 use super::disk::SimDisk;
 use super::model::{Script, SimModel};
-use super::receivers::SimNetwork;
+use super::receivers::{SimNetwork, url_of};
 use super::tools::{TOOLS, tools};
 use super::world::{Agent, Team, World};
 
@@ -85,6 +88,7 @@ impl Program {
         let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
         let draining = CancellationToken::new();
         let parts = Parts {
+            connections: Connections::none(store.clone(), world.clock.clone()),
             store: store.clone(),
             clock: world.clock.clone(),
             ids: Arc::clone(&ids),
@@ -154,6 +158,20 @@ pub(crate) async fn furnish(world: &Arc<World>, program: &Program) {
                 secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A=".to_owned(),
                 now,
             })
+            .await
+            .unwrap();
+        let webhook = NewWebhook {
+            team: id,
+            id: ids.webhook(now),
+            url: url_of(TEAMS_RECEIVER),
+            events: WebhookEvent::ALL.to_vec(),
+            description: None,
+            enabled: true,
+            created_by: owner,
+            now,
+        };
+        store
+            .create_webhook(webhook, Once::not_recorded())
             .await
             .unwrap();
         let key = ids.api_key(now);

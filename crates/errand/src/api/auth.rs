@@ -11,6 +11,7 @@ use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use errand_core::id::{ApiKeyId, TeamId, UserId};
+use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -194,6 +195,16 @@ impl Caller {
     /// The key.
     pub(crate) fn api_key(&self) -> ApiKeyId {
         self.authenticated.caller.api_key
+    }
+
+    /// Whether the present role has a right, beside that of the route.
+    pub(crate) fn may(&self, permission: Permission) -> bool {
+        self.authenticated.caller.may(permission)
+    }
+
+    /// The present role of the key's creator.
+    pub(crate) fn role(&self) -> Role {
+        self.authenticated.caller.role
     }
 
     /// When the key ends.

@@ -226,6 +226,16 @@ impl ApiError {
         }
     }
 
+    /// Its status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// What the client is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     fn caused_by(self, source: impl Error + Send + Sync + 'static) -> Self {
         Self {
             source: Some(Arc::new(source)),
@@ -266,6 +276,7 @@ impl From<StoreError> for ApiError {
             StoreError::Invalid { field, message } => Self::invalid(field, message),
             StoreError::Conflict(message) => Self::conflict(message),
             StoreError::Refused(message) => Self::bad_request(message),
+            StoreError::Forbidden(message) => Self::new(ErrorCode::Forbidden, message),
             StoreError::KeyReused => Self::conflict(error.to_string()),
             StoreError::Unavailable(ref why) => Self::unavailable(format!(
                 "the server cannot take this now ({why}); repeat it with the same Idempotency-Key"
@@ -365,6 +376,10 @@ mod tests {
         assert_eq!(
             code(StoreError::Conflict(String::new())),
             ErrorCode::Conflict
+        );
+        assert_eq!(
+            code(StoreError::Forbidden(String::new())),
+            ErrorCode::Forbidden
         );
         assert_eq!(code(StoreError::KeyReused), ErrorCode::Conflict);
         assert_eq!(

@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::error::{ErrorCode, ErrorResponse};
 use super::{Access, ROUTES, Route, health, v1};
-use errand_core::wire::WebhookBody;
+use errand_core::wire::{TestWebhookBody, WebhookBody};
 
 const ABOUT: &str = "A self-hosted service that runs AI assignments for other programs. Start a run over HTTP and get on with \
 your work; the run reads files in its sandbox, calls a model and tools, asks people when it should, and reports by webhook.\n\n\
@@ -29,12 +29,15 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
     paths(
         v1::runs::start_run,
         v1::runs::list_runs,
+        v1::summary::get_runs_summary,
         v1::runs::get_run,
         v1::messages::list_messages,
         v1::messages::post_message,
+        v1::human_requests::list_open_requests,
         v1::human_requests::respond,
         v1::runs::stop_run,
         v1::runs::retry_run,
+        v1::forks::fork_run,
         v1::many_runs::stop_runs,
         v1::many_runs::retry_runs,
         v1::events::stream_events,
@@ -59,13 +62,41 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::api_keys::create_api_key,
         v1::api_keys::delete_api_key,
         v1::tools::list_tools,
+        v1::connections::list_connections,
+        v1::connections::create_connection,
+        v1::connections::get_connection,
+        v1::connections::change_connection,
+        v1::connections::delete_connection,
+        v1::connections::probe_connection,
+        v1::secrets::list_secrets,
+        v1::secrets::set_secret,
+        v1::secrets::delete_secret,
         v1::webhook_secret::get_webhook_secret,
+        v1::webhook_secret::roll_webhook_secret,
+        v1::webhooks::list_webhooks,
+        v1::webhooks::create_webhook,
+        v1::webhooks::get_webhook,
+        v1::webhooks::change_webhook,
+        v1::webhooks::delete_webhook,
+        v1::webhooks::send_webhook_test,
+        v1::webhooks::list_webhook_deliveries,
+        v1::deliveries::list_run_deliveries,
+        v1::deliveries::get_delivery,
+        v1::deliveries::resend_delivery,
+        v1::members::get_team,
+        v1::members::list_members,
+        v1::members::get_member,
+        v1::members::change_member,
+        v1::members::remove_member,
+        v1::invitations::list_invitations,
+        v1::invitations::create_invitation,
+        v1::invitations::delete_invitation,
         v1::documentation::documentation_page,
         v1::documentation::documentation_json,
         health::healthz,
         health::readyz,
     ),
-    components(schemas(ErrorResponse, WebhookBody)),
+    components(schemas(ErrorResponse, TestWebhookBody, WebhookBody)),
     modifiers(&ApiKeyScheme),
     security(("api_key" = [])),
     tags(
@@ -76,7 +107,10 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         (name = "Agents", description = "Configuration by name."),
         (name = "Builds", description = "Immutable, numbered snapshots of an agent's setup. `/revisions` and `/builds` are the same."),
         (name = "API keys", description = "For admins and owners."),
+        (name = "Connections", description = "MCP servers whose tools builds may have. Admins and owners make them."),
+        (name = "Secrets", description = "What `{{ secret.NAME }}` stands for. For admins and owners; no answer holds a value."),
         (name = "Webhooks", description = "Signed as the Standard Webhooks specification says."),
+        (name = "Team", description = "The team, its people, and invitations to join it."),
         (name = "Documentation", description = "This."),
         (name = "Health", description = "For load balancers."),
     ),
@@ -135,13 +169,19 @@ fn error_components() -> Value {
 }
 
 fn webhooks() -> Value {
-    let body = json!({"content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookBody"}}}, "required": true});
-    json!({"run": {"post": {
-        "summary": "What a run's `webhook_url` gets, at least once, signed with the team's secret.",
-        "tags": ["Webhooks"],
-        "requestBody": body,
-        "responses": {"2XX": {"description": "It is received. Anything else is tried again; 410 ends it."}},
-    }}})
+    let of = |schema: &str, summary: &str| {
+        let schema = json!({"$ref": format!("#/components/schemas/{schema}")});
+        let body = json!({"content": {"application/json": {"schema": schema}}, "required": true});
+        json!({"post": {
+            "summary": summary,
+            "tags": ["Webhooks"],
+            "requestBody": body,
+            "responses": {"2XX": {"description": "It is received. Anything else is tried again; 410 ends it."}},
+        }})
+    };
+    let run = "What a run's `webhook_url`, and the team's webhooks, get, at least once, signed with the team's secret.";
+    let test = "What a webhook gets that is tried out.";
+    json!({"run": of("WebhookBody", run), "test": of("TestWebhookBody", test)})
 }
 
 /// Adds what follows from the table.

@@ -3,7 +3,10 @@
 //! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use errand_core::id::{AgentId, ApiKeyId, BuildId, HumanRequestId, RunId, SandboxId};
+use errand_core::id::{
+    AgentId, ApiKeyId, BuildId, ConnectionId, DeliveryId, HumanRequestId, InvitationId, RunId,
+    SandboxId, UserId, WebhookId,
+};
 use http::request::Parts;
 
 use super::AppState;
@@ -49,11 +52,25 @@ path_ids! {
     AgentId "agent_id",
     BuildId "build_id",
     ApiKeyId "key_id",
+    ConnectionId "connection_id",
+    WebhookId "webhook_id",
+    DeliveryId "delivery_id",
+    UserId "user_id",
+    InvitationId "invitation_id",
 }
 
 impl PathIds for SandboxId {
     fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         Self::parse(&part("sandbox_id")?)
+    }
+}
+
+/// A secret's name. Whatever it is: a text that can be no name is that of no secret.
+pub(crate) struct SecretName(pub(crate) String);
+
+impl PathIds for SecretName {
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
+        part("secret_name").map(Self)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use errand_core::id::TeamId;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
@@ -103,7 +103,7 @@ impl About {
             return response;
         }
         let mut last = if self.wants_page {
-            error_page(reported.code, &message)
+            crate::web::error_page(reported.code.status(), &message)
         } else {
             error_response(reported.code, &message)
         };
@@ -185,18 +185,6 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.contains("text/html"))
-}
-
-fn error_page(code: ErrorCode, message: &str) -> Response {
-    let (status, _) = code.parts();
-    let page = maud::html! {
-        (maud::DOCTYPE)
-        html lang="en" {
-            head { meta charset="utf-8"; meta name="viewport" content="width=device-width"; title { (status.as_str()) " · errand" } }
-            body { h1 { (status.canonical_reason().unwrap_or("Error")) } p { (message) } }
-        }
-    };
-    (status, Html(page.into_string())).into_response()
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ impl Fixture {
             .unwrap();
         let mut settings = ApiSettings::of(&Config::default(), "http://errand.example");
         set(&mut settings);
+        let connections = Connections::none(store.clone(), Clock::manual(now));
         let app = AppState::new(
             store,
             ids,
@@ -100,6 +101,7 @@ impl Fixture {
             Sandboxes::beneath(dir.path()),
             Models::default(),
             errand_engine::tool::Tools::builtin(),
+            connections,
             [9; 32],
             CancellationToken::new(),
             settings,

@@ -163,6 +163,8 @@ mod tests {
         for text in [
             include_str!("../../../../examples/invoices.yaml"),
             include_str!("../../../../examples/ask-and-wait.yaml"),
+            include_str!("../../../../examples/mailbox/triage.yaml"),
+            include_str!("../../../../examples/research-brief.yaml"),
         ] {
             let agent = parse(text).unwrap();
             let config = &agent["build"]["config"];

@@ -4,6 +4,7 @@
 //! ends, however it ends (but for `--keep`, which waits for Ctrl-C first). What it does, it does through the API.
 
 mod by_hand;
+mod more;
 mod receiver;
 mod server;
 
@@ -56,7 +57,9 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
             let mut receiver = Receiver::start(&server.webhook_secret).await?;
             show(&server.client, &mut receiver, args, out).await?;
             if args.keep {
-                keep(&server.client, &server.key, out).await
+                more::fill(&server.client).await?;
+                let link = server.claim_link.as_deref();
+                keep(&server.client, &server.key, link, out).await
             } else {
                 Ok(())
             }
@@ -194,10 +197,17 @@ async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bo
     }
 }
 
-async fn keep(client: &Client, key: &str, out: &Out) -> Result<()> {
+async fn keep(client: &Client, key: &str, link: Option<&str>, out: &Out) -> Result<()> {
     say(out, "\nThe server goes on until Ctrl-C:\n")?;
     say(out, &format!("  export ERRAND_URL={}", client.base()))?;
     say(out, &format!("  export ERRAND_API_KEY={key}"))?;
+    if let Some(link) = link {
+        say(
+            out,
+            "\nIts pages, with more runs in them; set a password first:\n",
+        )?;
+        say(out, &format!("  {link}"))?;
+    }
     tokio::signal::ctrl_c()
         .await
         .context("signals cannot be received")

@@ -37,6 +37,8 @@ pub(super) enum Command {
     Stop(many_runs::Which),
     /// Let a failed run go on from the step that failed, or all that meet some criteria
     Retry(many_runs::Which),
+    /// Start a new run with what a run's transcript holds, up to a message, and print its id
+    Fork(Fork),
     /// Set a damaged or stuck run right, on the server's machine
     Repair(repair::Args),
 }
@@ -72,8 +74,40 @@ pub(super) struct List {
     /// Only runs of this agent (id or name)
     #[arg(long)]
     agent: Option<String>,
+    /// Only runs with this in their title or id
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Only runs made at this moment or later
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Only runs made before this moment
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
     #[command(flatten)]
     page: Paging,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Fork {
+    /// The run's id
+    run: String,
+    /// The last message that is taken over [default: the run's last]
+    #[arg(long, value_name = "MESSAGE_ID")]
+    after: Option<String>,
+    /// Another build of the run's agent [default: the run's own]
+    #[arg(long, value_name = "ID")]
+    build: Option<String>,
+    /// A message that follows what was taken over
+    #[arg(long)]
+    message: Option<String>,
+    /// Begin with an empty sandbox in place of a copy of the run's files
+    #[arg(long)]
+    no_files: bool,
+    /// Print the new run's messages as they come; fails where it does
+    #[arg(long)]
+    follow: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -164,8 +198,27 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Respond(args) => respond(args, with).await,
         Command::Stop(which) => many_runs::stop(which, with).await,
         Command::Retry(which) => many_runs::retry(which, with).await,
+        Command::Fork(args) => fork(args, with).await,
         Command::Repair(args) => repair::run(args, with).await,
     }
+}
+
+async fn fork(args: Fork, with: &Surroundings) -> Result<()> {
+    let given = [
+        ("after_message", args.after),
+        ("build", args.build),
+        ("message", args.message),
+    ];
+    let mut body: Map<String, Value> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), json!(value?))))
+        .collect();
+    if args.no_files {
+        body.insert("files".to_owned(), json!(false));
+    }
+    let client = with.client(&args.remote)?;
+    let forked = client.fork(&args.run, &Value::Object(body)).await?;
+    began(&client, &forked, args.follow, &with.out).await
 }
 
 async fn start(args: Start, with: &Surroundings) -> Result<()> {
@@ -193,13 +246,18 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
             .filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))),
     );
     let started = client.start_run(&Value::Object(body)).await?;
+    began(&client, &started, args.follow, out).await
+}
+
+/// Says that a run has begun, or what it does.
+async fn began(client: &Client, started: &Reply<RunReply>, follow: bool, out: &Out) -> Result<()> {
     let run = started.value.run.id.to_string();
-    match (args.follow, out.json()) {
+    match (follow, out.json()) {
         (true, json) => {
             if !json {
                 out.note(&out.paint_note(Style::Dim, &format!("run {run}")))?;
             }
-            follow::to_the_end(&client, &run, out).await
+            follow::to_the_end(client, &run, out).await
         }
         (false, true) => Ok(out.json_text(&started.text)?),
         (false, false) => Ok(out.line(&run)?),
@@ -221,6 +279,15 @@ async fn list(args: List, with: &Surroundings) -> Result<()> {
     if let Some(agent) = &args.agent {
         query.push(("agent_id", id_of(&client, agent).await?));
     }
+    let rest = [
+        ("q", args.search),
+        ("since", args.since.map(|at| at.to_string())),
+        ("until", args.until.map(|at| at.to_string())),
+    ];
+    query.extend(
+        rest.into_iter()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     let list = client.runs(&query).await?;
     if out.json() {
         return Ok(out.json_text(&list.text)?);

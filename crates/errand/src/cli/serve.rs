@@ -36,6 +36,7 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
         app.url().to_owned(),
     )
     .serving(places);
+    let claim = admin.claim_link().await;
     let socket = match AdminSocket::start(&dir, admin) {
         Ok(socket) => Some(socket),
         Err(error) => {
@@ -50,6 +51,14 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
         tracing::info!("metrics on {url}");
     }
     tracing::info!(data_dir = %dir.display(), "listening on {}", app.url());
+    // Beside the log, and never in it: whoever has the link becomes the owner.
+    match claim {
+        Ok(Some(link)) => with.out.note(&format!(
+            "Nobody has claimed this server yet. Whoever opens this link within 24 hours becomes its owner:\n\n  {link}\n"
+        ))?,
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "no link to claim the server was made; `errand users link EMAIL` makes one"),
+    }
 
     let failure = tokio::select! {
         () = stop.told() => None,

@@ -1,23 +1,126 @@
-//! `errand webhooks`: what a receiver of webhooks needs.
+//! `errand webhooks`: the team's webhooks, their deliveries and their secret, through the API; the secret also on the
+//! server's machine.
 
 use anyhow::Result;
-use clap::Subcommand;
-use serde_json::json;
+use clap::{ArgGroup, Args, Subcommand};
+use serde_json::{Map, json};
 
-use super::{Place, Surroundings, strange_answer};
+use super::agents::{Paging, note_the_rest};
+use super::{Place, Remote, Surroundings, strange_answer};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
+use crate::client::webhooks::DeliveryLine;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print the secret that webhooks are signed with
+    /// Print the secret that webhooks are signed with, on the server's machine
     Secret {
         #[command(flatten)]
         place: Place,
     },
+    /// Put a new secret in the place of the present one, and print it; both sign for 24 hours
+    Roll {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// List the team's webhooks, newest first
+    List {
+        #[command(flatten)]
+        page: Paging,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Tell an address of events of all runs, and print the webhook's id
+    Create(Create),
+    /// Delete a webhook; what it has not delivered is dropped
+    Delete(One),
+    /// Send a webhook a test
+    Test(One),
+    /// List what was sent to a webhook, newest first, or of a run, oldest first
+    Deliveries(Deliveries),
+    /// Send a delivery again
+    Resend {
+        /// The delivery's id
+        delivery: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
 }
 
-pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
-    let Command::Secret { place } = command;
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// The address
+    url: String,
+    /// Only this event; may be repeated [default: all]
+    #[arg(long = "event", value_name = "EVENT")]
+    events: Vec<String>,
+    /// What it is for
+    #[arg(long)]
+    description: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// The webhook's id
+    webhook: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("of").required(true).args(["webhook", "run"])))]
+pub(super) struct Deliveries {
+    /// The webhook's id
+    webhook: Option<String>,
+    /// Of this run, to all addresses
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    #[command(flatten)]
+    page: Paging,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    match command {
+        Command::Secret { place } => secret(&place, with).await,
+        Command::Roll { remote } => {
+            let rolled = with.client(&remote)?.roll_webhook_secret().await?;
+            if out.json() {
+                return Ok(out.json_text(&rolled.text)?);
+            }
+            Ok(out.line(&rolled.value.secret.unwrap_or_default())?)
+        }
+        Command::List { page, remote } => list(&page, &remote, with).await,
+        Command::Create(args) => create(args, with).await,
+        Command::Delete(One { webhook, remote }) => {
+            with.client(&remote)?.delete_webhook(&webhook).await?;
+            Ok(out.note("The webhook is deleted.")?)
+        }
+        Command::Test(One { webhook, remote }) => {
+            let sent = with.client(&remote)?.test_webhook(&webhook).await?;
+            if out.json() {
+                return Ok(out.json_text(&sent.text)?);
+            }
+            out.line(&sent.value.delivery.id)?;
+            Ok(out.note(
+                "A test is on its way; `errand webhooks deliveries` shows what comes of it.",
+            )?)
+        }
+        Command::Deliveries(args) => deliveries(args, with).await,
+        Command::Resend { delivery, remote } => {
+            let sent = with.client(&remote)?.resend(&delivery).await?;
+            if out.json() {
+                return Ok(out.json_text(&sent.text)?);
+            }
+            Ok(out.note("It is on its way.")?)
+        }
+    }
+}
+
+async fn secret(place: &Place, with: &Surroundings) -> Result<()> {
     match reach::execute(&with.settings_of(place)?, AdminRequest::WebhookSecret).await? {
         AdminAnswer::WebhookSecret { secret } if with.out.json() => {
             Ok(with.out.json_value(&json!({ "webhook_secret": secret }))?)
@@ -25,4 +128,87 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
         AdminAnswer::WebhookSecret { secret } => Ok(with.out.line(&secret)?),
         _ => Err(strange_answer()),
     }
+}
+
+async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let client = with.client(remote)?;
+    let list = client.webhooks(page.limit, page.offset).await?;
+    if out.json() {
+        return Ok(out.json_text(&list.text)?);
+    }
+    let shown = list.value.webhooks.len();
+    let rows = list.value.webhooks.into_iter().map(|webhook| {
+        let state = match (webhook.enabled, webhook.disabled_reason) {
+            (true, _) => "enabled".to_owned(),
+            (false, Some(why)) => format!("disabled: {why}"),
+            (false, None) => "disabled".to_owned(),
+        };
+        [
+            webhook.id,
+            webhook.url,
+            webhook.events.join(", "),
+            state,
+            webhook.description.unwrap_or_default(),
+        ]
+    });
+    out.table(&["id", "address", "events", "state", "description"], rows)?;
+    note_the_rest(with, shown, page.offset, list.value.total)
+}
+
+async fn create(args: Create, with: &Surroundings) -> Result<()> {
+    let mut body = Map::from_iter([("url".to_owned(), json!(args.url))]);
+    if !args.events.is_empty() {
+        body.insert("events".to_owned(), json!(args.events));
+    }
+    if let Some(description) = args.description {
+        body.insert("description".to_owned(), json!(description));
+    }
+    let client = with.client(&args.remote)?;
+    let made = client.create_webhook(&body.into()).await?;
+    if with.out.json() {
+        return Ok(with.out.json_text(&made.text)?);
+    }
+    Ok(with.out.line(&made.value.webhook.id)?)
+}
+
+async fn deliveries(args: Deliveries, with: &Surroundings) -> Result<()> {
+    let (out, page) = (&with.out, &args.page);
+    let (of, id) = match (&args.webhook, &args.run) {
+        (_, Some(run)) => ("runs", run.as_str()),
+        (webhook, None) => ("webhooks", webhook.as_deref().unwrap_or_default()),
+    };
+    let client = with.client(&args.remote)?;
+    let list = client.deliveries(of, id, page.limit, page.offset).await?;
+    if out.json() {
+        return Ok(out.json_text(&list.text)?);
+    }
+    let shown = list.value.deliveries.len();
+    let rows = list.value.deliveries.into_iter().map(row);
+    out.table(
+        &[
+            "id", "event", "run", "address", "state", "attempts", "last", "next",
+        ],
+        rows,
+    )?;
+    note_the_rest(with, shown, page.offset, list.value.total)
+}
+
+fn row(delivery: DeliveryLine) -> [String; 8] {
+    let attempts = delivery.attempts.len().to_string();
+    let last = delivery.attempts.last().map(|attempt| {
+        let status = attempt.status.map(|status| status.to_string());
+        status.or_else(|| attempt.error.clone()).unwrap_or_default()
+    });
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    [
+        delivery.id,
+        delivery.event,
+        or_none(delivery.run_id),
+        delivery.url,
+        delivery.state,
+        attempts,
+        or_none(last),
+        or_none(delivery.next_attempt_at),
+    ]
 }

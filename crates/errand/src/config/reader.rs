@@ -1,8 +1,11 @@
 //! Reads settings out of the sources, one after the other, and keeps the account of it: a line for the table and a
 //! problem for each value that is wrong. The calls of [`Reader::take`] *are* the list of settings.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::connections::Table;
 use super::kinds::Setting;
 use super::problems::{ConfigErrors, Origin, Problem};
 use super::sources::{Sources, variable};
@@ -106,6 +109,16 @@ impl<'s> Reader<'s> {
             self.problem(origin, there, message);
         }
         None
+    }
+
+    /// The tables of a settings file below a name, by the next part of their names.
+    pub(super) fn tables(&self, prefix: &str) -> BTreeMap<String, Table> {
+        self.sources.tables(prefix)
+    }
+
+    /// Notes a problem that a section found by itself.
+    pub(super) fn wrong(&mut self, origin: Origin, name: &str, message: String) {
+        self.problem(origin, name, message);
     }
 
     fn problem(&mut self, origin: Origin, name: &str, message: String) {

@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::connections::{STDIO, Table};
 use super::kinds::Shape;
 use super::problems::{ConfigErrors, Origin, Problem};
 use super::secret::MASTER_KEY;
@@ -19,11 +20,12 @@ const PREFIX: &str = "ERRAND_";
 const CONFIG_VARIABLE: &str = "ERRAND_CONFIG";
 
 /// Variables of the program that are no settings of the server.
-const OTHER_VARIABLES: [&str; 4] = [
+const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_API_KEY",
     "ERRAND_URL",
     CONFIG_VARIABLE,
     "ERRAND_SEED",
+    "ERRAND_NEW_MASTER_KEY",
 ];
 
 /// A settings file that has been read.
@@ -243,6 +245,30 @@ impl Sources {
         self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// What a settings file says below a name, by the next part of the name. Other sources say nothing there.
+    pub(super) fn tables(&self, prefix: &str) -> BTreeMap<String, Table> {
+        let mut tables: BTreeMap<String, Table> = BTreeMap::new();
+        for (name, given) in &self.values {
+            let Some((table, key)) = name.strip_prefix(prefix).and_then(|n| n.split_once('.'))
+            else {
+                continue;
+            };
+            for (origin, value) in given {
+                if let Given::Toml(value) = value {
+                    tables
+                        .entry(table.to_owned())
+                        .or_insert_with(|| Table {
+                            origin: origin.clone(),
+                            values: BTreeMap::new(),
+                        })
+                        .values
+                        .insert(key.to_owned(), value.clone());
+                }
+            }
+        }
+        tables
+    }
+
     pub(super) fn unreadable(&self) -> Vec<Problem> {
         self.unreadable.clone()
     }
@@ -254,7 +280,12 @@ impl Sources {
             if known.contains(&name.as_str()) {
                 continue;
             }
+            // Read as tables, from a file.
+            let tables = name.starts_with(STDIO) && name.matches('.').count() > 2;
             for (origin, given) in values {
+                if tables && matches!(given, Given::Toml(_)) {
+                    continue;
+                }
                 problems.extend(unknown_name(name, origin, given, known));
             }
         }

@@ -619,6 +619,9 @@ async fn a_key_has_the_rights_that_its_creator_has_now() {
         .add_member(team.id, user, Role::Member, Role::Owner, app.now())
         .await
         .unwrap();
+    // The old keys went with them.
+    app.get(&key, "/v1/runs").await.error(401);
+    let key = app.key(team.id, user).await;
     app.get(&key, "/v1/runs").await.expect(200);
     app.store().disable_user(user, app.now()).await.unwrap();
     app.get(&key, "/v1/runs").await.error(401);

@@ -108,6 +108,7 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
         .filter(|(_, path)| path.contains(NOBODY) && !is_public(path));
     let bodies = [
         ("/messages", json!({"message": "x"})),
+        ("/fork", json!({"message": "x"})),
         ("/respond", json!({"approved": true})),
         ("/upload-urls", json!({"path": "a"})),
         (
@@ -119,10 +120,15 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
             json!({"name": "x", "config": {"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}}}),
         ),
     ];
+    let of_things = [
+        ("/members/", json!({"role": "member"})),
+        ("/webhooks/", json!({"enabled": true})),
+        ("/connections/", json!({"trusted": false})),
+    ];
     for (method, path) in with_id {
-        let body = bodies
-            .iter()
-            .find(|(end, _)| path.ends_with(end))
+        let by_end = bodies.iter().find(|(end, _)| path.ends_with(end));
+        let body = by_end
+            .or_else(|| of_things.iter().find(|(part, _)| path.contains(part)))
             .map_or(json!({"name": "x"}), |(_, body)| body.clone());
         let is_upload = method == Method::POST && path.ends_with("/files");
         let reply = if is_upload {

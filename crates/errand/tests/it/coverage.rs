@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use errand::api::{Access, ROUTES, Route};
+use errand_core::role::Role;
 use errand_testkit::{Reply, Team, TestApp, TestOptions};
 use http::Method;
 use serde_json::{Value, json};
@@ -49,6 +50,20 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        app.post(
+            &team.key,
+            "/v1/secrets",
+            json!({"name": format!("OF_{name}"), "value": "twelve characters"}),
+        )
+        .await
+        .expect(201);
+        let connection = app
+            .post(&team.key, "/v1/connections", nowhere("mail"))
+            .await
+            .expect(201)["connection"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let key = app
             .post(&team.key, "/v1/api-keys", json!({"name": "spare"}))
             .await
@@ -56,13 +71,44 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
+        let (user, _) = app
+            .person(&team, &format!("ann@{name}.example"), Role::Member)
+            .await;
+        let invitation = app
+            .post(&team.key, "/v1/invitations", json!({}))
+            .await
+            .expect(201)["invitation"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        // Nobody listens there.
+        let webhook = json!({"url": "http://127.0.0.1:9/hook", "enabled": false});
+        let webhook = app
+            .post(&team.key, "/v1/webhooks", webhook)
+            .await
+            .expect(201)["webhook"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let path = format!("/v1/webhooks/{webhook}/test");
+        let delivery = app.post(&team.key, &path, json!({})).await.expect(201)["delivery"]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        app.settle().await;
         let ids = BTreeMap::from([
+            ("user_id", user.to_string()),
+            ("invitation_id", invitation),
+            ("webhook_id", webhook),
+            ("delivery_id", delivery),
             ("run_id", run),
             ("request_id", request),
             ("sandbox_id", sandbox),
             ("agent_id", agent),
             ("build_id", build),
             ("key_id", key),
+            ("secret_name", format!("OF_{name}")),
+            ("connection_id", connection),
         ]);
         Self { team, ids }
     }
@@ -84,7 +130,17 @@ impl Things {
             format!("/v1/revisions/{}", id("build_id")),
             format!("/v1/sandboxes/{}/files", id("sandbox_id")),
             "/v1/api-keys?limit=100".to_owned(),
+            "/v1/connections?limit=100".to_owned(),
+            format!("/v1/connections/{}", id("connection_id")),
+            "/v1/secrets?limit=100".to_owned(),
             "/v1/webhook-secret".to_owned(),
+            "/v1/human-requests?limit=100".to_owned(),
+            "/v1/team".to_owned(),
+            "/v1/members?limit=100".to_owned(),
+            "/v1/invitations?limit=100".to_owned(),
+            "/v1/webhooks?limit=100".to_owned(),
+            format!("/v1/webhooks/{}/deliveries", id("webhook_id")),
+            format!("/v1/runs/{}/deliveries", id("run_id")),
         ];
         let mut state = Vec::new();
         for path in paths {
@@ -125,12 +181,19 @@ fn says() -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}})
 }
 
+/// A connection to a public address at which nothing is reached.
+fn nowhere(name: &str) -> Value {
+    json!({"name": name, "transport": {"type": "http", "url": "https://mcp.invalid/mcp"}})
+}
+
 /// A body that fits.
 fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/v1/runs") => json!({"agent_id": agent}),
         ("POST", "/v1/runs/stop" | "/v1/runs/retry") => json!({"all": true}),
-        ("POST", "/v1/runs/{run_id}/messages") => json!({"message": "hello"}),
+        ("POST", "/v1/runs/{run_id}/messages" | "/v1/runs/{run_id}/fork") => {
+            json!({"message": "hello"})
+        }
         ("POST", path) if path.ends_with("/respond") => json!({"approved": true}),
         ("POST", path) if path.ends_with("/upload-urls") => json!({"path": "file"}),
         ("POST", "/v1/agents")
@@ -145,6 +208,13 @@ fn body(route: &Route, agent: &str) -> Value {
             json!({"name": "new", "config": says()})
         }
         ("POST", "/v1/api-keys") => json!({"name": "new"}),
+        ("POST", "/v1/connections") => nowhere("more"),
+        ("PATCH", "/v1/connections/{connection_id}") => json!({"trusted": true}),
+        ("POST", "/v1/secrets") => json!({"name": "NEW", "value": "at least twelve"}),
+        ("POST", "/v1/webhooks") => json!({"url": "http://127.0.0.1:9/new"}),
+        ("PATCH", "/v1/webhooks/{webhook_id}") => json!({"enabled": true}),
+        ("PATCH", "/v1/members/{user_id}") => json!({"role": "admin"}),
+        ("POST", "/v1/invitations") => json!({"role": "member"}),
         _ => json!({}),
     }
 }

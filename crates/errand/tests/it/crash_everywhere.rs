@@ -71,6 +71,62 @@ async fn a_plain_run() {
 }
 
 #[tokio::test]
+async fn a_webhook_of_the_team() {
+    let plan = Plan::new("a webhook of the team", 8);
+    let act = async |w: &mut World| {
+        let agent = w.playbook(approve()).await;
+        w.begin();
+        let url = w.sink.url().to_owned();
+        let made = w.post("/v1/webhooks", json!({"url": url})).await;
+        let webhook = made.expect(201)["webhook"]["id"].clone();
+        let started = w.post("/v1/runs", json!({"agent_id": agent})).await;
+        let run = w.started(&started.expect(201));
+        w.assert_status(&run, "waiting").await;
+        let rolled = w.post("/v1/webhook-secret/roll", json!({})).await;
+        assert_eq!(rolled.expect(200)["retired"].as_array().unwrap().len(), 1);
+        w.respond(&run, json!({"approved": true})).await;
+        w.assert_status(&run, "completed").await;
+        assert_eq!(w.events(&run).await, ["human_request", "run_completed"]);
+        let path = format!("/v1/webhooks/{}", webhook.as_str().unwrap());
+        let gone = w.send(Method::DELETE, &path, json!({})).await;
+        assert_eq!(gone.status, 204);
+    };
+    fail_everywhere(&plan, act).await;
+}
+
+#[tokio::test]
+async fn a_fork() {
+    let plan = Plan::new("a fork", 8);
+    let act = async |w: &mut World| {
+        let agent = w
+            .playbook(json!([
+                {"tool": "write_file", "with": {"path": "out.txt", "content": "{{ message }}"}},
+                {"tool": "read_file", "with": {"path": "out.txt"}, "as": "text"},
+                {"finish": "It says {{ text }}."}
+            ]))
+            .await;
+        w.begin();
+        let run = w.start(json!({"agent_id": agent, "message": "one"})).await;
+        w.assert_status(&run, "completed").await;
+        let path = format!("/v1/runs/{run}/fork");
+        let forked = w.post(&path, json!({"message": "two"})).await;
+        let fork = w.started(&forked.expect(201));
+        w.assert_status(&fork, "completed").await;
+        assert_eq!(
+            w.texts(&fork).await,
+            [
+                "user: one",
+                "assistant: It says one.",
+                "user: two",
+                "assistant: It says two."
+            ]
+        );
+        assert_eq!(w.texts(&run).await.len(), 2);
+    };
+    fail_everywhere(&plan, act).await;
+}
+
+#[tokio::test]
 async fn an_approval() {
     for approved in [true, false] {
         let plan = Plan::new(format!("an approval: {approved}"), 6);

@@ -148,6 +148,8 @@ fn every_builtin_tool_that_asks_has_its_hints() {
 #[tokio::test]
 async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
     let context = ToolContext {
+        build: None,
+        arguments: Map::new(),
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
         workspace: None,

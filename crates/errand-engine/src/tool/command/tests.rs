@@ -8,6 +8,8 @@ use super::*;
 
 fn context() -> ToolContext {
     ToolContext {
+        build: None,
+        arguments: Map::new(),
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
         workspace: None,

@@ -57,7 +57,7 @@ fn plain(schema: &mut Schema) {
 ///
 /// # Errors
 /// [`CallError::Arguments`] names the argument and what it takes.
-pub(super) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
+pub(in crate::tool) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
     arguments: &Map<String, Value>,
 ) -> Result<T, CallError> {
     T::deserialize(arguments).map_err(|error| {

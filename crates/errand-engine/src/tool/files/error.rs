@@ -5,7 +5,7 @@ use errand_sandbox::{EditError, FileError};
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(in crate::tool) enum CallError {
     /// An argument is missing, unknown, or of the wrong kind.
     #[error("{0}")]
     Arguments(String),

@@ -32,6 +32,8 @@ impl Bench {
         let workspace = Workspace::new(Sandboxes::beneath(dir.path()), id);
         workspace.root().unwrap();
         let context = ToolContext {
+            build: None,
+            arguments: Map::new(),
             run: ids.run(Timestamp::from_millis(0)),
             call_id: "call_1".to_owned(),
             workspace: Some(workspace),

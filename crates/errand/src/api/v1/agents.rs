@@ -129,11 +129,10 @@ pub(crate) async fn create_agent(
     body: Json<CreateAgentRequest>,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    let build = body
-        .value
-        .build
-        .map(|draft| checked_build(&app, &caller, draft, "build."))
-        .transpose()?;
+    let build = match body.value.build {
+        Some(draft) => Some(checked_build(&app, &caller, draft, "build.").await?),
+        None => None,
+    };
     let agent = NewAgent {
         team: caller.team(),
         id: app.ids.agent(now),

@@ -4,11 +4,13 @@ use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::config::BuildConfig;
+use errand_core::connection::connection_of;
 use errand_core::id::{AgentId, BuildId};
 use errand_core::limits::CONFIG_BYTES_MAX;
+use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
-use errand_store::StoredAnswer;
 use errand_store::model::{Build, BuildChange, NewBuild, PageQuery};
+use errand_store::{Connection, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -117,14 +119,15 @@ pub(crate) struct ChangeBuildRequest {
 impl RequestBody for ChangeBuildRequest {}
 
 /// A build that can be stored. `within`: where it stands in the body, such as `build.`.
-pub(crate) fn checked_build(
+pub(crate) async fn checked_build(
     app: &AppState,
     caller: &Caller,
     draft: BuildDraft,
     within: &str,
 ) -> Result<NewBuild, ApiError> {
-    BuildConfig::parse(&draft.config)
+    let config = BuildConfig::parse(&draft.config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
+    check_reach(app, caller, &config, within).await?;
     if draft.config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
@@ -138,6 +141,80 @@ pub(crate) fn checked_build(
         config: draft.config,
         created_by: caller.user(),
     })
+}
+
+/// Holds what a build reaches for against what the team has.
+async fn check_reach(
+    app: &AppState,
+    caller: &Caller,
+    config: &BuildConfig,
+    within: &str,
+) -> Result<(), ApiError> {
+    if !config.reach.secrets.is_empty() {
+        let there = app.store.secret_names(caller.team()).await?;
+        if let Some(absent) = config
+            .reach
+            .secrets
+            .iter()
+            .find(|name| !there.contains(name))
+        {
+            return Err(ApiError::bad_request(format!(
+                "{within}config: there is no secret {absent}; an admin or owner sets it with POST /v1/secrets"
+            )));
+        }
+    }
+    let ids = config.reach.connections.clone();
+    let there = app.store.connections_of(caller.team(), ids.clone()).await?;
+    if let Some(absent) = ids
+        .iter()
+        .find(|id| !there.iter().any(|connection| connection.id == **id))
+    {
+        return Err(ApiError::bad_request(format!(
+            "{within}config.data.connections: there is no connection {absent}"
+        )));
+    }
+    let mut named: Vec<(String, &str, Option<Policy>)> = Vec::new();
+    for (tool, policy) in &config.tools {
+        named.push((format!("data.tools.{tool}"), tool, Some(*policy)));
+    }
+    for (path, tool) in config.playbook.iter().flat_map(|p| p.tools()) {
+        named.push((format!("data.{path}.tool"), tool, None));
+    }
+    for (path, tool, policy) in named {
+        if let Some(connection) = connection_of(tool) {
+            check_tool(&there, connection, tool, policy)
+                .map_err(|why| ApiError::bad_request(format!("{within}config.{path}: {why}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds a connection's tool against the last probe, where there was one, and its policy against the floor.
+fn check_tool(
+    there: &[Connection],
+    name: &str,
+    tool: &str,
+    policy: Option<Policy>,
+) -> Result<(), String> {
+    let connection = there
+        .iter()
+        .find(|connection| connection.name == name)
+        .ok_or_else(|| format!("none of the connections in data.connections is named {name:?}"))?;
+    if connection.tools.is_some() && connection.tool(tool).is_none() {
+        return Err(format!(
+            "the connection {name} has no tool {tool:?} by its last probe; GET /v1/connections/{} lists them",
+            connection.id
+        ));
+    }
+    let floor = connection.floor(tool);
+    match policy {
+        Some(policy) if policy.or_stricter(floor) != policy => Err(format!(
+            "it cannot be {:?}: an admin of the team has set at least {:?} for it",
+            policy.as_str(),
+            floor.as_str()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// An agent's builds, newest first.
@@ -213,7 +290,7 @@ async fn create(
     draft: BuildDraft,
     sha256: [u8; 32],
 ) -> Result<Response, ApiError> {
-    let build = checked_build(app, caller, draft, "")?;
+    let build = checked_build(app, caller, draft, "").await?;
     let once = key.once(caller, sha256, render_created);
     let answer = app
         .store

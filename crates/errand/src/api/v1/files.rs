@@ -180,7 +180,7 @@ pub(crate) async fn get_content(
     Ok(response)
 }
 
-async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
+pub(crate) async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
     let OpenFile {
         mut file,
         size_bytes,
@@ -223,7 +223,7 @@ async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
 }
 
 /// The type of a file's name, in a way that no browser acts on it: what is in a sandbox is a stranger's.
-fn describe(headers: &mut HeaderMap, path: &SandboxPath) {
+pub(crate) fn describe(headers: &mut HeaderMap, path: &SandboxPath) {
     let name = path.file_name().unwrap_or_default();
     let kind = mime_guess::from_path(name).first_or_octet_stream();
     headers.insert(header::CONTENT_TYPE, text(kind.as_ref()));

@@ -1,16 +1,18 @@
-//! Answers to human requests.
+//! Human requests: those that are open, and answers to them.
 
+use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::human::Answer as HumanAnswer;
 use errand_core::id::{HumanRequestId, RunId};
-use errand_core::wire::AnsweredRequestBody;
-use errand_store::StoredAnswer;
-use errand_store::model::Respond;
+use errand_core::wire::{AnsweredRequestBody, PendingRequestBody};
+use errand_store::model::{PageQuery, Respond};
+use errand_store::{OpenRequest, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
@@ -18,6 +20,59 @@ use crate::api::body::{Json, RequestBody};
 use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
+use crate::api::query::{ListPage, PageParams, Query};
+
+/// A request that waits for an answer, and where it comes from.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OpenRequestBody {
+    run_id: Uuid,
+    /// The beginning of the run's first message.
+    #[schema(required)]
+    run_title: Option<String>,
+    agent_id: Uuid,
+    agent_name: String,
+    human_request: PendingRequestBody,
+}
+
+impl From<&OpenRequest> for OpenRequestBody {
+    fn from(open: &OpenRequest) -> Self {
+        Self {
+            run_id: open.run.as_uuid(),
+            run_title: open.run_title.clone(),
+            agent_id: open.agent.as_uuid(),
+            agent_name: open.agent_name.clone(),
+            human_request: (&open.request).into(),
+        }
+    }
+}
+
+/// A page of open requests.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OpenRequestListResponse {
+    human_requests: Vec<OpenRequestBody>,
+    /// How many there are in all.
+    total: u64,
+    limit: u32,
+    offset: u64,
+}
+
+/// The open human requests of all runs of the team, those that wait longest first.
+#[utoipa::path(get, path = "/v1/human-requests", tag = "Human requests", params(PageParams),
+    responses((status = 200, description = "A page of open requests.", body = OpenRequestListResponse)))]
+pub(crate) async fn list_open_requests(
+    caller: Caller,
+    State(app): State<AppState>,
+    Query(ListPage(query)): Query<ListPage>,
+) -> Result<Answered<OpenRequestListResponse>, ApiError> {
+    let page = app.store.open_requests(caller.team(), query).await?;
+    let PageQuery { limit, offset } = query;
+    Ok(Answered(OpenRequestListResponse {
+        human_requests: page.items.iter().map(OpenRequestBody::from).collect(),
+        total: page.total,
+        limit,
+        offset,
+    }))
+}
 
 /// An answer: `approved` to an approval, `answers` to a question.
 #[derive(Deserialize, ToSchema)]

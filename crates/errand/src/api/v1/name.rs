@@ -49,6 +49,27 @@ pub(crate) fn webhook_url(
     Ok(Some(text))
 }
 
+/// An address as it is shown: whole, or, to those who do not configure webhooks, without what may be secret in it (a user's
+/// name and password, the query).
+pub(crate) fn address_to_show(text: &str, whole: bool) -> String {
+    if whole {
+        return text.to_owned();
+    }
+    let Ok(mut url) = url::Url::parse(text) else {
+        return "…".to_owned();
+    };
+    let hides = url.query().is_some() || url.has_authority() && !url.username().is_empty();
+    url.set_query(None);
+    url.set_fragment(None);
+    // An http address has a host, so that both can be taken away.
+    let _ = (url.set_username(""), url.set_password(None));
+    if hides {
+        format!("{url}…")
+    } else {
+        url.into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +96,21 @@ mod tests {
             assert!(!fits(bad, true), "{bad}");
         }
         assert!(webhook_url("webhook_url", None, false).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_may_be_secret_in_an_address_is_not_for_everybody() {
+        for (address, shown) in [
+            ("https://example.com/hook", "https://example.com/hook"),
+            (
+                "https://example.com/hook?token=x",
+                "https://example.com/hook…",
+            ),
+            ("https://ann:x@example.com/", "https://example.com/…"),
+            ("no address", "…"),
+        ] {
+            assert_eq!(address_to_show(address, false), shown);
+            assert_eq!(address_to_show(address, true), address);
+        }
     }
 }

@@ -160,7 +160,7 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
     })
 }
 
-fn render_started(view: &RunView) -> StoredAnswer {
+pub(super) fn render_started(view: &RunView) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
         &RunResponse {
@@ -249,8 +249,13 @@ pub(crate) const LIST_QUERY: &[&str] = &[
     "agent_id",
     "source",
     "since",
+    "until",
+    "q",
     "sort_order",
 ];
+
+/// Most characters of a search.
+const Q_CHARS_MAX: usize = 200;
 
 /// Which runs.
 #[derive(IntoParams)]
@@ -273,6 +278,13 @@ pub(crate) struct ListRunsParams {
     /// Only runs made at this moment or later.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<String>,
+    /// Only runs made before this moment.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<String>,
+    /// Only runs with this in their title, in large or small letters, or in their id; at least 4 digits of that. Of those
+    /// that match, the newest 10,000.
+    #[param(min_length = 1, max_length = 200)]
+    q: Option<String>,
     /// By `created_at`: `desc` (newest first) or `asc`.
     #[param(default = "desc")]
     sort_order: Option<String>,
@@ -281,6 +293,17 @@ pub(crate) struct ListRunsParams {
 pub(crate) struct ListRuns {
     filter: RunFilter,
     page: PageQuery,
+}
+
+fn search(text: &str) -> Result<String, ApiError> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > Q_CHARS_MAX {
+        return Err(ApiError::invalid(
+            "q",
+            format!("it takes 1 to {Q_CHARS_MAX} characters"),
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 impl QueryParams for ListRuns {
@@ -298,6 +321,8 @@ impl QueryParams for ListRuns {
                 .transpose()?
                 .map(str::to_owned),
             since: given.parsed("since")?,
+            until: given.parsed("until")?,
+            q: given.one("q")?.map(search).transpose()?,
             ascending: match given.one("sort_order")? {
                 Some(text) => word("sort_order", text, &[("desc", false), ("asc", true)])?,
                 None => false,

@@ -18,6 +18,8 @@ pub(super) struct Server {
     pub(super) client: Client,
     pub(super) key: String,
     pub(super) webhook_secret: String,
+    /// The link by which the pages are entered.
+    pub(super) claim_link: Option<String>,
 }
 
 impl Server {
@@ -26,11 +28,12 @@ impl Server {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
         let app = App::start(settings(dir)?, listener, Ingredients::of_system()?).await?;
         match Self::prepare(&app).await {
-            Ok((client, key, webhook_secret)) => Ok(Self {
+            Ok((client, key, webhook_secret, claim_link)) => Ok(Self {
                 app,
                 client,
                 key,
                 webhook_secret,
+                claim_link,
             }),
             Err(error) => {
                 app.shut_down().await;
@@ -39,7 +42,7 @@ impl Server {
         }
     }
 
-    async fn prepare(app: &App) -> Result<(Client, String, String)> {
+    async fn prepare(app: &App) -> Result<(Client, String, String, Option<String>)> {
         let admin = Admin::new(
             app.store().clone(),
             random_bytes()?,
@@ -58,7 +61,8 @@ impl Server {
         else {
             bail!("there is no webhook secret");
         };
-        Ok((Client::new(app.url(), &key)?, key, secret))
+        let claim_link = admin.claim_link().await?;
+        Ok((Client::new(app.url(), &key)?, key, secret, claim_link))
     }
 
     pub(super) async fn stop(self) {

@@ -1,0 +1,147 @@
+//! How long the web interface's pages take.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tokio::process::Command;
+
+use super::Bench;
+use crate::http::{Client, text_after};
+use crate::line::{Goal, Outcome};
+use crate::load::{self, Waiting};
+use crate::seed::{Wanted, multiply};
+use crate::stats::Sorted;
+
+/// The pages, and what each may take.
+const PAGES: [(&str, Goal); 4] = [
+    ("/", Goal::at_most("Home with 10,000 runs, p50", "ms", 20.0)),
+    (
+        "/runs",
+        Goal::at_most("The list of runs with 10,000 of them, p50", "ms", 20.0),
+    ),
+    (
+        "/inbox",
+        Goal::at_most("The inbox with 10,000 runs, p50", "ms", 20.0),
+    ),
+    (
+        "/assignments",
+        Goal::at_most("The list of assignments with 10,000 runs, p50", "ms", 20.0),
+    ),
+];
+const RUN: Goal = Goal::at_most("A run's page with 2,000 messages, p50", "ms", 100.0);
+
+/// Between two of the finished runs: ten thousand of them are spread over the thirty days that Home draws.
+const APART_MS: i64 = 250_000;
+const EMAIL: &str = "bench@example.com";
+const PASSWORD: &str = "a password to measure with";
+
+pub(super) const METHOD: &str = "A finished run is multiplied in the database file to 10,000 over a month, and a playbook makes one of 2,000 messages. Somebody is logged in, and asks for each page again and again on one connection: the whole time from the request to the last byte of the answer.";
+
+pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
+    let scratch = bench.scratch()?;
+    let dir = scratch.path();
+    let (server, key, mut client) = bench.first(dir).await?;
+    let agent = load::agent(&mut client, load::two_calls()).await?;
+    let run = load::start(&mut client, &agent).await?;
+    let waiting = Waiting::of(&mut client, &run).await?;
+    waiting.until(&mut client, &run, "completed").await?;
+    drop(client);
+    server.stop().await?;
+    let copies = bench.size(10_000, 100);
+    let wanted = Wanted {
+        run: &run,
+        copies,
+        apart_ms: APART_MS,
+    };
+    multiply(dir, &[wanted]).await?;
+
+    let server = bench.serve(dir).await?;
+    let mut client = Client::connect(server.address, &key).await?;
+    let rounds = bench.size(666, 10);
+    let steps = json!([
+        {"tool": "write_file", "with": {"path": "/workspace/note.txt", "content": "A short note."}},
+        {"for_each": format!("{{{{ range({rounds}) }}}}"), "steps": [
+            {"say": "Round {{ item }}: **looking** at the note."},
+            {"tool": "read_file", "with": {"path": "/workspace/note.txt"}},
+        ]},
+        {"finish": "Done."}
+    ]);
+    let agent = load::agent(&mut client, steps).await?;
+    let long = load::start(&mut client, &agent).await?;
+    let waiting = Waiting::of(&mut client, &long).await?;
+    waiting.until(&mut client, &long, "completed").await?;
+
+    set_password(bench, dir).await?;
+    let cookie = log_in(&mut client, &server.address.to_string()).await?;
+    let disk = bench.disk()?;
+    let times = bench.size(200, 3);
+    let mut figures = Vec::new();
+    let mut slowest = serde_json::Map::new();
+    let run_page = format!("/runs/{long}");
+    let all = PAGES.into_iter().chain([(run_page.as_str(), RUN)]);
+    for (path, goal) in all {
+        let taken = page_ms(&mut client, path, &cookie, times).await?;
+        slowest.insert(path.to_owned(), json!(taken.at(99.0)));
+        figures.push(goal.gave(taken.at(50.0)));
+    }
+    server.stop().await?;
+    Ok(Outcome {
+        figures,
+        disk,
+        curves: Vec::new(),
+        details: json!({ "runs": copies, "p99_ms": slowest }),
+        notes: Vec::new(),
+    })
+}
+
+/// As an operator does it, on a running server.
+async fn set_password(bench: &Bench, dir: &Path) -> Result<()> {
+    use tokio::io::AsyncWriteExt as _;
+    let mut child = Command::new(&bench.binary)
+        .args(["users", "set-password", EMAIL, "--data-dir"])
+        .arg(dir)
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    stdin.write_all(format!("{PASSWORD}\n").as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    anyhow::ensure!(
+        output.status.success(),
+        "users set-password failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// The cookie.
+async fn log_in(client: &mut Client, host: &str) -> Result<String> {
+    let email = EMAIL.replace('@', "%40");
+    let body = format!("email={email}&password={}", PASSWORD.replace(' ', "+"));
+    let request = format!(
+        "POST /log-in HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let status = client.send(request.as_bytes()).await?.status;
+    anyhow::ensure!(status == 303, "nobody was logged in: {status}");
+    let cookie = client.header("set-cookie").context("no cookie")?;
+    Ok(cookie.split(';').next().unwrap_or_default().to_owned())
+}
+
+async fn page_ms(client: &mut Client, path: &str, cookie: &str, times: usize) -> Result<Sorted> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: errand\r\naccept: text/html\r\ncookie: {cookie}\r\n\r\n"
+    );
+    let mut taken = Vec::with_capacity(times);
+    for _ in 0..times {
+        let begin = Instant::now();
+        let answer = client.send(request.as_bytes()).await?;
+        anyhow::ensure!(answer.status == 200, "{path}: {}", answer.status);
+        text_after(answer.body, "<html lang=\"")?;
+        taken.push(begin.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(Sorted::of(taken))
+}

@@ -1,0 +1,405 @@
+//! Connections: the MCP servers whose tools runs call.
+//!
+//! Promised: a session serves one run and one connection, so that nothing of one run is seen by another; it is closed when
+//! it is idle, when its run has ended, and when the connection was changed, and a server that died is reached anew at the
+//! next call. Of a tool that is not what it was when the connection was probed no call is made: a server cannot make of
+//! one tool another. What comes from a server is data ([`form`], [`handler`]), and what it says of itself decides nothing
+//! but the defaults of which an admin took note with the probe.
+//!
+//! A call ends with its result, with its time, or with its run. Whether one that was cut off took effect is not known,
+//! and is settled as after a crash ([`Acted::Lost`]).
+//!
+//! Left out: policies and what settles a call (`errand_core::next`), filling in and masking secrets of a call's own
+//! arguments (`drive`).
+
+mod call;
+mod form;
+mod handler;
+mod offer;
+mod open;
+mod probe;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use errand_core::id::{ConnectionId, RunId};
+use errand_core::time::Timestamp;
+use errand_sandbox::exec::SandboxExec;
+use errand_store::{Connection, Store};
+use rmcp::service::{Peer, RoleClient};
+use tokio_util::sync::CancellationToken;
+
+pub use call::ConnectionTool;
+pub use offer::Offer;
+
+use crate::clock::Clock;
+use crate::net::Guard;
+use crate::progress::{Note, Progress};
+use crate::secrets::Secrets;
+use call::Parked;
+use handler::{Handler, Inbox};
+use open::Reached;
+
+/// Whether a program is isolated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// As the shell is, but with the network.
+    Sandbox,
+    /// It runs as this server does: the operator says so.
+    None,
+}
+
+/// A program that the operator has declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StdioServer {
+    /// The program.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment, beside the plainest.
+    pub env: BTreeMap<String, String>,
+    /// Whether it is isolated.
+    pub isolation: Isolation,
+    /// Paths of this machine that it sees though it is isolated, read-only.
+    pub read_only: Vec<String>,
+}
+
+/// What [`Connections`] are made of.
+pub struct ConnectionsSetup {
+    /// What is kept.
+    pub store: Store,
+    /// What time it is.
+    pub clock: Clock,
+    /// Which addresses may be called.
+    pub guard: Guard,
+    /// The programs that may be started, by name.
+    pub declared: BTreeMap<String, StdioServer>,
+    /// What isolates them; or why nothing does.
+    pub exec: Result<Arc<dyn SandboxExec>, String>,
+    /// How long a call may take.
+    pub call_time: Duration,
+    /// How long a session that nobody uses is kept.
+    pub idle: Duration,
+    /// Who is told how far calls have come.
+    pub progress: Progress,
+}
+
+/// All connections' sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections(Arc<Inner>);
+
+/// The parts of [`Connections`].
+pub struct Inner {
+    store: Store,
+    clock: Clock,
+    guard: Guard,
+    client: OnceLock<reqwest::Client>,
+    declared: BTreeMap<String, StdioServer>,
+    exec: Result<Arc<dyn SandboxExec>, String>,
+    call_time: Duration,
+    idle: Duration,
+    progress: Progress,
+    sessions: Mutex<HashMap<(RunId, ConnectionId), Arc<Slot>>>,
+    /// Set when the server stops, in order or not.
+    ended: CancellationToken,
+}
+
+/// Where the session of a run and a connection is, or comes to be: one at a time.
+#[derive(Default)]
+struct Slot {
+    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// How often the server was lost in a row during a call.
+    lost: std::sync::atomic::AtomicU32,
+}
+
+/// A session with a server.
+struct Session {
+    peer: Peer<RoleClient>,
+    /// To be closed with.
+    reached: tokio::sync::Mutex<Option<Reached>>,
+    inbox: Arc<Inbox>,
+    /// When the connection had been changed last, as it was reached.
+    version: Timestamp,
+    /// What the server offers now: digests by the offered name.
+    offers: Mutex<BTreeMap<String, String>>,
+    /// Which call has which progress token.
+    tokens: Arc<Mutex<HashMap<String, String>>>,
+    /// Calls during which the server asked a person, by their id.
+    parked: Mutex<HashMap<String, Parked>>,
+    used_at: Mutex<Timestamp>,
+    secrets: Arc<Secrets>,
+}
+
+impl Deref for Connections {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connections {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(setup: ConnectionsSetup) -> Self {
+        Self(Arc::new(Inner {
+            client: OnceLock::new(),
+            store: setup.store,
+            clock: setup.clock,
+            guard: setup.guard,
+            declared: setup.declared,
+            exec: setup.exec,
+            call_time: setup.call_time,
+            idle: setup.idle,
+            progress: setup.progress,
+            sessions: Mutex::default(),
+            ended: CancellationToken::new(),
+        }))
+    }
+
+    /// For who has none: no program is declared, and no private network reached.
+    #[must_use]
+    pub fn none(store: Store, clock: Clock) -> Self {
+        Self::new(ConnectionsSetup {
+            store,
+            clock,
+            guard: Guard::new(false, "connections.allow_private_networks"),
+            declared: BTreeMap::new(),
+            exec: Err("no isolation was looked for".to_owned()),
+            call_time: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            progress: Progress::default(),
+        })
+    }
+
+    /// The names of the programs that may be started.
+    pub fn declared(&self) -> impl Iterator<Item = &str> {
+        self.declared.keys().map(String::as_str)
+    }
+
+    /// The client for servers at addresses, made when the first is reached.
+    fn client(&self) -> Result<reqwest::Client, String> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let made = self.guard.streaming_client();
+        let made = made.map_err(|error| errand_core::cause::chain(&error))?;
+        Ok(self.client.get_or_init(|| made).clone())
+    }
+
+    /// The guard of addresses.
+    #[must_use]
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    fn exec(&self) -> Result<&Arc<dyn SandboxExec>, &str> {
+        self.exec.as_ref().map_err(String::as_str)
+    }
+
+    fn slot(&self, run: RunId, connection: ConnectionId) -> Arc<Slot> {
+        let mut sessions = locked(&self.sessions);
+        Arc::clone(sessions.entry((run, connection)).or_default())
+    }
+
+    /// The session of a run with a connection, opened where there is none that can be used.
+    async fn session(
+        &self,
+        run: RunId,
+        connection: &Connection,
+    ) -> Result<(Arc<Session>, Arc<Slot>), String> {
+        let slot = self.slot(run, connection.id);
+        let mut held = slot.session.lock().await;
+        if let Some(session) = held.as_ref() {
+            let usable =
+                session.version == connection.updated_at && !session.peer.is_transport_closed();
+            if usable || !locked(&session.parked).is_empty() {
+                return Ok((Arc::clone(session), Arc::clone(&slot)));
+            }
+        }
+        if let Some(old) = held.take() {
+            tokio::spawn(async move { old.close().await });
+        }
+        let opened = Arc::new(self.reach(Some(run), connection).await?);
+        *held = Some(Arc::clone(&opened));
+        drop(held);
+        Ok((opened, slot))
+    }
+
+    /// Reaches a server. `run`: who hears of progress.
+    async fn reach(&self, run: Option<RunId>, connection: &Connection) -> Result<Session, String> {
+        let secrets = Secrets::of(&self.store, connection.team).await;
+        let secrets = Arc::new(secrets.map_err(|error| {
+            tracing::error!(connection.id = %connection.id, error = &error as &dyn std::error::Error, "the team's secrets cannot be opened");
+            "the team's secrets cannot be opened; the log of the server says why".to_owned()
+        })?);
+        let (inbox, tokens) = (
+            Arc::<Inbox>::default(),
+            Arc::<Mutex<HashMap<_, _>>>::default(),
+        );
+        let handler = Handler {
+            inbox: Arc::clone(&inbox),
+            hears: self.hears(run, &tokens, &secrets),
+        };
+        let reached = open::open(self, connection, &secrets, handler).await?;
+        Ok(Session {
+            peer: reached.running.peer().clone(),
+            reached: tokio::sync::Mutex::new(Some(reached)),
+            inbox,
+            version: connection.updated_at,
+            offers: Mutex::default(),
+            tokens,
+            parked: Mutex::default(),
+            used_at: Mutex::new(self.clock.now()),
+            secrets,
+        })
+    }
+
+    fn hears(
+        &self,
+        run: Option<RunId>,
+        tokens: &Arc<Mutex<HashMap<String, String>>>,
+        secrets: &Arc<Secrets>,
+    ) -> handler::Hears {
+        let (progress, clock) = (self.progress.clone(), self.clock.clone());
+        let (tokens, secrets) = (Arc::clone(tokens), Arc::clone(secrets));
+        Arc::new(move |note: handler::Progress| {
+            let call = locked(&tokens).get(&note.token.0.to_string()).cloned();
+            if let (Some(run), Some(call_id)) = (run, call) {
+                progress.publish(run, || Note {
+                    call_id,
+                    at: clock.now(),
+                    progress: note.progress,
+                    total: note.total,
+                    message: note.message.map(|text| secrets.mask(&text)),
+                });
+            }
+        })
+    }
+
+    /// Ends the sessions of a run that has ended or was taken from its driver: calls that wait for a person's answer to
+    /// their server are called off.
+    pub fn close_run(&self, run: RunId) {
+        let mut sessions = locked(&self.sessions);
+        let of_run: Vec<_> = sessions
+            .keys()
+            .filter(|(of, _)| *of == run)
+            .copied()
+            .collect();
+        for key in of_run {
+            if let Some(slot) = sessions.remove(&key) {
+                tokio::spawn(close(slot));
+            }
+        }
+    }
+
+    /// Calls that wait for a person's answer, and that their run has closed meanwhile, are called off. `open`: whether a
+    /// call of the run is open.
+    pub async fn keep_only(&self, run: RunId, open: impl Fn(&str) -> bool) {
+        let slots: Vec<_> = {
+            let sessions = locked(&self.sessions);
+            let of_run = sessions.iter().filter(|((of, _), _)| *of == run);
+            of_run.map(|(_, slot)| Arc::clone(slot)).collect()
+        };
+        for slot in slots {
+            let session = slot.session.lock().await.clone();
+            let Some(session) = session else { continue };
+            let closed: Vec<Parked> = {
+                let mut parked = locked(&session.parked);
+                let ids: Vec<_> = parked.keys().filter(|id| !open(id)).cloned().collect();
+                ids.iter().filter_map(|id| parked.remove(id)).collect()
+            };
+            for parked in closed {
+                parked.call_off("the run went on without an answer").await;
+            }
+        }
+    }
+
+    /// Closes what is idle, for ever. To be run beside the engine.
+    pub async fn close_idle(self) {
+        let pause_ms = u64::try_from(self.idle.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(2_000)
+            / 2;
+        loop {
+            self.clock.sleep_ms(pause_ms).await;
+            self.close_idle_now();
+        }
+    }
+
+    fn close_idle_now(&self) {
+        let now = self.clock.now();
+        let idle_ms = u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX);
+        let mut sessions = locked(&self.sessions);
+        let idle: Vec<_> = sessions
+            .iter()
+            .filter(|(_, slot)| {
+                // Who holds it uses it.
+                slot.session.try_lock().is_ok_and(|held| {
+                    held.as_ref()
+                        .is_none_or(|session| session.is_idle(now, idle_ms))
+                })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in idle {
+            if let Some(slot) = sessions.remove(&key) {
+                tokio::spawn(close(slot));
+            }
+        }
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        locked(&self.sessions).len()
+    }
+
+    /// Ends at once, as a crash would.
+    pub(crate) fn abort(&self) {
+        self.ended.cancel();
+        locked(&self.sessions).clear();
+    }
+
+    /// Ends all sessions: the server stops.
+    pub async fn shut_down(&self) {
+        self.ended.cancel();
+        let all: Vec<_> = locked(&self.sessions)
+            .drain()
+            .map(|(_, slot)| slot)
+            .collect();
+        futures::future::join_all(all.into_iter().map(close)).await;
+    }
+}
+
+async fn close(slot: Arc<Slot>) {
+    let session = slot.session.lock().await.take();
+    if let Some(session) = session {
+        let parked: Vec<Parked> = locked(&session.parked).drain().map(|(_, p)| p).collect();
+        for parked in parked {
+            parked.call_off("the run has ended").await;
+        }
+        session.close().await;
+    }
+}
+
+impl Session {
+    fn is_idle(&self, now: Timestamp, idle_ms: u64) -> bool {
+        !self.inbox.is_calling()
+            && locked(&self.parked).is_empty()
+            && now.ms_since(*locked(&self.used_at)) >= idle_ms
+    }
+
+    async fn close(&self) {
+        let reached = self.reached.lock().await.take();
+        if let Some(reached) = reached {
+            reached.close().await;
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! One call of a connection's tool: sent, waited for, asked about, called off.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use errand_core::human::Resolution;
+use errand_core::policy::Hints;
+use errand_core::transcript::{Body, Outcome, ToolCall};
+use errand_store::{Connection, Setup};
+use rmcp::model::{
+    CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ContentBlock,
+    ElicitResult, ElicitationAction, ServerResult,
+};
+use rmcp::service::{PeerRequestOptions, RequestHandle, RoleClient, ServiceError};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use url::Url;
+
+use super::form::Form;
+use super::handler::{Asked, UnderWay};
+use super::{Connections, Session, Slot, locked, open};
+use crate::tool::{Acted, Source, Tool, ToolContext};
+use errand_core::connection::ProbedTool;
+
+/// Most bytes of a result, as of any tool.
+const RESULT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How often in a row a server may be lost during calls before no more are made in the run.
+const LOST_MAX: u32 = 3;
+
+/// A connection's tool, as a run has it.
+pub struct ConnectionTool {
+    connections: Connections,
+    connection: Arc<Connection>,
+    tool: ProbedTool,
+}
+
+/// A call that waits for a person's answer to its server.
+pub(super) struct Parked {
+    handle: RequestHandle<RoleClient>,
+    under_way: UnderWay,
+    reply: oneshot::Sender<ElicitResult>,
+    form: Form,
+}
+
+impl Parked {
+    /// Tells the server that neither the answer nor the call's result is awaited any more.
+    pub(super) async fn call_off(self, why: &str) {
+        let _ = self
+            .reply
+            .send(ElicitResult::new(ElicitationAction::Cancel));
+        if let Err(error) = self.handle.cancel(Some(why.to_owned())).await {
+            tracing::debug!(%error, "a call could not be called off");
+        }
+    }
+}
+
+impl ConnectionTool {
+    /// One of a connection's tools.
+    #[must_use]
+    pub fn new(connections: Connections, connection: Arc<Connection>, tool: ProbedTool) -> Self {
+        Self {
+            connections,
+            connection,
+            tool,
+        }
+    }
+
+    fn source(&self) -> Source {
+        let host = match &self.connection.setup {
+            Setup::Http { url, .. } => Url::parse(url)
+                .ok()
+                .and_then(|url| url.host_str().map(str::to_owned))
+                .unwrap_or_default(),
+            Setup::Stdio { command, .. } => format!("the program {command}"),
+        };
+        Source {
+            from: format!("the connection {} ({host})", self.connection.name),
+            trusted: !self.hints().untrusted,
+        }
+    }
+
+    fn done(&self, outcome: Outcome, notes: Vec<Body>) -> Acted {
+        Acted::Done {
+            outcome,
+            source: Some(self.source()),
+            notes,
+        }
+    }
+
+    fn refused(&self, error: impl Into<String>) -> Acted {
+        Acted::of(Outcome::Error(error.into()))
+    }
+
+    /// What the server offers now is held against what was probed. The error: this tool is another one now, or gone.
+    async fn look(&self, session: &Session) -> Result<Vec<Body>, String> {
+        let known = !locked(&session.offers).is_empty();
+        if known && !session.inbox.take_changed() {
+            return self.judge(&locked(&session.offers), Vec::new());
+        }
+        let tools = self
+            .connections
+            .tools_of(&session.peer, &self.connection, &session.secrets)
+            .await?;
+        let offers: std::collections::BTreeMap<_, _> = tools
+            .iter()
+            .map(|tool| (tool.name.clone(), tool.digest()))
+            .collect();
+        let probed = self.connection.tools.as_deref().unwrap_or_default();
+        let mut changed: Vec<String> = probed
+            .iter()
+            .filter(|tool| offers.get(&tool.name) != Some(&tool.digest()))
+            .map(|tool| tool.name.clone())
+            .collect();
+        changed.extend(
+            tools
+                .iter()
+                .filter(|tool| !probed.iter().any(|p| p.name == tool.name))
+                .map(|tool| tool.name.clone()),
+        );
+        let notes = if changed.is_empty() {
+            Vec::new()
+        } else {
+            tracing::info!(connection.id = %self.connection.id, tools = changed.len(), "tools of a connection are not what they were when it was probed");
+            vec![Body::ToolsChanged {
+                connection: self.connection.name.clone(),
+                tools: changed,
+            }]
+        };
+        (*locked(&session.offers)).clone_from(&offers);
+        self.judge(&offers, notes)
+    }
+
+    fn judge(
+        &self,
+        offers: &std::collections::BTreeMap<String, String>,
+        notes: Vec<Body>,
+    ) -> Result<Vec<Body>, String> {
+        let name = &self.tool.name;
+        match offers.get(name) {
+            Some(digest) if *digest == self.tool.digest() => Ok(notes),
+            Some(_) => Err(format!(
+                "tool_changed: the server describes {name} otherwise than when the connection was probed, and it was not called; an admin looks at it and probes the connection again"
+            )),
+            None => Err(format!(
+                "unknown_tool: the connection {} does not offer {name} any more; an admin probes it again",
+                self.connection.name
+            )),
+        }
+    }
+
+    /// Waits for a call that was sent.
+    async fn wait(
+        &self,
+        session: &Arc<Session>,
+        slot: &Slot,
+        mut handle: RequestHandle<RoleClient>,
+        under_way: UnderWay,
+        (context, notes): (&ToolContext, Vec<Body>),
+    ) -> Acted {
+        let time_ms = u64::try_from(self.connections.call_time.as_millis()).unwrap_or(u64::MAX);
+        let ends = self.connections.clock.now().plus_ms(time_ms);
+        loop {
+            let answered = tokio::select! {
+                biased;
+                answered = &mut handle.rx => answered.unwrap_or(Err(ServiceError::TransportClosed)),
+                () = context.cancel.cancelled() => {
+                    let _ = handle.cancel(Some("the run was stopped".to_owned())).await;
+                    return self.done(Outcome::Error("interrupted: the call was called off; whether it took effect is unknown".to_owned()), notes);
+                }
+                () = self.connections.clock.sleep_until(ends) => {
+                    let _ = handle.cancel(Some("no answer in time".to_owned())).await;
+                    let error = format!("outcome_unknown: the server gave no answer within {} s, and the call was called off", time_ms / 1000);
+                    return self.done(Outcome::Error(error), notes);
+                }
+                asked = session.inbox.next() => {
+                    match self.ask(context, session, asked) {
+                        Some((form, draft, reply)) => {
+                            let parked = Parked { handle, under_way, reply, form };
+                            locked(&session.parked).insert(context.call_id.clone(), parked);
+                            self.watch(context, session);
+                            return Acted::Asks(Box::new(draft));
+                        }
+                        None => continue,
+                    }
+                }
+            };
+            locked(&session.tokens).retain(|_, call| *call != context.call_id);
+            *locked(&session.used_at) = self.connections.clock.now();
+            return match answered {
+                Ok(ServerResult::CallToolResult(result)) => {
+                    slot.lost.store(0, Ordering::SeqCst);
+                    self.done(outcome_of(&result), notes)
+                }
+                Ok(_) => self.done(
+                    Outcome::Error(
+                        "tool_error: the server answered with something else than a result"
+                            .to_owned(),
+                    ),
+                    notes,
+                ),
+                Err(ServiceError::McpError(error)) => self.done(
+                    Outcome::Error(format!("tool_error: {}", error.message)),
+                    notes,
+                ),
+                Err(error) => {
+                    let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
+                    tracing::info!(connection.id = %self.connection.id, error = &error as &dyn std::error::Error, "a server was lost during a call");
+                    if lost > LOST_MAX {
+                        let error = format!(
+                            "outcome_unknown: the server of the connection {} was lost {lost} times in a row during calls",
+                            self.connection.name
+                        );
+                        return self.done(Outcome::Error(error), notes);
+                    }
+                    Acted::Lost
+                }
+            };
+        }
+    }
+
+    /// A question of the server as a human request; none where nobody is asked, and the server has heard so.
+    fn ask(
+        &self,
+        context: &ToolContext,
+        session: &Session,
+        asked: Asked,
+    ) -> Option<(
+        Form,
+        errand_core::human::RequestDraft,
+        oneshot::Sender<ElicitResult>,
+    )> {
+        let people = context
+            .build
+            .as_ref()
+            .is_some_and(|build| build.human_in_the_loop);
+        let params = serde_json::to_value(&asked.params).unwrap_or_default();
+        let call = ToolCall {
+            id: context.call_id.clone(),
+            name: self.tool.name.clone(),
+            arguments: context.arguments.clone(),
+        };
+        let form = people
+            .then(|| {
+                Form::read(
+                    &self.connection.name,
+                    &call,
+                    &session.secrets.mask_value(params),
+                )
+            })
+            .flatten();
+        match form {
+            Some((form, draft)) => Some((form, draft, asked.reply)),
+            None => {
+                let _ = asked
+                    .reply
+                    .send(ElicitResult::new(ElicitationAction::Decline));
+                None
+            }
+        }
+    }
+
+    /// Sees to it that a call which waits for a person is called off when its run ends.
+    fn watch(&self, context: &ToolContext, session: &Arc<Session>) {
+        let (connections, session) = (self.connections.clone(), Arc::downgrade(session));
+        let (run, team, call_id) = (context.run, self.connection.team, context.call_id.clone());
+        tokio::spawn(async move {
+            let mut watch = connections.store.bell().watch(run);
+            loop {
+                let parked = session
+                    .upgrade()
+                    .is_some_and(|session| locked(&session.parked).contains_key(&call_id));
+                if !parked {
+                    return;
+                }
+                let ended = match connections.store.run(team, run).await {
+                    Ok(view) => view.run.completed_at.is_some(),
+                    Err(_) => false,
+                };
+                if ended {
+                    connections.close_run(run);
+                    return;
+                }
+                tokio::select! {
+                    () = watch.changed() => {}
+                    () = connections.ended.cancelled() => return,
+                }
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Tool for ConnectionTool {
+    fn name(&self) -> &str {
+        &self.tool.name
+    }
+
+    fn description(&self) -> &str {
+        &self.tool.description
+    }
+
+    fn hints(&self) -> Hints {
+        self.tool.hints.hints(self.connection.trusted)
+    }
+
+    fn takes_secrets(&self) -> bool {
+        true
+    }
+
+    fn schema(&self) -> Value {
+        self.tool.input_schema.clone()
+    }
+
+    async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
+        self.act(context, arguments).await.into_outcome()
+    }
+
+    async fn act(&self, context: &ToolContext, arguments: Map<String, Value>) -> Acted {
+        let opened = tokio::select! {
+            opened = self.connections.session(context.run, &self.connection) => opened,
+            () = context.cancel.cancelled() => return self.refused("not_run: the run was taken from its driver before the call was sent"),
+        };
+        let (session, slot) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                return self.done(
+                    Outcome::Error(format!(
+                        "unavailable: the connection {} cannot be reached, and nothing was called: {error}",
+                        self.connection.name
+                    )),
+                    Vec::new(),
+                );
+            }
+        };
+        let notes = match self.look(&session).await {
+            Ok(notes) => notes,
+            Err(error) => return self.done(Outcome::Error(error), Vec::new()),
+        };
+        let under_way = session.inbox.call();
+        let params =
+            CallToolRequestParams::new(self.tool.server_name.clone()).with_arguments(arguments);
+        let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
+        let sent = session
+            .peer
+            .send_cancellable_request(request, PeerRequestOptions::no_options())
+            .await;
+        let handle = match sent {
+            Ok(handle) => handle,
+            Err(error) => {
+                return self.done(
+                    Outcome::Error(format!("unavailable: {}", open::explain(&error))),
+                    notes,
+                );
+            }
+        };
+        locked(&session.tokens)
+            .insert(handle.progress_token.0.to_string(), context.call_id.clone());
+        self.wait(&session, &slot, handle, under_way, (context, notes))
+            .await
+    }
+
+    async fn reply(&self, context: &ToolContext, resolution: &Resolution) -> Acted {
+        let slot = self.connections.slot(context.run, self.connection.id);
+        let session = slot.session.lock().await.clone();
+        let parked = session
+            .as_ref()
+            .and_then(|session| locked(&session.parked).remove(&context.call_id));
+        let (Some(session), Some(parked)) = (session, parked) else {
+            return Acted::Lost;
+        };
+        let answer = match parked.form.answer(resolution) {
+            Some(content) => ElicitResult::new(ElicitationAction::Accept).with_content(content),
+            None => ElicitResult::new(ElicitationAction::Decline),
+        };
+        // A server that waits no more for the answer still owes the result.
+        let _ = parked.reply.send(answer);
+        self.wait(
+            &session,
+            &slot,
+            parked.handle,
+            parked.under_way,
+            (context, Vec::new()),
+        )
+        .await
+    }
+}
+
+/// What a server gave, as a tool's outcome: its structured content where it has one, else its text.
+fn outcome_of(result: &CallToolResult) -> Outcome {
+    let text = || {
+        let parts: Vec<String> = result.content.iter().map(text_of).collect();
+        parts.join("\n")
+    };
+    if result.is_error == Some(true) {
+        return Outcome::Error(format!("tool_error: {}", text()));
+    }
+    let value = match &result.structured_content {
+        Some(value) => value.clone(),
+        None => Value::String(text()),
+    };
+    if value.to_string().len() > RESULT_BYTES_MAX {
+        return Outcome::Error(format!(
+            "too_large: the tool was called, and its result has more than {} MiB",
+            RESULT_BYTES_MAX / (1024 * 1024)
+        ));
+    }
+    Outcome::Result(value)
+}
+
+fn text_of(block: &ContentBlock) -> String {
+    let bytes = |data: &str| data.len() / 4 * 3;
+    match block {
+        ContentBlock::Text(text) => text.text.clone(),
+        ContentBlock::Image(image) => format!(
+            "[an image, {}, about {} bytes]",
+            image.mime_type,
+            bytes(&image.data)
+        ),
+        ContentBlock::Audio(audio) => format!(
+            "[sound, {}, about {} bytes]",
+            audio.mime_type,
+            bytes(&audio.data)
+        ),
+        other => serde_json::to_value(other)
+            .map(|value| {
+                let resource = value.get("resource").unwrap_or(&value);
+                match resource.get("text").and_then(Value::as_str) {
+                    Some(text) => text.to_owned(),
+                    None => resource.get("uri").map_or_else(
+                        || "[something that is no text]".to_owned(),
+                        |uri| format!("[{}]", uri.as_str().unwrap_or_default()),
+                    ),
+                }
+            })
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,316 @@
+//! A server's question as a human request, and a person's answer as the server wants it.
+//!
+//! Promised: every property of the server's form is one question, with its choices where it has some; an answer that the
+//! form has no place for (a text where a number is wanted) declines the whole form rather than inventing something.
+//!
+//! What a server says is shown to people as its words, never as errand's.
+
+use std::collections::BTreeSet;
+
+use errand_core::human::{Ask, Origin, Question, QuestionOption, RequestDraft, Resolution};
+use errand_core::transcript::ToolCall;
+use serde_json::{Map, Value, json};
+
+/// Most questions of one form.
+const QUESTIONS_MAX: usize = 20;
+/// Most characters of a server's text that are shown.
+const TEXT_CHARS_MAX: usize = 2_000;
+
+/// A form that a person fills in.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Form {
+    fields: Vec<Field>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Field {
+    /// The question, which is the key of its answer.
+    question: String,
+    property: String,
+    kind: Kind,
+    required: bool,
+    /// What is shown for a choice, and what the server knows it as.
+    choices: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Number,
+    Whole,
+    Boolean,
+    Several,
+}
+
+/// The answer that leaves a property out.
+const LEFT_OUT: &str = "-";
+
+fn short(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
+}
+
+impl Form {
+    /// Reads what a server asks: `{message, requestedSchema}`, already masked. None where it cannot be asked of a person.
+    pub(super) fn read(
+        connection: &str,
+        call: &ToolCall,
+        params: &Value,
+    ) -> Option<(Self, RequestDraft)> {
+        let message = short(params.get("message")?.as_str()?);
+        let schema = params.get("requestedSchema")?;
+        let properties = schema.get("properties")?.as_object()?;
+        let required: BTreeSet<&str> = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if properties.len() > QUESTIONS_MAX {
+            return None;
+        }
+        let mut form = Self { fields: Vec::new() };
+        let mut questions = Vec::new();
+        for (property, schema) in properties {
+            let (field, question) = field(property, schema, required.contains(property.as_str()))?;
+            if form.fields.iter().any(|f| f.question == field.question) {
+                return None;
+            }
+            form.fields.push(field);
+            questions.push(question);
+        }
+        // A form without properties wants a yes or a no.
+        let ask = if questions.is_empty() {
+            Ask::Approval
+        } else {
+            Ask::Question { questions }
+        };
+        let draft = RequestDraft {
+            title: format!("{connection} asks"),
+            description: Some(format!(
+                "The connection's server asks while `{}` is under way. These are its words, and the answer goes to it:\n\n{message}",
+                call.name
+            )),
+            ask,
+            origin: Origin::Connection {
+                call_id: call.id.clone(),
+            },
+            tool_call: Some(call.clone()),
+            expires_in_ms: None,
+            on_expire: None,
+        };
+        Some((form, draft))
+    }
+
+    /// What the server gets: an object where the person answered, none where it is declined.
+    pub(super) fn answer(&self, resolution: &Resolution) -> Option<Value> {
+        let answers = match resolution {
+            Resolution::Approved { .. } if self.fields.is_empty() => return Some(json!({})),
+            Resolution::Answered { answers } => answers,
+            _ => return None,
+        };
+        let mut content = Map::new();
+        for field in &self.fields {
+            match field.value(answers.get(&field.question)?) {
+                Ok(Some(value)) => {
+                    content.insert(field.property.clone(), value);
+                }
+                Ok(None) => {}
+                Err(()) => return None,
+            }
+        }
+        Some(Value::Object(content))
+    }
+}
+
+impl Field {
+    /// The property's value; none where it is left out. The error: the answer does not fit.
+    fn value(&self, answer: &Value) -> Result<Option<Value>, ()> {
+        let known = |label: &str| {
+            let choice = self.choices.iter().find(|(shown, _)| shown == label);
+            choice.map_or_else(|| label.to_owned(), |(_, value)| value.clone())
+        };
+        if self.kind == Kind::Several {
+            let list = match answer {
+                Value::Array(items) => items.iter().filter_map(Value::as_str).collect(),
+                Value::String(text) => text.split(',').map(str::trim).collect::<Vec<_>>(),
+                _ => return Err(()),
+            };
+            let values = list.into_iter().filter(|label| *label != LEFT_OUT);
+            return Ok(Some(values.map(|label| json!(known(label))).collect()));
+        }
+        let text = answer.as_str().ok_or(())?.trim();
+        if !self.required && text == LEFT_OUT {
+            return Ok(None);
+        }
+        let value = match self.kind {
+            Kind::Whole => json!(text.parse::<i64>().map_err(|_| ())?),
+            Kind::Number => {
+                let number: f64 = text.parse().map_err(|_| ())?;
+                json!(Some(number).filter(|n| n.is_finite()).ok_or(())?)
+            }
+            Kind::Boolean => match text {
+                "true" | "yes" => json!(true),
+                "false" | "no" => json!(false),
+                _ => return Err(()),
+            },
+            Kind::Text | Kind::Several => json!(known(text)),
+        };
+        Ok(Some(value))
+    }
+}
+
+fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Question)> {
+    let text = |key: &str| schema.get(key).and_then(Value::as_str).map(short);
+    let several = text("type").as_deref() == Some("array");
+    let options = if several {
+        schema.get("items")?
+    } else {
+        schema
+    };
+    let choices = choices(options);
+    let kind = match schema.get("type").and_then(Value::as_str) {
+        Some("string") | None => Kind::Text,
+        Some("number") => Kind::Number,
+        Some("integer") => Kind::Whole,
+        Some("boolean") => Kind::Boolean,
+        Some("array") if !choices.is_empty() => Kind::Several,
+        Some(_) => return None,
+    };
+    let title = text("title").unwrap_or_else(|| property.to_owned());
+    let mut question = match text("description") {
+        Some(about) if about != title => format!("{title}: {about}"),
+        _ => title,
+    };
+    if !required {
+        question.push_str(&format!(" (`{LEFT_OUT}` leaves it out)"));
+    }
+    let mut labels: Vec<String> = choices.iter().map(|(label, _)| label.clone()).collect();
+    if kind == Kind::Boolean {
+        labels = vec!["true".to_owned(), "false".to_owned()];
+    }
+    let free_text = labels.is_empty();
+    if !required && !free_text {
+        labels.push(LEFT_OUT.to_owned());
+    }
+    let asked = Question {
+        question: question.clone(),
+        header: Some(property.to_owned()),
+        options: labels
+            .into_iter()
+            .map(|label| QuestionOption {
+                label,
+                description: None,
+            })
+            .collect(),
+        multi_select: kind == Kind::Several,
+        free_text,
+    };
+    let field = Field {
+        question,
+        property: property.to_owned(),
+        kind,
+        required,
+        choices,
+    };
+    Some((field, asked))
+}
+
+/// The choices of a property: what is shown, and its value.
+fn choices(schema: &Value) -> Vec<(String, String)> {
+    let list = |key: &str| schema.get(key).and_then(Value::as_array);
+    if let Some(titled) = list("oneOf").or_else(|| list("anyOf")) {
+        return titled
+            .iter()
+            .filter_map(|item| {
+                let value = item.get("const")?.as_str()?;
+                let title = item.get("title").and_then(Value::as_str).unwrap_or(value);
+                Some((short(title), value.to_owned()))
+            })
+            .collect();
+    }
+    let names = list("enumNames");
+    list("enum")
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(index, value)| {
+            let value = value.as_str()?;
+            let name = names.and_then(|names| names.get(index)?.as_str());
+            Some((short(name.unwrap_or(value)), value.to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(properties: Value, required: Value) -> Option<(Form, RequestDraft)> {
+        let call = ToolCall {
+            id: "c".to_owned(),
+            name: "mail__send".to_owned(),
+            arguments: Map::new(),
+        };
+        let schema = json!({"type": "object", "properties": properties, "required": required});
+        let params = json!({"message": "Who are you?", "requestedSchema": schema});
+        Form::read("mail", &call, &params)
+    }
+
+    #[test]
+    fn each_property_is_a_question_and_its_answer_has_the_propertys_type() {
+        let (form, draft) = form(
+            json!({
+                "name": {"type": "string", "title": "Name", "description": "Yours"},
+                "age": {"type": "integer"},
+                "rate": {"type": "number"},
+                "agree": {"type": "boolean"},
+                "colour": {"type": "string", "enum": ["r", "g"], "enumNames": ["Red", "Green"]},
+                "days": {"type": "array", "items": {"type": "string", "enum": ["mo", "tu"]}},
+                "size": {"oneOf": [{"const": "s", "title": "Small"}]},
+            }),
+            json!(["name", "age", "agree", "colour"]),
+        )
+        .unwrap();
+        let Ask::Question { questions } = &draft.ask else {
+            panic!("a question: {draft:?}");
+        };
+        let texts: Vec<&str> = questions.iter().map(|q| q.question.as_str()).collect();
+        assert!(
+            texts.contains(&"Name: Yours") && texts.contains(&"age"),
+            "{texts:?}"
+        );
+        let mut answers = Map::new();
+        for (question, answer) in [
+            ("Name: Yours", json!("Ada")),
+            ("age", json!("36")),
+            ("rate (`-` leaves it out)", json!("-")),
+            ("agree", json!("true")),
+            ("colour", json!("Green")),
+            ("days (`-` leaves it out)", json!(["mo", "tu"])),
+            ("size (`-` leaves it out)", json!("Small")),
+        ] {
+            answers.insert(question.to_owned(), answer);
+        }
+        let given = Resolution::Answered {
+            answers: answers.clone(),
+        };
+        assert_eq!(
+            form.answer(&given).unwrap(),
+            json!({"name": "Ada", "age": 36, "agree": true, "colour": "g", "days": ["mo", "tu"], "size": "s"})
+        );
+        answers.insert("age".to_owned(), json!("old"));
+        assert_eq!(form.answer(&Resolution::Answered { answers }), None);
+        assert_eq!(form.answer(&Resolution::Denied { reason: None }), None);
+    }
+
+    #[test]
+    fn a_form_without_properties_is_an_approval_and_a_strange_one_is_not_asked() {
+        let (form_of_none, draft) = form(json!({}), json!([])).unwrap();
+        assert_eq!(draft.ask, Ask::Approval);
+        assert!(draft.description.unwrap().contains("Who are you?"));
+        let yes = Resolution::Approved { reason: None };
+        assert_eq!(form_of_none.answer(&yes), Some(json!({})));
+        assert!(form(json!({"x": {"type": "object"}}), json!([])).is_none());
+    }
+}

@@ -1,0 +1,246 @@
+//! Reaching a server: over streamable HTTP, or a program over its pipes.
+//!
+//! Promised: an address is judged by the guard before each request, no redirect is followed, no proxy taken from the
+//! environment; a program is one that the operator has declared, is isolated unless the operator says otherwise for it,
+//! and sees no variable of this server's environment. Both have so long to be ready, and are ended with their session.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use errand_sandbox::exec::{Service, ServiceSpec};
+use errand_store::{Connection, Setup};
+use http::{HeaderName, HeaderValue};
+use rmcp::service::{RoleClient, RunningService, serve_client};
+use rmcp::transport::streamable_http_client::{
+    StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use url::Url;
+
+use super::handler::Handler;
+use super::{Connections, Isolation, StdioServer};
+use crate::secrets::Secrets;
+
+/// How long a server may take until it is ready.
+const READY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Most bytes of one message of a server.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A server that is reached.
+pub(super) struct Reached {
+    pub(super) running: RunningService<RoleClient, Handler>,
+    pub(super) program: Option<Program>,
+}
+
+/// A program that was started for a session.
+pub(super) enum Program {
+    Isolated(Box<Service>),
+    Bare(Box<tokio::process::Child>),
+}
+
+impl Reached {
+    /// Ends the session, and the program with it.
+    pub(super) async fn close(mut self) {
+        // Its own end is a courtesy: a server that does not answer is left alone.
+        let closed = self
+            .running
+            .close_with_timeout(Duration::from_secs(2))
+            .await;
+        if let Err(error) = closed {
+            tracing::debug!(%error, "a session did not end in order");
+        }
+        match self.program {
+            Some(Program::Isolated(service)) => service.stop().await,
+            Some(Program::Bare(mut child)) => {
+                let waited = tokio::time::timeout(Duration::from_secs(2), child.wait()).await;
+                if waited.is_err() {
+                    let _ = child.kill().await;
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Reaches a connection's server.
+///
+/// # Errors
+/// A sentence without secrets.
+pub(super) async fn open(
+    connections: &Connections,
+    connection: &Connection,
+    secrets: &Secrets,
+    handler: Handler,
+) -> Result<Reached, String> {
+    let opened = async {
+        match &connection.setup {
+            Setup::Http { url, headers } => {
+                let config = http_config(connections, url, headers, secrets)?;
+                http(connections, connection, config, handler).await
+            }
+            Setup::Stdio { command, env } => {
+                let server = connections.declared.get(command).ok_or_else(|| {
+                    format!("no program is declared as {command} in this server's settings ([connections.stdio.{command}])")
+                })?;
+                let mut all: Vec<(String, String)> = server.env.clone().into_iter().collect();
+                for (name, value) in env {
+                    all.retain(|(known, _)| known != name);
+                    all.push((name.clone(), secrets.fill_text(value)?));
+                }
+                stdio(connections, connection, server, all, handler).await
+            }
+        }
+    };
+    match tokio::time::timeout(READY_TIME_MAX, opened).await {
+        Ok(opened) => opened.map_err(|error| secrets.mask(&error)),
+        Err(_) => Err(format!(
+            "the server was not ready within {} s",
+            READY_TIME_MAX.as_secs()
+        )),
+    }
+}
+
+fn http_config(
+    connections: &Connections,
+    url: &str,
+    headers: &std::collections::BTreeMap<String, String>,
+    secrets: &Secrets,
+) -> Result<StreamableHttpClientTransportConfig, String> {
+    let url = Url::parse(url).map_err(|error| format!("the address is none: {error}"))?;
+    // Literal addresses never come to the resolver: they are judged here.
+    connections
+        .guard
+        .check_url(&url)
+        .map_err(|blocked| blocked.to_string())?;
+    let mut given = HashMap::new();
+    for (name, value) in headers {
+        let filled = secrets.fill_text(value)?;
+        let named = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("{name:?} is no header"))?;
+        let mut value = HeaderValue::from_str(&filled)
+            .map_err(|_| format!("the header {name} takes a text without line breaks"))?;
+        value.set_sensitive(true);
+        given.insert(named, value);
+    }
+    Ok(StreamableHttpClientTransportConfig::with_uri(url.as_str())
+        .custom_headers(given)
+        .max_sse_event_size(MESSAGE_BYTES_MAX)
+        .max_json_response_size(MESSAGE_BYTES_MAX)
+        // A request that failed is this program's to repeat, by what the tool says of itself.
+        .reinit_on_expired_session(false))
+}
+
+async fn http(
+    connections: &Connections,
+    _connection: &Connection,
+    config: StreamableHttpClientTransportConfig,
+    handler: Handler,
+) -> Result<Reached, String> {
+    let transport = StreamableHttpClientTransport::with_client(connections.client()?, config);
+    let running = serve_client(handler, transport)
+        .await
+        .map_err(|error| explain(&error))?;
+    Ok(Reached {
+        running,
+        program: None,
+    })
+}
+
+/// An error with its causes; what the guard refused in its own words.
+pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let blocked = std::iter::successors(Some(error), |e| e.source())
+        .find_map(|e| e.downcast_ref::<crate::net::Blocked>());
+    match blocked {
+        Some(blocked) => blocked.to_string(),
+        None => {
+            let text = errand_core::cause::chain(error);
+            // The library names its own types before what happened.
+            match text.split_once("] error: ") {
+                Some((_, happened)) => happened.to_owned(),
+                None => text,
+            }
+        }
+    }
+}
+
+async fn stdio(
+    connections: &Connections,
+    connection: &Connection,
+    server: &StdioServer,
+    env: Vec<(String, String)>,
+    handler: Handler,
+) -> Result<Reached, String> {
+    match server.isolation {
+        Isolation::Sandbox => {
+            let exec = connections.exec().map_err(|why| {
+                format!("the program cannot be isolated here, and is not started: {why}")
+            })?;
+            let mut argv = vec![server.command.clone()];
+            argv.extend(server.args.iter().cloned());
+            let spec = ServiceSpec {
+                argv,
+                env,
+                read_only: server.read_only.iter().map(PathBuf::from).collect(),
+            };
+            let started = exec.service(&spec).await;
+            let mut service = started.map_err(|error| explain(&error))?;
+            let pipes = service.pipes().ok_or("the program has no pipes")?;
+            tell(connection, pipes.stderr);
+            let running = serve_client(handler, (pipes.stdout, pipes.stdin))
+                .await
+                .map_err(|error| explain(&error))?;
+            Ok(Reached {
+                running,
+                program: Some(Program::Isolated(Box::new(service))),
+            })
+        }
+        Isolation::None => {
+            let mut command = tokio::process::Command::new(&server.command);
+            command
+                .args(&server.args)
+                .env_clear()
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .env("HOME", "/nonexistent")
+                .env("LANG", "C.UTF-8")
+                .envs(env)
+                .current_dir("/")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true);
+            let mut child = command
+                .spawn()
+                .map_err(|error| format!("the program cannot be started: {error}"))?;
+            let pipes = (child.stdout.take(), child.stdin.take(), child.stderr.take());
+            let (Some(stdout), Some(stdin), Some(stderr)) = pipes else {
+                return Err("the program has no pipes".to_owned());
+            };
+            tell(connection, stderr);
+            let running = serve_client(handler, (stdout, stdin))
+                .await
+                .map_err(|error| explain(&error))?;
+            Ok(Reached {
+                running,
+                program: Some(Program::Bare(Box::new(child))),
+            })
+        }
+    }
+}
+
+/// Reads what a program writes to its standard error, so that it does not block. How much, not what: it is the
+/// server's text, and may hold what it was given.
+fn tell(connection: &Connection, mut stderr: impl AsyncRead + Unpin + Send + 'static) {
+    let id = connection.id;
+    tokio::spawn(async move {
+        let (mut buffer, mut bytes) = (vec![0; 8192], 0_usize);
+        while let Ok(read) = stderr.read(&mut buffer).await {
+            if read == 0 {
+                break;
+            }
+            bytes += read;
+        }
+        tracing::debug!(connection.id = %id, bytes, "a program's standard error has ended");
+    });
+}

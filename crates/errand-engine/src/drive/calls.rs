@@ -1,0 +1,210 @@
+//! Calls on their way out and back: what goes into them, what is taken out of what they give, what is recorded of them.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use errand_core::human::{HumanRequest, RequestDraft, Resolution};
+use errand_core::ledger::OpenCall;
+use errand_core::transcript::{Body, Outcome, ToolCall};
+use errand_store::StartChild;
+use errand_store::model::{Runnable, StepEnd};
+use serde_json::{Map, Value};
+
+use super::{DriveError, Driver, broke_off, result_of};
+use crate::secrets::Secrets;
+use crate::tool::{Acted, Source, Tool, ToolContext, assignment};
+
+/// Calls as they go out.
+pub(super) struct Filled {
+    /// For each call its arguments, or the error that it gets.
+    pub(super) arguments: Vec<Result<Map<String, Value>, String>>,
+    /// What is taken out of what comes back.
+    pub(super) secrets: Option<Arc<Secrets>>,
+}
+
+impl Driver<'_> {
+    /// A tool of the run: one of this program, or of a connection.
+    pub(super) fn tool(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.offer.get(name).or_else(|| self.parts.tools.get(name))
+    }
+
+    /// The arguments of calls as they go out: with secrets in place of their marks, where the tool may have them.
+    pub(super) async fn fill(&self, calls: &[ToolCall]) -> Filled {
+        let takes = |call: &ToolCall| {
+            let tool = self.tool(&call.name);
+            tool.is_some_and(|tool| tool.takes_secrets())
+        };
+        if !calls.iter().any(takes) {
+            let plain = calls.iter().map(|call| Ok(call.arguments.clone()));
+            return Filled {
+                arguments: plain.collect(),
+                secrets: None,
+            };
+        }
+        let opened = Secrets::of(&self.parts.store, self.run.team).await;
+        let arguments = calls.iter().map(|call| match &opened {
+            _ if !takes(call) => Ok(call.arguments.clone()),
+            Ok(secrets) => secrets.fill_arguments(&call.arguments, &self.build.reach.secrets),
+            Err(error) => {
+                tracing::error!(run.id = %self.run.id, error = error as &dyn StdError, "the team's secrets cannot be opened");
+                Err("not_run: the team's secrets cannot be opened, so that what comes back could not be masked; the log of the server says why".to_owned())
+            }
+        });
+        Filled {
+            arguments: arguments.collect(),
+            secrets: opened.ok().map(Arc::new),
+        }
+    }
+
+    /// Records what calls came to. False where this driver does not go on: a person is asked.
+    pub(super) async fn record(
+        &mut self,
+        acted: impl IntoIterator<Item = (ToolCall, Acted)>,
+    ) -> Result<bool, DriveError> {
+        let mut asks: Option<RequestDraft> = None;
+        for (call, acted) in acted {
+            match acted {
+                // The server stops, and the tool broke off: the call stays open, and is settled after the next start.
+                Acted::Done { outcome, .. }
+                    if self.cancel.is_cancelled() && broke_off(&outcome) => {}
+                Acted::Done {
+                    outcome,
+                    source,
+                    notes,
+                } => {
+                    self.buffer.usage.tool_calls += 1;
+                    notes.into_iter().for_each(|note| self.push(note));
+                    if let Some(Source { from, trusted }) = source {
+                        self.push(Body::Source {
+                            call_id: call.id.clone(),
+                            from,
+                            trusted,
+                        });
+                    }
+                    self.push(result_of(&call, outcome));
+                }
+                Acted::Lost => self.push(Body::Lost {
+                    call_id: call.id.clone(),
+                }),
+                Acted::Asks(draft) => {
+                    asks.get_or_insert(*draft);
+                }
+            }
+        }
+        let Some(draft) = asks else {
+            return Ok(true);
+        };
+        let (defaults, now) = (self.build.human_requests, self.now());
+        let draft = draft.or_defaults(defaults.expires_in_ms, defaults.on_expire);
+        let request = HumanRequest::new(self.parts.ids.human_request(now), draft, now);
+        self.push(Body::HumanRequest {
+            request: request.clone(),
+            mark: None,
+        });
+        self.commit(StepEnd::Ask(Box::new(request))).await
+    }
+
+    /// Starts the run of another assignment, and waits for it without a driver; or takes what it gave.
+    pub(super) async fn start_child(&mut self, call: &ToolCall) -> Result<bool, DriveError> {
+        let arguments = match assignment::arguments(&call.arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                self.push(result_of(call, Outcome::Error(error)));
+                return Ok(true);
+            }
+        };
+        let (models, now) = (self.parts.models.clone(), self.now());
+        let runnable = Runnable(Arc::new(move |build| models.find(&build.model).map(drop)));
+        let message = arguments.message.filter(|text| !text.is_empty());
+        let start = StartChild {
+            call_id: call.id.clone(),
+            id: self.parts.ids.run(now),
+            assignment: arguments.assignment,
+            allowed: self.build.reach.assignments.clone(),
+            message: message.map(|text| (self.parts.ids.message(now), text)),
+            untrusted: (!self.ledger.untrusted.is_none()).then(|| self.ledger.untrusted.sentence()),
+            runnable,
+        };
+        self.buffer.usage.tool_calls += 1;
+        self.commit(StepEnd::Child(Box::new(start))).await
+    }
+
+    /// Gives a person's answer to the server that asked during a call, and goes on waiting for the call.
+    pub(super) async fn reply(
+        &mut self,
+        open: &OpenCall,
+        resolution: &Resolution,
+    ) -> Result<bool, DriveError> {
+        let call = open.call.clone();
+        let context = self.context(&call);
+        let filled = self.fill(std::slice::from_ref(&call)).await;
+        let acted = match self.tool(&call.name).cloned() {
+            None => Acted::Lost,
+            Some(tool) => {
+                let answer = tool.reply(&context, resolution);
+                tokio::pin!(answer);
+                let acted = tokio::select! {
+                    biased;
+                    acted = &mut answer => acted,
+                    () = self.fence.fenced() => {
+                        context.cancel.cancel();
+                        let late = vec![(call.id.clone(), answer.await.into_outcome())];
+                        return Err(DriveError::Fenced(known(late)));
+                    }
+                };
+                masked(acted, filled.secrets.as_deref())
+            }
+        };
+        self.record([(call, acted)]).await
+    }
+}
+
+/// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
+pub(super) async fn act(
+    call: &ToolCall,
+    context: &ToolContext,
+    arguments: Result<Map<String, Value>, String>,
+    tool: Option<Arc<dyn Tool>>,
+    secrets: Option<&Secrets>,
+) -> Acted {
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) => return Acted::of(Outcome::Error(error)),
+    };
+    let Some(tool) = tool else {
+        let error = format!("unknown_tool: there is no tool {:?}", call.name);
+        return Acted::of(Outcome::Error(error));
+    };
+    let acted = tool.act(context, arguments).await;
+    masked(acted, secrets.filter(|_| tool.takes_secrets()))
+}
+
+fn masked(acted: Acted, secrets: Option<&Secrets>) -> Acted {
+    match (acted, secrets) {
+        (
+            Acted::Done {
+                outcome,
+                source,
+                notes,
+            },
+            Some(secrets),
+        ) => Acted::Done {
+            outcome: secrets.mask_outcome(outcome),
+            source: source.map(|source| Source {
+                from: secrets.mask(&source.from),
+                ..source
+            }),
+            notes,
+        },
+        (acted, _) => acted,
+    }
+}
+
+/// Of what came late, what is known: a call that was called off may have taken effect all the same.
+pub(super) fn known(late: Vec<(String, Outcome)>) -> Vec<(String, Outcome)> {
+    late.into_iter()
+        .filter(|(_, outcome)| {
+            !matches!(outcome, Outcome::Error(error) if error.starts_with("interrupted:"))
+        })
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! `run_assignment`: another assignment of the team as a tool.
+//!
+//! The engine starts the run, and waits for it without a driver (`drive::calls`): nothing is carried out here. What is
+//! here is the tool's name, description and schema, and reading its arguments.
+
+use async_trait::async_trait;
+use errand_core::policy::Hints;
+use errand_core::transcript::Outcome;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::files::arguments::{hints_of, read, schema_of};
+use super::{Tool, ToolContext};
+
+/// Its name.
+pub(crate) const NAME: &str = "run_assignment";
+
+/// The tool.
+pub struct RunAssignment;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Arguments {
+    /// The assignment: its name, or its id.
+    pub(crate) assignment: String,
+    /// The message that its run begins with. Without it: none.
+    pub(crate) message: Option<String>,
+}
+
+/// Reads a call's arguments.
+///
+/// # Errors
+/// The error that the call gets.
+pub(crate) fn arguments(given: &Map<String, Value>) -> Result<Arguments, String> {
+    read(given).map_err(|error| error.to_string())
+}
+
+#[async_trait]
+impl Tool for RunAssignment {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn description(&self) -> &str {
+        "Starts another assignment of the team and waits until its run has ended. Gives {run_id, status, text}: text is the run's last message."
+    }
+
+    fn hints(&self) -> Hints {
+        hints_of(NAME)
+    }
+
+    fn schema(&self) -> Value {
+        schema_of::<Arguments>()
+    }
+
+    async fn run(&self, _context: &ToolContext, _arguments: Map<String, Value>) -> Outcome {
+        Outcome::Error("not_run: a run is started by the engine, not as a tool".to_owned())
+    }
+}

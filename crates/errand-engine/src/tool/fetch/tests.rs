@@ -1,0 +1,52 @@
+use super::*;
+
+#[test]
+fn the_kind_follows_from_the_type_and_the_charset() {
+    let of = |content_type: &str, bytes: &[u8]| Kind::of(content_type, bytes);
+    assert_eq!(
+        of("text/html; charset=\"ISO-8859-1\"", b""),
+        Some(Kind::Html(encoding_rs::WINDOWS_1252))
+    );
+    assert_eq!(
+        of("TEXT/HTML", b"<meta charset='euc-jp'>"),
+        Some(Kind::Html(encoding_rs::EUC_JP))
+    );
+    for text in [
+        "text/csv",
+        "application/json",
+        "application/ld+json",
+        "application/atom+xml",
+    ] {
+        assert_eq!(
+            of(text, b""),
+            Some(Kind::Text(encoding_rs::UTF_8)),
+            "{text}"
+        );
+    }
+    assert_eq!(of("image/png", b""), None);
+    assert_eq!(of("application/octet-stream", &[0xff]), None);
+    assert_eq!(text_of(Kind::Text(encoding_rs::WINDOWS_1252), &[0xe4]), "ä");
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_named_and_not_repeated() {
+    let of = |value: Value| request_of(value.as_object().unwrap());
+    assert!(
+        of(json!({"url": "https://a.test/x", "headers": {"authorization": "Bearer y"}})).is_ok()
+    );
+    for (bad, word) in [
+        (json!({}), "`url`"),
+        (json!({"url": "no address"}), "`url`"),
+        (json!({"url": "http://a", "headers": {"Host": "b"}}), "Host"),
+        (
+            json!({"url": "http://a", "headers": {"x": "s3cret\n"}}),
+            "line breaks",
+        ),
+        (json!({"url": "http://a", "method": "POST"}), "`method`"),
+    ] {
+        let error = of(bad).unwrap_err();
+        assert!(error.contains(word) && !error.contains("s3cret"), "{error}");
+    }
+    let url = Url::parse("https://me:pass@a.test/x?y=1#z").unwrap();
+    assert_eq!(shown(&url), "https://a.test/x?y=1");
+}

@@ -1,0 +1,209 @@
+//! A copy of a whole sandbox, for a run that goes on from another one's.
+//!
+//! What is copied are regular files and directories, beneath both roots, with their modes; links, pipes, sockets and
+//! devices are left out, as a listing leaves them out. Each file is as it was at one moment, different files at different
+//! ones. The copy is on disk when the call returns; nobody must use it before.
+//!
+//! Two directories are open for each level of the way, and the depth has a bound for that.
+
+use std::ffi::CString;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+
+use errand_core::path::SandboxPath;
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::beneath::{How, file_type, scan, size_bytes};
+use crate::error::FileError;
+use crate::root::Root;
+use crate::write::TEMP_PREFIX;
+
+/// Deepest directory that is copied: two open files for each level.
+const DEPTH_MAX: usize = 100;
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+/// How much is copied at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyLimits {
+    /// The sum of all files.
+    pub bytes_max: u64,
+    /// Files and directories.
+    pub names_max: usize,
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Regular files.
+    pub files: u64,
+    /// The sum of their sizes.
+    pub bytes: u64,
+}
+
+/// Why there is no copy, or no whole one: what was made of it is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// More than the limits allow.
+    #[error(
+        "the sandbox holds more than is copied: at most {bytes_max} bytes in {names_max} files and directories, {DEPTH_MAX} deep",
+        bytes_max = .0.bytes_max, names_max = .0.names_max
+    )]
+    TooMuch(CopyLimits),
+    /// A file cannot be read, or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Root {
+    /// Copies all that is in this sandbox into another one, which is empty and which nobody uses.
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub fn copy_into(&self, to: &Self, limits: CopyLimits) -> Result<Copied, CopyError> {
+        let root = SandboxPath::root();
+        let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
+        let mut copying = Copying {
+            how: self.how(),
+            limits,
+            names_left: limits.names_max,
+            copied: Copied::default(),
+        };
+        let source = self.open_dir(&root)?;
+        let target = to.open_dir(&root)?;
+        let mut levels = vec![copying.enter(source, target)?];
+        while let Some(level) = levels.last_mut() {
+            let Some((name, mode)) = level.todo.pop() else {
+                levels.pop();
+                continue;
+            };
+            if levels.len() > DEPTH_MAX {
+                return Err(CopyError::TooMuch(limits));
+            }
+            let Some(level) = levels.last() else { break };
+            let inner = copying
+                .how
+                .open(level.source.as_fd(), name.as_bytes(), DIRECTORY);
+            let source = match inner {
+                Ok(source) => source,
+                // Gone, or something else by now.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
+                Err(errno) => return Err(failed(errno).into()),
+            };
+            let made = rustix::fs::mkdirat(&level.target, &name, mode | Mode::RWXU);
+            made.map_err(failed)?;
+            let target = rustix::fs::openat(
+                &level.target,
+                &name,
+                DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
+            let target = target.map_err(failed)?;
+            levels.push(copying.enter(source, target)?);
+        }
+        // One call for all files: thousands of small ones would take as many.
+        rustix::fs::syncfs(to.dir()).map_err(failed)?;
+        Ok(copying.copied)
+    }
+}
+
+/// A directory whose files are copied; its directories are still to be.
+struct Level {
+    source: OwnedFd,
+    target: OwnedFd,
+    todo: Vec<(CString, Mode)>,
+}
+
+struct Copying {
+    how: How,
+    limits: CopyLimits,
+    names_left: usize,
+    copied: Copied,
+}
+
+impl Copying {
+    fn enter(&mut self, source: OwnedFd, target: OwnedFd) -> Result<Level, CopyError> {
+        let root = SandboxPath::root();
+        let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
+        let names = scan(source.as_fd(), self.names_left).map_err(failed)?;
+        if names.truncated {
+            return Err(CopyError::TooMuch(self.limits));
+        }
+        self.names_left -= names.names.len();
+        let mut level = Level {
+            source,
+            target,
+            todo: Vec::new(),
+        };
+        for (name, _) in names.names {
+            if name.to_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
+                continue;
+            }
+            // What it is, is asked of what was opened. A name that is gone, or may not be opened, is left out as a
+            // listing leaves it out.
+            let flags = OFlags::PATH;
+            let Ok(fd) = self.how.open(level.source.as_fd(), name.as_bytes(), flags) else {
+                continue;
+            };
+            let stat = rustix::fs::fstat(&fd).map_err(failed)?;
+            match file_type(&stat) {
+                FileType::RegularFile => self.file(&level, &name).map_err(|error| match error {
+                    Stopped::TooMuch => CopyError::TooMuch(self.limits),
+                    Stopped::Io(error) => FileError::from_errno(
+                        Errno::from_io_error(&error).unwrap_or(Errno::IO),
+                        "copy a file of",
+                        &root,
+                    )
+                    .into(),
+                })?,
+                FileType::Directory => level.todo.push((name, mode_of(&stat))),
+                _ => {}
+            }
+        }
+        Ok(level)
+    }
+
+    fn file(&mut self, level: &Level, name: &CString) -> Result<(), Stopped> {
+        let source = self
+            .how
+            .open(level.source.as_fd(), name.as_bytes(), OFlags::RDONLY)
+            .map_err(io::Error::from)?;
+        let stat = rustix::fs::fstat(&source).map_err(io::Error::from)?;
+        if file_type(&stat) != FileType::RegularFile {
+            return Ok(());
+        }
+        let left = self.limits.bytes_max.saturating_sub(self.copied.bytes);
+        if size_bytes(&stat) > left {
+            return Err(Stopped::TooMuch);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = mode_of(&stat) | Mode::RUSR | Mode::WUSR;
+        let target = rustix::fs::openat(&level.target, name, flags, mode);
+        let mut target = std::fs::File::from(target.map_err(io::Error::from)?);
+        // It may grow while it is read: no more than there was room for.
+        let mut source = std::fs::File::from(source).take(left.saturating_add(1));
+        let copied = io::copy(&mut source, &mut target)?;
+        if copied > left {
+            return Err(Stopped::TooMuch);
+        }
+        self.copied.files += 1;
+        self.copied.bytes += copied;
+        Ok(())
+    }
+}
+
+enum Stopped {
+    TooMuch,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The permissions of what is copied, without those that give a program another user's rights.
+fn mode_of(stat: &Stat) -> Mode {
+    Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777)
+}

@@ -1,0 +1,274 @@
+//! Runs that other runs wait for: calls of `run_assignment`.
+//!
+//! Promised: a call starts one run, in the step that records that its caller waits for it; a caller waits without a
+//! driver, and is in line again in the transaction that ends the run it waits for; who ends a caller ends what it waits
+//! for with the same write. What the call gives is read from the ended run, by the caller's next driver: nothing has to be
+//! delivered, and nothing can be delivered twice.
+//!
+//! Left out: which assignments a build may start (the caller's driver names them), and the tool itself (`errand-engine`).
+
+use errand_core::human::HumanRequest;
+use errand_core::id::{AgentId, MessageId, RunId, TeamId, UserId};
+use errand_core::ledger::Ledger;
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Outcome};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::json;
+
+use crate::change::Change;
+use crate::error::{Result, StoreError};
+use crate::model::{Runnable, StartRun};
+use crate::outside::{latest_build, new_row, stop_as};
+use crate::rows::Blob;
+use crate::runs::{RunRow, entries_from, row_of, view_of};
+use crate::sqlite::Tx;
+
+/// How deep runs may wait for each other.
+const DEPTH_MAX: i64 = 3;
+
+/// A run to start for a call.
+#[derive(Clone, Debug)]
+pub struct StartChild {
+    /// The call.
+    pub call_id: String,
+    /// The id that the run will have, unless the call has started one already.
+    pub id: RunId,
+    /// The assignment: its id, or its name.
+    pub assignment: String,
+    /// The assignments that the caller's build may start; none: every one of the team.
+    pub allowed: Option<Vec<AgentId>>,
+    /// Its first message.
+    pub message: Option<(MessageId, String)>,
+    /// What untrusted content came into the caller's run, if any did: whatever it says from then on may be that
+    /// content's word.
+    pub untrusted: Option<String>,
+    /// Whether the build's model can be run here.
+    pub runnable: Runnable,
+}
+
+/// What became of it, for the caller's step.
+pub(crate) enum Child {
+    /// The caller waits for this run.
+    Waits(RunId),
+    /// The call has its result: where that comes from, whether it is trusted, and itself.
+    Gives(Option<(String, bool)>, Outcome),
+}
+
+/// Starts the run of a call, or finds the one that it started before.
+pub(crate) fn start(
+    tx: &Tx<'_>,
+    parent: &RunRow,
+    new: &StartChild,
+    now: Timestamp,
+) -> Result<Child> {
+    if let Some(child) = child_of(tx, parent.id, &new.call_id)? {
+        let row = row_of(tx, parent.team, child)?;
+        return Ok(if row.status.has_ended() {
+            gives(tx, &row)?
+        } else {
+            Child::Waits(child)
+        });
+    }
+    match insert(tx, parent, new, now) {
+        Ok(()) => Ok(Child::Waits(new.id)),
+        // Refused before anything was written: the caller's model reads why.
+        Err(StoreError::Invalid { message, .. } | StoreError::Refused(message)) => Ok(
+            Child::Gives(None, Outcome::Error(format!("not_run: {message}"))),
+        ),
+        Err(error) => Err(error),
+    }
+}
+
+fn child_of(conn: &Connection, parent: RunId, call_id: &str) -> Result<Option<RunId>> {
+    let found = conn
+        .prepare_cached("SELECT child FROM child_runs WHERE parent = ?1 AND call_id = ?2")?
+        .query_row(params![Blob(parent.as_uuid()), call_id], |row| {
+            row.get::<_, Blob>(0)
+        })
+        .optional()?;
+    Ok(found.map(|id| RunId::from_stored(id.0)))
+}
+
+fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Result<()> {
+    let refused = |message: String| StoreError::Refused(message);
+    let depth: i64 = tx
+        .prepare_cached("SELECT depth FROM child_runs WHERE child = ?1")?
+        .query_row(params![Blob(parent.id.as_uuid())], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0)
+        + 1;
+    if depth > DEPTH_MAX {
+        return Err(refused(format!(
+            "assignments start each other {DEPTH_MAX} deep at most"
+        )));
+    }
+    let agent = agent_named(tx, parent.team, &new.assignment)?
+        .filter(|agent| new.allowed.as_ref().is_none_or(|list| list.contains(agent)))
+        .ok_or_else(|| {
+            refused(format!(
+                "this assignment may start no assignment {:?}",
+                new.assignment
+            ))
+        })?;
+    let build = latest_build(tx, parent.team, agent)?;
+    let config = tx.builds().get(tx, build)?.map_err(|error| {
+        refused(format!(
+            "the assignment's latest build cannot be run: {error}"
+        ))
+    })?;
+    (new.runnable.0)(&config).map_err(refused)?;
+    let start = StartRun {
+        team: parent.team,
+        id: new.id,
+        agent,
+        source: "",
+        sandbox: None,
+        webhook_url: None,
+        human_request_webhook_url: parent
+            .human_webhook_url
+            .clone()
+            .or_else(|| parent.webhook_url.clone()),
+        message: new.message.clone(),
+        by: UserId::from_stored(uuid::Uuid::nil()),
+        sandbox_ttl_ms: parent.sandbox_ttl_ms,
+        runnable: new.runnable.clone(),
+        now,
+    };
+    let mut row = new_row(&start, build, &config);
+    row.source = None;
+    row.insert(tx)?;
+    let mut change = Change::new(tx, row, now);
+    change.mark_updated();
+    if let Some(read) = &new.untrusted {
+        change.append(
+            None,
+            Body::Source {
+                call_id: new.call_id.clone(),
+                from: format!(
+                    "what came into the run {} that started this one: {read}",
+                    parent.id
+                ),
+                trusted: false,
+            },
+        )?;
+    }
+    if let Some((id, text)) = &new.message {
+        change.append(
+            Some(*id),
+            Body::User {
+                text: text.clone(),
+                by: None,
+            },
+        )?;
+    }
+    change.queue()?;
+    change.finish()?;
+    tx.prepare_cached(
+        "INSERT INTO child_runs (child, parent, call_id, depth) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![
+        Blob(new.id.as_uuid()),
+        Blob(parent.id.as_uuid()),
+        new.call_id,
+        depth
+    ])?;
+    Ok(())
+}
+
+/// The team's agent of this id or name; of several of a name the oldest.
+fn agent_named(conn: &Connection, team: TeamId, text: &str) -> Result<Option<AgentId>> {
+    let id = text.parse::<AgentId>().ok().map(|id| Blob(id.as_uuid()));
+    let found = conn
+        .prepare_cached(
+            "SELECT id FROM agents WHERE team_id = ?1 AND deleted_at IS NULL AND (id = ?2 OR (?2 IS NULL AND name = ?3))
+             ORDER BY created_at, id LIMIT 1",
+        )?
+        .query_row(params![Blob(team.as_uuid()), id, text], |row| {
+            row.get::<_, Blob>(0)
+        })
+        .optional()?;
+    Ok(found.map(|id| AgentId::from_stored(id.0)))
+}
+
+/// What an ended run gives its caller: its last words, trusted as far as what it read is.
+fn gives(conn: &Connection, child: &RunRow) -> Result<Child> {
+    let entries = entries_from(conn, child.id, 0)?;
+    let trusted = Ledger::of(&entries).untrusted.is_none();
+    let from = format!("the run {} of another assignment", child.id);
+    let text = entries.iter().rev().find_map(|entry| match &entry.body {
+        Body::Assistant { text, .. } => Some(text.as_str()),
+        _ => None,
+    });
+    let outcome = match child.status {
+        Status::Completed => Outcome::Result(json!({
+            "run_id": child.id.to_string(),
+            "status": child.status.as_str(),
+            "text": text.unwrap_or_default(),
+        })),
+        Status::Failed => {
+            let error = child.error.as_ref().map_or("", |error| &error.message);
+            Outcome::Error(format!(
+                "child_failed: the run {} failed: {error}",
+                child.id
+            ))
+        }
+        _ => Outcome::Error(format!("child_stopped: the run {} was stopped", child.id)),
+    };
+    Ok(Child::Gives(Some((from, trusted)), outcome))
+}
+
+/// A run has ended: who waits for it is in line again, and what it waits for itself ends with it.
+pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
+    let (tx, run) = (change.tx, Blob(change.row.id.as_uuid()));
+    let mut select = tx.prepare_cached(
+        "SELECT c.child FROM child_runs c JOIN runs r ON r.id = c.child
+         WHERE c.parent = ?1 AND r.status NOT IN ('completed', 'failed', 'interrupted')",
+    )?;
+    let children: Vec<Blob> = select
+        .query_map(params![run], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    if !children.is_empty() {
+        // What they find of this run shall be that it has ended: it waits for them no more.
+        change.write()?;
+    }
+    for child in children {
+        let child = RunId::from_stored(child.0);
+        stop_as(tx, change.row.team, child, None, change.now)?;
+    }
+    let parent: Option<Blob> = tx
+        .prepare_cached(
+            "SELECT c.parent FROM child_runs c JOIN runs r ON r.id = c.parent
+             WHERE c.child = ?1 AND r.status = 'running' AND r.waiting_kind = 'child_run' AND r.claim_token IS NULL
+                 AND r.wake_at IS NULL",
+        )?
+        .query_row(params![run], |row| row.get(0))
+        .optional()?;
+    if let Some(parent) = parent {
+        let mut parent = Change::of_run(tx, RunId::from_stored(parent.0), change.now)?;
+        parent.queue()?;
+        parent.mark_updated();
+        parent.finish()?;
+    }
+    Ok(())
+}
+
+/// The run that a run waits for, if it waits for one.
+pub(crate) fn awaited(row: &RunRow) -> Option<RunId> {
+    if row.status.has_ended() || row.waiting_kind.as_deref() != Some("child_run") {
+        return None;
+    }
+    row.waiting_who.as_ref()?.parse().ok()
+}
+
+/// The human request of the run that a run waits for, or of the one that this waits for.
+pub(crate) fn request_below(conn: &Connection, row: &RunRow) -> Result<Option<HumanRequest>> {
+    match awaited(row) {
+        None => Ok(None),
+        Some(child) => match view_of(conn, row.team, child) {
+            Ok(view) => Ok(view.pending),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,499 @@
+//! Connections: MCP servers whose tools builds may have.
+
+use std::collections::BTreeMap;
+
+use axum::Json as Answered;
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::connection::{self, NAME_CHARS_MAX, ProbedTool, connection_of};
+use errand_core::id::ConnectionId;
+use errand_core::policy::Policy;
+use errand_core::secret;
+use errand_core::time::Timestamp;
+use errand_store::model::PageQuery;
+use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Setup, StoredAnswer};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::{Json, NoBody, RequestBody};
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
+use crate::api::path::Path;
+use crate::api::query::{ListPage, PageParams, Query};
+
+/// Most headers, or variables, of a connection.
+const VALUES_MAX: usize = 32;
+/// Most bytes of one.
+const VALUE_BYTES_MAX: usize = 8 * 1024;
+
+/// How a server is reached.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Transport {
+    /// Streamable HTTP.
+    Http {
+        #[schema(example = "https://mcp.example.com/mcp")]
+        url: String,
+        /// Headers of each request; a value may hold `{{ secret.NAME }}`.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+    },
+    /// A program that the operator has declared in `errand.toml`.
+    Stdio {
+        /// The name under which it is declared.
+        command: String,
+        /// Variables of its environment; a value may hold `{{ secret.NAME }}`.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+    },
+}
+
+/// What a server says that a tool does.
+#[derive(Serialize, ToSchema)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "MCP's hints are four of them"
+)]
+pub(crate) struct ToolHintsBody {
+    read_only: bool,
+    destructive: bool,
+    idempotent: bool,
+    open_world: bool,
+}
+
+/// A tool, by the last probe.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProbedToolBody {
+    /// As builds name it: `connection__tool`.
+    #[schema(example = "mail__search")]
+    name: String,
+    /// The server's own name for it.
+    server_name: String,
+    description: String,
+    /// The JSON schema of its arguments.
+    #[schema(value_type = Object)]
+    input_schema: Value,
+    hints: ToolHintsBody,
+    /// What holds where a build says nothing: by the hints, and never below the floor.
+    #[schema(value_type = String, example = "guard")]
+    policy: Policy,
+}
+
+/// Who issued a connection's sign-in.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SignInBody {
+    issuer: String,
+}
+
+/// A connection.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConnectionBody {
+    id: Uuid,
+    #[schema(example = "mail")]
+    name: String,
+    transport: Transport,
+    /// Policies below which no build can go, by the tool's name or `*`.
+    #[schema(value_type = BTreeMap<String, String>)]
+    floors: Floors,
+    /// Whether what its closed tools give counts as trusted.
+    trusted: bool,
+    /// Null: never probed.
+    #[schema(required)]
+    tools: Option<Vec<ProbedToolBody>>,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    probed_at: Option<Timestamp>,
+    /// Null: none.
+    #[schema(required)]
+    sign_in: Option<SignInBody>,
+    #[schema(required)]
+    created_by: Option<Uuid>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+impl From<&Connection> for ConnectionBody {
+    fn from(connection: &Connection) -> Self {
+        let tools = connection.tools.as_ref().map(|tools| {
+            tools
+                .iter()
+                .map(|tool| tool_body(connection, tool))
+                .collect()
+        });
+        Self {
+            id: connection.id.as_uuid(),
+            name: connection.name.clone(),
+            transport: match connection.setup.clone() {
+                Setup::Http { url, headers } => Transport::Http { url, headers },
+                Setup::Stdio { command, env } => Transport::Stdio { command, env },
+            },
+            floors: connection.floors.clone(),
+            trusted: connection.trusted,
+            tools,
+            probed_at: connection.probed_at,
+            sign_in: connection
+                .signed_in_at
+                .clone()
+                .map(|issuer| SignInBody { issuer }),
+            created_by: connection.created_by.map(|user| user.as_uuid()),
+            created_at: connection.created_at,
+            updated_at: connection.updated_at,
+        }
+    }
+}
+
+fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
+    ProbedToolBody {
+        name: tool.name.clone(),
+        server_name: tool.server_name.clone(),
+        description: tool.description.clone(),
+        input_schema: tool.input_schema.clone(),
+        hints: ToolHintsBody {
+            read_only: tool.hints.read_only,
+            destructive: tool.hints.destructive,
+            idempotent: tool.hints.idempotent,
+            open_world: tool.hints.open_world,
+        },
+        policy: tool
+            .hints
+            .policy()
+            .or_stricter(connection.floor(&tool.name)),
+    }
+}
+
+/// A connection.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConnectionResponse {
+    connection: ConnectionBody,
+}
+
+/// A page of connections.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConnectionListResponse {
+    connections: Vec<ConnectionBody>,
+    /// How many there are in all.
+    total: u64,
+    limit: u32,
+    offset: u64,
+}
+
+/// What a probe found.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ProbeResponse {
+    connection: ConnectionBody,
+    /// Null: the server was reached, and its tools are in the connection. Else what went wrong, in words.
+    #[schema(required)]
+    error: Option<String>,
+}
+
+/// A connection to make.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct CreateConnectionRequest {
+    /// Small letters, digits, single `-` and `_`, a letter first; its tools are called `name__tool`.
+    #[schema(min_length = 1, max_length = 24, example = "mail")]
+    name: String,
+    transport: Transport,
+    /// Policies below which no build can go, by the tool's name or `*`.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    floors: Floors,
+    /// Whether what its closed tools give counts as trusted. Without it: no.
+    #[serde(default)]
+    trusted: bool,
+}
+
+impl RequestBody for CreateConnectionRequest {}
+
+/// What of a connection changes.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct ChangeConnectionRequest {
+    transport: Option<Transport>,
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    floors: Option<Floors>,
+    trusted: Option<bool>,
+}
+
+impl RequestBody for ChangeConnectionRequest {}
+
+/// The team's connections, by name.
+#[utoipa::path(get, path = "/v1/connections", tag = "Connections", params(PageParams),
+    responses((status = 200, description = "A page of connections.", body = ConnectionListResponse)))]
+pub(crate) async fn list_connections(
+    caller: Caller,
+    State(app): State<AppState>,
+    Query(ListPage(query)): Query<ListPage>,
+) -> Result<Answered<ConnectionListResponse>, ApiError> {
+    let page = app.store.list_connections(caller.team(), query).await?;
+    let PageQuery { limit, offset } = query;
+    Ok(Answered(ConnectionListResponse {
+        connections: page.items.iter().map(ConnectionBody::from).collect(),
+        total: page.total,
+        limit,
+        offset,
+    }))
+}
+
+/// A connection.
+#[utoipa::path(get, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 200, description = "The connection.", body = ConnectionResponse)))]
+pub(crate) async fn get_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+) -> Result<Answered<ConnectionResponse>, ApiError> {
+    let connection = app.store.connection(caller.team(), id).await?;
+    Ok(Answered(ConnectionResponse {
+        connection: (&connection).into(),
+    }))
+}
+
+/// Makes a connection. Nothing is reached yet: probe it.
+#[utoipa::path(post, path = "/v1/connections", tag = "Connections", request_body = CreateConnectionRequest,
+    responses((status = 201, description = "The connection.", body = ConnectionResponse)))]
+pub(crate) async fn create_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    key: IdempotencyKey,
+    body: Json<CreateConnectionRequest>,
+) -> Result<Response, ApiError> {
+    let CreateConnectionRequest {
+        name,
+        transport,
+        floors,
+        trusted,
+    } = body.value;
+    if !connection::is_name(&name) {
+        return Err(ApiError::invalid(
+            "name",
+            format!(
+                "it takes 1 to {NAME_CHARS_MAX} small letters, digits, `-` and single `_`, begins with a letter and does not end with `_`"
+            ),
+        ));
+    }
+    check_floors(&name, &floors)?;
+    let now = app.clock.now();
+    let new = NewConnection {
+        id: app.ids.connection(now),
+        team: caller.team(),
+        name,
+        setup: setup_of(&app, &caller, transport).await?,
+        floors,
+        trusted,
+        by: caller.user(),
+        now,
+    };
+    let once = key.once(&caller, body.sha256, render_created);
+    let answer = app.store.create_connection(new, once).await?;
+    Ok(response(answer, render_created))
+}
+
+/// Changes a connection. One that leads elsewhere than before has to be probed, and signed in to, anew.
+#[utoipa::path(patch, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    request_body = ChangeConnectionRequest,
+    responses((status = 200, description = "The connection.", body = ConnectionResponse)))]
+pub(crate) async fn change_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    key: IdempotencyKey,
+    body: Json<ChangeConnectionRequest>,
+) -> Result<Response, ApiError> {
+    let ChangeConnectionRequest {
+        transport,
+        floors,
+        trusted,
+    } = body.value;
+    let name = app.store.connection(caller.team(), id).await?.name;
+    if let Some(floors) = &floors {
+        check_floors(&name, floors)?;
+    }
+    let setup = match transport {
+        Some(transport) => Some(setup_of(&app, &caller, transport).await?),
+        None => None,
+    };
+    let change = ConnectionChange {
+        setup,
+        floors,
+        trusted,
+    };
+    let once = key.once(&caller, body.sha256, render);
+    let answer = app
+        .store
+        .change_connection(caller.team(), id, change, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, render))
+}
+
+/// Deletes a connection: calls of its tools fail from now on.
+#[utoipa::path(delete, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 204, description = "It is gone.")))]
+pub(crate) async fn delete_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app
+        .store
+        .delete_connection(caller.team(), id, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, no_content))
+}
+
+/// Reaches the connection's server and takes note of its tools: runs call them as they are described now.
+#[utoipa::path(post, path = "/v1/connections/{connection_id}/probe", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 200, description = "Its tools, or the error in words.", body = ProbeResponse)))]
+pub(crate) async fn probe_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    _body: NoBody,
+) -> Result<Answered<ProbeResponse>, ApiError> {
+    let connection = app.store.connection(caller.team(), id).await?;
+    let error = app.connections.probe(&connection).await?.err();
+    let connection = app.store.connection(caller.team(), id).await?;
+    Ok(Answered(ProbeResponse {
+        connection: (&connection).into(),
+        error,
+    }))
+}
+
+fn render_created(connection: &Connection) -> StoredAnswer {
+    rendered(
+        StatusCode::CREATED,
+        &ConnectionResponse {
+            connection: connection.into(),
+        },
+    )
+}
+
+fn render(connection: &Connection) -> StoredAnswer {
+    rendered(
+        StatusCode::OK,
+        &ConnectionResponse {
+            connection: connection.into(),
+        },
+    )
+}
+
+fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> {
+    let strange = floors
+        .keys()
+        .find(|tool| *tool != "*" && connection_of(tool) != Some(name));
+    match strange {
+        None => Ok(()),
+        Some(tool) => Err(ApiError::invalid(
+            "floors",
+            format!(
+                "{tool:?} is no tool of this connection: its tools are called {name}__<tool>, and `*` means all"
+            ),
+        )),
+    }
+}
+
+/// What is stored of how a server is reached.
+async fn setup_of(
+    app: &AppState,
+    caller: &Caller,
+    transport: Transport,
+) -> Result<Setup, ApiError> {
+    match transport {
+        Transport::Http { url, headers } => {
+            let parsed = Url::parse(&url)
+                .map_err(|error| ApiError::invalid("transport.url", error.to_string()))?;
+            app.connections
+                .guard()
+                .check_url(&parsed)
+                .map_err(|blocked| ApiError::invalid("transport.url", blocked.to_string()))?;
+            if secret::first_named_in("url", &Value::String(url.clone())).is_some()
+                || parsed.password().is_some()
+            {
+                return Err(ApiError::invalid(
+                    "transport.url",
+                    "an address holds no secret; put it into transport.headers".to_owned(),
+                ));
+            }
+            check_values(app, caller, "transport.headers", &headers).await?;
+            for name in headers.keys() {
+                if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+                    return Err(ApiError::invalid(
+                        "transport.headers",
+                        format!("{name:?} is no header"),
+                    ));
+                }
+            }
+            Ok(Setup::Http { url, headers })
+        }
+        Transport::Stdio { command, env } => {
+            if !app.connections.declared().any(|name| name == command) {
+                let known: Vec<&str> = app.connections.declared().collect();
+                let known = if known.is_empty() {
+                    "none is".to_owned()
+                } else {
+                    format!("declared are: {}", known.join(", "))
+                };
+                return Err(ApiError::invalid(
+                    "transport.command",
+                    format!(
+                        "the operator has declared no program {command:?} in errand.toml ([connections.stdio.{command}]); {known}"
+                    ),
+                ));
+            }
+            check_values(app, caller, "transport.env", &env).await?;
+            let fits = |name: &&String| {
+                !name.is_empty()
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+                    // What a program loads before it runs is the operator's to say.
+                    && !name.starts_with("LD_")
+                    && !["PATH", "NODE_OPTIONS", "PYTHONPATH", "BASH_ENV", "ENV"].contains(&name.as_str())
+            };
+            if let Some(name) = env.keys().find(|name| !fits(name)) {
+                return Err(ApiError::invalid(
+                    "transport.env",
+                    format!("{name:?} is no variable that a team may set"),
+                ));
+            }
+            Ok(Setup::Stdio { command, env })
+        }
+    }
+}
+
+async fn check_values(
+    app: &AppState,
+    caller: &Caller,
+    path: &str,
+    values: &BTreeMap<String, String>,
+) -> Result<(), ApiError> {
+    if values.len() > VALUES_MAX || values.values().any(|value| value.len() > VALUE_BYTES_MAX) {
+        return Err(ApiError::invalid(
+            path,
+            format!("it takes at most {VALUES_MAX} values of {VALUE_BYTES_MAX} bytes each"),
+        ));
+    }
+    let there = app.store.secret_names(caller.team()).await?;
+    for (name, value) in values {
+        let named = secret::marks_in(value);
+        if named.is_empty() && secret::first_named_in("", &Value::String(value.clone())).is_some() {
+            return Err(ApiError::invalid(
+                path,
+                format!("{name}: a secret is named as {{{{ secret.NAME }}}}, and in no other way"),
+            ));
+        }
+        if let Some(absent) = named.iter().find(|name| !there.contains(name)) {
+            return Err(ApiError::invalid(
+                path,
+                format!("{name}: there is no secret {absent}; set it with POST /v1/secrets"),
+            ));
+        }
+    }
+    Ok(())
+}

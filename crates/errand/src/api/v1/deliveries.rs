@@ -1,0 +1,218 @@
+//! Deliveries of webhooks: what was sent, what was answered, what comes next; and sending one again.
+
+use axum::Json as Answered;
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::id::{DeliveryId, RunId, WebhookId};
+use errand_core::role::Permission;
+use errand_core::time::Timestamp;
+use errand_store::StoredAnswer;
+use errand_store::model::{AttemptRow, DeliveryRow, Page, PageQuery};
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::name::address_to_show;
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::NoBody;
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, rendered, response};
+use crate::api::path::Path;
+use crate::api::query::{ListPage, PageParams, Query};
+
+/// One event on its way to one address.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeliveryBody {
+    id: Uuid,
+    /// The event's id: `webhook-id` in the request, and `id` in its body. The same at every attempt and address.
+    event_id: Uuid,
+    /// `human_request`, `run_completed`, `run_failed`, `run_interrupted` or `webhook_test`.
+    event: String,
+    /// The run that it tells of; null for a test.
+    #[schema(required)]
+    run_id: Option<Uuid>,
+    /// The webhook that it goes to; null: to an address that the run was started with.
+    #[schema(required)]
+    webhook_id: Option<Uuid>,
+    /// Where it goes. A member sees it without a password and without a query.
+    url: String,
+    /// `pending`, `delivered`, `gone` (the receiver answered 410), `exhausted` (three days are over) or `dropped` (the
+    /// webhook was deleted).
+    state: String,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it is tried next; null unless it is pending.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    next_attempt_at: Option<Timestamp>,
+    /// All attempts, the first first.
+    attempts: Vec<AttemptBody>,
+    /// What is sent.
+    request: DeliveryRequestBody,
+}
+
+/// What is sent, at each attempt the same.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeliveryRequestBody {
+    /// The body, as JSON; what is signed are its exact bytes.
+    #[schema(value_type = Object)]
+    body: Value,
+}
+
+/// One attempt to deliver.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AttemptBody {
+    /// 1 for the first.
+    attempt: u32,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    duration_ms: u64,
+    /// The receiver's status, if it answered.
+    #[schema(required)]
+    status: Option<u16>,
+    /// Why it does not count as delivered: a sentence.
+    #[schema(required)]
+    error: Option<String>,
+    /// The beginning of the receiver's answer, as text.
+    #[schema(required)]
+    answer: Option<String>,
+}
+
+/// A delivery.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeliveryResponse {
+    delivery: DeliveryBody,
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeliveryListResponse {
+    deliveries: Vec<DeliveryBody>,
+    /// How many there are in all.
+    total: u64,
+    limit: u32,
+    offset: u64,
+}
+
+impl From<&AttemptRow> for AttemptBody {
+    fn from(row: &AttemptRow) -> Self {
+        Self {
+            attempt: row.attempt,
+            at: row.at,
+            duration_ms: row.duration_ms,
+            status: row.status,
+            error: row.error.clone(),
+            answer: row.answer.clone(),
+        }
+    }
+}
+
+/// A delivery on the wire. `whole`: with all of its address.
+fn delivery_body(row: &DeliveryRow, whole: bool) -> DeliveryBody {
+    // It was written as JSON; should it not be read again, it is shown as the text that it is.
+    let body = serde_json::from_slice(&row.body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&row.body).into_owned()));
+    DeliveryBody {
+        id: row.delivery.as_uuid(),
+        event_id: row.id,
+        event: row.event.clone(),
+        run_id: row.run.map(RunId::as_uuid),
+        webhook_id: row.webhook.map(WebhookId::as_uuid),
+        url: address_to_show(&row.url, whole),
+        state: row.state.clone(),
+        created_at: row.created_at,
+        next_attempt_at: row.due_at,
+        attempts: row.attempts.iter().map(AttemptBody::from).collect(),
+        request: DeliveryRequestBody { body },
+    }
+}
+
+fn sees_addresses(caller: &Caller) -> bool {
+    caller.may(Permission::ManageWebhooks)
+}
+
+/// A page, as this caller may see it.
+pub(super) fn list_of(
+    page: &Page<DeliveryRow>,
+    query: PageQuery,
+    caller: &Caller,
+) -> DeliveryListResponse {
+    let whole = sees_addresses(caller);
+    let shown = page.items.iter().map(|row| delivery_body(row, whole));
+    DeliveryListResponse {
+        deliveries: shown.collect(),
+        total: page.total,
+        limit: query.limit,
+        offset: query.offset,
+    }
+}
+
+/// What was sent of a run, to all addresses, in the order of its events.
+#[utoipa::path(get, path = "/v1/runs/{run_id}/deliveries", tag = "Webhooks",
+    params(("run_id" = Uuid, Path, description = "The run."), PageParams),
+    responses((status = 200, description = "A page of deliveries.", body = DeliveryListResponse)))]
+pub(crate) async fn list_run_deliveries(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(run): Path<RunId>,
+    Query(ListPage(query)): Query<ListPage>,
+) -> Result<Answered<DeliveryListResponse>, ApiError> {
+    let page = app.store.run_deliveries(caller.team(), run, query).await?;
+    Ok(Answered(list_of(&page, query, &caller)))
+}
+
+/// A delivery.
+#[utoipa::path(get, path = "/v1/deliveries/{delivery_id}", tag = "Webhooks", params(("delivery_id" = Uuid, Path, description = "The delivery.")),
+    responses((status = 200, description = "The delivery.", body = DeliveryResponse)))]
+pub(crate) async fn get_delivery(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(delivery): Path<DeliveryId>,
+) -> Result<Answered<DeliveryResponse>, ApiError> {
+    let row = app.store.delivery(caller.team(), delivery).await?;
+    Ok(Answered(DeliveryResponse {
+        delivery: delivery_body(&row, sees_addresses(&caller)),
+    }))
+}
+
+/// Sends a delivery again, whatever became of it: at once, and for three days more where that fails, under the same
+/// `webhook-id` and with the same bytes. One to a webhook goes to the address that this has now.
+#[utoipa::path(post, path = "/v1/deliveries/{delivery_id}/resend", tag = "Webhooks", params(("delivery_id" = Uuid, Path, description = "The delivery.")),
+    responses((status = 200, description = "It is on its way.", body = DeliveryResponse)))]
+pub(crate) async fn resend_delivery(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(delivery): Path<DeliveryId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let render = if sees_addresses(&caller) {
+        render_resent
+    } else {
+        render_resent_for_members
+    };
+    let once = key.once(&caller, body.sha256, render);
+    let answer = app
+        .store
+        .resend(caller.team(), delivery, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, render))
+}
+
+fn render_resent(row: &DeliveryRow) -> StoredAnswer {
+    let delivery = delivery_body(row, true);
+    rendered(StatusCode::OK, &DeliveryResponse { delivery })
+}
+
+fn render_resent_for_members(row: &DeliveryRow) -> StoredAnswer {
+    let delivery = delivery_body(row, false);
+    rendered(StatusCode::OK, &DeliveryResponse { delivery })
+}
+
+/// The answer to a test that was sent, to somebody who sees addresses.
+pub(super) fn render_sent(row: &DeliveryRow) -> StoredAnswer {
+    let delivery = delivery_body(row, true);
+    rendered(StatusCode::CREATED, &DeliveryResponse { delivery })
+}

@@ -1,0 +1,187 @@
+//! Forks: a new run that begins with another one's transcript, and a copy of its files.
+//!
+//! The files are copied first, into a sandbox that has no row yet and is nobody's; the transaction that makes the run
+//! makes the row. A crash in between leaves a directory that the janitor finds.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use errand_core::id::{BuildId, MessageId, RunId, SandboxId, TeamId};
+use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
+use errand_sandbox::{CopyError, CopyLimits, FileError, Root};
+use errand_store::model::Runnable;
+use errand_store::{Answer, ForkRun, StoreError};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::name::webhook_url;
+use super::runs::{RunResponse, render_started};
+use crate::api::AppState;
+use crate::api::auth::Caller;
+use crate::api::body::{Json, RequestBody};
+use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, replayed, response};
+use crate::api::path::Path;
+use crate::api::receive::blocking;
+
+/// What a fork begins with.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct ForkRunRequest {
+    /// The last message of the run that is taken over; without it, all there are.
+    #[schema(value_type = Option<Uuid>)]
+    after_message: Option<MessageId>,
+    /// Another build of the run's agent; without it, the run's own.
+    #[schema(value_type = Option<Uuid>)]
+    build: Option<BuildId>,
+    /// A message that follows what was taken over. Needed where the run had ended with the last message.
+    #[schema(min_length = 1)]
+    message: Option<String>,
+    /// Whether the fork gets a copy of the run's files, as they are now. Without, it begins with an empty sandbox.
+    #[schema(default = true)]
+    files: Option<bool>,
+    /// Gets all webhooks of the fork. Those of the run do not.
+    #[schema(example = "https://example.com/hook")]
+    webhook_url: Option<String>,
+    /// Gets `human_request` only.
+    human_request_webhook_url: Option<String>,
+}
+
+impl RequestBody for ForkRunRequest {}
+
+/// Starts a new run with what the transcript of this one holds, up to a message. What the run did after that is not
+/// there, and may be done again. Calls and requests that the cut leaves open are closed, and made anew by the fork. This run is
+/// not changed. The fork works on a copy of its files as they are now, of at most 1 GiB in 20,000 files and directories.
+#[utoipa::path(post, path = "/v1/runs/{run_id}/fork", tag = "Runs", params(("run_id" = Uuid, Path, description = "The run.")),
+    request_body = ForkRunRequest,
+    responses((status = 201, description = "The new run is in line.", body = RunResponse)))]
+pub(crate) async fn fork_run(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(run): Path<RunId>,
+    key: IdempotencyKey,
+    body: Json<ForkRunRequest>,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    let wanted = checked(&app, body.value)?;
+    if let Some(idem) = key.idem(&caller, body.sha256)
+        && let Some(stored) = app.store.recall(idem, now).await?
+    {
+        return Ok(replayed(stored));
+    }
+    let sandbox = if wanted.files.unwrap_or(true) {
+        copied_files(&app, caller.team(), run).await?
+    } else {
+        None
+    };
+    let models = app.models.clone();
+    let fork = ForkRun {
+        team: caller.team(),
+        run,
+        id: app.ids.run(now),
+        after: wanted.after_message,
+        build: wanted.build,
+        source: "api",
+        webhook_url: wanted.webhook_url,
+        human_request_webhook_url: wanted.human_request_webhook_url,
+        message: wanted.message.map(|text| (app.ids.message(now), text)),
+        by: caller.user(),
+        api_key: Some(caller.api_key()),
+        sandbox: sandbox.clone(),
+        sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
+        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        now,
+    };
+    let once = key.once(&caller, body.sha256, render_started);
+    let answer = app.store.fork(fork, once).await;
+    // Whether it was done is unknown: the copy may be the new run's. If it is not, it is found later.
+    let is_unknown = matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Sql(_)));
+    if !matches!(answer, Ok(Answer::Fresh(_)))
+        && !is_unknown
+        && let Some(copy) = sandbox
+    {
+        discard(&app, copy).await;
+    }
+    Ok(response(answer?, render_started))
+}
+
+fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, ApiError> {
+    if request.message.as_ref().is_some_and(String::is_empty) {
+        return Err(ApiError::invalid(
+            "message",
+            "it takes at least 1 character",
+        ));
+    }
+    let private = app.settings.allow_private_networks;
+    Ok(ForkRunRequest {
+        webhook_url: webhook_url("webhook_url", request.webhook_url, private)?,
+        human_request_webhook_url: webhook_url(
+            "human_request_webhook_url",
+            request.human_request_webhook_url,
+            private,
+        )?,
+        ..request
+    })
+}
+
+/// A new sandbox's directory with a copy of the run's files. None where it has none, or they have expired.
+pub(crate) async fn copied_files(
+    app: &AppState,
+    team: TeamId,
+    run: RunId,
+) -> Result<Option<SandboxId>, ApiError> {
+    let now = app.clock.now();
+    let view = app.store.run(team, run).await?;
+    let Some(old) = view.run.sandbox_id.as_deref().and_then(SandboxId::parse) else {
+        return Ok(None);
+    };
+    match app.store.sandbox(team, &old, now).await {
+        Ok(_) => {}
+        Err(StoreError::NotFound) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let (sandboxes, new) = (app.sandboxes.clone(), app.ids.sandbox(now));
+    blocking(move || {
+        let from = match Root::open(&sandboxes.path_of(&old)) {
+            Ok(from) => from,
+            // No file was ever put there.
+            Err(FileError::SandboxMissing) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let limits = CopyLimits {
+            bytes_max: FORK_COPY_BYTES_MAX,
+            names_max: FORK_COPY_NAMES_MAX,
+        };
+        let copied = sandboxes
+            .root(&new)
+            .map_err(CopyError::from)
+            .and_then(|to| from.copy_into(&to, limits));
+        match copied {
+            Ok(_) => Ok(Some(new)),
+            Err(error) => {
+                // Half a copy is of no use; what is left of it is found later.
+                drop(sandboxes.remove(&new, now));
+                Err(match error {
+                    CopyError::TooMuch(_) => ApiError::invalid(
+                        "files",
+                        format!("{error}; give \"files\": false to begin without them"),
+                    ),
+                    CopyError::File(error) => error.into(),
+                })
+            }
+        }
+    })
+    .await
+}
+
+/// Removes a copy that no run has. What is left on disk if it fails here is found later.
+pub(crate) async fn discard(app: &AppState, copy: SandboxId) {
+    let (sandboxes, now) = (app.sandboxes.clone(), app.clock.now());
+    let removed = blocking(move || Ok(sandboxes.remove(&copy, now))).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(
+            error = errand_core::cause::chain(&error),
+            "a copy of files that no run has was not removed yet"
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! Scripts and the stylesheet: in the binary, under addresses that hold a digest of what they are.
+//!
+//! Promised: an address never gives two contents, so that a browser keeps it for a year; a request that takes gzip gets
+//! it. What is vendored, in which version and under which licence, is in `assets/README.md`.
+
+use std::io::Write as _;
+use std::sync::LazyLock;
+
+use axum::extract::Path;
+use axum::response::{IntoResponse as _, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use sha2::{Digest as _, Sha256};
+
+use errand_core::transcript::hex;
+
+/// Where they are.
+pub(super) const PATH: &str = "/assets/{name}";
+/// How many characters of the digest an address holds.
+const DIGEST_CHARS: usize = 16;
+
+/// One file.
+pub(super) struct Asset {
+    /// Its address.
+    pub(super) path: String,
+    kind: &'static str,
+    plain: &'static [u8],
+    packed: Vec<u8>,
+}
+
+/// All files.
+pub(super) struct Assets {
+    /// The stylesheet.
+    pub(super) style: Asset,
+    /// htmx.
+    pub(super) htmx: Asset,
+    /// Its extension for server-sent events.
+    pub(super) sse: Asset,
+    /// Our own script.
+    pub(super) script: Asset,
+    /// The icon of the pages.
+    pub(super) icon: Asset,
+}
+
+/// They are packed once, at the first page.
+pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
+    style: Asset::new("app", "css", include_bytes!("assets/app.css")),
+    htmx: Asset::new("htmx", "js", include_bytes!("assets/htmx.min.js")),
+    sse: Asset::new("sse", "js", include_bytes!("assets/htmx-sse.min.js")),
+    script: Asset::new("app", "js", include_bytes!("assets/app.js")),
+    icon: Asset::new("icon", "svg", include_bytes!("assets/icon.svg")),
+});
+
+impl Assets {
+    fn all(&self) -> [&Asset; 5] {
+        [&self.style, &self.htmx, &self.sse, &self.script, &self.icon]
+    }
+
+    /// How many bytes of script and style cross the network, packed.
+    #[cfg(test)]
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.all().iter().map(|asset| asset.packed.len()).sum()
+    }
+}
+
+impl Asset {
+    fn new(name: &str, ending: &str, plain: &'static [u8]) -> Self {
+        let digest = hex(&Sha256::digest(plain));
+        let digest = digest.get(..DIGEST_CHARS).unwrap_or_default();
+        let kind = match ending {
+            "css" => "text/css; charset=utf-8",
+            "svg" => "image/svg+xml",
+            _ => "text/javascript; charset=utf-8",
+        };
+        Self {
+            path: format!("/assets/{name}-{digest}.{ending}"),
+            kind,
+            plain,
+            packed: packed(plain),
+        }
+    }
+}
+
+/// Packing into memory does not fail; were it to, the file would be sent as it is.
+fn packed(plain: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::best());
+    let packed = packer.write_all(plain).and_then(|()| packer.finish());
+    packed.unwrap_or_default()
+}
+
+/// One file.
+pub(super) async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    let path = format!("/assets/{name}");
+    let Some(asset) = ASSETS.all().into_iter().find(|asset| asset.path == path) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let takes_packed = headers
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(',').any(|one| one.trim().starts_with("gzip")));
+    let mut response = if takes_packed && !asset.packed.is_empty() {
+        let mut response = asset.packed.clone().into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        asset.plain.into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.kind));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=31536000, immutable"),
+    );
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_it_is_less_than_100_kb_packed() {
+        let bytes = ASSETS.packed_bytes();
+        assert!(bytes < 100_000, "{bytes}");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_kept_for_a_year_and_nothing_else_is_there() {
+        let name = ASSETS.style.path.trim_start_matches("/assets/").to_owned();
+        let response = serve(Path(name), HeaderMap::new()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let kept = response.headers()[header::CACHE_CONTROL].to_str().unwrap();
+        assert!(kept.contains("immutable"), "{kept}");
+        let response = serve(Path("app-0.css".to_owned()), HeaderMap::new()).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -1,0 +1,169 @@
+// What the pages add to themselves. Each part works on elements that name it by an attribute; without any of it the
+// pages work all the same, but for live updates.
+(function () {
+  'use strict'
+
+  // --- copying ---
+  document.addEventListener('click', function (event) {
+    var button = event.target.closest('[data-copy]')
+    if (!button) return
+    var text = button.getAttribute('data-copy')
+    var from = button.getAttribute('data-copy-from')
+    if (from) text = document.getElementById(from).textContent
+    var done = function () {
+      button.setAttribute('data-copied', '')
+      say('Copied.')
+      window.setTimeout(function () { button.removeAttribute('data-copied') }, 1500)
+    }
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(done, function () { window.prompt('Copy this:', text) })
+    else window.prompt('Copy this:', text)
+  })
+
+  // Says something to those who do not see the page.
+  function say(text) {
+    var place = document.getElementById('says')
+    if (place) place.textContent = text
+  }
+
+  // --- times ---
+  function ago(ms) {
+    var s = Math.round(ms / 1000)
+    var future = s < 0
+    s = Math.abs(s)
+    var text = s < 5 ? 'now' : s < 60 ? s + ' s' : s < 3600 ? Math.floor(s / 60) + ' min' : s < 86400 ? Math.floor(s / 3600) + ' h' : Math.floor(s / 86400) + ' d'
+    return text === 'now' ? text : future ? 'in ' + text : text + ' ago'
+  }
+  // The server's clock counts: the page says what time it was there when it was made.
+  var skew = Number(document.documentElement.getAttribute('data-now') || Date.now()) - Date.now()
+  function times(root) {
+    root.querySelectorAll('time[data-ms]').forEach(function (time) {
+      time.textContent = ago(Date.now() + skew - Number(time.getAttribute('data-ms')))
+    })
+  }
+  window.setInterval(function () { times(document) }, 15000)
+
+  // --- forms ---
+  document.addEventListener('submit', function (event) {
+    var form = event.target
+    var question = form.getAttribute('data-confirm')
+    if (question && !window.confirm(question)) event.preventDefault()
+  })
+  document.addEventListener('change', function (event) {
+    var form = event.target.form
+    if (form && event.target.hasAttribute('data-submits')) form.requestSubmit()
+  })
+
+  // --- files: dropped, and sent with a progress bar ---
+  document.querySelectorAll('form[data-upload]').forEach(function (form) {
+    var input = form.querySelector('input[type=file]')
+    var drop = form.querySelector('.drop')
+    var list = form.querySelector('[data-files]')
+    function show() {
+      list.textContent = Array.prototype.map.call(input.files, function (file) { return file.name + ' (' + size(file.size) + ')' }).join(', ')
+    }
+    input.addEventListener('change', show)
+    ;['dragenter', 'dragover'].forEach(function (name) {
+      drop.addEventListener(name, function (event) { event.preventDefault(); drop.classList.add('over') })
+    })
+    ;['dragleave', 'drop'].forEach(function (name) {
+      drop.addEventListener(name, function (event) { event.preventDefault(); drop.classList.remove('over') })
+    })
+    drop.addEventListener('drop', function (event) {
+      var all = new DataTransfer()
+      Array.prototype.forEach.call(input.files, function (file) { all.items.add(file) })
+      Array.prototype.forEach.call(event.dataTransfer.files, function (file) { all.items.add(file) })
+      input.files = all.files
+      show()
+    })
+    form.addEventListener('submit', function (event) {
+      if (!input.files.length) return
+      event.preventDefault()
+      var bar = form.querySelector('progress')
+      var wrong = form.querySelector('[data-wrong]')
+      var button = form.querySelector('button.main')
+      bar.hidden = false
+      wrong.textContent = ''
+      button.disabled = true
+      var request = new XMLHttpRequest()
+      request.open('POST', form.action)
+      request.setRequestHeader('accept', 'application/json')
+      request.upload.addEventListener('progress', function (at) { if (at.lengthComputable) { bar.max = at.total; bar.value = at.loaded } })
+      request.addEventListener('load', function () {
+        var answer = {}
+        try { answer = JSON.parse(request.responseText) } catch (error) { answer = {} }
+        if (answer.go) { window.location.assign(answer.go); return }
+        wrong.textContent = answer.message || 'The files did not arrive. Try again.'
+        bar.hidden = true
+        button.disabled = false
+      })
+      request.addEventListener('error', function () {
+        wrong.textContent = 'The connection was lost. Try again.'
+        bar.hidden = true
+        button.disabled = false
+      })
+      request.send(new FormData(form))
+    })
+  })
+  function size(bytes) {
+    return bytes < 1000 ? bytes + ' B' : bytes < 1e6 ? (bytes / 1e3).toFixed(1) + ' kB' : (bytes / 1e6).toFixed(1) + ' MB'
+  }
+
+  if (!window.htmx) return
+
+  // --- a run, live: goes on from what is shown, also after a lost connection ---
+  window.htmx.createEventSource = function (url) {
+    var last = 0
+    document.querySelectorAll('#transcript > li[data-at]').forEach(function (entry) { last = Math.max(last, Number(entry.getAttribute('data-at'))) })
+    var asked = document.querySelector('#request [data-request]')
+    var at = new URL(url, window.location.href)
+    if (last) at.searchParams.set('after', String(last))
+    at.searchParams.set('request', asked ? asked.getAttribute('data-request') : '')
+    return new EventSource(at)
+  }
+  document.body.addEventListener('htmx:sseBeforeMessage', function (event) {
+    var data = event.detail.data || ''
+    var entry = /^<li[^>]* id="(e-\d+)"/.exec(data)
+    if (entry && document.getElementById(entry[1])) event.preventDefault()
+  })
+  document.body.addEventListener('htmx:sseMessage', function (event) {
+    times(document)
+    if (event.detail.type === 'request') say('A request to answer has changed.')
+  })
+  function live(state) {
+    var sign = document.getElementById('live')
+    if (!sign) return
+    sign.hidden = state === ''
+    sign.classList.toggle('lost', state === 'lost')
+    sign.querySelector('span').textContent = state === 'lost' ? 'Connection lost, trying again' : 'Live'
+  }
+  document.body.addEventListener('htmx:sseOpen', function () { live('live') })
+  document.body.addEventListener('htmx:sseError', function () { live('lost') })
+  document.body.addEventListener('htmx:sseClose', function () { live('') })
+
+  // --- what waits for a person: counted in the title, told by the browser when allowed ---
+  var known = null
+  function counted() {
+    var place = document.getElementById('open-requests')
+    if (!place) return
+    var open = Number(place.getAttribute('data-open'))
+    document.querySelectorAll('[data-open-count]').forEach(function (count) { count.textContent = open ? String(open) : '' })
+    document.title = document.title.replace(/^\(\d+\) /, '')
+    if (open) document.title = '(' + open + ') ' + document.title
+    var newest = place.getAttribute('data-newest')
+    if (known !== null && newest && newest !== known && open && 'Notification' in window && Notification.permission === 'granted') {
+      new Notification('errand: a request waits for you', { body: place.getAttribute('data-title') || '' })
+    }
+    if (newest) known = newest
+    else if (known === null) known = ''
+  }
+  counted()
+  document.body.addEventListener('htmx:afterSwap', function () { counted(); times(document) })
+  document.addEventListener('click', function (event) {
+    var button = event.target.closest('[data-notify]')
+    if (!button || !('Notification' in window)) return
+    Notification.requestPermission().then(function (allowed) { button.hidden = allowed === 'granted' })
+  })
+  document.querySelectorAll('[data-notify]').forEach(function (button) {
+    button.hidden = !('Notification' in window) || Notification.permission !== 'default'
+  })
+})()

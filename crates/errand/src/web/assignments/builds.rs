@@ -1,0 +1,187 @@
+//! Builds of an assignment: listed, compared line by line, restored.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::id::{AgentId, BuildId, UserId};
+use errand_core::limits::NAME_CHARS_MAX;
+use errand_core::role::Permission;
+use errand_store::Once;
+use errand_store::model::{Build, NewBuild, PageQuery};
+use maud::{Markup, html};
+use similar::{ChangeTag, TextDiff};
+
+use super::editor::yaml;
+use super::{Tab, head, model_of};
+use crate::web::failure::{PageError, Shown};
+use crate::web::form::{Form, Params, Path};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page};
+use crate::web::{Web, ui};
+
+/// Builds of one page.
+const LIMIT: u32 = 25;
+/// How many lines around a difference are shown.
+const AROUND: usize = 4;
+
+pub(in crate::web) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<AgentId>,
+    Params(params): Params,
+) -> Shown {
+    let team = visitor.team_id();
+    let (agent, latest) = web.store.agent(team, id).await?;
+    let offset = params.get("offset").parse().unwrap_or(0);
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.list_builds(team, id, query).await?;
+    let makers: Vec<UserId> = found
+        .items
+        .iter()
+        .filter_map(|build| build.created_by)
+        .collect();
+    let people = web.store.emails_of(makers).await?;
+    let latest = latest.map(|build| build.id);
+    let shown = found.items.len() as u64;
+    let body = html! {
+        (head(&visitor, &agent, Tab::Builds))
+        div.card {
+            @if found.items.is_empty() { (ui::empty("There is no build yet", &html! { "Saving the set-up makes one." })) }
+            @else {
+                form method="get" action={ "/assignments/" (id) "/builds/compare" } id="compare" {}
+                (table(&visitor, &found.items, latest, &people))
+                @if found.items.len() > 1 { div.pager { button form="compare" { "Compare the two" } } }
+                (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments/{id}/builds?offset={offset}")))
+            }
+        }
+    };
+    Ok(page(&visitor, &agent.name, Section::Assignments, &body))
+}
+
+fn table(
+    visitor: &Visitor,
+    builds: &[Build],
+    latest: Option<BuildId>,
+    people: &HashMap<UserId, String>,
+) -> Markup {
+    let restores = visitor.may(Permission::ManageAgents);
+    html! {
+        div.scroll {
+            table.stack {
+                thead {
+                    tr {
+                        th scope="col" { "From" } th scope="col" { "To" } th.num scope="col" { "Build" }
+                        th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Made" } th { span.visually-hidden { "Restore" } }
+                    }
+                }
+                tbody {
+                    @for (index, build) in builds.iter().enumerate() {
+                        tr {
+                            td { input type="radio" form="compare" name="from" value=(build.id) checked[index == 1 || builds.len() == 1] aria-label={ "Compare from build " (build.number) }; }
+                            td { input type="radio" form="compare" name="to" value=(build.id) checked[index == 0] aria-label={ "Compare to build " (build.number) }; }
+                            td.num { (build.number) }
+                            td.title { (build.name) @if let Some(more) = &build.description { span.sub { (more) } } }
+                            td.mono { (model_of(build)) }
+                            td { (build.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
+                            td { (ui::time(build.created_at, visitor.now)) }
+                            td {
+                                @if Some(build.id) == latest { span.dim { "in use" } }
+                                @else if restores {
+                                    form method="post" action={ "/assignments/" (build.agent_id) "/builds/" (build.id) "/restore" } {
+                                        (ui::form_token(visitor))
+                                        button aria-label={ "Restore build " (build.number) } { "Restore" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(in crate::web) async fn compare(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<AgentId>,
+    Params(params): Params,
+) -> Shown {
+    let team = visitor.team_id();
+    let (agent, _) = web.store.agent(team, id).await?;
+    let find = async |name: &str| -> Result<Build, PageError> {
+        let build: BuildId = params
+            .get(name)
+            .parse()
+            .map_err(|_| PageError::bad("Choose two builds to compare."))?;
+        let build = web.store.build(team, build).await?;
+        if build.agent_id == id {
+            Ok(build)
+        } else {
+            Err(PageError::not_found())
+        }
+    };
+    let (from, to) = (find("from").await?, find("to").await?);
+    let (old, new) = (yaml(&from.config), yaml(&to.config));
+    let body = html! {
+        (head(&visitor, &agent, Tab::Builds))
+        div.head { h2 { "From build " (from.number) " to build " (to.number) } a href={ "/assignments/" (id) "/builds" } { "All builds" } }
+        (difference(&old, &new))
+    };
+    Ok(page(&visitor, &agent.name, Section::Assignments, &body))
+}
+
+fn difference(old: &str, new: &str) -> Markup {
+    if old == new {
+        return html! { div.card { (ui::empty("These builds are alike", &html! { "Only their names may differ." })) } };
+    }
+    let diff = TextDiff::from_lines(old, new);
+    html! {
+        pre.diff tabindex="0" role="region" aria-label="Difference" {
+            @for (index, group) in diff.grouped_ops(AROUND).iter().enumerate() {
+                @if index > 0 { span.gap { "…" } }
+                @for op in group {
+                    @for change in diff.iter_changes(op) {
+                        @let line = change.value().trim_end_matches('\n');
+                        @match change.tag() {
+                            ChangeTag::Delete => span.del { span.visually-hidden { "removed: " } "- " (line) },
+                            ChangeTag::Insert => span.add { span.visually-hidden { "added: " } "+ " (line) },
+                            ChangeTag::Equal => span { "  " (line) },
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Makes a new build of an old one's config.
+pub(in crate::web) async fn restore(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path((id, build)): Path<(AgentId, BuildId)>,
+    Form(_): Form,
+) -> Shown {
+    let team = visitor.team_id();
+    let old = web.store.build(team, build).await?;
+    if old.agent_id != id {
+        return Err(PageError::not_found());
+    }
+    let now = web.clock.now();
+    let name = format!("Restores build {}: {}", old.number, old.name);
+    let new = NewBuild {
+        id: web.ids.build(now),
+        name: name.chars().take(NAME_CHARS_MAX).collect(),
+        description: None,
+        config: old.config,
+        created_by: visitor.user_id(),
+    };
+    web.store
+        .create_build(team, id, new, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
+}

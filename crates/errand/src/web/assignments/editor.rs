@@ -1,0 +1,379 @@
+//! The editor of an assignment. Saving makes a new build.
+//!
+//! Promised: what the form does not know of a build's `config` is kept as it was; what is wrong is told beside its field,
+//! for a playbook beside its line, and nothing that was typed is lost.
+
+mod fields;
+
+pub(super) use fields::yaml;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use errand_core::config::{BadConfig, BuildConfig};
+use errand_core::id::AgentId;
+use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
+use errand_core::policy;
+use errand_store::Once;
+use errand_store::model::{NewAgent, NewBuild};
+use http::StatusCode;
+use maud::{Markup, html};
+use serde_json::{Value, json};
+
+use super::locate::line_of;
+use super::{Tab, head};
+use crate::web::failure::{Shown, sentence};
+use crate::web::form::{Fields, Form, Path};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page_with_status};
+use crate::web::{Web, ui};
+
+/// What is wrong with a form: at which field, what, and in which line of it.
+pub(super) struct Wrong {
+    field: String,
+    message: String,
+    line: Option<u64>,
+}
+
+impl Wrong {
+    fn new(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            message: message.into(),
+            line: None,
+        }
+    }
+}
+
+pub(in crate::web) async fn blank(visitor: Visitor) -> Response {
+    let fields = fields::of_config(&json!({ "version": "v2", "data": {} }));
+    new_page(&visitor, &fields, None)
+}
+
+pub(in crate::web) async fn create(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> Shown {
+    let base = json!({ "version": "v2", "data": {} });
+    let made = name_of(&sent).and_then(|name| Ok((name, config_of(&sent, base)?)));
+    let (name, config) = match made {
+        Ok(made) => made,
+        Err(wrong) => return Ok(new_page(&visitor, &sent, Some(&wrong))),
+    };
+    let now = web.clock.now();
+    let agent = NewAgent {
+        team: visitor.team_id(),
+        id: web.ids.agent(now),
+        name,
+        build: Some(new_build(&web, &visitor, &sent, config)),
+        now,
+    };
+    let id = agent.id;
+    web.store.create_agent(agent, Once::not_recorded()).await?;
+    Ok(Redirect::to(&format!("/assignments/{id}")).into_response())
+}
+
+pub(in crate::web) async fn edit(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(agent): Path<AgentId>,
+) -> Shown {
+    let (agent, build) = web.store.agent(visitor.team_id(), agent).await?;
+    let config = build.map_or_else(
+        || json!({ "version": "v2", "data": {} }),
+        |build| build.config,
+    );
+    let mut fields = fields::of_config(&config);
+    fields.set("name", &agent.name);
+    Ok(edit_page(&visitor, &agent, &fields, None))
+}
+
+pub(in crate::web) async fn save(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<AgentId>,
+    Form(sent): Form,
+) -> Shown {
+    let team = visitor.team_id();
+    let (agent, build) = web.store.agent(team, id).await?;
+    let base = build.as_ref().map_or_else(
+        || json!({ "version": "v2", "data": {} }),
+        |build| build.config.clone(),
+    );
+    let made = name_of(&sent).and_then(|name| Ok((name, config_of(&sent, base)?)));
+    let (name, config) = match made {
+        Ok(made) => made,
+        Err(wrong) => return Ok(edit_page(&visitor, &agent, &sent, Some(&wrong))),
+    };
+    let now = web.clock.now();
+    if name != agent.name {
+        web.store
+            .rename_agent(team, id, name, now, Once::not_recorded())
+            .await?;
+    }
+    if build.is_none_or(|build| build.config != config) {
+        let new = new_build(&web, &visitor, &sent, config);
+        web.store
+            .create_build(team, id, new, now, Once::not_recorded())
+            .await?;
+    }
+    Ok(Redirect::to(&format!("/assignments/{id}")).into_response())
+}
+
+fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewBuild {
+    let name = sent
+        .given("build_name")
+        .unwrap_or("Edited in the web interface");
+    NewBuild {
+        id: web.ids.build(web.clock.now()),
+        name: name.chars().take(NAME_CHARS_MAX).collect(),
+        description: None,
+        config,
+        created_by: visitor.user_id(),
+    }
+}
+
+fn name_of(sent: &Fields) -> Result<String, Wrong> {
+    let name = sent.get("name").trim();
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+        let message = format!("It takes 1 to {NAME_CHARS_MAX} characters.");
+        return Err(Wrong::new("name", message));
+    }
+    Ok(name.to_owned())
+}
+
+/// The config that a form describes, checked as the API checks it.
+fn config_of(sent: &Fields, base: Value) -> Result<Value, Wrong> {
+    let config = fields::to_config(sent, base)?;
+    match BuildConfig::parse(&config) {
+        Err(bad) => Err(wrong_at(&bad, sent)),
+        Ok(_) if config.to_string().len() > CONFIG_BYTES_MAX => Err(Wrong::new(
+            "instructions",
+            format!("All of it together takes at most {CONFIG_BYTES_MAX} bytes."),
+        )),
+        Ok(_) => Ok(config),
+    }
+}
+
+/// At which field of the form a path of the config stands.
+fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
+    let path = bad.path.trim_start_matches("data.");
+    let message = sentence(&bad.message);
+    let field = match path.split(['.', '[']).next().unwrap_or_default() {
+        "models" => "model",
+        "input" => "instructions",
+        "tools" => "tools",
+        "limits" => return Wrong::new(&path.replace("limits.", "limit_"), message),
+        "human_requests" => "expires_in",
+        "human_in_the_loop" => "people",
+        "playbook" => {
+            let inside = path.trim_start_matches("playbook").trim_start_matches('.');
+            return Wrong {
+                field: "playbook".to_owned(),
+                message: if inside.is_empty() {
+                    message
+                } else {
+                    format!("{inside}: {}", bad.message)
+                },
+                line: line_of(sent.get("playbook"), inside),
+            };
+        }
+        _ => return Wrong::new("", format!("{path}: {}", bad.message)),
+    };
+    Wrong::new(field, message)
+}
+
+fn new_page(visitor: &Visitor, fields: &Fields, wrong: Option<&Wrong>) -> Response {
+    let body = html! {
+        div.crumbs { a href="/assignments" { "Assignments" } }
+        div.head { h1 { "New assignment" } }
+        (form(visitor, "/assignments/new", fields, wrong, "Create"))
+    };
+    respond(visitor, "New assignment", wrong, &body)
+}
+
+fn edit_page(
+    visitor: &Visitor,
+    agent: &errand_store::model::Agent,
+    fields: &Fields,
+    wrong: Option<&Wrong>,
+) -> Response {
+    let action = format!("/assignments/{}/edit", agent.id);
+    let body = html! {
+        (head(visitor, agent, Tab::Edit))
+        (form(visitor, &action, fields, wrong, "Save as a new build"))
+    };
+    respond(visitor, &agent.name, wrong, &body)
+}
+
+fn respond(visitor: &Visitor, title: &str, wrong: Option<&Wrong>, body: &Markup) -> Response {
+    let status = if wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    page_with_status(status, visitor, title, Section::Assignments, body)
+}
+
+fn form(
+    visitor: &Visitor,
+    action: &str,
+    fields: &Fields,
+    wrong: Option<&Wrong>,
+    does: &str,
+) -> Markup {
+    let of = |field: &str| wrong.filter(|wrong| wrong.field == field);
+    html! {
+        @if let Some(wrong) = wrong {
+            div.alert role="alert" {
+                "Nothing was saved. "
+                @if wrong.field.is_empty() { (wrong.message) }
+                @else { a href={ "#" (wrong.field) } { "Look at “" (wrong.field.replace('_', " ")) "”" } ": " (wrong.message) }
+            }
+        }
+        form.form method="post" action=(action) {
+            (ui::form_token(visitor))
+            (line("name", "Name", "", fields, of("name"), true))
+            (line("model", "Model", "provider/name, such as anthropic/claude-sonnet-4-5; builtin/playbook follows the playbook below", fields, of("model"), false))
+            div.field.wide {
+                label for="instructions" { "Instructions " span.hint { "Markdown; what the agent is told before anything else" } }
+                textarea #instructions name="instructions" rows="8" aria-describedby=[of("instructions").map(|_| "instructions-wrong")] { (fields.get("instructions")) }
+                (says("instructions", of("instructions")))
+            }
+            (policies(fields, of("tools")))
+            (people(fields, of("expires_in"), of("people")))
+            fieldset {
+                legend { "Limits of a run " span.hint { "an empty field is no limit; working time is a day" } }
+                div.row {
+                    @for (name, label) in [("limit_steps", "Steps"), ("limit_tokens", "Tokens"), ("limit_cost_usd", "US dollars"), ("limit_seconds", "Seconds of work")] {
+                        (line(name, label, "", fields, of(name), false))
+                    }
+                }
+            }
+            (playbook(fields, of("playbook")))
+            (line("build_name", "What changes with this build", "shown in the list of builds; optional", fields, None, false))
+            div.buttons { button.main { (does) } a.button href=(action.trim_end_matches("/edit").trim_end_matches("/new")) { "Cancel" } }
+        }
+    }
+}
+
+fn says(field: &str, wrong: Option<&Wrong>) -> Markup {
+    html! { @if let Some(wrong) = wrong { p.wrong id={ (field) "-wrong" } { (wrong.message) } } }
+}
+
+fn line(
+    name: &str,
+    label: &str,
+    hint: &str,
+    fields: &Fields,
+    wrong: Option<&Wrong>,
+    required: bool,
+) -> Markup {
+    html! {
+        div.field {
+            label for=(name) { (label) @if !hint.is_empty() { " " span.hint { (hint) } } }
+            input id=(name) name=(name) value=(fields.get(name)) required[required] autocomplete="off" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| format!("{name}-wrong"))];
+            (says(name, wrong))
+        }
+    }
+}
+
+fn policies(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let names = fields::tools(fields);
+    html! {
+        fieldset #tools {
+            legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run, then asked · deny: the model is told no · off: the model does not have it" } }
+            (says("tools", wrong))
+            div.card.scroll {
+                table.policies {
+                    thead { tr { th scope="col" { "Tool" } @for word in fields::POLICIES { th.mid scope="col" { (word) } } } }
+                    tbody {
+                        @for name in &names {
+                            @let field = format!("tool.{name}");
+                            @let chosen = fields.given(&field).unwrap_or("off");
+                            tr {
+                                td { span.mono { (name) } @if let Some(what) = about(name) { span.sub { (what) } } }
+                                @for word in fields::POLICIES {
+                                    td.mid { input type="radio" name=(field) value=(word) checked[word == chosen] aria-label={ (name) ": " (word) }; }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a built-in tool does, in a few words.
+fn about(name: &str) -> Option<&'static str> {
+    policy::builtin(name)?;
+    Some(match name {
+        "list_files" => "lists a directory of the sandbox",
+        "read_file" => "reads a file of the sandbox",
+        "write_file" => "writes a file of the sandbox",
+        "edit_file" => "changes a part of a file",
+        "search_files" => "looks for a text in files",
+        "run_command" => "runs a command in the sandbox, isolated",
+        "request_approval" => "asks a person for a yes or no",
+        "ask_human" => "asks a person questions",
+        "fetch_url" => "reads a page of the web",
+        "run_assignment" => "starts a run of another assignment",
+        _ => return None,
+    })
+}
+
+fn people(fields: &Fields, expires: Option<&Wrong>, wrong: Option<&Wrong>) -> Markup {
+    let chosen = fields.given("on_expire").unwrap_or("deny");
+    html! {
+        fieldset #people {
+            legend { "People" }
+            label.choice {
+                input type="checkbox" name="people" value="on" checked[fields.is_on("people")];
+                span { "Runs may ask people" span.hint { "without it, what would ask is denied at once, and no run waits for anybody" } }
+            }
+            (says("people", wrong))
+            div.row {
+                (line("expires_in", "A request lapses after", "such as 12h or 3d; empty: never", fields, expires, false))
+                div.field {
+                    label for="on_expire" { "Then it counts as" }
+                    select #on_expire name="on_expire" {
+                        @for (word, text) in [("deny", "denied"), ("fail", "a failure: the run ends"), ("continue", "lapsed: the run goes on")] {
+                            option value=(word) selected[word == chosen] { (text) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn playbook(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let text = fields.get("playbook");
+    html! {
+        div.field.wide {
+            label for="playbook" { "Playbook " span.hint { "YAML; steps that are followed without inference, for the model builtin/playbook" } }
+            textarea.code #playbook name="playbook" rows="14" spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| "playbook-wrong")] { (text) }
+            @if let Some(wrong) = wrong {
+                div #playbook-wrong {
+                    @match wrong.line {
+                        None => p.wrong { (wrong.message) },
+                        Some(at) => { p.wrong { "Line " (at) ": " (wrong.message) } (with_lines(text, at, &wrong.message)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The text with its lines counted, and the message beside the one that is wrong.
+fn with_lines(text: &str, at: u64, message: &str) -> Markup {
+    html! {
+        pre.block-code.lines tabindex="0" aria-label="The playbook with line numbers" {
+            @for (line, number) in text.lines().zip(1_u64..) {
+                span class=[(number == at).then_some("here")] { (line) }
+                @if number == at { span.says { " " (message) } }
+            }
+        }
+    }
+}

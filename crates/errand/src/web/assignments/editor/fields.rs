@@ -1,0 +1,294 @@
+//! Between a build's `config` and the fields of the editor.
+
+use std::collections::BTreeSet;
+
+use errand_core::policy;
+use serde_json::{Map, Value, json};
+
+use super::Wrong;
+use crate::web::form::Fields;
+
+/// What a tool's row offers, in its order.
+pub(super) const POLICIES: [&str; 5] = ["allow", "ask", "guard", "deny", "off"];
+/// The model that follows the playbook.
+const PLAYBOOK_MODEL: &str = "builtin/playbook";
+
+/// The fields that show a config.
+pub(super) fn of_config(config: &Value) -> Fields {
+    let empty = Map::new();
+    let data = config
+        .get("data")
+        .and_then(Value::as_object)
+        .unwrap_or(&empty);
+    let mut fields = Fields::default();
+    fields.set("model", &model_of(data));
+    fields.set("instructions", &instructions_of(data));
+    let tools = data.get("tools").and_then(Value::as_object);
+    for (name, _) in policy::BUILTIN {
+        let word = match tools {
+            // Without a word on tools a build has all of the built-in ones.
+            None => "allow",
+            Some(tools) => tools.get(name).and_then(Value::as_str).unwrap_or("off"),
+        };
+        fields.set(&format!("tool.{name}"), word);
+    }
+    for (name, word) in tools.into_iter().flatten() {
+        if policy::builtin(name).is_none() {
+            fields.set(&format!("tool.{name}"), word.as_str().unwrap_or("off"));
+        }
+    }
+    if data.get("human_in_the_loop") != Some(&Value::Bool(false)) {
+        fields.set("people", "on");
+    }
+    let inside = |of: &str, name: &str| {
+        let value = data.get(of).and_then(|object| object.get(name));
+        value.map(shown).unwrap_or_default()
+    };
+    fields.set("expires_in", &inside("human_requests", "expires_in"));
+    fields.set("on_expire", &inside("human_requests", "on_expire"));
+    for name in ["steps", "tokens", "cost_usd", "seconds"] {
+        fields.set(&format!("limit_{name}"), &inside("limits", name));
+    }
+    if let Some(playbook) = data.get("playbook").filter(|value| !value.is_null()) {
+        fields.set("playbook", &yaml(playbook));
+    }
+    fields
+}
+
+/// A value as YAML; as JSON where that cannot be.
+pub(in crate::web::assignments) fn yaml(value: &Value) -> String {
+    serde_saphyr::to_string(value).unwrap_or_else(|_| crate::web::text::pretty(value))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn model_of(data: &Map<String, Value>) -> String {
+    let models = data.get("models");
+    let agent = models.and_then(|models| models.get("agent"));
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    text(models)
+        .or_else(|| text(agent))
+        .or_else(|| text(agent.and_then(|agent| agent.get("model"))))
+        .unwrap_or_default()
+}
+
+/// An opening of several messages is not shown as text: [`to_config`] keeps it as it is.
+fn instructions_of(data: &Map<String, Value>) -> String {
+    match data.get("input") {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(list)) => match list.as_slice() {
+            [one] if one.get("role").and_then(Value::as_str) == Some("system") => {
+                one.get("content").map(shown).unwrap_or_default()
+            }
+            _ => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+/// All tools that the form has a row for, the built-in ones first.
+pub(super) fn tools(fields: &Fields) -> Vec<String> {
+    let mut names: Vec<String> = policy::BUILTIN
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
+    let others: BTreeSet<String> = fields
+        .names()
+        .filter_map(|name| name.strip_prefix("tool."))
+        .filter(|name| policy::builtin(name).is_none())
+        .map(str::to_owned)
+        .collect();
+    names.extend(others);
+    names
+}
+
+/// The config that the fields describe, on top of what it was.
+pub(super) fn to_config(sent: &Fields, base: Value) -> Result<Value, Wrong> {
+    let mut config = base;
+    let data = match config.get_mut("data").and_then(Value::as_object_mut) {
+        Some(data) => data,
+        None => {
+            config = json!({ "version": "v2", "data": {} });
+            return to_config(sent, config);
+        }
+    };
+    set_model(data, sent);
+    let instructions = sent.get("instructions").replace("\r\n", "\n");
+    if instructions != instructions_of(data) {
+        if instructions.trim().is_empty() {
+            data.remove("input");
+        } else {
+            data.insert("input".to_owned(), json!(instructions));
+        }
+    }
+    let tools: Map<String, Value> = tools(sent)
+        .into_iter()
+        .filter_map(|name| {
+            let word = sent.given(&format!("tool.{name}"))?;
+            (word != "off").then(|| (name.clone(), json!(word)))
+        })
+        .collect();
+    data.insert("tools".to_owned(), Value::Object(tools));
+    if sent.is_on("people") {
+        data.remove("human_in_the_loop");
+    } else {
+        data.insert("human_in_the_loop".to_owned(), json!(false));
+    }
+    let mut requests = inside(data, "human_requests");
+    set_text(&mut requests, "expires_in", sent.given("expires_in"));
+    let on_expire = sent
+        .given("on_expire")
+        .filter(|word| *word != "deny" || requests.contains_key("on_expire"));
+    set_text(&mut requests, "on_expire", on_expire);
+    put_back(data, "human_requests", requests);
+    let mut limits = inside(data, "limits");
+    for name in ["steps", "tokens", "cost_usd", "seconds"] {
+        let field = format!("limit_{name}");
+        match sent.given(&field) {
+            None => {
+                limits.remove(name);
+            }
+            Some(text) => {
+                let number: serde_json::Number = text
+                    .parse()
+                    .map_err(|_| Wrong::new(&field, "It takes a number."))?;
+                limits.insert(name.to_owned(), Value::Number(number));
+            }
+        }
+    }
+    put_back(data, "limits", limits);
+    set_playbook(data, sent)?;
+    Ok(config)
+}
+
+fn set_model(data: &mut Map<String, Value>, sent: &Fields) {
+    let model = sent.given("model").unwrap_or_default();
+    if model == model_of(data) {
+        return;
+    }
+    if model.is_empty() {
+        data.remove("models");
+        return;
+    }
+    data.insert("models".to_owned(), json!({ "agent": { "model": model } }));
+}
+
+fn inside(data: &Map<String, Value>, name: &str) -> Map<String, Value> {
+    let object = data.get(name).and_then(Value::as_object);
+    object.cloned().unwrap_or_default()
+}
+
+fn put_back(data: &mut Map<String, Value>, name: &str, object: Map<String, Value>) {
+    if object.is_empty() {
+        data.remove(name);
+    } else {
+        data.insert(name.to_owned(), Value::Object(object));
+    }
+}
+
+fn set_text(object: &mut Map<String, Value>, name: &str, text: Option<&str>) {
+    match text {
+        None => object.remove(name),
+        Some(text) => object.insert(name.to_owned(), json!(text)),
+    };
+}
+
+fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), Wrong> {
+    let text = sent.get("playbook").replace("\r\n", "\n");
+    if text.trim().is_empty() {
+        data.remove("playbook");
+        return Ok(());
+    }
+    let playbook: Value = serde_saphyr::from_str(&text).map_err(|error| Wrong {
+        field: "playbook".to_owned(),
+        message: format!("It is not YAML: {}", first_line(&error.to_string())),
+        line: error
+            .location()
+            .map(|location| location.line())
+            .filter(|line| *line > 0),
+    })?;
+    // A list alone is the steps.
+    let playbook = if playbook.is_array() {
+        json!({ "steps": playbook })
+    } else {
+        playbook
+    };
+    data.insert("playbook".to_owned(), playbook);
+    if sent.given("model").is_none() {
+        data.insert(
+            "models".to_owned(),
+            json!({ "agent": { "model": PLAYBOOK_MODEL } }),
+        );
+    }
+    Ok(())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Value {
+        json!({ "version": "v2", "data": {
+            "models": {"agent": {"model": "builtin/playbook", "temperature": 0.2}},
+            "input": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+            "tools": {"read_file": "allow", "write_file": "ask", "crm.search": "guard"},
+            "limits": {"steps": 5, "cost_usd": 1.5},
+            "human_requests": {"expires_in": "3d", "on_expire": "deny"},
+            "connections": ["x"],
+            "of_a_later_version": {"a": 1},
+            "playbook": {"steps": [{"say": "Hello {{ message }}: \"quoted\""}, {"finish": "a\nb\n"}]},
+        }})
+    }
+
+    #[test]
+    fn a_config_that_is_not_touched_stays_as_it_is() {
+        let config = config();
+        assert_eq!(
+            to_config(&of_config(&config), config.clone()).ok(),
+            Some(config)
+        );
+    }
+
+    #[test]
+    fn what_is_changed_is_changed_and_nothing_else() {
+        let mut fields = of_config(&config());
+        fields.set("limit_steps", "9");
+        fields.set("tool.write_file", "off");
+        fields.set("people", "");
+        let changed = to_config(&fields, config()).ok().unwrap();
+        let mut expected = config();
+        expected["data"]["limits"]["steps"] = json!(9);
+        expected["data"]["tools"]
+            .as_object_mut()
+            .unwrap()
+            .remove("write_file");
+        expected["data"]["human_in_the_loop"] = json!(false);
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn without_a_word_on_tools_all_are_allowed() {
+        let fields = of_config(&json!({"version": "v2", "data": {}}));
+        assert_eq!(fields.get("tool.ask_human"), "allow");
+        assert_eq!(fields.get("people"), "on");
+    }
+
+    #[test]
+    fn what_is_no_yaml_names_its_line() {
+        let mut fields = of_config(&config());
+        fields.set("playbook", "steps:\n  - say: [unclosed\n");
+        let wrong = to_config(&fields, config()).err().unwrap();
+        assert_eq!(wrong.field, "playbook");
+        assert!(wrong.line.is_some(), "{}", wrong.message);
+    }
+}

@@ -1,0 +1,214 @@
+//! *Run now*: a run with a message and files.
+//!
+//! Promised: the form's token is the first part, and is looked at before anything else is read; files are in the run's
+//! sandbox, whole, before it starts; where one does not arrive, no run is started.
+
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest as _, Multipart, Request, State};
+use axum::response::{IntoResponse as _, Json, Redirect, Response};
+use errand_core::id::{AgentId, SandboxId};
+use errand_core::path::SandboxPath;
+use errand_core::role::Permission;
+use errand_store::Once;
+use futures::TryStreamExt as _;
+use http::StatusCode;
+use http::header;
+use maud::{Markup, html};
+use serde_json::json;
+
+use super::overview;
+use crate::api::error::ApiError;
+use crate::api::receive::Spooled;
+use crate::web::failure::{PageError, Shown, told};
+use crate::web::form::{Path, TOKEN_FIELD, check_token};
+use crate::web::guard::Visitor;
+use crate::web::run::act::begin;
+use crate::web::{Web, files, ui};
+
+/// Most bytes of a message.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Most files of one form.
+const FILES_MAX: usize = 50;
+
+/// The card with the button. `wrong`: why a run was not started.
+pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Markup {
+    if !visitor.may(Permission::ManageRuns) {
+        return html! {};
+    }
+    html! {
+        section.card.pad {
+            div.head { h2 { "Run now" } }
+            form.form method="post" action={ "/assignments/" (agent) "/runs" } enctype="multipart/form-data" data-upload {
+                (ui::form_token(visitor))
+                div.field.wide {
+                    label for="start-message" { "Message " span.hint { "what this run is about; optional" } }
+                    textarea #start-message name="message" rows="3" {}
+                }
+                div.drop {
+                    label for="start-files" { "Files " span.hint { "drop them here, or choose; the run finds them in /workspace" } }
+                    input #start-files type="file" name="files" multiple;
+                    p.small data-files aria-live="polite" {}
+                }
+                progress hidden value="0" max="1" aria-label="Upload" {}
+                p.wrong data-wrong role="alert" { @if let Some(wrong) = wrong { (wrong) } }
+                div.buttons { button.main { (ui::icon("play")) "Run now" } }
+            }
+        }
+    }
+}
+
+pub(in crate::web) async fn start(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(agent): Path<AgentId>,
+    request: Request,
+) -> Shown {
+    let by_script = request
+        .headers()
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().starts_with(b"application/json"));
+    match received(&web, &visitor, agent, request).await {
+        Ok(run) => Ok(gone_to(&format!("/runs/{run}"), by_script)),
+        Err(error) => {
+            let wrong = told(error)?;
+            if by_script {
+                let answer = Json(json!({ "message": wrong }));
+                return Ok((StatusCode::BAD_REQUEST, answer).into_response());
+            }
+            overview(&web, &visitor, agent, Some(&wrong)).await
+        }
+    }
+}
+
+/// A script follows by itself, so that it does not load the page twice.
+fn gone_to(address: &str, by_script: bool) -> Response {
+    if by_script {
+        Json(json!({ "go": address })).into_response()
+    } else {
+        Redirect::to(address).into_response()
+    }
+}
+
+async fn received(
+    web: &Web,
+    visitor: &Visitor,
+    agent: AgentId,
+    request: Request,
+) -> Result<errand_core::id::RunId, PageError> {
+    let mut form = Multipart::from_request(request, &())
+        .await
+        .map_err(|_| PageError::bad("The form did not arrive whole."))?;
+    let first = form.next_field().await.map_err(|e| broken(&e))?;
+    let token = match first.filter(|field| field.name() == Some(TOKEN_FIELD)) {
+        Some(field) => text_of(field).await?,
+        None => String::new(),
+    };
+    check_token(Some(visitor), &token)?;
+    web.store.agent(visitor.team_id(), agent).await?;
+    let mut message = None;
+    let mut sandbox = None;
+    let mut count = 0;
+    while let Some(field) = form.next_field().await.map_err(|e| broken(&e))? {
+        let filename = field.file_name().unwrap_or_default().to_owned();
+        match field.name() {
+            Some("message") => {
+                message = Some(text_of(field).await?).filter(|text| !text.trim().is_empty());
+            }
+            // A browser sends one nameless, empty file where none was chosen.
+            Some("files") if !filename.is_empty() => {
+                count += 1;
+                if count > FILES_MAX {
+                    return Err(PageError::bad(format!(
+                        "A run takes at most {FILES_MAX} files here; upload more by the API."
+                    )));
+                }
+                let into = sandbox_for(web, visitor, &mut sandbox).await?;
+                put(web, visitor, &into, &filename, field).await?;
+            }
+            _ => {}
+        }
+    }
+    Ok(begin(web, visitor, agent, message, sandbox).await?)
+}
+
+/// The form's sandbox, made with its first file.
+async fn sandbox_for(
+    web: &Web,
+    visitor: &Visitor,
+    made: &mut Option<SandboxId>,
+) -> Result<SandboxId, PageError> {
+    if let Some(sandbox) = made {
+        return Ok(sandbox.clone());
+    }
+    let now = web.clock.now();
+    let id = web.ids.sandbox(now);
+    let expires_at = now.plus_ms(web.settings.sandbox_ttl_ms);
+    web.store
+        .create_sandbox(
+            visitor.team_id(),
+            id.clone(),
+            expires_at,
+            now,
+            Once::not_recorded(),
+        )
+        .await?;
+    *made = Some(id.clone());
+    Ok(id)
+}
+
+async fn put(
+    web: &Web,
+    visitor: &Visitor,
+    sandbox: &SandboxId,
+    filename: &str,
+    field: Field<'_>,
+) -> Result<(), PageError> {
+    let limit = web.settings.direct_upload_bytes_max;
+    let path = SandboxPath::parse_upload(None, filename)
+        .map_err(|error| PageError::bad(error.to_string()))?;
+    let parts = field.map_err(|_| ApiError::bad_request("the form did not arrive whole"));
+    let too_large = || {
+        PageError::bad(format!(
+            "The file {filename} is larger than {}, the most that a form takes. Upload it by the API.",
+            ui::size(limit)
+        ))
+    };
+    let spooled = Spooled::receive(web, limit, parts)
+        .await
+        .map_err(|error| told_of_upload(error, &too_large))?;
+    let root = files::root_of(web, visitor, sandbox).await?;
+    let received = spooled
+        .into_received(root, path, limit)
+        .await
+        .map_err(|error| told_of_upload(error, &too_large))?;
+    received.place().await?;
+    Ok(())
+}
+
+fn told_of_upload(error: ApiError, too_large: &dyn Fn() -> PageError) -> PageError {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        StatusCode::BAD_REQUEST => PageError::bad(error.message().to_owned()),
+        _ => PageError::Inside(error),
+    }
+}
+
+async fn text_of(mut field: Field<'_>) -> Result<String, PageError> {
+    let mut bytes = Vec::new();
+    while let Some(part) = field.chunk().await.map_err(|e| broken(&e))? {
+        bytes.extend_from_slice(&part);
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(PageError::bad(
+                "The message is too long: put it into a file.",
+            ));
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| PageError::bad("The message is not UTF-8."))
+}
+
+fn broken(error: &MultipartError) -> PageError {
+    PageError::bad(format!(
+        "The form did not arrive whole: {}",
+        error.body_text()
+    ))
+}

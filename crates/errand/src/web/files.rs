@@ -1,0 +1,254 @@
+//! The files of a run's sandbox: listing, preview, download.
+//!
+//! Promised: what people or agents made is served so that it cannot act in our origin: `sandbox`, `nosniff`, a download
+//! unless it is a picture of a kind that holds no script, or a PDF; previews of text are text.
+
+use axum::extract::State;
+use errand_core::id::{RunId, SandboxId};
+use errand_core::path::SandboxPath;
+use errand_sandbox::{Entry, FileError, Kind, Root};
+use http::header::{self, HeaderMap, HeaderValue};
+use maud::{Markup, html};
+
+use super::failure::{PageError, Shown};
+use super::form::{Params, Path};
+use super::guard::Visitor;
+use super::layout::{Section, page};
+use super::{Web, text, ui};
+use crate::api::range::asked_for;
+use crate::api::v1::files::{describe, send};
+
+/// Most bytes of a text that is read for its preview.
+const PREVIEW_BYTES_MAX: u64 = 256 * 1024;
+/// Pictures that hold no script.
+const PICTURES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const PDF: &str = "application/pdf";
+
+/// What is in the top directory. None: the sandbox is gone.
+pub(super) async fn top(web: &Web, visitor: &Visitor, sandbox: &SandboxId) -> Option<Vec<Entry>> {
+    let root = root_of(web, visitor, sandbox).await.ok()?;
+    let path = SandboxPath::root();
+    let listed = blocking(move || root.list(&path)).await;
+    Some(listed.map(|listing| listing.entries).unwrap_or_default())
+}
+
+/// Files as links to their previews.
+pub(super) fn links<'a>(run: RunId, entries: impl Iterator<Item = &'a Entry>) -> Markup {
+    html! {
+        ul.files {
+            @for entry in entries {
+                @let query = query_of(&entry.path);
+                li {
+                    @match entry.kind {
+                        Kind::Dir => {
+                            (ui::icon("folder"))
+                            a.name href={ "/runs/" (run) "/files?" (query) } { (entry.name) "/" }
+                        }
+                        Kind::File => {
+                            (ui::icon("file"))
+                            a.name href={ "/runs/" (run) "/files/view?" (query) } { (entry.name) }
+                            span.small.dim.nowrap { (ui::size(entry.size_bytes)) }
+                            a.button.plain href={ "/runs/" (run) "/files/raw?" (query) } download aria-label={ "Download " (entry.name) } title="Download" { (ui::icon("down")) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn query_of(path: &str) -> String {
+    url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("path", path)
+        .finish()
+}
+
+pub(super) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+) -> Shown {
+    let root = root_of_run(&web, &visitor, run).await?;
+    let path = path_of(params.get("path"))?;
+    let listed = path.clone();
+    let listing = blocking(move || root.list(&listed)).await?;
+    let body = html! {
+        (crumbs(run, &path))
+        div.head { h1 { "Files" } }
+        @if listing.truncated { div.note { "There are more files than are shown." } }
+        div.card.pad {
+            @if listing.entries.is_empty() { (ui::empty("This directory is empty", &html! { "Files that the run writes, and those that were uploaded, show up here." })) }
+            @else { (links(run, listing.entries.iter())) }
+        }
+    };
+    Ok(page(&visitor, "Files", Section::Runs, &body))
+}
+
+/// The way to a file, each directory a link.
+fn crumbs(run: RunId, path: &SandboxPath) -> Markup {
+    let text = path.to_string();
+    let mut at = String::new();
+    let parts: Vec<(String, String)> = text
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            at.push('/');
+            at.push_str(part);
+            (part.to_owned(), at.clone())
+        })
+        .collect();
+    html! {
+        div.crumbs {
+            a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { "Run" }
+            @for (name, whole) in &parts { " / " a href={ "/runs/" (run) "/files?" (query_of(whole)) } { (name) } }
+        }
+    }
+}
+
+pub(super) async fn view(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+) -> Shown {
+    let root = root_of_run(&web, &visitor, run).await?;
+    let path = path_of(params.get("path"))?;
+    let name = path.file_name().unwrap_or_default().to_owned();
+    let raw = format!("/runs/{run}/files/raw?{}", query_of(&path.to_string()));
+    let kind = kind_of(&name);
+    let opened = path.clone();
+    let (size, bytes) = blocking(move || {
+        let size = root.open_file(&opened)?.size_bytes;
+        let bytes = root.read(&opened, 0, PREVIEW_BYTES_MAX)?;
+        Ok((size, bytes))
+    })
+    .await?;
+    let inside = if PICTURES.contains(&kind.as_str()) {
+        html! { img.preview src={ (raw) "&inline=1" } alt=(name); }
+    } else if kind == PDF {
+        html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(name) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } }
+    } else {
+        preview(&name, size, &bytes)
+    };
+    let body = html! {
+        (crumbs(run, &path))
+        div.head {
+            h1 { (name) }
+            span.dim { (ui::size(size)) }
+            div.actions { a.button href=(raw) download { (ui::icon("down")) "Download" } }
+        }
+        div.card.pad { (inside) }
+    };
+    Ok(page(&visitor, &name, Section::Runs, &body))
+}
+
+/// The beginning of a file, if it is text.
+fn preview(name: &str, size: u64, bytes: &[u8]) -> Markup {
+    // The last character may be cut in half.
+    let read = match std::str::from_utf8(bytes) {
+        Ok(read) => Some(read),
+        Err(error) if error.error_len().is_none() => {
+            let whole = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            std::str::from_utf8(whole).ok()
+        }
+        Err(_) => None,
+    };
+    let Some(read) = read.filter(|read| !read.contains('\0')) else {
+        return html! { p.dim { "There is no preview of this kind of file." } };
+    };
+    html! {
+        @if size > PREVIEW_BYTES_MAX { p.note { "The first " (ui::size(PREVIEW_BYTES_MAX)) " are shown." } }
+        @if text::is_csv(name) { (text::csv(name, read)) }
+        @else if name.to_lowercase().ends_with(".md") { (text::markdown(read)) }
+        @else { (text::code(read)) }
+    }
+}
+
+/// The bytes: a download, or, with `inline` and only where that is safe, to be shown.
+pub(super) async fn raw(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+    headers: HeaderMap,
+) -> Shown {
+    let root = root_of_run(&web, &visitor, run).await?;
+    let path = path_of(params.get("path"))?;
+    let opened = path.clone();
+    let open = blocking(move || root.open_file(&opened)).await?;
+    let part = asked_for(&headers, open.size_bytes);
+    let mut response = send(open, part).await?;
+    let kind = kind_of(path.file_name().unwrap_or_default());
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    describe(headers, &path);
+    if params.is_on("inline") && (PICTURES.contains(&kind.as_str()) || kind == PDF) {
+        headers.insert(
+            header::CONTENT_DISPOSITION,
+            HeaderValue::from_static("inline"),
+        );
+        headers.insert(
+            header::X_FRAME_OPTIONS,
+            HeaderValue::from_static("SAMEORIGIN"),
+        );
+    }
+    if params.is_on("inline") && kind == PDF {
+        // A browser's reader of PDFs does not start in a sandbox; it has an origin of its own, and may load nothing.
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"),
+        );
+    }
+    Ok(response)
+}
+
+/// What is a stranger's cannot act.
+pub(super) fn make_harmless(headers: &mut HeaderMap) {
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+}
+
+fn kind_of(name: &str) -> String {
+    let kind = mime_guess::from_path(name).first_or_octet_stream();
+    kind.essence_str().to_owned()
+}
+
+fn path_of(text: &str) -> Result<SandboxPath, PageError> {
+    SandboxPath::parse(text).map_err(|error| PageError::bad(error.to_string()))
+}
+
+async fn root_of_run(web: &Web, visitor: &Visitor, run: RunId) -> Result<Root, PageError> {
+    let view = web.store.run(visitor.team_id(), run).await?;
+    let sandbox = view.run.sandbox_id.as_deref().and_then(SandboxId::parse);
+    let sandbox = sandbox.ok_or_else(PageError::not_found)?;
+    root_of(web, visitor, &sandbox).await
+}
+
+/// The directory of a sandbox of the visitor's team.
+pub(super) async fn root_of(
+    web: &Web,
+    visitor: &Visitor,
+    sandbox: &SandboxId,
+) -> Result<Root, PageError> {
+    web.store
+        .sandbox(visitor.team_id(), sandbox, web.clock.now())
+        .await?;
+    let (sandboxes, sandbox) = (web.sandboxes.clone(), sandbox.clone());
+    blocking(move || sandboxes.root(&sandbox)).await
+}
+
+/// Does file work on a thread for that.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
+) -> Result<T, PageError> {
+    let done = tokio::task::spawn_blocking(act).await;
+    let done = done.map_err(crate::api::error::ApiError::internal)?;
+    Ok(done?)
+}

@@ -1,0 +1,174 @@
+//! Forms: read whole, their token held against the session.
+//!
+//! A form's fields are text by name, in order; a name may stand there several times (check boxes).
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use http::StatusCode;
+use subtle::ConstantTimeEq as _;
+
+use super::failure::{Failure, PageError};
+use super::guard::Person;
+use crate::api::path::PathIds;
+
+/// The field that holds the form's token.
+pub(super) const TOKEN_FIELD: &str = "form_token";
+
+/// The fields of a form.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// Reads what a form, or a query, is made of.
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let pairs = url::form_urlencoded::parse(text);
+        Self(pairs.into_owned().collect())
+    }
+
+    /// The first field of a name; nothing where there is none.
+    pub(super) fn get(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// The same without blanks around it; none where nothing is left.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        Some(self.get(name).trim()).filter(|text| !text.is_empty())
+    }
+
+    /// All fields of a name.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a box is ticked.
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        !self.get(name).is_empty()
+    }
+
+    /// The names that occur.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Gives a field its value, in place of those it has.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.0.retain(|(key, _)| key != name);
+        self.0.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// One field more, also of a name that is there.
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.0.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// One field more.
+    #[cfg(test)]
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A form that was sent by one of our pages to the person who is logged in.
+pub(super) struct Form(pub(super) Fields);
+
+impl<S: Send + Sync> FromRequest<S> for Form {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, PageError> {
+        let person = request.extensions().get::<Person>().cloned();
+        let OpenForm(fields) = OpenForm::from_request(request, state).await?;
+        check_token(person.as_ref(), fields.get(TOKEN_FIELD))?;
+        Ok(Self(fields))
+    }
+}
+
+/// Holds a form's token against the session.
+pub(super) fn check_token(person: Option<&Person>, token: &str) -> Result<(), PageError> {
+    let fits = person
+        .is_some_and(|person| bool::from(person.form_token.as_bytes().ct_eq(token.as_bytes())));
+    if fits {
+        return Ok(());
+    }
+    Err(PageError::Told(Failure::new(
+        StatusCode::FORBIDDEN,
+        "This form is out of date",
+        "You logged in again since the page was opened. Open it once more, and send the form from there.",
+    )))
+}
+
+/// A form of somebody who is not logged in: without a token.
+pub(super) struct OpenForm(pub(super) Fields);
+
+impl<S: Send + Sync> FromRequest<S> for OpenForm {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, PageError> {
+        let bytes = bytes::Bytes::from_request(request, state)
+            .await
+            .map_err(|_| PageError::bad("The form did not arrive whole. Send it once more."))?;
+        Ok(Self(Fields::parse(&bytes)))
+    }
+}
+
+/// The parameters of an address.
+pub(super) struct Params(pub(super) Fields);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = PageError;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        _: &S,
+    ) -> Result<Self, PageError> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(Fields::parse(query.as_bytes())))
+    }
+}
+
+/// The ids of a path, by the names of the table of pages.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: PathIds, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = PageError;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        state: &S,
+    ) -> Result<Self, PageError> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| PageError::not_found())?;
+        let part = |name: &str| {
+            params
+                .iter()
+                .find(|(given, _)| *given == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        T::read(&part).map(Path).ok_or_else(PageError::not_found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_name_also_several_times() {
+        let fields = Fields::parse(b"a=1&b=&a=2&c=x+y%26");
+        assert_eq!(fields.get("a"), "1");
+        assert_eq!(fields.all("a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(fields.get("c"), "x y&");
+        assert_eq!(fields.given("b"), None);
+        assert!(!fields.is_on("b") && !fields.is_on("d") && fields.is_on("a"));
+    }
+
+    #[test]
+    fn nobody_s_token_fits_nothing() {
+        assert!(check_token(None, "").is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! Home: what needs me, what is running, what failed, and the last thirty days.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use errand_core::id::AgentId;
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use errand_store::DayFigures;
+use errand_store::model::{PageQuery, RunFilter};
+use maud::{Markup, html};
+
+use super::failure::Shown;
+use super::guard::Visitor;
+use super::layout::{Section, page};
+use super::runs::{names_of, table};
+use super::{Web, inbox, ui};
+
+/// How many days the chart has.
+const DAYS: u32 = 30;
+const DAY_MS: i64 = 86_400_000;
+/// How many requests and runs are shown of each kind.
+const SHOWN: u32 = 5;
+
+pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
+    let team = visitor.team_id();
+    let first = PageQuery {
+        limit: SHOWN,
+        offset: 0,
+    };
+    let of = |statuses: Vec<Status>| RunFilter {
+        statuses,
+        ..RunFilter::default()
+    };
+    let open = web.store.open_requests(team, first).await?;
+    let working = of(vec![Status::Pending, Status::Starting, Status::Running]);
+    let working = web.store.list_runs(team, working, first).await?;
+    let failed = web
+        .store
+        .list_runs(team, of(vec![Status::Failed]), first)
+        .await?;
+    let since = first_day(visitor.now);
+    let days = web.store.figures_by_day(team, since).await?;
+    let mut names = names_of(&web, team, &working.items).await?;
+    names.extend(names_of(&web, team, &failed.items).await?);
+    let body = html! {
+        div.head {
+            h1 { "Home" }
+            div.actions { a.button href="/assignments" { (ui::icon("play")) "Start a run" } }
+        }
+        (tiles(&days, open.total, working.total))
+        section {
+            div.head { h2 { "Needs you" } @if open.total > u64::from(SHOWN) { a href="/inbox" { "All " (open.total) " in the inbox" } } }
+            @if open.items.is_empty() {
+                div.card { (ui::empty("Nothing waits for you", &html! { "Runs that ask for an approval or an answer show up here." })) }
+            } @else {
+                div.card { (inbox::short(&open.items, visitor.now)) }
+            }
+        }
+        section {
+            div.head { h2 { "Running" } @if working.total > u64::from(SHOWN) { a href="/runs?status=working" { "All " (ui::number(working.total)) } } }
+            div.card { (runs(&working.items, &names, visitor.now, "Nothing is running", "Start a run from an assignment, or by the API.")) }
+        }
+        section {
+            div.head { h2 { "Failed" } @if failed.total > u64::from(SHOWN) { a href="/runs?status=failed" { "All " (ui::number(failed.total)) } } }
+            div.card { (runs(&failed.items, &names, visitor.now, "Nothing failed", "Runs that end with an error show up here, with a button to retry.")) }
+        }
+        section {
+            div.head { h2 { "The last 30 days" } }
+            (chart(&days, visitor.now))
+        }
+    };
+    Ok(page(&visitor, "Home", Section::Home, &body))
+}
+
+fn runs(
+    items: &[errand_core::wire::RunBody],
+    names: &HashMap<AgentId, String>,
+    now: Timestamp,
+    title: &str,
+    more: &str,
+) -> Markup {
+    if items.is_empty() {
+        return ui::empty(title, &html! { (more) });
+    }
+    table(items, Some(names), now)
+}
+
+/// The first of the chart's days.
+fn first_day(now: Timestamp) -> Timestamp {
+    let today = now.as_millis() / DAY_MS;
+    Timestamp::from_millis((today - i64::from(DAYS - 1)) * DAY_MS)
+}
+
+fn tiles(days: &[DayFigures], open: u64, working: u64) -> Markup {
+    let sum = |of: fn(&DayFigures) -> u64| days.iter().map(of).sum::<u64>();
+    let (completed, failed) = (sum(|day| day.completed), sum(|day| day.failed));
+    let all = completed + failed + sum(|day| day.interrupted) + sum(|day| day.open);
+    let cost: f64 = days.iter().map(|day| day.cost_usd).sum();
+    let tile = |href: &str, name: &str, figure: String| {
+        html! { a.card.tile href=(href) { span.dim { (name) } span.figure { (figure) } } }
+    };
+    html! {
+        div.tiles {
+            (tile("/inbox", "Needs you", ui::number(open)))
+            (tile("/runs?status=working", "Running", ui::number(working)))
+            (tile("/runs?since=30d", "Runs in 30 days", ui::number(all)))
+            (tile("/runs?status=failed&since=30d", "Failed in 30 days", ui::number(failed)))
+            (tile("/runs?since=30d", "Cost in 30 days", ui::cost(cost)))
+        }
+    }
+}
+
+/// Bars of runs by day, as a drawing in the page; the same as a table for whoever does not see it.
+fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
+    let by_day: HashMap<i64, &DayFigures> =
+        days.iter().map(|day| (day.day.as_millis(), day)).collect();
+    let first = first_day(now).as_millis();
+    let none = DayFigures::default();
+    let all: Vec<(Timestamp, &DayFigures)> = (0..i64::from(DAYS))
+        .map(|n| first + n * DAY_MS)
+        .map(|day| {
+            (
+                Timestamp::from_millis(day),
+                by_day.get(&day).copied().unwrap_or(&none),
+            )
+        })
+        .collect();
+    let total = |day: &DayFigures| day.completed + day.failed + day.interrupted + day.open;
+    let most = all.iter().map(|(_, day)| total(day)).max().unwrap_or(0);
+    if most == 0 {
+        return html! { div.card { (ui::empty("No runs in the last 30 days", &html! { "The chart begins with the first one." })) } };
+    }
+    let top = nice(most);
+    html! {
+        figure.card.chart {
+            div.scroll tabindex="0" role="region" aria-label="Chart" {
+                svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
+                    title #chart-title { "Runs by day, of the last 30 days" }
+                    @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
+                        line.grid x1="44" x2="896" y1=(y) y2=(y) {}
+                        text x="38" y=(y + 4) text-anchor="end" { (ui::number(label)) }
+                    }
+                    @for (index, (at, day)) in all.iter().enumerate() {
+                        (bar(index, *at, day, top))
+                    }
+                }
+            }
+            figcaption.legend {
+                @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "not ended")] {
+                    span { svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "bar-" (kind) } width="10" height="10" rx="2" {} } (name) }
+                }
+            }
+            details.small {
+                summary { "As a table" }
+                div.scroll tabindex="0" role="region" aria-label="Runs by day" {
+                    table {
+                        thead { tr { th scope="col" { "Day" } @for name in ["Completed", "Failed", "Stopped", "Not ended", "Cost"] { th.num scope="col" { (name) } } } }
+                        tbody {
+                            @for (at, day) in all.iter().rev().filter(|(_, day)| total(day) > 0) {
+                                tr {
+                                    td { (day_name(*at)) }
+                                    @for n in [day.completed, day.failed, day.interrupted, day.open] { td.num { (ui::number(n)) } }
+                                    td.num { (ui::cost(day.cost_usd)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn bar(index: usize, at: Timestamp, day: &DayFigures, top: u64) -> Markup {
+    let x = 48 + index * 28;
+    let height = |n: u64| (n * 128).div_ceil(top.max(1)).min(128);
+    let mut y = 144;
+    let mut parts = Vec::new();
+    for (kind, n) in [
+        ("bar-completed", day.completed),
+        ("bar-failed", day.failed),
+        ("bar-interrupted", day.interrupted),
+        ("bar-open", day.open),
+    ] {
+        let tall = height(n).min(y - 16);
+        if tall > 0 {
+            y -= tall;
+            parts.push((kind, y, tall));
+        }
+    }
+    let runs = day.completed + day.failed + day.interrupted + day.open;
+    let name = day_name(at);
+    html! {
+        g {
+            title { (name) ": " (ui::counted(runs, "run", "runs")) ", " (day.failed) " failed, cost " (ui::cost(day.cost_usd)) }
+            @for (kind, y, tall) in parts { rect class=(kind) x=(x) y=(y) width="20" height=(tall) {} }
+            rect x=(x) y="16" width="24" height="128" fill="transparent" {}
+            @if index % 7 == 1 { text x=(x + 10) y="162" text-anchor="middle" { (name.get(5..).unwrap_or_default()) } }
+        }
+    }
+}
+
+/// `2026-11-23`.
+fn day_name(at: Timestamp) -> String {
+    at.to_string().chars().take(10).collect()
+}
+
+/// The next even number that reads well.
+fn nice(most: u64) -> u64 {
+    let mut step = 1_u64;
+    loop {
+        for factor in [2, 4, 6, 8] {
+            if step.saturating_mul(factor) >= most {
+                return step.saturating_mul(factor);
+            }
+        }
+        step = step.saturating_mul(10);
+        if step > most {
+            return step.max(2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_axis_ends_at_a_number_that_reads_well() {
+        for (most, top) in [
+            (1, 2),
+            (2, 2),
+            (3, 4),
+            (7, 8),
+            (9, 10),
+            (11, 20),
+            (85, 100),
+            (4_100, 6_000),
+        ] {
+            assert_eq!(nice(most), top, "{most}");
+        }
+    }
+}

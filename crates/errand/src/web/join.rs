@@ -1,0 +1,162 @@
+//! The page to which an invitation leads: whoever has the link joins the team, with a password of their own, or as who
+//! they are logged in.
+//!
+//! The token is the only permission, and is as good as a password: the page is not stored and sends no referrer.
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use errand_store::{Invitation, Joining, StoreError, Team};
+use http::StatusCode;
+use http::header;
+use maud::html;
+
+use super::failure::{Shown, sentence};
+use super::form::{Fields, OpenForm, TOKEN_FIELD, check_token};
+use super::guard::{Person, open_session};
+use super::layout::lone_page;
+use super::set_up::{hash, private};
+use super::{Web, ui};
+use crate::api::error::ApiError;
+use crate::password::PASSWORD_CHARS_MIN;
+use crate::secret_key::SetUpToken;
+
+pub(super) async fn show(
+    State(web): State<Web>,
+    person: Option<axum::Extension<Person>>,
+    Path(token): Path<String>,
+) -> Shown {
+    Ok(match invited(&web, &token).await? {
+        Some((_, team, invitation)) => form_page(
+            StatusCode::OK,
+            person.as_deref(),
+            &team,
+            &invitation,
+            &Fields::default(),
+            None,
+        ),
+        None => dead_link(),
+    })
+}
+
+pub(super) async fn join(
+    State(web): State<Web>,
+    person: Option<axum::Extension<Person>>,
+    Path(token): Path<String>,
+    OpenForm(sent): OpenForm,
+) -> Shown {
+    let Some((token, team, invitation)) = invited(&web, &token).await? else {
+        return Ok(dead_link());
+    };
+    let person = person.as_deref();
+    let again = |wrong: &str| {
+        form_page(
+            StatusCode::BAD_REQUEST,
+            person,
+            &team,
+            &invitation,
+            &sent,
+            Some(wrong),
+        )
+    };
+    let now = web.clock.now();
+    let who = match person {
+        Some(person) => {
+            check_token(Some(person), sent.get(TOKEN_FIELD))?;
+            Joining::User(person.user)
+        }
+        None => {
+            let password = sent.get("password").to_owned();
+            if password != sent.get("again") {
+                return Ok(again("The two passwords differ."));
+            }
+            match hash(&web, password).await {
+                Ok(phc_hash) => Joining::New {
+                    id: web.ids.user(now),
+                    email: sent.given("email").map(str::to_owned),
+                    phc_hash,
+                },
+                Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
+                Err(None) => return Err(ApiError::unavailable("the server is stopping").into()),
+            }
+        }
+    };
+    let (team, user) = match web.store.join(token.hash(), who, now).await {
+        Ok(joined) => joined,
+        Err(StoreError::NotFound) => return Ok(dead_link()),
+        Err(
+            StoreError::Invalid { message, .. }
+            | StoreError::Conflict(message)
+            | StoreError::Refused(message),
+        ) => return Ok(again(&sentence(&message))),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(person) = person {
+        web.store.choose_team(person.token_hash, team.id).await?;
+        return Ok(Redirect::to("/").into_response());
+    }
+    let cookie = open_session(&web, user.id).await?;
+    Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response())
+}
+
+async fn invited(
+    web: &Web,
+    token: &str,
+) -> Result<Option<(SetUpToken, Team, Invitation)>, StoreError> {
+    let Some(token) = SetUpToken::parse(token) else {
+        return Ok(None);
+    };
+    let found = web.store.invited(token.hash(), web.clock.now()).await?;
+    Ok(found.map(|(team, invitation)| (token, team, invitation)))
+}
+
+fn form_page(
+    status: StatusCode,
+    person: Option<&Person>,
+    team: &Team,
+    invitation: &Invitation,
+    sent: &Fields,
+    wrong: Option<&str>,
+) -> Response {
+    let email = invitation.email.as_deref();
+    let body = html! {
+        h1 { "Join " (team.name) }
+        p { "You are invited as " strong { (invitation.role.as_str()) } "." }
+        (ui::alert(wrong))
+        form.form method="post" {
+            @if let Some(person) = person {
+                (ui::form_token(person))
+                p { "You are logged in as " strong { (person.email) } "." }
+                button.main { "Join the team" }
+            } @else {
+                div.field {
+                    label for="email" { "E-mail address" }
+                    input #email name="email" type="email" value=(email.unwrap_or_else(|| sent.get("email"))) readonly[email.is_some()] autocomplete="username" required;
+                }
+                div.field {
+                    label for="password" { "Password" span.hint { "At least " (PASSWORD_CHARS_MIN) " characters" } }
+                    input #password name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
+                }
+                div.field {
+                    label for="again" { "Once more" }
+                    input #again name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
+                }
+                button.main { "Set the password and join" }
+            }
+        }
+        @if person.is_none() { p.small.dim { "Are you here already? " a href="/log-in" { "Log in" } " first, then open the link again." } }
+    };
+    private(lone_page(status, "Join a team", &body))
+}
+
+fn dead_link() -> Response {
+    let body = html! {
+        h1 { "This invitation does not work" }
+        p { "It was used, has expired, or was taken back. Ask for a new one." }
+        p { a href="/log-in" { "Log in" } }
+    };
+    private(lone_page(
+        StatusCode::NOT_FOUND,
+        "This invitation does not work",
+        &body,
+    ))
+}

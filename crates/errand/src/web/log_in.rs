@@ -1,0 +1,154 @@
+//! Logging in and out.
+//!
+//! Promised: an answer never says whether there is such a person; a wrong password and an unknown address take the same
+//! time; attempts are counted by address, where they fail, and by account. Of passwords that are checked at once there
+//! are a few: each takes memory.
+
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier as _;
+use argon2::password_hash::phc::PasswordHash;
+use axum::extract::{ConnectInfo, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use http::StatusCode;
+use http::header::{self, HeaderMap};
+use maud::{Markup, html};
+use sha2::{Digest as _, Sha256};
+
+use super::failure::{PageError, Shown};
+use super::form::{Fields, Form, OpenForm, Params};
+use super::guard::{Person, no_cookie, open_session};
+use super::layout::lone_page;
+use super::{Web, ui};
+use crate::api::auth::{address_of, refuse};
+use crate::api::error::{ApiError, ErrorCode};
+use crate::password::{PASSWORD_BYTES_MAX, hash_password};
+
+/// What is checked for somebody who is not there, so that it takes as long.
+static NOBODY: LazyLock<String> =
+    LazyLock::new(|| hash_password("nobody has this password").unwrap_or_default());
+
+pub(super) async fn show(Params(params): Params) -> Response {
+    form_page(StatusCode::OK, &params, None)
+}
+
+pub(super) async fn log_in(
+    State(web): State<Web>,
+    info: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
+    OpenForm(fields): OpenForm,
+) -> Shown {
+    let now = web.clock.now();
+    let email = fields.get("email").trim().to_lowercase();
+    let account: [u8; 32] = Sha256::digest(email.as_bytes()).into();
+    let verdict = web.0.log_ins.count(account, now);
+    if !verdict.allowed {
+        let wrong = format!(
+            "Too many attempts for this account. Wait {} s, then try again.",
+            verdict.retry_after_s
+        );
+        return Ok(form_page(
+            StatusCode::TOO_MANY_REQUESTS,
+            &fields,
+            Some(&wrong),
+        ));
+    }
+    let found = web.store.log_in_by_email(&email).await?;
+    let (user, hash) = match found {
+        Some((user, hash)) => (Some(user), hash),
+        None => (None, NOBODY.clone()),
+    };
+    let fits = verify(&web, fields.get("password").to_owned(), hash).await?;
+    let Some(user) = user.filter(|_| fits) else {
+        let peer = address_of(info.as_ref().map(|info| &info.0));
+        let refusal = ApiError::new(
+            ErrorCode::Unauthorized,
+            "The e-mail address and the password do not fit together.",
+        );
+        let refused = refuse(&web, &headers, peer, now, refusal).into_response();
+        let wrong = if refused.status() == StatusCode::TOO_MANY_REQUESTS {
+            "Too many failed attempts from your address. Wait a minute, then try again."
+        } else {
+            "The e-mail address and the password do not fit together."
+        };
+        return Ok(form_page(refused.status(), &fields, Some(wrong)));
+    };
+    let cookie = open_session(&web, user).await?;
+    let next = Redirect::to(own_path(fields.get("next")));
+    Ok(([(header::SET_COOKIE, cookie)], next).into_response())
+}
+
+pub(super) async fn log_out(State(web): State<Web>, person: Person, Form(_): Form) -> Shown {
+    web.store.close_session(person.token_hash).await?;
+    let cookie = no_cookie(&web)?;
+    Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/log-in")).into_response())
+}
+
+/// Whether a password is the one of a hash. Takes tens of milliseconds of a thread of its own.
+pub(super) async fn verify(web: &Web, password: String, hash: String) -> Result<bool, PageError> {
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Ok(false);
+    }
+    let _place = web.0.hashes.acquire().await.map_err(ApiError::internal)?;
+    let fits = tokio::task::spawn_blocking(move || {
+        PasswordHash::new(&hash).is_ok_and(|parsed| {
+            Argon2::default()
+                .verify_password(password.as_bytes(), &parsed)
+                .is_ok()
+        })
+    });
+    Ok(fits.await.map_err(ApiError::internal)?)
+}
+
+/// A path of ours: never another site's address.
+fn own_path(next: &str) -> &str {
+    let is_own = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.contains(['\\', '\r', '\n'])
+        && next.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_own { next } else { "/" }
+}
+
+fn form_page(status: StatusCode, fields: &Fields, wrong: Option<&str>) -> Response {
+    let next = own_path(fields.get("next"));
+    let body: Markup = html! {
+        h1 { "Log in" }
+        (ui::alert(wrong))
+        form.form method="post" action="/log-in" {
+            input type="hidden" name="next" value=(next);
+            div.field {
+                label for="email" { "E-mail address" }
+                input #email name="email" type="email" value=(fields.get("email")) autocomplete="username" required autofocus;
+            }
+            div.field {
+                label for="password" { "Password" }
+                input #password name="password" type="password" autocomplete="current-password" required;
+            }
+            button.main { "Log in" }
+        }
+        p.small.dim { "No password yet, or forgotten? Ask an admin of your team for a link; the server's operator makes one with " code { "errand users link EMAIL" } "." }
+    };
+    lone_page(status, "Log in", &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_the_log_in_nobody_is_sent_to_another_site() {
+        assert_eq!(own_path("/runs?status=failed"), "/runs?status=failed");
+        for other in [
+            "https://evil.example/",
+            "//evil.example/",
+            "/\\evil.example",
+            "javascript:alert(1)",
+            "/a\r\nset-cookie: x",
+            "",
+        ] {
+            assert_eq!(own_path(other), "/", "{other:?}");
+        }
+    }
+}

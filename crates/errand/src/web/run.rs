@@ -1,0 +1,347 @@
+//! A run: its transcript, live, and all that is to be known of it.
+//!
+//! Promised: the page holds the newest part of the transcript, however long that is, and older parts come when they are
+//! asked for; what is shown live is made by the same functions as the page.
+
+pub(super) mod act;
+pub(super) mod answer;
+pub(super) mod live;
+mod side;
+mod transcript;
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use errand_core::id::{AgentId, BuildId, RunId, UserId};
+use errand_core::role::Permission;
+use errand_core::run::Status;
+use errand_core::transcript::{Body, Entry, Outcome};
+use errand_store::model::{Build, RunView};
+use errand_store::{OpenRequest, Reach, StoreError, TranscriptPart};
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use maud::{Markup, html};
+
+use super::failure::{PageError, Shown};
+use super::form::{Fields, Params, Path};
+use super::guard::Visitor;
+use super::layout::{Section, fragment, page_with_status};
+use super::{Web, files, inbox, runs, ui};
+use transcript::{Calls, Context, FORK_FORM, People};
+
+/// Entries of one part of the transcript.
+const PART: u32 = 100;
+
+/// What was answered and did not fit, and why.
+pub(super) struct Sent {
+    fields: Fields,
+    wrong: String,
+}
+
+pub(super) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+) -> Shown {
+    let before = params.get("before").parse().ok();
+    render(&web, &visitor, run, before, None).await
+}
+
+/// Older entries: as items of the list for htmx, else a whole page.
+pub(super) async fn older(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+    headers: HeaderMap,
+) -> Shown {
+    let before: u64 = params.get("before").parse().unwrap_or(0);
+    if !headers.contains_key("hx-request") {
+        return render(&web, &visitor, run, Some(before), None).await;
+    }
+    let reach = Reach::Before(before);
+    let part = web
+        .store
+        .transcript(visitor.team_id(), run, reach, PART)
+        .await?;
+    let people = people_of(&web, &part.entries).await?;
+    Ok(fragment(items(&visitor, run, &part, &people)))
+}
+
+/// One entry's value as it is: for what a page cuts.
+pub(super) async fn entry(
+    State(web): State<Web>,
+    visitor: Visitor,
+    axum::extract::Path((run, position)): axum::extract::Path<(String, u64)>,
+) -> Shown {
+    let run: RunId = run.parse().map_err(|_| PageError::not_found())?;
+    let reach = Reach::After(position.saturating_sub(1));
+    let part = web
+        .store
+        .transcript(visitor.team_id(), run, reach, 1)
+        .await?;
+    let entry = part.entries.into_iter().next();
+    let text = match entry.map(|entry| entry.body) {
+        Some(Body::ToolResult {
+            outcome: Outcome::Result(serde_json::Value::String(text)),
+            ..
+        }) => text,
+        Some(Body::ToolResult {
+            outcome: Outcome::Result(value),
+            ..
+        }) => super::text::pretty(&value),
+        Some(Body::ToolResult {
+            outcome: Outcome::Error(error),
+            ..
+        }) => error,
+        Some(Body::ToolCall { call, .. }) => {
+            super::text::pretty(&serde_json::Value::Object(call.arguments))
+        }
+        Some(Body::User { text, .. } | Body::Assistant { text, .. }) => text,
+        _ => return Err(PageError::not_found()),
+    };
+    let mut response = text.into_response();
+    files::make_harmless(response.headers_mut());
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    Ok(response)
+}
+
+/// Everything that the page is made of.
+struct Whole {
+    view: RunView,
+    agent_name: Option<String>,
+    build: Build,
+    part: TranscriptPart,
+    people: People,
+}
+
+/// The page. `before`: an older part of the transcript.
+async fn render(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    before: Option<u64>,
+    sent: Option<Sent>,
+) -> Shown {
+    let team = visitor.team_id();
+    let reach = before.map_or(Reach::Newest, Reach::Before);
+    // The transcript first: what comes meanwhile is sent by the stream.
+    let part = web.store.transcript(team, run, reach, PART).await?;
+    let view = web.store.run(team, run).await?;
+    let agent = AgentId::from_stored(view.run.agent_id);
+    let agent_name = web
+        .store
+        .agent_names(team, vec![agent])
+        .await?
+        .remove(&agent);
+    let build = web
+        .store
+        .build(team, BuildId::from_stored(view.run.build_id))
+        .await?;
+    let people = people_of(web, &part.entries).await?;
+    let whole = Whole {
+        view,
+        agent_name,
+        build,
+        part,
+        people,
+    };
+    let side = side::of(web, visitor, &whole.view.run, &whole.part.entries).await?;
+    let status = if sent.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    let title = runs::title(&whole.view.run);
+    let body = body(visitor, &whole, &side, before.is_some(), sent.as_ref());
+    Ok(page_with_status(
+        status,
+        visitor,
+        &title,
+        Section::Runs,
+        &body,
+    ))
+}
+
+fn body(
+    visitor: &Visitor,
+    whole: &Whole,
+    side: &Markup,
+    is_older: bool,
+    sent: Option<&Sent>,
+) -> Markup {
+    let run = &whole.view.run;
+    let id = run.id.to_string();
+    let run_id = RunId::from_stored(run.id);
+    let pending = open_request(&whole.view, whole.agent_name.as_deref());
+    let asked = pending.as_ref().map(|open| open.request.id.to_string());
+    let last = whole.part.last;
+    let connect = format!(
+        "/runs/{id}/live?after={last}&request={}",
+        asked.unwrap_or_default()
+    );
+    let is_live = !run.status.has_ended() && !is_older;
+    html! {
+        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/assignments/" (run.agent_id) } { (whole.agent_name.as_deref().unwrap_or("a deleted assignment")) } " · build " (whole.build.number) }
+        div sse-connect=[is_live.then_some(connect)] sse-close=[is_live.then_some("end")] {
+            div.head {
+                h1 { (runs::title(run)) }
+                span #state sse-swap="state" { (state(&whole.view)) }
+                (ui::id(&id))
+                span #live.live hidden { svg viewBox="0 0 8 8" aria-hidden="true" { circle cx="4" cy="4" r="4" {} } span { "Live" } }
+                div #actions.actions sse-swap="actions" { (actions(visitor, &whole.view)) }
+            }
+            div.grid-2 {
+                div {
+                    div #request sse-swap="request" aria-live="polite" {
+                        @match (&pending, sent) {
+                            (Some(open), sent) => (inbox::card(visitor, open, "run", sent.map(|sent| (&sent.fields, sent.wrong.as_str())))),
+                            (None, Some(sent)) => (ui::alert(Some(&sent.wrong))),
+                            (None, None) => {}
+                        }
+                    }
+                    @if is_older { p.note { "This is an older part of the transcript. " a href={ "/runs/" (id) } { "Go to the newest" } } }
+                    ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
+                        (items(visitor, run_id, &whole.part, &whole.people))
+                    }
+                    @if whole.part.entries.is_empty() { p.dim { "Nothing has happened yet." } }
+                    @if visitor.may(Permission::ManageRuns) {
+                        form id=(FORK_FORM) method="post" action={ "/runs/" (id) "/fork" } { (ui::form_token(visitor)) }
+                    }
+                    (composer(visitor, &whole.view))
+                }
+                div #side sse-swap="side" { (side) }
+            }
+        }
+    }
+}
+
+/// The items of a part, with a link to what comes before them.
+fn items(visitor: &Visitor, run: RunId, part: &TranscriptPart, people: &People) -> Markup {
+    let calls = Calls::of(&part.entries);
+    let context = Context {
+        run,
+        calls: &calls,
+        people,
+        now: visitor.now,
+        forks: visitor.may(Permission::ManageRuns),
+    };
+    let first = part.entries.first().map_or(0, |entry| entry.position);
+    let link = format!("/runs/{run}/older?before={first}");
+    html! {
+        @if part.before > 0 {
+            li.entry.mark { a.button href=(link) hx-get=(link) hx-target="closest li" hx-swap="outerHTML" { "Show " (part.before.min(u64::from(PART))) " earlier entries of " (part.before) } }
+        }
+        @for entry in &part.entries { (transcript::entry(entry, &context)) }
+    }
+}
+
+/// Status and what it waits for.
+fn state(view: &RunView) -> Markup {
+    html! {
+        (ui::status(view.run.status))
+        @if let Some(waiting) = &view.run.waiting_on {
+            " " span.dim.small title=(waiting.next) {
+                @match waiting.kind.as_str() {
+                    "human" => "waits for a person",
+                    "timer" => "waits for a timer",
+                    "place" => "waits for a free place",
+                    "sandbox" => "waits for its sandbox",
+                    "model" => "the model thinks",
+                    "tool" => { "runs " (waiting.who.as_deref().unwrap_or("a tool")) }
+                    "start" => "starts",
+                    _ => (waiting.next),
+                }
+            }
+        }
+    }
+}
+
+fn actions(visitor: &Visitor, view: &RunView) -> Markup {
+    if !visitor.may(Permission::ManageRuns) {
+        return html! {};
+    }
+    let run = &view.run;
+    let act = |what: &str, name: &str, picture: &str, question: Option<&str>| {
+        html! {
+            form method="post" action={ "/runs/" (run.id) "/" (what) } data-confirm=[question] {
+                (ui::form_token(visitor))
+                button { (ui::icon(picture)) (name) }
+            }
+        }
+    };
+    html! {
+            @if !run.status.has_ended() { (act("stop", "Stop", "stop", Some("Stop this run? What it is doing now is cut off."))) }
+            @if run.status == Status::Failed { (act("retry", "Retry", "again", None)) }
+            @if run.status.has_ended() { (act("again", "Run again", "play", None)) }
+    }
+}
+
+fn composer(visitor: &Visitor, view: &RunView) -> Markup {
+    if !visitor.may(Permission::ManageRuns) {
+        return html! {};
+    }
+    html! {
+        form.form.block method="post" action={ "/runs/" (view.run.id) "/messages" } {
+            (ui::form_token(visitor))
+            div.field.wide {
+                label for="message" { "Message to the run " span #hint.hint sse-swap="hint" { (hint_of(view)) } }
+                textarea #message name="message" rows="3" required {}
+            }
+            div.buttons { button { "Send" } }
+        }
+    }
+}
+
+/// What a message does now.
+fn hint_of(view: &RunView) -> &'static str {
+    match view.run.status {
+        Status::Failed => "It is kept, and read when the run is retried.",
+        Status::Completed | Status::Interrupted => "It resumes the run.",
+        Status::Waiting => "It closes the request above, and the run goes on.",
+        Status::Pending | Status::Starting | Status::Running => {
+            "The run reads it before it asks its model again."
+        }
+    }
+}
+
+/// The pending request, as a card takes it.
+fn open_request(view: &RunView, agent_name: Option<&str>) -> Option<OpenRequest> {
+    view.pending.as_ref().map(|request| OpenRequest {
+        run: RunId::from_stored(view.run.id),
+        run_title: view.run.title.clone(),
+        agent: AgentId::from_stored(view.run.agent_id),
+        agent_name: agent_name.unwrap_or_default().to_owned(),
+        request: request.clone(),
+    })
+}
+
+/// The e-mail addresses of those who wrote and answered.
+async fn people_of(web: &Web, entries: &[Entry]) -> Result<People, StoreError> {
+    let mut users: Vec<UserId> = entries
+        .iter()
+        .filter_map(|entry| match &entry.body {
+            Body::User { by, .. }
+            | Body::HumanResponse { by, .. }
+            | Body::Interrupted { by }
+            | Body::Retried { by } => *by,
+            _ => None,
+        })
+        .collect();
+    users.sort_unstable();
+    users.dedup();
+    if users.is_empty() {
+        return Ok(HashMap::new());
+    }
+    web.store.emails_of(users).await
+}
+
+/// To the run's page.
+fn to_run(run: RunId) -> Response {
+    axum::response::Redirect::to(&format!("/runs/{run}")).into_response()
+}

@@ -1,0 +1,177 @@
+//! What a person does to a run: a message, stop, retry, run again.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use errand_core::id::{AgentId, RunId, SandboxId};
+use errand_core::transcript::Body;
+use errand_store::model::{PostMessage, Runnable, StartRun};
+use errand_store::{ForkRun, Once, Reach, StoreError};
+
+use super::to_run;
+use crate::api::v1::forks::{copied_files, discard};
+use crate::web::Web;
+use crate::web::failure::{PageError, Shown};
+use crate::web::form::{Form, Path};
+use crate::web::guard::Visitor;
+
+/// How many entries are looked through for a run's first message.
+const FIRST_ENTRIES: u32 = 20;
+
+pub(in crate::web) async fn message(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(fields): Form,
+) -> Shown {
+    let Some(text) = fields.given("message") else {
+        return Err(PageError::bad("A message takes at least one character."));
+    };
+    let now = web.clock.now();
+    let message = PostMessage {
+        team: visitor.team_id(),
+        run,
+        id: web.ids.message(now),
+        text: text.to_owned(),
+        by: visitor.user_id(),
+        now,
+    };
+    web.store
+        .post_message(message, Once::not_recorded())
+        .await?;
+    Ok(to_run(run))
+}
+
+pub(in crate::web) async fn stop(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
+    web.store
+        .stop(team, run, by, now, Once::not_recorded())
+        .await?;
+    Ok(to_run(run))
+}
+
+pub(in crate::web) async fn retry(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, by, now) = (visitor.team_id(), visitor.user_id(), web.clock.now());
+    web.store
+        .retry(team, run, by, now, Once::not_recorded())
+        .await?;
+    Ok(to_run(run))
+}
+
+/// A new run of the same assignment's latest build, with the same first message, on the same files where they are still
+/// there and free.
+pub(in crate::web) async fn again(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(_): Form,
+) -> Shown {
+    let team = visitor.team_id();
+    let view = web.store.run(team, run).await?;
+    let part = web
+        .store
+        .transcript(team, run, Reach::After(0), FIRST_ENTRIES)
+        .await?;
+    let first = part.entries.into_iter().find_map(|entry| match entry.body {
+        Body::User { text, .. } => Some(text),
+        _ => None,
+    });
+    let sandbox = view.run.sandbox_id.as_deref().and_then(SandboxId::parse);
+    let agent = AgentId::from_stored(view.run.agent_id);
+    let started = begin(&web, &visitor, agent, first.clone(), sandbox).await;
+    let started = match started {
+        Err(
+            StoreError::Conflict(_)
+            | StoreError::Invalid {
+                field: "sandbox_id",
+                ..
+            },
+        ) => begin(&web, &visitor, agent, first, None).await?,
+        other => other?,
+    };
+    Ok(to_run(started))
+}
+
+/// A new run that begins with this one's transcript up to a message, and with a copy of its files.
+pub(in crate::web) async fn fork(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(fields): Form,
+) -> Shown {
+    let after = fields
+        .given("after_message")
+        .map(|id| id.parse().map_err(|_| PageError::not_found()))
+        .transpose()?;
+    let now = web.clock.now();
+    let sandbox = copied_files(&web, visitor.team_id(), run).await?;
+    let models = web.models.clone();
+    let id = web.ids.run(now);
+    let fork = ForkRun {
+        team: visitor.team_id(),
+        run,
+        id,
+        after,
+        build: None,
+        source: "web",
+        webhook_url: None,
+        human_request_webhook_url: None,
+        message: None,
+        by: visitor.user_id(),
+        api_key: None,
+        sandbox: sandbox.clone(),
+        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
+        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        now,
+    };
+    let made = web.store.fork(fork, Once::not_recorded()).await;
+    // Where it is unknown whether it was done, the copy may be the new run's. If it is not, it is found later.
+    let is_unknown = matches!(made, Err(StoreError::Unavailable(_) | StoreError::Sql(_)));
+    if made.is_err()
+        && !is_unknown
+        && let Some(copy) = sandbox
+    {
+        discard(&web, copy).await;
+    }
+    made?;
+    Ok(to_run(id))
+}
+
+/// Starts a run from the web.
+pub(in crate::web) async fn begin(
+    web: &Web,
+    visitor: &Visitor,
+    agent: AgentId,
+    message: Option<String>,
+    sandbox: Option<SandboxId>,
+) -> Result<RunId, StoreError> {
+    let now = web.clock.now();
+    let models = web.models.clone();
+    let id = web.ids.run(now);
+    let start = StartRun {
+        team: visitor.team_id(),
+        id,
+        agent,
+        source: "web",
+        sandbox,
+        webhook_url: None,
+        human_request_webhook_url: None,
+        message: message.map(|text| (web.ids.message(now), text)),
+        by: visitor.user_id(),
+        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
+        runnable: Runnable(Arc::new(move |build| models.find(&build.model).map(drop))),
+        now,
+    };
+    web.store.start_run(start, Once::not_recorded()).await?;
+    Ok(id)
+}

@@ -1,0 +1,218 @@
+//! What stands beside a transcript: facts, steps with their durations, files, deliveries.
+
+use errand_core::id::{RunId, SandboxId};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry, Outcome};
+use errand_core::wire::RunBody;
+use maud::{Markup, html};
+
+use crate::web::failure::PageError;
+use crate::web::guard::Visitor;
+use crate::web::{Web, files, ui, webhooks};
+
+/// How many steps are shown: the newest.
+const STEPS_MAX: usize = 40;
+/// How many files are shown.
+const FILES_MAX: usize = 12;
+
+/// The column.
+pub(super) async fn of(
+    web: &Web,
+    visitor: &Visitor,
+    run: &RunBody,
+    entries: &[Entry],
+) -> Result<Markup, PageError> {
+    let id = RunId::from_stored(run.id);
+    let deliveries = web.store.deliveries_of(visitor.team_id(), id).await?;
+    let files = match run.sandbox_id.as_deref().and_then(SandboxId::parse) {
+        Some(sandbox) => Some(files::top(web, visitor, &sandbox).await),
+        None => None,
+    };
+    let steps = steps(entries);
+    Ok(html! {
+        (facts(run, visitor.now))
+        section {
+            div.head { h2 { "Files" } @if files.is_some() { a.small href={ "/runs/" (run.id) "/files" } { "All files" } } }
+            @match files {
+                None => p.dim.small { "It has no sandbox: no tool has needed one." },
+                Some(None) => p.dim.small { "The sandbox has expired." },
+                Some(Some(found)) if found.is_empty() => p.dim.small { "The sandbox is empty." },
+                Some(Some(found)) => (files::links(id, found.iter().take(FILES_MAX))),
+            }
+        }
+        section {
+            div.head { h2 { "Steps" } }
+            (steps_list(&steps))
+        }
+        @if !deliveries.is_empty() {
+            section {
+                div.head { h2 { "Webhooks" } }
+                @for delivery in &deliveries { (webhooks::delivery_fold(visitor, delivery)) }
+            }
+        }
+    })
+}
+
+fn facts(run: &RunBody, now: Timestamp) -> Markup {
+    let usage = &run.usage;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "seconds of work, shown"
+    )]
+    let worked_ms = (usage.seconds * 1000.0) as u64;
+    html! {
+        dl.facts {
+            dt { "Made" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " by " (source) } }
+            @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
+            dt { "Worked" } dd { (ui::duration(worked_ms)) }
+            dt { "Steps" } dd { (ui::number(usage.steps)) span.dim { " (" (usage.model_calls) " model, " (usage.tool_calls) " tool)" } }
+            dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } }
+            dt { "Cost" } dd { (ui::cost(usage.cost_usd)) }
+            @if let Some(error) = &run.error { dt { "Error" } dd { code { (error.code) } } }
+            @if let Some(sandbox) = &run.sandbox_id { dt { "Sandbox" } dd { (ui::id(sandbox)) } }
+        }
+    }
+}
+
+/// What a stretch of time went to.
+struct Step {
+    kind: &'static str,
+    name: String,
+    from: Timestamp,
+    /// None: it is not over.
+    to: Option<Timestamp>,
+    failed: bool,
+}
+
+/// The steps of a part of a transcript. A model's step is the time before what it said.
+fn steps(entries: &[Entry]) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut open: Vec<(String, usize)> = Vec::new();
+    let mut since: Option<Timestamp> = None;
+    for entry in entries {
+        let at = entry.at;
+        match &entry.body {
+            Body::Assistant { .. } | Body::ToolCall { .. } | Body::HumanRequest { .. } => {
+                if let Some(from) = since.take().filter(|from| *from < at) {
+                    steps.push(Step {
+                        kind: "model",
+                        name: "model".to_owned(),
+                        from,
+                        to: Some(at),
+                        failed: false,
+                    });
+                }
+            }
+            _ => {}
+        }
+        match &entry.body {
+            Body::ToolCall { call, .. } => {
+                open.push((call.id.clone(), steps.len()));
+                steps.push(Step {
+                    kind: "tool",
+                    name: call.name.clone(),
+                    from: at,
+                    to: None,
+                    failed: false,
+                });
+            }
+            Body::ToolResult {
+                call_id, outcome, ..
+            } => {
+                close(
+                    &mut steps,
+                    &mut open,
+                    call_id,
+                    at,
+                    matches!(outcome, Outcome::Error(_)),
+                );
+                since = Some(at);
+            }
+            Body::HumanRequest { request, .. } => {
+                open.push((request.id.to_string(), steps.len()));
+                steps.push(Step {
+                    kind: "person",
+                    name: "a person".to_owned(),
+                    from: at,
+                    to: None,
+                    failed: false,
+                });
+            }
+            Body::HumanResponse { request_id, .. } => {
+                close(&mut steps, &mut open, &request_id.to_string(), at, false);
+                since = Some(at);
+            }
+            Body::Wait { until, .. } => {
+                open.push((until.to_string(), steps.len()));
+                steps.push(Step {
+                    kind: "timer",
+                    name: "timer".to_owned(),
+                    from: at,
+                    to: None,
+                    failed: false,
+                });
+            }
+            Body::Woke { until } => {
+                close(&mut steps, &mut open, &until.to_string(), at, false);
+                since = Some(at);
+            }
+            Body::User { .. } | Body::Assistant { .. } | Body::Retried { .. } => since = Some(at),
+            _ => {}
+        }
+    }
+    steps
+}
+
+fn close(
+    steps: &mut [Step],
+    open: &mut Vec<(String, usize)>,
+    id: &str,
+    at: Timestamp,
+    failed: bool,
+) {
+    let Some(place) = open.iter().position(|(of, _)| of == id) else {
+        return;
+    };
+    let (_, index) = open.remove(place);
+    if let Some(step) = steps.get_mut(index) {
+        step.to = Some(at);
+        step.failed = failed;
+    }
+}
+
+fn steps_list(steps: &[Step]) -> Markup {
+    let Some(first) = steps
+        .get(steps.len().saturating_sub(STEPS_MAX)..)
+        .filter(|shown| !shown.is_empty())
+    else {
+        return html! { p.dim.small { "No steps yet." } };
+    };
+    let from = first.iter().map(|step| step.from).min().unwrap_or_default();
+    let to = first
+        .iter()
+        .map(|step| step.to.unwrap_or(step.from))
+        .max()
+        .unwrap_or_default();
+    let whole = to.ms_since(from).max(1);
+    let share = |ms: u64| (ms.saturating_mul(1000) / whole).min(1000);
+    html! {
+        ol.steps {
+            @for step in first {
+                @let took = step.to.map(|to| to.ms_since(step.from));
+                @let x = share(step.from.ms_since(from)).min(990);
+                @let wide = took.map_or(1000 - x, share).max(10).min(1000 - x);
+                li {
+                    svg.dot viewBox="0 0 8 8" aria-hidden="true" { rect class=(step.kind) width="8" height="8" rx="2" {} }
+                    span { span.mono { (step.name) } @if step.failed { " " (ui::state("failed", "error")) } }
+                    span.num.dim { @match took { Some(ms) => (ui::duration(ms)), None => "now" } }
+                    svg.span viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true" {
+                        rect.track width="1000" height="8" rx="2" {}
+                        rect class=(step.kind) x=(x) width=(wide) height="8" rx="2" {}
+                    }
+                }
+            }
+        }
+        @if steps.len() > STEPS_MAX { p.small.dim { "The newest " (STEPS_MAX) " steps." } }
+    }
+}

@@ -1,0 +1,243 @@
+//! The list of runs.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use errand_core::id::{AgentId, TeamId};
+use errand_core::run::Status;
+use errand_core::time::{Timestamp, parse_duration_ms};
+use errand_core::wire::RunBody;
+use errand_store::StoreError;
+use errand_store::model::{PageQuery, RunFilter};
+use maud::{Markup, html};
+
+use super::failure::Shown;
+use super::form::{Fields, Params};
+use super::guard::Visitor;
+use super::layout::{Section, page};
+use super::{Web, ui};
+
+/// Runs of one page.
+const LIMIT: u32 = 25;
+/// Most agents that the filter offers.
+const AGENTS_MAX: u32 = 100;
+/// What stands for the statuses of runs that are at work.
+const WORKING: &str = "working";
+
+pub(super) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let team = visitor.team_id();
+    let filter = filter(&params, visitor.now);
+    let offset = params.get("offset").parse().unwrap_or(0);
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.list_runs(team, filter, query).await?;
+    let names = names_of(&web, team, &found.items).await?;
+    let agents = PageQuery {
+        limit: AGENTS_MAX,
+        offset: 0,
+    };
+    let agents = web.store.list_agents(team, agents).await?;
+    let agents: Vec<(AgentId, String)> = agents
+        .items
+        .into_iter()
+        .map(|(agent, _)| (agent.id, agent.name))
+        .collect();
+    let is_filtered = ["q", "status", "assignment", "source", "since"]
+        .iter()
+        .any(|name| params.given(name).is_some());
+    let shown = found.items.len() as u64;
+    let body = html! {
+        div.head {
+            h1 { "Runs" }
+            span.dim { (ui::counted(found.total, "run", "runs")) }
+            div.actions { a.button href="/assignments" { (ui::icon("play")) "Start a run" } }
+        }
+        (filters(&params, &agents))
+        div.card {
+            @if found.items.is_empty() {
+                @if is_filtered {
+                    (ui::empty("No run fits these filters", &html! { a href="/runs" { "Show all runs" } }))
+                } @else {
+                    (ui::empty("There are no runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one by the API." }))
+                }
+            } @else {
+                (table(&found.items, Some(&names), visitor.now))
+                (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| address(&params, offset)))
+            }
+        }
+    };
+    Ok(page(&visitor, "Runs", Section::Runs, &body))
+}
+
+fn filter(params: &Fields, now: Timestamp) -> RunFilter {
+    let statuses = params
+        .all("status")
+        .flat_map(|word| {
+            if word == WORKING {
+                vec![Status::Pending, Status::Starting, Status::Running]
+            } else {
+                Status::ALL
+                    .into_iter()
+                    .filter(|status| status.as_str() == word)
+                    .collect()
+            }
+        })
+        .collect();
+    let since = params
+        .given("since")
+        .and_then(|text| parse_duration_ms(text).ok())
+        .and_then(|ms| i64::try_from(ms).ok())
+        .map(|ms| Timestamp::from_millis(now.as_millis() - ms));
+    RunFilter {
+        statuses,
+        agent: params.given("assignment").and_then(|id| id.parse().ok()),
+        source: params.given("source").map(str::to_owned),
+        since,
+        until: None,
+        q: params.given("q").map(str::to_owned),
+        ascending: false,
+    }
+}
+
+/// The same list from another run on.
+fn address(params: &Fields, offset: u64) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for name in ["q", "status", "assignment", "source", "since"] {
+        for value in params.all(name).filter(|value| !value.is_empty()) {
+            query.append_pair(name, value);
+        }
+    }
+    query.append_pair("offset", &offset.to_string());
+    format!("/runs?{}", query.finish())
+}
+
+fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
+    let choice = |name: &str, label: &str, options: &[(String, String)]| {
+        let chosen = params.get(name);
+        html! {
+            div.field {
+                label for={ "filter-" (name) } { (label) }
+                select id={ "filter-" (name) } name=(name) data-submits {
+                    option value="" { "All" }
+                    @for (value, text) in options {
+                        option value=(value) selected[value == chosen] { (text) }
+                    }
+                }
+            }
+        }
+    };
+    let pair = |value: &str, text: &str| (value.to_owned(), text.to_owned());
+    let mut statuses = vec![pair(WORKING, "at work")];
+    statuses.extend(Status::ALL.map(|status| pair(status.as_str(), status.as_str())));
+    let agents: Vec<_> = agents
+        .iter()
+        .map(|(id, name)| (id.to_string(), name.clone()))
+        .collect();
+    let sources = ["api", "web", "cli", "schedule", "mcp"].map(|source| pair(source, source));
+    let times = [
+        pair("1h", "last hour"),
+        pair("1d", "last day"),
+        pair("7d", "last 7 days"),
+        pair("30d", "last 30 days"),
+    ];
+    html! {
+        form.filters method="get" action="/runs" role="search" {
+            div.field.search {
+                label for="filter-q" { "Search" }
+                input #filter-q type="search" name="q" value=(params.get("q")) placeholder="A part of the title, or of the id";
+            }
+            (choice("status", "State", &statuses))
+            (choice("assignment", "Assignment", &agents))
+            (choice("source", "Started by", &sources))
+            (choice("since", "Time", &times))
+            noscript { button { "Filter" } }
+        }
+    }
+}
+
+/// The names of the runs' assignments.
+pub(super) async fn names_of(
+    web: &Web,
+    team: TeamId,
+    runs: &[RunBody],
+) -> Result<HashMap<AgentId, String>, StoreError> {
+    let mut agents: Vec<AgentId> = runs
+        .iter()
+        .map(|run| AgentId::from_stored(run.agent_id))
+        .collect();
+    agents.sort_unstable();
+    agents.dedup();
+    web.store.agent_names(team, agents).await
+}
+
+/// Runs as a table. `names`: of their assignments; none where all are of one.
+pub(super) fn table(
+    runs: &[RunBody],
+    names: Option<&HashMap<AgentId, String>>,
+    now: Timestamp,
+) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead {
+                    tr {
+                        th scope="col" { "Run" }
+                        th scope="col" { "State" }
+                        @if names.is_some() { th scope="col" { "Assignment" } }
+                        th scope="col" { "Started by" }
+                        th scope="col" { "Made" }
+                        th.num scope="col" { "Took" }
+                        @if names.is_some() { th.num scope="col" { "Tokens" } }
+                        th.num scope="col" { "Cost" }
+                    }
+                }
+                tbody { @for run in runs { (row(run, names, now)) } }
+            }
+        }
+    }
+}
+
+fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) -> Markup {
+    let agent = AgentId::from_stored(run.agent_id);
+    let whole = run.id.to_string();
+    let took = run.started_at.map(|from| {
+        let to = run.completed_at.unwrap_or(now);
+        ui::duration(to.ms_since(from))
+    });
+    let tokens = run.usage.input_tokens + run.usage.output_tokens;
+    html! {
+        tr {
+            td.title {
+                a href={ "/runs/" (whole) } { (title(run)) }
+                @if let Some(error) = &run.error { span.sub { (error.message) } }
+                @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (waiting.who.as_deref().unwrap_or_default()) } }
+            }
+            td { (ui::status(run.status)) }
+            @if let Some(names) = names {
+                td { a.link href={ "/assignments/" (agent) } { (names.get(&agent).map_or("deleted", String::as_str)) } }
+            }
+            td.dim { (run.source.as_deref().unwrap_or("–")) }
+            td { (ui::time(run.created_at, now)) }
+            td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
+            @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
+            td.num data-label="cost" { (ui::cost(run.usage.cost_usd)) }
+        }
+    }
+}
+
+/// What a run is called: its title, or its id.
+pub(super) fn title(run: &RunBody) -> String {
+    run.title.clone().unwrap_or_else(|| {
+        let id = run.id.to_string();
+        format!(
+            "Run {}",
+            id.get(id.len().saturating_sub(8)..).unwrap_or(&id)
+        )
+    })
+}

@@ -1,0 +1,130 @@
+//! The page by which somebody sets a password.
+//!
+//! `GET` and `POST /set-up/{token}`: whoever has the link may set the user's password, once. The token is the only
+//! permission, and is as good as a password: the page is not stored, not framed, and sends no referrer. A password is
+//! hashed only for a link that works. Whoever has set it is logged in.
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use errand_store::{StoreError, User};
+use http::StatusCode;
+use http::header::{self, HeaderValue};
+use maud::{Markup, html};
+
+use super::failure::{Shown, sentence};
+use super::form::OpenForm;
+use super::guard::open_session;
+use super::layout::lone_page;
+use super::{Web, ui};
+use crate::api::error::ApiError;
+use crate::password::{PASSWORD_CHARS_MIN, PasswordError, hash_password};
+use crate::secret_key::SetUpToken;
+
+pub(super) async fn show(State(web): State<Web>, Path(token): Path<String>) -> Shown {
+    Ok(match holder(&web, &token).await? {
+        Some((_, user)) => form_page(StatusCode::OK, &user, "", None),
+        None => dead_link(),
+    })
+}
+
+pub(super) async fn claim(
+    State(web): State<Web>,
+    Path(token): Path<String>,
+    OpenForm(sent): OpenForm,
+) -> Shown {
+    let Some((token, user)) = holder(&web, &token).await? else {
+        return Ok(dead_link());
+    };
+    let email = sent.get("email");
+    let again = |wrong: &str| form_page(StatusCode::BAD_REQUEST, &user, email, Some(wrong));
+    let password = sent.get("password").to_owned();
+    if password != sent.get("again") {
+        return Ok(again("The two passwords differ."));
+    }
+    let hash = match hash(&web, password).await {
+        Ok(hash) => hash,
+        Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
+        Err(None) => return Err(ApiError::unavailable("the server is stopping").into()),
+    };
+    let given = sent.given("email").map(str::to_owned);
+    match web
+        .store
+        .claim_set_up_link(token.hash(), given, hash, web.clock.now())
+        .await
+    {
+        Ok(user) => {
+            let cookie = open_session(&web, user.id).await?;
+            Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response())
+        }
+        Err(StoreError::NotFound) => Ok(dead_link()),
+        Err(StoreError::Invalid { message, .. } | StoreError::Conflict(message)) => {
+            Ok(again(&sentence(&message)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn holder(web: &Web, token: &str) -> Result<Option<(SetUpToken, User)>, StoreError> {
+    let Some(token) = SetUpToken::parse(token) else {
+        return Ok(None);
+    };
+    let user = web.store.set_up_link(token.hash(), web.clock.now()).await?;
+    Ok(user.map(|user| (token, user)))
+}
+
+/// The error is none where the server stops meanwhile.
+pub(super) async fn hash(web: &Web, password: String) -> Result<String, Option<PasswordError>> {
+    let _place = web.0.hashes.acquire().await.map_err(|_| None)?;
+    let hashed = tokio::task::spawn_blocking(move || hash_password(&password)).await;
+    hashed.map_err(|_| None)?.map_err(Some)
+}
+
+fn form_page(status: StatusCode, user: &User, email: &str, wrong: Option<&str>) -> Response {
+    let body: Markup = html! {
+        h1 { "Set your password" }
+        (ui::alert(wrong))
+        form.form method="post" {
+            div.field {
+                label for="email" { "E-mail address" }
+                @if let Some(email) = &user.email {
+                    // For the password manager; the address is settled.
+                    input #email name="email" type="email" value=(email) autocomplete="username" readonly;
+                } @else {
+                    input #email name="email" type="email" value=(email) autocomplete="username" required;
+                }
+            }
+            div.field {
+                label for="password" { "Password" span.hint { "At least " (PASSWORD_CHARS_MIN) " characters" } }
+                input #password name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
+            }
+            div.field {
+                label for="again" { "Once more" }
+                input #again name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
+            }
+            button.main { "Set the password" }
+        }
+    };
+    private(lone_page(status, "Set your password", &body))
+}
+
+fn dead_link() -> Response {
+    let body = html! {
+        h1 { "This link does not work" }
+        p { "It was used, has expired, or was replaced by a newer one. Ask the server's operator for a new one: " code { "errand users link EMAIL" } }
+        p { a href="/log-in" { "Log in" } }
+    };
+    private(lone_page(
+        StatusCode::NOT_FOUND,
+        "This link does not work",
+        &body,
+    ))
+}
+
+/// The address is a secret: it is not told to where a link leads.
+pub(super) fn private(mut response: Response) -> Response {
+    response.headers_mut().insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
+    response
+}

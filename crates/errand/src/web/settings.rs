@@ -1,0 +1,4 @@
+//! Settings of a team.
+
+pub(super) mod keys;
+pub(super) mod team;

@@ -1,0 +1,183 @@
+//! API keys: made, shown once, listed, deleted.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::id::{ApiKeyId, UserId};
+use errand_core::limits::NAME_CHARS_MAX;
+use errand_store::model::{ApiKey, PageQuery};
+use errand_store::{NewApiKey, Once};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use crate::api::error::ApiError;
+use crate::secret_key::ApiKeySecret;
+use crate::web::failure::Shown;
+use crate::web::form::{Fields, Form, Params, Path};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page_with_status};
+use crate::web::{Web, ui};
+
+/// Keys of one page.
+const LIMIT: u32 = 50;
+const DAY_MS: u64 = 86_400_000;
+
+/// What a page of keys tells besides.
+#[derive(Default)]
+struct Told {
+    /// The key that was just made: its name and the key itself.
+    made: Option<(String, String)>,
+    wrong: Option<String>,
+    sent: Fields,
+}
+
+pub(in crate::web) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    render(&web, &visitor, offset, &Told::default()).await
+}
+
+pub(in crate::web) async fn create(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> Shown {
+    let name = sent.get("name").trim().to_owned();
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+        let told = Told {
+            wrong: Some(format!("The name takes 1 to {NAME_CHARS_MAX} characters.")),
+            sent,
+            ..Told::default()
+        };
+        return render(&web, &visitor, 0, &told).await;
+    }
+    let now = web.clock.now();
+    let days = sent
+        .get("days")
+        .parse::<u64>()
+        .ok()
+        .filter(|days| *days > 0);
+    let secret = ApiKeySecret::generate().map_err(ApiError::internal)?;
+    let new = NewApiKey {
+        id: web.ids.api_key(now),
+        team: visitor.team_id(),
+        created_by: visitor.user_id(),
+        name: name.clone(),
+        prefix: secret.prefix().to_owned(),
+        hash: secret.hash(),
+        expires_at: days.map(|days| now.plus_ms(days.saturating_mul(DAY_MS))),
+        not_after: None,
+        now,
+    };
+    web.store.create_api_key(new, Once::not_recorded()).await?;
+    let told = Told {
+        made: Some((name, secret.expose().to_owned())),
+        ..Told::default()
+    };
+    render(&web, &visitor, 0, &told).await
+}
+
+pub(in crate::web) async fn delete(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(key): Path<ApiKeyId>,
+    Form(_): Form,
+) -> Shown {
+    let now = web.clock.now();
+    web.store
+        .delete_api_key(visitor.team_id(), key, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/settings/api-keys").into_response())
+}
+
+async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.list_api_keys(visitor.team_id(), query).await?;
+    let makers: Vec<UserId> = found.items.iter().map(|key| key.created_by).collect();
+    let people = web.store.emails_of(makers).await?;
+    let shown = found.items.len() as u64;
+    let body = html! {
+        div.head { h1 { "API keys" } }
+        p.lead { "Programs use a key to call the API. A key has the role that whoever made it has at the time of each call; deleting it ends it at once." }
+        @if let Some((name, key)) = &told.made {
+            div.note.good role="status" {
+                p { strong { "The key “" (name) "” is made." } " Copy it now: it is shown this once, and kept nowhere." }
+                div.secret { code #new-key { (key) } button.main type="button" data-copy=(key) { (ui::icon("copy")) "Copy" } }
+            }
+        }
+        section.card.pad {
+            div.head { h2 { "New key" } }
+            (ui::alert(told.wrong.as_deref()))
+            form.row method="post" action="/settings/api-keys" {
+                (ui::form_token(visitor))
+                div.field { label for="name" { "Name" } input #name name="name" value=(told.sent.get("name")) required maxlength=(NAME_CHARS_MAX) autocomplete="off"; }
+                div.field {
+                    label for="days" { "Ends" }
+                    select #days name="days" {
+                        @for (days, text) in [("", "never"), ("7", "in 7 days"), ("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year")] {
+                            option value=(days) selected[told.sent.get("days") == days] { (text) }
+                        }
+                    }
+                }
+                button.main { "Create" }
+            }
+        }
+        section {
+            div.card {
+                @if found.items.is_empty() { (ui::empty("There are no keys yet", &html! { "Make one above, and give it to the program that starts runs." })) }
+                @else {
+                    (table(visitor, &found.items, &people))
+                    (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/settings/api-keys?offset={offset}")))
+                }
+            }
+        }
+    };
+    let status = if told.wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    Ok(page_with_status(
+        status,
+        visitor,
+        "API keys",
+        Section::Keys,
+        &body,
+    ))
+}
+
+fn table(visitor: &Visitor, keys: &[ApiKey], people: &HashMap<UserId, String>) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Key" } th scope="col" { "Made by" } th scope="col" { "Made" } th scope="col" { "Last used" } th scope="col" { "Ends" } th { span.visually-hidden { "Delete" } } } }
+                tbody {
+                    @for key in keys {
+                        @let has_ended = key.expires_at.is_some_and(|end| end <= visitor.now);
+                        tr {
+                            td.title { (key.name) }
+                            td.mono { (key.prefix) "…" }
+                            td { (people.get(&key.created_by).map_or("the operator", String::as_str)) }
+                            td data-label="made" { (ui::time(key.created_at, visitor.now)) }
+                            td data-label="used" { @match key.last_used_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
+                            td data-label="ends" { @match key.expires_at { Some(_) if has_ended => (ui::state("failed", "ended")), Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
+                            td {
+                                form method="post" action={ "/settings/api-keys/" (key.id) "/delete" } data-confirm={ "Delete the key “" (key.name) "”? Programs that use it are refused at once." } {
+                                    (ui::form_token(visitor))
+                                    button.risky aria-label={ "Delete the key " (key.name) } { "Delete" }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The team: members and their roles, invitations.
+//!
+//! Whoever removes a member sees first which keys end with them. What a role may not do is not offered; the store
+//! refuses it besides.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::id::{InvitationId, UserId};
+use errand_core::role::{Permission, Role};
+use errand_store::model::{ApiKey, PageQuery};
+use errand_store::{Invitation, Member, NewInvitation, OfMember, Once};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use crate::api::error::ApiError;
+use crate::secret_key::SetUpToken;
+use crate::web::failure::{PageError, Shown, told};
+use crate::web::form::{Fields, Form, Params, Path};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page, page_with_status};
+use crate::web::{Web, ui};
+
+/// Members of one page.
+const LIMIT: u32 = 50;
+const DAY_MS: u64 = 86_400_000;
+
+/// What the page tells besides.
+#[derive(Default)]
+struct Told {
+    /// The link that was just made.
+    link: Option<String>,
+    wrong: Option<String>,
+    sent: Fields,
+}
+
+pub(in crate::web) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    render(&web, &visitor, offset, &Told::default()).await
+}
+
+pub(in crate::web) async fn invite(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Form(sent): Form,
+) -> Shown {
+    let now = web.clock.now();
+    let token = SetUpToken::generate().map_err(ApiError::internal)?;
+    let days: u64 = sent.get("days").parse().unwrap_or(7);
+    let new = NewInvitation {
+        id: web.ids.invitation(now),
+        team: visitor.team_id(),
+        token_hash: token.hash(),
+        role: Role::parse(sent.get("role")).unwrap_or(Role::Member),
+        email: sent.given("email").map(str::to_owned),
+        by: visitor.user_id(),
+        by_role: visitor.role(),
+        expires_at: now.plus_ms(days.clamp(1, 30) * DAY_MS),
+        now,
+    };
+    let made = web.store.create_invitation(new, Once::not_recorded()).await;
+    let told = match made {
+        Ok(_) => Told {
+            link: Some(format!(
+                "{}/join/{}",
+                web.settings.public_url,
+                token.expose()
+            )),
+            ..Told::default()
+        },
+        Err(error) => Told {
+            wrong: Some(told(error.into())?),
+            sent,
+            ..Told::default()
+        },
+    };
+    render(&web, &visitor, 0, &told).await
+}
+
+pub(in crate::web) async fn take_back(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(invitation): Path<InvitationId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .delete_invitation(team, invitation, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/settings/team").into_response())
+}
+
+fn of(visitor: &Visitor, user: UserId) -> OfMember {
+    OfMember {
+        team: visitor.team_id(),
+        user,
+        by: visitor.user_id(),
+        by_role: visitor.role(),
+        now: visitor.now,
+    }
+}
+
+pub(in crate::web) async fn change_role(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(user): Path<UserId>,
+    Form(sent): Form,
+) -> Shown {
+    let role = Role::parse(sent.get("role")).ok_or_else(PageError::not_found)?;
+    let changed = web
+        .store
+        .change_role(of(&visitor, user), role, Once::not_recorded())
+        .await;
+    match changed {
+        Ok(_) => Ok(Redirect::to("/settings/team").into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error.into())?),
+                ..Told::default()
+            };
+            render(&web, &visitor, 0, &told).await
+        }
+    }
+}
+
+/// Asks once more, with the keys that end.
+pub(in crate::web) async fn before_removal(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(user): Path<UserId>,
+) -> Shown {
+    let (member, keys) = web.store.member(visitor.team_id(), user).await?;
+    let body = html! {
+        div.crumbs { a href="/settings/team" { "Team" } }
+        div.head { h1 { "Remove " (name_of(&member)) "?" } }
+        p.lead { "They see nothing of this team any more, from now on." }
+        section {
+            div.head { h2 { "Keys that end with them" } }
+            div.card {
+                @if keys.is_empty() { (ui::empty("They made no keys", &html! { "No program stops working." })) }
+                @else { (keys_table(&keys, &visitor)) }
+            }
+        }
+        form.buttons.block method="post" action={ "/settings/team/" (user) "/remove" } {
+            (ui::form_token(&visitor))
+            button.risky { "Remove " (name_of(&member)) }
+            a.button href="/settings/team" { "Cancel" }
+        }
+    };
+    Ok(page(&visitor, "Remove a member", Section::Team, &body))
+}
+
+fn keys_table(keys: &[ApiKey], visitor: &Visitor) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Key" } th scope="col" { "Last used" } } }
+                tbody {
+                    @for key in keys {
+                        tr {
+                            td.title { (key.name) }
+                            td.mono { (key.prefix) "…" }
+                            td data-label="used" { @match key.last_used_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(in crate::web) async fn remove(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(user): Path<UserId>,
+    Form(_): Form,
+) -> Shown {
+    let removed = web
+        .store
+        .remove(of(&visitor, user), Once::not_recorded())
+        .await;
+    match removed {
+        Ok(_) if user == visitor.user_id() => Ok(Redirect::to("/").into_response()),
+        Ok(_) => Ok(Redirect::to("/settings/team").into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error.into())?),
+                ..Told::default()
+            };
+            render(&web, &visitor, 0, &told).await
+        }
+    }
+}
+
+fn name_of(member: &Member) -> &str {
+    member
+        .email
+        .as_deref()
+        .unwrap_or("the owner whom nobody has claimed yet")
+}
+
+async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
+    let team = visitor.team_id();
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let members = web.store.members(team, query).await?;
+    let manages = visitor.may(Permission::ManageMembers);
+    let (open, makers) = if manages {
+        let first = PageQuery {
+            limit: LIMIT,
+            offset: 0,
+        };
+        let open = web.store.invitations(team, first, visitor.now).await?.items;
+        let makers = open.iter().map(|one| one.created_by).collect();
+        (open, web.store.emails_of(makers).await?)
+    } else {
+        (Vec::new(), HashMap::new())
+    };
+    let shown = members.items.len() as u64;
+    let body = html! {
+        div.head { h1 { "Team" } span.dim { (ui::counted(members.total, "member", "members")) } }
+        (ui::alert(told.wrong.as_deref()))
+        @if let Some(link) = &told.link {
+            div.note.good role="status" {
+                p { strong { "The invitation is made." } " Copy the link now and send it: it is shown this once, and works once." }
+                div.secret { code #new-link { (link) } button.main type="button" data-copy=(link) { (ui::icon("copy")) "Copy" } }
+            }
+        }
+        div.card {
+            (members_table(visitor, &members.items))
+            (ui::pager(offset, shown, members.total, u64::from(LIMIT), &|offset| format!("/settings/team?offset={offset}")))
+        }
+        @if manages {
+            (invite_form(visitor, &told.sent))
+            @if !open.is_empty() {
+                section { div.head { h2 { "Invitations that work" } } div.card { (invitations_table(visitor, &open, &makers)) } }
+            }
+        }
+    };
+    let status = if told.wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    Ok(page_with_status(
+        status,
+        visitor,
+        "Team",
+        Section::Team,
+        &body,
+    ))
+}
+
+fn roles(visitor: &Visitor) -> &'static [Role] {
+    if visitor.may(Permission::ManageOwners) {
+        &[Role::Member, Role::Admin, Role::Owner]
+    } else {
+        &[Role::Member, Role::Admin]
+    }
+}
+
+fn members_table(visitor: &Visitor, members: &[Member]) -> Markup {
+    let manages = visitor.may(Permission::ManageMembers);
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Person" } th scope="col" { "Role" } th.num scope="col" { "API keys" } th scope="col" { "Joined" } th { span.visually-hidden { "Remove" } } } }
+                tbody {
+                    @for member in members {
+                        @let is_me = member.user == visitor.user_id();
+                        @let may_change = manages && (member.role != Role::Owner || visitor.may(Permission::ManageOwners));
+                        tr {
+                            td.title { (name_of(member)) @if is_me { span.dim { " (you)" } } @if member.disabled { " " (ui::state("failed", "disabled")) } }
+                            td {
+                                @if may_change {
+                                    form.row method="post" action={ "/settings/team/" (member.user) "/role" } {
+                                        (ui::form_token(visitor))
+                                        select name="role" aria-label={ "Role of " (name_of(member)) } data-submits {
+                                            @for role in roles(visitor) { option value=(role.as_str()) selected[*role == member.role] { (role.as_str()) } }
+                                        }
+                                        noscript { button { "Change" } }
+                                    }
+                                } @else { (member.role.as_str()) }
+                            }
+                            td.num data-label="keys" { (member.api_keys) }
+                            td data-label="joined" { (ui::time(member.joined_at, visitor.now)) }
+                            td.num {
+                                @if may_change || is_me {
+                                    a.button href={ "/settings/team/" (member.user) "/remove" } { @if is_me { "Leave" } @else { "Remove" } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn invite_form(visitor: &Visitor, sent: &Fields) -> Markup {
+    html! {
+        section.card.pad {
+            div.head { h2 { "Invite somebody" } }
+            p.dim { "An invitation is a link that works once. Whoever opens it sets a password, or logs in, and is of the team." }
+            form.row.block method="post" action="/settings/team/invitations" {
+                (ui::form_token(visitor))
+                div.field { label for="email" { "E-mail address " span.hint { "optional; without it, whoever has the link joins" } } input #email name="email" type="email" value=(sent.get("email")) autocomplete="off"; }
+                div.field {
+                    label for="role" { "Role" }
+                    select #role name="role" { @for role in roles(visitor) { option value=(role.as_str()) selected[sent.get("role") == role.as_str()] { (role.as_str()) } } }
+                }
+                div.field {
+                    label for="days" { "Works for" }
+                    select #days name="days" { @for (days, text) in [("1", "a day"), ("7", "a week"), ("30", "30 days")] { option value=(days) selected[days == "7"] { (text) } } }
+                }
+                button.main { "Make a link" }
+            }
+        }
+    }
+}
+
+fn invitations_table(
+    visitor: &Visitor,
+    open: &[Invitation],
+    makers: &HashMap<UserId, String>,
+) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "For" } th scope="col" { "Role" } th scope="col" { "Made by" } th scope="col" { "Ends" } th { span.visually-hidden { "Take back" } } } }
+                tbody {
+                    @for one in open {
+                        @let whom = one.email.as_deref().unwrap_or("whoever has the link");
+                        tr {
+                            td.title { (whom) }
+                            td { (one.role.as_str()) }
+                            td { (makers.get(&one.created_by).map_or("–", String::as_str)) }
+                            td data-label="ends" { (ui::time(one.expires_at, visitor.now)) }
+                            td.num {
+                                form method="post" action={ "/settings/team/invitations/" (one.id) "/delete" } {
+                                    (ui::form_token(visitor))
+                                    button.risky aria-label={ "Take back the invitation for " (whom) } { "Take back" }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What models, tools and files say, made readable: Markdown, JSON, tables.
+//!
+//! Promised: whatever the text holds, it is shown and never acts. HTML in Markdown is shown as text; links go to `http`,
+//! `https` and `mailto` alone; nothing is loaded from elsewhere. What is long is cut, and says so.
+
+use maud::{Markup, PreEscaped, html};
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
+use serde_json::{Map, Value};
+
+/// Most characters of a text that a page shows of one result.
+const CHARS_MAX: usize = 16_000;
+/// Most rows of a table.
+const ROWS_MAX: usize = 200;
+/// Most columns of a table.
+const COLUMNS_MAX: usize = 40;
+/// Most bytes of Markdown that are read as such; beyond, it is shown as it is.
+const MARKDOWN_BYTES_MAX: usize = 64 * 1024;
+
+/// Markdown as a model writes it.
+pub(super) fn markdown(text: &str) -> Markup {
+    if text.len() > MARKDOWN_BYTES_MAX {
+        return plain(text);
+    }
+    let options =
+        Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
+    let mut safe = Vec::new();
+    let mut links = Vec::new();
+    for event in Parser::new_ext(text, options) {
+        harmless(event, &mut links, &mut safe);
+    }
+    let mut markup = String::new();
+    pulldown_cmark::html::push_html(&mut markup, safe.into_iter());
+    html! { div.prose { (PreEscaped(markup)) } }
+}
+
+/// Lets through what cannot act. `links`: for each open link whether it was let through.
+fn harmless<'a>(event: Event<'a>, links: &mut Vec<bool>, safe: &mut Vec<Event<'a>>) {
+    match event {
+        Event::Html(text) | Event::InlineHtml(text) => safe.push(Event::Text(text)),
+        Event::Start(Tag::Link {
+            dest_url,
+            link_type,
+            title,
+            id,
+        }) => {
+            let is_safe = ["http://", "https://", "mailto:"]
+                .iter()
+                .any(|start| dest_url.to_lowercase().starts_with(start));
+            links.push(is_safe);
+            if is_safe {
+                safe.push(Event::Start(Tag::Link {
+                    link_type,
+                    dest_url,
+                    title,
+                    id,
+                }));
+            }
+        }
+        Event::End(TagEnd::Link) => {
+            if links.pop().unwrap_or(false) {
+                safe.push(Event::End(TagEnd::Link));
+            }
+        }
+        // A picture would be loaded from elsewhere: its text stands for it.
+        Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
+        Event::Start(Tag::HtmlBlock) => safe.push(Event::Start(Tag::Paragraph)),
+        Event::End(TagEnd::HtmlBlock) => safe.push(Event::End(TagEnd::Paragraph)),
+        Event::TaskListMarker(done) => {
+            safe.push(Event::Text(CowStr::Borrowed(if done {
+                "☑ "
+            } else {
+                "☐ "
+            })));
+        }
+        // Who writes a line break means one.
+        Event::SoftBreak => safe.push(Event::HardBreak),
+        other => safe.push(other),
+    }
+}
+
+/// A text as it is, with its line breaks.
+pub(super) fn plain(text: &str) -> Markup {
+    let (shown, rest) = cut(text);
+    html! {
+        div.text { (shown) }
+        (and_more(rest))
+    }
+}
+
+/// A text in letters of one width.
+pub(super) fn code(text: &str) -> Markup {
+    let (shown, rest) = cut(text);
+    html! {
+        pre.block-code tabindex="0" { (shown) }
+        (and_more(rest))
+    }
+}
+
+/// The beginning of a text, and how many characters it leaves out.
+fn cut(text: &str) -> (&str, usize) {
+    match text.char_indices().nth(CHARS_MAX) {
+        None => (text, 0),
+        Some((at, _)) => {
+            let (shown, rest) = text.split_at(at);
+            (shown, rest.chars().count())
+        }
+    }
+}
+
+fn and_more(rest: usize) -> Markup {
+    html! {
+        @if rest > 0 {
+            p.small.dim { (super::ui::number(rest as u64)) " more characters are not shown." }
+        }
+    }
+}
+
+/// A JSON value: a table where it is a list of alike objects, names and values where it is a flat object, else text.
+pub(super) fn value(value: &Value) -> Markup {
+    match value {
+        Value::String(text) => code(text),
+        Value::Array(rows) if is_table(rows) => json_table(rows),
+        Value::Object(fields) if !fields.is_empty() && fields.values().all(is_short) => {
+            names_and_values(fields)
+        }
+        other => code(&pretty(other)),
+    }
+}
+
+/// The arguments of a call. A long text among them is shown with its lines.
+pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
+    if fields.is_empty() {
+        return html! { p.dim { "No arguments." } };
+    }
+    html! {
+        dl.facts {
+            @for (name, value) in fields {
+                dt.mono { (name) }
+                dd {
+                    @match value {
+                        Value::String(text) if text.contains('\n') || text.chars().count() > 120 => (code(text)),
+                        Value::String(text) => code { (text) },
+                        other if is_short(other) => code { (other) },
+                        other => (code(&pretty(other))),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Arguments or a value in one short line.
+pub(super) fn brief(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            let parts = fields.iter().map(|(name, value)| match value {
+                Value::String(text) => format!("{name}: {text}"),
+                other => format!("{name}: {other}"),
+            });
+            parts.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    };
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(120)
+        .collect();
+    line
+}
+
+/// JSON with line breaks.
+pub(super) fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn is_short(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.chars().count() <= 120 && !text.contains('\n'),
+        Value::Array(_) | Value::Object(_) => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn is_table(rows: &[Value]) -> bool {
+    rows.len() > 1
+        && rows.iter().all(|row| {
+            row.as_object()
+                .is_some_and(|fields| !fields.is_empty() && fields.values().all(is_short))
+        })
+}
+
+fn names_and_values(fields: &Map<String, Value>) -> Markup {
+    html! {
+        dl.facts {
+            @for (name, value) in fields {
+                dt.mono { (name) }
+                dd { code { (shown(value)) } }
+            }
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn json_table(rows: &[Value]) -> Markup {
+    let mut columns: Vec<&String> = Vec::new();
+    for fields in rows.iter().filter_map(Value::as_object) {
+        for name in fields.keys() {
+            if !columns.contains(&name) && columns.len() < COLUMNS_MAX {
+                columns.push(name);
+            }
+        }
+    }
+    let cells = rows.iter().filter_map(Value::as_object).map(|fields| {
+        columns
+            .iter()
+            .map(|name| fields.get(*name).map(shown).unwrap_or_default())
+            .collect()
+    });
+    let heading: Vec<String> = columns.iter().map(|name| (*name).clone()).collect();
+    table(&heading, cells.collect())
+}
+
+/// Whether a file's name says that it is a table.
+pub(super) fn is_csv(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.ends_with(".csv") || name.ends_with(".tsv")
+}
+
+/// Comma-separated values as a table; `name` says which character separates.
+pub(super) fn csv(name: &str, text: &str) -> Markup {
+    let separator = if name.to_lowercase().ends_with(".tsv") {
+        '\t'
+    } else {
+        separator_of(text)
+    };
+    let mut rows = csv_rows(text, separator).into_iter();
+    let heading = rows.next().unwrap_or_default();
+    table(&heading, rows.collect())
+}
+
+/// The first line says it: semicolons are what spreadsheets write where commas are decimal.
+fn separator_of(text: &str) -> char {
+    let line = text.lines().next().unwrap_or_default();
+    if line.matches(';').count() > line.matches(',').count() {
+        ';'
+    } else {
+        ','
+    }
+}
+
+/// Rows of fields, with quotes as RFC 4180 has them. Stops where there are more rows than are shown.
+fn csv_rows(text: &str, separator: char) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), String::new());
+    let mut is_quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' if is_quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                field.push('"');
+            }
+            '"' if is_quoted || field.is_empty() => is_quoted = !is_quoted,
+            '\r' if !is_quoted => {}
+            '\n' if !is_quoted => {
+                row.push(std::mem::take(&mut field));
+                rows.push(std::mem::take(&mut row));
+                if rows.len() > ROWS_MAX + 1 {
+                    return rows;
+                }
+            }
+            c if c == separator && !is_quoted => row.push(std::mem::take(&mut field)),
+            c => field.push(c),
+        }
+    }
+    if !field.is_empty() || !row.is_empty() {
+        row.push(field);
+        rows.push(row);
+    }
+    rows
+}
+
+fn table(heading: &[String], rows: Vec<Vec<String>>) -> Markup {
+    let is_cut = rows.len() > ROWS_MAX;
+    html! {
+        div.data tabindex="0" role="region" aria-label="Table" {
+            table {
+                thead { tr { @for name in heading.iter().take(COLUMNS_MAX) { th scope="col" { (name) } } } }
+                tbody {
+                    @for row in rows.iter().take(ROWS_MAX) {
+                        tr {
+                            @for cell in row.iter().take(COLUMNS_MAX) {
+                                td class=[is_number(cell).then_some("num")] { (cell) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if is_cut { p.small.dim { "The first " (ROWS_MAX) " rows are shown." } }
+    }
+}
+
+fn is_number(cell: &str) -> bool {
+    !cell.is_empty() && cell.trim().parse::<f64>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn html_in_markdown_is_shown_and_never_acts() {
+        for text in [
+            "<script>alert(1)</script>",
+            "a <img src=x onerror=alert(1)> b",
+            "<div onclick=\"x\">\n\nx\n\n</div>",
+            "```html\n<script>alert(1)</script>\n```",
+            "| a |\n|---|\n| <script>x</script> |",
+        ] {
+            let shown = markdown(text).into_string();
+            assert!(!shown.contains("<script"), "{shown}");
+            assert!(!shown.contains("<img"), "{shown}");
+            assert!(!shown.contains("<div onclick"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn links_lead_to_the_web_alone_and_nothing_is_loaded() {
+        let shown = markdown("[a](javascript:alert(1)) [b](JAVASCRIPT:x) [c](data:text/html,x) [d](https://example.com)")
+            .into_string();
+        assert_eq!(shown.matches("<a ").count(), 1, "{shown}");
+        assert!(shown.contains("href=\"https://example.com\""), "{shown}");
+        let shown = markdown("![alt](https://example.com/x.png)").into_string();
+        assert!(shown.contains("alt") && !shown.contains("<img"), "{shown}");
+    }
+
+    #[test]
+    fn values_are_tables_where_they_are_alike() {
+        let rows = json!([{"a": 1, "b": "<i>"}, {"a": 2}]);
+        let shown = value(&rows).into_string();
+        assert!(shown.contains("<table>"), "{shown}");
+        assert!(shown.contains("&lt;i&gt;"), "{shown}");
+        assert!(!value(&json!([1, 2])).into_string().contains("<table>"));
+    }
+
+    #[test]
+    fn quoted_fields_hold_separators_and_line_breaks() {
+        let rows = csv_rows("a,b\r\n\"1,\n2\",\"say \"\"x\"\"\"\n", ',');
+        assert_eq!(rows, [["a", "b"], ["1,\n2", "say \"x\""]]);
+        assert_eq!(separator_of("a;b;c\n1,5;2"), ';');
+    }
+
+    #[test]
+    fn what_is_long_is_cut_and_says_so() {
+        let shown = code(&"é".repeat(20_000)).into_string();
+        assert!(
+            shown.contains("4\u{202f}000 more characters"),
+            "{}",
+            shown.len()
+        );
+    }
+}

@@ -1,0 +1,291 @@
+//! Small pieces that pages share: times, ids, states, icons, fields.
+
+use errand_core::run::Status;
+use errand_core::time::Timestamp;
+use maud::{Markup, PreEscaped, html};
+
+use super::form::TOKEN_FIELD;
+use super::guard::Person;
+
+/// The hidden field that each form of a logged-in person has.
+pub(super) fn form_token(person: &Person) -> Markup {
+    html! { input type="hidden" name=(TOKEN_FIELD) value=(person.form_token); }
+}
+
+/// A moment: how long ago, with the exact time on hover.
+pub(super) fn time(at: Timestamp, now: Timestamp) -> Markup {
+    let exact = at.to_string();
+    html! {
+        time.nowrap datetime=(exact) title=(readable(&exact)) data-ms=(at.as_millis()) { (ago(at, now)) }
+    }
+}
+
+/// `2026-11-23 09:30:00 UTC`.
+fn readable(exact: &str) -> String {
+    let seconds = exact.get(..19).unwrap_or(exact);
+    format!("{} UTC", seconds.replace('T', " "))
+}
+
+/// `3 min ago`, `in 2 h`, `now`.
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let (ms, is_future) = if at > now {
+        (at.ms_since(now), true)
+    } else {
+        (now.ms_since(at), false)
+    };
+    let seconds = ms / 1000;
+    let text = match seconds {
+        0..=4 => return "now".to_owned(),
+        5..=59 => format!("{seconds} s"),
+        60..=3_599 => format!("{} min", seconds / 60),
+        3_600..=86_399 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    };
+    if is_future {
+        format!("in {text}")
+    } else {
+        format!("{text} ago")
+    }
+}
+
+/// `340 ms`, `12.4 s`, `3 min 20 s`, `2 h 5 min`.
+pub(super) fn duration(ms: u64) -> String {
+    match ms {
+        0..=999 => format!("{ms} ms"),
+        1_000..=59_999 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        60_000..=3_599_999 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        3_600_000..=86_399_999 => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
+        _ => format!("{} d {} h", ms / 86_400_000, ms % 86_400_000 / 3_600_000),
+    }
+}
+
+/// `512 B`, `1.4 kB`, `2.0 MB`.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "one decimal is shown of sizes far below 2^52"
+)]
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..=999 => format!("{bytes} B"),
+        1_000..=999_999 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..=999_999_999 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// `1 234 567`, with thin spaces.
+pub(super) fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 2);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `$1.23`; more decimals where it is less than a cent; a dash for nothing.
+pub(super) fn cost(usd: f64) -> String {
+    if usd <= 0.0 {
+        return "–".to_owned();
+    }
+    if usd < 0.01 {
+        return format!("${usd:.4}");
+    }
+    format!("${usd:.2}")
+}
+
+/// `3 runs`, `1 run`.
+pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", number(n), if n == 1 { one } else { many })
+}
+
+/// An id: its last characters, which differ, with a button that copies it whole.
+pub(super) fn id(whole: &str) -> Markup {
+    let short = whole.get(whole.len().saturating_sub(8)..).unwrap_or(whole);
+    html! {
+        span.id {
+            span title=(whole) { (short) }
+            (copy(whole, "Copy the id"))
+        }
+    }
+}
+
+/// A button that copies a text.
+pub(super) fn copy(text: &str, label: &str) -> Markup {
+    html! {
+        button.plain.copy type="button" data-copy=(text) aria-label=(label) title=(label) { (icon("copy")) }
+    }
+}
+
+/// A run's status: a shape, a word, a colour.
+pub(super) fn status(status: Status) -> Markup {
+    state(status.as_str(), status.as_str())
+}
+
+/// A state by its word. `kind`: what it looks like.
+pub(super) fn state(kind: &str, word: &str) -> Markup {
+    let kind = if KINDS.contains(&kind) { kind } else { "other" };
+    html! {
+        span class={ "state " (kind) } { (shape(kind)) (word) }
+    }
+}
+
+/// The states that have a look.
+const KINDS: [&str; 16] = [
+    "pending",
+    "starting",
+    "running",
+    "waiting",
+    "completed",
+    "failed",
+    "interrupted",
+    "delivered",
+    "gone",
+    "dropped",
+    "exhausted",
+    "allow",
+    "ask",
+    "deny",
+    "guard",
+    "other",
+];
+
+fn shape(kind: &str) -> Markup {
+    let inside = match kind {
+        "completed" | "delivered" | "allow" => {
+            r#"<circle cx="6" cy="6" r="5.5" fill="currentColor"/><path d="M3.4 6.2l1.8 1.8 3.4-3.8" fill="none" stroke="var(--surface)" stroke-width="1.4"/>"#
+        }
+        "failed" | "exhausted" | "deny" => {
+            r#"<path d="M3.7.7h4.6l3 3v4.6l-3 3H3.7l-3-3V3.7z" fill="currentColor"/><path d="M4.2 4.2l3.6 3.6M7.8 4.2L4.2 7.8" stroke="var(--surface)" stroke-width="1.4"/>"#
+        }
+        "waiting" | "ask" | "guard" => {
+            r#"<path d="M6 .5L11.5 6 6 11.5.5 6z" fill="currentColor"/><path d="M6 3.2v3.2M6 8v.8" stroke="var(--surface)" stroke-width="1.4"/>"#
+        }
+        "running" | "starting" => {
+            r#"<circle cx="6" cy="6" r="4.6" fill="none" stroke="currentColor" stroke-opacity=".35" stroke-width="1.6"/><path d="M6 1.4A4.6 4.6 0 0 1 10.6 6" fill="none" stroke="currentColor" stroke-width="1.8"/>"#
+        }
+        "interrupted" | "gone" | "dropped" => {
+            r#"<rect x="1.5" y="1.5" width="9" height="9" rx="1.5" fill="currentColor"/>"#
+        }
+        _ => {
+            r#"<circle cx="6" cy="6" r="4.6" fill="none" stroke="currentColor" stroke-width="1.6"/>"#
+        }
+    };
+    html! { svg viewBox="0 0 12 12" aria-hidden="true" { (PreEscaped(inside)) } }
+}
+
+/// A picture of 16 px, by name; for the eye only.
+pub(super) fn icon(name: &str) -> Markup {
+    let inside = match name {
+        "home" => r#"<path d="M2.5 7L8 2.5 13.5 7v6.5h-4v-4h-3v4h-4z"/>"#,
+        "inbox" => r#"<path d="M2 9.5l2-6.5h8l2 6.5v4H2zM2 9.5h3.5L6.5 11h3l1-1.5H14"/>"#,
+        "runs" => r#"<path d="M2.5 3.5h11M2.5 8h11M2.5 12.5h7"/>"#,
+        "assignments" => {
+            r#"<rect x="2.5" y="3" width="11" height="10.5" rx="1.5"/><path d="M5.5 2v2M10.5 2v2M5 7.5h6M5 10.5h4"/>"#
+        }
+        "key" => r#"<circle cx="5.5" cy="10.5" r="3"/><path d="M7.7 8.3L13 3M11 5l1.8 1.8"/>"#,
+        "person" => {
+            r#"<circle cx="8" cy="5.5" r="2.8"/><path d="M2.8 13.8a5.3 5.3 0 0 1 10.4 0"/>"#
+        }
+        "team" => {
+            r#"<circle cx="6" cy="6" r="2.4"/><path d="M1.8 13a4.3 4.3 0 0 1 8.4 0M10.5 3.9a2.4 2.4 0 0 1 0 4.3M11.6 9.5a4.3 4.3 0 0 1 2.6 3.5"/>"#
+        }
+        "hook" => {
+            r#"<path d="M5.5 10.5a2.5 2.5 0 1 1-2-2.4M8 4.5a2.5 2.5 0 1 1 2 2.4L8 10.5M8 4.5L5.8 8.6M10.5 13a2.5 2.5 0 1 0 .3-3"/>"#
+        }
+        "fork" => {
+            r#"<circle cx="4.5" cy="3.5" r="1.5"/><circle cx="11.5" cy="3.5" r="1.5"/><circle cx="8" cy="12.5" r="1.5"/><path d="M4.5 5v1.5a2 2 0 0 0 2 2h3a2 2 0 0 0 2-2V5M8 8.5V11"/>"#
+        }
+        "leave" => r#"<path d="M9.5 2.5h-6v11h6M7 8h7M11.5 5.5L14 8l-2.5 2.5"/>"#,
+        "copy" => {
+            r#"<rect x="5.5" y="5.5" width="8" height="8" rx="1.5"/><path d="M10.5 5.5v-2a1 1 0 0 0-1-1h-6a1 1 0 0 0-1 1v6a1 1 0 0 0 1 1h2"/>"#
+        }
+        "plus" => r#"<path d="M8 3v10M3 8h10"/>"#,
+        "play" => r#"<path d="M4.5 3l8 5-8 5z"/>"#,
+        "stop" => r#"<rect x="4" y="4" width="8" height="8" rx="1"/>"#,
+        "again" => r#"<path d="M13 8a5 5 0 1 1-1.5-3.5M13 2.5v3h-3"/>"#,
+        "file" => r#"<path d="M4 1.5h5.5l3 3v10H4zM9.5 1.5v3h3"/>"#,
+        "folder" => r#"<path d="M1.5 4v9h13V5.5H8L6.5 4z"/>"#,
+        "down" => r#"<path d="M8 2.5v8M4.5 7.5L8 11l3.5-3.5M3 13.5h10"/>"#,
+        "edit" => r#"<path d="M3 13l.7-3L10.5 3.2l2.3 2.3L6 12.3z"/>"#,
+        _ => r#"<circle cx="8" cy="8" r="5"/>"#,
+    };
+    html! { svg.icon viewBox="0 0 16 16" aria-hidden="true" { (PreEscaped(inside)) } }
+}
+
+/// An empty place: what it is for, and what to do.
+pub(super) fn empty(title: &str, more: &Markup) -> Markup {
+    html! { div.empty { strong { (title) } div { (more) } } }
+}
+
+/// What was wrong with a form.
+pub(super) fn alert(message: Option<&str>) -> Markup {
+    html! {
+        @if let Some(message) = message {
+            div.alert role="alert" { (message) }
+        }
+    }
+}
+
+/// Links to the pages before and after. `address`: of the same list from another entry on.
+pub(super) fn pager(
+    offset: u64,
+    shown: u64,
+    total: u64,
+    limit: u64,
+    address: &dyn Fn(u64) -> String,
+) -> Markup {
+    if total <= shown {
+        return html! {};
+    }
+    html! {
+        nav.pager aria-label="Pages" {
+            span { (number(offset + 1)) "–" (number(offset + shown)) " of " (number(total)) }
+            span.gap {}
+            @if offset > 0 {
+                a.button rel="prev" href=(address(offset.saturating_sub(limit))) { "Previous" }
+            }
+            @if offset + shown < total {
+                a.button rel="next" href=(address(offset + limit)) { "Next" }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let of = |ms: i64| ago(Timestamp::from_millis(now.as_millis() + ms), now);
+        assert_eq!(of(-1_000), "now");
+        assert_eq!(of(-59_000), "59 s ago");
+        assert_eq!(of(-3_600_000), "1 h ago");
+        assert_eq!(of(-200_000_000), "2 d ago");
+        assert_eq!(of(7_200_000), "in 2 h");
+        assert_eq!(duration(340), "340 ms");
+        assert_eq!(duration(12_480), "12.4 s");
+        assert_eq!(duration(200_000), "3 min 20 s");
+    }
+
+    #[test]
+    fn numbers_are_grouped_and_costs_have_cents() {
+        assert_eq!(number(7), "7");
+        assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!(cost(0.0), "–");
+        assert_eq!(cost(0.0012), "$0.0012");
+        assert_eq!(cost(12.5), "$12.50");
+        assert_eq!(size(1_400), "1.4 kB");
+    }
+
+    #[test]
+    fn text_in_an_attribute_stays_there() {
+        let shown = id("\"><script>alert(1)</script>").into_string();
+        assert!(!shown.contains("<script"), "{shown}");
+    }
+}

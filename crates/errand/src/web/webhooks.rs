@@ -1,0 +1,477 @@
+//! Webhooks of the team: subscriptions, what was sent and what came of it, the secret that signs.
+//!
+//! Whoever may not manage webhooks sees where events go without what may be secret in an address.
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Redirect};
+use errand_core::id::{DeliveryId, WebhookId};
+use errand_core::role::Permission;
+use errand_core::webhook::WebhookEvent;
+use errand_store::model::{DeliveryRow, PageQuery};
+use errand_store::{NewSecret, NewWebhook, Once, TestWebhook, Webhook, WebhookChange};
+use http::StatusCode;
+use maud::{Markup, html};
+
+use super::failure::{PageError, Shown, told};
+use super::form::{Fields, Form, Params, Path};
+use super::guard::Visitor;
+use super::layout::{Section, page_with_status};
+use super::{Web, text, ui};
+use crate::api::error::ApiError;
+use crate::api::v1::name::{address_to_show, webhook_url};
+use crate::secret_key::webhook_secret;
+
+/// Webhooks, and deliveries, of one page.
+const LIMIT: u32 = 25;
+/// Most characters of a description.
+const DESCRIPTION_CHARS_MAX: usize = 500;
+
+/// What is wrong with a form, and what was sent.
+#[derive(Default)]
+struct Told {
+    wrong: Option<String>,
+    sent: Fields,
+}
+
+pub(super) async fn list(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    let rolled = params.is_on("rolled");
+    render_list(&web, &visitor, offset, rolled, &Told::default()).await
+}
+
+async fn render_list(
+    web: &Web,
+    visitor: &Visitor,
+    offset: u64,
+    rolled: bool,
+    told: &Told,
+) -> Shown {
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let found = web.store.webhooks(visitor.team_id(), query).await?;
+    let manages = visitor.may(Permission::ManageWebhooks);
+    let shown = found.items.len() as u64;
+    let secret = if manages {
+        Some(secret_card(web, visitor, rolled).await?)
+    } else {
+        None
+    };
+    let body = html! {
+        div.head { h1 { "Webhooks" } }
+        p.lead { "What happens to the team's runs is told to these addresses, signed, and tried for three days. A run can be started with addresses of its own, too." }
+        div.card {
+            @if found.items.is_empty() { (ui::empty("There are no webhooks yet", &html! { "A webhook tells a program when a run asks a person, or ends." })) }
+            @else {
+                (table(visitor, &found.items))
+                (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/webhooks?offset={offset}")))
+            }
+        }
+        @if manages {
+            section.card.pad {
+                div.head { h2 { "New webhook" } }
+                (ui::alert(told.wrong.as_deref()))
+                (form(visitor, "/webhooks", &told.sent, "Create"))
+            }
+        }
+        @if let Some(secret) = secret { (secret) }
+    };
+    let status = status_of(told);
+    Ok(page_with_status(
+        status,
+        visitor,
+        "Webhooks",
+        Section::Webhooks,
+        &body,
+    ))
+}
+
+fn status_of(told: &Told) -> StatusCode {
+    if told.wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    }
+}
+
+fn shown_url(visitor: &Visitor, url: &str) -> String {
+    address_to_show(url, visitor.may(Permission::ManageWebhooks))
+}
+
+fn enabled(webhook: &Webhook) -> Markup {
+    html! {
+        @if webhook.enabled { (ui::state("completed", "enabled")) } @else { (ui::state("interrupted", "disabled")) }
+        @if let Some(why) = &webhook.disabled_reason { span.sub { (why) } }
+    }
+}
+
+fn table(visitor: &Visitor, webhooks: &[Webhook]) -> Markup {
+    html! {
+        div.scroll {
+            table.stack {
+                thead { tr { th scope="col" { "Address" } th scope="col" { "Events" } th scope="col" { "State" } th scope="col" { "Made" } } }
+                tbody {
+                    @for webhook in webhooks {
+                        tr {
+                            td.title { a href={ "/webhooks/" (webhook.id) } { (shown_url(visitor, &webhook.url)) } @if let Some(what) = &webhook.description { span.sub { (what) } } }
+                            td { (events_of(webhook)) }
+                            td { (enabled(webhook)) }
+                            td data-label="made" { (ui::time(webhook.created_at, visitor.now)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn events_of(webhook: &Webhook) -> String {
+    if webhook.events.len() == WebhookEvent::ALL.len() {
+        return "all".to_owned();
+    }
+    let words: Vec<&str> = webhook.events.iter().map(|event| event.as_str()).collect();
+    words.join(", ")
+}
+
+fn form(visitor: &Visitor, action: &str, sent: &Fields, does: &str) -> Markup {
+    let chosen: Vec<&str> = sent.all("event").collect();
+    let is_new = chosen.is_empty() && sent.given("url").is_none();
+    html! {
+        form.form method="post" action=(action) {
+            (ui::form_token(visitor))
+            div.field { label for="url" { "Address" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://example.com/hook" required autocomplete="off"; }
+            fieldset {
+                legend { "Events" }
+                @for event in WebhookEvent::ALL {
+                    label.choice { input type="checkbox" name="event" value=(event.as_str()) checked[is_new || chosen.contains(&event.as_str())]; span.mono { (event.as_str()) } }
+                }
+            }
+            div.field { label for="description" { "What it is for " span.hint { "optional" } } input #description name="description" value=(sent.get("description")) maxlength=(DESCRIPTION_CHARS_MAX) autocomplete="off"; }
+            label.choice { input type="checkbox" name="enabled" value="on" checked[is_new || sent.is_on("enabled")]; span { "Enabled" } }
+            div.buttons { button.main { (does) } }
+        }
+    }
+}
+
+/// What a form says of a webhook.
+struct Wanted {
+    url: String,
+    events: Vec<WebhookEvent>,
+    description: Option<String>,
+    enabled: bool,
+}
+
+fn wanted(web: &Web, sent: &Fields) -> Result<Wanted, PageError> {
+    let private = web.settings.allow_private_networks;
+    let url = webhook_url("url", Some(sent.get("url").trim().to_owned()), private)
+        .map_err(|error| PageError::bad(error.message().trim_start_matches("url: ").to_owned()))?;
+    let events: Vec<WebhookEvent> = sent.all("event").filter_map(WebhookEvent::parse).collect();
+    if events.is_empty() {
+        return Err(PageError::bad("Choose at least one event."));
+    }
+    Ok(Wanted {
+        url: url.unwrap_or_default(),
+        events,
+        description: sent
+            .given("description")
+            .map(|text| text.chars().take(DESCRIPTION_CHARS_MAX).collect()),
+        enabled: sent.is_on("enabled"),
+    })
+}
+
+pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent): Form) -> Shown {
+    match try_create(&web, &visitor, &sent).await {
+        Ok(id) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error)?),
+                sent,
+            };
+            render_list(&web, &visitor, 0, false, &told).await
+        }
+    }
+}
+
+async fn try_create(web: &Web, visitor: &Visitor, sent: &Fields) -> Result<WebhookId, PageError> {
+    let wanted = wanted(web, sent)?;
+    let now = web.clock.now();
+    let new = NewWebhook {
+        team: visitor.team_id(),
+        id: web.ids.webhook(now),
+        url: wanted.url,
+        events: wanted.events,
+        description: wanted.description,
+        enabled: wanted.enabled,
+        created_by: visitor.user_id(),
+        now,
+    };
+    let id = new.id;
+    web.store.create_webhook(new, Once::not_recorded()).await?;
+    Ok(id)
+}
+
+pub(super) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<WebhookId>,
+    Params(params): Params,
+) -> Shown {
+    let offset = params.get("offset").parse().unwrap_or(0);
+    render_one(&web, &visitor, id, offset, &Told::default()).await
+}
+
+async fn render_one(
+    web: &Web,
+    visitor: &Visitor,
+    id: WebhookId,
+    offset: u64,
+    told: &Told,
+) -> Shown {
+    let team = visitor.team_id();
+    let webhook = web.store.webhook(team, id).await?;
+    let query = PageQuery {
+        limit: LIMIT,
+        offset,
+    };
+    let sent = web.store.webhook_deliveries(team, id, query).await?;
+    let manages = visitor.may(Permission::ManageWebhooks);
+    let shown = sent.items.len() as u64;
+    let url = shown_url(visitor, &webhook.url);
+    let fields = if told.wrong.is_some() {
+        told.sent.clone()
+    } else {
+        fields_of(&webhook)
+    };
+    let act = |what: &str, name: &str, risky: bool, question: Option<&str>| {
+        html! {
+            form method="post" action={ "/webhooks/" (id) "/" (what) } data-confirm=[question] {
+                (ui::form_token(visitor))
+                button class=[risky.then_some("risky")] { (name) }
+            }
+        }
+    };
+    let body = html! {
+        div.crumbs { a href="/webhooks" { "Webhooks" } }
+        div.head {
+            h1 { (url) }
+            (enabled(&webhook))
+            @if manages {
+                div.actions {
+                    (act("test", "Send a test", false, None))
+                    (act("delete", "Delete", true, Some("Delete this webhook? What it has not been told yet is dropped.")))
+                }
+            }
+        }
+        section {
+            div.head { h2 { "Deliveries" } }
+            div.card {
+                @if sent.items.is_empty() { (ui::empty("Nothing was sent yet", &html! { "Send a test, or wait for a run to end." })) }
+                @else {
+                    div.pad.form { @for delivery in &sent.items { (delivery_fold(visitor, delivery)) } }
+                    (ui::pager(offset, shown, sent.total, u64::from(LIMIT), &|offset| format!("/webhooks/{id}?offset={offset}")))
+                }
+            }
+        }
+        @if manages {
+            section.card.pad {
+                div.head { h2 { "Change it" } }
+                (ui::alert(told.wrong.as_deref()))
+                (form(visitor, &format!("/webhooks/{id}"), &fields, "Save"))
+            }
+        }
+    };
+    Ok(page_with_status(
+        status_of(told),
+        visitor,
+        &url,
+        Section::Webhooks,
+        &body,
+    ))
+}
+
+fn fields_of(webhook: &Webhook) -> Fields {
+    let mut fields = Fields::default();
+    fields.set("url", &webhook.url);
+    fields.set(
+        "description",
+        webhook.description.as_deref().unwrap_or_default(),
+    );
+    if webhook.enabled {
+        fields.set("enabled", "on");
+    }
+    for event in &webhook.events {
+        fields.add("event", event.as_str());
+    }
+    fields
+}
+
+/// One delivery: what was sent, what came back, when it is tried again.
+pub(super) fn delivery_fold(visitor: &Visitor, delivery: &DeliveryRow) -> Markup {
+    let request = serde_json::from_slice(&delivery.body).map_or_else(
+        |_| String::from_utf8_lossy(&delivery.body).into_owned(),
+        |value| text::pretty(&value),
+    );
+    html! {
+        details.fold {
+            summary {
+                (ui::state(&delivery.state, &delivery.state))
+                span.mono.small { (delivery.event) }
+                span.small.dim.nowrap { (ui::time(delivery.created_at, visitor.now)) }
+            }
+            div.inside {
+                dl.facts {
+                    dt { "To" } dd.mono { (shown_url(visitor, &delivery.url)) }
+                    dt { "webhook-id" } dd { (ui::id(&delivery.id.to_string())) }
+                    @if let Some(run) = delivery.run { dt { "Run" } dd { a href={ "/runs/" (run) } { "the run" } } }
+                    @if let Some(due) = delivery.due_at { dt { "Next attempt" } dd { (ui::time(due, visitor.now)) } }
+                }
+                @for attempt in &delivery.attempts {
+                    div.small {
+                        "Attempt " (attempt.attempt) ", " (ui::time(attempt.at, visitor.now)) ": "
+                        @match attempt.status { Some(status) => strong { (status) }, None => strong { "no answer" } }
+                        " in " (ui::duration(attempt.duration_ms))
+                        @if let Some(error) = &attempt.error { br; span.dim { (error) } }
+                        @if let Some(answer) = attempt.answer.as_deref().filter(|answer| !answer.is_empty()) { (text::code(answer)) }
+                    }
+                }
+                details.fold { summary { "Request" } div.inside { (text::code(&request)) } }
+                @if visitor.may(Permission::ManageRuns) {
+                    form method="post" action={ "/deliveries/" (delivery.delivery) "/resend" } {
+                        (ui::form_token(visitor))
+                        button { (ui::icon("again")) "Send again" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) async fn save(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<WebhookId>,
+    Form(sent): Form,
+) -> Shown {
+    match try_save(&web, &visitor, id, &sent).await {
+        Ok(()) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
+        Err(error) => {
+            let told = Told {
+                wrong: Some(told(error)?),
+                sent,
+            };
+            render_one(&web, &visitor, id, 0, &told).await
+        }
+    }
+}
+
+async fn try_save(
+    web: &Web,
+    visitor: &Visitor,
+    id: WebhookId,
+    sent: &Fields,
+) -> Result<(), PageError> {
+    let wanted = wanted(web, sent)?;
+    let change = WebhookChange {
+        url: Some(wanted.url),
+        events: Some(wanted.events),
+        description: Some(wanted.description),
+        enabled: Some(wanted.enabled),
+    };
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .change_webhook(team, id, change, now, Once::not_recorded())
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn delete(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<WebhookId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .delete_webhook(team, id, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/webhooks").into_response())
+}
+
+pub(super) async fn test(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<WebhookId>,
+    Form(_): Form,
+) -> Shown {
+    let now = web.clock.now();
+    let test = TestWebhook {
+        team: visitor.team_id(),
+        webhook: id,
+        event: web.ids.event(now),
+        delivery: web.ids.delivery(now),
+        now,
+    };
+    web.store.test_webhook(test, Once::not_recorded()).await?;
+    Ok(Redirect::to(&format!("/webhooks/{id}")).into_response())
+}
+
+pub(super) async fn resend(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(delivery): Path<DeliveryId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    let row = web
+        .store
+        .resend(team, delivery, now, Once::not_recorded())
+        .await?
+        .fresh()?;
+    let to = match (row.webhook, row.run) {
+        (Some(webhook), _) => format!("/webhooks/{webhook}"),
+        (None, Some(run)) => format!("/runs/{run}"),
+        (None, None) => "/webhooks".to_owned(),
+    };
+    Ok(Redirect::to(&to).into_response())
+}
+
+/// The secret, behind a fold, and the button that replaces it.
+async fn secret_card(web: &Web, visitor: &Visitor, rolled: bool) -> Result<Markup, PageError> {
+    let now = visitor.now;
+    let secrets = web.store.signing_secrets(visitor.team_id(), now).await?;
+    Ok(html! {
+        section.card.pad {
+            div.head { h2 { "Secret" } }
+            @if rolled { div.note.good role="status" { "There is a new secret. The old one signs beside it for 24 hours." } }
+            p.dim { "It signs all webhooks of the team, as the Standard Webhooks specification says." }
+            div.form.block {
+                details.fold {
+                    summary { "Show the secret" }
+                    div.inside { div.secret { code { (secrets.present) } (ui::copy(&secrets.present, "Copy the secret")) } }
+                }
+                @for old in &secrets.retired { p.small { "A secret that was replaced still signs, until " (ui::time(old.valid_until, now)) "." } }
+                form method="post" action="/webhooks/secret" data-confirm="Make a new secret? The present one signs beside it for 24 hours." {
+                    (ui::form_token(visitor))
+                    button { (ui::icon("again")) "Roll the secret" }
+                }
+            }
+        }
+    })
+}
+
+pub(super) async fn roll(State(web): State<Web>, visitor: Visitor, Form(_): Form) -> Shown {
+    let new = NewSecret {
+        team: visitor.team_id(),
+        secret: webhook_secret().map_err(ApiError::internal)?,
+        now: web.clock.now(),
+    };
+    web.store
+        .roll_webhook_secret(new, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to("/webhooks?rolled=1").into_response())
+}

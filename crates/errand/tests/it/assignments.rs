@@ -1,0 +1,199 @@
+//! `run_assignment`: a run that waits for another.
+
+use errand_testkit::{Team, TestApp, WebhookSink};
+use serde_json::{Value, json};
+
+async fn named(app: &TestApp, team: &Team, name: &str, data: Value) -> String {
+    let config = json!({"version": "v2", "data": data});
+    let body = json!({"name": name, "build": {"name": "first", "config": config}});
+    let made = app.post(&team.key, "/v1/agents", body).await.expect(201);
+    made["agent"]["id"].as_str().unwrap().to_owned()
+}
+
+/// An assignment that starts another and says what that gave.
+fn starts(other: &str) -> Value {
+    json!({"tools": {"run_assignment": "allow", "run_command": "guard"}, "playbook": {"steps": [
+        {"tool": "run_assignment", "with": {"assignment": other, "message": "{{ message }}"}, "as": "got", "on_error": "continue"},
+        {"finish": "{{ got }}"}]}})
+}
+
+async fn children(app: &TestApp, team: &Team, agent: &str) -> Vec<Value> {
+    let path = format!("/v1/runs?agent_id={agent}");
+    let listed = app.get(&team.key, &path).await.expect(200);
+    listed["runs"].as_array().unwrap().clone()
+}
+
+async fn said(app: &TestApp, team: &Team, run: &str) -> String {
+    let messages = app.messages(team, run).await;
+    messages.last().unwrap()["text_content"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn a_run_waits_for_the_one_it_started_and_takes_its_last_words() {
+    let mut app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let sink = WebhookSink::start().await;
+    let steps = json!([
+        {"say": "I have: {{ message }}"},
+        {"approve": {"title": "Go on?"}, "as": "asked"},
+        {"finish": "{{ message }} is {{ asked.approved }}"}]);
+    let child = named(&app, &team, "Second", json!({"playbook": {"steps": steps}})).await;
+    let parent = named(&app, &team, "First", starts("Second")).await;
+    let body = json!({"agent_id": parent, "message": "this", "webhook_url": sink.url()});
+    let run = app.run(&team, body).await;
+    app.settle().await;
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(got["run"]["waiting_on"]["kind"], "child_run", "{got}");
+    let below = children(&app, &team, &child).await;
+    assert_eq!(below.len(), 1);
+    assert_eq!(got["run"]["waiting_on"]["who"], below[0]["id"]);
+    // Its request shows at the parent, is told by the parent's webhook, and can be answered there; also after a crash.
+    sink.until(1).await;
+    assert_eq!(sink.received()[0].json()["run_id"], below[0]["id"]);
+    app.crash().await;
+    app.settle().await;
+    let got = app.get_run(&team, &run).await;
+    let request = &got["pending_human_request"];
+    assert_eq!(request["title"], "Go on?", "{got}");
+    let id = request["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    let text = said(&app, &team, &run).await;
+    assert!(
+        text.contains("this is true") && text.contains("completed"),
+        "{text}"
+    );
+    assert_eq!(children(&app, &team, &child).await.len(), 1);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn stopping_a_run_stops_what_it_waits_for() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let asks = json!({"playbook": {"steps": [{"approve": {"title": "Go on?"}}]}});
+    let third = named(&app, &team, "Third", asks).await;
+    let second = named(&app, &team, "Second", starts("Third")).await;
+    let first = named(&app, &team, "First", starts("Second")).await;
+    let run = app
+        .run(&team, json!({"agent_id": first, "message": "x"}))
+        .await;
+    app.settle().await;
+    // Two below, the request of the lowest shows at the top.
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(got["pending_human_request"]["title"], "Go on?");
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    app.settle().await;
+    for agent in [&second, &third] {
+        assert_eq!(
+            children(&app, &team, agent).await[0]["status"],
+            "interrupted"
+        );
+    }
+    // A child that is stopped by itself gives its caller an error.
+    let run = app
+        .run(&team, json!({"agent_id": second, "message": "x"}))
+        .await;
+    app.settle().await;
+    let below = children(&app, &team, &third).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    app.post(&team.key, &format!("/v1/runs/{below}/stop"), json!({}))
+        .await
+        .expect(200);
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert!(said(&app, &team, &run).await.contains("child_stopped"));
+    let findings = app
+        .store()
+        .audit(errand_store::AuditScope::All, app.now())
+        .await
+        .unwrap();
+    assert!(findings.is_empty(), "{findings:?}");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_names() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let other = app.team("other").await;
+    named(&app, &other, "Theirs", starts("x")).await;
+    let own = named(&app, &team, "Round", starts("Round")).await;
+    let run = app
+        .run(&team, json!({"agent_id": own, "message": "x"}))
+        .await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_eq!(children(&app, &team, &own).await.len(), 4);
+    assert!(said(&app, &team, &run).await.contains("3 deep at most"));
+    let mut narrow = starts("Round");
+    narrow["assignments"] = json!([own.replace(|c: char| c.is_ascii_digit(), "0")]);
+    for (data, word) in [
+        (starts("Theirs"), "may start no assignment"),
+        (starts("nobody"), "may start no assignment"),
+        (narrow, "may start no assignment"),
+    ] {
+        let agent = named(&app, &team, "Asks", data).await;
+        let run = app
+            .run(&team, json!({"agent_id": agent, "message": "x"}))
+            .await;
+        app.settle().await;
+        let text = said(&app, &team, &run).await;
+        assert!(text.contains(word), "{text}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_child_read_counts_for_its_caller() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let reads = json!([
+        {"tool": "write_file", "with": {"path": "mail.txt", "content": "pay me"}},
+        {"tool": "read_file", "with": {"path": "mail.txt"}, "as": "mail"},
+        {"finish": "{{ mail }}"}]);
+    named(&app, &team, "Reads", json!({"playbook": {"steps": reads}})).await;
+    named(
+        &app,
+        &team,
+        "Says",
+        json!({"playbook": {"steps": [{"finish": "hello"}]}}),
+    )
+    .await;
+    for (other, status, begun) in [("Says", "completed", 1), ("Reads", "waiting", 1)] {
+        let mut data = starts(other);
+        data["playbook"]["steps"][1] = json!({"tool": "run_command", "with": {"eur": 1}});
+        let agent = named(&app, &team, "Pays", data).await;
+        let run = app
+            .run(&team, json!({"agent_id": agent, "message": "x"}))
+            .await;
+        app.settle().await;
+        let got = app.get_run(&team, &run).await;
+        assert_eq!(
+            (&got["run"]["status"], app.payment.begun()),
+            (&json!(status), begun),
+            "{got}"
+        );
+        if status == "waiting" {
+            let description = got["pending_human_request"]["description"]
+                .as_str()
+                .unwrap();
+            assert!(
+                description.contains("of another assignment"),
+                "{description}"
+            );
+        }
+    }
+    app.finish().await;
+}

@@ -1,0 +1,405 @@
+//! The pages in a real browser: a whole story, lost connections, two tabs, what keeps people out.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use errand::admin::Admin;
+use errand_core::role::Role;
+use errand_engine::clock::Clock;
+use errand_testkit::{Team, TestApp, TestOptions};
+use serde_json::{Value, json};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::browser::Chromium;
+use crate::web::{Browser, PASSWORD};
+
+/// axe-core, as `scripts/axe` puts it.
+const AXE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/axe-4.14.1.min.js");
+
+async fn app() -> TestApp {
+    TestApp::start_with(TestOptions {
+        system_clock: true,
+        ..TestOptions::default()
+    })
+    .await
+}
+
+const PLAYBOOK: &str = "steps:\n- tool: read_file\n  with: {path: /workspace/order.csv}\n  as: csv\n- wait: 1s\n- approve: {title: Send the order?}\n  as: ok\n- tool: write_file\n  with: {path: /workspace/sent.txt, content: \"sent: {{ ok.approved }}\"}\n- finish: All is sent.\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_first_start_to_the_downloaded_result() {
+    let app = app().await;
+    let admin = Admin::new(
+        app.store().clone(),
+        [3; 32],
+        Clock::System,
+        app.url().to_owned(),
+    );
+    let link = admin.claim_link().await.unwrap().unwrap();
+    let browser = Chromium::start().await;
+
+    // First start.
+    browser.go(&link).await;
+    browser.fill("#email", "ann@example.com").await;
+    browser.fill("#password", PASSWORD).await;
+    browser.fill("#again", PASSWORD).await;
+    browser.press("button.main").await;
+    browser.until("Needs you").await;
+    assert!(
+        admin.claim_link().await.unwrap().is_none(),
+        "there is an owner now"
+    );
+
+    // An assignment, in the editor; a playbook that is wrong first.
+    browser.go(&format!("{}/assignments/new", app.url())).await;
+    browser.fill("#name", "Send orders").await;
+    browser.fill("#playbook", "steps:\n- finnish: x\n").await;
+    browser.press("form.form button.main").await;
+    browser.until("Line 2:").await;
+    browser.fill("#playbook", PLAYBOOK).await;
+    browser.press("form.form button.main").await;
+    browser.until("Run now").await;
+    let address = browser.url().await;
+    let agent = address.rsplit('/').next().unwrap().to_owned();
+    assert!(
+        browser.text().await.contains(&agent),
+        "the API trigger has its id"
+    );
+
+    // A key, and a run by a program that has it.
+    browser
+        .go(&format!("{}/settings/api-keys", app.url()))
+        .await;
+    browser.fill("#name", "shop").await;
+    browser.press("form.row button.main").await;
+    let key = browser
+        .script("return document.getElementById('new-key').textContent")
+        .await;
+    let key = key.as_str().unwrap();
+    let sandbox = app.post(key, "/v1/sandboxes", json!({})).await.expect(201);
+    let sandbox = sandbox["sandbox_id"].as_str().unwrap();
+    app.upload(key, sandbox, "/workspace/order.csv", "item,n\nnail,3\n")
+        .await
+        .expect(201);
+    let body = json!({"agent_id": agent, "message": "Order 7", "sandbox_id": sandbox});
+    let run = app.post(key, "/v1/runs", body).await.expect(201);
+    let run = run["run"]["id"].as_str().unwrap().to_owned();
+
+    // Watched live: what comes later comes without a reload.
+    browser.go(&format!("{}/runs/{run}", app.url())).await;
+    browser.script("window.stays = true").await;
+    browser.until("Send the order?").await;
+    browser.until("waits for a person").await;
+
+    // Approved in the inbox, in another tab.
+    let watching = browser.here().await;
+    browser.tab().await;
+    browser.go(&format!("{}/inbox", app.url())).await;
+    assert_eq!(browser.title().await, "(1) Inbox · errand");
+    browser.fill("input[name=reason]", "checked").await;
+    browser.press("button[value=approve]").await;
+    browser.until("Answered; the run goes on.").await;
+    browser.switch(&watching).await;
+    browser.until("All is sent.").await;
+    browser
+        .until_script("return document.querySelector('#state').innerText.includes('completed')")
+        .await;
+    browser
+        .until_script("return document.querySelector('#request').innerText.trim() === ''")
+        .await;
+    assert_eq!(browser.script("return window.stays").await, json!(true));
+
+    // The result.
+    browser
+        .until_script("return document.querySelector('#side').innerText.includes('sent.txt')")
+        .await;
+    let download = "const done = arguments[arguments.length - 1]; \
+        fetch(document.querySelector('a[aria-label=\"Download sent.txt\"]').href).then(r => r.text()).then(done)";
+    assert_eq!(browser.script_until(download).await, json!("sent: true"));
+}
+
+/// An assignment that waits for a person, and a run of it.
+async fn waiting(app: &TestApp, team: &Team) -> String {
+    let steps = json!([{"approve": {"title": "Go on?"}, "as": "a"}, {"say": "One."}, {"wait": "300ms"}, {"say": "Two."}, {"finish": "Three."}]);
+    let agent = app.playbook(team, steps).await;
+    let run = app.run(team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    run
+}
+
+/// Stands between browser and server, and can be cut.
+struct Line {
+    address: SocketAddr,
+    is_up: watch::Sender<bool>,
+}
+
+impl Line {
+    async fn to(url: &str) -> Self {
+        let server = url.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (is_up, up) = watch::channel(true);
+        tokio::spawn(async move {
+            loop {
+                let Ok((mut near, _)) = listener.accept().await else {
+                    return;
+                };
+                let (server, mut up) = (server.clone(), up.clone());
+                tokio::spawn(async move {
+                    if !*up.borrow_and_update() {
+                        return;
+                    }
+                    let Ok(mut far) = TcpStream::connect(server).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = up.wait_for(|up| !*up) => {}
+                    }
+                });
+            }
+        });
+        Self { address, is_up }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_goes_on_by_itself_after_a_lost_connection() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let run = waiting(&app, &team).await;
+    let line = Line::to(app.url()).await;
+    let url = format!("http://{}", line.address);
+    let browser = Chromium::start().await;
+    browser.log_in(&url, &owner.cookie).await;
+    browser.go(&format!("{url}/runs/{run}")).await;
+    browser.until("Live").await;
+    browser.script("window.stays = true").await;
+
+    line.is_up.send(false).unwrap();
+    browser.until("Connection lost, trying again").await;
+    let pending = app.get_run(&team, &run).await;
+    let request = pending["pending_human_request"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let respond = format!("/v1/runs/{run}/human-requests/{request}/respond");
+    app.post(&team.key, &respond, json!({"approved": true}))
+        .await
+        .expect(200);
+    line.is_up.send(true).unwrap();
+
+    browser.until("Three.").await;
+    browser
+        .until_script("return document.querySelector('#state').innerText.includes('completed')")
+        .await;
+    assert_eq!(browser.script("return window.stays").await, json!(true));
+    // Each entry once, in order.
+    let shown = browser.script("return [...document.querySelectorAll('#transcript > li[data-at]')].map(e => Number(e.dataset.at))").await;
+    let shown: Vec<u64> = serde_json::from_value(shown).unwrap();
+    assert!(
+        shown.len() > 3 && shown.is_sorted_by(|a, b| a < b),
+        "{shown:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let run = waiting(&app, &team).await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    let page = format!("{}/runs/{run}", app.url());
+    browser.go(&page).await;
+    // Without live updates, so that the second has what was there before.
+    browser.script("htmx.createEventSource = () => new EventTarget(); document.querySelectorAll('[sse-connect]').forEach(e => e.outerHTML = e.outerHTML.replace('sse-connect', 'x'))").await;
+    let second = browser.here().await;
+    browser.tab().await;
+    browser.go(&page).await;
+    browser.press("button[value=deny]").await;
+    browser.until("denied").await;
+    browser.switch(&second).await;
+    browser.press("button[value=approve]").await;
+    browser
+        .until("it was denied by owner@acme.example at")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_sent_with_the_run_that_needs_them() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, json!([{"tool": "read_file", "with": {"path": "/workspace/a.txt"}, "as": "a"}, {"finish": "{{ a }}"}])).await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    browser
+        .go(&format!("{}/assignments/{agent}", app.url()))
+        .await;
+    let file = app.dir().join("a.txt");
+    std::fs::write(&file, "from the file").unwrap();
+    browser.choose("#start-files", &file).await;
+    browser.until("a.txt (13 B)").await;
+    browser.press("form[data-upload] button.main").await;
+    browser.until("from the file").await;
+}
+
+/// Everything that has a page, with data of each kind.
+async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
+    let run = waiting(app, team).await;
+    let question = json!([{"say": "**Hello**\n\n- a\n- b"}, {"tool": "write_file", "with": {"path": "/workspace/t.csv", "content": "a,b\n1,2\n"}}, {"tool": "read_file", "with": {"path": "/workspace/t.csv"}},
+        {"ask": {"title": "Which?", "description": "More", "questions": [{"question": "One?", "header": "H", "options": [{"label": "A", "description": "d"}, {"label": "B"}]}, {"question": "Many?", "options": [{"label": "C"}], "multi_select": true}, {"question": "Free?"}]}, "as": "x"}]);
+    let agent = app.playbook(team, question).await;
+    let asked = app
+        .run(
+            team,
+            json!({"agent_id": agent, "message": "Hello", "webhook_url": "http://127.0.0.1:1/x"}),
+        )
+        .await;
+    let failing = app.playbook(team, json!([{"fail": "broken"}])).await;
+    let failed = app.run(team, json!({"agent_id": failing})).await;
+    app.settle().await;
+    owner
+        .post(
+            &format!("/assignments/{agent}/edit"),
+            &[
+                ("name", "Changed"),
+                ("model", "builtin/playbook"),
+                ("playbook", "steps:\n- finish: x\n"),
+                ("people", "on"),
+            ],
+        )
+        .await
+        .leads_to();
+    let builds = app
+        .get(&team.key, &format!("/v1/agents/{agent}/builds"))
+        .await
+        .expect(200);
+    let id = |at: usize| builds["builds"][at]["id"].as_str().unwrap().to_owned();
+    let hook = [
+        ("url", "http://127.0.0.1:1/hook"),
+        ("event", "run_failed"),
+        ("enabled", "on"),
+    ];
+    let hook = owner.post("/webhooks", &hook).await.leads_to();
+    owner.post(&format!("{hook}/test"), &[]).await.leads_to();
+    let compared = format!(
+        "/assignments/{agent}/builds/compare?from={}&to={}",
+        id(1),
+        id(0)
+    );
+    let mut pages: Vec<String> = [
+        "/",
+        "/inbox",
+        "/runs",
+        "/runs?status=waiting",
+        "/assignments",
+        "/assignments/new",
+        "/settings/api-keys",
+        "/settings/team",
+        "/webhooks",
+        "/account",
+        "/runs/none",
+        "/nowhere",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    pages.extend([
+        format!("/runs/{run}"),
+        format!("/runs/{asked}"),
+        format!("/runs/{failed}"),
+        format!("/runs/{asked}/files"),
+        format!("/runs/{asked}/files/view?path=/workspace/t.csv"),
+        format!("/assignments/{agent}"),
+        format!("/assignments/{agent}/edit"),
+        format!("/assignments/{agent}/builds"),
+        compared,
+        hook,
+        format!("/settings/team/{}/remove", team.owner),
+    ]);
+    pages
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
+    let axe =
+        std::fs::read_to_string(Path::new(AXE)).expect("axe-core is here: scripts/axe fetches it");
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "member@acme.example", Role::Member).await;
+    let all = pages(&app, &owner, &team).await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    let mut broken = Vec::new();
+    for (width, theme) in [
+        (1280, "light"),
+        (1280, "dark"),
+        (390, "light"),
+        (390, "dark"),
+    ] {
+        browser.look(width, theme).await;
+        for page in &all {
+            browser.go(&format!("{}{page}", app.url())).await;
+            browser.script("document.querySelectorAll('details').forEach(d => { if (!d.closest('.top')) d.open = true })").await;
+            browser.script(&axe).await;
+            let found = browser
+                .script_until("const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html + ' ' + n.failureSummary).slice(0, 2)])), e => done(String(e)))")
+                .await;
+            if found != json!([]) {
+                broken.push(format!("{page} {width} {theme}: {found:#}"));
+            }
+            let wider = browser
+                .script("return document.documentElement.scrollWidth - window.innerWidth")
+                .await;
+            if wider.as_i64() > Some(0) {
+                broken.push(format!(
+                    "{page} {width} {theme}: {wider} px wider than the window"
+                ));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_s_script_runs_nowhere() {
+    let evil = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><svg onload='window.ran = 3'>";
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let steps = json!([{"say": evil}, {"tool": "write_file", "with": {"path": "/workspace/page.html", "content": evil}}, {"approve": {"title": evil, "description": evil}, "as": "a"}]);
+    let body = json!({"name": evil, "build": {"name": evil, "config": {"version": "v2", "data": {"input": evil, "playbook": {"steps": steps}}}}});
+    let agent = app.post(&team.key, "/v1/agents", body).await.expect(201);
+    let agent = agent["agent"]["id"].as_str().unwrap().to_owned();
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": evil}))
+        .await;
+    app.settle().await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    for page in [
+        "/".to_owned(),
+        "/inbox".to_owned(),
+        "/runs".to_owned(),
+        "/assignments".to_owned(),
+        format!("/runs/{run}"),
+        format!("/assignments/{agent}"),
+        format!("/assignments/{agent}/edit"),
+        format!("/runs/{run}/files/view?path=/workspace/page.html"),
+    ] {
+        browser.go(&format!("{}{page}", app.url())).await;
+        assert_eq!(
+            browser.script("return window.ran || null").await,
+            Value::Null,
+            "{page}"
+        );
+        // Nor does one that stands in the page by another way: the policy holds it.
+        browser.script("const s = document.createElement('script'); s.textContent = 'window.ran = 4'; document.body.append(s); document.body.setAttribute('onclick', 'window.ran = 5'); document.body.click()").await;
+        assert_eq!(
+            browser.script("return window.ran || null").await,
+            Value::Null,
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,270 @@
+//! Every page: for each role, with its headers, and with strangers' text in every field.
+
+use errand::web::{Access, PAGES};
+use errand_core::role::Role;
+use errand_testkit::TestApp;
+use http::Method;
+use serde_json::json;
+
+use crate::web::{Browser, ask};
+
+/// What a stranger would like to run.
+const EVIL: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>x</b>";
+
+/// A path of the table with ids in it that nothing has.
+fn filled(path: &str) -> String {
+    let id = "0198f2a4-7c1e-7000-8000-000000000001";
+    path.split('/')
+        .map(|part| match part {
+            "{position}" => "1",
+            part if part.starts_with('{') => id,
+            part => part,
+        })
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+#[tokio::test]
+async fn each_page_is_for_the_roles_that_the_table_names() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "admin@acme.example", Role::Admin).await;
+    app.person(&team, "member@acme.example", Role::Member).await;
+    let admin = Browser::of(&app, "admin@acme.example").await;
+    let member = Browser::of(&app, "member@acme.example").await;
+    for page in PAGES.iter().filter(|page| page.access != Access::Open) {
+        let path = filled(page.path);
+        let nobody = ask(&app, page.method.clone(), &path, "", Some(""), &[]).await;
+        assert_eq!(nobody.status, 303, "{} {path}", page.method);
+        assert!(nobody.location.unwrap().starts_with("/log-in"));
+        let Access::Needs(permission) = page.access else {
+            continue;
+        };
+        for (browser, role) in [
+            (&owner, Role::Owner),
+            (&admin, Role::Admin),
+            (&member, Role::Member),
+        ] {
+            // With no token: a form that the role may not send is refused for the role, before anything is read.
+            let body = (page.method == Method::POST).then_some("");
+            let seen = ask(&app, page.method.clone(), &path, &browser.cookie, body, &[]).await;
+            let refused = seen.status == 403 && seen.html.contains("Your role in this team");
+            assert_eq!(
+                refused,
+                !role.may(permission),
+                "{} {path} as {role:?}: {}",
+                page.method,
+                seen.html
+            );
+            assert_ne!(seen.status, 500, "{path}");
+        }
+    }
+    // What a role may not do is not offered.
+    assert!(owner.get("/").await.ok().contains("/settings/api-keys"));
+    assert!(!member.get("/").await.ok().contains("/settings/api-keys"));
+}
+
+#[tokio::test]
+async fn each_page_has_the_headers_that_keep_it_ours() {
+    let app = TestApp::start().await;
+    let (owner, _) = Browser::owner(&app, "acme").await;
+    for path in [
+        "/",
+        "/runs",
+        "/inbox",
+        "/assignments",
+        "/assignments/new",
+        "/settings/api-keys",
+        "/settings/team",
+        "/webhooks",
+        "/account",
+        "/log-in",
+        "/runs/x",
+        "/nowhere",
+    ] {
+        let seen = owner.get(path).await;
+        let policy = seen
+            .reply
+            .header("content-security-policy")
+            .unwrap_or_default();
+        assert!(policy.contains("default-src 'none'"), "{path}: {policy}");
+        assert!(
+            policy.contains("frame-ancestors 'none'"),
+            "{path}: {policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(
+            seen.reply.header("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
+        assert!(
+            !seen.html.contains(" style="),
+            "{path} has a style of its own"
+        );
+        assert!(
+            !seen.html.contains(" onclick="),
+            "{path} has a script of its own"
+        );
+    }
+}
+
+#[tokio::test]
+async fn text_of_strangers_is_text_on_every_page() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let config = json!({ "version": "v2", "data": {
+        "input": EVIL,
+        "tools": {"write_file": "ask", "read_file": "allow", "ask_human": "allow"},
+        "playbook": {"steps": [
+            {"say": EVIL},
+            {"tool": "read_file", "with": {"path": "/workspace/<img src=x onerror=alert(2)>.csv"}},
+            {"ask": {"title": EVIL, "description": EVIL, "questions": [
+                {"question": EVIL, "header": EVIL, "options": [{"label": EVIL, "description": EVIL}]}]}, "as": "x"},
+            {"finish": EVIL},
+        ]},
+    }});
+    let body =
+        json!({"name": EVIL, "build": {"name": EVIL, "description": EVIL, "config": config}});
+    let agent = app.post(&team.key, "/v1/agents", body).await.expect(201);
+    let agent = agent["agent"]["id"].as_str().unwrap().to_owned();
+    let sandbox = app.sandbox(&team).await;
+    let name = "%2Fworkspace%2F%3Cimg%20src=x%20onerror=alert(2)%3E.csv";
+    app.upload(&team.key, &sandbox, name, format!("{EVIL},b\n{EVIL},d\n"))
+        .await
+        .expect(201);
+    let page = format!("<html>{EVIL}</html>");
+    app.upload(
+        &team.key,
+        &sandbox,
+        "%2Fworkspace%2Fpage.html",
+        page.clone(),
+    )
+    .await
+    .expect(201);
+    app.upload(&team.key, &sandbox, "%2Fworkspace%2Fread.md", page)
+        .await
+        .expect(201);
+    let body = json!({"agent_id": agent, "message": EVIL, "sandbox_id": sandbox, "webhook_url": "http://127.0.0.1:1/%3Cscript%3E"});
+    let run = app.post(&team.key, "/v1/runs", body).await.expect(201);
+    let run = run["run"]["id"].as_str().unwrap().to_owned();
+    app.settle().await;
+    owner
+        .post("/settings/api-keys", &[("name", EVIL)])
+        .await
+        .ok();
+    let paths = [
+        "/".to_owned(),
+        "/runs".to_owned(),
+        "/inbox".to_owned(),
+        "/assignments".to_owned(),
+        "/settings/api-keys".to_owned(),
+        format!("/runs/{run}"),
+        format!("/runs/{run}/older?before=3"),
+        format!("/runs/{run}/files"),
+        format!("/runs/{run}/files/view?path={name}"),
+        format!("/runs/{run}/files/view?path=/workspace/page.html"),
+        format!("/runs/{run}/files/view?path=/workspace/read.md"),
+        format!("/runs/{run}/files/view?path=/workspace/%3Cscript%3Ealert(1)%3C/script%3E"),
+        format!("/assignments/{agent}"),
+        format!("/assignments/{agent}/edit"),
+        format!("/assignments/{agent}/builds"),
+        "/log-in?next=%22%3E%3Cscript%3Ealert(1)%3C/script%3E".to_owned(),
+        "/runs?status=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&source=%3Cscript%3E".to_owned(),
+    ];
+    for path in paths {
+        let seen = owner.get(&path).await;
+        assert!(
+            seen.status == 200 || seen.status == 404,
+            "{path}: {}",
+            seen.html
+        );
+        for part in ["<script>alert", "<img src=x", "<b>x</b>"] {
+            assert!(
+                !seen.html.contains(part),
+                "{path} holds {part}: {}",
+                seen.html
+            );
+        }
+    }
+    // Answered with it, and looked at again.
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    let request = crate::web::between(&page, "data-request=\"", "\"")
+        .unwrap()
+        .to_owned();
+    let answer = [
+        ("decision", "answer"),
+        ("q0", EVIL),
+        ("back", "https://evil.example/"),
+    ];
+    let to = owner
+        .post(&format!("/runs/{run}/answers/{request}"), &answer)
+        .await
+        .leads_to();
+    assert_eq!(to, format!("/runs/{run}"));
+    app.settle().await;
+    for path in [format!("/runs/{run}"), "/inbox".to_owned()] {
+        assert!(
+            !owner.get(&path).await.ok().contains("<script>alert"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_a_stranger_cannot_act_in_our_origin() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
+    let sandbox = app.sandbox(&team).await;
+    for name in [
+        "page.html",
+        "picture.svg",
+        "picture.png",
+        "paper.pdf",
+        "script.js",
+    ] {
+        let path = format!("%2Fworkspace%2F{name}");
+        app.upload(&team.key, &sandbox, &path, "<script>alert(1)</script>")
+            .await
+            .expect(201);
+    }
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let run = app.post(&team.key, "/v1/runs", body).await.expect(201);
+    let run = run["run"]["id"].as_str().unwrap();
+    for (name, shown) in [
+        ("page.html", false),
+        ("picture.svg", false),
+        ("script.js", false),
+        ("picture.png", true),
+        ("paper.pdf", true),
+    ] {
+        for inline in ["", "&inline=1"] {
+            let seen = owner
+                .get(&format!(
+                    "/runs/{run}/files/raw?path=/workspace/{name}{inline}"
+                ))
+                .await;
+            assert_eq!(seen.status, 200, "{name}");
+            let header = |name: &str| seen.reply.header(name).unwrap_or_default().to_owned();
+            assert_eq!(header("x-content-type-options"), "nosniff", "{name}");
+            let is_shown = header("content-disposition") == "inline";
+            assert_eq!(is_shown, shown && !inline.is_empty(), "{name}{inline}");
+            let policy = header("content-security-policy");
+            let is_pdf_reader = name == "paper.pdf" && is_shown;
+            assert!(
+                policy.starts_with("sandbox")
+                    || is_pdf_reader && policy.contains("default-src 'none'"),
+                "{name}: {policy}"
+            );
+        }
+    }
+    // Out of the sandbox leads no path.
+    for path in ["../../errand.db", "/etc/passwd", "%00"] {
+        let status = owner
+            .get(&format!("/runs/{run}/files/view?path={path}"))
+            .await
+            .status;
+        assert!(status == 400 || status == 404, "{path}: {status}");
+    }
+}

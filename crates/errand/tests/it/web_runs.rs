@@ -1,0 +1,305 @@
+//! Runs in the web interface: started, watched, answered, stopped, run again.
+
+use axum::body::Body;
+use errand_core::role::Role;
+use errand_testkit::TestApp;
+use futures::StreamExt as _;
+use http::{Method, Request};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::web::{Browser, between};
+
+const APPROVAL: &str = r#"[{"tool": "write_file", "with": {"path": "/workspace/report.md", "content": "Report"}},
+    {"approve": {"title": "Pay?"}, "as": "paid"}, {"finish": "Paid: {{ paid.approved }}"}]"#;
+
+fn steps(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The id in an address of a run.
+fn run_of(address: &str) -> String {
+    address.trim_start_matches("/runs/").to_owned()
+}
+
+#[tokio::test]
+async fn a_run_is_started_with_files_approved_and_its_result_downloaded() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let page = owner.get(&format!("/assignments/{agent}")).await.ok();
+    assert!(
+        page.contains("Run now")
+            && page.contains(&format!("&quot;agent_id&quot;: &quot;{agent}&quot;")),
+        "{page}"
+    );
+    let token = owner.token.clone();
+    let parts = [
+        ("form_token", None, token.as_str()),
+        ("message", None, "Go ahead"),
+        ("files", Some("a b.csv"), "x,y\n1,2\n"),
+        ("files", Some(""), ""),
+    ];
+    let started = owner
+        .upload(&format!("/assignments/{agent}/runs"), &parts)
+        .await
+        .leads_to();
+    let run = run_of(&started);
+    app.settle().await;
+    let page = owner.get(&started).await.ok();
+    assert!(
+        page.contains("Go ahead") && page.contains("a b.csv") && page.contains("write_file"),
+        "{page}"
+    );
+    let inbox = owner.get("/inbox").await.ok();
+    assert!(inbox.contains("<title>(1) Inbox · errand</title>") && inbox.contains("Pay?"));
+    let request = between(&inbox, "data-request=\"", "\"").unwrap().to_owned();
+    let answer = [
+        ("decision", "approve"),
+        ("reason", "checked"),
+        ("back", "/inbox"),
+    ];
+    let path = format!("/runs/{run}/answers/{request}");
+    assert_eq!(
+        owner.post(&path, &answer).await.leads_to(),
+        "/inbox?answered=1"
+    );
+    app.settle().await;
+    let page = owner.get(&started).await.ok();
+    assert!(
+        page.contains("Paid: true")
+            && page.contains("checked")
+            && page.contains("owner@acme.example"),
+        "{page}"
+    );
+    let file = owner
+        .get(&format!("/runs/{run}/files/raw?path=/workspace/report.md"))
+        .await;
+    assert_eq!(file.html, "Report");
+    let run = app
+        .get(&team.key, &format!("/v1/runs/{run}"))
+        .await
+        .expect(200);
+    assert_eq!(run["run"]["source"], "web");
+}
+
+#[tokio::test]
+async fn a_start_without_its_token_or_with_a_file_that_is_too_large_starts_nothing() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let path = format!("/assignments/{agent}/runs");
+    let token = owner.token.clone();
+    // The token comes first, and before it nothing is taken.
+    let parts = [
+        ("files", Some("a"), "x"),
+        ("form_token", None, token.as_str()),
+    ];
+    assert_eq!(owner.upload(&path, &parts).await.status, 400);
+    let large = "x".repeat(10 * 1024 * 1024 + 1);
+    let parts = [
+        ("form_token", None, token.as_str()),
+        ("files", Some("large.bin"), large.as_str()),
+    ];
+    let page = owner.upload(&path, &parts).await.refused(400);
+    assert!(page.contains("large.bin is larger than"), "{page}");
+    let runs = app.get(&team.key, "/v1/runs").await.expect(200);
+    assert_eq!(runs["total"], 0);
+}
+
+#[tokio::test]
+async fn the_second_who_answers_sees_who_was_first() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "ben@acme.example", Role::Member).await;
+    let ben = Browser::of(&app, "ben@acme.example").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let page = ben.get(&format!("/runs/{run}")).await.ok();
+    let request = between(&page, "data-request=\"", "\"").unwrap().to_owned();
+    let path = format!("/runs/{run}/answers/{request}");
+    owner.post(&path, &[("decision", "deny")]).await.leads_to();
+    let page = ben
+        .post(&path, &[("decision", "approve")])
+        .await
+        .refused(400);
+    assert!(
+        page.contains("it was denied by owner@acme.example at"),
+        "{page}"
+    );
+    app.settle().await;
+    let page = ben.get(&format!("/runs/{run}")).await.ok();
+    assert!(page.contains("Paid: false"), "{page}");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_fit_is_told_at_the_question_and_kept() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let ask = json!([{"ask": {"title": "Which?", "questions": [
+        {"question": "Which account?", "options": [{"label": "A"}, {"label": "B"}], "free_text": false},
+        {"question": "Why?"}]}, "as": "x"}, {"finish": "{{ x['Which account?'] }} {{ x['Why?'] }}"}]);
+    let agent = app.playbook(&team, ask).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    let request = between(&page, "data-request=\"", "\"").unwrap().to_owned();
+    let path = format!("/runs/{run}/answers/{request}");
+    let sent = [("decision", "answer"), ("q1_text", "because it is so")];
+    let page = owner.post(&path, &sent).await.refused(400);
+    assert!(
+        page.contains("Which account?") && page.contains("every question must be answered"),
+        "{page}"
+    );
+    assert!(page.contains("because it is so"), "{page}");
+    let sent = [
+        ("decision", "answer"),
+        ("q0", "B"),
+        ("q1_text", "because it is so"),
+    ];
+    owner.post(&path, &sent).await.leads_to();
+    app.settle().await;
+    assert!(
+        owner
+            .get(&format!("/runs/{run}"))
+            .await
+            .ok()
+            .contains("B because it is so")
+    );
+}
+
+#[tokio::test]
+async fn a_run_is_stopped_spoken_to_retried_and_run_again() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let address = format!("/runs/{run}");
+    owner.post(&format!("{address}/stop"), &[]).await.leads_to();
+    assert!(
+        owner
+            .get(&address)
+            .await
+            .ok()
+            .contains("Stopped by owner@acme.example")
+    );
+    owner
+        .post(&format!("{address}/retry"), &[])
+        .await
+        .refused(400);
+    owner
+        .post(&format!("{address}/messages"), &[("message", " ")])
+        .await
+        .refused(400);
+    owner
+        .post(
+            &format!("{address}/messages"),
+            &[("message", "Try it once more")],
+        )
+        .await
+        .leads_to();
+    app.settle().await;
+    assert!(owner.get(&address).await.ok().contains("Try it once more"));
+    owner.post(&format!("{address}/stop"), &[]).await.leads_to();
+    let again = owner
+        .post(&format!("{address}/again"), &[])
+        .await
+        .leads_to();
+    assert_ne!(again, address);
+    app.settle().await;
+    assert!(owner.get(&again).await.ok().contains("waiting"));
+    let runs = app.get(&team.key, "/v1/runs?source=web").await.expect(200);
+    assert_eq!(runs["total"], 1);
+}
+
+#[tokio::test]
+async fn another_team_s_things_are_not_there() {
+    let app = TestApp::start().await;
+    let (_, team) = Browser::owner(&app, "acme").await;
+    let (other, _) = Browser::owner(&app, "other").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    for path in [
+        format!("/runs/{run}"),
+        format!("/runs/{run}/live"),
+        format!("/runs/{run}/files"),
+        format!("/runs/{run}/entries/1"),
+        format!("/assignments/{agent}"),
+        format!("/assignments/{agent}/builds"),
+    ] {
+        other.get(&path).await.refused(404);
+    }
+    other
+        .post(&format!("/runs/{run}/stop"), &[])
+        .await
+        .refused(404);
+    assert!(!other.get("/inbox").await.ok().contains("Pay?"));
+}
+
+/// The events of a live page, from where it is given on, until it ends or a second of the real clock is over.
+async fn live(browser: &Browser<'_>, path: &str, last: Option<&str>) -> String {
+    let mut request = Request::builder()
+        .method(Method::GET)
+        .uri(path)
+        .header("cookie", &browser.cookie);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(browser.app.app().router(), request)
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let mut stream = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while let Some(part) = stream.next().await {
+        text.push_str(&String::from_utf8_lossy(&part.unwrap()));
+        if text.contains("event: end") {
+            break;
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_live_page_tells_each_entry_once_and_goes_on_after_a_lost_connection() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, steps(APPROVAL)).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    owner
+        .post(&format!("/runs/{run}/stop"), &[])
+        .await
+        .leads_to();
+    app.settle().await;
+    let whole = live(&owner, &format!("/runs/{run}/live?after=0&request="), None).await;
+    assert!(
+        whole.contains("event: state") && whole.contains("event: side"),
+        "{whole}"
+    );
+    let ids: Vec<&str> = whole
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .collect();
+    assert!(ids.len() > 3, "{whole}");
+    let mut sorted = ids.clone();
+    sorted.dedup();
+    assert_eq!(sorted, ids, "each once");
+    // From the second on, by the header that a browser sends when it connects again.
+    let rest = live(
+        &owner,
+        &format!("/runs/{run}/live?after=0&request="),
+        Some(ids[1]),
+    )
+    .await;
+    let rest: Vec<&str> = rest
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .collect();
+    assert_eq!(rest, ids[2..]);
+    app.advance(Duration::from_secs(1)).await;
+}
