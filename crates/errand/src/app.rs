@@ -145,10 +145,7 @@ impl App {
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = Sandboxes::beneath(&dir);
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
-        let (tools, exec) = match isolation {
-            Some(isolation) => isolation.ready(tools, &mut sandboxes).await?,
-            None => (tools, Err("no isolation was looked for".to_owned())),
-        };
+        let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);

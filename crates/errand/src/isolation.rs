@@ -74,20 +74,23 @@ impl Isolation {
         }
     }
 
-    /// The tools with `run_command`, on where commands can be isolated here. What an earlier server left running is killed
+    /// The tools with `run_command` (as they are, where nothing was begun), on where commands can be isolated here. What an earlier server left running is killed
     /// first: only then are its sandboxes free. To be called by whoever holds the data directory.
     ///
     /// The second is what isolates programs that stay, or why nothing does.
     pub(crate) async fn ready(
-        self,
+        begun: Option<Self>,
         tools: Tools,
         sandboxes: &mut Sandboxes,
     ) -> Result<(Tools, Result<Arc<dyn SandboxExec>, String>)> {
-        let found = self.found.await;
+        let Some(begun) = begun else {
+            return Ok((tools, Err("no isolation was looked for".to_owned())));
+        };
+        let found = begun.found.await;
         let found = found.context("the trial of the isolation was cut off")?;
         let (tool, exec): (_, Result<Arc<dyn SandboxExec>, _>) = match found {
             Ok(exec) => {
-                let (killer, made, users) = (exec.clone(), sandboxes.clone(), self.users);
+                let (killer, made, users) = (exec.clone(), sandboxes.clone(), begun.users);
                 let ready = move || (killer.kill_left_over(), made.with_users(users));
                 let ready = tokio::task::spawn_blocking(ready).await;
                 let (left, with_users) = ready.context("the sandboxes cannot be looked at")?;
@@ -99,7 +102,8 @@ impl Isolation {
                 }
                 *sandboxes = with_users.context("the sandboxes cannot be looked at")?;
                 let exec: Arc<dyn SandboxExec> = Arc::new(exec);
-                let tool = RunCommand::isolated(Arc::clone(&exec), self.goes_on, self.waiting_max);
+                let tool =
+                    RunCommand::isolated(Arc::clone(&exec), begun.goes_on, begun.waiting_max);
                 (tool, Ok(exec))
             }
             Err(why) => {
