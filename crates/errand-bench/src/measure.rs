@@ -1,6 +1,7 @@
 //! The measures: each in a file of its own, with its goals as data.
 
 mod cold_start;
+mod commands;
 mod commits;
 mod history;
 mod idle;
@@ -46,6 +47,8 @@ pub(crate) enum Measure {
     Streams,
     /// An upload of 5 GiB
     Uploads,
+    /// What isolation costs a command, and fifty sandboxes at once
+    Commands,
 }
 
 impl Measure {
@@ -69,6 +72,7 @@ impl Measure {
             Self::Pages => pages::METHOD,
             Self::Streams => streams::METHOD,
             Self::Uploads => uploads::METHOD,
+            Self::Commands => commands::METHOD,
         }
     }
 
@@ -93,6 +97,7 @@ impl Measure {
             Self::Pages => pages::measure(bench).await,
             Self::Streams => streams::measure(bench).await,
             Self::Uploads => uploads::measure(bench).await,
+            Self::Commands => commands::measure(bench).await,
         }
     }
 }

@@ -604,6 +604,7 @@ impl Driver<'_> {
             call_id: call.id.clone(),
             workspace,
             cancel: self.cancel.child_token(),
+            draining: self.parts.draining.clone(),
         }
     }
 

@@ -3,14 +3,17 @@
 //! Unfinished writes of all sandboxes have their names in one directory beside them, so that what a crash leaves of them
 //! is found without looking through every sandbox.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{fs, io};
 
 use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_core::time::Timestamp;
+use errand_sandbox::exec::{Shell, Uids};
 use errand_sandbox::{FileError, Root};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::trash::{self, Trash, make_private};
 
@@ -23,6 +26,8 @@ pub struct Sandboxes {
     dir: PathBuf,
     unfinished: PathBuf,
     trash: Trash,
+    /// The users that sandboxes are given, where the server is root and commands can run.
+    users: Option<Arc<Uids>>,
 }
 
 impl Sandboxes {
@@ -34,7 +39,24 @@ impl Sandboxes {
             unfinished: dir.join(UNFINISHED),
             trash: Trash::beneath(data_dir),
             dir,
+            users: None,
         }
+    }
+
+    /// The same, where each sandbox gets a user of its own. Those that have one keep it. Blocking.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn with_users(self, users: Arc<Uids>) -> io::Result<Self> {
+        for id in self.list()? {
+            if let Ok(found) = fs::symlink_metadata(self.path_of(&id)) {
+                users.claim(found.uid());
+            }
+        }
+        Ok(Self {
+            users: Some(users),
+            ..self
+        })
     }
 
     /// Where they are.
@@ -66,7 +88,22 @@ impl Sandboxes {
             path: SandboxPath::root(),
             source,
         })?;
-        Root::create(&self.path_of(id))?.with_temps(&temps)
+        let root = Root::create(&self.path_of(id))?.with_temps(&temps)?;
+        match &self.users {
+            Some(users) => root.with_user_of_its_own(users),
+            None => Ok(root),
+        }
+    }
+
+    /// Moves a sandbox's directory to the trash; its user is free then.
+    fn take(&self, id: &SandboxId, now: Timestamp) -> io::Result<Option<PathBuf>> {
+        let path = self.path_of(id);
+        let owner = fs::symlink_metadata(&path).map(|found| found.uid());
+        let aside = self.trash.take(&path, now)?;
+        if let (Some(users), Ok(owner), Some(_)) = (&self.users, owner, &aside) {
+            users.give_back(owner);
+        }
+        Ok(aside)
     }
 
     /// The directory of unfinished writes, made if it is not there. Blocking.
@@ -84,7 +121,7 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system; nothing was moved then.
     pub fn discard(&self, id: &SandboxId, now: Timestamp) -> io::Result<bool> {
-        Ok(self.trash.take(&self.path_of(id), now)?.is_some())
+        Ok(self.take(id, now)?.is_some())
     }
 
     /// Removes a sandbox whose row is gone, at once: it was deleted by somebody who meant it. One that never had a
@@ -93,7 +130,7 @@ impl Sandboxes {
     /// # Errors
     /// Of the file system; what is left is in the trash, or where it was and found later.
     pub fn remove(&self, id: &SandboxId, now: Timestamp) -> io::Result<()> {
-        match self.trash.take(&self.path_of(id), now)? {
+        match self.take(id, now)? {
             Some(aside) => trash::remove(&aside),
             None => Ok(()),
         }
@@ -130,6 +167,14 @@ struct Shared {
     sandboxes: Sandboxes,
     id: SandboxId,
     root: OnceLock<Root>,
+    /// A shell that was started ahead of its command. It ends with the run's driver.
+    shell: Mutex<Option<WaitingShell>>,
+}
+
+/// A shell that waits, and its place among those that may.
+pub(crate) struct WaitingShell {
+    pub(crate) shell: Box<dyn Shell>,
+    pub(crate) _place: OwnedSemaphorePermit,
 }
 
 impl Workspace {
@@ -141,8 +186,26 @@ impl Workspace {
                 sandboxes,
                 id,
                 root: OnceLock::new(),
+                shell: Mutex::new(None),
             }),
         }
+    }
+
+    /// The shell that waits for a command, if there is one.
+    pub(crate) fn take_shell(&self) -> Option<WaitingShell> {
+        self.shell().take()
+    }
+
+    /// Keeps a shell for the next command.
+    pub(crate) fn keep_shell(&self, shell: WaitingShell) {
+        *self.shell() = Some(shell);
+    }
+
+    fn shell(&self) -> std::sync::MutexGuard<'_, Option<WaitingShell>> {
+        self.shared
+            .shell
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its root; the directory is made if it is not there. Blocking.

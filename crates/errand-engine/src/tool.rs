@@ -2,6 +2,7 @@
 
 pub mod asking;
 pub mod assignment;
+pub mod command;
 pub mod fetch;
 pub mod files;
 
@@ -84,6 +85,8 @@ pub struct ToolContext {
     pub workspace: Option<Workspace>,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
+    /// The server stops: what takes long may go on for a part of the grace period.
+    pub draining: CancellationToken,
 }
 
 impl ToolContext {
@@ -119,6 +122,11 @@ pub trait Tool: Send + Sync {
     /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
     fn in_sandbox(&self) -> bool {
         false
+    }
+
+    /// Why it can do nothing on this server, and what would change that. None: it can.
+    fn unavailable(&self) -> Option<String> {
+        None
     }
 
     /// Whether secrets are put in for marks in its arguments, and taken out of what it gives.
@@ -182,6 +190,7 @@ impl Tools {
             by_name: Arc::new(BTreeMap::new()),
         }
         .with(files::tools())
+        .with(vec![Arc::new(command::RunCommand::not_set_up())])
         .with(asking::tools())
         .with(vec![Arc::new(assignment::RunAssignment)])
     }

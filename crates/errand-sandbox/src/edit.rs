@@ -139,12 +139,19 @@ impl Root {
         Ok(edit.replaced)
     }
 
-    /// SHA-256 of a file's bytes, in hexadecimal. Reads the file in parts, of whatever size it is.
+    /// SHA-256 of a file's bytes, in hexadecimal. Reads the file in parts. Files up to [`WRITE_FILE_BYTES_MAX`]: no edit
+    /// makes a larger one, and a sparse one of a terabyte would hold the server up for an hour.
     ///
     /// # Errors
-    /// As [`Root::open_file`].
+    /// As [`Root::open_file`]; `TooLarge`.
     pub fn digest_of(&self, path: &SandboxPath) -> Result<String, FileError> {
         let open = self.open_file(path)?;
+        if open.size_bytes > WRITE_FILE_BYTES_MAX {
+            return Err(FileError::TooLarge {
+                path: path.clone(),
+                limit_bytes: WRITE_FILE_BYTES_MAX,
+            });
+        }
         digest(&open.file, open.size_bytes).map_err(|e| FileError::from_io(e, "read", path))
     }
 }

@@ -39,7 +39,7 @@ use errand_core::path::SandboxPath;
 
 use crate::root::Root;
 
-pub use bubblewrap::Bubblewrap;
+pub use bubblewrap::{Bubblewrap, Keepers};
 pub use cgroup::Keeper;
 pub use helper::{HELPER_ARGUMENT, run_helper};
 pub use output::{OUTPUT_BYTES_MAX, Output};
@@ -105,6 +105,8 @@ pub struct ExecSettings {
     pub uids: Arc<Uids>,
     /// The bounds.
     pub limits: Limits,
+    /// Whether cgroups are used where they can be had.
+    pub uses_cgroups: bool,
 }
 
 /// Why nothing can be isolated, and what would change that.

@@ -26,6 +26,7 @@ mod read;
 mod root;
 mod search;
 mod tree;
+mod user;
 mod write;
 
 pub use copy::{Copied, CopyError, CopyLimits};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use errand_core::path::SandboxPath;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{How, file_type};
@@ -22,6 +22,8 @@ pub struct Root {
     temps: Option<Arc<OwnedFd>>,
     how: How,
     unnamed_temps: bool,
+    /// The user to whom what is written is given. None: the server's own.
+    user: Option<(Uid, Gid)>,
 }
 
 impl Root {
@@ -75,11 +77,19 @@ impl Root {
             ),
         })?;
         let how = How::probe(dir.as_fd());
+        let user = user_of(&dir).map_err(|errno| {
+            FileError::from_errno(
+                errno,
+                "look at the directory of the sandbox,",
+                &SandboxPath::root(),
+            )
+        })?;
         Ok(Self {
             dir: Arc::new(dir),
             temps: None,
             how,
             unnamed_temps: true,
+            user,
         })
     }
 
@@ -131,6 +141,15 @@ impl Root {
         self.temps.as_ref().unwrap_or(&self.dir).as_fd()
     }
 
+    /// The user to whom what is written is given, where that is not the server's own.
+    pub(crate) fn user(&self) -> Option<(Uid, Gid)> {
+        self.user
+    }
+
+    pub(crate) fn set_user(&mut self, user: (Uid, Gid)) {
+        self.user = Some(user);
+    }
+
     pub(crate) fn how(&self) -> How {
         self.how
     }
@@ -143,6 +162,14 @@ impl Root {
     /// Opens what `path` names, whatever it is.
     pub(crate) fn open_any(&self, path: &SandboxPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         self.how.open(self.dir(), path.relative().as_bytes(), flags)
+    }
+
+    /// Whether there is a directory at `path`.
+    ///
+    /// # Errors
+    /// Why there is none: as [`Root::list`].
+    pub fn check_directory(&self, path: &SandboxPath) -> Result<(), FileError> {
+        self.open_dir(path).map(drop)
     }
 
     /// Opens a directory for reading its names.
@@ -162,4 +189,15 @@ impl Root {
             _ => Err(FileError::NotARegularFile { path: path.clone() }),
         }
     }
+}
+
+/// To whom a sandbox belongs, where the server is root and it belongs to another: files that the server writes are then
+/// given to that user, so that commands can work on them.
+fn user_of(dir: &OwnedFd) -> Result<Option<(Uid, Gid)>, Errno> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let stat = rustix::fs::fstat(dir)?;
+    let user = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    Ok((stat.st_uid != 0).then_some(user))
 }

@@ -15,6 +15,8 @@ mod race;
 mod search;
 mod traps;
 mod tree;
+mod user;
+mod vast;
 mod write;
 
 /// A sandbox, and beside it a directory that nothing may reach.

@@ -103,6 +103,9 @@ impl Root {
             limit_bytes,
             is_broken: false,
         };
+        if let Some((uid, gid)) = self.user() {
+            rustix::fs::fchown(&upload.file, Some(uid), Some(gid)).map_err(failed)?;
+        }
         if let Some(mode) = mode {
             rustix::fs::fchmod(&upload.file, mode).map_err(failed)?;
         }
@@ -155,7 +158,12 @@ impl Root {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
-                    self.how().open(at.as_fd(), name.as_bytes(), flags)?
+                    let made = self.how().open(at.as_fd(), name.as_bytes(), flags)?;
+                    // Should a command have put another directory there meanwhile, that is its own already.
+                    if let Some((uid, gid)) = self.user() {
+                        rustix::fs::fchown(&made, Some(uid), Some(gid))?;
+                    }
+                    made
                 }
                 result => result?,
             };

@@ -1,7 +1,7 @@
 //! The whole program in one process, on a temporary directory.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct TestOptions {
     pub file: Option<String>,
     /// The system's clock in place of a manual one.
     pub system_clock: bool,
+    /// The program of errand, by which `run_command` isolates commands. None: it pays, in place of running commands.
+    pub helper: Option<PathBuf>,
     /// What fails to order.
     pub trial: Trial,
 }
@@ -502,6 +504,11 @@ impl TestApp {
         self.options.settings.push((name, value.to_owned()));
     }
 
+    /// Another program that isolates commands, from the next start on.
+    pub fn set_helper(&mut self, helper: Option<PathBuf>) {
+        self.options.helper = helper;
+    }
+
     /// An agent with a build; its id.
     pub async fn agent(&self, team: &Team, config: Value) -> String {
         let body = json!({"name": "test", "build": {"name": "first", "config": config}});
@@ -619,6 +626,7 @@ async fn try_launch(
         seed: [start; 32],
         models: Models::default().with("script", Arc::new(model.clone())),
         tools: Tools::builtin().with(vec![Arc::new(payment.clone())]),
+        helper: options.helper.clone(),
         trial: options.trial.clone(),
     };
     App::start(config, listener, ingredients)

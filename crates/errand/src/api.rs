@@ -47,6 +47,7 @@ use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::sandboxes::Sandboxes;
+use errand_engine::tool::Tools;
 use errand_store::Store;
 use http::{HeaderValue, Method};
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,8 @@ pub struct Inner {
     pub models: Models,
     /// A model's text while it comes.
     pub deltas: Deltas,
+    /// Which tools there are.
+    pub tools: Tools,
     /// The servers whose tools it can have.
     pub connections: Connections,
     /// Set when the server stops.
@@ -149,6 +152,7 @@ impl AppState {
         sandboxes: Sandboxes,
         models: Models,
         deltas: Deltas,
+        tools: Tools,
         connections: Connections,
         upload_key: [u8; 32],
         draining: CancellationToken,
@@ -166,6 +170,7 @@ impl AppState {
             sandboxes,
             models,
             deltas,
+            tools,
             connections,
             draining,
             settings,
@@ -278,6 +283,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/usage", READ, v1::usage::QUERY, || get(v1::usage::get_usage)),
     route(Method::GET, "/v1/usage/limits", READ, NONE, || get(v1::usage::get_limits)),
     route(Method::PATCH, "/v1/usage/limits", MODELS, NONE, || patch(v1::usage::change_limits)),
+    route(Method::GET, "/v1/tools", READ, NONE, || get(v1::tools::list_tools)),
     route(Method::GET, "/v1/connections", READ, PAGE, || get(v1::connections::list_connections)),
     route(Method::POST, "/v1/connections", CONNECTIONS, NONE, || post(v1::connections::create_connection)),
     route(Method::GET, "/v1/connections/{connection_id}", READ, NONE, || get(v1::connections::get_connection)),

@@ -35,6 +35,7 @@ use tower::ServiceExt as _;
 
 use crate::api::{self, ApiSettings, AppState};
 use crate::config::{Config, TlsConfig};
+use crate::isolation::{Isolation, OWN_PROGRAM};
 use crate::metrics::{Metrics, MetricsServer};
 
 /// How long a client may take to send a request's head.
@@ -52,6 +53,8 @@ pub struct Ingredients {
     pub models: Models,
     /// What can be called.
     pub tools: Tools,
+    /// The program that isolates commands, errand itself. None: `tools` stay as they are.
+    pub helper: Option<PathBuf>,
     /// What fails to order: nothing.
     pub trial: Trial,
 }
@@ -70,6 +73,7 @@ impl Ingredients {
             seed,
             models: Models::default(),
             tools: Tools::builtin(),
+            helper: Some(OWN_PROGRAM.into()),
             trial: Trial::default(),
         })
     }
@@ -122,8 +126,11 @@ impl App {
             seed,
             models,
             tools,
+            helper,
             trial,
         } = ingredients;
+        // Tried while the store opens.
+        let isolation = helper.map(|helper| Isolation::begin(&config, helper));
         let ids = Arc::new(IdGen::new(seed));
         let dir = config.server.data_dir.clone();
         let options = StoreSetup {
@@ -138,21 +145,23 @@ impl App {
             .await
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
-        let sandboxes = Sandboxes::beneath(&dir);
+        let mut sandboxes = Sandboxes::beneath(&dir);
+        let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
+        let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();
         let network = Network::new(config.model_tables.settings(&config.models))
             .context("the clients of models cannot be made")?;
         let models = models.with_network(network);
         let deltas = Deltas::default();
         let progress = Progress::default();
-        let connections = crate::connections::of(&config, &store, &clock, &progress).await;
+        let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
         let parts = Parts {
             connections: connections.clone(),
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::clone(&ids),
             models: models.clone(),
-            tools: tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]),
+            tools: tools.clone(),
             deltas: deltas.clone(),
             sandboxes: sandboxes.clone(),
             post: Arc::new(webhook_client(&config)?),
@@ -178,6 +187,7 @@ impl App {
             sandboxes,
             models,
             deltas,
+            tools,
             connections,
             upload_key,
             draining.clone(),

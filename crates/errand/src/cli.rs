@@ -24,6 +24,7 @@ mod logging;
 mod many_runs;
 mod repair;
 mod runs;
+mod sandbox;
 mod sandboxes;
 mod secrets;
 mod selftest;
@@ -93,6 +94,9 @@ enum Command {
     /// Start runs, follow them, answer what they ask
     #[command(subcommand)]
     Runs(runs::Command),
+    /// What commands find in their sandboxes, on the server's machine
+    #[command(subcommand)]
+    Sandbox(sandbox::Command),
     /// Put files into sandboxes and get them out
     #[command(subcommand)]
     Sandboxes(sandboxes::Command),
@@ -219,6 +223,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
         Command::Agents(command) => agents::run(command, with).await,
         Command::Builds(command) => builds::run(command, with).await,
         Command::Runs(command) => runs::run(command, with).await,
+        Command::Sandbox(command) => sandbox::run(&command, with).await,
         Command::Sandboxes(command) => sandboxes::run(command, with).await,
     }
 }

@@ -29,6 +29,9 @@ use crate::root::Root;
 
 /// Places at which a workspace may be mounted in between, for the eyes of bubblewrap alone.
 const MOUNT_POINTS: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
+/// Processes and threads that may be started beyond the bound where only the kernel's limit of a user counts: so many that
+/// whoever looks sees the bound passed.
+const BEYOND: u32 = 16;
 /// Processes and threads that a sandbox's user may have beside those of its commands: bubblewrap's own, and those of a
 /// shell that waits.
 const OWN_PROCESSES: u64 = 32;
@@ -37,11 +40,7 @@ const LEFT_OVER_WAIT: Duration = Duration::from_secs(5);
 
 /// What bash is told first: to read where to begin and what to do, each ended by a NUL, and to do it. Its own input is
 /// empty then. Processes are bounded here, inside, where they are counted by themselves.
-const BASH: &str = r#"IFS= read -r -d '' d && IFS= read -r -d '' s || exit 125
-exec </dev/null
-ulimit -u PROCESSES 2>/dev/null
-cd -- "$d" || exit 125
-eval "unset d s; $s""#;
+const BASH: &str = r#"IFS= read -r -d '' d && IFS= read -r -d '' s || exit 125; exec </dev/null; ulimit -u PROCESSES 2>/dev/null; cd -- "$d" || exit 125; unset OLDPWD; eval "unset d s; $s""#;
 /// The same for a plain shell, which reads with the help of other programs.
 const SH: &str = r#"m=$(tr '\0' '\001'; echo .) || exit 125
 exec </dev/null
@@ -75,6 +74,8 @@ pub(super) struct Inner {
     launcher: Launcher,
     over: Over,
     is_root: bool,
+    /// Whether groups may be made: not for the trial, which changes nothing.
+    is_ready: bool,
 }
 
 /// Who keeps which bound.
@@ -94,18 +95,28 @@ impl Bubblewrap {
     /// # Errors
     /// Why they cannot, and what would change that.
     pub async fn find(settings: ExecSettings) -> Result<Self, Unavailable> {
-        Self::with_cgroups(settings, true).await
+        let mut inner = Self::tried(settings).await?;
+        if let Err(error) = inner.cgroups.prepare() {
+            // Then there are the watcher and limits.
+            tracing::warn!(%error, "the cgroup of the server cannot be divided");
+            inner.cgroups = Cgroups::default();
+        }
+        inner.is_ready = true;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    /// The same, as on a machine without cgroups.
+    /// The same, and who would keep which bound, without changing anything.
     ///
     /// # Errors
     /// As [`Bubblewrap::find`].
-    pub async fn find_without_cgroups(settings: ExecSettings) -> Result<Self, Unavailable> {
-        Self::with_cgroups(settings, false).await
+    pub async fn look(settings: ExecSettings) -> Result<(Keepers, bool), Unavailable> {
+        let inner = Self::tried(settings).await?;
+        Ok((inner.keepers(), inner.abilities.own_proc))
     }
 
-    async fn with_cgroups(settings: ExecSettings, uses_cgroups: bool) -> Result<Self, Unavailable> {
+    async fn tried(settings: ExecSettings) -> Result<Inner, Unavailable> {
         let program = trial::program(&settings.search_path)?;
         let shell = shell_of(settings.root.as_deref())?;
         let filters = filters().map_err(|error| {
@@ -120,14 +131,8 @@ impl Bubblewrap {
                 "raise the limit on processes",
             )
         })?;
-        let cgroups = if uses_cgroups {
+        let cgroups = if settings.uses_cgroups {
             Cgroups::find(&settings.instance)
-        } else {
-            Cgroups::default()
-        };
-        // Where the groups cannot be had after all, there are the watcher and limits.
-        let cgroups = if cgroups.prepare().is_ok() {
-            cgroups
         } else {
             Cgroups::default()
         };
@@ -145,11 +150,9 @@ impl Bubblewrap {
             launcher,
             over: Arc::new(Mutex::new(HashMap::new())),
             is_root: rustix::process::geteuid().is_root(),
+            is_ready: false,
         };
-        let inner = trial::with_abilities(inner).await?;
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        trial::with_abilities(inner).await
     }
 
     /// Kills what an earlier server of the same instance left, and removes its groups. To be called before anything is
@@ -322,8 +325,9 @@ impl Inner {
         given: Option<GivenUid>,
     ) -> Result<(Launched, Arc<Group>), ExecError> {
         let failed = ExecError::io("start the sandbox");
-        let group = self
-            .cgroups
+        let none = Cgroups::default();
+        let groups = if self.is_ready { &self.cgroups } else { &none };
+        let group = groups
             .create(&self.settings.limits)
             .map_err(ExecError::io("make the sandbox's cgroup"))?;
         order.cgroups = group
@@ -380,7 +384,7 @@ impl Inner {
             (true, false) => return Err(ExecError::Owner(owner)),
         };
         let profile = self.profile(None);
-        let processes = self.settings.limits.processes_max.to_string();
+        let processes = (self.settings.limits.processes_max + BEYOND).to_string();
         let command: Vec<String> = match self.shell {
             ShellKind::Bash => [
                 "bash",
@@ -443,5 +447,13 @@ impl SandboxExec for Bubblewrap {
 
     fn limits(&self) -> Limits {
         self.inner.settings.limits
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.is_ready {
+            self.cgroups.remove_empty();
+        }
     }
 }

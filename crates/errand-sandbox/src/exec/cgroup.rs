@@ -176,6 +176,13 @@ impl Cgroups {
         pids
     }
 
+    /// Removes the directory of this server's groups, where nothing is in it any more.
+    pub(super) fn remove_empty(&self) {
+        for ours in self.ours() {
+            let _ = fs::remove_dir(ours);
+        }
+    }
+
     /// Removes groups that an earlier server of this name made and that are empty.
     pub(super) fn remove_left_over(&self) {
         for ours in self.ours() {

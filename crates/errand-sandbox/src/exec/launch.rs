@@ -256,14 +256,25 @@ impl Launched {
                     processes::signal(held, Signal::KILL);
                 }
             }
-            None => {
-                let _ = self.child.start_kill();
-            }
+            None => self.kill_outer(),
         }
     }
 
-    /// The harder way, where [`Launched::kill`] was not enough.
+    /// The harder way, where [`Launched::kill`] was not enough, or nothing is known of the first process yet. Bubblewrap
+    /// is stopped first: killed between making the first process and setting it up, it would leave it waiting for ever.
     pub(super) fn kill_outer(&mut self) {
+        if let Some(outer) = self.child.id()
+            && let Some(held) = processes::hold(outer)
+        {
+            processes::signal(&held, Signal::STOP);
+            processes::until_stopped(outer);
+            for inner in processes::children_of(outer) {
+                // A child of one that is stopped is waited for by nobody: its number stays its own.
+                if let Some(inner) = processes::hold(inner) {
+                    processes::signal(&inner, Signal::KILL);
+                }
+            }
+        }
         let _ = self.child.start_kill();
     }
 }

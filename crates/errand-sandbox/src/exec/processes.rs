@@ -55,6 +55,21 @@ pub(super) fn signal(process: &OwnedFd, signal: Signal) {
     let _ = rustix::process::pidfd_send_signal(process, signal);
 }
 
+/// Until a process that was told to stop stands, or a short while: a millisecond at a time.
+pub(super) fn until_stopped(pid: u32) {
+    for _ in 0..50 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name before it may hold anything, brackets too.
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, Some('R' | 'S' | 'D')) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// The namespace of process numbers that a process is in.
 fn namespace_of(pid: u32) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;

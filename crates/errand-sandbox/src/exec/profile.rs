@@ -16,7 +16,7 @@ const HOME_BYTES: u64 = 64 * MIB;
 const SERVICE_HOME_BYTES: u64 = 512 * MIB;
 
 /// Where the home inside is.
-const HOME: &str = "/home/sandbox";
+const HOME: &str = "/home";
 /// Which user the command is inside, whichever it is outside.
 const INSIDE_ID: &str = "1000";
 /// Where programs are looked for inside.
@@ -46,7 +46,7 @@ const OF_NETWORK: [&str; 5] = [
     "services",
 ];
 
-const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:1000:1000:sandbox:/home/sandbox:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:1000:1000:sandbox:/home:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";

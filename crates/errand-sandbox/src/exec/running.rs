@@ -41,7 +41,7 @@ impl Shell for ShellParts {
 
     async fn run(self: Box<Self>, command: &Command, stop: Stop) -> Result<Finished, ExecError> {
         Running::begin(*self, command)?
-            .to_its_end(command.timeout, stop)
+            .see_to_its_end(command.timeout, stop)
             .await
     }
 }
@@ -103,7 +103,11 @@ impl Running {
         })
     }
 
-    async fn to_its_end(mut self, limit: Duration, mut stop: Stop) -> Result<Finished, ExecError> {
+    async fn see_to_its_end(
+        mut self,
+        limit: Duration,
+        mut stop: Stop,
+    ) -> Result<Finished, ExecError> {
         let mut end = End::NotYet;
         let mut ticks = ticks();
         let mut time_limit = Box::pin(sleep(limit));

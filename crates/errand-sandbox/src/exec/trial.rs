@@ -49,7 +49,7 @@ pub(super) async fn with_abilities(mut inner: Inner) -> Result<Inner, Unavailabl
     let place = Place::make(&inner).map_err(|error| {
         Unavailable::new(
             format!("a directory for the trial of the isolation cannot be made: {error}"),
-            "see to it that the directory for temporary files can be written to (TMPDIR, else /tmp)",
+            "see to it that the directory for temporary files can be written to (TMPDIR, else /tmp), and, where the server is root, that the users from sandbox.uid_base on exist in its user namespace",
         )
     })?;
     loop {
@@ -115,7 +115,7 @@ fn explain(said: &str) -> Unavailable {
     } else if said.contains("new namespace") || said.contains("namespaces exceeded") {
         "allow user namespaces: user.max_user_namespaces above 0, and in a container a seccomp profile that lets unshare and mount through".to_owned()
     } else if said.contains("give up privileges") {
-        "give the server the capabilities SETUID, SETGID and SETPCAP, or start it as an ordinary user".to_owned()
+        "give the server the capabilities SETUID, SETGID and SETPCAP and a sandbox.uid_base that exists in its user namespace, or start it as an ordinary user".to_owned()
     } else if said.contains("reach the workspace") || said.contains("source path") {
         "start the server as an ordinary user, or give it the capability SYS_ADMIN, so that it can show commands their directory alone".to_owned()
     } else {
@@ -157,7 +157,6 @@ fn kernel_setting() -> Option<(&'static str, &'static str)> {
 struct Place {
     dir: PathBuf,
     workspace: PathBuf,
-    uid: Option<(u32, std::sync::Arc<super::Uids>)>,
 }
 
 impl Place {
@@ -171,19 +170,11 @@ impl Place {
         let dir = std::env::temp_dir().join(name);
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         let workspace = dir.join("workspace");
-        let mut place = Self {
-            dir,
-            workspace,
-            uid: None,
-        };
+        let place = Self { dir, workspace };
         fs::create_dir(&place.workspace)?;
         fs::set_permissions(&place.workspace, fs::Permissions::from_mode(0o700))?;
         if inner.is_root() {
-            let uids = &inner.settings().uids;
-            let uid = uids.take().ok_or_else(|| {
-                std::io::Error::other("no user is left in the range of sandbox.uid_base")
-            })?;
-            place.uid = Some((uid, std::sync::Arc::clone(uids)));
+            let uid = inner.settings().uids.of_trials();
             std::os::unix::fs::chown(&place.workspace, Some(uid), Some(uid))?;
         }
         Ok(place)
@@ -193,8 +184,5 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = crate::remove_tree(&self.dir);
-        if let Some((uid, uids)) = self.uid.take() {
-            uids.give_back(uid);
-        }
     }
 }

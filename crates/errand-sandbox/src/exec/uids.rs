@@ -3,8 +3,7 @@
 //! Nothing is written down: a sandbox's user is the owner of its directory.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The users that are in use, out of a range that nothing else on the machine may use.
 #[derive(Debug)]
@@ -12,6 +11,7 @@ pub struct Uids {
     base: u32,
     count: u32,
     state: Mutex<State>,
+    assigning: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -21,26 +21,33 @@ struct State {
 }
 
 impl Uids {
-    /// `count` users from `base` on, none of them used yet. `base`: 1 or more, so that root is never among them.
+    /// `count` users from `base` on, none of them used yet. `base`: 1 or more, so that root is never among them. The last is
+    /// that of trials, so that `count` should be 2 or more.
     #[must_use]
     pub fn new(base: u32, count: u32) -> Self {
         Self {
             base: base.max(1),
-            count,
+            count: count.saturating_sub(1),
             state: Mutex::default(),
+            assigning: Mutex::default(),
         }
     }
 
-    /// Whether it is one of the range.
+    /// Whether it is one of the range: whoever may be started, that of trials among them.
     #[must_use]
     pub fn contains(&self, uid: u32) -> bool {
         uid.checked_sub(self.base)
-            .is_some_and(|offset| offset < self.count)
+            .is_some_and(|offset| offset <= self.count)
+    }
+
+    /// The user of trials, which no sandbox is.
+    pub(super) fn of_trials(&self) -> u32 {
+        self.base + self.count
     }
 
     /// Notes that it is used. False where it was noted already, or is not of the range.
     pub fn claim(&self, uid: u32) -> bool {
-        self.contains(uid) && self.lock().used.insert(uid)
+        self.contains(uid) && uid != self.of_trials() && self.lock().used.insert(uid)
     }
 
     /// One that nobody uses. None where all are used.
@@ -62,7 +69,14 @@ impl Uids {
         self.lock().used.remove(&uid);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    /// Held by whoever gives a sandbox its user, so that two do not give it two.
+    pub(crate) fn assigning(&self) -> MutexGuard<'_, ()> {
+        self.assigning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         // A set is whole whatever its holder did.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,7 +88,7 @@ mod tests {
 
     #[test]
     fn each_is_given_once_and_again_when_it_is_given_back() {
-        let uids = Uids::new(100, 3);
+        let uids = Uids::new(100, 4);
         assert!(uids.claim(101) && !uids.claim(101) && !uids.claim(103) && !uids.claim(0));
         assert_eq!(
             (uids.take(), uids.take(), uids.take()),

@@ -68,6 +68,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::usage::get_usage,
         v1::usage::get_limits,
         v1::usage::change_limits,
+        v1::tools::list_tools,
         v1::connections::list_connections,
         v1::connections::create_connection,
         v1::connections::get_connection,

@@ -101,6 +101,7 @@ impl Fixture {
             Sandboxes::beneath(dir.path()),
             Models::default(),
             errand_engine::deltas::Deltas::default(),
+            errand_engine::tool::Tools::builtin(),
             connections,
             [9; 32],
             CancellationToken::new(),

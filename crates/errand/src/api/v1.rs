@@ -21,6 +21,7 @@ pub(super) mod sandboxes;
 pub(crate) mod secrets;
 pub(super) mod sign_ins;
 pub(super) mod summary;
+pub(super) mod tools;
 pub(super) mod uploads;
 pub(super) mod usage;
 pub(super) mod webhook_secret;

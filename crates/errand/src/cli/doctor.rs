@@ -12,7 +12,8 @@ use super::out::Style;
 use super::{Place, Surroundings};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::config::{Config, warnings};
-use crate::doctor::{Check, Level, machine};
+use crate::doctor::{Check, Level, isolation, machine};
+use crate::isolation::OWN_PROGRAM;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,6 +26,8 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         Ok(config) => {
             let mut checks = settings(&config);
             checks.extend(of_data(&config).await);
+            let isolated = crate::isolation::settings(&config, OWN_PROGRAM.into());
+            checks.extend(isolation(isolated).await);
             checks
         }
         Err(error) => vec![Check::problem(

@@ -1,5 +1,6 @@
 use super::disk::{Space, judge_file_clock, judge_file_system, judge_space};
-use super::system::{Trial, judge_descriptors, judge_isolation};
+use super::isolation::judge as judge_isolation;
+use super::system::judge_descriptors;
 use super::*;
 
 fn at(text: &str) -> Timestamp {
@@ -66,23 +67,40 @@ fn few_open_files_are_told() {
 }
 
 #[test]
-fn missing_isolation_is_information_and_says_what_is_missing() {
-    let hint = Some("user.max_user_namespaces is 0; it takes 1000 or more");
-    for (trial, hint, expected) in [
-        (Trial::Works, None, "can isolate"),
-        (Trial::Missing, hint, "not installed"),
-        (Trial::Hangs, None, "within 5 s"),
-        (Trial::NotStarted("no".to_owned()), None, "no;"),
+fn isolation_says_why_it_is_off_and_who_keeps_the_bounds() {
+    use errand_sandbox::exec::{Keeper, Keepers, Unavailable};
+    let why = Unavailable {
+        reason: "bubblewrap (bwrap) is not installed".to_owned(),
+        remedy: "install it".to_owned(),
+    };
+    let off = judge_isolation(Err(why));
+    assert_eq!(off.len(), 1);
+    assert_eq!(
         (
-            Trial::Refused("no namespace".to_owned()),
-            hint,
-            "no namespace (user.max_user_namespaces is 0",
+            off[0].level,
+            off[0].found.as_str(),
+            off[0].advice.as_deref()
         ),
-    ] {
-        let check = judge_isolation(&trial, hint);
-        assert_eq!(check.level, Level::Ok);
-        assert!(check.found.contains(expected), "{check:?}");
-    }
+        (
+            Level::Warning,
+            "run_command is off: bubblewrap (bwrap) is not installed",
+            Some("install it")
+        )
+    );
+    let keepers = |memory, cpu| Keepers {
+        memory,
+        processes: Keeper::CgroupV1,
+        cpu,
+    };
+    let on = judge_isolation(Ok((keepers(Keeper::CgroupV2, Keeper::CgroupV1), true)));
+    assert_eq!((on[0].level, on[1].level), (Level::Ok, Level::Ok));
+    assert_eq!(
+        on[1].found,
+        "memory by cgroup v2, processes by cgroup v1, processor time by cgroup v1"
+    );
+    let watched = judge_isolation(Ok((keepers(Keeper::Watcher, Keeper::Watcher), false)));
+    assert!(watched[0].found.contains("without a /proc"));
+    assert_eq!(watched[1].level, Level::Warning);
 }
 
 #[test]

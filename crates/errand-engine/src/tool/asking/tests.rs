@@ -154,6 +154,7 @@ async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
         call_id: "call_1".to_owned(),
         workspace: None,
         cancel: CancellationToken::new(),
+        draining: CancellationToken::new(),
     };
     for tool in tools() {
         let outcome = tool.run(&context, Map::new()).await;

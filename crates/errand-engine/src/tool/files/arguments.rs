@@ -67,6 +67,13 @@ pub(in crate::tool) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
     })
 }
 
+/// The same for tools that are none of files: the error as the call gets it.
+pub(in crate::tool) fn read_or_say<T: JsonSchema + for<'a> Deserialize<'a>>(
+    arguments: &Map<String, Value>,
+) -> Result<T, String> {
+    read(arguments).map_err(|error| error.text())
+}
+
 /// What is wrong with the arguments, as far as the schema tells.
 fn explain(schema: &Value, arguments: &Map<String, Value>) -> Option<String> {
     let properties = schema.get("properties")?.as_object()?;

@@ -38,6 +38,7 @@ impl Bench {
             call_id: "call_1".to_owned(),
             workspace: Some(workspace),
             cancel: CancellationToken::new(),
+            draining: CancellationToken::new(),
         };
         Self {
             _dir: dir,

@@ -1,0 +1,77 @@
+//! A user for each sandbox, where the server is root. As an ordinary user nothing is given away.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+
+use super::{Ground, at};
+use crate::Root;
+use crate::exec::Uids;
+
+const BASE: u32 = 1_910_000_000;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn owner(path: &std::path::Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().uid()
+}
+
+#[test]
+fn what_is_there_and_what_comes_belongs_to_the_sandboxs_user() {
+    let ground = Ground::new();
+    ground.root.write(&at("deep/er/old"), b"x").unwrap();
+    symlink(
+        ground.outside.join("secret.txt"),
+        ground.dir.join("deep/link"),
+    )
+    .unwrap();
+    let of_secret = owner(&ground.outside.join("secret.txt"));
+    let uids = Uids::new(BASE, 4);
+    let root = ground.root.clone().with_user_of_its_own(&uids).unwrap();
+    root.write(&at("new/dir/file"), b"x").unwrap();
+    root.write(&at("deep/er/old"), b"y").unwrap();
+    let expected = if is_root() { BASE } else { of_secret };
+    for name in [
+        "",
+        "deep",
+        "deep/er",
+        "deep/er/old",
+        "deep/link",
+        "new",
+        "new/dir",
+        "new/dir/file",
+    ] {
+        assert_eq!(owner(&ground.dir.join(name)), expected, "{name}");
+    }
+    assert_eq!(owner(&ground.outside.join("secret.txt")), of_secret);
+    // Opened anew, it is whose it was, and what is written is theirs.
+    let again = Root::open(&ground.dir).unwrap();
+    again.write(&at("later"), b"x").unwrap();
+    assert_eq!(owner(&ground.dir.join("later")), expected);
+    assert_eq!(
+        again.with_user_of_its_own(&uids).unwrap().owner().unwrap(),
+        expected
+    );
+}
+
+#[test]
+fn no_two_have_the_same_user_and_none_is_had_beyond_the_range() {
+    let uids = Uids::new(BASE, 3);
+    let grounds = [Ground::new(), Ground::new(), Ground::new()];
+    let given: Vec<_> = grounds
+        .iter()
+        .map(|ground| ground.root.clone().with_user_of_its_own(&uids))
+        .collect();
+    if is_root() {
+        let owners: Vec<u32> = given[..2]
+            .iter()
+            .map(|root| root.as_ref().unwrap().owner().unwrap())
+            .collect();
+        assert_eq!(owners, [BASE, BASE + 1]);
+        assert!(given[2].is_err());
+        assert_eq!(owner(&grounds[2].dir), 0);
+    } else {
+        assert!(given.iter().all(Result::is_ok));
+    }
+}

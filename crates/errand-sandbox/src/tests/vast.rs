@@ -1,0 +1,67 @@
+//! Files that are large in name only, or in truth: they cost neither memory nor much time.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use super::{assert_refused, at, both_ways, names_listed};
+use crate::SearchLimits;
+
+/// A tebibyte of nothing.
+const VAST: u64 = 1 << 40;
+
+fn peak_memory_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn a_sparse_file_costs_no_memory() {
+    both_ways(|ground| {
+        let file = fs::File::create(ground.dir.join("vast")).unwrap();
+        file.set_len(VAST).unwrap();
+        let root = &ground.root;
+        let before = peak_memory_kib();
+        assert_refused!(root.read_to_string(&at("vast"), 1 << 20), TooLarge);
+        assert_refused!(root.edit(&at("vast"), "a", "b", true), TooLarge);
+        assert_refused!(root.digest_of(&at("vast")), TooLarge);
+        assert_eq!(root.read(&at("vast"), VAST - 3, 1 << 20).unwrap(), [0; 3]);
+        assert_eq!(root.read(&at("vast"), 0, 1000).unwrap(), [0; 1000]);
+        let found = root
+            .search(&at(""), "x", &SearchLimits::default(), &|| false)
+            .unwrap();
+        assert_eq!((found.matches.len(), found.files_skipped), (0, 1));
+        let listed = root.list(&at("")).unwrap().entries;
+        assert_eq!(listed[0].size_bytes, VAST);
+        assert_eq!(root.usage().unwrap().disk_bytes, 0);
+        // Other tests run beside this one: what it would have cost is thousands of times as much.
+        assert!(
+            peak_memory_kib() - before < (1 << 20),
+            "{before} KiB before"
+        );
+        root.write(&at("vast"), b"small").unwrap();
+        assert_eq!(fs::metadata(ground.dir.join("vast")).unwrap().len(), 5);
+    });
+}
+
+#[test]
+fn set_user_id_does_not_stay_and_another_name_leads_nowhere() {
+    both_ways(|ground| {
+        let path = ground.dir.join("program");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+        fs::hard_link(&path, ground.dir.join("other")).unwrap();
+        ground.root.write(&at("program"), b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
+        assert_eq!(fs::read_to_string(ground.dir.join("other")).unwrap(), "old");
+        assert_eq!(names_listed(&ground.root, ""), ["other", "program"]);
+        // A link to a file outside, made by whoever could: it is a file of the sandbox then, and replaced, not written.
+        fs::hard_link(ground.outside.join("secret.txt"), ground.dir.join("linked")).unwrap();
+        ground.root.write(&at("linked"), b"mine").unwrap();
+        ground.assert_outside_untouched();
+    });
+}

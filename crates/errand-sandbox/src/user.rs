@@ -1,0 +1,70 @@
+//! A user for each sandbox, where the server is root: its directory, and all that is in it, is given to one.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use errand_core::path::SandboxPath;
+use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid};
+use rustix::io::Errno;
+
+use crate::beneath::{file_type, scan};
+use crate::error::FileError;
+use crate::exec::Uids;
+use crate::root::Root;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+/// Most names of one directory that are given away: more than a sandbox may have.
+const NAMES_MAX: usize = 10_000_000;
+
+impl Root {
+    /// Sees to it that the sandbox belongs to a user of its own. One that belongs to the server, as those do that were made
+    /// before commands could run, is given away with all that is in it: nothing but the server has been at work there.
+    ///
+    /// Changes nothing where the server is not root.
+    ///
+    /// # Errors
+    /// `Io`, where no user is left or the system refuses; it may be repeated.
+    pub fn with_user_of_its_own(mut self, uids: &Uids) -> Result<Self, FileError> {
+        let failed = |errno| FileError::from_errno(errno, "give a user to", &SandboxPath::root());
+        if !rustix::process::geteuid().is_root() {
+            return Ok(self);
+        }
+        let _one_at_a_time = uids.assigning();
+        let owner = rustix::fs::fstat(self.dir()).map_err(failed)?.st_uid;
+        let uid = if uids.contains(owner) {
+            uids.claim(owner);
+            owner
+        } else {
+            let uid = uids.take().ok_or_else(|| failed(Errno::USERS))?;
+            if let Err(errno) = self.give_to(uid) {
+                uids.give_back(uid);
+                return Err(failed(errno));
+            }
+            uid
+        };
+        self.set_user((Uid::from_raw(uid), Gid::from_raw(uid)));
+        Ok(self)
+    }
+
+    /// Gives everything to a user: the topmost directory last, so that it says whether all is done.
+    fn give_to(&self, uid: u32) -> Result<(), Errno> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
+        let top: OwnedFd = self.how().open(self.dir(), b"", DIRECTORY)?;
+        let mut todo = VecDeque::from([top]);
+        while let Some(dir) = todo.pop_front() {
+            for (name, _) in scan(dir.as_fd(), NAMES_MAX)?.names {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW;
+                let Ok(found) = self.how().open(dir.as_fd(), name.to_bytes(), flags) else {
+                    // A link, or gone.
+                    let _ = rustix::fs::chownat(&dir, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+                    continue;
+                };
+                rustix::fs::chownat(&found, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+                if file_type(&rustix::fs::fstat(&found)?) == FileType::Directory {
+                    todo.push_back(self.how().open(dir.as_fd(), name.to_bytes(), DIRECTORY)?);
+                }
+            }
+        }
+        rustix::fs::fchown(self.dir(), uid, gid)
+    }
+}

@@ -1,0 +1,181 @@
+//! How a command ends, and that nothing of it is left.
+
+use std::os::unix::process::CommandExt as _;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{Bench, PATIENCE, Real, is_root, processes_with, until_gone};
+
+#[tokio::test]
+async fn at_the_time_limit_it_is_asked_and_then_killed() {
+    let bench = Bench::start().await;
+    let polite = json!({"command": "trap 'echo bye; exit 9' TERM; echo hi; sleep 271.1 & wait", "timeout_s": 1});
+    let result = bench.call(polite).await.unwrap();
+    assert_eq!(
+        (&result["timed_out"], &result["exit_code"]),
+        (&json!(true), &json!(9)),
+        "{result:#}"
+    );
+    assert_eq!(result["stdout"], "hi\nbye\n");
+    let deaf =
+        json!({"command": "trap '' TERM; echo hi; while :; do sleep 271.2; done", "timeout_s": 1});
+    let result = bench.call(deaf).await.unwrap();
+    assert_eq!(
+        (&result["timed_out"], &result["exit_code"]),
+        (&json!(true), &json!(137)),
+        "{result:#}"
+    );
+    assert_eq!(result["stdout"], "hi\n");
+    assert!(processes_with("sleep 271.").is_empty());
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_outlives_a_command() {
+    let bench = Bench::start().await;
+    let script = "setsid sleep 272.1 & (setsid setsid sleep 272.2 &) & nohup bash -c 'trap \"\" TERM HUP; sleep 272.3' & disown -a; ( (sleep 272.4 &) & ); echo started";
+    let result = bench.call(json!({"command": script})).await.unwrap();
+    assert_eq!(
+        (&result["exit_code"], &result["timed_out"]),
+        (&json!(0), &json!(false)),
+        "{result:#}"
+    );
+    assert!(result["stdout"].as_str().unwrap().contains("started"));
+    // Whoever ended it has waited for it: there is nothing to wait for here.
+    assert!(processes_with("sleep 272.").is_empty());
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_stop_of_the_run_ends_the_command_and_keeps_what_it_wrote() {
+    let bench = Bench::start().await;
+    let run = bench
+        .begin(json!([{"tool": "run_command", "with": {"command": "echo begun; touch there; setsid sleep 273.1 & sleep 273.2"}}, {"finish": "x"}]))
+        .await;
+    bench.until_there("there").await;
+    let path = format!("/v1/runs/{run}/stop");
+    bench
+        .app
+        .post(&bench.team.key, &path, json!({}))
+        .await
+        .expect(200);
+    assert_eq!(bench.app.status(&bench.team, &run).await, "interrupted");
+    until_gone("sleep 273.").await;
+    // The sandbox is free again once the driver has left it.
+    assert_eq!(bench.stdout("echo next").await, "next\n");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_graceful_stop_of_the_server_ends_the_command_and_commits_that() {
+    let mut bench = Bench::start_with(&[("ERRAND_SERVER__SHUTDOWN_GRACE_S", "6")]).await;
+    let run = bench
+        .begin(json!([{"tool": "run_command", "with": {"command": "echo begun; touch there; sleep 274.1; echo never"}, "as": "r"}, {"finish": "went on: {{ r.ended_by }}"}]))
+        .await;
+    bench.until_there("there").await;
+    bench.app.stop_and_start().await;
+    assert!(processes_with("sleep 274.").is_empty());
+    let ended = bench.ended(&run).await;
+    assert_eq!(ended["run"]["status"], "completed", "{ended:#}");
+    let results = bench.results(&run).await;
+    let result = results[0].as_ref().unwrap();
+    assert_eq!(
+        (&result["ended_by"], &result["exit_code"]),
+        (&json!("server_stop"), &json!(143)),
+        "{result:#}"
+    );
+    assert_eq!(result["stdout"], "begun\n");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_crash_the_model_is_told_to_look_and_nothing_is_left() {
+    let mut bench = Bench::start().await;
+    let run = bench
+        .begin(json!([{"tool": "run_command", "with": {"command": "touch there; sleep 275.1"}, "on_error": "continue"}, {"finish": "x"}]))
+        .await;
+    bench.until_there("there").await;
+    bench.app.crash().await;
+    assert_eq!(bench.ended(&run).await["run"]["status"], "completed");
+    let results = bench.results(&run).await;
+    let error = results[0].as_ref().unwrap_err();
+    assert!(
+        error.starts_with("outcome_unknown: the server restarted"),
+        "{error}"
+    );
+    until_gone("sleep 275.").await;
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_leaves_no_process() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Real::start(dir.path(), &[]).await;
+    let run = server
+        .begin("trap '' TERM HUP; setsid sleep 277.1 & sleep 277.2")
+        .await;
+    let begun = async {
+        while processes_with("sleep 277.").len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun)
+        .await
+        .expect("a command that begins");
+    // SIGKILL: nothing of the server's own is done.
+    server.child.start_kill().unwrap();
+    server.child.wait().await.unwrap();
+    until_gone("sleep 277.").await;
+    let server = Real::start(dir.path(), &[]).await;
+    let told = server.last_words(&run).await;
+    assert!(
+        told.contains("outcome_unknown: the server restarted"),
+        "{told}"
+    );
+}
+
+/// What calls itself a command of this server, and is none of this start, is killed before anything begins.
+#[tokio::test]
+async fn a_start_kills_what_the_last_one_left() {
+    let mut bench = Bench::start().await;
+    bench.stdout("true").await;
+    let label = label_of(&bench).await;
+    let mut left = std::process::Command::new("/bin/sleep");
+    left.arg0(&label).arg("276.1");
+    if is_root() {
+        left.uid(1_900_000_777).gid(1_900_000_777);
+    }
+    let mut left = left.spawn().unwrap();
+    // Somebody who only calls himself so is left alone: another user where the server is root.
+    let stranger = is_root().then(|| {
+        let mut stranger = std::process::Command::new("/bin/sleep");
+        stranger.arg0(&label).arg("276.2").uid(65534).gid(65534);
+        stranger.spawn().unwrap()
+    });
+    bench.app.crash().await;
+    let ended = tokio::task::spawn_blocking(move || left.wait());
+    tokio::time::timeout(PATIENCE, ended)
+        .await
+        .expect("a process that is killed")
+        .unwrap()
+        .unwrap();
+    if let Some(mut stranger) = stranger {
+        assert!(
+            stranger.try_wait().unwrap().is_none(),
+            "a stranger was killed"
+        );
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+    assert_eq!(bench.stdout("echo on").await, "on\n");
+    bench.finish().await;
+}
+
+/// The first argument of this server's bubblewraps.
+async fn label_of(bench: &Bench) -> String {
+    let arguments = bench.stdout("tr '\\0' '\\n' < /proc/1/cmdline").await;
+    let label = arguments.lines().next().unwrap().to_owned();
+    assert!(label.starts_with("errand-sandbox-"), "{label}");
+    label
+}
