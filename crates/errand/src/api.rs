@@ -42,6 +42,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use bytes::Bytes;
 use errand_core::id::{ApiKeyId, IdGen};
 use errand_core::role::Permission;
+use errand_engine::Parts;
 use errand_engine::clock::Clock;
 use errand_engine::connect::Connections;
 use errand_engine::deltas::Deltas;
@@ -141,28 +142,24 @@ struct Limits {
 impl AppState {
     /// Puts the parts together. `upload_key` signs upload URLs: the same after a restart.
     #[must_use]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts that the API is made of, each once"
-    )]
-    pub fn new(
-        store: Store,
-        ids: Arc<IdGen>,
-        clock: Clock,
-        sandboxes: Sandboxes,
-        models: Models,
-        deltas: Deltas,
-        tools: Tools,
-        connections: Connections,
-        upload_key: [u8; 32],
-        draining: CancellationToken,
-        settings: ApiSettings,
-    ) -> Self {
+    pub fn new(parts: Parts, upload_key: [u8; 32], settings: ApiSettings) -> Self {
         let limits = Limits {
             by_key: Limiter::new(settings.requests_per_minute),
             by_address: Limiter::new(settings.failed_auth_per_minute),
         };
         let document = OnceLock::new();
+        let Parts {
+            store,
+            ids,
+            clock,
+            sandboxes,
+            models,
+            deltas,
+            tools,
+            connections,
+            draining,
+            post: _,
+        } = parts;
         Self(Arc::new(Inner {
             store,
             ids,

@@ -152,22 +152,21 @@ impl App {
         let network = Network::new(config.model_tables.settings(&config.models))
             .context("the clients of models cannot be made")?;
         let models = models.with_network(network);
-        let deltas = Deltas::default();
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
         let parts = Parts {
-            connections: connections.clone(),
+            connections,
             store: store.clone(),
             clock: clock.clone(),
-            ids: Arc::clone(&ids),
-            models: models.clone(),
-            tools: tools.clone(),
-            deltas: deltas.clone(),
-            sandboxes: sandboxes.clone(),
+            ids,
+            models,
+            tools,
+            deltas: Deltas::default(),
+            sandboxes,
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
         };
-        let (engine, recovered) = Engine::start(parts, engine_options(&config))
+        let (engine, recovered) = Engine::start(parts.clone(), engine_options(&config))
             .await
             .context("the engine does not start")?;
         if recovered.runs > 0 {
@@ -176,23 +175,11 @@ impl App {
         let metrics = metrics_listener
             .map(|listener| {
                 let places = config.engine.max_concurrent_runs;
-                let metrics = Metrics::new(store.clone(), clock.clone(), places);
+                let metrics = Metrics::new(store.clone(), clock, places);
                 MetricsServer::start(listener, metrics)
             })
             .transpose()?;
-        let state = AppState::new(
-            store.clone(),
-            ids,
-            clock,
-            sandboxes,
-            models,
-            deltas,
-            tools,
-            connections,
-            upload_key,
-            draining.clone(),
-            ApiSettings::of(&config, &url),
-        );
+        let state = AppState::new(parts, upload_key, ApiSettings::of(&config, &url));
         let router = api::router(state.clone()).merge(crate::web::router(&state));
         front.ready(router.clone());
         let poisoned = store.poisoned();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use errand_core::id::IdGen;
 use errand_core::time::Timestamp;
+use errand_engine::net::{Bounds, Guard};
 use errand_store::seal::MasterKey;
 use errand_store::{Bootstrap, NewApiKey, Once, OpenOptions};
 use futures::StreamExt as _;
@@ -93,20 +94,21 @@ impl Fixture {
             .unwrap();
         let mut settings = ApiSettings::of(&Config::default(), "http://errand.example");
         set(&mut settings);
-        let connections = Connections::none(store.clone(), Clock::manual(now));
-        let app = AppState::new(
+        let clock = Clock::manual(now);
+        let post = Guard::webhooks(false).client(Bounds::WEBHOOK);
+        let parts = Parts {
+            connections: Connections::none(store.clone(), clock.clone()),
             store,
             ids,
-            Clock::manual(now),
-            Sandboxes::beneath(dir.path()),
-            Models::default(),
-            errand_engine::deltas::Deltas::default(),
-            errand_engine::tool::Tools::builtin(),
-            connections,
-            [9; 32],
-            CancellationToken::new(),
-            settings,
-        );
+            clock,
+            sandboxes: Sandboxes::beneath(dir.path()),
+            models: Models::default(),
+            deltas: errand_engine::deltas::Deltas::default(),
+            tools: errand_engine::tool::Tools::builtin(),
+            post: Arc::new(post.unwrap()),
+            draining: CancellationToken::new(),
+        };
+        let app = AppState::new(parts, [9; 32], settings);
         let boom = Router::new().route(
             "/boom",
             get(async || -> &'static str { panic!("on purpose") }),
