@@ -119,6 +119,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
         .clone_from(&fork.human_request_webhook_url);
     row.sandbox_ttl_ms = fork.sandbox_ttl_ms;
     row.insert(tx)?;
+    crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, fork.now);
     change.mark_updated();
     change.count_today()?;

@@ -71,6 +71,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     let about = (fork.id, fork.source, fork.now);
     let row = new_row(about, old, build, &config, sandbox);
     row.insert(tx)?;
+    crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, fork.now);
     change.mark_updated();
     change.count_today()?;
@@ -188,6 +189,7 @@ pub(crate) fn new_row(
         cached_tokens: 0,
         output_tokens: 0,
         cost_usd: 0.0,
+        model_ms: 0,
         ..old
     }
 }

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 /// Frames of the log (a page each, 4 KiB) from which a checkpoint is worth it: 32 MiB.
 const FRAMES: i32 = 8_000;
-/// Frames at which the writer does it by itself, should the thread not keep up: 128 MiB.
+/// Frames at which the writer waits for the thread, should it not keep up: 128 MiB.
 const FRAMES_MAX: i32 = 4 * FRAMES;
 /// How often the thread goes over the log at a time. What is written during the first pass is little, and during the
 /// second less.
@@ -25,8 +25,8 @@ const PASSES: usize = 2;
 pub(super) struct Checkpoints {
     /// Frames in the log after the last commit.
     frames: Arc<AtomicI32>,
-    /// The thread has brought what was there when it began its last pass.
-    passed: Arc<AtomicBool>,
+    /// Says that the thread has brought what was there when it began its last pass.
+    passed: Receiver<()>,
     /// Whether the thread is at it.
     begun: Cell<bool>,
     /// None: the thread is to end.
@@ -46,10 +46,9 @@ impl Checkpoints {
                 Ok(())
             }))
             .map_err(std::io::Error::other)?;
-        let passed = Arc::new(AtomicBool::new(false));
-        // One wake that waits is enough.
+        // One that waits is enough, either way: the writer wakes the thread again only after it has heard.
         let (wake, woken) = sync_channel(1);
-        let has_passed = Arc::clone(&passed);
+        let (has_passed, passed) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".to_owned())
             .spawn(move || run(&other, &woken, &has_passed))?;
@@ -65,8 +64,14 @@ impl Checkpoints {
     /// After each commit of the writer, whose connection this is.
     pub(super) fn after_commit(&self, conn: &Connection) {
         let frames = self.frames.load(Ordering::Relaxed);
-        if self.passed.swap(false, Ordering::Acquire) || frames >= FRAMES_MAX {
+        if self.passed.try_recv().is_ok() {
             self.begun.set(false);
+            checkpoint(conn);
+        } else if frames >= FRAMES_MAX {
+            if self.begun.replace(false) {
+                // A thread that is gone needs no waiting for.
+                let _ = self.passed.recv();
+            }
             checkpoint(conn);
         } else if frames >= FRAMES && !self.begun.replace(true) {
             let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
@@ -83,12 +88,14 @@ impl Drop for Checkpoints {
     }
 }
 
-fn run(conn: &Connection, woken: &Receiver<()>, passed: &AtomicBool) {
+fn run(conn: &Connection, woken: &Receiver<()>, passed: &SyncSender<()>) {
     while woken.recv().is_ok() {
         for _ in 0..PASSES {
             checkpoint(conn);
         }
-        passed.store(true, Ordering::Release);
+        if passed.send(()).is_err() {
+            return;
+        }
     }
 }
 

@@ -248,7 +248,7 @@ mod tests {
             lines.join("\n"),
             format!(
                 "   123 ms  › Pay.\n             Soon.\n   123 ms  • I pay.\n   \
-                 123 ms  → write_file  n: 3  path: /workspace/a  content: x … (2 lines)\n   \
+                 123 ms  → write_file  path: /workspace/a  n: 3  content: x … (2 lines)\n   \
                  123 ms  ← {}… (200 bytes)\n   123 ms  ✗ no such file\n   123 ms  ✗ denied: too much\n   \
                  123 ms  ✗ the model is gone",
                 "x".repeat(CUT_CHARS)

@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 28] = [
+const SAMPLES: [(&str, &str, &str); 42] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -37,7 +37,21 @@ const SAMPLES: [(&str, &str, &str); 28] = [
     ("connections.call_timeout", "'30s'", "30s"),
     ("connections.idle_close", "'1m'", "1m"),
     ("fetch_url.allow_private_networks", "true", "true"),
+    ("models.attempts", "3", "3"),
+    ("models.idle_timeout", "'10s'", "10s"),
+    ("models.allow_private_networks", "true", "true"),
+    ("models.vision", "['local/llava']", "local/llava"),
     ("sandbox.ttl", "'12h'", "12h"),
+    ("sandbox.root", "'root'", "root"),
+    ("sandbox.memory_bytes_max", "'64MiB'", "64MiB"),
+    ("sandbox.processes_max", "32", "32"),
+    ("sandbox.cpu_percent_max", "150", "150"),
+    ("sandbox.disk_bytes_max", "'1GiB'", "1GiB"),
+    ("sandbox.files_max", "1000", "1000"),
+    ("sandbox.file_bytes_max", "'1GiB'", "1GiB"),
+    ("sandbox.waiting_shells_max", "2", "2"),
+    ("sandbox.uid_base", "100000", "100000"),
+    ("sandbox.uid_count", "10", "10"),
     ("store.read_connections", "2", "2"),
     ("store.cache_kib", "512", "512"),
     ("uploads.direct_bytes_max", "'2MiB'", "2MiB"),
@@ -376,7 +390,7 @@ fn a_setting_of_another_section_is_found() {
         ),
         (
             "engine.allow_private_networks = true",
-            "webhooks.allow_private_networks",
+            "models.allow_private_networks",
         ),
         ("sandbox.url_ttl = '1h'", "uploads.url_ttl"),
     ] {
