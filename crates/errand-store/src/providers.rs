@@ -6,6 +6,7 @@
 use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
+use uuid::Uuid;
 
 use crate::error::{Result, StoreError};
 use crate::model::{ProviderRow, ProviderSetting, PutProvider};
@@ -13,7 +14,7 @@ use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms};
 use crate::sqlite::Store;
 
-fn purpose(team: TeamId, name: &str) -> String {
+pub(crate) fn provider_key(team: Uuid, name: &str) -> String {
     format!("provider_key:{team}:{name}")
 }
 
@@ -74,7 +75,9 @@ impl Store {
         };
         let key = sealed
             .map(|sealed| {
-                let plain = self.master_key().open(&purpose(team, name), &sealed)?;
+                let plain = self
+                    .keys()
+                    .open(&provider_key(team.as_uuid(), name), &sealed)?;
                 String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
                     table: "providers",
                     column: "api_key",
@@ -99,17 +102,16 @@ impl Store {
         put: PutProvider,
         recorded: Once<ProviderRow>,
     ) -> Result<Answer<ProviderRow>> {
-        let sealed = put
-            .key
-            .as_ref()
-            .map(|key| {
-                self.master_key()
-                    .seal(&purpose(put.team, &put.name), key.as_bytes())
-            })
-            .transpose()?
-            .map(|sealed| sealed.0);
         self.write(move |tx| {
             once(tx, &recorded, put.now, || {
+                // Here, and not before: under the key that holds when it is written.
+                let master = tx.keys().current();
+                let purpose = provider_key(put.team.as_uuid(), &put.name);
+                let key = put.key.as_ref();
+                let sealed = key
+                    .map(|key| master.seal(&purpose, key.as_bytes()))
+                    .transpose()?
+                    .map(|sealed| sealed.0);
                 tx.prepare_cached(
                     "INSERT INTO providers (team_id, name, kind, base_url, api_key, created_at, updated_at)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)

@@ -54,6 +54,15 @@ const SEALED: &[Place] = &[
         },
     },
     Place {
+        table: "providers",
+        column: "api_key",
+        key: "team_id",
+        text: "name",
+        purpose: |id, name| {
+            crate::providers::provider_key(id.unwrap_or_default(), &name.unwrap_or_default())
+        },
+    },
+    Place {
         table: "connections",
         column: "sign_in",
         key: "id",

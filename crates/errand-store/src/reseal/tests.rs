@@ -5,6 +5,7 @@ use errand_core::time::Timestamp;
 
 use super::*;
 use crate::access::Bootstrap;
+use crate::model::PutProvider;
 use crate::once::Once;
 use crate::secrets::SetSecret;
 use crate::sqlite::OpenOptions;
@@ -49,6 +50,16 @@ async fn filled(store: &Store) -> TeamId {
         .await
         .unwrap();
     set(store, team, owner, "TOKEN").await;
+    let provider = PutProvider {
+        team,
+        name: "mine".to_owned(),
+        kind: "openai".to_owned(),
+        base_url: None,
+        key: Some(VALUE.to_owned()),
+        now,
+    };
+    let put = store.put_provider(provider, Once::not_recorded()).await;
+    put.unwrap().fresh().unwrap();
     team
 }
 
@@ -72,6 +83,8 @@ async fn all_open(store: &Store, team: TeamId) {
     assert_eq!(store.webhook_secret(team).await.unwrap(), WEBHOOK_SECRET);
     let secrets = store.open_secrets(team).await.unwrap();
     assert_eq!(secrets, [("TOKEN".to_owned(), VALUE.to_owned())]);
+    let provider = store.provider_setting(team, "mine").await.unwrap().unwrap();
+    assert_eq!(provider.key.as_deref(), Some(VALUE));
 }
 
 async fn is_under_the_current_key(store: &Store) -> bool {
@@ -96,7 +109,7 @@ async fn a_rotation_seals_everything_under_a_new_key() {
     let team = filled(&store).await;
     let before = store.master_key().id();
     let rotated = store.rotate_master_key(None).await.unwrap();
-    assert_eq!((rotated.secrets, rotated.lost), (2, 0));
+    assert_eq!((rotated.secrets, rotated.lost), (3, 0));
     assert_ne!(rotated.key_id, before);
     // The running store goes on with it; so does the next start, from the file alone.
     all_open(&store, team).await;

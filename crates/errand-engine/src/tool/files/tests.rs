@@ -558,7 +558,7 @@ async fn arguments_that_do_not_fit_are_named() {
         (
             "read_file",
             json!({"path": "t", "line": 3}),
-            "`line` is not an argument of this tool: it takes `limit`, `offset`, `path`",
+            "`line` is not an argument of this tool: it takes `limit`, `offset`, `path`, `raw`",
         ),
         (
             "edit_file",
@@ -707,7 +707,11 @@ fn schemas_say_what_is_required_and_explain_each_argument() {
         (
             "read_file",
             vec![("path", "string")],
-            vec![("offset", "integer"), ("limit", "integer")],
+            vec![
+                ("offset", "integer"),
+                ("limit", "integer"),
+                ("raw", "boolean"),
+            ],
         ),
         (
             "write_file",
@@ -757,6 +761,7 @@ fn the_schema_of_read_file_is_plain() {
                 "path": {"type": "string", "description": "The file, such as /workspace/notes.txt."},
                 "offset": {"type": "integer", "minimum": 0, "description": "The first line to give, counted from 0. Without it: from the beginning. Beyond the end nothing is given."},
                 "limit": {"type": "integer", "minimum": 0, "description": "The most lines to give. Without it: to the end."},
+                "raw": {"type": "boolean", "description": "Give the file's own bytes as text, also where it is a document (PDF, DOCX, XLSX, HTML) or an image."},
             },
         })
     );
