@@ -64,6 +64,8 @@ pub(crate) struct Request {
     /// Repetitions under way.
     pub(crate) open: u32,
     pub(crate) tries: u32,
+    /// Tries whose answer was heard: what became of the others is not known.
+    pub(crate) answered: u32,
     pub(crate) heard: Option<Heard>,
 }
 
@@ -133,6 +135,7 @@ impl Wire {
             first_at: now,
             open: 0,
             tries: 0,
+            answered: 0,
             heard: None,
         });
         number
@@ -391,6 +394,7 @@ impl Wire {
             state.saw("answer refused");
         }
         let request = &mut state.requests[number];
+        request.answered += 1;
         match (&request.heard, &heard) {
             // What was recorded is answered again, whatever has become of the run.
             (Some(Heard::Accepted(before)), Heard::Accepted(again)) if before != again => {

@@ -653,7 +653,8 @@ pub(crate) fn starts(state: &State, there: &[RunId]) -> Verdict {
         let made = by_start.remove(&number).unwrap_or_default();
         let fits = match &request.heard {
             Some(Heard::Accepted(run)) => made.len() == 1 && made.first() == run.as_ref(),
-            Some(Heard::Refused(_)) => made.is_empty(),
+            // A refusal is not recorded: a later try may have been taken, and its answer lost.
+            Some(Heard::Refused(_)) => made.len() <= usize::from(request.answered < request.tries),
             None => made.len() <= 1,
         };
         if !fits {
