@@ -280,7 +280,8 @@ pub struct ModelCall {
     /// Which attempt gave it, from 1.
     #[serde(default)]
     pub attempt: u32,
-    /// The position of the newest user's message that was read.
+    /// The position of the newest entry that was read and stands in a user's place: a message, the opening, a late
+    /// outcome.
     #[serde(default)]
     pub read_to: u64,
     /// What the answer was for.

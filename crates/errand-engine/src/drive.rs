@@ -303,7 +303,12 @@ impl Driver<'_> {
 
     /// Whether the limits of build and team leave room for a step.
     async fn room_for(&self, what: &Next) -> Result<Verdict, DriveError> {
-        if !matches!(what, Next::Model | Next::Calls(_)) {
+        let is_step = match what {
+            Next::Model => true,
+            Next::Calls(calls) => !calls.iter().all(|call| self.has_started(call)),
+            _ => false,
+        };
+        if !is_step {
             return Ok(Verdict::Within);
         }
         let team = if matches!(what, Next::Model) && self.session.costs() {

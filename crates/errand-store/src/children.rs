@@ -45,6 +45,8 @@ pub struct StartChild {
     pub untrusted: Option<String>,
     /// Whether the build's model can be run here.
     pub runnable: Runnable,
+    /// Whether people may be asked. Who waits for a run that waits for people asks them too.
+    pub people: bool,
 }
 
 /// What became of it, for the caller's step.
@@ -65,6 +67,8 @@ pub(crate) fn start(
     if let Some(child) = child_of(tx, parent.id, &new.call_id)? {
         let row = row_of(tx, parent.team, child)?;
         return Ok(if row.status.has_ended() {
+            tx.prepare_cached("UPDATE child_runs SET awaited = 0 WHERE child = ?1")?
+                .execute(params![Blob(child.as_uuid())])?;
             gives(tx, &row)?
         } else {
             Child::Waits(child)
@@ -118,6 +122,12 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
         ))
     })?;
     (new.runnable.0)(&config).map_err(refused)?;
+    if !new.people && config.playbook.as_ref().is_some_and(|playbook| playbook.asks()) {
+        return Err(refused(format!(
+            "the assignment {:?} asks people, and this one runs without people (`human_in_the_loop: false`)",
+            new.assignment
+        )));
+    }
     let start = StartRun {
         team: parent.team,
         id: new.id,
@@ -138,6 +148,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     };
     let mut row = new_row(&start, build, &config);
     row.source = None;
+    row.people &= new.people;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, now);
@@ -225,7 +236,7 @@ pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
     let (tx, run) = (change.tx, Blob(change.row.id.as_uuid()));
     let mut select = tx.prepare_cached(
         "SELECT c.child FROM child_runs c JOIN runs r ON r.id = c.child
-         WHERE c.parent = ?1 AND r.status NOT IN ('completed', 'failed', 'interrupted')",
+         WHERE c.parent = ?1 AND c.awaited AND r.status NOT IN ('completed', 'failed', 'interrupted')",
     )?;
     let children: Vec<Blob> = select
         .query_map(params![run], |row| row.get(0))?
@@ -233,6 +244,8 @@ pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
     if !children.is_empty() {
         // What they find of this run shall be that it has ended: it waits for them no more.
         change.write()?;
+        tx.prepare_cached("UPDATE child_runs SET awaited = 0 WHERE parent = ?1")?
+            .execute(params![run])?;
     }
     for child in children {
         let child = RunId::from_stored(child.0);

@@ -1,5 +1,8 @@
 //! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
 
+use std::sync::Arc;
+
+use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
 use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
 use errand_core::ledger::lapse_fails;
@@ -540,10 +543,20 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     } else {
         entries_from(conn, row.id, 0)?
     };
+    let build = builds.get(conn, row.build)?.map(|build| {
+        if row.people || !build.human_in_the_loop {
+            return build;
+        }
+        // Whoever waits for this run may ask nobody.
+        Arc::new(BuildConfig {
+            human_in_the_loop: false,
+            ..BuildConfig::clone(&build)
+        })
+    });
     Ok(DrivenRun {
         id: row.id,
         team: row.team,
-        build: builds.get(conn, row.build)?,
+        build,
         step: row.step,
         sandbox: row.sandbox.clone(),
         sandbox_usable,

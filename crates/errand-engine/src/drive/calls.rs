@@ -4,11 +4,11 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
-use errand_core::ledger::OpenCall;
+use errand_core::ledger::{OpenCall, STARTED_RUN};
 use errand_core::transcript::{Body, Outcome, ToolCall};
 use errand_store::StartChild;
 use errand_store::model::{Runnable, StepEnd};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{DriveError, Driver, broke_off, result_of};
 use crate::secrets::Secrets;
@@ -124,9 +124,24 @@ impl Driver<'_> {
             message: message.map(|text| (self.parts.ids.message(now), text)),
             untrusted: (!self.ledger.untrusted.is_none()).then(|| self.ledger.untrusted.sentence()),
             runnable,
+            people: self.build.human_in_the_loop,
         };
-        self.buffer.usage.tool_calls += 1;
+        if !self.has_started(call) {
+            self.push(Body::Intent {
+                call_id: call.id.clone(),
+                claim: self.claim,
+                evidence: Some(json!({STARTED_RUN: start.id})),
+            });
+            self.buffer.usage.tool_calls += 1;
+        }
         self.commit(StepEnd::Child(Box::new(start))).await
+    }
+
+    /// Whether the call has started its run: what is left to do is to take what that gave.
+    pub(super) fn has_started(&self, call: &ToolCall) -> bool {
+        let mut open = self.ledger.open.iter();
+        call.name == assignment::NAME
+            && open.any(|open| open.call.id == call.id && open.intent.is_some() && open.repeats.is_none())
     }
 
     /// Gives a person's answer to the server that asked during a call, and goes on waiting for the call.
