@@ -465,8 +465,12 @@ impl Ledger {
                     None => format!("not_run: {why}"),
                     Some((_, evidence)) => {
                         let started = evidence.as_ref().and_then(|e| e.get(STARTED_RUN)?.as_str());
-                        let started = started.map(|run| format!("; what the run {run} had done by then stands"));
-                        format!("outcome_unknown: {why} while the call was under way{}", started.unwrap_or_default())
+                        let started = started
+                            .map(|run| format!("; what the run {run} had done by then stands"));
+                        format!(
+                            "outcome_unknown: {why} while the call was under way{}",
+                            started.unwrap_or_default()
+                        )
                     }
                 };
                 Body::ToolResult {

@@ -38,6 +38,7 @@ mod sandboxes;
 mod secrets;
 mod sqlite;
 mod summary;
+mod unread;
 mod usage;
 mod webhooks;
 

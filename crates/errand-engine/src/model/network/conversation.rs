@@ -105,8 +105,6 @@ pub(super) struct Conversation {
     pub(super) last_input_tokens: u64,
     /// And bytes, about.
     pub(super) sent_bytes: usize,
-    /// The position of the newest item that is not the model's: of a user, or of the engine in a user's place.
-    pub(super) newest_user: u64,
 }
 
 impl Conversation {
@@ -123,7 +121,11 @@ impl Conversation {
     pub(super) fn feed(&mut self, entry: &Entry) {
         let position = entry.position;
         match &entry.body {
-            Body::ModelFailed { .. } | Body::Woke { .. } | Body::Retried { .. } => return,
+            Body::ModelFailed { .. } | Body::Woke { .. } => return,
+            Body::Retried { .. } => {
+                self.empty = 0;
+                return;
+            }
             Body::User { text, .. } | Body::Opening { text } => self.user(position, text.clone()),
             Body::Assistant { text, .. } => self.text(position, text),
             Body::ToolCall { call, .. } => self.call(position, call),
@@ -161,7 +163,6 @@ impl Conversation {
     }
 
     fn user(&mut self, position: u64, text: String) {
-        self.newest_user = position;
         self.bytes += text.len() + OVERHEAD_BYTES;
         self.items.push_back(Item::User { position, text });
         self.has_begun = true;
