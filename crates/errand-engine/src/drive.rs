@@ -231,9 +231,11 @@ impl Driver<'_> {
             }
             // A floor that was raised holds from the next call on.
             let connections = &self.parts.connections;
-            self.offer
-                .refresh(connections, self.run.team, self.build)
-                .await?;
+            let refresh = self.offer.refresh(connections, self.run.team, self.build);
+            if refresh.await? {
+                let offered = offers(self.parts, self.build, &self.offer);
+                self.session.offer(offered);
+            }
             let mut what = self.decide();
             // Before the step that would go beyond it, not after the money is spent.
             match self.room_for(&what).await? {
@@ -332,6 +334,10 @@ impl Driver<'_> {
         if self.ledger.failures == 0 {
             return StepEnd::Sleep(until);
         }
+        self.ask_again(until)
+    }
+
+    fn ask_again(&self, until: Timestamp) -> StepEnd {
         StepEnd::Retry {
             until,
             who: self.build.model.to_string(),
@@ -476,6 +482,10 @@ impl Driver<'_> {
                     until,
                 });
                 self.commit(self.sleep(until)).await
+            }
+            Err(TurnError::Full { pause_ms }) => {
+                let until = self.now().plus_ms(pause_ms);
+                self.commit(self.ask_again(until)).await
             }
         }
     }
