@@ -108,6 +108,7 @@ const handle = {
 for await (const line of readline.createInterface({ input: process.stdin })) {
   if (!line.trim()) continue;
   const request = JSON.parse(line);
+  if (request.method === "notifications/cancelled") note({ did: "cancelled" });
   if (request.id === undefined || request.method === undefined) continue;
   try {
     const method = handle[request.method];

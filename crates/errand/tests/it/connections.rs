@@ -631,3 +631,40 @@ async fn what_cannot_be_reached_is_said_in_words() {
     assert_eq!(app.status(&team, &run).await, "completed");
     app.finish().await;
 }
+
+/// Until something is so, looked at again and again within a bound.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+    assert!(waited.is_ok(), "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_hears_that_a_call_is_called_off() {
+    let mailbox = Mailbox::new();
+    let app = TestApp::start_with(options(Some(&mailbox))).await;
+    let team = app.team("acme").await;
+    let id = connect(&app, &team, "mail", stdio("mailbox")).await;
+    mailbox.is_silent_on("label_message", true);
+    let data =
+        playbook(json!([{"tool": "mail__label_message", "with": {"id": "1", "label": "seen"}}]));
+    let agent = agent(&app, &team, &id, data).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    until("the call is under way", || {
+        mailbox.was_silent_on("label_message")
+    })
+    .await;
+    let path = format!("/v1/runs/{run}/stop");
+    app.post(&team.key, &path, json!({})).await.expect(200);
+    until("the server has heard", || {
+        mailbox.log().iter().any(|line| line["did"] == "cancelled")
+    })
+    .await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "interrupted");
+    app.finish().await;
+}

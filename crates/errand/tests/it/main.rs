@@ -49,6 +49,7 @@ mod health;
 mod isolated;
 mod metrics;
 mod models;
+mod models_documents;
 mod models_faults;
 mod models_limits;
 mod models_long;
