@@ -10,7 +10,7 @@ use std::time::Duration;
 use errand_core::id::{ClaimToken, IdGen, TeamId};
 use errand_core::time::Timestamp;
 use errand_store::model::{Claimed, ReadyRun};
-use errand_store::{Recovered, Store, StoreError};
+use errand_store::{Recovered, Store, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -211,6 +211,7 @@ impl Dispatcher {
             tokio::select! {
                 biased;
                 () = parts.store.bell().work() => self.more = true,
+                () = freed(&parts.models) => self.more = true,
                 () = at(&parts.clock, moment) => self.more = true,
                 () = parts.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
@@ -228,6 +229,7 @@ impl Dispatcher {
     /// Fills the free places and does what is due by the clock. Where nothing rang since the last round, nothing is
     /// asked: the places that have become free meanwhile are wanted by nobody.
     async fn round(&mut self) -> Result<(), StoreError> {
+        self.wake_for_models().await?;
         // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
         let mut now = self.parts.clock.now();
         self.keep_time(now).await?;
@@ -260,7 +262,7 @@ impl Dispatcher {
         self.parts.store.lapse_requests(now).await?;
         self.parts
             .store
-            .fail_overdue(self.step_seconds_max, now)
+            .end_overdue(self.step_seconds_max, now)
             .await?;
         self.moment = self.parts.store.next_moment(now).await?;
         Ok(())
@@ -287,6 +289,23 @@ impl Dispatcher {
             self.parts.store.time_was_missed(missed.since, missed.ms)
         })
         .await
+    }
+
+    /// Puts the runs in line whose turn has come at their provider.
+    async fn wake_for_models(&self) -> Result<(), StoreError> {
+        let Some(network) = self.parts.models.network() else {
+            return Ok(());
+        };
+        let now = self.parts.clock.now();
+        for run in network.turns(now) {
+            match self.parts.store.wake_for_model(run, now).await? {
+                Woken::Yes => network.was_woken(run, true, now),
+                Woken::Gone => network.was_woken(run, false, now),
+                // It is just about to wait; its commit rings.
+                Woken::Driven => {}
+            }
+        }
+        Ok(())
     }
 
     fn step_ms_max(&self) -> u64 {
@@ -325,6 +344,14 @@ impl Dispatcher {
             .drives
             .spawn(async move { conclude(&parts, ready, claim, Err(DriveError::Panicked)).await });
         self.driven.insert(handle.id(), (ready, claim));
+    }
+}
+
+/// Until a provider has room again that a run waits for.
+async fn freed(models: &Models) {
+    match models.network() {
+        Some(network) => network.freed().await,
+        None => std::future::pending().await,
     }
 }
 

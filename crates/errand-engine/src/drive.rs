@@ -230,9 +230,11 @@ impl Driver<'_> {
             }
             // A floor that was raised holds from the next call on.
             let connections = &self.parts.connections;
-            self.offer
-                .refresh(connections, self.run.team, self.build)
-                .await?;
+            let refresh = self.offer.refresh(connections, self.run.team, self.build);
+            if refresh.await? {
+                let offered = offers(self.parts, self.build, &self.offer);
+                self.session.offer(offered);
+            }
             let mut what = self.decide();
             if let (Next::Calls(calls), Some(most)) = (&mut what, self.build.limits.steps) {
                 let used =
@@ -346,6 +348,10 @@ impl Driver<'_> {
         if self.ledger.failures == 0 {
             return StepEnd::Sleep(until);
         }
+        self.ask_again(until)
+    }
+
+    fn ask_again(&self, until: Timestamp) -> StepEnd {
         StepEnd::Retry {
             until,
             who: self.build.model.to_string(),
@@ -491,6 +497,10 @@ impl Driver<'_> {
                     until,
                 });
                 self.commit(self.sleep(until)).await
+            }
+            Err(TurnError::Full { pause_ms }) => {
+                let until = self.now().plus_ms(pause_ms);
+                self.commit(self.ask_again(until)).await
             }
         }
     }

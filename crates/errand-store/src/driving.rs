@@ -34,6 +34,17 @@ pub struct Recovered {
     pub sandboxes: u64,
 }
 
+/// What became of a run that was to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// It is in line for a driver.
+    Yes,
+    /// It has one.
+    Driven,
+    /// It does not wait for its model.
+    Gone,
+}
+
 impl Store {
     /// After a start: whoever held a claim before is gone, since this program holds the directory's lock.
     ///
@@ -268,29 +279,34 @@ impl Store {
         })
         .await
     }
-
-    /// Fails the runs whose working time is over (`limit_exceeded`), or whose step takes longer than it may
-    /// (`step_timeout`). `step_seconds_max` is named in the error alone. Returns how many.
-    ///
-    /// # Errors
-    /// Of the store only.
-    pub async fn fail_overdue(&self, step_seconds_max: u32, now: Timestamp) -> Result<u64> {
-        self.write(move |tx| {
-            let overdue = ids(
-                tx,
-                "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256",
-                &Ms(now),
-            )?;
-            for_each(tx, &overdue, now, |run| {
-                overrun(tx, run, step_seconds_max, now)
-            })?;
-            Ok(overdue.len() as u64)
-        })
-        .await
-    }
 }
 
 impl Store {
+    /// Puts a run in line that waits for its model to be asked again.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<Woken> {
+        self.write(move |tx| {
+            let mut change = match Change::of_run(tx, run, now) {
+                Err(StoreError::NotFound) => return Ok(Woken::Gone),
+                change => change?,
+            };
+            if change.row.claim.is_some() {
+                return Ok(Woken::Driven);
+            }
+            let waits = change.row.waiting_kind.as_deref() == Some("retry");
+            if !waits || change.row.wake_at.is_none() || change.row.status != Status::Running {
+                return Ok(Woken::Gone);
+            }
+            change.row.wake_at = Some(now);
+            change.finish()?;
+            tx.ring_work();
+            Ok(Woken::Yes)
+        })
+        .await
+    }
+
     /// What is due or under way now: a sentence, or none where everything waits for the clock, a person or a message.
     ///
     /// # Errors
@@ -316,7 +332,11 @@ impl Store {
     }
 }
 
-fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<Vec<RunId>> {
+pub(crate) fn ids(
+    conn: &Connection,
+    sql: &str,
+    parameter: &dyn rusqlite::ToSql,
+) -> Result<Vec<RunId>> {
     let found = conn
         .prepare_cached(sql)?
         .query_map([parameter], |row| row.get::<_, Blob>(0))?
@@ -396,43 +416,6 @@ fn take(
     }))
 }
 
-/// Fails a run whose working time is over, or whose step takes too long, whatever its driver does.
-fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Result<()> {
-    let mut change = Change::of_run(tx, run, now)?;
-    let row = &change.row;
-    let (why, error) = if row.working_time_ends().is_none_or(|end| end <= now) {
-        let seconds = row.limit_ms / 1000;
-        let message = format!(
-            "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
-        );
-        (
-            "the run's working time is over",
-            RunError::new("limit_exceeded", message),
-        )
-    } else {
-        // What is under way is what the last committed step said. Calls that only read follow a model's turn without one.
-        let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
-            (Some("tool"), Some(tool)) => format!("the tool {tool}"),
-            (Some("tool"), None) => {
-                "the opening of the run's sandbox, or a call that only reads".to_owned()
-            }
-            _ => "the model's turn (the model, or a call of that turn that only reads)".to_owned(),
-        };
-        let message = format!(
-            "a step took longer than the {step_seconds_max} s that engine.step_seconds_max allows; under way was {under_way}; a retry goes on from this step"
-        );
-        (
-            "the step took too long",
-            RunError::new("step_timeout", message),
-        )
-    };
-    change.mark_updated();
-    let driver = change.row.claim;
-    fail(change, why, error, driver)?;
-    tx.ring_fence(run);
-    Ok(())
-}
-
 fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
     let mut change = Change::of_run(tx, run, now)?;
     change.apply(Event::DriverLost)?;
@@ -449,7 +432,7 @@ fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
 }
 
 /// Fails a run: open calls closed, the error told, the end.
-fn fail(
+pub(crate) fn fail(
     mut change: Change<'_>,
     why: &str,
     error: RunError,

@@ -37,7 +37,7 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Takes over what admins have changed since.
+    /// Takes over what admins have changed since. True where something was.
     ///
     /// # Errors
     /// Of the store.
@@ -46,10 +46,10 @@ impl Offer {
         connections: &Connections,
         team: TeamId,
         build: &BuildConfig,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let ids = &build.reach.connections;
         if ids.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut rows = connections.store.connections_of(team, ids.clone()).await?;
         let tried = std::mem::replace(&mut self.tried, true);
@@ -67,7 +67,7 @@ impl Offer {
                 .zip(&self.connections)
                 .all(|(new, old)| *new == **old);
         if same {
-            return Ok(());
+            return Ok(false);
         }
         self.connections = rows.into_iter().map(Arc::new).collect();
         self.tools.clear();
@@ -90,7 +90,7 @@ impl Offer {
                     .insert(tool.name.clone(), (Arc::new(made), policy));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A tool.

@@ -13,6 +13,8 @@ use errand_store::model::{Runnable, StepEnd};
 use serde_json::{Map, Value, json};
 
 use super::{DriveError, Driver, broke_off, result_of};
+use crate::conclude::persist;
+use crate::model::network::OwnProviders;
 use crate::secrets::Secrets;
 use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext, assignment};
 
@@ -197,7 +199,10 @@ impl Driver<'_> {
             }
         };
         let (models, now) = (self.parts.models.clone(), self.now());
-        let runnable = Runnable(Arc::new(move |build| models.find(&build.model).map(drop)));
+        let read = || OwnProviders::of(&self.parts.store, self.run.team);
+        let own = persist(self.parts, read).await?;
+        // As for a start from outside.
+        let runnable = Runnable(Arc::new(move |build| models.check(build, &own)));
         let message = arguments.message.filter(|text| !text.is_empty());
         let start = StartChild {
             call_id: call.id.clone(),

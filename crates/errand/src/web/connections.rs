@@ -179,6 +179,7 @@ fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
         Transport::Http {
             url: sent.get("url").trim().to_owned(),
             headers: values,
+            oauth_client: None,
         }
     })
 }
@@ -377,7 +378,7 @@ fn does(tool: &errand_core::connection::ProbedTool) -> String {
 fn fields_of(connection: &Connection) -> Fields {
     let mut fields = Fields::default();
     let values = match &connection.setup {
-        Setup::Http { url, headers } => {
+        Setup::Http { url, headers, .. } => {
             fields.set("kind", "http");
             fields.set("url", url);
             headers
@@ -456,9 +457,15 @@ async fn try_save(
     let connection = web.store.connection(team, id).await?;
     let floors = floors_of(sent, connection.floors);
     check_floors(&connection.name, &floors).map_err(as_told)?;
-    let setup = setup_of(web, team, transport_of(sent)?)
+    let mut setup = setup_of(web, team, transport_of(sent)?)
         .await
         .map_err(as_told)?;
+    // The page has no fields for it: it stays as it is.
+    if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
+        (&mut setup, &connection.setup)
+    {
+        client.clone_from(was);
+    }
     let change = ConnectionChange {
         setup: Some(setup),
         floors: Some(floors),

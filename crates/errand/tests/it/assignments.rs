@@ -351,5 +351,35 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
         .await
         .error(400);
     assert!(message.contains("approved by"), "{message}");
+
+#[tokio::test]
+async fn an_assignment_whose_model_cannot_be_run_is_not_started_and_the_call_says_what_to_set() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let model = |name: &str| json!({"models": {"agent": {"model": name}}});
+    let mut costly = model("mine/m");
+    costly["limits"] = json!({"cost_usd": 1.0});
+    let own = json!({"kind": "openai_compatible", "base_url": "https://models.example.com/v1"});
+    let put = app.json(http::Method::PUT, &team.key, "/v1/providers/mine", own, &[]);
+    put.await.expect(200);
+    for (name, data, word) in [
+        ("No key", model("openai/gpt-test"), "OPENAI_API_KEY"),
+        (
+            "No provider",
+            model("nowhere/m"),
+            "[models.providers.nowhere]",
+        ),
+        ("No price", costly, "[models.prices"),
+    ] {
+        let child = named(&app, &team, name, data).await;
+        let parent = named(&app, &team, "First", starts(name)).await;
+        let body = json!({"agent_id": parent, "message": "this"});
+        let run = app.run(&team, body).await;
+        app.settle().await;
+        assert_eq!(app.status(&team, &run).await, "completed");
+        let text = said(&app, &team, &run).await;
+        assert!(text.contains("not_run: ") && text.contains(word), "{text}");
+        assert!(children(&app, &team, &child).await.is_empty(), "{name}");
+    }
     app.finish().await;
 }

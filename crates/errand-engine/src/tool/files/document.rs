@@ -53,6 +53,10 @@ pub(in crate::tool) enum DocumentError {
     TooLarge(&'static str),
     #[error("the document is encrypted: give one without a password")]
     Encrypted,
+    #[error(
+        "the document has no text: it is empty, damaged, or holds pictures of its pages (a scan)"
+    )]
+    NoText,
     #[error("the document cannot be read ({0})")]
     Broken(String),
     #[error("the document took longer than {} s to read", PATIENCE.as_secs())]
@@ -185,6 +189,9 @@ fn pdf(bytes: &[u8]) -> Result<String, DocumentError> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(DocumentError::TooLarge("its text"));
         }
+    }
+    if text.trim().is_empty() {
+        return Err(DocumentError::NoText);
     }
     Ok(text)
 }

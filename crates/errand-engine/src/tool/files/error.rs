@@ -79,6 +79,7 @@ impl CallError {
             Self::Document { source, .. } => match source {
                 DocumentError::TooLarge(_) => "too_large",
                 DocumentError::Busy => "busy",
+                DocumentError::NoText => "no_text",
                 DocumentError::Encrypted | DocumentError::Broken(_) | DocumentError::TooSlow => {
                     "unreadable_document"
                 }

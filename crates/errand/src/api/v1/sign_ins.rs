@@ -13,6 +13,7 @@ use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::error::ApiError;
+use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::api::path::{Path, SignInToken};
 use crate::secret_key::random_bytes;
 
@@ -50,6 +51,24 @@ pub(crate) async fn authorize_connection(
         authorization_url: begun.url,
         expires_at: begun.ends,
     }))
+}
+
+/// Signs out: the connection's tokens are forgotten here. Calls that need them fail from now on.
+#[utoipa::path(delete, path = "/v1/connections/{connection_id}/sign-in", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 204, description = "It is signed out.")))]
+pub(crate) async fn sign_out_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app
+        .store
+        .sign_out(caller.team(), id, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, no_content))
 }
 
 /// What the browser brings back.

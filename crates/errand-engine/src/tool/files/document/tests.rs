@@ -137,6 +137,13 @@ fn what_is_too_large_or_broken_is_refused() {
         let error = text(kind, b"%PDF-1.5 and nothing more".to_vec()).unwrap_err();
         assert!(matches!(error, DocumentError::Broken(_)), "{error}");
     }
+    // A PDF that is cut off is read as far as it goes: as nothing.
+    let cut = a_pdf(&["Invoice 17"]);
+    for bytes in [cut[..cut.len() / 3].to_vec(), a_pdf(&[""]), a_pdf(&[])] {
+        let error = text(Kind::Pdf, bytes).unwrap_err();
+        let told = matches!(error, DocumentError::NoText | DocumentError::Broken(_));
+        assert!(told, "{error}");
+    }
     let cut = a_workbook();
     let error = text(Kind::Xlsx, cut[..cut.len() / 2].to_vec()).unwrap_err();
     assert!(matches!(error, DocumentError::Broken(_)), "{error}");
