@@ -38,6 +38,7 @@ mod sandboxes;
 mod secrets;
 mod sqlite;
 mod summary;
+mod sums;
 mod usage;
 mod webhooks;
 
@@ -64,4 +65,5 @@ pub use sandboxes::SandboxFate;
 pub use secrets::{Secret, SetSecret};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
 pub use summary::{AgentSummary, RunSums, RunsSummary};
+pub use sums::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};
 pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

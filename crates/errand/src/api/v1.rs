@@ -4,6 +4,7 @@ pub(super) mod agents;
 pub(super) mod api_keys;
 pub(crate) mod builds;
 pub(crate) mod connections;
+pub(crate) mod csv;
 pub(super) mod deliveries;
 pub(super) mod documentation;
 pub(super) mod events;

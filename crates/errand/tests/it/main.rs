@@ -24,6 +24,7 @@ mod api_search;
 mod api_summary;
 mod api_team;
 mod api_uploads;
+mod api_usage;
 mod api_wait;
 mod api_webhooks;
 mod assignments;
