@@ -118,7 +118,6 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     row.human_webhook_url
         .clone_from(&fork.human_request_webhook_url);
     row.sandbox_ttl_ms = fork.sandbox_ttl_ms;
-    row.api_key = fork.api_key;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, fork.now);

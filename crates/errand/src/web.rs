@@ -29,6 +29,7 @@ mod set_up;
 mod settings;
 mod text;
 mod ui;
+mod usage;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -115,6 +116,7 @@ const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
 const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
+const MODELS: Access = Access::Needs(Permission::ManageModels);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
@@ -177,6 +179,12 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/settings/secrets", SECRETS, || get(settings::secrets::list)),
     page(Method::POST, "/settings/secrets", SECRETS, || post(settings::secrets::set)),
     page(Method::POST, "/settings/secrets/delete", SECRETS, || post(settings::secrets::delete)),
+    page(Method::GET, "/usage", READ, || get(usage::show)),
+    page(Method::GET, "/usage/csv", READ, || get(usage::csv)),
+    page(Method::POST, "/usage/limit", MODELS, || post(usage::set_limit)),
+    page(Method::GET, "/settings/models", READ, || get(settings::models::list)),
+    page(Method::POST, "/settings/models", MODELS, || post(settings::models::put)),
+    page(Method::POST, "/settings/models/delete", MODELS, || post(settings::models::delete)),
     page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
     page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
     page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),

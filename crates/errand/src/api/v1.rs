@@ -16,7 +16,7 @@ pub(super) mod many_runs;
 pub(super) mod members;
 pub(super) mod messages;
 pub(crate) mod name;
-pub(super) mod providers;
+pub(crate) mod providers;
 pub(super) mod runs;
 pub(super) mod sandboxes;
 pub(crate) mod secrets;

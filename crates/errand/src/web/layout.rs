@@ -29,6 +29,8 @@ pub(super) enum Section {
     Connections,
     Webhooks,
     Secrets,
+    Usage,
+    Models,
     Team,
     Keys,
     Account,
@@ -175,11 +177,13 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
                     (link(Section::Assignments, "/assignments", "Assignments", "assignments", html! {}))
                     (link(Section::Connections, "/connections", "Connections", "plug", html! {}))
                     (link(Section::Webhooks, "/webhooks", "Webhooks", "hook", html! {}))
+                    (link(Section::Usage, "/usage", "Usage", "chart", html! {}))
                 }
                 h2 { "Settings" }
                 ul {
                     @if may(Permission::ManageKeys) { (link(Section::Keys, "/settings/api-keys", "API keys", "key", html! {})) }
                     @if may(Permission::ManageSecrets) { (link(Section::Secrets, "/settings/secrets", "Secrets", "lock", html! {})) }
+                    (link(Section::Models, "/settings/models", "Models", "model", html! {}))
                     (link(Section::Team, "/settings/team", "Team", "team", html! {}))
                 }
             }

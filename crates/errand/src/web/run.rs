@@ -209,6 +209,7 @@ fn body(
                     ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
                         (items(visitor, run_id, &whole.part, &whole.people))
                     }
+                    div #draft.block-draft sse-swap="draft" aria-live="off" {}
                     @if whole.part.entries.is_empty() { p.dim { "Nothing has happened yet." } }
                     @if visitor.may(Permission::ManageRuns) {
                         form id=(FORK_FORM) method="post" action={ "/runs/" (id) "/fork" } { (ui::form_token(visitor)) }

@@ -124,6 +124,19 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
             at,
             &html! { "What came late of " (calls.0.get(call_id).map_or("a call", |(call, _)| call.name.as_str())) ": " (outcome_brief(outcome)) },
         ),
+        Body::Opening { text } => mark(at, &html! { (text.chars().take(400).collect::<String>()) }),
+        Body::ModelFailed {
+            attempt,
+            error,
+            until,
+        } => mark(
+            at,
+            &html! { "The model gave no answer (attempt " (attempt) "): " (error) " Asked again " (ui::time(*until, now)) "." },
+        ),
+        Body::Summary { .. } => mark(
+            at,
+            &html! { "The model's window is full: what came before is summed up for it." },
+        ),
         _ => html! {},
     }
 }
