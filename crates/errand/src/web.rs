@@ -47,7 +47,7 @@ use tokio::sync::Semaphore;
 use crate::api::limiter::Limiter;
 use crate::api::{self, AppState};
 
-pub(crate) use layout::error_page;
+pub(crate) use layout::{error_page, signed_in_page};
 
 /// Most bytes of a form without files.
 const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -147,7 +147,8 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),
     page(Method::POST, "/runs/{run_id}/retry", RUNS, || post(run::act::retry)),
     page(Method::POST, "/runs/{run_id}/again", RUNS, || post(run::act::again)),
-    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::act::fork)),
+    page(Method::GET, "/runs/{run_id}/fork", RUNS, || get(run::fork::show)),
+    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::fork::fork)),
     page(Method::GET, "/runs/{run_id}/files", READ, || get(files::list)),
     page(Method::GET, "/runs/{run_id}/files/view", READ, || get(files::view)),
     page(Method::GET, "/runs/{run_id}/files/raw", READ, || get(files::raw)),
@@ -175,6 +176,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/connections/{connection_id}", READ, || get(connections::show)),
     page(Method::POST, "/connections/{connection_id}", CONNECTIONS, || post(connections::save)),
     page(Method::POST, "/connections/{connection_id}/probe", CONNECTIONS, || post(connections::probe)),
+    page(Method::POST, "/connections/{connection_id}/sign-in", CONNECTIONS, || post(connections::sign_in)),
     page(Method::POST, "/connections/{connection_id}/delete", CONNECTIONS, || post(connections::delete)),
     page(Method::GET, "/settings/secrets", SECRETS, || get(settings::secrets::list)),
     page(Method::POST, "/settings/secrets", SECRETS, || post(settings::secrets::set)),

@@ -98,6 +98,18 @@ pub(crate) fn error_page(status: StatusCode, message: &str) -> Response {
     response
 }
 
+/// Where the browser comes back to from signing in to a connection's server.
+pub(crate) fn signed_in_page() -> Response {
+    let body = html! {
+        h1 { "Signed in" }
+        p { "The connection is signed in to its server. You can close this page." }
+        p { a href="/connections" { "Go to the connections" } }
+    };
+    let mut response = lone_page(StatusCode::OK, "Signed in", &body);
+    secure(&mut response);
+    response
+}
+
 /// For somebody who is of no team.
 pub(super) fn no_team(person: &Person) -> Response {
     let body = html! {

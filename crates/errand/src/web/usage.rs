@@ -1,15 +1,14 @@
 //! Usage: runs, tokens and cost by day, assignment, model and key, as charts, tables and CSV; what the team may spend in
 //! a month.
+//!
+//! The sums are those of `GET /v1/usage`, and so is the CSV. Who may not see API keys sees no sums by them.
 
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::{IntoResponse as _, Redirect};
 use errand_core::budget::TeamMonth;
 use errand_core::role::Permission;
-use errand_core::time::Timestamp;
-use errand_store::Once;
-use errand_store::model::{UsageBy, UsageRow, UsageSpan};
-use http::StatusCode;
-use http::header::{self, HeaderValue};
+use errand_core::time::{Day, Timestamp};
+use errand_store::{Once, UsageKey, UsageLine, UsageQuery, UsageSums};
 use maud::{Markup, html};
 
 use super::failure::{PageError, Shown};
@@ -17,8 +16,8 @@ use super::form::{Fields, Form, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
+use crate::api::v1::usage::csv_file;
 
-const DAY_MS: i64 = 86_400_000;
 /// What the pages show at most of each kind.
 const ROWS: usize = 20;
 /// What can be chosen.
@@ -28,6 +27,66 @@ const SPANS: [(&str, &str, i64); 4] = [
     ("90", "90 days", 90),
     ("365", "a year", 365),
 ];
+/// What the charts draw.
+const MEASURES: [Measure; 3] = [
+    Measure {
+        name: "Cost",
+        of: |sums| sums.cost_usd,
+        shown: ui::cost,
+    },
+    Measure {
+        name: "Tokens",
+        of: |sums| float(sums.input_tokens + sums.output_tokens),
+        shown: ui::short,
+    },
+    Measure {
+        name: "Runs started",
+        of: |sums| float(sums.runs),
+        shown: ui::short,
+    },
+];
+
+struct Measure {
+    name: &'static str,
+    of: fn(&UsageSums) -> f64,
+    shown: fn(f64) -> String,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the height of a bar")]
+fn float(n: u64) -> f64 {
+    n as f64
+}
+
+/// The days that are looked at.
+#[derive(Clone, Copy)]
+struct Span {
+    since: Day,
+    until: Day,
+    days: i64,
+}
+
+impl Span {
+    fn of(params: &Fields, now: Timestamp) -> Self {
+        let wanted = params.get("days");
+        let chosen = SPANS.iter().find(|(value, _, _)| *value == wanted);
+        let days = chosen.map_or(30, |(_, _, days)| *days);
+        let until = now.day().plus(1);
+        Self {
+            since: until.plus(-days),
+            until,
+            days,
+        }
+    }
+
+    fn query(self, visitor: &Visitor, by: UsageKey) -> UsageQuery {
+        UsageQuery {
+            team: visitor.team_id(),
+            by: vec![by],
+            since: self.since,
+            until: self.until,
+        }
+    }
+}
 
 pub(super) async fn show(
     State(web): State<Web>,
@@ -38,42 +97,40 @@ pub(super) async fn show(
 }
 
 async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&str>) -> Shown {
-    let team = visitor.team_id();
-    let days = days_of(params);
-    let span = span_of(days, visitor.now);
-    let by = async |by: UsageBy| web.store.usage(team, span, by).await;
-    let by_day = by(UsageBy::Day).await?;
-    let total = by(UsageBy::Total).await?;
-    let by_agent = by(UsageBy::Agent).await?;
-    let by_model = by(UsageBy::Model).await?;
-    let by_key = by(UsageBy::Key).await?;
-    let month = web.store.team_month(team, visitor.now).await?;
-    let chosen = days.to_string();
+    let span = Span::of(params, visitor.now);
+    let by = async |key: UsageKey| web.store.usage_by(span.query(visitor, key)).await;
+    let (by_day, sum) = by(UsageKey::Day).await?;
+    let (by_agent, _) = by(UsageKey::Agent).await?;
+    let (by_model, _) = by(UsageKey::Model).await?;
+    let by_key = if visitor.may(Permission::ManageKeys) {
+        Some(by(UsageKey::ApiKey).await?.0)
+    } else {
+        None
+    };
+    let month = web.store.team_month(visitor.team_id(), visitor.now).await?;
+    let chosen = span.days.to_string();
     let body = html! {
         div.head {
             h1 { "Usage" }
-            form.filters.actions method="get" action="/usage" {
-                div.field {
-                    label.visually-hidden for="days" { "Time" }
-                    select #days name="days" data-submits {
-                        @for (value, text, _) in SPANS { option value=(value) selected[value == chosen] { "The last " (text) } }
-                    }
+            form.actions method="get" action="/usage" {
+                label.visually-hidden for="days" { "Time" }
+                select #days name="days" data-submits {
+                    @for (value, text, _) in SPANS { option value=(value) selected[value == chosen] { "The last " (text) } }
                 }
                 noscript { button { "Show" } }
             }
         }
-        (tiles(total.first()))
-        section { div.head { h2 { "By day" } (csv_link("day", days)) } (chart(&by_day, days, visitor.now)) }
-        (table("By assignment", "agent", days, &by_agent, "deleted"))
-        (table("By model", "model", days, &by_model, "–"))
-        (table("By API key", "key", days, &by_key, "without a key: web, schedules, other runs"))
+        (tiles(&sum))
+        section {
+            div.head { h2 { "By day" } (csv_link("day", "day", span)) }
+            (charts(&by_day, span))
+        }
+        (table("By assignment", "agent", span, &by_agent))
+        (table("By model", "model", span, &by_model))
+        @if let Some(by_key) = &by_key { (table("By API key", "key", span, by_key)) }
         (limit(visitor, month, wrong))
     };
-    let status = if wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,
@@ -83,143 +140,147 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
     ))
 }
 
-fn days_of(params: &Fields) -> i64 {
-    let wanted = params.get("days");
-    SPANS
-        .iter()
-        .find(|(value, _, _)| *value == wanted)
-        .map_or(30, |(_, _, days)| *days)
-}
-
-fn span_of(days: i64, now: Timestamp) -> UsageSpan {
-    UsageSpan {
-        since: Some(Timestamp::from_millis(
-            now.as_millis() - (days - 1) * DAY_MS,
-        )),
-        until: Some(now),
-    }
-}
-
-fn tiles(total: Option<&UsageRow>) -> Markup {
+fn tiles(sum: &UsageSums) -> Markup {
     let tile = |name: &str, figure: String| {
         html! { div.card.tile { span.dim { (name) } span.figure { (figure) } } }
     };
-    let of = |get: fn(&UsageRow) -> u64| ui::number(total.map_or(0, get));
     html! {
         div.tiles {
-            (tile("Runs started", of(|row| row.runs)))
-            (tile("Model calls", of(|row| row.model_calls)))
-            (tile("Tokens in", of(|row| row.input_tokens)))
-            (tile("Tokens out", of(|row| row.output_tokens)))
-            (tile("Cost", ui::cost(total.map_or(0.0, |row| row.cost_usd))))
+            (tile("Runs started", ui::number(sum.runs)))
+            (tile("Model calls", ui::number(sum.model_calls)))
+            (tile("Tokens in", ui::number(sum.input_tokens)))
+            (tile("Tokens out", ui::number(sum.output_tokens)))
+            (tile("Cost", ui::cost(sum.cost_usd)))
         }
     }
 }
 
-fn csv_link(by: &str, days: i64) -> Markup {
-    html! { a.small href={ "/usage/csv?by=" (by) "&days=" (days) } download { "CSV" } }
+fn csv_link(by: &str, word: &str, span: Span) -> Markup {
+    html! { a.small href={ "/usage/csv?by=" (by) "&days=" (span.days) } download aria-label={ "By " (word) ", as CSV" } { "CSV" } }
 }
 
-/// Bars of cost, or, where nothing cost anything, of runs.
-fn chart(rows: &[UsageRow], days: i64, now: Timestamp) -> Markup {
-    let is_cost = rows.iter().any(|row| row.cost_usd > 0.0);
-    #[expect(clippy::cast_precision_loss, reason = "a bar's height")]
-    let value = |row: &UsageRow| {
-        if is_cost {
-            row.cost_usd
-        } else {
-            row.runs as f64
-        }
-    };
-    let most = rows.iter().map(value).fold(0.0, f64::max);
-    if most <= 0.0 {
-        return html! { div.card { (ui::empty("Nothing was used in this time", &html! { "The chart begins with the first run." })) } };
+/// A chart of each measure that is not nothing.
+fn charts(lines: &[UsageLine], span: Span) -> Markup {
+    let some: Vec<&Measure> = MEASURES
+        .iter()
+        .filter(|measure| lines.iter().any(|line| (measure.of)(&line.sums) > 0.0))
+        .collect();
+    if some.is_empty() {
+        return html! { div.card { (ui::empty("Nothing was used in this time", &html! { "The charts begin with the first run." })) } };
     }
-    let shown = |v: f64| {
-        if is_cost {
-            ui::cost(v)
-        } else {
-            format!("{v:.0}")
-        }
-    };
-    let first = now.as_millis() / DAY_MS - (days - 1);
-    let all = (0..days).map(|n| {
-        let day: String = Timestamp::from_millis((first + n) * DAY_MS)
-            .to_string()
-            .chars()
-            .take(10)
-            .collect();
-        let row = rows
-            .iter()
-            .find(|row| row.key.as_deref() == Some(day.as_str()));
-        (n, day, row)
-    });
+    html! { div.charts { @for measure in some { (chart(measure, lines, span)) } } }
+}
+
+fn chart(measure: &Measure, lines: &[UsageLine], span: Span) -> Markup {
+    let value = |line: &UsageLine| (measure.of)(&line.sums);
+    let most = lines.iter().map(value).fold(0.0, f64::max);
+    let id = format!(
+        "chart-{}",
+        measure.name.split(' ').next().unwrap_or_default()
+    );
     #[expect(clippy::cast_precision_loss, reason = "a year of days")]
-    let wide = 848.0 / days as f64;
+    let wide = 432.0 / span.days as f64;
+    let last = span.until.plus(-1).to_string();
     html! {
         figure.card.chart {
-            div.scroll tabindex="0" role="region" aria-label="Chart" {
-                svg viewBox="0 0 900 176" role="img" aria-labelledby="usage-title" {
-                    title #usage-title { @if is_cost { "Cost by day" } @else { "Runs by day" } }
-                    line.grid x1="48" x2="896" y1="16" y2="16" {}
-                    line.grid x1="48" x2="896" y1="144" y2="144" {}
-                    text x="42" y="20" text-anchor="end" { (shown(most)) }
-                    text x="42" y="148" text-anchor="end" { "0" }
-                    @for (n, day, row) in all {
-                        @if let Some(row) = row { (bar(n, wide, value(row) / most, &format!("{day}: {}, {}", ui::counted(row.runs, "run", "runs"), ui::cost(row.cost_usd)))) }
+            figcaption { (measure.name) }
+            svg viewBox="0 0 480 128" role="img" aria-labelledby=(id) {
+                title id=(id) { (measure.name) " by day, at most " ((measure.shown)(most)) }
+                line.grid x1="44" x2="476" y1="12" y2="12" {}
+                line.grid x1="44" x2="476" y1="104" y2="104" {}
+                text x="38" y="16" text-anchor="end" { ((measure.shown)(most)) }
+                text x="38" y="108" text-anchor="end" { "0" }
+                text x="44" y="122" { (span.since.to_string().get(5..).unwrap_or_default()) }
+                text x="476" y="122" text-anchor="end" { (last.get(5..).unwrap_or_default()) }
+                @for line in lines {
+                    @if let Some(day) = line.day {
+                        (bar(day.number() - span.since.number(), wide, value(line) / most, &format!("{day}: {}", (measure.shown)(value(line)))))
                     }
                 }
             }
-            figcaption.legend { @if is_cost { "US dollars by day (UTC)" } @else { "Runs started by day (UTC)" } }
         }
     }
 }
 
 fn bar(n: i64, wide: f64, share: f64, says: &str) -> Markup {
+    if share <= 0.0 {
+        return html! {};
+    }
     #[expect(clippy::cast_precision_loss, reason = "a year of days")]
-    let x = 48.0 + n as f64 * wide;
-    let tall = (share * 128.0).max(1.0);
+    let x = 44.0 + n as f64 * wide;
+    let tall = (share * 92.0).max(1.0);
     html! {
         g {
             title { (says) }
-            rect.bar-open x=(format!("{x:.1}")) y=(format!("{:.1}", 144.0 - tall)) width=(format!("{:.1}", (wide * 0.8).max(1.0))) height=(format!("{tall:.1}")) {}
+            rect.bar-used x=(format!("{x:.1}")) y=(format!("{:.1}", 104.0 - tall)) width=(format!("{:.1}", (wide * 0.8).max(1.0))) height=(format!("{tall:.1}")) {}
         }
     }
 }
 
-/// What a row is called.
-fn name_of<'a>(row: &'a UsageRow, none: &'a str) -> &'a str {
-    row.label.as_deref().or(row.key.as_deref()).unwrap_or(none)
+/// What a line is of.
+fn name_of(line: &UsageLine) -> Markup {
+    if let Some(agent) = &line.agent {
+        return html! { a href={ "/assignments/" (agent.id) } { (agent.name.as_deref().unwrap_or("deleted")) } };
+    }
+    if let Some(model) = &line.model {
+        return html! { span.mono { (model) } };
+    }
+    match line.api_key.as_ref() {
+        Some(Some(key)) => html! { (key.name.as_deref().unwrap_or("a deleted key")) },
+        _ => html! { span.dim { "without a key: web, schedules, other runs" } },
+    }
 }
 
-fn table(title: &str, by: &str, days: i64, rows: &[UsageRow], none: &str) -> Markup {
+fn table(title: &str, by: &str, span: Span, lines: &[UsageLine]) -> Markup {
+    let by_cost = lines.iter().any(|line| line.sums.cost_usd > 0.0);
+    let weight = |line: &UsageLine| {
+        if by_cost {
+            line.sums.cost_usd
+        } else {
+            float(line.sums.runs)
+        }
+    };
+    let most = lines.iter().map(weight).fold(0.0, f64::max);
+    let word = title.trim_start_matches("By ");
     html! {
         section {
-            div.head { h2 { (title) } (csv_link(by, days)) }
+            div.head { h2 { (title) } (csv_link(by, word, span)) }
             div.card {
-                @if rows.is_empty() { (ui::empty("Nothing yet", &html! { "Rows come with the first run." })) }
+                @if lines.is_empty() { (ui::empty("Nothing yet", &html! { "Rows come with the first run." })) }
                 @else {
                     div.scroll {
                         table.stack {
                             thead { tr { th scope="col" { "Name" } @for name in ["Runs", "Model calls", "Tokens in", "of these cached", "Tokens out", "Cost"] { th.num scope="col" { (name) } } } }
-                            tbody {
-                                @for row in rows.iter().take(ROWS) {
-                                    tr {
-                                        td.title { (name_of(row, none)) }
-                                        td.num data-label="runs" { (ui::number(row.runs)) }
-                                        td.num data-label="calls" { (ui::number(row.model_calls)) }
-                                        td.num data-label="in" { (ui::number(row.input_tokens)) }
-                                        td.num data-label="cached" { (ui::number(row.cached_tokens)) }
-                                        td.num data-label="out" { (ui::number(row.output_tokens)) }
-                                        td.num data-label="cost" { (ui::cost(row.cost_usd)) }
-                                    }
-                                }
-                            }
+                            tbody { @for line in lines.iter().take(ROWS) { (row(line, weight(line), most)) } }
                         }
                     }
-                    @if rows.len() > ROWS { p.pager { "The first " (ROWS) "; the others are in the CSV." } }
+                    @if lines.len() > ROWS { p.pager { "The first " (ROWS) "; the others are in the CSV." } }
                 }
             }
+        }
+    }
+}
+
+/// A line with a bar for its share.
+fn row(line: &UsageLine, weight: f64, most: f64) -> Markup {
+    let sums = &line.sums;
+    let share = if most > 0.0 {
+        (weight / most * 100.0).max(1.0)
+    } else {
+        0.0
+    };
+    html! {
+        tr {
+            td.title {
+                (name_of(line))
+                svg.share viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true" { rect.bar-used width=(format!("{share:.1}")) height="4" rx="1" {} }
+            }
+            td.num data-label="runs" { (ui::number(sums.runs)) }
+            td.num data-label="calls" { (ui::number(sums.model_calls)) }
+            td.num data-label="in" { (ui::number(sums.input_tokens)) }
+            td.num data-label="cached" { (ui::number(sums.cached_tokens)) }
+            td.num data-label="out" { (ui::number(sums.output_tokens)) }
+            td.num data-label="cost" { (ui::cost(sums.cost_usd)) }
         }
     }
 }
@@ -228,13 +289,18 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
     html! {
         section.card.pad {
             div.head { h2 { "This month" } }
-            p { strong { (ui::cost(month.spent_usd)) } " spent"
-                @match month.limit_usd { Some(limit) => { " of " (ui::cost(limit)) } None => ", no limit" } "." }
+            p {
+                strong { (ui::cost(month.spent_usd)) } " spent"
+                @match month.limit_usd { Some(limit) => { " of " (ui::cost(limit)) } None => ", no limit" } "."
+            }
             @if visitor.may(Permission::ManageModels) {
                 (ui::alert(wrong))
                 form.row.block method="post" action="/usage/limit" {
                     (ui::form_token(visitor))
-                    div.field { label for="limit" { "Most US dollars in a month " span.hint { "empty: no limit; it is looked at before each model call" } } input #limit name="limit" inputmode="decimal" value=[month.limit_usd.map(|usd| usd.to_string())]; }
+                    div.field {
+                        label for="limit" { "Most US dollars in a month " span.hint { "empty: no limit; it is looked at before each model call" } }
+                        input #limit name="limit" inputmode="decimal" value=[month.limit_usd] autocomplete="off";
+                    }
                     button { "Save" }
                 }
             }
@@ -264,68 +330,14 @@ pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sen
 
 /// The same figures for a spreadsheet.
 pub(super) async fn csv(State(web): State<Web>, visitor: Visitor, Params(params): Params) -> Shown {
-    let (by, head) = match params.get("by") {
-        "day" => (UsageBy::Day, "day"),
-        "agent" => (UsageBy::Agent, "assignment_id"),
-        "model" => (UsageBy::Model, "model"),
-        "key" => (UsageBy::Key, "api_key_id"),
+    let key = match params.get("by") {
+        "day" => UsageKey::Day,
+        "agent" => UsageKey::Agent,
+        "model" => UsageKey::Model,
+        "key" if visitor.may(Permission::ManageKeys) => UsageKey::ApiKey,
         _ => return Err(PageError::not_found()),
     };
-    let span = span_of(days_of(&params), visitor.now);
-    let rows = web.store.usage(visitor.team_id(), span, by).await?;
-    let mut text = format!(
-        "{head},name,runs,model_calls,input_tokens,cached_tokens,output_tokens,cost_usd\r\n"
-    );
-    for row in rows {
-        let fields = [
-            quoted(row.key.as_deref().unwrap_or_default()),
-            quoted(row.label.as_deref().unwrap_or_default()),
-            row.runs.to_string(),
-            row.model_calls.to_string(),
-            row.input_tokens.to_string(),
-            row.cached_tokens.to_string(),
-            row.output_tokens.to_string(),
-            row.cost_usd.to_string(),
-        ];
-        text.push_str(&fields.join(","));
-        text.push_str("\r\n");
-    }
-    Ok(as_file(text, head))
-}
-
-fn as_file(text: String, name: &str) -> Response {
-    let mut response = text.into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/csv; charset=utf-8"),
-    );
-    if let Ok(value) =
-        HeaderValue::try_from(format!("attachment; filename=\"usage-by-{name}.csv\""))
-    {
-        headers.insert(header::CONTENT_DISPOSITION, value);
-    }
-    response
-}
-
-/// A field as RFC 4180 has it. One that a spreadsheet would take for a formula is made a text.
-fn quoted(text: &str) -> String {
-    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        "'"
-    } else {
-        ""
-    };
-    format!("\"{guard}{}\"", text.replace('"', "\"\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_no_formula_in_a_spreadsheet() {
-        assert_eq!(quoted("a \"b\", c"), "\"a \"\"b\"\", c\"");
-        assert_eq!(quoted("=1+1"), "\"'=1+1\"");
-        assert_eq!(quoted(""), "\"\"");
-    }
+    let query = Span::of(&params, visitor.now).query(&visitor, key);
+    let (lines, _) = web.store.usage_by(query.clone()).await?;
+    Ok(csv_file(&query, &lines)?)
 }

@@ -2,10 +2,11 @@
 
 use axum::Json as Answered;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::Response;
 use errand_core::id::ConnectionId;
 use errand_core::time::Timestamp;
-use http::StatusCode;
+use errand_engine::connect::SignIn;
+use errand_store::Connection;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -36,20 +37,25 @@ pub(crate) async fn authorize_connection(
     _body: NoBody,
 ) -> Result<Answered<AuthorizeResponse>, ApiError> {
     let connection = app.store.connection(caller.team(), id).await?;
+    let begun = begin(&app, &connection).await?;
+    Ok(Answered(AuthorizeResponse {
+        authorization_url: begun.url,
+        expires_at: begun.ends,
+    }))
+}
+
+/// Begins a sign-in.
+pub(crate) async fn begin(app: &AppState, connection: &Connection) -> Result<SignIn, ApiError> {
     let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
     let token = errand_core::transcript::hex(&random);
     let callback = format!("{}/v1/sign-ins/{token}", app.settings.public_url);
     let begun = app
         .connections
-        .begin_sign_in(&connection, token, &callback)
-        .await
-        .map_err(|why| {
-            ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
-        })?;
-    Ok(Answered(AuthorizeResponse {
-        authorization_url: begun.url,
-        expires_at: begun.ends,
-    }))
+        .begin_sign_in(connection, token, &callback)
+        .await;
+    begun.map_err(|why| {
+        ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
+    })
 }
 
 /// What the browser brings back.
@@ -78,7 +84,7 @@ pub(crate) async fn end_sign_in(
 ) -> Result<Response, ApiError> {
     let (Some(code), Some(state), None) = (&brought.code, &brought.state, &brought.error) else {
         return Err(ApiError::bad_request(
-            "the sign-in was not given: begin another one with POST /v1/connections/{connection_id}/authorize".to_owned(),
+            "the sign-in was not given: begin another one, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
     let ended = app
@@ -87,6 +93,5 @@ pub(crate) async fn end_sign_in(
         .await
         .ok_or_else(ApiError::not_found)?;
     ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;
-    let page = "<!doctype html><title>Signed in</title><p>Signed in. You can close this page.";
-    Ok((StatusCode::OK, Html(page)).into_response())
+    Ok(crate::web::signed_in_page())
 }

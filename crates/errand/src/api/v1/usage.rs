@@ -276,22 +276,13 @@ pub(crate) async fn get_usage(
     let (since, until) = params.days.span(&app)?;
     let query = StoreQuery {
         team: caller.team(),
-        by: params.by.clone(),
+        by: params.by,
         since,
         until,
     };
-    let (lines, sum) = app.store.usage_by(query).await?;
+    let (lines, sum) = app.store.usage_by(query.clone()).await?;
     if params.csv.unwrap_or_else(|| wants_csv(&headers)) {
-        let name = format!("attachment; filename=\"usage-{since}-{until}.csv\"");
-        let disposition = HeaderValue::try_from(name).map_err(ApiError::internal)?;
-        let headers = [
-            (
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("text/csv; charset=utf-8"),
-            ),
-            (header::CONTENT_DISPOSITION, disposition),
-        ];
-        return Ok((headers, csv_of(&params.by, &lines)).into_response());
+        return csv_file(&query, &lines);
     }
     Ok(Answered(UsageResponse {
         since,
@@ -305,6 +296,21 @@ pub(crate) async fn get_usage(
 fn wants_csv(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
     accept.is_some_and(|accept| accept.trim().eq_ignore_ascii_case("text/csv"))
+}
+
+/// Sums as a file for a spreadsheet.
+pub(crate) fn csv_file(query: &StoreQuery, lines: &[UsageLine]) -> Result<Response, ApiError> {
+    let (since, until) = (query.since, query.until);
+    let name = format!("attachment; filename=\"usage-{since}-{until}.csv\"");
+    let disposition = HeaderValue::try_from(name).map_err(ApiError::internal)?;
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/csv; charset=utf-8"),
+        ),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    Ok((headers, csv_of(&query.by, lines)).into_response())
 }
 
 fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {

@@ -46,16 +46,9 @@ pub(super) struct Context<'a> {
     pub(super) forks: bool,
 }
 
-/// The form that the buttons at the items belong to.
-pub(super) const FORK_FORM: &str = "fork";
-
-/// A button by which a new run begins with the transcript up to here.
+/// The way to a new run that begins with the transcript up to here.
 fn fork(entry: &Entry, context: &Context<'_>) -> Markup {
-    html! {
-        @if context.forks {
-            button.plain.fork form=(FORK_FORM) name="after_message" value=(entry.id.as_uuid()) title="Fork: a new run that begins with all of this" aria-label="Fork from here" { (ui::icon("fork")) }
-        }
-    }
+    html! { @if context.forks { (super::fork::link(context.run, entry.id, entry.position)) } }
 }
 
 /// One item; nothing for the engine's own notes that tell people nothing.

@@ -5,7 +5,6 @@ use axum::response::{IntoResponse as _, Redirect};
 use errand_core::role::Permission;
 use errand_store::Once;
 use errand_store::model::ProviderRow;
-use http::StatusCode;
 use maud::{Markup, html};
 
 use crate::api::path::{PathIds as _, ProviderName};
@@ -46,11 +45,7 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
             }
         }
     };
-    let status = if wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,
