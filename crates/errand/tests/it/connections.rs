@@ -612,7 +612,7 @@ async fn what_cannot_be_reached_is_said_in_words() {
 }
 
 /// An authorization server and a protected resource, as OAuth 2.1 has them.
-async fn protected(server: &wiremock::MockServer) {
+pub(crate) async fn protected(server: &wiremock::MockServer) {
     use wiremock::matchers::{body_string_contains, method, path};
     use wiremock::{Mock, ResponseTemplate};
     let url = server.uri();

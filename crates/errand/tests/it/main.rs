@@ -65,4 +65,5 @@ mod web_log_in;
 mod web_pages;
 mod web_runs;
 mod web_team;
+mod web_usage;
 mod webhooks;

@@ -371,7 +371,9 @@ fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup
         tools.flatten().any(|tool| tool.name == name)
     };
     // Those of connections stand with them; one that its connection has no more, with the built-in ones.
-    let names = fields::tools(fields).into_iter().filter(|name| !probed(name));
+    let names = fields::tools(fields)
+        .into_iter()
+        .filter(|name| !probed(name));
     html! {
         fieldset #tools {
             legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run, then asked · deny: the model is told no · off: the model does not have it" } }
