@@ -253,7 +253,7 @@ async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
         .await
         .ok();
     assert!(
-        asked.contains("The order of Friday") && asked.contains("Build 1: first (this run&#39;s)"),
+        asked.contains("The order of Friday") && asked.contains("Build 1: first (this run's)"),
         "{asked}"
     );
     let fork = owner

@@ -104,7 +104,7 @@ async fn a_provider_is_set_kept_secret_changed_and_removed() {
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "ben@acme.example", Role::Member).await;
     let member = Browser::of(&app, "ben@acme.example").await;
-    let key = "a key that nobody sees";
+    let key = "a-key-that-nobody-sees";
     let page = owner
         .post(
             "/settings/models",

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, ErrorResponse};
 use crate::api::path::{Path, SignInToken};
 use crate::secret_key::random_bytes;
 
@@ -76,7 +76,9 @@ pub(crate) struct CallbackParams {
 
 /// Where the browser comes back to from signing in to a connection's server. A page for people; it works once.
 #[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
-    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String)))]
+    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String),
+        (status = 400, description = "It was not given, or failed: a page for a browser, JSON for others.", content((String = "text/html"), (ErrorResponse = "application/json"))),
+        (status = 404, description = "No such sign-in is under way: it was ended, or took too long.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
     Path(SignInToken(token)): Path<SignInToken>,

@@ -103,6 +103,20 @@ fn form(visitor: &Visitor, sent: &Fields) -> Markup {
     }
 }
 
+/// What the API's check answers, with the form's own names of fields.
+fn told(message: &str) -> String {
+    let names = [
+        ("kind", "Kind"),
+        ("base_url", "Address"),
+        ("api_key", "Key"),
+    ];
+    let known = names.iter().find_map(|(field, name)| {
+        let said = message.strip_prefix(field)?.strip_prefix(": ")?;
+        Some(format!("{name}: {said}"))
+    });
+    sentence(known.as_deref().unwrap_or(message))
+}
+
 pub(in crate::web) async fn put(
     State(web): State<Web>,
     visitor: Visitor,
@@ -121,7 +135,7 @@ pub(in crate::web) async fn put(
     let put = match checked_provider(&web, visitor.team_id(), name, request) {
         Ok(put) => put,
         Err(error) => {
-            let wrong = sentence(error.message());
+            let wrong = told(error.message());
             return render(&web, &visitor, &sent, Some(&wrong)).await;
         }
     };
