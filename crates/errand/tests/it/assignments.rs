@@ -351,6 +351,8 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
         .await
         .error(400);
     assert!(message.contains("approved by"), "{message}");
+    app.finish().await;
+}
 
 #[tokio::test]
 async fn an_assignment_whose_model_cannot_be_run_is_not_started_and_the_call_says_what_to_set() {
