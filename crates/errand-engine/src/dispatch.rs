@@ -20,6 +20,7 @@ use crate::connect::Connections;
 use crate::deltas::Deltas;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
+use crate::parse::Parsers;
 use crate::pulse::Pulse;
 use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub connections: Connections,
     /// Where files are.
     pub sandboxes: Sandboxes,
+    /// Who parses documents.
+    pub parsers: Parsers,
     /// Who takes webhooks to their receivers.
     pub post: Arc<dyn Post>,
     /// No new work; steps in progress are finished.

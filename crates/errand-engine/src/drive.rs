@@ -628,6 +628,7 @@ impl Driver<'_> {
             run: self.run.id,
             call_id: call.id.clone(),
             workspace,
+            parsers: self.parts.parsers.of(self.run.team),
             cancel: self.cancel.child_token(),
             draining: self.parts.draining.clone(),
         }

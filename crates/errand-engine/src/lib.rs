@@ -9,6 +9,7 @@ pub mod connect;
 pub mod deltas;
 pub mod model;
 pub mod net;
+pub mod parse;
 pub mod progress;
 pub mod sandboxes;
 pub mod tool;

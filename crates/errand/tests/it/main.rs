@@ -47,6 +47,7 @@ mod examples;
 mod fetch_url;
 mod full_disk;
 mod health;
+mod hostile_documents;
 mod isolated;
 mod metrics;
 mod models;
