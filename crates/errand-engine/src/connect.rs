@@ -63,6 +63,8 @@ pub struct StdioServer {
     pub args: Vec<String>,
     /// Its environment, beside the plainest.
     pub env: BTreeMap<String, String>,
+    /// The variables that a team may set, and no other: with a variable many a program is told what to run.
+    pub team_env: Vec<String>,
     /// Whether it is isolated.
     pub isolation: Isolation,
     /// Paths of this machine that it sees though it is isolated, read-only.
@@ -186,6 +188,20 @@ impl Connections {
     /// The names of the programs that may be started.
     pub fn declared(&self) -> impl Iterator<Item = &str> {
         self.declared.keys().map(String::as_str)
+    }
+
+    /// A variable among these that a team may not set for a program; a program that is not declared has none it may set.
+    #[must_use]
+    pub fn not_for_teams<'e>(
+        &self,
+        command: &str,
+        env: &'e BTreeMap<String, String>,
+    ) -> Option<&'e str> {
+        let server = self.declared.get(command);
+        let may = |name: &String| {
+            server.is_some_and(|s| s.team_env.contains(name) && !s.env.contains_key(name))
+        };
+        env.keys().find(|name| !may(name)).map(String::as_str)
     }
 
     /// The client for servers at addresses, made when the first is reached.

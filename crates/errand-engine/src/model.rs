@@ -116,6 +116,8 @@ pub struct TurnContext<'a> {
     pub workspace: Option<Workspace>,
     /// Attempts in a row, up to now, that gave no answer.
     pub failures: u32,
+    /// The position of the last entry that the turn can rest on, as the store has it.
+    pub read_to: u64,
     /// What time it is.
     pub clock: &'a Clock,
     /// Makes ids.

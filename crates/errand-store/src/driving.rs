@@ -1,5 +1,8 @@
 //! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
 
+use std::sync::Arc;
+
+use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
 use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
 use errand_core::ledger::lapse_fails;
@@ -16,6 +19,7 @@ use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, 
 use crate::rows::{Blob, Ms};
 use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
+use crate::unread::{for_each, set_aside};
 use crate::usage;
 
 /// Longest transcript that is read with the claim.
@@ -75,6 +79,47 @@ impl Store {
                 change.finish().map(drop)
             })?;
             Ok(recovered)
+        })
+        .await
+    }
+
+    /// The clock was set back: what was in line already does not wait until it is there again.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn clock_was_set_back(&self, now: Timestamp) -> Result<()> {
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET wake_at = ?1 WHERE claim_token IS NULL AND wake_at > ?1 AND waiting_kind = 'place'",
+                params![Ms(now)],
+            )?;
+            tx.execute(
+                "UPDATE deliveries SET due_at = ?1 WHERE state = 'pending' AND due_at > ?1 AND attempts = 0",
+                params![Ms(now)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The program was stopped, the machine slept, or its clock was set forward, by `ms` milliseconds after `since`. The
+    /// runs that were claimed then have that time still.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn time_was_missed(&self, since: Timestamp, ms: u64) -> Result<()> {
+        let boot = self.boot();
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET deadline_at = deadline_at + ?3, claimed_at = claimed_at + ?3
+                 WHERE claim_token IS NOT NULL AND claim_boot = ?1 AND claimed_at <= ?2",
+                params![
+                    Blob(boot.as_uuid()),
+                    Ms(since),
+                    i64::try_from(ms).unwrap_or(0)
+                ],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -302,61 +347,6 @@ pub(crate) fn ids(
         .collect())
 }
 
-/// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
-/// aside: it holds up no other.
-pub(crate) fn for_each(
-    tx: &Tx<'_>,
-    runs: &[RunId],
-    now: Timestamp,
-    act: impl Fn(RunId) -> Result<()>,
-) -> Result<()> {
-    for run in runs {
-        match act(*run) {
-            Ok(()) => {}
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
-                set_aside(tx, *run, &error, now)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Ends a run whose rows make no sense, without reading them: it fails, and holds nothing.
-fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Result<()> {
-    tracing::error!(run.id = %run, %error, "a run cannot be read and is set aside as failed");
-    let id = Blob(run.as_uuid());
-    tx.execute(
-        "UPDATE runs SET status = 'failed', error_code = 'unreadable', completed_at = ?2,
-             error_message = 'the rows of the run cannot be read; the log of the server says which'
-         WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'interrupted')",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE runs SET claim_token = NULL, claim_boot = NULL, claimed_at = NULL, wake_at = NULL, deadline_at = NULL,
-             request_id = NULL, waiting_kind = NULL, updated_at = ?2 WHERE id = ?1",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
-        params![id],
-    )?;
-    // Who waits for it looks what became of it.
-    tx.execute(
-        "UPDATE runs SET wake_at = ?2 WHERE waiting_kind = 'child_run' AND status = 'running' AND claim_token IS NULL
-             AND id = (SELECT parent FROM child_runs WHERE child = ?1)",
-        params![id, Ms(now)],
-    )?;
-    tx.ring_work();
-    tx.ring(run, true);
-    tx.ring_fence(run);
-    Ok(())
-}
-
 /// The least moment at which something happens by the clock.
 fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
     let least = |sql: &str, after: Option<Timestamp>| -> Result<Option<Timestamp>> {
@@ -523,10 +513,20 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     } else {
         entries_from(conn, row.id, 0)?
     };
+    let build = builds.get(conn, row.build)?.map(|build| {
+        if row.people || !build.human_in_the_loop {
+            return build;
+        }
+        // Whoever waits for this run may ask nobody.
+        Arc::new(BuildConfig {
+            human_in_the_loop: false,
+            ..BuildConfig::clone(&build)
+        })
+    });
     Ok(DrivenRun {
         id: row.id,
         team: row.team,
-        build: builds.get(conn, row.build)?,
+        build,
         step: row.step,
         sandbox: row.sandbox.clone(),
         sandbox_usable,

@@ -39,6 +39,8 @@ mod sandboxes;
 mod secrets;
 mod sqlite;
 mod summary;
+mod sums;
+mod unread;
 mod usage;
 mod webhooks;
 
@@ -65,4 +67,5 @@ pub use sandboxes::SandboxFate;
 pub use secrets::{Secret, SetSecret};
 pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
 pub use summary::{AgentSummary, RunSums, RunsSummary};
+pub use sums::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};
 pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

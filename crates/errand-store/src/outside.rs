@@ -11,7 +11,7 @@ use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
-use crate::children::awaited;
+use crate::children;
 use crate::error::{Result, StoreError};
 use crate::model::{PostMessage, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
@@ -278,10 +278,10 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
 fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
     // It is shown at the run that waits, and belongs to the one that is waited for.
-    if let Some(child) = awaited(&change.row) {
-        let mut below = respond.clone();
-        below.run = child;
-        return answer(tx, &below);
+    if let Some(below) = children::asked_below(tx, respond.run, respond.request)? {
+        let mut respond = respond.clone();
+        respond.run = below;
+        return answer(tx, &respond);
     }
     let pending = match change.pending()? {
         Some(pending) if pending.id == respond.request && change.row.status == Status::Waiting => {

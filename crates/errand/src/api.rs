@@ -153,6 +153,7 @@ impl AppState {
             ids,
             clock,
             sandboxes,
+            parsers: _,
             models,
             deltas,
             tools,

@@ -86,9 +86,14 @@ pub(super) async fn open(
                 let server = connections.declared.get(command).ok_or_else(|| {
                     format!("no program is declared as {command} in this server's settings ([connections.stdio.{command}])")
                 })?;
+                // It may have been stored while the settings let it.
+                if let Some(name) = connections.not_for_teams(command, env) {
+                    return Err(format!(
+                        "{name} is no variable that a team may set: this server's operator names those in team_env of [connections.stdio.{command}]"
+                    ));
+                }
                 let mut all: Vec<(String, String)> = server.env.clone().into_iter().collect();
                 for (name, value) in env {
-                    all.retain(|(known, _)| known != name);
                     all.push((name.clone(), secrets.fill_text(value)?));
                 }
                 stdio(connections, connection, server, all, handler).await

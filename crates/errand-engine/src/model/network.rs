@@ -295,7 +295,7 @@ impl NetworkSession {
         let reply = ask::ask(question, Some(audience), context.clock).await;
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
         let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Turn, attempt, ms);
+        let (call, usage) = self.account(&reply, Purpose::Turn, (attempt, context.read_to), ms);
         let empty = self.conversation.empty;
         let id = || {
             let id = context.ids.message(context.clock.now());
@@ -335,7 +335,7 @@ impl NetworkSession {
         });
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
         let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Summary, attempt, ms);
+        let (call, usage) = self.account(&reply, Purpose::Summary, (attempt, context.read_to), ms);
         Ok(Turn {
             notes: vec![
                 Body::ModelCall { call },
@@ -354,7 +354,7 @@ impl NetworkSession {
         &self,
         reply: &Reply,
         purpose: Purpose,
-        attempt: u32,
+        (attempt, read_to): (u32, u64),
         ms: u64,
     ) -> (ModelCall, Usage) {
         let tokens = reply.tokens;
@@ -367,7 +367,7 @@ impl NetworkSession {
             cost_usd,
             ms,
             attempt,
-            read_to: self.conversation.newest_user,
+            read_to,
             purpose,
             ..ModelCall::default()
         };

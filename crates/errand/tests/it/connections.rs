@@ -149,7 +149,7 @@ pub(crate) fn options(mailbox: Option<&Mailbox>) -> TestOptions {
     );
     if let Some(mailbox) = mailbox {
         file += &format!(
-            "[connections.stdio.mailbox]\ncommand = \"node\"\nargs = [{:?}]\nisolation = \"none\"\nenv = {{MAILBOX_DIR = {:?}}}\n",
+            "[connections.stdio.mailbox]\ncommand = \"node\"\nargs = [{:?}]\nisolation = \"none\"\nenv = {{MAILBOX_DIR = {:?}}}\nteam_env = [\"MAILBOX_LIES\"]\n",
             root().join("examples/mailbox/server.mjs"),
             mailbox.dir.path()
         );
@@ -571,8 +571,26 @@ async fn a_tool_that_is_not_what_was_probed_is_not_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_the_operator_lets_teams_set_no_more_is_not_set() {
+    let mailbox = Mailbox::new();
+    let with = options(Some(&mailbox));
+    let mut app = TestApp::start_with(with.clone()).await;
+    let team = app.team("acme").await;
+    let transport = json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1"}});
+    let id = connect(&app, &team, "mail", transport).await;
+    let probe = format!("/v1/connections/{id}/probe");
+    app.set_file(with.file.unwrap().replace("MAILBOX_LIES", "OTHER"));
+    app.stop_and_start().await;
+    let probed = app.post(&team.key, &probe, json!({})).await.expect(200);
+    let error = probed["error"].as_str().unwrap();
+    assert!(error.contains("MAILBOX_LIES is no variable"), "{error}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_said_in_words() {
-    let app = TestApp::start_with(options(None)).await;
+    let mailbox = Mailbox::new();
+    let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
     for (transport, word) in [
@@ -594,8 +612,12 @@ async fn what_cannot_be_reached_is_said_in_words() {
             "no secret NONE",
         ),
         (
-            json!({"type": "stdio", "command": "everything", "env": {"LD_PRELOAD": "x"}}),
-            "LD_PRELOAD",
+            json!({"type": "stdio", "command": "everything", "env": {"npm_config_registry": "https://a.test"}}),
+            "\"npm_config_registry\" is no variable that a team may set",
+        ),
+        (
+            json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1", "MAILBOX_DIR": "/"}}),
+            "\"MAILBOX_DIR\" is no variable",
         ),
     ] {
         let body = json!({"name": "x", "transport": transport});

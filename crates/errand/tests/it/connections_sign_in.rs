@@ -94,13 +94,13 @@ impl Known {
 }
 
 /// An authorization server and a protected resource, as OAuth 2.1 has them.
-struct Protected {
-    server: MockServer,
+pub(crate) struct Protected {
+    pub(crate) server: MockServer,
     known: Arc<Mutex<Known>>,
 }
 
 impl Protected {
-    async fn start(registers: bool) -> Self {
+    pub(crate) async fn start(registers: bool) -> Self {
         let server = MockServer::start().await;
         let known = Arc::new(Mutex::new(Known {
             first_expires_in: 3600,

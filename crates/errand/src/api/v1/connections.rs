@@ -484,17 +484,12 @@ pub(crate) async fn setup_of(
                 ));
             }
             check_values(app, team, "transport.env", &env).await?;
-            let fits = |name: &&String| {
-                !name.is_empty()
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                    // What a program loads before it runs is the operator's to say.
-                    && !name.starts_with("LD_")
-                    && !["PATH", "NODE_OPTIONS", "PYTHONPATH", "BASH_ENV", "ENV"].contains(&name.as_str())
-            };
-            if let Some(name) = env.keys().find(|name| !fits(name)) {
+            if let Some(name) = app.connections.not_for_teams(&command, &env) {
                 return Err(ApiError::invalid(
                     "transport.env",
-                    format!("{name:?} is no variable that a team may set"),
+                    format!(
+                        "{name:?} is no variable that a team may set: the operator names those in errand.toml (team_env of [connections.stdio.{command}])"
+                    ),
                 ));
             }
             Ok(Setup::Stdio { command, env })

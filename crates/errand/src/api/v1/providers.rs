@@ -71,13 +71,13 @@ pub(crate) struct ProviderResponse {
 pub(crate) struct PutProviderRequest {
     /// Whose protocol it speaks: `anthropic`, `openai`, `gemini` or `openai_compatible`. May be left out where the name is
     /// one of the first three.
-    kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// Where it is: Anthropic's and Gemini's without a version, OpenAI's and compatible ones with it.
     #[schema(example = "https://models.example.com/v1")]
-    base_url: Option<String>,
+    pub(crate) base_url: Option<String>,
     /// The key. Left out, the one that is set stays, unless kind or address change.
     #[schema(write_only)]
-    api_key: Option<String>,
+    pub(crate) api_key: Option<String>,
 }
 
 impl RequestBody for PutProviderRequest {}
@@ -110,7 +110,21 @@ pub(crate) async fn put_provider(
     Path(ProviderName(name)): Path<ProviderName>,
     body: Json<PutProviderRequest>,
 ) -> Result<Answered<ProviderResponse>, ApiError> {
-    let request = body.value;
+    let put = checked_provider(&app, caller.team(), name, body.value)?;
+    let row = app.store.put_provider(put, Once::not_recorded()).await?;
+    let provider = row.fresh()?;
+    Ok(Answered(ProviderResponse {
+        provider: provider.into(),
+    }))
+}
+
+/// Settings that can be stored.
+pub(crate) fn checked_provider(
+    app: &AppState,
+    team: TeamId,
+    name: String,
+    request: PutProviderRequest,
+) -> Result<PutProvider, ApiError> {
     let kinds = Kind::ALL.map(Kind::as_str).join(", ");
     let kind = match &request.kind {
         Some(text) => Kind::parse(text),
@@ -118,7 +132,7 @@ pub(crate) async fn put_provider(
     };
     let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("it takes one of {kinds}")))?;
     if let Some(text) = &request.base_url {
-        check_base_url(&app, text)?;
+        check_base_url(app, text)?;
     } else if kind == Kind::OpenAiCompatible {
         return Err(ApiError::invalid(
             "base_url",
@@ -135,19 +149,14 @@ pub(crate) async fn put_provider(
             ));
         }
     }
-    let put = PutProvider {
-        team: caller.team(),
+    Ok(PutProvider {
+        team,
         name,
         kind: kind.as_str().to_owned(),
         base_url: request.base_url,
         key: request.api_key,
         now: app.clock.now(),
-    };
-    let row = app.store.put_provider(put, Once::not_recorded()).await?;
-    let provider = row.fresh()?;
-    Ok(Answered(ProviderResponse {
-        provider: provider.into(),
-    }))
+    })
 }
 
 fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
