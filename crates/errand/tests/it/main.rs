@@ -29,6 +29,7 @@ mod api_webhooks;
 mod assignments;
 mod browser;
 mod connections;
+mod connections_bound;
 mod coverage;
 mod crash_connections;
 mod crash_everywhere;
