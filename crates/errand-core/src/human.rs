@@ -89,7 +89,7 @@ pub enum Origin {
     },
     /// The run reached a limit: an approval lets it go on.
     Limit {
-        /// `steps`, `tokens` or `cost_usd` of the build, or `team_cost_usd`.
+        /// `steps`, `tokens`, `cost_usd` or `seconds` of the build, or `team_cost_usd`.
         limit: String,
     },
     /// A connection's server asks while a call of it is under way: the answer goes to the server.

@@ -19,6 +19,8 @@ pub const NOT_DONE: &str = "not done, run it";
 pub const SKIP: &str = "skip";
 /// The question about a call in doubt.
 pub const IN_DOUBT_QUESTION: &str = "Was it done?";
+/// In the evidence of a call's intent: the run that the call starts.
+pub const STARTED_RUN: &str = "run";
 
 /// The text of an opening that names no file.
 pub const OPENING: &str = "Begin.";
@@ -532,7 +534,15 @@ impl Ledger {
             .map(|open| {
                 let error = match &open.intent {
                     None => format!("not_run: {why}"),
-                    Some(_) => format!("outcome_unknown: {why} while the call was under way"),
+                    Some((_, evidence)) => {
+                        let started = evidence.as_ref().and_then(|e| e.get(STARTED_RUN)?.as_str());
+                        let started = started
+                            .map(|run| format!("; what the run {run} had done by then stands"));
+                        format!(
+                            "outcome_unknown: {why} while the call was under way{}",
+                            started.unwrap_or_default()
+                        )
+                    }
                 };
                 Body::ToolResult {
                     call_id: open.call.id.clone(),

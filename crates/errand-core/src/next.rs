@@ -236,7 +236,9 @@ fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) 
 /// A retry that makes such a call again is somebody's word that the step is to be done; it does not say that it was not
 /// done already. What came late says so; of a call of the sandbox it does not matter.
 fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
-    let again = hints.read_only || hints.idempotent || hints.settle == Settle::RunAgain;
+    let again = hints.read_only
+        || hints.idempotent
+        || (hints.settle == Settle::RunAgain && open.repeats.is_none());
     if let Some(repeats) = &open.repeats {
         match &repeats.late {
             Some(Outcome::Result(value)) => {
@@ -249,13 +251,12 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
     }
     Some(match hints.settle {
         _ if again => Step::Run,
-        Settle::RunAgain => Step::Run,
         Settle::LookUp => Step::LookUp,
         Settle::TellModel => {
             Step::Error("outcome_unknown: the server restarted; look at the files".to_owned())
         }
-        Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
-        Settle::AskPerson => Step::Error(
+        Settle::RunAgain | Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
+        Settle::RunAgain | Settle::AskPerson => Step::Error(
             "outcome_unknown: the call was under way when the server restarted or the run ended, the tool cannot tell whether it was done, and this assignment runs without people who could look".to_owned(),
         ),
     })

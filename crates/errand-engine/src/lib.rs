@@ -21,6 +21,7 @@ mod dispatch;
 mod drive;
 mod janitor;
 mod outbox;
+mod pulse;
 mod secrets;
 
 pub use dispatch::{Engine, EngineOptions, Parts};

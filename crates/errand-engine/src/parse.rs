@@ -91,6 +91,11 @@ pub enum ParseError {
     /// It has a password.
     #[error("the document is encrypted: give one without a password")]
     Encrypted,
+    /// It has none.
+    #[error(
+        "the document has no text: it is empty, damaged, or holds pictures of its pages (a scan)"
+    )]
+    NoText,
     /// It is no such document, or not a whole one.
     #[error("the document cannot be read: it is broken, or none of the kind that its name says")]
     Broken,
@@ -114,7 +119,7 @@ pub enum ParseError {
 
 impl ParseError {
     /// Those that a parser tells by the code that it ends with, counted from [`child::FIRST_CODE`].
-    const TOLD: [Self; 7] = [
+    const TOLD: [Self; 8] = [
         Self::Size,
         Self::Pages,
         Self::Parts,
@@ -122,6 +127,7 @@ impl ParseError {
         Self::Text,
         Self::Encrypted,
         Self::Broken,
+        Self::NoText,
     ];
 }
 

@@ -52,7 +52,8 @@ impl Store {
         receiver_max: usize,
         busy: Vec<(Lane, String)>,
     ) -> Result<Vec<DueDelivery>> {
-        self.peek(move |conn| select_due(conn, now, limit, receiver_max, &busy))
+        // Many that wait for one receiver may be gone over: on a thread, that nobody else waits.
+        self.read(move |conn| select_due(conn, now, limit, receiver_max, &busy))
             .await
     }
 

@@ -596,53 +596,6 @@ pub enum DeliveryEnd {
     Exhausted,
 }
 
-/// A day's span; both ends belong to it. None: open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UsageSpan {
-    /// From the day of this moment on.
-    pub since: Option<Timestamp>,
-    /// To the day of this moment.
-    pub until: Option<Timestamp>,
-}
-
-/// What sums are made by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsageBy {
-    /// One sum.
-    Total,
-    /// By agent.
-    Agent,
-    /// By `provider/name`.
-    Model,
-    /// By the API key with which runs were started.
-    Key,
-    /// By day (UTC).
-    Day,
-}
-
-/// A sum.
-#[derive(Clone, Debug, PartialEq)]
-pub struct UsageRow {
-    /// Of what: an id, a model, a date; none for the total, and for runs that were started without a key.
-    pub key: Option<String>,
-    /// Its name, where it has one and is there still.
-    pub label: Option<String>,
-    /// Runs started.
-    pub runs: u64,
-    /// Calls of network models.
-    pub model_calls: u64,
-    /// Tokens sent.
-    pub input_tokens: u64,
-    /// Of these, from the cache.
-    pub cached_tokens: u64,
-    /// Tokens that came back.
-    pub output_tokens: u64,
-    /// US dollars.
-    pub cost_usd: f64,
-    /// Milliseconds spent waiting for answers.
-    pub model_ms: u64,
-}
-
 /// A call of a network model, as a run's transcript has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelCallRow {

@@ -1,31 +1,22 @@
 //! What was used up: sums by day, and what a team may spend in a month.
 //!
 //! Promised: each call of a network model is counted in the transaction that records it, once; a run in the one that
-//! starts it. Days and months are those of UTC. Left out: sums of a single run, which are in its row, and the calls
-//! themselves, which are in its transcript.
+//! starts it. Days and months are those of UTC. Left out: reading the sums (`sums`), those of a single
+//! run, which are in its row, and the calls themselves, which are in its transcript.
 
 use errand_core::budget::TeamMonth;
 use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, ModelCall, NewEntry};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use uuid::Uuid;
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
 use crate::error::{Result, StoreError};
-use crate::model::{ModelCallRow, UsageBy, UsageRow, UsageSpan};
+use crate::model::ModelCallRow;
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, count, int, json};
 use crate::runs::RunRow;
 use crate::sqlite::Store;
-
-const DAY_MS: i64 = 86_400_000;
-/// Most rows of an answer.
-const ROWS_MAX: u32 = 1_000;
-
-fn day_of(at: Timestamp) -> i64 {
-    at.as_millis().div_euclid(DAY_MS)
-}
 
 /// Adds to the sums of a day.
 fn add(
@@ -47,7 +38,7 @@ fn add(
     )?
     .execute(params![
         Blob(row.team.as_uuid()),
-        day_of(at),
+        at.day().number(),
         Blob(row.agent.as_uuid()),
         key,
         model,
@@ -133,14 +124,6 @@ impl Store {
         .await
     }
 
-    /// Sums of a team, the most expensive first; days in their order.
-    ///
-    /// # Errors
-    /// Of the store only.
-    pub async fn usage(&self, team: TeamId, span: UsageSpan, by: UsageBy) -> Result<Vec<UsageRow>> {
-        self.read(move |conn| select(conn, team, span, by)).await
-    }
-
     /// The calls of network models of a run, in order.
     ///
     /// # Errors
@@ -190,69 +173,4 @@ fn month(conn: &Connection, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
     })
     .optional()?
     .ok_or(StoreError::NotFound)
-}
-
-/// What is grouped by, what is shown of it, and the order.
-fn parts_of(by: UsageBy) -> (&'static str, &'static str, &'static str) {
-    const COSTS: &str = "sum(u.cost_usd) DESC, sum(u.runs) DESC, 1";
-    match by {
-        UsageBy::Total => ("''", "NULL", COSTS),
-        UsageBy::Agent => (
-            "u.agent_id",
-            "(SELECT name FROM agents a WHERE a.id = u.agent_id)",
-            COSTS,
-        ),
-        UsageBy::Key => (
-            "u.api_key_id",
-            "(SELECT name FROM api_keys k WHERE k.id = u.api_key_id)",
-            COSTS,
-        ),
-        UsageBy::Model => ("u.model", "NULL", COSTS),
-        UsageBy::Day => ("u.day", "NULL", "1"),
-    }
-}
-
-fn select(conn: &Connection, team: TeamId, span: UsageSpan, by: UsageBy) -> Result<Vec<UsageRow>> {
-    let (group, label, order) = parts_of(by);
-    let sql = format!(
-        "SELECT {group}, {label}, sum(u.runs), sum(u.model_calls), sum(u.input_tokens), sum(u.cached_tokens),
-             sum(u.output_tokens), sum(u.cost_usd), sum(u.model_ms)
-         FROM usage_days u WHERE u.team_id = ?1 AND u.day >= ?2 AND u.day <= ?3
-         GROUP BY {group} ORDER BY {order} LIMIT {ROWS_MAX}"
-    );
-    let read = |row: &Row<'_>| -> rusqlite::Result<UsageRow> {
-        let n = |index: usize| row.get::<_, i64>(index).map(count);
-        let key = match by {
-            UsageBy::Total => None,
-            UsageBy::Model => Some(row.get::<_, String>(0)?),
-            UsageBy::Day => Some(Timestamp::from_millis(row.get::<_, i64>(0)? * DAY_MS).date()),
-            UsageBy::Agent | UsageBy::Key => {
-                let id: Vec<u8> = row.get(0)?;
-                Uuid::from_slice(&id).ok().map(|id| id.to_string())
-            }
-        };
-        Ok(UsageRow {
-            key,
-            label: row.get(1)?,
-            runs: n(2)?,
-            model_calls: n(3)?,
-            input_tokens: n(4)?,
-            cached_tokens: n(5)?,
-            output_tokens: n(6)?,
-            cost_usd: row.get(7)?,
-            model_ms: n(8)?,
-        })
-    };
-    let rows = conn
-        .prepare_cached(&sql)?
-        .query_map(
-            params![
-                Blob(team.as_uuid()),
-                span.since.map_or(i64::MIN, day_of),
-                span.until.map_or(i64::MAX, day_of)
-            ],
-            read,
-        )?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows)
 }

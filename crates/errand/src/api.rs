@@ -289,6 +289,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::DELETE, "/v1/connections/{connection_id}", CONNECTIONS, NONE, || delete(v1::connections::delete_connection)),
     route(Method::POST, "/v1/connections/{connection_id}/probe", CONNECTIONS, NONE, || post(v1::connections::probe_connection)),
     route(Method::POST, "/v1/connections/{connection_id}/authorize", CONNECTIONS, NONE, || post(v1::sign_ins::authorize_connection)),
+    route(Method::DELETE, "/v1/connections/{connection_id}/sign-in", CONNECTIONS, NONE, || delete(v1::sign_ins::sign_out_connection)),
     route(Method::GET, "/v1/sign-ins/{sign_in}", PUBLIC, &["code", "state", "iss", "error", "error_description"], || get(v1::sign_ins::end_sign_in)),
     route(Method::GET, "/v1/secrets", SECRETS, PAGE, || get(v1::secrets::list_secrets)),
     route(Method::POST, "/v1/secrets", SECRETS, NONE, || post(v1::secrets::set_secret)),

@@ -154,8 +154,12 @@ impl App {
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();
-        let network = Network::new(config.model_tables.settings(&config.models))
-            .context("the clients of models cannot be made")?;
+        let network = Network::new(
+            config
+                .model_tables
+                .settings(&config.models, config.engine.max_concurrent_runs),
+        )
+        .context("the clients of models cannot be made")?;
         let models = models.with_network(network);
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);

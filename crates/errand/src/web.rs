@@ -29,6 +29,7 @@ mod set_up;
 mod settings;
 mod text;
 mod ui;
+mod usage;
 mod webhooks;
 
 use std::convert::Infallible;
@@ -46,7 +47,7 @@ use tokio::sync::Semaphore;
 use crate::api::limiter::Limiter;
 use crate::api::{self, AppState};
 
-pub(crate) use layout::error_page;
+pub(crate) use layout::{error_page, signed_in_page};
 
 /// Most bytes of a form without files.
 const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -115,6 +116,7 @@ const AGENTS: Access = Access::Needs(Permission::ManageAgents);
 const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
 const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
+const MODELS: Access = Access::Needs(Permission::ManageModels);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
@@ -145,7 +147,8 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),
     page(Method::POST, "/runs/{run_id}/retry", RUNS, || post(run::act::retry)),
     page(Method::POST, "/runs/{run_id}/again", RUNS, || post(run::act::again)),
-    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::act::fork)),
+    page(Method::GET, "/runs/{run_id}/fork", RUNS, || get(run::fork::show)),
+    page(Method::POST, "/runs/{run_id}/fork", RUNS, || post(run::fork::fork)),
     page(Method::GET, "/runs/{run_id}/files", READ, || get(files::list)),
     page(Method::GET, "/runs/{run_id}/files/view", READ, || get(files::view)),
     page(Method::GET, "/runs/{run_id}/files/raw", READ, || get(files::raw)),
@@ -173,10 +176,17 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/connections/{connection_id}", READ, || get(connections::show)),
     page(Method::POST, "/connections/{connection_id}", CONNECTIONS, || post(connections::save)),
     page(Method::POST, "/connections/{connection_id}/probe", CONNECTIONS, || post(connections::probe)),
+    page(Method::POST, "/connections/{connection_id}/sign-in", CONNECTIONS, || post(connections::sign_in)),
     page(Method::POST, "/connections/{connection_id}/delete", CONNECTIONS, || post(connections::delete)),
     page(Method::GET, "/settings/secrets", SECRETS, || get(settings::secrets::list)),
     page(Method::POST, "/settings/secrets", SECRETS, || post(settings::secrets::set)),
     page(Method::POST, "/settings/secrets/delete", SECRETS, || post(settings::secrets::delete)),
+    page(Method::GET, "/usage", READ, || get(usage::show)),
+    page(Method::GET, "/usage/csv", READ, || get(usage::csv)),
+    page(Method::POST, "/usage/limit", MODELS, || post(usage::set_limit)),
+    page(Method::GET, "/settings/models", READ, || get(settings::models::list)),
+    page(Method::POST, "/settings/models", MODELS, || post(settings::models::put)),
+    page(Method::POST, "/settings/models/delete", MODELS, || post(settings::models::delete)),
     page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
     page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
     page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),

@@ -15,7 +15,7 @@ use crate::seed::{Wanted, multiply};
 use crate::stats::Sorted;
 
 /// The pages, and what each may take.
-const PAGES: [(&str, Goal); 4] = [
+const PAGES: [(&str, Goal); 9] = [
     ("/", Goal::at_most("Home with 10,000 runs, p50", "ms", 20.0)),
     (
         "/runs",
@@ -29,7 +29,30 @@ const PAGES: [(&str, Goal); 4] = [
         "/assignments",
         Goal::at_most("The list of assignments with 10,000 runs, p50", "ms", 20.0),
     ),
+    (
+        "/usage",
+        Goal::at_most("Usage with 10,000 runs, p50", "ms", 20.0),
+    ),
+    (
+        "/connections",
+        Goal::at_most("Connections with 10,000 runs, p50", "ms", 20.0),
+    ),
+    (
+        "/webhooks",
+        Goal::at_most("Webhooks with 10,000 runs, p50", "ms", 20.0),
+    ),
+    (
+        "/settings/models",
+        Goal::at_most("Models with 10,000 runs, p50", "ms", 20.0),
+    ),
+    (
+        "/settings/team",
+        Goal::at_most("The team with 10,000 runs, p50", "ms", 20.0),
+    ),
 ];
+/// Of the assignment that the finished runs are of.
+const AGENT: Goal = Goal::at_most("An assignment's page with 10,000 runs, p50", "ms", 20.0);
+const EDITOR: Goal = Goal::at_most("The editor with 10,000 runs, p50", "ms", 20.0);
 const RUN: Goal = Goal::at_most("A run's page with 2,000 messages, p50", "ms", 100.0);
 
 /// Between two of the finished runs: ten thousand of them are spread over the thirty days that Home draws.
@@ -43,8 +66,8 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
     let dir = scratch.path();
     let (server, key, mut client) = bench.first(dir).await?;
-    let agent = load::agent(&mut client, load::two_calls()).await?;
-    let run = load::start(&mut client, &agent).await?;
+    let many = load::agent(&mut client, load::two_calls()).await?;
+    let run = load::start(&mut client, &many).await?;
     let waiting = Waiting::of(&mut client, &run).await?;
     waiting.until(&mut client, &run, "completed").await?;
     drop(client);
@@ -80,7 +103,15 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let mut figures = Vec::new();
     let mut slowest = serde_json::Map::new();
     let run_page = format!("/runs/{long}");
-    let all = PAGES.into_iter().chain([(run_page.as_str(), RUN)]);
+    let (agent_page, editor) = (
+        format!("/assignments/{many}"),
+        format!("/assignments/{many}/edit"),
+    );
+    let all = PAGES.into_iter().chain([
+        (agent_page.as_str(), AGENT),
+        (editor.as_str(), EDITOR),
+        (run_page.as_str(), RUN),
+    ]);
     for (path, goal) in all {
         let taken = page_ms(&mut client, path, &cookie, times).await?;
         slowest.insert(path.to_owned(), json!(taken.at(99.0)));

@@ -109,6 +109,11 @@ impl ConnectionTool {
         }
     }
 
+    fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let (name, why) = (&self.connection.name, open::explain(error));
+        format!("unavailable: the connection {name}: {why}")
+    }
+
     fn refused(&self, error: impl Into<String>) -> Acted {
         Acted::of(Outcome::Error(error.into()))
     }
@@ -224,6 +229,10 @@ impl ConnectionTool {
                     Outcome::Error(format!("tool_error: {}", error.message)),
                     notes,
                 ),
+                // Refused before the server looked at it.
+                Err(error) if open::wants_sign_in(&error) => {
+                    self.done(Outcome::Error(self.unavailable(&error)), notes)
+                }
                 Err(error) => {
                     let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
                     tracing::info!(connection.id = %self.connection.id, error = &error as &dyn std::error::Error, "a server was lost during a call");
@@ -384,10 +393,7 @@ impl Tool for ConnectionTool {
         let handle = match sent {
             Ok(handle) => handle,
             Err(error) => {
-                return self.done(
-                    Outcome::Error(format!("unavailable: {}", open::explain(&error))),
-                    notes,
-                );
+                return self.done(Outcome::Error(self.unavailable(&error)), notes);
             }
         };
         locked(&session.tokens)

@@ -42,7 +42,7 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Takes over what admins have changed since.
+    /// Takes over what admins have changed since. True where something was.
     ///
     /// # Errors
     /// Of the store.
@@ -51,10 +51,10 @@ impl Offer {
         connections: &Connections,
         team: TeamId,
         build: &BuildConfig,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let ids = &build.reach.connections;
         if ids.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let rows = connections.store.connections_of(team, ids.clone()).await?;
         let same = rows.len() == self.connections.len()
@@ -63,7 +63,7 @@ impl Offer {
                 .zip(&self.connections)
                 .all(|(new, old)| *new == **old);
         if same {
-            return Ok(());
+            return Ok(false);
         }
         self.connections = rows.into_iter().map(Arc::new).collect();
         self.tools.clear();
@@ -92,7 +92,7 @@ impl Offer {
                     .insert(tool.name.clone(), (Arc::new(made), policy));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A tool.
@@ -136,14 +136,15 @@ impl Tool for Unprobed {
     }
 
     fn hints(&self) -> Hints {
+        // A call of it that began before may have been done: nobody but a person can tell.
         Hints {
-            read_only: true,
+            read_only: false,
             destructive: false,
-            idempotent: true,
-            open_world: false,
+            idempotent: false,
+            open_world: true,
             asks: false,
             untrusted: false,
-            settle: Settle::RunAgain,
+            settle: Settle::AskPerson,
         }
     }
 

@@ -17,14 +17,15 @@ use errand_core::time::Timestamp;
 use errand_store::{Connection, Setup, Store};
 use http::header::LOCATION;
 use rmcp::transport::auth::{
-    AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession, CredentialStore,
-    OAuthHttpClient, OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest,
-    StoredCredentials,
+    AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession,
+    CredentialRefreshGuard, CredentialStore, OAuthClientConfig, OAuthHttpClient,
+    OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest, StoredCredentials,
 };
 use url::Url;
 
 use super::{Connections, locked};
 use crate::net::{Bounds, GuardedClient};
+use crate::secrets::Secrets;
 
 /// How long a sign-in may take that was begun.
 const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
@@ -32,6 +33,9 @@ const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
 const BEGUN_MAX: usize = 1_000;
 /// Most redirects of a discovery.
 const REDIRECTS_MAX: usize = 3;
+
+/// A client's configuration takes an address to come back to, also where only a refresh follows, which has none.
+const CALLBACK_OF_NONE: &str = "http://localhost/";
 
 /// For all requests of a sign-in.
 const BOUNDS: Bounds = Bounds {
@@ -44,6 +48,8 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Default)]
 pub(super) struct SignIns {
     begun: Mutex<HashMap<String, Begun>>,
+    /// Of each connection one refreshes its tokens at a time: a refresh token is good for one use.
+    refreshes: Mutex<HashMap<ConnectionId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 struct Begun {
@@ -108,11 +114,28 @@ impl OAuthHttpClient for Guarded {
     }
 }
 
+/// The client that was registered by hand, with its secret, if the connection has one.
+fn registered(
+    connection: &Connection,
+    secrets: &Secrets,
+) -> Result<Option<(String, Option<String>)>, String> {
+    let Setup::Http {
+        client: Some(client),
+        ..
+    } = &connection.setup
+    else {
+        return Ok(None);
+    };
+    let secret = client.secret.as_deref().map(|text| secrets.fill_text(text));
+    Ok(Some((client.id.clone(), secret.transpose()?)))
+}
+
 /// The tokens of a connection, sealed in the store.
 struct Sealed {
     store: Store,
     team: TeamId,
     connection: ConnectionId,
+    refresh: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn failed(error: impl std::fmt::Display) -> AuthError {
@@ -135,6 +158,11 @@ impl CredentialStore for Sealed {
             .set_sign_in(self.team, self.connection, Some(plain), Some(issuer))
             .await
             .map_err(failed)
+    }
+
+    async fn acquire_refresh_guard(&self) -> Result<Option<CredentialRefreshGuard>, AuthError> {
+        let guard = Arc::clone(&self.refresh).lock_owned().await;
+        Ok(Some(CredentialRefreshGuard::new(guard)))
     }
 
     async fn clear(&self) -> Result<(), AuthError> {
@@ -161,6 +189,10 @@ impl Connections {
             store: self.store.clone(),
             team: connection.team,
             connection: connection.id,
+            refresh: {
+                let mut refreshes = locked(&self.sign_ins.refreshes);
+                Arc::clone(refreshes.entry(connection.id).or_default())
+            },
         });
         Ok(manager)
     }
@@ -169,14 +201,24 @@ impl Connections {
     pub(super) async fn authorized(
         &self,
         connection: &Connection,
+        secrets: &Secrets,
     ) -> Result<Option<AuthorizationManager>, String> {
         if connection.signed_in_at.is_none() {
             return Ok(None);
         }
         let mut manager = self.manager(connection).await?;
         match manager.initialize_from_store().await {
-            Ok(true) => Ok(Some(manager)),
-            Ok(false) => Err("the sign-in does not hold any more; begin another one".to_owned()),
+            Ok(true) => {
+                if let Some((id, secret)) = registered(connection, secrets)? {
+                    let mut config = OAuthClientConfig::new(id, CALLBACK_OF_NONE);
+                    config.client_secret = secret;
+                    manager
+                        .configure_client(config)
+                        .map_err(|error| super::open::explain(&error))?;
+                }
+                Ok(Some(manager))
+            }
+            Ok(false) => Err(super::open::SIGN_IN_AGAIN.to_owned()),
             Err(error) => Err(format!("the sign-in: {}", super::open::explain(&error))),
         }
     }
@@ -195,9 +237,20 @@ impl Connections {
         let found = manager.resolve_metadata().await;
         let found = found.map_err(|error| super::open::explain(&error))?;
         manager.set_metadata(found.metadata);
-        let request = AuthorizationRequest::new(callback)
+        let mut request = AuthorizationRequest::new(callback)
             .with_client_name("errand")
             .with_application_type("web");
+        let secrets = Secrets::of(&self.store, connection.team).await;
+        let secrets = secrets.map_err(|error| {
+            tracing::error!(connection.id = %connection.id, error = &error as &dyn std::error::Error, "the team's secrets cannot be opened");
+            "the team's secrets cannot be opened; the log of the server says why".to_owned()
+        })?;
+        if let Some((id, secret)) = registered(connection, &secrets)? {
+            request = request.with_preregistered_client(id);
+            if let Some(secret) = secret {
+                request = request.with_client_secret(secret);
+            }
+        }
         let session = AuthorizationSession::new(manager, request).await;
         let session = session.map_err(|(_, error)| super::open::explain(&error))?;
         let url = session.get_authorization_url().to_owned();

@@ -34,5 +34,8 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, ParseError> {
             return Err(ParseError::Text);
         }
     }
+    if text.trim().is_empty() {
+        return Err(ParseError::NoText);
+    }
     Ok(text)
 }

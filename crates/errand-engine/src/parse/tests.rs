@@ -122,6 +122,13 @@ fn what_is_too_large_or_broken_is_refused() {
         let error = text_of(kind, b"%PDF-1.5 and nothing more".to_vec()).unwrap_err();
         assert!(matches!(error, ParseError::Broken), "{error}");
     }
+    // A PDF that is cut off is read as far as it goes: as nothing.
+    let cut = a_pdf(&["Invoice 17"]);
+    for bytes in [cut[..cut.len() / 3].to_vec(), a_pdf(&[""]), a_pdf(&[])] {
+        let error = text_of(Kind::Pdf, bytes).unwrap_err();
+        let told = matches!(error, ParseError::NoText | ParseError::Broken);
+        assert!(told, "{error}");
+    }
     let cut = a_workbook();
     let error = text_of(Kind::Xlsx, cut[..cut.len() / 2].to_vec()).unwrap_err();
     assert!(matches!(error, ParseError::Broken), "{error}");

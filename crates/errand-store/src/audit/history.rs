@@ -148,7 +148,9 @@ impl History {
 /// Whether beginning a call of this tool twice may do something twice. Of a tool that is not known: yes.
 fn begins_once(name: &str) -> bool {
     policy::builtin(name).is_none_or(|hints| {
-        !(hints.read_only || hints.idempotent || hints.settle == Settle::LookUp)
+        !(hints.read_only
+            || hints.idempotent
+            || matches!(hints.settle, Settle::LookUp | Settle::RunAgain))
     })
 }
 

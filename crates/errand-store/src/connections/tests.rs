@@ -7,6 +7,7 @@ fn http(url: &str) -> Setup {
     Setup::Http {
         url: url.to_owned(),
         headers: BTreeMap::from([("authorization".to_owned(), "{{ secret.T }}".to_owned())]),
+        client: None,
     }
 }
 

@@ -214,7 +214,7 @@ async fn what_waits_for_a_repaired_run_s_sandbox_goes_on_when_that_ends() {
             let ended = runs
                 .f
                 .store
-                .write(move |tx| rows::end_unread(tx, second, now));
+                .write(move |tx| unread::end(tx, second, &RunError::new(CODE, MESSAGE), now));
             ended.await.unwrap();
         } else {
             runs.f.store.repair_fail(second, now).await.unwrap();
@@ -260,7 +260,10 @@ async fn a_request_that_was_set_aside_is_asked_again() {
     let (run, request) = runs.waiting().await;
     // As a start leaves a run whose row could not be read at that time.
     let now = runs.now;
-    let ended = runs.f.store.write(move |tx| rows::end_unread(tx, run, now));
+    let ended = runs
+        .f
+        .store
+        .write(move |tx| unread::end(tx, run, &RunError::new(CODE, MESSAGE), now));
     ended.await.unwrap();
     let repaired = runs.f.store.repair_resume(run, now).await.unwrap();
     assert_eq!(repaired.waits_for.as_deref(), Some("human"));
@@ -481,4 +484,29 @@ async fn a_call_that_a_repair_closed_can_be_ended_by_nobody_again() {
     let error = runs.row(run).await.error.unwrap();
     assert_eq!(error.code, CODE);
     assert!(error.message.contains("--fail"));
+}
+
+#[tokio::test]
+async fn time_that_was_missed_is_nobodys_and_a_clock_set_back_holds_up_nothing() {
+    let runs = Runs::new().await;
+    let (at_work, later) = (runs.start(None).await, runs.start(None).await);
+    runs.claim(at_work).await;
+    let before = runs.row(at_work).await;
+    let store = &runs.f.store;
+    store
+        .time_was_missed(runs.now.plus_ms(1_000), 600_000)
+        .await
+        .unwrap();
+    let after = runs.row(at_work).await;
+    let moved = |at: Option<Timestamp>| at.map(|at| at.plus_ms(600_000));
+    assert_eq!(after.deadline, moved(before.deadline));
+    assert_eq!(after.claimed_at, moved(before.claimed_at));
+    // Who was claimed only after the gap has missed nothing.
+    store.time_was_missed(runs.now, 600_000).await.unwrap();
+    assert_eq!(runs.row(at_work).await.deadline, after.deadline);
+    // In line since a moment that is to come once more.
+    let earlier = Timestamp::from_millis(runs.now.as_millis() - 3_600_000);
+    assert!(runs.row(later).await.wake_at > Some(earlier));
+    store.clock_was_set_back(earlier).await.unwrap();
+    assert_eq!(runs.row(later).await.wake_at, Some(earlier));
 }

@@ -82,7 +82,7 @@ impl About {
         Self {
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
-            wants_page: !is_api(path) && accepts_html(request.headers()),
+            wants_page: (!is_api(path) || is_for_people(path)) && accepts_html(request.headers()),
             path: path.to_owned(),
         }
     }
@@ -185,6 +185,11 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.contains("text/html"))
+}
+
+/// Where a person's browser comes, though it is the API's.
+fn is_for_people(path: &str) -> bool {
+    path.starts_with("/v1/sign-ins/")
 }
 
 #[cfg(test)]

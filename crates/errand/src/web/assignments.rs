@@ -17,7 +17,6 @@ use errand_core::role::Permission;
 use errand_core::time::Timestamp;
 use errand_store::model::{Agent, Build, PageQuery, RunFilter};
 use errand_store::{AgentFigures, Once};
-use http::StatusCode;
 use maud::{Markup, html};
 
 use super::failure::Shown;
@@ -164,11 +163,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
             div { @if let Some(build) = &build { (setup(build, visitor.now)) } }
         }
     };
-    let status = if wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,

@@ -15,14 +15,16 @@ use errand_store::model::PageQuery;
 use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
 use http::StatusCode;
 use maud::{Markup, html};
+use url::Url;
 
-use super::failure::{PageError, Shown, sentence, told};
-use super::form::{Fields, Form, Params, Path};
+use super::failure::{PageError, Shown, sentence};
+use super::form::{Fields, Form, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, setup_of};
+use crate::api::v1::sign_ins::begin;
 
 /// Connections of one page.
 const LIMIT: u32 = 25;
@@ -35,21 +37,6 @@ const FLOORS: [(&str, &str); 4] = [
     ("ask", "ask: a person releases each call"),
     ("deny", "deny: no tool may be called"),
 ];
-
-/// What is wrong with a form, and what was sent.
-#[derive(Default)]
-struct Told {
-    wrong: Option<String>,
-    sent: Fields,
-}
-
-fn status_of(told: &Told) -> StatusCode {
-    if told.wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    }
-}
 
 pub(super) async fn list(
     State(web): State<Web>,
@@ -86,7 +73,7 @@ async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> 
         }
     };
     Ok(page_with_status(
-        status_of(told),
+        told.status(),
         visitor,
         "Connections",
         Section::Connections,
@@ -179,6 +166,7 @@ fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
         Transport::Http {
             url: sent.get("url").trim().to_owned(),
             headers: values,
+            oauth_client: None,
         }
     })
 }
@@ -210,10 +198,7 @@ pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent):
     match try_create(&web, &visitor, &sent).await {
         Ok(id) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error)?),
-                sent,
-            };
+            let told = Told::of(error, sent)?;
             render_list(&web, &visitor, 0, &told).await
         }
     }
@@ -265,17 +250,13 @@ async fn render_one(
     web: &Web,
     visitor: &Visitor,
     id: ConnectionId,
-    probe_error: Option<&str>,
+    above: Option<&Markup>,
     told: &Told,
 ) -> Shown {
     let connection = web.store.connection(visitor.team_id(), id).await?;
     let users = users_of(web, visitor, id).await?;
     let manages = visitor.may(Permission::ManageConnections);
-    let fields = if told.wrong.is_some() {
-        told.sent.clone()
-    } else {
-        fields_of(&connection)
-    };
+    let fields = told.fields_or(|| fields_of(&connection));
     let body = html! {
         div.crumbs { a href="/connections" { "Connections" } }
         div.head {
@@ -284,11 +265,14 @@ async fn render_one(
             @if manages {
                 div.actions {
                     form method="post" action={ "/connections/" (id) "/probe" } { (ui::form_token(visitor)) button { (ui::icon("again")) "Probe" } }
+                    @if matches!(connection.setup, Setup::Http { .. }) {
+                        form method="post" action={ "/connections/" (id) "/sign-in" } { (ui::form_token(visitor)) button { (ui::icon("key")) @if connection.signed_in_at.is_some() { "Sign in again" } @else { "Sign in" } } }
+                    }
                     form method="post" action={ "/connections/" (id) "/delete" } data-confirm="Remove this connection? Assignments that use it lose its tools." { (ui::form_token(visitor)) button.risky { "Remove" } }
                 }
             }
         }
-        @if let Some(error) = probe_error { div.alert role="alert" { "The server was not reached: " (error) } }
+        @if let Some(above) = above { (above) }
         div.grid-2 {
             div {
                 section {
@@ -319,7 +303,7 @@ async fn render_one(
         }
     };
     Ok(page_with_status(
-        status_of(told),
+        told.status(),
         visitor,
         &connection.name,
         Section::Connections,
@@ -377,7 +361,7 @@ fn does(tool: &errand_core::connection::ProbedTool) -> String {
 fn fields_of(connection: &Connection) -> Fields {
     let mut fields = Fields::default();
     let values = match &connection.setup {
-        Setup::Http { url, headers } => {
+        Setup::Http { url, headers, .. } => {
             fields.set("kind", "http");
             fields.set("url", url);
             headers
@@ -437,10 +421,7 @@ pub(super) async fn save(
     match try_save(&web, &visitor, id, &sent).await {
         Ok(()) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error)?),
-                sent,
-            };
+            let told = Told::of(error, sent)?;
             render_one(&web, &visitor, id, None, &told).await
         }
     }
@@ -456,9 +437,15 @@ async fn try_save(
     let connection = web.store.connection(team, id).await?;
     let floors = floors_of(sent, connection.floors);
     check_floors(&connection.name, &floors).map_err(as_told)?;
-    let setup = setup_of(web, team, transport_of(sent)?)
+    let mut setup = setup_of(web, team, transport_of(sent)?)
         .await
         .map_err(as_told)?;
+    // The page has no fields for it: it stays as it is.
+    if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
+        (&mut setup, &connection.setup)
+    {
+        client.clone_from(was);
+    }
     let change = ConnectionChange {
         setup: Some(setup),
         floors: Some(floors),
@@ -480,10 +467,38 @@ pub(super) async fn probe(
     match web.connections.probe(&connection).await? {
         Ok(_) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let error = sentence(&error);
-            render_one(&web, &visitor, id, Some(&error), &Told::default()).await
+            let above = html! { div.alert role="alert" { "The server was not reached: " (sentence(&error)) } };
+            render_one(&web, &visitor, id, Some(&above), &Told::default()).await
         }
     }
+}
+
+/// Shows where a person signs in. A link, not a redirect: a page's form leads nowhere but here (`form-action`), and people
+/// see where they go.
+pub(super) async fn sign_in(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+    Form(_): Form,
+) -> Shown {
+    let connection = web.store.connection(visitor.team_id(), id).await?;
+    let above = match begin(&web, &connection).await {
+        Ok(begun) => {
+            let host = Url::parse(&begun.url).ok();
+            let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
+            html! {
+                div.note.look role="status" {
+                    p { "Sign in at " strong { (host) } ". You come back here by yourself; the link ends " (ui::time(begun.ends, visitor.now)) "." }
+                    p { a.button.main #sign-in href=(begun.url) rel="noreferrer" { "Go to " (host) } }
+                }
+            }
+        }
+        Err(error) if error.status() == StatusCode::BAD_REQUEST => {
+            html! { div.alert role="alert" { (sentence(error.message())) } }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    render_one(&web, &visitor, id, Some(&above), &Told::default()).await
 }
 
 pub(super) async fn delete(

@@ -115,8 +115,8 @@ pub(super) async fn view(
     let root = root_of_run(&web, &visitor, run).await?;
     let path = path_of(params.get("path"))?;
     let name = path.file_name().unwrap_or_default().to_owned();
-    let raw = format!("/runs/{run}/files/raw?{}", query_of(&path.to_string()));
-    let kind = kind_of(&name);
+    let raw = raw_of(run, &path.to_string());
+    let shown = as_picture(&name, &raw);
     let opened = path.clone();
     let (size, bytes) = blocking(move || {
         let size = root.open_file(&opened)?.size_bytes;
@@ -124,13 +124,7 @@ pub(super) async fn view(
         Ok((size, bytes))
     })
     .await?;
-    let inside = if PICTURES.contains(&kind.as_str()) {
-        html! { img.preview src={ (raw) "&inline=1" } alt=(name); }
-    } else if kind == PDF {
-        html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(name) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } }
-    } else {
-        preview(&name, size, &bytes)
-    };
+    let inside = shown.unwrap_or_else(|| preview(&name, size, &bytes));
     let body = html! {
         (crumbs(run, &path))
         div.head {
@@ -141,6 +135,33 @@ pub(super) async fn view(
         div.card.pad { (inside) }
     };
     Ok(page(&visitor, &name, Section::Runs, &body))
+}
+
+fn raw_of(run: RunId, path: &str) -> String {
+    format!("/runs/{run}/files/raw?{}", query_of(path))
+}
+
+/// A picture or a PDF, by its name.
+fn as_picture(name: &str, raw: &str) -> Option<Markup> {
+    let kind = kind_of(name);
+    if PICTURES.contains(&kind.as_str()) {
+        return Some(html! { img.preview src={ (raw) "&inline=1" } alt=(name) loading="lazy"; });
+    }
+    (kind == PDF).then(|| html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(name) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } })
+}
+
+/// A picture or a PDF of a run's sandbox as it is now, within another page; a link to it.
+pub(super) fn shown(run: RunId, path: &str) -> Markup {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    html! {
+        @if let Some(picture) = as_picture(name, &raw_of(run, path)) { (picture) }
+        p { (link_to(run, path)) }
+    }
+}
+
+/// A link to a file's preview.
+pub(super) fn link_to(run: RunId, path: &str) -> Markup {
+    html! { a href={ "/runs/" (run) "/files/view?" (query_of(path)) } { "Open " (path) } }
 }
 
 /// The beginning of a file, if it is text.

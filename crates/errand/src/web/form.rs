@@ -7,8 +7,9 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use http::StatusCode;
 use subtle::ConstantTimeEq as _;
 
-use super::failure::{Failure, PageError};
+use super::failure::{Failure, PageError, told};
 use super::guard::Person;
+use super::ui;
 use crate::api::path::PathIds;
 
 /// The field that holds the form's token.
@@ -70,6 +71,37 @@ impl Fields {
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         self.0.push((name.to_owned(), value.to_owned()));
         self
+    }
+}
+
+/// What is wrong with a form, and what was sent: for the page that shows it again.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) wrong: Option<String>,
+    pub(super) sent: Fields,
+}
+
+impl Told {
+    /// What the person can do something about. A fault inside stays one.
+    pub(super) fn of(error: PageError, sent: Fields) -> Result<Self, PageError> {
+        Ok(Self {
+            wrong: Some(told(error)?),
+            sent,
+        })
+    }
+
+    /// Of the page.
+    pub(super) fn status(&self) -> StatusCode {
+        ui::status_of(self.wrong.is_some())
+    }
+
+    /// What was sent, where something is wrong with it; else what there is.
+    pub(super) fn fields_or(&self, there_is: impl FnOnce() -> Fields) -> Fields {
+        if self.wrong.is_some() {
+            self.sent.clone()
+        } else {
+            there_is()
+        }
     }
 }
 

@@ -136,7 +136,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
         figure.card.chart {
             div.scroll tabindex="0" role="region" aria-label="Chart" {
                 svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
-                    title #chart-title { "Runs by day, of the last 30 days" }
+                    title #chart-title { "Runs and cost by day, of the last 30 days" }
                     @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
                         line.grid x1="44" x2="896" y1=(y) y2=(y) {}
                         text x="38" y=(y + 4) text-anchor="end" { (ui::number(label)) }
@@ -144,12 +144,14 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
                     @for (index, (at, day)) in all.iter().enumerate() {
                         (bar(index, *at, day, top))
                     }
+                    (cost_line(&all))
                 }
             }
             figcaption.legend {
                 @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "not ended")] {
                     span { svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "bar-" (kind) } width="10" height="10" rx="2" {} } (name) }
                 }
+                @if dearest(&all) > 0.0 { span { svg viewBox="0 0 10 10" aria-hidden="true" { line.line-cost x1="0" x2="10" y1="5" y2="5" {} } "cost, at most " (ui::cost(dearest(&all))) " a day" } }
             }
             details.small {
                 summary { "As a table" }
@@ -170,6 +172,30 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
             }
         }
     }
+}
+
+fn dearest(all: &[(Timestamp, &DayFigures)]) -> f64 {
+    all.iter().map(|(_, day)| day.cost_usd).fold(0.0, f64::max)
+}
+
+/// The cost of each day as a line, on a scale of its own.
+fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
+    let most = dearest(all);
+    if most <= 0.0 {
+        return html! {};
+    }
+    let points: Vec<String> = all
+        .iter()
+        .enumerate()
+        .map(|(index, (_, day))| {
+            format!(
+                "{},{:.1}",
+                58 + index * 28,
+                144.0 - day.cost_usd / most * 128.0
+            )
+        })
+        .collect();
+    html! { polyline.line-cost points=(points.join(" ")) {} }
 }
 
 fn bar(index: usize, at: Timestamp, day: &DayFigures, top: u64) -> Markup {

@@ -29,6 +29,8 @@ pub(super) enum Section {
     Connections,
     Webhooks,
     Secrets,
+    Usage,
+    Models,
     Team,
     Keys,
     Account,
@@ -92,6 +94,18 @@ pub(crate) fn error_page(status: StatusCode, message: &str) -> Response {
         p { a href="/" { "Go to Home" } }
     };
     let mut response = lone_page(status, title, &body);
+    secure(&mut response);
+    response
+}
+
+/// Where the browser comes back to from signing in to a connection's server.
+pub(crate) fn signed_in_page() -> Response {
+    let body = html! {
+        h1 { "Signed in" }
+        p { "The connection is signed in to its server. You can close this page." }
+        p { a href="/connections" { "Go to the connections" } }
+    };
+    let mut response = lone_page(StatusCode::OK, "Signed in", &body);
     secure(&mut response);
     response
 }
@@ -175,11 +189,13 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
                     (link(Section::Assignments, "/assignments", "Assignments", "assignments", html! {}))
                     (link(Section::Connections, "/connections", "Connections", "plug", html! {}))
                     (link(Section::Webhooks, "/webhooks", "Webhooks", "hook", html! {}))
+                    (link(Section::Usage, "/usage", "Usage", "chart", html! {}))
                 }
                 h2 { "Settings" }
                 ul {
                     @if may(Permission::ManageKeys) { (link(Section::Keys, "/settings/api-keys", "API keys", "key", html! {})) }
                     @if may(Permission::ManageSecrets) { (link(Section::Secrets, "/settings/secrets", "Secrets", "lock", html! {})) }
+                    (link(Section::Models, "/settings/models", "Models", "model", html! {}))
                     (link(Section::Team, "/settings/team", "Team", "team", html! {}))
                 }
             }

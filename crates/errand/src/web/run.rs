@@ -5,6 +5,7 @@
 
 pub(super) mod act;
 pub(super) mod answer;
+pub(super) mod fork;
 pub(super) mod live;
 mod side;
 mod transcript;
@@ -19,7 +20,6 @@ use errand_core::run::Status;
 use errand_core::transcript::{Body, Entry, Outcome};
 use errand_store::model::{Build, RunView};
 use errand_store::{OpenRequest, Reach, StoreError, TranscriptPart};
-use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
@@ -28,7 +28,7 @@ use super::form::{Fields, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page_with_status};
 use super::{Web, files, inbox, runs, ui};
-use transcript::{Calls, Context, FORK_FORM, People};
+use transcript::{Calls, Context, People};
 
 /// Entries of one part of the transcript.
 const PART: u32 = 100;
@@ -152,11 +152,7 @@ async fn render(
         people,
     };
     let side = side::of(web, visitor, &whole.view.run, &whole.part.entries).await?;
-    let status = if sent.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(sent.is_some());
     let title = runs::title(&whole.view.run);
     let body = body(visitor, &whole, &side, before.is_some(), sent.as_ref());
     Ok(page_with_status(
@@ -209,10 +205,8 @@ fn body(
                     ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
                         (items(visitor, run_id, &whole.part, &whole.people))
                     }
+                    div #draft.block-draft sse-swap="draft" aria-live="off" {}
                     @if whole.part.entries.is_empty() { p.dim { "Nothing has happened yet." } }
-                    @if visitor.may(Permission::ManageRuns) {
-                        form id=(FORK_FORM) method="post" action={ "/runs/" (id) "/fork" } { (ui::form_token(visitor)) }
-                    }
                     (composer(visitor, &whole.view))
                 }
                 div #side sse-swap="side" { (side) }

@@ -1,5 +1,6 @@
 //! Settings of a team.
 
 pub(super) mod keys;
+pub(super) mod models;
 pub(super) mod secrets;
 pub(super) mod team;

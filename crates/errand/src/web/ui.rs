@@ -2,6 +2,7 @@
 
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
+use http::StatusCode;
 use maud::{Markup, PreEscaped, html};
 
 use super::form::TOKEN_FIELD;
@@ -97,6 +98,15 @@ pub(super) fn cost(usd: f64) -> String {
     format!("${usd:.2}")
 }
 
+/// `940`, `1.2 k`, `3.4 M`: where there is little room.
+pub(super) fn short(n: f64) -> String {
+    match n {
+        n if n < 1e3 => format!("{n:.0}"),
+        n if n < 1e6 => format!("{:.1} k", n / 1e3),
+        n => format!("{:.1} M", n / 1e6),
+    }
+}
+
 /// `3 runs`, `1 run`.
 pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", number(n), if n == 1 { one } else { many })
@@ -134,7 +144,7 @@ pub(super) fn state(kind: &str, word: &str) -> Markup {
 }
 
 /// The states that have a look.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "pending",
     "starting",
     "running",
@@ -150,6 +160,7 @@ const KINDS: [&str; 16] = [
     "ask",
     "deny",
     "guard",
+    "off",
     "other",
 ];
 
@@ -167,7 +178,7 @@ fn shape(kind: &str) -> Markup {
         "running" | "starting" => {
             r#"<circle cx="6" cy="6" r="4.6" fill="none" stroke="currentColor" stroke-opacity=".35" stroke-width="1.6"/><path d="M6 1.4A4.6 4.6 0 0 1 10.6 6" fill="none" stroke="currentColor" stroke-width="1.8"/>"#
         }
-        "interrupted" | "gone" | "dropped" => {
+        "interrupted" | "gone" | "dropped" | "off" => {
             r#"<rect x="1.5" y="1.5" width="9" height="9" rx="1.5" fill="currentColor"/>"#
         }
         _ => {
@@ -200,6 +211,10 @@ pub(super) fn icon(name: &str) -> Markup {
         "lock" => {
             r#"<rect x="3" y="7" width="10" height="7" rx="1.5"/><path d="M5 7V5a3 3 0 0 1 6 0v2"/>"#
         }
+        "chart" => r#"<path d="M2.5 13.5h11M4.5 11V8M8 11V3.5M11.5 11V6"/>"#,
+        "model" => {
+            r#"<rect x="4" y="4" width="8" height="8" rx="1.5"/><path d="M6 4V2M10 4V2M6 14v-2M10 14v-2M4 6H2M4 10H2M14 6h-2M14 10h-2"/>"#
+        }
         "fork" => {
             r#"<circle cx="4.5" cy="3.5" r="1.5"/><circle cx="11.5" cy="3.5" r="1.5"/><circle cx="8" cy="12.5" r="1.5"/><path d="M4.5 5v1.5a2 2 0 0 0 2 2h3a2 2 0 0 0 2-2V5M8 8.5V11"/>"#
         }
@@ -223,6 +238,15 @@ pub(super) fn icon(name: &str) -> Markup {
 /// An empty place: what it is for, and what to do.
 pub(super) fn empty(title: &str, more: &Markup) -> Markup {
     html! { div.empty { strong { (title) } div { (more) } } }
+}
+
+/// The status of a page whose form may have been wrong.
+pub(super) fn status_of(is_wrong: bool) -> StatusCode {
+    if is_wrong {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    }
 }
 
 /// What was wrong with a form.

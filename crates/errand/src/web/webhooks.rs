@@ -9,11 +9,10 @@ use errand_core::role::Permission;
 use errand_core::webhook::WebhookEvent;
 use errand_store::model::{DeliveryRow, PageQuery};
 use errand_store::{NewSecret, NewWebhook, Once, TestWebhook, Webhook, WebhookChange};
-use http::StatusCode;
 use maud::{Markup, html};
 
-use super::failure::{PageError, Shown, told};
-use super::form::{Fields, Form, Params, Path};
+use super::failure::{PageError, Shown};
+use super::form::{Fields, Form, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, text, ui};
@@ -25,13 +24,6 @@ use crate::secret_key::webhook_secret;
 const LIMIT: u32 = 25;
 /// Most characters of a description.
 const DESCRIPTION_CHARS_MAX: usize = 500;
-
-/// What is wrong with a form, and what was sent.
-#[derive(Default)]
-struct Told {
-    wrong: Option<String>,
-    sent: Fields,
-}
 
 pub(super) async fn list(
     State(web): State<Web>,
@@ -81,7 +73,7 @@ async fn render_list(
         }
         @if let Some(secret) = secret { (secret) }
     };
-    let status = status_of(told);
+    let status = told.status();
     Ok(page_with_status(
         status,
         visitor,
@@ -89,14 +81,6 @@ async fn render_list(
         Section::Webhooks,
         &body,
     ))
-}
-
-fn status_of(told: &Told) -> StatusCode {
-    if told.wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    }
 }
 
 fn shown_url(visitor: &Visitor, url: &str) -> String {
@@ -188,10 +172,7 @@ pub(super) async fn create(State(web): State<Web>, visitor: Visitor, Form(sent):
     match try_create(&web, &visitor, &sent).await {
         Ok(id) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error)?),
-                sent,
-            };
+            let told = Told::of(error, sent)?;
             render_list(&web, &visitor, 0, false, &told).await
         }
     }
@@ -242,11 +223,7 @@ async fn render_one(
     let manages = visitor.may(Permission::ManageWebhooks);
     let shown = sent.items.len() as u64;
     let url = shown_url(visitor, &webhook.url);
-    let fields = if told.wrong.is_some() {
-        told.sent.clone()
-    } else {
-        fields_of(&webhook)
-    };
+    let fields = told.fields_or(|| fields_of(&webhook));
     let act = |what: &str, name: &str, risky: bool, question: Option<&str>| {
         html! {
             form method="post" action={ "/webhooks/" (id) "/" (what) } data-confirm=[question] {
@@ -286,7 +263,7 @@ async fn render_one(
         }
     };
     Ok(page_with_status(
-        status_of(told),
+        told.status(),
         visitor,
         &url,
         Section::Webhooks,
@@ -360,10 +337,7 @@ pub(super) async fn save(
     match try_save(&web, &visitor, id, &sent).await {
         Ok(()) => Ok(Redirect::to(&format!("/webhooks/{id}")).into_response()),
         Err(error) => {
-            let told = Told {
-                wrong: Some(told(error)?),
-                sent,
-            };
+            let told = Told::of(error, sent)?;
             render_one(&web, &visitor, id, 0, &told).await
         }
     }

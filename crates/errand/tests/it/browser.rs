@@ -91,6 +91,17 @@ impl Chromium {
         self.call("/url", Some(json!({"url": url}))).await.unwrap();
     }
 
+    /// Goes where there may be a file to download instead of a page; then it stays where it is.
+    pub(crate) async fn go_or_download(&self, url: &str) {
+        drop(self.call("/url", Some(json!({"url": url}))).await);
+    }
+
+    /// Lets it be nobody.
+    pub(crate) async fn log_out(&self) {
+        let deleted = self.client.delete(format!("{}/cookie", self.session));
+        deleted.send().await.unwrap();
+    }
+
     pub(crate) async fn url(&self) -> String {
         let url = self.call("/url", None).await.unwrap();
         url.as_str().unwrap().to_owned()

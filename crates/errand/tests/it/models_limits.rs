@@ -61,30 +61,33 @@ async fn tokens_cost_and_time_of_each_call_are_summed_everywhere() {
     // Another model, of another agent.
     let other = world.run("openai/gpt-4.1", json!({}), "Go.").await;
     world.completed(&other).await;
-    let total = get("/v1/usage").await["usage"][0].clone();
+    let total = get("/v1/usage").await["sum"].clone();
     assert_eq!(
         (&total["runs"], &total["model_calls"]),
         (&json!(2), &json!(3))
     );
-    let by_model = get("/v1/usage?by=model").await;
-    assert_eq!(by_model["usage"][0]["key"], "anthropic/claude-sonnet-4-5");
+    let by_model = get("/v1/usage?group_by=model").await;
+    assert_eq!(by_model["usage"][0]["model"], "anthropic/claude-sonnet-4-5");
     assert!(close(&by_model["usage"][0]["cost_usd"], first + second));
-    assert_eq!(by_model["usage"][1]["key"], "openai/gpt-4.1");
-    let by_agent = get("/v1/usage?by=agent").await;
-    assert_eq!(by_agent["usage"][0]["key"], got["agent_id"]);
-    assert_eq!(by_agent["usage"][0]["name"], "test");
-    let by_key = get("/v1/usage?by=key").await;
+    assert_eq!(by_model["usage"][1]["model"], "openai/gpt-4.1");
+    let by_agent = get("/v1/usage?group_by=agent").await;
+    assert_eq!(by_agent["usage"][0]["agent_id"], got["agent_id"]);
+    assert_eq!(by_agent["usage"][0]["agent_name"], "test");
+    let by_key = get("/v1/usage?group_by=key").await;
     assert_eq!(by_key["usage"].as_array().unwrap().len(), 1);
-    assert_eq!(by_key["usage"][0]["name"], "test");
-    let by_day = get("/v1/usage?by=day&since=2026-11-23T00:00:00Z").await;
-    assert_eq!(by_day["usage"][0]["key"], "2026-11-23");
+    assert_eq!(by_key["usage"][0]["api_key_name"], "test");
+    let by_day = get("/v1/usage?group_by=day&since=2026-11-23T00:00:00Z").await;
+    assert_eq!(by_day["usage"][0]["day"], "2026-11-23");
     assert_eq!(by_day["usage"][0]["model_calls"], 3);
     assert_eq!(
-        get("/v1/usage?since=2026-11-24T00:00:00Z&by=day").await["usage"],
+        get("/v1/usage?since=2026-11-24&until=2026-11-25&group_by=day").await["usage"],
         json!([])
     );
-    let reply = world.app.get(&world.team.key, "/v1/usage?by=moon").await;
-    assert!(reply.error(400).1.contains("total"));
+    let reply = world
+        .app
+        .get(&world.team.key, "/v1/usage?group_by=moon")
+        .await;
+    assert!(reply.error(400).1.contains("agent"));
     world.app.finish().await;
 }
 

@@ -1,6 +1,6 @@
 //! The editor, builds, keys.
 
-use errand_testkit::TestApp;
+use errand_testkit::{TestApp, TestOptions};
 use serde_json::json;
 
 use crate::web::{Browser, between};
@@ -237,4 +237,33 @@ async fn runs_are_found_by_what_they_are() {
     );
     let list = owner.get("/assignments").await.ok();
     assert!(list.contains("100 %") && list.contains("0 %"), "{list}");
+}
+
+#[tokio::test]
+async fn the_editor_says_why_a_tool_is_not_available() {
+    let app = TestApp::start_with(TestOptions {
+        helper: Some("/nonexistent/errand".into()),
+        ..TestOptions::default()
+    })
+    .await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let tools = app.get(&team.key, "/v1/tools").await.expect(200);
+    let tools = tools["tools"].as_array().unwrap();
+    let command = tools.iter().find(|tool| tool["name"] == "run_command");
+    let why = command.unwrap()["unavailable_reason"].as_str().unwrap();
+    let editor = owner.get("/assignments/new").await.ok();
+    let row = between(&editor, "<span class=\"mono\">run_command</span>", "</tr>").unwrap();
+    assert!(
+        row.contains("not available here") && row.contains(&html_escape(why)),
+        "{row}"
+    );
+    let row = between(&editor, "<span class=\"mono\">read_file</span>", "</tr>").unwrap();
+    assert!(!row.contains("not available"), "{row}");
+}
+
+fn html_escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use errand::admin::Admin;
+use errand::admin::{Admin, AdminAnswer, AdminRequest};
 use errand_core::role::Role;
 use errand_engine::clock::Clock;
-use errand_testkit::{Team, TestApp, TestOptions};
+use errand_testkit::providers::{Answer, Fault, ProviderServer};
+use errand_testkit::{Gate, Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::browser::Chromium;
-use crate::web::{Browser, PASSWORD};
+use crate::web::{Browser, PASSWORD, between};
 
 /// axe-core, as `scripts/axe` puts it.
 const AXE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/axe-4.14.1.min.js");
@@ -302,13 +304,19 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
         "/settings/secrets",
         "/connections",
         "/webhooks",
+        "/usage",
+        "/usage?days=365",
+        "/settings/models",
         "/account",
         "/runs/none",
         "/nowhere",
     ]
     .map(str::to_owned)
     .to_vec();
+    let entries = app.messages(team, &asked).await;
+    let first = entries[0]["id"].as_str().unwrap();
     pages.extend([
+        format!("/runs/{asked}/fork?after_message={first}&at=1"),
         format!("/runs/{run}"),
         format!("/runs/{asked}"),
         format!("/runs/{failed}"),
@@ -331,10 +339,54 @@ async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "member@acme.example", Role::Member).await;
+    let member = Browser::of(&app, "member@acme.example").await;
     let all = pages(&app, &owner, &team).await;
+    let mut open = vec!["/log-in".to_owned()];
+    open.extend(links(&app, &owner).await);
     let browser = Chromium::start().await;
-    browser.log_in(app.url(), &owner.cookie).await;
     let mut broken = Vec::new();
+    browser.log_in(app.url(), &member.cookie).await;
+    look_at(&browser, &app, &axe, &all, &mut broken).await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    look_at(&browser, &app, &axe, &all, &mut broken).await;
+    browser.log_out().await;
+    look_at(&browser, &app, &axe, &open, &mut broken).await;
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Links that work without being logged in, and one that works no more.
+async fn links(app: &TestApp, owner: &Browser<'_>) -> Vec<String> {
+    let admin = Admin::new(
+        app.store().clone(),
+        [5; 32],
+        Clock::System,
+        app.url().to_owned(),
+    );
+    let request = AdminRequest::LinkUser {
+        email: "new@acme.example".to_owned(),
+        role: None,
+    };
+    let AdminAnswer::Link { url: link, .. } = admin.execute(request).await.unwrap() else {
+        panic!("no link");
+    };
+    let invited = owner
+        .post("/settings/team/invitations", &[("role", "member")])
+        .await
+        .ok();
+    let joined = between(&invited, "id=\"new-link\">", "<").unwrap();
+    [link.as_str(), joined, "/join/none", "/set-up/none"]
+        .map(|link| link.trim_start_matches(app.url()).to_owned())
+        .to_vec()
+}
+
+/// Lets axe-core look at pages, wide and narrow, light and dark.
+async fn look_at(
+    browser: &Chromium,
+    app: &TestApp,
+    axe: &str,
+    all: &[String],
+    broken: &mut Vec<String>,
+) {
     for (width, theme) in [
         (1280, "light"),
         (1280, "dark"),
@@ -342,10 +394,10 @@ async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
         (390, "dark"),
     ] {
         browser.look(width, theme).await;
-        for page in &all {
+        for page in all {
             browser.go(&format!("{}{page}", app.url())).await;
             browser.script("document.querySelectorAll('details').forEach(d => { if (!d.closest('.top')) d.open = true })").await;
-            browser.script(&axe).await;
+            browser.script(axe).await;
             let found = browser
                 .script_until("const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html + ' ' + n.failureSummary).slice(0, 2)])), e => done(String(e)))")
                 .await;
@@ -362,7 +414,6 @@ async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
             }
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -404,4 +455,123 @@ async fn a_stranger_s_script_runs_nowhere() {
             "{page}"
         );
     }
+}
+
+/// An HTML file, a picture that is a program and a PDF that is a page, opened as they are and set into a page of ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_s_file_does_nothing_in_our_origin() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
+    let sandbox = app.sandbox(&team).await;
+    let act = "try { window.ran = 1; (window.top || window).ran = 2; document.cookie = 'ran=1' } catch (e) {}";
+    let page = format!("<html><script>{act}</script><body onload=\"{act}\">x</html>");
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" onload=\"{act}\"><script>{act}</script></svg>"
+    );
+    let pdf = "%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R/OpenAction<</S/JavaScript/JS(app.alert(1))>>>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]>>endobj\ntrailer<</Root 1 0 R>>\n";
+    let files = [
+        ("page.html", page.as_str()),
+        ("page.pdf", page.as_str()),
+        ("picture.svg", svg.as_str()),
+        ("picture.png", svg.as_str()),
+        ("paper.pdf", pdf),
+    ];
+    for (name, text) in files {
+        let path = format!("%2Fworkspace%2F{name}");
+        app.upload(&team.key, &sandbox, &path, text.to_owned())
+            .await
+            .expect(201);
+    }
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let run = app.post(&team.key, "/v1/runs", body).await.expect(201);
+    let run = run["run"]["id"].as_str().unwrap().to_owned();
+    app.settle().await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    let clean = "return (window.ran || null) === null && !document.cookie.includes('ran=')";
+    for (name, _) in files {
+        let raw = format!(
+            "{}/runs/{run}/files/raw?path=/workspace/{name}&inline=1",
+            app.url()
+        );
+        // Opened as they are: shown where they cannot act, else put into the downloads.
+        browser.go_or_download(&raw).await;
+        assert_eq!(browser.script(clean).await, json!(true), "{name}");
+        // As parts of a page of ours.
+        browser
+            .go(&format!(
+                "{}/runs/{run}/files/view?path=/workspace/{name}",
+                app.url()
+            ))
+            .await;
+        let put = format!(
+            "for (const [tag, at] of [['object', 'data'], ['embed', 'src'], ['iframe', 'src'], ['script', 'src'], ['img', 'src']]) {{ \
+             const e = document.createElement(tag); e[at] = {}; document.body.append(e) }}",
+            json!(raw)
+        );
+        browser.script(&put).await;
+        // Until the last of them has come, or was refused.
+        let done = "const done = arguments[arguments.length - 1]; const e = document.createElement('img'); e.onload = e.onerror = () => done(true); e.src = '/nowhere.png'; document.body.append(e)";
+        browser.script_until(done).await;
+        assert_eq!(browser.script(clean).await, json!(true), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_s_text_is_seen_while_it_comes() {
+    let server = ProviderServer::start().await;
+    let app = TestApp::start_with(TestOptions {
+        system_clock: true,
+        settings: server.settings(),
+        ..TestOptions::default()
+    })
+    .await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let (all, trickle) = (Gate::default(), Gate::default());
+    server.script(
+        "gpt-test",
+        vec![Answer::text("First <b>half</b> and the second")],
+    );
+    server.fail_with([Fault::Trickle(trickle.clone())]);
+    server.hold_at(&all);
+    let config =
+        json!({"version": "v2", "data": {"models": {"agent": {"model": "openai/gpt-test"}}}});
+    let agent = app.agent(&team, config).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "Speak"}))
+        .await;
+    server.until(1).await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    browser.go(&format!("{}/runs/{run}", app.url())).await;
+    browser.until("Live").await;
+    all.open_for_good();
+    // Its parts, one by one, until some of the text is there, and not all of it.
+    let some = "return document.querySelector('#draft').innerText.includes('is writing')";
+    while browser.script(some).await != json!(true) {
+        trickle.open();
+        tokio::time::timeout(Duration::from_millis(300), trickle.arrival())
+            .await
+            .ok();
+    }
+    let draft = browser
+        .script("return document.querySelector('#draft').innerText")
+        .await;
+    assert!(!draft.as_str().unwrap().contains("the second"), "{draft}");
+    trickle.open_for_good();
+    browser
+        .until_script(
+            "return document.querySelector('#transcript').innerText.includes('and the second')",
+        )
+        .await;
+    browser
+        .until_script("return document.querySelector('#draft').innerText.trim() === ''")
+        .await;
+    assert_eq!(
+        browser
+            .script("return document.querySelectorAll('#transcript .assistant').length")
+            .await,
+        json!(1)
+    );
 }

@@ -4,7 +4,9 @@ use errand_core::role::Role;
 use errand_testkit::{TestApp, TestOptions};
 use serde_json::json;
 
-use crate::web::Browser;
+use crate::connections::options;
+use crate::connections_sign_in::Protected;
+use crate::web::{Browser, between};
 
 #[tokio::test]
 async fn a_secret_is_set_replaced_and_never_shown() {
@@ -155,4 +157,74 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
         .await
         .leads_to();
     owner.get(&address).await.refused(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their_policies() {
+    let protected = Protected::start(true).await;
+    let server = &protected.server;
+    let app = TestApp::start_with(options(None)).await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "ben@acme.example", Role::Member).await;
+    let member = Browser::of(&app, "ben@acme.example").await;
+    let url = format!("{}/mcp", server.uri());
+    let sent = [
+        ("name", "kept"),
+        ("kind", "http"),
+        ("url", url.as_str()),
+        ("floor", "ask"),
+    ];
+    let address = owner.post("/connections", &sent).await.leads_to();
+    let sign_in = format!("{address}/sign-in");
+    assert!(!member.get(&address).await.ok().contains("/sign-in"));
+    member.post(&sign_in, &[]).await.refused(403);
+    let page = owner.post(&sign_in, &[]).await.ok();
+    let link = between(&page, "id=\"sign-in\" href=\"", "\"").unwrap();
+    let link = link.replace("&amp;", "&");
+    assert!(
+        link.starts_with(&format!("{}/authorize?", server.uri())),
+        "{link}"
+    );
+    let link = url::Url::parse(&link).unwrap();
+    let of = |name: &str| {
+        let mut pairs = link.query_pairs();
+        pairs.find(|(known, _)| known == name).unwrap().1
+    };
+    let back = url::Url::parse(&of("redirect_uri")).unwrap();
+    // Whoever says no comes to a page that says so in words.
+    let refused = owner
+        .get(&format!("{}?error=access_denied", back.path()))
+        .await
+        .refused(400);
+    assert!(refused.contains("The sign-in was not given"), "{refused}");
+    let done = format!("{}?code=c&state={}", back.path(), of("state"));
+    let done = owner.get(&done).await.ok();
+    assert!(
+        done.contains("Signed in") && done.contains("href=\"/connections\""),
+        "{done}"
+    );
+    owner
+        .post(&format!("{address}/probe"), &[])
+        .await
+        .leads_to();
+    let page = owner.get(&address).await.ok();
+    assert!(
+        page.contains("kept__look") && page.contains("Sign in again"),
+        "{page}"
+    );
+    let editor = owner.get("/assignments/new").await.ok();
+    let row = between(&editor, "<span class=\"mono\">kept__look</span>", "</tr>").unwrap();
+    assert!(
+        row.contains("at least") && row.contains("state ask") && row.contains("tool.kept__look"),
+        "{row}"
+    );
+    // A server that has no sign-in: said in words.
+    let sent = [
+        ("name", "none"),
+        ("kind", "http"),
+        ("url", "http://127.0.0.1:1/mcp"),
+    ];
+    let other = owner.post("/connections", &sent).await.leads_to();
+    let page = owner.post(&format!("{other}/sign-in"), &[]).await.ok();
+    assert!(page.contains("cannot be signed in to"), "{page}");
 }

@@ -79,6 +79,8 @@ async fn each_page_has_the_headers_that_keep_it_ours() {
         "/settings/secrets",
         "/connections",
         "/webhooks",
+        "/usage",
+        "/settings/models",
         "/account",
         "/log-in",
         "/runs/x",

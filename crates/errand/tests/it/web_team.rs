@@ -243,20 +243,50 @@ async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
         .await;
     app.settle().await;
     let page = owner.get(&format!("/runs/{run}")).await.ok();
-    let message = between(&page, "name=\"after_message\" value=\"", "\"")
-        .unwrap()
-        .to_owned();
+    let to_fork = between(&page, "href=\"/runs/", "/fork?").map(|_| ());
+    assert!(to_fork.is_some(), "{page}");
+    let message = between(&page, "after_message=", "&amp;").unwrap();
+    let at = between(&page, &format!("after_message={message}&amp;at="), "\"").unwrap();
+    let to_fork = format!("/runs/{run}/fork");
+    let asked = owner
+        .get(&format!("{to_fork}?after_message={message}&at={at}"))
+        .await
+        .ok();
+    assert!(
+        asked.contains("The order of Friday") && asked.contains("Build 1: first (this run's)"),
+        "{asked}"
+    );
     let fork = owner
-        .post(&format!("/runs/{run}/fork"), &[("after_message", &message)])
+        .post(&to_fork, &[("after_message", message)])
         .await
         .leads_to();
     assert_ne!(fork, format!("/runs/{run}"));
     app.settle().await;
     assert!(owner.get(&fork).await.ok().contains("Go on?"));
-    owner
-        .post(&format!("/runs/{run}/fork"), &[("after_message", "x")])
+    // With another build of the assignment, and told something more.
+    let build = json!({"name": "second", "config": {"version": "v2", "data": {"playbook": {"steps": [{"finish": "Heard: {{ message }}"}]}}}});
+    let build = app
+        .post(&team.key, &format!("/v1/agents/{agent}/builds"), build)
         .await
-        .refused(404);
+        .expect(201);
+    let build = build["build"]["id"].as_str().unwrap();
+    let sent = [
+        ("after_message", message),
+        ("build", build),
+        ("message", "Once more"),
+        ("no_files", "on"),
+    ];
+    let fork = owner.post(&to_fork, &sent).await.leads_to();
+    app.settle().await;
+    let page = owner.get(&fork).await.ok();
+    assert!(
+        page.contains("Heard: Once more") && page.contains("build 2"),
+        "{page}"
+    );
+    // What does not fit is told on the page, with what was sent.
+    let wrong = [("after_message", "x"), ("message", "kept")];
+    let page = owner.post(&to_fork, &wrong).await.refused(400);
+    assert!(page.contains(">kept</textarea>"), "{page}");
     assert!(
         owner
             .get("/runs?q=order+of")

@@ -82,6 +82,7 @@ impl CallError {
                 | ParseError::Parts
                 | ParseError::Inflated
                 | ParseError::Text => "too_large",
+                ParseError::NoText => "no_text",
                 ParseError::Busy => "busy",
                 ParseError::Unavailable => "unavailable",
                 ParseError::Encrypted

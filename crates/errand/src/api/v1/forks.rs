@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::{BuildId, MessageId, RunId, SandboxId, TeamId};
+use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId, UserId};
 use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
 use errand_sandbox::{CopyError, CopyLimits, FileError, Root};
-use errand_store::model::Runnable;
-use errand_store::{Answer, ForkRun, StoreError};
+use errand_store::model::{RunView, Runnable};
+use errand_store::{Answer, ForkRun, Once, StoreError};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -27,25 +27,25 @@ use crate::api::path::Path;
 use crate::api::receive::blocking;
 
 /// What a fork begins with.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ForkRunRequest {
     /// The last message of the run that is taken over; without it, all there are.
     #[schema(value_type = Option<Uuid>)]
-    after_message: Option<MessageId>,
+    pub(crate) after_message: Option<MessageId>,
     /// Another build of the run's agent; without it, the run's own.
     #[schema(value_type = Option<Uuid>)]
-    build: Option<BuildId>,
+    pub(crate) build: Option<BuildId>,
     /// A message that follows what was taken over. Needed where the run had ended with the last message.
     #[schema(min_length = 1)]
-    message: Option<String>,
+    pub(crate) message: Option<String>,
     /// Whether the fork gets a copy of the run's files, as they are now. Without, it begins with an empty sandbox.
     #[schema(default = true)]
-    files: Option<bool>,
+    pub(crate) files: Option<bool>,
     /// Gets all webhooks of the fork. Those of the run do not.
     #[schema(example = "https://example.com/hook")]
-    webhook_url: Option<String>,
+    pub(crate) webhook_url: Option<String>,
     /// Gets `human_request` only.
-    human_request_webhook_url: Option<String>,
+    pub(crate) human_request_webhook_url: Option<String>,
 }
 
 impl RequestBody for ForkRunRequest {}
@@ -70,31 +70,58 @@ pub(crate) async fn fork_run(
     {
         return Ok(replayed(stored));
     }
+    let by = Forking {
+        team: caller.team(),
+        user: caller.user(),
+        api_key: Some(caller.api_key()),
+        source: "api",
+    };
+    let once = key.once(&caller, body.sha256, render_started);
+    let answer = make(&app, &by, run, wanted, once).await?;
+    Ok(response(answer?, render_started))
+}
+
+/// Who makes a fork, and by what way.
+pub(crate) struct Forking {
+    pub(crate) team: TeamId,
+    pub(crate) user: UserId,
+    pub(crate) api_key: Option<ApiKeyId>,
+    pub(crate) source: &'static str,
+}
+
+/// Makes a fork: the copy of the files, then the run. The inner error is the store's.
+pub(crate) async fn make(
+    app: &AppState,
+    by: &Forking,
+    run: RunId,
+    wanted: ForkRunRequest,
+    once: Once<RunView>,
+) -> Result<Result<Answer<RunView>, StoreError>, ApiError> {
+    let now = app.clock.now();
     let sandbox = if wanted.files.unwrap_or(true) {
-        copied_files(&app, caller.team(), run).await?
+        copied_files(app, by.team, run).await?
     } else {
         None
     };
     let models = app.models.clone();
-    let own = own_providers(&app.store, caller.team()).await?;
+    let own = own_providers(&app.store, by.team).await?;
     let fork = ForkRun {
-        team: caller.team(),
+        team: by.team,
         run,
         id: app.ids.run(now),
         after: wanted.after_message,
         build: wanted.build,
-        source: "api",
+        source: by.source,
         webhook_url: wanted.webhook_url,
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
-        by: caller.user(),
-        api_key: Some(caller.api_key()),
+        by: by.user,
+        api_key: by.api_key,
         sandbox: sandbox.clone(),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
         runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
         now,
     };
-    let once = key.once(&caller, body.sha256, render_started);
     let answer = app.store.fork(fork, once).await;
     // Whether it was done is unknown: the copy may be the new run's. If it is not, it is found later.
     let is_unknown = matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Sql(_)));
@@ -102,9 +129,9 @@ pub(crate) async fn fork_run(
         && !is_unknown
         && let Some(copy) = sandbox
     {
-        discard(&app, copy).await;
+        discard(app, copy).await;
     }
-    Ok(response(answer?, render_started))
+    Ok(answer)
 }
 
 fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, ApiError> {
@@ -127,7 +154,7 @@ fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, Ap
 }
 
 /// A new sandbox's directory with a copy of the run's files. None where it has none, or they have expired.
-pub(crate) async fn copied_files(
+async fn copied_files(
     app: &AppState,
     team: TeamId,
     run: RunId,
@@ -177,7 +204,7 @@ pub(crate) async fn copied_files(
 }
 
 /// Removes a copy that no run has. What is left on disk if it fails here is found later.
-pub(crate) async fn discard(app: &AppState, copy: SandboxId) {
+async fn discard(app: &AppState, copy: SandboxId) {
     let (sandboxes, now) = (app.sandboxes.clone(), app.clock.now());
     let removed = blocking(move || Ok(sandboxes.remove(&copy, now))).await;
     if let Ok(Err(error)) = removed {

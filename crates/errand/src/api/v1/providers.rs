@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
-use errand_engine::model::network::{Kind, OwnProvider, OwnProviders};
+use errand_engine::model::network::{Kind, OwnProviders};
 use errand_store::model::{ProviderRow, PutProvider};
 use errand_store::{Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -71,29 +71,20 @@ pub(crate) struct ProviderResponse {
 pub(crate) struct PutProviderRequest {
     /// Whose protocol it speaks: `anthropic`, `openai`, `gemini` or `openai_compatible`. May be left out where the name is
     /// one of the first three.
-    kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// Where it is: Anthropic's and Gemini's without a version, OpenAI's and compatible ones with it.
     #[schema(example = "https://models.example.com/v1")]
-    base_url: Option<String>,
+    pub(crate) base_url: Option<String>,
     /// The key. Left out, the one that is set stays, unless kind or address change.
     #[schema(write_only)]
-    api_key: Option<String>,
+    pub(crate) api_key: Option<String>,
 }
 
 impl RequestBody for PutProviderRequest {}
 
 /// The providers that a team has settings of its own for.
 pub(crate) async fn own_providers(store: &Store, team: TeamId) -> Result<OwnProviders, StoreError> {
-    let rows = store.providers(team).await?;
-    let own = rows.into_iter().filter_map(|row| {
-        let own = OwnProvider {
-            kind: Kind::parse(&row.kind)?,
-            has_base_url: row.base_url.is_some(),
-            has_key: row.has_key,
-        };
-        Some((row.name, own))
-    });
-    Ok(OwnProviders(own.collect()))
+    OwnProviders::of(store, team).await
 }
 
 /// The team's own settings of providers, by name. Those of the operator hold where the team has none.
@@ -119,7 +110,21 @@ pub(crate) async fn put_provider(
     Path(ProviderName(name)): Path<ProviderName>,
     body: Json<PutProviderRequest>,
 ) -> Result<Answered<ProviderResponse>, ApiError> {
-    let request = body.value;
+    let put = checked_provider(&app, caller.team(), name, body.value)?;
+    let row = app.store.put_provider(put, Once::not_recorded()).await?;
+    let provider = row.fresh()?;
+    Ok(Answered(ProviderResponse {
+        provider: provider.into(),
+    }))
+}
+
+/// Settings that can be stored.
+pub(crate) fn checked_provider(
+    app: &AppState,
+    team: TeamId,
+    name: String,
+    request: PutProviderRequest,
+) -> Result<PutProvider, ApiError> {
     let kinds = Kind::ALL.map(Kind::as_str).join(", ");
     let kind = match &request.kind {
         Some(text) => Kind::parse(text),
@@ -127,7 +132,7 @@ pub(crate) async fn put_provider(
     };
     let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("it takes one of {kinds}")))?;
     if let Some(text) = &request.base_url {
-        check_base_url(&app, text)?;
+        check_base_url(app, text)?;
     } else if kind == Kind::OpenAiCompatible {
         return Err(ApiError::invalid(
             "base_url",
@@ -144,19 +149,14 @@ pub(crate) async fn put_provider(
             ));
         }
     }
-    let put = PutProvider {
-        team: caller.team(),
+    Ok(PutProvider {
+        team,
         name,
         kind: kind.as_str().to_owned(),
         base_url: request.base_url,
         key: request.api_key,
         now: app.clock.now(),
-    };
-    let row = app.store.put_provider(put, Once::not_recorded()).await?;
-    let provider = row.fresh()?;
-    Ok(Answered(ProviderResponse {
-        provider: provider.into(),
-    }))
+    })
 }
 
 fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {

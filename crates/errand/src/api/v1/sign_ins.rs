@@ -2,17 +2,19 @@
 
 use axum::Json as Answered;
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::Response;
 use errand_core::id::ConnectionId;
 use errand_core::time::Timestamp;
-use http::StatusCode;
+use errand_engine::connect::SignIn;
+use errand_store::Connection;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, ErrorResponse};
+use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::api::path::{Path, SignInToken};
 use crate::secret_key::random_bytes;
 
@@ -36,20 +38,43 @@ pub(crate) async fn authorize_connection(
     _body: NoBody,
 ) -> Result<Answered<AuthorizeResponse>, ApiError> {
     let connection = app.store.connection(caller.team(), id).await?;
+    let begun = begin(&app, &connection).await?;
+    Ok(Answered(AuthorizeResponse {
+        authorization_url: begun.url,
+        expires_at: begun.ends,
+    }))
+}
+
+/// Begins a sign-in.
+pub(crate) async fn begin(app: &AppState, connection: &Connection) -> Result<SignIn, ApiError> {
     let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
     let token = errand_core::transcript::hex(&random);
     let callback = format!("{}/v1/sign-ins/{token}", app.settings.public_url);
     let begun = app
         .connections
-        .begin_sign_in(&connection, token, &callback)
-        .await
-        .map_err(|why| {
-            ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
-        })?;
-    Ok(Answered(AuthorizeResponse {
-        authorization_url: begun.url,
-        expires_at: begun.ends,
-    }))
+        .begin_sign_in(connection, token, &callback)
+        .await;
+    begun.map_err(|why| {
+        ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
+    })
+}
+
+/// Signs out: the connection's tokens are forgotten here. Calls that need them fail from now on.
+#[utoipa::path(delete, path = "/v1/connections/{connection_id}/sign-in", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 204, description = "It is signed out.")))]
+pub(crate) async fn sign_out_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app
+        .store
+        .sign_out(caller.team(), id, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, no_content))
 }
 
 /// What the browser brings back.
@@ -70,7 +95,9 @@ pub(crate) struct CallbackParams {
 
 /// Where the browser comes back to from signing in to a connection's server. A page for people; it works once.
 #[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
-    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String)))]
+    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String),
+        (status = 400, description = "It was not given, or failed: a page for a browser, JSON for others.", content((String = "text/html"), (ErrorResponse = "application/json"))),
+        (status = 404, description = "No such sign-in is under way: it was ended, or took too long.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
     Path(SignInToken(token)): Path<SignInToken>,
@@ -78,7 +105,7 @@ pub(crate) async fn end_sign_in(
 ) -> Result<Response, ApiError> {
     let (Some(code), Some(state), None) = (&brought.code, &brought.state, &brought.error) else {
         return Err(ApiError::bad_request(
-            "the sign-in was not given: begin another one with POST /v1/connections/{connection_id}/authorize".to_owned(),
+            "the sign-in was not given: begin another one, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
     let ended = app
@@ -87,6 +114,5 @@ pub(crate) async fn end_sign_in(
         .await
         .ok_or_else(ApiError::not_found)?;
     ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;
-    let page = "<!doctype html><title>Signed in</title><p>Signed in. You can close this page.";
-    Ok((StatusCode::OK, Html(page)).into_response())
+    Ok(crate::web::signed_in_page())
 }

@@ -51,7 +51,7 @@ impl QueryParams for Days {
 
 impl Days {
     /// The first day, and the one after the last.
-    fn span(&self, app: &AppState) -> Result<(Day, Day), ApiError> {
+    pub(super) fn span(&self, app: &AppState) -> Result<(Day, Day), ApiError> {
         let until = self.until.unwrap_or_else(|| app.clock.now().day().plus(1));
         let since = self.since.unwrap_or_else(|| until.plus(-DAYS_DEFAULT));
         if since >= until {

@@ -2,111 +2,80 @@
 
 use axum::Json as Answered;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use errand_core::budget::TeamMonth;
 use errand_core::id::RunId;
-use errand_core::time::Timestamp;
+use errand_core::role::Permission;
+use errand_core::time::{Day, Timestamp};
 use errand_core::transcript::Purpose;
-use errand_store::StoredAnswer;
-use errand_store::model::{ModelCallRow, UsageBy, UsageRow, UsageSpan};
-use http::StatusCode;
+use errand_store::model::ModelCallRow;
+use errand_store::{StoredAnswer, UsageKey, UsageLine, UsageQuery as StoreQuery, UsageSums};
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
+use super::csv::Csv;
+use super::summary::Days;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
 /// What `GET /v1/usage` takes.
-pub(crate) const QUERY: &[&str] = &["by", "since", "until"];
+pub(crate) const QUERY: &[&str] = &["group_by", "since", "until", "format"];
 
-const BY: [(&str, UsageBy); 5] = [
-    ("total", UsageBy::Total),
-    ("agent", UsageBy::Agent),
-    ("model", UsageBy::Model),
-    ("key", UsageBy::Key),
-    ("day", UsageBy::Day),
+const KEYS: [(&str, UsageKey); 4] = [
+    ("day", UsageKey::Day),
+    ("agent", UsageKey::Agent),
+    ("model", UsageKey::Model),
+    ("key", UsageKey::ApiKey),
 ];
 
 /// Which sums.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "describes what Which reads")]
-pub(crate) struct UsageParams {
-    /// What the sums are made by: `total` (one sum), `agent`, `model`, `key` (the API key with which runs were started)
-    /// or `day` (UTC).
-    #[param(default = "total")]
-    by: Option<String>,
-    /// From the day of this moment on.
-    #[param(format = DateTime)]
+#[expect(dead_code, reason = "describes what UsageParams reads")]
+pub(crate) struct UsageQueryParams {
+    /// What sums are made by: `day` (UTC), `agent`, `model` or `key` (the API key with which runs were started, for admins
+    /// and owners); may be repeated, for sums by each combination.
+    #[param(explode = true, default = json!(["day"]))]
+    group_by: Option<Vec<String>>,
+    /// From this day on, such as `2026-11-01`, or the day of a time; 30 days ago, unless it is given.
     since: Option<String>,
-    /// To the day of this moment, which belongs to it.
-    #[param(format = DateTime)]
+    /// Before this day; through today, unless it is given.
     until: Option<String>,
+    /// `json` or `csv`. Without it, CSV is given to who accepts `text/csv` alone.
+    format: Option<String>,
 }
 
-pub(crate) struct Which {
-    by: UsageBy,
-    span: UsageSpan,
+pub(crate) struct UsageParams {
+    by: Vec<UsageKey>,
+    days: Days,
+    csv: Option<bool>,
 }
 
-impl QueryParams for Which {
+impl QueryParams for UsageParams {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        Ok(Self {
-            by: match given.one("by")? {
-                Some(text) => word("by", text, &BY)?,
-                None => UsageBy::Total,
-            },
-            span: UsageSpan {
-                since: given.parsed("since")?,
-                until: given.parsed("until")?,
-            },
-        })
-    }
-}
-
-/// A sum.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct UsageSum {
-    /// Of what: an agent's or key's id, `provider/name`, or a date. Null for the total, and for runs started without a key.
-    #[schema(required)]
-    key: Option<String>,
-    /// Its name, where it has one and is there still.
-    #[schema(required)]
-    name: Option<String>,
-    /// Runs started.
-    runs: u64,
-    /// Calls of network models.
-    model_calls: u64,
-    /// Tokens that were sent.
-    input_tokens: u64,
-    /// Of these, from the provider's cache.
-    cached_tokens: u64,
-    /// Tokens that came back.
-    output_tokens: u64,
-    /// US dollars, by the price table of when they were used.
-    cost_usd: f64,
-    /// Time spent waiting for models' answers.
-    model_seconds: f64,
-}
-
-impl From<UsageRow> for UsageSum {
-    fn from(row: UsageRow) -> Self {
-        Self {
-            key: row.key,
-            name: row.label,
-            runs: row.runs,
-            model_calls: row.model_calls,
-            input_tokens: row.input_tokens,
-            cached_tokens: row.cached_tokens,
-            output_tokens: row.output_tokens,
-            cost_usd: row.cost_usd,
-            model_seconds: seconds(row.model_ms),
+        let mut by = given
+            .many("group_by")
+            .map(|text| word("group_by", text, &KEYS))
+            .collect::<Result<Vec<_>, _>>()?;
+        if by.is_empty() {
+            by.push(UsageKey::Day);
         }
+        Ok(Self {
+            by,
+            days: Days::read(given)?,
+            csv: given
+                .one("format")?
+                .map(|text| word("format", text, &[("json", false), ("csv", true)]))
+                .transpose()?,
+        })
     }
 }
 
@@ -117,13 +86,6 @@ fn seconds(ms: u64) -> f64 {
     )]
     let ms = ms as f64;
     ms / 1000.0
-}
-
-/// Sums.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct UsageResponse {
-    /// The most expensive first; days in their order. At most 1,000.
-    usage: Vec<UsageSum>,
 }
 
 /// What the team may spend.
@@ -204,18 +166,207 @@ pub(crate) struct ModelCallListResponse {
     model_calls: Vec<ModelCallBody>,
 }
 
-/// What the team's runs used up.
-#[utoipa::path(get, path = "/v1/usage", tag = "Models", params(UsageParams),
-    responses((status = 200, description = "The sums.", body = UsageResponse)))]
+/// What was used up.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UsageSumsBody {
+    /// Runs that were started.
+    runs: u64,
+    /// Calls of network models.
+    model_calls: u64,
+    /// Tokens that were sent.
+    input_tokens: u64,
+    /// Of these, from the provider's cache.
+    cached_tokens: u64,
+    /// Tokens that came back.
+    output_tokens: u64,
+    /// US dollars, by the price table of when they were used.
+    cost_usd: f64,
+    /// Time spent waiting for models' answers.
+    model_seconds: f64,
+}
+
+impl From<&UsageSums> for UsageSumsBody {
+    fn from(sums: &UsageSums) -> Self {
+        Self {
+            runs: sums.runs,
+            model_calls: sums.model_calls,
+            input_tokens: sums.input_tokens,
+            cached_tokens: sums.cached_tokens,
+            output_tokens: sums.output_tokens,
+            cost_usd: sums.cost_usd,
+            model_seconds: seconds(sums.model_ms),
+        }
+    }
+}
+
+/// A sum. Of what it is made by, the fields are there; of the rest they are not.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UsageLineBody {
+    /// Of which day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "2026-11-23")]
+    day: Option<Day>,
+    /// Of which agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_id: Option<Uuid>,
+    /// The agent's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_name: Option<String>,
+    /// Of which model: `provider/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// With which API key the runs were started; null: with none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
+    api_key_id: Option<Option<Uuid>>,
+    /// The key's name; null where there is none, or the key is deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    api_key_name: Option<Option<String>>,
+    #[serde(flatten)]
+    sums: UsageSumsBody,
+}
+
+impl From<&UsageLine> for UsageLineBody {
+    fn from(line: &UsageLine) -> Self {
+        let (agent, key) = (line.agent.as_ref(), line.api_key.as_ref());
+        Self {
+            day: line.day,
+            agent_id: agent.map(|agent| agent.id.as_uuid()),
+            agent_name: agent.and_then(|agent| agent.name.clone()),
+            model: line.model.clone(),
+            api_key_id: key.map(|key| key.as_ref().map(|key| key.id.as_uuid())),
+            api_key_name: key.map(|key| key.as_ref().and_then(|key| key.name.clone())),
+            sums: (&line.sums).into(),
+        }
+    }
+}
+
+/// What was used up.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UsageResponse {
+    /// The first day (UTC).
+    #[schema(value_type = String, example = "2026-11-01")]
+    since: Day,
+    /// The day after the last.
+    #[schema(value_type = String, example = "2026-12-01")]
+    until: Day,
+    /// By day in order; then what cost most first.
+    usage: Vec<UsageLineBody>,
+    /// All of it together.
+    sum: UsageSumsBody,
+}
+
+/// What the team's runs used up: runs, tokens and cost by day (UTC), agent, model and key. As JSON, or with `format=csv` as
+/// CSV, with the same columns.
+#[utoipa::path(get, path = "/v1/usage", tag = "Models", params(UsageQueryParams),
+    responses((status = 200, description = "The sums.", content((UsageResponse = "application/json"), (String = "text/csv")))))]
 pub(crate) async fn get_usage(
     caller: Caller,
     State(app): State<AppState>,
-    Query(which): Query<Which>,
-) -> Result<Answered<UsageResponse>, ApiError> {
-    let rows = app.store.usage(caller.team(), which.span, which.by).await?;
+    headers: HeaderMap,
+    Query(params): Query<UsageParams>,
+) -> Result<Response, ApiError> {
+    if params.by.contains(&UsageKey::ApiKey) && !caller.may(Permission::ManageKeys) {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "the role member does not show API keys: an admin or owner of the team sees them",
+        ));
+    }
+    let (since, until) = params.days.span(&app)?;
+    let query = StoreQuery {
+        team: caller.team(),
+        by: params.by,
+        since,
+        until,
+    };
+    let (lines, sum) = app.store.usage_by(query.clone()).await?;
+    if params.csv.unwrap_or_else(|| wants_csv(&headers)) {
+        return csv_file(&query, &lines);
+    }
     Ok(Answered(UsageResponse {
-        usage: rows.into_iter().map(UsageSum::from).collect(),
-    }))
+        since,
+        until,
+        usage: lines.iter().map(UsageLineBody::from).collect(),
+        sum: (&sum).into(),
+    })
+    .into_response())
+}
+
+fn wants_csv(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    accept.is_some_and(|accept| accept.trim().eq_ignore_ascii_case("text/csv"))
+}
+
+/// Sums as a file for a spreadsheet.
+pub(crate) fn csv_file(query: &StoreQuery, lines: &[UsageLine]) -> Result<Response, ApiError> {
+    let (since, until) = (query.since, query.until);
+    let name = format!("attachment; filename=\"usage-{since}-{until}.csv\"");
+    let disposition = HeaderValue::try_from(name).map_err(ApiError::internal)?;
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/csv; charset=utf-8"),
+        ),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    Ok((headers, csv_of(&query.by, lines)).into_response())
+}
+
+fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
+    let is = |key: UsageKey| by.contains(&key);
+    let mut head = Vec::new();
+    for (key, columns) in [
+        (UsageKey::Day, &["day"][..]),
+        (UsageKey::Agent, &["agent_id", "agent_name"]),
+        (UsageKey::Model, &["model"]),
+        (UsageKey::ApiKey, &["api_key_id", "api_key_name"]),
+    ] {
+        if is(key) {
+            head.extend_from_slice(columns);
+        }
+    }
+    head.extend_from_slice(&[
+        "runs",
+        "model_calls",
+        "input_tokens",
+        "cached_tokens",
+        "output_tokens",
+        "cost_usd",
+        "model_seconds",
+    ]);
+    let mut csv = Csv::new(&head);
+    for line in lines.iter().map(UsageLineBody::from) {
+        let id = |id: Option<Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
+        if let Some(day) = line.day {
+            csv.value(day);
+        }
+        if is(UsageKey::Agent) {
+            csv.value(id(line.agent_id));
+            csv.text(&line.agent_name.unwrap_or_default());
+        }
+        if let Some(model) = &line.model {
+            csv.text(model);
+        }
+        if let Some(key) = line.api_key_id {
+            csv.value(id(key));
+            csv.text(&line.api_key_name.flatten().unwrap_or_default());
+        }
+        let sums = line.sums;
+        for number in [
+            sums.runs,
+            sums.model_calls,
+            sums.input_tokens,
+            sums.cached_tokens,
+            sums.output_tokens,
+        ] {
+            csv.value(number);
+        }
+        csv.value(sums.cost_usd);
+        csv.value(sums.model_seconds);
+        csv.end_line();
+    }
+    csv.finish()
 }
 
 /// What the team may spend in a month, and has.

@@ -70,7 +70,8 @@ impl Server {
     }
 }
 
-/// The defaults, whatever the environment says; webhooks may go to the receiver on this machine.
+/// The defaults, whatever the environment says; webhooks may go to the receiver on this machine, and a model or a
+/// connection that is tried in it may be on this machine, too.
 fn settings(dir: &Path) -> Result<Config> {
     let data_dir = dir.join("data").into_os_string().into_string();
     let data_dir = data_dir
@@ -82,6 +83,8 @@ fn settings(dir: &Path) -> Result<Config> {
     };
     let env = [
         ("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true"),
+        ("ERRAND_MODELS__ALLOW_PRIVATE_NETWORKS", "true"),
+        ("ERRAND_CONNECTIONS__ALLOW_PRIVATE_NETWORKS", "true"),
         ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "2"),
     ];
     let env: BTreeMap<_, _> = env

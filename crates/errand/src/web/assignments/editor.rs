@@ -7,6 +7,8 @@ mod fields;
 
 pub(super) use fields::yaml;
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use errand_core::config::{BadConfig, BuildConfig};
@@ -20,7 +22,7 @@ use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::locate::line_of;
-use super::{Tab, head};
+use super::{Tab, head, word_of};
 use crate::api::v1::builds::check_reach;
 use crate::web::failure::{PageError, Shown, sentence};
 use crate::web::form::{Fields, Form, Path};
@@ -50,18 +52,33 @@ impl Wrong {
 
 pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> Shown {
     let fields = fields::of_config(&json!({ "version": "v2", "data": {} }));
-    let offered = connections(&web, &visitor).await?;
+    let offered = offered(&web, &visitor).await?;
     Ok(new_page(&visitor, &offered, &fields, None))
 }
 
-/// The team's connections, whose tools are offered.
-async fn connections(web: &Web, visitor: &Visitor) -> Result<Vec<Connection>, StoreError> {
+/// What the form offers.
+struct Offered {
+    /// The team's connections, whose tools can be chosen.
+    connections: Vec<Connection>,
+    /// Tools that cannot do their work on this server, and why.
+    off: BTreeMap<String, String>,
+}
+
+async fn offered(web: &Web, visitor: &Visitor) -> Result<Offered, StoreError> {
     let all = PageQuery {
         limit: CONNECTIONS_MAX,
         offset: 0,
     };
     let page = web.store.list_connections(visitor.team_id(), all).await?;
-    Ok(page.items)
+    let off = web
+        .tools
+        .iter()
+        .filter_map(|tool| Some((tool.name().to_owned(), tool.unavailable()?)))
+        .collect();
+    Ok(Offered {
+        connections: page.items,
+        off,
+    })
 }
 
 pub(in crate::web) async fn create(
@@ -70,7 +87,7 @@ pub(in crate::web) async fn create(
     Form(sent): Form,
 ) -> Shown {
     let base = json!({ "version": "v2", "data": {} });
-    let offered = connections(&web, &visitor).await?;
+    let offered = offered(&web, &visitor).await?;
     let made = made(&web, &visitor, &sent, base).await?;
     let (name, config) = match made {
         Ok(made) => made,
@@ -101,7 +118,7 @@ pub(in crate::web) async fn edit(
     );
     let mut fields = fields::of_config(&config);
     fields.set("name", &agent.name);
-    let offered = connections(&web, &visitor).await?;
+    let offered = offered(&web, &visitor).await?;
     Ok(edit_page(&visitor, &agent, &offered, &fields, None))
 }
 
@@ -117,7 +134,7 @@ pub(in crate::web) async fn save(
         || json!({ "version": "v2", "data": {} }),
         |build| build.config.clone(),
     );
-    let offered = connections(&web, &visitor).await?;
+    let offered = offered(&web, &visitor).await?;
     let made = made(&web, &visitor, &sent, base).await?;
     let (name, config) = match made {
         Ok(made) => made,
@@ -235,7 +252,7 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
 
 fn new_page(
     visitor: &Visitor,
-    offered: &[Connection],
+    offered: &Offered,
     fields: &Fields,
     wrong: Option<&Wrong>,
 ) -> Response {
@@ -250,7 +267,7 @@ fn new_page(
 fn edit_page(
     visitor: &Visitor,
     agent: &errand_store::model::Agent,
-    offered: &[Connection],
+    offered: &Offered,
     fields: &Fields,
     wrong: Option<&Wrong>,
 ) -> Response {
@@ -263,18 +280,14 @@ fn edit_page(
 }
 
 fn respond(visitor: &Visitor, title: &str, wrong: Option<&Wrong>, body: &Markup) -> Response {
-    let status = if wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(wrong.is_some());
     page_with_status(status, visitor, title, Section::Assignments, body)
 }
 
 fn form(
     visitor: &Visitor,
     action: &str,
-    (offered, fields): (&[Connection], &Fields),
+    (offered, fields): (&Offered, &Fields),
     wrong: Option<&Wrong>,
     does: &str,
 ) -> Markup {
@@ -296,7 +309,7 @@ fn form(
                 textarea #instructions name="instructions" rows="8" aria-describedby=[of("instructions").map(|_| "instructions-wrong")] { (fields.get("instructions")) }
                 (says("instructions", of("instructions")))
             }
-            (connections_of(offered, fields, of("connections")))
+            (connections_of(&offered.connections, fields, of("connections")))
             (policies(offered, fields, of("tools")))
             (people(fields, of("expires_in"), of("people")))
             fieldset {
@@ -352,17 +365,15 @@ fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>
     }
 }
 
-fn policies(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
-    let mut names = fields::tools(fields);
-    for tool in offered
-        .iter()
-        .filter_map(|connection| connection.tools.as_ref())
-        .flatten()
-    {
-        if !names.contains(&tool.name) {
-            names.push(tool.name.clone());
-        }
-    }
+fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let probed = |name: &str| {
+        let tools = offered.connections.iter().flat_map(|of| of.tools.iter());
+        tools.flatten().any(|tool| tool.name == name)
+    };
+    // Those of connections stand with them; one that its connection has no more, with the built-in ones.
+    let names = fields::tools(fields)
+        .into_iter()
+        .filter(|name| !probed(name));
     html! {
         fieldset #tools {
             legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run, then asked · deny: the model is told no · off: the model does not have it" } }
@@ -371,18 +382,52 @@ fn policies(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> M
                 table.policies {
                     thead { tr { th scope="col" { "Tool" } @for word in fields::POLICIES { th.mid scope="col" { (word) } } } }
                     tbody {
-                        @for name in &names {
-                            @let field = format!("tool.{name}");
-                            @let chosen = fields.given(&field).unwrap_or("off");
-                            tr {
-                                td { span.mono { (name) } @if let Some(what) = about(name) { span.sub { (what) } } }
-                                @for word in fields::POLICIES {
-                                    td.mid { input type="radio" name=(field) value=(word) checked[word == chosen] aria-label={ (name) ": " (word) }; }
-                                }
-                            }
+                        @for name in names {
+                            @let off = offered.off.get(&name);
+                            (policy_row(&name, fields, &html! {
+                                @if let Some(what) = about(&name) { span.sub { (what) } }
+                                @if let Some(why) = off { span.off { (ui::state("off", "not available here")) " " (why) } }
+                            }))
                         }
                     }
+                    @for connection in offered.connections.iter().filter(|of| of.tools.as_ref().is_some_and(|tools| !tools.is_empty())) {
+                        (tools_of(connection, fields))
+                    }
                 }
+            }
+        }
+    }
+}
+
+/// The tools of a connection, each with the policy that it has at least.
+fn tools_of(connection: &Connection, fields: &Fields) -> Markup {
+    html! {
+        tbody {
+            tr {
+                th.group scope="rowgroup" colspan="6" {
+                    span.mono { (connection.name) }
+                    span.hint { "Where it is ticked above and all of these are off, the assignment has all of them, as strict as each is at least." }
+                }
+            }
+            @for tool in connection.tools.iter().flatten() {
+                @let least = word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
+                (policy_row(&tool.name, fields, &html! {
+                    " " span.small.dim { "at least " (ui::state(least, least)) }
+                    span.sub.clamp { (tool.description.chars().take(160).collect::<String>()) }
+                }))
+            }
+        }
+    }
+}
+
+fn policy_row(name: &str, fields: &Fields, about: &Markup) -> Markup {
+    let field = format!("tool.{name}");
+    let chosen = fields.given(&field).unwrap_or("off");
+    html! {
+        tr {
+            td { span.mono { (name) } (about) }
+            @for word in fields::POLICIES {
+                td.mid { input type="radio" name=(field) value=(word) checked[word == chosen] aria-label={ (name) ": " (word) }; }
             }
         }
     }

@@ -6,11 +6,10 @@ use axum::extract::State;
 use errand_core::id::{AgentId, RunId, SandboxId};
 use errand_core::transcript::Body;
 use errand_store::model::{PostMessage, Runnable, StartRun};
-use errand_store::{ForkRun, Once, Reach, StoreError};
+use errand_store::{Once, Reach, StoreError};
 
 use super::to_run;
 use crate::api::own_providers;
-use crate::api::v1::forks::{copied_files, discard};
 use crate::web::Web;
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Form, Path};
@@ -101,52 +100,6 @@ pub(in crate::web) async fn again(
         other => other?,
     };
     Ok(to_run(started))
-}
-
-/// A new run that begins with this one's transcript up to a message, and with a copy of its files.
-pub(in crate::web) async fn fork(
-    State(web): State<Web>,
-    visitor: Visitor,
-    Path(run): Path<RunId>,
-    Form(fields): Form,
-) -> Shown {
-    let after = fields
-        .given("after_message")
-        .map(|id| id.parse().map_err(|_| PageError::not_found()))
-        .transpose()?;
-    let now = web.clock.now();
-    let sandbox = copied_files(&web, visitor.team_id(), run).await?;
-    let models = web.models.clone();
-    let own = own_providers(&web.store, visitor.team_id()).await?;
-    let id = web.ids.run(now);
-    let fork = ForkRun {
-        team: visitor.team_id(),
-        run,
-        id,
-        after,
-        build: None,
-        source: "web",
-        webhook_url: None,
-        human_request_webhook_url: None,
-        message: None,
-        by: visitor.user_id(),
-        api_key: None,
-        sandbox: sandbox.clone(),
-        sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
-        runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
-        now,
-    };
-    let made = web.store.fork(fork, Once::not_recorded()).await;
-    // Where it is unknown whether it was done, the copy may be the new run's. If it is not, it is found later.
-    let is_unknown = matches!(made, Err(StoreError::Unavailable(_) | StoreError::Sql(_)));
-    if made.is_err()
-        && !is_unknown
-        && let Some(copy) = sandbox
-    {
-        discard(&web, copy).await;
-    }
-    made?;
-    Ok(to_run(id))
 }
 
 /// Starts a run from the web.

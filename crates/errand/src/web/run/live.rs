@@ -10,8 +10,9 @@ use std::convert::Infallible;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use axum::response::sse::{Event, Sse};
-use errand_core::id::RunId;
+use errand_core::id::{MessageId, RunId};
 use errand_core::role::Permission;
+use errand_engine::deltas::{Delta, Listener};
 use errand_store::{Reach, Watch};
 use futures::stream;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -22,7 +23,7 @@ use super::{PART, actions, hint_of, open_request, people_of, side, state};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
-use crate::web::{Web, inbox};
+use crate::web::{Web, inbox, text};
 
 /// How often a silent stream says that it lives.
 const COMMENT_EVERY_MS: u64 = 15_000;
@@ -43,6 +44,7 @@ pub(in crate::web) async fn stream(
     let after = last.unwrap_or_else(|| params.get("after").parse().unwrap_or(0));
     // Watched before it is read: what happens in between rings.
     let watch = web.store.bell().watch(run);
+    let listener = web.deltas.listen(run);
     web.store.run(visitor.team_id(), run).await?;
     let follow = Follow {
         web,
@@ -53,6 +55,8 @@ pub(in crate::web) async fn stream(
         told: String::new(),
         calls: Calls::default(),
         watch,
+        listener,
+        draft: Draft::default(),
         ready: VecDeque::new(),
         is_first: true,
         has_ended: false,
@@ -72,6 +76,27 @@ pub(in crate::web) async fn stream(
     Ok(response)
 }
 
+/// What a network model has said of the message that is to come.
+#[derive(Default)]
+struct Draft {
+    of: Option<(MessageId, u32)>,
+    text: String,
+}
+
+impl Draft {
+    fn take(&mut self, delta: Delta) {
+        let of = Some((delta.message, delta.attempt));
+        // Another attempt replaces the text of the last; what has a gap is left as it is until the message comes.
+        if self.of != of {
+            self.of = of;
+            self.text.clear();
+        }
+        if delta.offset == self.text.len() {
+            self.text.push_str(&delta.text);
+        }
+    }
+}
+
 /// Where a stream is.
 struct Follow {
     web: Web,
@@ -84,6 +109,8 @@ struct Follow {
     told: String,
     calls: Calls,
     watch: Watch,
+    listener: Listener,
+    draft: Draft,
     ready: VecDeque<Event>,
     is_first: bool,
     has_ended: bool,
@@ -124,6 +151,9 @@ impl Follow {
                 .await?;
             self.calls.note(&before.entries);
         }
+        while let Some(delta) = self.listener.ready() {
+            self.draft.take(delta);
+        }
         let reach = Reach::After(self.after);
         let part = store.transcript(team, self.run, reach, PART).await?;
         let view = store.run(team, self.run).await?;
@@ -141,6 +171,10 @@ impl Follow {
             let item = transcript::entry(entry, &context);
             let name = if item.0.is_empty() { "note" } else { "entry" };
             self.tell(name, &item, Some(entry.position));
+        }
+        if !part.entries.is_empty() && self.draft.of.take().is_some() {
+            self.draft.text.clear();
+            self.tell("draft", &html! {}, None);
         }
         let is_whole = self.after >= part.last;
         let shown = state(&view);
@@ -203,6 +237,15 @@ impl Follow {
                     () = self.web.clock.sleep_ms(PAUSE_MS) => {}
                     () = self.web.draining.cancelled() => {}
                 }
+            }
+            delta = self.listener.next() => {
+                self.draft.take(delta);
+                self.web.clock.sleep_ms(PAUSE_MS).await;
+                while let Some(delta) = self.listener.ready() {
+                    self.draft.take(delta);
+                }
+                let said = html! { div.entry.assistant { div.by { strong { "Assistant" } "is writing" } (text::plain(&self.draft.text)) } };
+                self.tell("draft", &said, None);
             }
             () = self.web.draining.cancelled() => {}
             () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),

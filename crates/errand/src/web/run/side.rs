@@ -2,7 +2,7 @@
 
 use errand_core::id::{RunId, SandboxId};
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Body, Entry, Outcome};
+use errand_core::transcript::{Body, Entry, ModelCall, Outcome};
 use errand_core::wire::RunBody;
 use maud::{Markup, html};
 
@@ -83,6 +83,36 @@ struct Step {
     /// None: it is not over.
     to: Option<Timestamp>,
     failed: bool,
+    /// Tokens and cost, for a call of a network model.
+    note: Option<String>,
+}
+
+impl Step {
+    fn new(kind: &'static str, name: &str, from: Timestamp, to: Option<Timestamp>) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            from,
+            to,
+            failed: false,
+            note: None,
+        }
+    }
+}
+
+/// The step of a call of a network model.
+fn model_step(call: &ModelCall, at: Timestamp) -> Step {
+    let began = at.as_millis() - i64::try_from(call.ms).unwrap_or(0);
+    let name = call.model.rsplit('/').next().unwrap_or(&call.model);
+    let tokens = call.input_tokens + call.output_tokens;
+    Step {
+        note: Some(format!(
+            "{} tokens, {}",
+            ui::number(tokens),
+            ui::cost(call.cost_usd)
+        )),
+        ..Step::new("model", name, Timestamp::from_millis(began), Some(at))
+    }
 }
 
 /// The steps of a part of a transcript. A model's step is the time before what it said.
@@ -95,27 +125,19 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
         match &entry.body {
             Body::Assistant { .. } | Body::ToolCall { .. } | Body::HumanRequest { .. } => {
                 if let Some(from) = since.take().filter(|from| *from < at) {
-                    steps.push(Step {
-                        kind: "model",
-                        name: "model".to_owned(),
-                        from,
-                        to: Some(at),
-                        failed: false,
-                    });
+                    steps.push(Step::new("model", "model", from, Some(at)));
                 }
             }
             _ => {}
         }
         match &entry.body {
+            Body::ModelCall { call } => {
+                steps.push(model_step(call, at));
+                since = None;
+            }
             Body::ToolCall { call, .. } => {
                 open.push((call.id.clone(), steps.len()));
-                steps.push(Step {
-                    kind: "tool",
-                    name: call.name.clone(),
-                    from: at,
-                    to: None,
-                    failed: false,
-                });
+                steps.push(Step::new("tool", &call.name, at, None));
             }
             Body::ToolResult {
                 call_id, outcome, ..
@@ -131,13 +153,7 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
             }
             Body::HumanRequest { request, .. } => {
                 open.push((request.id.to_string(), steps.len()));
-                steps.push(Step {
-                    kind: "person",
-                    name: "a person".to_owned(),
-                    from: at,
-                    to: None,
-                    failed: false,
-                });
+                steps.push(Step::new("person", "a person", at, None));
             }
             Body::HumanResponse { request_id, .. } => {
                 close(&mut steps, &mut open, &request_id.to_string(), at, false);
@@ -145,13 +161,7 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
             }
             Body::Wait { until, .. } => {
                 open.push((until.to_string(), steps.len()));
-                steps.push(Step {
-                    kind: "timer",
-                    name: "timer".to_owned(),
-                    from: at,
-                    to: None,
-                    failed: false,
-                });
+                steps.push(Step::new("timer", "timer", at, None));
             }
             Body::Woke { until } => {
                 close(&mut steps, &mut open, &until.to_string(), at, false);
@@ -204,7 +214,7 @@ fn steps_list(steps: &[Step]) -> Markup {
                 @let wide = took.map_or(1000 - x, share).max(10).min(1000 - x);
                 li {
                     svg.dot viewBox="0 0 8 8" aria-hidden="true" { rect class=(step.kind) width="8" height="8" rx="2" {} }
-                    span { span.mono { (step.name) } @if step.failed { " " (ui::state("failed", "error")) } }
+                    span { span.mono { (step.name) } @if step.failed { " " (ui::state("failed", "error")) } @if let Some(note) = &step.note { span.sub.dim { (note) } } }
                     span.num.dim { @match took { Some(ms) => (ui::duration(ms)), None => "now" } }
                     svg.span viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true" {
                         rect.track width="1000" height="8" rx="2" {}

@@ -8,7 +8,7 @@ use errand_core::transcript::{Body, Entry, Outcome, ToolCall};
 use maud::{Markup, html};
 use serde_json::Value;
 
-use crate::web::{inbox, text, ui};
+use crate::web::{files, inbox, text, ui};
 
 /// E-mail addresses by user.
 pub(super) type People = HashMap<UserId, String>;
@@ -46,16 +46,9 @@ pub(super) struct Context<'a> {
     pub(super) forks: bool,
 }
 
-/// The form that the buttons at the items belong to.
-pub(super) const FORK_FORM: &str = "fork";
-
-/// A button by which a new run begins with the transcript up to here.
+/// The way to a new run that begins with the transcript up to here.
 fn fork(entry: &Entry, context: &Context<'_>) -> Markup {
-    html! {
-        @if context.forks {
-            button.plain.fork form=(FORK_FORM) name="after_message" value=(entry.id.as_uuid()) title="Fork: a new run that begins with all of this" aria-label="Fork from here" { (ui::icon("fork")) }
-        }
-    }
+    html! { @if context.forks { (super::fork::link(context.run, entry.id, entry.position)) } }
 }
 
 /// One item; nothing for the engine's own notes that tell people nothing.
@@ -124,6 +117,19 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
             at,
             &html! { "What came late of " (calls.0.get(call_id).map_or("a call", |(call, _)| call.name.as_str())) ": " (outcome_brief(outcome)) },
         ),
+        Body::Opening { text } => mark(at, &html! { (text.chars().take(400).collect::<String>()) }),
+        Body::ModelFailed {
+            attempt,
+            error,
+            until,
+        } => mark(
+            at,
+            &html! { "The model gave no answer (attempt " (attempt) "): " (error) " Asked again " (ui::time(*until, now)) "." },
+        ),
+        Body::Summary { .. } => mark(
+            at,
+            &html! { "The model's window is full: what came before is summed up for it." },
+        ),
         _ => html! {},
     }
 }
@@ -149,8 +155,44 @@ fn tool_call(call: &ToolCall) -> Markup {
     html! {
         details {
             summary { strong.mono { (call.name) } span.brief { (brief) } }
-            div.inside { (text::arguments(&call.arguments)) }
+            div.inside { (arguments(call)) }
         }
+    }
+}
+
+/// Arguments; a file's content among them as its name says.
+fn arguments(call: &ToolCall) -> Markup {
+    let content = call.arguments.get("content").and_then(Value::as_str);
+    match (call.name.as_str(), path_of(call), content) {
+        ("write_file", Some(path), Some(content)) => {
+            let mut rest = call.arguments.clone();
+            rest.remove("content");
+            html! { (text::arguments(&rest)) (as_file(path, content)) }
+        }
+        _ => text::arguments(&call.arguments),
+    }
+}
+
+fn path_of(call: &ToolCall) -> Option<&str> {
+    call.arguments.get("path").and_then(Value::as_str)
+}
+
+/// A text as the name of its file says.
+fn as_file(path: &str, content: &str) -> Markup {
+    if text::is_csv(path) {
+        return text::csv(path, content);
+    }
+    if path.to_lowercase().ends_with(".md") {
+        return text::markdown(content);
+    }
+    as_text(content)
+}
+
+/// JSON as what it holds, else letters of one width.
+fn as_text(content: &str) -> Markup {
+    match serde_json::from_str::<Value>(content) {
+        Ok(parsed @ (Value::Object(_) | Value::Array(_))) => text::value(&parsed),
+        _ => text::code(content),
     }
 }
 
@@ -181,7 +223,7 @@ fn result(
             div.inside {
                 div.by { (fork) }
                 @match outcome {
-                    Outcome::Result(value) => (shown(value, call.map(|(call, _)| call))),
+                    Outcome::Result(value) => (shown(run, value, call.map(|(call, _)| call))),
                     Outcome::Error(error) => (text::code(error)),
                 }
                 @if length(outcome) > WHOLE_FROM_CHARS { p { a href=(whole) { "The whole result of " (name) } } }
@@ -205,20 +247,28 @@ fn outcome_brief(outcome: &Outcome) -> String {
     }
 }
 
-/// A file's content as its name says; else as the value is.
-fn shown(value: &Value, call: Option<&ToolCall>) -> Markup {
-    let path = call
-        .filter(|call| call.name == "read_file")
-        .and_then(|call| call.arguments.get("path"))
-        .and_then(Value::as_str);
-    match (value, path) {
-        (Value::String(text), Some(path)) if text::is_csv(path) => text::csv(path, text),
-        (Value::String(text), Some(path)) if path.ends_with(".md") => text::markdown(text),
-        (Value::String(text), _) => match serde_json::from_str::<Value>(text) {
-            Ok(parsed @ (Value::Object(_) | Value::Array(_))) => text::value(&parsed),
-            _ => text::code(text),
-        },
-        (value, _) => text::value(value),
+/// What a call gave: a file's content as its name says, a picture or a PDF as such; else as the value is.
+fn shown(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
+    let of_file = |names: &[&str]| {
+        call.filter(|call| names.contains(&call.name.as_str()))
+            .and_then(path_of)
+    };
+    if let Some(path) = of_file(&["read_file"]) {
+        // Pictures are not in the transcript: the file is shown as it is now.
+        if let Some(picture) = value.get("image").and_then(|image| image.get("path")) {
+            return files::shown(run, picture.as_str().unwrap_or(path));
+        }
+        if let Value::String(content) = value {
+            return html! {
+                @if path.to_lowercase().ends_with(".pdf") { (files::shown(run, path)) }
+                (as_file(path, content))
+            };
+        }
+    }
+    let changed = of_file(&["write_file", "edit_file"]);
+    html! {
+        @match value { Value::String(content) => (as_text(content)), value => (text::value(value)) }
+        @if let Some(path) = changed { p { (files::link_to(run, path)) } }
     }
 }
 
@@ -247,6 +297,46 @@ mod tests {
             forks: true,
         };
         entry(&one, &context).into_string()
+    }
+
+    fn given(name: &str, path: &str, value: Value) -> String {
+        let arguments = json!({ "path": path });
+        let call = ToolCall {
+            id: "c".to_owned(),
+            name: name.to_owned(),
+            arguments: arguments.as_object().cloned().unwrap(),
+        };
+        let run = IdGen::new([1; 32]).run(Timestamp::from_millis(1_800_000_000_000));
+        shown(run, &value, Some(&call)).into_string()
+    }
+
+    #[test]
+    fn files_are_shown_as_their_names_say() {
+        let csv = given("read_file", "/workspace/a.csv", json!("a,b\n1,2\n"));
+        assert!(csv.contains("<table>"), "{csv}");
+        let table = given(
+            "read_file",
+            "/workspace/a.json",
+            json!("[{\"a\":1},{\"a\":2}]"),
+        );
+        assert!(table.contains("<table>"), "{table}");
+        let picture = json!({"image": {"path": "/workspace/a.png", "media_type": "image/png"}});
+        let picture = given("read_file", "/workspace/a.png", picture);
+        assert!(
+            picture.contains("<img") && picture.contains("inline=1"),
+            "{picture}"
+        );
+        let paper = given("read_file", "/workspace/a.pdf", json!("Its text"));
+        assert!(
+            paper.contains("<object") && paper.contains("Its text"),
+            "{paper}"
+        );
+        let written = given("write_file", "/workspace/a b.md", json!({"size_bytes": 3}));
+        assert!(written.contains("path=%2Fworkspace%2Fa+b.md"), "{written}");
+        // A name is text, whatever stands in it.
+        let evil = json!({"image": {"path": "\"><script>alert(1)</script>.png"}});
+        let evil = given("read_file", "x", evil);
+        assert!(!evil.contains("<script"), "{evil}");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use errand_core::id::{ApiKeyId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{NewApiKey, Once};
-use http::StatusCode;
 use maud::{Markup, html};
 
 use crate::api::error::ApiError;
@@ -139,11 +138,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
             }
         }
     };
-    let status = if told.wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(told.wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,

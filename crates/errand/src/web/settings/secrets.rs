@@ -9,7 +9,6 @@ use errand_core::role::Permission;
 use errand_store::Once;
 use errand_store::model::PageQuery;
 use errand_store::{Secret, SetSecret};
-use http::StatusCode;
 use maud::{Markup, html};
 
 use crate::api::v1::secrets::checked;
@@ -76,11 +75,7 @@ async fn render(
             }
         }
     };
-    let status = if wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,

@@ -11,7 +11,6 @@ use errand_core::id::{InvitationId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{Invitation, Member, NewInvitation, OfMember, Once};
-use http::StatusCode;
 use maud::{Markup, html};
 
 use crate::api::error::ApiError;
@@ -244,11 +243,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
             }
         }
     };
-    let status = if told.wrong.is_some() {
-        StatusCode::BAD_REQUEST
-    } else {
-        StatusCode::OK
-    };
+    let status = ui::status_of(told.wrong.is_some());
     Ok(page_with_status(
         status,
         visitor,

@@ -1,0 +1,181 @@
+//! *Fork from here*: a new run that begins with this one's transcript up to a message, with a build of the same assignment
+//! and a copy of the files.
+//!
+//! The fork is made by the function that `POST /v1/runs/{run_id}/fork` has.
+
+use axum::extract::State;
+use errand_core::id::{AgentId, BuildId, MessageId, RunId};
+use errand_store::model::{Build, PageQuery, RunView};
+use errand_store::{Once, Reach, StoreError};
+use maud::{Markup, html};
+
+use super::transcript::{self, Calls, Context};
+use super::{people_of, to_run};
+use crate::api::v1::forks::{ForkRunRequest, Forking, make};
+use crate::web::failure::{PageError, Shown};
+use crate::web::form::{Fields, Form, Params, Path, Told};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page_with_status};
+use crate::web::{Web, runs, ui};
+
+/// Builds that can be chosen: the newest.
+const BUILDS: u32 = 50;
+
+pub(in crate::web) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Params(params): Params,
+) -> Shown {
+    let told = Told {
+        wrong: None,
+        sent: params,
+    };
+    render(&web, &visitor, run, &told).await
+}
+
+/// The way to the page, from an entry.
+pub(super) fn link(run: RunId, message: MessageId, position: u64) -> Markup {
+    let to = format!(
+        "/runs/{run}/fork?after_message={}&at={position}",
+        message.as_uuid()
+    );
+    html! {
+        a.button.plain.fork href=(to) title="Fork: a new run that begins with all of this" aria-label="Fork from here" { (ui::icon("fork")) }
+    }
+}
+
+async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown {
+    let team = visitor.team_id();
+    let view = web.store.run(team, run).await?;
+    let first = PageQuery {
+        limit: BUILDS,
+        offset: 0,
+    };
+    let agent = AgentId::from_stored(view.run.agent_id);
+    let builds = match web.store.list_builds(team, agent, first).await {
+        Ok(builds) => builds.items,
+        // The assignment is deleted: what comes of it, the fork says.
+        Err(StoreError::NotFound) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let last = last_of(web, visitor, run, &told.sent).await?;
+    let title = runs::title(&view.run);
+    let body = html! {
+        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { (title) } }
+        div.head { h1 { "Fork from here" } }
+        p.lead { "A new run that begins with all that this one holds up to here. What happened later is not in it, and may be done again; this run is not changed." }
+        (ui::alert(told.wrong.as_deref()))
+        @if let Some(last) = &last { section { div.head { h2 { "The last that is taken over" } } ol.transcript aria-label="The last entry" { (last) } } }
+        (form(visitor, &view, &builds, &told.sent))
+    };
+    Ok(page_with_status(
+        told.status(),
+        visitor,
+        "Fork a run",
+        Section::Runs,
+        &body,
+    ))
+}
+
+/// The entry that is named, as the transcript has it.
+async fn last_of(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    sent: &Fields,
+) -> Result<Option<Markup>, PageError> {
+    let Some(at) = sent.given("at").and_then(|at| at.parse::<u64>().ok()) else {
+        return Ok(None);
+    };
+    let reach = Reach::After(at.saturating_sub(1));
+    let part = web
+        .store
+        .transcript(visitor.team_id(), run, reach, 1)
+        .await?;
+    let people = people_of(web, &part.entries).await?;
+    let context = Context {
+        run,
+        calls: &Calls::of(&part.entries),
+        people: &people,
+        now: visitor.now,
+        forks: false,
+    };
+    let wanted = sent.get("after_message");
+    let found = part
+        .entries
+        .iter()
+        .find(|entry| entry.id.as_uuid().to_string() == wanted);
+    Ok(found.map(|entry| transcript::entry(entry, &context)))
+}
+
+fn form(visitor: &Visitor, view: &RunView, builds: &[Build], sent: &Fields) -> Markup {
+    let run = &view.run;
+    let own = BuildId::from_stored(run.build_id);
+    let chosen = sent.get("build");
+    html! {
+        form.form.block method="post" action={ "/runs/" (run.id) "/fork" } {
+            (ui::form_token(visitor))
+            input type="hidden" name="after_message" value=(sent.get("after_message"));
+            input type="hidden" name="at" value=(sent.get("at"));
+            div.field {
+                label for="build" { "Build" }
+                select #build name="build" {
+                    @for build in builds {
+                        @let id = build.id.to_string();
+                        @let is_chosen = if chosen.is_empty() { build.id == own } else { chosen == id };
+                        option value=(id) selected[is_chosen] { "Build " (build.number) ": " (build.name) @if build.id == own { " (this run's)" } }
+                    }
+                    @if builds.iter().all(|build| build.id != own) { option value="" selected[chosen.is_empty()] { "This run's own" } }
+                }
+            }
+            div.field.wide {
+                label for="message" { "Message " span.hint { "what the fork is told after all of this; needed where the run had ended here" } }
+                textarea #message name="message" rows="3" { (sent.get("message")) }
+            }
+            label.choice { input type="checkbox" name="no_files" value="on" checked[sent.is_on("no_files")]; span { "Begin with an empty sandbox" span.hint { "else with a copy of the run's files as they are now" } } }
+            div.buttons { button.main { (ui::icon("fork")) "Fork" } a.button href={ "/runs/" (run.id) } { "Cancel" } }
+        }
+    }
+}
+
+pub(in crate::web) async fn fork(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(run): Path<RunId>,
+    Form(sent): Form,
+) -> Shown {
+    match try_fork(&web, &visitor, run, &sent).await {
+        Ok(made) => Ok(to_run(made)),
+        Err(error) => render(&web, &visitor, run, &Told::of(error, sent)?).await,
+    }
+}
+
+async fn try_fork(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    sent: &Fields,
+) -> Result<RunId, PageError> {
+    let wanted = ForkRunRequest {
+        after_message: id_of(sent, "after_message")?,
+        build: id_of(sent, "build")?,
+        message: sent.given("message").map(str::to_owned),
+        files: Some(!sent.is_on("no_files")),
+        ..ForkRunRequest::default()
+    };
+    let by = Forking {
+        team: visitor.team_id(),
+        user: visitor.user_id(),
+        api_key: None,
+        source: "web",
+    };
+    let made = make(web, &by, run, wanted, Once::not_recorded()).await??;
+    Ok(RunId::from_stored(made.fresh()?.run.id))
+}
+
+fn id_of<T: std::str::FromStr>(sent: &Fields, name: &str) -> Result<Option<T>, PageError> {
+    sent.given(name)
+        .map(|id| id.parse().map_err(|_| PageError::not_found()))
+        .transpose()
+}
