@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use call::ConnectionTool;
 pub use offer::Offer;
-pub use sign_in::SignIn;
+pub use sign_in::{BegunBy, SignIn, SignInUnderWay};
 
 use crate::clock::Clock;
 use crate::net::Guard;
