@@ -161,7 +161,16 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let next = runs.claim(run).await;
     assert_ne!(next, claim);
     let call_id = "c2".to_owned();
-    let request = runs.ask(run, next, Origin::InDoubt { call_id }).await;
+    let request = runs
+        .ask(
+            run,
+            next,
+            Origin::InDoubt {
+                call_id,
+                target: None,
+            },
+        )
+        .await;
     runs.answer(run, &request).await;
     assert_eq!(runs.audit(AuditScope::All).await, []);
 }
