@@ -32,6 +32,7 @@ mod browser;
 mod connections;
 mod connections_changing;
 mod connections_programs;
+mod connections_secrets;
 mod connections_sign_in;
 mod coverage;
 mod crash_connections;
