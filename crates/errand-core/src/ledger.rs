@@ -69,10 +69,12 @@ fn may_hold_content(outcome: &Outcome) -> bool {
 pub enum Approval {
     /// Nobody was asked.
     NotAsked,
-    /// Released, for exactly the call with this digest.
+    /// Released, for exactly the call with this digest, to where it went then.
     Given {
         /// See [`ToolCall::digest`].
         digest: String,
+        /// See [`crate::next::Rules::target`].
+        target: Option<String>,
     },
     /// Refused: the error that the call gets.
     Refused {
@@ -412,9 +414,12 @@ impl Ledger {
             return;
         };
         match &request.origin {
-            Origin::Policy { .. } => {
+            Origin::Policy { target, .. } => {
+                let target = target.clone();
                 open.approval = match (resolution, request.digest) {
-                    (Resolution::Approved { .. }, Some(digest)) => Approval::Given { digest },
+                    (Resolution::Approved { .. }, Some(digest)) => {
+                        Approval::Given { digest, target }
+                    }
                     (
                         Resolution::Denied {
                             reason: Some(reason),
@@ -432,12 +437,13 @@ impl Ledger {
                 };
             }
             // `not done, run it`: the person's word stands for the approval, and the old intent is void.
-            Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
+            Origin::InDoubt { target, .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
                 open.repeats = None;
                 open.lost = false;
                 open.approval = Approval::Given {
                     digest: open.call.digest(),
+                    target: target.clone(),
                 };
             }
             Origin::Connection { .. } => open.reply = Some(resolution.clone()),

@@ -321,9 +321,9 @@ impl Dispatcher {
         let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
             let ended = drive(&parts, claimed, step_ms_max, &cancel).await;
-            if ended.is_err() {
-                parts.connections.close_run(ready.run);
-            }
+            parts
+                .connections
+                .end_drive(ready.run, claim, ended.is_err());
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));

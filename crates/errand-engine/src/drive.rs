@@ -119,7 +119,7 @@ pub(crate) async fn drive(
         ledger.feed(entry);
     }
     let is_open = |id: &str| ledger.open.iter().any(|open| open.call.id == id);
-    parts.connections.keep_only(run.id, is_open).await;
+    parts.connections.begin_drive(run.id, claim, is_open).await;
     let mut driver = Driver {
         parts,
         offer,
@@ -304,6 +304,7 @@ impl Driver<'_> {
                     let of_connection = self.offer.policy(name);
                     of_connection.unwrap_or_else(|| self.build.policy(name))
                 },
+                target: &|name| self.tool(name).and_then(|tool| tool.target()),
                 people: self.build.human_in_the_loop,
                 claim: self.claim,
                 expires_in_ms: self.build.human_requests.expires_in_ms,
@@ -424,7 +425,9 @@ impl Driver<'_> {
         }
         self.ledger.position = self.known;
         if !committed.goes_on && matches!(step.end, StepEnd::Complete { .. } | StepEnd::Fail(_)) {
-            self.parts.connections.close_run(self.run.id);
+            self.parts
+                .connections
+                .end_drive(self.run.id, self.claim, true);
         }
         Ok(committed.goes_on)
     }

@@ -122,6 +122,11 @@ pub trait Tool: Send + Sync {
     /// What it is.
     fn hints(&self) -> Hints;
 
+    /// Where its calls go, where that can change: a digest, which an approval is bound to.
+    fn target(&self) -> Option<String> {
+        None
+    }
+
     /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
     fn in_sandbox(&self) -> bool {
         false

@@ -59,6 +59,15 @@ pub struct OauthClient {
     pub secret: Option<String>,
 }
 
+/// What tokens were made for: those of one server are kept for no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeFor {
+    /// The server's address, as the connection had it.
+    pub url: String,
+    /// Whether they renew others: where those were taken away, so are these.
+    pub renews: bool,
+}
+
 /// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
 pub type Floors = BTreeMap<String, Policy>;
 
@@ -298,14 +307,16 @@ impl Store {
             .transpose()?)
     }
 
-    /// Keeps a connection's sign-in, or takes it away. `issuer`: who issued it, for people.
+    /// Keeps a connection's sign-in, or takes it away, where the connection still is what it was made for. `issuer`: who
+    /// issued it, for people.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
+    /// [`StoreError::NotFound`]: the connection is gone, leads elsewhere, or was signed out of.
     pub async fn set_sign_in(
         &self,
         team: TeamId,
         id: ConnectionId,
+        made_for: MadeFor,
         sign_in: Option<Vec<u8>>,
         issuer: Option<String>,
     ) -> Result<()> {
@@ -317,13 +328,16 @@ impl Store {
             let changed = tx
                 .prepare_cached(
                     "UPDATE connections SET sign_in = ?3, sign_in_of = ?4
-                     WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
+                     WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL
+                       AND json_extract(setup, '$.url') = ?5 AND (NOT ?6 OR sign_in IS NOT NULL)",
                 )?
                 .execute(params![
                     Blob(id.as_uuid()),
                     Blob(team.as_uuid()),
                     sealed.map(|sealed| sealed.0),
-                    issuer
+                    issuer,
+                    made_for.url,
+                    made_for.renews
                 ])?;
             (changed == 1).then_some(()).ok_or(StoreError::NotFound)
         })

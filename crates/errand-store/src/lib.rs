@@ -52,7 +52,9 @@ pub use access::{
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use children::StartChild;
-pub use connections::{Connection, ConnectionChange, Floors, NewConnection, OauthClient, Setup};
+pub use connections::{
+    Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
+};
 pub use driving::{Recovered, Woken};
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};

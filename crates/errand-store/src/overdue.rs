@@ -13,10 +13,11 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 
 use crate::change::Change;
-use crate::driving::{fail, for_each, ids};
+use crate::driving::{fail, ids};
 use crate::error::Result;
 use crate::rows::Ms;
 use crate::sqlite::{Store, Tx};
+use crate::unread::for_each;
 
 /// Why the calls are closed that were open then.
 const TIME_OVER: &str = "the run's working time is over";

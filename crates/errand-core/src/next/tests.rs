@@ -11,6 +11,7 @@ struct World {
     claim: ClaimToken,
     people: bool,
     policy: Policy,
+    target: Option<String>,
 }
 
 const OUTSIDE: Hints = Hints {
@@ -33,6 +34,7 @@ impl World {
             claim,
             people: true,
             policy: Policy::Allow,
+            target: None,
         }
     }
 
@@ -84,6 +86,7 @@ impl World {
             &Rules {
                 hints: &|name| policy::builtin(name).or((name == "pay").then_some(OUTSIDE)),
                 policy: &|_| self.policy,
+                target: &|_| self.target.clone(),
                 people: self.people,
                 claim: self.claim,
                 expires_in_ms: None,
@@ -399,6 +402,75 @@ fn names_of_files_that_a_run_begins_with_count_as_read() {
         panic!("the names were not seen");
     };
     assert!(draft.description.unwrap().contains("names of the files"));
+}
+
+fn approved(world: &mut World) {
+    world.policy = Policy::Ask;
+    world.call("a", "pay", json!({"eur": 7}));
+    let draft = drafted(world.next());
+    let request = world.ask(draft);
+    world.answer(&request, Resolution::Approved { reason: None });
+}
+
+#[test]
+fn a_floor_that_was_raised_to_deny_holds_for_what_was_approved() {
+    let mut world = World::new();
+    approved(&mut world);
+    assert_eq!(names(world.next()), ["a"]);
+    world.policy = Policy::Deny;
+    assert!(error_of(world.next()).starts_with("denied: "));
+    // Also for a call that may be made again after a crash.
+    let mut world = World::new();
+    world.call("r", "read_file", json!({}));
+    world.intent("r");
+    world.lose_the_driver();
+    assert_eq!(names(world.next()), ["r"]);
+    world.policy = Policy::Deny;
+    assert!(error_of(world.next()).starts_with("outcome_unknown: "));
+}
+
+#[test]
+fn an_approval_holds_for_where_the_call_went_then() {
+    let mut world = World::new();
+    world.target = Some("one".to_owned());
+    approved(&mut world);
+    assert_eq!(names(world.next()), ["a"]);
+    world.target = Some("other".to_owned());
+    // Whatever the policy is by now.
+    world.policy = Policy::Allow;
+    let draft = drafted(world.next());
+    assert!(
+        draft
+            .description
+            .as_ref()
+            .unwrap()
+            .contains("changed since")
+    );
+    let request = world.ask(draft);
+    world.answer(&request, Resolution::Approved { reason: None });
+    assert_eq!(names(world.next()), ["a"], "it was approved anew");
+    world.target = None;
+    world.people = false;
+    assert!(error_of(world.next()).starts_with("denied: "));
+}
+
+#[test]
+fn a_word_that_a_call_in_doubt_is_run_holds_for_where_it_went_then() {
+    let mut world = World::new();
+    world.target = Some("one".to_owned());
+    world.call("a", "pay", json!({}));
+    world.intent("a");
+    world.lose_the_driver();
+    let draft = drafted(world.next());
+    let request = world.ask(draft);
+    let answers = json!({"Was it done?": NOT_DONE})
+        .as_object()
+        .unwrap()
+        .clone();
+    world.answer(&request, Resolution::Answered { answers });
+    assert_eq!(names(world.next()), ["a"]);
+    world.target = Some("other".to_owned());
+    assert_eq!(drafted(world.next()).ask, Ask::Approval);
 }
 
 #[test]

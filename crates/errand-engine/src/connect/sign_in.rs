@@ -2,7 +2,8 @@
 //! by `rmcp`.
 //!
 //! Promised: every address of it, also those that a server names, passes the guard before it is connected to, and none is
-//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server.
+//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server: where the
+//! connection leads elsewhere by the time they come, or was signed out of, they are kept for nobody.
 //!
 //! A sign-in that was begun is kept in memory, for ten minutes: after a restart it is begun again.
 
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use errand_core::id::{ConnectionId, TeamId};
+use errand_core::id::{ConnectionId, TeamId, UserId};
 use errand_core::time::Timestamp;
-use errand_store::{Connection, Setup, Store};
+use errand_store::{Connection, MadeFor, Setup, Store};
 use http::header::LOCATION;
 use rmcp::transport::auth::{
     AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession,
@@ -29,8 +30,8 @@ use crate::secrets::Secrets;
 
 /// How long a sign-in may take that was begun.
 const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
-/// Most sign-ins that are under way.
-const BEGUN_MAX: usize = 1_000;
+/// Most sign-ins of a team that are under way.
+const BEGUN_MAX: usize = 20;
 /// Most redirects of a discovery.
 const REDIRECTS_MAX: usize = 3;
 
@@ -55,6 +56,27 @@ pub(super) struct SignIns {
 struct Begun {
     session: AuthorizationSession,
     ends: Timestamp,
+    under_way: SignInUnderWay,
+}
+
+/// Who began a sign-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BegunBy {
+    /// The person.
+    pub user: UserId,
+    /// In the web interface, where they come back to with their session; else over the API.
+    pub in_web: bool,
+}
+
+/// A sign-in that was begun and has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignInUnderWay {
+    /// Whose connection it is.
+    pub team: TeamId,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Who began it.
+    pub by: BegunBy,
 }
 
 /// A sign-in that was begun.
@@ -135,6 +157,7 @@ struct Sealed {
     store: Store,
     team: TeamId,
     connection: ConnectionId,
+    made_for: MadeFor,
     refresh: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -155,7 +178,13 @@ impl CredentialStore for Sealed {
         let plain = serde_json::to_vec(&credentials).map_err(|_| failed("it cannot be written"))?;
         let issuer = credentials.issuer.clone().unwrap_or_default();
         self.store
-            .set_sign_in(self.team, self.connection, Some(plain), Some(issuer))
+            .set_sign_in(
+                self.team,
+                self.connection,
+                self.made_for.clone(),
+                Some(plain),
+                Some(issuer),
+            )
             .await
             .map_err(failed)
     }
@@ -167,14 +196,25 @@ impl CredentialStore for Sealed {
 
     async fn clear(&self) -> Result<(), AuthError> {
         self.store
-            .set_sign_in(self.team, self.connection, None, None)
+            .set_sign_in(
+                self.team,
+                self.connection,
+                self.made_for.clone(),
+                None,
+                None,
+            )
             .await
             .map_err(failed)
     }
 }
 
 impl Connections {
-    async fn manager(&self, connection: &Connection) -> Result<AuthorizationManager, String> {
+    /// `renews`: for a sign-in that is there.
+    async fn manager(
+        &self,
+        connection: &Connection,
+        renews: bool,
+    ) -> Result<AuthorizationManager, String> {
         let Setup::Http { url, .. } = &connection.setup else {
             return Err("a program has nothing to sign in to".to_owned());
         };
@@ -189,6 +229,10 @@ impl Connections {
             store: self.store.clone(),
             team: connection.team,
             connection: connection.id,
+            made_for: MadeFor {
+                url: url.clone(),
+                renews,
+            },
             refresh: {
                 let mut refreshes = locked(&self.sign_ins.refreshes);
                 Arc::clone(refreshes.entry(connection.id).or_default())
@@ -206,7 +250,7 @@ impl Connections {
         if connection.signed_in_at.is_none() {
             return Ok(None);
         }
-        let mut manager = self.manager(connection).await?;
+        let mut manager = self.manager(connection, true).await?;
         match manager.initialize_from_store().await {
             Ok(true) => {
                 if let Some((id, secret)) = registered(connection, secrets)? {
@@ -230,10 +274,11 @@ impl Connections {
     pub async fn begin_sign_in(
         &self,
         connection: &Connection,
+        by: BegunBy,
         token: String,
         callback: &str,
     ) -> Result<SignIn, String> {
-        let mut manager = self.manager(connection).await?;
+        let mut manager = self.manager(connection, false).await?;
         let found = manager.resolve_metadata().await;
         let found = found.map_err(|error| super::open::explain(&error))?;
         manager.set_metadata(found.metadata);
@@ -264,11 +309,33 @@ impl Connections {
         let ends = now.plus_ms(SIGN_IN_MS_MAX);
         let mut begun = locked(&self.sign_ins.begun);
         begun.retain(|_, begun| begun.ends > now);
-        if begun.len() >= BEGUN_MAX {
+        let of_team = begun
+            .values()
+            .filter(|begun| begun.under_way.team == connection.team);
+        if of_team.count() >= BEGUN_MAX {
             return Err("too many sign-ins are under way; try again in a few minutes".to_owned());
         }
-        begun.insert(token, Begun { session, ends });
+        let under_way = SignInUnderWay {
+            team: connection.team,
+            connection: connection.id,
+            by,
+        };
+        let one = Begun {
+            session,
+            ends,
+            under_way,
+        };
+        begun.insert(token, one);
         Ok(SignIn { url, ends })
+    }
+
+    /// Whose sign-in it is that a browser comes back from. None: no such one is under way.
+    #[must_use]
+    pub fn sign_in_under_way(&self, token: &str) -> Option<SignInUnderWay> {
+        let now = self.clock.now();
+        let begun = locked(&self.sign_ins.begun);
+        let found = begun.get(token).filter(|begun| begun.ends > now);
+        found.map(|begun| begun.under_way)
     }
 
     /// Ends a sign-in with what the person brought back. None: no such one is under way.

@@ -85,7 +85,7 @@ impl History {
                 call_id, evidence, ..
             } => self.intent(at, call_id, evidence.as_ref()),
             Body::HumanRequest { request, .. } => {
-                if let Origin::InDoubt { call_id } = &request.origin {
+                if let Origin::InDoubt { call_id, .. } = &request.origin {
                     self.doubts.push((request.id, call_id.clone()));
                 }
             }

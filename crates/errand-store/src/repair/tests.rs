@@ -2,11 +2,13 @@ use errand_core::human::Origin;
 use errand_core::id::BuildId;
 use errand_core::transcript::Outcome;
 use proptest::prelude::*;
+use rusqlite::params;
 
 use super::*;
 use crate::audit::AuditScope;
 use crate::audit::fixture::{Runs, call, ending, going, hears, intent, result};
 use crate::model::{StepCommit, StepEnd, Usage};
+use crate::rows::Blob;
 use crate::runs::entries_from;
 
 /// What happens to the rows of a run that has not ended.
@@ -161,7 +163,16 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let next = runs.claim(run).await;
     assert_ne!(next, claim);
     let call_id = "c2".to_owned();
-    let request = runs.ask(run, next, Origin::InDoubt { call_id }).await;
+    let request = runs
+        .ask(
+            run,
+            next,
+            Origin::InDoubt {
+                call_id,
+                target: None,
+            },
+        )
+        .await;
     runs.answer(run, &request).await;
     assert_eq!(runs.audit(AuditScope::All).await, []);
 }
@@ -500,4 +511,40 @@ async fn time_that_was_missed_is_nobodys_and_a_clock_set_back_holds_up_nothing()
     assert!(runs.row(later).await.wake_at > Some(earlier));
     store.clock_was_set_back(earlier).await.unwrap();
     assert_eq!(runs.row(later).await.wake_at, Some(earlier));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_run_that_cannot_be_read_goes_on_and_what_that_waits_for_ends() {
+    for caller_is_damaged in [false, true] {
+        let runs = Runs::new().await;
+        let (caller, child) = (runs.start(None).await, runs.start(None).await);
+        runs.claim(caller).await;
+        let (id, by) = (Blob(child.as_uuid()), Blob(caller.as_uuid()));
+        let waits = runs.f.store.write(move |tx| {
+            tx.execute(
+                "INSERT INTO child_runs (child, parent, call_id, depth) VALUES (?1, ?2, 'c', 1)",
+                params![id, by],
+            )?;
+            tx.execute(
+                "UPDATE runs SET waiting_kind = 'child_run', claim_token = NULL, claim_boot = NULL, claimed_at = NULL,
+                     deadline_at = NULL WHERE id = ?1",
+                params![by],
+            )?;
+            Ok(())
+        });
+        waits.await.unwrap();
+        let (damaged, now) = (if caller_is_damaged { caller } else { child }, runs.now);
+        let ended = runs
+            .f
+            .store
+            .write(move |tx| unread::end(tx, damaged, &RunError::new(CODE, MESSAGE), now));
+        ended.await.unwrap();
+        assert_eq!(runs.row(damaged).await.status, Status::Failed);
+        if caller_is_damaged {
+            assert_eq!(runs.row(child).await.status, Status::Interrupted);
+        } else {
+            let waits = runs.row(caller).await.waiting_kind;
+            assert_eq!(waits.as_deref(), Some("place"));
+        }
+    }
 }

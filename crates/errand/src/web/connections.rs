@@ -11,6 +11,7 @@ use errand_core::connection::{NAME_CHARS_MAX, is_name};
 use errand_core::id::{AgentId, ConnectionId};
 use errand_core::policy::Policy;
 use errand_core::role::Permission;
+use errand_engine::connect::BegunBy;
 use errand_store::model::PageQuery;
 use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
 use http::StatusCode;
@@ -18,13 +19,13 @@ use maud::{Markup, html};
 use url::Url;
 
 use super::failure::{PageError, Shown, sentence};
-use super::form::{Fields, Form, Params, Path, Told};
+use super::form::{Fields, Form, OpenForm, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, setup_of};
-use crate::api::v1::sign_ins::begin;
+use crate::api::v1::sign_ins::{Brought, begin, finish};
 
 /// Connections of one page.
 const LIMIT: u32 = 25;
@@ -482,7 +483,11 @@ pub(super) async fn sign_in(
     Form(_): Form,
 ) -> Shown {
     let connection = web.store.connection(visitor.team_id(), id).await?;
-    let above = match begin(&web, &connection).await {
+    let by = BegunBy {
+        user: visitor.user_id(),
+        in_web: true,
+    };
+    let above = match begin(&web, &connection, by).await {
         Ok(begun) => {
             let host = Url::parse(&begun.url).ok();
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -499,6 +504,24 @@ pub(super) async fn sign_in(
         Err(error) => return Err(error.into()),
     };
     render_one(&web, &visitor, id, Some(&above), &Told::default()).await
+}
+
+/// Ends a sign-in that was begun over the API, for somebody who has read whose connection it is.
+pub(super) async fn confirm_sign_in(
+    State(web): State<Web>,
+    axum::extract::Path(token): axum::extract::Path<String>,
+    OpenForm(sent): OpenForm,
+) -> Shown {
+    let begun = web.connections.sign_in_under_way(&token);
+    if begun.is_none_or(|begun| begun.by.in_web) {
+        return Err(PageError::not_found());
+    }
+    let brought = Brought {
+        code: sent.get("code").to_owned(),
+        state: sent.get("state").to_owned(),
+        issuer: sent.given("iss").map(str::to_owned),
+    };
+    finish(&web, &token, &brought).await.map_err(as_told)
 }
 
 pub(super) async fn delete(

@@ -576,23 +576,6 @@ async fn a_tool_that_is_not_what_was_probed_is_not_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_variable_that_the_operator_lets_teams_set_no_more_is_not_set() {
-    let mailbox = Mailbox::new();
-    let with = options(Some(&mailbox));
-    let mut app = TestApp::start_with(with.clone()).await;
-    let team = app.team("acme").await;
-    let transport = json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1"}});
-    let id = connect(&app, &team, "mail", transport).await;
-    let probe = format!("/v1/connections/{id}/probe");
-    app.set_file(with.file.unwrap().replace("MAILBOX_LIES", "OTHER"));
-    app.stop_and_start().await;
-    let probed = app.post(&team.key, &probe, json!({})).await.expect(200);
-    let error = probed["error"].as_str().unwrap();
-    assert!(error.contains("MAILBOX_LIES is no variable"), "{error}");
-    app.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_said_in_words() {
     let mailbox = Mailbox::new();
     let app = TestApp::start_with(options(Some(&mailbox))).await;

@@ -12,6 +12,7 @@ use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::connections::options;
+use crate::web::{Browser, between, form};
 
 /// What the authorization server knows, and what it was asked.
 #[derive(Default)]
@@ -195,7 +196,19 @@ impl<'a> Kept<'a> {
         let callback = Url::parse(&pair(from, "redirect_uri")).unwrap();
         let back = format!("{}?code=c&state={state}", callback.path());
         let body = axum::body::Body::empty();
-        self.app.send(Method::GET, &back, &[], body).await
+        let asked = self.app.send(Method::GET, &back, &[], body).await;
+        let page = String::from_utf8_lossy(&asked.bytes).into_owned();
+        let Some(action) = between(&page, "<form method=\"post\" action=\"", "\"") else {
+            return asked;
+        };
+        for said in ["acme", "owner@acme.example", "kept", "/mcp"] {
+            assert!(page.contains(said), "{said}: {page}");
+        }
+        // The person reads it, and presses the button.
+        let fields = form(&[("code", "c"), ("state", state)]);
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let sent = self.app.send(Method::POST, action, &headers, fields.into());
+        sent.await
     }
 
     async fn sign_in(&self) {
@@ -258,7 +271,7 @@ async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
     assert_eq!(reply.status, 200, "{said}");
     kept.come_back(&url, &state).await.error(404);
     let other = kept.begin().await;
-    kept.come_back(&other, "wrong").await.error(400);
+    assert_eq!(kept.come_back(&other, "wrong").await.status, 400);
 
     let probed = kept.probe().await;
     assert_eq!(probed["error"], Value::Null, "{probed}");
@@ -274,6 +287,78 @@ async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
             assert!(!text.contains("the-access-token") && !text.contains("the-refresh-token"));
         }
     }
+}
+
+/// Where a sign-in that was begun comes back to, with what.
+fn back(url: &Url) -> String {
+    let callback = Url::parse(&pair(url, "redirect_uri")).unwrap();
+    format!("{}?code=c&state={}", callback.path(), pair(url, "state"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
+    let server = Protected::start(true).await;
+    let app = TestApp::start_with(options(None)).await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    app.person(&team, "ben@acme.example", Role::Admin).await;
+    let ben = Browser::of(&app, "ben@acme.example").await;
+    let kept = Kept::new(&app, &team, server.transport()).await;
+    let is_signed_in = async || {
+        let got = app.get(&team.key, &kept.path("")).await.expect(200);
+        !got["connection"]["sign_in"].is_null()
+    };
+    // Begun over the API: the browser of whoever was sent there gives nothing away by itself, nor for another site.
+    let url = kept.begin().await;
+    let page = ben.get(&back(&url)).await.ok();
+    assert!(page.contains("owner@acme.example"), "{page}");
+    assert!(!is_signed_in().await);
+    let action = between(&page, "<form method=\"post\" action=\"", "\"").unwrap();
+    let fields = form(&[("code", "c"), ("state", &pair(&url, "state"))]);
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("sec-fetch-site", "cross-site"),
+    ];
+    let sent = app.send(Method::POST, action, &headers, fields.into());
+    assert_eq!(sent.await.status, 403);
+    assert!(!is_signed_in().await);
+    // Begun in the web interface: for nobody else, with or without a button.
+    let begun = |page: &str| {
+        let link = between(page, "id=\"sign-in\" href=\"", "\"").unwrap();
+        Url::parse(&link.replace("&amp;", "&")).unwrap()
+    };
+    let sign_in = format!("/connections/{}/sign-in", kept.id);
+    let url = begun(&owner.post(&sign_in, &[]).await.ok());
+    let refused = ben.get(&back(&url)).await.refused(403);
+    assert!(refused.contains("begun by somebody else"), "{refused}");
+    let callback = Url::parse(&pair(&url, "redirect_uri")).unwrap();
+    let confirm = callback.path().trim_start_matches("/v1").to_owned();
+    let fields = [("code", "c"), ("state", &*pair(&url, "state"))];
+    ben.post(&confirm, &fields).await.refused(404);
+    assert!(!is_signed_in().await);
+    let page = owner.get(&back(&url)).await.ok();
+    assert!(page.contains("Signed in") && is_signed_in().await);
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_go_to_no_other_server_that_a_connection_leads_to_by_then() {
+    let (one, other) = (Protected::start(true).await, Protected::start(true).await);
+    let app = TestApp::start_with(options(None)).await;
+    let team = app.team("acme").await;
+    let kept = Kept::new(&app, &team, one.transport()).await;
+    let url = kept.begin().await;
+    app.patch(
+        &team.key,
+        &kept.path(""),
+        json!({"transport": other.transport()}),
+    )
+    .await
+    .expect(200);
+    let state = pair(&url, "state");
+    assert_eq!(kept.come_back(&url, &state).await.status, 400);
+    let got = app.get(&team.key, &kept.path("")).await.expect(200);
+    assert_eq!(got["connection"]["sign_in"], Value::Null);
+    app.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,7 +90,8 @@ async fn a_run_goes_on_after_a_file_and_a_page_that_overflow_their_parser() {
         {"tool": "fetch_url", "with": {"url": format!("{}/deep", server.uri())}, "on_error": "continue"},
         {"tool": "write_file", "with": {"path": "y.html", "content": "<h1>Well</h1>"}},
         {"tool": "read_file", "with": {"path": "y.html"}}]);
-    let data = json!({"tools": {"fetch_url": "allow"}, "playbook": {"steps": steps}});
+    let tools = json!({"fetch_url": "allow", "read_file": "allow", "write_file": "allow"});
+    let data = json!({"tools": tools, "playbook": {"steps": steps}});
     let agent = app
         .agent(&team, json!({"version": "v2", "data": data}))
         .await;

@@ -30,6 +30,7 @@ mod api_webhooks;
 mod assignments;
 mod browser;
 mod connections;
+mod connections_bound;
 mod connections_changing;
 mod connections_programs;
 mod connections_secrets;
