@@ -9,6 +9,7 @@ mod http;
 mod line;
 mod load;
 mod measure;
+mod provider;
 mod report;
 mod seed;
 mod server;

@@ -5,6 +5,7 @@ mod commands;
 mod commits;
 mod history;
 mod idle;
+mod model_steps;
 mod pages;
 mod streams;
 mod throughput;
@@ -41,6 +42,8 @@ pub(crate) enum Measure {
     Waiting,
     /// Cost of a step, and of a page, at 10,000 messages
     Transcript,
+    /// Cost of a step of a model on the network, at 50, 200 and 800 messages
+    ModelSteps,
     /// How long the web interface's pages take with 10,000 runs, and a run's with 2,000 messages
     Pages,
     /// A thousand open streams of events
@@ -69,6 +72,7 @@ impl Measure {
             Self::History => history::METHOD,
             Self::Waiting => waiting::METHOD,
             Self::Transcript => transcript::METHOD,
+            Self::ModelSteps => model_steps::METHOD,
             Self::Pages => pages::METHOD,
             Self::Streams => streams::METHOD,
             Self::Uploads => uploads::METHOD,
@@ -94,6 +98,7 @@ impl Measure {
             Self::History => history::measure(bench).await,
             Self::Waiting => waiting::measure(bench).await,
             Self::Transcript => transcript::measure(bench).await,
+            Self::ModelSteps => model_steps::measure(bench).await,
             Self::Pages => pages::measure(bench).await,
             Self::Streams => streams::measure(bench).await,
             Self::Uploads => uploads::measure(bench).await,

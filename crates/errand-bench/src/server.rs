@@ -27,12 +27,22 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program on a directory, and waits until it is ready.
     pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Self> {
+        Self::start_with(binary, dir, &[]).await
+    }
+
+    /// The same, with these variables.
+    pub(crate) async fn start_with(
+        binary: &Path,
+        dir: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let begin = Instant::now();
         let mut child = Command::new(binary)
             .args(["serve", "--listen", &address.to_string(), "--data-dir"])
             .arg(dir)
             .envs(SETTINGS)
+            .envs(variables.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -84,6 +94,11 @@ impl Server {
         Ok(kib * 1024)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Processor time of the server so far, in user and system.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(&self.pid.to_string())
@@ -119,7 +134,8 @@ pub(crate) fn own_cpu_seconds() -> Result<f64> {
     cpu_seconds("self")
 }
 
-fn cpu_seconds(process: &str) -> Result<f64> {
+/// Processor time of a process so far, by its id or `self`.
+pub(crate) fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let after_name = stat.rsplit(')').next().context("no stat")?;
     let ticks: Vec<f64> = after_name

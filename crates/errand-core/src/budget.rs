@@ -4,7 +4,8 @@
 //! go on; an approval gives it as much again. A team's limit counts what all its runs have cost in the month; an approval
 //! lets this run go on beyond it.
 //!
-//! Left out: working time (`limits.seconds`), which is limited by somebody else than the driver.
+//! Left out: when working time (`limits.seconds`) is over, which somebody else than the driver decides. What a person is
+//! asked then, and what follows where they do not let the run go on, is here.
 
 use crate::config::RunLimits;
 use crate::human::{Ask, OnExpire, Origin, RequestDraft};
@@ -13,6 +14,9 @@ use crate::run::RunError;
 
 /// The name of the team's limit in a request.
 pub const TEAM_COST: &str = "team_cost_usd";
+
+/// The name of the working time's limit in a request.
+pub const SECONDS: &str = "seconds";
 
 /// What a run has used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,17 +72,7 @@ pub fn check(
     };
     let refused = ledger.refused.as_deref() == Some(reached.limit);
     if people && !refused {
-        return Verdict::Ask(Box::new(RequestDraft {
-            title: format!("Go on beyond the limit of {}?", name(reached.limit)),
-            description: Some(format!("{}. {}", reached.used, reached.more)),
-            ask: Ask::Approval,
-            origin: Origin::Limit {
-                limit: reached.limit.to_owned(),
-            },
-            tool_call: None,
-            expires_in_ms: None,
-            on_expire: Some(OnExpire::Deny),
-        }));
+        return Verdict::Ask(Box::new(request(&reached)));
     }
     let end = if refused {
         "and nobody let it go on"
@@ -99,9 +93,40 @@ pub fn check(
     ))
 }
 
+/// What a person is asked when a run's working time is over. `seconds`: what the build gives it.
+#[must_use]
+pub fn time_over(seconds: u64) -> RequestDraft {
+    request(&Reached {
+        limit: SECONDS,
+        used: worked(seconds),
+        more: format!(
+            "What it was doing then was cut off, and it is told so. An approval gives it {seconds} s more."
+        ),
+    })
+}
+
+fn worked(seconds: u64) -> String {
+    format!("the run has worked for {seconds} s and reached limits.seconds of its build")
+}
+
+fn request(reached: &Reached) -> RequestDraft {
+    RequestDraft {
+        title: format!("Go on beyond the limit of {}?", name(reached.limit)),
+        description: Some(format!("{}. {}", reached.used, reached.more)),
+        ask: Ask::Approval,
+        origin: Origin::Limit {
+            limit: reached.limit.to_owned(),
+        },
+        tool_call: None,
+        expires_in_ms: None,
+        on_expire: Some(OnExpire::Deny),
+    }
+}
+
 fn name(limit: &str) -> &str {
     match limit {
         "cost_usd" => "cost",
+        SECONDS => "working time",
         TEAM_COST => "the team's cost in a month",
         other => other,
     }
@@ -133,7 +158,16 @@ fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> 
             more: format!("An approval gives it {max} more."),
         })
     };
-    whole("steps", limits.steps, used.steps)
+    // Asked already, by somebody else; here is what follows from a refusal.
+    let time = || {
+        (ledger.refused.as_deref() == Some(SECONDS)).then(|| Reached {
+            limit: SECONDS,
+            used: worked(limits.seconds),
+            more: String::new(),
+        })
+    };
+    time()
+        .or_else(|| whole("steps", limits.steps, used.steps))
         .or_else(|| whole("tokens", limits.tokens, used.tokens))
         .or_else(cost)
 }
@@ -224,6 +258,25 @@ mod tests {
             check(&limits, used(0, 2000, 0.0), None, &ledger, true),
             Verdict::Fail(_)
         ));
+    }
+
+    #[test]
+    fn a_refusal_of_more_time_ends_the_run() {
+        let draft = time_over(60);
+        assert!(matches!(draft.origin, Origin::Limit { limit } if limit == SECONDS));
+        let mut ledger = Ledger::default();
+        let none = used(0, 0, 0.0);
+        assert_eq!(check(&NONE, none, None, &ledger, true), Verdict::Within);
+        ledger.refused = Some(SECONDS.to_owned());
+        let Verdict::Fail(error) = check(&NONE, none, None, &ledger, true) else {
+            panic!("it fails")
+        };
+        assert_eq!(error.code, "limit_exceeded");
+        assert!(
+            error.message.contains("limits.seconds"),
+            "{}",
+            error.message
+        );
     }
 
     #[test]

@@ -102,6 +102,7 @@ pub struct RequestDefaults {
 }
 
 /// A build's `config`, parsed.
+#[derive(Clone)]
 pub struct BuildConfig {
     /// Who decides.
     pub model: ModelName,

@@ -75,15 +75,21 @@ pub enum Origin {
     Policy {
         /// The call.
         call_id: String,
+        /// Where it goes, as it was then: see [`crate::next::Rules::target`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
     },
     /// A call whose outcome is unknown after a crash.
     InDoubt {
         /// The call.
         call_id: String,
+        /// As of `Policy`: a person may say that it is carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
     },
     /// The run reached a limit: an approval lets it go on.
     Limit {
-        /// `steps`, `tokens` or `cost_usd` of the build, or `team_cost_usd`.
+        /// `steps`, `tokens`, `cost_usd` or `seconds` of the build, or `team_cost_usd`.
         limit: String,
     },
     /// A connection's server asks while a call of it is under way: the answer goes to the server.
@@ -188,8 +194,8 @@ impl HumanRequest {
         match &self.origin {
             Origin::Model | Origin::Limit { .. } => None,
             Origin::Tool { call_id }
-            | Origin::Policy { call_id }
-            | Origin::InDoubt { call_id }
+            | Origin::Policy { call_id, .. }
+            | Origin::InDoubt { call_id, .. }
             | Origin::Connection { call_id } => Some(call_id),
         }
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::human::{Ask, HumanRequest, OnExpire, Origin, Resolution};
 use crate::id::{ClaimToken, HumanRequestId};
 use crate::policy::{self, Hints};
+use crate::shown::one_line;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 
@@ -18,16 +19,62 @@ pub const NOT_DONE: &str = "not done, run it";
 pub const SKIP: &str = "skip";
 /// The question about a call in doubt.
 pub const IN_DOUBT_QUESTION: &str = "Was it done?";
+/// In the evidence of a call's intent: the run that the call starts.
+pub const STARTED_RUN: &str = "run";
+
+/// The text of an opening that names no file.
+pub const OPENING: &str = "Begin.";
+
+/// With these words, and a colon, begin errors of tools that hold nothing but the engine's own words and what the call
+/// itself said. In any other error of a tool that brings untrusted content there may be some: the last lines of a
+/// command, a name that was found, the address that a page leads to.
+const OWN_WORDS: [&str; 20] = [
+    "bad_arguments",
+    "busy",
+    "denied",
+    "internal",
+    "interrupted",
+    "invalid_arguments",
+    "is_a_directory",
+    "no_space",
+    "not_a_directory",
+    "not_a_regular_file",
+    "not_found",
+    "not_run",
+    "outcome_unknown",
+    "reserved_name",
+    "sandbox_missing",
+    "skipped",
+    "too_large",
+    "unavailable",
+    "unknown_tool",
+    "unreadable_document",
+];
+
+/// Whether a tool that brings untrusted content may have brought some with this outcome.
+fn may_hold_content(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Result(_) => true,
+        Outcome::Error(error) => {
+            let word = error
+                .split_once(':')
+                .map_or(error.as_str(), |(word, _)| word);
+            !OWN_WORDS.contains(&word)
+        }
+    }
+}
 
 /// Whether a person has released a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Approval {
     /// Nobody was asked.
     NotAsked,
-    /// Released, for exactly the call with this digest.
+    /// Released, for exactly the call with this digest, to where it went then.
     Given {
         /// See [`ToolCall::digest`].
         digest: String,
+        /// See [`crate::next::Rules::target`].
+        target: Option<String>,
     },
     /// Refused: the error that the call gets.
     Refused {
@@ -96,7 +143,10 @@ impl Untrusted {
     }
 
     fn add(&mut self, tool: &str, from: Option<String>, at: Timestamp) {
-        let from = from.map(|text| text.chars().take(Self::FROM_CHARS_MAX).collect());
+        let from = from.map(|text| {
+            let text: String = text.chars().take(Self::FROM_CHARS_MAX).collect();
+            one_line(&text)
+        });
         if self
             .reads
             .iter()
@@ -140,6 +190,11 @@ fn from_of(call: &ToolCall) -> Option<String> {
     };
     let text = call.arguments.get(key)?.as_str()?;
     Some(text.replace(['\n', '\r'], " "))
+}
+
+/// Whether what a tool gives is untrusted. Of a connection's the engine notes the source, where it is trusted.
+fn brings_untrusted(name: &str) -> bool {
+    policy::builtin(name).is_none_or(|h: Hints| h.untrusted)
 }
 
 /// What a transcript adds up to.
@@ -227,11 +282,14 @@ impl Ledger {
             Body::ModelCall { .. } => self.failures = 0,
             Body::Late { call_id, outcome } => {
                 let mut unknown = self.unknown.iter_mut().chain(&mut self.doubtful);
+                let mut tool = None;
                 if let Some(call) = unknown.find(|o| &o.call.id == call_id) {
                     call.repeats = Some(Repeats {
                         late: Some(outcome.clone()),
                     });
+                    tool = Some(call.call.name.clone());
                 }
+                self.came_late(tool, outcome, entry.at);
             }
             // The model was told, and goes on.
             Body::Assistant { .. } => self.unknown.clear(),
@@ -239,7 +297,13 @@ impl Ledger {
                 self.timer = None;
                 self.failures = 0;
             }
-            Body::Opening { .. } | Body::Summary { .. } => {}
+            Body::Opening { text } => {
+                if text != OPENING {
+                    let from = Some("the names of the files in /workspace".to_owned());
+                    self.untrusted.add("list_files", from, entry.at);
+                }
+            }
+            Body::Summary { .. } => {}
             Body::Source {
                 call_id,
                 from,
@@ -291,23 +355,28 @@ impl Ledger {
         });
     }
 
-    /// Notes what a call brought in. Of a built-in tool an error is the engine's own sentence; whose source is noted may
-    /// put anything into one.
+    /// Notes what a call brought in. Where its source is noted, whatever came has come from there.
     fn came(&mut self, call_id: &str, name: &str, outcome: &Outcome, at: Timestamp) {
         let open = self.open.iter().find(|o| o.call.id == call_id);
         let noted = open.and_then(|o| o.source.clone());
         let untrusted = match &noted {
             Some((_, trusted)) => !trusted,
-            None => {
-                policy::builtin(name).is_none_or(|h: Hints| h.untrusted)
-                    && matches!(outcome, Outcome::Result(_))
-            }
+            None => brings_untrusted(name) && may_hold_content(outcome),
         };
         if untrusted {
             let from = noted
                 .map(|(from, _)| from)
                 .or_else(|| open.and_then(|o| from_of(&o.call)));
             self.untrusted.add(name, from, at);
+        }
+    }
+
+    /// The same of an outcome that came after its call was closed. Its source is not noted, and its tool is not always
+    /// known any more.
+    fn came_late(&mut self, tool: Option<String>, outcome: &Outcome, at: Timestamp) {
+        if tool.as_deref().is_none_or(brings_untrusted) && may_hold_content(outcome) {
+            let tool = tool.unwrap_or_else(|| "a call that came late".to_owned());
+            self.untrusted.add(&tool, None, at);
         }
     }
 
@@ -345,9 +414,12 @@ impl Ledger {
             return;
         };
         match &request.origin {
-            Origin::Policy { .. } => {
+            Origin::Policy { target, .. } => {
+                let target = target.clone();
                 open.approval = match (resolution, request.digest) {
-                    (Resolution::Approved { .. }, Some(digest)) => Approval::Given { digest },
+                    (Resolution::Approved { .. }, Some(digest)) => {
+                        Approval::Given { digest, target }
+                    }
                     (
                         Resolution::Denied {
                             reason: Some(reason),
@@ -365,12 +437,13 @@ impl Ledger {
                 };
             }
             // `not done, run it`: the person's word stands for the approval, and the old intent is void.
-            Origin::InDoubt { .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
+            Origin::InDoubt { target, .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
                 open.repeats = None;
                 open.lost = false;
                 open.approval = Approval::Given {
                     digest: open.call.digest(),
+                    target: target.clone(),
                 };
             }
             Origin::Connection { .. } => open.reply = Some(resolution.clone()),
@@ -461,7 +534,15 @@ impl Ledger {
             .map(|open| {
                 let error = match &open.intent {
                     None => format!("not_run: {why}"),
-                    Some(_) => format!("outcome_unknown: {why} while the call was under way"),
+                    Some((_, evidence)) => {
+                        let started = evidence.as_ref().and_then(|e| e.get(STARTED_RUN)?.as_str());
+                        let started = started
+                            .map(|run| format!("; what the run {run} had done by then stands"));
+                        format!(
+                            "outcome_unknown: {why} while the call was under way{}",
+                            started.unwrap_or_default()
+                        )
+                    }
                 };
                 Body::ToolResult {
                     call_id: open.call.id.clone(),

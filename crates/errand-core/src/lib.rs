@@ -22,6 +22,7 @@ pub mod retry;
 pub mod role;
 pub mod run;
 pub mod secret;
+pub mod shown;
 pub mod time;
 pub mod transcript;
 pub mod turn;

@@ -17,6 +17,9 @@ pub struct Rules<'a> {
     pub hints: &'a dyn Fn(&str) -> Option<Hints>,
     /// The build's word on a tool.
     pub policy: &'a dyn Fn(&str) -> Policy,
+    /// Where calls of a tool go, as far as that can change: a digest, none for what is part of this program. An approval
+    /// holds for where the call went when it was asked for.
+    pub target: &'a dyn Fn(&str) -> Option<String>,
     /// Whether a person can be asked.
     pub people: bool,
     /// The claim under which this driver works: an intent of another one is in doubt.
@@ -26,6 +29,9 @@ pub struct Rules<'a> {
     /// What happens when they lapse.
     pub on_expire: OnExpire,
 }
+
+/// What a call gets whose policy is `deny`.
+const DENIED: &str = "denied: this assignment does not allow the tool";
 
 /// What is done next.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,12 +119,6 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     if let Some(reply) = &open.reply {
         return Step::Reply(reply.clone());
     }
-    let begun_elsewhere = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
-    if (begun_elsewhere || open.lost)
-        && let Some(step) = in_doubt(open, hints, rules)
-    {
-        return step;
-    }
     let mut policy = (rules.policy)(&open.call.name);
     // A secret leaves the house with the call: what was read must not be what sends it.
     if secret::may_hold(&open.call.name)
@@ -126,11 +126,32 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     {
         policy = policy.or_stricter(Policy::Guard);
     }
+    let target = (rules.target)(&open.call.name);
+    let is_moved =
+        matches!(&open.approval, Approval::Given { target: then, .. } if *then != target);
+    let begun_elsewhere = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
+    if (begun_elsewhere || open.lost)
+        && let Some(step) = in_doubt(open, hints, rules)
+    {
+        match step {
+            // That it may be begun again does not say that it may still be begun.
+            Step::Run if policy == Policy::Deny => {
+                return Step::Error("outcome_unknown: the call was under way, and may not be made again: this assignment does not allow the tool any more".to_owned());
+            }
+            Step::Run if is_moved => {}
+            step => return step,
+        }
+    }
     if hints.asks {
         return asking(open, policy, rules);
     }
+    if policy == Policy::Deny {
+        // Whatever a person said before it was: a floor that was raised holds from the next call on.
+        return Step::Error(DENIED.to_owned());
+    }
     match &open.approval {
-        Approval::Given { digest } if *digest == open.call.digest() => return Step::Run,
+        Approval::Given { .. } if is_moved => policy = policy.or_stricter(Policy::Ask),
+        Approval::Given { digest, .. } if *digest == open.call.digest() => return Step::Run,
         Approval::Given { .. } => {
             return Step::Error("denied: the call is not the one that was approved".to_owned());
         }
@@ -160,7 +181,7 @@ fn absent(open: &OpenCall) -> String {
 
 fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
     if policy == Policy::Deny {
-        return Step::Error("denied: this assignment does not allow the tool".to_owned());
+        return Step::Error(DENIED.to_owned());
     }
     if !rules.people {
         return Step::Error(
@@ -184,6 +205,9 @@ fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
 fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) -> RequestDraft {
     let name = &open.call.name;
     let why = match policy {
+        _ if matches!(open.approval, Approval::Given { .. }) => format!(
+            "This very call was approved, but where it goes has been changed since: the address or program of the connection, or what its server says of `{name}`. Look at the connection, and approve it anew only if that is meant."
+        ),
         Policy::Guard => format!(
             "Untrusted content came into the run, so this call needs a person's word. What was read: {}. What you approve is exactly the call shown.",
             ledger.untrusted.sentence()
@@ -198,6 +222,7 @@ fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) 
         ask: Ask::Approval,
         origin: Origin::Policy {
             call_id: open.call.id.clone(),
+            target: (rules.target)(name),
         },
         tool_call: Some(open.call.clone()),
         expires_in_ms: rules.expires_in_ms,
@@ -211,7 +236,9 @@ fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) 
 /// A retry that makes such a call again is somebody's word that the step is to be done; it does not say that it was not
 /// done already. What came late says so; of a call of the sandbox it does not matter.
 fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
-    let again = hints.read_only || hints.idempotent || hints.settle == Settle::RunAgain;
+    let again = hints.read_only
+        || hints.idempotent
+        || (hints.settle == Settle::RunAgain && open.repeats.is_none());
     if let Some(repeats) = &open.repeats {
         match &repeats.late {
             Some(Outcome::Result(value)) => {
@@ -224,13 +251,12 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
     }
     Some(match hints.settle {
         _ if again => Step::Run,
-        Settle::RunAgain => Step::Run,
         Settle::LookUp => Step::LookUp,
         Settle::TellModel => {
             Step::Error("outcome_unknown: the server restarted; look at the files".to_owned())
         }
-        Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
-        Settle::AskPerson => Step::Error(
+        Settle::RunAgain | Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
+        Settle::RunAgain | Settle::AskPerson => Step::Error(
             "outcome_unknown: the call was under way when the server restarted or the run ended, the tool cannot tell whether it was done, and this assignment runs without people who could look".to_owned(),
         ),
     })
@@ -266,6 +292,7 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
         },
         origin: Origin::InDoubt {
             call_id: open.call.id.clone(),
+            target: (rules.target)(&open.call.name),
         },
         tool_call: Some(open.call.clone()),
         expires_in_ms: rules.expires_in_ms,

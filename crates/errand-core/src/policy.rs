@@ -51,7 +51,7 @@ impl Policy {
 /// What settles a call that has an intent and no result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settle {
-    /// Running it again has the same end: read-only or idempotent.
+    /// The same call may be carried out again: what it does, it does once.
     RunAgain,
     /// The tool can look whether it was done, or gives an idempotency key to the other side.
     LookUp,
@@ -148,8 +148,8 @@ pub const NAMED: [(&str, Hints); 2] = [
         Hints {
             read_only: false,
             destructive: false,
-            // A call starts one run, however often it is carried out.
-            idempotent: true,
+            // Another call starts another run. The same one finds the run that it started.
+            idempotent: false,
             open_world: false,
             asks: false,
             // What the run that was started has read counts; see `Body::Source`.

@@ -280,7 +280,7 @@ pub struct ModelCall {
     /// Which attempt gave it, from 1.
     #[serde(default)]
     pub attempt: u32,
-    /// The position of the newest user's message that was read.
+    /// The position of the last entry that was there when it was asked: messages after it were not read.
     #[serde(default)]
     pub read_to: u64,
     /// What the answer was for.

@@ -81,6 +81,12 @@ impl Clock {
         }
     }
 
+    /// Whether it is the system's.
+    #[must_use]
+    pub fn is_the_systems(&self) -> bool {
+        matches!(self, Self::System)
+    }
+
     /// The moment at which the next one wakes that sleeps by a manual clock; none where nobody does, and of the system's.
     #[must_use]
     pub fn next_waking(&self) -> Option<Timestamp> {

@@ -25,7 +25,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use errand_core::id::{ConnectionId, RunId};
+use errand_core::id::{ClaimToken, ConnectionId, RunId};
 use errand_core::time::Timestamp;
 use errand_sandbox::exec::SandboxExec;
 use errand_store::{Connection, Store};
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use call::ConnectionTool;
 pub use offer::Offer;
-pub use sign_in::SignIn;
+pub use sign_in::{BegunBy, SignIn, SignInUnderWay};
 
 use crate::clock::Clock;
 use crate::net::Guard;
@@ -63,6 +63,8 @@ pub struct StdioServer {
     pub args: Vec<String>,
     /// Its environment, beside the plainest.
     pub env: BTreeMap<String, String>,
+    /// The variables that a team may set, and no other: with a variable many a program is told what to run.
+    pub team_env: Vec<String>,
     /// Whether it is isolated.
     pub isolation: Isolation,
     /// Paths of this machine that it sees though it is isolated, read-only.
@@ -105,6 +107,8 @@ pub struct Inner {
     idle: Duration,
     progress: Progress,
     sessions: Mutex<HashMap<(RunId, ConnectionId), Arc<Slot>>>,
+    /// The claim under which a run is driven, so that a driver that comes late to its end closes nobody else's sessions.
+    drivers: Mutex<HashMap<RunId, ClaimToken>>,
     sign_ins: SignIns,
     /// Set when the server stops, in order or not.
     ended: CancellationToken,
@@ -163,6 +167,7 @@ impl Connections {
             idle: setup.idle,
             progress: setup.progress,
             sessions: Mutex::default(),
+            drivers: Mutex::default(),
             sign_ins: SignIns::default(),
             ended: CancellationToken::new(),
         }))
@@ -186,6 +191,20 @@ impl Connections {
     /// The names of the programs that may be started.
     pub fn declared(&self) -> impl Iterator<Item = &str> {
         self.declared.keys().map(String::as_str)
+    }
+
+    /// A variable among these that a team may not set for a program; a program that is not declared has none it may set.
+    #[must_use]
+    pub fn not_for_teams<'e>(
+        &self,
+        command: &str,
+        env: &'e BTreeMap<String, String>,
+    ) -> Option<&'e str> {
+        let server = self.declared.get(command);
+        let may = |name: &String| {
+            server.is_some_and(|s| s.team_env.contains(name) && !s.env.contains_key(name))
+        };
+        env.keys().find(|name| !may(name)).map(String::as_str)
     }
 
     /// The client for servers at addresses, made when the first is reached.
@@ -230,8 +249,13 @@ impl Connections {
         if let Some(session) = held.as_ref() {
             let usable =
                 session.version == connection.updated_at && !session.peer.is_transport_closed();
-            if usable || !locked(&session.parked).is_empty() {
+            if usable {
                 return Ok((Arc::clone(session), Arc::clone(&slot)));
+            }
+            // It leads elsewhere by now, and the old server must not get what is meant for the new one.
+            let waits = !locked(&session.parked).is_empty();
+            if waits && !session.peer.is_transport_closed() {
+                return Err("it was changed while another call of it waits for a person's answer; answer that first".to_owned());
             }
         }
         if let Some(old) = held.take() {
@@ -310,9 +334,29 @@ impl Connections {
         }
     }
 
-    /// Calls that wait for a person's answer, and that their run has closed meanwhile, are called off. `open`: whether a
-    /// call of the run is open.
-    pub async fn keep_only(&self, run: RunId, open: impl Fn(&str) -> bool) {
+    /// A driver begins: the run's sessions are its own from here on. Calls that wait for a person's answer, and that the
+    /// run has closed meanwhile, are called off. `open`: whether a call of the run is open.
+    pub async fn begin_drive(&self, run: RunId, claim: ClaimToken, open: impl Fn(&str) -> bool) {
+        locked(&self.drivers).insert(run, claim);
+        self.keep_only(run, open).await;
+    }
+
+    /// A driver has ended. `closes`: the run's sessions with it; not those that another driver uses by now.
+    pub fn end_drive(&self, run: RunId, claim: ClaimToken, closes: bool) {
+        let is_anothers = {
+            let mut drivers = locked(&self.drivers);
+            let driver = drivers.get(&run).copied();
+            if driver == Some(claim) {
+                drivers.remove(&run);
+            }
+            driver.is_some_and(|driver| driver != claim)
+        };
+        if closes && !is_anothers {
+            self.close_run(run);
+        }
+    }
+
+    async fn keep_only(&self, run: RunId, open: impl Fn(&str) -> bool) {
         let slots: Vec<_> = {
             let sessions = locked(&self.sessions);
             let of_run = sessions.iter().filter(|((of, _), _)| *of == run);
@@ -327,7 +371,9 @@ impl Connections {
                 ids.iter().filter_map(|id| parked.remove(id)).collect()
             };
             for parked in closed {
-                parked.call_off("the run went on without an answer").await;
+                parked
+                    .call_off(&session, "the run went on without an answer")
+                    .await;
             }
         }
     }
@@ -394,7 +440,7 @@ async fn close(slot: Arc<Slot>) {
     if let Some(session) = session {
         let parked: Vec<Parked> = locked(&session.parked).drain().map(|(_, p)| p).collect();
         for parked in parked {
-            parked.call_off("the run has ended").await;
+            parked.call_off(&session, "the run has ended").await;
         }
         session.close().await;
     }
@@ -414,3 +460,7 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connect/tests.rs"]
+mod tests;

@@ -10,16 +10,18 @@ use std::time::Duration;
 use errand_core::id::{ClaimToken, IdGen, TeamId};
 use errand_core::time::Timestamp;
 use errand_store::model::{Claimed, ReadyRun};
-use errand_store::{Recovered, Store, StoreError};
+use errand_store::{Recovered, Store, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::conclude::conclude;
+use crate::conclude::{conclude, persist};
 use crate::connect::Connections;
 use crate::deltas::Deltas;
 use crate::drive::{DriveError, drive};
 use crate::model::Models;
+use crate::parse::Parsers;
+use crate::pulse::Pulse;
 use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
 use crate::webhook::Post;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub connections: Connections,
     /// Where files are.
     pub sandboxes: Sandboxes,
+    /// Who parses documents.
+    pub parsers: Parsers,
     /// Who takes webhooks to their receivers.
     pub post: Arc<dyn Post>,
     /// No new work; steps in progress are finished.
@@ -85,7 +89,9 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StoreError> {
         let started = parts.clock.now();
-        let recovered = parts.store.recover(started).await?;
+        // A disk that is full now may have room later; until then nothing is lost, and the server says that it is not ready.
+        let recovered = persist(&parts, || parts.store.recover(started)).await?;
+        let pulse = parts.clock.is_the_systems().then(|| Pulse::new(started));
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher {
             parts: parts.clone(),
@@ -93,6 +99,8 @@ impl Engine {
             places: options.max_concurrent_runs.max(1),
             step_seconds_max: options.step_seconds_max.max(1),
             last: None,
+            pulse: pulse.clone(),
+            seen: started,
             more: true,
             moment: None,
             drives: JoinSet::new(),
@@ -106,6 +114,12 @@ impl Engine {
                 cancel.clone(),
             )),
         ];
+        if let Some(pulse) = pulse {
+            let (clock, draining) = (parts.clock.clone(), parts.draining.clone());
+            tasks.push(tokio::spawn(async move {
+                let _ = draining.run_until_cancelled(pulse.run(&clock)).await;
+            }));
+        }
         if options.cleans_up {
             tasks.push(tokio::spawn({
                 let (connections, draining) = (parts.connections.clone(), parts.draining.clone());
@@ -170,6 +184,10 @@ struct Dispatcher {
     step_seconds_max: u32,
     /// The team that was served last: the next one has its turn.
     last: Option<TeamId>,
+    /// None where the clock is not the system's.
+    pulse: Option<Pulse>,
+    /// What the clock said last: it is set back now and then.
+    seen: Timestamp,
     /// Whether runs may want a driver that were not asked for yet.
     more: bool,
     /// The next moment at which something happens by the clock.
@@ -196,6 +214,7 @@ impl Dispatcher {
             tokio::select! {
                 biased;
                 () = parts.store.bell().work() => self.more = true,
+                () = freed(&parts.models) => self.more = true,
                 () = at(&parts.clock, moment) => self.more = true,
                 () = parts.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
@@ -213,8 +232,10 @@ impl Dispatcher {
     /// Fills the free places and does what is due by the clock. Where nothing rang since the last round, nothing is
     /// asked: the places that have become free meanwhile are wanted by nobody.
     async fn round(&mut self) -> Result<(), StoreError> {
+        self.wake_for_models().await?;
         // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
         let mut now = self.parts.clock.now();
+        self.keep_time(now).await?;
         while self.more {
             let free = self
                 .places
@@ -244,9 +265,49 @@ impl Dispatcher {
         self.parts.store.lapse_requests(now).await?;
         self.parts
             .store
-            .fail_overdue(self.step_seconds_max, now)
+            .end_overdue(self.step_seconds_max, now)
             .await?;
         self.moment = self.parts.store.next_moment(now).await?;
+        Ok(())
+    }
+
+    /// What follows from a clock that went back, or time that was missed.
+    async fn keep_time(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if now < self.seen {
+            tracing::warn!(
+                seconds = self.seen.ms_since(now) / 1000,
+                "the clock was set back; what was in line stays in line"
+            );
+            self.parts.store.clock_was_set_back(now).await?;
+        }
+        self.seen = now;
+        let Some(missed) = self.pulse.as_ref().and_then(|pulse| pulse.missed(now)) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            seconds = missed.ms / 1000,
+            "the program was stopped, or the clock set forward; the runs at work get that time"
+        );
+        persist(&self.parts, || {
+            self.parts.store.time_was_missed(missed.since, missed.ms)
+        })
+        .await
+    }
+
+    /// Puts the runs in line whose turn has come at their provider.
+    async fn wake_for_models(&self) -> Result<(), StoreError> {
+        let Some(network) = self.parts.models.network() else {
+            return Ok(());
+        };
+        let now = self.parts.clock.now();
+        for run in network.turns(now) {
+            match self.parts.store.wake_for_model(run, now).await? {
+                Woken::Yes => network.was_woken(run, true, now),
+                Woken::Gone => network.was_woken(run, false, now),
+                // It is just about to wait; its commit rings.
+                Woken::Driven => {}
+            }
+        }
         Ok(())
     }
 
@@ -260,9 +321,9 @@ impl Dispatcher {
         let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
             let ended = drive(&parts, claimed, step_ms_max, &cancel).await;
-            if ended.is_err() {
-                parts.connections.close_run(ready.run);
-            }
+            parts
+                .connections
+                .end_drive(ready.run, claim, ended.is_err());
             conclude(&parts, ready, claim, ended).await;
         });
         self.driven.insert(handle.id(), (ready, claim));
@@ -286,6 +347,14 @@ impl Dispatcher {
             .drives
             .spawn(async move { conclude(&parts, ready, claim, Err(DriveError::Panicked)).await });
         self.driven.insert(handle.id(), (ready, claim));
+    }
+}
+
+/// Until a provider has room again that a run waits for.
+async fn freed(models: &Models) {
+    match models.network() {
+        Some(network) => network.freed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use errand_core::budget::{self, Used, Verdict};
 use errand_core::config::BuildConfig;
 use errand_core::connection::is_tool;
-use errand_core::human::HumanRequest;
+use errand_core::human::{HumanRequest, OnExpire};
 use errand_core::id::{ClaimToken, MessageId, SandboxId};
-use errand_core::ledger::{Ledger, OpenCall};
+use errand_core::ledger::Ledger;
 use errand_core::limits::CALLS_PER_TURN_MAX;
 use errand_core::next::{Next, Rules, next};
 use errand_core::playbook::RunFacts;
-use errand_core::policy::{Hints, Policy, Settle};
+use errand_core::policy::{Hints, Policy};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, Mark, NewEntry, Outcome, ToolCall};
@@ -30,7 +30,6 @@ use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
@@ -38,7 +37,7 @@ use crate::connect::Offer;
 use crate::dispatch::Parts;
 use crate::model::{self, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
 use crate::sandboxes::Workspace;
-use crate::tool::{Acted, LookedUp, ToolContext, assignment};
+use crate::tool::{Acted, ToolContext, assignment};
 use calls::{act, known};
 
 /// Most entries of pure turns that gather before they are committed.
@@ -120,7 +119,7 @@ pub(crate) async fn drive(
         ledger.feed(entry);
     }
     let is_open = |id: &str| ledger.open.iter().any(|open| open.call.id == id);
-    parts.connections.keep_only(run.id, is_open).await;
+    parts.connections.begin_drive(run.id, claim, is_open).await;
     let mut driver = Driver {
         parts,
         offer,
@@ -231,14 +230,26 @@ impl Driver<'_> {
             }
             // A floor that was raised holds from the next call on.
             let connections = &self.parts.connections;
-            self.offer
-                .refresh(connections, self.run.team, self.build)
-                .await?;
+            let refresh = self.offer.refresh(connections, self.run.team, self.build);
+            if refresh.await? {
+                let offered = offers(self.parts, self.build, &self.offer);
+                self.session.offer(offered);
+            }
             let mut what = self.decide();
+            if let (Next::Calls(calls), Some(most)) = (&mut what, self.build.limits.steps) {
+                let used =
+                    self.steps + self.buffer.usage.model_calls + self.buffer.usage.tool_calls;
+                let room = usize::try_from(most.saturating_sub(used)).unwrap_or(usize::MAX);
+                calls.truncate(room.max(1));
+            }
             // Before the step that would go beyond it, not after the money is spent.
             match self.room_for(&what).await? {
                 Verdict::Within => {}
-                Verdict::Ask(draft) => what = Next::Ask(draft),
+                Verdict::Ask(draft) => {
+                    // Nobody's word is no leave to go on, whatever the build says of other requests.
+                    let expires = self.build.human_requests.expires_in_ms;
+                    what = Next::Ask(Box::new(draft.or_defaults(expires, OnExpire::Deny)));
+                }
                 Verdict::Fail(error) => return self.fail(error).await,
             }
             let goes_on = match what {
@@ -293,6 +304,7 @@ impl Driver<'_> {
                     let of_connection = self.offer.policy(name);
                     of_connection.unwrap_or_else(|| self.build.policy(name))
                 },
+                target: &|name| self.tool(name).and_then(|tool| tool.target()),
                 people: self.build.human_in_the_loop,
                 claim: self.claim,
                 expires_in_ms: self.build.human_requests.expires_in_ms,
@@ -303,7 +315,12 @@ impl Driver<'_> {
 
     /// Whether the limits of build and team leave room for a step.
     async fn room_for(&self, what: &Next) -> Result<Verdict, DriveError> {
-        if !matches!(what, Next::Model | Next::Calls(_)) {
+        let is_step = match what {
+            Next::Model => true,
+            Next::Calls(calls) => !calls.iter().all(|call| self.has_started(call)),
+            _ => false,
+        };
+        if !is_step {
             return Ok(Verdict::Within);
         }
         let team = if matches!(what, Next::Model) && self.session.costs() {
@@ -332,6 +349,10 @@ impl Driver<'_> {
         if self.ledger.failures == 0 {
             return StepEnd::Sleep(until);
         }
+        self.ask_again(until)
+    }
+
+    fn ask_again(&self, until: Timestamp) -> StepEnd {
         StepEnd::Retry {
             until,
             who: self.build.model.to_string(),
@@ -404,7 +425,9 @@ impl Driver<'_> {
         }
         self.ledger.position = self.known;
         if !committed.goes_on && matches!(step.end, StepEnd::Complete { .. } | StepEnd::Fail(_)) {
-            self.parts.connections.close_run(self.run.id);
+            self.parts
+                .connections
+                .end_drive(self.run.id, self.claim, true);
         }
         Ok(committed.goes_on)
     }
@@ -448,6 +471,7 @@ impl Driver<'_> {
             facts: &facts,
             workspace,
             failures: self.ledger.failures,
+            read_to: self.known,
             clock: &self.parts.clock,
             ids: &self.parts.ids,
             store: &self.parts.store,
@@ -476,6 +500,10 @@ impl Driver<'_> {
                     until,
                 });
                 self.commit(self.sleep(until)).await
+            }
+            Err(TurnError::Full { pause_ms }) => {
+                let until = self.now().plus_ms(pause_ms);
+                self.commit(self.ask_again(until)).await
             }
         }
     }
@@ -603,6 +631,7 @@ impl Driver<'_> {
             run: self.run.id,
             call_id: call.id.clone(),
             workspace,
+            parsers: self.parts.parsers.of(self.run.team),
             cancel: self.cancel.child_token(),
             draining: self.parts.draining.clone(),
         }
@@ -673,87 +702,6 @@ impl Driver<'_> {
             }
         };
         self.record(calls.iter().cloned().zip(acted)).await
-    }
-
-    /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
-    async fn intend(
-        &mut self,
-        call: &ToolCall,
-        context: &ToolContext,
-    ) -> Result<Result<(), String>, DriveError> {
-        if self
-            .ledger
-            .open
-            .front()
-            .is_some_and(|open| self.began(open))
-        {
-            return Ok(Ok(()));
-        }
-        let hints = self.hints(call);
-        // That it may begin again is the server's word, which nobody can look up later.
-        let again = is_tool(&call.name) && hints.is_some_and(|hints| hints.idempotent);
-        let mut evidence = again.then(|| json!({"again": true}));
-        if let Some(tool) = self.tool(&call.name).cloned()
-            && tool.hints().settle == Settle::LookUp
-        {
-            self.commit_sandbox().await?;
-            evidence = match tool.evidence(context, &call.arguments).await {
-                Ok(evidence) => evidence,
-                Err(error) => return Ok(Err(error)),
-            };
-        }
-        self.push(Body::Intent {
-            call_id: call.id.clone(),
-            claim: self.claim,
-            evidence,
-        });
-        Ok(Ok(()))
-    }
-
-    /// Brings the row of a sandbox to disk that the run has just got: before anything is done in it.
-    async fn commit_sandbox(&mut self) -> Result<(), DriveError> {
-        if self.buffer.sandbox.is_some() {
-            self.commit(StepEnd::Go {
-                doing: "tool",
-                who: None,
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    fn began(&self, open: &OpenCall) -> bool {
-        open.intent
-            .as_ref()
-            .is_some_and(|(claim, _)| *claim == self.claim)
-    }
-
-    /// A call of a lost driver: its tool looks whether it was done.
-    async fn look_up(&mut self, open: OpenCall) -> Result<bool, DriveError> {
-        let context = self.context(&open.call);
-        self.commit_sandbox().await?;
-        let evidence: Option<&Value> = open
-            .intent
-            .as_ref()
-            .and_then(|(_, evidence)| evidence.as_ref());
-        let found = match self.tool(&open.call.name) {
-            Some(tool) => tool.look_up(&context, &open.call.arguments, evidence).await,
-            None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
-        };
-        match found {
-            LookedUp::Done(value) => self.push(result_of(&open.call, Outcome::Result(value))),
-            LookedUp::Unknown(error) => self.push(result_of(&open.call, Outcome::Error(error))),
-            // It may run now: under a new intent, of this claim.
-            LookedUp::NotDone => {
-                let evidence = evidence.cloned();
-                self.push(Body::Intent {
-                    call_id: open.call.id.clone(),
-                    claim: self.claim,
-                    evidence,
-                });
-            }
-        }
-        Ok(true)
     }
 
     /// The run was taken away before these entries were on disk: what became of calls that had begun.

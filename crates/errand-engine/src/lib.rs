@@ -9,6 +9,7 @@ pub mod connect;
 pub mod deltas;
 pub mod model;
 pub mod net;
+pub mod parse;
 pub mod progress;
 pub mod sandboxes;
 pub mod tool;
@@ -20,6 +21,7 @@ mod dispatch;
 mod drive;
 mod janitor;
 mod outbox;
+mod pulse;
 mod secrets;
 
 pub use dispatch::{Engine, EngineOptions, Parts};

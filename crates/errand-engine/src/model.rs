@@ -76,6 +76,13 @@ pub enum TurnError {
         /// How long until the next one, in milliseconds.
         pause_ms: u64,
     },
+    /// The provider has as many calls under way as it is given at once. The run waits, without a driver, until it is
+    /// woken, or until it looks again.
+    #[error("the provider has as many calls under way as it is given at once")]
+    Full {
+        /// How long until it looks again, in milliseconds.
+        pause_ms: u64,
+    },
 }
 
 /// A tool as a model is told of it.
@@ -109,6 +116,8 @@ pub struct TurnContext<'a> {
     pub workspace: Option<Workspace>,
     /// Attempts in a row, up to now, that gave no answer.
     pub failures: u32,
+    /// The position of the last entry that the turn can rest on, as the store has it.
+    pub read_to: u64,
     /// What time it is.
     pub clock: &'a Clock,
     /// Makes ids.
@@ -158,6 +167,9 @@ pub trait Session: Send + Sync {
     fn needs_workspace(&self) -> Need {
         Need::Never
     }
+
+    /// The tools that the run has are others from now on.
+    fn offer(&mut self, _tools: Vec<Offer>) {}
 
     /// The next turn. Called only when no call is open, no request pending, no timer running. May be dropped at any
     /// await when the run is taken from its driver.

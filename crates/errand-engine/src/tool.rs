@@ -18,6 +18,7 @@ use errand_core::transcript::{Body, Outcome};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use crate::parse::TeamParsers;
 use crate::sandboxes::Workspace;
 
 /// Where what a call gave comes from, where the tool's name and arguments do not say it.
@@ -83,6 +84,8 @@ pub struct ToolContext {
     pub build: Option<Arc<BuildConfig>>,
     /// The run's sandbox, for tools that work in it.
     pub workspace: Option<Workspace>,
+    /// Parsers of documents, as the run's team has them.
+    pub parsers: TeamParsers,
     /// The run was taken from its driver, or the server stops: end soon.
     pub cancel: CancellationToken,
     /// The server stops: what takes long may go on for a part of the grace period.
@@ -118,6 +121,11 @@ pub trait Tool: Send + Sync {
 
     /// What it is.
     fn hints(&self) -> Hints;
+
+    /// Where its calls go, where that can change: a digest, which an approval is bound to.
+    fn target(&self) -> Option<String> {
+        None
+    }
 
     /// Whether it works on the run's files: a run gets its sandbox when such a tool is first called.
     fn in_sandbox(&self) -> bool {

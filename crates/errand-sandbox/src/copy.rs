@@ -11,7 +11,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 
 use errand_core::path::SandboxPath;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{How, file_type, scan, size_bytes};
@@ -67,6 +67,7 @@ impl Root {
             how: self.how(),
             limits,
             names_left: limits.names_max,
+            user: to.user(),
             copied: Copied::default(),
         };
         let source = self.open_dir(&root)?;
@@ -99,6 +100,7 @@ impl Root {
                 Mode::empty(),
             );
             let target = target.map_err(failed)?;
+            copying.give(&target).map_err(failed)?;
             levels.push(copying.enter(source, target)?);
         }
         // One call for all files: thousands of small ones would take as many.
@@ -118,6 +120,8 @@ struct Copying {
     how: How,
     limits: CopyLimits,
     names_left: usize,
+    /// To whom the copy belongs, where its sandbox has a user of its own.
+    user: Option<(Uid, Gid)>,
     copied: Copied,
 }
 
@@ -163,6 +167,13 @@ impl Copying {
         Ok(level)
     }
 
+    fn give(&self, made: &OwnedFd) -> Result<(), Errno> {
+        let Some((uid, gid)) = self.user else {
+            return Ok(());
+        };
+        rustix::fs::fchown(made, Some(uid), Some(gid))
+    }
+
     fn file(&mut self, level: &Level, name: &CString) -> Result<(), Stopped> {
         let source = self
             .how
@@ -179,7 +190,9 @@ impl Copying {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = mode_of(&stat) | Mode::RUSR | Mode::WUSR;
         let target = rustix::fs::openat(&level.target, name, flags, mode);
-        let mut target = std::fs::File::from(target.map_err(io::Error::from)?);
+        let target = target.map_err(io::Error::from)?;
+        self.give(&target).map_err(io::Error::from)?;
+        let mut target = std::fs::File::from(target);
         // It may grow while it is read: no more than there was room for.
         let mut source = std::fs::File::from(source).take(left.saturating_add(1));
         let copied = io::copy(&mut source, &mut target)?;

@@ -15,6 +15,7 @@
 
 mod bubblewrap;
 mod cgroup;
+mod confine;
 mod helper;
 mod launch;
 mod order;
@@ -41,6 +42,7 @@ use crate::root::Root;
 
 pub use bubblewrap::{Bubblewrap, Keepers};
 pub use cgroup::Keeper;
+pub use confine::{Confinement, confine};
 pub use helper::{HELPER_ARGUMENT, run_helper};
 pub use output::{OUTPUT_BYTES_MAX, Output};
 pub use service::{Service, ServicePipes, ServiceSpec};

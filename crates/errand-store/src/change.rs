@@ -176,7 +176,7 @@ impl<'t> Change<'t> {
         if request.expires_at.is_some() {
             self.tx.ring_work();
         }
-        Ok(())
+        crate::children::ring_callers(self.tx, self.row.id)
     }
 
     /// The request that is pending.
@@ -345,21 +345,7 @@ impl<'t> Change<'t> {
         if freed == 0 {
             return Ok(());
         }
-        let next: Option<Blob> = self
-            .tx
-            .prepare_cached(
-                "SELECT id FROM runs WHERE sandbox_id = ?1 AND waiting_kind = 'sandbox' AND id <> ?2
-                 AND status NOT IN ('completed', 'failed', 'interrupted') ORDER BY updated_at LIMIT 1",
-            )?
-            .query_row(params![sandbox.as_str(), Blob(self.row.id.as_uuid())], |row| row.get(0))
-            .optional()?;
-        if let Some(next) = next {
-            let mut change = Change::of_run(self.tx, RunId::from_stored(next.0), self.now)?;
-            change.queue()?;
-            change.updated = true;
-            change.finish()?;
-        }
-        Ok(())
+        crate::unread::let_in(self.tx, sandbox.as_str(), self.row.id, self.now)
     }
 
     /// Takes the run's sandbox for it. False where it serves another run. One that has expired is not taken, and its run

@@ -8,7 +8,7 @@
 //! Left out: which assignments a build may start (the caller's driver names them), and the tool itself (`errand-engine`).
 
 use errand_core::human::HumanRequest;
-use errand_core::id::{AgentId, MessageId, RunId, TeamId, UserId};
+use errand_core::id::{AgentId, HumanRequestId, MessageId, RunId, TeamId, UserId};
 use errand_core::ledger::Ledger;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
@@ -23,6 +23,7 @@ use crate::outside::{latest_build, new_row, stop_as};
 use crate::rows::Blob;
 use crate::runs::{RunRow, entries_from, row_of, view_of};
 use crate::sqlite::Tx;
+use crate::unread::for_each;
 
 /// How deep runs may wait for each other.
 const DEPTH_MAX: i64 = 3;
@@ -45,6 +46,8 @@ pub struct StartChild {
     pub untrusted: Option<String>,
     /// Whether the build's model can be run here.
     pub runnable: Runnable,
+    /// Whether people may be asked. Who waits for a run that waits for people asks them too.
+    pub people: bool,
 }
 
 /// What became of it, for the caller's step.
@@ -65,6 +68,8 @@ pub(crate) fn start(
     if let Some(child) = child_of(tx, parent.id, &new.call_id)? {
         let row = row_of(tx, parent.team, child)?;
         return Ok(if row.status.has_ended() {
+            tx.prepare_cached("UPDATE child_runs SET awaited = 0 WHERE child = ?1")?
+                .execute(params![Blob(child.as_uuid())])?;
             gives(tx, &row)?
         } else {
             Child::Waits(child)
@@ -118,6 +123,17 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
         ))
     })?;
     (new.runnable.0)(&config).map_err(refused)?;
+    if !new.people
+        && config
+            .playbook
+            .as_ref()
+            .is_some_and(|playbook| playbook.asks())
+    {
+        return Err(refused(format!(
+            "the assignment {:?} asks people, and this one runs without people (`human_in_the_loop: false`)",
+            new.assignment
+        )));
+    }
     let start = StartRun {
         team: parent.team,
         id: new.id,
@@ -138,6 +154,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     };
     let mut row = new_row(&start, build, &config);
     row.source = None;
+    row.people &= new.people;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, now);
@@ -165,6 +182,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
         )?;
     }
     change.queue()?;
+    change.count_today()?;
     change.finish()?;
     tx.prepare_cached(
         "INSERT INTO child_runs (child, parent, call_id, depth) VALUES (?1, ?2, ?3, ?4)",
@@ -222,37 +240,55 @@ fn gives(conn: &Connection, child: &RunRow) -> Result<Child> {
 
 /// A run has ended: who waits for it is in line again, and what it waits for itself ends with it.
 pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
-    let (tx, run) = (change.tx, Blob(change.row.id.as_uuid()));
-    let mut select = tx.prepare_cached(
-        "SELECT c.child FROM child_runs c JOIN runs r ON r.id = c.child
-         WHERE c.parent = ?1 AND r.status NOT IN ('completed', 'failed', 'interrupted')",
-    )?;
-    let children: Vec<Blob> = select
-        .query_map(params![run], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    if !children.is_empty() {
+    let tx = change.tx;
+    let left = let_go(tx, change.row.id)?;
+    if !left.is_empty() {
         // What they find of this run shall be that it has ended: it waits for them no more.
         change.write()?;
     }
-    for child in children {
-        let child = RunId::from_stored(child.0);
-        stop_as(tx, change.row.team, child, None, change.now)?;
+    for_each(tx, &left, change.now, |child| {
+        stop_as(tx, change.row.team, child, None, change.now).map(drop)
+    })?;
+    wake_caller(tx, change.row.id, change.now)
+}
+
+/// Waits for no run any more: those that were waited for, and have not ended.
+pub(crate) fn let_go(tx: &Tx<'_>, run: RunId) -> Result<Vec<RunId>> {
+    let run = Blob(run.as_uuid());
+    let awaited: Vec<(RunId, bool)> = tx
+        .prepare_cached(
+            "SELECT c.child, r.status IN ('completed', 'failed', 'interrupted') FROM child_runs c JOIN runs r ON r.id = c.child
+             WHERE c.parent = ?1 AND c.awaited",
+        )?
+        .query_map(params![run], |row| {
+            Ok((RunId::from_stored(row.get::<_, Blob>(0)?.0), row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    if !awaited.is_empty() {
+        tx.prepare_cached("UPDATE child_runs SET awaited = 0 WHERE parent = ?1")?
+            .execute(params![run])?;
     }
-    let parent: Option<Blob> = tx
+    let open = awaited.into_iter().filter(|(_, has_ended)| !has_ended);
+    Ok(open.map(|(child, _)| child).collect())
+}
+
+/// Puts the run in line that waits for this one, which has ended.
+pub(crate) fn wake_caller(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+    let caller: Vec<RunId> = tx
         .prepare_cached(
             "SELECT c.parent FROM child_runs c JOIN runs r ON r.id = c.parent
              WHERE c.child = ?1 AND r.status = 'running' AND r.waiting_kind = 'child_run' AND r.claim_token IS NULL
                  AND r.wake_at IS NULL",
         )?
-        .query_row(params![run], |row| row.get(0))
-        .optional()?;
-    if let Some(parent) = parent {
-        let mut parent = Change::of_run(tx, RunId::from_stored(parent.0), change.now)?;
-        parent.queue()?;
-        parent.mark_updated();
-        parent.finish()?;
-    }
-    Ok(())
+        .query_map(params![Blob(run.as_uuid())], |row| row.get::<_, Blob>(0))?
+        .map(|id| Ok(RunId::from_stored(id?.0)))
+        .collect::<Result<_>>()?;
+    for_each(tx, &caller, now, |caller| {
+        let mut change = Change::of_run(tx, caller, now)?;
+        change.queue()?;
+        change.mark_updated();
+        change.finish().map(drop)
+    })
 }
 
 /// The run that a run waits for, if it waits for one.
@@ -261,6 +297,42 @@ pub(crate) fn awaited(row: &RunRow) -> Option<RunId> {
         return None;
     }
     row.waiting_who.as_ref()?.parse().ok()
+}
+
+/// The run that asked, where it is not this one but one that was started by it or below.
+pub(crate) fn asked_below(
+    conn: &Connection,
+    run: RunId,
+    request: HumanRequestId,
+) -> Result<Option<RunId>> {
+    let found = conn
+        .prepare_cached(
+            "WITH RECURSIVE above (asked, run) AS (
+                 SELECT run_id, run_id FROM human_requests WHERE id = ?2
+                 UNION SELECT a.asked, c.parent FROM above a JOIN child_runs c ON c.child = a.run)
+             SELECT asked FROM above WHERE run = ?1 AND asked <> ?1",
+        )?
+        .query_row(
+            params![Blob(run.as_uuid()), Blob(request.as_uuid())],
+            |row| row.get::<_, Blob>(0),
+        )
+        .optional()?;
+    Ok(found.map(|id| RunId::from_stored(id.0)))
+}
+
+/// A run asks: who watches one that waits for it, whether itself or another, hears it.
+pub(crate) fn ring_callers(tx: &Tx<'_>, run: RunId) -> Result<()> {
+    let mut select = tx.prepare_cached(
+        "WITH RECURSIVE above (run) AS (
+             SELECT parent FROM child_runs WHERE child = ?1 AND awaited
+             UNION SELECT c.parent FROM above a JOIN child_runs c ON c.child = a.run WHERE c.awaited)
+         SELECT run FROM above",
+    )?;
+    let mut rows = select.query(params![Blob(run.as_uuid())])?;
+    while let Some(row) = rows.next()? {
+        tx.ring(RunId::from_stored(row.get::<_, Blob>(0)?.0), true);
+    }
+    Ok(())
 }
 
 /// The human request of the run that a run waits for, or of the one that this waits for.

@@ -35,6 +35,9 @@ pub enum Setup {
         /// Headers of each request.
         #[serde(default)]
         headers: BTreeMap<String, String>,
+        /// The client by which it is signed in to, where one was registered by hand; else one registers itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<OauthClient>,
     },
     /// A program that the operator has declared, over its standard input and output.
     Stdio {
@@ -44,6 +47,25 @@ pub enum Setup {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+}
+
+/// A client that was registered with a server's sign-in beforehand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OauthClient {
+    /// Its id.
+    pub id: String,
+    /// The mark of the secret that holds its own; none: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// What tokens were made for: those of one server are kept for no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeFor {
+    /// The server's address, as the connection had it.
+    pub url: String,
+    /// Whether they renew others: where those were taken away, so are these.
+    pub renews: bool,
 }
 
 /// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
@@ -285,14 +307,16 @@ impl Store {
             .transpose()?)
     }
 
-    /// Keeps a connection's sign-in, or takes it away. `issuer`: who issued it, for people.
+    /// Keeps a connection's sign-in, or takes it away, where the connection still is what it was made for. `issuer`: who
+    /// issued it, for people.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
+    /// [`StoreError::NotFound`]: the connection is gone, leads elsewhere, or was signed out of.
     pub async fn set_sign_in(
         &self,
         team: TeamId,
         id: ConnectionId,
+        made_for: MadeFor,
         sign_in: Option<Vec<u8>>,
         issuer: Option<String>,
     ) -> Result<()> {
@@ -304,18 +328,50 @@ impl Store {
             let changed = tx
                 .prepare_cached(
                     "UPDATE connections SET sign_in = ?3, sign_in_of = ?4
-                     WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
+                     WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL
+                       AND json_extract(setup, '$.url') = ?5 AND (NOT ?6 OR sign_in IS NOT NULL)",
                 )?
                 .execute(params![
                     Blob(id.as_uuid()),
                     Blob(team.as_uuid()),
                     sealed.map(|sealed| sealed.0),
-                    issuer
+                    issuer,
+                    made_for.url,
+                    made_for.renews
                 ])?;
             (changed == 1).then_some(()).ok_or(StoreError::NotFound)
         })
         .await
     }
+
+    /// Takes a connection's sign-in away. Sessions that have it are not used any more. Without one nothing happens.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn sign_out(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let before = one(tx, team, id)?;
+                tx.prepare_cached(
+                    "UPDATE connections SET sign_in = NULL, sign_in_of = NULL, updated_at = ?2 WHERE id = ?1",
+                )?
+                .execute(params![Blob(id.as_uuid()), Ms(after(&before, now))])?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// When a change is. Two within a millisecond are two all the same: sessions are told apart by it.
+fn after(before: &Connection, now: Timestamp) -> Timestamp {
+    now.max(before.updated_at.plus_ms(1))
 }
 
 fn read(row: &Row<'_>) -> Result<Connection> {
@@ -421,8 +477,7 @@ fn update(
         (Setup::Stdio { command, .. }, Setup::Stdio { command: was, .. }) => command != was,
         _ => true,
     };
-    // Two changes within a millisecond are two all the same: sessions are told apart by it.
-    let now = now.max(before.updated_at.plus_ms(1));
+    let now = after(&before, now);
     tx.prepare_cached(
         "UPDATE connections SET setup = ?2, floors = ?3, trusted = ?4, updated_at = ?5,
              tools = CASE WHEN ?6 THEN NULL ELSE tools END, probed_at = CASE WHEN ?6 THEN NULL ELSE probed_at END,

@@ -27,16 +27,36 @@ use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, int};
 use crate::sqlite::{Store, Tx};
 
-/// What is due, in order, without those that an earlier event of the run holds back. The index gives the order, so that
-/// rows are read only until there are enough. One that tells of no run is held back by nothing.
-const DUE: &str = "SELECT d.run_id, d.number, d.id, d.team_id, d.url, d.body, coalesce(d.resent_at, d.created_at), d.attempts,
-        d.resent_after, d.delivery_id
-    FROM deliveries d
-    WHERE d.state = 'pending' AND d.due_at <= ?1 AND (d.attempts > 0 OR NOT EXISTS (
-        SELECT 1 FROM deliveries e
-        WHERE e.run_id = d.run_id AND e.sequence < d.sequence AND e.url = d.url
-          AND e.state = 'pending' AND e.attempts = 0))
-    ORDER BY d.due_at, d.number";
+/// What is due, in order, without those that an earlier event of the run holds back; `$where` narrows it down. The index
+/// gives the order, so that rows are read only until there are enough. One that tells of no run is held back by nothing.
+macro_rules! due {
+    ($where:literal) => {
+        concat!(
+            "SELECT d.run_id, d.number, d.id, d.team_id, d.url, d.body, coalesce(d.resent_at, d.created_at), d.attempts,
+                 d.resent_after, d.delivery_id, d.receiver
+             FROM deliveries d
+             WHERE d.state = 'pending' AND d.due_at <= ?1 ",
+            $where,
+            " AND (d.attempts > 0 OR NOT EXISTS (
+                 SELECT 1 FROM deliveries e
+                 WHERE e.run_id = d.run_id AND e.sequence < d.sequence AND e.url = d.url
+                   AND e.state = 'pending' AND e.attempts = 0))
+             ORDER BY d.due_at, d.number"
+        )
+    };
+}
+const DUE: &str = due!("");
+const DUE_AT_RECEIVER: &str = due!("AND d.receiver = ?2");
+/// Who has deliveries that are pending, each with the time of its first.
+const RECEIVERS: &str = "WITH RECURSIVE known (receiver) AS (
+        SELECT (SELECT min(receiver) FROM deliveries WHERE state = 'pending')
+        UNION ALL SELECT (SELECT min(d.receiver) FROM deliveries d WHERE d.state = 'pending' AND d.receiver > k.receiver)
+        FROM known k WHERE k.receiver IS NOT NULL)
+    SELECT k.receiver FROM known k WHERE k.receiver IS NOT NULL
+    ORDER BY (SELECT min(d.due_at) FROM deliveries d WHERE d.state = 'pending' AND d.receiver = k.receiver)";
+/// So many rows are gone over in order. If there are more, many wait for somebody who has enough; then each receiver is
+/// looked at by itself, so that nobody's backlog is in the way of others.
+const IN_ORDER_MAX: usize = 500;
 
 impl Store {
     /// Deliveries to try now, of all teams: at most `limit`, at most one for each run, and none of the runs in `busy`
@@ -52,7 +72,8 @@ impl Store {
         receiver_max: usize,
         busy: Vec<(Lane, String)>,
     ) -> Result<Vec<DueDelivery>> {
-        self.peek(move |conn| select_due(conn, now, limit, receiver_max, &busy))
+        // Many that wait for one receiver may be gone over: on a thread, that nobody else waits.
+        self.read(move |conn| select_due(conn, now, limit, receiver_max, &busy))
             .await
     }
 
@@ -135,30 +156,77 @@ fn select_due(
     receiver_max: usize,
     busy: &[(Lane, String)],
 ) -> Result<Vec<DueDelivery>> {
-    let mut lanes: HashSet<Lane> = busy.iter().map(|(lane, _)| *lane).collect();
-    let mut receivers: HashMap<String, usize> = HashMap::new();
+    let mut chosen = Chosen {
+        limit,
+        receiver_max,
+        lanes: busy.iter().map(|(lane, _)| *lane).collect(),
+        receivers: HashMap::new(),
+        due: Vec::new(),
+    };
     for (_, url) in busy {
-        *receivers.entry(receiver(url).to_owned()).or_default() += 1;
+        *chosen.at(receiver(url)) += 1;
     }
-    let mut statement = conn.prepare_cached(DUE)?;
-    let mut rows = statement.query(params![Ms(now)])?;
-    let mut due = Vec::new();
-    while due.len() < limit {
-        let Some(row) = rows.next()? else { break };
-        let run = row
-            .get::<_, Option<Blob>>(0)?
-            .map(|run| RunId::from_stored(run.0));
-        let number = row.get(1)?;
-        let lane = run.map_or(Lane::Alone(number), Lane::Run);
-        // The bodies of those that are held back are not read.
-        let url = row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?;
-        let at_receiver = receivers.entry(receiver(url).to_owned()).or_default();
-        if *at_receiver < receiver_max && lanes.insert(lane) {
-            *at_receiver += 1;
-            due.push(due_delivery(run, number, row)?);
+    let mut in_order = conn.prepare_cached(DUE)?;
+    let whole = chosen.from(in_order.query(params![Ms(now)])?)?;
+    if whole || chosen.is_full() {
+        return Ok(chosen.due);
+    }
+    let receivers = conn
+        .prepare_cached(RECEIVERS)?
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut at_receiver = conn.prepare_cached(DUE_AT_RECEIVER)?;
+    for receiver in receivers {
+        if *chosen.at(&receiver) < receiver_max && !chosen.is_full() {
+            chosen.from(at_receiver.query(params![Ms(now), receiver])?)?;
         }
     }
-    Ok(due)
+    Ok(chosen.due)
+}
+
+/// What is to be tried now.
+struct Chosen {
+    limit: usize,
+    receiver_max: usize,
+    lanes: HashSet<Lane>,
+    /// How many are tried at each, with those that are at it.
+    receivers: HashMap<String, usize>,
+    due: Vec<DueDelivery>,
+}
+
+impl Chosen {
+    fn at(&mut self, receiver: &str) -> &mut usize {
+        self.receivers.entry(receiver.to_owned()).or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.due.len() >= self.limit
+    }
+
+    /// Takes what there is room for. False where so many rows were gone over that it was broken off.
+    fn from(&mut self, mut rows: rusqlite::Rows<'_>) -> Result<bool> {
+        for _ in 0..IN_ORDER_MAX {
+            if self.is_full() {
+                return Ok(true);
+            }
+            let Some(row) = rows.next()? else {
+                return Ok(true);
+            };
+            let run = row
+                .get::<_, Option<Blob>>(0)?
+                .map(|run| RunId::from_stored(run.0));
+            let number = row.get(1)?;
+            let lane = run.map_or(Lane::Alone(number), Lane::Run);
+            // The bodies of those that are held back are not read.
+            let receiver = row.get_ref(10)?.as_str().map_err(rusqlite::Error::from)?;
+            let receiver_max = self.receiver_max;
+            if *self.at(receiver) < receiver_max && self.lanes.insert(lane) {
+                *self.at(receiver) += 1;
+                self.due.push(due_delivery(run, number, row)?);
+            }
+        }
+        Ok(false)
+    }
 }
 
 fn due_delivery(run: Option<RunId>, number: i64, row: &Row<'_>) -> Result<DueDelivery> {

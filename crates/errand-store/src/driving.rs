@@ -1,5 +1,8 @@
 //! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
 
+use std::sync::Arc;
+
+use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
 use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
 use errand_core::ledger::lapse_fails;
@@ -16,6 +19,7 @@ use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, 
 use crate::rows::{Blob, Ms};
 use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
+use crate::unread::{for_each, set_aside};
 use crate::usage;
 
 /// Longest transcript that is read with the claim.
@@ -28,6 +32,17 @@ pub struct Recovered {
     pub runs: u64,
     /// Sandboxes that a run had not given back.
     pub sandboxes: u64,
+}
+
+/// What became of a run that was to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// It is in line for a driver.
+    Yes,
+    /// It has one.
+    Driven,
+    /// It does not wait for its model.
+    Gone,
 }
 
 impl Store {
@@ -64,6 +79,47 @@ impl Store {
                 change.finish().map(drop)
             })?;
             Ok(recovered)
+        })
+        .await
+    }
+
+    /// The clock was set back: what was in line already does not wait until it is there again.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn clock_was_set_back(&self, now: Timestamp) -> Result<()> {
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET wake_at = ?1 WHERE claim_token IS NULL AND wake_at > ?1 AND waiting_kind = 'place'",
+                params![Ms(now)],
+            )?;
+            tx.execute(
+                "UPDATE deliveries SET due_at = ?1 WHERE state = 'pending' AND due_at > ?1 AND attempts = 0",
+                params![Ms(now)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The program was stopped, the machine slept, or its clock was set forward, by `ms` milliseconds after `since`. The
+    /// runs that were claimed then have that time still.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn time_was_missed(&self, since: Timestamp, ms: u64) -> Result<()> {
+        let boot = self.boot();
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET deadline_at = deadline_at + ?3, claimed_at = claimed_at + ?3
+                 WHERE claim_token IS NOT NULL AND claim_boot = ?1 AND claimed_at <= ?2",
+                params![
+                    Blob(boot.as_uuid()),
+                    Ms(since),
+                    i64::try_from(ms).unwrap_or(0)
+                ],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -223,29 +279,34 @@ impl Store {
         })
         .await
     }
-
-    /// Fails the runs whose working time is over (`limit_exceeded`), or whose step takes longer than it may
-    /// (`step_timeout`). `step_seconds_max` is named in the error alone. Returns how many.
-    ///
-    /// # Errors
-    /// Of the store only.
-    pub async fn fail_overdue(&self, step_seconds_max: u32, now: Timestamp) -> Result<u64> {
-        self.write(move |tx| {
-            let overdue = ids(
-                tx,
-                "SELECT id FROM runs WHERE claim_token IS NOT NULL AND deadline_at <= ?1 LIMIT 256",
-                &Ms(now),
-            )?;
-            for_each(tx, &overdue, now, |run| {
-                overrun(tx, run, step_seconds_max, now)
-            })?;
-            Ok(overdue.len() as u64)
-        })
-        .await
-    }
 }
 
 impl Store {
+    /// Puts a run in line that waits for its model to be asked again.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<Woken> {
+        self.write(move |tx| {
+            let mut change = match Change::of_run(tx, run, now) {
+                Err(StoreError::NotFound) => return Ok(Woken::Gone),
+                change => change?,
+            };
+            if change.row.claim.is_some() {
+                return Ok(Woken::Driven);
+            }
+            let waits = change.row.waiting_kind.as_deref() == Some("retry");
+            if !waits || change.row.wake_at.is_none() || change.row.status != Status::Running {
+                return Ok(Woken::Gone);
+            }
+            change.row.wake_at = Some(now);
+            change.finish()?;
+            tx.ring_work();
+            Ok(Woken::Yes)
+        })
+        .await
+    }
+
     /// What is due or under way now: a sentence, or none where everything waits for the clock, a person or a message.
     ///
     /// # Errors
@@ -271,7 +332,11 @@ impl Store {
     }
 }
 
-fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<Vec<RunId>> {
+pub(crate) fn ids(
+    conn: &Connection,
+    sql: &str,
+    parameter: &dyn rusqlite::ToSql,
+) -> Result<Vec<RunId>> {
     let found = conn
         .prepare_cached(sql)?
         .query_map([parameter], |row| row.get::<_, Blob>(0))?
@@ -280,61 +345,6 @@ fn ids(conn: &Connection, sql: &str, parameter: &dyn rusqlite::ToSql) -> Result<
         .into_iter()
         .map(|id| RunId::from_stored(id.0))
         .collect())
-}
-
-/// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
-/// aside: it holds up no other.
-pub(crate) fn for_each(
-    tx: &Tx<'_>,
-    runs: &[RunId],
-    now: Timestamp,
-    act: impl Fn(RunId) -> Result<()>,
-) -> Result<()> {
-    for run in runs {
-        match act(*run) {
-            Ok(()) => {}
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
-                set_aside(tx, *run, &error, now)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Ends a run whose rows make no sense, without reading them: it fails, and holds nothing.
-fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Result<()> {
-    tracing::error!(run.id = %run, %error, "a run cannot be read and is set aside as failed");
-    let id = Blob(run.as_uuid());
-    tx.execute(
-        "UPDATE runs SET status = 'failed', error_code = 'unreadable', completed_at = ?2,
-             error_message = 'the rows of the run cannot be read; the log of the server says which'
-         WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'interrupted')",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE runs SET claim_token = NULL, claim_boot = NULL, claimed_at = NULL, wake_at = NULL, deadline_at = NULL,
-             request_id = NULL, waiting_kind = NULL, updated_at = ?2 WHERE id = ?1",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",
-        params![id, Ms(now)],
-    )?;
-    tx.execute(
-        "UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1",
-        params![id],
-    )?;
-    // Who waits for it looks what became of it.
-    tx.execute(
-        "UPDATE runs SET wake_at = ?2 WHERE waiting_kind = 'child_run' AND status = 'running' AND claim_token IS NULL
-             AND id = (SELECT parent FROM child_runs WHERE child = ?1)",
-        params![id, Ms(now)],
-    )?;
-    tx.ring_work();
-    tx.ring(run, true);
-    tx.ring_fence(run);
-    Ok(())
 }
 
 /// The least moment at which something happens by the clock.
@@ -406,43 +416,6 @@ fn take(
     }))
 }
 
-/// Fails a run whose working time is over, or whose step takes too long, whatever its driver does.
-fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Result<()> {
-    let mut change = Change::of_run(tx, run, now)?;
-    let row = &change.row;
-    let (why, error) = if row.working_time_ends().is_none_or(|end| end <= now) {
-        let seconds = row.limit_ms / 1000;
-        let message = format!(
-            "the run worked for longer than its limit of {seconds} s; a retry gives it that time again, a new run of a build with a higher limits.seconds more"
-        );
-        (
-            "the run's working time is over",
-            RunError::new("limit_exceeded", message),
-        )
-    } else {
-        // What is under way is what the last committed step said. Calls that only read follow a model's turn without one.
-        let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
-            (Some("tool"), Some(tool)) => format!("the tool {tool}"),
-            (Some("tool"), None) => {
-                "the opening of the run's sandbox, or a call that only reads".to_owned()
-            }
-            _ => "the model's turn (the model, or a call of that turn that only reads)".to_owned(),
-        };
-        let message = format!(
-            "a step took longer than the {step_seconds_max} s that engine.step_seconds_max allows; under way was {under_way}; a retry goes on from this step"
-        );
-        (
-            "the step took too long",
-            RunError::new("step_timeout", message),
-        )
-    };
-    change.mark_updated();
-    let driver = change.row.claim;
-    fail(change, why, error, driver)?;
-    tx.ring_fence(run);
-    Ok(())
-}
-
 fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
     let mut change = Change::of_run(tx, run, now)?;
     change.apply(Event::DriverLost)?;
@@ -459,7 +432,7 @@ fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
 }
 
 /// Fails a run: open calls closed, the error told, the end.
-fn fail(
+pub(crate) fn fail(
     mut change: Change<'_>,
     why: &str,
     error: RunError,
@@ -540,10 +513,20 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     } else {
         entries_from(conn, row.id, 0)?
     };
+    let build = builds.get(conn, row.build)?.map(|build| {
+        if row.people || !build.human_in_the_loop {
+            return build;
+        }
+        // Whoever waits for this run may ask nobody.
+        Arc::new(BuildConfig {
+            human_in_the_loop: false,
+            ..BuildConfig::clone(&build)
+        })
+    });
     Ok(DrivenRun {
         id: row.id,
         team: row.team,
-        build: builds.get(conn, row.build)?,
+        build,
         step: row.step,
         sandbox: row.sandbox.clone(),
         sandbox_usable,

@@ -57,6 +57,8 @@ pub struct Deliveries {
     pub gone: u64,
     /// Given up.
     pub exhausted: u64,
+    /// Their webhook was deleted before they arrived.
+    pub dropped: u64,
     /// Since when the one that is due longest is due. None: none is due.
     pub due_since: Option<Timestamp>,
 }
@@ -250,15 +252,16 @@ fn deliveries(conn: &Connection, now: Timestamp) -> Result<Deliveries> {
         due_since,
         ..Deliveries::default()
     };
-    // As the index of these two has it.
+    // As the index of these has it.
     let mut given_up = conn.prepare_cached(
         "SELECT state, count(*) FROM deliveries INDEXED BY deliveries_given_up
-         WHERE state IN ('gone', 'exhausted') GROUP BY state",
+         WHERE state IN ('gone', 'exhausted', 'dropped') GROUP BY state",
     )?;
     let mut rows = given_up.query([])?;
     while let Some(row) = rows.next()? {
         match row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)? {
             "gone" => found.gone = number(row, 1)?,
+            "dropped" => found.dropped = number(row, 1)?,
             _ => found.exhausted = number(row, 1)?,
         }
     }
@@ -266,7 +269,8 @@ fn deliveries(conn: &Connection, now: Timestamp) -> Result<Deliveries> {
     let made = conn
         .prepare_cached("SELECT coalesce(max(number), 0) FROM deliveries")?
         .query_row([], |row| number(row, 0))?;
-    found.delivered = made.saturating_sub(found.pending + found.gone + found.exhausted);
+    found.delivered =
+        made.saturating_sub(found.pending + found.gone + found.exhausted + found.dropped);
     Ok(found)
 }
 

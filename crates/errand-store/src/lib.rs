@@ -28,6 +28,7 @@ mod forks;
 mod inbox;
 mod many;
 mod outside;
+mod overdue;
 mod overview;
 mod providers;
 mod repair;
@@ -39,6 +40,7 @@ mod secrets;
 mod sqlite;
 mod summary;
 mod sums;
+mod unread;
 mod usage;
 mod webhooks;
 
@@ -50,8 +52,10 @@ pub use access::{
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
 pub use children::StartChild;
-pub use connections::{Connection, ConnectionChange, Floors, NewConnection, Setup};
-pub use driving::Recovered;
+pub use connections::{
+    Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
+};
+pub use driving::{Recovered, Woken};
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
 pub use forks::ForkRun;

@@ -7,13 +7,13 @@ use errand_core::run::Status;
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, params_from_iter};
 
-use crate::driving::for_each;
 use crate::error::Result;
 use crate::model::{ManyRuns, ManyRunsDone};
 use crate::once::{Answer, Once, once};
 use crate::outside::{retry, stop};
 use crate::rows::Blob;
 use crate::sqlite::{Store, Tx};
+use crate::unread::for_each;
 
 /// The statuses of runs that a stop concerns.
 pub const STOPPABLE: [Status; 4] = [

@@ -1,7 +1,8 @@
 //! What comes from outside to a run: start, message, answer, stop, retry.
 
+use errand_core::budget;
 use errand_core::config::BuildConfig;
-use errand_core::human::{Resolution, check_answer};
+use errand_core::human::{HumanRequest, Origin, Resolution, check_answer};
 use errand_core::id::{AgentId, BuildId, HumanRequestId, RunId, SandboxId, TeamId, UserId};
 use errand_core::run::{Event, Status};
 use errand_core::time::Timestamp;
@@ -10,7 +11,7 @@ use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
-use crate::children::awaited;
+use crate::children;
 use crate::error::{Result, StoreError};
 use crate::model::{PostMessage, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
@@ -277,10 +278,10 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
 fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
     // It is shown at the run that waits, and belongs to the one that is waited for.
-    if let Some(child) = awaited(&change.row) {
-        let mut below = respond.clone();
-        below.run = child;
-        return answer(tx, &below);
+    if let Some(below) = children::asked_below(tx, respond.run, respond.request)? {
+        let mut respond = respond.clone();
+        respond.run = below;
+        return answer(tx, &respond);
     }
     let pending = match change.pending()? {
         Some(pending) if pending.id == respond.request && change.row.status == Status::Waiting => {
@@ -299,9 +300,22 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
         check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
     change.apply(Event::Answered)?;
     let answered = change.close(&pending, &resolution, Some(respond.by))?;
+    if gives_time(&pending, &resolution) {
+        change.row.worked_ms = 0;
+    }
     change.queue()?;
     change.finish()?;
     Ok(answered)
+}
+
+/// Whether working time begins anew with a person's word on it: to go on in, or to fail in before anything else is done.
+fn gives_time(request: &HumanRequest, resolution: &Resolution) -> bool {
+    let of_time = matches!(&request.origin, Origin::Limit { limit } if limit == budget::SECONDS);
+    of_time
+        && matches!(
+            resolution,
+            Resolution::Approved { .. } | Resolution::Denied { .. }
+        )
 }
 
 /// Why a request cannot be answered: there is none of that id, or somebody was first.

@@ -22,6 +22,7 @@ use crate::bell::Bell;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
 use crate::sqlite::{Store, Tx};
+use crate::unread;
 pub use fork::{Fork, Forked};
 
 /// The code of the error with which a run is ended.
@@ -68,7 +69,8 @@ impl Store {
                 error @ (StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Sql(_)),
             ) => {
                 tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is ended as it is");
-                self.write(move |tx| rows::end_unread(tx, run, now)).await?;
+                self.write(move |tx| unread::end(tx, run, &RunError::new(CODE, MESSAGE), now))
+                    .await?;
                 Ok(Repaired {
                     status: Status::Failed,
                     waits_for: None,
@@ -213,7 +215,7 @@ fn fail(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired
     let request = ledger.as_ref().and_then(|ledger| ledger.request.clone());
     match &entries {
         Some(entries) => rows::settle_requests(&change, entries, request.as_ref())?,
-        None => rows::close_requests(tx, run, now)?,
+        None => unread::close_requests(tx, run, now)?,
     }
     change.row.request = None;
     match request {

@@ -341,7 +341,7 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
         "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
         "timer" => "It goes on by itself when the time has come.".to_owned(),
         "retry" => {
-            "The model gave no answer that can be read; it is asked again when the time has come."
+            "The model gave no answer that can be read, or its provider has no room for another call now; it is asked when the time has come, or as soon as there is room."
                 .to_owned()
         }
         "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),

@@ -24,13 +24,14 @@ macro_rules! held {
     };
 }
 
-/// True of `sandboxes s` where any run on it has not ended, those that wait for it too: such a sandbox is not deleted.
+/// True of `sandboxes s` where any run on it has not ended, those that wait for it too, or a driver of one is still
+/// leaving it: such a sandbox is not deleted.
 macro_rules! in_use {
     () => {
         concat!(
             "(",
             held!(),
-            " OR EXISTS (SELECT 1 FROM runs r
+            " OR s.leaving IS NOT NULL OR EXISTS (SELECT 1 FROM runs r
                          WHERE r.sandbox_id = s.id AND r.status NOT IN ('completed', 'failed', 'interrupted')))"
         )
     };

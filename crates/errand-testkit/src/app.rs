@@ -504,6 +504,11 @@ impl TestApp {
         self.options.settings.push((name, value.to_owned()));
     }
 
+    /// Another settings file, from the next start on.
+    pub fn set_file(&mut self, file: String) {
+        self.options.file = Some(file);
+    }
+
     /// Another program that isolates commands, from the next start on.
     pub fn set_helper(&mut self, helper: Option<PathBuf>) {
         self.options.helper = helper;
@@ -627,11 +632,19 @@ async fn try_launch(
         models: Models::default().with("script", Arc::new(model.clone())),
         tools: Tools::builtin().with(vec![Arc::new(payment.clone())]),
         helper: options.helper.clone(),
+        parser: program(),
         trial: options.trial.clone(),
     };
     App::start(config, listener, ingredients)
         .await
         .map_err(|error| format!("{error:#}"))
+}
+
+/// The program of errand, which cargo puts beside the tests that it is built for.
+fn program() -> Option<PathBuf> {
+    let tests = std::env::current_exe().ok()?;
+    let program = tests.parent()?.parent()?.join("errand");
+    program.exists().then_some(program)
 }
 
 fn settings(dir: &Path, options: &TestOptions) -> Config {

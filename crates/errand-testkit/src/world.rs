@@ -243,6 +243,11 @@ impl World {
         self.wait_for("at the gate", |_| gate.waiting() > 0).await
     }
 
+    /// Until something is so: true. False where nothing is under way any more, and it will not come.
+    pub async fn until(&mut self, what: &str, is_so: impl Fn() -> bool) -> bool {
+        self.wait_for(what, |_| is_so()).await
+    }
+
     async fn wait_for(&mut self, what: &str, reached: impl Fn(&Self) -> bool) -> bool {
         let waited = async {
             loop {

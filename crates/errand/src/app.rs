@@ -20,6 +20,7 @@ use errand_engine::deltas::Deltas;
 use errand_engine::model::Models;
 use errand_engine::model::network::Network;
 use errand_engine::net::{Bounds, Guard, GuardedClient};
+use errand_engine::parse::Parsers;
 use errand_engine::progress::Progress;
 use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
@@ -55,6 +56,8 @@ pub struct Ingredients {
     pub tools: Tools,
     /// The program that isolates commands, errand itself. None: `tools` stay as they are.
     pub helper: Option<PathBuf>,
+    /// The program that parses documents, errand itself. None: no document can be read.
+    pub parser: Option<PathBuf>,
     /// What fails to order: nothing.
     pub trial: Trial,
 }
@@ -74,6 +77,7 @@ impl Ingredients {
             models: Models::default(),
             tools: Tools::builtin(),
             helper: Some(OWN_PROGRAM.into()),
+            parser: Some(OWN_PROGRAM.into()),
             trial: Trial::default(),
         })
     }
@@ -127,6 +131,7 @@ impl App {
             models,
             tools,
             helper,
+            parser,
             trial,
         } = ingredients;
         // Tried while the store opens.
@@ -149,8 +154,12 @@ impl App {
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();
-        let network = Network::new(config.model_tables.settings(&config.models))
-            .context("the clients of models cannot be made")?;
+        let network = Network::new(
+            config
+                .model_tables
+                .settings(&config.models, config.engine.max_concurrent_runs),
+        )
+        .context("the clients of models cannot be made")?;
         let models = models.with_network(network);
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
@@ -163,6 +172,7 @@ impl App {
             tools,
             deltas: Deltas::default(),
             sandboxes,
+            parsers: Parsers::new(parser),
             post: Arc::new(webhook_client(&config)?),
             draining: draining.clone(),
         };

@@ -134,7 +134,8 @@ fn outside(text: &mut Text, figures: &Figures, now: Timestamp) {
         .labelled("state", "pending", deliveries.pending)
         .labelled("state", "delivered", deliveries.delivered)
         .labelled("state", "gone", deliveries.gone)
-        .labelled("state", "exhausted", deliveries.exhausted);
+        .labelled("state", "exhausted", deliveries.exhausted)
+        .labelled("state", "dropped", deliveries.dropped);
     text.gauge(
         "errand_delivery_oldest_due_seconds",
         "For how long the delivery is due that is due longest; 0 where none is.",

@@ -47,7 +47,8 @@ use tokio::sync::Semaphore;
 use crate::api::limiter::Limiter;
 use crate::api::{self, AppState};
 
-pub(crate) use layout::{error_page, signed_in_page};
+pub(crate) use guard::user_of;
+pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
 
 /// Most bytes of a form without files.
 const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -128,6 +129,7 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/set-up/{token}", OPEN, || post(set_up::claim)),
     page(Method::GET, "/join/{token}", OPEN, || get(join::show)),
     page(Method::POST, "/join/{token}", OPEN, || post(join::join)),
+    page(Method::POST, "/sign-ins/{token}", OPEN, || post(connections::confirm_sign_in)),
     page(Method::GET, "/log-in", OPEN, || get(log_in::show)),
     page(Method::POST, "/log-in", OPEN, || post(log_in::log_in)),
     page(Method::POST, "/log-out", LOGGED_IN, || post(log_in::log_out)),

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use errand_core::human::Resolution;
 use errand_core::policy::Hints;
-use errand_core::transcript::{Body, Outcome, ToolCall};
+use errand_core::transcript::{Body, Outcome, ToolCall, hex};
 use errand_store::{Connection, Setup};
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, CallToolResult, ClientRequest, ContentBlock,
-    ElicitResult, ElicitationAction, ServerResult,
+    ElicitResult, ElicitationAction, RequestMetaObject, ServerResult,
 };
 use rmcp::service::{PeerRequestOptions, RequestHandle, RoleClient, ServiceError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use url::Url;
 
@@ -27,6 +29,11 @@ use errand_core::connection::ProbedTool;
 const RESULT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often in a row a server may be lost during calls before no more are made in the run.
 const LOST_MAX: u32 = 3;
+/// How long it may take to tell a server that a call is called off.
+const CALL_OFF_TIME_MAX: Duration = Duration::from_secs(5);
+/// What a call's `_meta` holds besides: `run_id:call_id`, the same however often the call is made. It settles nothing by
+/// itself: a server that knows it may make the call once, and says so with the hint `idempotentHint`.
+const IDEMPOTENCY_KEY: &str = "errand/idempotency-key";
 
 /// A connection's tool, as a run has it.
 pub struct ConnectionTool {
@@ -45,12 +52,26 @@ pub(super) struct Parked {
 
 impl Parked {
     /// Tells the server that neither the answer nor the call's result is awaited any more.
-    pub(super) async fn call_off(self, why: &str) {
+    pub(super) async fn call_off(self, session: &Session, why: &str) {
         let _ = self
             .reply
             .send(ElicitResult::new(ElicitationAction::Cancel));
-        if let Err(error) = self.handle.cancel(Some(why.to_owned())).await {
-            tracing::debug!(%error, "a call could not be called off");
+        session.call_off(self.handle, why).await;
+    }
+}
+
+impl Session {
+    /// Tells the server that a call's result is not awaited any more. A server that does not even read that is left, and
+    /// a program is ended: else the run's place, its sandbox and the server's end would wait for it.
+    async fn call_off(&self, handle: RequestHandle<RoleClient>, why: &str) {
+        let told = handle.cancel(Some(why.to_owned()));
+        match tokio::time::timeout(CALL_OFF_TIME_MAX, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a call could not be called off"),
+            Err(_) => {
+                tracing::info!("a server does not read what it is sent, and is left");
+                self.close().await;
+            }
         }
     }
 }
@@ -86,6 +107,11 @@ impl ConnectionTool {
             source: Some(self.source()),
             notes,
         }
+    }
+
+    fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let (name, why) = (&self.connection.name, open::explain(error));
+        format!("unavailable: the connection {name}: {why}")
     }
 
     fn refused(&self, error: impl Into<String>) -> Acted {
@@ -165,11 +191,11 @@ impl ConnectionTool {
                 biased;
                 answered = &mut handle.rx => answered.unwrap_or(Err(ServiceError::TransportClosed)),
                 () = context.cancel.cancelled() => {
-                    let _ = handle.cancel(Some("the run was stopped".to_owned())).await;
+                    session.call_off(handle, "the run was stopped").await;
                     return self.done(Outcome::Error("interrupted: the call was called off; whether it took effect is unknown".to_owned()), notes);
                 }
                 () = self.connections.clock.sleep_until(ends) => {
-                    let _ = handle.cancel(Some("no answer in time".to_owned())).await;
+                    session.call_off(handle, "no answer in time").await;
                     let error = format!("outcome_unknown: the server gave no answer within {} s, and the call was called off", time_ms / 1000);
                     return self.done(Outcome::Error(error), notes);
                 }
@@ -203,6 +229,10 @@ impl ConnectionTool {
                     Outcome::Error(format!("tool_error: {}", error.message)),
                     notes,
                 ),
+                // Refused before the server looked at it.
+                Err(error) if open::wants_sign_in(&error) => {
+                    self.done(Outcome::Error(self.unavailable(&error)), notes)
+                }
                 Err(error) => {
                     let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
                     tracing::info!(connection.id = %self.connection.id, error = &error as &dyn std::error::Error, "a server was lost during a call");
@@ -304,6 +334,16 @@ impl Tool for ConnectionTool {
         self.tool.hints.hints(self.connection.trusted)
     }
 
+    fn target(&self) -> Option<String> {
+        let place = match &self.connection.setup {
+            Setup::Http { url, .. } => url,
+            Setup::Stdio { command, .. } => command,
+        };
+        let id = self.connection.id.to_string();
+        let exact = json!([id, place, self.tool.digest()]).to_string();
+        Some(hex(&Sha256::digest(exact.as_bytes())))
+    }
+
     fn takes_secrets(&self) -> bool {
         true
     }
@@ -340,18 +380,20 @@ impl Tool for ConnectionTool {
         let under_way = session.inbox.call();
         let params =
             CallToolRequestParams::new(self.tool.server_name.clone()).with_arguments(arguments);
+        let key = format!("{}:{}", context.run, context.call_id);
+        let mut options = PeerRequestOptions::no_options();
+        let mut meta = RequestMetaObject::default();
+        meta.insert(IDEMPOTENCY_KEY.to_owned(), Value::String(key));
+        options.meta = Some(meta);
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         let sent = session
             .peer
-            .send_cancellable_request(request, PeerRequestOptions::no_options())
+            .send_cancellable_request(request, options)
             .await;
         let handle = match sent {
             Ok(handle) => handle,
             Err(error) => {
-                return self.done(
-                    Outcome::Error(format!("unavailable: {}", open::explain(&error))),
-                    notes,
-                );
+                return self.done(Outcome::Error(self.unavailable(&error)), notes);
             }
         };
         locked(&session.tokens)

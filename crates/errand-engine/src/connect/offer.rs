@@ -1,29 +1,34 @@
 //! The tools of connections that a run has: by its build, the last probe, and the floors of now.
+//!
+//! A connection that nobody has probed since it was made, or since it leads elsewhere, has none: what its server says of
+//! its tools decides what they may do, and an admin takes note of that first. A call of one says so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use errand_core::config::BuildConfig;
 use errand_core::connection::connection_of;
 use errand_core::id::TeamId;
-use errand_core::policy::Policy;
+use errand_core::policy::{Hints, Policy, Settle};
+use errand_core::transcript::Outcome;
 use errand_store::{Connection, StoreError};
+use serde_json::{Map, Value, json};
 
 use super::{ConnectionTool, Connections};
-use crate::tool::Tool;
+use crate::tool::{Tool, ToolContext};
 
 /// See the module's document.
 #[derive(Default)]
 pub struct Offer {
-    /// Whether those that were never probed were tried: once for each drive.
-    tried: bool,
     connections: Vec<Arc<Connection>>,
     tools: BTreeMap<String, (Arc<dyn Tool>, Policy)>,
+    /// What stands for the tools of connections that were not probed, by the connection's name.
+    unprobed: BTreeMap<String, Arc<dyn Tool>>,
 }
 
 impl Offer {
-    /// The tools that a build has now. A connection that nobody has probed yet is probed; where that fails it offers
-    /// nothing, and its calls say so.
+    /// The tools that a build has now.
     ///
     /// # Errors
     /// Of the store.
@@ -37,7 +42,7 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Takes over what admins have changed since.
+    /// Takes over what admins have changed since. True where something was.
     ///
     /// # Errors
     /// Of the store.
@@ -46,32 +51,29 @@ impl Offer {
         connections: &Connections,
         team: TeamId,
         build: &BuildConfig,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let ids = &build.reach.connections;
         if ids.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let mut rows = connections.store.connections_of(team, ids.clone()).await?;
-        let tried = std::mem::replace(&mut self.tried, true);
-        for row in rows.iter_mut().filter(|row| row.tools.is_none() && !tried) {
-            match connections.probe(row).await? {
-                Ok(tools) => row.tools = Some(tools),
-                Err(error) => {
-                    tracing::info!(connection.id = %row.id, error, "a connection that was never probed cannot be reached");
-                }
-            }
-        }
+        let rows = connections.store.connections_of(team, ids.clone()).await?;
         let same = rows.len() == self.connections.len()
             && rows
                 .iter()
                 .zip(&self.connections)
                 .all(|(new, old)| *new == **old);
         if same {
-            return Ok(());
+            return Ok(false);
         }
         self.connections = rows.into_iter().map(Arc::new).collect();
         self.tools.clear();
+        self.unprobed.clear();
         for connection in &self.connections {
+            if connection.tools.is_none() {
+                let unprobed = Unprobed(connection.name.clone());
+                self.unprobed
+                    .insert(connection.name.clone(), Arc::new(unprobed));
+            }
             let named = build
                 .tools
                 .keys()
@@ -90,23 +92,70 @@ impl Offer {
                     .insert(tool.name.clone(), (Arc::new(made), policy));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A tool.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.tools.get(name).map(|(tool, _)| tool)
+        let unprobed = || self.unprobed.get(connection_of(name)?);
+        self.tools.get(name).map(|(tool, _)| tool).or_else(unprobed)
     }
 
     /// The word on a tool: of the build, or by what the server says of it; never below the floor.
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<Policy> {
-        self.tools.get(name).map(|(_, policy)| *policy)
+        // Nobody is asked about a call that calls nothing.
+        let unprobed = || {
+            let known = self.unprobed.contains_key(connection_of(name)?);
+            known.then_some(Policy::Allow)
+        };
+        self.tools
+            .get(name)
+            .map(|(_, policy)| *policy)
+            .or_else(unprobed)
     }
 
     /// All tools.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
         self.tools.values().map(|(tool, _)| tool)
+    }
+}
+
+/// Stands for any tool of a connection that was not probed.
+struct Unprobed(String);
+
+#[async_trait]
+impl Tool for Unprobed {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn description(&self) -> &str {
+        ""
+    }
+
+    fn hints(&self) -> Hints {
+        // A call of it that began before may have been done: nobody but a person can tell.
+        Hints {
+            read_only: false,
+            destructive: false,
+            idempotent: false,
+            open_world: true,
+            asks: false,
+            untrusted: false,
+            settle: Settle::AskPerson,
+        }
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "object"})
+    }
+
+    async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
+        let name = &self.0;
+        Outcome::Error(format!(
+            "not_run: the connection {name} has not been probed since it was made, or since it leads elsewhere, and nothing was called: an admin looks at what it offers, and probes it (POST /v1/connections/{{connection_id}}/probe, or its page)"
+        ))
     }
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 use errand_sandbox::exec::{Service, ServiceSpec};
 use errand_store::{Connection, Setup};
 use http::{HeaderName, HeaderValue};
-use rmcp::service::{RoleClient, RunningService, serve_client};
-use rmcp::transport::auth::AuthClient;
+use rmcp::service::{ClientInitializeError, RoleClient, RunningService, serve_client};
+use rmcp::transport::DynamicTransportError;
+use rmcp::transport::auth::{AuthClient, AuthError};
 use rmcp::transport::streamable_http_client::{
-    StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
+    AuthRequiredError, StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use url::Url;
@@ -77,17 +78,22 @@ pub(super) async fn open(
 ) -> Result<Reached, String> {
     let opened = async {
         match &connection.setup {
-            Setup::Http { url, headers } => {
+            Setup::Http { url, headers, .. } => {
                 let config = http_config(connections, url, headers, secrets)?;
-                http(connections, connection, config, handler).await
+                http(connections, connection, config, secrets, handler).await
             }
             Setup::Stdio { command, env } => {
                 let server = connections.declared.get(command).ok_or_else(|| {
                     format!("no program is declared as {command} in this server's settings ([connections.stdio.{command}])")
                 })?;
+                // It may have been stored while the settings let it.
+                if let Some(name) = connections.not_for_teams(command, env) {
+                    return Err(format!(
+                        "{name} is no variable that a team may set: this server's operator names those in team_env of [connections.stdio.{command}]"
+                    ));
+                }
                 let mut all: Vec<(String, String)> = server.env.clone().into_iter().collect();
                 for (name, value) in env {
-                    all.retain(|(known, _)| known != name);
                     all.push((name.clone(), secrets.fill_text(value)?));
                 }
                 stdio(connections, connection, server, all, handler).await
@@ -137,9 +143,10 @@ async fn http(
     connections: &Connections,
     connection: &Connection,
     config: StreamableHttpClientTransportConfig,
+    secrets: &Secrets,
     handler: Handler,
 ) -> Result<Reached, String> {
-    if let Some(manager) = connections.authorized(connection).await? {
+    if let Some(manager) = connections.authorized(connection, secrets).await? {
         let client = AuthClient::new(connections.client()?, manager);
         let transport = StreamableHttpClientTransport::with_client(client, config);
         let running = serve_client(handler, transport)
@@ -160,12 +167,48 @@ async fn http(
     })
 }
 
+/// What is to be done where a sign-in is wanting, or does not hold any more.
+pub(super) const SIGN_IN_AGAIN: &str = "the server wants to be signed in to, and nothing was called: an admin signs in again with POST /v1/connections/{connection_id}/authorize";
+
+/// Whether a server refused a request for want of a sign-in that holds.
+pub(super) fn wants_sign_in(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_client = error.downcast_ref::<AuthError>();
+        if error.is::<AuthRequiredError>()
+            || matches!(
+                of_client,
+                Some(AuthError::AuthorizationRequired | AuthError::TokenRefreshRejected(_))
+            )
+        {
+            return true;
+        }
+        next = cause(error);
+    }
+    false
+}
+
+/// What is behind an error. Two of the library's do not say it themselves.
+fn cause<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e (dyn std::error::Error + 'static)> {
+    if let Some(wrapped) = error.downcast_ref::<DynamicTransportError>() {
+        return Some(wrapped.error.as_ref());
+    }
+    match error.downcast_ref::<ClientInitializeError>() {
+        Some(ClientInitializeError::TransportError { error, .. }) => Some(error.error.as_ref()),
+        Some(ClientInitializeError::LegacyFallbackFailed { fallback, .. }) => Some(&**fallback),
+        _ => error.source(),
+    }
+}
+
 /// An error with its causes; what the guard refused in its own words.
 pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let blocked = std::iter::successors(Some(error), |e| e.source())
         .find_map(|e| e.downcast_ref::<crate::net::Blocked>());
     match blocked {
         Some(blocked) => blocked.to_string(),
+        None if wants_sign_in(error) => SIGN_IN_AGAIN.to_owned(),
         None => {
             let text = errand_core::cause::chain(error);
             // The library names its own types before what happened.

@@ -2,7 +2,8 @@
 //! by `rmcp`.
 //!
 //! Promised: every address of it, also those that a server names, passes the guard before it is connected to, and none is
-//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server.
+//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server: where the
+//! connection leads elsewhere by the time they come, or was signed out of, they are kept for nobody.
 //!
 //! A sign-in that was begun is kept in memory, for ten minutes: after a restart it is begun again.
 
@@ -12,26 +13,30 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use errand_core::id::{ConnectionId, TeamId};
+use errand_core::id::{ConnectionId, TeamId, UserId};
 use errand_core::time::Timestamp;
-use errand_store::{Connection, Setup, Store};
+use errand_store::{Connection, MadeFor, Setup, Store};
 use http::header::LOCATION;
 use rmcp::transport::auth::{
-    AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession, CredentialStore,
-    OAuthHttpClient, OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest,
-    StoredCredentials,
+    AuthError, AuthorizationManager, AuthorizationRequest, AuthorizationSession,
+    CredentialRefreshGuard, CredentialStore, OAuthClientConfig, OAuthHttpClient,
+    OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest, StoredCredentials,
 };
 use url::Url;
 
 use super::{Connections, locked};
 use crate::net::{Bounds, GuardedClient};
+use crate::secrets::Secrets;
 
 /// How long a sign-in may take that was begun.
 const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
-/// Most sign-ins that are under way.
-const BEGUN_MAX: usize = 1_000;
+/// Most sign-ins of a team that are under way.
+const BEGUN_MAX: usize = 20;
 /// Most redirects of a discovery.
 const REDIRECTS_MAX: usize = 3;
+
+/// A client's configuration takes an address to come back to, also where only a refresh follows, which has none.
+const CALLBACK_OF_NONE: &str = "http://localhost/";
 
 /// For all requests of a sign-in.
 const BOUNDS: Bounds = Bounds {
@@ -44,11 +49,34 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Default)]
 pub(super) struct SignIns {
     begun: Mutex<HashMap<String, Begun>>,
+    /// Of each connection one refreshes its tokens at a time: a refresh token is good for one use.
+    refreshes: Mutex<HashMap<ConnectionId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 struct Begun {
     session: AuthorizationSession,
     ends: Timestamp,
+    under_way: SignInUnderWay,
+}
+
+/// Who began a sign-in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BegunBy {
+    /// The person.
+    pub user: UserId,
+    /// In the web interface, where they come back to with their session; else over the API.
+    pub in_web: bool,
+}
+
+/// A sign-in that was begun and has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignInUnderWay {
+    /// Whose connection it is.
+    pub team: TeamId,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Who began it.
+    pub by: BegunBy,
 }
 
 /// A sign-in that was begun.
@@ -108,11 +136,29 @@ impl OAuthHttpClient for Guarded {
     }
 }
 
+/// The client that was registered by hand, with its secret, if the connection has one.
+fn registered(
+    connection: &Connection,
+    secrets: &Secrets,
+) -> Result<Option<(String, Option<String>)>, String> {
+    let Setup::Http {
+        client: Some(client),
+        ..
+    } = &connection.setup
+    else {
+        return Ok(None);
+    };
+    let secret = client.secret.as_deref().map(|text| secrets.fill_text(text));
+    Ok(Some((client.id.clone(), secret.transpose()?)))
+}
+
 /// The tokens of a connection, sealed in the store.
 struct Sealed {
     store: Store,
     team: TeamId,
     connection: ConnectionId,
+    made_for: MadeFor,
+    refresh: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn failed(error: impl std::fmt::Display) -> AuthError {
@@ -132,21 +178,43 @@ impl CredentialStore for Sealed {
         let plain = serde_json::to_vec(&credentials).map_err(|_| failed("it cannot be written"))?;
         let issuer = credentials.issuer.clone().unwrap_or_default();
         self.store
-            .set_sign_in(self.team, self.connection, Some(plain), Some(issuer))
+            .set_sign_in(
+                self.team,
+                self.connection,
+                self.made_for.clone(),
+                Some(plain),
+                Some(issuer),
+            )
             .await
             .map_err(failed)
     }
 
+    async fn acquire_refresh_guard(&self) -> Result<Option<CredentialRefreshGuard>, AuthError> {
+        let guard = Arc::clone(&self.refresh).lock_owned().await;
+        Ok(Some(CredentialRefreshGuard::new(guard)))
+    }
+
     async fn clear(&self) -> Result<(), AuthError> {
         self.store
-            .set_sign_in(self.team, self.connection, None, None)
+            .set_sign_in(
+                self.team,
+                self.connection,
+                self.made_for.clone(),
+                None,
+                None,
+            )
             .await
             .map_err(failed)
     }
 }
 
 impl Connections {
-    async fn manager(&self, connection: &Connection) -> Result<AuthorizationManager, String> {
+    /// `renews`: for a sign-in that is there.
+    async fn manager(
+        &self,
+        connection: &Connection,
+        renews: bool,
+    ) -> Result<AuthorizationManager, String> {
         let Setup::Http { url, .. } = &connection.setup else {
             return Err("a program has nothing to sign in to".to_owned());
         };
@@ -161,6 +229,14 @@ impl Connections {
             store: self.store.clone(),
             team: connection.team,
             connection: connection.id,
+            made_for: MadeFor {
+                url: url.clone(),
+                renews,
+            },
+            refresh: {
+                let mut refreshes = locked(&self.sign_ins.refreshes);
+                Arc::clone(refreshes.entry(connection.id).or_default())
+            },
         });
         Ok(manager)
     }
@@ -169,14 +245,24 @@ impl Connections {
     pub(super) async fn authorized(
         &self,
         connection: &Connection,
+        secrets: &Secrets,
     ) -> Result<Option<AuthorizationManager>, String> {
         if connection.signed_in_at.is_none() {
             return Ok(None);
         }
-        let mut manager = self.manager(connection).await?;
+        let mut manager = self.manager(connection, true).await?;
         match manager.initialize_from_store().await {
-            Ok(true) => Ok(Some(manager)),
-            Ok(false) => Err("the sign-in does not hold any more; begin another one".to_owned()),
+            Ok(true) => {
+                if let Some((id, secret)) = registered(connection, secrets)? {
+                    let mut config = OAuthClientConfig::new(id, CALLBACK_OF_NONE);
+                    config.client_secret = secret;
+                    manager
+                        .configure_client(config)
+                        .map_err(|error| super::open::explain(&error))?;
+                }
+                Ok(Some(manager))
+            }
+            Ok(false) => Err(super::open::SIGN_IN_AGAIN.to_owned()),
             Err(error) => Err(format!("the sign-in: {}", super::open::explain(&error))),
         }
     }
@@ -188,16 +274,28 @@ impl Connections {
     pub async fn begin_sign_in(
         &self,
         connection: &Connection,
+        by: BegunBy,
         token: String,
         callback: &str,
     ) -> Result<SignIn, String> {
-        let mut manager = self.manager(connection).await?;
+        let mut manager = self.manager(connection, false).await?;
         let found = manager.resolve_metadata().await;
         let found = found.map_err(|error| super::open::explain(&error))?;
         manager.set_metadata(found.metadata);
-        let request = AuthorizationRequest::new(callback)
+        let mut request = AuthorizationRequest::new(callback)
             .with_client_name("errand")
             .with_application_type("web");
+        let secrets = Secrets::of(&self.store, connection.team).await;
+        let secrets = secrets.map_err(|error| {
+            tracing::error!(connection.id = %connection.id, error = &error as &dyn std::error::Error, "the team's secrets cannot be opened");
+            "the team's secrets cannot be opened; the log of the server says why".to_owned()
+        })?;
+        if let Some((id, secret)) = registered(connection, &secrets)? {
+            request = request.with_preregistered_client(id);
+            if let Some(secret) = secret {
+                request = request.with_client_secret(secret);
+            }
+        }
         let session = AuthorizationSession::new(manager, request).await;
         let session = session.map_err(|(_, error)| super::open::explain(&error))?;
         let url = session.get_authorization_url().to_owned();
@@ -211,11 +309,33 @@ impl Connections {
         let ends = now.plus_ms(SIGN_IN_MS_MAX);
         let mut begun = locked(&self.sign_ins.begun);
         begun.retain(|_, begun| begun.ends > now);
-        if begun.len() >= BEGUN_MAX {
+        let of_team = begun
+            .values()
+            .filter(|begun| begun.under_way.team == connection.team);
+        if of_team.count() >= BEGUN_MAX {
             return Err("too many sign-ins are under way; try again in a few minutes".to_owned());
         }
-        begun.insert(token, Begun { session, ends });
+        let under_way = SignInUnderWay {
+            team: connection.team,
+            connection: connection.id,
+            by,
+        };
+        let one = Begun {
+            session,
+            ends,
+            under_way,
+        };
+        begun.insert(token, one);
         Ok(SignIn { url, ends })
+    }
+
+    /// Whose sign-in it is that a browser comes back from. None: no such one is under way.
+    #[must_use]
+    pub fn sign_in_under_way(&self, token: &str) -> Option<SignInUnderWay> {
+        let now = self.clock.now();
+        let begun = locked(&self.sign_ins.begun);
+        let found = begun.get(token).filter(|begun| begun.ends > now);
+        found.map(|begun| begun.under_way)
     }
 
     /// Ends a sign-in with what the person brought back. None: no such one is under way.

@@ -3,16 +3,20 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
+use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
-use errand_core::ledger::OpenCall;
+use errand_core::ledger::{OpenCall, STARTED_RUN};
+use errand_core::policy::Settle;
 use errand_core::transcript::{Body, Outcome, ToolCall};
 use errand_store::StartChild;
 use errand_store::model::{Runnable, StepEnd};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{DriveError, Driver, broke_off, result_of};
+use crate::conclude::persist;
+use crate::model::network::OwnProviders;
 use crate::secrets::Secrets;
-use crate::tool::{Acted, Source, Tool, ToolContext, assignment};
+use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext, assignment};
 
 /// Calls as they go out.
 pub(super) struct Filled {
@@ -104,6 +108,87 @@ impl Driver<'_> {
         self.commit(StepEnd::Ask(Box::new(request))).await
     }
 
+    /// Notes that a call is about to be carried out, unless that is on record. The inner error: it cannot be.
+    pub(super) async fn intend(
+        &mut self,
+        call: &ToolCall,
+        context: &ToolContext,
+    ) -> Result<Result<(), String>, DriveError> {
+        if self
+            .ledger
+            .open
+            .front()
+            .is_some_and(|open| self.began(open))
+        {
+            return Ok(Ok(()));
+        }
+        let hints = self.hints(call);
+        // That it may begin again is the server's word, which nobody can look up later.
+        let again = is_tool(&call.name) && hints.is_some_and(|hints| hints.idempotent);
+        let mut evidence = again.then(|| json!({"again": true}));
+        if let Some(tool) = self.tool(&call.name).cloned()
+            && tool.hints().settle == Settle::LookUp
+        {
+            self.commit_sandbox().await?;
+            evidence = match tool.evidence(context, &call.arguments).await {
+                Ok(evidence) => evidence,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
+        self.push(Body::Intent {
+            call_id: call.id.clone(),
+            claim: self.claim,
+            evidence,
+        });
+        Ok(Ok(()))
+    }
+
+    /// Brings the row of a sandbox to disk that the run has just got: before anything is done in it.
+    pub(super) async fn commit_sandbox(&mut self) -> Result<(), DriveError> {
+        if self.buffer.sandbox.is_some() {
+            self.commit(StepEnd::Go {
+                doing: "tool",
+                who: None,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn began(&self, open: &OpenCall) -> bool {
+        open.intent
+            .as_ref()
+            .is_some_and(|(claim, _)| *claim == self.claim)
+    }
+
+    /// A call of a lost driver: its tool looks whether it was done.
+    pub(super) async fn look_up(&mut self, open: OpenCall) -> Result<bool, DriveError> {
+        let context = self.context(&open.call);
+        self.commit_sandbox().await?;
+        let evidence: Option<&Value> = open
+            .intent
+            .as_ref()
+            .and_then(|(_, evidence)| evidence.as_ref());
+        let found = match self.tool(&open.call.name) {
+            Some(tool) => tool.look_up(&context, &open.call.arguments, evidence).await,
+            None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
+        };
+        match found {
+            LookedUp::Done(value) => self.push(result_of(&open.call, Outcome::Result(value))),
+            LookedUp::Unknown(error) => self.push(result_of(&open.call, Outcome::Error(error))),
+            // It may run now: under a new intent, of this claim.
+            LookedUp::NotDone => {
+                let evidence = evidence.cloned();
+                self.push(Body::Intent {
+                    call_id: open.call.id.clone(),
+                    claim: self.claim,
+                    evidence,
+                });
+            }
+        }
+        Ok(true)
+    }
+
     /// Starts the run of another assignment, and waits for it without a driver; or takes what it gave.
     pub(super) async fn start_child(&mut self, call: &ToolCall) -> Result<bool, DriveError> {
         let arguments = match assignment::arguments(&call.arguments) {
@@ -114,7 +199,10 @@ impl Driver<'_> {
             }
         };
         let (models, now) = (self.parts.models.clone(), self.now());
-        let runnable = Runnable(Arc::new(move |build| models.find(&build.model).map(drop)));
+        let read = || OwnProviders::of(&self.parts.store, self.run.team);
+        let own = persist(self.parts, read).await?;
+        // As for a start from outside.
+        let runnable = Runnable(Arc::new(move |build| models.check(build, &own)));
         let message = arguments.message.filter(|text| !text.is_empty());
         let start = StartChild {
             call_id: call.id.clone(),
@@ -124,9 +212,26 @@ impl Driver<'_> {
             message: message.map(|text| (self.parts.ids.message(now), text)),
             untrusted: (!self.ledger.untrusted.is_none()).then(|| self.ledger.untrusted.sentence()),
             runnable,
+            people: self.build.human_in_the_loop,
         };
-        self.buffer.usage.tool_calls += 1;
+        if !self.has_started(call) {
+            self.push(Body::Intent {
+                call_id: call.id.clone(),
+                claim: self.claim,
+                evidence: Some(json!({STARTED_RUN: start.id})),
+            });
+            self.buffer.usage.tool_calls += 1;
+        }
         self.commit(StepEnd::Child(Box::new(start))).await
+    }
+
+    /// Whether the call has started its run: what is left to do is to take what that gave.
+    pub(super) fn has_started(&self, call: &ToolCall) -> bool {
+        let mut open = self.ledger.open.iter();
+        call.name == assignment::NAME
+            && open.any(|open| {
+                open.call.id == call.id && open.intent.is_some() && open.repeats.is_none()
+            })
     }
 
     /// Gives a person's answer to the server that asked during a call, and goes on waiting for the call.

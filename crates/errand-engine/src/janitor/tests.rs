@@ -68,6 +68,7 @@ impl World {
             tools: Tools::builtin(),
             deltas: Deltas::default(),
             sandboxes: Sandboxes::beneath(dir.path()),
+            parsers: crate::parse::Parsers::new(None),
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
         };

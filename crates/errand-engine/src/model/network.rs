@@ -8,7 +8,7 @@
 //!
 //! The parts: `provider` (whose protocol, where, with which key), `catalog` (prices, windows), `conversation` (the
 //! transcript as items), `fit` (what fits into the window), `render` (items as a request), `ask` (one call), `fault` (what
-//! went wrong), `answer` (what was decided). The wire itself is the client library's.
+//! went wrong), `answer` (what was decided), `line` (how many calls at once). The wire itself is the client library's.
 
 mod answer;
 mod ask;
@@ -16,6 +16,7 @@ mod catalog;
 mod conversation;
 mod fault;
 mod fit;
+mod line;
 mod provider;
 mod render;
 mod workspace;
@@ -29,19 +30,20 @@ use async_trait::async_trait;
 use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{MessageId, RunId, TeamId};
 use errand_core::retry::model_retry_delay_ms;
+use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, ModelCall, Purpose};
 use errand_store::StoreError;
 use errand_store::model::Usage;
 use url::Url;
 
-use super::{Model, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
+use super::{Model, ModelError, Need, Offer, Session, Setup, Turn, TurnContext, TurnError};
 use crate::net::{Blocked, ClientError};
 use answer::Toolbox;
 use ask::{Audience, Question, Reply};
 use catalog::Known;
 use conversation::Conversation;
 use fault::Fault;
-use fit::Room;
+use line::Lines;
 use provider::{Registry, Target};
 use render::Frame;
 
@@ -59,6 +61,8 @@ pub struct NetworkSettings {
     pub attempts: u32,
     /// How long an answer may be silent, in milliseconds. Range 1_000..=3_600_000.
     pub idle_ms: u64,
+    /// Calls of one provider that are under way at once, at most. Range 1..=10_000.
+    pub concurrency: usize,
     /// Whether addresses that teams give may be of private networks.
     pub allow_private: bool,
 }
@@ -69,6 +73,7 @@ pub struct Network {
     overrides: Overrides,
     attempts: u32,
     idle_ms: u64,
+    lines: Lines,
 }
 
 impl Network {
@@ -82,6 +87,7 @@ impl Network {
             overrides: settings.overrides,
             attempts: settings.attempts.max(1),
             idle_ms: settings.idle_ms.max(1),
+            lines: Lines::new(settings.concurrency),
         })
     }
 
@@ -91,6 +97,25 @@ impl Network {
     /// [`Blocked`].
     pub fn check_base_url(&self, url: &Url) -> Result<(), Blocked> {
         self.registry.check_base_url(url)
+    }
+
+    /// Until a provider has room again that somebody waits for.
+    pub(crate) async fn freed(&self) {
+        self.lines.freed().await;
+    }
+
+    /// The runs that have room at their provider now, and were not woken yet.
+    pub(crate) fn turns(&self, now: Timestamp) -> Vec<RunId> {
+        self.lines.turns(now)
+    }
+
+    /// Notes what became of one of them: whether it was woken, or is not there any more.
+    pub(crate) fn was_woken(&self, run: RunId, is_there: bool, now: Timestamp) {
+        if is_there {
+            self.lines.woken(run, now);
+        } else {
+            self.lines.forget(run);
+        }
     }
 
     /// Whether a run of this build can be started here.
@@ -159,6 +184,11 @@ impl Session for NetworkSession {
         false
     }
 
+    fn offer(&mut self, tools: Vec<Offer>) {
+        self.frame.offer(&tools);
+        self.toolbox = Toolbox::new(&tools);
+    }
+
     fn costs(&self) -> bool {
         true
     }
@@ -184,6 +214,13 @@ impl Session for NetworkSession {
         workspace::write_results(&mut self.conversation, context.workspace.as_ref()).await;
         workspace::read_images(&mut self.conversation, context.workspace.as_ref()).await;
         let target = self.target(context).await?;
+        let at = (self.name.provider.as_str(), target.endpoint.as_str());
+        let now = context.clock.now();
+        let Some(_room) = self.network.lines.enter(at, self.run, now) else {
+            return Err(TurnError::Full {
+                pause_ms: line::LOOK_AGAIN_MS,
+            });
+        };
         let room = self.room();
         if !room.holds(self.frame.bytes + self.conversation.bytes)
             && let Some(cut) = fit::cut(&self.conversation, self.frame.bytes, room)
@@ -195,10 +232,10 @@ impl Session for NetworkSession {
 }
 
 impl NetworkSession {
-    fn room(&self) -> Room {
+    fn room(&self) -> fit::Room {
         let sent = self.frame.bytes + self.conversation.sent_bytes;
         let per_token = fit::bytes_per_token(sent, self.conversation.last_input_tokens);
-        Room::of(self.known.window, self.known.answer, per_token)
+        fit::Room::of(self.known.window, self.known.answer, per_token)
     }
 
     async fn target(&mut self, context: &TurnContext<'_>) -> Result<Target, TurnError> {
@@ -258,7 +295,7 @@ impl NetworkSession {
         let reply = ask::ask(question, Some(audience), context.clock).await;
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
         let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Turn, attempt, ms);
+        let (call, usage) = self.account(&reply, Purpose::Turn, (attempt, context.read_to), ms);
         let empty = self.conversation.empty;
         let id = || {
             let id = context.ids.message(context.clock.now());
@@ -276,7 +313,7 @@ impl NetworkSession {
         &mut self,
         context: &TurnContext<'_>,
         target: &Target,
-        room: Room,
+        room: fit::Room,
         cut: fit::Cut,
     ) -> Result<Turn, TurnError> {
         let attempt = context.failures + 1;
@@ -298,7 +335,7 @@ impl NetworkSession {
         });
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
         let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Summary, attempt, ms);
+        let (call, usage) = self.account(&reply, Purpose::Summary, (attempt, context.read_to), ms);
         Ok(Turn {
             notes: vec![
                 Body::ModelCall { call },
@@ -317,7 +354,7 @@ impl NetworkSession {
         &self,
         reply: &Reply,
         purpose: Purpose,
-        attempt: u32,
+        (attempt, read_to): (u32, u64),
         ms: u64,
     ) -> (ModelCall, Usage) {
         let tokens = reply.tokens;
@@ -330,7 +367,7 @@ impl NetworkSession {
             cost_usd,
             ms,
             attempt,
-            read_to: self.conversation.newest_user,
+            read_to,
             purpose,
             ..ModelCall::default()
         };

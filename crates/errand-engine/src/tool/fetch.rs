@@ -2,15 +2,15 @@
 //!
 //! Promised: only `GET`; each address, that of every redirect too, is within the build's allow-list and passes the
 //! address guard before it is connected to; headers that the call gives go to the first address's origin alone; 10 MB and
-//! 30 s at most, for all hops together; HTML becomes Markdown ([`markdown`]), other text stays, what is no text is
+//! 30 s at most, for all hops together; HTML becomes Markdown ([`crate::parse`]), other text stays, what is no text is
 //! refused. What comes back is untrusted, with the address it came from.
 //!
 //! Left out: scripts of a page, cookies, caches, robots.txt (a person's assignment asks, not a crawler).
 
-mod markdown;
 #[cfg(test)]
 mod tests;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ use url::Url;
 use super::files::arguments::{hints_of, read, schema_of};
 use super::{Acted, Source, Tool, ToolContext};
 use crate::net::{Answer, Bounds, GuardedClient, RequestError};
+use crate::parse::{self, ParseError, TeamParsers};
 
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
@@ -117,22 +118,27 @@ impl Tool for FetchUrl {
             Err(error) => return Acted::of(Outcome::Error(error)),
         };
         let asked = shown(&url);
-        let get = self.get(url, headers, context.hosts());
+        let at = Mutex::new(url.clone());
+        // Reading the page is within the time as well: some pages are made to be read for ever.
+        let all = async {
+            let page = self.get(url, headers, context.hosts(), &at).await?;
+            read_page(page, &context.parsers).await
+        };
         let got = tokio::select! {
-            got = tokio::time::timeout(TIME_MAX, get) => got,
+            got = tokio::time::timeout(TIME_MAX, all) => got,
             () = context.cancel.cancelled() => return Acted::of(Outcome::Error("interrupted: the page was not waited for".to_owned())),
         };
-        let page = match got {
-            Ok(Ok(page)) => page,
-            Ok(Err(error)) => return Acted::of(Outcome::Error(error)),
+        let outcome = match got {
+            Ok(Ok(page)) => Outcome::Result(page),
+            Ok(Err(error)) => Outcome::Error(error),
             Err(_) => {
                 let seconds = TIME_MAX.as_secs();
-                return Acted::of(Outcome::Error(format!(
-                    "timed_out: the page did not come within {seconds} s"
-                )));
+                Outcome::Error(format!(
+                    "timed_out: the page did not come, or could not be read, within {seconds} s"
+                ))
             }
         };
-        let from = shown(&page.url);
+        let from = shown(&at.lock().unwrap_or_else(PoisonError::into_inner));
         let from = if from == asked {
             from
         } else {
@@ -140,7 +146,8 @@ impl Tool for FetchUrl {
         };
         Acted::Done {
             notes: Vec::new(),
-            outcome: read_page(page).await,
+            outcome,
+            // Of an error as well: a server says what its name, its certificate and its next address are.
             source: Some(Source {
                 from,
                 trusted: false,
@@ -194,6 +201,7 @@ impl FetchUrl {
         url: Url,
         headers: HeaderMap,
         hosts: Option<&[HostPattern]>,
+        reached: &Mutex<Url>,
     ) -> Result<Page, String> {
         let origin = url.origin();
         let mut at = url;
@@ -225,6 +233,10 @@ impl FetchUrl {
                 );
             }
             at = next;
+            reached
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone_from(&at);
         }
         Err(format!(
             "bad_redirect: the page redirects more than {REDIRECTS_MAX} times"
@@ -253,11 +265,11 @@ fn explain(error: RequestError) -> String {
     format!("{word}: {}", errand_core::cause::chain(&error))
 }
 
-async fn read_page(page: Page) -> Outcome {
+async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {
     let Page { url, answer } = page;
     let status = answer.status;
     if answer.body_is_cut {
-        return Outcome::Error(format!(
+        return Err(format!(
             "too_large: the page broke off, or has more than {} MB",
             PAGE_BYTES_MAX / 1_000_000
         ));
@@ -269,25 +281,39 @@ async fn read_page(page: Page) -> Outcome {
         .unwrap_or("application/octet-stream")
         .to_owned();
     let Some(kind) = Kind::of(&content_type, &answer.body) else {
-        return Outcome::Error(format!(
+        return Err(format!(
             "not_text: the page is of the type {content_type}, which is not read"
         ));
     };
     let bytes = answer.body;
-    // Some pages take long to read; the engine's own threads are not for that.
-    let read = tokio::task::spawn_blocking(move || text_of(kind, &bytes)).await;
-    let Ok(text) = read else {
-        return Outcome::Error("unreadable: the page could not be read".to_owned());
+    // Large ones take long to decode; the engine's own threads are not for that.
+    let decoded = tokio::task::spawn_blocking(move || kind.decode(&bytes)).await;
+    let decoded = decoded.map_err(|_| "unreadable: the page could not be read".to_owned())?;
+    let text = match kind {
+        Kind::Text(_) => decoded,
+        Kind::Html(_) => parsers
+            .text(parse::Kind::Html, decoded.into_bytes())
+            .await
+            .map_err(|error| format!("{}: {error}", word_of(error)))?,
     };
     if !status.is_success() {
         let start: String = text.chars().take(500).collect();
-        return Outcome::Error(format!("http_status: the page answered {status}: {start}"));
+        return Err(format!("http_status: the page answered {status}: {start}"));
     }
-    Outcome::Result(json!({
+    Ok(json!({
         "url": shown(&url),
         "content_type": content_type,
         "text": text,
     }))
+}
+
+fn word_of(error: ParseError) -> &'static str {
+    match error {
+        ParseError::Busy => "busy",
+        ParseError::Unavailable => "unavailable",
+        ParseError::Size | ParseError::Text => "too_large",
+        _ => "unreadable",
+    }
 }
 
 /// How a page's bytes become text.
@@ -333,6 +359,12 @@ impl Kind {
             _ => None,
         }
     }
+
+    /// As UTF-8.
+    fn decode(self, bytes: &[u8]) -> String {
+        let (Self::Html(encoding) | Self::Text(encoding)) = self;
+        encoding.decode(bytes).0.into_owned()
+    }
 }
 
 /// The encoding that an HTML page names in its first bytes.
@@ -345,11 +377,4 @@ fn charset_in(bytes: &[u8]) -> Option<&'static encoding_rs::Encoding> {
         .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '.'))
         .collect();
     encoding_rs::Encoding::for_label(label.as_bytes())
-}
-
-fn text_of(kind: Kind, bytes: &[u8]) -> String {
-    match kind {
-        Kind::Text(encoding) => encoding.decode(bytes).0.into_owned(),
-        Kind::Html(encoding) => markdown::of(&encoding.decode(bytes).0),
-    }
 }

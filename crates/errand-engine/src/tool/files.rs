@@ -31,10 +31,12 @@ use errand_sandbox::Root;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::error::CallError;
 use super::{LookedUp, Tool, ToolContext};
+use crate::parse::{self, ParseError, TeamParsers};
 
 /// The file tools, in the contract's order.
 #[must_use]
@@ -54,12 +56,8 @@ trait FileTool: Send + Sync + 'static {
     const DESCRIPTION: &'static str;
     type Arguments: DeserializeOwned + JsonSchema + Send + 'static;
 
-    /// `cancel` is to be looked at in loops that may take long.
-    fn run(
-        root: &Root,
-        arguments: Self::Arguments,
-        cancel: &CancellationToken,
-    ) -> Result<Value, CallError>;
+    /// `aids.cancel` is to be looked at in loops that may take long.
+    fn run(root: &Root, arguments: Self::Arguments, aids: &Aids) -> Result<Value, CallError>;
 
     /// As [`Tool::evidence`]; asked only of tools that are settled by look-up.
     fn evidence(_root: &Root, _arguments: Self::Arguments) -> Result<Option<Value>, CallError> {
@@ -73,6 +71,22 @@ trait FileTool: Send + Sync + 'static {
         _evidence: Value,
     ) -> Result<Option<LookedUp>, CallError> {
         Ok(None)
+    }
+}
+
+/// What a file tool has beside the files.
+struct Aids {
+    cancel: CancellationToken,
+    parsers: TeamParsers,
+    /// Of the engine: waits for a parser.
+    engine: Handle,
+}
+
+impl Aids {
+    /// The text of a document. Blocks. None: it is not waited for any more.
+    fn text(&self, kind: parse::Kind, bytes: Vec<u8>) -> Option<Result<String, ParseError>> {
+        let read = self.parsers.text(kind, bytes);
+        self.engine.block_on(self.cancel.run_until_cancelled(read))
     }
 }
 
@@ -90,16 +104,20 @@ impl<T: FileTool> Blocking<T> {
 async fn on_a_thread<R: Send + 'static>(
     context: &ToolContext,
     tool: &'static str,
-    work: impl FnOnce(&Root, &CancellationToken) -> Result<R, CallError> + Send + 'static,
+    work: impl FnOnce(&Root, &Aids) -> Result<R, CallError> + Send + 'static,
 ) -> Result<R, CallError> {
     let Some(workspace) = context.workspace.clone() else {
         return Err(CallError::NotRun);
     };
-    let cancel = context.cancel.clone();
+    let aids = Aids {
+        cancel: context.cancel.clone(),
+        parsers: context.parsers.clone(),
+        engine: Handle::current(),
+    };
     let span = tracing::Span::current();
     let work = move || {
         let _entered = span.entered();
-        work(workspace.root()?, &cancel)
+        work(workspace.root()?, &aids)
     };
     let done = tokio::task::spawn_blocking(work)
         .await
@@ -153,12 +171,12 @@ impl<T: FileTool> Tool for Blocking<T> {
     async fn run(&self, context: &ToolContext, arguments: Map<String, Value>) -> Outcome {
         let done = match arguments::read::<T::Arguments>(&arguments) {
             Ok(arguments) => {
-                on_a_thread(context, T::NAME, move |root, cancel| {
+                on_a_thread(context, T::NAME, move |root, aids| {
                     // It may have waited for a thread.
-                    if cancel.is_cancelled() {
+                    if aids.cancel.is_cancelled() {
                         return Err(CallError::NotRun);
                     }
-                    T::run(root, arguments, cancel)
+                    T::run(root, arguments, aids)
                 })
                 .await
             }

@@ -23,9 +23,9 @@ use super::order::{Arg, Order, Rlimits};
 pub const HELPER_ARGUMENT: &str = "__exec";
 
 /// How much rather than the server the kernel kills what runs inside, when the machine has no memory left.
-const OOM_SCORE: &str = "500";
+pub(super) const OOM_SCORE: &str = "500";
 /// How much the processor prefers the server.
-const NICE: i32 = 5;
+pub(super) const NICE: i32 = 5;
 
 /// Is the helper, if the command line says so. Returns only if it does not, or with what the process is to end with.
 #[must_use]
@@ -90,7 +90,7 @@ fn missing() -> io::Error {
 }
 
 /// Closes every descriptor but the first three: whatever the server, or a library in it, left open.
-fn close_inherited() -> io::Result<()> {
+pub(super) fn close_inherited() -> io::Result<()> {
     let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > 2)
@@ -131,28 +131,29 @@ fn place_workspace(dir: &OwnedFd, mount_points: &[String], drops_root: bool) -> 
 }
 
 fn set_limits(limits: Rlimits) -> io::Result<()> {
-    let set = |resource, value: u64| {
-        // Never above what the server itself has.
-        let own = rustix::process::getrlimit(resource).maximum;
-        let value = own.map_or(value, |own| own.min(value));
-        rustix::process::setrlimit(
-            resource,
-            Rlimit {
-                current: Some(value),
-                maximum: Some(value),
-            },
-        )
-    };
-    set(Resource::Core, 0)?;
-    set(Resource::Fsize, limits.file_bytes)?;
-    set(Resource::Nofile, limits.descriptors)?;
+    set_limit(Resource::Core, 0)?;
+    set_limit(Resource::Fsize, limits.file_bytes)?;
+    set_limit(Resource::Nofile, limits.descriptors)?;
     if let Some(processes) = limits.processes {
-        set(Resource::Nproc, processes)?;
+        set_limit(Resource::Nproc, processes)?;
     }
     if let Some(bytes) = limits.data_bytes {
-        set(Resource::Data, bytes)?;
+        set_limit(Resource::Data, bytes)?;
     }
     Ok(())
+}
+
+/// Bounds this process; never above what the server itself has.
+pub(super) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
+    let own = rustix::process::getrlimit(resource).maximum;
+    let value = own.map_or(value, |own| own.min(value));
+    Ok(rustix::process::setrlimit(
+        resource,
+        Rlimit {
+            current: Some(value),
+            maximum: Some(value),
+        },
+    )?)
 }
 
 /// The arguments, each ended by a NUL, and what must stay open until bubblewrap has read them.
@@ -205,7 +206,7 @@ pub(super) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Becomes the user of the order, if it names one, and gives up every capability. The last thing before bubblewrap.
-fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
+pub(super) fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
     if let Some(id) = uid {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
         rustix::thread::set_thread_groups(&[])?;

@@ -222,6 +222,11 @@ impl Launched {
         i32::try_from(self.status.number("exit-code")?).ok()
     }
 
+    /// Whether there has been a process inside, also where all are gone.
+    pub(super) fn has_begun(&mut self) -> bool {
+        self.status.number("child-pid").is_some()
+    }
+
     /// Until the first process is there, or bubblewrap has failed.
     pub(super) async fn begun(&mut self) {
         while self.first().is_none() && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {

@@ -186,6 +186,9 @@ impl Running {
         let told = self.launched.exit_code();
         let exit_code = match (told, end) {
             (Some(code), _) => code,
+            // Killed from outside, by the machine's lack of memory or a person, while the shell was there: what its
+            // command had done is done.
+            (None, End::NotYet) if self.launched.has_begun() => 128 + libc::SIGKILL,
             (None, End::NotYet) => return Err(ExecError::SetUp(said(&stderr))),
             (None, End::Asked(_) | End::Killed(_)) => 128 + libc::SIGKILL,
         };

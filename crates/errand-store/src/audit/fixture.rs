@@ -219,7 +219,7 @@ impl Runs {
     /// Asks, as the run's driver.
     pub(crate) async fn ask(&self, run: RunId, claim: ClaimToken, origin: Origin) -> HumanRequest {
         let (ask, about) = match &origin {
-            Origin::InDoubt { call_id } => {
+            Origin::InDoubt { call_id, .. } => {
                 let question = Question {
                     question: IN_DOUBT_QUESTION.to_owned(),
                     header: None,
@@ -346,7 +346,16 @@ impl Runs {
         self.step(run, claim, vec![call("c1", "run_command")], going())
             .await;
         let call_id = "c1".to_owned();
-        let request = self.ask(run, claim, Origin::Policy { call_id }).await;
+        let request = self
+            .ask(
+                run,
+                claim,
+                Origin::Policy {
+                    call_id,
+                    target: None,
+                },
+            )
+            .await;
         (run, request)
     }
 
@@ -360,7 +369,16 @@ impl Runs {
         self.step(run, claim, Vec::new(), StepEnd::Release).await;
         let claim = self.claim(run).await;
         let call_id = "c1".to_owned();
-        let request = self.ask(run, claim, Origin::InDoubt { call_id }).await;
+        let request = self
+            .ask(
+                run,
+                claim,
+                Origin::InDoubt {
+                    call_id,
+                    target: None,
+                },
+            )
+            .await;
         self.answer(run, &request).await;
         let claim = self.claim(run).await;
         self.step(run, claim, vec![intent("c1", claim)], going())

@@ -85,7 +85,7 @@ impl History {
                 call_id, evidence, ..
             } => self.intent(at, call_id, evidence.as_ref()),
             Body::HumanRequest { request, .. } => {
-                if let Origin::InDoubt { call_id } = &request.origin {
+                if let Origin::InDoubt { call_id, .. } = &request.origin {
                     self.doubts.push((request.id, call_id.clone()));
                 }
             }
@@ -148,7 +148,9 @@ impl History {
 /// Whether beginning a call of this tool twice may do something twice. Of a tool that is not known: yes.
 fn begins_once(name: &str) -> bool {
     policy::builtin(name).is_none_or(|hints| {
-        !(hints.read_only || hints.idempotent || hints.settle == Settle::LookUp)
+        !(hints.read_only
+            || hints.idempotent
+            || matches!(hints.settle, Settle::LookUp | Settle::RunAgain))
     })
 }
 

@@ -7,6 +7,7 @@ fn http(url: &str) -> Setup {
     Setup::Http {
         url: url.to_owned(),
         headers: BTreeMap::from([("authorization".to_owned(), "{{ secret.T }}".to_owned())]),
+        client: None,
     }
 }
 
@@ -77,13 +78,22 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
             .set_tools(f.team, mail.id, vec![tool()], seen, f.now)
     };
     assert!(set(mail.updated_at).await.unwrap());
-    let keep = f.store.set_sign_in(
-        f.team,
-        mail.id,
-        Some(b"token".to_vec()),
-        Some("https://i.test".to_owned()),
-    );
-    keep.await.unwrap();
+    let keep = |url: &str, renews: bool| {
+        let made_for = MadeFor {
+            url: url.to_owned(),
+            renews,
+        };
+        let (token, issuer) = (b"token".to_vec(), "https://i.test".to_owned());
+        f.store
+            .set_sign_in(f.team, mail.id, made_for, Some(token), Some(issuer))
+    };
+    let Setup::Http { url, .. } = mail.setup.clone() else {
+        panic!("a server at an address");
+    };
+    let nothing_to_renew = keep(&url, true).await;
+    assert!(matches!(nothing_to_renew, Err(StoreError::NotFound)));
+    keep(&url, false).await.unwrap();
+    keep(&url, true).await.unwrap();
     let change = |change: ConnectionChange| {
         f.store
             .change_connection(f.team, mail.id, change, f.now, Once::not_recorded())
@@ -104,6 +114,12 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
     };
     let moved = change(moved).await.unwrap().fresh().unwrap();
     assert_eq!((moved.tools, moved.signed_in_at), (None, None));
+    assert_eq!(f.store.sign_in(f.team, mail.id).await.unwrap(), None);
+    // Tokens of the server that it led to are kept for no other, whoever brings them.
+    for renews in [false, true] {
+        let late = keep(&url, renews).await;
+        assert!(matches!(late, Err(StoreError::NotFound)));
+    }
     assert_eq!(f.store.sign_in(f.team, mail.id).await.unwrap(), None);
     // What a probe of the old setup finds comes too late.
     assert!(!set(mail.updated_at).await.unwrap());

@@ -334,3 +334,44 @@ async fn the_index_gives_the_order() {
         "{plan}"
     );
 }
+
+#[tokio::test]
+async fn the_backlog_of_one_receiver_is_not_in_the_way_of_others() {
+    let f = Fixture::new().await;
+    for sequence in 0..2 * IN_ORDER_MAX as u64 {
+        let run = f.run_row(f.team, "completed", None).await;
+        f.delivery(run, sequence, "https://slow.example.com:8443/a?b#c")
+            .await;
+    }
+    let run = f.run_row(f.team, "completed", None).await;
+    let other = f.delivery(run, 1, URL).await;
+    let due = f.store.due_deliveries(f.now, 8, 4, Vec::new()).await;
+    let due: Vec<i64> = due.unwrap().iter().map(|due| due.number).collect();
+    assert_eq!(due, [1, 2, 3, 4, other]);
+}
+
+#[tokio::test]
+async fn a_receiver_is_the_same_to_the_database_as_to_the_program() {
+    let f = Fixture::new().await;
+    let urls = [
+        "https://example.com",
+        "https://example.com:8443/a",
+        "http://example.com?x=/",
+        "https://[::1]:9#a?b/c",
+    ];
+    for (url, expected) in urls.into_iter().zip([
+        "https://example.com",
+        "https://example.com:8443",
+        "http://example.com",
+        "https://[::1]:9",
+    ]) {
+        let run = f.run_row(f.team, "completed", None).await;
+        let number = f.delivery(run, 1, url).await;
+        let found = f.store.read(move |conn| {
+            let sql = "SELECT receiver FROM deliveries WHERE number = ?1";
+            Ok(conn.query_row(sql, params![number], |row| row.get::<_, String>(0))?)
+        });
+        assert_eq!(found.await.unwrap(), expected);
+        assert_eq!(receiver(url), expected);
+    }
+}

@@ -100,6 +100,7 @@ async fn what_is_open_and_what_has_ended_is_counted() {
         delivered: 2,
         gone: 1,
         exhausted: 2,
+        dropped: 0,
         due_since: Some(f.now.plus_ms(3)),
     };
     assert_eq!(figures.deliveries, expected);

@@ -7,7 +7,6 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{CODE, MESSAGE};
 use crate::bell::Bell;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
@@ -166,15 +165,6 @@ pub(super) fn put_request(
     Ok(())
 }
 
-/// Closes the open rows of a run's requests, unread.
-pub(super) fn close_requests(conn: &Connection, run: RunId, now: Timestamp) -> Result<()> {
-    conn.execute(
-        "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",
-        params![Blob(run.as_uuid()), Ms(now)],
-    )?;
-    Ok(())
-}
-
 /// Takes a sandbox from who cannot give it back: a run that has ended, or is not there, and a driver that is gone.
 pub(super) fn free_of_the_gone(tx: &Tx<'_>, bell: &Bell, sandbox: &SandboxId) -> Result<()> {
     let owner = tx
@@ -195,43 +185,5 @@ pub(super) fn free_of_the_gone(tx: &Tx<'_>, bell: &Bell, sandbox: &SandboxId) ->
              AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted'))",
         params![sandbox.as_str()],
     )?;
-    Ok(())
-}
-
-/// Ends a run without reading it: it fails, and holds nothing. Who waited for its sandbox may begin.
-pub(super) fn end_unread(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
-    let id = Blob(run.as_uuid());
-    tx.execute(
-        "UPDATE runs SET status = 'failed', error_code = ?3, error_message = ?4, completed_at = ?2
-         WHERE id = ?1 AND status NOT IN ('completed', 'failed', 'interrupted')",
-        params![id, Ms(now), CODE, MESSAGE],
-    )?;
-    tx.execute(
-        "UPDATE runs SET claim_token = NULL, claim_boot = NULL, claimed_at = NULL, wake_at = NULL, deadline_at = NULL, request_id = NULL,
-             waiting_kind = NULL, waiting_who = NULL, waiting_since = NULL, waiting_deadline = NULL, updated_at = ?2 WHERE id = ?1",
-        params![id, Ms(now)],
-    )?;
-    close_requests(tx, run, now)?;
-    let freed: Vec<String> = tx
-        .prepare("UPDATE sandboxes SET owner_run = NULL, leaving = NULL WHERE owner_run = ?1 RETURNING id")?
-        .query_map(params![id], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for sandbox in freed {
-        let next: Option<Blob> = tx
-            .prepare_cached(
-                "SELECT id FROM runs WHERE sandbox_id = ?1 AND waiting_kind = 'sandbox' AND id <> ?2
-                     AND status NOT IN ('completed', 'failed', 'interrupted') ORDER BY updated_at LIMIT 1",
-            )?
-            .query_row(params![sandbox, id], |row| row.get(0))
-            .optional()?;
-        if let Some(next) = next
-            && let Ok(mut change) = Change::of_run(tx, RunId::from_stored(next.0), now)
-        {
-            change.queue()?;
-            change.finish()?;
-        }
-    }
-    tx.ring(run, true);
-    tx.ring_fence(run);
     Ok(())
 }

@@ -2,11 +2,13 @@ use errand_core::human::Origin;
 use errand_core::id::BuildId;
 use errand_core::transcript::Outcome;
 use proptest::prelude::*;
+use rusqlite::params;
 
 use super::*;
 use crate::audit::AuditScope;
 use crate::audit::fixture::{Runs, call, ending, going, hears, intent, result};
 use crate::model::{StepCommit, StepEnd, Usage};
+use crate::rows::Blob;
 use crate::runs::entries_from;
 
 /// What happens to the rows of a run that has not ended.
@@ -161,7 +163,16 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
     let next = runs.claim(run).await;
     assert_ne!(next, claim);
     let call_id = "c2".to_owned();
-    let request = runs.ask(run, next, Origin::InDoubt { call_id }).await;
+    let request = runs
+        .ask(
+            run,
+            next,
+            Origin::InDoubt {
+                call_id,
+                target: None,
+            },
+        )
+        .await;
     runs.answer(run, &request).await;
     assert_eq!(runs.audit(AuditScope::All).await, []);
 }
@@ -205,7 +216,7 @@ async fn what_waits_for_a_repaired_run_s_sandbox_goes_on_when_that_ends() {
             let ended = runs
                 .f
                 .store
-                .write(move |tx| rows::end_unread(tx, second, now));
+                .write(move |tx| unread::end(tx, second, &RunError::new(CODE, MESSAGE), now));
             ended.await.unwrap();
         } else {
             runs.f.store.repair_fail(second, now).await.unwrap();
@@ -251,7 +262,10 @@ async fn a_request_that_was_set_aside_is_asked_again() {
     let (run, request) = runs.waiting().await;
     // As a start leaves a run whose row could not be read at that time.
     let now = runs.now;
-    let ended = runs.f.store.write(move |tx| rows::end_unread(tx, run, now));
+    let ended = runs
+        .f
+        .store
+        .write(move |tx| unread::end(tx, run, &RunError::new(CODE, MESSAGE), now));
     ended.await.unwrap();
     let repaired = runs.f.store.repair_resume(run, now).await.unwrap();
     assert_eq!(repaired.waits_for.as_deref(), Some("human"));
@@ -472,4 +486,65 @@ async fn a_call_that_a_repair_closed_can_be_ended_by_nobody_again() {
     let error = runs.row(run).await.error.unwrap();
     assert_eq!(error.code, CODE);
     assert!(error.message.contains("--fail"));
+}
+
+#[tokio::test]
+async fn time_that_was_missed_is_nobodys_and_a_clock_set_back_holds_up_nothing() {
+    let runs = Runs::new().await;
+    let (at_work, later) = (runs.start(None).await, runs.start(None).await);
+    runs.claim(at_work).await;
+    let before = runs.row(at_work).await;
+    let store = &runs.f.store;
+    store
+        .time_was_missed(runs.now.plus_ms(1_000), 600_000)
+        .await
+        .unwrap();
+    let after = runs.row(at_work).await;
+    let moved = |at: Option<Timestamp>| at.map(|at| at.plus_ms(600_000));
+    assert_eq!(after.deadline, moved(before.deadline));
+    assert_eq!(after.claimed_at, moved(before.claimed_at));
+    // Who was claimed only after the gap has missed nothing.
+    store.time_was_missed(runs.now, 600_000).await.unwrap();
+    assert_eq!(runs.row(at_work).await.deadline, after.deadline);
+    // In line since a moment that is to come once more.
+    let earlier = Timestamp::from_millis(runs.now.as_millis() - 3_600_000);
+    assert!(runs.row(later).await.wake_at > Some(earlier));
+    store.clock_was_set_back(earlier).await.unwrap();
+    assert_eq!(runs.row(later).await.wake_at, Some(earlier));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_run_that_cannot_be_read_goes_on_and_what_that_waits_for_ends() {
+    for caller_is_damaged in [false, true] {
+        let runs = Runs::new().await;
+        let (caller, child) = (runs.start(None).await, runs.start(None).await);
+        runs.claim(caller).await;
+        let (id, by) = (Blob(child.as_uuid()), Blob(caller.as_uuid()));
+        let waits = runs.f.store.write(move |tx| {
+            tx.execute(
+                "INSERT INTO child_runs (child, parent, call_id, depth) VALUES (?1, ?2, 'c', 1)",
+                params![id, by],
+            )?;
+            tx.execute(
+                "UPDATE runs SET waiting_kind = 'child_run', claim_token = NULL, claim_boot = NULL, claimed_at = NULL,
+                     deadline_at = NULL WHERE id = ?1",
+                params![by],
+            )?;
+            Ok(())
+        });
+        waits.await.unwrap();
+        let (damaged, now) = (if caller_is_damaged { caller } else { child }, runs.now);
+        let ended = runs
+            .f
+            .store
+            .write(move |tx| unread::end(tx, damaged, &RunError::new(CODE, MESSAGE), now));
+        ended.await.unwrap();
+        assert_eq!(runs.row(damaged).await.status, Status::Failed);
+        if caller_is_damaged {
+            assert_eq!(runs.row(child).await.status, Status::Interrupted);
+        } else {
+            let waits = runs.row(caller).await.waiting_kind;
+            assert_eq!(waits.as_deref(), Some("place"));
+        }
+    }
 }

@@ -53,6 +53,33 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_a_driver_is_leaving_is_not_deleted() {
+    let f = Fixture::new().await;
+    let id = f.sandbox().await;
+    let leaving = |claim: Option<uuid::Uuid>| {
+        let (store, id) = (f.store.clone(), id.clone());
+        async move {
+            let act = move |tx: &crate::sqlite::Tx<'_>| {
+                tx.execute(
+                    "UPDATE sandboxes SET leaving = ?2 WHERE id = ?1",
+                    params![id.as_str(), claim.map(Blob)],
+                )?;
+                Ok(())
+            };
+            store.write(act).await.unwrap();
+        }
+    };
+    leaving(Some(uuid::Uuid::from_u128(7))).await;
+    let refused = f.delete(&id, f.now).await;
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    leaving(None).await;
+    f.delete(&id, f.now).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_sandbox_is_its_teams_until_it_expires() {
     let f = Fixture::new().await;
     let id = f.sandbox().await;

@@ -97,6 +97,7 @@ impl Program {
             tools: Tools::builtin().with(tools(world)),
             deltas: Deltas::default(),
             sandboxes: Sandboxes::beneath(dir),
+            parsers: errand_engine::parse::Parsers::new(None),
             post: Arc::new(SimNetwork(Arc::clone(world))),
             draining: draining.clone(),
         };

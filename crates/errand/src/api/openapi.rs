@@ -76,6 +76,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::connections::delete_connection,
         v1::connections::probe_connection,
         v1::sign_ins::authorize_connection,
+        v1::sign_ins::sign_out_connection,
         v1::sign_ins::end_sign_in,
         v1::secrets::list_secrets,
         v1::secrets::set_secret,

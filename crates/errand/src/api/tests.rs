@@ -102,6 +102,7 @@ impl Fixture {
             ids,
             clock,
             sandboxes: Sandboxes::beneath(dir.path()),
+            parsers: errand_engine::parse::Parsers::new(None),
             models: Models::default(),
             deltas: errand_engine::deltas::Deltas::default(),
             tools: errand_engine::tool::Tools::builtin(),

@@ -5,8 +5,8 @@
 //! ([`printable`]). With `--json`, standard output holds JSON and nothing else.
 
 use errand_core::cause::chain;
+pub use errand_core::shown::printable;
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 
@@ -241,24 +241,6 @@ fn paint(colours: bool, style: Style, text: &str) -> String {
     }
 }
 
-/// Text from outside as a terminal may show it: what would move the cursor, change colours or turn the direction of
-/// writing is shown as its number. Line ends and tabs stay.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        let steers = c.is_control() && c != '\n' && c != '\t';
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if steers || turns {
-            // Writing to a String cannot fail.
-            let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Arc;
@@ -329,12 +311,5 @@ pub(crate) mod tests {
             stdout.text(),
             "ID      TEXT\na       first second\nlonger  \\u{1b}[2Jthird\n"
         );
-    }
-
-    #[test]
-    fn text_from_outside_cannot_steer_the_terminal() {
-        assert_eq!(printable("a\tb\nc"), "a\tb\nc");
-        assert_eq!(printable("\x1b]0;x\x07\r"), "\\u{1b}]0;x\\u{7}\\u{d}");
-        assert_eq!(printable("pay \u{202e}001"), "pay \\u{202e}001");
     }
 }

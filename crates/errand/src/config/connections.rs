@@ -54,6 +54,9 @@ pub(super) struct Table {
     pub(super) values: BTreeMap<String, toml::Value>,
 }
 
+/// What a program has, beside `env`.
+const KEYS: [&str; 5] = ["command", "args", "isolation", "read_only", "team_env"];
+
 /// The error: where, and what it takes.
 fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String, String)> {
     let wrong = |key: &str, message: &str| (format!(".{key}"), message.to_owned());
@@ -78,13 +81,13 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
                     .ok_or_else(|| wrong(key, "is not a text in quotes"))?;
                 env.insert(variable.to_owned(), value.to_owned());
             }
-            None if ["command", "args", "isolation", "read_only"].contains(&key.as_str()) => {}
+            None if KEYS.contains(&key.as_str()) => {}
             // An empty table of variables.
             None if key == "env" && value.as_table().is_some_and(toml::Table::is_empty) => {}
             None => {
                 return Err(wrong(
                     key,
-                    "is not a setting; a program has command, args, env, isolation and read_only",
+                    "is not a setting; a program has command, args, env, team_env, isolation and read_only",
                 ));
             }
         }
@@ -104,10 +107,22 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
         Some(Some("none")) => Isolation::None,
         Some(_) => return Err(wrong("isolation", "is not one of sandbox | none")),
     };
+    let team_env = texts("team_env")?;
+    if let Some(name) = team_env.iter().find(|name| env.contains_key(*name)) {
+        let said = format!("names {name}, which env sets: a team sets nothing over it");
+        return Err(wrong("team_env", &said));
+    }
+    if team_env
+        .iter()
+        .any(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
+        return Err(wrong("team_env", "takes names of variables"));
+    }
     Ok(StdioServer {
         command: command.to_owned(),
         args: texts("args")?,
         env,
+        team_env,
         isolation,
         read_only: texts("read_only")?,
     })

@@ -25,6 +25,8 @@ section! {
         attempts: u32 = whole(12, 1..=100).unit("attempts"),
         /// How long a model may be silent before an attempt counts as failed.
         idle_timeout: Duration = duration(Duration::from_secs(120), Duration::from_secs(1)..=Duration::from_secs(3600)),
+        /// How many calls of one provider are under way at once; further runs wait for their turn and hold no place, and three quarters of `engine.max_concurrent_runs` are the most there can be, so that a provider that is slow leaves places to the runs of others.
+        concurrency: u32 = whole(48, 1..=10_000).unit("calls"),
         /// Whether the addresses that teams give for their providers may be of private networks, such as 127.0.0.1 and 10.0.0.0/8; those of the operator may always be.
         allow_private_networks: bool = boolean(false),
         /// Models that take images, besides those of Anthropic, OpenAI and Gemini.
@@ -114,9 +116,9 @@ impl ModelTables {
         tables
     }
 
-    /// All that the engine needs.
+    /// All that the engine needs. `places`: how many runs work at once.
     #[must_use]
-    pub fn settings(&self, config: &ModelsConfig) -> NetworkSettings {
+    pub fn settings(&self, config: &ModelsConfig, places: u32) -> NetworkSettings {
         NetworkSettings {
             providers: self.providers.clone(),
             overrides: Overrides {
@@ -126,6 +128,7 @@ impl ModelTables {
             },
             attempts: config.attempts,
             idle_ms: u64::try_from(config.idle_timeout.as_millis()).unwrap_or(u64::MAX),
+            concurrency: config.concurrency.min((places * 3 / 4).max(1)) as usize,
             allow_private: config.allow_private_networks,
         }
     }

@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 42] = [
+const SAMPLES: [(&str, &str, &str); 43] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -38,6 +38,7 @@ const SAMPLES: [(&str, &str, &str); 42] = [
     ("connections.idle_close", "'1m'", "1m"),
     ("fetch_url.allow_private_networks", "true", "true"),
     ("models.attempts", "3", "3"),
+    ("models.concurrency", "7", "7"),
     ("models.idle_timeout", "'10s'", "10s"),
     ("models.allow_private_networks", "true", "true"),
     ("models.vision", "['local/llava']", "local/llava"),

@@ -11,6 +11,7 @@ use errand_core::connection::{NAME_CHARS_MAX, is_name};
 use errand_core::id::{AgentId, ConnectionId};
 use errand_core::policy::Policy;
 use errand_core::role::Permission;
+use errand_engine::connect::BegunBy;
 use errand_store::model::PageQuery;
 use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Once, Setup};
 use http::StatusCode;
@@ -18,13 +19,13 @@ use maud::{Markup, html};
 use url::Url;
 
 use super::failure::{PageError, Shown, sentence};
-use super::form::{Fields, Form, Params, Path, Told};
+use super::form::{Fields, Form, OpenForm, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, setup_of};
-use crate::api::v1::sign_ins::begin;
+use crate::api::v1::sign_ins::{Brought, begin, finish};
 
 /// Connections of one page.
 const LIMIT: u32 = 25;
@@ -166,6 +167,7 @@ fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
         Transport::Http {
             url: sent.get("url").trim().to_owned(),
             headers: values,
+            oauth_client: None,
         }
     })
 }
@@ -360,7 +362,7 @@ fn does(tool: &errand_core::connection::ProbedTool) -> String {
 fn fields_of(connection: &Connection) -> Fields {
     let mut fields = Fields::default();
     let values = match &connection.setup {
-        Setup::Http { url, headers } => {
+        Setup::Http { url, headers, .. } => {
             fields.set("kind", "http");
             fields.set("url", url);
             headers
@@ -436,9 +438,15 @@ async fn try_save(
     let connection = web.store.connection(team, id).await?;
     let floors = floors_of(sent, connection.floors);
     check_floors(&connection.name, &floors).map_err(as_told)?;
-    let setup = setup_of(web, team, transport_of(sent)?)
+    let mut setup = setup_of(web, team, transport_of(sent)?)
         .await
         .map_err(as_told)?;
+    // The page has no fields for it: it stays as it is.
+    if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
+        (&mut setup, &connection.setup)
+    {
+        client.clone_from(was);
+    }
     let change = ConnectionChange {
         setup: Some(setup),
         floors: Some(floors),
@@ -475,7 +483,11 @@ pub(super) async fn sign_in(
     Form(_): Form,
 ) -> Shown {
     let connection = web.store.connection(visitor.team_id(), id).await?;
-    let above = match begin(&web, &connection).await {
+    let by = BegunBy {
+        user: visitor.user_id(),
+        in_web: true,
+    };
+    let above = match begin(&web, &connection, by).await {
         Ok(begun) => {
             let host = Url::parse(&begun.url).ok();
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
@@ -492,6 +504,24 @@ pub(super) async fn sign_in(
         Err(error) => return Err(error.into()),
     };
     render_one(&web, &visitor, id, Some(&above), &Told::default()).await
+}
+
+/// Ends a sign-in that was begun over the API, for somebody who has read whose connection it is.
+pub(super) async fn confirm_sign_in(
+    State(web): State<Web>,
+    axum::extract::Path(token): axum::extract::Path<String>,
+    OpenForm(sent): OpenForm,
+) -> Shown {
+    let begun = web.connections.sign_in_under_way(&token);
+    if begun.is_none_or(|begun| begun.by.in_web) {
+        return Err(PageError::not_found());
+    }
+    let brought = Brought {
+        code: sent.get("code").to_owned(),
+        state: sent.get("state").to_owned(),
+        issuer: sent.given("iss").map(str::to_owned),
+    };
+    finish(&web, &token, &brought).await.map_err(as_told)
 }
 
 pub(super) async fn delete(

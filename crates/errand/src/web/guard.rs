@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::failure::Failure;
 use super::{Access, Page, Web, layout};
+use crate::api::AppState;
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::request::OfTeam;
 use crate::secret_key::SetUpToken;
@@ -194,6 +195,18 @@ async fn person(
     }))
 }
 
+/// Who is logged in in the browser that sends this, for what is no page of the table.
+pub(crate) async fn user_of(
+    app: &AppState,
+    headers: &HeaderMap,
+) -> Result<Option<UserId>, ApiError> {
+    let Some(token) = token_of(app, headers) else {
+        return Ok(None);
+    };
+    let session = app.store.session(token.hash(), app.clock.now()).await?;
+    Ok(session.map(|session| session.user))
+}
+
 /// What the forms of a session hold: nobody makes it who does not know the cookie.
 fn form_token(token: &SetUpToken) -> String {
     let digest = Sha256::new()
@@ -234,11 +247,11 @@ fn is_of_our_own(web: &Web, headers: &HeaderMap) -> bool {
 }
 
 /// Whether people reach the server by TLS.
-fn is_secure(web: &Web) -> bool {
+fn is_secure(web: &AppState) -> bool {
     web.settings.public_url.starts_with("https:")
 }
 
-fn cookie_name(web: &Web) -> &'static str {
+fn cookie_name(web: &AppState) -> &'static str {
     if is_secure(web) {
         "__Host-errand"
     } else {
@@ -246,7 +259,7 @@ fn cookie_name(web: &Web) -> &'static str {
     }
 }
 
-fn token_of(web: &Web, headers: &HeaderMap) -> Option<SetUpToken> {
+fn token_of(web: &AppState, headers: &HeaderMap) -> Option<SetUpToken> {
     let name = cookie_name(web);
     headers
         .get_all(header::COOKIE)

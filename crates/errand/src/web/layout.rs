@@ -11,6 +11,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets::ASSETS;
 use super::guard::Person;
 use super::ui::{form_token, icon};
+use crate::api::v1::sign_ins::ConfirmSignIn;
 
 /// What a page may load: our own files, and nothing that stands in the page itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -106,6 +107,26 @@ pub(crate) fn signed_in_page() -> Response {
         p { a href="/connections" { "Go to the connections" } }
     };
     let mut response = lone_page(StatusCode::OK, "Signed in", &body);
+    secure(&mut response);
+    response
+}
+
+/// Asks whoever comes back from a sign-in that was begun over the API whether they mean to give what they signed in with
+/// to that team: the address to sign in at may have been sent to them by anybody.
+pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
+    let body = html! {
+        h1 { "Give this access away?" }
+        p { strong { (asked.who) } " of the team " strong { (asked.team) } " began this sign-in, for the connection " strong { (asked.connection) } " to " code { (asked.place) } "." }
+        p { "If you go on, assignments of " strong { (asked.team) } " act there with the account that you have just signed in with." }
+        p { "Close this page if you do not know why you are here." }
+        form method="post" action=(format!("/sign-ins/{}", asked.token)) {
+            input type="hidden" name="code" value=(asked.brought.code);
+            input type="hidden" name="state" value=(asked.brought.state);
+            @if let Some(issuer) = &asked.brought.issuer { input type="hidden" name="iss" value=(issuer); }
+            button.main { "Sign " (asked.connection) " in" }
+        }
+    };
+    let mut response = lone_page(StatusCode::OK, "Confirm", &body);
     secure(&mut response);
     response
 }

@@ -197,3 +197,191 @@ async fn what_a_child_read_counts_for_its_caller() {
     }
     app.finish().await;
 }
+
+async fn result_of_the_call(app: &TestApp, team: &Team, run: &str) -> String {
+    let messages = app.messages(team, run).await;
+    let mut results = messages.iter().filter_map(|m| m.get("tool_result"));
+    results.next_back().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn who_stops_a_run_is_not_told_that_what_it_started_did_not_run() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let pays = json!({"tools": {"run_command": "allow"}, "playbook": {"steps": [
+        {"tool": "run_command", "with": {"eur": 1}}, {"approve": {"title": "Go on?"}}]}});
+    let child = named(&app, &team, "Pays", pays).await;
+    let parent = named(&app, &team, "First", starts("Pays")).await;
+    let run = app
+        .run(&team, json!({"agent_id": parent, "message": "x"}))
+        .await;
+    app.settle().await;
+    let below = children(&app, &team, &child).await[0]["id"].clone();
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    app.settle().await;
+    let told = result_of_the_call(&app, &team, &run).await;
+    assert!(
+        told.contains("outcome_unknown") && told.contains(below.as_str().unwrap()),
+        "{told}"
+    );
+    assert_eq!(app.payment.begun(), 1);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn the_call_is_one_step_of_its_run_and_what_it_started_is_counted() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});
+    let child = named(&app, &team, "Says", says).await;
+    let mut data = starts("Says");
+    // Just enough for the call itself: what it gives is still taken.
+    data["limits"] = json!({"steps": 1});
+    data["human_in_the_loop"] = json!(false);
+    let parent = named(&app, &team, "First", data).await;
+    let run = app
+        .run(&team, json!({"agent_id": parent, "message": "x"}))
+        .await;
+    app.settle().await;
+    let got = app.get_run(&team, &run).await;
+    let told = result_of_the_call(&app, &team, &run).await;
+    assert!(told.contains("hello"), "{told}");
+    assert_eq!(got["run"]["usage"]["tool_calls"], 1, "{got}");
+    let today = app
+        .get(&team.key, &format!("/v1/runs/summary?agent_id={child}"))
+        .await
+        .expect(200);
+    let text = today.to_string();
+    assert!(
+        text.contains("\"started\":1") && text.contains("\"completed\":1"),
+        "{text}"
+    );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_without_people_starts_none_that_would_wait_for_them() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let asks = json!({"playbook": {"steps": [{"approve": {"title": "Go on?"}}]}});
+    let asking = named(&app, &team, "Asks", asks).await;
+    let pays = json!({"tools": {"run_command": "ask"}, "playbook": {"steps": [
+        {"tool": "run_command", "with": {"eur": 1}, "as": "paid", "on_error": "continue"}, {"finish": "{{ paid }}"}]}});
+    let paying = named(&app, &team, "Pays", pays).await;
+    for (other, word) in [("Asks", "not_run"), ("Pays", "denied")] {
+        let mut data = starts(other);
+        data["human_in_the_loop"] = json!(false);
+        let parent = named(&app, &team, "First", data).await;
+        let run = app
+            .run(&team, json!({"agent_id": parent, "message": "x"}))
+            .await;
+        app.settle().await;
+        let got = app.get_run(&team, &run).await;
+        assert_eq!(got["run"]["status"], "completed", "{got}");
+        let text = said(&app, &team, &run).await;
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(children(&app, &team, &asking).await.len(), 0);
+    let child = &children(&app, &team, &paying).await[0];
+    assert_eq!(child["human_in_the_loop_enabled"], false, "{child}");
+    assert_eq!(app.payment.begun(), 0);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn who_has_taken_a_result_does_not_stop_what_gave_it() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let asks = json!({"playbook": {"steps": [{"say": "hello"}, {"finish": "done"}]}});
+    let child = named(&app, &team, "Says", asks).await;
+    let mut data = starts("Says");
+    data["playbook"]["steps"][1] = json!({"wait": "1h"});
+    let parent = named(&app, &team, "First", data).await;
+    let run = app
+        .run(&team, json!({"agent_id": parent, "message": "x"}))
+        .await;
+    app.settle().await;
+    let below = children(&app, &team, &child).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // A person goes on with it, and the clock stands: it is in line when its caller ends.
+    let path = format!("/v1/runs/{below}/messages");
+    let reply = app
+        .post(&team.key, &path, json!({"message": "More."}))
+        .await;
+    reply.expect(201);
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    app.settle().await;
+    assert_eq!(app.status(&team, &below).await, "completed");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let asks = json!({"playbook": {"steps": [
+        {"wait": "1h"}, {"approve": {"title": "Go on?"}}, {"finish": "done"}]}});
+    named(&app, &team, "Asks", asks).await;
+    let parent = named(&app, &team, "First", starts("Asks")).await;
+    let run = app
+        .run(&team, json!({"agent_id": parent, "message": "x"}))
+        .await;
+    app.settle().await;
+    let path = format!("/v1/runs/{run}?wait_s=60");
+    let (got, ()) = tokio::join!(app.get(&team.key, &path), async {
+        app.advance(std::time::Duration::from_secs(3_600)).await;
+        app.settle().await;
+    });
+    let got = got.expect(200);
+    let id = got["pending_human_request"]["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
+    app.settle().await;
+    // The run below has ended, and so has this one.
+    let (_, message) = app
+        .post(&team.key, &path, json!({"approved": false}))
+        .await
+        .error(400);
+    assert!(message.contains("approved by"), "{message}");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_assignment_whose_model_cannot_be_run_is_not_started_and_the_call_says_what_to_set() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let model = |name: &str| json!({"models": {"agent": {"model": name}}});
+    let mut costly = model("mine/m");
+    costly["limits"] = json!({"cost_usd": 1.0});
+    let own = json!({"kind": "openai_compatible", "base_url": "https://models.example.com/v1"});
+    let put = app.json(http::Method::PUT, &team.key, "/v1/providers/mine", own, &[]);
+    put.await.expect(200);
+    for (name, data, word) in [
+        ("No key", model("openai/gpt-test"), "OPENAI_API_KEY"),
+        (
+            "No provider",
+            model("nowhere/m"),
+            "[models.providers.nowhere]",
+        ),
+        ("No price", costly, "[models.prices"),
+    ] {
+        let child = named(&app, &team, name, data).await;
+        let parent = named(&app, &team, "First", starts(name)).await;
+        let body = json!({"agent_id": parent, "message": "this"});
+        let run = app.run(&team, body).await;
+        app.settle().await;
+        assert_eq!(app.status(&team, &run).await, "completed");
+        let text = said(&app, &team, &run).await;
+        assert!(text.contains("not_run: ") && text.contains(word), "{text}");
+        assert!(children(&app, &team, &child).await.is_empty(), "{name}");
+    }
+    app.finish().await;
+}

@@ -12,7 +12,7 @@ use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
 /// Where `scripts/mcp-servers` installs the servers.
-fn everything() -> PathBuf {
+pub(crate) fn everything() -> PathBuf {
     let variable = |name: &str| {
         std::env::vars_os()
             .find(|(known, _)| known == name)
@@ -115,6 +115,27 @@ impl Mailbox {
         let _ = std::fs::remove_file(self.dir.path().join("log.jsonl"));
     }
 
+    /// From now on the server does what this tool is for and never answers; or answers again.
+    pub(crate) fn is_silent_on(&self, tool: &str, silent: bool) {
+        let at = |name: &str| self.dir.path().join(format!("{name}-{tool}"));
+        let _ = std::fs::remove_file(at("silent"));
+        if silent {
+            std::fs::write(at("silent-on"), "").unwrap();
+        } else {
+            std::fs::remove_file(at("silent-on")).unwrap();
+        }
+    }
+
+    /// Whether a call came to nothing in this way.
+    pub(crate) fn was_silent_on(&self, tool: &str) -> bool {
+        self.dir.path().join(format!("silent-{tool}")).exists()
+    }
+
+    /// The server's tools are others from now on: one more, and one that says something else of itself.
+    pub(crate) fn change_tools(&self) {
+        std::fs::write(self.dir.path().join("tools-changed"), "").unwrap();
+    }
+
     /// The server dies when this tool is called next, having done it.
     fn dies_on(&self, tool: &str) {
         std::fs::write(self.dir.path().join(format!("dies-on-{tool}")), "").unwrap();
@@ -128,7 +149,7 @@ pub(crate) fn options(mailbox: Option<&Mailbox>) -> TestOptions {
     );
     if let Some(mailbox) = mailbox {
         file += &format!(
-            "[connections.stdio.mailbox]\ncommand = \"node\"\nargs = [{:?}]\nisolation = \"none\"\nenv = {{MAILBOX_DIR = {:?}}}\n",
+            "[connections.stdio.mailbox]\ncommand = \"node\"\nargs = [{:?}]\nisolation = \"none\"\nenv = {{MAILBOX_DIR = {:?}}}\nteam_env = [\"MAILBOX_LIES\"]\n",
             root().join("examples/mailbox/server.mjs"),
             mailbox.dir.path()
         );
@@ -551,7 +572,8 @@ async fn a_tool_that_is_not_what_was_probed_is_not_called() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_said_in_words() {
-    let app = TestApp::start_with(options(None)).await;
+    let mailbox = Mailbox::new();
+    let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
     for (transport, word) in [
@@ -573,8 +595,12 @@ async fn what_cannot_be_reached_is_said_in_words() {
             "no secret NONE",
         ),
         (
-            json!({"type": "stdio", "command": "everything", "env": {"LD_PRELOAD": "x"}}),
-            "LD_PRELOAD",
+            json!({"type": "stdio", "command": "everything", "env": {"npm_config_registry": "https://a.test"}}),
+            "\"npm_config_registry\" is no variable that a team may set",
+        ),
+        (
+            json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1", "MAILBOX_DIR": "/"}}),
+            "\"MAILBOX_DIR\" is no variable",
         ),
     ] {
         let body = json!({"name": "x", "transport": transport});
@@ -611,164 +637,39 @@ async fn what_cannot_be_reached_is_said_in_words() {
     app.finish().await;
 }
 
-/// An authorization server and a protected resource, as OAuth 2.1 has them.
-pub(crate) async fn protected(server: &wiremock::MockServer) {
-    use wiremock::matchers::{body_string_contains, method, path};
-    use wiremock::{Mock, ResponseTemplate};
-    let url = server.uri();
-    let resource = json!({"resource": format!("{url}/mcp"), "authorization_servers": [url]});
-    let metadata = json!({
-        "issuer": url, "authorization_endpoint": format!("{url}/authorize"), "token_endpoint": format!("{url}/token"),
-        "registration_endpoint": format!("{url}/register"), "response_types_supported": ["code"],
-        "grant_types_supported": ["authorization_code", "refresh_token"],
-        "code_challenge_methods_supported": ["S256"], "token_endpoint_auth_methods_supported": ["none"]});
-    for at in [
-        "/.well-known/oauth-protected-resource",
-        "/.well-known/oauth-protected-resource/mcp",
-    ] {
-        Mock::given(path(at))
-            .respond_with(ResponseTemplate::new(200).set_body_json(&resource))
-            .mount(server)
-            .await;
-    }
-    Mock::given(path("/.well-known/oauth-authorization-server"))
-        .respond_with(ResponseTemplate::new(200).set_body_json(&metadata))
-        .mount(server)
-        .await;
-    Mock::given(method("POST"))
-        .and(path("/register"))
-        .respond_with(|request: &wiremock::Request| {
-            let mut body: Value = serde_json::from_slice(&request.body).unwrap();
-            body["client_id"] = json!("client-1");
-            ResponseTemplate::new(201).set_body_json(body)
-        })
-        .mount(server)
-        .await;
-    Mock::given(method("POST"))
-        .and(path("/token"))
-        .and(body_string_contains("code_verifier="))
-        .respond_with(ResponseTemplate::new(200).set_body_json(json!({
-            "access_token": "the-access-token", "token_type": "bearer", "expires_in": 3600, "refresh_token": "the-refresh-token"})))
-        .mount(server)
-        .await;
-    // The resource itself knows nobody but who has the token.
-    Mock::given(path("/mcp"))
-        .respond_with(|request: &wiremock::Request| {
-            let known = request
-                .headers
-                .get("authorization")
-                .is_some_and(|header| header == "Bearer the-access-token");
-            if !known {
-                return ResponseTemplate::new(401).insert_header("www-authenticate", "Bearer");
-            }
-            let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
-                return ResponseTemplate::new(405);
-            };
-            let result = match body["method"].as_str() {
-                Some("initialize") => json!({"protocolVersion": body["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}),
-                Some("tools/list") => json!({"tools": [{"name": "look", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": true}}]}),
-                _ => return ResponseTemplate::new(202),
-            };
-            ResponseTemplate::new(200)
-                .set_body_json(json!({"jsonrpc": "2.0", "id": body["id"], "result": result}))
-        })
-        .mount(server)
-        .await;
+/// Until something is so, looked at again and again within a bound.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+    assert!(waited.is_ok(), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
-    let server = wiremock::MockServer::start().await;
-    protected(&server).await;
-    let app = TestApp::start_with(options(None)).await;
+async fn the_server_hears_that_a_call_is_called_off() {
+    let mailbox = Mailbox::new();
+    let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;
-    let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
-    let body = json!({"name": "kept", "transport": {"type": "http", "url": format!("{}/mcp", server.uri())}});
-    let made = app
-        .post(&team.key, "/v1/connections", body)
-        .await
-        .expect(201);
-    let path = format!(
-        "/v1/connections/{}",
-        made["connection"]["id"].as_str().unwrap()
-    );
-    let probe = async || {
-        app.post(&team.key, &format!("{path}/probe"), json!({}))
-            .await
-            .expect(200)
-    };
-    assert!(probe().await["error"].is_string());
-    let authorize = format!("{path}/authorize");
-    app.post(&member, &authorize, json!({})).await.error(403);
-    let begun = app.post(&team.key, &authorize, json!({})).await.expect(200);
-    let url = url::Url::parse(begun["authorization_url"].as_str().unwrap()).unwrap();
-    let pair = |name: &str| {
-        url.query_pairs()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.into_owned())
-            .unwrap_or_else(|| panic!("{name}: {url}"))
-    };
-    assert_eq!(
-        (url.path(), pair("client_id").as_str()),
-        ("/authorize", "client-1")
-    );
-    assert_eq!(pair("code_challenge_method"), "S256");
-    // The browser comes back; a state that is another one's, or a second time, is nothing.
-    let callback = url::Url::parse(&pair("redirect_uri")).unwrap();
-    let back = |state: &str| format!("{}?code=c&state={state}", callback.path());
-    let reply = app
-        .send(
-            http::Method::GET,
-            &back(&pair("state")),
-            &[],
-            axum::body::Body::empty(),
-        )
-        .await;
-    assert_eq!(
-        reply.status,
-        200,
-        "{}",
-        String::from_utf8_lossy(&reply.bytes)
-    );
-    app.send(
-        http::Method::GET,
-        &back(&pair("state")),
-        &[],
-        axum::body::Body::empty(),
-    )
-    .await
-    .error(404);
-    let begun = app.post(&team.key, &authorize, json!({})).await.expect(200);
-    let other = begun["authorization_url"].as_str().unwrap();
-    let other = url::Url::parse(other).unwrap();
-    let redirect = other
-        .query_pairs()
-        .find(|(name, _)| name == "redirect_uri")
-        .unwrap()
-        .1;
-    let wrong = url::Url::parse(&redirect).unwrap();
-    let wrong = format!("{}?code=c&state={}", wrong.path(), "wrong");
-    app.send(http::Method::GET, &wrong, &[], axum::body::Body::empty())
-        .await
-        .error(400);
-
-    let probed = probe().await;
-    assert_eq!(probed["error"], Value::Null, "{probed}");
-    assert_eq!(probed["connection"]["tools"][0]["name"], "kept__look");
-    assert_eq!(
-        probed["connection"]["sign_in"]["issuer"]
-            .as_str()
-            .unwrap()
-            .trim_end_matches('/'),
-        server.uri()
-    );
-    assert!(!probed.to_string().contains("the-access-token"));
-    let dir = app.dir().to_owned();
+    let id = connect(&app, &team, "mail", stdio("mailbox")).await;
+    mailbox.is_silent_on("label_message", true);
+    let data =
+        playbook(json!([{"tool": "mail__label_message", "with": {"id": "1", "label": "seen"}}]));
+    let agent = agent(&app, &team, &id, data).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    until("the call is under way", || {
+        mailbox.was_silent_on("label_message")
+    })
+    .await;
+    let path = format!("/v1/runs/{run}/stop");
+    app.post(&team.key, &path, json!({})).await.expect(200);
+    until("the server has heard", || {
+        mailbox.log().iter().any(|line| line["did"] == "cancelled")
+    })
+    .await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "interrupted");
     app.finish().await;
-    for file in ["errand.db", "errand.db-wal"] {
-        if let Ok(bytes) = std::fs::read(dir.join(file)) {
-            let text = String::from_utf8_lossy(&bytes);
-            assert!(!text.contains("the-access-token") && !text.contains("the-refresh-token"));
-        }
-    }
 }

@@ -441,12 +441,8 @@ async fn working_time_is_limited_by_somebody_else_than_the_driver() {
     let gate = Gate::default();
     app.model.add("slow", vec![]);
     app.model.hold_at(&gate);
-    let agent = app
-        .agent(
-            &team,
-            ScriptedModel::config("slow", json!({"limits": {"seconds": 60}})),
-        )
-        .await;
+    let data = json!({"limits": {"seconds": 60}, "human_in_the_loop": false});
+    let agent = app.agent(&team, ScriptedModel::config("slow", data)).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     gate.arrival().await;
     app.advance(Duration::from_secs(61)).await;

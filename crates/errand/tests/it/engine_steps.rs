@@ -176,7 +176,7 @@ async fn the_limit_is_set_and_the_working_time_that_ends_first_is_what_is_told()
         (60, 60, "limit_exceeded"),
         (59, 59, "limit_exceeded"),
     ] {
-        let limits = json!({"limits": {"seconds": working_time_s}});
+        let limits = json!({"limits": {"seconds": working_time_s}, "human_in_the_loop": false});
         let agent = app
             .agent(&team, ScriptedModel::config("hangs", limits))
             .await;
@@ -192,5 +192,130 @@ async fn the_limit_is_set_and_the_working_time_that_ends_first_is_what_is_told()
         assert_eq!(got["error"]["code"], code, "{working_time_s}");
         app.settle().await;
     }
+    app.finish().await;
+}
+
+/// Answers what a run asks, while its model or tool may be held up.
+async fn answer(app: &TestApp, team: &Team, run: &str, body: Value) {
+    let got = app.get_run(team, run).await;
+    let request = got["pending_human_request"]["id"].as_str();
+    let request = request.unwrap_or_else(|| panic!("a request is pending: {got}"));
+    let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
+    app.post(&team.key, &path, body).await.expect(200);
+}
+
+/// Until a run waits for a person; its request.
+async fn asks(app: &TestApp, team: &Team, run: &str) -> Value {
+    let path = format!("/v1/runs/{run}?wait_s=60");
+    let got = app.get(&team.key, &path).await.expect(200);
+    assert_eq!(got["run"]["status"], "waiting", "{got}");
+    let request = got["pending_human_request"].clone();
+    assert_eq!(request["type"], "approval");
+    let title = request["title"].as_str().unwrap();
+    assert_eq!(title, "Go on beyond the limit of working time?");
+    request
+}
+
+#[tokio::test]
+async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.model.add("slow", vec![]);
+    app.model.hold_at(&gate);
+    let config = ScriptedModel::config("slow", json!({"limits": {"seconds": 60}}));
+    let agent = app.agent(&team, config).await;
+    let mut ends = Vec::new();
+    for approved in [true, false] {
+        let run = app.run(&team, json!({"agent_id": agent})).await;
+        gate.arrival().await;
+        app.clock().advance(seconds(60));
+        let request = asks(&app, &team, &run).await;
+        let text = request["description"].as_str().unwrap();
+        assert!(
+            text.contains("60 s") && text.contains("limits.seconds"),
+            "{text}"
+        );
+        app.settle().await;
+        // It takes no time while it waits.
+        app.clock().advance(seconds(3_600));
+        answer(&app, &team, &run, json!({"approved": approved})).await;
+        if approved {
+            // It has as much again, and asks again at its end.
+            gate.arrival().await;
+            app.clock().advance(seconds(59));
+            assert_eq!(app.status(&team, &run).await, "running");
+            app.clock().advance(seconds(1));
+            asks(&app, &team, &run).await;
+            app.settle().await;
+            answer(&app, &team, &run, json!({"approved": true})).await;
+            gate.arrival().await;
+            gate.open();
+        }
+        app.settle().await;
+        ends.push(app.get_run(&team, &run).await["run"].clone());
+    }
+    assert_eq!(ends[0]["status"], "completed", "{}", ends[0]);
+    assert_eq!(ends[1]["status"], "failed");
+    assert_eq!(ends[1]["error"]["code"], "limit_exceeded");
+    let message = ends[1]["error"]["message"].as_str().unwrap();
+    assert!(message.contains("nobody let it go on"), "{message}");
+    // A retry gives it its time, and asks at its end.
+    let run = ends[1]["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{run}/retry");
+    app.post(&team.key, &path, json!({})).await.expect(200);
+    gate.arrival().await;
+    app.clock().advance(seconds(60));
+    asks(&app, &team, run).await;
+    // A message goes before the answer; there is no time for it either.
+    let path = format!("/v1/runs/{run}/messages");
+    let message = json!({"message": "Go on."});
+    app.post(&team.key, &path, message).await.expect(201);
+    asks(&app, &team, run).await;
+    answer(&app, &team, run, json!({"approved": true})).await;
+    gate.arrival().await;
+    gate.open();
+    app.settle().await;
+    assert_eq!(app.status(&team, run).await, "completed");
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_at_the_end_of_the_working_time_is_closed_and_its_sandbox_kept_until_it_has_left() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let gate = Gate::default();
+    app.payment.hold_at(Some(&gate));
+    app.model.add("pays", vec![vec![pay(), pay()]]);
+    let config = ScriptedModel::config("pays", json!({"limits": {"seconds": 60}}));
+    let agent = app.agent(&team, config).await;
+    let sandbox = app.sandbox(&team).await;
+    let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+    let run = app.run(&team, body).await;
+    gate.arrival().await;
+    app.clock().advance(seconds(60));
+    asks(&app, &team, &run).await;
+    answer(&app, &team, &run, json!({"approved": true})).await;
+    let got = app.get_run(&team, &run).await;
+    assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox", "{got}");
+    gate.open_for_good();
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_eq!(app.payment.begun(), 1, "nothing is done twice");
+    let messages = app.messages(&team, &run).await;
+    let errors: Vec<_> = messages
+        .iter()
+        .filter_map(|m| m["tool_result"]["error"].as_str())
+        .collect();
+    assert!(
+        errors[0].starts_with("outcome_unknown: the run's working time"),
+        "{errors:?}"
+    );
+    assert!(errors[1].starts_with("not_run: "), "{errors:?}");
+    let findings = app
+        .store()
+        .audit(errand_store::AuditScope::All, app.now())
+        .await;
+    assert!(findings.unwrap().is_empty());
     app.finish().await;
 }

@@ -108,3 +108,61 @@ async fn the_research_brief_quotes_its_sources() {
     assert!(brief.contains("Not to be had: http_status"), "{brief}");
     app.finish().await;
 }
+
+/// Uploads a file of an example to a sandbox.
+async fn upload(app: &TestApp, key: &str, sandbox: &str, file: &str) {
+    let bytes = std::fs::read(root().join("examples/invoices").join(file)).unwrap();
+    app.upload(key, sandbox, file, bytes).await.expect(201);
+}
+
+#[tokio::test]
+async fn the_invoice_check_reads_pdfs_and_writes_exactly_what_was_approved() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let agent = created(&app, &team.key, example("invoice-check.yaml", &[])).await;
+    for approved in [true, false] {
+        let sandbox = app.sandbox(&team).await;
+        for file in [
+            "orders.csv",
+            "paper-and-pens-4711.pdf",
+            "clean-rooms-2026-118.pdf",
+            "paper-and-pens-88-3.pdf",
+        ] {
+            upload(&app, &team.key, &sandbox, file).await;
+        }
+        let body = json!({"agent_id": agent, "sandbox_id": sandbox});
+        let run = app.run(&team, body).await;
+        app.settle().await;
+        // One fits; the others ask for more than was ordered, and for another account.
+        let got = app.get_run(&team, &run).await;
+        let call = &got["pending_human_request"]["tool_call"];
+        assert_eq!(call["name"], "write_file", "{got}");
+        let payments =
+            "supplier,iban,eur,reference\nPaper & Pens,DE89370400440532013000,180.5,4711\n";
+        assert_eq!(
+            call["arguments"],
+            json!({"path": "/workspace/payments.csv", "content": payments})
+        );
+        let file = app.sandbox_dir(&sandbox).join("payments.csv");
+        assert!(!file.exists(), "before a person said so");
+        respond(&app, &team, &run, json!({"approved": approved})).await;
+        assert_eq!(app.status(&team, &run).await, "completed");
+        let written = std::fs::read_to_string(&file).ok();
+        assert_eq!(written.as_deref(), approved.then_some(payments));
+        let messages = app.messages(&team, &run).await;
+        let last = messages.last().unwrap()["text_content"].as_str().unwrap();
+        for part in [
+            "1 of 3 invoices fit their orders",
+            if approved {
+                "their payment is in"
+            } else {
+                "nobody released"
+            },
+            "2026-118 is not paid: it asks for 640",
+            "88-3 is not paid: it names the account GB33BUKB20201555555555",
+        ] {
+            assert!(last.contains(part), "{part}: {last}");
+        }
+    }
+    app.finish().await;
+}

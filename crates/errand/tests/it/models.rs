@@ -219,6 +219,29 @@ async fn the_documented_example_has_no_message_and_runs_on_a_network_model() {
 }
 
 #[tokio::test]
+async fn the_engines_opening_stays_before_the_answers_to_it() {
+    let world = World::new().await;
+    let look = || Answer::call("list_files", json!({}));
+    world.server.script(
+        "claude-sonnet-4-5",
+        vec![look(), look(), Answer::text("It is done.")],
+    );
+    let run = world.start("claude-sonnet-4-5", json!({}), None).await;
+    world.app.settle().await;
+    world.completed(&run).await;
+    let asked = world.server.last();
+    let turns = asked.body["messages"].as_array().unwrap();
+    let roles: Vec<&str> = turns.iter().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(
+        roles,
+        ["user", "assistant", "user", "assistant", "user"],
+        "{turns:#?}"
+    );
+    assert!(turns[0].to_string().contains("Begin."), "{turns:#?}");
+    world.app.finish().await;
+}
+
+#[tokio::test]
 async fn a_text_is_told_while_it_comes_and_stored_once() {
     for (model, protocol) in EACH {
         let world = World::new().await;

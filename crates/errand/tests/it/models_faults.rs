@@ -209,6 +209,60 @@ async fn a_provider_that_is_down_holds_up_only_the_runs_that_use_it() {
     world.app.finish().await;
 }
 
+/// Until a run has completed, without time passing.
+async fn completes(world: &World, run: &str) {
+    let completes = async {
+        while world.get(run).await["status"] != "completed" {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), completes).await;
+    assert!(waited.is_ok(), "{}", world.get(run).await);
+}
+
+#[tokio::test]
+async fn a_slow_provider_is_asked_so_much_at_once_and_holds_up_only_the_runs_that_use_it() {
+    let settings = [
+        ("ERRAND_MODELS__CONCURRENCY", "2"),
+        ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "4"),
+    ];
+    let settings = settings.map(|(name, value)| (name, value.to_owned()));
+    let world = World::with(settings.to_vec()).await;
+    let gate = Gate::default();
+    let slow = vec![Fault::Trickle(gate.clone()); 6];
+    world.server.fail_model_with("gpt-test", slow);
+    let mut runs = Vec::new();
+    for _ in 0..6 {
+        runs.push(world.start("openai/gpt-test", json!({}), Some("Go.")).await);
+    }
+    world.server.until(2).await;
+    // The others of that provider wait without a place, and say so; those of another go on.
+    let other = world
+        .start("anthropic/claude-test", json!({}), Some("Go."))
+        .await;
+    completes(&world, &other).await;
+    let mut waiting = 0;
+    for run in &runs {
+        waiting += usize::from(world.get(run).await["waiting_on"]["kind"] == "retry");
+    }
+    assert_eq!(waiting, 4);
+    assert_eq!(world.server.asked().len(), 3);
+    // One that is stopped makes no room for nobody.
+    let path = format!("/v1/runs/{}/stop", runs[3]);
+    let stopped = world.app.post(&world.team.key, &path, json!({})).await;
+    stopped.expect(200);
+    // As soon as there is room, the next one has its turn: no time passes for that.
+    gate.open_for_good();
+    for run in runs.iter().filter(|run| **run != runs[3]) {
+        completes(&world, run).await;
+        let got = world.get(run).await;
+        assert_eq!(got["usage"]["model_calls"], 1);
+    }
+    assert_eq!(world.server.asked().len(), 6);
+    world.app.settle().await;
+    world.app.finish().await;
+}
+
 #[tokio::test]
 async fn a_run_that_waits_for_another_attempt_can_be_stopped_and_survives_a_restart() {
     let mut world = World::new().await;

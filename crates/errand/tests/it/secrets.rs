@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use errand_core::role::Role;
+use errand_testkit::providers::{Answer, ProviderServer};
 use errand_testkit::{TestApp, TestOptions, WebhookSink};
 use http::Method;
 use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use crate::models::{EACH, config};
 
 const VALUE: &str = "s3cr/et+välue \"42\"";
 
@@ -247,6 +250,8 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // With a single subscriber, whoever comes first to a place that logs decides for all threads whether it is heard.
+    let _other = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let (app, sink, server) = (
         TestApp::start_with(options()).await,
@@ -420,5 +425,46 @@ async fn the_master_key_is_replaced_under_a_running_server() {
     app.stop_and_start().await;
     let again = app.get(&team.key, "/v1/webhook-secret").await.expect(200);
     assert_eq!(before, again);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_secret_never_reaches_a_model() {
+    let (provider, server) = (ProviderServer::start().await, echo().await);
+    let mut options = options();
+    options.settings.extend(provider.settings());
+    let app = TestApp::start_with(options).await;
+    let team = app.team("acme").await;
+    let body = json!({"name": "TOKEN", "value": VALUE});
+    app.post(&team.key, "/v1/secrets", body).await.expect(201);
+    for (model, _) in EACH {
+        let before = server.received_requests().await.unwrap().len();
+        let call = |path: &str| {
+            let url = format!("{}/{path}?key={{{{ secret.TOKEN }}}}", server.uri());
+            let headers = json!({"authorization": "Bearer {{ secret.TOKEN }}"});
+            Answer::call("fetch_url", json!({"url": url, "headers": headers}))
+        };
+        let script = vec![call("ok"), call("json"), Answer::text("Done.")];
+        provider.script(model.split_once('/').unwrap().1, script);
+        let data = json!({"tools": {"fetch_url": "allow"}, "secrets": ["TOKEN"]});
+        let agent = app.agent(&team, config(model, data)).await;
+        let body = json!({"agent_id": agent, "message": "Go."});
+        let run = app.run(&team, body).await;
+        app.settle().await;
+        // The second one is asked for, since the first page is untrusted.
+        crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
+        assert_eq!(app.status(&team, &run).await, "completed", "{model}");
+        let received = server.received_requests().await.unwrap();
+        let had = format!("Bearer {VALUE}");
+        let with = |r: &&wiremock::Request| r.headers["authorization"].as_bytes() == had.as_bytes();
+        assert_eq!(received[before..].iter().filter(with).count(), 2, "{model}");
+        let asked = provider.last();
+        assert_clean(model, &asked.body.to_string());
+        let results = asked.tool_results();
+        assert!(
+            results.iter().all(|r| r.contains("{{ secret.TOKEN }}")),
+            "{results:?}"
+        );
+    }
     app.finish().await;
 }

@@ -4,7 +4,8 @@ use errand_core::role::Role;
 use errand_testkit::{TestApp, TestOptions};
 use serde_json::json;
 
-use crate::connections::{options, protected};
+use crate::connections::options;
+use crate::connections_sign_in::Protected;
 use crate::web::{Browser, between};
 
 #[tokio::test]
@@ -160,8 +161,8 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their_policies() {
-    let server = wiremock::MockServer::start().await;
-    protected(&server).await;
+    let protected = Protected::start(true).await;
+    let server = &protected.server;
     let app = TestApp::start_with(options(None)).await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "ben@acme.example", Role::Member).await;

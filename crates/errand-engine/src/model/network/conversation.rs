@@ -105,8 +105,6 @@ pub(super) struct Conversation {
     pub(super) last_input_tokens: u64,
     /// And bytes, about.
     pub(super) sent_bytes: usize,
-    /// The position of the newest user's message.
-    pub(super) newest_user: u64,
 }
 
 impl Conversation {
@@ -123,12 +121,12 @@ impl Conversation {
     pub(super) fn feed(&mut self, entry: &Entry) {
         let position = entry.position;
         match &entry.body {
-            Body::ModelFailed { .. } | Body::Woke { .. } | Body::Retried { .. } => return,
-            Body::User { text, .. } => {
-                self.newest_user = position;
-                self.user(position, text.clone());
+            Body::ModelFailed { .. } | Body::Woke { .. } => return,
+            Body::Retried { .. } => {
+                self.empty = 0;
+                return;
             }
-            Body::Opening { text } => self.user(position, text.clone()),
+            Body::User { text, .. } | Body::Opening { text } => self.user(position, text.clone()),
             Body::Assistant { text, .. } => self.text(position, text),
             Body::ToolCall { call, .. } => self.call(position, call),
             Body::ToolResult {

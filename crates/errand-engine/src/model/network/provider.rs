@@ -9,6 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use errand_core::config::ModelName;
+use errand_core::id::TeamId;
+use errand_store::{Store, StoreError};
 use genai::Client;
 use genai::adapter::AdapterKind;
 use url::Url;
@@ -120,6 +122,25 @@ pub struct ProviderSettings {
 /// The providers that a team has settings of its own for, without their keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnProviders(pub BTreeMap<String, OwnProvider>);
+
+impl OwnProviders {
+    /// Those of a team.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn of(store: &Store, team: TeamId) -> Result<Self, StoreError> {
+        let rows = store.providers(team).await?;
+        let own = rows.into_iter().filter_map(|row| {
+            let own = OwnProvider {
+                kind: Kind::parse(&row.kind)?,
+                has_base_url: row.base_url.is_some(),
+                has_key: row.has_key,
+            };
+            Some((row.name, own))
+        });
+        Ok(Self(own.collect()))
+    }
+}
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

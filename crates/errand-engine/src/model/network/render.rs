@@ -37,22 +37,34 @@ impl Frame {
             };
             (role, m.content.clone())
         });
-        let tools: Vec<Tool> = offers
-            .iter()
-            .map(|offer| {
-                Tool::new(offer.name.as_str())
-                    .with_description(offer.description.as_str())
-                    .with_schema(offer.schema.clone())
-            })
-            .collect();
+        let tools = described(offers);
         Self {
-            bytes: input.iter().map(|m| m.content.len()).sum::<usize>()
-                + tools.iter().map(Tool::size).sum::<usize>(),
+            bytes: input.iter().map(|m| m.content.len()).sum::<usize>() + size(&tools),
             system: system.join("\n\n"),
             opening: opening.collect(),
             tools,
         }
     }
+
+    /// With other tools from now on.
+    pub(super) fn offer(&mut self, offers: &[Offer]) {
+        let tools = described(offers);
+        self.bytes = self.bytes.saturating_sub(size(&self.tools)) + size(&tools);
+        self.tools = tools;
+    }
+}
+
+fn described(offers: &[Offer]) -> Vec<Tool> {
+    let describe = |offer: &Offer| {
+        Tool::new(offer.name.as_str())
+            .with_description(offer.description.as_str())
+            .with_schema(offer.schema.clone())
+    };
+    offers.iter().map(describe).collect()
+}
+
+fn size(tools: &[Tool]) -> usize {
+    tools.iter().map(Tool::size).sum()
 }
 
 /// The request for the next turn.

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use errand_core::ledger::OPENING;
 use errand_core::limits::IMAGE_BYTES_MAX;
 use errand_core::path::SandboxPath;
+use errand_core::shown::one_line;
 use errand_sandbox::{FileError, Kind, Root, sha256_hex};
 
 use super::conversation::{Conversation, Item};
@@ -49,9 +51,9 @@ pub(super) async fn opening(workspace: Option<Workspace>) -> String {
     };
     match files {
         Some(files) if !files.is_empty() => {
-            format!("Begin.\n\nFiles in /workspace:\n{}", files.join("\n"))
+            format!("{OPENING}\n\nFiles in /workspace:\n{}", files.join("\n"))
         }
-        _ => "Begin.".to_owned(),
+        _ => OPENING.to_owned(),
     }
 }
 
@@ -68,7 +70,8 @@ fn list(root: &Root) -> Result<Vec<String>, FileError> {
         for entry in root.list(&directory)?.entries {
             match entry.kind {
                 Kind::File => {
-                    lines.push(format!("- {} ({} bytes)", entry.path, entry.size_bytes));
+                    let path = one_line(&entry.path);
+                    lines.push(format!("- {path} ({} bytes)", entry.size_bytes));
                 }
                 Kind::Dir if entry.name == OWN => {}
                 Kind::Dir => directories.extend(SandboxPath::parse(&entry.path).ok()),

@@ -153,6 +153,8 @@ async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
         workspace: None,
+        parsers: crate::parse::Parsers::new(None)
+            .of(IdGen::new([1; 32]).team(Timestamp::from_millis(0))),
         cancel: CancellationToken::new(),
         draining: CancellationToken::new(),
     };

@@ -13,6 +13,8 @@ fn context() -> ToolContext {
         run: IdGen::new([1; 32]).run(Timestamp::from_millis(0)),
         call_id: "call_1".to_owned(),
         workspace: None,
+        parsers: crate::parse::Parsers::new(None)
+            .of(IdGen::new([1; 32]).team(Timestamp::from_millis(0))),
         cancel: CancellationToken::new(),
         draining: CancellationToken::new(),
     }

@@ -25,7 +25,7 @@ fn the_kind_follows_from_the_type_and_the_charset() {
     }
     assert_eq!(of("image/png", b""), None);
     assert_eq!(of("application/octet-stream", &[0xff]), None);
-    assert_eq!(text_of(Kind::Text(encoding_rs::WINDOWS_1252), &[0xe4]), "ä");
+    assert_eq!(Kind::Text(encoding_rs::WINDOWS_1252).decode(&[0xe4]), "ä");
 }
 
 #[test]

@@ -7,10 +7,9 @@ use errand_sandbox::{FileError, Root};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::error::CallError;
-use super::{FileTool, path_of};
+use super::{Aids, FileTool, path_of};
 use crate::tool::LookedUp;
 
 pub(super) struct EditFile;
@@ -41,11 +40,7 @@ impl FileTool for EditFile {
     const DESCRIPTION: &'static str = "Replaces a passage of a text file in the sandbox: `old`, which must occur exactly once, by `new`. With `all`, every occurrence.";
     type Arguments = Arguments;
 
-    fn run(
-        root: &Root,
-        arguments: Arguments,
-        _cancel: &CancellationToken,
-    ) -> Result<Value, CallError> {
+    fn run(root: &Root, arguments: Arguments, _aids: &Aids) -> Result<Value, CallError> {
         let Arguments {
             path,
             old,

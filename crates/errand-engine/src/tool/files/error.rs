@@ -3,7 +3,7 @@
 use errand_core::path::{BadPath, SandboxPath};
 use errand_sandbox::{EditError, FileError};
 
-use super::document::DocumentError;
+use crate::parse::ParseError;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub(in crate::tool) enum CallError {
     Document {
         path: SandboxPath,
         #[source]
-        source: DocumentError,
+        source: ParseError,
     },
     /// More text than `write_file` takes.
     #[error("`content` has more than {limit_bytes} bytes: write less, or several files")]
@@ -77,11 +77,18 @@ impl CallError {
             Self::Arguments(_) | Self::Path { .. } => "invalid_arguments",
             Self::File(error) => word_of(error),
             Self::Document { source, .. } => match source {
-                DocumentError::TooLarge(_) => "too_large",
-                DocumentError::Busy => "busy",
-                DocumentError::Encrypted | DocumentError::Broken(_) | DocumentError::TooSlow => {
-                    "unreadable_document"
-                }
+                ParseError::Size
+                | ParseError::Pages
+                | ParseError::Parts
+                | ParseError::Inflated
+                | ParseError::Text => "too_large",
+                ParseError::NoText => "no_text",
+                ParseError::Busy => "busy",
+                ParseError::Unavailable => "unavailable",
+                ParseError::Encrypted
+                | ParseError::Broken
+                | ParseError::Failed
+                | ParseError::TooSlow => "unreadable_document",
             },
             Self::FileTooLarge { .. }
             | Self::PartTooLarge { .. }

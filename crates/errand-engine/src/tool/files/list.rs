@@ -5,10 +5,9 @@ use errand_sandbox::{Entry, Kind, Root};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::error::CallError;
-use super::{FileTool, path_of};
+use super::{Aids, FileTool, path_of};
 
 pub(super) struct ListFiles;
 
@@ -24,11 +23,7 @@ impl FileTool for ListFiles {
     const DESCRIPTION: &'static str = "Lists the files and directories in one directory of the sandbox, sorted by name, with their sizes. It does not go into directories further down.";
     type Arguments = Arguments;
 
-    fn run(
-        root: &Root,
-        arguments: Arguments,
-        _cancel: &CancellationToken,
-    ) -> Result<Value, CallError> {
+    fn run(root: &Root, arguments: Arguments, _aids: &Aids) -> Result<Value, CallError> {
         let path = path_of(arguments.path.as_deref().unwrap_or(WORKSPACE))?;
         let listing = root.list(&path)?;
         let files: Vec<_> = listing.entries.into_iter().map(shown).collect();

@@ -8,11 +8,11 @@ use errand_sandbox::{FileError, OpenFile, Root, sha256_hex};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::document::{self, DocumentError, Kind};
+use super::document::{self, Kind};
 use super::error::CallError;
-use super::{FileTool, path_of};
+use super::{Aids, FileTool, path_of};
+use crate::parse::ParseError;
 
 pub(super) struct ReadFile;
 
@@ -34,11 +34,7 @@ impl FileTool for ReadFile {
     const DESCRIPTION: &'static str = "Gives the text of a file in the sandbox, and nothing else: the whole file, or some of its lines by `offset` and `limit`. Of a PDF, DOCX, XLSX or HTML file it gives the text that people read, unless `raw` is true; a PNG, JPEG, GIF or WebP image is shown to you where you can see. At most 4 MiB in one call; bytes that are not UTF-8 are replaced.";
     type Arguments = Arguments;
 
-    fn run(
-        root: &Root,
-        arguments: Arguments,
-        cancel: &CancellationToken,
-    ) -> Result<Value, CallError> {
+    fn run(root: &Root, arguments: Arguments, aids: &Aids) -> Result<Value, CallError> {
         let path = path_of(&arguments.path)?;
         let open = root.open_file(&path)?;
         let lines = Lines {
@@ -48,7 +44,7 @@ impl FileTool for ReadFile {
         if arguments.raw != Some(true) {
             let head = root.read(&path, 0, HEAD_BYTES)?;
             if let Some(kind) = document::kind(&path.to_string(), &head) {
-                return read_document(root, path, kind, &lines);
+                return read_document(root, aids, path, kind, &lines);
             }
         }
         let is_whole = arguments.offset.is_none() && arguments.limit.is_none();
@@ -57,7 +53,7 @@ impl FileTool for ReadFile {
             return Err(CallError::FileTooLarge { path, limit_bytes });
         }
         let bytes = lines
-            .read(open, limit_bytes, &|| cancel.is_cancelled())
+            .read(open, limit_bytes, &|| aids.cancel.is_cancelled())
             .map_err(|stopped| stopped.explain(path, limit_bytes))?;
         Ok(Value::String(text(bytes)))
     }
@@ -68,13 +64,14 @@ const HEAD_BYTES: u64 = 16;
 
 fn read_document(
     root: &Root,
+    aids: &Aids,
     path: SandboxPath,
     kind: Kind,
     lines: &Lines,
 ) -> Result<Value, CallError> {
     let most = match kind {
         Kind::Image(_) => IMAGE_BYTES_MAX,
-        Kind::Pdf | Kind::Docx | Kind::Xlsx | Kind::Html => DOCUMENT_BYTES_MAX,
+        Kind::Document(_) => DOCUMENT_BYTES_MAX,
     };
     let bytes = root.read(&path, 0, most + 1)?;
     let failed = |source| CallError::Document {
@@ -82,18 +79,20 @@ fn read_document(
         source,
     };
     if bytes.len() as u64 > most {
-        return Err(failed(DocumentError::TooLarge("its size")));
+        return Err(failed(ParseError::Size));
     }
-    if let Kind::Image(media_type) = kind {
-        return Ok(json!({"image": {
+    match kind {
+        Kind::Image(media_type) => Ok(json!({"image": {
             "path": path.to_string(),
             "media_type": media_type,
             "size_bytes": bytes.len(),
             "sha256": sha256_hex(&bytes),
-        }}));
+        }})),
+        Kind::Document(kind) => {
+            let parsed = aids.text(kind, bytes).ok_or(CallError::Interrupted)?;
+            Ok(Value::String(lines.of_text(parsed.map_err(failed)?)))
+        }
     }
-    let text = document::text(kind, bytes).map_err(failed)?;
-    Ok(Value::String(lines.of_text(text)))
 }
 
 fn text(bytes: Vec<u8>) -> String {

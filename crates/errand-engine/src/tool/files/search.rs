@@ -5,10 +5,9 @@ use errand_sandbox::{Match, Root, SearchLimits};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::error::CallError;
-use super::{FileTool, path_of};
+use super::{Aids, FileTool, path_of};
 
 pub(super) struct SearchFiles;
 
@@ -26,18 +25,14 @@ impl FileTool for SearchFiles {
     const DESCRIPTION: &'static str = "Searches text files in the sandbox for a regular expression. Gives a list of {path, line, text}, sorted by path and line, with lines counted from 1 and each cut after 500 characters. Files that are larger than 10 MiB or hold NUL bytes are passed over; more than 1000 lines found is an error.";
     type Arguments = Arguments;
 
-    fn run(
-        root: &Root,
-        arguments: Arguments,
-        cancel: &CancellationToken,
-    ) -> Result<Value, CallError> {
+    fn run(root: &Root, arguments: Arguments, aids: &Aids) -> Result<Value, CallError> {
         let path = path_of(arguments.path.as_deref().unwrap_or(WORKSPACE))?;
         let limits = SearchLimits::default();
         let found = root.search(&path, &arguments.pattern, &limits, &|| {
-            cancel.is_cancelled()
+            aids.cancel.is_cancelled()
         })?;
         if found.truncated {
-            return Err(if cancel.is_cancelled() {
+            return Err(if aids.cancel.is_cancelled() {
                 CallError::Interrupted
             } else {
                 CallError::SearchTooLarge {

@@ -37,6 +37,7 @@ impl Bench {
             run: ids.run(Timestamp::from_millis(0)),
             call_id: "call_1".to_owned(),
             workspace: Some(workspace),
+            parsers: crate::parse::Parsers::new(None).of(ids.team(Timestamp::from_millis(0))),
             cancel: CancellationToken::new(),
             draining: CancellationToken::new(),
         };
@@ -632,13 +633,18 @@ async fn a_cancelled_call_can_still_be_settled() {
     );
 }
 
-#[test]
-fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
+#[tokio::test]
+async fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
     let bench = Bench::new();
     bench.put("t", "x\n");
     let cancelled = CancellationToken::new();
     cancelled.cancel();
     let root = bench.context.workspace.as_ref().unwrap().root().unwrap();
+    let cancelled = Aids {
+        cancel: cancelled,
+        parsers: bench.context.parsers.clone(),
+        engine: Handle::current(),
+    };
     let read = arguments::read(&map(json!({"path": "t"}))).unwrap();
     let error = read::ReadFile::run(root, read, &cancelled).unwrap_err();
     assert!(error.text().starts_with("interrupted: "), "{error}");

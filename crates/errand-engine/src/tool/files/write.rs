@@ -6,10 +6,9 @@ use errand_sandbox::Root;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::error::CallError;
-use super::{FileTool, path_of};
+use super::{Aids, FileTool, path_of};
 
 pub(super) struct WriteFile;
 
@@ -27,11 +26,7 @@ impl FileTool for WriteFile {
     const DESCRIPTION: &'static str = "Writes a text file in the sandbox, with the directories that lead to it. A file that is there already is replaced as a whole.";
     type Arguments = Arguments;
 
-    fn run(
-        root: &Root,
-        arguments: Arguments,
-        _cancel: &CancellationToken,
-    ) -> Result<Value, CallError> {
+    fn run(root: &Root, arguments: Arguments, _aids: &Aids) -> Result<Value, CallError> {
         let Arguments { path, content } = arguments;
         if means_directory(&path) {
             return Err(CallError::Arguments(

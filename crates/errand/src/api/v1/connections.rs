@@ -11,7 +11,9 @@ use errand_core::policy::Policy;
 use errand_core::secret;
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
-use errand_store::{Connection, ConnectionChange, Floors, NewConnection, Setup, StoredAnswer};
+use errand_store::{
+    Connection, ConnectionChange, Floors, NewConnection, OauthClient, Setup, StoredAnswer,
+};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,6 +45,9 @@ pub(crate) enum Transport {
         /// Headers of each request; a value may hold `{{ secret.NAME }}`.
         #[serde(default)]
         headers: BTreeMap<String, String>,
+        /// The client by which it is signed in to, where one was registered by hand. Without it one registers itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oauth_client: Option<OauthClientBody>,
     },
     /// A program that the operator has declared in `errand.toml`.
     Stdio {
@@ -52,6 +57,16 @@ pub(crate) enum Transport {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+}
+
+/// A client that was registered with the server's sign-in beforehand.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct OauthClientBody {
+    #[schema(example = "errand-at-example")]
+    client_id: String,
+    /// `{{ secret.NAME }}`, the secret that holds the client's own. Left out: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_secret: Option<String>,
 }
 
 /// What a server says that a tool does.
@@ -131,7 +146,18 @@ impl From<&Connection> for ConnectionBody {
             id: connection.id.as_uuid(),
             name: connection.name.clone(),
             transport: match connection.setup.clone() {
-                Setup::Http { url, headers } => Transport::Http { url, headers },
+                Setup::Http {
+                    url,
+                    headers,
+                    client,
+                } => Transport::Http {
+                    url,
+                    headers,
+                    oauth_client: client.map(|client| OauthClientBody {
+                        client_id: client.id,
+                        client_secret: client.secret,
+                    }),
+                },
                 Setup::Stdio { command, env } => Transport::Stdio { command, env },
             },
             floors: connection.floors.clone(),
@@ -407,7 +433,11 @@ pub(crate) async fn setup_of(
     transport: Transport,
 ) -> Result<Setup, ApiError> {
     match transport {
-        Transport::Http { url, headers } => {
+        Transport::Http {
+            url,
+            headers,
+            oauth_client,
+        } => {
             let parsed = Url::parse(&url)
                 .map_err(|error| ApiError::invalid("transport.url", error.to_string()))?;
             app.connections
@@ -431,7 +461,12 @@ pub(crate) async fn setup_of(
                     ));
                 }
             }
-            Ok(Setup::Http { url, headers })
+            let client = client_of(app, team, oauth_client).await?;
+            Ok(Setup::Http {
+                url,
+                headers,
+                client,
+            })
         }
         Transport::Stdio { command, env } => {
             if !app.connections.declared().any(|name| name == command) {
@@ -449,22 +484,54 @@ pub(crate) async fn setup_of(
                 ));
             }
             check_values(app, team, "transport.env", &env).await?;
-            let fits = |name: &&String| {
-                !name.is_empty()
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                    // What a program loads before it runs is the operator's to say.
-                    && !name.starts_with("LD_")
-                    && !["PATH", "NODE_OPTIONS", "PYTHONPATH", "BASH_ENV", "ENV"].contains(&name.as_str())
-            };
-            if let Some(name) = env.keys().find(|name| !fits(name)) {
+            if let Some(name) = app.connections.not_for_teams(&command, &env) {
                 return Err(ApiError::invalid(
                     "transport.env",
-                    format!("{name:?} is no variable that a team may set"),
+                    format!(
+                        "{name:?} is no variable that a team may set: the operator names those in errand.toml (team_env of [connections.stdio.{command}])"
+                    ),
                 ));
             }
             Ok(Setup::Stdio { command, env })
         }
     }
+}
+
+/// What is stored of a client that was registered by hand: never its secret itself.
+async fn client_of(
+    app: &AppState,
+    team: TeamId,
+    given: Option<OauthClientBody>,
+) -> Result<Option<OauthClient>, ApiError> {
+    const ID: &str = "transport.oauth_client.client_id";
+    const SECRET: &str = "transport.oauth_client.client_secret";
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    if given.client_id.is_empty() || given.client_id.len() > VALUE_BYTES_MAX {
+        return Err(ApiError::invalid(
+            ID,
+            "it takes the id that the server gave the client",
+        ));
+    }
+    if let Some(text) = &given.client_secret {
+        let named = secret::marks_in(text);
+        let is_mark = named
+            .first()
+            .is_some_and(|n| secret::mark(n) == text.trim());
+        if named.len() != 1 || !is_mark {
+            return Err(ApiError::invalid(
+                SECRET,
+                "it takes {{ secret.NAME }}; set the secret with POST /v1/secrets",
+            ));
+        }
+        let values = BTreeMap::from([("client_secret".to_owned(), text.clone())]);
+        check_values(app, team, SECRET, &values).await?;
+    }
+    Ok(Some(OauthClient {
+        id: given.client_id,
+        secret: given.client_secret,
+    }))
 }
 
 async fn check_values(

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
-use errand_engine::model::network::{Kind, OwnProvider, OwnProviders};
+use errand_engine::model::network::{Kind, OwnProviders};
 use errand_store::model::{ProviderRow, PutProvider};
 use errand_store::{Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -84,16 +84,7 @@ impl RequestBody for PutProviderRequest {}
 
 /// The providers that a team has settings of its own for.
 pub(crate) async fn own_providers(store: &Store, team: TeamId) -> Result<OwnProviders, StoreError> {
-    let rows = store.providers(team).await?;
-    let own = rows.into_iter().filter_map(|row| {
-        let own = OwnProvider {
-            kind: Kind::parse(&row.kind)?,
-            has_base_url: row.base_url.is_some(),
-            has_key: row.has_key,
-        };
-        Some((row.name, own))
-    });
-    Ok(OwnProviders(own.collect()))
+    OwnProviders::of(store, team).await
 }
 
 /// The team's own settings of providers, by name. Those of the operator hold where the team has none.

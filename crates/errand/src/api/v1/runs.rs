@@ -232,7 +232,8 @@ async fn at_rest(
     let mut watch = app.store.bell().watch(run);
     loop {
         let view = app.store.run(team, run).await?;
-        if view.run.status.is_at_rest() {
+        // What it waits for may ask: a person is needed all the same.
+        if view.run.status.is_at_rest() || view.pending.is_some() {
             return Ok(view);
         }
         tokio::select! {

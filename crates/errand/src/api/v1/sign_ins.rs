@@ -5,15 +5,17 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::ConnectionId;
 use errand_core::time::Timestamp;
-use errand_engine::connect::SignIn;
-use errand_store::Connection;
+use errand_engine::connect::{BegunBy, SignIn};
+use errand_store::{Connection, Setup};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
-use crate::api::error::{ApiError, ErrorResponse};
+use crate::api::error::{ApiError, ErrorCode, ErrorResponse};
+use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::api::path::{Path, SignInToken};
 use crate::secret_key::random_bytes;
 
@@ -37,7 +39,11 @@ pub(crate) async fn authorize_connection(
     _body: NoBody,
 ) -> Result<Answered<AuthorizeResponse>, ApiError> {
     let connection = app.store.connection(caller.team(), id).await?;
-    let begun = begin(&app, &connection).await?;
+    let by = BegunBy {
+        user: caller.user(),
+        in_web: false,
+    };
+    let begun = begin(&app, &connection, by).await?;
     Ok(Answered(AuthorizeResponse {
         authorization_url: begun.url,
         expires_at: begun.ends,
@@ -45,17 +51,39 @@ pub(crate) async fn authorize_connection(
 }
 
 /// Begins a sign-in.
-pub(crate) async fn begin(app: &AppState, connection: &Connection) -> Result<SignIn, ApiError> {
+pub(crate) async fn begin(
+    app: &AppState,
+    connection: &Connection,
+    by: BegunBy,
+) -> Result<SignIn, ApiError> {
     let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
     let token = errand_core::transcript::hex(&random);
     let callback = format!("{}/v1/sign-ins/{token}", app.settings.public_url);
     let begun = app
         .connections
-        .begin_sign_in(connection, token, &callback)
+        .begin_sign_in(connection, by, token, &callback)
         .await;
     begun.map_err(|why| {
         ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
     })
+}
+
+/// Signs out: the connection's tokens are forgotten here. Calls that need them fail from now on.
+#[utoipa::path(delete, path = "/v1/connections/{connection_id}/sign-in", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
+    responses((status = 204, description = "It is signed out.")))]
+pub(crate) async fn sign_out_connection(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(id): Path<ConnectionId>,
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let once = key.once(&caller, body.sha256, no_content);
+    let answer = app
+        .store
+        .sign_out(caller.team(), id, app.clock.now(), once)
+        .await?;
+    Ok(response(answer, no_content))
 }
 
 /// What the browser brings back.
@@ -74,24 +102,92 @@ pub(crate) struct CallbackParams {
     error_description: Option<String>,
 }
 
-/// Where the browser comes back to from signing in to a connection's server. A page for people; it works once.
+/// Where the browser comes back to from signing in to a connection's server. A page for people; it works once. A sign-in
+/// that was begun in the web interface ends here for whoever began it, with their session. One that was begun over the API
+/// ends once the person has confirmed, on the page that this shows, whose connection they sign in.
 #[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
-    responses((status = 200, description = "Signed in.", content_type = "text/html", body = String),
+    responses((status = 200, description = "Signed in, or the page that asks whether that is meant.", content_type = "text/html", body = String),
         (status = 400, description = "It was not given, or failed: a page for a browser, JSON for others.", content((String = "text/html"), (ErrorResponse = "application/json"))),
+        (status = 403, description = "It was begun in the web interface, by somebody else or in another browser.", content((String = "text/html"), (ErrorResponse = "application/json"))),
         (status = 404, description = "No such sign-in is under way: it was ended, or took too long.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
     Path(SignInToken(token)): Path<SignInToken>,
     axum::extract::Query(brought): axum::extract::Query<CallbackParams>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (Some(code), Some(state), None) = (&brought.code, &brought.state, &brought.error) else {
+    let (Some(code), Some(state), None) = (brought.code, brought.state, &brought.error) else {
         return Err(ApiError::bad_request(
             "the sign-in was not given: begin another one, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
+    let brought = Brought {
+        code,
+        state,
+        issuer: brought.iss,
+    };
+    let begun = app.connections.sign_in_under_way(&token);
+    let begun = begun.ok_or_else(ApiError::not_found)?;
+    if crate::web::user_of(&app, &headers).await? == Some(begun.by.user) {
+        return finish(&app, &token, &brought).await;
+    }
+    if begun.by.in_web {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "this sign-in was begun by somebody else, or in another browser: whoever began it ends it, where they are logged in",
+        ));
+    }
+    let team = app.store.team(begun.team).await?;
+    let (member, _) = app.store.member(begun.team, begun.by.user).await?;
+    let connection = app.store.connection(begun.team, begun.connection).await?;
+    let place = match &connection.setup {
+        Setup::Http { url, .. } => url.as_str(),
+        Setup::Stdio { command, .. } => command.as_str(),
+    };
+    Ok(crate::web::confirm_sign_in_page(&ConfirmSignIn {
+        token: &token,
+        brought: &brought,
+        team: &team.name,
+        who: member.email.as_deref().unwrap_or("Somebody"),
+        connection: &connection.name,
+        place,
+    }))
+}
+
+/// What a browser has brought back that was let in.
+pub(crate) struct Brought {
+    pub(crate) code: String,
+    pub(crate) state: String,
+    pub(crate) issuer: Option<String>,
+}
+
+/// What somebody is told before they sign somebody else's connection in.
+pub(crate) struct ConfirmSignIn<'a> {
+    pub(crate) token: &'a str,
+    pub(crate) brought: &'a Brought,
+    pub(crate) team: &'a str,
+    pub(crate) who: &'a str,
+    pub(crate) connection: &'a str,
+    pub(crate) place: &'a str,
+}
+
+/// Ends a sign-in. Who began it must be of the team still.
+pub(crate) async fn finish(
+    app: &AppState,
+    token: &str,
+    brought: &Brought,
+) -> Result<Response, ApiError> {
+    let begun = app.connections.sign_in_under_way(token);
+    let begun = begun.ok_or_else(ApiError::not_found)?;
+    app.store.member(begun.team, begun.by.user).await?;
     let ended = app
         .connections
-        .end_sign_in(&token, code, state, brought.iss.as_deref())
+        .end_sign_in(
+            token,
+            &brought.code,
+            &brought.state,
+            brought.issuer.as_deref(),
+        )
         .await
         .ok_or_else(ApiError::not_found)?;
     ended.map_err(|why| ApiError::bad_request(format!("the sign-in failed: {why}")))?;

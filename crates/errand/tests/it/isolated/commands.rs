@@ -269,3 +269,36 @@ async fn fifty_sandboxes_work_at_once() {
     }
     bench.finish().await;
 }
+
+#[tokio::test]
+async fn the_commands_of_a_fork_may_change_the_files_that_it_took_over() {
+    let bench = Bench::start().await;
+    let steps = json!([
+        {"tool": "run_command", "with": {"command": "mkdir -p a && echo one > a/f"}},
+        {"approve": {"title": "Go on?"}},
+        {"tool": "run_command", "with": {"command": "echo two >> a/f && touch a/g && cat a/f"}, "as": "got"},
+        {"finish": "{{ got.stdout }}"}
+    ]);
+    let run = bench.begin(steps).await;
+    bench.ended(&run).await;
+    let path = format!("/v1/runs/{run}/fork");
+    let made = bench
+        .app
+        .post(&bench.team.key, &path, json!({}))
+        .await
+        .expect(201);
+    let fork = made["run"]["id"].as_str().unwrap().to_owned();
+    let asks = bench.ended(&fork).await;
+    let id = asks["pending_human_request"]["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{fork}/human-requests/{id}/respond");
+    bench
+        .app
+        .post(&bench.team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
+    bench.ended(&fork).await;
+    let results = bench.results(&fork).await;
+    let last = results.last().unwrap().as_ref().unwrap();
+    assert_eq!(last["stdout"], "one\ntwo\n", "{results:?}");
+    bench.finish().await;
+}

@@ -3,23 +3,42 @@
 //! What an archive says of the sizes of its parts is not believed: each part is read once, and counted, before anything
 //! else reads it.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read as _};
 
 use calamine::{Data, Reader as _, Xlsx};
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 
-use super::{Archive, DocumentError, INFLATED_BYTES_MAX, TEXT_BYTES_MAX, broken, inflate};
+use super::{ParseError, TEXT_BYTES_MAX};
+
+/// Most bytes that what is compressed in a document may become.
+pub(super) const INFLATED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Most parts of an archive that are looked at.
 const PARTS_MAX: usize = 10_000;
 
+type Archive = zip::ZipArchive<Cursor<Vec<u8>>>;
+
+/// What a library says of a document may repeat what is in it: it is told to nobody.
+fn broken<E>(_: E) -> ParseError {
+    ParseError::Broken
+}
+
+/// Reads a part of an archive, and refuses one that becomes too large. `left`: what may still come of all parts.
+fn inflate(reader: impl std::io::Read, left: &mut u64) -> Result<Vec<u8>, ParseError> {
+    let mut bytes = Vec::new();
+    let read = reader.take(*left + 1).read_to_end(&mut bytes);
+    let read = read.map_err(broken)? as u64;
+    *left = left.checked_sub(read).ok_or(ParseError::Inflated)?;
+    Ok(bytes)
+}
+
 /// Opens an archive whose parts are together no larger than they may be.
-fn open(bytes: Vec<u8>) -> Result<Archive, DocumentError> {
+fn open(bytes: Vec<u8>) -> Result<Archive, ParseError> {
     let mut archive = Archive::new(Cursor::new(bytes)).map_err(broken)?;
     if archive.len() > PARTS_MAX {
-        return Err(DocumentError::TooLarge("its parts"));
+        return Err(ParseError::Parts);
     }
     let mut left = INFLATED_BYTES_MAX;
     for index in 0..archive.len() {
@@ -30,7 +49,7 @@ fn open(bytes: Vec<u8>) -> Result<Archive, DocumentError> {
 }
 
 /// The text of a document's body, a line for each paragraph; cells of a table's row are separated by tabs.
-pub(super) fn docx(bytes: Vec<u8>) -> Result<String, DocumentError> {
+pub(super) fn docx(bytes: Vec<u8>) -> Result<String, ParseError> {
     let mut archive = open(bytes)?;
     let part = archive.by_name("word/document.xml").map_err(broken)?;
     let mut left = INFLATED_BYTES_MAX;
@@ -72,7 +91,7 @@ pub(super) fn docx(bytes: Vec<u8>) -> Result<String, DocumentError> {
             _ => {}
         }
         if text.len() > TEXT_BYTES_MAX {
-            return Err(DocumentError::TooLarge("its text"));
+            return Err(ParseError::Text);
         }
     }
     Ok(text.trim_end().to_owned())
@@ -80,7 +99,7 @@ pub(super) fn docx(bytes: Vec<u8>) -> Result<String, DocumentError> {
 
 /// The values of all sheets: a heading for each, a line for each row that has any, tabs between columns. It is read cell
 /// by cell: a sheet may name a cell that is a million rows away.
-pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, DocumentError> {
+pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, ParseError> {
     let archive = open(bytes)?;
     let mut book: Xlsx<_> = Xlsx::new(archive.into_inner()).map_err(broken)?;
     let mut text = String::new();
@@ -113,7 +132,7 @@ pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, DocumentError> {
             text.push_str(&value.to_string().replace(['\t', '\n', '\r'], " "));
             at = Some((row, column));
             if text.len() > TEXT_BYTES_MAX {
-                return Err(DocumentError::TooLarge("its text"));
+                return Err(ParseError::Text);
             }
         }
     }

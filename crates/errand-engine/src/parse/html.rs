@@ -1,14 +1,14 @@
-//! HTML to Markdown, by `htmd`; and what it must not be given.
+//! HTML to Markdown, by `htmd`.
 //!
-//! Promised: it ends, with a result that is not much longer than the page, whatever the page is. A page whose elements
-//! stand so deep in each other that walking them would overflow a stack, or that leaves so many formatting elements open
-//! that a parser would have to repeat them without end (both are attacks, not pages), is given as its bare text.
+//! A page whose elements seem to stand so deep in each other that walking them would overflow a stack, or that leaves so
+//! many formatting elements open that a parser would have to repeat them without end, is given as its bare text. That is
+//! told by counting tags, which a page can mislead: what bounds the parser is its process.
 
 use std::collections::HashMap;
 
 use htmd::HtmlToMarkdown;
 
-/// How deep elements may stand in each other.
+/// How deep elements may stand in each other: a stack of 64 MiB bears more.
 const DEPTH_MAX: usize = 400;
 /// How many formatting elements may be open at once.
 const FORMATTING_MAX: usize = 100;

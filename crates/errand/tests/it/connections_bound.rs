@@ -1,0 +1,215 @@
+//! What binds a connection: to what an admin has looked at, to where an approved call goes, to the driver that uses it;
+//! and what a program may be told and may hold up.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use errand_testkit::{Team, TestApp, TestOptions};
+use serde_json::{Value, json};
+
+use crate::connections::{Mailbox, connect, options, respond, root, stdio};
+
+async fn agent(app: &TestApp, team: &Team, connection: &str, steps: Value) -> String {
+    let data = json!({"connections": [connection], "playbook": {"steps": steps}});
+    app.agent(team, json!({"version": "v2", "data": data}))
+        .await
+}
+
+async fn results(app: &TestApp, team: &Team, run: &str) -> Vec<Value> {
+    let messages = app.messages(team, run).await.into_iter();
+    messages
+        .map(|message| message["tool_result"].clone())
+        .filter(|result| !result.is_null())
+        .collect()
+}
+
+/// A program that notes what it is asked, and may stop reading: see `deaf.mjs`.
+struct Noting {
+    dir: tempfile::TempDir,
+}
+
+impl Noting {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn declared(&self, name: &str) -> String {
+        let program = root().join("crates/errand/tests/mcp/deaf.mjs");
+        format!(
+            "[connections.stdio.{name}]\ncommand = \"node\"\nargs = [{program:?}]\nisolation = \"none\"\nenv = {{LOG = {:?}}}\n",
+            self.log()
+        )
+    }
+
+    fn noted(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+async fn app(servers: &[(&str, &Noting)]) -> TestApp {
+    let declared = servers.iter().map(|(name, server)| server.declared(name));
+    TestApp::start_with(TestOptions {
+        settings: vec![("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "1".to_owned())],
+        file: Some(declared.collect()),
+        ..TestOptions::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_nobody_has_probed_offers_nothing_and_says_so() {
+    let mailbox = Mailbox::new();
+    let app = TestApp::start_with(options(Some(&mailbox))).await;
+    let team = app.team("acme").await;
+    let made = app
+        .post(
+            &team.key,
+            "/v1/connections",
+            json!({"name": "mail", "transport": stdio("mailbox")}),
+        )
+        .await
+        .expect(201);
+    let id = made["connection"]["id"].as_str().unwrap().to_owned();
+    let steps = json!([{"tool": "mail__list_messages", "on_error": "continue"}]);
+    let agent = agent(&app, &team, &id, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let results = results(&app, &team, &run).await;
+    let error = results[0]["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("not_run: the connection mail has not been probed")
+            && error.contains("/probe"),
+        "{error}"
+    );
+    let path = format!("/v1/connections/{id}");
+    let got = app.get(&team.key, &path).await.expect(200);
+    assert!(got["connection"]["tools"].is_null(), "{got}");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_void_once_the_connection_leads_elsewhere() {
+    let (one, other) = (Noting::new(), Noting::new());
+    let app = app(&[("one", &one), ("other", &other)]).await;
+    let team = app.team("acme").await;
+    let id = connect(&app, &team, "x", stdio("one")).await;
+    let path = format!("/v1/connections/{id}");
+    let ask = json!({"floors": {"*": "ask"}});
+    app.patch(&team.key, &path, ask).await.expect(200);
+    let agent = agent(
+        &app,
+        &team,
+        &id,
+        json!([{"tool": "x__keep", "with": {"a": 1}}]),
+    )
+    .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
+    app.patch(&team.key, &path, json!({"transport": stdio("other")}))
+        .await
+        .expect(200);
+    app.post(&team.key, &format!("{path}/probe"), json!({}))
+        .await
+        .expect(200);
+    respond(&app, &team, &run, json!({"approved": true})).await;
+    let anew = app.get_run(&team, &run).await["pending_human_request"].clone();
+    assert_ne!(anew["id"], pending["id"]);
+    assert_eq!(anew["tool_call"], pending["tool_call"]);
+    let why = anew["description"].as_str().unwrap();
+    assert!(why.contains("changed since"), "{why}");
+    assert!(one.noted().is_empty() && other.noted().is_empty());
+    respond(&app, &team, &run, json!({"approved": true})).await;
+    assert_eq!(app.status(&team, &run).await, "completed");
+    assert_eq!((one.noted().len(), other.noted().len()), (0, 1));
+    // What is sent with a call tells a server that it is the same one.
+    let meta = &other.noted()[0]["params"]["_meta"];
+    let call = pending["tool_call"]["id"].as_str().unwrap();
+    assert_eq!(meta["errand/idempotency-key"], format!("{run}:{call}"));
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_floor_of_deny_holds_for_a_call_that_waits_for_its_approval() {
+    let server = Noting::new();
+    let app = app(&[("one", &server)]).await;
+    let team = app.team("acme").await;
+    let id = connect(&app, &team, "x", stdio("one")).await;
+    let floor = async |policy: &str| {
+        let floors = json!({"floors": {"x__keep": policy}});
+        let path = format!("/v1/connections/{id}");
+        app.patch(&team.key, &path, floors).await.expect(200);
+    };
+    floor("ask").await;
+    let steps = json!([{"tool": "x__keep", "on_error": "continue"}]);
+    let agent = agent(&app, &team, &id, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    floor("deny").await;
+    respond(&app, &team, &run, json!({"approved": true})).await;
+    let results = results(&app, &team, &run).await;
+    let error = results[0]["error"].as_str().unwrap();
+    assert!(error.starts_with("denied: "), "{error}");
+    assert!(server.noted().is_empty());
+    app.finish().await;
+}
+
+async fn until_there(path: &Path) {
+    let there = async {
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), there)
+        .await
+        .expect("the program stops reading");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_read_holds_up_nobody_but_its_call() {
+    let server = Noting::new();
+    let app = app(&[("one", &server)]).await;
+    let team = app.team("acme").await;
+    let id = connect(&app, &team, "x", stdio("one")).await;
+    std::fs::write(server.log().with_extension("deaf"), "").unwrap();
+    let large = "x".repeat(300_000);
+    let steps = json!([{"tool": "x__keep", "with": {"text": large}}]);
+    let agent = agent(&app, &team, &id, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    until_there(&server.log().with_extension("stopped")).await;
+    app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
+        .await
+        .expect(200);
+    // There is one place for all runs: it is given back, though the call cannot even be called off.
+    let plain = app.playbook(&team, json!([{"finish": "done"}])).await;
+    let next = app.run(&team, json!({"agent_id": plain})).await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &next).await, "completed");
+    app.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_the_operator_lets_teams_set_no_more_is_not_set() {
+    let mailbox = Mailbox::new();
+    let with = options(Some(&mailbox));
+    let mut app = TestApp::start_with(with.clone()).await;
+    let team = app.team("acme").await;
+    let transport = json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1"}});
+    let id = connect(&app, &team, "mail", transport).await;
+    let probe = format!("/v1/connections/{id}/probe");
+    app.set_file(with.file.unwrap().replace("MAILBOX_LIES", "OTHER"));
+    app.stop_and_start().await;
+    let probed = app.post(&team.key, &probe, json!({})).await.expect(200);
+    let error = probed["error"].as_str().unwrap();
+    assert!(error.contains("MAILBOX_LIES is no variable"), "{error}");
+    app.finish().await;
+}
