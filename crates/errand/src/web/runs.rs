@@ -220,7 +220,7 @@ fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) 
             }
             td { (ui::status(run.status)) }
             @if let Some(names) = names {
-                td { a.link href={ "/assignments/" (agent) } { (names.get(&agent).map_or("deleted", String::as_str)) } }
+                td.of { a.link href={ "/assignments/" (agent) } { (names.get(&agent).map_or("deleted", String::as_str)) } }
             }
             td.dim { (run.source.as_deref().unwrap_or("–")) }
             td { (ui::time(run.created_at, now)) }

@@ -30,6 +30,15 @@ pub(super) fn markdown(text: &str) -> Markup {
     }
     let mut markup = String::new();
     pulldown_cmark::html::push_html(&mut markup, safe.into_iter());
+    // A style of its own would be refused by the page's policy. In a text `<` is escaped: these are tags.
+    for (word, class) in [("right", "num"), ("center", "mid"), ("left", "left")] {
+        for tag in ["th", "td"] {
+            markup = markup.replace(
+                &format!("<{tag} style=\"text-align: {word}\">"),
+                &format!("<{tag} class=\"{class}\">"),
+            );
+        }
+    }
     html! { div.prose { (PreEscaped(markup)) } }
 }
 
@@ -289,15 +298,27 @@ fn csv_rows(text: &str, separator: char) -> Vec<Vec<String>> {
 
 fn table(heading: &[String], rows: Vec<Vec<String>>) -> Markup {
     let is_cut = rows.len() > ROWS_MAX;
+    // A column is one of numbers where it holds nothing else.
+    let numbers: Vec<bool> = (0..heading.len().min(COLUMNS_MAX))
+        .map(|column| {
+            let mut cells = rows.iter().filter_map(|row| row.get(column));
+            cells.clone().any(|cell| is_number(cell))
+                && cells.all(|cell| cell.is_empty() || is_number(cell))
+        })
+        .collect();
+    let class = |column: usize| {
+        let is_one = numbers.get(column).is_some_and(|is_one| *is_one);
+        is_one.then_some("num")
+    };
     html! {
-        div.data tabindex="0" role="region" aria-label="Table" {
+        div.data tabindex="0" role="group" aria-label="Table" {
             table {
-                thead { tr { @for name in heading.iter().take(COLUMNS_MAX) { th scope="col" { (name) } } } }
+                thead { tr { @for (column, name) in heading.iter().take(COLUMNS_MAX).enumerate() { th scope="col" class=[class(column)] { (name) } } } }
                 tbody {
                     @for row in rows.iter().take(ROWS_MAX) {
                         tr {
-                            @for cell in row.iter().take(COLUMNS_MAX) {
-                                td class=[is_number(cell).then_some("num")] { (cell) }
+                            @for (column, cell) in row.iter().take(COLUMNS_MAX).enumerate() {
+                                td class=[class(column)] { (cell) }
                             }
                         }
                     }
@@ -341,6 +362,18 @@ mod tests {
         assert!(shown.contains("href=\"https://example.com\""), "{shown}");
         let shown = markdown("![alt](https://example.com/x.png)").into_string();
         assert!(shown.contains("alt") && !shown.contains("<img"), "{shown}");
+    }
+
+    #[test]
+    fn columns_are_aligned_without_a_style_of_their_own() {
+        let shown = markdown("| a | b |\n|:-:|--:|\n| 1 | <td style=\"text-align: right\"> |")
+            .into_string();
+        assert!(
+            shown.contains("<th class=\"mid\">a")
+                && shown.contains("<td class=\"num\">&lt;td style="),
+            "{shown}"
+        );
+        assert!(!shown.contains("<td style"), "{shown}");
     }
 
     #[test]

@@ -54,9 +54,18 @@ pub(super) fn duration(ms: u64) -> String {
     match ms {
         0..=999 => format!("{ms} ms"),
         1_000..=59_999 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000..=3_599_999 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
-        3_600_000..=86_399_999 => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
-        _ => format!("{} d {} h", ms / 86_400_000, ms % 86_400_000 / 3_600_000),
+        60_000..=3_599_999 => two((ms / 60_000, "min"), (ms % 60_000 / 1_000, "s")),
+        3_600_000..=86_399_999 => two((ms / 3_600_000, "h"), (ms % 3_600_000 / 60_000, "min")),
+        _ => two((ms / 86_400_000, "d"), (ms % 86_400_000 / 3_600_000, "h")),
+    }
+}
+
+/// A duration in two units; in one where the other is nothing.
+fn two((large, of): (u64, &str), (small, of_small): (u64, &str)) -> String {
+    if small == 0 {
+        format!("{large} {of}")
+    } else {
+        format!("{large} {of} {small} {of_small}")
     }
 }
 
@@ -299,6 +308,7 @@ mod tests {
         assert_eq!(duration(340), "340 ms");
         assert_eq!(duration(12_480), "12.4 s");
         assert_eq!(duration(200_000), "3 min 20 s");
+        assert_eq!(duration(86_400_000), "1 d");
     }
 
     #[test]

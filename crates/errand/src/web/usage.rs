@@ -179,19 +179,19 @@ fn chart(measure: &Measure, lines: &[UsageLine], span: Span) -> Markup {
         measure.name.split(' ').next().unwrap_or_default()
     );
     #[expect(clippy::cast_precision_loss, reason = "a year of days")]
-    let wide = 432.0 / span.days as f64;
+    let wide = 292.0 / span.days as f64;
     let last = span.until.plus(-1).to_string();
     html! {
         figure.card.chart {
             figcaption { (measure.name) }
-            svg viewBox="0 0 480 128" role="img" aria-labelledby=(id) {
+            svg viewBox="0 0 340 128" role="img" aria-labelledby=(id) {
                 title id=(id) { (measure.name) " by day, at most " ((measure.shown)(most)) }
-                line.grid x1="44" x2="476" y1="12" y2="12" {}
-                line.grid x1="44" x2="476" y1="104" y2="104" {}
+                line.grid x1="44" x2="336" y1="12" y2="12" {}
+                line.grid x1="44" x2="336" y1="104" y2="104" {}
                 text x="38" y="16" text-anchor="end" { ((measure.shown)(most)) }
                 text x="38" y="108" text-anchor="end" { "0" }
                 text x="44" y="122" { (span.since.to_string().get(5..).unwrap_or_default()) }
-                text x="476" y="122" text-anchor="end" { (last.get(5..).unwrap_or_default()) }
+                text x="336" y="122" text-anchor="end" { (last.get(5..).unwrap_or_default()) }
                 @for line in lines {
                     @if let Some(day) = line.day {
                         (bar(day.number() - span.since.number(), wide, value(line) / most, &format!("{day}: {}", (measure.shown)(value(line)))))
@@ -264,7 +264,7 @@ fn table(title: &str, by: &str, span: Span, lines: &[UsageLine]) -> Markup {
 /// A line with a bar for its share.
 fn row(line: &UsageLine, weight: f64, most: f64) -> Markup {
     let sums = &line.sums;
-    let share = if most > 0.0 {
+    let share = if weight > 0.0 {
         (weight / most * 100.0).max(1.0)
     } else {
         0.0

@@ -249,7 +249,7 @@ async fn render_one(
             div.card {
                 @if sent.items.is_empty() { (ui::empty("Nothing was sent yet", &html! { "Send a test, or wait for a run to end." })) }
                 @else {
-                    div.pad.form { @for delivery in &sent.items { (delivery_fold(visitor, delivery)) } }
+                    div.pad.folds { @for delivery in &sent.items { (delivery_fold(visitor, delivery)) } }
                     (ui::pager(offset, shown, sent.total, u64::from(LIMIT), &|offset| format!("/webhooks/{id}?offset={offset}")))
                 }
             }

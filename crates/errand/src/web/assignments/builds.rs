@@ -69,21 +69,25 @@ fn table(
     people: &HashMap<UserId, String>,
 ) -> Markup {
     let restores = visitor.may(Permission::ManageAgents);
+    let compares = builds.len() > 1;
     html! {
         div.scroll {
             table.stack {
                 thead {
                     tr {
-                        th scope="col" { "From" } th scope="col" { "To" } th.num scope="col" { "Build" }
+                        @if compares { th scope="col" { "From" } th scope="col" { "To" } }
+                        th.num scope="col" { "Build" }
                         th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Made" } th { span.visually-hidden { "Restore" } }
                     }
                 }
                 tbody {
                     @for (index, build) in builds.iter().enumerate() {
                         tr {
-                            td { input type="radio" form="compare" name="from" value=(build.id) checked[index == 1 || builds.len() == 1] aria-label={ "Compare from build " (build.number) }; }
-                            td { input type="radio" form="compare" name="to" value=(build.id) checked[index == 0] aria-label={ "Compare to build " (build.number) }; }
-                            td.num { (build.number) }
+                            @if compares {
+                                td data-label="from" { input type="radio" form="compare" name="from" value=(build.id) checked[index == 1] aria-label={ "Compare from build " (build.number) }; }
+                                td data-label="to" { input type="radio" form="compare" name="to" value=(build.id) checked[index == 0] aria-label={ "Compare to build " (build.number) }; }
+                            }
+                            td.num data-label="build" { (build.number) }
                             td.title { (build.name) @if let Some(more) = &build.description { span.sub { (more) } } }
                             td.mono { (model_of(build)) }
                             td { (build.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }

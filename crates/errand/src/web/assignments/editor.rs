@@ -427,7 +427,7 @@ fn policy_row(name: &str, fields: &Fields, about: &Markup) -> Markup {
         tr {
             td { span.mono { (name) } (about) }
             @for word in fields::POLICIES {
-                td.mid { input type="radio" name=(field) value=(word) checked[word == chosen] aria-label={ (name) ": " (word) }; }
+                td.mid data-label=(word) { input type="radio" name=(field) value=(word) checked[word == chosen] aria-label={ (name) ": " (word) }; }
             }
         }
     }
@@ -481,7 +481,7 @@ fn playbook(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
     html! {
         div.field.wide {
             label for="playbook" { "Playbook " span.hint { "YAML; steps that are followed without inference, for the model builtin/playbook" } }
-            textarea.code #playbook name="playbook" rows="14" spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| "playbook-wrong")] { (text) }
+            textarea.code #playbook name="playbook" rows=(if text.is_empty() { 6 } else { 16 }) spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| "playbook-wrong")] { (text) }
             @if let Some(wrong) = wrong {
                 div #playbook-wrong {
                     @match wrong.line {

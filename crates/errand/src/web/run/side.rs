@@ -215,7 +215,7 @@ fn steps_list(steps: &[Step]) -> Markup {
                 li {
                     svg.dot viewBox="0 0 8 8" aria-hidden="true" { rect class=(step.kind) width="8" height="8" rx="2" {} }
                     span { span.mono { (step.name) } @if step.failed { " " (ui::state("failed", "error")) } @if let Some(note) = &step.note { span.sub.dim { (note) } } }
-                    span.num.dim { @match took { Some(ms) => (ui::duration(ms)), None => "now" } }
+                    span.num.dim { @match took { Some(ms) => (ui::duration(ms)), None => "open" } }
                     svg.span viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true" {
                         rect.track width="1000" height="8" rx="2" {}
                         rect class=(step.kind) x=(x) width=(wide) height="8" rx="2" {}

@@ -74,7 +74,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::Assistant { text, .. } => item(
             at,
             "assistant",
-            &html! { (by_line("Assistant", entry.at, now)) (text::markdown(text)) },
+            &html! { (by_line_with("Assistant", entry.at, now, &fork(entry, context))) (text::markdown(text)) },
         ),
         Body::ToolCall { call, .. } => item(at, "tool call", &tool_call(call)),
         Body::ToolResult {
