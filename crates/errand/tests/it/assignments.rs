@@ -326,7 +326,7 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [
-        {"wait": "1h"}, {"approve": {"title": "Go on?"}}, {"finish": "done"}]}});
+        {"wait": "30s"}, {"approve": {"title": "Go on?"}}, {"finish": "done"}]}});
     named(&app, &team, "Asks", asks).await;
     let parent = named(&app, &team, "First", starts("Asks")).await;
     let run = app
@@ -335,7 +335,7 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
     app.settle().await;
     let path = format!("/v1/runs/{run}?wait_s=60");
     let (got, ()) = tokio::join!(app.get(&team.key, &path), async {
-        app.advance(std::time::Duration::from_secs(3_600)).await;
+        app.advance(std::time::Duration::from_secs(30)).await;
         app.settle().await;
     });
     let got = got.expect(200);
