@@ -179,6 +179,7 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/connections/{connection_id}", CONNECTIONS, || post(connections::save)),
     page(Method::POST, "/connections/{connection_id}/probe", CONNECTIONS, || post(connections::probe)),
     page(Method::POST, "/connections/{connection_id}/sign-in", CONNECTIONS, || post(connections::sign_in)),
+    page(Method::POST, "/connections/{connection_id}/sign-out", CONNECTIONS, || post(connections::sign_out)),
     page(Method::POST, "/connections/{connection_id}/delete", CONNECTIONS, || post(connections::delete)),
     page(Method::GET, "/settings/secrets", SECRETS, || get(settings::secrets::list)),
     page(Method::POST, "/settings/secrets", SECRETS, || post(settings::secrets::set)),

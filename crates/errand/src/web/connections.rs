@@ -269,6 +269,9 @@ async fn render_one(
                     @if matches!(connection.setup, Setup::Http { .. }) {
                         form method="post" action={ "/connections/" (id) "/sign-in" } { (ui::form_token(visitor)) button { (ui::icon("key")) @if connection.signed_in_at.is_some() { "Sign in again" } @else { "Sign in" } } }
                     }
+                    @if connection.signed_in_at.is_some() {
+                        form method="post" action={ "/connections/" (id) "/sign-out" } data-confirm="Sign out? Calls that need the sign-in fail from then on." { (ui::form_token(visitor)) button { "Sign out" } }
+                    }
                     form method="post" action={ "/connections/" (id) "/delete" } data-confirm="Remove this connection? Assignments that use it lose its tools." { (ui::form_token(visitor)) button.risky { "Remove" } }
                 }
             }
@@ -504,6 +507,20 @@ pub(super) async fn sign_in(
         Err(error) => return Err(error.into()),
     };
     render_one(&web, &visitor, id, Some(&above), &Told::default()).await
+}
+
+/// Forgets the sign-in.
+pub(super) async fn sign_out(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(id): Path<ConnectionId>,
+    Form(_): Form,
+) -> Shown {
+    let (team, now) = (visitor.team_id(), web.clock.now());
+    web.store
+        .sign_out(team, id, now, Once::not_recorded())
+        .await?;
+    Ok(Redirect::to(&format!("/connections/{id}")).into_response())
 }
 
 /// Ends a sign-in that was begun over the API, for somebody who has read whose connection it is.

@@ -239,12 +239,25 @@ async fn files_are_sent_with_the_run_that_needs_them() {
     browser
         .go(&format!("{}/assignments/{agent}", app.url()))
         .await;
+    // One is dropped, one is chosen; while they are sent a bar says how far that is.
+    browser.script("const all = new DataTransfer(); all.items.add(new File(['dropped'], 'b.txt')); \
+        document.querySelector('.drop').dispatchEvent(new DragEvent('drop', {dataTransfer: all, bubbles: true, cancelable: true}))").await;
+    browser.until("b.txt (7 B)").await;
+    browser.script("const bar = document.querySelector('form[data-upload] progress'); \
+        new MutationObserver(() => { if (!bar.hidden) sessionStorage.setItem('bar', 'seen') }).observe(bar, {attributes: true})").await;
     let file = app.dir().join("a.txt");
     std::fs::write(&file, "from the file").unwrap();
     browser.choose("#start-files", &file).await;
     browser.until("a.txt (13 B)").await;
     browser.press("form[data-upload] button.main").await;
     browser.until("from the file").await;
+    assert_eq!(
+        browser.script("return sessionStorage.getItem('bar')").await,
+        json!("seen")
+    );
+    let files = "return document.querySelector('#side').innerText";
+    let files = browser.script(files).await;
+    assert!(files.as_str().unwrap().contains("b.txt"), "{files}");
 }
 
 /// Everything that has a page, with data of each kind.
@@ -576,5 +589,34 @@ async fn a_model_s_text_is_seen_while_it_comes() {
             .script("return document.querySelectorAll('#transcript .assistant').length")
             .await,
         json!(1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_browser_tells_of_a_new_request_when_it_is_allowed_to() {
+    let app = app().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    waiting(&app, &team).await;
+    let browser = Chromium::start().await;
+    browser.log_in(app.url(), &owner.cookie).await;
+    browser.go(&format!("{}/inbox", app.url())).await;
+    assert_eq!(browser.title().await, "(1) Inbox · errand");
+    // A browser without a window has nobody to ask and nothing to show: what would be asked and shown is written down.
+    browser.script("window.told = []; window.Notification = function (title, more) { window.told.push(title, more.body) }; \
+        window.Notification.permission = 'default'; \
+        window.Notification.requestPermission = () => { window.Notification.permission = 'granted'; return Promise.resolve('granted') }; \
+        document.querySelector('[data-notify]').hidden = false").await;
+    browser.press("[data-notify]").await;
+    browser
+        .until_script("return document.querySelector('[data-notify]').hidden")
+        .await;
+    assert_eq!(browser.script("return window.told").await, json!([]));
+    waiting(&app, &team).await;
+    browser
+        .until_script("return document.title.startsWith('(2) ')")
+        .await;
+    assert_eq!(
+        browser.script("return window.told").await,
+        json!(["errand: a request waits for you", "Go on?"])
     );
 }

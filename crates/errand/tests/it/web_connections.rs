@@ -212,6 +212,15 @@ async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their
         page.contains("kept__look") && page.contains("Sign in again"),
         "{page}"
     );
+    owner
+        .post(&format!("{address}/sign-out"), &[])
+        .await
+        .leads_to();
+    let page = owner.get(&address).await.ok();
+    assert!(
+        !page.contains("Sign in again") && !page.contains("Sign out"),
+        "{page}"
+    );
     let editor = owner.get("/assignments/new").await.ok();
     let row = between(&editor, "<span class=\"mono\">kept__look</span>", "</tr>").unwrap();
     assert!(

@@ -157,7 +157,26 @@ async fn text_of_strangers_is_text_on_every_page() {
         .post("/settings/api-keys", &[("name", EVIL)])
         .await
         .ok();
+    let hook = [
+        ("url", "http://127.0.0.1:1/%3Cscript%3E"),
+        ("event", "run_failed"),
+        ("description", EVIL),
+        ("enabled", "on"),
+    ];
+    let hook = owner.post("/webhooks", &hook).await.leads_to();
+    let invited = [("role", "member"), ("email", "<b>x</b>@acme.example")];
+    owner.post("/settings/team/invitations", &invited).await;
+    let messages = app.messages(&team, &run).await;
+    let first = messages[0]["id"].as_str().unwrap();
     let paths = [
+        "/usage".to_owned(),
+        format!("/usage?days={EVIL}").replace([' ', '<', '>', '"'], "%22%3E"),
+        "/usage/csv?by=agent".to_owned(),
+        "/webhooks".to_owned(),
+        hook,
+        "/settings/team".to_owned(),
+        "/settings/models".to_owned(),
+        format!("/runs/{run}/fork?after_message={first}&at=1"),
         "/".to_owned(),
         "/runs".to_owned(),
         "/inbox".to_owned(),
@@ -183,6 +202,12 @@ async fn text_of_strangers_is_text_on_every_page() {
             "{path}: {}",
             seen.html
         );
+        // A text for spreadsheets is no page: it comes as a file.
+        if seen.reply.header("content-type") == Some("text/csv; charset=utf-8") {
+            let disposition = seen.reply.header("content-disposition").unwrap();
+            assert!(disposition.starts_with("attachment"), "{disposition}");
+            continue;
+        }
         for part in ["<script>alert", "<img src=x", "<b>x</b>"] {
             assert!(
                 !seen.html.contains(part),

@@ -8,7 +8,7 @@ use http::{Method, Request};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::web::{Browser, between};
+use crate::web::{Browser, ask, between};
 
 const APPROVAL: &str = r#"[{"tool": "write_file", "with": {"path": "/workspace/report.md", "content": "Report"}},
     {"approve": {"title": "Pay?"}, "as": "paid"}, {"finish": "Paid: {{ paid.approved }}"}]"#;
@@ -302,4 +302,31 @@ async fn a_live_page_tells_each_entry_once_and_goes_on_after_a_lost_connection()
         .collect();
     assert_eq!(rest, ids[2..]);
     app.advance(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_long_run_shows_its_end_and_older_entries_when_they_are_asked_for() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let said = json!([{"for_each": "{{ range(250) }}", "steps": [{"say": "Round {{ item }}."}]}, {"finish": "Done."}]);
+    let agent = app.playbook(&team, said).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    assert!(page.contains("Round 249.") && page.contains("Done.") && !page.contains("Round 0."));
+    let mut shown = page.matches("Round ").count();
+    let mut part = page;
+    // As htmx asks: entries alone, with the way to those before them.
+    while let Some(link) = between(&part, "hx-get=\"/runs/", "\"") {
+        let link = format!("/runs/{link}");
+        let as_page = owner.get(&link).await.ok();
+        assert!(as_page.contains("This is an older part of the transcript."));
+        let more = [("hx-request", "true")];
+        let seen = ask(&app, Method::GET, &link, &owner.cookie, None, &more).await;
+        part = seen.ok();
+        assert!(part.starts_with("<li") && !part.contains("<html"), "{part}");
+        shown += part.matches("Round ").count();
+    }
+    assert!(part.contains("Round 0."), "{part}");
+    assert_eq!(shown, 250, "each once");
 }

@@ -58,10 +58,24 @@
     var input = form.querySelector('input[type=file]')
     var drop = form.querySelector('.drop')
     var list = form.querySelector('[data-files]')
-    function show() {
+    var none = form.querySelector('[data-none]')
+    var kept = new DataTransfer()
+    // Files are added to those that are there, however they come; one of the same name takes the other's place.
+    function add(files) {
+      var all = new DataTransfer()
+      var names = Array.prototype.map.call(files, function (file) { return file.name })
+      Array.prototype.forEach.call(kept.files, function (file) { if (names.indexOf(file.name) < 0) all.items.add(file) })
+      Array.prototype.forEach.call(files, function (file) { all.items.add(file) })
+      keep(all)
+    }
+    function keep(all) {
+      kept = all
+      input.files = all.files
+      none.hidden = !all.files.length
       list.textContent = Array.prototype.map.call(input.files, function (file) { return file.name + ' (' + size(file.size) + ')' }).join(', ')
     }
-    input.addEventListener('change', show)
+    input.addEventListener('change', function () { add(input.files) })
+    none.addEventListener('click', function () { keep(new DataTransfer()) })
     ;['dragenter', 'dragover'].forEach(function (name) {
       drop.addEventListener(name, function (event) { event.preventDefault(); drop.classList.add('over') })
     })
@@ -69,11 +83,7 @@
       drop.addEventListener(name, function (event) { event.preventDefault(); drop.classList.remove('over') })
     })
     drop.addEventListener('drop', function (event) {
-      var all = new DataTransfer()
-      Array.prototype.forEach.call(input.files, function (file) { all.items.add(file) })
-      Array.prototype.forEach.call(event.dataTransfer.files, function (file) { all.items.add(file) })
-      input.files = all.files
-      show()
+      add(event.dataTransfer.files)
     })
     form.addEventListener('submit', function (event) {
       if (!input.files.length) return

@@ -48,6 +48,7 @@ pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Ma
                     label for="start-files" { "Files " span.hint { "drop them here, or choose; the run finds them in /workspace" } }
                     input #start-files type="file" name="files" multiple;
                     p.small data-files aria-live="polite" {}
+                    button.plain type="button" data-none hidden { "Take no file" }
                 }
                 progress hidden value="0" max="1" aria-label="Upload" {}
                 p.wrong data-wrong role="alert" { @if let Some(wrong) = wrong { (wrong) } }
