@@ -108,7 +108,7 @@ const handle = {
 for await (const line of readline.createInterface({ input: process.stdin })) {
   if (!line.trim()) continue;
   const request = JSON.parse(line);
-  if (request.method === "notifications/cancelled") note({ did: "cancelled" });
+  if (request.method === "notifications/cancelled") fs.writeFileSync(at("cancelled"), "");
   if (request.id === undefined || request.method === undefined) continue;
   try {
     const method = handle[request.method];
@@ -123,3 +123,4 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
     answer({ id: request.id, error: { code: -32000, message: String(error.message) } });
   }
 }
+if (fs.existsSync(at("tells-its-end"))) note({ did: "ended" });

@@ -89,9 +89,14 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<(Self, Recovered), StoreError> {
         let started = parts.clock.now();
-        // A disk that is full now may have room later; until then nothing is lost, and the server says that it is not ready.
-        let recovered = persist(&parts, || parts.store.recover(started)).await?;
-        let pulse = parts.clock.is_the_systems().then(|| Pulse::new(started));
+        let (recovered, pulse) = if parts.clock.is_the_systems() {
+            // A disk that is full now may have room later; until then nothing is lost, and the server says that it is not
+            // ready.
+            let recovered = persist(&parts, || parts.store.recover(started)).await?;
+            (recovered, Some(Pulse::new(started)))
+        } else {
+            (parts.store.recover(started).await?, None)
+        };
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher {
             parts: parts.clone(),

@@ -111,7 +111,7 @@ pub(crate) async fn drive(
         run: run.id,
         team: run.team,
         build: &build,
-        tools: offers(parts, &build, &offer),
+        tools: &|| offers(parts, &build, &offer),
     })?;
     let mut ledger = Ledger::default();
     for entry in &run.entries {

@@ -104,8 +104,8 @@ pub struct Setup<'a> {
     pub team: TeamId,
     /// Its build.
     pub build: &'a BuildConfig,
-    /// The tools that the run has.
-    pub tools: Vec<Offer>,
+    /// The tools that the run has: made when a model asks, since some need none.
+    pub tools: &'a (dyn Fn() -> Vec<Offer> + Sync),
 }
 
 /// What a model has to work with during a turn.

@@ -12,7 +12,7 @@ use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_core::time::Timestamp;
 use errand_sandbox::exec::{Shell, Uids};
-use errand_sandbox::{FileError, Root};
+use errand_sandbox::{FileError, Fresh, Root};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::trash::{self, Trash, make_private};
@@ -28,6 +28,7 @@ pub struct Sandboxes {
     trash: Trash,
     /// The users that sandboxes are given, where the server is root and commands can run.
     users: Option<Arc<Uids>>,
+    fresh: Fresh,
 }
 
 impl Sandboxes {
@@ -40,6 +41,7 @@ impl Sandboxes {
             trash: Trash::beneath(data_dir),
             dir,
             users: None,
+            fresh: Fresh::default(),
         }
     }
 
@@ -78,6 +80,19 @@ impl Sandboxes {
         self.dir.join(id.as_str())
     }
 
+    /// Puts the names of all that are there on disk: a server before this one may have made one, and not have come to
+    /// that. Blocking.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn settle(&self) -> io::Result<()> {
+        match fs::File::open(&self.dir) {
+            Ok(dir) => dir.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A sandbox's root, made if it is not there. Blocking.
     ///
     /// # Errors
@@ -88,7 +103,7 @@ impl Sandboxes {
             path: SandboxPath::root(),
             source,
         })?;
-        let root = Root::create(&self.path_of(id))?.with_temps(&temps)?;
+        let root = Root::create_fresh(&self.path_of(id), &self.fresh)?.with_temps(&temps)?;
         match &self.users {
             Some(users) => root.with_user_of_its_own(users),
             None => Ok(root),
@@ -100,6 +115,7 @@ impl Sandboxes {
         let path = self.path_of(id);
         let owner = fs::symlink_metadata(&path).map(|found| found.uid());
         let aside = self.trash.take(&path, now)?;
+        self.fresh.forget(&path);
         if let (Some(users), Ok(owner), Some(_)) = (&self.users, owner, &aside) {
             users.give_back(owner);
         }

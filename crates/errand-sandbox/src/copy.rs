@@ -104,7 +104,9 @@ impl Root {
             levels.push(copying.enter(source, target)?);
         }
         // One call for all files: thousands of small ones would take as many.
-        rustix::fs::syncfs(to.dir()).map_err(failed)?;
+        rustix::fs::syncfs(to.dir())
+            .and_then(|()| to.settle())
+            .map_err(failed)?;
         Ok(copying.copied)
     }
 }

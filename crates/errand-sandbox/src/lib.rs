@@ -34,7 +34,7 @@ pub use edit::{Edit, EditError, apply_edit, sha256_hex};
 pub use error::FileError;
 pub use list::{Entry, Kind, LIST_ENTRIES_MAX, Listing};
 pub use read::OpenFile;
-pub use root::Root;
+pub use root::{Fresh, Root};
 pub use search::{Found, Match, SearchLimits};
 pub use tree::{Usage, remove_tree};
 pub use write::{TEMP_PREFIX, Upload};

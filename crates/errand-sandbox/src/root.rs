@@ -1,8 +1,9 @@
 //! [`Root`]: one sandbox's directory, opened once.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::path::SandboxPath;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
@@ -24,6 +25,43 @@ pub struct Root {
     unnamed_temps: bool,
     /// The user to whom what is written is given. None: the server's own.
     user: Option<(Uid, Gid)>,
+    /// Where it is noted whether the directory itself is on disk yet. None: it is.
+    fresh: Option<(Fresh, Arc<PathBuf>)>,
+}
+
+/// Sandboxes' directories that were made a moment ago, and may not be on disk yet: the first write to one sees to that.
+/// A sandbox that was never written to has nothing to lose. Cheap to clone: a clone is the same list.
+#[derive(Clone, Debug, Default)]
+pub struct Fresh(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Fresh {
+    fn list(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the directory's name on disk, unless it is there.
+    fn settle(&self, dir: &Path) -> Result<(), Errno> {
+        if !self.list().contains(dir) {
+            return Ok(());
+        }
+        sync_above(dir)?;
+        self.list().remove(dir);
+        Ok(())
+    }
+
+    /// Forgets a directory that was moved or removed.
+    pub fn forget(&self, dir: &Path) {
+        self.list().remove(dir);
+    }
+}
+
+fn sync_above(dir: &Path) -> Result<(), Errno> {
+    let above = dir
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(above, flags, Mode::empty()).and_then(rustix::fs::fsync)
 }
 
 impl Root {
@@ -36,30 +74,36 @@ impl Root {
     /// [`FileError::Io`] and [`FileError::NoSpace`] from the system; [`FileError::NotADirectory`] and
     /// [`FileError::LinkInTheWay`] where something else has its name.
     pub fn create(dir: &Path) -> Result<Self, FileError> {
-        let failed = |errno| {
-            FileError::from_errno(
-                errno,
-                "make the directory of the sandbox,",
-                &SandboxPath::root(),
-            )
-        };
-        match rustix::fs::mkdir(dir, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
+        make(dir).map_err(not_made)?;
         let root = Self::open(dir)?;
-        let above = dir
-            .parent()
-            .filter(|above| !above.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        rustix::fs::open(
-            above,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .and_then(rustix::fs::fsync)
-        .map_err(failed)?;
+        sync_above(dir).map_err(not_made)?;
         Ok(root)
+    }
+
+    /// The same, but for the directory's name: that is on disk when the first file in it is. `fresh` is the same for all
+    /// who may write there.
+    ///
+    /// # Errors
+    /// As [`Root::create`].
+    pub fn create_fresh(dir: &Path, fresh: &Fresh) -> Result<Self, FileError> {
+        // Noted before it is there: whoever finds it there finds it noted.
+        if rustix::fs::access(dir, rustix::fs::Access::EXISTS).is_err() {
+            fresh.list().insert(dir.to_owned());
+        }
+        make(dir).map_err(not_made)?;
+        let fresh = Some((fresh.clone(), Arc::new(dir.to_owned())));
+        Ok(Self {
+            fresh,
+            ..Self::open(dir)?
+        })
+    }
+
+    /// Puts the name of the sandbox's own directory on disk, unless it is there: after what is in it.
+    pub(crate) fn settle(&self) -> Result<(), Errno> {
+        match &self.fresh {
+            Some((fresh, dir)) => fresh.settle(dir),
+            None => Ok(()),
+        }
     }
 
     /// Opens the directory of a sandbox. `dir` is the server's own path: links above its last name are followed.
@@ -90,6 +134,7 @@ impl Root {
             how,
             unnamed_temps: true,
             user,
+            fresh: None,
         })
     }
 
@@ -189,6 +234,22 @@ impl Root {
             _ => Err(FileError::NotARegularFile { path: path.clone() }),
         }
     }
+}
+
+/// Makes a sandbox's directory, or finds it.
+fn make(dir: &Path) -> Result<(), Errno> {
+    match rustix::fs::mkdir(dir, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn not_made(errno: Errno) -> FileError {
+    FileError::from_errno(
+        errno,
+        "make the directory of the sandbox,",
+        &SandboxPath::root(),
+    )
 }
 
 /// To whom a sandbox belongs, where the server is root and it belongs to another: files that the server writes are then

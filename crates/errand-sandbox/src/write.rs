@@ -264,7 +264,9 @@ impl Upload {
             Some(temp) => rustix::fs::renameat(self.root.temps(), temp, &dir, name)
                 .map_err(failed("rename"))?,
         }
-        let synced = rustix::fs::fsync(&dir).map_err(failed("sync the directory of"));
+        let synced = rustix::fs::fsync(&dir)
+            .and_then(|()| root.settle())
+            .map_err(failed("sync the directory of"));
         self.named = None;
         synced
     }

@@ -258,10 +258,19 @@ fn update_delivery(
     };
     let changed = tx
         .prepare_cached(
-            "UPDATE deliveries SET attempts = ?2, state = ?3, due_at = ?4
+            // Sent again while the attempt was under way: it has failed on the old schedule, and the new one begins.
+            "UPDATE deliveries SET attempts = ?2,
+                 state = iif(?3 IN ('pending', 'exhausted') AND resent_at > ?5, 'pending', ?3),
+                 due_at = iif(?3 IN ('pending', 'exhausted') AND resent_at > ?5, resent_at, ?4)
              WHERE number = ?1 AND state = 'pending' AND attempts = ?2 - 1",
         )?
-        .execute(params![number, attempt.attempt, state, due_at.map(Ms)])?;
+        .execute(params![
+            number,
+            attempt.attempt,
+            state,
+            due_at.map(Ms),
+            Ms(attempt.at)
+        ])?;
     Ok(changed > 0)
 }
 

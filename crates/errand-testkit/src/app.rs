@@ -30,6 +30,9 @@ use crate::tools::OutsideTool;
 /// Where every test's clock begins: 2026-11-23T09:30:00Z.
 const BEGIN_MS: i64 = 1_795_426_200_000;
 
+/// How often a start is tried whose directory seems to be in use.
+const STARTS_MAX: u32 = 100;
+
 /// How an app is set up, where it is not by default.
 #[derive(Clone, Default)]
 pub struct TestOptions {
@@ -234,15 +237,21 @@ impl TestApp {
     /// Why the app did not start.
     pub async fn come_back(&mut self) -> Result<(), String> {
         self.starts += 1;
-        let parts = (&self.model, &self.payment);
-        let app = try_launch(
-            self.dir.path(),
-            &self.clock,
-            &self.options,
-            self.starts,
-            parts,
-        )
-        .await;
+        let mut tries = 0;
+        let app = loop {
+            let (dir, starts) = (self.dir.path(), self.starts);
+            let parts = (&self.model, &self.payment);
+            let app = try_launch(dir, &self.clock, &self.options, starts, parts).await;
+            tries += 1;
+            match app {
+                // A program that another test starts has what this process has open until it is executed: for a moment
+                // the lock on the directory is held although nobody uses it.
+                Err(why) if why.contains("in use by another") && tries < STARTS_MAX => {
+                    until_released(dir).await;
+                }
+                app => break app,
+            }
+        };
         match app {
             Ok(app) => {
                 self.router = app.router();

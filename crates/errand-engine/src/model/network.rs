@@ -147,12 +147,13 @@ impl Model for NetworkModel {
     fn session(&self, setup: Setup<'_>) -> Result<Box<dyn Session>, ModelError> {
         let name = setup.build.model.clone();
         let known = self.network.overrides.known(&name);
+        let tools = (setup.tools)();
         Ok(Box::new(NetworkSession {
             network: Arc::clone(&self.network),
             run: setup.run,
             team: setup.team,
-            frame: Frame::new(&setup.build.input, &setup.tools),
-            toolbox: Toolbox::new(&setup.tools),
+            frame: Frame::new(&setup.build.input, &tools),
+            toolbox: Toolbox::new(&tools),
             conversation: Conversation::new(known.window),
             known,
             name,

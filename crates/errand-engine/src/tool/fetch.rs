@@ -60,13 +60,18 @@ const HEADERS_OF_OURS: [&str; 9] = [
 /// The tool. `client` was made with [`BOUNDS`].
 pub struct FetchUrl {
     client: GuardedClient,
+    /// How long a page may take, with all its redirects.
+    time_max: Duration,
 }
 
 impl FetchUrl {
     /// With a client behind the guard of pages.
     #[must_use]
     pub fn new(client: GuardedClient) -> Self {
-        Self { client }
+        Self {
+            client,
+            time_max: TIME_MAX,
+        }
     }
 }
 
@@ -125,14 +130,14 @@ impl Tool for FetchUrl {
             read_page(page, &context.parsers).await
         };
         let got = tokio::select! {
-            got = tokio::time::timeout(TIME_MAX, all) => got,
+            got = tokio::time::timeout(self.time_max, all) => got,
             () = context.cancel.cancelled() => return Acted::of(Outcome::Error("interrupted: the page was not waited for".to_owned())),
         };
         let outcome = match got {
             Ok(Ok(page)) => Outcome::Result(page),
             Ok(Err(error)) => Outcome::Error(error),
             Err(_) => {
-                let seconds = TIME_MAX.as_secs();
+                let seconds = self.time_max.as_secs();
                 Outcome::Error(format!(
                     "timed_out: the page did not come, or could not be read, within {seconds} s"
                 ))

@@ -375,3 +375,23 @@ async fn a_receiver_is_the_same_to_the_database_as_to_the_program() {
         assert_eq!(receiver(url), expected);
     }
 }
+
+#[tokio::test]
+async fn what_is_sent_again_during_an_attempt_is_tried_again_whatever_becomes_of_that() {
+    let f = Fixture::new().await;
+    let run = f.run_row(f.team, "completed", None).await;
+    let number = f.delivery(run, 1, URL).await;
+    let later = f.now.plus_ms(1_000);
+    let again = f.store.write(move |tx| {
+        tx.execute(
+            "UPDATE deliveries SET resent_at = ?2, resent_after = attempts, due_at = ?2 WHERE number = ?1",
+            params![number, Ms(later)],
+        )?;
+        Ok(())
+    });
+    again.await.unwrap();
+    // The attempt that began before has failed, for the last time that there was to be.
+    assert!(f.record(number, 1, DeliveryEnd::Exhausted).await);
+    assert!(f.due(999, 8, &[]).await.is_empty());
+    assert_eq!(f.due(1_000, 8, &[]).await, [number]);
+}

@@ -136,6 +136,11 @@ impl Mailbox {
         std::fs::write(self.dir.path().join("tools-changed"), "").unwrap();
     }
 
+    /// The server notes when its input ends, and it with it.
+    pub(crate) fn tells_its_end(&self) {
+        std::fs::write(self.dir.path().join("tells-its-end"), "").unwrap();
+    }
+
     /// The server dies when this tool is called next, having done it.
     fn dies_on(&self, tool: &str) {
         std::fs::write(self.dir.path().join(format!("dies-on-{tool}")), "").unwrap();
@@ -638,7 +643,7 @@ async fn what_cannot_be_reached_is_said_in_words() {
 }
 
 /// Until something is so, looked at again and again within a bound.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waited = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -666,7 +671,7 @@ async fn the_server_hears_that_a_call_is_called_off() {
     let path = format!("/v1/runs/{run}/stop");
     app.post(&team.key, &path, json!({})).await.expect(200);
     until("the server has heard", || {
-        mailbox.log().iter().any(|line| line["did"] == "cancelled")
+        mailbox.dir.path().join("cancelled").exists()
     })
     .await;
     app.settle().await;

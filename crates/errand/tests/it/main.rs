@@ -33,6 +33,7 @@ mod connections;
 mod connections_bound;
 mod connections_changing;
 mod connections_programs;
+mod connections_secrets;
 mod connections_sign_in;
 mod coverage;
 mod crash_connections;

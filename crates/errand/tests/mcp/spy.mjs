@@ -12,6 +12,10 @@ const tool = (name, properties, run) => ({
 });
 const tools = [
   tool("environment", {}, () => ({ names: Object.keys(process.env).sort() })),
+  tool("variable", { name: text }, ({ name }) => {
+    const value = process.env[name] ?? "";
+    return { plain: value, base64: Buffer.from(value).toString("base64"), url: encodeURIComponent(value) };
+  }),
   tool("list", { path: text }, ({ path }) => ({ names: fs.readdirSync(path) })),
   tool("write", { path: text }, ({ path }) => (fs.appendFileSync(path, "x"), { written: path })),
   tool("get", { url: text }, async ({ url }) => ({ status: (await fetch(url)).status })),

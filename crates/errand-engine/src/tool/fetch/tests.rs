@@ -1,4 +1,9 @@
+use errand_core::id::IdGen;
+use errand_core::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
+use crate::net::Guard;
 
 #[test]
 fn the_kind_follows_from_the_type_and_the_charset() {
@@ -49,4 +54,34 @@ fn arguments_that_do_not_fit_are_named_and_not_repeated() {
     }
     let url = Url::parse("https://me:pass@a.test/x?y=1#z").unwrap();
     assert_eq!(shown(&url), "https://a.test/x?y=1");
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_come_is_not_waited_for() {
+    assert_eq!((BOUNDS.total.as_secs(), TIME_MAX.as_secs()), (30, 30));
+    assert_eq!(BOUNDS.body_bytes_max, 10_000_000);
+    crate::net::install_crypto_provider();
+    // It takes the connection, and says nothing.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let guard = Guard::new(true, "fetch_url.allow_private_networks");
+    let mut tool = FetchUrl::new(guard.client(BOUNDS).unwrap());
+    tool.time_max = Duration::from_millis(50);
+    let (ids, now) = (IdGen::new([1; 32]), Timestamp::from_millis(0));
+    let arguments = json!({"url": url}).as_object().unwrap().clone();
+    let context = ToolContext {
+        build: None,
+        arguments: arguments.clone(),
+        run: ids.run(now),
+        call_id: "call_1".to_owned(),
+        workspace: None,
+        parsers: parse::Parsers::new(None).of(ids.team(now)),
+        cancel: CancellationToken::new(),
+        draining: CancellationToken::new(),
+    };
+    let outcome = tool.run(&context, arguments).await;
+    assert!(
+        matches!(&outcome, Outcome::Error(error) if error.starts_with("timed_out:")),
+        "{outcome:?}"
+    );
 }

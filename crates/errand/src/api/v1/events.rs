@@ -4,7 +4,7 @@
 //! has ended. The bell only says that there is more: what is sent is read from the store. The stream ends when its key no
 //! longer counts, and when the server stops; a client goes on from the last number that it has.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 
 use axum::extract::State;
@@ -195,7 +195,7 @@ impl Follow {
                 .events_after(self.caller.team(), self.run, self.after, EVENTS_READ_MAX)
                 .await
             {
-                Ok(page) => self.take(page),
+                Ok(page) => self.take_behind_its_pieces(page),
                 Err(error) => {
                     tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
                     return None;
@@ -205,6 +205,28 @@ impl Follow {
                 self.wait().await;
             }
         }
+    }
+
+    /// Pieces that came while the page was read, of messages that are in it, come before it; others after it.
+    fn take_behind_its_pieces(&mut self, page: EventPage) {
+        let told: HashSet<&str> = page
+            .events
+            .iter()
+            .filter_map(|row| row.data.get("id")?.as_str())
+            .collect();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        while let Some(delta) = self.listener.ready() {
+            let is_told = told.contains(delta.message.to_string().as_str());
+            let event = delta_of(self.run, self.app.clock.now(), &delta);
+            if is_told || told.is_empty() {
+                before.push(event);
+            } else {
+                after.push(event);
+            }
+        }
+        self.ready.extend(before);
+        self.take(page);
+        self.ready.extend(after);
     }
 
     /// Takes the pieces of a model's text that are there.
