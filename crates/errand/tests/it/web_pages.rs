@@ -2,7 +2,7 @@
 
 use errand::web::{Access, PAGES};
 use errand_core::role::Role;
-use errand_testkit::TestApp;
+use errand_testkit::{Team, TestApp};
 use http::Method;
 use serde_json::json;
 
@@ -113,10 +113,13 @@ async fn each_page_has_the_headers_that_keep_it_ours() {
     }
 }
 
-#[tokio::test]
-async fn text_of_strangers_is_text_on_every_page() {
-    let app = TestApp::start().await;
-    let (owner, team) = Browser::owner(&app, "acme").await;
+/// A team in which everything that people, models and files can fill holds what a stranger would like to run: a run that
+/// asks, and the pages that show some of it.
+async fn filled_by_strangers(
+    app: &TestApp,
+    owner: &Browser<'_>,
+    team: &Team,
+) -> (String, Vec<String>) {
     let config = json!({ "version": "v2", "data": {
         "input": EVIL,
         "tools": {"write_file": "ask", "read_file": "allow", "ask_human": "allow"},
@@ -132,7 +135,7 @@ async fn text_of_strangers_is_text_on_every_page() {
         json!({"name": EVIL, "build": {"name": EVIL, "description": EVIL, "config": config}});
     let agent = app.post(&team.key, "/v1/agents", body).await.expect(201);
     let agent = agent["agent"]["id"].as_str().unwrap().to_owned();
-    let sandbox = app.sandbox(&team).await;
+    let sandbox = app.sandbox(team).await;
     let name = "%2Fworkspace%2F%3Cimg%20src=x%20onerror=alert(2)%3E.csv";
     app.upload(&team.key, &sandbox, name, format!("{EVIL},b\n{EVIL},d\n"))
         .await
@@ -166,9 +169,9 @@ async fn text_of_strangers_is_text_on_every_page() {
     let hook = owner.post("/webhooks", &hook).await.leads_to();
     let invited = [("role", "member"), ("email", "<b>x</b>@acme.example")];
     owner.post("/settings/team/invitations", &invited).await;
-    let messages = app.messages(&team, &run).await;
+    let messages = app.messages(team, &run).await;
     let first = messages[0]["id"].as_str().unwrap();
-    let paths = [
+    let paths = vec![
         "/usage".to_owned(),
         format!("/usage?days={EVIL}").replace([' ', '<', '>', '"'], "%22%3E"),
         "/usage/csv?by=agent".to_owned(),
@@ -195,6 +198,14 @@ async fn text_of_strangers_is_text_on_every_page() {
         "/log-in?next=%22%3E%3Cscript%3Ealert(1)%3C/script%3E".to_owned(),
         "/runs?status=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&source=%3Cscript%3E".to_owned(),
     ];
+    (run, paths)
+}
+
+#[tokio::test]
+async fn text_of_strangers_is_text_on_every_page() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let (run, paths) = filled_by_strangers(&app, &owner, &team).await;
     for path in paths {
         let seen = owner.get(&path).await;
         assert!(
