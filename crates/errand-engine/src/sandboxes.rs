@@ -80,16 +80,16 @@ impl Sandboxes {
         self.dir.join(id.as_str())
     }
 
-    /// Puts the names of all that are there on disk: a server before this one may have made one, and not have come to
-    /// that. Blocking.
+    /// Below a data directory, for a server that starts: the names of all that are there are put on disk, since one before
+    /// it may have made some, and not have come to that. Blocking.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn settle(&self) -> io::Result<()> {
-        match fs::File::open(&self.dir) {
-            Ok(dir) => dir.sync_all(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+    pub fn settled(data_dir: &Path) -> io::Result<Self> {
+        let sandboxes = Self::beneath(data_dir);
+        match fs::File::open(&sandboxes.dir).and_then(|dir| dir.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(sandboxes),
         }
     }
 

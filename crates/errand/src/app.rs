@@ -150,10 +150,8 @@ impl App {
             .await
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
-        let mut sandboxes = Sandboxes::beneath(&dir);
-        sandboxes
-            .settle()
-            .context("the directory of sandboxes cannot be used")?;
+        let mut sandboxes =
+            Sandboxes::settled(&dir).context("the directory of sandboxes cannot be used")?;
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();
