@@ -17,6 +17,7 @@ use errand_core::secret::{self, VALUE_CHARS_MIN};
 use errand_core::transcript::Outcome;
 use errand_store::{Store, StoreError};
 use serde_json::{Map, Value};
+use url::Url;
 
 /// The secrets of a team, opened. Without `Debug`.
 pub(crate) struct Secrets {
@@ -204,6 +205,7 @@ fn forms_of(value: &str) -> BTreeSet<String> {
             forms.insert(plain);
         }
     }
+    forms.extend(in_addresses(value));
     // Lines of a key may come back with other ends.
     if value.contains('\n') {
         forms.insert(value.replace("\r\n", "\n"));
@@ -286,6 +288,17 @@ fn hex(bytes: &[u8], digits: &str) -> String {
         .iter()
         .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
         .collect()
+}
+
+/// As an address has it that this program reads, asks and tells: in its path, and in its query.
+fn in_addresses(value: &str) -> Vec<String> {
+    let begins = ["http://x/", "http://x/?"];
+    let forms = begins.iter().filter_map(|begin| {
+        let mut url = Url::parse(&format!("{begin}{value}")).ok()?;
+        url.set_fragment(None);
+        url.as_str().strip_prefix(begin).map(str::to_owned)
+    });
+    forms.collect()
 }
 
 /// As in a URL, where letters, digits and `keep` stay.

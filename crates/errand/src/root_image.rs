@@ -283,7 +283,10 @@ fn apply(mut layer: impl Read, to: &Path) -> Result<()> {
     }
     // Whoever unpacks must be able to write into directories until all is there.
     for (path, mode) in directories.into_iter().rev() {
-        if let Some(path) = place(&path, to) {
+        // A link that came later in its place leads where it likes.
+        if let Some(path) = place(&path, to)
+            && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
+        {
             fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700))?;
         }
     }

@@ -42,8 +42,9 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use errand_core::role::Permission;
 use http::Method;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::api::error::ApiError;
 use crate::api::limiter::Limiter;
 use crate::api::{self, AppState};
 
@@ -56,6 +57,11 @@ const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
 const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many passwords are hashed at once, at 19 MiB each; the others wait.
 const HASHES_MAX: usize = 2;
+/// How many wait for that: some seconds' worth.
+const HASHES_WAITING_MAX: usize = 64;
+/// What those are told who come beyond.
+const BUSY: &str =
+    "the server has too many passwords to check, or is stopping: try again in a moment";
 /// Attempts to log in to one account in a minute, right ones and wrong ones.
 const LOG_INS_PER_MINUTE: u32 = 10;
 
@@ -66,6 +72,7 @@ pub(crate) struct Web(Arc<Inner>);
 pub(crate) struct Inner {
     app: AppState,
     hashes: Semaphore,
+    waiting: Semaphore,
     log_ins: Limiter<[u8; 32]>,
 }
 
@@ -82,8 +89,20 @@ impl Web {
         Self(Arc::new(Inner {
             app,
             hashes: Semaphore::new(HASHES_MAX),
+            waiting: Semaphore::new(HASHES_WAITING_MAX),
             log_ins: Limiter::new(LOG_INS_PER_MINUTE),
         }))
+    }
+}
+
+impl Web {
+    /// A place among the passwords that are hashed at once.
+    async fn place_to_hash(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let Ok(_waiting) = self.0.waiting.try_acquire() else {
+            return Err(ApiError::unavailable(BUSY));
+        };
+        let place = self.0.hashes.acquire().await;
+        place.map_err(|_| ApiError::unavailable(BUSY))
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use errand_core::connection::{ProbedTool, ToolHints, offered_names};
 use errand_store::{Connection, StoreError};
+use rmcp::model::{PaginatedRequestParams, Tool};
 use rmcp::service::{Peer, RoleClient};
 use serde_json::Value;
 
@@ -16,6 +17,8 @@ const TOOLS_MAX: usize = 500;
 const DESCRIPTION_BYTES_MAX: usize = 16 * 1024;
 /// Most bytes of all tools together, as they are kept.
 const TOOLS_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of all that a server says of them: descriptions are cut afterwards, and icons left out.
+const LISTED_BYTES_MAX: usize = 16 * TOOLS_BYTES_MAX;
 /// How long a list may take.
 const LIST_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -68,10 +71,9 @@ impl Connections {
         connection: &Connection,
         secrets: &Secrets,
     ) -> Result<Vec<ProbedTool>, String> {
-        let listed = tokio::time::timeout(LIST_TIME_MAX, peer.list_all_tools()).await;
-        let listed = match listed {
+        let listed = match tokio::time::timeout(LIST_TIME_MAX, listed(peer)).await {
             Ok(Ok(tools)) => tools,
-            Ok(Err(error)) => return Err(secrets.mask(&open::explain(&error))),
+            Ok(Err(error)) => return Err(secrets.mask(&error)),
             Err(_) => {
                 return Err(format!(
                     "the server did not list its tools within {} s",
@@ -79,12 +81,6 @@ impl Connections {
                 ));
             }
         };
-        if listed.len() > TOOLS_MAX {
-            return Err(format!(
-                "the server offers {} tools; a connection has {TOOLS_MAX} at most",
-                listed.len()
-            ));
-        }
         let names = offered_names(&connection.name, listed.iter().map(|tool| &*tool.name));
         let tools: Vec<ProbedTool> = listed
             .iter()
@@ -121,6 +117,40 @@ impl Connections {
         }
         Ok(tools)
     }
+}
+
+/// All pages of a server's list, as far as so many tools can be described with so many bytes: a server may go on for ever.
+async fn listed(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
+    let (mut tools, mut bytes) = (Vec::new(), 0);
+    let mut cursor: Option<String> = None;
+    for _ in 0..=TOOLS_MAX {
+        let page = cursor
+            .take()
+            .map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
+        let found = peer.list_tools(page).await;
+        let found = found.map_err(|error| open::explain(&error))?;
+        for tool in found.tools {
+            bytes += serde_json::to_string(&tool).map_or(0, |text| text.len());
+            tools.push(tool);
+        }
+        if tools.len() > TOOLS_MAX {
+            return Err(format!(
+                "the server offers more than {TOOLS_MAX} tools; a connection has as many at most"
+            ));
+        }
+        if bytes > LISTED_BYTES_MAX {
+            return Err(format!(
+                "the server describes its tools with more than {LISTED_BYTES_MAX} bytes"
+            ));
+        }
+        cursor = found.next_cursor;
+        if cursor.is_none() {
+            return Ok(tools);
+        }
+    }
+    Err(format!(
+        "the server lists its tools on more than {TOOLS_MAX} pages"
+    ))
 }
 
 fn cut(text: &str) -> String {

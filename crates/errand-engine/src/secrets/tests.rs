@@ -63,6 +63,25 @@ fn a_value_is_masked_in_each_form_in_which_it_comes_back() {
 }
 
 #[test]
+fn a_value_is_masked_in_an_address_that_this_program_makes_of_it() {
+    for value in [
+        "pässword{1}-x",
+        "correct horse [battery]",
+        "a/b^c`d|e{f}g\\h",
+    ] {
+        let secrets = Secrets::new(vec![("K".to_owned(), value.to_owned())]);
+        for address in [
+            format!("https://a.test/?key={value}"),
+            format!("https://a.test/in/{value}/x"),
+        ] {
+            let sent = Url::parse(&address).unwrap().to_string();
+            let masked = secrets.mask(&sent);
+            assert!(masked.contains("{{ secret.K }}"), "{sent}: {masked}");
+        }
+    }
+}
+
+#[test]
 fn keys_numbers_and_errors_are_masked_too() {
     let secrets = Secrets::new(vec![("PIN".to_owned(), "123456789012".to_owned())]);
     let value = json!({"123456789012": [123_456_789_012_u64, 12, {"x": "is 123456789012."}]});

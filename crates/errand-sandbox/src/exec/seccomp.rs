@@ -90,6 +90,8 @@ const MISSING: &[i64] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     MEMFD_SECRET,
+    // The mode of a file that it makes is where no filter reads.
+    libc::SYS_openat2,
 ];
 
 // Of the numbers that are the same on every architecture, those that the library does not name everywhere.
@@ -200,13 +202,34 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
             .map(|kind| one(mode, SeccompCmpOp::MaskedEq(0o170_000), *kind))
             .collect()
     };
-    rules.insert(libc::SYS_mknodat, device(2)?);
+    // The same where a file is made: in every other case the argument means nothing, and may be anything.
+    let special_when_made = |flags: u8, mode: u8| {
+        let (created, nameless) = (0o100, 0o20_000_000);
+        let pairs = [created, nameless]
+            .into_iter()
+            .flat_map(|flag| [0o4000, 0o2000].map(|bit| (flag, bit)));
+        pairs
+            .map(|(flag, bit)| {
+                SeccompRule::new(vec![
+                    condition(flags, SeccompCmpOp::MaskedEq(flag), flag)?,
+                    condition(mode, SeccompCmpOp::MaskedEq(bit), bit)?,
+                ])
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let made = |mode| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        Ok(device(mode)?.into_iter().chain(special(mode)?).collect())
+    };
+    rules.insert(libc::SYS_mknodat, made(2)?);
+    rules.insert(libc::SYS_openat, special_when_made(2, 3)?);
     rules.insert(libc::SYS_fchmod, special(1)?);
     rules.insert(libc::SYS_fchmodat, special(2)?);
     rules.insert(FCHMODAT2, special(2)?);
     #[cfg(target_arch = "x86_64")]
     {
-        rules.insert(libc::SYS_mknod, device(1)?);
+        rules.insert(libc::SYS_mknod, made(1)?);
+        rules.insert(libc::SYS_open, special_when_made(1, 2)?);
+        rules.insert(libc::SYS_creat, special(1)?);
         rules.insert(libc::SYS_chmod, special(1)?);
     }
     Ok(rules)

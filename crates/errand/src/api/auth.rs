@@ -119,12 +119,10 @@ pub(crate) fn refuse(
     now: Timestamp,
     refusal: ApiError,
 ) -> ApiError {
-    let address = limited_address(
-        app.settings
-            .trusted_proxies
-            .client(peer, &forwarded_for(headers)),
-    );
-    let verdict = app.limits.by_address.count(address, now);
+    let verdict = app
+        .limits
+        .by_address
+        .count(address_behind(app, headers, peer), now);
     if verdict.allowed {
         return refusal;
     }
@@ -133,6 +131,23 @@ pub(crate) fn refuse(
         verdict.retry_after_s
     );
     ApiError::rate_limited(message, verdict.retry_after_s)
+}
+
+/// How many authentications of an address have failed in this window, and whether one more may.
+pub(crate) fn failed_so_far(
+    app: &AppState,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    now: Timestamp,
+) -> (u32, bool) {
+    let address = address_behind(app, headers, peer);
+    app.limits.by_address.so_far(&address, now)
+}
+
+/// Whose attempts are counted together.
+fn address_behind(app: &AppState, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    let proxies = &app.settings.trusted_proxies;
+    limited_address(proxies.client(peer, &forwarded_for(headers)))
 }
 
 /// The address at the other end of the connection. A call within the process has none.

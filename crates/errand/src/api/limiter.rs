@@ -69,6 +69,14 @@ impl<K: Hash + Eq> Limiter<K> {
         }
     }
 
+    /// How many were counted in a window that is open, and whether more are within the limit.
+    pub(crate) fn so_far(&self, key: &K, now: Timestamp) -> (u32, bool) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = state.windows.get(key).filter(|window| window.is_open(now));
+        let count = window.map_or(0, |window| window.count);
+        (count, count < self.per_minute)
+    }
+
     /// Counts one request.
     pub(crate) fn count(&self, key: K, now: Timestamp) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +150,10 @@ mod tests {
                 retry_after_s: 60
             }
         );
+        assert_eq!(limiter.so_far(&"a", at(1)), (1, true));
         let second = limiter.count("a", at(30_000));
+        assert_eq!(limiter.so_far(&"a", at(30_000)), (2, false));
+        assert_eq!(limiter.so_far(&"a", at(70_000)), (0, true));
         assert_eq!(
             (
                 second.allowed,

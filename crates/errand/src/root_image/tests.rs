@@ -254,3 +254,16 @@ fn an_archive_of_docker_save_is_known() {
     fs::write(&text, "no archive").unwrap();
     unpack(&text, &to).unwrap_err();
 }
+
+#[test]
+fn no_mode_outside_the_root_is_changed() {
+    use Thing::{Dir, Link};
+    let outside = TempDir::new().unwrap();
+    let mode = || fs::metadata(outside.path()).unwrap().mode() & 0o777;
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    let target = outside.path().to_str().unwrap();
+    let things = [Dir("x", 0o777), Link("x", target)];
+    let (_dir, done) = unpacked(&[layer(&things)]);
+    done.unwrap();
+    assert_eq!(mode(), 0o750);
+}

@@ -43,7 +43,7 @@ pub(super) async fn change_password(
     let hash = match set_up::hash(&web, password).await {
         Ok(hash) => hash,
         Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
-        Err(None) => return Err(ApiError::unavailable("the server is stopping").into()),
+        Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
     };
     web.store
         .change_password(person.user, hash, person.token_hash)

@@ -25,6 +25,7 @@ use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, setup_of};
+use crate::api::v1::name::address_to_show;
 use crate::api::v1::sign_ins::{Brought, begin, finish};
 
 /// Connections of one page.
@@ -91,7 +92,7 @@ fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
                     @for connection in connections {
                         tr {
                             td.title { a.mono href={ "/connections/" (connection.id) } { (connection.name) } @if connection.trusted { span.sub { "trusted" } } }
-                            td.mono { (server_of(connection)) }
+                            td.mono { (server_of(connection, visitor)) }
                             td.num data-label="tools" { @match &connection.tools { Some(tools) => (tools.len()), None => "–" } }
                             td data-label="probed" { @match connection.probed_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
                         }
@@ -102,10 +103,10 @@ fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
     }
 }
 
-fn server_of(connection: &Connection) -> &str {
+fn server_of(connection: &Connection, visitor: &Visitor) -> String {
     match &connection.setup {
-        Setup::Http { url, .. } => url,
-        Setup::Stdio { command, .. } => command,
+        Setup::Http { url, .. } => address_to_show(url, visitor.may(Permission::ManageConnections)),
+        Setup::Stdio { command, .. } => command.clone(),
     }
 }
 
@@ -293,7 +294,7 @@ async fn render_one(
             }
             div {
                 dl.facts {
-                    dt { "Server" } dd.mono { (server_of(&connection)) }
+                    dt { "Server" } dd.mono { (server_of(&connection, visitor)) }
                     dt { "Trusted" } dd { @if connection.trusted { "yes" } @else { "no" } }
                     dt { "Signed in" } dd { @match &connection.signed_in_at { Some(issuer) => (issuer), None => "no" } }
                     dt { "Made" } dd { (ui::time(connection.created_at, visitor.now)) }

@@ -174,7 +174,7 @@ fn the_call(request: &HumanRequest) -> Markup {
             p.small.dim { (says) }
             details.fold open {
                 summary { strong.mono { (call.name) } }
-                div.inside { (text::arguments(&call.arguments)) }
+                div.inside { (text::exact(&call.arguments)) }
             }
         }
     }

@@ -76,7 +76,7 @@ pub(super) async fn join(
                     phc_hash,
                 },
                 Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
-                Err(None) => return Err(ApiError::unavailable("the server is stopping").into()),
+                Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
             }
         }
     };

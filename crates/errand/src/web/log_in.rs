@@ -1,8 +1,9 @@
 //! Logging in and out.
 //!
 //! Promised: an answer never says whether there is such a person; a wrong password and an unknown address take the same
-//! time; attempts are counted by address, where they fail, and by account. Of passwords that are checked at once there
-//! are a few: each takes memory.
+//! time; attempts are counted by address, where they fail, and by account, and looked at before a password is. An account
+//! is not shut by attempts of others: an address that has not failed is let through. Of passwords that are checked at once
+//! there are a few, since each takes memory, and few wait.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -22,9 +23,12 @@ use super::form::{Fields, Form, OpenForm, Params};
 use super::guard::{Person, no_cookie, open_session};
 use super::layout::lone_page;
 use super::{Web, ui};
-use crate::api::auth::{address_of, refuse};
+use crate::api::auth::{address_of, failed_so_far, refuse};
 use crate::api::error::{ApiError, ErrorCode};
 use crate::password::{PASSWORD_BYTES_MAX, hash_password};
+
+const FROM_ADDRESS: &str =
+    "Too many failed attempts from your address. Wait a minute, then try again.";
 
 /// What is checked for somebody who is not there, so that it takes as long.
 static NOBODY: LazyLock<String> =
@@ -43,12 +47,22 @@ pub(super) async fn log_in(
     let now = web.clock.now();
     let email = fields.get("email").trim().to_lowercase();
     let account: [u8; 32] = Sha256::digest(email.as_bytes()).into();
+    // Looked at before a password is: what is refused costs nothing.
+    let peer = address_of(info.as_ref().map(|info| &info.0));
+    let (failed, may_fail) = failed_so_far(&web, &headers, peer, now);
     let verdict = web.0.log_ins.count(account, now);
-    if !verdict.allowed {
-        let wrong = format!(
+    let wrong = if !may_fail {
+        Some(FROM_ADDRESS.to_owned())
+    } else if !verdict.allowed && failed > 0 {
+        // Nobody shuts somebody else out: an address that has not failed is let through.
+        Some(format!(
             "Too many attempts for this account. Wait {} s, then try again.",
             verdict.retry_after_s
-        );
+        ))
+    } else {
+        None
+    };
+    if let Some(wrong) = wrong {
         return Ok(form_page(
             StatusCode::TOO_MANY_REQUESTS,
             &fields,
@@ -62,14 +76,13 @@ pub(super) async fn log_in(
     };
     let fits = verify(&web, fields.get("password").to_owned(), hash).await?;
     let Some(user) = user.filter(|_| fits) else {
-        let peer = address_of(info.as_ref().map(|info| &info.0));
         let refusal = ApiError::new(
             ErrorCode::Unauthorized,
             "The e-mail address and the password do not fit together.",
         );
         let refused = refuse(&web, &headers, peer, now, refusal).into_response();
         let wrong = if refused.status() == StatusCode::TOO_MANY_REQUESTS {
-            "Too many failed attempts from your address. Wait a minute, then try again."
+            FROM_ADDRESS
         } else {
             "The e-mail address and the password do not fit together."
         };
@@ -91,7 +104,7 @@ pub(super) async fn verify(web: &Web, password: String, hash: String) -> Result<
     if password.len() > PASSWORD_BYTES_MAX {
         return Ok(false);
     }
-    let _place = web.0.hashes.acquire().await.map_err(ApiError::internal)?;
+    let _place = web.place_to_hash().await?;
     let fits = tokio::task::spawn_blocking(move || {
         PasswordHash::new(&hash).is_ok_and(|parsed| {
             Argon2::default()

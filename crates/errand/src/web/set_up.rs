@@ -44,7 +44,7 @@ pub(super) async fn claim(
     let hash = match hash(&web, password).await {
         Ok(hash) => hash,
         Err(Some(wrong)) => return Ok(again(&sentence(&wrong.to_string()))),
-        Err(None) => return Err(ApiError::unavailable("the server is stopping").into()),
+        Err(None) => return Err(ApiError::unavailable(super::BUSY).into()),
     };
     let given = sent.given("email").map(str::to_owned);
     match web
@@ -72,9 +72,9 @@ async fn holder(web: &Web, token: &str) -> Result<Option<(SetUpToken, User)>, St
     Ok(user.map(|user| (token, user)))
 }
 
-/// The error is none where the server stops meanwhile.
+/// The error is none where the server stops meanwhile, or too many wait.
 pub(super) async fn hash(web: &Web, password: String) -> Result<String, Option<PasswordError>> {
-    let _place = web.0.hashes.acquire().await.map_err(|_| None)?;
+    let _place = web.place_to_hash().await.map_err(|_| None)?;
     let hashed = tokio::task::spawn_blocking(move || hash_password(&password)).await;
     hashed.map_err(|_| None)?.map_err(Some)
 }

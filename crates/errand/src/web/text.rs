@@ -3,6 +3,7 @@
 //! Promised: whatever the text holds, it is shown and never acts. HTML in Markdown is shown as text; links go to `http`,
 //! `https` and `mailto` alone; nothing is loaded from elsewhere. What is long is cut, and says so.
 
+use errand_core::shown::{one_line, printable};
 use maud::{Markup, PreEscaped, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Map, Value};
@@ -151,6 +152,28 @@ pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
                         Value::String(text) => code { (text) },
                         other if is_short(other) => code { (other) },
                         other => (code(&pretty(other))),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The arguments of a call that a person answers for: whole, and with everything in them to be seen.
+pub(super) fn exact(fields: &Map<String, Value>) -> Markup {
+    if fields.is_empty() {
+        return html! { p.dim { "No arguments." } };
+    }
+    html! {
+        dl.facts {
+            @for (name, value) in fields {
+                dt.mono { (one_line(name)) }
+                dd {
+                    @match value {
+                        Value::String(text) if is_short(value) => code { (printable(text)) },
+                        Value::String(text) => pre.block-code tabindex="0" { (printable(text)) },
+                        other if is_short(other) => code { (other) },
+                        other => pre.block-code tabindex="0" { (printable(&pretty(other))) },
                     }
                 }
             }
@@ -390,6 +413,17 @@ mod tests {
         let rows = csv_rows("a,b\r\n\"1,\n2\",\"say \"\"x\"\"\"\n", ',');
         assert_eq!(rows, [["a", "b"], ["1,\n2", "say \"x\""]]);
         assert_eq!(separator_of("a;b;c\n1,5;2"), ';');
+    }
+
+    #[test]
+    fn what_a_person_answers_for_is_shown_whole_and_as_it_is() {
+        let long = format!("{}pay \u{202e}001", "x".repeat(2 * CHARS_MAX));
+        let call = json!({"to": "a\u{200b}b", "body": long, "more": {"deep": [1, "\u{202e}"]}});
+        let shown = exact(call.as_object().unwrap()).into_string();
+        for part in ["a\\u{200b}b", "pay \\u{202e}001", "deep"] {
+            assert!(shown.contains(part), "{part}");
+        }
+        assert!(!shown.contains('\u{202e}') && !shown.contains("not shown"));
     }
 
     #[test]

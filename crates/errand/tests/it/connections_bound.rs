@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use errand_core::role::Role;
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
@@ -160,6 +161,33 @@ async fn a_floor_of_deny_holds_for_a_call_that_waits_for_its_approval() {
     let error = results[0]["error"].as_str().unwrap();
     assert!(error.starts_with("denied: "), "{error}");
     assert!(server.noted().is_empty());
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn what_may_be_a_key_is_shown_to_those_alone_who_manage_connections() {
+    let app = app(&[]).await;
+    let team = app.team("acme").await;
+    let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
+    let secret = json!({"name": "TOKEN", "value": "correct horse battery"});
+    app.post(&team.key, "/v1/secrets", secret).await;
+    let headers =
+        json!({"x-plain": "in-plain-sight", "authorization": "Bearer {{ secret.TOKEN }}"});
+    let url = "https://mcp.example.com/mcp?key=in-plain-sight";
+    let body =
+        json!({"name": "mail", "transport": {"type": "http", "url": url, "headers": headers}});
+    let made = app.post(&team.key, "/v1/connections", body).await;
+    let path = format!(
+        "/v1/connections/{}",
+        made.expect(201)["connection"]["id"].as_str().unwrap()
+    );
+    for path in [path.as_str(), "/v1/connections"] {
+        let all = app.get(&team.key, path).await.expect(200).to_string();
+        assert!(all.matches("in-plain-sight").count() == 2, "{all}");
+        let less = app.get(&member, path).await.expect(200).to_string();
+        assert!(!less.contains("in-plain-sight"), "{less}");
+        assert!(less.contains("{{ secret.TOKEN }}") && less.contains("mcp.example.com"));
+    }
     app.finish().await;
 }
 

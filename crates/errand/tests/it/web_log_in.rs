@@ -302,3 +302,34 @@ async fn of_several_teams_one_is_looked_at() {
     // The role is that of the team that is looked at.
     browser.get("/settings/api-keys").await.refused(403);
 }
+
+#[tokio::test]
+async fn nobody_shuts_somebody_else_out_and_who_has_failed_too_often_costs_nothing() {
+    let app = TestApp::start_with(TestOptions {
+        settings: vec![("ERRAND_SERVER__TRUSTED_PROXIES", "127.0.0.1".to_owned())],
+        ..TestOptions::default()
+    })
+    .await;
+    let (_, _) = Browser::owner(&app, "acme").await;
+    let from = async |address: &str, email: &str, password: &str| {
+        let body = form(&[("email", email), ("password", password), ("next", "/")]);
+        let more = [("x-forwarded-for", address)];
+        let sent = ask(&app, Method::POST, "/log-in", "", Some(&body), &more);
+        sent.await.status
+    };
+    for _ in 0..12 {
+        from("203.0.113.1", "owner@acme.example", "wrong").await;
+    }
+    let right = async |address: &str| from(address, "owner@acme.example", PASSWORD).await;
+    assert_eq!(right("203.0.113.1").await, 429);
+    assert_eq!(right("203.0.113.2").await, 303);
+    // An address that is over its limit is not heard, whoever it says it is.
+    for n in 0..20 {
+        let email = format!("{n}@x.example");
+        from("203.0.113.3", &email, "wrong").await;
+    }
+    app.advance(Duration::from_secs(30)).await;
+    assert_eq!(right("203.0.113.3").await, 429);
+    app.advance(Duration::from_secs(30)).await;
+    assert_eq!(right("203.0.113.3").await, 303);
+}

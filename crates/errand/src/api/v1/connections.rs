@@ -8,6 +8,7 @@ use axum::response::Response;
 use errand_core::connection::{self, NAME_CHARS_MAX, ProbedTool, connection_of};
 use errand_core::id::{ConnectionId, TeamId};
 use errand_core::policy::Policy;
+use errand_core::role::Permission;
 use errand_core::secret;
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
@@ -21,6 +22,7 @@ use url::Url;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::name::address_to_show;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
@@ -53,7 +55,7 @@ pub(crate) enum Transport {
     Stdio {
         /// The name under which it is declared.
         command: String,
-        /// Variables of its environment; a value may hold `{{ secret.NAME }}`.
+        /// Variables of its environment, of those that the operator lets teams set (`team_env`); a value may hold `{{ secret.NAME }}`.
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
@@ -175,6 +177,47 @@ impl From<&Connection> for ConnectionBody {
     }
 }
 
+impl ConnectionBody {
+    /// Without what may be a key, where the caller does not manage connections.
+    fn for_caller(connection: &Connection, caller: &Caller) -> Self {
+        let mut body = Self::from(connection);
+        if !caller.may(Permission::ManageConnections) {
+            match &mut body.transport {
+                Transport::Http {
+                    url,
+                    headers,
+                    oauth_client,
+                } => {
+                    *url = address_to_show(url, false);
+                    headers.values_mut().for_each(hide);
+                    if let Some(OauthClientBody {
+                        client_secret: Some(secret),
+                        ..
+                    }) = oauth_client
+                    {
+                        hide(secret);
+                    }
+                }
+                Transport::Stdio { env, .. } => env.values_mut().for_each(hide),
+            }
+        }
+        body
+    }
+}
+
+/// Leaves of a value the marks of secrets.
+fn hide(value: &mut String) {
+    let marks = secret::marks_in(value).into_iter();
+    let marks: Vec<String> = marks
+        .map(|name| format!("{{{{ secret.{name} }}}}"))
+        .collect();
+    *value = if marks.is_empty() {
+        "…".to_owned()
+    } else {
+        marks.join(" ")
+    };
+}
+
 fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
     ProbedToolBody {
         name: tool.name.clone(),
@@ -259,7 +302,11 @@ pub(crate) async fn list_connections(
     let page = app.store.list_connections(caller.team(), query).await?;
     let PageQuery { limit, offset } = query;
     Ok(Answered(ConnectionListResponse {
-        connections: page.items.iter().map(ConnectionBody::from).collect(),
+        connections: page
+            .items
+            .iter()
+            .map(|connection| ConnectionBody::for_caller(connection, &caller))
+            .collect(),
         total: page.total,
         limit,
         offset,
@@ -276,7 +323,7 @@ pub(crate) async fn get_connection(
 ) -> Result<Answered<ConnectionResponse>, ApiError> {
     let connection = app.store.connection(caller.team(), id).await?;
     Ok(Answered(ConnectionResponse {
-        connection: (&connection).into(),
+        connection: ConnectionBody::for_caller(&connection, &caller),
     }))
 }
 

@@ -209,6 +209,25 @@ static int set_uid_file(void) {
     unlink("hostile-suid");
     return ok;
 }
+// The bit that makes a program run as its owner, set where the file is made.
+static int set_uid_at_once(int how) {
+    const char *file = "hostile-suid";
+    struct { unsigned long long flags, mode, resolve; } asks = {O_CREAT | O_WRONLY, 04700, 0};
+    int fd = -1;
+    unlink(file);
+    switch (how) {
+    case 0: fd = open(file, O_CREAT | O_WRONLY, 04700); break;
+    case 1: fd = creat(file, 04700); break;
+    case 2: fd = syscall(437 /* openat2 */, AT_FDCWD, file, &asks, sizeof asks); break;
+    case 3: mknod(file, S_IFREG | 04700, 0); break;
+    case 4: fd = open(".", O_TMPFILE | O_WRONLY, 02700); break;
+    }
+    struct stat made;
+    int there = fd >= 0 ? fstat(fd, &made) : stat(file, &made);
+    if (fd >= 0) close(fd);
+    unlink(file);
+    return there == 0 && (made.st_mode & 06000) != 0;
+}
 static int device_node(void) {
     unlink("hostile-device");
     int ok = can(mknod("hostile-device", S_IFCHR | 0600, 0x103));
@@ -345,6 +364,11 @@ struct action { const char *name; char control; int (*does)(void); };
  X(type_into_a_terminal, 'm', typed_into_a_terminal()) \
  X(controlling_terminal, 'm', can_open("/dev/tty", O_RDWR)) \
  X(set_uid_file, 'a', set_uid_file()) \
+ X(set_uid_by_open, 'a', set_uid_at_once(0)) \
+ X(set_uid_by_creat, 'a', set_uid_at_once(1)) \
+ X(set_uid_by_openat2, 'm', set_uid_at_once(2)) \
+ X(set_uid_by_mknod, 'a', set_uid_at_once(3)) \
+ X(set_uid_by_tmpfile, 'm', set_uid_at_once(4)) \
  X(become_root, 'r', can(setuid(0))) \
  X(gain_privileges, 'a', prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0) \
  X(effective_capabilities, 'r', status_field("CapEff")) \
