@@ -58,10 +58,14 @@ impl Store {
             recovered.runs = lost.len() as u64;
             for_each(tx, &lost, now, |run| lose(tx, run, now))?;
             // No driver of an earlier start is at work any more.
-            tx.execute("UPDATE sandboxes SET leaving = NULL WHERE leaving IS NOT NULL", [])?;
+            tx.execute(
+                "UPDATE sandboxes INDEXED BY sandboxes_held SET leaving = NULL WHERE owner_run IS NOT NULL AND leaving IS NOT NULL",
+                [],
+            )?;
             let held = ids(
                 tx,
-                "SELECT r.id FROM sandboxes s JOIN runs r ON r.id = s.owner_run WHERE r.status IN ('completed', 'failed', 'interrupted') AND ?1 IS NOT NULL",
+                "SELECT r.id FROM sandboxes s INDEXED BY sandboxes_held JOIN runs r ON r.id = s.owner_run
+                 WHERE s.owner_run IS NOT NULL AND r.status IN ('completed', 'failed', 'interrupted') AND ?1 IS NOT NULL",
                 &Blob(boot.as_uuid()),
             )?;
             recovered.sandboxes = held.len() as u64;

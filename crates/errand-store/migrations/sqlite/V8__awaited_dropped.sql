@@ -14,3 +14,6 @@ ALTER TABLE deliveries ADD COLUMN receiver TEXT GENERATED ALWAYS AS (
         WHEN 0 THEN length(url)
         ELSE instr(replace(replace(substr(url, instr(url, '://') + 3), '?', '/'), '#', '/'), '/') - 1 END)) VIRTUAL;
 CREATE INDEX deliveries_by_receiver ON deliveries (receiver, due_at) WHERE state = 'pending';
+
+-- What a start looks for among all sandboxes: those that a run holds.
+CREATE INDEX sandboxes_held ON sandboxes (owner_run) WHERE owner_run IS NOT NULL;
