@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use errand_core::id::{MessageId, RunId};
 use tokio::sync::broadcast;
 
-/// Pieces that wait for a slow listener.
-const PIECES_MAX: usize = 256;
+/// Pieces that wait for a slow listener. Room for them is made for each run that is watched, whether its model speaks or not.
+const PIECES_MAX: usize = 64;
 
 /// A piece of a message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use errand_core::time::Timestamp;
 use tokio::sync::broadcast;
 
 /// Notes that wait for a slow listener.
-const NOTES_MAX: usize = 64;
+const NOTES_MAX: usize = 16;
 
 /// One note.
 #[derive(Clone, Debug, PartialEq)]
