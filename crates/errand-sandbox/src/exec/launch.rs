@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
@@ -71,11 +72,18 @@ impl Launcher {
         std::thread::Builder::new()
             .name("errand-exec".to_owned())
             .spawn(move || {
+                // The next one is started ahead, once there was a first: a large program takes longer to begin than all
+                // that it does. It waits for its order, and ends by itself when nobody is left who could give it one.
+                let mut spare: Option<Helper> = None;
                 for request in to_start {
                     let _runtime = request.runtime.enter();
-                    let child = spawn(&helper, &request.order, &request.descriptors);
+                    let ready = spare.take().filter(Helper::is_there);
+                    let child = ready
+                        .map_or_else(|| Helper::start(&helper), Ok)
+                        .and_then(|ready| ready.obey(&request.order, &request.descriptors));
                     // Whoever asked may have gone: the child is dropped, and with it killed.
                     let _ = request.answer.send(child);
+                    spare = Helper::start(&helper).ok();
                 }
             })?;
         std::thread::Builder::new()
@@ -139,20 +147,39 @@ pub(super) const STATUS: usize = 1;
 /// The index of the first of the others.
 pub(super) const MORE: usize = 2;
 
-fn spawn(helper: &PathBuf, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut child = Command::new(helper)
-        .arg(HELPER_ARGUMENT)
-        .env_clear()
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Err(error) = order.send(&ours, descriptors) {
-        let _ = child.start_kill();
-        return Err(error);
+/// A helper that waits for its order.
+struct Helper {
+    child: Child,
+    orders: UnixStream,
+}
+
+impl Helper {
+    fn start(program: &PathBuf) -> io::Result<Self> {
+        let (orders, theirs) = UnixStream::pair()?;
+        let child = Command::new(program)
+            .arg(HELPER_ARGUMENT)
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Self { child, orders })
     }
-    Ok(child)
+
+    /// Whether it still waits: an operator may have ended it.
+    fn is_there(&self) -> bool {
+        // It says nothing before it has its order, so that what can be read is its end.
+        let mut ends = [PollFd::new(&self.orders, PollFlags::IN)];
+        matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
+    }
+
+    fn obey(mut self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
+        if let Err(error) = order.send(&self.orders, descriptors) {
+            let _ = self.child.start_kill();
+            return Err(error);
+        }
+        Ok(self.child)
+    }
 }
 
 /// What bubblewrap tells: a line of JSON when the first process is there, and one when the command has ended.

@@ -17,12 +17,12 @@ use crate::web::{Browser, between, form};
 /// What the authorization server knows, and what it was asked.
 #[derive(Default)]
 struct Known {
-    /// How often tokens were given. The last ones alone hold.
+    /// How often tokens were given. Of refresh tokens the last one alone holds.
     given: u32,
     /// Nothing holds, and nothing is refreshed.
     withdrawn: bool,
-    /// The access token holds no more; it may be refreshed.
-    revoked: bool,
+    /// The access tokens up to this one hold no more; they may be refreshed.
+    revoked: u32,
     /// How long the first access token holds, in seconds.
     first_expires_in: u32,
     registered: u32,
@@ -61,7 +61,6 @@ impl Known {
             _ => return refused(),
         }
         self.given += 1;
-        self.revoked = false;
         ResponseTemplate::new(200).set_body_json(json!({
             "access_token": self.access(), "token_type": "bearer", "expires_in": expires_in,
             "refresh_token": self.refresh()}))
@@ -69,9 +68,12 @@ impl Known {
 
     /// The protected resource: an MCP server that knows nobody but who has the token.
     fn serve(&mut self, request: &Request) -> ResponseTemplate {
-        let bearer = format!("Bearer {}", self.access());
         let given = request.headers.get("authorization");
-        if self.withdrawn || self.revoked || given.is_none_or(|given| *given != bearer) {
+        let holds = |number: &u32| {
+            given.is_some_and(|given| *given == format!("Bearer the-access-token-{number}"))
+        };
+        let known = (self.revoked + 1..=self.given).any(|number| holds(&number));
+        if self.withdrawn || !known {
             return ResponseTemplate::new(401).insert_header("www-authenticate", "Bearer");
         }
         let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
@@ -379,7 +381,7 @@ async fn tokens_that_are_over_are_refreshed_and_the_call_goes_on() {
     // The server takes it back before its time: two runs that find out at once do not spend one refresh token twice.
     let before = {
         let mut known = server.known.lock().unwrap();
-        known.revoked = true;
+        known.revoked = known.given;
         known.refreshed
     };
     let (one, two) = (kept.start(look.clone()).await, kept.start(look).await);
