@@ -212,7 +212,7 @@ async fn counting_reads_indexes_alone() {
                 "SELECT count(*) FROM runs r INDEXED BY runs_by_status WHERE r.team_id = x'00' AND r.status = 'completed'",
                 "SELECT count(*), min(due_at) FILTER (WHERE due_at <= 5) FROM deliveries WHERE state = 'pending'",
                 "SELECT state, count(*) FROM deliveries INDEXED BY deliveries_given_up
-                 WHERE state IN ('gone', 'exhausted') GROUP BY state",
+                 WHERE state IN ('gone', 'exhausted', 'dropped') GROUP BY state",
                 "SELECT count(*) FROM human_requests WHERE closed_at IS NULL",
             ] {
                 let plan: Vec<String> = conn

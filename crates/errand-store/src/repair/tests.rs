@@ -526,7 +526,7 @@ async fn who_waits_for_a_run_that_cannot_be_read_goes_on_and_what_that_waits_for
                 params![id, by],
             )?;
             tx.execute(
-                "UPDATE runs SET waiting_kind = 'child_run', claim_token = NULL, claim_boot = NULL, claimed_at = NULL,
+                "UPDATE runs SET status = 'running', waiting_kind = 'child_run', claim_token = NULL, claim_boot = NULL, claimed_at = NULL,
                      deadline_at = NULL WHERE id = ?1",
                 params![by],
             )?;

@@ -72,7 +72,7 @@ async fn a_sandbox_that_a_driver_is_leaving_is_not_deleted() {
     leaving(Some(uuid::Uuid::from_u128(7))).await;
     let refused = f.delete(&id, f.now).await;
     assert!(
-        matches!(refused, Err(StoreError::Refused(_))),
+        matches!(refused, Err(StoreError::Conflict(_))),
         "{refused:?}"
     );
     leaving(None).await;
