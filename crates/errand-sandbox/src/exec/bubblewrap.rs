@@ -339,7 +339,7 @@ impl Inner {
         let group = Arc::new(group);
         let launched = self
             .launcher
-            .launch(order, more, Arc::clone(&group), given)
+            .launch(order, more, Arc::clone(&group), given, self.is_ready)
             .await;
         Ok((launched.map_err(&failed)?, group))
     }

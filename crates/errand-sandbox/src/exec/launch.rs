@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -27,6 +28,8 @@ use super::uids::Uids;
 
 /// Starts that wait for the thread.
 const WAITING_MAX: usize = 1024;
+/// How long a helper waits for the next command: an idle server has none.
+const SPARE_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of what bubblewrap says of how it went.
 const STATUS_BYTES_MAX: usize = 4096;
 
@@ -34,6 +37,8 @@ struct Request {
     order: Order,
     descriptors: Vec<OwnedFd>,
     runtime: Handle,
+    /// Whether another one is likely to follow.
+    more_come: bool,
     answer: oneshot::Sender<io::Result<Child>>,
 }
 
@@ -72,10 +77,18 @@ impl Launcher {
         std::thread::Builder::new()
             .name("errand-exec".to_owned())
             .spawn(move || {
-                // The next one is started ahead, once there was a first: a large program takes longer to begin than all
-                // that it does. It waits for its order, and ends by itself when nobody is left who could give it one.
+                // The next one is started ahead while commands come: a large program takes longer to begin than all that
+                // it does. It waits for its order, and ends by itself when nobody is left who could give it one.
                 let mut spare: Option<Helper> = None;
-                for request in to_start {
+                loop {
+                    let request = match to_start.recv_timeout(SPARE_TIME) {
+                        Ok(request) => request,
+                        Err(mpsc::RecvTimeoutError::Timeout) => {
+                            spare = None;
+                            continue;
+                        }
+                        Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                    };
                     let _runtime = request.runtime.enter();
                     let ready = spare.take().filter(Helper::is_there);
                     let child = ready
@@ -83,7 +96,10 @@ impl Launcher {
                         .and_then(|ready| ready.obey(&request.order, &request.descriptors));
                     // Whoever asked may have gone: the child is dropped, and with it killed.
                     let _ = request.answer.send(child);
-                    spare = Helper::start(&helper).ok();
+                    spare = request
+                        .more_come
+                        .then(|| Helper::start(&helper).ok())
+                        .flatten();
                 }
             })?;
         std::thread::Builder::new()
@@ -104,6 +120,7 @@ impl Launcher {
         more: Vec<OwnedFd>,
         group: Arc<Group>,
         uid: Option<GivenUid>,
+        more_come: bool,
     ) -> io::Result<Launched> {
         let (input, to_input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (from_status, status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -116,6 +133,7 @@ impl Launcher {
             order,
             descriptors,
             runtime: Handle::current(),
+            more_come,
             answer,
         };
         self.requests
