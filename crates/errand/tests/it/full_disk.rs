@@ -14,7 +14,7 @@ use errand_testkit::WebhookSink;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
@@ -30,6 +30,37 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
+}
+
+/// What a server's process has around it.
+fn surround(command: &mut Command) {
+    command
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
+        .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+}
+
+/// What a process says on its standard error, and how many lines of it.
+fn hear(child: &mut Child) -> (Arc<Mutex<String>>, watch::Receiver<usize>) {
+    let from = BufReader::new(child.stderr.take().unwrap());
+    let log = Arc::new(Mutex::new(String::new()));
+    let (told, lines) = watch::channel(0);
+    let kept = Arc::clone(&log);
+    tokio::spawn(async move {
+        let mut from = from.lines();
+        while let Ok(Some(line)) = from.next_line().await {
+            kept.lock().unwrap().push_str(&format!("{line}\n"));
+            told.send_modify(|n| *n += 1);
+        }
+    });
+    (log, lines)
 }
 
 /// A server on a small disk of its own.
@@ -59,33 +90,14 @@ impl Server {
         command
             .args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_errand")])
             .arg(&data)
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
-            .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .stdin(Stdio::null());
+        surround(&mut command);
         let needs = "this test needs `unshare` (util-linux) and the right to mount a tmpfs in a namespace of its own: \
                      run it as root, or where unprivileged user namespaces are allowed";
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{needs} ({error})"));
-        let from = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
-        let (told, lines) = watch::channel(0);
-        let kept = Arc::clone(&log);
-        tokio::spawn(async move {
-            let mut from = from.lines();
-            while let Ok(Some(line)) = from.next_line().await {
-                kept.lock().unwrap().push_str(&format!("{line}\n"));
-                told.send_modify(|n| *n += 1);
-            }
-        });
+        let (log, lines) = hear(&mut child);
         let http = Client::builder()
             .no_proxy()
             .tls_certs_only([])
@@ -104,10 +116,40 @@ impl Server {
         let log = server.log();
         assert!(log.contains("mounted"), "{needs}:\n{log}");
         assert!(!ended, "the server ended:\n{log}");
-        let address = log.split("listening on ").nth(1).unwrap();
-        server.url = address.split_whitespace().next().unwrap().to_owned();
+        server.find();
         server.key = server.make_key().await;
         server
+    }
+
+    /// Where it listens, as it says.
+    fn find(&mut self) {
+        let log = self.log();
+        let address = log.split("listening on ").nth(1).unwrap();
+        self.url = address.split_whitespace().next().unwrap().to_owned();
+    }
+
+    /// Kills the server, and starts another one on the same disk, which a program that waits in its namespace keeps.
+    async fn kill_and_start(&mut self) {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.child.id().unwrap().to_string(), "--mount"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        let script =
+            "echo waits >&2; read -r _ && exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"";
+        command
+            .args(["sh", "-c", script, env!("CARGO_BIN_EXE_errand")])
+            .arg(self.dir.path().join("data"))
+            .stdin(Stdio::piped());
+        surround(&mut command);
+        let mut next = command.spawn().unwrap();
+        let (log, lines) = hear(&mut next);
+        (self.log, self.lines) = (log, lines);
+        assert!(!self.until("waits", 0).await, "{}", self.log());
+        self.child.kill().await.unwrap();
+        let mut go = next.stdin.take().unwrap();
+        self.child = next;
+        go.write_all(b"go\n").await.unwrap();
     }
 
     async fn make_key(&self) -> String {
@@ -547,5 +589,43 @@ async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
         server.child.try_wait().unwrap().is_none(),
         "it lived through it"
     );
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_waits_for_room_and_goes_on() {
+    let mut server = Server::start().await;
+    let numbers: Vec<usize> = (0..EDITS).collect();
+    let each = json!({"for_each": numbers, "steps": [edit("{{ item }}")]});
+    let agent = server
+        .agent("busy", json!([write(), each, read(), finish()]))
+        .await;
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    let tally = format!("{} end", numbers.join(" "));
+    let mut all = Vec::new();
+    for round in 0..5 {
+        let (runs, at_work) = busy_when_full(&server, &agent, round).await;
+        all.extend(runs);
+        if at_work {
+            break;
+        }
+        server.make_room();
+    }
+    // What its runs held is to be given back, and there is no room to say so.
+    server.kill_and_start().await;
+    assert!(!server.until("the store cannot take a write", 0).await);
+    assert_eq!(server.times("listening on "), 0);
+    server.make_room();
+    assert!(!server.until("listening on ", 0).await, "{}", server.log());
+    server.find();
+    for run in &all {
+        let ended = server.ends(run).await;
+        if ended["status"] == "failed" {
+            let path = format!("/v1/runs/{run}/retry");
+            server.post(&path, json!({}), &format!("retry {run}")).await;
+        }
+        server.completed_once(run, &tally).await;
+    }
+    assert_eq!(server.get("/v1/runs").await["total"], all.len());
     assert_eq!(server.stop().await, Some(0));
 }
