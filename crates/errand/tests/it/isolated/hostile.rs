@@ -66,9 +66,9 @@ impl Targets {
         let leaked = fs::File::open(data.join("master.key")).unwrap();
         rustix::io::fcntl_setfd(leaked.as_fd(), FdFlags::empty()).unwrap();
         let bystander = Command::new("/bin/sh")
-            .args(["-c", "sleep 290.1; :", &canary])
+            .args(["-c", "read -r _; :", &canary])
             .env("CANARY", &canary)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         let config = format!(
