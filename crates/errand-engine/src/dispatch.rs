@@ -95,6 +95,7 @@ impl Engine {
             let recovered = persist(&parts, || parts.store.recover(started)).await?;
             (recovered, Some(Pulse::new(started)))
         } else {
+            // Such a clock stands: whoever moves it starts again.
             (parts.store.recover(started).await?, None)
         };
         let cancel = CancellationToken::new();

@@ -36,6 +36,7 @@ mod connections_programs;
 mod connections_secrets;
 mod connections_sign_in;
 mod coverage;
+mod crash_children;
 mod crash_connections;
 mod crash_everywhere;
 mod crash_models;
