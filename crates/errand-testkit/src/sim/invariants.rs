@@ -441,9 +441,10 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
         }
         let count = there.remove(Request::text(number).as_str()).unwrap_or(0);
         let fits = match (&request.heard, &request.want) {
-            (Some(Heard::Refused(_)), _) => count == 0,
             // The run is there, so its first message must be.
             (_, Want::Start { .. }) | (Some(Heard::Accepted(_)), _) => count == 1,
+            // A refusal is not recorded: a later try may have been taken, and its answer lost.
+            (Some(Heard::Refused(_)), _) => count <= u32::from(request.answered < request.tries),
             (None, _) => count <= 1,
         };
         if !fits {
