@@ -518,6 +518,10 @@ fn lapses(state: &State, record: &Record) -> Verdict {
             let detail = format!("{}: {request:?} at {}", record.id, message.timestamp);
             return Err((Invariant::Lapses, detail));
         }
+        // What asks for more than a limit is denied when it lapses, whatever the build says: the next step then fails
+        // the run, unless a message came before it.
+        let asks_for_more = request.title.starts_with("Go on beyond the limit of ");
+        let default = if asks_for_more { "deny" } else { default };
         let on_expire = (request.title.strip_suffix(')'))
             .and_then(|title| title.rsplit_once(" ("))
             .map_or(default, |(_, word)| word);
