@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -12,10 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+use tokio::runtime::Handle;
 
-use super::cgroup::{Cgroups, Group, Keeper};
+use super::cgroup::{Cgroups, Keeper};
 use super::helper::memory_file;
-use super::launch::{GivenUid, Launched, Launcher, MORE, STATUS, STDIN};
+use super::launch::{GivenUid, Launched, Launcher, MORE, Means, STATUS, STDIN};
 use super::order::{Order, Rlimits};
 use super::profile::{Abilities, Profile};
 use super::running::{ShellParts, said};
@@ -27,6 +27,9 @@ use super::{
 };
 use crate::root::Root;
 
+/// The indices of descriptors beside the launcher's own: the filter of system calls, and the workspace.
+const FILTER: usize = MORE;
+const WORKSPACE: usize = MORE + 1;
 /// Places at which a workspace may be mounted in between, for the eyes of bubblewrap alone.
 const MOUNT_POINTS: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
 /// Processes and threads that may be started beyond the bound where only the kernel's limit of a user counts: so many that
@@ -69,7 +72,7 @@ pub(super) struct Inner {
     program: String,
     shell: ShellKind,
     abilities: Abilities,
-    filters: Vec<OwnedFd>,
+    filter: OwnedFd,
     cgroups: Cgroups,
     launcher: Launcher,
     over: Over,
@@ -119,9 +122,10 @@ impl Bubblewrap {
     async fn tried(settings: ExecSettings) -> Result<Inner, Unavailable> {
         let program = trial::program(&settings.search_path)?;
         let shell = shell_of(settings.root.as_deref())?;
-        let filters = filters().map_err(|error| {
+        let filter = seccomp::filter().and_then(|filter| memory_file(&filter));
+        let filter = filter.map_err(|error| {
             Unavailable::new(
-                format!("the filters of system calls cannot be made: {error}"),
+                format!("the filter of system calls cannot be made: {error}"),
                 "run errand on x86_64 or aarch64",
             )
         })?;
@@ -145,7 +149,7 @@ impl Bubblewrap {
             program,
             shell,
             abilities,
-            filters,
+            filter,
             cgroups,
             launcher,
             over: Arc::new(Mutex::new(HashMap::new())),
@@ -208,13 +212,6 @@ fn wait_for(process: &OwnedFd) {
         tv_nsec: 0,
     };
     let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
-}
-
-fn filters() -> io::Result<Vec<OwnedFd>> {
-    seccomp::filters()?
-        .iter()
-        .map(|filter| memory_file(filter))
-        .collect()
 }
 
 fn shell_of(root: Option<&Path>) -> Result<ShellKind, Unavailable> {
@@ -308,40 +305,33 @@ impl Inner {
             abilities: self.abilities,
             root: self.settings.root.as_deref(),
             service,
-            filters: MORE..MORE + self.filters.len(),
+            filter: FILTER,
             status: STATUS,
         }
     }
 
-    /// Copies of the filters' descriptors.
-    fn filters(&self) -> io::Result<Vec<OwnedFd>> {
-        self.filters.iter().map(OwnedFd::try_clone).collect()
-    }
-
     async fn launch(
         &self,
-        mut order: Order,
+        order: Order,
         workspace: Option<OwnedFd>,
         given: Option<GivenUid>,
-    ) -> Result<(Launched, Arc<Group>), ExecError> {
+    ) -> Result<Launched, ExecError> {
         let failed = ExecError::io("start the sandbox");
-        let none = Cgroups::default();
-        let groups = if self.is_ready { &self.cgroups } else { &none };
-        let group = groups
-            .create(&self.settings.limits)
-            .map_err(ExecError::io("make the sandbox's cgroup"))?;
-        order.cgroups = group
-            .join()
-            .filter_map(|path| path.to_str().map(str::to_owned))
-            .collect();
-        let mut more = self.filters().map_err(&failed)?;
-        more.extend(workspace);
-        let group = Arc::new(group);
+        let filter = self.filter.try_clone().map_err(&failed)?;
+        let more = std::iter::once(filter).chain(workspace).collect();
+        let means = Means {
+            cgroups: if self.is_ready {
+                self.cgroups.clone()
+            } else {
+                Cgroups::default()
+            },
+            limits: self.settings.limits,
+            runtime: Handle::current(),
+        };
         let launched = self
             .launcher
-            .launch(order, more, Arc::clone(&group), given, self.is_ready)
-            .await;
-        Ok((launched.map_err(&failed)?, group))
+            .launch(order, more, means, given, self.is_ready);
+        launched.await.map_err(failed)
     }
 
     fn order(
@@ -355,7 +345,6 @@ impl Inner {
             program: self.program.clone(),
             uid,
             workspace: None,
-            cgroups: Vec::new(),
             limits: self.rlimits(),
             args: profile
                 .args()
@@ -399,20 +388,20 @@ impl Inner {
             ShellKind::Sh => ["sh", "-c", SH, "sh"].map(str::to_owned).into(),
         };
         let mut order = self.order(uid, &profile, command)?;
-        order.workspace = Some((MORE + self.filters.len(), self.mount_points()));
+        order.workspace = Some((WORKSPACE, self.mount_points()));
         let dir = workspace
             .dir()
             .as_fd()
             .try_clone_to_owned()
             .map_err(ExecError::io("hold the workspace"))?;
-        let (launched, group) = self.launch(order, Some(dir), None).await?;
+        let launched = self.launch(order, Some(dir), None).await?;
         let keepers = self.keepers();
         Ok(ShellParts {
+            group: Arc::clone(&launched.group),
             launched,
             workspace: workspace.clone(),
             limits: self.settings.limits,
             over: Arc::clone(&self.over),
-            group,
             keepers: (keepers.memory, keepers.processes),
         })
     }
@@ -437,7 +426,7 @@ impl SandboxExec for Bubblewrap {
         let profile = inner.profile(Some(spec));
         let uid = given.as_ref().map(|given| given.uid);
         let order = inner.order(uid, &profile, spec.argv.clone())?;
-        let (mut launched, _) = inner.launch(order, None, given).await?;
+        let mut launched = inner.launch(order, None, given).await?;
         launched.begun().await;
         if launched.first().is_none() {
             return Err(ExecError::SetUp(said(&launched.last_words().await)));

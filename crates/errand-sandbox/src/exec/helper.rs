@@ -17,7 +17,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::order::{Arg, Order, Rlimits};
+use super::order::{self, Arg, Order, Place, Rlimits};
 
 /// The word on the command line that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "__exec";
@@ -44,21 +44,24 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     let failed =
         |what: &'static str| move |error: io::Error| io::Error::other(format!("{what}: {error}"));
     close_inherited().map_err(failed("close what was inherited"))?;
-    let (order, descriptors) =
-        Order::receive(io::stdin().as_fd()).map_err(failed("read the order"))?;
-    for file in &order.cgroups {
+    let (place, _) =
+        order::receive::<Place>(io::stdin().as_fd()).map_err(failed("read the order"))?;
+    for file in &place.cgroups {
         // "0" is the writer itself; one thread moves without waiting for the others of its group.
         fs::write(file, "0").map_err(failed("join the cgroup"))?;
     }
     // Not everywhere; it only decides who goes first.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = rustix::process::nice(NICE);
+    let has_own_mounts = place.is_root && own_mounts().map_err(failed("have mounts of its own"))?;
+    let (order, descriptors) =
+        order::receive::<Order>(io::stdin().as_fd()).map_err(failed("read the order"))?;
     let workspace = order
         .workspace
         .as_ref()
         .map(|(index, mount_points)| {
             let dir = descriptors.get(*index).ok_or_else(missing)?;
-            place_workspace(dir, mount_points, order.uid.is_some())
+            place_workspace(dir, mount_points, has_own_mounts)
         })
         .transpose()
         .map_err(failed("reach the workspace"))?;
@@ -102,18 +105,34 @@ pub(super) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
+/// Gets this process and its children mounts of their own, which nobody else sees. False where that is forbidden.
+fn own_mounts() -> io::Result<bool> {
+    if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
+        return Ok(false);
+    }
+    // What is mounted outside later is seen: a workspace may be there.
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )?;
+    // Bubblewrap reads the list of all mounts again for each that it makes. Nothing that it needs is there, but half of the
+    // list: cgroups, now that they are joined.
+    let _ = rustix::mount::unmount("/sys", rustix::mount::UnmountFlags::DETACH);
+    Ok(true)
+}
+
 /// The path by which bubblewrap, as the user that it will be, finds the workspace.
 ///
 /// A server that is root keeps its data where others cannot look into, and that stays so: the directory is mounted, for
 /// this process and its children alone, at a place that all can reach.
-fn place_workspace(dir: &OwnedFd, mount_points: &[String], drops_root: bool) -> io::Result<String> {
+fn place_workspace(
+    dir: &OwnedFd,
+    mount_points: &[String],
+    has_own_mounts: bool,
+) -> io::Result<String> {
     // A descriptor holds on to the directory, and to the old mount namespace: in a new one it is found by its path.
     let path = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
-    if drops_root && nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok() {
-        rustix::mount::mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )?;
+    if has_own_mounts {
         let found = mount_points
             .iter()
             .find(|point| fs::metadata(point).is_ok_and(|found| found.is_dir()));

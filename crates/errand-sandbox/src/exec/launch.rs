@@ -5,10 +5,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,27 +19,111 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::cgroup::Group;
+use super::cgroup::{Cgroups, Group};
 use super::helper::HELPER_ARGUMENT;
-use super::order::Order;
+use super::order::{self, Order, Place};
 use super::output::{Output, collect};
-use super::processes;
 use super::uids::Uids;
+use super::{Limits, processes};
 
 /// Starts that wait for the thread.
 const WAITING_MAX: usize = 1024;
-/// How long a helper waits for the next command: an idle server has none.
-const SPARE_TIME: Duration = Duration::from_secs(60);
+/// How long after a start the next one is made ready: what was started has begun by then, and is not held up.
+const BEGUN_AFTER: Duration = Duration::from_millis(30);
+/// How long what is ready waits for the next command: an idle server has none.
+const READY_TIME: Duration = Duration::from_secs(60);
 /// Most bytes of what bubblewrap says of how it went.
 const STATUS_BYTES_MAX: usize = 4096;
 
 struct Request {
     order: Order,
     descriptors: Vec<OwnedFd>,
-    runtime: Handle,
+    means: Means,
     /// Whether another one is likely to follow.
     more_come: bool,
-    answer: oneshot::Sender<io::Result<Child>>,
+    answer: oneshot::Sender<io::Result<(Child, Group)>>,
+}
+
+/// What a start needs that is the same for all.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) cgroups: Cgroups,
+    pub(super) limits: Limits,
+    pub(super) runtime: Handle,
+}
+
+/// What is made ahead, while commands come: a large program takes longer to begin than all that the helper does. The
+/// helper waits for its order, and ends by itself when nobody is left who could give it one.
+struct Ready {
+    helper: Helper,
+    group: Group,
+}
+
+impl Ready {
+    fn make(program: &Path, means: &Means) -> io::Result<Self> {
+        let _runtime = means.runtime.enter();
+        let failed = |error| io::Error::other(format!("make its cgroup: {error}"));
+        let group = means.cgroups.create(&means.limits).map_err(failed)?;
+        Ok(Self {
+            helper: Helper::start(program, &group)?,
+            group,
+        })
+    }
+
+    fn obey(self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<(Child, Group)> {
+        Ok((self.helper.obey(order, descriptors)?, self.group))
+    }
+}
+
+/// How far the next start has been prepared.
+enum Next {
+    Nothing,
+    /// It will be, when the last one has begun.
+    Due(Means),
+    Ready(Ready),
+}
+
+/// Starts what is asked for, until nobody is left who could ask.
+fn start_all(program: &Path, requests: &mpsc::Receiver<Request>) {
+    let mut next = Next::Nothing;
+    let mut cgroups = Cgroups::default();
+    loop {
+        let patience = match next {
+            Next::Due(_) => BEGUN_AFTER,
+            Next::Nothing | Next::Ready(_) => READY_TIME,
+        };
+        next = match (requests.recv_timeout(patience), next) {
+            (Ok(request), next) => {
+                cgroups = request.means.cgroups.clone();
+                start(program, request, next)
+            }
+            (Err(RecvTimeoutError::Timeout), Next::Due(means)) => {
+                Ready::make(program, &means).map_or(Next::Nothing, Next::Ready)
+            }
+            (Err(RecvTimeoutError::Timeout), _) => Next::Nothing,
+            (Err(RecvTimeoutError::Disconnected), next) => {
+                drop(next);
+                return cgroups.remove_empty();
+            }
+        };
+    }
+}
+
+fn start(program: &Path, request: Request, next: Next) -> Next {
+    let means = request.means;
+    let ready = match next {
+        Next::Ready(ready) if ready.helper.is_there() => Ok(ready),
+        _ => Ready::make(program, &means),
+    };
+    let _runtime = means.runtime.enter();
+    let started = ready.and_then(|ready| ready.obey(&request.order, &request.descriptors));
+    // Whoever asked may have gone: the child is dropped, and with it killed.
+    let _ = request.answer.send(started);
+    if request.more_come {
+        Next::Due(means)
+    } else {
+        Next::Nothing
+    }
 }
 
 /// What is to be cleared up once a sandbox's processes are gone.
@@ -76,32 +160,7 @@ impl Launcher {
         let helper = helper.to_owned();
         std::thread::Builder::new()
             .name("errand-exec".to_owned())
-            .spawn(move || {
-                // The next one is started ahead while commands come: a large program takes longer to begin than all that
-                // it does. It waits for its order, and ends by itself when nobody is left who could give it one.
-                let mut spare: Option<Helper> = None;
-                loop {
-                    let request = match to_start.recv_timeout(SPARE_TIME) {
-                        Ok(request) => request,
-                        Err(mpsc::RecvTimeoutError::Timeout) => {
-                            spare = None;
-                            continue;
-                        }
-                        Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                    };
-                    let _runtime = request.runtime.enter();
-                    let ready = spare.take().filter(Helper::is_there);
-                    let child = ready
-                        .map_or_else(|| Helper::start(&helper), Ok)
-                        .and_then(|ready| ready.obey(&request.order, &request.descriptors));
-                    // Whoever asked may have gone: the child is dropped, and with it killed.
-                    let _ = request.answer.send(child);
-                    spare = request
-                        .more_come
-                        .then(|| Helper::start(&helper).ok())
-                        .flatten();
-                }
-            })?;
+            .spawn(move || start_all(&helper, &to_start))?;
         std::thread::Builder::new()
             .name("errand-exec-end".to_owned())
             .spawn(move || {
@@ -113,12 +172,13 @@ impl Launcher {
         Ok(Self { requests, rests })
     }
 
-    /// Starts what the order says. `order.stdin` and its status descriptor are made here, as the first two.
+    /// Starts what the order says, in a cgroup of its own. `order.stdin` and its status descriptor are made here, as the
+    /// first two.
     pub(super) async fn launch(
         &self,
         order: Order,
         more: Vec<OwnedFd>,
-        group: Arc<Group>,
+        means: Means,
         uid: Option<GivenUid>,
         more_come: bool,
     ) -> io::Result<Launched> {
@@ -132,7 +192,7 @@ impl Launcher {
         let request = Request {
             order,
             descriptors,
-            runtime: Handle::current(),
+            means,
             more_come,
             answer,
         };
@@ -140,7 +200,7 @@ impl Launcher {
             .try_send(request)
             .map_err(|_| io::Error::other("too many commands are being started"))?;
         let gone = |_| io::Error::other("the thread that starts commands is gone");
-        let mut child = started.await.map_err(gone)??;
+        let (mut child, group) = started.await.map_err(gone)??;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Launched {
             child,
@@ -152,7 +212,8 @@ impl Launcher {
                 text: Vec::new(),
             },
             first: None,
-            rest: Some(Rest { group, uid }),
+            group: Arc::new(group),
+            uid,
             rests: self.rests.clone(),
         })
     }
@@ -172,8 +233,15 @@ struct Helper {
 }
 
 impl Helper {
-    fn start(program: &PathBuf) -> io::Result<Self> {
+    fn start(program: &Path, group: &Group) -> io::Result<Self> {
         let (orders, theirs) = UnixStream::pair()?;
+        let place = Place {
+            cgroups: (group.join())
+                .filter_map(|path| path.to_str().map(str::to_owned))
+                .collect(),
+            is_root: rustix::process::geteuid().is_root(),
+        };
+        order::send(&orders, &place, &[])?;
         let child = Command::new(program)
             .arg(HELPER_ARGUMENT)
             .env_clear()
@@ -192,7 +260,7 @@ impl Helper {
     }
 
     fn obey(mut self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
-        if let Err(error) = order.send(&self.orders, descriptors) {
+        if let Err(error) = order::send(&self.orders, order, descriptors) {
             let _ = self.child.start_kill();
             return Err(error);
         }
@@ -244,7 +312,8 @@ pub(super) struct Launched {
     status: Status,
     /// The process that holds the namespace, as soon as it is known.
     first: Option<(u32, OwnedFd)>,
-    rest: Option<Rest>,
+    pub(super) group: Arc<Group>,
+    uid: Option<GivenUid>,
     rests: mpsc::Sender<Rest>,
 }
 
@@ -334,9 +403,10 @@ impl Drop for Launched {
         if self.child.id().is_some() {
             self.kill();
         }
-        if let Some(rest) = self.rest.take() {
-            // The thread may be gone with the server: then the group's own drop does what it can.
-            let _ = self.rests.send(rest);
-        }
+        // The thread may be gone with the server: then the group's own drop does what it can.
+        let _ = self.rests.send(Rest {
+            group: Arc::clone(&self.group),
+            uid: self.uid.take(),
+        });
     }
 }

@@ -1,4 +1,5 @@
-//! What the server tells the helper: one order, with descriptors, over the socket that is the helper's standard input.
+//! What the server tells the helper, over the socket that is the helper's standard input: where it belongs, at once, and
+//! later one order, with descriptors.
 //!
 //! The helper is `errand` itself, started anew, because what must happen between fork and exec (giving up root, limits,
 //! closing descriptors) is not to be done in the child of a program with many threads. It has one thread, no arguments
@@ -13,12 +14,22 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Most descriptors of one order: pipes, filters, a workspace, and room.
+/// Most descriptors of one order: pipes, a filter, a workspace, and room.
 const DESCRIPTORS_MAX: usize = 16;
 /// Most bytes of an order: arguments of bubblewrap and of a service, no data.
 const ORDER_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Where the helper belongs: known before there is anything to start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Files into which the helper writes itself, so as to belong to its cgroups.
+    pub(super) cgroups: Vec<String>,
+    /// Whether the server is root: the helper has mounts of its own then.
+    pub(super) is_root: bool,
+}
 
 /// What is to be started, and as what.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,8 +42,6 @@ pub(super) struct Order {
     pub(super) uid: Option<u32>,
     /// The directory that becomes `/workspace`: which of the descriptors. With it, where it may be mounted in between.
     pub(super) workspace: Option<(usize, Vec<String>)>,
-    /// Files into which the helper writes itself, so as to belong to its cgroups.
-    pub(super) cgroups: Vec<String>,
     pub(super) limits: Rlimits,
     /// What bubblewrap is told where nobody sees it.
     pub(super) args: Vec<Arg>,
@@ -67,67 +76,72 @@ pub(super) struct Rlimits {
     pub(super) data_bytes: Option<u64>,
 }
 
-impl Order {
-    /// Sends it. Blocks for no longer than the helper needs to start.
-    pub(super) fn send(&self, socket: &UnixStream, descriptors: &[OwnedFd]) -> io::Result<()> {
-        let json = serde_json::to_vec(self)?;
-        let length = u32::try_from(json.len()).map_err(io::Error::other)?;
-        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-            return Err(io::Error::other("too many descriptors for an order"));
-        }
-        let header = length.to_le_bytes();
-        let sent = rustix::net::sendmsg(
-            socket,
-            &[IoSlice::new(&header)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
-        if sent != header.len() {
-            return Err(io::Error::other("the order was cut off"));
-        }
-        let mut rest = json.as_slice();
-        while !rest.is_empty() {
-            let sent = rustix::net::send(socket, rest, SendFlags::NOSIGNAL)?;
-            rest = rest.get(sent..).unwrap_or_default();
-        }
-        Ok(())
+/// Sends a message. Blocks for no longer than the helper needs to start.
+pub(super) fn send(
+    socket: &UnixStream,
+    message: &impl Serialize,
+    descriptors: &[OwnedFd],
+) -> io::Result<()> {
+    let json = serde_json::to_vec(message)?;
+    let length = u32::try_from(json.len()).map_err(io::Error::other)?;
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let is_told = borrowed.is_empty() || control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    if !is_told {
+        return Err(io::Error::other("too many descriptors for an order"));
     }
+    let header = length.to_le_bytes();
+    let sent = rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&header)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    if sent != header.len() {
+        return Err(io::Error::other("the order was cut off"));
+    }
+    let mut rest = json.as_slice();
+    while !rest.is_empty() {
+        let sent = rustix::net::send(socket, rest, SendFlags::NOSIGNAL)?;
+        rest = rest.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
 
-    /// Receives one, in the helper.
-    pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<(Self, Vec<OwnedFd>)> {
-        let mut header = [0; 4];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::net::recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut header)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
-        )?;
-        if received.bytes != header.len() {
-            return Err(io::Error::other("there is no order"));
-        }
-        let mut descriptors = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
-            }
-        }
-        let length = u32::from_le_bytes(header);
-        if length > ORDER_BYTES_MAX {
-            return Err(io::Error::other("the order is too long"));
-        }
-        let mut json = vec![0; length as usize];
-        let mut read = 0;
-        while let Some(rest) = json.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut *rest))? {
-                0 => return Err(io::Error::other("the order was cut off")),
-                more => read += more,
-            }
-        }
-        Ok((serde_json::from_slice(&json)?, descriptors))
+/// Receives a message, in the helper.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> io::Result<(T, Vec<OwnedFd>)> {
+    let mut header = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut header)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
+    )?;
+    if received.bytes != header.len() {
+        return Err(io::Error::other("there is no order"));
     }
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let length = u32::from_le_bytes(header);
+    if length > ORDER_BYTES_MAX {
+        return Err(io::Error::other("the order is too long"));
+    }
+    let mut json = vec![0; length as usize];
+    let mut read = 0;
+    while let Some(rest) = json.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut *rest))? {
+            0 => return Err(io::Error::other("the order was cut off")),
+            more => read += more,
+        }
+    }
+    Ok((serde_json::from_slice(&json)?, descriptors))
 }

@@ -163,6 +163,14 @@ impl Running {
         self.watched(move |watch| watch.look(first)).await.flatten()
     }
 
+    async fn look_back(&mut self, exit_code: i32) -> Option<Bound> {
+        let watch = self.watch.as_ref()?;
+        match watch.told(exit_code) {
+            None if watch.is_to_be_measured() => self.watched(Watch::look_back).await.flatten(),
+            told => told,
+        }
+    }
+
     /// Does something that blocks with the watch.
     async fn watched<R: Send + 'static>(
         &mut self,
@@ -193,11 +201,7 @@ impl Running {
             (None, End::Asked(_) | End::Killed(_)) => 128 + libc::SIGKILL,
         };
         let ended_by = match end {
-            End::NotYet => self
-                .watched(move |watch| watch.look_back(exit_code))
-                .await
-                .flatten()
-                .map(EndedBy::Bound),
+            End::NotYet => self.look_back(exit_code).await.map(EndedBy::Bound),
             End::Asked(by) | End::Killed(by) => {
                 if matches!(by, EndedBy::Bound(Bound::Disk | Bound::Files)) {
                     self.watched(Watch::look_after_stop).await;

@@ -133,19 +133,20 @@ impl Watch {
         self.judge(held, self.nameless(held, first))
     }
 
-    /// Looks a last time, when all processes are gone. Blocking.
-    pub(super) fn look_back(&mut self, exit_code: i32) -> Option<Bound> {
+    /// What the kernel says of a command whose processes are all gone.
+    pub(super) fn told(&self, exit_code: i32) -> Option<Bound> {
         const FILE_SIZE_SIGNAL: i32 = 128 + libc::SIGXFSZ;
-        if let Some(bound) = self.counted() {
-            return Some(bound);
-        }
-        if exit_code == FILE_SIZE_SIGNAL {
-            return Some(Bound::FileSize);
-        }
-        let has_measured = self.measured.is_some();
-        if !(has_measured || self.has_grown_much()) {
-            return None;
-        }
+        self.counted()
+            .or_else(|| (exit_code == FILE_SIZE_SIGNAL).then_some(Bound::FileSize))
+    }
+
+    /// Whether the workspace is to be measured when all processes are gone.
+    pub(super) fn is_to_be_measured(&self) -> bool {
+        self.measured.is_some() || self.has_grown_much()
+    }
+
+    /// Measures a last time. Blocking.
+    pub(super) fn look_back(&mut self) -> Option<Bound> {
         let held = self.measure();
         let bound = self.judge(held, 0);
         self.note(held);
