@@ -7,6 +7,7 @@ use std::time::Duration;
 use errand_core::ledger::{DONE, SKIP};
 use errand_testkit::providers::{Answer, Asked, Fault, ProviderServer};
 use errand_testkit::{Gate, Plan, World, fail_everywhere};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::connections::{Mailbox, options, stdio};
@@ -212,6 +213,64 @@ async fn a_window_that_fills() {
         let summaries = calls.iter().filter(|c| c["purpose"] == "summary").count();
         assert!(summaries >= 1, "{calls:?}");
         assert_eq!(calls.len(), FILES + 1 + summaries);
+    };
+    fail_everywhere(&plan, act).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_runs_that_share_a_team_s_limit() {
+    let server = ProviderServer::start().await;
+    // A quarter of a cent each, and three turns to each run: whoever is first, both meet the limit before their last turn.
+    server.answer_by(|asked| {
+        let results = asked.body.to_string().matches("tool_result").count();
+        let answer = match results {
+            0 | 1 => Answer::call("list_files", json!({})),
+            _ => Answer::text("Done."),
+        };
+        answer.with_tokens(1_000, 600, 100, 50)
+    });
+    let plan = plan("two runs that share a team's limit", 14, &server);
+    let act = async |w: &mut World| {
+        let agent = w
+            .agent(config("anthropic/claude-sonnet-4-5", json!({})))
+            .await;
+        let limits = "/v1/usage/limits";
+        let set = json!({"cost_usd_month": 0.004});
+        w.send(Method::PATCH, limits, set).await.expect(200);
+        let before = server.asked().len();
+        w.begin();
+        let body = json!({"agent_id": agent, "message": "Go."});
+        let one = w.start(body.clone()).await;
+        let two = w.start(body).await;
+        for run in [&one, &two] {
+            w.assert_status(run, "waiting").await;
+            let title = w.pending(run).await["title"].to_string();
+            assert!(title.contains("team's cost"), "{title}");
+        }
+        // Two turns reach it; a third may have begun before it was known what they cost, and two were lost with a crash.
+        let asked = server.asked().len() - before;
+        assert!((2..=5).contains(&asked), "{asked}");
+        w.respond(&one, json!({"approved": true})).await;
+        w.respond(&two, json!({"approved": false})).await;
+        w.assert_status(&one, "completed").await;
+        w.assert_status(&two, "failed").await;
+        let got = w.app.get_run(&w.team, &two).await;
+        assert_eq!(got["run"]["error"]["code"], "limit_exceeded", "{got:#}");
+        let set = json!({"cost_usd_month": 1});
+        w.send(Method::PATCH, limits, set).await.expect(200);
+        let retry = format!("/v1/runs/{two}/retry");
+        w.post(&retry, json!({})).await.expect(200);
+        w.assert_status(&two, "completed").await;
+        let mut cost = 0.0;
+        for run in [&one, &two] {
+            assert_eq!(w.texts(run).await.last().unwrap(), "assistant: Done.");
+            let usage = usage(w, run).await;
+            assert_eq!(usage["model_calls"], 3, "each turn is counted once");
+            cost += usage["cost_usd"].as_f64().unwrap();
+        }
+        let spent = w.app.get(&w.team.key, limits).await.expect(200);
+        let spent = spent["spent_usd_month"].as_f64().unwrap();
+        assert!((spent - cost).abs() < 1e-9, "{spent} is not {cost}");
     };
     fail_everywhere(&plan, act).await;
 }
