@@ -116,7 +116,7 @@ fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
             |line| matches!(line, Line::Measured(measured) if measured.measure == measure.name()),
         )
     };
-    Measure::value_variants()
+    let mut wanted: Vec<Measure> = Measure::value_variants()
         .iter()
         .copied()
         .filter(|measure| match args.only.as_slice() {
@@ -125,7 +125,10 @@ fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
             only => only.contains(measure),
         })
         .filter(|measure| !there(measure))
-        .collect()
+        .collect();
+    // First, while this process is small: it is forked for bare bubblewrap, and not for what is held against it.
+    wanted.sort_by_key(|measure| *measure != Measure::Commands);
+    wanted
 }
 
 fn earlier(file: &std::path::Path) -> Result<Vec<Line>> {

@@ -30,7 +30,7 @@ const GROWTH: Goal = Goal::at_most(
     8.0,
 );
 
-pub(super) const METHOD: &str = "`echo x` by bash, in turns, 60 ms after the one before: isolated as `run_command` does it (from nothing to the result, with cgroup, filters, watcher and clearing up), and by bubblewrap alone with the same namespaces and nothing else, as the same user. Then by a shell that was started ahead, from the command to the result. Then fifty at once, each in a sandbox of its own, three times over; memory is this process's, between the first time and the last.";
+pub(super) const METHOD: &str = "`echo x` by bash, in turns, 60 ms after the one before: isolated as `run_command` does it (from nothing to the result, with cgroup, filter, watcher and clearing up), and by bubblewrap alone with the same namespaces and nothing else, as the same user (forked, as another user's program is; first of all measures, while the process that is forked is small). Then by a shell that was started ahead, from the command to the result. Then fifty at once, each in a sandbox of its own, three times over; memory is this process's, between the first time and the last.";
 
 /// Before each: what the one before it left for the kernel to take down (namespaces, a cgroup) is not this one's cost.
 const BETWEEN: Duration = Duration::from_millis(60);
