@@ -71,7 +71,19 @@ impl Ready {
     }
 
     fn obey(self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<(Child, Group)> {
-        Ok((self.helper.obey(order, descriptors)?, self.group))
+        match self.helper.obey(order, descriptors) {
+            Ok(child) => Ok((child, self.group)),
+            Err(error) => {
+                self.group.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// It is not needed: the helper ends when nobody is left who could give it an order.
+    fn discard(self) {
+        drop(self.helper);
+        self.group.remove();
     }
 }
 
@@ -81,6 +93,14 @@ enum Next {
     /// It will be, when the last one has begun.
     Due(Means),
     Ready(Ready),
+}
+
+impl Next {
+    fn discard(self) {
+        if let Self::Ready(ready) = self {
+            ready.discard();
+        }
+    }
 }
 
 /// Starts what is asked for, until nobody is left who could ask.
@@ -100,9 +120,12 @@ fn start_all(program: &Path, requests: &mpsc::Receiver<Request>) {
             (Err(RecvTimeoutError::Timeout), Next::Due(means)) => {
                 Ready::make(program, &means).map_or(Next::Nothing, Next::Ready)
             }
-            (Err(RecvTimeoutError::Timeout), _) => Next::Nothing,
+            (Err(RecvTimeoutError::Timeout), next) => {
+                next.discard();
+                Next::Nothing
+            }
             (Err(RecvTimeoutError::Disconnected), next) => {
-                drop(next);
+                next.discard();
                 return cgroups.remove_empty();
             }
         };
@@ -113,12 +136,18 @@ fn start(program: &Path, request: Request, next: Next) -> Next {
     let means = request.means;
     let ready = match next {
         Next::Ready(ready) if ready.helper.is_there() => Ok(ready),
-        _ => Ready::make(program, &means),
+        next => {
+            next.discard();
+            Ready::make(program, &means)
+        }
     };
     let _runtime = means.runtime.enter();
     let started = ready.and_then(|ready| ready.obey(&request.order, &request.descriptors));
-    // Whoever asked may have gone: the child is dropped, and with it killed.
-    let _ = request.answer.send(started);
+    // Whoever asked may have gone.
+    if let Err(Ok((mut child, group))) = request.answer.send(started) {
+        kill_outer(&mut child);
+        group.remove();
+    }
     if request.more_come {
         Next::Due(means)
     } else {
@@ -379,23 +408,28 @@ impl Launched {
         }
     }
 
-    /// The harder way, where [`Launched::kill`] was not enough, or nothing is known of the first process yet. Bubblewrap
-    /// is stopped first: killed between making the first process and setting it up, it would leave it waiting for ever.
+    /// The harder way, where [`Launched::kill`] was not enough, or nothing is known of the first process yet.
     pub(super) fn kill_outer(&mut self) {
-        if let Some(outer) = self.child.id()
-            && let Some(held) = processes::hold(outer)
-        {
-            processes::signal(&held, Signal::STOP);
-            processes::until_stopped(outer);
-            for inner in processes::children_of(outer) {
-                // A child of one that is stopped is waited for by nobody: its number stays its own.
-                if let Some(inner) = processes::hold(inner) {
-                    processes::signal(&inner, Signal::KILL);
-                }
+        kill_outer(&mut self.child);
+    }
+}
+
+/// Kills bubblewrap, and what it has made. It is stopped first: killed between making the first process and setting it up,
+/// it would leave it waiting for ever.
+fn kill_outer(child: &mut Child) {
+    if let Some(outer) = child.id()
+        && let Some(held) = processes::hold(outer)
+    {
+        processes::signal(&held, Signal::STOP);
+        processes::until_stopped(outer);
+        for inner in processes::children_of(outer) {
+            // A child of one that is stopped is waited for by nobody: its number stays its own.
+            if let Some(inner) = processes::hold(inner) {
+                processes::signal(&inner, Signal::KILL);
             }
         }
-        let _ = self.child.start_kill();
     }
+    let _ = child.start_kill();
 }
 
 impl Drop for Launched {
