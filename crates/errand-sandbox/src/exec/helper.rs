@@ -88,6 +88,10 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     Err(failed("start bubblewrap")(error))
 }
 
+/// What bubblewrap does not look at, but has in its list of mounts, which it reads again for each that it makes: cgroups
+/// above all, now that they are joined. Half of the list, as a rule.
+const NOT_NEEDED: [&str; 4] = ["/sys", "/dev/pts", "/dev/mqueue", "/dev/hugepages"];
+
 fn missing() -> io::Error {
     io::Error::other("a descriptor of the order is missing")
 }
@@ -115,9 +119,9 @@ fn own_mounts() -> io::Result<bool> {
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )?;
-    // Bubblewrap reads the list of all mounts again for each that it makes. Nothing that it needs is there, but half of the
-    // list: cgroups, now that they are joined.
-    let _ = rustix::mount::unmount("/sys", rustix::mount::UnmountFlags::DETACH);
+    for place in NOT_NEEDED {
+        while rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).is_ok() {}
+    }
     Ok(true)
 }
 
