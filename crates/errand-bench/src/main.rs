@@ -60,7 +60,7 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     if args.list {
-        for measure in Measure::value_variants() {
+        for measure in in_order() {
             print(&measure.name());
         }
         return Ok(());
@@ -116,19 +116,23 @@ fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
             |line| matches!(line, Line::Measured(measured) if measured.measure == measure.name()),
         )
     };
-    let mut wanted: Vec<Measure> = Measure::value_variants()
-        .iter()
-        .copied()
+    in_order()
+        .into_iter()
         .filter(|measure| match args.only.as_slice() {
             // With lines from before, a report of them is wanted.
             [] => args.results.is_none(),
             only => only.contains(measure),
         })
         .filter(|measure| !there(measure))
-        .collect();
+        .collect()
+}
+
+/// All, in the order in which they are taken.
+fn in_order() -> Vec<Measure> {
+    let mut all = Measure::value_variants().to_vec();
     // First, while this process is small: it is forked for bare bubblewrap, and not for what is held against it.
-    wanted.sort_by_key(|measure| *measure != Measure::Commands);
-    wanted
+    all.sort_by_key(|measure| *measure != Measure::Commands);
+    all
 }
 
 fn earlier(file: &std::path::Path) -> Result<Vec<Line>> {
