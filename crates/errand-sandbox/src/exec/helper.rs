@@ -17,7 +17,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
-use super::order::{self, Arg, Order, Place, Rlimits};
+use super::order::{self, Arg, Order, Rlimits};
 
 /// The word on the command line that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "__exec";
@@ -44,16 +44,17 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     let failed =
         |what: &'static str| move |error: io::Error| io::Error::other(format!("{what}: {error}"));
     close_inherited().map_err(failed("close what was inherited"))?;
-    let (place, _) =
-        order::receive::<Place>(io::stdin().as_fd()).map_err(failed("read the order"))?;
-    for file in &place.cgroups {
+    let (cgroups, _) =
+        order::receive::<Vec<String>>(io::stdin().as_fd()).map_err(failed("read its cgroups"))?;
+    for file in &cgroups {
         // "0" is the writer itself; one thread moves without waiting for the others of its group.
         fs::write(file, "0").map_err(failed("join the cgroup"))?;
     }
     // Not everywhere; it only decides who goes first.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = rustix::process::nice(NICE);
-    let has_own_mounts = place.is_root && own_mounts().map_err(failed("have mounts of its own"))?;
+    let has_own_mounts = rustix::process::geteuid().is_root()
+        && own_mounts().map_err(failed("have mounts of its own"))?;
     let (order, descriptors) =
         order::receive::<Order>(io::stdin().as_fd()).map_err(failed("read the order"))?;
     let workspace = order

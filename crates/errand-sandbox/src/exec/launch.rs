@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::cgroup::{Cgroups, Group};
 use super::helper::HELPER_ARGUMENT;
-use super::order::{self, Order, Place};
+use super::order::{self, Order};
 use super::output::{Output, collect};
 use super::uids::Uids;
 use super::{Limits, processes};
@@ -264,13 +264,8 @@ struct Helper {
 impl Helper {
     fn start(program: &Path, group: &Group) -> io::Result<Self> {
         let (orders, theirs) = UnixStream::pair()?;
-        let place = Place {
-            cgroups: (group.join())
-                .filter_map(|path| path.to_str().map(str::to_owned))
-                .collect(),
-            is_root: rustix::process::geteuid().is_root(),
-        };
-        order::send(&orders, &place, &[])?;
+        let cgroups: Vec<&str> = group.join().filter_map(Path::to_str).collect();
+        order::send(&orders, &cgroups, &[])?;
         let child = Command::new(program)
             .arg(HELPER_ARGUMENT)
             .env_clear()

@@ -1,5 +1,5 @@
-//! What the server tells the helper, over the socket that is the helper's standard input: where it belongs, at once, and
-//! later one order, with descriptors.
+//! What the server tells the helper, over the socket that is the helper's standard input: at once, the files by which it
+//! joins its cgroups; later one order, with descriptors.
 //!
 //! The helper is `errand` itself, started anew, because what must happen between fork and exec (giving up root, limits,
 //! closing descriptors) is not to be done in the child of a program with many threads. It has one thread, no arguments
@@ -21,15 +21,6 @@ use serde::{Deserialize, Serialize};
 const DESCRIPTORS_MAX: usize = 16;
 /// Most bytes of an order: arguments of bubblewrap and of a service, no data.
 const ORDER_BYTES_MAX: u32 = 1024 * 1024;
-
-/// Where the helper belongs: known before there is anything to start.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Place {
-    /// Files into which the helper writes itself, so as to belong to its cgroups.
-    pub(super) cgroups: Vec<String>,
-    /// Whether the server is root: the helper has mounts of its own then.
-    pub(super) is_root: bool,
-}
 
 /// What is to be started, and as what.
 #[derive(Debug, Serialize, Deserialize)]

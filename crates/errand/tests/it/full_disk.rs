@@ -523,6 +523,16 @@ async fn a_tool_that_finds_no_room_fails_its_call_and_a_retry_goes_on() {
 const BUSY: usize = 4;
 const EDITS: usize = 60;
 
+/// An agent whose runs work for a while, and what each leaves when nothing is lost or done twice.
+async fn busy_agent(server: &Server) -> (Value, String) {
+    let numbers: Vec<usize> = (0..EDITS).collect();
+    let each = json!({"for_each": &numbers, "steps": [edit("{{ item }}")]});
+    let steps = json!([write(), each, read(), finish()]);
+    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+    let tally = format!("{} end", numbers.join(" "));
+    (server.agent("busy", steps).await, tally)
+}
+
 /// Starts runs and fills the disk while they work. The runs; false where all had ended before.
 async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<String>, bool) {
     let mut runs = Vec::new();
@@ -548,11 +558,7 @@ async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<St
 #[tokio::test]
 async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
     let mut server = Server::start().await;
-    let numbers: Vec<usize> = (0..EDITS).collect();
-    let each = json!({"for_each": numbers, "steps": [edit("{{ item }}")]});
-    let agent = server
-        .agent("busy", json!([write(), each, read(), finish()]))
-        .await;
+    let (agent, tally) = busy_agent(&server).await;
     let mut all = Vec::new();
     let mut was_at_work = false;
     for round in 0..5 {
@@ -568,8 +574,6 @@ async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
         }
     }
     assert!(was_at_work, "no run could be caught at its work");
-    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
-    let tally = format!("{} end", numbers.join(" "));
     for run in &all {
         let ended = server.ends(run).await;
         if ended["status"] == "failed" {
@@ -595,13 +599,7 @@ async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
 #[tokio::test]
 async fn a_start_on_a_full_disk_waits_for_room_and_goes_on() {
     let mut server = Server::start().await;
-    let numbers: Vec<usize> = (0..EDITS).collect();
-    let each = json!({"for_each": numbers, "steps": [edit("{{ item }}")]});
-    let agent = server
-        .agent("busy", json!([write(), each, read(), finish()]))
-        .await;
-    let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
-    let tally = format!("{} end", numbers.join(" "));
+    let (agent, tally) = busy_agent(&server).await;
     let mut all = Vec::new();
     for round in 0..5 {
         let (runs, at_work) = busy_when_full(&server, &agent, round).await;
