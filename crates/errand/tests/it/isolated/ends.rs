@@ -123,16 +123,52 @@ async fn a_server_that_is_killed_leaves_no_process() {
     tokio::time::timeout(PATIENCE, begun)
         .await
         .expect("a command that begins");
+    let pid = server.child.id().unwrap();
+    let ready = async {
+        while helpers_of(pid).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        helpers_of(pid)
+    };
+    let helpers = tokio::time::timeout(PATIENCE, ready)
+        .await
+        .expect("a helper that is ready for the next command");
     // SIGKILL: nothing of the server's own is done.
     server.child.start_kill().unwrap();
     server.child.wait().await.unwrap();
     until_gone("sleep 277.").await;
+    let gone = async {
+        while helpers.iter().any(|pid| is_helper(pid)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone)
+        .await
+        .expect("a helper that nobody can give an order ends");
     let server = Real::start(dir.path(), &[]).await;
     let told = server.last_words(&run).await;
     assert!(
         told.contains("outcome_unknown: the server restarted"),
         "{told}"
     );
+}
+
+/// The helpers that wait for a command of this server, by their numbers.
+fn helpers_of(server: u32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{server}/task")).unwrap();
+    let children = threads
+        .flatten()
+        .map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    let children: Vec<String> = children.collect();
+    let pids = children.iter().flat_map(|list| list.split_whitespace());
+    pids.filter(|pid| is_helper(pid))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn is_helper(pid: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == b"__exec")
 }
 
 /// What calls itself a command of this server, and is none of this start, is killed before anything begins.
