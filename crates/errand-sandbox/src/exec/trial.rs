@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use errand_core::cause::chain;
 use errand_core::path::SandboxPath;
+use tempfile::TempDir;
 
 use super::bubblewrap::Inner;
 use super::running::ShellParts;
@@ -19,6 +20,10 @@ use crate::root::Root;
 const PROGRAM: &str = "bwrap";
 /// How long the trial may take: a busy machine takes its time.
 const TRIAL: Duration = Duration::from_secs(20);
+/// How the names of the directories of trials begin.
+const PREFIX: &str = "errand-trial-";
+/// A trial's directory that is older is of a server that was killed. Longer than any trial, with all its repetitions, takes.
+const ABANDONED: Duration = Duration::from_secs(3600);
 /// What the trial says when all is well.
 const WELL: &str = "errand-trial: well";
 
@@ -153,36 +158,76 @@ fn kernel_setting() -> Option<(&'static str, &'static str)> {
     .map(|(_, told)| told)
 }
 
-/// A workspace for the trial, in a directory that others cannot look into, as the real ones are. Removed when dropped.
+/// A workspace for the trial, in a directory that others cannot look into, as the real ones are. Removed when dropped; what
+/// a server that was killed has left is removed by a later trial.
 struct Place {
-    dir: PathBuf,
     workspace: PathBuf,
+    _dir: TempDir,
 }
 
 impl Place {
     fn make(inner: &Inner) -> std::io::Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let name = format!(
-            "errand-trial-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
-        let dir = std::env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let workspace = dir.join("workspace");
-        let place = Self { dir, workspace };
-        fs::create_dir(&place.workspace)?;
-        fs::set_permissions(&place.workspace, fs::Permissions::from_mode(0o700))?;
+        let above = std::env::temp_dir();
+        remove_abandoned(&above, SystemTime::now());
+        let private = fs::Permissions::from_mode(0o700);
+        // A name with chance in it: in a container each start has the same process id.
+        let dir = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(private.clone())
+            .tempdir_in(above)?;
+        let workspace = dir.path().join("workspace");
+        fs::create_dir(&workspace)?;
+        fs::set_permissions(&workspace, private)?;
         if inner.is_root() {
             let uid = inner.settings().uids.of_trials();
-            std::os::unix::fs::chown(&place.workspace, Some(uid), Some(uid))?;
+            std::os::unix::fs::chown(&workspace, Some(uid), Some(uid))?;
         }
-        Ok(place)
+        Ok(Self {
+            workspace,
+            _dir: dir,
+        })
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = crate::remove_tree(&self.dir);
+/// Removes the directories of trials in `above` that have been there for longer than a trial takes, and are this user's own.
+/// Others may write to a directory for temporary files: no link is followed, and what cannot be removed stays.
+fn remove_abandoned(above: &Path, now: SystemTime) {
+    let user = rustix::process::geteuid().as_raw();
+    let is_abandoned = |entry: &fs::DirEntry| {
+        let metadata = entry.metadata().ok().filter(fs::Metadata::is_dir);
+        metadata.is_some_and(|of| {
+            let age = of
+                .modified()
+                .ok()
+                .and_then(|at| now.duration_since(at).ok());
+            of.uid() == user && age.is_some_and(|age| age > ABANDONED)
+        })
+    };
+    for entry in fs::read_dir(above).into_iter().flatten().flatten() {
+        let is_of_trial = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
+        if is_of_trial && is_abandoned(&entry) {
+            let _ = crate::remove_tree(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trials_left_is_removed_when_it_is_old_and_nothing_else() {
+        let above = TempDir::new().unwrap();
+        let outside = TempDir::new().unwrap();
+        let [trial, other] =
+            ["errand-trial-12-0", "errand-demo"].map(|name| above.path().join(name));
+        fs::create_dir_all(trial.join("workspace/of/a/command")).unwrap();
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::symlink(outside.path(), above.path().join("errand-trial-link")).unwrap();
+        let now = SystemTime::now();
+        remove_abandoned(above.path(), now);
+        assert!(trial.is_dir());
+        remove_abandoned(above.path(), now + ABANDONED + Duration::from_secs(60));
+        assert!(!trial.exists() && other.is_dir() && outside.path().is_dir());
     }
 }

@@ -5,11 +5,13 @@
 //! that would run as its owner.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use tempfile::TempDir;
 use tokio::process::Command as Process;
 
 use super::Surroundings;
@@ -58,10 +60,10 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
             let packages = include
                 .as_ref()
                 .map_or(PACKAGES.to_owned(), |more| format!("{PACKAGES},{more}"));
-            of_debian(suite, &packages, mirror.as_deref(), &building.dir).await?;
+            of_debian(suite, &packages, mirror.as_deref(), building.dir.path()).await?;
         }
         (None, Some(archive)) => {
-            let (archive, to) = (archive.clone(), building.dir.clone());
+            let (archive, to) = (archive.clone(), building.dir.path().to_owned());
             tokio::task::spawn_blocking(move || root_image::unpack(&archive, &to))
                 .await
                 .context("the unpacking was cut off")??;
@@ -77,11 +79,11 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
     Ok(())
 }
 
-/// A directory on its way. Dropped before it is finished, it is removed.
+/// A directory on its way. Dropped before it is finished, it is removed; what a process that was killed leaves has a name
+/// that says so.
 struct Building {
-    dir: PathBuf,
+    dir: TempDir,
     target: PathBuf,
-    is_finished: bool,
 }
 
 impl Building {
@@ -96,40 +98,27 @@ impl Building {
         let (Some(above), Some(name)) = (target.parent(), target.file_name()) else {
             bail!("{} cannot be made", target.display());
         };
-        let dir = above.join(format!(
-            ".{}.building-{}",
-            name.to_string_lossy(),
-            std::process::id()
-        ));
-        fs::create_dir(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
-        Ok(Self {
-            dir,
-            target,
-            is_finished: false,
-        })
+        let dir = tempfile::Builder::new()
+            .prefix(&format!(".{}.building-", name.to_string_lossy()))
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir_in(above)
+            .with_context(|| format!("{} cannot be made", target.display()))?;
+        Ok(Self { dir, target })
     }
 
-    fn finish(mut self) -> Result<PathBuf> {
-        root_image::make_harmless(&self.dir)?;
+    fn finish(self) -> Result<PathBuf> {
+        root_image::make_harmless(self.dir.path())?;
         let has_shell = ["usr/bin/bash", "bin/bash", "usr/bin/sh", "bin/sh"]
             .iter()
-            .any(|shell| fs::symlink_metadata(self.dir.join(shell)).is_ok());
+            .any(|shell| fs::symlink_metadata(self.dir.path().join(shell)).is_ok());
         if !has_shell {
             bail!("there is no shell in it: commands could not run");
         }
-        fs::rename(&self.dir, &self.target)
+        fs::rename(self.dir.path(), &self.target)
             .with_context(|| format!("{} cannot be made", self.target.display()))?;
-        self.is_finished = true;
-        Ok(self.target.clone())
-    }
-}
-
-impl Drop for Building {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            // What is left has a name that says so.
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        // There is nothing under that name any more, for the drop to remove.
+        let _ = self.dir.keep();
+        Ok(self.target)
     }
 }
 
