@@ -188,19 +188,19 @@ fn arguments(
 ) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut text = Vec::new();
     let mut opened = Vec::new();
+    let mut pass = |file: OwnedFd| -> io::Result<String> {
+        rustix::io::fcntl_setfd(&file, FdFlags::empty())?;
+        let number = file.as_raw_fd().to_string();
+        opened.push(file);
+        Ok(number)
+    };
     for arg in &order.args {
         let argument = match arg {
             Arg::Text(argument) => argument.clone(),
             Arg::Workspace => workspace
                 .ok_or_else(|| io::Error::other("the order has no workspace"))?
                 .to_owned(),
-            Arg::Data(data) => {
-                let file = memory_file(data.as_bytes())?;
-                rustix::io::fcntl_setfd(&file, FdFlags::empty())?;
-                let number = file.as_raw_fd().to_string();
-                opened.push(file);
-                number
-            }
+            Arg::Data(data) => pass(memory_file(data.as_bytes())?)?,
             Arg::Descriptor(index) => {
                 let descriptor = descriptors.get(*index).ok_or_else(missing)?;
                 rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
@@ -208,11 +208,8 @@ fn arguments(
             }
             Arg::Reopened(index) => {
                 let descriptor = descriptors.get(*index).ok_or_else(missing)?;
-                let again = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
-                rustix::io::fcntl_setfd(&again, FdFlags::empty())?;
-                let number = again.as_raw_fd().to_string();
-                opened.push(again.into());
-                number
+                let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+                pass(File::open(path)?.into())?
             }
         };
         text.extend_from_slice(argument.as_bytes());

@@ -130,7 +130,6 @@ impl Profile<'_> {
         for (name, value) in self.service.into_iter().flat_map(|service| &service.env) {
             args.add(["--setenv", name, value]);
         }
-        args.tmpfs("/", MIB, "0755");
         self.root(&mut args)?;
         if self.abilities.own_proc {
             args.add(["--proc", "/proc"]);

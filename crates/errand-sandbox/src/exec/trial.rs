@@ -168,7 +168,7 @@ struct Place {
 impl Place {
     fn make(inner: &Inner) -> std::io::Result<Self> {
         let above = std::env::temp_dir();
-        remove_abandoned(&above, SystemTime::now());
+        remove_abandoned(&above, time_of_files());
         let private = fs::Permissions::from_mode(0o700);
         // A name with chance in it: in a container each start has the same process id.
         let dir = tempfile::Builder::new()
@@ -187,6 +187,14 @@ impl Place {
             _dir: dir,
         })
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared with times of files, which have the machine's, not that of a clock given"
+)]
+fn time_of_files() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Removes the directories of trials in `above` that have been there for longer than a trial takes, and are this user's own.
@@ -224,7 +232,7 @@ mod tests {
         fs::create_dir_all(trial.join("workspace/of/a/command")).unwrap();
         fs::create_dir(&other).unwrap();
         std::os::unix::fs::symlink(outside.path(), above.path().join("errand-trial-link")).unwrap();
-        let now = SystemTime::now();
+        let now = time_of_files();
         remove_abandoned(above.path(), now);
         assert!(trial.is_dir());
         remove_abandoned(above.path(), now + ABANDONED + Duration::from_secs(60));
