@@ -159,10 +159,11 @@ impl Bubblewrap {
         trial::with_abilities(inner).await
     }
 
-    /// Kills what an earlier server of the same instance left, and removes its groups. To be called before anything is
-    /// started. How many processes there were. Blocking.
+    /// Kills what an earlier server of the same instance left, and removes its groups, and the directories of old trials.
+    /// To be called before anything is started. How many processes there were. Blocking.
     #[must_use]
     pub fn kill_left_over(&self) -> usize {
+        trial::remove_abandoned();
         let inner = &self.inner;
         let mut pids = inner.labelled();
         pids.extend(inner.cgroups.left_over());

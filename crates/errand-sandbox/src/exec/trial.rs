@@ -21,7 +21,10 @@ const PROGRAM: &str = "bwrap";
 /// How long the trial may take: a busy machine takes its time.
 const TRIAL: Duration = Duration::from_secs(20);
 /// How the names of the directories of trials begin.
-const PREFIX: &str = "errand-trial-";
+const PREFIX: &str = ".errand-isolation-trial-";
+/// What is in such a directory, and what the trial writes there.
+const WORKSPACE: &str = "workspace";
+const WRITTEN: &str = "trial";
 /// A trial's directory that is older is of a server that was killed. Longer than any trial, with all its repetitions, takes.
 const ABANDONED: Duration = Duration::from_secs(3600);
 /// What the trial says when all is well.
@@ -158,8 +161,8 @@ fn kernel_setting() -> Option<(&'static str, &'static str)> {
     .map(|(_, told)| told)
 }
 
-/// A workspace for the trial, in a directory that others cannot look into, as the real ones are. Removed when dropped; what
-/// a server that was killed has left is removed by a later trial.
+/// A workspace for the trial, in a directory that others cannot look into, as the real ones are. Removed when dropped; for
+/// what a server that was killed has left there is [`remove_abandoned`].
 struct Place {
     workspace: PathBuf,
     _dir: TempDir,
@@ -167,15 +170,13 @@ struct Place {
 
 impl Place {
     fn make(inner: &Inner) -> std::io::Result<Self> {
-        let above = std::env::temp_dir();
-        remove_abandoned(&above, time_of_files());
         let private = fs::Permissions::from_mode(0o700);
         // A name with chance in it: in a container each start has the same process id.
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(private.clone())
-            .tempdir_in(above)?;
-        let workspace = dir.path().join("workspace");
+            .tempdir()?;
+        let workspace = dir.path().join(WORKSPACE);
         fs::create_dir(&workspace)?;
         fs::set_permissions(&workspace, private)?;
         if inner.is_root() {
@@ -189,17 +190,14 @@ impl Place {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "compared with times of files, which have the machine's, not that of a clock given"
-)]
-fn time_of_files() -> SystemTime {
-    SystemTime::now()
+/// Removes the directories of trials that have been there for longer than a trial takes: what a server that was killed has
+/// left. They are in the directory for temporary files, where others write as well: what a trial leaves is removed by its
+/// names, and a directory in which there is anything else stays. Blocking.
+pub(super) fn remove_abandoned() {
+    remove_abandoned_in(&std::env::temp_dir(), time_of_files());
 }
 
-/// Removes the directories of trials in `above` that have been there for longer than a trial takes, and are this user's own.
-/// Others may write to a directory for temporary files: no link is followed, and what cannot be removed stays.
-fn remove_abandoned(above: &Path, now: SystemTime) {
+fn remove_abandoned_in(above: &Path, now: SystemTime) {
     let user = rustix::process::geteuid().as_raw();
     let is_abandoned = |entry: &fs::DirEntry| {
         let metadata = entry.metadata().ok().filter(fs::Metadata::is_dir);
@@ -214,9 +212,20 @@ fn remove_abandoned(above: &Path, now: SystemTime) {
     for entry in fs::read_dir(above).into_iter().flatten().flatten() {
         let is_of_trial = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
         if is_of_trial && is_abandoned(&entry) {
-            let _ = crate::remove_tree(&entry.path());
+            let workspace = entry.path().join(WORKSPACE);
+            let _ = fs::remove_file(workspace.join(WRITTEN));
+            let _ = fs::remove_dir(workspace);
+            let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared with times of files, which have the machine's, not that of a clock given"
+)]
+fn time_of_files() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]
@@ -225,17 +234,25 @@ mod tests {
 
     #[test]
     fn what_trials_left_is_removed_when_it_is_old_and_nothing_else() {
-        let above = TempDir::new().unwrap();
-        let outside = TempDir::new().unwrap();
-        let [trial, other] =
-            ["errand-trial-12-0", "errand-demo"].map(|name| above.path().join(name));
-        fs::create_dir_all(trial.join("workspace/of/a/command")).unwrap();
-        fs::create_dir(&other).unwrap();
-        std::os::unix::fs::symlink(outside.path(), above.path().join("errand-trial-link")).unwrap();
+        let (above, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let named = |name: &str| above.path().join(format!("{PREFIX}{name}"));
+        let (left, never_used, used) = (named("left"), named("never-used"), named("used"));
+        for dir in [&left, &used] {
+            fs::create_dir_all(dir.join(WORKSPACE)).unwrap();
+            fs::write(dir.join(WORKSPACE).join(WRITTEN), "").unwrap();
+        }
+        fs::write(used.join(WORKSPACE).join("by somebody"), "").unwrap();
+        let other = above.path().join("errand-demo");
+        for dir in [&never_used, &other, &outside.path().join(WORKSPACE)] {
+            fs::create_dir(dir).unwrap();
+        }
+        std::os::unix::fs::symlink(outside.path(), named("link")).unwrap();
         let now = time_of_files();
-        remove_abandoned(above.path(), now);
-        assert!(trial.is_dir());
-        remove_abandoned(above.path(), now + ABANDONED + Duration::from_secs(60));
-        assert!(!trial.exists() && other.is_dir() && outside.path().is_dir());
+        remove_abandoned_in(above.path(), now);
+        assert!(left.is_dir());
+        remove_abandoned_in(above.path(), now + ABANDONED + Duration::from_secs(60));
+        assert!(!left.exists() && !never_used.exists());
+        assert!(used.join(WORKSPACE).join("by somebody").is_file() && other.is_dir());
+        assert!(outside.path().join(WORKSPACE).is_dir());
     }
 }
