@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -178,8 +179,20 @@ impl Drop for GivenUid {
 /// The two threads. They end when this is dropped; what they started ends with them.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    requests: mpsc::SyncSender<Request>,
+    /// None: it is being dropped.
+    requests: Option<mpsc::SyncSender<Request>>,
+    starter: Option<JoinHandle<()>>,
     rests: mpsc::Sender<Rest>,
+}
+
+impl Drop for Launcher {
+    /// Waits for the thread that starts, so that what it has made ready is removed before the program ends.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(starter) = self.starter.take() {
+            let _ = starter.join();
+        }
+    }
 }
 
 impl Launcher {
@@ -187,7 +200,7 @@ impl Launcher {
         let (requests, to_start) = mpsc::sync_channel::<Request>(WAITING_MAX);
         let (rests, to_clear) = mpsc::channel::<Rest>();
         let helper = helper.to_owned();
-        std::thread::Builder::new()
+        let starter = std::thread::Builder::new()
             .name("errand-exec".to_owned())
             .spawn(move || start_all(&helper, &to_start))?;
         std::thread::Builder::new()
@@ -198,7 +211,11 @@ impl Launcher {
                     drop(uid);
                 }
             })?;
-        Ok(Self { requests, rests })
+        Ok(Self {
+            requests: Some(requests),
+            starter: Some(starter),
+            rests,
+        })
     }
 
     /// Starts what the order says, in a cgroup of its own. `order.stdin` and its status descriptor are made here, as the
@@ -225,11 +242,12 @@ impl Launcher {
             more_come,
             answer,
         };
-        self.requests
+        let gone = || io::Error::other("the thread that starts commands is gone");
+        let requests = self.requests.as_ref().ok_or_else(gone)?;
+        requests
             .try_send(request)
             .map_err(|_| io::Error::other("too many commands are being started"))?;
-        let gone = |_| io::Error::other("the thread that starts commands is gone");
-        let (mut child, group) = started.await.map_err(gone)??;
+        let (mut child, group) = started.await.map_err(|_| gone())??;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Launched {
             child,

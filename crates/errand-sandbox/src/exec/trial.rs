@@ -234,6 +234,7 @@ mod tests {
 
     #[test]
     fn what_trials_left_is_removed_when_it_is_old_and_nothing_else() {
+        assert!(SCRIPT.starts_with(&format!(": > /{WORKSPACE}/{WRITTEN} ")));
         let (above, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let named = |name: &str| above.path().join(format!("{PREFIX}{name}"));
         let (left, never_used, used) = (named("left"), named("never-used"), named("used"));

@@ -184,6 +184,7 @@ struct Real {
 
 impl Real {
     async fn start(dir: &Path, env: &[(&str, &str)]) -> Self {
+        errand_engine::net::install_crypto_provider();
         let mut child = Self::program(env)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(dir)

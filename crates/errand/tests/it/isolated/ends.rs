@@ -1,6 +1,8 @@
 //! How a command ends, and that nothing of it is left.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -110,8 +112,10 @@ async fn after_a_crash_the_model_is_told_to_look_and_nothing_is_left() {
 
 #[tokio::test]
 async fn a_server_that_is_killed_leaves_no_process() {
-    let dir = TempDir::new().unwrap();
-    let mut server = Real::start(dir.path(), &[]).await;
+    let (dir, temporary) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let env = [("TMPDIR", temporary.path().to_str().unwrap())];
+    let before = groups(Path::new(CGROUPS));
+    let mut server = Real::start(dir.path(), &env).await;
     let run = server
         .begin("trap '' TERM HUP; setsid sleep 277.1 & sleep 277.2")
         .await;
@@ -124,19 +128,74 @@ async fn a_server_that_is_killed_leaves_no_process() {
         .await
         .expect("a command that begins");
     let pid = server.child.id().unwrap();
-    let ready = async {
-        while helpers_of(pid).is_empty() {
-            tokio::task::yield_now().await;
-        }
-        helpers_of(pid)
-    };
-    let helpers = tokio::time::timeout(PATIENCE, ready)
-        .await
-        .expect("a helper that is ready for the next command");
+    let helpers = until_ready(pid).await;
     // SIGKILL: nothing of the server's own is done.
     server.child.start_kill().unwrap();
     server.child.wait().await.unwrap();
     until_gone("sleep 277.").await;
+    until_ended(&helpers).await;
+    // As one that is killed during its trial leaves it.
+    let trial = temporary.path().join(".errand-isolation-trial-left");
+    std::fs::create_dir_all(trial.join("workspace")).unwrap();
+    std::fs::write(trial.join("workspace/trial"), "").unwrap();
+    let opened = std::fs::File::open(&trial).unwrap();
+    opened.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let server = Real::start(dir.path(), &env).await;
+    let told = server.last_words(&run).await;
+    assert!(!trial.exists());
+    assert_eq!(made_by(pid, &before), []);
+    assert!(
+        told.contains("outcome_unknown: the server restarted"),
+        "{told}"
+    );
+}
+
+/// The server ends in order, with a helper ready for the next command: that ends too, and its cgroup is removed.
+#[tokio::test]
+async fn a_graceful_stop_leaves_nothing_that_was_made_ready() {
+    let dir = TempDir::new().unwrap();
+    let before = groups(Path::new(CGROUPS));
+    let mut server = Real::start(dir.path(), &[]).await;
+    let run = server.begin("true").await;
+    server.last_words(&run).await;
+    let pid = server.child.id().unwrap();
+    let helpers = until_ready(pid).await;
+    let cleared = async {
+        // That of the helper is left, where there are cgroups at all.
+        while made_by(pid, &before).len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cleared)
+        .await
+        .expect("a command whose cgroup is removed");
+    let told = std::process::Command::new("/bin/sh")
+        .args(["-c", "kill -s TERM \"$0\"", &pid.to_string()])
+        .status();
+    assert!(told.unwrap().success());
+    let ended = tokio::time::timeout(PATIENCE, server.child.wait()).await;
+    assert!(ended.expect("a server that stops").unwrap().success());
+    until_ended(&helpers).await;
+    assert_eq!(made_by(pid, &before), []);
+}
+
+/// Until there is a helper that waits for a command of this server.
+async fn until_ready(server: u32) -> Vec<String> {
+    let ready = async {
+        loop {
+            let helpers = helpers_of(server);
+            if !helpers.is_empty() {
+                return helpers;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready)
+        .await
+        .expect("a helper that is ready for the next command")
+}
+
+async fn until_ended(helpers: &[String]) {
     let gone = async {
         while helpers.iter().any(|pid| is_helper(pid)) {
             tokio::task::yield_now().await;
@@ -145,12 +204,31 @@ async fn a_server_that_is_killed_leaves_no_process() {
     tokio::time::timeout(PATIENCE, gone)
         .await
         .expect("a helper that nobody can give an order ends");
-    let server = Real::start(dir.path(), &[]).await;
-    let told = server.last_words(&run).await;
-    assert!(
-        told.contains("outcome_unknown: the server restarted"),
-        "{told}"
-    );
+}
+
+/// Where cgroups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Cgroups of sandboxes, of all servers, as far as there are any: in which they are, and their names, which are the same in
+/// each hierarchy.
+fn groups(above: &Path) -> BTreeSet<(String, String)> {
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let entries = std::fs::read_dir(above).into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.flat_map(|dir| {
+        let (outer, inner) = (name(above), name(&dir.path()));
+        let is_one = outer.starts_with("errand-");
+        let below = groups(&dir.path());
+        is_one.then_some((outer, inner)).into_iter().chain(below)
+    })
+    .collect()
+}
+
+/// Those that a server has made since. Its number may be that of one whose cgroups were left.
+fn made_by(server: u32, before: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
+    let all = groups(Path::new(CGROUPS)).into_iter();
+    all.filter(|group| group.1.starts_with(&format!("{server}-")) && !before.contains(group))
+        .collect()
 }
 
 /// The helpers that wait for a command of this server, by their numbers.
