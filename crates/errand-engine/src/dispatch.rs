@@ -99,19 +99,7 @@ impl Engine {
             (parts.store.recover(started).await?, None)
         };
         let cancel = CancellationToken::new();
-        let dispatcher = Dispatcher {
-            parts: parts.clone(),
-            cancel: cancel.clone(),
-            places: options.max_concurrent_runs.max(1),
-            step_seconds_max: options.step_seconds_max.max(1),
-            last: None,
-            pulse: pulse.clone(),
-            seen: started,
-            more: true,
-            moment: None,
-            drives: JoinSet::new(),
-            driven: HashMap::new(),
-        };
+        let dispatcher = Dispatcher::new(&parts, &cancel, options, pulse.clone(), started);
         let mut tasks = vec![
             tokio::spawn(dispatcher.run()),
             tokio::spawn(outbox::run(
@@ -203,6 +191,28 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
+    fn new(
+        parts: &Parts,
+        cancel: &CancellationToken,
+        options: EngineOptions,
+        pulse: Option<Pulse>,
+        started: Timestamp,
+    ) -> Self {
+        Self {
+            parts: parts.clone(),
+            cancel: cancel.clone(),
+            places: options.max_concurrent_runs.max(1),
+            step_seconds_max: options.step_seconds_max.max(1),
+            last: None,
+            pulse,
+            seen: started,
+            more: true,
+            moment: None,
+            drives: JoinSet::new(),
+            driven: HashMap::new(),
+        }
+    }
+
     async fn run(mut self) {
         while !self.parts.draining.is_cancelled() {
             let moment = match self.round().await {
@@ -241,6 +251,8 @@ impl Dispatcher {
         self.wake_for_models().await?;
         // One reading of the clock for what is ready and for the next moment: between two, something could fall due unseen.
         let mut now = self.parts.clock.now();
+        // The end of a drive may be heard of before the sleep until that moment ends.
+        self.more |= self.moment.is_some_and(|moment| moment <= now);
         self.keep_time(now).await?;
         while self.more {
             let free = self

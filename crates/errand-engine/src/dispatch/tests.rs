@@ -10,6 +10,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::net::{Bounds, Guard};
 
+const OPTIONS: EngineOptions = EngineOptions {
+    max_concurrent_runs: 4,
+    step_seconds_max: 3600,
+    max_concurrent_deliveries: 4,
+    cleans_up: true,
+};
+
 struct World {
     parts: Parts,
     engine: Engine,
@@ -66,13 +73,7 @@ impl World {
             post: Arc::new(Guard::webhooks(true).client(Bounds::WEBHOOK).unwrap()),
             draining: CancellationToken::new(),
         };
-        let options = EngineOptions {
-            max_concurrent_runs: 4,
-            step_seconds_max: 3600,
-            max_concurrent_deliveries: 4,
-            cleans_up: true,
-        };
-        let (engine, _) = Engine::start(parts.clone(), options).await.unwrap();
+        let (engine, _) = Engine::start(parts.clone(), OPTIONS).await.unwrap();
         Self {
             parts,
             engine,
@@ -196,4 +197,28 @@ async fn a_playbook_runs_on_a_real_store() {
     );
     assert_eq!(messages.total, 8);
     world.engine.shut_down(Duration::from_secs(5)).await;
+}
+
+/// Another run's end may be heard of when a timer is due and its sleep has not ended yet.
+#[tokio::test]
+async fn what_is_due_is_claimed_whatever_brought_the_round() {
+    let world = World::start().await;
+    let run = world
+        .run(json!([{"wait": "1h"}, {"finish": "on time"}]))
+        .await;
+    world.settled(run).await;
+    world.engine.shut_down(Duration::from_secs(5)).await;
+    let (mut parts, cancel) = (world.parts, CancellationToken::new());
+    parts.draining = CancellationToken::new();
+    let now = parts.clock.now();
+    let mut dispatcher = Dispatcher::new(&parts, &cancel, OPTIONS, None, now);
+    dispatcher.round().await.unwrap();
+    assert_eq!(dispatcher.drives.len(), 0);
+    assert!(!dispatcher.more && dispatcher.moment.is_some());
+    parts.clock.advance(Duration::from_secs(3600));
+    dispatcher.round().await.unwrap();
+    assert_eq!(dispatcher.drives.len(), 1);
+    dispatcher.drives.join_next().await.unwrap().unwrap();
+    let view = parts.store.run(world.team, run).await.unwrap();
+    assert_eq!(view.run.status, Status::Completed, "{view:#?}");
 }
