@@ -156,6 +156,8 @@ pub enum Bound {
     FileSize,
     /// What is read of an output before nobody reads on: 1 GiB.
     Output,
+    /// Pseudo terminals open at once: 64.
+    Terminals,
 }
 
 /// What ended a command before it ended by itself.

@@ -282,6 +282,7 @@ fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
             limits.file_bytes_max,
         ),
         Bound::Output => ("output", "the most that is read of it", 1 << 30),
+        Bound::Terminals => ("pseudo terminals", "the server", 64),
     };
     let mut text = format!(
         "limit_exceeded: the command took more {what} than {setting} allows ({most}) and was stopped; what it had done until then is done"

@@ -72,13 +72,39 @@ pub(super) struct Inner {
     program: String,
     shell: ShellKind,
     abilities: Abilities,
-    filter: OwnedFd,
+    filters: Filters,
     cgroups: Cgroups,
     launcher: Launcher,
     over: Over,
     is_root: bool,
     /// Whether groups may be made: not for the trial, which changes nothing.
     is_ready: bool,
+}
+
+/// The filters of system calls, each as a file in memory.
+#[derive(Debug)]
+struct Filters {
+    /// For commands, by who bounds their memory.
+    commands: OwnedFd,
+    /// For services, which the operator declares: without the calls that are refused only because nothing counts what they
+    /// hold in the kernel.
+    services: OwnedFd,
+}
+
+impl Filters {
+    fn make(memory: Keeper) -> Result<Self, Unavailable> {
+        let filter = |memory| seccomp::filter(memory).and_then(|filter| memory_file(&filter));
+        let both = filter(memory).and_then(|commands| {
+            let services = filter(Keeper::CgroupV2)?;
+            Ok(Self { commands, services })
+        });
+        both.map_err(|error| {
+            Unavailable::new(
+                format!("the filter of system calls cannot be made: {error}"),
+                "run errand on x86_64 or aarch64",
+            )
+        })
+    }
 }
 
 /// Who keeps which bound.
@@ -103,6 +129,7 @@ impl Bubblewrap {
             // Then there are the watcher and limits.
             tracing::warn!(%error, "the cgroup of the server cannot be divided");
             inner.cgroups = Cgroups::default();
+            inner.filters = Filters::make(Keeper::Watcher)?;
         }
         inner.is_ready = true;
         Ok(Self {
@@ -122,13 +149,6 @@ impl Bubblewrap {
     async fn tried(settings: ExecSettings) -> Result<Inner, Unavailable> {
         let program = trial::program(&settings.search_path)?;
         let shell = shell_of(settings.root.as_deref())?;
-        let filter = seccomp::filter().and_then(|filter| memory_file(&filter));
-        let filter = filter.map_err(|error| {
-            Unavailable::new(
-                format!("the filter of system calls cannot be made: {error}"),
-                "run errand on x86_64 or aarch64",
-            )
-        })?;
         let launcher = Launcher::start(&settings.helper).map_err(|error| {
             Unavailable::new(
                 format!("threads cannot be started: {error}"),
@@ -140,6 +160,7 @@ impl Bubblewrap {
         } else {
             Cgroups::default()
         };
+        let filters = Filters::make(cgroups.keeper("memory"))?;
         let abilities = Abilities {
             disables_user_namespaces: true,
             own_proc: true,
@@ -149,7 +170,7 @@ impl Bubblewrap {
             program,
             shell,
             abilities,
-            filter,
+            filters,
             cgroups,
             launcher,
             over: Arc::new(Mutex::new(HashMap::new())),
@@ -318,7 +339,11 @@ impl Inner {
         given: Option<GivenUid>,
     ) -> Result<Launched, ExecError> {
         let failed = ExecError::io("start the sandbox");
-        let filter = self.filter.try_clone().map_err(&failed)?;
+        let filter = match workspace {
+            Some(_) => &self.filters.commands,
+            None => &self.filters.services,
+        };
+        let filter = filter.try_clone().map_err(&failed)?;
         let more = std::iter::once(filter).chain(workspace).collect();
         let means = Means {
             cgroups: if self.is_ready {

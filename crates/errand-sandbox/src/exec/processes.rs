@@ -13,6 +13,15 @@ const PROCESSES_MAX: usize = 20_000;
 /// Most open files of one process that are looked at.
 const FILES_MAX: usize = 4096;
 
+/// Descriptors of a process that are not counted: the smallest table that the kernel makes has room for them.
+const DESCRIPTORS_FREE: u64 = 64;
+/// Memory of one more descriptor: half of a pipe of two pages, which is the most that a user has who has many.
+const DESCRIPTOR_BYTES: u64 = 4096;
+/// The kernel's own default of `net.core.wmem_default`, where it cannot be read.
+const SOCKET_BUFFER_BYTES: u64 = 212_992;
+/// TCP sockets whose queues are not looked at: reading the kernel's table takes milliseconds.
+const TCP_SOCKETS_FREE: u64 = 16;
+
 /// All processes below this one, without it.
 pub(super) fn below(first: u32) -> Vec<u32> {
     let mut found = Vec::new();
@@ -101,9 +110,15 @@ pub(super) struct Taken {
     pub(super) threads: u64,
 }
 
-/// What the processes inside take now. For machines without cgroups.
+/// What the processes inside take now, with what the kernel holds for them. For machines without cgroups.
+///
+/// Memory that belongs to no process is counted by what it can be at most, so that nothing can be hidden in it: sockets
+/// (also those that are on their way through another socket), page tables, pipes and other descriptors, files in memory.
 pub(super) fn taken(first: u32) -> Taken {
-    let mut taken = Taken::default();
+    let mut taken = Taken {
+        memory_bytes: socket_bytes(first).saturating_add(file_bytes(first)),
+        threads: 0,
+    };
     for pid in below(first) {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
             continue;
@@ -114,11 +129,88 @@ pub(super) fn taken(first: u32) -> Taken {
             number.and_then(|number| number.parse().ok()).unwrap_or(0)
         };
         // Each counts in full what it shares with others: rather too much than too little.
-        let kib = field("RssAnon:") + field("RssShmem:") + field("VmSwap:");
-        taken.memory_bytes += kib * 1024;
+        let kib = field("RssAnon:") + field("RssShmem:") + field("VmSwap:") + field("VmPTE:");
+        let descriptors = field("FDSize:").saturating_sub(DESCRIPTORS_FREE);
+        taken.memory_bytes += kib * 1024 + descriptors * DESCRIPTOR_BYTES;
         taken.threads += field("Threads:").max(1);
     }
     taken
+}
+
+/// Memory that the sockets of the network namespace of a process hold at most, those among them that no process has open
+/// because they are on their way through another one.
+fn socket_bytes(of: u32) -> u64 {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{of}/net/{name}"));
+    let (Ok(v4), v6) = (read("sockstat"), read("sockstat6").unwrap_or_default()) else {
+        return 0;
+    };
+    let sockets = count_in(&v4, "sockets:", "used");
+    if sockets == 0 {
+        return 0;
+    }
+    let default = fs::read_to_string("/proc/sys/net/core/wmem_default");
+    let buffer = default
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(SOCKET_BUFFER_BYTES);
+    // A full buffer takes one more piece, of half its size at most (unix_stream_sendmsg).
+    let mut bytes = sockets.saturating_mul(buffer + buffer / 2);
+    // Buffers of TCP grow by themselves, so that what is in them is read. The kernel keeps a small piece in a large page.
+    let tcp = count_in(&v4, "TCP:", "inuse") + count_in(&v6, "TCP6:", "inuse");
+    if tcp > TCP_SOCKETS_FREE {
+        for name in ["tcp", "tcp6"] {
+            let queued = queued_bytes(&read(name).unwrap_or_default());
+            bytes = bytes.saturating_add(queued.saturating_mul(2));
+        }
+    }
+    bytes
+}
+
+/// What the file systems in memory hold.
+fn file_bytes(first: u32) -> u64 {
+    let of = |place: &&str| {
+        let path = format!("/proc/{first}/root{place}");
+        let found = rustix::fs::statvfs(path.as_str()).ok()?;
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
+        Some(used.saturating_mul(found.f_frsize))
+    };
+    let places = super::profile::IN_MEMORY.iter().filter_map(of);
+    places.fold(0, u64::saturating_add)
+}
+
+/// A number of `/proc/net/sockstat`: of a line, the one after a word.
+fn count_in(text: &str, line: &str, word: &str) -> u64 {
+    let fields = text.lines().find_map(|found| found.strip_prefix(line));
+    let mut fields = fields.unwrap_or_default().split_ascii_whitespace();
+    fields.find(|field| *field == word);
+    fields
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// What stands in the queues of `/proc/net/tcp`: the fifth field of each line is `sent:received`, in hexadecimal.
+fn queued_bytes(table: &str) -> u64 {
+    let of_line = |line: &str| {
+        let (sent, received) = line.split_ascii_whitespace().nth(4)?.split_once(':')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(number(sent)?.saturating_add(number(received)?))
+    };
+    let lines = table.lines().skip(1).filter_map(of_line);
+    lines.fold(0, u64::saturating_add)
+}
+
+/// Pseudo terminals that are open inside. They come from one limit of the whole machine (kernel.pty.max).
+pub(super) fn terminals(first: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{first}/root/dev/pts"));
+    let names = open.into_iter().flatten().flatten();
+    names
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+        })
+        .take(PROCESSES_MAX)
+        .count()
 }
 
 /// Bytes on a device in files that have no name any more and that processes inside hold open, or mapped.
@@ -183,6 +275,19 @@ pub(super) fn written_bytes(first: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sockets_are_counted_with_what_they_can_hold() {
+        let stat =
+            "sockets: used 24\nTCP: inuse 5 orphan 0 tw 0 alloc 5 mem 210\nUDP: inuse 0 mem 0\n";
+        assert_eq!(count_in(stat, "sockets:", "used"), 24);
+        assert_eq!(count_in(stat, "TCP:", "alloc"), 5);
+        assert_eq!(count_in(stat, "RAW:", "inuse"), 0);
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr\n   0: 0100007F:1F90 00000000:0000 0A 00000010:00000002 00:00000000\n   1: broken\n";
+        assert_eq!(queued_bytes(table), 18);
+        let (own, socket) = (std::process::id(), std::os::unix::net::UnixStream::pair());
+        assert!(socket.is_ok() && socket_bytes(own) >= 2 * 4096);
+    }
 
     #[test]
     fn a_line_of_maps_is_read() {

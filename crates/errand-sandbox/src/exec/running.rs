@@ -187,6 +187,9 @@ impl Running {
     }
 
     async fn finish(mut self, end: End) -> Result<Finished, ExecError> {
+        if let Some(watch) = &self.watch {
+            watch.workspace().has_changed();
+        }
         let duration = self.began.elapsed();
         let stdout = read_out(&mut self.stdout).await;
         let stderr = read_out(&mut self.stderr).await;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::cgroup::Keeper;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -91,7 +92,16 @@ const MISSING: &[i64] = &[
     MEMFD_SECRET,
     // The mode of a file that it makes is where no filter reads.
     libc::SYS_openat2,
+    // Requests of asynchronous I/O count against one limit of the whole machine (fs.aio-max-nr).
+    libc::SYS_io_setup,
 ];
+
+/// Calls that do not exist inside where no cgroup counts the memory of a command: each holds memory in the kernel that
+/// belongs to no process, so that the watcher cannot see it.
+const UNCOUNTED: &[i64] = &[libc::SYS_memfd_create, libc::SYS_semget, libc::SYS_msgget];
+/// Largest System V shared memory segment where no cgroup counts memory. There are at most 4,096 of them
+/// (kernel.shmmni), so that all together hold 64 MiB at most. PostgreSQL makes one of 56 bytes.
+const UNCOUNTED_SHM_BYTES_MAX: u64 = 16 << 10;
 
 // Of the numbers that are the same on every architecture, those that the library does not name everywhere.
 const PIDFD_GETFD: i64 = 438;
@@ -106,6 +116,20 @@ const CLONE_NEW: u64 = 0x7e02_0080;
 const IOCTLS: [u64; 2] = [
     0x5412, // TIOCSTI
     0x541c, // TIOCLINUX
+];
+
+/// `fcntl(F_SETLEASE)`: a lease makes whoever opens the file wait, the server among them.
+const SET_LEASE: u64 = 1024;
+/// The first command of `fcntl` that was not looked at. Newer ones are leases of another name, among other things.
+const FCNTL_UNKNOWN_FROM: u64 = 1039;
+
+/// `setsockopt` options that make a socket's buffers larger: their level, and their names (asm-generic/socket.h).
+const SOCKET_LEVEL: u64 = 1;
+const BUFFER_SIZES: [u64; 4] = [
+    7,  // SO_SNDBUF
+    8,  // SO_RCVBUF
+    32, // SO_SNDBUFFORCE
+    33, // SO_RCVBUFFORCE
 ];
 
 /// Families of sockets that there are: unix, internet, and netlink as far as it tells routes. Not vsock, not packets, nor
@@ -150,6 +174,10 @@ enum Test {
     IsNot(u8, u64),
     /// It has none of these bits.
     HasNone(u8, u64),
+    /// It is less than this, as an unsigned number.
+    Below(u8, u64),
+    /// All 64 bits are at most this.
+    AtMostWhole(u8, u64),
 }
 
 /// What the calls from a number on are answered with, up to the next one.
@@ -163,9 +191,12 @@ struct Segment {
 /// When a filter is set, the kernel translates it, and goes through it with each number that there is; bubblewrap sets it
 /// twice. So it is short, and the calls do not stand in one row: a tree leads to each.
 ///
+/// `memory`: who bounds the memory of what runs inside. Without a cgroup, calls that hold memory where the watcher cannot
+/// see it are refused as well.
+///
 /// # Errors
 /// Where the machine's architecture is none that is known.
-pub(super) fn filter() -> io::Result<Vec<u8>> {
+pub(super) fn filter(memory: Keeper) -> io::Result<Vec<u8>> {
     let arch = std::env::consts::ARCH
         .try_into()
         .map_err(|_| io::Error::other("system calls of this architecture cannot be filtered"))?;
@@ -173,19 +204,19 @@ pub(super) fn filter() -> io::Result<Vec<u8>> {
     let mut program = compile(arch, Rules::new())?;
     program.pop();
     program.push((LOAD, 0, 0, NUMBER));
-    program.extend(tree(&segments(arch)?)?);
+    program.extend(tree(&segments(arch, memory)?)?);
     Ok(bytes_of(&program))
 }
 
 /// All numbers, in their order.
-fn segments(arch: TargetArch) -> io::Result<Vec<Segment>> {
+fn segments(arch: TargetArch, memory: Keeper) -> io::Result<Vec<Segment>> {
     let allowed = || vec![(RETURN, 0, 0, ALLOW)];
     let refused = |errno: i32| vec![(RETURN, 0, 0, ERRNO | errno.unsigned_abs())];
     let mut segments = vec![Segment {
         from: 0,
         program: allowed(),
     }];
-    for (call, rule) in rules() {
+    for (call, rule) in rules(memory) {
         let from = u32::try_from(call).map_err(io::Error::other)?;
         let program = match rule {
             Rule::Refused(errno) => refused(errno),
@@ -239,12 +270,17 @@ fn compile(arch: TargetArch, allowed: Rules) -> io::Result<Vec<Instruction>> {
 /// Rules as the library has them.
 fn library_s(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
     let condition = |test: &Test| {
-        let (arg, op, value) = match *test {
-            Test::Is(arg, value) => (arg, SeccompCmpOp::Eq, value),
-            Test::IsNot(arg, value) => (arg, SeccompCmpOp::Ne, value),
-            Test::HasNone(arg, bits) => (arg, SeccompCmpOp::MaskedEq(bits), 0),
+        let low = SeccompCmpArgLen::Dword;
+        let (arg, length, op, value) = match *test {
+            Test::Is(arg, value) => (arg, low, SeccompCmpOp::Eq, value),
+            Test::IsNot(arg, value) => (arg, low, SeccompCmpOp::Ne, value),
+            Test::HasNone(arg, bits) => (arg, low, SeccompCmpOp::MaskedEq(bits), 0),
+            Test::Below(arg, value) => (arg, low, SeccompCmpOp::Lt, value),
+            Test::AtMostWhole(arg, value) => {
+                (arg, SeccompCmpArgLen::Qword, SeccompCmpOp::Le, value)
+            }
         };
-        SeccompCondition::new(arg, SeccompCmpArgLen::Dword, op, value)
+        SeccompCondition::new(arg, length, op, value)
     };
     let rule =
         |row: &Vec<Test>| SeccompRule::new(row.iter().map(condition).collect::<Result<_, _>>()?);
@@ -253,8 +289,8 @@ fn library_s(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
 }
 
 /// Every call that is not simply allowed.
-fn rules() -> BTreeMap<i64, Rule> {
-    use Test::{HasNone, Is, IsNot};
+fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
+    use Test::{AtMostWhole, Below, HasNone, Is, IsNot};
     let refused =
         |calls: &'static [i64], errno| calls.iter().map(move |call| (*call, Rule::Refused(errno)));
     let families = FAMILIES.map(|family| vec![Is(0, family)]);
@@ -267,6 +303,10 @@ fn rules() -> BTreeMap<i64, Rule> {
     let unless = [
         (libc::SYS_clone, vec![vec![HasNone(0, CLONE_NEW)]]),
         (libc::SYS_ioctl, vec![no_typing]),
+        (
+            libc::SYS_fcntl,
+            vec![vec![IsNot(1, SET_LEASE), Below(1, FCNTL_UNKNOWN_FROM)]],
+        ),
         (
             libc::SYS_socket,
             families.into_iter().chain([routes]).collect(),
@@ -285,12 +325,31 @@ fn rules() -> BTreeMap<i64, Rule> {
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_open, harmless_if_made(1, 2)),
     ];
+    let buffers = BUFFER_SIZES.map(|name| IsNot(2, name)).to_vec();
+    let unless_counted = [
+        (
+            libc::SYS_setsockopt,
+            vec![vec![IsNot(1, SOCKET_LEVEL)], buffers],
+        ),
+        (
+            libc::SYS_shmget,
+            vec![vec![AtMostWhole(1, UNCOUNTED_SHM_BYTES_MAX)]],
+        ),
+    ];
+    let is_uncounted = memory == Keeper::Watcher;
+    let uncounted = if is_uncounted { UNCOUNTED } else { &[] };
     refused(REFUSED, libc::EPERM)
         .chain(refused(REFUSED_HERE, libc::EPERM))
         .chain(refused(MISSING, libc::ENOSYS))
         // Growth of files then takes the time of writing them.
         .chain(refused(&[libc::SYS_fallocate], libc::EOPNOTSUPP))
-        .chain(unless.map(|(call, rows)| (call, Rule::Unless(rows))))
+        .chain(refused(uncounted, libc::ENOSYS))
+        .chain(
+            unless
+                .into_iter()
+                .chain(unless_counted.into_iter().filter(|_| is_uncounted))
+                .map(|(call, rows)| (call, Rule::Unless(rows))),
+        )
         .collect()
 }
 
@@ -355,8 +414,9 @@ mod tests {
             .collect()
     }
 
-    /// What the filter is to answer, said another way. None: to what the kernel itself refuses.
-    fn meant(call: u32, args: &[u32]) -> Option<u32> {
+    /// What the filter is to answer, said another way. None: to what the kernel itself refuses. `above`: the upper 32 bits
+    /// of each argument.
+    fn meant(call: u32, args: &[u32], above: u32, memory: Keeper) -> Option<u32> {
         let call = i64::from(call);
         let refuse = |errno: i32| ERRNO | errno.unsigned_abs();
         let refused_if = |is: bool| if is { refuse(libc::EPERM) } else { ALLOW };
@@ -381,6 +441,14 @@ mod tests {
             _ if call >= i64::from(UNKNOWN_FROM) => refuse(libc::ENOSYS),
             _ if MISSING.contains(&call) => refuse(libc::ENOSYS),
             _ if REFUSED.contains(&call) || REFUSED_HERE.contains(&call) => refuse(libc::EPERM),
+            _ if memory == Keeper::Watcher && UNCOUNTED.contains(&call) => refuse(libc::ENOSYS),
+            libc::SYS_fcntl => refused_if(args[1] == 1024 || args[1] > 1038),
+            libc::SYS_setsockopt if memory == Keeper::Watcher => {
+                refused_if(args[1] == 1 && matches!(args[2], 7 | 8 | 32 | 33))
+            }
+            libc::SYS_shmget if memory == Keeper::Watcher => {
+                refused_if(above != 0 || args[1] > 16 * 1024)
+            }
             libc::SYS_fallocate => refuse(libc::EOPNOTSUPP),
             libc::SYS_clone => refused_if(
                 namespaces
@@ -415,15 +483,16 @@ mod tests {
             args in proptest::array::uniform6(prop_oneof![
                 // Of each argument: one bit, families of sockets, what else means something, and anything.
                 (0..32_u32).prop_map(|bit| 1 << bit),
-                0..46_u32, Just(0o4755), Just(0o20_644), Just(0o60_644), Just(0o100_644), Just(0o10_600), Just(0x5412), Just(0x541c), Just(0o1101),
+                0..46_u32, 1020..1045_u32, Just(16_384), Just(16_385), Just(0o4755), Just(0o20_644), Just(0o60_644), Just(0o100_644), Just(0o10_600), Just(0x5412), Just(0x541c), Just(0o1101),
                 any::<u32>(),
             ]),
             // What stands above the 32 bits that the kernel reads changes nothing.
-            above in any::<u32>(),
+            above in prop_oneof![Just(0), any::<u32>()],
+            memory in prop_oneof![Just(Keeper::Watcher), Just(Keeper::CgroupV2)],
             other_arch in proptest::bool::weighted(0.05),
             x32 in proptest::bool::weighted(0.05),
         ) {
-            let filter = read(&filter().unwrap());
+            let filter = read(&filter(memory).unwrap());
             for call in 0..UNKNOWN_FROM + 20 {
                 let call = if x32 { call | 0x4000_0000 } else { call };
                 let mut data = [above; 16];
@@ -432,7 +501,7 @@ mod tests {
                 for (at, arg) in args.iter().enumerate() {
                     data[4 + 2 * at] = *arg;
                 }
-                let meant = if other_arch { Some(libc::SECCOMP_RET_KILL_PROCESS) } else { meant(call, &args) };
+                let meant = if other_arch { Some(libc::SECCOMP_RET_KILL_PROCESS) } else { meant(call, &args, above, memory) };
                 let answer = run(&filter, &data).0;
                 prop_assert!(meant.is_none_or(|meant| meant == answer), "call {call}: {answer:#x}, not {meant:x?}");
             }
@@ -441,7 +510,7 @@ mod tests {
 
     #[test]
     fn the_way_to_each_call_is_short() {
-        let filter = read(&filter().unwrap());
+        let filter = read(&filter(Keeper::Watcher).unwrap());
         for call in 0..UNKNOWN_FROM {
             let mut data = [0; 16];
             (data[0], data[1]) = (call, OWN_ARCH);

@@ -23,6 +23,8 @@ const REST_PER_WORK: u32 = 20;
 const REST_MIN: Duration = Duration::from_secs(1);
 /// Growth of the file system that is not the workspace's before files without a name are looked for.
 const UNEXPLAINED_BYTES: u64 = 64 << 20;
+/// Pseudo terminals of one command. All on a machine come from one limit, 4,096 as a rule.
+const TERMINALS_MAX: usize = 64;
 /// What is read of an output before nobody reads on.
 const OUTPUT_READ_BYTES_MAX: u64 = 1 << 30;
 
@@ -104,6 +106,10 @@ impl Watch {
         watch
     }
 
+    pub(super) fn workspace(&self) -> &Root {
+        &self.workspace
+    }
+
     /// Looks. `first`: the first process inside. Blocking.
     pub(super) fn look(&mut self, first: Option<u32>) -> Option<Bound> {
         if let Some(bound) = self.counted() {
@@ -113,6 +119,9 @@ impl Watch {
             return Some(Bound::Output);
         }
         let first = first?;
+        if processes::terminals(first) > TERMINALS_MAX {
+            return Some(Bound::Terminals);
+        }
         if matches!(self.keepers, (Keeper::Watcher, _) | (_, Keeper::Watcher)) {
             let taken = processes::taken(first);
             if self.keepers.0 == Keeper::Watcher

@@ -4,6 +4,20 @@ use serde_json::json;
 
 use super::Bench;
 
+/// A program that holds memory in the kernel, in the way that its argument names.
+const HOLDER: &str = include_str!("holder.c");
+const HOLDS: [&str; 9] = [
+    "sockets",
+    "sockets_under_way",
+    "pipes",
+    "large_buffers",
+    "memory_files",
+    "shared_memory",
+    "message_queues",
+    "semaphores",
+    "page_tables",
+];
+
 /// Bounds that are reached soon.
 const TIGHT: [(&str, &str); 5] = [
     ("ERRAND_SANDBOX__MEMORY_BYTES_MAX", "96MiB"),
@@ -47,6 +61,35 @@ async fn files_in_memory_are_bounded() {
     let bench = Bench::start_with(&[]).await;
     let result = bench.call(json!({"command": "head -c 400M /dev/zero > /tmp/x; head -c 400M /dev/zero > /dev/shm/x; head -c 400M /dev/zero > ~/x; du -m /tmp/x /dev/shm/x ~/x | cut -f1 | tr '\\n' ' '"})).await.unwrap();
     assert_eq!(result["stdout"], "256 64 64 ", "{result:#}");
+    bench.finish().await;
+}
+
+/// Memory that belongs to no process: in buffers of sockets and pipes, in files and segments without a name, in page
+/// tables. Each way is stopped, or does not exist inside.
+#[tokio::test]
+async fn memory_in_the_kernel_is_bounded() {
+    let bench = Bench::start_with(&TIGHT).await;
+    let build = tempfile::TempDir::new().unwrap();
+    let holder = super::hostile::compile(build.path(), HOLDER);
+    bench.put("holder", std::fs::read(holder).unwrap()).await;
+    let mut not_stopped = Vec::new();
+    for way in HOLDS {
+        let command = format!("cp holder /tmp/h; chmod 700 /tmp/h; exec /tmp/h {way}");
+        match bench
+            .call(json!({"command": command, "timeout_s": 20}))
+            .await
+        {
+            Ok(result) if result["exit_code"] == 3 => {}
+            Err(error)
+                if error.starts_with("limit_exceeded: ")
+                    && error.contains("sandbox.memory_bytes_max") => {}
+            other => not_stopped.push(format!("{way}: {other:?}")),
+        }
+    }
+    assert!(not_stopped.is_empty(), "{not_stopped:#?}");
+    // What ordinary programs have of these is not stopped.
+    let ordinary = "cat /proc/self/status | grep -c VmPTE";
+    assert_eq!(bench.stdout(ordinary).await, "1\n");
     bench.finish().await;
 }
 

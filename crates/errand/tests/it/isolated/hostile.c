@@ -240,6 +240,14 @@ static int room_at_once(void) {
     unlink("hostile-room");
     return ok;
 }
+static int leased(int kind) {
+    int fd = open("hostile-leased", O_CREAT | O_RDWR, 0600);
+    if (kind == F_RDLCK) { close(fd); fd = open("hostile-leased", O_RDONLY); }
+    int ok = can(fcntl(fd, F_SETLEASE, kind));
+    unlink("hostile-leased");
+    return ok;
+}
+static int asynchronous_io(void) { unsigned long context = 0; return can(syscall(SYS_io_setup, 1, &context)); }
 static int adjusted_clock(void) { struct timex at = {.modes = 0}; return can(adjtimex(&at)); }
 static int lowered_oom(void) {
     int fd = open("/proc/self/oom_score_adj", O_WRONLY);
@@ -345,6 +353,9 @@ struct action { const char *name; char control; int (*does)(void); };
  X(user_keyring, 'm', can(syscall(SYS_keyctl, 0, -4, 1))) \
  X(add_key, 'm', can(syscall(SYS_add_key, "user", "hostile", "x", 1, -4))) \
  X(io_uring, 'm', refused_for_its_arguments(syscall(SYS_io_uring_setup, 1, 0))) \
+ X(asynchronous_io, 'a', asynchronous_io()) \
+ X(write_lease, 'a', leased(F_WRLCK)) \
+ X(read_lease, 'a', leased(F_RDLCK)) \
  X(userfaultfd, 'm', can(syscall(SYS_userfaultfd, 1))) \
  X(perf_events, 'm', refused_for_its_arguments(syscall(SYS_perf_event_open, 0, 0, -1, -1, 0))) \
  X(bpf, 'm', refused_for_its_arguments(syscall(SYS_bpf, 0, 0, 0))) \

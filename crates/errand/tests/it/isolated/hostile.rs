@@ -23,8 +23,13 @@ const ACTIONS_MIN: usize = 100;
 
 /// The list as a program.
 fn compiled(dir: &Path) -> PathBuf {
-    let (source, program) = (dir.join("hostile.c"), dir.join("hostile"));
-    fs::write(&source, SOURCE).unwrap();
+    compile(dir, SOURCE)
+}
+
+/// Compiles a C program, in a directory.
+pub(super) fn compile(dir: &Path, source_text: &str) -> PathBuf {
+    let (source, program) = (dir.join("program.c"), dir.join("program"));
+    fs::write(&source, source_text).unwrap();
     let done = Command::new("cc")
         .args(["-O1", "-w", "-o"])
         .arg(&program)
