@@ -12,7 +12,7 @@ use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_core::time::Timestamp;
 use errand_sandbox::exec::{Shell, Uids};
-use errand_sandbox::{FileError, Fresh, Root};
+use errand_sandbox::{FileError, Fresh, RoomLimits, Rooms, Root};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::trash::{self, Trash, make_private};
@@ -29,6 +29,8 @@ pub struct Sandboxes {
     /// The users that sandboxes are given, where the server is root and commands can run.
     users: Option<Arc<Uids>>,
     fresh: Fresh,
+    /// How much each may hold. None: as much as the disk takes.
+    rooms: Option<Rooms>,
 }
 
 impl Sandboxes {
@@ -42,6 +44,16 @@ impl Sandboxes {
             dir,
             users: None,
             fresh: Fresh::default(),
+            rooms: None,
+        }
+    }
+
+    /// The same, where each holds no more than this.
+    #[must_use]
+    pub fn with_limits(self, limits: RoomLimits) -> Self {
+        Self {
+            rooms: Some(Rooms::new(limits)),
+            ..self
         }
     }
 
@@ -103,7 +115,11 @@ impl Sandboxes {
             path: SandboxPath::root(),
             source,
         })?;
-        let root = Root::create_fresh(&self.path_of(id), &self.fresh)?.with_temps(&temps)?;
+        let dir = self.path_of(id);
+        let mut root = Root::create_fresh(&dir, &self.fresh)?.with_temps(&temps)?;
+        if let Some(rooms) = &self.rooms {
+            root = root.with_room(rooms, &dir);
+        }
         match &self.users {
             Some(users) => root.with_user_of_its_own(users),
             None => Ok(root),
@@ -116,6 +132,9 @@ impl Sandboxes {
         let owner = fs::symlink_metadata(&path).map(|found| found.uid());
         let aside = self.trash.take(&path, now)?;
         self.fresh.forget(&path);
+        if let Some(rooms) = &self.rooms {
+            rooms.forget(&path);
+        }
         if let (Some(users), Ok(owner), Some(_)) = (&self.users, owner, &aside) {
             users.give_back(owner);
         }

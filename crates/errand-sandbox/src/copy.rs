@@ -103,6 +103,7 @@ impl Root {
             copying.give(&target).map_err(failed)?;
             levels.push(copying.enter(source, target)?);
         }
+        to.has_changed();
         // One call for all files: thousands of small ones would take as many.
         rustix::fs::syncfs(to.dir())
             .and_then(|()| to.settle())

@@ -67,6 +67,18 @@ pub enum FileError {
         /// The most that is allowed.
         limit_bytes: u64,
     },
+    /// The sandbox may hold no more.
+    #[error(
+        "{path} does not fit: a sandbox may hold {disk_bytes_max} bytes on disk (sandbox.disk_bytes_max) in {files_max} files and directories (sandbox.files_max). Delete files, or use another sandbox"
+    )]
+    SandboxFull {
+        /// What was to be written.
+        path: SandboxPath,
+        /// The most bytes.
+        disk_bytes_max: u64,
+        /// The most files and directories.
+        files_max: u64,
+    },
     /// Text was wanted, and the file holds other bytes.
     #[error("{path} is not UTF-8 text: it cannot be read or edited as text")]
     NotUtf8 {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::beneath::{How, file_type};
 use crate::error::FileError;
+use crate::room::{Room, Rooms};
 
 /// The directory of one sandbox. All access goes beneath it; the crate's document says what that promises.
 ///
@@ -27,6 +28,8 @@ pub struct Root {
     user: Option<(Uid, Gid)>,
     /// Where it is noted whether the directory itself is on disk yet. None: it is.
     fresh: Option<(Fresh, Arc<PathBuf>)>,
+    /// How much more may be written. None: as much as the disk takes.
+    room: Option<Arc<Room>>,
 }
 
 /// Sandboxes' directories that were made a moment ago, and may not be on disk yet: the first write to one sees to that.
@@ -135,7 +138,32 @@ impl Root {
             unnamed_temps: true,
             user,
             fresh: None,
+            room: None,
         })
+    }
+
+    /// The same sandbox, which holds no more than `rooms` allows. `dir`: the directory that it was opened by.
+    #[must_use]
+    pub fn with_room(self, rooms: &Rooms, dir: &Path) -> Self {
+        let is_empty = self
+            .fresh
+            .as_ref()
+            .is_some_and(|(fresh, dir)| fresh.list().contains(&**dir));
+        Self {
+            room: Some(rooms.of(dir, is_empty)),
+            ..self
+        }
+    }
+
+    /// Something else than a write through this has changed the files: what they take is measured again when that is needed.
+    pub fn has_changed(&self) {
+        if let Some(room) = &self.room {
+            room.is_unknown();
+        }
+    }
+
+    pub(crate) fn room(&self) -> Option<&Arc<Room>> {
+        self.room.as_ref()
     }
 
     /// The same sandbox, whose unfinished writes have their names in `temps`: one place for all sandboxes, so that what

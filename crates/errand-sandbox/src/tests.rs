@@ -12,6 +12,7 @@ use crate::{FileError, Root};
 mod copy;
 mod edit;
 mod race;
+mod room;
 mod search;
 mod traps;
 mod tree;

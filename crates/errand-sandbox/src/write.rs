@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use crate::beneath::file_type;
 use crate::error::FileError;
+use crate::room::{Full, Taken};
 use crate::root::Root;
 
 /// How the names of unfinished writes begin. They are not listed, not searched, and cannot be written to.
@@ -49,6 +50,8 @@ pub struct Upload {
     written_bytes: u64,
     limit_bytes: u64,
     is_broken: bool,
+    /// Its room in the sandbox, where that is bounded.
+    taken: Option<Taken>,
 }
 
 impl Root {
@@ -92,6 +95,13 @@ impl Root {
         if rustix::fs::fstat(self.dir()).map_err(failed)?.st_nlink == 0 {
             return Err(FileError::SandboxMissing);
         }
+        let taken = match self.room() {
+            Some(room) => Some(
+                room.begin(self, mode.is_none())?
+                    .map_err(|full| is_full(path, &full))?,
+            ),
+            None => None,
+        };
         let (file, named) = self.temp_file().map_err(failed)?;
         // From here on dropping it takes the temporary file away.
         let upload = Upload {
@@ -102,6 +112,7 @@ impl Root {
             written_bytes: 0,
             limit_bytes,
             is_broken: false,
+            taken,
         };
         if let Some((uid, gid)) = self.user() {
             rustix::fs::fchown(&upload.file, Some(uid), Some(gid)).map_err(failed)?;
@@ -154,8 +165,9 @@ impl Root {
             let inner = match self.how().open(at.as_fd(), name.as_bytes(), flags) {
                 Err(Errno::NOENT) => {
                     match rustix::fs::mkdirat(&at, name, NEW_DIRECTORY) {
+                        Ok(()) => self.has_changed(),
                         // Another write was faster.
-                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
                     let made = self.how().open(at.as_fd(), name.as_bytes(), flags)?;
@@ -208,6 +220,16 @@ impl Upload {
                 limit_bytes: self.limit_bytes,
             });
         };
+        if let Some(taken) = &mut self.taken {
+            let length = total - self.written_bytes;
+            let fits = taken.more(&self.root, length);
+            if let Err(error) =
+                fits.and_then(|fits| fits.map_err(|full| is_full(&self.path, &full)))
+            {
+                self.is_broken = true;
+                return Err(error);
+            }
+        }
         if let Err(e) = self.file.write_all(part) {
             self.is_broken = true;
             return Err(FileError::from_io(e, "write", &self.path));
@@ -244,13 +266,14 @@ impl Upload {
             .root
             .make_parents(path)
             .map_err(failed("make the directories above"))?;
-        match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let before = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(target) => {
                 mode_of_target(path, &target)?;
+                Some(disk_bytes(&target))
             }
-            Err(Errno::NOENT) => {}
+            Err(Errno::NOENT) => None,
             Err(errno) => return Err(failed("write")(errno)),
-        }
+        };
         // Should a link or a pipe take the name now, it is replaced itself: a rename follows nothing.
         match &self.named {
             None => {
@@ -268,7 +291,28 @@ impl Upload {
             .and_then(|()| root.settle())
             .map_err(failed("sync the directory of"));
         self.named = None;
+        if let Some(taken) = self.taken.take() {
+            let bytes =
+                rustix::fs::fstat(&self.file).map_or(self.written_bytes, |made| disk_bytes(&made));
+            taken.placed(bytes, before);
+        }
         synced
+    }
+}
+
+/// The unit of the field is 512 bytes, whatever the file system's own is.
+fn disk_bytes(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512)
+}
+
+fn is_full(path: &SandboxPath, full: &Full) -> FileError {
+    let Full(limits) = full;
+    FileError::SandboxFull {
+        path: path.clone(),
+        disk_bytes_max: limits.disk_bytes_max,
+        files_max: limits.files_max,
     }
 }
 

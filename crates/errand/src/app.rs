@@ -26,6 +26,7 @@ use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
+use errand_sandbox::RoomLimits;
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
 use hyper_util::rt::TokioTimer;
@@ -150,8 +151,12 @@ impl App {
             .await
             .context("the store's opening was cut off")??;
         let upload_key = store.master_key().derive("upload-url");
-        let mut sandboxes =
-            Sandboxes::settled(&dir).context("the directory of sandboxes cannot be used")?;
+        let mut sandboxes = Sandboxes::settled(&dir)
+            .context("the directory of sandboxes cannot be used")?
+            .with_limits(RoomLimits {
+                disk_bytes_max: config.sandbox.disk_bytes_max,
+                files_max: u64::from(config.sandbox.files_max),
+            });
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let draining = CancellationToken::new();

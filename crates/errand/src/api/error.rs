@@ -295,7 +295,9 @@ impl From<FileError> for ApiError {
         match &error {
             FileError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string()),
             FileError::SandboxMissing => Self::not_found(),
-            FileError::TooLarge { .. } => Self::new(ErrorCode::PayloadTooLarge, error.to_string()),
+            FileError::TooLarge { .. } | FileError::SandboxFull { .. } => {
+                Self::new(ErrorCode::PayloadTooLarge, error.to_string())
+            }
             FileError::NotADirectory { .. }
             | FileError::IsADirectory { .. }
             | FileError::NotARegularFile { .. }

@@ -134,6 +134,7 @@ fn word_of(error: &FileError) -> &'static str {
         FileError::LinkInTheWay { .. } => "link_in_the_way",
         FileError::OtherFileSystem { .. } => "other_file_system",
         FileError::TooLarge { .. } => "too_large",
+        FileError::SandboxFull { .. } => "sandbox_full",
         FileError::NotUtf8 { .. } => "not_utf8",
         FileError::ReservedName { .. } => "reserved_name",
         FileError::NoPermission { .. } => "no_permission",
