@@ -9,15 +9,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod view;
+
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use errand_core::id::TeamId;
 use errand_core::secret::{self, VALUE_CHARS_MIN};
 use errand_core::transcript::Outcome;
 use errand_store::{Store, StoreError};
 use serde_json::{Map, Value};
 use url::Url;
+
+use self::view::View;
 
 /// The secrets of a team, opened. Without `Debug`.
 pub(crate) struct Secrets {
@@ -29,6 +35,8 @@ pub(crate) struct Secrets {
 struct Mask {
     /// None where there is nothing to find, or so much that no automaton can be made.
     forms: Option<AhoCorasick>,
+    /// The same forms as a [`View`] has them.
+    seen: Option<AhoCorasick>,
     /// What stands in for each form, by its number.
     marks: Vec<String>,
     /// Nothing may come back: what is to be masked cannot be looked for.
@@ -78,6 +86,24 @@ impl Secrets {
         secret::fill_text(text, &|name| self.values.get(name).cloned())
             .map(std::borrow::Cow::into_owned)
             .map_err(absent)
+    }
+
+    /// An address with the values in place of the marks in its query, percent-encoded.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn fill_query(&self, address: &str) -> Result<String, String> {
+        let value_of = |name: &str| {
+            let value = self.values.get(name)?;
+            Some(percent(value, "-._~", "0123456789ABCDEF"))
+        };
+        match address.split_once('?') {
+            Some((place, query)) => {
+                let filled = secret::fill_text(query, &value_of).map_err(absent)?;
+                Ok(format!("{place}?{filled}"))
+            }
+            None => Ok(address.to_owned()),
+        }
     }
 
     /// A text without secrets.
@@ -131,9 +157,13 @@ fn absent(name: String) -> String {
 
 impl Mask {
     fn new(secrets: &[(String, String)]) -> Self {
-        let (mut forms, mut marks) = (Vec::new(), Vec::new());
+        let (mut forms, mut seen, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for (name, value) in secrets {
             for form in forms_of(value) {
+                // One list of marks serves both automata: what is too short to be looked for in a view is never found.
+                let view = View::of(&form, 0).text;
+                let is_long = view.chars().count() >= VALUE_CHARS_MIN;
+                seen.push(if is_long { view } else { form.clone() });
                 forms.push(form);
                 marks.push(secret::mark(name));
             }
@@ -141,17 +171,22 @@ impl Mask {
         if forms.is_empty() {
             return Self {
                 forms: None,
+                seen: None,
                 marks,
                 blind: false,
             };
         }
         // The longest first, so that no end of a longer form is left over.
-        let found = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(&forms);
+        let automaton = |forms: &[String]| {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                .build(forms)
+        };
+        let (forms, seen) = (automaton(&forms), automaton(&seen));
         Self {
-            blind: found.is_err(),
-            forms: found.ok(),
+            blind: forms.is_err() || seen.is_err(),
+            forms: forms.ok(),
+            seen: seen.ok(),
             marks,
         }
     }
@@ -160,23 +195,47 @@ impl Mask {
         if self.blind {
             return "masked: the team's secrets cannot be looked for".to_owned();
         }
-        let Some(forms) = &self.forms else {
+        let (Some(forms), Some(seen)) = (&self.forms, &self.seen) else {
             return text.to_owned();
         };
-        if !forms.is_match(text) {
+        let plain = forms
+            .find_iter(text)
+            .map(|found| (found.range(), found.pattern().as_usize()));
+        let mut found: Vec<(Range<usize>, usize)> = plain.collect();
+        for window in windows(text) {
+            let view = View::of(text.get(window.clone()).unwrap_or_default(), window.start);
+            found.extend(seen.find_iter(&view.text).filter_map(|found| {
+                Some((view.range(found.range())?, found.pattern().as_usize()))
+            }));
+        }
+        if found.is_empty() {
             return text.to_owned();
         }
+        found.sort_by_key(|(range, _)| (range.start, std::cmp::Reverse(range.end)));
         let mut out = String::with_capacity(text.len());
         let mut done = 0;
-        for found in forms.find_iter(text) {
-            out.push_str(text.get(done..found.start()).unwrap_or_default());
-            let mark = self.marks.get(found.pattern().as_usize());
-            out.push_str(mark.map_or("masked", String::as_str));
-            done = found.end();
+        for (range, pattern) in found {
+            if range.start >= done {
+                out.push_str(text.get(done..range.start).unwrap_or_default());
+                let mark = self.marks.get(pattern);
+                out.push_str(mark.map_or("masked", String::as_str));
+            }
+            // What overlaps a secret that was masked is a part of one, too.
+            done = done.max(range.end);
         }
         out.push_str(text.get(done..).unwrap_or_default());
         out
     }
+}
+
+/// The pieces of a text that are looked at one by one, each overlapping the next by more than any form of a value has.
+fn windows(text: &str) -> impl Iterator<Item = Range<usize>> {
+    const STEP: usize = 512 * 1024;
+    const OVERLAP: usize = 128 * 1024;
+    (0..text.len()).step_by(STEP).map(|start| {
+        let end = text.len().min(start + STEP + OVERLAP);
+        text.floor_char_boundary(start)..text.ceil_char_boundary(end)
+    })
 }
 
 /// A value as it may come back.
@@ -219,6 +278,24 @@ fn forms_of(value: &str) -> BTreeSet<String> {
         );
     }
     forms.extend(in_base64(value.as_bytes()));
+    forms.extend(in_base32(value.as_bytes()));
+    forms.insert(value.chars().rev().collect());
+    // Encoded twice. A second round of escapes is undone by the view.
+    let lower_hex = hex(value.as_bytes(), "0123456789abcdef");
+    let upper_hex = hex(value.as_bytes(), "0123456789ABCDEF");
+    for once in [
+        STANDARD_NO_PAD.encode(value),
+        STANDARD.encode(value),
+        URL_SAFE_NO_PAD.encode(value),
+        percent(value, "-._~", "0123456789ABCDEF"),
+        lower_hex,
+        upper_hex,
+    ] {
+        forms.extend(in_base64(once.as_bytes()));
+        forms.extend(in_base32(once.as_bytes()));
+        forms.insert(hex(once.as_bytes(), "0123456789abcdef"));
+        forms.insert(once.chars().rev().collect());
+    }
     // The user's part of a basic authentication is not known: what stands after it is found at any offset.
     forms.retain(|form| form.chars().count() >= VALUE_CHARS_MIN);
     forms
@@ -243,6 +320,40 @@ fn in_base64(value: &[u8]) -> Vec<String> {
     // In full, so that the last characters go as well where the value ends the text.
     forms.push(STANDARD_NO_PAD.encode(value));
     forms.push(URL_SAFE_NO_PAD.encode(value));
+    forms
+}
+
+/// The parts of base32 (RFC 4648) that depend on the value alone, at each of the five places where it can begin.
+fn in_base32(value: &[u8]) -> Vec<String> {
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let encode = |bytes: &[u8]| -> String {
+        let (mut text, mut bits, mut count) = (String::new(), 0_u32, 0_u32);
+        let mut push = |index: u32| {
+            let letter = ALPHABET.get((index & 31) as usize);
+            text.push(char::from(letter.copied().unwrap_or(b'A')));
+        };
+        for byte in bytes {
+            bits = (bits << 8) | u32::from(*byte);
+            count += 8;
+            while count >= 5 {
+                count -= 5;
+                push(bits >> count);
+            }
+            bits &= 0xff;
+        }
+        if count > 0 {
+            push(bits << (5 - count));
+        }
+        text
+    };
+    let mut forms = vec![encode(value)];
+    for before in 0..5 {
+        let mut padded = vec![0; before];
+        padded.extend(value);
+        let (skip, whole) = ((before * 8).div_ceil(5), padded.len() * 8 / 5);
+        let text = encode(&padded);
+        forms.extend(text.get(skip..whole.min(text.len())).map(str::to_owned));
+    }
     forms
 }
 

@@ -62,6 +62,98 @@ fn a_value_is_masked_in_each_form_in_which_it_comes_back() {
     }
 }
 
+/// What a server that repeats a secret could do to it at little cost.
+#[test]
+fn a_value_is_masked_through_cheap_transformations() {
+    const KEY: &str = "sk-Abc123/def+456ghiJKL789";
+    let secrets = Secrets::new(vec![("TOKEN".to_owned(), KEY.to_owned())]);
+    let every = |between: &str| {
+        let chars: Vec<String> = KEY.chars().map(String::from).collect();
+        chars.join(between)
+    };
+    let each = |form: &dyn Fn(char) -> String| KEY.chars().map(form).collect::<String>();
+    let lower_hex = hex(KEY.as_bytes(), "0123456789abcdef");
+    let pairs: Vec<&str> = lower_hex
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| std::str::from_utf8(pair).unwrap())
+        .collect();
+    let twice = STANDARD.encode(STANDARD.encode(KEY));
+    let percent_all = percent(KEY, "", "0123456789abcdef");
+    for text in [
+        KEY.to_uppercase(),
+        KEY.to_lowercase(),
+        KEY.chars().rev().collect(),
+        every("-"),
+        every(" "),
+        every("\n"),
+        every("\u{200b}"),
+        every("\u{ad}\u{2060}"),
+        pairs.join(":"),
+        pairs.join(" "),
+        pairs.join("\\x"),
+        each(&|c| format!("&#{};", u32::from(c))),
+        each(&|c| format!("&#x{:X};", u32::from(c))),
+        each(&|c| format!("\\u{:04x}", u32::from(c))),
+        each(&|c| format!("\\x{:02x}", u32::from(c))),
+        each(&|c| format!("&amp;#{};", u32::from(c))),
+        each(&|c| format!("%{:02X}", u32::from(c))),
+        percent_all.replace('%', "%25"),
+        percent_all.replace('%', "="),
+        twice,
+        STANDARD.encode(format!("k={}", STANDARD.encode(KEY))),
+        STANDARD.encode(&lower_hex),
+        URL_SAFE.encode(percent(KEY, "-._~", "0123456789ABCDEF")),
+        in_base32(KEY.as_bytes())[0].clone(),
+        in_base32(format!("ab{KEY}").as_bytes())[0].to_lowercase(),
+        STANDARD.encode(KEY).chars().rev().collect(),
+    ] {
+        let masked = secrets.mask(&format!("before {text} after"));
+        assert!(
+            masked.contains("{{ secret.TOKEN }}")
+                && masked.starts_with("before")
+                && masked.ends_with("after"),
+            "{text}: {masked}"
+        );
+    }
+}
+
+#[test]
+fn ordinary_text_is_not_masked_and_a_long_one_is_looked_through() {
+    let secrets = Secrets::new(vec![(
+        "TOKEN".to_owned(),
+        "correct horse battery".to_owned(),
+    )]);
+    for text in [
+        "a correct answer, a horse, a battery",
+        "&amp; &#65; \\u0041 %41 =41 100% \\",
+        "&#x110000; \\ud800 %ff",
+    ] {
+        assert_eq!(secrets.mask(text), text);
+    }
+    let filler = "ä line of text\n".repeat(60_000);
+    let masked = secrets.mask(&format!("{filler}C-o-r-r-e-c-t horse battery{filler}"));
+    assert_eq!(masked, format!("{filler}{{{{ secret.TOKEN }}}}{filler}"));
+}
+
+#[test]
+fn a_secret_in_a_query_is_encoded() {
+    let secrets = Secrets::new(vec![("K".to_owned(), "a b&c=d#e/fghijk".to_owned())]);
+    let filled = secrets
+        .fill_query("https://a.test/mcp?api_key={{ secret.K }}&x=1")
+        .unwrap();
+    assert_eq!(
+        filled,
+        "https://a.test/mcp?api_key=a%20b%26c%3Dd%23e%2Ffghijk&x=1"
+    );
+    assert!(
+        secrets
+            .fill_query("https://a.test/?k={{ secret.NONE }}")
+            .unwrap_err()
+            .contains("NONE")
+    );
+}
+
 #[test]
 fn a_value_is_masked_in_an_address_that_this_program_makes_of_it() {
     for value in [
