@@ -19,6 +19,7 @@ mod offer;
 mod open;
 mod probe;
 mod sign_in;
+mod why;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;

@@ -492,7 +492,13 @@ impl Driver<'_> {
                 attempt,
                 pause_ms,
             }) => {
-                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, error, "a model gave no answer; it is asked again");
+                // What stands behind a colon or a bracket may be the provider's own text, which is not logged.
+                let cause = error
+                    .split([':', '('])
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end();
+                tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, cause, "a model gave no answer; it is asked again");
                 let until = self.now().plus_ms(pause_ms);
                 self.push(Body::ModelFailed {
                     attempt,

@@ -50,8 +50,19 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map_err(|e| StoreError::Corrupt {
         table,
         column,
-        message: e.to_string(),
+        message: place_in_json(&e),
     })
+}
+
+/// Where a JSON text cannot be read, and why. Without the error's own words, which repeat what stands there: this is logged.
+fn place_in_json(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let what = match error.classify() {
+        Category::Io | Category::Syntax => "it is not JSON",
+        Category::Eof => "its JSON ends too early",
+        Category::Data => "it does not have the expected form",
+    };
+    format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
 /// A value as JSON text for a column.
@@ -63,7 +74,7 @@ pub(crate) fn to_json<T: serde::Serialize>(
     serde_json::to_string(value).map_err(|e| StoreError::Corrupt {
         table,
         column,
-        message: e.to_string(),
+        message: place_in_json(&e),
     })
 }
 

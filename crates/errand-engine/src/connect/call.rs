@@ -21,7 +21,7 @@ use url::Url;
 
 use super::form::Form;
 use super::handler::{Asked, UnderWay};
-use super::{Connections, Session, Slot, locked, open};
+use super::{Connections, Session, Slot, locked, why};
 use crate::tool::{Acted, Source, Tool, ToolContext};
 use errand_core::connection::ProbedTool;
 
@@ -67,7 +67,7 @@ impl Session {
         let told = handle.cancel(Some(why.to_owned()));
         match tokio::time::timeout(CALL_OFF_TIME_MAX, told).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a call could not be called off"),
+            Ok(Err(_)) => tracing::debug!("a call could not be called off"),
             Err(_) => {
                 tracing::info!("a server does not read what it is sent, and is left");
                 self.close().await;
@@ -110,7 +110,7 @@ impl ConnectionTool {
     }
 
     fn unavailable(&self, error: &(dyn std::error::Error + 'static)) -> String {
-        let (name, why) = (&self.connection.name, open::explain(error));
+        let (name, why) = (&self.connection.name, why::explain(error));
         format!("unavailable: the connection {name}: {why}")
     }
 
@@ -230,12 +230,12 @@ impl ConnectionTool {
                     notes,
                 ),
                 // Refused before the server looked at it.
-                Err(error) if open::wants_sign_in(&error) => {
+                Err(error) if why::wants_sign_in(&error) => {
                     self.done(Outcome::Error(self.unavailable(&error)), notes)
                 }
-                Err(error) => {
+                Err(_) => {
                     let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
-                    tracing::info!(connection.id = %self.connection.id, error = &error as &dyn std::error::Error, "a server was lost during a call");
+                    tracing::info!(connection.id = %self.connection.id, "a server was lost during a call");
                     if lost > LOST_MAX {
                         let error = format!(
                             "outcome_unknown: the server of the connection {} was lost {lost} times in a row during calls",

@@ -12,16 +12,16 @@ use std::time::Duration;
 use errand_sandbox::exec::{Service, ServiceSpec};
 use errand_store::{Connection, Setup};
 use http::{HeaderName, HeaderValue};
-use rmcp::service::{ClientInitializeError, RoleClient, RunningService, serve_client};
-use rmcp::transport::DynamicTransportError;
-use rmcp::transport::auth::{AuthClient, AuthError};
+use rmcp::service::{RoleClient, RunningService, serve_client};
+use rmcp::transport::auth::AuthClient;
 use rmcp::transport::streamable_http_client::{
-    AuthRequiredError, StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
+    StreamableHttpClientTransport, StreamableHttpClientTransportConfig,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use url::Url;
 
 use super::handler::Handler;
+use super::why::explain;
 use super::{Connections, Isolation, StdioServer};
 use crate::secrets::Secrets;
 
@@ -50,8 +50,8 @@ impl Reached {
             .running
             .close_with_timeout(Duration::from_secs(2))
             .await;
-        if let Err(error) = closed {
-            tracing::debug!(%error, "a session did not end in order");
+        if closed.is_err() {
+            tracing::debug!("a session did not end in order");
         }
         match self.program {
             Some(Program::Isolated(service)) => service.stop().await,
@@ -115,7 +115,8 @@ fn http_config(
     headers: &std::collections::BTreeMap<String, String>,
     secrets: &Secrets,
 ) -> Result<StreamableHttpClientTransportConfig, String> {
-    let url = Url::parse(url).map_err(|error| format!("the address is none: {error}"))?;
+    let url = secrets.fill_query(url)?;
+    let url = Url::parse(&url).map_err(|error| format!("the address is none: {error}"))?;
     // Literal addresses never come to the resolver: they are judged here.
     connections
         .guard
@@ -165,59 +166,6 @@ async fn http(
         running,
         program: None,
     })
-}
-
-/// What is to be done where a sign-in is wanting, or does not hold any more.
-pub(super) const SIGN_IN_AGAIN: &str = "the server wants to be signed in to, and nothing was called: an admin signs in again with POST /v1/connections/{connection_id}/authorize";
-
-/// Whether a server refused a request for want of a sign-in that holds.
-pub(super) fn wants_sign_in(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let of_client = error.downcast_ref::<AuthError>();
-        if error.is::<AuthRequiredError>()
-            || matches!(
-                of_client,
-                Some(AuthError::AuthorizationRequired | AuthError::TokenRefreshRejected(_))
-            )
-        {
-            return true;
-        }
-        next = cause(error);
-    }
-    false
-}
-
-/// What is behind an error. Two of the library's do not say it themselves.
-fn cause<'e>(
-    error: &'e (dyn std::error::Error + 'static),
-) -> Option<&'e (dyn std::error::Error + 'static)> {
-    if let Some(wrapped) = error.downcast_ref::<DynamicTransportError>() {
-        return Some(wrapped.error.as_ref());
-    }
-    match error.downcast_ref::<ClientInitializeError>() {
-        Some(ClientInitializeError::TransportError { error, .. }) => Some(error.error.as_ref()),
-        Some(ClientInitializeError::LegacyFallbackFailed { fallback, .. }) => Some(&**fallback),
-        _ => error.source(),
-    }
-}
-
-/// An error with its causes; what the guard refused in its own words.
-pub(super) fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let blocked = std::iter::successors(Some(error), |e| e.source())
-        .find_map(|e| e.downcast_ref::<crate::net::Blocked>());
-    match blocked {
-        Some(blocked) => blocked.to_string(),
-        None if wants_sign_in(error) => SIGN_IN_AGAIN.to_owned(),
-        None => {
-            let text = errand_core::cause::chain(error);
-            // The library names its own types before what happened.
-            match text.split_once("] error: ") {
-                Some((_, happened)) => happened.to_owned(),
-                None => text,
-            }
-        }
-    }
 }
 
 async fn stdio(

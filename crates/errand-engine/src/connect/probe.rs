@@ -8,7 +8,7 @@ use rmcp::model::{PaginatedRequestParams, Tool};
 use rmcp::service::{Peer, RoleClient};
 use serde_json::Value;
 
-use super::{Connections, open};
+use super::{Connections, why};
 use crate::secrets::Secrets;
 
 /// Most tools of a connection.
@@ -128,7 +128,7 @@ async fn listed(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
             .take()
             .map(|cursor| PaginatedRequestParams::default().with_cursor(Some(cursor)));
         let found = peer.list_tools(page).await;
-        let found = found.map_err(|error| open::explain(&error))?;
+        let found = found.map_err(|error| why::explain(&error))?;
         for tool in found.tools {
             bytes += serde_json::to_string(&tool).map_or(0, |text| text.len());
             tools.push(tool);

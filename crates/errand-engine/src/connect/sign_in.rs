@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use errand_core::id::{ConnectionId, TeamId, UserId};
+use errand_core::secret;
 use errand_core::time::Timestamp;
 use errand_store::{Connection, MadeFor, Setup, Store};
 use http::header::LOCATION;
@@ -223,8 +224,13 @@ impl Connections {
             .client(BOUNDS)
             .map_err(|error| errand_core::cause::chain(&error))?;
         let client: Arc<dyn OAuthHttpClient> = Arc::new(Guarded(client));
-        let made = AuthorizationManager::new_with_oauth_http_client(url.as_str(), client).await;
-        let mut manager = made.map_err(|error| super::open::explain(&error))?;
+        // A sign-in is for the server, not for what a secret in the query opens: the query is left out.
+        let place = match url.split_once('?') {
+            Some((place, query)) if !secret::marks_in(query).is_empty() => place,
+            _ => url.as_str(),
+        };
+        let made = AuthorizationManager::new_with_oauth_http_client(place, client).await;
+        let mut manager = made.map_err(|error| super::why::explain(&error))?;
         manager.set_credential_store(Sealed {
             store: self.store.clone(),
             team: connection.team,
@@ -258,12 +264,12 @@ impl Connections {
                     config.client_secret = secret;
                     manager
                         .configure_client(config)
-                        .map_err(|error| super::open::explain(&error))?;
+                        .map_err(|error| super::why::explain(&error))?;
                 }
                 Ok(Some(manager))
             }
-            Ok(false) => Err(super::open::SIGN_IN_AGAIN.to_owned()),
-            Err(error) => Err(format!("the sign-in: {}", super::open::explain(&error))),
+            Ok(false) => Err(super::why::SIGN_IN_AGAIN.to_owned()),
+            Err(error) => Err(format!("the sign-in: {}", super::why::explain(&error))),
         }
     }
 
@@ -280,7 +286,7 @@ impl Connections {
     ) -> Result<SignIn, String> {
         let mut manager = self.manager(connection, false).await?;
         let found = manager.resolve_metadata().await;
-        let found = found.map_err(|error| super::open::explain(&error))?;
+        let found = found.map_err(|error| super::why::explain(&error))?;
         manager.set_metadata(found.metadata);
         let mut request = AuthorizationRequest::new(callback)
             .with_client_name("errand")
@@ -297,7 +303,7 @@ impl Connections {
             }
         }
         let session = AuthorizationSession::new(manager, request).await;
-        let session = session.map_err(|(_, error)| super::open::explain(&error))?;
+        let session = session.map_err(|(_, error)| super::why::explain(&error))?;
         let url = session.get_authorization_url().to_owned();
         // A person's browser goes there: a page, and no other kind of address.
         let leads_to_a_page =
@@ -357,7 +363,7 @@ impl Connections {
         Some(
             exchanged
                 .map(drop)
-                .map_err(|error| super::open::explain(&error)),
+                .map_err(|error| super::why::explain(&error)),
         )
     }
 }

@@ -592,8 +592,12 @@ async fn what_cannot_be_reached_is_said_in_words() {
             "link-local",
         ),
         (
-            json!({"type": "http", "url": "https://a.test/?k={{ secret.X }}"}),
+            json!({"type": "http", "url": "https://a.test/{{ secret.X }}"}),
             "transport.headers",
+        ),
+        (
+            json!({"type": "http", "url": "https://a.test/?k={{ secret.X }}"}),
+            "no secret X",
         ),
         (
             json!({"type": "http", "url": "https://a.test/", "headers": {"x": "{{ secret.NONE }}"}}),

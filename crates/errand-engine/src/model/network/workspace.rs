@@ -33,7 +33,12 @@ async fn on_a_thread<R: Send + 'static>(
     match done {
         Ok(Ok(result)) => Some(result),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "a file for a model's turn could not be read or written");
+            // The error's own words name the file; its cause is the system's.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(
+                cause,
+                "a file for a model's turn could not be read or written"
+            );
             None
         }
         Err(error) => {

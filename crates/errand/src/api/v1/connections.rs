@@ -491,14 +491,19 @@ pub(crate) async fn setup_of(
                 .guard()
                 .check_url(&parsed)
                 .map_err(|blocked| ApiError::invalid("transport.url", blocked.to_string()))?;
-            if secret::first_named_in("url", &Value::String(url.clone())).is_some()
-                || parsed.password().is_some()
-            {
+            let (place, query) = url.split_once('?').unwrap_or((&url, ""));
+            let (query, fragment) = query.split_once('#').unwrap_or((query, ""));
+            let names_secret = |text: &str| {
+                secret::first_named_in("url", &Value::String(text.to_owned())).is_some()
+            };
+            if names_secret(place) || names_secret(fragment) || parsed.password().is_some() {
                 return Err(ApiError::invalid(
                     "transport.url",
-                    "an address holds no secret; put it into transport.headers".to_owned(),
+                    "an address can name a secret in its query alone, as {{ secret.NAME }}; elsewhere put it into transport.headers".to_owned(),
                 ));
             }
+            let in_query = BTreeMap::from([("query".to_owned(), query.to_owned())]);
+            check_values(app, team, "transport.url", &in_query).await?;
             check_values(app, team, "transport.headers", &headers).await?;
             for name in headers.keys() {
                 if http::HeaderName::from_bytes(name.as_bytes()).is_err() {

@@ -17,6 +17,7 @@ use crate::api::body::NoBody;
 use crate::api::error::{ApiError, ErrorCode, ErrorResponse};
 use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::api::path::{Path, SignInToken};
+use crate::api::v1::name::address_to_show;
 use crate::secret_key::random_bytes;
 
 /// Where a person signs in.
@@ -141,8 +142,8 @@ pub(crate) async fn end_sign_in(
     let (member, _) = app.store.member(begun.team, begun.by.user).await?;
     let connection = app.store.connection(begun.team, begun.connection).await?;
     let place = match &connection.setup {
-        Setup::Http { url, .. } => url.as_str(),
-        Setup::Stdio { command, .. } => command.as_str(),
+        Setup::Http { url, .. } => address_to_show(url, false),
+        Setup::Stdio { command, .. } => command.clone(),
     };
     Ok(crate::web::confirm_sign_in_page(&ConfirmSignIn {
         token: &token,
@@ -150,7 +151,7 @@ pub(crate) async fn end_sign_in(
         team: &team.name,
         who: member.email.as_deref().unwrap_or("Somebody"),
         connection: &connection.name,
-        place,
+        place: &place,
     }))
 }
 
