@@ -34,8 +34,10 @@ pub struct Used {
 pub struct TeamMonth {
     /// US dollars; none: no limit.
     pub limit_usd: Option<f64>,
-    /// US dollars of this month.
+    /// US dollars of this month, as far as prices are known.
     pub spent_usd: f64,
+    /// Tokens of this month whose price is not known.
+    pub unpriced_tokens: u64,
 }
 
 /// What follows.
@@ -286,6 +288,7 @@ mod tests {
             Some(TeamMonth {
                 limit_usd: Some(10.0),
                 spent_usd,
+                unpriced_tokens: 0,
             })
         };
         let none = used(0, 0, 0.0);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::human::{Ask, HumanRequest, OnExpire, Origin, Resolution};
 use crate::id::{ClaimToken, HumanRequestId};
 use crate::policy::{self, Hints};
+use crate::progress::Progress;
 use crate::shown::one_line;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
@@ -218,6 +219,8 @@ pub struct Ledger {
     pub allowed: BTreeMap<String, u32>,
     /// The limit beyond which a person did not let the run go on.
     pub refused: Option<String>,
+    /// Whether the run's network model still gets anywhere, and which calls a person denied.
+    pub progress: Progress,
     /// Calls of the last turn that were closed while their outcome was unknown.
     unknown: Vec<OpenCall>,
     /// The same, from before a retry: made again, they are in doubt.
@@ -236,8 +239,16 @@ impl Ledger {
     pub fn feed(&mut self, entry: &Entry) {
         self.position = entry.position;
         match &entry.body {
-            Body::User { .. } => self.newest_user = entry.position,
-            Body::ToolCall { call, .. } => self.called(call),
+            Body::User { .. } => {
+                self.newest_user = entry.position;
+                self.progress.message();
+            }
+            Body::ToolCall { call, mark } => {
+                self.called(call);
+                if mark.is_none() {
+                    self.progress.called(call);
+                }
+            }
             Body::ToolResult {
                 call_id,
                 name,
@@ -245,6 +256,7 @@ impl Ledger {
             } => {
                 self.came(call_id, name, outcome, entry.at);
                 self.closed(call_id, outcome);
+                self.progress.came(call_id, outcome);
             }
             Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
             Body::HumanResponse {
@@ -274,12 +286,21 @@ impl Ledger {
                 self.doubtful = std::mem::take(&mut self.unknown);
                 self.failures = 0;
                 self.refused = None;
+                self.progress.retried();
             }
             Body::ModelFailed { attempt, until, .. } => {
                 self.timer = Some(*until);
                 self.failures = *attempt;
             }
-            Body::ModelCall { .. } => self.failures = 0,
+            Body::ModelCall { call } => {
+                self.failures = 0;
+                self.progress.model_call(call);
+            }
+            Body::ModelAttempt { call, .. } => {
+                if call.used_tokens() {
+                    self.progress.attempted();
+                }
+            }
             Body::Late { call_id, outcome } => {
                 let mut unknown = self.unknown.iter_mut().chain(&mut self.doubtful);
                 let mut tool = None;
@@ -292,7 +313,12 @@ impl Ledger {
                 self.came_late(tool, outcome, entry.at);
             }
             // The model was told, and goes on.
-            Body::Assistant { .. } => self.unknown.clear(),
+            Body::Assistant { text, mark, .. } => {
+                self.unknown.clear();
+                if mark.is_none() {
+                    self.progress.text(text);
+                }
+            }
             Body::Error { .. } => {
                 self.timer = None;
                 self.failures = 0;
@@ -399,7 +425,10 @@ impl Ledger {
         };
         if let Origin::Limit { limit } = &request.origin {
             match resolution {
-                Resolution::Approved { .. } => *self.allowed.entry(limit.clone()).or_default() += 1,
+                Resolution::Approved { .. } => {
+                    *self.allowed.entry(limit.clone()).or_default() += 1;
+                    self.progress.approved(limit);
+                }
                 Resolution::Denied { .. } | Resolution::Expired { .. } => {
                     self.refused = Some(limit.clone());
                 }
@@ -413,6 +442,13 @@ impl Ledger {
         else {
             return;
         };
+        if let (
+            Origin::Policy { call_id, .. } | Origin::Tool { call_id },
+            Resolution::Denied { .. },
+        ) = (&request.origin, resolution)
+        {
+            self.progress.denied(call_id);
+        }
         match &request.origin {
             Origin::Policy { target, .. } => {
                 let target = target.clone();

@@ -18,6 +18,7 @@ pub mod next;
 pub mod path;
 pub mod playbook;
 pub mod policy;
+pub mod progress;
 pub mod retry;
 pub mod role;
 pub mod run;

@@ -49,6 +49,31 @@ pub const DOCUMENT_PAGES_MAX: usize = 2_000;
 pub const IMAGE_BYTES_MAX: u64 = 3_750_000;
 /// Answers in a row with neither text nor a valid call, after which a run fails.
 pub const EMPTY_ANSWERS_MAX: u32 = 3;
+/// Model calls since the newest message from a person, where a build has no limit of steps. The contract's number.
+pub const MODEL_CALLS_DEFAULT_MAX: u32 = 250;
+/// Answers in a row that are cut off at their greatest length, after which a person is asked: a text three times as long
+/// as the model's longest is rather a model that rambles.
+pub const CUT_ANSWERS_MAX: u32 = 3;
+/// Turns in a row that repeat calls with the outcomes that they had before, after which a person is asked: enough to
+/// wait for something by looking now and then.
+pub const REPEATED_TURNS_MAX: u32 = 10;
+/// Turns in a row all of whose calls fail, after which a person is asked: enough to try every tool another way.
+pub const FAILED_TURNS_MAX: u32 = 10;
+/// Calls that repeat what a person has denied, after which the person is asked whether the run goes on at all.
+pub const DENIED_REPEATS_MAX: u32 = 3;
+/// Summaries in a row, after which a person is asked: one is what it takes, and each more has freed too little.
+pub const SUMMARIES_IN_A_ROW_MAX: u32 = 3;
+/// Outcomes of calls that are remembered, to see that one is repeated. Each takes eight bytes.
+pub const OUTCOMES_KEPT_MAX: usize = 10_000;
+/// Most bytes of a text, a result or an argument of the newest turn that are still sent where nothing else makes room:
+/// below, it would say nothing.
+pub const TRIMMED_BYTES_MIN: usize = 400;
+/// Most bytes of a summary that are kept: four times what a summary is asked to have.
+pub const SUMMARY_BYTES_MAX: usize = 64 * 1024;
+/// Attempts to get a summary that is not empty, after which the run fails: each is paid for.
+pub const EMPTY_SUMMARIES_MAX: u32 = 3;
+/// Answers in a row that say they call a tool and hold no call, after which the run fails: each is paid for.
+pub const LOST_CALLS_MAX: u32 = 3;
 /// Most bytes of a sandbox that are copied for a fork: some seconds of a disk's work while the caller waits.
 pub const FORK_COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Most files and directories that are copied for a fork, for the same reason.

@@ -7,6 +7,7 @@ use crate::human::{
 use crate::id::ClaimToken;
 use crate::ledger::{Approval, DONE, IN_DOUBT_QUESTION, Ledger, NOT_DONE, OpenCall, SKIP};
 use crate::policy::{self, Decision, Hints, Policy, Settle, decide};
+use crate::progress::DENIED_BEFORE;
 use crate::secret;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Outcome, ToolCall};
@@ -141,6 +142,10 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
             Step::Run if is_moved => {}
             step => return step,
         }
+    }
+    // Before the question, and whatever the policy is by now: the person's word holds until the next message.
+    if open.approval == Approval::NotAsked && ledger.progress.was_denied(&open.call) {
+        return Step::Error(DENIED_BEFORE.to_owned());
     }
     if hints.asks {
         return asking(open, policy, rules);

@@ -250,6 +250,16 @@ pub enum Body {
         /// When it is asked again.
         until: Timestamp,
     },
+    /// Note: a network model was asked and gave no answer that can be used: what the attempt used up.
+    ModelAttempt {
+        /// What is known of the call; its `answer` says nothing.
+        call: ModelCall,
+        /// What became of it.
+        outcome: AttemptOutcome,
+        /// What happened, where it failed.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        error: String,
+    },
     /// Note: what a network model is sent in place of the entries up to a position, since its window is full.
     Summary {
         /// Written by the model.
@@ -271,9 +281,15 @@ pub struct ModelCall {
     pub cached_tokens: u64,
     /// Tokens that came back.
     pub output_tokens: u64,
-    /// US dollars, by the price table of then; 0 where it has no price for the model.
+    /// US dollars, by the prices of then; 0 where the price is not known.
     #[serde(default)]
     pub cost_usd: f64,
+    /// The price was not known: what it cost is not known either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unpriced: bool,
+    /// Tokens were estimated from bytes, since the provider did not count them all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     /// How long the answer took, in milliseconds, from the question to its end.
     #[serde(default)]
     pub ms: u64,
@@ -289,9 +305,35 @@ pub struct ModelCall {
     /// What became of it.
     #[serde(default)]
     pub answer: AnswerKind,
+    /// Bytes of the conversation as it was sent, where it was shortened to fit; 0: it was not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent_bytes: u64,
     /// What the provider wants back with a call of a tool, by the call's id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signatures: BTreeMap<String, Vec<String>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl ModelCall {
+    /// Whether an answer was begun, as far as that is known: then it counts as a call.
+    #[must_use]
+    pub fn used_tokens(&self) -> bool {
+        self.input_tokens > 0 || self.output_tokens > 0
+    }
+}
+
+/// What became of an attempt that gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// It failed.
+    Failed,
+    /// It was called off.
+    Canceled,
 }
 
 /// What a model was asked for.
@@ -316,6 +358,8 @@ pub enum AnswerKind {
     Cut,
     /// Neither text nor a call that can be carried out.
     Empty,
+    /// Held back by the provider's filter, or by the model.
+    Refused,
 }
 
 impl Body {
@@ -337,6 +381,7 @@ impl Body {
             | Self::Retried { .. }
             | Self::Opening { .. }
             | Self::ModelCall { .. }
+            | Self::ModelAttempt { .. }
             | Self::ModelFailed { .. }
             | Self::Summary { .. }
             | Self::Source { .. }

@@ -69,7 +69,7 @@ pub struct ErrorBody {
 }
 
 /// What a run has used up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UsageBody {
     /// Model calls and tool calls.
     pub steps: u64,
@@ -83,13 +83,57 @@ pub struct UsageBody {
     pub cached_tokens: u64,
     /// Tokens that came back.
     pub output_tokens: u64,
-    /// US dollars.
-    pub cost_usd: f64,
+    /// US dollars. Null where it is not known: the price of some of its tokens is not. `cost_known_usd` has the rest.
+    #[schema(required)]
+    pub cost_usd: Option<f64>,
+    /// US dollars of the tokens whose price is known, where it is not known for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_known_usd: Option<f64>,
+    /// Tokens whose price is not known: their model is not in the price list, and the operator has set none. Absent: there
+    /// are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cost_unknown_tokens: u64,
+    /// Whether a provider did not count all tokens, so that some of these are an estimate. Absent: it did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
     /// Working time in seconds.
     pub seconds: f64,
     /// Of these, spent waiting for network models' answers.
     #[serde(default)]
     pub model_seconds: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl UsageBody {
+    /// US dollars, as far as prices are known.
+    #[must_use]
+    pub fn known_usd(&self) -> f64 {
+        self.cost_usd.or(self.cost_known_usd).unwrap_or_default()
+    }
+}
+
+impl Default for UsageBody {
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            model_calls: 0,
+            tool_calls: 0,
+            input_tokens: 0,
+            cached_tokens: 0,
+            output_tokens: 0,
+            // Nothing was used up, which is known.
+            cost_usd: Some(0.0),
+            cost_known_usd: None,
+            cost_unknown_tokens: 0,
+            estimated: false,
+            seconds: 0.0,
+            model_seconds: 0.0,
+        }
+    }
 }
 
 /// What a run that has not ended waits for.
@@ -420,6 +464,7 @@ impl MessageBody {
             | Body::Opening { .. }
             | Body::ModelCall { .. }
             | Body::ModelFailed { .. }
+            | Body::ModelAttempt { .. }
             | Body::Summary { .. }
             | Body::Source { .. }
             | Body::Lost { .. }

@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use errand_core::id::ClaimToken;
 use errand_core::run::RunError;
 use errand_store::StoreError;
-use errand_store::model::ReadyRun;
+use errand_store::model::{Left, ReadyRun};
 
 use crate::dispatch::Parts;
 use crate::drive::DriveError;
@@ -46,14 +46,7 @@ pub(crate) async fn conclude(
 ) {
     let concluded = match drive {
         Ok(()) => return,
-        Err(DriveError::Fenced(late)) => {
-            persist(parts, || {
-                parts
-                    .store
-                    .leave(ready.run, claim, late.clone(), parts.clock.now())
-            })
-            .await
-        }
+        Err(DriveError::Fenced(left)) => leave(parts, ready, claim, &left).await,
         Err(DriveError::Store(error)) if ends(parts) => {
             tracing::warn!(run.id = %ready.run, error = &error as &dyn StdError, "a drive was cut off; it goes on after the next start");
             return;
@@ -83,10 +76,19 @@ async fn fail(
     })
     .await?;
     // Where the run was taken away before it could fail, its sandbox waits for this driver to leave.
+    leave(parts, ready, claim, &Left::default()).await
+}
+
+async fn leave(
+    parts: &Parts,
+    ready: ReadyRun,
+    claim: ClaimToken,
+    left: &Left,
+) -> Result<(), StoreError> {
     persist(parts, || {
         parts
             .store
-            .leave(ready.run, claim, Vec::new(), parts.clock.now())
+            .leave(ready.run, claim, left.clone(), parts.clock.now())
     })
     .await
 }

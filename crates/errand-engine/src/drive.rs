@@ -8,10 +8,11 @@
 //! Left out: whether a run may be driven (the store's claims) and how many at once (`dispatch`).
 
 mod calls;
+mod spending;
 
 use std::sync::Arc;
 
-use errand_core::budget::{self, Used, Verdict};
+use errand_core::budget::Verdict;
 use errand_core::config::BuildConfig;
 use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, OnExpire};
@@ -23,11 +24,11 @@ use errand_core::playbook::RunFacts;
 use errand_core::policy::{Hints, Policy};
 use errand_core::run::RunError;
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Body, Entry, Mark, NewEntry, Outcome, ToolCall};
+use errand_core::transcript::{AttemptOutcome, Body, Entry, Mark, NewEntry, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
 use errand_store::Fence;
 use errand_store::StoreError;
-use errand_store::model::{Claimed, DrivenRun, StepCommit, StepEnd, Usage};
+use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -48,9 +49,9 @@ const BUFFERED_MS_MAX: u64 = 100;
 /// Why a drive ended without having brought the run to where it waits or ends.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriveError {
-    /// The claim is not held any more. With what became of calls that had begun.
+    /// The claim is not held any more. With what became of calls that had begun, of tools and of models.
     #[error("the run was taken from its driver")]
-    Fenced(Vec<(String, Outcome)>),
+    Fenced(Left),
     /// The run cannot go on: it fails with this error.
     #[error("{}", .0.message)]
     Fails(RunError),
@@ -65,7 +66,7 @@ pub(crate) enum DriveError {
 impl From<StoreError> for DriveError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Fenced => Self::Fenced(Vec::new()),
+            StoreError::Fenced => Self::Fenced(Left::default()),
             other => Self::Store(other),
         }
     }
@@ -143,6 +144,11 @@ pub(crate) async fn drive(
     match driver.go().await {
         // What was done and is not on disk yet goes with the failure.
         Err(DriveError::Fails(error)) => driver.fail(error).await,
+        Err(DriveError::Fenced(mut left)) => {
+            let calls = spending::model_calls(&driver.buffer.entries);
+            left.model_calls.extend(calls);
+            Err(DriveError::Fenced(left))
+        }
         ended => ended,
     }
 }
@@ -313,37 +319,6 @@ impl Driver<'_> {
         )
     }
 
-    /// Whether the limits of build and team leave room for a step.
-    async fn room_for(&self, what: &Next) -> Result<Verdict, DriveError> {
-        let is_step = match what {
-            Next::Model => true,
-            Next::Calls(calls) => !calls.iter().all(|call| self.has_started(call)),
-            _ => false,
-        };
-        if !is_step {
-            return Ok(Verdict::Within);
-        }
-        let team = if matches!(what, Next::Model) && self.session.costs() {
-            let (team, now) = (self.run.team, self.now());
-            let read = || self.parts.store.team_month(team, now);
-            let mut month = persist(self.parts, read).await?;
-            // What the last turn cost is on its way to the disk.
-            month.spent_usd += self.buffer.usage.cost_usd;
-            Some(month)
-        } else {
-            None
-        };
-        let buffered = &self.buffer.usage;
-        let used = Used {
-            steps: self.steps + buffered.model_calls + buffered.tool_calls,
-            tokens: self.tokens + buffered.input_tokens + buffered.output_tokens,
-            cost_usd: self.cost_usd + buffered.cost_usd,
-        };
-        let people = self.build.human_in_the_loop;
-        let limits = &self.build.limits;
-        Ok(budget::check(limits, used, team, &self.ledger, people))
-    }
-
     /// Until a moment: of a timer, or of the model's next attempt.
     fn sleep(&self, until: Timestamp) -> StepEnd {
         if self.ledger.failures == 0 {
@@ -477,16 +452,34 @@ impl Driver<'_> {
             store: &self.parts.store,
             deltas: &self.parts.deltas,
         };
-        let turn = tokio::select! {
+        let ended = tokio::select! {
             biased;
             // First: a run that was stopped while the last step was committed asks no model any more.
-            () = self.fence.fenced() => return Err(DriveError::Fenced(Vec::new())),
-            turn = self.session.turn(&context) => turn,
-            () = self.cancel.cancelled() => return self.commit(StepEnd::Release).await,
+            () = self.fence.fenced() => Err(true),
+            turn = self.session.turn(&context) => Ok(turn),
+            () = self.cancel.cancelled() => Err(false),
+        };
+        let now = self.now();
+        let turn = match ended {
+            Ok(turn) => turn,
+            Err(is_fenced) => {
+                if is_fenced {
+                    let call = self.session.unanswered(now);
+                    return Err(DriveError::Fenced(Left {
+                        model_calls: call.into_iter().collect(),
+                        ..Left::default()
+                    }));
+                }
+                self.count_unanswered(AttemptOutcome::Canceled, "");
+                return self.commit(StepEnd::Release).await;
+            }
         };
         match turn {
             Ok(turn) => self.take_turn(turn, read_to).await,
-            Err(TurnError::Fails(error)) => Err(error.into()),
+            Err(TurnError::Fails(error)) => {
+                self.count_unanswered(AttemptOutcome::Failed, &error.message);
+                Err(error.into())
+            }
             Err(TurnError::Again {
                 error,
                 attempt,
@@ -500,6 +493,7 @@ impl Driver<'_> {
                     .trim_end();
                 tracing::info!(run.id = %self.run.id, model = %self.build.model, attempt, pause_ms, cause, "a model gave no answer; it is asked again");
                 let until = self.now().plus_ms(pause_ms);
+                self.count_unanswered(AttemptOutcome::Failed, &error);
                 self.push(Body::ModelFailed {
                     attempt,
                     error,
@@ -682,7 +676,7 @@ impl Driver<'_> {
             let ids = calls.iter().map(|call| call.id.clone());
             let late = ids.map(|id| (id, Outcome::Error(not_run.to_owned())));
             let late = if reads { Vec::new() } else { late.collect() };
-            return Err(DriveError::Fenced(late));
+            return Err(DriveError::Fenced(late.into()));
         }
         let acts = calls.iter().zip(&contexts).zip(&filled.arguments).map(
             |((call, context), arguments)| {
@@ -704,14 +698,15 @@ impl Driver<'_> {
                 let late = if reads { Vec::new() } else { ids.zip(outcomes).collect() };
                 // What a connection's server was told to leave off may have taken effect all the same.
                 let reaches = calls.iter().any(|call| is_tool(&call.name));
-                return Err(DriveError::Fenced(if reaches { known(late) } else { late }));
+                let late = if reaches { known(late) } else { late };
+                return Err(DriveError::Fenced(late.into()));
             }
         };
         self.record(calls.iter().cloned().zip(acted)).await
     }
 
     /// The run was taken away before these entries were on disk: what became of calls that had begun.
-    fn late(&self, entries: &[NewEntry]) -> Vec<(String, Outcome)> {
+    fn late(&self, entries: &[NewEntry]) -> Left {
         let changes = |name: &str| self.tool(name).is_some_and(|tool| !tool.hints().read_only);
         let results = entries.iter().filter_map(|entry| match &entry.body {
             Body::ToolResult {
@@ -721,7 +716,10 @@ impl Driver<'_> {
             } if changes(name) => Some((call_id.clone(), outcome.clone())),
             _ => None,
         });
-        results.collect()
+        Left {
+            outcomes: results.collect(),
+            model_calls: spending::model_calls(entries).collect(),
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{IdGen, MessageId, RunId, TeamId};
 use errand_core::playbook::RunFacts;
-use errand_core::transcript::{Body, Entry};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry, ModelCall};
 use errand_core::turn::MarkedMove;
 use errand_store::Store;
 use errand_store::model::Usage;
@@ -170,6 +171,16 @@ pub trait Session: Send + Sync {
 
     /// The tools that the run has are others from now on.
     fn offer(&mut self, _tools: Vec<Offer>) {}
+
+    /// Whether the price of what it costs is known.
+    fn is_priced(&self) -> bool {
+        true
+    }
+
+    /// The last call, where it gave no turn: [`Session::turn`] failed, or was dropped. Each is given once.
+    fn unanswered(&mut self, _now: Timestamp) -> Option<ModelCall> {
+        None
+    }
 
     /// The next turn. Called only when no call is open, no request pending, no timer running. May be dropped at any
     /// await when the run is taken from its driver.

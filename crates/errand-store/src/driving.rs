@@ -8,14 +8,16 @@ use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
 use errand_core::ledger::lapse_fails;
 use errand_core::run::{Event, RunError, Status};
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Body, NewEntry, Outcome};
+use errand_core::transcript::{AttemptOutcome, Body, NewEntry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::builds::Builds;
 use crate::change::Change;
 use crate::children::{self, Child};
 use crate::error::{Result, StoreError};
-use crate::model::{Claimed, Claims, Committed, DrivenRun, ReadyRun, StepCommit, StepEnd};
+use crate::model::{
+    Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, StepCommit, StepEnd, Usage,
+};
 use crate::rows::{Blob, Ms};
 use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
@@ -251,15 +253,27 @@ impl Store {
         &self,
         run: RunId,
         claim: ClaimToken,
-        late: Vec<(String, Outcome)>,
+        left: impl Into<Left>,
         now: Timestamp,
     ) -> Result<()> {
+        let left = left.into();
         self.write(move |tx| {
             let mut change = Change::of_run(tx, run, now)?;
-            for (call_id, outcome) in late.clone() {
+            for (call_id, outcome) in left.outcomes.clone() {
                 change.append(None, Body::Late { call_id, outcome })?;
             }
-            if change.left_by(claim)? || !late.is_empty() {
+            for call in &left.model_calls {
+                let note = Body::ModelAttempt {
+                    call: call.clone(),
+                    outcome: AttemptOutcome::Canceled,
+                    error: String::new(),
+                };
+                count_usage(&mut change, &Usage::of_call(call, false));
+                usage::record(&change, [&note])?;
+                change.append(None, note)?;
+            }
+            let is_more = !left.outcomes.is_empty() || !left.model_calls.is_empty();
+            if change.left_by(claim)? || is_more {
                 change.finish()?;
             }
             Ok(())
@@ -572,8 +586,8 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     for NewEntry { id, body } in &step.entries {
         change.append(Some(*id), body.clone())?;
     }
-    count_usage(&mut change, step);
-    usage::record(&change, &step.entries)?;
+    count_usage(&mut change, &step.usage);
+    usage::record(&change, step.entries.iter().map(|entry| &entry.body))?;
     let goes_on = end_step(&mut change, step)?;
     let appended = change.finish()?;
     let entries = if outside {
@@ -584,16 +598,18 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     Ok(Committed { entries, goes_on })
 }
 
-fn count_usage(change: &mut Change<'_>, step: &StepCommit) {
+fn count_usage(change: &mut Change<'_>, used: &Usage) {
     let row = &mut change.row;
-    row.steps += step.usage.model_calls + step.usage.tool_calls;
-    row.model_calls += step.usage.model_calls;
-    row.tool_calls += step.usage.tool_calls;
-    row.input_tokens += step.usage.input_tokens;
-    row.cached_tokens += step.usage.cached_tokens;
-    row.output_tokens += step.usage.output_tokens;
-    row.cost_usd += step.usage.cost_usd;
-    row.model_ms += step.usage.model_ms;
+    row.steps += used.model_calls + used.tool_calls;
+    row.model_calls += used.model_calls;
+    row.tool_calls += used.tool_calls;
+    row.input_tokens += used.input_tokens;
+    row.cached_tokens += used.cached_tokens;
+    row.output_tokens += used.output_tokens;
+    row.cost_usd += used.cost_usd;
+    row.unpriced_tokens += used.unpriced_tokens;
+    row.estimated_tokens += used.estimated_tokens;
+    row.model_ms += used.model_ms;
 }
 
 /// Brings the run to where the step leads. True where it goes on under the same claim.

@@ -12,7 +12,7 @@ use errand_core::id::{
 use errand_core::role::{Permission, Role};
 use errand_core::run::{RunError, Status};
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Entry, NewEntry};
+use errand_core::transcript::{AttemptOutcome, Entry, ModelCall, NewEntry, Outcome};
 use errand_core::wire::RunBody;
 use serde_json::Value;
 
@@ -458,13 +458,34 @@ pub struct Usage {
     pub cached_tokens: u64,
     /// Tokens that came back.
     pub output_tokens: u64,
-    /// US dollars.
+    /// US dollars, as far as prices are known.
     pub cost_usd: f64,
+    /// Tokens whose price is not known.
+    pub unpriced_tokens: u64,
+    /// Tokens of calls that the provider did not count, or not all.
+    pub estimated_tokens: u64,
     /// Milliseconds spent waiting for network models' answers.
     pub model_ms: u64,
 }
 
 impl Usage {
+    /// What a model call used up. `answered`: it gave an answer; one that gave none counts where an answer was begun.
+    #[must_use]
+    pub fn of_call(call: &ModelCall, answered: bool) -> Self {
+        let all = call.input_tokens.saturating_add(call.output_tokens);
+        Self {
+            model_calls: u64::from(answered || call.used_tokens()),
+            input_tokens: call.input_tokens,
+            cached_tokens: call.cached_tokens,
+            output_tokens: call.output_tokens,
+            cost_usd: call.cost_usd,
+            unpriced_tokens: if call.unpriced { all } else { 0 },
+            estimated_tokens: if call.estimated { all } else { 0 },
+            model_ms: call.ms,
+            ..Self::default()
+        }
+    }
+
     /// Adds what something else used up.
     pub fn add(&mut self, more: &Self) {
         self.model_calls += more.model_calls;
@@ -473,7 +494,27 @@ impl Usage {
         self.cached_tokens += more.cached_tokens;
         self.output_tokens += more.output_tokens;
         self.cost_usd += more.cost_usd;
+        self.unpriced_tokens += more.unpriced_tokens;
+        self.estimated_tokens += more.estimated_tokens;
         self.model_ms += more.model_ms;
+    }
+}
+
+/// What a driver leaves that a run was taken from.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// What became of calls that it had begun.
+    pub outcomes: Vec<(String, Outcome)>,
+    /// Model calls that were paid for and are not on record.
+    pub model_calls: Vec<ModelCall>,
+}
+
+impl From<Vec<(String, Outcome)>> for Left {
+    fn from(outcomes: Vec<(String, Outcome)>) -> Self {
+        Self {
+            outcomes,
+            ..Self::default()
+        }
     }
 }
 
@@ -604,7 +645,9 @@ pub struct ModelCallRow {
     /// When it was committed.
     pub at: Timestamp,
     /// What is known of it.
-    pub call: errand_core::transcript::ModelCall,
+    pub call: ModelCall,
+    /// Why it gave no answer, where it gave none.
+    pub failed: Option<(AttemptOutcome, String)>,
 }
 
 /// A team's settings of a provider, as people see them.

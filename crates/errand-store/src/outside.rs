@@ -241,6 +241,8 @@ pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) ->
         cost_usd: 0.0,
         api_key: start.api_key,
         model_ms: 0,
+        unpriced_tokens: 0,
+        estimated_tokens: 0,
     }
 }
 

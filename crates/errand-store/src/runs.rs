@@ -67,6 +67,8 @@ pub(crate) struct RunRow {
     pub(crate) cost_usd: f64,
     pub(crate) api_key: Option<ApiKeyId>,
     pub(crate) model_ms: u64,
+    pub(crate) unpriced_tokens: u64,
+    pub(crate) estimated_tokens: u64,
 }
 
 /// The columns that [`read_row`] reads, in its order.
@@ -74,7 +76,7 @@ pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, sourc
     human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
     newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
     waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
-    cost_usd, api_key_id, model_ms";
+    cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens";
 
 /// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
 /// build, what the starter gave) do not occur.
@@ -82,7 +84,7 @@ const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code =
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     claim_token = ?25, claim_boot = ?26, claimed_at = ?27, wake_at = ?28, deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// The same where nothing changed but how far the run has come: the indexes by status, place and sandbox are left alone,
@@ -91,7 +93,7 @@ const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message =
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// What of a row only [`UPDATE`] writes.
@@ -181,6 +183,8 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
         cost_usd: row.get(42)?,
         api_key: maybe_id(43)?.map(ApiKeyId::from_stored),
         model_ms: n(44)?,
+        unpriced_tokens: n(45)?,
+        estimated_tokens: n(46)?,
     }))
 }
 
@@ -201,7 +205,7 @@ impl RunRow {
 
     /// Writes a new row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
-        let holes: Vec<String> = (1..=45).map(|n| format!("?{n}")).collect();
+        let holes: Vec<String> = (1..=47).map(|n| format!("?{n}")).collect();
         conn.prepare_cached(&format!(
             "INSERT INTO runs ({COLUMNS}) VALUES ({})",
             holes.join(", ")
@@ -287,6 +291,8 @@ impl RunRow {
             self.api_key
                 .map_or(SqlValue::Null, |key| blob(key.as_uuid())),
             n(self.model_ms),
+            n(self.unpriced_tokens),
+            n(self.estimated_tokens),
         ]
     }
 }
@@ -314,7 +320,10 @@ pub(crate) fn run_body(row: &RunRow) -> RunBody {
             input_tokens: row.input_tokens,
             cached_tokens: row.cached_tokens,
             output_tokens: row.output_tokens,
-            cost_usd: row.cost_usd,
+            cost_usd: (row.unpriced_tokens == 0).then_some(row.cost_usd),
+            cost_known_usd: (row.unpriced_tokens > 0).then_some(row.cost_usd),
+            cost_unknown_tokens: row.unpriced_tokens,
+            estimated: row.estimated_tokens > 0,
             seconds: seconds_of(row.worked_ms),
             model_seconds: seconds_of(row.model_ms),
         },

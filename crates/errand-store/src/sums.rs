@@ -57,8 +57,12 @@ pub struct UsageSums {
     pub cached_tokens: u64,
     /// Tokens that came back.
     pub output_tokens: u64,
-    /// US dollars.
+    /// US dollars, as far as prices are known.
     pub cost_usd: f64,
+    /// Tokens whose price is not known.
+    pub unpriced_tokens: u64,
+    /// Tokens of calls that the provider did not count, or not whole.
+    pub estimated_tokens: u64,
     /// Milliseconds spent waiting for models' answers.
     pub model_ms: u64,
 }
@@ -119,10 +123,11 @@ fn select_usage(conn: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>>
     let sql = format!(
         "SELECT s.day, s.agent, (SELECT name FROM agents WHERE id = s.agent), s.model, s.key, (SELECT name FROM api_keys WHERE id = s.key),
              s.runs, s.model_calls, s.input_tokens, s.cached_tokens, s.output_tokens, s.cost_usd,
-             s.model_ms
+             s.model_ms, s.unpriced_tokens, s.estimated_tokens
          FROM (SELECT {day} AS day, {agent} AS agent, {model} AS model, {key} AS key, sum(runs) AS runs, sum(model_calls) AS model_calls,
                    sum(input_tokens) AS input_tokens, sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens,
-                   sum(cost_usd) AS cost_usd, sum(model_ms) AS model_ms
+                   sum(cost_usd) AS cost_usd, sum(model_ms) AS model_ms,
+                   sum(unpriced_tokens) AS unpriced_tokens, sum(estimated_tokens) AS estimated_tokens
                FROM usage_days WHERE team_id = ?1 AND day >= ?2 AND day < ?3 GROUP BY 1, 2, 3, 4) s
          ORDER BY s.day, s.cost_usd DESC, s.runs DESC, s.agent, s.model, s.key LIMIT {}",
         LINES_MAX + 1
@@ -176,6 +181,8 @@ fn usage_line(row: &Row<'_>, by_key: bool) -> rusqlite::Result<UsageLine> {
             output_tokens: n(10)?,
             cost_usd: row.get(11)?,
             model_ms: n(12)?,
+            unpriced_tokens: n(13)?,
+            estimated_tokens: n(14)?,
         },
     })
 }

@@ -7,12 +7,12 @@
 use errand_core::budget::TeamMonth;
 use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Body, ModelCall, NewEntry};
+use errand_core::transcript::Body;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
 use crate::error::{Result, StoreError};
-use crate::model::ModelCallRow;
+use crate::model::{ModelCallRow, Usage};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, count, int, json};
 use crate::runs::RunRow;
@@ -23,18 +23,19 @@ fn add(
     conn: &Connection,
     row: &RunRow,
     model: &str,
-    (runs, model_calls): (u64, u64),
-    call: &ModelCall,
+    runs: u64,
+    used: &Usage,
     at: Timestamp,
 ) -> Result<()> {
     let key = row
         .api_key
         .map_or_else(Vec::new, |key| key.as_uuid().as_bytes().to_vec());
     conn.prepare_cached(
-        "INSERT INTO usage_days (team_id, day, agent_id, api_key_id, model, runs, model_calls, input_tokens, cached_tokens, output_tokens, cost_usd, model_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+        "INSERT INTO usage_days (team_id, day, agent_id, api_key_id, model, runs, model_calls, input_tokens, cached_tokens, output_tokens, cost_usd, model_ms, unpriced_tokens, estimated_tokens)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT DO UPDATE SET runs = runs + ?6, model_calls = model_calls + ?7, input_tokens = input_tokens + ?8,
-             cached_tokens = cached_tokens + ?9, output_tokens = output_tokens + ?10, cost_usd = cost_usd + ?11, model_ms = model_ms + ?12",
+             cached_tokens = cached_tokens + ?9, output_tokens = output_tokens + ?10, cost_usd = cost_usd + ?11, model_ms = model_ms + ?12,
+             unpriced_tokens = unpriced_tokens + ?13, estimated_tokens = estimated_tokens + ?14",
     )?
     .execute(params![
         Blob(row.team.as_uuid()),
@@ -43,52 +44,47 @@ fn add(
         key,
         model,
         int(runs),
-        int(model_calls),
-        int(call.input_tokens),
-        int(call.cached_tokens),
-        int(call.output_tokens),
-        call.cost_usd,
-        int(call.ms)
+        int(used.model_calls),
+        int(used.input_tokens),
+        int(used.cached_tokens),
+        int(used.output_tokens),
+        used.cost_usd,
+        int(used.model_ms),
+        int(used.unpriced_tokens),
+        int(used.estimated_tokens),
     ])?;
     Ok(())
 }
 
 /// A run was started.
 pub(crate) fn started(conn: &Connection, row: &RunRow, model: &str) -> Result<()> {
-    add(
-        conn,
-        row,
-        model,
-        (1, 0),
-        &ModelCall::default(),
-        row.created_at,
-    )
+    add(conn, row, model, 1, &Usage::default(), row.created_at)
 }
 
-/// Counts the model calls among the entries of a step.
-pub(crate) fn record(change: &Change<'_>, entries: &[NewEntry]) -> Result<()> {
-    for entry in entries {
-        let Body::ModelCall { call } = &entry.body else {
-            continue;
+/// Counts the model calls among what a step appends; attempts that gave no answer, as far as they used anything up.
+pub(crate) fn record<'a>(
+    change: &Change<'_>,
+    bodies: impl IntoIterator<Item = &'a Body>,
+) -> Result<()> {
+    for body in bodies {
+        let (call, answered) = match body {
+            Body::ModelCall { call } => (call, true),
+            Body::ModelAttempt { call, .. } => (call, false),
+            _ => continue,
         };
-        add(
-            change.tx,
-            &change.row,
-            &call.model,
-            (0, 1),
-            call,
-            change.now,
-        )?;
+        let used = Usage::of_call(call, answered);
+        add(change.tx, &change.row, &call.model, 0, &used, change.now)?;
         change
             .tx
             .prepare_cached(
-                "INSERT INTO usage_months (team_id, month, cost_usd) VALUES (?1, ?2, ?3)
-                 ON CONFLICT DO UPDATE SET cost_usd = cost_usd + ?3",
+                "INSERT INTO usage_months (team_id, month, cost_usd, unpriced_tokens) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET cost_usd = cost_usd + ?3, unpriced_tokens = unpriced_tokens + ?4",
             )?
             .execute(params![
                 Blob(change.row.team.as_uuid()),
                 change.now.month(),
-                call.cost_usd
+                used.cost_usd,
+                int(used.unpriced_tokens),
             ])?;
     }
     Ok(())
@@ -101,6 +97,20 @@ impl Store {
     /// [`StoreError::NotFound`].
     pub async fn team_month(&self, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
         self.peek(move |conn| month(conn, team, now)).await
+    }
+
+    /// What a team may spend in a month; none: no limit.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn team_limit_usd(&self, team: TeamId) -> Result<Option<f64>> {
+        self.peek(move |conn| {
+            conn.prepare_cached("SELECT cost_usd_month FROM teams WHERE id = ?1")?
+                .query_row(params![Blob(team.as_uuid())], |row| row.get(0))
+                .optional()?
+                .ok_or(StoreError::NotFound)
+        })
+        .await
     }
 
     /// Sets what a team may spend in a month; none: no limit.
@@ -138,15 +148,17 @@ impl Store {
             }
             conn.prepare_cached(
                 "SELECT position, created_at, body FROM messages
-                 WHERE run_id = ?1 AND shown IS NULL AND body ->> '$.kind' = 'model_call' ORDER BY position",
+                 WHERE run_id = ?1 AND shown IS NULL AND body ->> '$.kind' IN ('model_call', 'model_attempt') ORDER BY position",
             )?
             .query_map(params![Blob(run.as_uuid())], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Ms>(1)?.0, row.get::<_, String>(2)?))
             })?
             .map(|row| {
                 let (position, at, body) = row?;
+                let position = count(position);
                 match json("messages", "body", &body)? {
-                    Body::ModelCall { call } => Ok(ModelCallRow { position: count(position), at, call }),
+                    Body::ModelCall { call } => Ok(ModelCallRow { position, at, call, failed: None }),
+                    Body::ModelAttempt { call, outcome, error } => Ok(ModelCallRow { position, at, call, failed: Some((outcome, error)) }),
                     _ => Err(StoreError::Corrupt {
                         table: "messages",
                         column: "body",
@@ -162,13 +174,14 @@ impl Store {
 
 fn month(conn: &Connection, team: TeamId, now: Timestamp) -> Result<TeamMonth> {
     conn.prepare_cached(
-        "SELECT t.cost_usd_month, coalesce(m.cost_usd, 0) FROM teams t
+        "SELECT t.cost_usd_month, coalesce(m.cost_usd, 0), coalesce(m.unpriced_tokens, 0) FROM teams t
          LEFT JOIN usage_months m ON m.team_id = t.id AND m.month = ?2 WHERE t.id = ?1",
     )?
     .query_row(params![Blob(team.as_uuid()), now.month()], |row| {
         Ok(TeamMonth {
             limit_usd: row.get(0)?,
             spent_usd: row.get(1)?,
+            unpriced_tokens: count(row.get(2)?),
         })
     })
     .optional()?

@@ -90,6 +90,39 @@ pub struct Tokens {
     pub output: u64,
 }
 
+/// How a provider says what an answer used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UsageForm {
+    /// As its documentation has it.
+    #[default]
+    Documented,
+    /// In a chunk that has choices (OpenAI); elsewhere as documented.
+    WithChoices,
+    /// In the first chunk, with empty ones after it (OpenAI); elsewhere as documented.
+    Early,
+    /// With fractions in place of whole numbers.
+    Fractions,
+    /// As texts.
+    Texts,
+    /// With details that are a list, or null.
+    OddDetails,
+    /// Not at all.
+    Missing,
+}
+
+impl UsageForm {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Documented,
+        Self::WithChoices,
+        Self::Early,
+        Self::Fractions,
+        Self::Texts,
+        Self::OddDetails,
+        Self::Missing,
+    ];
+}
+
 /// A turn of the model.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -101,6 +134,14 @@ pub struct Answer {
     pub tokens: Tokens,
     /// Cut off at its greatest length.
     pub cut: bool,
+    /// How it says what it used up.
+    pub usage: UsageForm,
+    /// The provider's word with which it ends; none: the one that fits.
+    pub ending: Option<String>,
+    /// Without the index that OpenAI's pieces of calls have.
+    pub no_index: bool,
+    /// The text is a refusal, in the field that OpenAI has for it.
+    pub refusal: bool,
 }
 
 impl Answer {
@@ -117,6 +158,10 @@ impl Answer {
                 output: 20,
             },
             cut: false,
+            usage: UsageForm::Documented,
+            ending: None,
+            no_index: false,
+            refusal: false,
         }
     }
 
@@ -164,6 +209,34 @@ impl Answer {
         self.cut = true;
         self
     }
+
+    /// What it used up is said in this form.
+    #[must_use]
+    pub fn with_usage(mut self, form: UsageForm) -> Self {
+        self.usage = form;
+        self
+    }
+
+    /// Ends with this word of the provider.
+    #[must_use]
+    pub fn ending(mut self, word: &str) -> Self {
+        self.ending = Some(word.to_owned());
+        self
+    }
+
+    /// Its calls come in pieces without an index (OpenAI).
+    #[must_use]
+    pub fn without_index(mut self) -> Self {
+        self.no_index = true;
+        self
+    }
+
+    /// Its text comes in OpenAI's field for refusals.
+    #[must_use]
+    pub fn as_refusal(mut self) -> Self {
+        self.refusal = true;
+        self
+    }
 }
 
 /// What goes wrong with one request.
@@ -183,6 +256,8 @@ pub enum Fault {
     BadJson,
     /// 200, and an event of an error of this type in the middle of the stream.
     ErrorEvent(&'static str),
+    /// 200, and these events in place of the answer's.
+    Events(Vec<String>),
     /// No answer at all. Whoever asks must give up.
     Hang,
     /// A right answer, each of whose events waits at the gate.
@@ -191,11 +266,14 @@ pub enum Fault {
 
 /// Answers by the request.
 type Rule = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
+/// Fails by the request.
+type FaultRule = Arc<dyn Fn(&Asked) -> Option<Fault> + Send + Sync>;
 
 #[derive(Default)]
 struct Desk {
     scripts: HashMap<String, Vec<Answer>>,
     rule: Option<Rule>,
+    fault_rule: Option<FaultRule>,
     faults: VecDeque<Fault>,
     /// For requests of one model only.
     faults_of: HashMap<String, VecDeque<Fault>>,
@@ -277,6 +355,11 @@ impl ProviderServer {
     /// Requests to models without a script are answered by this rule.
     pub fn answer_by(&self, rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) {
         self.0.desk.lock().unwrap().rule = Some(Arc::new(rule));
+    }
+
+    /// Requests that meet no other fault meet what this rule says, after their answer was made.
+    pub fn fail_by(&self, rule: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) {
+        self.0.desk.lock().unwrap().fault_rule = Some(Arc::new(rule));
     }
 
     /// The next requests meet these, each one of them.
@@ -365,6 +448,8 @@ async fn answer(
             .get_mut(&asked.model)
             .and_then(VecDeque::pop_front);
         let fault = of_model.or_else(|| desk.faults.pop_front());
+        let by_rule = || desk.fault_rule.as_ref().and_then(|rule| rule(&asked));
+        let fault = fault.or_else(by_rule);
         desk.asked.push(asked);
         (desk.asked.len() - 1, answer, fault, desk.gate.clone())
     };

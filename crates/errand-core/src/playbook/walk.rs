@@ -198,6 +198,7 @@ impl Walk {
             | Body::Opening { .. }
             | Body::ModelCall { .. }
             | Body::ModelFailed { .. }
+            | Body::ModelAttempt { .. }
             | Body::Summary { .. }
             | Body::Source { .. }
             | Body::Lost { .. }

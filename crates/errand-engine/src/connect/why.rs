@@ -72,9 +72,7 @@ pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The error and its causes, from the outside in.
-fn causes<'e>(
-    error: &'e (dyn Error + 'static),
-) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| cause(error))
 }
 

@@ -254,7 +254,7 @@ impl Driver<'_> {
                     () = self.fence.fenced() => {
                         context.cancel.cancel();
                         let late = vec![(call.id.clone(), answer.await.into_outcome())];
-                        return Err(DriveError::Fenced(known(late)));
+                        return Err(DriveError::Fenced(known(late).into()));
                     }
                 };
                 masked(acted, filled.secrets.as_deref())

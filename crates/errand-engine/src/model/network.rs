@@ -2,7 +2,7 @@
 //!
 //! Promised: a model is asked only after what its question rests on is on disk (its session is not pure); each call that
 //! was answered is on record with what it used up, in the same step as what it decided; an attempt that failed on the way
-//! is on record too, and the next one is made by whoever drives the run then, so that a provider that is down costs no
+//! is on record too, with what it used up, and the next one is made by whoever drives the run then, so that a provider that is down costs no
 //! place. Faults of transport are tried again up to a bound; anything else ends the run with a sentence that says what to
 //! do.
 //!
@@ -19,6 +19,7 @@ mod fit;
 mod line;
 mod provider;
 mod render;
+mod tap;
 mod workspace;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{MessageId, RunId, TeamId};
+use errand_core::limits::{EMPTY_SUMMARIES_MAX, LOST_CALLS_MAX};
 use errand_core::retry::model_retry_delay_ms;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, ModelCall, Purpose};
@@ -39,13 +41,14 @@ use url::Url;
 use super::{Model, ModelError, Need, Offer, Session, Setup, Turn, TurnContext, TurnError};
 use crate::net::{Blocked, ClientError};
 use answer::Toolbox;
-use ask::{Audience, Question, Reply};
+use ask::{Audience, Question};
 use catalog::Known;
 use conversation::Conversation;
 use fault::Fault;
 use line::Lines;
 use provider::{Registry, Target};
 use render::Frame;
+use tap::Tap;
 
 pub use catalog::{Overrides, Price, Tokens};
 pub use provider::{Kind, OwnProvider, OwnProviders, ProviderKey, ProviderSettings};
@@ -122,14 +125,30 @@ impl Network {
     pub(super) fn check(&self, build: &BuildConfig, own: &OwnProviders) -> Result<(), String> {
         self.registry.check(&build.model, own)?;
         let is_priced = self.overrides.known(&build.model).price.is_some();
-        if build.limits.cost_usd.is_some() && !is_priced {
-            return Err(format!(
-                "limits.cost_usd cannot be kept: the model {0} has no price. The operator can set one with [models.prices.\"{0}\"] in errand.toml; limits.tokens needs none",
-                build.model
-            ));
+        match price_unknown(
+            &build.model,
+            build.limits.cost_usd.is_some(),
+            own.limits_month,
+        ) {
+            Some(message) if !is_priced => Err(message),
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// Why a model whose price is not known is not asked: a limit of money cannot be kept. None: there is no such limit.
+pub(crate) fn price_unknown(model: &ModelName, of_build: bool, of_month: bool) -> Option<String> {
+    let (what, without) = match (of_build, of_month) {
+        (true, _) => ("limits.cost_usd cannot be kept", "limits.tokens needs none"),
+        (false, true) => (
+            "the team's limit of what it spends in a month cannot be kept",
+            "or an admin of the team can lift that limit, on the page Usage or with PATCH /v1/usage/limits",
+        ),
+        (false, false) => return None,
+    };
+    Some(format!(
+        "{what}: the model {model} has no price. The operator can set one with [models.prices.\"{model}\"], or one for all such models with [models.default_price], in errand.toml; {without}"
+    ))
 }
 
 /// A model on the network.
@@ -158,6 +177,7 @@ impl Model for NetworkModel {
             known,
             name,
             target: None,
+            under_way: None,
         }))
     }
 }
@@ -173,6 +193,19 @@ struct NetworkSession {
     conversation: Conversation,
     /// Looked up when it is first needed.
     target: Option<Target>,
+    /// The call that is under way, or has ended without an answer.
+    under_way: Option<UnderWay>,
+}
+
+/// What is known of a call while it is under way.
+struct UnderWay {
+    tap: Arc<Tap>,
+    kind: Kind,
+    purpose: Purpose,
+    attempt: u32,
+    read_to: u64,
+    began: Timestamp,
+    asked_bytes: usize,
 }
 
 #[async_trait]
@@ -192,6 +225,15 @@ impl Session for NetworkSession {
 
     fn costs(&self) -> bool {
         true
+    }
+
+    fn is_priced(&self) -> bool {
+        self.known.price.is_some()
+    }
+
+    fn unanswered(&mut self, now: Timestamp) -> Option<ModelCall> {
+        let call = self.under_way.take()?;
+        Some(self.account(&call, false, now))
     }
 
     fn needs_workspace(&self) -> Need {
@@ -223,12 +265,15 @@ impl Session for NetworkSession {
             });
         };
         let room = self.room();
-        if !room.holds(self.frame.bytes + self.conversation.bytes)
-            && let Some(cut) = fit::cut(&self.conversation, self.frame.bytes, room)
-        {
+        if room.holds(self.frame.bytes + self.conversation.bytes) {
+            return self.next_turn(context, &target, None).await;
+        }
+        if let Some(cut) = fit::cut(&self.conversation, self.frame.bytes, room) {
             return self.summarise(context, &target, room, cut).await;
         }
-        self.next_turn(context, &target).await
+        let model = (&self.name, self.known.window);
+        let trim = fit::trim(&self.conversation, self.frame.bytes, room, model)?;
+        self.next_turn(context, &target, Some(trim)).await
     }
 }
 
@@ -269,6 +314,7 @@ impl NetworkSession {
         &mut self,
         context: &TurnContext<'_>,
         target: &Target,
+        trim: Option<fit::Trim>,
     ) -> Result<Turn, TurnError> {
         let (position, at) = self.conversation.basis.unwrap_or((0, context.clock.now()));
         let message = MessageId::of_turn(self.run, position, at);
@@ -284,19 +330,24 @@ impl NetworkSession {
             &self.conversation,
             target.kind,
             self.known.sees,
+            trim,
         );
+        let sent_bytes = trim.map_or(self.conversation.bytes, |trim| trim.sent_bytes);
+        let asked_bytes = self.frame.bytes + sent_bytes;
+        let tap = self.begin(context, target, Purpose::Turn, asked_bytes);
         let question = Question {
             name: &self.name,
             target,
             request,
             answer_tokens: self.known.answer,
             idle_ms: self.network.idle_ms,
+            tap: &tap,
         };
-        let began = context.clock.now();
         let reply = ask::ask(question, Some(audience), context.clock).await;
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
-        let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Turn, (attempt, context.read_to), ms);
+        let mut call = self.answered(context.clock.now());
+        let usage = Usage::of_call(&call, true);
+        call.sent_bytes = trim.map_or(0, |trim| trim.sent_bytes as u64);
         let empty = self.conversation.empty;
         let id = || {
             let id = context.ids.message(context.clock.now());
@@ -318,30 +369,36 @@ impl NetworkSession {
         cut: fit::Cut,
     ) -> Result<Turn, TurnError> {
         let attempt = context.failures + 1;
+        let request = fit::summary_request(&self.conversation, &cut, room);
+        let asked_bytes = request.messages.iter().map(|m| m.content.size()).sum();
+        let tap = self.begin(context, target, Purpose::Summary, asked_bytes);
         let question = Question {
             name: &self.name,
             target,
-            request: fit::summary_request(&self.conversation, &cut, room),
+            request,
             answer_tokens: fit::SUMMARY_TOKENS.min(self.known.answer),
             idle_ms: self.network.idle_ms,
+            tap: &tap,
         };
-        let began = context.clock.now();
         let reply = ask::ask(question, None, context.clock).await;
-        let reply = reply.and_then(|reply| {
-            if reply.text.trim().is_empty() {
-                Err(Fault::transport("the summary that was asked for is empty"))
-            } else {
-                Ok(reply)
-            }
+        let reply = reply.and_then(|reply| match &reply.filtered {
+            // Half a summary would be memory lost in silence.
+            Some(word) => Err(Fault::Final(ask::refused(&self.name, word))),
+            None if reply.text.trim().is_empty() => Err(Fault::EmptySummary),
+            None => Ok(reply),
         });
         let reply = reply.map_err(|fault| self.failed(fault, attempt, context))?;
-        let ms = context.clock.now().ms_since(began);
-        let (call, usage) = self.account(&reply, Purpose::Summary, (attempt, context.read_to), ms);
+        let call = self.answered(context.clock.now());
+        let usage = Usage::of_call(&call, true);
+        let mut text = reply.text;
+        if reply.cut {
+            text.push_str("\n[… this summary was cut off here …]");
+        }
         Ok(Turn {
             notes: vec![
                 Body::ModelCall { call },
                 Body::Summary {
-                    text: reply.text,
+                    text,
                     up_to: cut.up_to,
                 },
             ],
@@ -350,43 +407,84 @@ impl NetworkSession {
         })
     }
 
-    /// What a call used up, for the transcript and for the sums.
-    fn account(
-        &self,
-        reply: &Reply,
+    /// Notes that a call begins, so that what it uses up is known however it ends.
+    fn begin(
+        &mut self,
+        context: &TurnContext<'_>,
+        target: &Target,
         purpose: Purpose,
-        (attempt, read_to): (u32, u64),
-        ms: u64,
-    ) -> (ModelCall, Usage) {
-        let tokens = reply.tokens;
-        let cost_usd = self.known.price.map_or(0.0, |price| price.of(tokens));
-        let call = ModelCall {
+        asked_bytes: usize,
+    ) -> Arc<Tap> {
+        let tap = Arc::new(Tap::new(target.kind));
+        self.under_way = Some(UnderWay {
+            tap: Arc::clone(&tap),
+            kind: target.kind,
+            purpose,
+            attempt: context.failures + 1,
+            read_to: context.read_to,
+            began: context.clock.now(),
+            asked_bytes,
+        });
+        tap
+    }
+
+    /// The call under way has its answer: what is known of it.
+    fn answered(&mut self, now: Timestamp) -> ModelCall {
+        let call = self.under_way.take();
+        call.map_or_else(ModelCall::default, |call| self.account(&call, true, now))
+    }
+
+    /// What is known of a call. `is_whole`: its answer came to the end.
+    fn account(&self, under_way: &UnderWay, is_whole: bool, now: Timestamp) -> ModelCall {
+        let seen = under_way.tap.seen();
+        let spent = seen.spent(under_way.kind, under_way.asked_bytes, is_whole);
+        drop(seen);
+        let tokens = spent.tokens;
+        let mut call = ModelCall {
             model: self.name.to_string(),
             input_tokens: tokens.input,
             cached_tokens: tokens.cached,
             output_tokens: tokens.output,
-            cost_usd,
-            ms,
-            attempt,
-            read_to,
-            purpose,
+            cost_usd: self.known.price.map_or(0.0, |price| price.of(tokens)),
+            estimated: spent.estimated,
+            ms: now.ms_since(under_way.began),
+            attempt: under_way.attempt,
+            read_to: under_way.read_to,
+            purpose: under_way.purpose,
             ..ModelCall::default()
         };
-        let usage = Usage {
-            model_calls: 1,
-            input_tokens: tokens.input,
-            cached_tokens: tokens.cached,
-            output_tokens: tokens.output,
-            cost_usd,
-            model_ms: ms,
-            ..Usage::default()
-        };
-        (call, usage)
+        call.unpriced = self.known.price.is_none() && call.used_tokens();
+        call
     }
 
     fn failed(&self, fault: Fault, attempt: u32, context: &TurnContext<'_>) -> TurnError {
+        let fails =
+            |code: &'static str, message: String| TurnError::Fails(ModelError { code, message });
+        let name = &self.name;
         let (what, retry_after_ms) = match fault {
             Fault::Final(error) => return TurnError::Fails(error),
+            Fault::LostCall if attempt >= LOST_CALLS_MAX => {
+                return fails(
+                    "model_call_lost",
+                    format!(
+                        "{LOST_CALLS_MAX} answers in a row of {name} said that they call a tool, and held no call that can be read: the provider's server is not compatible. Use another server or model, then retry the run"
+                    ),
+                );
+            }
+            Fault::EmptySummary if attempt >= EMPTY_SUMMARIES_MAX => {
+                return fails(
+                    "model_no_summary",
+                    format!(
+                        "the conversation is longer than the window of {name}, and {EMPTY_SUMMARIES_MAX} summaries in a row were empty. Use a model with a larger window, or correct models.windows, then retry the run"
+                    ),
+                );
+            }
+            Fault::LostCall => (
+                "the answer said that it calls a tool, and held no call that can be read"
+                    .to_owned(),
+                None,
+            ),
+            Fault::EmptySummary => ("the summary that was asked for is empty".to_owned(), None),
             Fault::Transport {
                 what,
                 retry_after_ms,

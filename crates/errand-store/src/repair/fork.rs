@@ -190,6 +190,8 @@ pub(crate) fn new_row(
         output_tokens: 0,
         cost_usd: 0.0,
         model_ms: 0,
+        unpriced_tokens: 0,
+        estimated_tokens: 0,
         ..old
     }
 }

@@ -46,6 +46,7 @@ async fn sums_are_made_by_each_combination() {
         output_tokens: 80,
         cost_usd: 6.0,
         model_ms: 96,
+        ..UsageSums::default()
     };
     assert_eq!((lines.len(), sum, lines[0].sums), (1, expected, expected));
 

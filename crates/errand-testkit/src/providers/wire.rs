@@ -4,7 +4,7 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{Answer, Fault, Protocol};
+use super::{Answer, Fault, Protocol, UsageForm};
 use crate::script::Gate;
 
 /// Pieces that a text or arguments come in.
@@ -208,6 +208,7 @@ pub(super) async fn respond(
             pieces.push(Piece::Bytes(event));
             stream(pieces, None)
         }
+        Some(Fault::Events(events)) => stream(events.into_iter().map(Piece::Bytes).collect(), None),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Trickle(gate)) => stream(whole(), Some(gate)),
     }
@@ -259,6 +260,38 @@ fn events(protocol: Protocol, number: usize, answer: &Answer) -> Vec<String> {
     }
 }
 
+/// A usage object in the form that an answer wants; none: it is left out.
+fn said(usage: Value, form: UsageForm) -> Option<Value> {
+    let each = |with: &dyn Fn(u64) -> Value| match &usage {
+        Value::Object(map) => {
+            let pairs = map.iter().map(|(name, value)| {
+                let value = value.as_u64().map_or_else(|| value.clone(), with);
+                (name.clone(), value)
+            });
+            Value::Object(pairs.collect())
+        }
+        other => other.clone(),
+    };
+    match form {
+        UsageForm::Documented | UsageForm::WithChoices | UsageForm::Early => Some(usage),
+        UsageForm::Fractions => {
+            #[expect(clippy::cast_precision_loss, reason = "small counts")]
+            let usage = each(&|n| json!(n as f64));
+            Some(usage)
+        }
+        UsageForm::Texts => Some(each(&|n| json!(n.to_string()))),
+        UsageForm::OddDetails => {
+            let mut usage = usage;
+            if let Some(details) = usage.get_mut("prompt_tokens_details") {
+                *details = json!([details.clone(), null]);
+            }
+            usage["completion_tokens_details"] = Value::Null;
+            Some(usage)
+        }
+        UsageForm::Missing => None,
+    }
+}
+
 fn anthropic(number: usize, answer: &Answer) -> Vec<String> {
     let mut events = Vec::new();
     let mut event = |kind: &str, mut data: Value| {
@@ -272,6 +305,7 @@ fn anthropic(number: usize, answer: &Answer) -> Vec<String> {
         "cache_read_input_tokens": tokens.cached,
         "output_tokens": 1,
     });
+    let usage = said(usage, answer.usage);
     event(
         "message_start",
         json!({"message": {"id": format!("msg_{number}"), "type": "message", "role": "assistant", "content": [], "usage": usage}}),
@@ -311,9 +345,11 @@ fn anthropic(number: usize, answer: &Answer) -> Vec<String> {
         (false, true) => "end_turn",
         (false, false) => "tool_use",
     };
+    let reason = answer.ending.as_deref().unwrap_or(reason);
+    let usage = said(json!({"output_tokens": tokens.output}), answer.usage);
     event(
         "message_delta",
-        json!({"delta": {"stop_reason": reason, "stop_sequence": null}, "usage": {"output_tokens": tokens.output}}),
+        json!({"delta": {"stop_reason": reason, "stop_sequence": null}, "usage": usage}),
     );
     event("message_stop", json!({}));
     events
@@ -326,30 +362,6 @@ fn openai(number: usize, answer: &Answer) -> Vec<String> {
         events.push(format!("data: {data}\n\n"));
     };
     let delta = |delta: Value| json!([{"index": 0, "delta": delta, "finish_reason": null}]);
-    chunk(
-        delta(json!({"role": "assistant", "content": ""})),
-        Value::Null,
-    );
-    for piece in pieces(&answer.text).into_iter().filter(|p| !p.is_empty()) {
-        chunk(delta(json!({"content": piece})), Value::Null);
-    }
-    for (index, (name, arguments)) in answer.calls.iter().enumerate() {
-        let first = json!({"index": index, "id": format!("call_{number}_{index}"), "type": "function", "function": {"name": name, "arguments": ""}});
-        chunk(delta(json!({"tool_calls": [first]})), Value::Null);
-        for piece in pieces(arguments) {
-            let more = json!({"index": index, "function": {"arguments": piece}});
-            chunk(delta(json!({"tool_calls": [more]})), Value::Null);
-        }
-    }
-    let reason = match (answer.cut, answer.calls.is_empty()) {
-        (true, _) => "length",
-        (false, true) => "stop",
-        (false, false) => "tool_calls",
-    };
-    chunk(
-        json!([{"index": 0, "delta": {}, "finish_reason": reason}]),
-        Value::Null,
-    );
     let tokens = answer.tokens;
     let usage = json!({
         "prompt_tokens": tokens.input,
@@ -357,7 +369,47 @@ fn openai(number: usize, answer: &Answer) -> Vec<String> {
         "total_tokens": tokens.input + tokens.output,
         "prompt_tokens_details": {"cached_tokens": tokens.cached},
     });
-    chunk(json!([]), usage);
+    let usage = said(usage, answer.usage).unwrap_or_default();
+    let early = match answer.usage {
+        UsageForm::Early => usage.clone(),
+        _ => Value::Null,
+    };
+    chunk(delta(json!({"role": "assistant", "content": ""})), early);
+    let field = if answer.refusal { "refusal" } else { "content" };
+    for piece in pieces(&answer.text).into_iter().filter(|p| !p.is_empty()) {
+        chunk(delta(json!({field: piece})), Value::Null);
+    }
+    for (index, (name, arguments)) in answer.calls.iter().enumerate() {
+        let mut first = json!({"index": index, "id": format!("call_{number}_{index}"), "type": "function", "function": {"name": name, "arguments": ""}});
+        let mut rest = json!({"index": index});
+        if answer.no_index {
+            first["index"] = Value::Null;
+            rest = json!({});
+        }
+        chunk(delta(json!({"tool_calls": [first]})), Value::Null);
+        for piece in pieces(arguments) {
+            rest["function"] = json!({"arguments": piece});
+            chunk(delta(json!({"tool_calls": [rest]})), Value::Null);
+        }
+    }
+    let reason = match (answer.cut, answer.calls.is_empty()) {
+        (true, _) => "length",
+        (false, true) => "stop",
+        (false, false) => "tool_calls",
+    };
+    let reason = answer.ending.as_deref().unwrap_or(reason);
+    chunk(
+        json!([{"index": 0, "delta": {}, "finish_reason": reason}]),
+        Value::Null,
+    );
+    match answer.usage {
+        UsageForm::WithChoices => chunk(json!([{"index": 0, "delta": {}}]), usage),
+        UsageForm::Early => chunk(
+            json!([]),
+            json!({"prompt_tokens": 0, "completion_tokens": 0}),
+        ),
+        _ => chunk(json!([]), usage),
+    }
     events.push("data: [DONE]\n\n".to_owned());
     events
 }
@@ -370,13 +422,17 @@ fn gemini(answer: &Answer) -> Vec<String> {
         "candidatesTokenCount": tokens.output,
         "totalTokenCount": tokens.input + tokens.output,
     });
+    let usage = said(usage, answer.usage);
     let mut events = Vec::new();
     let mut chunk = |parts: Value, reason: Value| {
         let mut candidate = json!({"content": {"role": "model", "parts": parts}, "index": 0});
         if !reason.is_null() {
             candidate["finishReason"] = reason;
         }
-        let data = json!({"candidates": [candidate], "usageMetadata": usage});
+        let mut data = json!({"candidates": [candidate]});
+        if let Some(usage) = &usage {
+            data["usageMetadata"] = usage.clone();
+        }
         events.push(format!("data: {data}\r\n\r\n"));
     };
     for piece in pieces(&answer.text).into_iter().filter(|p| !p.is_empty()) {
@@ -393,9 +449,10 @@ fn gemini(answer: &Answer) -> Vec<String> {
     if !calls.is_empty() {
         chunk(json!(calls), Value::Null);
     }
+    let reason = if answer.cut { "MAX_TOKENS" } else { "STOP" };
     chunk(
         json!([{"text": ""}]),
-        json!(if answer.cut { "MAX_TOKENS" } else { "STOP" }),
+        json!(answer.ending.as_deref().unwrap_or(reason)),
     );
     events
 }

@@ -1,7 +1,7 @@
 //! `[models]`: how models of providers on the network are called, and what the operator knows of them.
 //!
-//! Three tables have names of the operator's own choice, and so are no settings of the list: `[models.providers.NAME]`,
-//! `[models.prices."NAME"]` and `[models.windows]`. What is wrong in them is told with all other problems. The keys and
+//! Four tables are no settings of the list. Three have names of the operator's own choice: `[models.providers.NAME]`,
+//! `[models.prices."NAME"]` and `[models.windows]`; `[models.default_price]` is a price as a whole. What is wrong in them is told with all other problems. The keys and
 //! addresses of Anthropic, OpenAI and Gemini may stand in the variables that everybody knows, which win over the file.
 
 use std::collections::BTreeMap;
@@ -41,12 +41,19 @@ pub struct ModelTables {
     pub providers: Vec<(String, ProviderSettings)>,
     /// `[models.prices."NAME"]`.
     pub prices: BTreeMap<String, Price>,
+    /// `[models.default_price]`.
+    pub default_price: Option<Price>,
     /// `[models.windows]`.
     pub windows: BTreeMap<String, u64>,
 }
 
 /// The names of these tables. Their content is kept as it is and read here.
-pub(super) const TABLES: [&str; 3] = ["models.providers", "models.prices", "models.windows"];
+pub(super) const TABLES: [&str; 4] = [
+    "models.providers",
+    "models.prices",
+    "models.default_price",
+    "models.windows",
+];
 
 /// A provider's key and address, by the variables that everybody knows.
 const VARIABLES: [(Kind, &str, &str); 3] = [
@@ -100,6 +107,7 @@ impl ModelTables {
                 Err(message) => reader.report(origin, format!("models.prices.{name:?}"), message),
             }
         }
+        tables.default_price = default_price(reader);
         for (origin, name, value) in reader.table("models.windows") {
             let tokens = value.as_integer().and_then(|n| u64::try_from(n).ok());
             match tokens.filter(|n| (1_000..=100_000_000).contains(n)) {
@@ -123,6 +131,7 @@ impl ModelTables {
             providers: self.providers.clone(),
             overrides: Overrides {
                 prices: self.prices.clone(),
+                default_price: self.default_price,
                 windows: self.windows.clone(),
                 vision: config.vision.clone(),
             },
@@ -212,6 +221,21 @@ fn price(table: PriceTable) -> Result<Price, String> {
         Ok(price)
     } else {
         Err("a price is US dollars for a million tokens, from 0 on".to_owned())
+    }
+}
+
+/// The price of models that have no other.
+fn default_price(reader: &mut Reader<'_>) -> Option<Price> {
+    let given = reader.table("models.default_price");
+    let (origin, _, _) = given.first()?;
+    let origin = origin.clone();
+    let table = given.into_iter().map(|(_, name, value)| (name, value));
+    match fitting::<PriceTable>(toml::Value::Table(table.collect())).and_then(price) {
+        Ok(price) => Some(price),
+        Err(message) => {
+            reader.report(origin, "models.default_price".to_owned(), message);
+            None
+        }
     }
 }
 

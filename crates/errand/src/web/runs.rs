@@ -226,7 +226,7 @@ fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) 
             td { (ui::time(run.created_at, now)) }
             td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
             @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
-            td.num data-label="cost" { (ui::cost(run.usage.cost_usd)) }
+            td.num data-label="cost" { (ui::cost_of(run.usage.known_usd(), run.usage.cost_unknown_tokens)) }
         }
     }
 }

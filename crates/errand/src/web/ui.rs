@@ -107,6 +107,15 @@ pub(super) fn cost(usd: f64) -> String {
     format!("${usd:.2}")
 }
 
+/// A cost of which a part may not be known.
+pub(super) fn cost_of(known_usd: f64, unpriced_tokens: u64) -> String {
+    match unpriced_tokens {
+        0 => cost(known_usd),
+        _ if known_usd <= 0.0 => "unknown".to_owned(),
+        _ => format!("{} + unknown", cost(known_usd)),
+    }
+}
+
 /// `940`, `1.2 k`, `3.4 M`: where there is little room.
 pub(super) fn short(n: f64) -> String {
     match n {

@@ -121,6 +121,7 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
             }
         }
         (tiles(&sum))
+        (unknown(&sum))
         section {
             div.head { h2 { "By day" } (csv_link("day", "day", span)) }
             (charts(&by_day, span))
@@ -150,7 +151,22 @@ fn tiles(sum: &UsageSums) -> Markup {
             (tile("Model calls", ui::number(sum.model_calls)))
             (tile("Tokens in", ui::number(sum.input_tokens)))
             (tile("Tokens out", ui::number(sum.output_tokens)))
-            (tile("Cost", ui::cost(sum.cost_usd)))
+            (tile("Cost", ui::cost_of(sum.cost_usd, sum.unpriced_tokens)))
+        }
+    }
+}
+
+/// What the figures leave open.
+fn unknown(sum: &UsageSums) -> Markup {
+    html! {
+        @if sum.unpriced_tokens > 0 {
+            p.small.dim {
+                "The cost of " (ui::number(sum.unpriced_tokens)) " tokens is unknown: their models have no price. An operator sets one with "
+                code { "[models.prices.\"provider/name\"]" } " or " code { "[models.default_price]" } "; it counts from then on."
+            }
+        }
+        @if sum.estimated_tokens > 0 {
+            p.small.dim { (ui::number(sum.estimated_tokens)) " tokens are an estimate: the provider did not count them." }
         }
     }
 }
@@ -280,7 +296,7 @@ fn row(line: &UsageLine, weight: f64, most: f64) -> Markup {
             td.num data-label="in" { (ui::number(sums.input_tokens)) }
             td.num data-label="cached" { (ui::number(sums.cached_tokens)) }
             td.num data-label="out" { (ui::number(sums.output_tokens)) }
-            td.num data-label="cost" { (ui::cost(sums.cost_usd)) }
+            td.num data-label="cost" { (ui::cost_of(sums.cost_usd, sums.unpriced_tokens)) }
         }
     }
 }
@@ -292,6 +308,10 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
             p {
                 strong { (ui::cost(month.spent_usd)) } " spent"
                 @match month.limit_usd { Some(limit) => { " of " (ui::cost(limit)) } None => ", no limit" } "."
+                @if month.unpriced_tokens > 0 { " The cost of " (ui::number(month.unpriced_tokens)) " more tokens is unknown, since their models have no price." }
+            }
+            @if month.limit_usd.is_some() {
+                p.small.dim { "A model without a known price is not run while there is a limit." }
             }
             @if visitor.may(Permission::ManageModels) {
                 (ui::alert(wrong))

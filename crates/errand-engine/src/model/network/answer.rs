@@ -2,7 +2,8 @@
 //!
 //! Promised: calls keep their order and get ids of ours, since those of providers may repeat; a call of an unknown tool,
 //! or one whose arguments do not fit the tool's schema, gets an error that names the tools there are, or the argument that
-//! is wrong; three answers in a row that hold neither text nor a call that can be carried out end the run.
+//! is wrong; three answers in a row that hold neither text nor a call that can be carried out end the run; so does one
+//! that the provider or the model held back, whose text is kept and whose calls are not carried out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -13,8 +14,8 @@ use errand_core::turn::{MarkedMove, Move};
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
-use super::super::{Offer, Turn};
-use super::ask::{RawArguments, Reply};
+use super::super::{ModelError, Offer, Turn};
+use super::ask::{RawArguments, Reply, refused as refused_by};
 
 /// Most characters of arguments, or of what is wrong with them, that are repeated to the model.
 const TOLD_CHARS_MAX: usize = 300;
@@ -120,14 +121,19 @@ pub(super) fn turn(
     let mut moves = Vec::new();
     let mut refused = Vec::new();
     let has_text = !reply.text.trim().is_empty();
-    let has_calls = !reply.calls.is_empty();
-    let ends = has_text && !has_calls && !reply.cut;
+    // Of an answer that was held back nothing is carried out, and it is no end, however much of it came.
+    let calls = match reply.filtered {
+        Some(_) => Vec::new(),
+        None => reply.calls,
+    };
+    let ends = has_text && calls.is_empty() && !reply.cut && reply.filtered.is_none();
     if ends {
         moves.push(Move::Finish { text: reply.text });
     } else if has_text {
         moves.push(Move::Say { text: reply.text });
     }
-    for raw in reply.calls {
+    let has_calls = !calls.is_empty();
+    for raw in calls {
         let id = id();
         if !raw.signatures.is_empty() {
             call.signatures.insert(id.clone(), raw.signatures);
@@ -148,23 +154,20 @@ pub(super) fn turn(
     }
     let calls = moves.len() - usize::from(has_text);
     call.answer = match (has_text, calls > refused.len()) {
+        _ if reply.filtered.is_some() => AnswerKind::Refused,
         (true, _) if !has_calls && reply.cut => AnswerKind::Cut,
         (true, _) | (_, true) => AnswerKind::Whole,
         (false, false) => AnswerKind::Empty,
     };
-    if call.answer == AnswerKind::Empty {
+    if let Some(word) = reply.filtered {
+        let ModelError { code, message } = refused_by(&call.model, &word);
+        moves.push(Move::Fail { code, message });
+    } else if call.answer == AnswerKind::Empty && empty + 1 >= EMPTY_ANSWERS_MAX {
         let model = &call.model;
-        if let Some(word) = reply.filtered {
-            moves.push(Move::Fail {
-                code: "model_refused",
-                message: format!("the provider of {model} held its answer back ({word}); change the instructions or the message, then retry the run"),
-            });
-        } else if empty + 1 >= EMPTY_ANSWERS_MAX {
-            moves.push(Move::Fail {
-                code: "model_no_answer",
-                message: format!("{EMPTY_ANSWERS_MAX} answers in a row of {model} held neither text nor a call that could be carried out; use another model, or change the instructions, then retry the run"),
-            });
-        }
+        moves.push(Move::Fail {
+            code: "model_no_answer",
+            message: format!("{EMPTY_ANSWERS_MAX} answers in a row of {model} held neither text nor a call that could be carried out; use another model, or change the instructions, then retry the run"),
+        });
     }
     let mark = |action| MarkedMove { action, mark: None };
     Turn {

@@ -4,7 +4,13 @@
 //! for too long, or of a size that no answer has. Text is told to those who listen while it comes. Dropping the call ends
 //! the connection.
 //!
+//! Usage, refusals and the calls of OpenAI's protocol are read from the stream's frames (`tap`), whose owner keeps what
+//! came where the call is dropped.
+//!
 //! Left out: trying again (the run does, without a driver), and judging what the answer says (`answer`).
+
+use std::fmt;
+use std::sync::Arc;
 
 use errand_core::config::ModelName;
 use errand_core::id::{MessageId, RunId};
@@ -13,15 +19,15 @@ use futures::StreamExt as _;
 use genai::adapter::AdapterKind;
 use genai::chat::{
     ChatOptions, ChatRequest, ChatStreamEvent, ReasoningEffort, StopReason, StreamEnd, ToolCall,
-    Usage,
 };
 use genai::resolver::{AuthData, Endpoint};
 use genai::{ModelIden, ServiceTarget};
 use serde_json::Value;
 
-use super::catalog::Tokens;
+use super::super::ModelError;
 use super::fault::{self, Fault};
 use super::provider::{Kind, Target};
+use super::tap::Tap;
 use crate::clock::Clock;
 use crate::deltas::{Delta, Deltas};
 
@@ -29,7 +35,6 @@ use crate::deltas::{Delta, Deltas};
 pub(super) struct Reply {
     pub(super) text: String,
     pub(super) calls: Vec<RawCall>,
-    pub(super) tokens: Tokens,
     /// Cut off at its greatest length.
     pub(super) cut: bool,
     /// Held back by the provider's filter: its word.
@@ -68,10 +73,13 @@ pub(super) struct Question<'a> {
     pub(super) answer_tokens: u64,
     /// How long a silence may last, in milliseconds.
     pub(super) idle_ms: u64,
+    /// Reads the stream beside the library.
+    pub(super) tap: &'a Arc<Tap>,
 }
 
 fn options(question: &Question<'_>) -> ChatOptions {
-    let mut options = ChatOptions::default().with_capture_usage(true);
+    let tap: Arc<Tap> = Arc::clone(question.tap);
+    let mut options = ChatOptions::default().with_raw_frame_sink_arc(tap);
     // The library takes an ending such as `-max` of a name for an effort, unless it is told one. A budget is told to no
     // provider that speaks OpenAI's protocol.
     if question.target.kind.adapter() == AdapterKind::OpenAI {
@@ -96,13 +104,20 @@ pub(super) async fn ask(
         auth: AuthData::from_single(target.key.as_str()),
         model: ModelIden::new(target.kind.adapter(), name.name.as_str()),
     };
-    let of_library = |error: genai::Error| fault::of_library(&error, name, clock.now());
+    let tap = question.tap;
+    let of_library = |error: genai::Error| {
+        // The library knows no block, and takes it for an answer in a form of its own.
+        if let Some(word) = tap.seen().blocked.take() {
+            return Fault::Final(refused(name, &word));
+        }
+        fault::of_library(&error, name, clock.now())
+    };
     let started = target
         .client
         .exec_chat_stream(service, question.request, Some(&options))
         .await;
     let mut stream = started.map_err(of_library)?.stream;
-    let mut collected = Collected::new(target.kind, audience);
+    let mut collected = Collected::new(target.kind, tap, audience);
     loop {
         let event = tokio::select! {
             biased;
@@ -114,11 +129,22 @@ pub(super) async fn ask(
             }
         };
         match event {
-            Some(Ok(ChatStreamEvent::End(end))) => return collected.whole(end),
+            Some(Ok(ChatStreamEvent::End(end))) => return collected.whole(&end),
             Some(Ok(event)) => collected.take(event)?,
             Some(Err(error)) => return Err(of_library(error)),
             None => return Err(broke_off()),
         }
+    }
+}
+
+/// The error of a run whose model, or its provider, refuses to answer.
+pub(super) fn refused(name: &dyn fmt::Display, word: &str) -> ModelError {
+    ModelError {
+        code: "model_refused",
+        message: format!(
+            "the provider of {name} held its answer back ({}); change the instructions or the message, then retry the run",
+            fault::short(word)
+        ),
     }
 }
 
@@ -129,6 +155,7 @@ fn broke_off() -> Fault {
 /// What has come of an answer.
 struct Collected<'a> {
     kind: Kind,
+    tap: &'a Tap,
     audience: Option<Audience<'a>>,
     text: String,
     calls: Vec<RawCall>,
@@ -136,9 +163,10 @@ struct Collected<'a> {
 }
 
 impl<'a> Collected<'a> {
-    fn new(kind: Kind, audience: Option<Audience<'a>>) -> Self {
+    fn new(kind: Kind, tap: &'a Tap, audience: Option<Audience<'a>>) -> Self {
         Self {
             kind,
+            tap,
             audience,
             text: String::new(),
             calls: Vec::new(),
@@ -147,6 +175,7 @@ impl<'a> Collected<'a> {
     }
 
     fn take(&mut self, event: ChatStreamEvent) -> Result<(), Fault> {
+        let before = self.bytes;
         match event {
             ChatStreamEvent::Chunk(chunk) => self.more_text(&chunk.content),
             ChatStreamEvent::ToolCallChunk(chunk) => self.more_of_call(chunk.tool_call),
@@ -154,7 +183,12 @@ impl<'a> Collected<'a> {
             | ChatStreamEvent::ThoughtSignatureChunk(chunk) => self.bytes += chunk.content.len(),
             ChatStreamEvent::Start | ChatStreamEvent::Heartbeat | ChatStreamEvent::End(_) => {}
         }
-        if self.bytes > ANSWER_BYTES_MAX || self.calls.len() > CALLS_PER_ANSWER_MAX {
+        let mut seen = self.tap.seen();
+        seen.answer_bytes += self.bytes.saturating_sub(before);
+        if self.bytes > ANSWER_BYTES_MAX
+            || self.calls.len() > CALLS_PER_ANSWER_MAX
+            || seen.too_large
+        {
             return Err(Fault::transport(
                 "the answer is larger than any answer of a model",
             ));
@@ -206,25 +240,8 @@ impl<'a> Collected<'a> {
                     None => self.begin(piece.call_id, piece.fn_name, text),
                 }
             }
-            // The first piece of a call has its name; later ones have their part of the arguments alone. Where pieces of
-            // several calls are mixed, those without an id of their own name the call's place.
-            Kind::OpenAi | Kind::OpenAiCompatible => {
-                let text = text_of(piece.fn_arguments);
-                if !piece.fn_name.is_empty() {
-                    return self.begin(piece.call_id, piece.fn_name, text);
-                }
-                let place = piece.call_id.strip_prefix("call_").map(str::parse::<usize>);
-                let place = match place {
-                    Some(Ok(place)) if place < self.calls.len() => place,
-                    _ => self.calls.len().saturating_sub(1),
-                };
-                if let Some(call) = self.calls.get_mut(place)
-                    && let RawArguments::Text(all) = &mut call.arguments
-                {
-                    self.bytes += text.len();
-                    all.push_str(&text);
-                }
-            }
+            // The tap reads them, since the library loses those without an index.
+            Kind::OpenAi | Kind::OpenAiCompatible => {}
         }
     }
 
@@ -238,21 +255,100 @@ impl<'a> Collected<'a> {
         });
     }
 
-    fn whole(self, end: StreamEnd) -> Result<Reply, Fault> {
+    fn whole(mut self, end: &StreamEnd) -> Result<Reply, Fault> {
         // The library makes an end of its own where a stream of Gemini just stops.
-        let Some(reason) = end.captured_stop_reason else {
+        let Some(reason) = &end.captured_stop_reason else {
             return Err(broke_off());
         };
+        let mut seen = self.tap.seen();
+        if seen.too_large {
+            return Err(Fault::transport(
+                "the answer is larger than any answer of a model",
+            ));
+        }
+        let of_tap = std::mem::take(&mut seen.calls);
+        self.calls.extend(of_tap.into_iter().map(|call| RawCall {
+            name: call.name,
+            arguments: RawArguments::Text(call.arguments),
+            signatures: Vec::new(),
+            id: call.id,
+        }));
+        let refusal = std::mem::take(&mut seen.refusal);
+        let ending = match reason {
+            _ if !refusal.trim().is_empty() => Ending::Withheld,
+            reason => Ending::of(reason),
+        };
+        let filtered = match ending {
+            Ending::BrokeOff => {
+                return Err(Fault::transport(format!(
+                    "the provider broke its answer off ({})",
+                    fault::short(reason.raw())
+                )));
+            }
+            Ending::Call if self.calls.is_empty() => return Err(Fault::LostCall),
+            // A call that the provider could not read: the model is told that nothing came.
+            Ending::BadCall if self.calls.is_empty() => {
+                self.text.clear();
+                None
+            }
+            Ending::Withheld if refusal.trim().is_empty() => Some(reason.raw().to_owned()),
+            Ending::Withheld => Some("refusal".to_owned()),
+            Ending::Call | Ending::BadCall | Ending::InOrder => None,
+        };
+        if self.text.trim().is_empty() {
+            self.text = refusal;
+        }
         Ok(Reply {
             text: self.text,
             calls: self.calls,
-            tokens: tokens(&end.captured_usage.unwrap_or_default()),
             cut: reason.is_max_tokens(),
-            filtered: match reason {
-                StopReason::ContentFilter(word) => Some(word),
-                _ => None,
-            },
+            filtered,
         })
+    }
+}
+
+/// What the word means with which an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    InOrder,
+    /// With calls of tools.
+    Call,
+    /// With a call that the provider could not read itself.
+    BadCall,
+    /// Held back, by a filter or by the model.
+    Withheld,
+    /// The provider could not go on.
+    BrokeOff,
+}
+
+impl Ending {
+    fn of(reason: &StopReason) -> Self {
+        let word = match reason {
+            StopReason::ToolCall(_) => return Self::Call,
+            StopReason::ContentFilter(_) => return Self::Withheld,
+            StopReason::Other(word) => word.to_ascii_lowercase(),
+            StopReason::Completed(_) | StopReason::MaxTokens(_) | StopReason::StopSequence(_) => {
+                return Self::InOrder;
+            }
+        };
+        let has = |words: &[&str]| words.iter().any(|of| word.contains(of));
+        if has(&["function_call", "tool_call"]) {
+            Self::BadCall
+        } else if has(&[
+            "filter",
+            "safety",
+            "sensitive",
+            "moderation",
+            "block",
+            "refus",
+        ]) || word == "other"
+        {
+            Self::Withheld
+        } else if has(&["error", "abort", "cancel", "insufficient"]) {
+            Self::BrokeOff
+        } else {
+            Self::InOrder
+        }
     }
 }
 
@@ -261,16 +357,5 @@ fn text_of(arguments: Value) -> String {
         Value::String(text) => text,
         Value::Null => String::new(),
         other => other.to_string(),
-    }
-}
-
-fn tokens(usage: &Usage) -> Tokens {
-    let count = |tokens: Option<i32>| tokens.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    let details = usage.prompt_tokens_details.as_ref();
-    Tokens {
-        input: count(usage.prompt_tokens),
-        cached: count(details.and_then(|d| d.cached_tokens)),
-        cache_write: count(details.and_then(|d| d.cache_creation_tokens)),
-        output: count(usage.completion_tokens),
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of models: prices, windows, whether they see.
 //!
 //! The table holds what the providers published when this version was made; the operator's settings win over it. A model
-//! that is not in it costs nothing as far as errand knows, and is given a small window.
+//! that is not in it has no known price, unless the operator has set a default, and is given a small window.
 
 use std::collections::BTreeMap;
 
@@ -70,6 +70,8 @@ pub(super) struct Known {
 pub struct Overrides {
     /// By `provider/name`, or by a name alone.
     pub prices: BTreeMap<String, Price>,
+    /// Of models that have no price otherwise; none: their price is not known.
+    pub default_price: Option<Price>,
     /// Tokens, likewise.
     pub windows: BTreeMap<String, u64>,
     /// Models that take images, likewise.
@@ -159,7 +161,7 @@ impl Overrides {
             )
         });
         Known {
-            price,
+            price: price.or(self.default_price),
             window,
             answer: row.map_or(16_000, |row| row.3).min(window / 4).max(1),
             sees: listed || self.vision.iter().any(|v| *v == full || *v == name.name),
@@ -192,6 +194,23 @@ mod tests {
             },
         );
         assert!((price(&overrides, "gpt-5.1") - 9.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_default_price_counts_where_there_is_no_other() {
+        let price = |input| Price {
+            input,
+            ..Price::default()
+        };
+        let mut overrides = Overrides {
+            default_price: Some(price(7.0)),
+            ..Overrides::default()
+        };
+        assert_eq!(overrides.known(&name("local", "x")).price, Some(price(7.0)));
+        let listed = overrides.known(&name("openai", "gpt-4o")).price;
+        assert_ne!(listed, Some(price(7.0)));
+        overrides.prices.insert("local/x".to_owned(), price(1.0));
+        assert_eq!(overrides.known(&name("local", "x")).price, Some(price(1.0)));
     }
 
     #[test]

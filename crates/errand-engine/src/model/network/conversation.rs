@@ -7,10 +7,11 @@
 //!
 //! Left out: what fits (`fit`), and the provider's own form (the client library's).
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use errand_core::limits::TOOL_RESULT_BYTES_MAX;
+use errand_core::limits::{SUMMARY_BYTES_MAX, TOOL_RESULT_BYTES_MAX};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AnswerKind, Body, Entry, ModelCall, Outcome, Purpose, ToolCall};
 use serde::Deserialize;
@@ -20,6 +21,8 @@ use serde_json::Value;
 pub(super) const RESULTS_DIR: &str = "/workspace/.errand/results";
 /// What a message costs besides its text, in bytes: roles, ids, punctuation.
 const OVERHEAD_BYTES: usize = 60;
+/// What the note in a shortened text takes, about.
+const NOTE_BYTES: usize = 100;
 /// What an image costs, counted in bytes of text: some 1,500 tokens.
 const IMAGE_BYTES: usize = 6_000;
 
@@ -96,7 +99,11 @@ pub(super) struct Conversation {
     /// Size of all items, about.
     pub(super) bytes: usize,
     /// Most bytes of a tool's result.
-    result_bytes_max: usize,
+    pub(super) result_bytes_max: usize,
+    /// Most bytes of a summary.
+    summary_bytes_max: usize,
+    /// The position up to which the last summary stands for what was; 0: there is none.
+    pub(super) summarised_to: u64,
     /// Whole results that were cut, and their files: to be written before the model is told of them.
     pub(super) unwritten: Vec<(String, String)>,
     /// Whether images are there that were not read yet.
@@ -114,6 +121,7 @@ impl Conversation {
         let tenth = usize::try_from(window / 10 * 4).unwrap_or(usize::MAX);
         Self {
             result_bytes_max: TOOL_RESULT_BYTES_MAX.min(tenth).max(1_000),
+            summary_bytes_max: SUMMARY_BYTES_MAX.min(tenth).max(1_000),
             ..Self::default()
         }
     }
@@ -121,7 +129,7 @@ impl Conversation {
     pub(super) fn feed(&mut self, entry: &Entry) {
         let position = entry.position;
         match &entry.body {
-            Body::ModelFailed { .. } | Body::Woke { .. } => return,
+            Body::ModelFailed { .. } | Body::ModelAttempt { .. } | Body::Woke { .. } => return,
             Body::Retried { .. } => {
                 self.empty = 0;
                 return;
@@ -134,8 +142,12 @@ impl Conversation {
             } => self.result(call_id, outcome),
             Body::ModelCall { call } => {
                 if call.purpose == Purpose::Turn {
-                    self.last_input_tokens = call.input_tokens;
-                    self.sent_bytes = self.bytes;
+                    // An estimate says nothing of how the provider counts.
+                    self.last_input_tokens = if call.estimated { 0 } else { call.input_tokens };
+                    self.sent_bytes = match usize::try_from(call.sent_bytes) {
+                        Ok(bytes) if bytes > 0 => bytes,
+                        _ => self.bytes,
+                    };
                     self.answered(position, call);
                 }
             }
@@ -174,13 +186,14 @@ impl Conversation {
     /// A turn begins. Messages that it has not read stand before it in the transcript, and are put behind it.
     fn answered(&mut self, position: u64, call: &ModelCall) {
         let nudge = match call.answer {
-            AnswerKind::Whole => None,
+            AnswerKind::Whole | AnswerKind::Refused => None,
             AnswerKind::Cut => Some(CUT_NUDGE),
             AnswerKind::Empty => Some(EMPTY_NUDGE),
         };
         self.empty = match call.answer {
             AnswerKind::Empty => self.empty + 1,
-            AnswerKind::Whole | AnswerKind::Cut => 0,
+            AnswerKind::Cut | AnswerKind::Refused => self.empty,
+            AnswerKind::Whole => 0,
         };
         self.signatures.extend(call.signatures.clone());
         let mut unread = Vec::new();
@@ -327,8 +340,12 @@ impl Conversation {
             self.items.push_front(item);
             self.gone -= 1;
         }
-        self.bytes += text.len();
-        self.summary = Some(text.to_owned());
+        // A model that does not stop must not fill the window with its summary.
+        let text = shortened(text, self.summary_bytes_max);
+        let before = self.summary.as_ref().map_or(0, String::len);
+        self.bytes = self.bytes.saturating_sub(before) + text.len();
+        self.summary = Some(text.into_owned());
+        self.summarised_to = up_to;
         self.last_input_tokens = 0;
         self.sent_bytes = 0;
     }
@@ -352,14 +369,53 @@ pub(super) fn size(item: &Item) -> usize {
     }
 }
 
+/// The size of an item whose texts, results and arguments have no more than so many bytes, about.
+pub(super) fn trimmed_size(item: &Item, bytes_max: usize) -> usize {
+    // With the note of what was left out.
+    let most = |bytes: usize| bytes.min(bytes_max + NOTE_BYTES);
+    match item {
+        Item::User { .. } => size(item),
+        Item::Answer(answer) => {
+            let calls = answer.calls.iter().map(|call| {
+                let result = call.result.as_ref().map_or(0, |result| {
+                    most(result.text.len())
+                        + OVERHEAD_BYTES
+                        + result.image.as_ref().map_or(0, |_| IMAGE_BYTES)
+                });
+                let arguments = call.call.arguments.iter();
+                let arguments: usize = arguments
+                    .map(|(name, value)| name.len() + 8 + most(value_bytes(value)))
+                    .sum();
+                arguments + call.call.name.len() + OVERHEAD_BYTES + result
+            });
+            most(answer.text.len()) + OVERHEAD_BYTES + calls.sum::<usize>()
+        }
+    }
+}
+
 fn arguments_bytes(call: &ToolCall) -> usize {
     call.arguments
         .iter()
-        .map(|(name, value)| {
-            let text = value.as_str().map(str::len);
-            name.len() + 8 + text.unwrap_or_else(|| value.to_string().len())
-        })
+        .map(|(name, value)| name.len() + 8 + value_bytes(value))
         .sum()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    let text = value.as_str().map(str::len);
+    text.unwrap_or_else(|| value.to_string().len())
+}
+
+/// A text of at most so many bytes: whole, or its beginning and its end with a note between them.
+pub(super) fn shortened(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let (head, tail) = ends(text, bytes_max);
+    Cow::Owned(format!(
+        "{head}\n[… left out here for want of room: {} of {} bytes …]\n{tail}",
+        text.len() - head.len() - tail.len(),
+        text.len()
+    ))
 }
 
 /// A structured result as JSON, a text as it is.

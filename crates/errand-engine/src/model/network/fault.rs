@@ -27,6 +27,10 @@ pub(super) enum Fault {
         /// What the provider asked for.
         retry_after_ms: Option<u64>,
     },
+    /// The provider says that the model calls a tool, and no call came. Asking again may help, but each time is paid for.
+    LostCall,
+    /// The summary that was asked for is empty. Likewise.
+    EmptySummary,
     /// It will not.
     Final(ModelError),
 }
@@ -203,7 +207,7 @@ fn told(body: &Value) -> Option<String> {
     Some(short(text))
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= TOLD_CHARS_MAX {
         return line;

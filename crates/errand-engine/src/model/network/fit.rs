@@ -2,18 +2,25 @@
 //!
 //! Promised: before a question would be too long, the older part of the conversation is replaced by a summary that the
 //! model itself writes; instructions and the newest message of the user are always sent as they are. Sizes are estimated
-//! in bytes, and the estimate is corrected by what the provider counted the last time.
+//! in bytes, and the estimate is corrected by what the provider counted the last time. Nothing is summarised twice: where
+//! only the newest turn is left and is too large by itself, its texts, results and arguments are sent shortened, each with
+//! a note. A question that cannot fit even so ends the run.
 //!
 //! Left out: exact counting. What the provider refuses all the same ends the run, with a sentence that names the setting.
 
+use errand_core::config::ModelName;
+use errand_core::limits::TRIMMED_BYTES_MIN;
 use genai::chat::{ChatMessage, ChatRequest};
 
-use super::conversation::{Answer, Conversation, Item, ends, size};
+use super::super::ModelError;
+use super::conversation::{Answer, Conversation, Item, ends, size, trimmed_size};
 
 /// Bytes of a token, before a provider has counted any: on the small side, so that a question is rather too short.
 const BYTES_PER_TOKEN: f64 = 3.0;
 /// What such a figure can be: below, it is binary data; above, white space.
 const BYTES_PER_TOKEN_RANGE: (f64, f64) = (1.0, 8.0);
+/// The upper end of that range.
+const BYTES_PER_TOKEN_MOST: u64 = 8;
 /// Of a window that is not reserved for the answer, in percent, how much may be used.
 const USED_PERCENT: u64 = 90;
 /// Of that, in percent, how much stays as it is when the rest is summarised.
@@ -87,10 +94,53 @@ pub(super) fn cut(conversation: &Conversation, frame_bytes: usize, room: Room) -
         let up_to = conversation.items.iter().take(items).map(position).max()?;
         let rest = conversation.items.iter().skip(items).map(position).min()?;
         if up_to < rest {
-            return Some(Cut { items, up_to });
+            // What the last summary stands for is not summarised once more: that would free nothing, for ever.
+            return (up_to > conversation.summarised_to).then_some(Cut { items, up_to });
         }
         items = items.checked_sub(1)?;
     }
+}
+
+/// How a question is made to fit where no summary can free room any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trim {
+    /// Most bytes of one text, result or argument of a turn.
+    pub(super) bytes_max: usize,
+    /// Bytes of the conversation as it is sent.
+    pub(super) sent_bytes: usize,
+}
+
+/// The greatest length of texts, results and arguments at which the question fits. At the least length it is sent even
+/// where it does not fit by the estimate, since the provider may count otherwise; unless it cannot fit by any count.
+pub(super) fn trim(
+    conversation: &Conversation,
+    frame_bytes: usize,
+    room: Room,
+    (name, window): (&ModelName, u64),
+) -> Result<Trim, ModelError> {
+    let sent = |bytes_max: usize| {
+        let items = conversation.items.iter();
+        let of_items: usize = items.map(|item| trimmed_size(item, bytes_max)).sum();
+        of_items + conversation.summary.as_ref().map_or(0, String::len)
+    };
+    let mut bytes_max = conversation.result_bytes_max;
+    while !room.holds(frame_bytes + sent(bytes_max)) && bytes_max > TRIMMED_BYTES_MIN {
+        bytes_max = (bytes_max / 2).max(TRIMMED_BYTES_MIN);
+    }
+    let sent_bytes = sent(bytes_max);
+    let fewest_tokens = (frame_bytes + sent_bytes) as u64 / BYTES_PER_TOKEN_MOST;
+    if fewest_tokens > window {
+        return Err(ModelError {
+            code: "model_context_exceeded",
+            message: format!(
+                "the instructions, the tools and the newest message and turn are larger than the window of {name} ({window} tokens), even with results and arguments shortened: send less, use a model with a larger window, or correct models.windows, then retry the run"
+            ),
+        });
+    }
+    Ok(Trim {
+        bytes_max,
+        sent_bytes,
+    })
 }
 
 fn position(item: &Item) -> u64 {

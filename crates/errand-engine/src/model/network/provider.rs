@@ -119,9 +119,15 @@ pub struct ProviderSettings {
     pub key: Option<ProviderKey>,
 }
 
-/// The providers that a team has settings of its own for, without their keys.
+/// The providers that a team has settings of its own for, without their keys; and whether the team has set a limit of
+/// what it spends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnProviders(pub BTreeMap<String, OwnProvider>);
+pub struct OwnProviders {
+    /// By name.
+    pub by_name: BTreeMap<String, OwnProvider>,
+    /// The team has a limit for a month: a model without a known price cannot be counted against it.
+    pub limits_month: bool,
+}
 
 impl OwnProviders {
     /// Those of a team.
@@ -138,7 +144,10 @@ impl OwnProviders {
             };
             Some((row.name, own))
         });
-        Ok(Self(own.collect()))
+        Ok(Self {
+            by_name: own.collect(),
+            limits_month: store.team_limit_usd(team).await?.is_some(),
+        })
     }
 }
 
@@ -211,7 +220,7 @@ impl Registry {
     pub(super) fn check(&self, name: &ModelName, own: &OwnProviders) -> Result<(), String> {
         let provider = &name.provider;
         let operators = self.operator.get(provider);
-        let (kind, has_key) = match (own.0.get(provider), operators) {
+        let (kind, has_key) = match (own.by_name.get(provider), operators) {
             (Some(own), _) if own.has_base_url || own.has_key => (own.kind, own.has_key),
             (_, Some(operators)) => (operators.kind, operators.key.is_some()),
             (Some(own), None) => (own.kind, own.has_key),

@@ -4,6 +4,8 @@
 //! by which it caches what does not change (instructions, tools, all up to the last turn); for models that do not see, a
 //! sentence in place of an image.
 
+use std::borrow::Cow;
+
 use errand_core::config::InputMessage;
 use genai::chat::{
     Binary, CacheControl, ChatMessage, ChatRequest, ChatRole, ContentPart, CustomPart,
@@ -12,7 +14,8 @@ use genai::chat::{
 use serde_json::{Value, json};
 
 use super::super::Offer;
-use super::conversation::{Answer, Call, Conversation, Item};
+use super::conversation::{Answer, Call, Conversation, Item, shortened};
+use super::fit::Trim;
 use super::provider::Kind;
 
 /// What does not change during a run.
@@ -73,7 +76,13 @@ pub(super) fn request(
     conversation: &Conversation,
     kind: Kind,
     sees: bool,
+    trim: Option<Trim>,
 ) -> ChatRequest {
+    let form = Form {
+        kind,
+        sees,
+        bytes_max: trim.map_or(usize::MAX, |trim| trim.bytes_max),
+    };
     let mut messages = Vec::with_capacity(conversation.items.len() * 2 + 3);
     let cached = kind == Kind::Anthropic;
     let mut tools = frame.tools.clone();
@@ -98,7 +107,7 @@ pub(super) fn request(
     for item in &conversation.items {
         match item {
             Item::User { text, .. } => messages.push(ChatMessage::user(text.as_str())),
-            Item::Answer(answer) => turn(&mut messages, answer, kind, sees),
+            Item::Answer(answer) => turn(&mut messages, answer, form),
         }
     }
     // Providers answer the user, not themselves.
@@ -123,16 +132,51 @@ fn mark(message: &mut ChatMessage) {
     message.options = Some(CacheControl::Ephemeral.into());
 }
 
-fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, kind: Kind, sees: bool) {
+/// How turns are written.
+#[derive(Clone, Copy)]
+struct Form {
+    kind: Kind,
+    sees: bool,
+    /// Most bytes of one text, result or argument.
+    bytes_max: usize,
+}
+
+/// Arguments, each shortened where it is too long.
+fn arguments(call: &Call, bytes_max: usize) -> Value {
+    let short = |value: &Value| match value {
+        Value::String(text) => Value::from(shortened(text, bytes_max).as_ref()),
+        Value::Array(_) | Value::Object(_) => {
+            let text = value.to_string();
+            match shortened(&text, bytes_max) {
+                Cow::Borrowed(_) => value.clone(),
+                Cow::Owned(text) => Value::String(text),
+            }
+        }
+        other => other.clone(),
+    };
+    let arguments = &call.call.arguments;
+    if bytes_max == usize::MAX {
+        return Value::Object(arguments.clone());
+    }
+    Value::Object(
+        arguments
+            .iter()
+            .map(|(name, value)| (name.clone(), short(value)))
+            .collect(),
+    )
+}
+
+fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, form: Form) {
     let mut parts = Vec::with_capacity(answer.calls.len() + 1);
     if !answer.text.trim().is_empty() {
-        parts.push(ContentPart::Text(answer.text.clone()));
+        let text = shortened(&answer.text, form.bytes_max);
+        parts.push(ContentPart::Text(text.into_owned()));
     }
     parts.extend(answer.calls.iter().map(|call| {
         ContentPart::ToolCall(ToolCall {
             call_id: call.call.id.clone(),
             fn_name: call.call.name.clone(),
-            fn_arguments: Value::Object(call.call.arguments.clone()),
+            fn_arguments: arguments(call, form.bytes_max),
             thought_signatures: call.signatures.clone(),
         })
     }));
@@ -140,7 +184,7 @@ fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, kind: Kind, sees: bool
         messages.push(ChatMessage::assistant(MessageContent::from_parts(parts)));
     }
     if !answer.calls.is_empty() {
-        results(messages, &answer.calls, kind, sees);
+        results(messages, &answer.calls, form);
     }
     // Where a call was refused, its result says what was wrong.
     if let Some(nudge) = answer.nudge.filter(|_| answer.calls.is_empty()) {
@@ -148,17 +192,17 @@ fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, kind: Kind, sees: bool
     }
 }
 
-fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], kind: Kind, sees: bool) {
+fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], form: Form) {
     let mut parts = Vec::with_capacity(calls.len());
     let mut images = Vec::new();
     for call in calls {
         let Some(result) = &call.result else {
             continue;
         };
-        let mut text = result.text.clone();
+        let mut text = shortened(&result.text, form.bytes_max).into_owned();
         let image = result.image.as_ref();
         if let Some(image) = image {
-            match (&image.data, sees) {
+            match (&image.data, form.sees) {
                 (Some(data), true) => {
                     let name = Some(image.path.clone());
                     images.push((
@@ -171,7 +215,7 @@ fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], kind: Kind, sees: bo
                 (_, false) => text.push_str("\nYou cannot be shown images: this model takes none."),
             }
         }
-        if kind == Kind::Anthropic {
+        if form.kind == Kind::Anthropic {
             parts.push(anthropic_result(call, &text, result.is_error));
         } else {
             let text = if result.is_error {

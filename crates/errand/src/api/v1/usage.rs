@@ -7,7 +7,7 @@ use errand_core::budget::TeamMonth;
 use errand_core::id::RunId;
 use errand_core::role::Permission;
 use errand_core::time::{Day, Timestamp};
-use errand_core::transcript::Purpose;
+use errand_core::transcript::{AnswerKind, AttemptOutcome, Purpose};
 use errand_store::model::ModelCallRow;
 use errand_store::{StoredAnswer, UsageKey, UsageLine, UsageQuery as StoreQuery, UsageSums};
 use http::header::{self, HeaderValue};
@@ -94,8 +94,10 @@ pub(crate) struct LimitsResponse {
     /// US dollars in a calendar month (UTC). Null: no limit.
     #[schema(required)]
     cost_usd_month: Option<f64>,
-    /// US dollars spent in this month.
+    /// US dollars spent in this month, as far as prices are known.
     spent_usd_month: f64,
+    /// Tokens of this month whose price is not known: the limit does not count them.
+    unknown_tokens_month: u64,
 }
 
 /// What the team may spend.
@@ -131,12 +133,21 @@ pub(crate) struct ModelCallBody {
     cached_tokens: u64,
     /// Tokens that came back.
     output_tokens: u64,
-    /// US dollars.
-    cost_usd: f64,
+    /// US dollars; null where the model's price is not known.
+    #[schema(required)]
+    cost_usd: Option<f64>,
+    /// Whether the provider did not count the tokens, or not all, so that these are an estimate.
+    estimated: bool,
     /// How long the answer took.
     seconds: f64,
-    /// Which attempt gave it, from 1.
+    /// Which attempt it was, from 1.
     attempt: u32,
+    /// `answered`; `cut_off` at its greatest length; `empty`; `refused` by the provider or the model; `failed` on the
+    /// way; `canceled`, because the run was stopped or the server stops. A failed attempt is made again.
+    outcome: String,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 impl From<ModelCallRow> for ModelCallBody {
@@ -145,6 +156,15 @@ impl From<ModelCallRow> for ModelCallBody {
             Purpose::Turn => "turn",
             Purpose::Summary => "summary",
         };
+        let outcome = match (&row.failed, row.call.answer) {
+            (Some((AttemptOutcome::Failed, _)), _) => "failed",
+            (Some((AttemptOutcome::Canceled, _)), _) => "canceled",
+            (None, AnswerKind::Whole) => "answered",
+            (None, AnswerKind::Cut) => "cut_off",
+            (None, AnswerKind::Empty) => "empty",
+            (None, AnswerKind::Refused) => "refused",
+        };
+        let error = row.failed.map(|(_, error)| error);
         Self {
             created_at: row.at,
             model: row.call.model,
@@ -152,9 +172,12 @@ impl From<ModelCallRow> for ModelCallBody {
             input_tokens: row.call.input_tokens,
             cached_tokens: row.call.cached_tokens,
             output_tokens: row.call.output_tokens,
-            cost_usd: row.call.cost_usd,
+            cost_usd: (!row.call.unpriced).then_some(row.call.cost_usd),
+            estimated: row.call.estimated,
             seconds: seconds(row.call.ms),
             attempt: row.call.attempt,
+            outcome: outcome.to_owned(),
+            error: error.filter(|error| !error.is_empty()),
         }
     }
 }
@@ -179,8 +202,19 @@ pub(crate) struct UsageSumsBody {
     cached_tokens: u64,
     /// Tokens that came back.
     output_tokens: u64,
-    /// US dollars, by the price table of when they were used.
-    cost_usd: f64,
+    /// US dollars, by the prices of when they were used. Null where it is not known: the price of some of these tokens is
+    /// not. `cost_known_usd` has the rest.
+    #[schema(required)]
+    cost_usd: Option<f64>,
+    /// US dollars of the tokens whose price is known, where it is not known for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_known_usd: Option<f64>,
+    /// Tokens whose price is not known. Absent: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_unknown_tokens: Option<u64>,
+    /// Tokens of calls that the provider did not count, or not whole: an estimate. Absent: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_tokens: Option<u64>,
     /// Time spent waiting for models' answers.
     model_seconds: f64,
 }
@@ -193,7 +227,10 @@ impl From<&UsageSums> for UsageSumsBody {
             input_tokens: sums.input_tokens,
             cached_tokens: sums.cached_tokens,
             output_tokens: sums.output_tokens,
-            cost_usd: sums.cost_usd,
+            cost_usd: (sums.unpriced_tokens == 0).then_some(sums.cost_usd),
+            cost_known_usd: (sums.unpriced_tokens > 0).then_some(sums.cost_usd),
+            cost_unknown_tokens: Some(sums.unpriced_tokens).filter(|n| *n > 0),
+            estimated_tokens: Some(sums.estimated_tokens).filter(|n| *n > 0),
             model_seconds: seconds(sums.model_ms),
         }
     }
@@ -362,7 +399,11 @@ fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
         ] {
             csv.value(number);
         }
-        csv.value(sums.cost_usd);
+        match sums.cost_usd {
+            Some(usd) => csv.value(usd),
+            // Not known.
+            None => csv.text(""),
+        }
         csv.value(sums.model_seconds);
         csv.end_line();
     }
@@ -412,6 +453,7 @@ fn limits_body(month: TeamMonth) -> LimitsResponse {
     LimitsResponse {
         cost_usd_month: month.limit_usd,
         spent_usd_month: month.spent_usd,
+        unknown_tokens_month: month.unpriced_tokens,
     }
 }
 

@@ -49,6 +49,23 @@ fn providers_come_from_file_and_environment() {
 }
 
 #[test]
+fn a_default_price_is_read_whole() {
+    let config = of("[models.default_price]\ninput = 3\noutput = 15.0\n", &[]);
+    let price = config.unwrap().model_tables.default_price.unwrap();
+    assert!((price.input - 3.0).abs() < 1e-9 && (price.cached_input - 3.0).abs() < 1e-9);
+    assert!((price.output - 15.0).abs() < 1e-9);
+    for wrong in [
+        "input = 3",
+        "input = 3\noutput = -1",
+        "input = 3\noutput = 1\nmore = 1",
+    ] {
+        let file = format!("[models.default_price]\n{wrong}\n");
+        let errors = of(&file, &[]).unwrap_err().to_string();
+        assert!(errors.contains("models.default_price"), "{errors}");
+    }
+}
+
+#[test]
 fn prices_and_windows_are_by_model() {
     let file = r#"
         [models.prices."local/llama-3.3"]

@@ -67,8 +67,11 @@ fn facts(run: &RunBody, now: Timestamp) -> Markup {
             @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
             dt { "Worked" } dd { (ui::duration(worked_ms)) }
             dt { "Steps" } dd { (ui::number(usage.steps)) span.dim { " (" (usage.model_calls) " model, " (usage.tool_calls) " tool)" } }
-            dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } }
-            dt { "Cost" } dd { (ui::cost(usage.cost_usd)) }
+            dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } @if usage.estimated { span.dim { " (partly estimated: the provider did not count them all)" } } }
+            dt { "Cost" } dd {
+                (ui::cost_of(usage.known_usd(), usage.cost_unknown_tokens))
+                @if usage.cost_unknown_tokens > 0 { span.dim { " (no price is known for " (ui::number(usage.cost_unknown_tokens)) " tokens)" } }
+            }
             @if let Some(error) = &run.error { dt { "Error" } dd { code { (error.code) } } }
             @if let Some(sandbox) = &run.sandbox_id { dt { "Sandbox" } dd { (ui::id(sandbox)) } }
         }
@@ -105,11 +108,13 @@ fn model_step(call: &ModelCall, at: Timestamp) -> Step {
     let began = at.as_millis() - i64::try_from(call.ms).unwrap_or(0);
     let name = call.model.rsplit('/').next().unwrap_or(&call.model);
     let tokens = call.input_tokens + call.output_tokens;
+    let unpriced = if call.unpriced { tokens } else { 0 };
+    let about = if call.estimated { "about " } else { "" };
     Step {
         note: Some(format!(
-            "{} tokens, {}",
+            "{about}{} tokens, {}",
             ui::number(tokens),
-            ui::cost(call.cost_usd)
+            ui::cost_of(call.cost_usd, unpriced)
         )),
         ..Step::new("model", name, Timestamp::from_millis(began), Some(at))
     }
@@ -135,6 +140,10 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
                 steps.push(model_step(call, at));
                 since = None;
             }
+            Body::ModelAttempt { call, .. } => steps.push(Step {
+                failed: true,
+                ..model_step(call, at)
+            }),
             Body::ToolCall { call, .. } => {
                 open.push((call.id.clone(), steps.len()));
                 steps.push(Step::new("tool", &call.name, at, None));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use errand_core::id::{RunId, UserId};
 use errand_core::time::Timestamp;
-use errand_core::transcript::{Body, Entry, Outcome, ToolCall};
+use errand_core::transcript::{AttemptOutcome, Body, Entry, Outcome, ToolCall};
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -125,6 +125,14 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         } => mark(
             at,
             &html! { "The model gave no answer (attempt " (attempt) "): " (error) " Asked again " (ui::time(*until, now)) "." },
+        ),
+        Body::ModelAttempt {
+            call,
+            outcome: AttemptOutcome::Canceled,
+            ..
+        } if call.used_tokens() => mark(
+            at,
+            &html! { "A model call was called off; it had used " (ui::number(call.input_tokens + call.output_tokens)) " tokens." },
         ),
         Body::Summary { .. } => mark(
             at,

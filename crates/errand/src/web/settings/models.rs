@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
 use errand_core::role::Permission;
-use errand_store::Once;
 use errand_store::model::ProviderRow;
+use errand_store::{Once, UsageKey, UsageLine, UsageQuery};
 use maud::{Markup, html};
 
 use crate::api::path::{PathIds as _, ProviderName};
@@ -14,6 +14,9 @@ use crate::web::form::{Fields, Form};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
+
+/// How far back models without a price are looked for.
+const UNPRICED_DAYS: i64 = 30;
 
 /// The protocols, and what they are called.
 const KINDS: [(&str, &str); 4] = [
@@ -29,6 +32,14 @@ pub(in crate::web) async fn list(State(web): State<Web>, visitor: Visitor) -> Sh
 
 async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>) -> Shown {
     let rows = web.store.providers(visitor.team_id()).await?;
+    let today = visitor.now.day();
+    let query = UsageQuery {
+        team: visitor.team_id(),
+        by: vec![UsageKey::Model],
+        since: today.plus(1 - UNPRICED_DAYS),
+        until: today.plus(1),
+    };
+    let (used, _) = web.store.usage_by(query).await?;
     let manages = visitor.may(Permission::ManageModels);
     let body = html! {
         div.head { h1 { "Models" } }
@@ -37,6 +48,7 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
             @if rows.is_empty() { (ui::empty("The team has no keys of its own", &html! { "Set one below; until then the operator's are used, if there are any." })) }
             @else { (table(visitor, &rows, manages)) }
         }
+        (unpriced(&used))
         @if manages {
             section.card.pad {
                 div.head { h2 { "Set up a provider" } }
@@ -53,6 +65,23 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
         Section::Models,
         &body,
     ))
+}
+
+/// The models that were used and have no price.
+fn unpriced(used: &[UsageLine]) -> Markup {
+    let lines: Vec<&UsageLine> = used
+        .iter()
+        .filter(|line| line.sums.unpriced_tokens > 0)
+        .collect();
+    html! {
+        @if !lines.is_empty() {
+            section.card.pad {
+                div.head { h2 { "Models without a known price" } }
+                p { "What these cost is unknown, so no limit of money can count it: a run with such a limit is not started. An operator sets a price with " code { "[models.prices.\"provider/name\"]" } ", or one for all of them with " code { "[models.default_price]" } "." }
+                ul { @for line in lines { li { span.mono { (line.model.as_deref().unwrap_or_default()) } ": " (ui::number(line.sums.unpriced_tokens)) " tokens in " (UNPRICED_DAYS) " days" } } }
+            }
+        }
+    }
 }
 
 fn table(visitor: &Visitor, rows: &[ProviderRow], manages: bool) -> Markup {

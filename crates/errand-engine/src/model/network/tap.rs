@@ -1,0 +1,354 @@
+//! What the client library does not let through, read from the frames of the stream beside it: usage in any chunk and
+//! in any shape, calls without an index, refusals.
+//!
+//! Guarantees: a frame that says none of this is looked at for a few words only; what is collected is bounded. It holds
+//! what came also where the stream broke off or was dropped, so that an attempt that gave no answer is counted.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use errand_core::limits::{ANSWER_BYTES_MAX, CALLS_PER_ANSWER_MAX};
+use genai::chat::{ChatFrameSink, FrameCtx, RawFrameRef};
+use serde_json::Value;
+
+use super::catalog::Tokens;
+use super::provider::Kind;
+
+/// Most tokens that one call can say it used: beyond, it is no count.
+const TOKENS_MAX: u64 = 1_000_000_000_000;
+
+/// Bytes of a token where a provider counts none: what prose and code have in most models.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// A call as its pieces came.
+#[derive(Debug, Default)]
+pub(super) struct CallPieces {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) arguments: String,
+    index: Option<u64>,
+}
+
+/// What the frames said so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Bytes of the answer's text, thoughts and arguments, as far as they came.
+    pub(super) answer_bytes: usize,
+    /// Calls, in the form of OpenAI.
+    pub(super) calls: Vec<CallPieces>,
+    /// A sentence with which the model refuses (OpenAI).
+    pub(super) refusal: String,
+    /// Why a provider blocked the question (Gemini): its word.
+    pub(super) blocked: Option<String>,
+    /// Calls or a refusal are larger than any answer.
+    pub(super) too_large: bool,
+    usage: Counts,
+}
+
+/// Counts as a provider gave them; none: it said nothing of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    input: Option<u64>,
+    cached: Option<u64>,
+    cache_write: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+}
+
+/// Reads the frames of one stream.
+#[derive(Debug)]
+pub(super) struct Tap {
+    kind: Kind,
+    seen: Mutex<Seen>,
+}
+
+impl Tap {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// What was seen. A panic while it was held leaves counts that are right all the same.
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn frame(&self, data: &str) {
+        let mut seen = self.seen();
+        let is_openai = matches!(self.kind, Kind::OpenAi | Kind::OpenAiCompatible);
+        let may_say = data.contains("usage")
+            || (is_openai && (data.contains("\"tool_calls\"") || data.contains("\"refusal\"")))
+            || (self.kind == Kind::Gemini && data.contains("blockReason"));
+        if !may_say {
+            return;
+        }
+        let Ok(value) = serde_json::from_str::<Value>(data) else {
+            return;
+        };
+        seen.usage.take(&value, self.kind);
+        if is_openai {
+            seen.take_openai(&value);
+        }
+        if let Some(word) = value.pointer("/promptFeedback/blockReason") {
+            seen.blocked = word.as_str().map(str::to_owned);
+        }
+    }
+}
+
+impl ChatFrameSink for Tap {
+    fn on_frame(&self, _ctx: &FrameCtx, frame: RawFrameRef<'_>) {
+        self.frame(frame.data);
+    }
+}
+
+impl Seen {
+    /// What the provider said that was used.
+    fn told(&self, kind: Kind) -> Tokens {
+        self.usage.tokens(kind)
+    }
+
+    /// What was used, and whether a part of it is an estimate: what the provider did not say is estimated from bytes, as
+    /// far as it began to answer. `asked_bytes`: those of the question. `is_whole`: the answer came to its end.
+    pub(super) fn spent(&self, kind: Kind, asked_bytes: usize, is_whole: bool) -> Spent {
+        let told = self.told(kind);
+        let came = self.answer_bytes > 0 || is_whole;
+        let estimates = |told: u64, bytes: usize| told == 0 && came && bytes > 0;
+        let (input, output) = (
+            estimates(told.input, asked_bytes),
+            estimates(told.output, self.answer_bytes),
+        );
+        Spent {
+            tokens: Tokens {
+                input: if input {
+                    estimate(asked_bytes)
+                } else {
+                    told.input
+                },
+                output: if output {
+                    estimate(self.answer_bytes)
+                } else {
+                    told.output
+                },
+                ..told
+            },
+            estimated: input || output,
+        }
+    }
+
+    fn take_openai(&mut self, value: &Value) {
+        let Some(delta) = value.pointer("/choices/0/delta") else {
+            return;
+        };
+        if let Some(piece) = delta.get("refusal").and_then(Value::as_str) {
+            self.refusal.push_str(piece);
+            self.answer_bytes += piece.len();
+        }
+        if let Some(pieces) = delta.get("tool_calls").and_then(Value::as_array) {
+            pieces.iter().for_each(|piece| self.take_call(piece));
+        }
+        let size: usize = self.calls.iter().map(|call| call.arguments.len()).sum();
+        self.too_large |= self.calls.len() > CALLS_PER_ANSWER_MAX
+            || size.saturating_add(self.refusal.len()) > ANSWER_BYTES_MAX;
+        if self.too_large {
+            self.calls = Vec::new();
+            self.refusal = String::new();
+        }
+    }
+
+    /// A piece of a call. It begins one where it has a name, or an id and no index, that no call had so far; else it
+    /// continues the call of its id, of its index, or the last.
+    fn take_call(&mut self, piece: &Value) {
+        if self.too_large {
+            return;
+        }
+        let index = piece.get("index").and_then(Value::as_u64);
+        let function = piece.get("function").unwrap_or(&Value::Null);
+        let (id, name) = (text_at(piece, "id"), text_at(function, "name"));
+        let arguments = match function.get("arguments") {
+            Some(Value::String(text)) => text.clone(),
+            None | Some(Value::Null) => String::new(),
+            Some(other) => other.to_string(),
+        };
+        self.answer_bytes += name.len() + arguments.len();
+        let same_id = |call: &CallPieces| {
+            !id.is_empty() && call.id == id && (index.is_none() || call.index == index)
+        };
+        let begins = !name.is_empty() || (index.is_none() && !id.is_empty());
+        let continued = match self.calls.iter().rposition(same_id) {
+            Some(at) => Some(at),
+            None if begins => None,
+            None => match index {
+                Some(_) => self.calls.iter().rposition(|call| call.index == index),
+                None => self.calls.len().checked_sub(1),
+            },
+        };
+        match continued.and_then(|at| self.calls.get_mut(at)) {
+            Some(call) => {
+                call.arguments.push_str(&arguments);
+                if call.name.is_empty() {
+                    name.clone_into(&mut call.name);
+                }
+            }
+            None => self.calls.push(CallPieces {
+                id: id.to_owned(),
+                name: name.to_owned(),
+                arguments,
+                index,
+            }),
+        }
+    }
+}
+
+/// What a call used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    pub(super) tokens: Tokens,
+    /// A part of it was estimated from bytes.
+    pub(super) estimated: bool,
+}
+
+/// Tokens of a text of so many bytes, about. A limit rather ends a run early than late.
+fn estimate(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
+}
+
+impl Counts {
+    /// Takes what a frame says of usage. What is said later counts, unless it is nothing.
+    fn take(&mut self, frame: &Value, kind: Kind) {
+        const PLACES: [&str; 6] = [
+            "/usage",
+            "/message/usage",
+            "/usageMetadata",
+            "/choices/0/usage",
+            "/x_groq/usage",
+            "/response/usage",
+        ];
+        for place in PLACES {
+            let found = match frame.pointer(place) {
+                Some(Value::Array(items)) => items.iter().rfind(|item| item.is_object()),
+                found => found,
+            };
+            if let Some(usage) = found.filter(|usage| usage.is_object()) {
+                self.merge(&Self::read(usage, kind));
+            }
+        }
+    }
+
+    fn merge(&mut self, more: &Self) {
+        let later = |old: &mut Option<u64>, new: Option<u64>| {
+            if new.is_some_and(|n| n > 0) || old.is_none() {
+                *old = new.or(*old);
+            }
+        };
+        later(&mut self.input, more.input);
+        later(&mut self.cached, more.cached);
+        later(&mut self.cache_write, more.cache_write);
+        later(&mut self.output, more.output);
+        later(&mut self.total, more.total);
+    }
+
+    fn read(usage: &Value, kind: Kind) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| count(usage.get(*name)?));
+        // An object, or a list of objects.
+        let detail = |of: &str, names: &[&str]| {
+            let details = usage.get(of)?;
+            let in_object = |value: &Value| names.iter().find_map(|name| count(value.get(*name)?));
+            match details {
+                Value::Array(items) => items.iter().filter_map(in_object).max(),
+                other => in_object(other),
+            }
+        };
+        if kind == Kind::Gemini {
+            let tools = first(&["toolUsePromptTokenCount"]);
+            let input = first(&["promptTokenCount"]);
+            let thoughts = first(&["thoughtsTokenCount"]);
+            let answer = first(&["candidatesTokenCount"]);
+            return Self {
+                input: sum([input, tools]),
+                cached: first(&["cachedContentTokenCount"]),
+                cache_write: None,
+                output: sum([answer, thoughts]),
+                total: first(&["totalTokenCount"]),
+            };
+        }
+        let cached = first(&["cache_read_input_tokens", "prompt_cache_hit_tokens"]);
+        let details = ["prompt_tokens_details", "input_tokens_details"];
+        let cached = cached.or_else(|| {
+            details
+                .iter()
+                .find_map(|of| detail(of, &["cached_tokens", "cache_read_tokens"]))
+        });
+        let cache_write = first(&["cache_creation_input_tokens"]);
+        let cache_write = cache_write.or_else(|| {
+            details
+                .iter()
+                .find_map(|of| detail(of, &["cache_creation_tokens", "cache_write_tokens"]))
+        });
+        Self {
+            input: first(&["prompt_tokens", "input_tokens", "promptTokenCount"]),
+            cached,
+            cache_write,
+            output: first(&["completion_tokens", "output_tokens", "candidatesTokenCount"]),
+            total: first(&["total_tokens"]),
+        }
+    }
+
+    fn tokens(&self, kind: Kind) -> Tokens {
+        let (cached, cache_write) = (
+            self.cached.unwrap_or_default(),
+            self.cache_write.unwrap_or_default(),
+        );
+        let (mut input, mut output) = (
+            self.input.unwrap_or_default(),
+            self.output.unwrap_or_default(),
+        );
+        if kind == Kind::Anthropic {
+            // Anthropic counts what is in the cache beside the input.
+            input = input.saturating_add(cached).saturating_add(cache_write);
+        } else if let Some(total) = self.total {
+            // Thoughts that are counted nowhere else are in the total.
+            if self.input.is_none() {
+                input = total.saturating_sub(output);
+            }
+            output = output.max(total.saturating_sub(input));
+        }
+        Tokens {
+            input,
+            cached: cached.min(input),
+            cache_write: cache_write.min(input),
+            output,
+        }
+    }
+}
+
+fn text_at<'v>(object: &'v Value, name: &str) -> &'v str {
+    object.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn sum(parts: [Option<u64>; 2]) -> Option<u64> {
+    let parts = parts.into_iter().flatten();
+    parts.reduce(u64::saturating_add)
+}
+
+/// A count: a whole number, or one that is written with a fraction or as a text.
+fn count(value: &Value) -> Option<u64> {
+    let number = match value {
+        Value::Number(number) => match number.as_u64() {
+            Some(n) => return Some(n.min(TOKENS_MAX)),
+            None => number.as_f64()?,
+        },
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be finite and not negative; a cast saturates"
+    )]
+    (number.is_finite() && number >= 0.0).then(|| (number.ceil() as u64).min(TOKENS_MAX))
+}
+
+#[cfg(test)]
+#[path = "tap/tests.rs"]
+mod tests;
