@@ -12,7 +12,7 @@ use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_core::time::Timestamp;
 use errand_sandbox::exec::{Shell, Uids};
-use errand_sandbox::{FileError, Fresh, RoomLimits, Rooms, Root};
+use errand_sandbox::{ChangeKind, Changes, FileError, Fresh, RoomLimits, Rooms, Root};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::trash::{self, Trash, make_private};
@@ -31,6 +31,7 @@ pub struct Sandboxes {
     fresh: Fresh,
     /// How much each may hold. None: as much as the disk takes.
     rooms: Option<Rooms>,
+    changes: Changes,
 }
 
 impl Sandboxes {
@@ -45,6 +46,7 @@ impl Sandboxes {
             users: None,
             fresh: Fresh::default(),
             rooms: None,
+            changes: Changes::default(),
         }
     }
 
@@ -77,6 +79,12 @@ impl Sandboxes {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Who changes what of them, for a backup.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Where they go.
@@ -116,7 +124,9 @@ impl Sandboxes {
             source,
         })?;
         let dir = self.path_of(id);
-        let mut root = Root::create_fresh(&dir, &self.fresh)?.with_temps(&temps)?;
+        let mut root = Root::create_fresh(&dir, &self.fresh)?
+            .with_temps(&temps)?
+            .with_changes(&self.changes, id);
         if let Some(rooms) = &self.rooms {
             root = root.with_room(rooms, &dir);
         }
@@ -128,6 +138,7 @@ impl Sandboxes {
 
     /// Moves a sandbox's directory to the trash; its user is free then.
     fn take(&self, id: &SandboxId, now: Timestamp) -> io::Result<Option<PathBuf>> {
+        let _change = self.changes.begin(id, ChangeKind::Write);
         let path = self.path_of(id);
         let owner = fs::symlink_metadata(&path).map(|found| found.uid());
         let aside = self.trash.take(&path, now)?;

@@ -15,6 +15,7 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{How, file_type, scan, size_bytes};
+use crate::changes::ChangeKind;
 use crate::error::FileError;
 use crate::root::Root;
 use crate::write::TEMP_PREFIX;
@@ -61,6 +62,7 @@ impl Root {
     /// # Errors
     /// [`CopyError`].
     pub fn copy_into(&self, to: &Self, limits: CopyLimits) -> Result<Copied, CopyError> {
+        let _change = to.begin_change(ChangeKind::Write);
         let root = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
         let mut copying = Copying {

@@ -10,13 +10,14 @@
 //!   whole or not at all; a write or an upload that fails or is dropped changes nothing that can be seen.
 //! * Every loop has a bound, and says so where it was reached.
 //!
-//! Left out: who may do what (the callers' business), the making of ids, and anything that waits. All calls block:
-//! asynchronous callers put them on a thread for that. No program is started on a sandbox's files, and no lock is
-//! taken there. (All of this is said of files; [`exec`] has a document of its own, and is asynchronous.)
+//! Left out: who may do what (the callers' business), the making of ids, and anything that waits but for a backup, which
+//! saves a sandbox's files before they change ([`Changes`]). All calls block: asynchronous callers put them on a thread for
+//! that. No program is started on a sandbox's files, and no lock is taken there. (All of this is said of files; [`exec`] has a document of its own, and is asynchronous.)
 //!
 //! In reading order.
 
 mod beneath;
+mod changes;
 mod copy;
 mod edit;
 mod error;
@@ -28,8 +29,10 @@ mod root;
 mod search;
 mod tree;
 mod user;
+mod walk;
 mod write;
 
+pub use changes::{Backup, Change, ChangeKind, Changes, Save};
 pub use copy::{Copied, CopyError, CopyLimits};
 pub use edit::{Edit, EditError, apply_edit, sha256_hex};
 pub use error::FileError;
@@ -39,6 +42,7 @@ pub use room::{RoomLimits, Rooms};
 pub use root::{Fresh, Root};
 pub use search::{Found, Match, SearchLimits};
 pub use tree::{Usage, remove_tree};
+pub use walk::{PATH_BYTES_MAX, Visited, Walked, What};
 pub use write::{TEMP_PREFIX, Upload};
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{How, file_type};
+use crate::changes::{Change, ChangeKind, Changes};
 use crate::error::FileError;
 use crate::room::{Room, Rooms};
 
@@ -30,6 +32,8 @@ pub struct Root {
     fresh: Option<(Fresh, Arc<PathBuf>)>,
     /// How much more may be written. None: as much as the disk takes.
     room: Option<Arc<Room>>,
+    /// Where its changes are announced, and whose they are. None: nobody makes a backup of it meanwhile.
+    changes: Option<(Changes, SandboxId)>,
 }
 
 /// Sandboxes' directories that were made a moment ago, and may not be on disk yet: the first write to one sees to that.
@@ -139,6 +143,7 @@ impl Root {
             user,
             fresh: None,
             room: None,
+            changes: None,
         })
     }
 
@@ -155,6 +160,15 @@ impl Root {
         }
     }
 
+    /// The same sandbox, whose changes are announced before they begin, so that a backup sees none of them.
+    #[must_use]
+    pub fn with_changes(self, changes: &Changes, id: &SandboxId) -> Self {
+        Self {
+            changes: Some((changes.clone(), id.clone())),
+            ..self
+        }
+    }
+
     /// Something else than a write through this has changed the files: what they take is measured again when that is needed.
     pub fn has_changed(&self) {
         if let Some(room) = &self.room {
@@ -164,6 +178,21 @@ impl Root {
 
     pub(crate) fn room(&self) -> Option<&Arc<Room>> {
         self.room.as_ref()
+    }
+
+    /// Announces a change of the sandbox's files, which lasts until what this gives is dropped. Blocking, while a backup
+    /// saves the sandbox. None: nobody is to be told.
+    pub fn begin_change(&self, kind: ChangeKind) -> Option<Change> {
+        let (changes, id) = self.changes.as_ref()?;
+        Some(changes.begin(id, kind))
+    }
+
+    /// The same where it need not wait; none where it would have to.
+    pub fn try_begin_change(&self, kind: ChangeKind) -> Option<Option<Change>> {
+        match &self.changes {
+            None => Some(None),
+            Some((changes, id)) => changes.try_begin(id, kind).map(Some),
+        }
     }
 
     /// The same sandbox, whose unfinished writes have their names in `temps`: one place for all sandboxes, so that what

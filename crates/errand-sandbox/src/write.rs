@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::beneath::file_type;
+use crate::changes::ChangeKind;
 use crate::error::FileError;
 use crate::room::{Full, Taken};
 use crate::root::Root;
@@ -250,6 +251,7 @@ impl Upload {
                 path: self.path.clone(),
             });
         }
+        let _change = self.root.begin_change(ChangeKind::Write);
         self.put()?;
         Ok(self.written_bytes)
     }

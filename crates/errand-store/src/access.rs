@@ -1,5 +1,5 @@
-//! Who may call: API keys here; [`people`], [`sessions`], [`teams`], [`members`], [`invitations`] and [`secrets`]
-//! beside.
+//! Who may call: API keys here; [`people`], [`sessions`], [`teams`], [`members`], [`operate`], [`invitations`] and
+//! [`secrets`] beside.
 //!
 //! Promised: a key has the role that its creator has *now*, found by one query; a key ends no later than its maker;
 //! a team always has an owner that is not disabled, and only owners make or unmake owners.
@@ -11,6 +11,7 @@
 pub(crate) mod fixture;
 mod invitations;
 mod members;
+mod operate;
 mod people;
 mod secrets;
 mod sessions;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, Row, params};
 
 pub use invitations::{Invitation, Joining, NewInvitation};
 pub use members::{Member, OfMember};
+pub use operate::{Access, Person, TeamFacts};
 pub use people::{NewUser, User};
 pub use secrets::{NewSecret, RetiredSecret, Rolled, SigningSecrets};
 pub use sessions::{Membership, Session};

@@ -45,9 +45,9 @@ mod usage;
 mod webhooks;
 
 pub use access::{
-    Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey, NewInvitation,
-    NewSecret, NewTeam, NewUser, OfMember, RetiredSecret, Rolled, Session, SigningSecrets, Team,
-    User,
+    Access, Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey,
+    NewInvitation, NewSecret, NewTeam, NewUser, OfMember, Person, RetiredSecret, Rolled, Session,
+    SigningSecrets, Team, TeamFacts, User,
 };
 pub use audit::{AuditScope, Finding};
 pub use bell::{Bell, Fence, Watch};
@@ -67,7 +67,10 @@ pub use repair::{Fork, Forked, Repaired};
 pub use reseal::Rotated;
 pub use sandboxes::SandboxFate;
 pub use secrets::{Secret, SetSecret};
-pub use sqlite::{Fault, Faults, OpenError, OpenOptions, Schema, Store, Trial};
+pub use sqlite::{
+    DATABASE_FILE, DatabaseFacts, Fault, Faults, OpenError, OpenOptions, Schema, Snapshot,
+    SnapshotError, Store, Trial, database_facts,
+};
 pub use summary::{AgentSummary, RunSums, RunsSummary};
 pub use sums::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};
 pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};

@@ -82,6 +82,26 @@ pub struct Rotated {
     pub key_id: String,
 }
 
+/// The ids of the master keys that something in a database is sealed under, whatever its schema.
+pub(crate) fn key_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut ids = std::collections::BTreeSet::new();
+    for Place { table, column, .. } in SEALED {
+        if !crate::sqlite::snapshot::has_table(conn, table)? {
+            continue;
+        }
+        let mut select = conn.prepare(&format!(
+            "SELECT DISTINCT substr({column}, 1, 9) FROM {table} WHERE {column} IS NOT NULL"
+        ))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            ids.extend(crate::seal::key_id_of(
+                row.get_ref(0)?.as_blob().unwrap_or_default(),
+            ));
+        }
+    }
+    Ok(ids.into_iter().collect())
+}
+
 impl Store {
     /// Seals everything under a new master key. Where the key has a file, the new one is drawn and takes the file over;
     /// else `given` is it, and the operator sees to it that the next start has it.

@@ -356,6 +356,13 @@ impl MasterKey {
     }
 }
 
+/// The id of the key that something is sealed under. None: it is not sealed.
+pub(crate) fn key_id_of(sealed: &[u8]) -> Option<String> {
+    let (version, rest) = sealed.split_first()?;
+    let (id, _) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
+    (*version == VERSION).then(|| to_hex(id))
+}
+
 /// HMAC's key block, filled up with zeros as HMAC itself would: the one form that cannot fail.
 fn hmac_key(key: &[u8; KEY_BYTES]) -> hmac::digest::Key<Hmac<Sha256>> {
     let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();

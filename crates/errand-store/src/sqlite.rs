@@ -1,7 +1,10 @@
 //! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
 
 mod checkpoint;
+mod migrate;
 mod open;
+mod origin;
+pub(crate) mod snapshot;
 mod trial;
 mod writer;
 
@@ -15,6 +18,8 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use open::{OpenError, OpenOptions, Schema};
+use origin::OpenMark;
+pub use snapshot::{DATABASE_FILE, DatabaseFacts, Snapshot, SnapshotError, database_facts};
 pub use trial::{Fault, Faults, Trial};
 pub(crate) use writer::Tx;
 
@@ -44,6 +49,8 @@ struct Inner {
     builds: Builds,
     /// Simulated: reads are done on the caller's task.
     on_callers_task: bool,
+    /// Says that the store is open, and at its end that it was closed in order: after all that has the database open.
+    _mark: Option<OpenMark>,
     /// Held as long as the store is open: a second server on the directory is refused.
     _lock: File,
 }

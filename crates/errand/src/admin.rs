@@ -5,18 +5,21 @@
 //! there: through the running server's socket ([`socket`]), or, where no server runs, on the store itself
 //! ([`reach`]), which then takes the directory's lock. Either way the same function does the work.
 //!
-//! Who may: whoever may write to the data directory. No key is asked for. Everything concerns the server's *first*
-//! team, which is made by the first request that needs one: named `default`, with an owner who has neither e-mail nor
-//! password until a set-up link is claimed. A repair ([`repair`]) takes a run of any team.
+//! Who may: whoever may write to the data directory. No key is asked for. Where no team is named, the server's *first*
+//! team is meant, which is made by the first request that needs one: named `default`, with an owner who has neither e-mail
+//! nor password until a set-up link is claimed. A repair ([`repair`]) takes a run of any team.
 //!
-//! Left out: other teams (the API serves them) and anything that the API can do.
+//! Left out: anything that the API can do.
 
+mod backup;
+mod people;
 pub mod reach;
 pub mod repair;
 pub mod socket;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -24,13 +27,18 @@ use errand_core::id::{ApiKeyId, IdGen, UserId};
 use errand_core::role::Role;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
+use errand_sandbox::Changes;
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::seal::MasterKey;
 use errand_store::{Bootstrap, Bootstrapped, NewApiKey, NewUser, Once, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
+pub use backup::BackupLine;
+use backup::Backups;
+pub use people::{NewLink, PlaceLine, TeamLine, UserLine};
 pub use repair::{RepairLine, RepairWay};
 
+use crate::backup::ProgressLine;
 use crate::doctor::{self, Check, Subject};
 use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
@@ -53,20 +61,82 @@ pub enum AdminRequest {
         name: String,
         /// How long it works, in milliseconds. None: until it is deleted.
         expires_in_ms: Option<u64>,
+        /// Of which team, by name or id. None: the first.
+        #[serde(default)]
+        team: Option<String>,
     },
     /// The team's keys.
-    ListKeys,
+    ListKeys {
+        /// Of which team, by name or id. None: the first.
+        #[serde(default)]
+        team: Option<String>,
+    },
     /// Deletes a key of the team.
     DeleteKey {
         /// Its id.
         id: String,
+        /// Of which team, by name or id. None: the first.
+        #[serde(default)]
+        team: Option<String>,
+    },
+    /// A new team. Its owner is the user with this address, who is made where there is none; none given: the first team's.
+    CreateTeam {
+        /// Its name.
+        name: String,
+        /// The e-mail address of its owner.
+        owner: Option<String>,
+    },
+    /// All teams.
+    ListTeams,
+    /// Another name for a team.
+    RenameTeam {
+        /// Its name or id.
+        team: String,
+        /// The new name.
+        name: String,
+    },
+    /// A part of the people: of one team, else of all.
+    ListUsers {
+        /// By name or id.
+        team: Option<String>,
+        /// How many come before.
+        offset: u64,
+    },
+    /// Disables a person in all teams.
+    DisableUser {
+        /// Their e-mail address or id.
+        user: String,
+    },
+    /// Lets a disabled person in again.
+    EnableUser {
+        /// Their e-mail address or id.
+        user: String,
+    },
+    /// Gives a person another role in a team.
+    SetUserRole {
+        /// Their e-mail address or id.
+        user: String,
+        /// The role.
+        role: Role,
+        /// By name or id. None: the only one that they are of.
+        team: Option<String>,
+    },
+    /// Takes a person out of a team, with their keys of it.
+    RemoveUser {
+        /// Their e-mail address or id.
+        user: String,
+        /// By name or id. None: the only one that they are of.
+        team: Option<String>,
     },
     /// A set-up link: for the user with this address, else for the owner whom nobody has claimed, else for a new user.
     LinkUser {
         /// The e-mail address.
         email: String,
-        /// The role of a new user. None: member.
+        /// The role of somebody who comes into the team. None: member.
         role: Option<Role>,
+        /// The team that they come into, by name or id. None: the first, for a new user alone.
+        #[serde(default)]
+        team: Option<String>,
     },
     /// Sets the password of the user with this address, else of the owner whom nobody has claimed, who gets it.
     SetPassword {
@@ -76,7 +146,11 @@ pub enum AdminRequest {
         phc_hash: PasswordHash,
     },
     /// The team's webhook secret.
-    WebhookSecret,
+    WebhookSecret {
+        /// Of which team, by name or id. None: the first.
+        #[serde(default)]
+        team: Option<String>,
+    },
     /// Seals every secret anew, under another master key.
     RotateMasterKey {
         /// The new key as text, where the key comes from the environment.
@@ -91,14 +165,28 @@ pub enum AdminRequest {
     },
     /// Whether all is well.
     Doctor,
+    /// A backup, made by the server that works on the store. Called off where the caller goes away.
+    Backup {
+        /// Where: a whole path.
+        dir: PathBuf,
+    },
+    /// How far the backup has come that is being made.
+    BackupProgress,
 }
 
 impl AdminRequest {
-    /// How long it may take: looking at everything reads the whole database, all else a few rows.
+    /// Whether it is broken off where its caller goes away.
+    #[must_use]
+    pub fn ends_with_caller(&self) -> bool {
+        matches!(self, Self::Backup { .. })
+    }
+
+    /// How long it may take: looking at everything reads the whole database, a backup all files too, all else a few rows.
     #[must_use]
     pub fn time_max(&self) -> Duration {
         match self {
             Self::Doctor | Self::RotateMasterKey { .. } => Duration::from_secs(3600),
+            Self::Backup { .. } => Duration::from_secs(24 * 3600),
             _ => Duration::from_secs(10),
         }
     }
@@ -144,6 +232,62 @@ pub enum AdminAnswer {
     },
     /// The key is gone.
     KeyDeleted,
+    /// The team is there.
+    TeamMade {
+        /// The team.
+        team: TeamLine,
+        /// For an owner who is new: the link by which they set a password.
+        link: Option<NewLink>,
+    },
+    /// The teams.
+    Teams {
+        /// All of them, oldest first.
+        teams: Vec<TeamLine>,
+    },
+    /// The team has another name.
+    TeamRenamed {
+        /// The team.
+        team: TeamLine,
+        /// Its name before.
+        was: String,
+    },
+    /// People.
+    Users {
+        /// Some of them, oldest first.
+        users: Vec<UserLine>,
+        /// Whether there may be more.
+        more: bool,
+    },
+    /// The person may do nothing any more.
+    UserDisabled {
+        /// The person.
+        user: UserLine,
+        /// How many sessions ended.
+        sessions: u64,
+        /// How many keys count no more.
+        api_keys: u64,
+    },
+    /// The person may log in.
+    UserEnabled {
+        /// The person.
+        user: UserLine,
+        /// Whether they were disabled before.
+        was_disabled: bool,
+    },
+    /// The person has another role.
+    UserChanged {
+        /// The person.
+        user: UserLine,
+        /// The team's name.
+        team: String,
+    },
+    /// The person is of the team no more.
+    UserRemoved {
+        /// The person.
+        user: UserLine,
+        /// The team's name.
+        team: String,
+    },
     /// The link.
     Link {
         /// The whole address.
@@ -178,6 +322,16 @@ pub enum AdminAnswer {
     Examined {
         /// In the order in which it is shown.
         checks: Vec<Check>,
+    },
+    /// The backup is whole.
+    BackedUp {
+        /// What is in it.
+        backup: BackupLine,
+    },
+    /// How far the backup has come. None: none is being made.
+    BackupProgress {
+        /// How far.
+        progress: Option<ProgressLine>,
     },
 }
 
@@ -248,6 +402,7 @@ pub struct Admin {
     url: String,
     places: u32,
     is_serving: bool,
+    backups: Backups,
 }
 
 impl Admin {
@@ -261,15 +416,20 @@ impl Admin {
             url,
             places: 0,
             is_serving: false,
+            backups: Backups::default(),
         }
     }
 
-    /// For a server that works on the store, with so many places for runs.
+    /// For a server that works on the store, with so many places for runs. `changes`: who changes files meanwhile.
     #[must_use]
-    pub fn serving(self, places: u32) -> Self {
+    pub fn serving(self, places: u32, changes: Changes) -> Self {
         Self {
             places,
             is_serving: true,
+            backups: Backups {
+                changes: Some(changes),
+                ..Backups::default()
+            },
             ..self
         }
     }
@@ -284,17 +444,34 @@ impl Admin {
             AdminRequest::CreateKey {
                 name,
                 expires_in_ms,
-            } => self.create_key(name, expires_in_ms, now).await,
-            AdminRequest::ListKeys => self.list_keys(now).await,
-            AdminRequest::DeleteKey { id } => self.delete_key(&id, now).await,
-            AdminRequest::LinkUser { email, role } => self.link_user(email, role, now).await,
+                team,
+            } => self.create_key(name, expires_in_ms, team, now).await,
+            AdminRequest::ListKeys { team } => self.list_keys(team, now).await,
+            AdminRequest::DeleteKey { id, team } => self.delete_key(&id, team, now).await,
+            AdminRequest::LinkUser { email, role, team } => {
+                self.link_user(email, role, team, now).await
+            }
             AdminRequest::SetPassword { email, phc_hash } => {
                 self.set_password(email, phc_hash.0, now).await
             }
-            AdminRequest::WebhookSecret => {
-                let team = self.first_team(now).await?.team;
+            AdminRequest::WebhookSecret { team } => {
+                let team = self.team_of(team.as_deref(), now).await?;
                 let secret = self.store.webhook_secret(team).await?;
                 Ok(AdminAnswer::WebhookSecret { secret })
+            }
+            AdminRequest::CreateTeam { name, owner } => self.create_team(name, owner, now).await,
+            AdminRequest::ListTeams => self.list_teams().await,
+            AdminRequest::RenameTeam { team, name } => self.rename_team(&team, name).await,
+            AdminRequest::ListUsers { team, offset } => {
+                self.list_users(team.as_deref(), offset).await
+            }
+            AdminRequest::DisableUser { user } => self.disable_user(&user, now).await,
+            AdminRequest::EnableUser { user } => self.enable_user(&user).await,
+            AdminRequest::SetUserRole { user, role, team } => {
+                self.set_user_role(&user, role, team.as_deref()).await
+            }
+            AdminRequest::RemoveUser { user, team } => {
+                self.remove_user(&user, team.as_deref()).await
             }
             AdminRequest::RotateMasterKey { new_key } => {
                 let new_key = new_key
@@ -308,6 +485,8 @@ impl Admin {
                     key_id: done.key_id,
                 })
             }
+            AdminRequest::Backup { dir } => self.back_up(dir).await,
+            AdminRequest::BackupProgress => Ok(self.backup_progress()),
             AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
             AdminRequest::Doctor => {
                 let subject = Subject {
@@ -351,6 +530,7 @@ impl Admin {
         &self,
         name: String,
         expires_in_ms: Option<u64>,
+        team: Option<String>,
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         let name = name.trim().to_owned();
@@ -362,12 +542,13 @@ impl Admin {
                 "the key's name takes 1 to {NAME_CHARS_MAX} characters in one line"
             )));
         }
-        let first = self.first_team(now).await?;
+        let team = self.team_of(team.as_deref(), now).await?;
+        let owner = self.store.owner_of(team).await?;
         let secret = ApiKeySecret::generate()?;
         let new = NewApiKey {
             id: self.ids.api_key(now),
-            team: first.team,
-            created_by: first.owner,
+            team,
+            created_by: owner,
             name,
             prefix: secret.prefix().to_owned(),
             hash: secret.hash(),
@@ -386,8 +567,12 @@ impl Admin {
         })
     }
 
-    async fn list_keys(&self, now: Timestamp) -> Result<AdminAnswer, AdminError> {
-        let team = self.first_team(now).await?.team;
+    async fn list_keys(
+        &self,
+        team: Option<String>,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
+        let team = self.team_of(team.as_deref(), now).await?;
         let mut keys = Vec::new();
         loop {
             let page = PageQuery {
@@ -402,9 +587,14 @@ impl Admin {
         }
     }
 
-    async fn delete_key(&self, id: &str, now: Timestamp) -> Result<AdminAnswer, AdminError> {
+    async fn delete_key(
+        &self,
+        id: &str,
+        team: Option<String>,
+        now: Timestamp,
+    ) -> Result<AdminAnswer, AdminError> {
         let key = ApiKeyId::from_str(id).map_err(|bad| AdminError::Bad(bad.to_string()))?;
-        let team = self.first_team(now).await?.team;
+        let team = self.team_of(team.as_deref(), now).await?;
         match self
             .store
             .delete_api_key(team, key, now, Once::not_recorded())
@@ -412,7 +602,7 @@ impl Admin {
         {
             Ok(_) => Ok(AdminAnswer::KeyDeleted),
             Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
-                "there is no key {id}; `errand keys list` shows those there are"
+                "there is no key {id} in this team; `errand keys list` shows those there are, with --team those of another team"
             ))),
             Err(error) => Err(error.into()),
         }
@@ -422,36 +612,51 @@ impl Admin {
         &self,
         email: String,
         role: Option<Role>,
+        team: Option<String>,
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         let token = SetUpToken::generate()?;
         let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
         let first = self.first_team(now).await?;
+        let into = self.team_of(team.as_deref(), now).await?;
         let known = self.store.user_by_email(&email).await?;
         let holder = match &known {
             Some(_) => LinkHolder::User,
-            None if self
-                .link_unclaimed(first.owner, &token, expires_at, now)
-                .await? =>
+            None if team.is_none()
+                && self
+                    .link_unclaimed(first.owner, &token, expires_at, now)
+                    .await? =>
             {
                 LinkHolder::FirstOwner
             }
             None => LinkHolder::NewUser,
         };
-        if role.is_some() && holder != LinkHolder::NewUser {
+        let joins = match &known {
+            Some(user) if team.is_some() => {
+                let of = self.store.person(user.id).await?.teams;
+                !of.iter().any(|(team, _)| team.id == into)
+            }
+            _ => holder == LinkHolder::NewUser,
+        };
+        if role.is_some() && !joins {
             return Err(AdminError::Bad(
-                "a role is for a new user, and this one is there already: leave --role out"
+                "a role is for somebody who comes into the team, and this one is there already: leave --role out, \
+                 or use `errand users role`"
                     .to_owned(),
             ));
         }
         let user = match known {
             Some(user) => Some(user.id),
-            None if holder == LinkHolder::NewUser => {
-                Some(self.new_member(first, email, role, now).await?)
-            }
+            None if holder == LinkHolder::NewUser => Some(self.new_user(email, now).await?),
             None => None,
         };
         if let Some(user) = user {
+            if joins {
+                // Whoever may write to the data directory stands above the roles.
+                self.store
+                    .add_member(into, user, role.unwrap_or(Role::Member), Role::Owner, now)
+                    .await?;
+            }
             self.store
                 .create_set_up_link(user, token.hash(), expires_at, now)
                 .await?;
@@ -464,21 +669,9 @@ impl Admin {
         })
     }
 
-    async fn new_member(
-        &self,
-        first: Bootstrapped,
-        email: String,
-        role: Option<Role>,
-        now: Timestamp,
-    ) -> Result<UserId, AdminError> {
+    async fn new_user(&self, email: String, now: Timestamp) -> Result<UserId, AdminError> {
         let id = self.ids.user(now);
-        let user = self.store.create_user(NewUser { id, email, now }).await?;
-        let role = role.unwrap_or(Role::Member);
-        // Whoever may write to the data directory stands above the roles.
-        self.store
-            .add_member(first.team, user.id, role, Role::Owner, now)
-            .await?;
-        Ok(user.id)
+        Ok(self.store.create_user(NewUser { id, email, now }).await?.id)
     }
 
     async fn set_password(

@@ -26,7 +26,7 @@ use errand_engine::sandboxes::Sandboxes;
 use errand_engine::tool::Tools;
 use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
-use errand_sandbox::RoomLimits;
+use errand_sandbox::{Changes, RoomLimits};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
 use hyper_util::rt::TokioTimer;
@@ -97,6 +97,7 @@ pub struct App {
     router: Router,
     metrics: Option<MetricsServer>,
     progress: Progress,
+    changes: Changes,
 }
 
 impl App {
@@ -169,6 +170,7 @@ impl App {
         let models = models.with_network(network);
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
+        let changes = sandboxes.changes().clone();
         let parts = Parts {
             connections,
             store: store.clone(),
@@ -212,6 +214,7 @@ impl App {
             router,
             metrics,
             progress,
+            changes,
         })
     }
 
@@ -238,6 +241,12 @@ impl App {
     #[must_use]
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Who changes files of sandboxes, for a backup.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// Its routes, for calls within the process.

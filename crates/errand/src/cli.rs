@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users` and `doctor`
-//! work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs`, `sandboxes` and
+//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users`, `teams`, `backup`,
+//! `restore` and `doctor` work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs`, `sandboxes` and
 //! `webhooks` go through the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` and
 //! `webhooks secret` alone work on the data directory.
 //!
@@ -14,6 +14,7 @@ pub mod out;
 mod agents;
 mod answers;
 mod assignment;
+mod backup;
 mod builds;
 mod config;
 mod demo;
@@ -29,6 +30,7 @@ mod sandboxes;
 mod secrets;
 mod selftest;
 mod serve;
+mod teams;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -64,21 +66,35 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server
-    Serve(Flags),
+    Serve(serve::Args),
     /// Show a whole run in one command: server, files, approval, webhook, result
     Demo(demo::Args),
     /// Kill a server of its own again and again under load, and check that nothing is lost or done twice
     Selftest(selftest::Args),
     /// List every setting with its value, origin, default and unit
     Config(Flags),
+    /// Copy everything that the server keeps into a new directory, on the server's machine
+    ///
+    /// The server may be at work, and goes on; it makes the backup itself, so that its user must be able to write to DIR.
+    /// Rows and files are of one point in time. The master key is left out: keep a copy of it somewhere else.
+    /// docs/backup.md says how to schedule backups.
+    Backup(backup::BackupArgs),
+    /// Make a data directory out of a backup, on the server's machine
+    ///
+    /// All of the backup is verified first. The data directory must not exist, or hold nothing but master.key. Runs go on
+    /// from the point in time of the backup; docs/backup.md says what that means for what happened since.
+    Restore(backup::RestoreArgs),
     /// Look whether the server can do its work, on the server's machine
     Doctor(doctor::Args),
     /// Make, list and delete API keys, on the server's machine
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Let people in, on the server's machine
+    /// Let people in and shut them out, on the server's machine
     #[command(subcommand)]
     Users(users::Command),
+    /// Make, list and rename teams, on the server's machine
+    #[command(subcommand)]
+    Teams(teams::Command),
     /// Webhooks of the team, their deliveries and their secret
     #[command(subcommand)]
     Webhooks(webhooks::Command),
@@ -211,12 +227,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
     match command {
-        Command::Serve(flags) => serve::run(&flags, with).await,
+        Command::Serve(args) => serve::run(&args, with).await,
         Command::Demo(args) => demo::run(&args, with).await,
         Command::Selftest(args) => selftest::run(&args, with).await,
         Command::Config(flags) => config::run(&flags, with),
+        Command::Backup(args) => backup::back_up(&args, with).await,
+        Command::Restore(args) => backup::bring_back(&args, with).await,
         Command::Doctor(args) => doctor::run(&args, with).await,
         Command::Keys(command) => keys::run(command, with).await,
+        Command::Teams(command) => teams::run(command, with).await,
         Command::Users(command) => users::run(command, with).await,
         Command::Webhooks(command) => webhooks::run(command, with).await,
         Command::Secrets(command) => secrets::run(&command, with).await,

@@ -137,6 +137,7 @@ const KEYS: Access = Access::Needs(Permission::ManageKeys);
 const CONNECTIONS: Access = Access::Needs(Permission::ManageConnections);
 const SECRETS: Access = Access::Needs(Permission::ManageSecrets);
 const MODELS: Access = Access::Needs(Permission::ManageModels);
+const OWNERS: Access = Access::Needs(Permission::ManageOwners);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
@@ -213,6 +214,9 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
     page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),
     page(Method::POST, "/settings/team/{user_id}/role", MEMBERS, || post(settings::team::change_role)),
+    page(Method::POST, "/settings/team/name", OWNERS, || post(settings::people::rename)),
+    page(Method::GET, "/settings/team/{user_id}/access", OWNERS, || get(settings::people::before_access)),
+    page(Method::POST, "/settings/team/{user_id}/access", OWNERS, || post(settings::people::set_access)),
     page(Method::GET, "/settings/team/{user_id}/remove", READ, || get(settings::team::before_removal)),
     page(Method::POST, "/settings/team/{user_id}/remove", READ, || post(settings::team::remove)),
     page(Method::GET, "/settings/api-keys", KEYS, || get(settings::keys::list)),

@@ -18,11 +18,11 @@ use errand_core::cause::chain;
 use errand_core::path::{SandboxPath, WORKSPACE};
 use errand_core::policy::Hints;
 use errand_core::transcript::Outcome;
-use errand_sandbox::Root;
 use errand_sandbox::exec::{
     Bound, COMMAND_BYTES_MAX, Command, EndedBy, ExecError, Finished, Limits, Output, SandboxExec,
     Shell, Stop, Unavailable,
 };
+use errand_sandbox::{Change, ChangeKind, Root};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -120,10 +120,15 @@ impl RunCommand {
                 .await
                 .map_err(|error| failed(context, &error))?,
         };
+        let change = begin_change(&root).await;
+        if context.cancel.is_cancelled() {
+            return Err(not_run.to_owned());
+        }
         let finished = self
             .run_in(shell, &command, context)
             .await
             .map_err(|error| failed(context, &error))?;
+        drop(change);
         self.start_next(exec, workspace, root, context);
         outcome(&finished, context, exec.limits())
     }
@@ -231,6 +236,16 @@ async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String>
     });
     let broke_off = |_| Err("internal: the server failed; nothing was done".to_owned());
     looked.await.unwrap_or_else(broke_off)
+}
+
+/// Announces that a command is about to change files: while a backup is made, it waits until the sandbox is saved.
+async fn begin_change(root: &Root) -> Option<Change> {
+    if let Some(begun) = root.try_begin_change(ChangeKind::Command) {
+        return begun;
+    }
+    let root = root.clone();
+    let waited = tokio::task::spawn_blocking(move || root.begin_change(ChangeKind::Command));
+    waited.await.ok().flatten()
 }
 
 /// The error of a call whose command did not begin.

@@ -66,18 +66,6 @@ impl Store {
         self.read(move |conn| select_by_email(conn, &email)).await
     }
 
-    /// Disables a user for good: their password, links and keys work no more, from the commit on. Again is no error.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Refused`] where a team would be left without an owner.
-    pub async fn disable_user(&self, user: UserId, now: Timestamp) -> Result<()> {
-        self.write(move |tx| {
-            tx.ring_all();
-            update_disabled(tx, user, now)
-        })
-        .await
-    }
-
     /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links and sessions of the user work no more.
     ///
     /// # Errors
@@ -194,13 +182,13 @@ pub(super) fn email_taken() -> StoreError {
 fn not_disabled(user: &User) -> Result<()> {
     if user.disabled {
         return Err(StoreError::Refused(
-            "this user is disabled; make another one".to_owned(),
+            "this user is disabled; `errand users enable` lets them in again".to_owned(),
         ));
     }
     Ok(())
 }
 
-fn user_row(row: &Row<'_>) -> rusqlite::Result<User> {
+pub(super) fn user_row(row: &Row<'_>) -> rusqlite::Result<User> {
     Ok(User {
         id: UserId::from_stored(row.get::<_, Blob>(0)?.0),
         email: row.get(1)?,
@@ -243,28 +231,6 @@ pub(super) fn insert_user(
 
 pub(super) fn user_is_enabled(conn: &Connection, user: UserId) -> Result<bool> {
     Ok(select_user(conn, user)?.is_some_and(|found| !found.disabled))
-}
-
-fn update_disabled(tx: &Connection, user: UserId, now: Timestamp) -> Result<()> {
-    let changed = tx
-        .prepare_cached(
-            "UPDATE users SET disabled_at = coalesce(disabled_at, ?2)
-             WHERE id = ?1 AND NOT EXISTS (
-                 SELECT 1 FROM memberships m
-                 WHERE m.user_id = ?1 AND m.role = 'owner' AND NOT EXISTS (
-                     SELECT 1 FROM memberships o JOIN users u ON u.id = o.user_id AND u.disabled_at IS NULL
-                     WHERE o.team_id = m.team_id AND o.user_id <> ?1 AND o.role = 'owner'))",
-        )?
-        .execute(params![Blob(user.as_uuid()), Ms(now)])?;
-    if changed > 0 {
-        return void_links(tx, user);
-    }
-    if select_user(tx, user)?.is_none() {
-        return Err(StoreError::NotFound);
-    }
-    Err(StoreError::Refused(
-        "this user is the last owner of a team; make somebody else an owner first".to_owned(),
-    ))
 }
 
 pub(super) fn update_password(tx: &Connection, user: UserId, phc_hash: &str) -> Result<()> {

@@ -168,11 +168,13 @@ impl Store {
     }
 }
 
-/// Ends all sessions of a user: their password was set by somebody with a link, or by the operator.
-pub(super) fn end_sessions(tx: &Connection, user: UserId) -> Result<()> {
-    tx.prepare_cached("DELETE FROM sessions WHERE user_id = ?1")?
+/// Ends all sessions of a user, such as where their password was set by somebody with a link, or by the operator; how many
+/// there were.
+pub(super) fn end_sessions(tx: &Connection, user: UserId) -> Result<u64> {
+    let ended = tx
+        .prepare_cached("DELETE FROM sessions WHERE user_id = ?1")?
         .execute(params![Blob(user.as_uuid())])?;
-    Ok(())
+    Ok(ended as u64)
 }
 
 fn insert_session(

@@ -5,6 +5,7 @@ use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use super::operate::{refuse_taken, team_name};
 use super::people::user_is_enabled;
 use super::secrets::seal_secret;
 use crate::error::{Result, StoreError};
@@ -82,9 +83,13 @@ impl Store {
     /// Makes a team with its first owner and its webhook secret.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
+    /// `Invalid` (`name`), [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
     /// user or is disabled.
     pub async fn create_team(&self, new: NewTeam) -> Result<Team> {
+        let new = NewTeam {
+            name: team_name(&new.name)?,
+            ..new
+        };
         self.write(move |tx| insert_team(tx, &new, &seal_secret(tx, new.id, &new.secret)?))
             .await
     }
@@ -221,15 +226,7 @@ fn insert_team(tx: &Connection, new: &NewTeam, sealed: &Sealed) -> Result<Team> 
     if !user_is_enabled(tx, new.owner)? {
         return Err(StoreError::NotFound);
     }
-    let taken = tx
-        .prepare_cached("SELECT 1 FROM teams WHERE name = ?1")?
-        .exists(params![new.name])?;
-    if taken {
-        return Err(StoreError::Conflict(format!(
-            "a team is named {:?} already; take another name",
-            new.name
-        )));
-    }
+    refuse_taken(tx, new.id, &new.name)?;
     insert_team_row(tx, new.id, &new.name, sealed, new.now)?;
     insert_member(tx, new.id, new.owner, Role::Owner, new.now)?;
     Ok(Team {

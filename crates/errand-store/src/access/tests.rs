@@ -564,7 +564,7 @@ async fn members_are_found_in_their_team_only() {
         f.store
             .add_member(f.team, nobody, Role::Member, Role::Owner, f.now)
             .await,
-        f.store.disable_user(nobody, f.now).await,
+        f.store.disable_user(nobody, f.now).await.map(drop),
     ];
     for result in results {
         assert!(matches!(result, Err(StoreError::NotFound)), "{result:?}");

@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use errand_core::id::BootId;
@@ -11,6 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::checkpoint::Checkpoints;
+use super::migrate::migrate;
+use super::origin::{OpenMark, refuse_copy};
 use super::trial::Trial;
 use super::writer::{Around, Writer};
 use super::{Inner, Store};
@@ -18,12 +21,15 @@ use crate::bell::Bell;
 use crate::builds::Builds;
 use crate::seal::MasterKey;
 
-refinery::embed_migrations!("migrations/sqlite");
+mod embedded {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+pub(super) use embedded::migrations;
 
 /// The lock file in the data directory.
 const LOCK: &str = "lock";
 /// The database in the data directory.
-const FILE: &str = "errand.db";
+pub(super) const FILE: &str = "errand.db";
 
 /// How much more than a reader the writer keeps in memory: the pages of all runs at work, so that a batch reads none.
 const WRITER_CACHE_TIMES: i64 = 8;
@@ -53,7 +59,7 @@ pub enum OpenError {
     #[error("{} is in use by another errand server; stop it first, or take another --data-dir", .0.display())]
     InUse(PathBuf),
     /// The directory was written by a newer program.
-    #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or restore a copy from before", .dir.display())]
+    #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or go back to a backup or to `errand.db.before-VN` (docs/backup.md)", .dir.display())]
     Newer {
         /// The data directory.
         dir: PathBuf,
@@ -61,6 +67,47 @@ pub enum OpenError {
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// The directory is a copy of one that a server worked on while it was copied.
+    #[error(
+        "{dir} is a copy of a data directory that was in use: the files of such a copy are of different moments, so that \
+         it may be damaged, or hold runs without their files. Use a backup (`errand backup`, then `errand restore`), or \
+         stop the server before its directory is copied. If it is whole all the same, such as a copy of a snapshot of a \
+         volume, start once with `errand serve --accept-copy`",
+        dir = .0.display()
+    )]
+    Copied(PathBuf),
+    /// The database of a copy that was to be accepted is damaged.
+    #[error("the database in {} is not whole, so that this copy cannot be used: {what}", .dir.display())]
+    NotWhole {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is no room for a migration.
+    #[error(
+        "there is no room to bring the database in {} to this program's schema: it takes {} MiB (three times the size of the \
+         database: a copy to go back to, and the migration itself), and {} MiB are free; make room, and start again. \
+         Nothing was changed",
+        .dir.display(), .needed.div_ceil(1 << 20), .free >> 20
+    )]
+    NoRoomToMigrate {
+        /// The data directory.
+        dir: PathBuf,
+        /// Bytes that must be free.
+        needed: u64,
+        /// Bytes that are.
+        free: u64,
+    },
+    /// The copy from before a migration cannot be made.
+    #[error("the database in {} could not be copied before it is brought to this program's schema; nothing was changed", .dir.display())]
+    NoCopy {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The directory cannot be used.
     #[error("the data directory {} cannot be used", .dir.display())]
@@ -136,8 +183,17 @@ impl Store {
             dir: dir.clone(),
             source,
         };
+        refuse_copy(&dir)?;
         // SQLite gives its log the same mode.
         private_file(&dir.join(FILE)).map_err(directory)?;
+        let closed = Arc::new(AtomicBool::new(true));
+        // Before the connections: it goes after them.
+        let mark = if trial.simulated {
+            None
+        } else {
+            let mark = OpenMark::set(&dir, Arc::clone(&closed), !trial.unsynced);
+            Some(mark.map_err(directory)?)
+        };
         let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
         if trial.simulated || trial.unsynced {
             conn.pragma_update(None, "synchronous", "OFF")
@@ -165,6 +221,7 @@ impl Store {
             respond_base: options.respond_base,
             builds: builds.clone(),
             keys: Arc::clone(&keys),
+            closed,
         };
         let on_callers_task = trial.simulated;
         let checkpoints = if trial.simulated || trial.unsynced {
@@ -185,6 +242,7 @@ impl Store {
                 quick: Mutex::new(quick),
                 builds,
                 on_callers_task,
+                _mark: mark,
                 _lock: lock,
                 dir,
             }),
@@ -274,7 +332,7 @@ fn private_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Connection> {
+pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Connection> {
     let access = if read_only {
         OpenFlags::SQLITE_OPEN_READ_ONLY
     } else {
@@ -303,36 +361,7 @@ fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Conn
     Ok(conn)
 }
 
-fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
-    let database = |source| OpenError::Database {
-        dir: dir.to_owned(),
-        source,
-    };
-    let runner = migrations::runner();
-    let known = schema_known(&runner);
-    if has_schema(conn).map_err(database)? {
-        let found = schema_of(conn).map_err(database)?;
-        if found > known {
-            return Err(OpenError::Newer {
-                dir: dir.to_owned(),
-                found,
-                known,
-            });
-        }
-        if found == known {
-            return Ok(());
-        }
-    }
-    runner
-        .run(conn)
-        .map(drop)
-        .map_err(|source| OpenError::Migration {
-            dir: dir.to_owned(),
-            source: Box::new(source),
-        })
-}
-
-fn schema_known(runner: &refinery::Runner) -> i64 {
+pub(super) fn schema_known(runner: &refinery::Runner) -> i64 {
     runner
         .get_migrations()
         .iter()
@@ -341,7 +370,7 @@ fn schema_known(runner: &refinery::Runner) -> i64 {
         .unwrap_or(0)
 }
 
-fn has_schema(conn: &Connection) -> rusqlite::Result<bool> {
+pub(super) fn has_schema(conn: &Connection) -> rusqlite::Result<bool> {
     conn.query_row(
         "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'refinery_schema_history'",
         [],
@@ -349,7 +378,7 @@ fn has_schema(conn: &Connection) -> rusqlite::Result<bool> {
     )
 }
 
-fn schema_of(conn: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn schema_of(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row(
         "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
         [],

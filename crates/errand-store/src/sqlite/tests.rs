@@ -270,3 +270,143 @@ async fn what_an_older_schema_holds_is_taken_over() {
     };
     assert_eq!(store.list_runs(team, filter, page).await.unwrap().total, 1);
 }
+
+/// A database of an older version, closed.
+fn older(dir: &Path, schema: i32) {
+    let mut conn = super::open::connect(dir, false, 256).unwrap();
+    super::open::migrations::runner()
+        .set_target(refinery::Target::Version(schema))
+        .run(&mut conn)
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_leaves_a_copy_to_go_back_to_and_a_new_store_none() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    older(dir.path(), 7);
+    let earlier = dir.path().join("errand.db.before-V7");
+    std::fs::write(&earlier, "of an earlier migration").unwrap();
+    std::fs::write(dir.path().join("errand.db.before-Vacation"), "not ours").unwrap();
+    drop(Store::open(options(dir.path())).unwrap());
+    let known = Store::schema_known();
+    let copy = dir.path().join(format!("errand.db.before-V{known}"));
+    assert_eq!(database_facts(&copy).unwrap().schema, 7);
+    let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!earlier.exists());
+    assert!(dir.path().join("errand.db.before-Vacation").exists());
+
+    // The way back, as it is documented; and forth again.
+    std::fs::copy(&copy, dir.path().join("errand.db")).unwrap();
+    std::fs::remove_file(dir.path().join("store.mark")).unwrap();
+    let schema = Store::schema(dir.path()).unwrap().unwrap();
+    assert_eq!(schema.found, 7);
+    drop(Store::open(options(dir.path())).unwrap());
+
+    let new = tempfile::tempdir().unwrap();
+    drop(Store::open(options(new.path())).unwrap());
+    let copies = std::fs::read_dir(new.path()).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains("before")
+    });
+    assert_eq!(copies.count(), 0);
+}
+
+#[tokio::test]
+async fn a_migration_that_was_cut_off_keeps_the_copy_that_it_has_made() {
+    let dir = tempfile::tempdir().unwrap();
+    older(dir.path(), 7);
+    let name = format!("errand.db.before-V{}", Store::schema_known());
+    std::fs::write(dir.path().join(&name), "the first copy").unwrap();
+    drop(Store::open(options(dir.path())).unwrap());
+    let kept = std::fs::read_to_string(dir.path().join(&name)).unwrap();
+    assert_eq!(kept, "the first copy");
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_an_open_store_is_refused_until_it_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, closed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(options(dir.path())).unwrap();
+    copy_files(dir.path(), live.path());
+    drop(store);
+    copy_files(dir.path(), closed.path());
+
+    let refused = Store::open(options(live.path())).err().unwrap();
+    assert!(matches!(refused, OpenError::Copied(_)), "{refused}");
+    let lock = Store::lock(live.path()).unwrap();
+    Store::accept_copy(live.path(), &lock).unwrap();
+    drop(lock);
+    drop(Store::open(options(live.path())).unwrap());
+    // What was closed in order opens wherever it is.
+    drop(Store::open(options(closed.path())).unwrap());
+}
+
+#[tokio::test]
+async fn a_crash_and_a_move_are_no_copies_and_a_damaged_copy_is_not_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(options(dir.path())).unwrap();
+    // As after a crash: the mark says that it is open.
+    let mark = std::fs::read(dir.path().join("store.mark")).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(dir.path(), copy.path());
+    drop(store);
+    std::fs::write(dir.path().join("store.mark"), &mark).unwrap();
+    let moved = dir.path().with_extension("moved");
+    std::fs::rename(dir.path(), &moved).unwrap();
+    drop(Store::open(options(&moved)).unwrap());
+    std::fs::remove_dir_all(&moved).unwrap();
+
+    let database = copy.path().join("errand.db");
+    let mut bytes = std::fs::read(&database).unwrap();
+    let middle = bytes.len() / 2;
+    bytes.truncate(middle);
+    std::fs::write(&database, bytes).unwrap();
+    let _ = std::fs::remove_file(copy.path().join("errand.db-wal"));
+    let lock = Store::lock(copy.path()).unwrap();
+    assert!(Store::accept_copy(copy.path(), &lock).is_err());
+    drop(lock);
+    let refused = Store::open(options(copy.path())).err().unwrap();
+    assert!(matches!(refused, OpenError::Copied(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_snapshot_holds_what_was_committed_when_it_was_taken_and_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(options(dir.path())).unwrap();
+    let put = |value: i64| {
+        let store = store.clone();
+        async move {
+            let made = store.write(move |tx| {
+                tx.execute_batch("CREATE TABLE IF NOT EXISTS backed_up (value INTEGER)")?;
+                tx.execute("INSERT INTO backed_up VALUES (?1)", [value])?;
+                Ok(())
+            });
+            made.await.unwrap();
+        }
+    };
+    put(1).await;
+    let snapshot = store.snapshot().unwrap();
+    put(2).await;
+    let to = dir.path().join("copy.db");
+    let facts = snapshot.write_to(&to, &mut |_, _| true).unwrap();
+    assert_eq!(facts.schema, Store::schema_known());
+    let copy = rusqlite::Connection::open(&to).unwrap();
+    let sum: i64 = copy
+        .query_row("SELECT sum(value) FROM backed_up", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(sum, 1);
+    let off = store
+        .snapshot()
+        .unwrap()
+        .write_to(&dir.path().join("off.db"), &mut |_, _| false);
+    assert!(matches!(off, Err(SnapshotError::CalledOff)));
+}

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -47,6 +47,8 @@ pub(crate) struct Around {
     pub(crate) builds: Builds,
     /// Seal and open secrets.
     pub(crate) keys: Arc<Keyring>,
+    /// Whether nothing is under way: false from the start of the writer until it has ended in order.
+    pub(crate) closed: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -211,6 +213,7 @@ impl Writer {
         trial: Trial,
     ) -> std::io::Result<Self> {
         let (poison, poisoned) = watch::channel(false);
+        around.closed.store(false, Ordering::Release);
         let commits = Arc::new(AtomicU64::new(0));
         let here = trial.simulated;
         let writing = Loop {
@@ -369,7 +372,9 @@ impl Loop {
         // The end of the program: leave a file without a log beside it.
         if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+            return;
         }
+        self.around.closed.store(true, Ordering::Release);
     }
 
     /// False where the outcome is unknown.

@@ -1,14 +1,17 @@
 //! The way to the store for commands on the server's own machine: the server's socket, or the directory itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use errand_engine::clock::Clock;
-use errand_store::OpenError;
+use errand_sandbox::Changes;
+use errand_store::{DATABASE_FILE, OpenError, Store};
 
 use super::socket::{self, SocketError};
 use super::{Admin, AdminAnswer, AdminError, AdminRequest};
 use crate::app::{StoreSetup, master_key_of};
+use crate::backup::{Progress, ProgressLine, Source, make};
 use crate::config::Config;
 use crate::secret_key::{NoRandomness, random_bytes};
 
@@ -17,6 +20,8 @@ use crate::secret_key::{NoRandomness, random_bytes};
 const TRIES: u32 = 100;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is told how far a backup has come.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// Why a request could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,9 @@ pub enum ReachError {
     /// No server runs, and the request was refused.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// There is nothing to work on.
+    #[error("there is no store in {}: is --data-dir right?", .0.display())]
+    NoStore(PathBuf),
     /// Somebody holds the directory's lock and does not answer.
     #[error("{} is in use, but nobody answers on its admin socket; look at the log of the server there", .0.display())]
     Held(PathBuf),
@@ -56,6 +64,87 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
         }
     }
     Err(ReachError::Held(Path::new(dir).to_owned()))
+}
+
+/// Makes a backup: by the server that works on the data directory, else of the directory as it is. That is not opened as a
+/// store, so that nothing is made, migrated or changed. `tell` hears how far it has come.
+///
+/// # Errors
+/// [`ReachError`].
+pub async fn back_up(
+    config: &Config,
+    target: &Path,
+    tell: &(dyn Fn(&ProgressLine) + Sync),
+) -> Result<AdminAnswer, ReachError> {
+    let dir = &config.server.data_dir;
+    let request = AdminRequest::Backup {
+        dir: target.to_owned(),
+    };
+    for _ in 0..TRIES {
+        let asked = async {
+            let made = socket::call(dir, &request);
+            tokio::pin!(made);
+            loop {
+                tokio::select! {
+                    made = &mut made => return made,
+                    () = tokio::time::sleep(TOLD_EVERY) => {}
+                }
+                if let Ok(AdminAnswer::BackupProgress {
+                    progress: Some(line),
+                }) = socket::call(dir, &AdminRequest::BackupProgress).await
+                {
+                    tell(&line);
+                }
+            }
+        };
+        match asked.await {
+            Err(SocketError::NoServer) => {}
+            answered => return answered.map_err(ReachError::Socket),
+        }
+        if !dir.join(DATABASE_FILE).exists() {
+            return Err(ReachError::NoStore(dir.clone()));
+        }
+        match Store::lock(dir) {
+            Ok(lock) => return back_up_stopped(dir, target, tell, lock).await,
+            Err(OpenError::InUse(_)) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(ReachError::Open(error.into())),
+        }
+    }
+    Err(ReachError::Held(Path::new(dir).to_owned()))
+}
+
+async fn back_up_stopped(
+    dir: &Path,
+    target: &Path,
+    tell: &(dyn Fn(&ProgressLine) + Sync),
+    lock: std::fs::File,
+) -> Result<AdminAnswer, ReachError> {
+    let progress = Arc::new(Progress::default());
+    let source = Source {
+        data_dir: dir.to_owned(),
+        changes: Changes::default(),
+        clock: Clock::System,
+    };
+    let work = {
+        let (progress, target) = (Arc::clone(&progress), target.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let made = make(&source, &target, &progress);
+            drop(lock);
+            made
+        })
+    };
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                let made = done
+                    .map_err(|error| AdminError::Bad(error.to_string()))?
+                    .map_err(|error| AdminError::Bad(format!("{error:#}")))?;
+                return Ok(AdminAnswer::BackedUp { backup: made.into() });
+            }
+            () = tokio::time::sleep(TOLD_EVERY) => tell(&progress.line()),
+        }
+    }
 }
 
 /// None where somebody holds the directory's lock.

@@ -131,13 +131,23 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
             "a caller of another user",
         ));
     }
-    let (reader, mut writer) = stream.split();
-    let line = in_time(LINE_TIME_MAX, read_line(reader)).await??;
+    let (mut reader, mut writer) = stream.split();
+    let line = in_time(LINE_TIME_MAX, read_line(&mut reader)).await??;
     let reply = match serde_json::from_str::<AdminRequest>(&line) {
         Err(error) => Reply::Error(format!("the request cannot be read: {error}")),
         Ok(request) => {
-            let time_max = request.time_max();
-            match in_time(time_max, admin.execute(request)).await? {
+            let (time_max, ends_with_caller) = (request.time_max(), request.ends_with_caller());
+            let executed = in_time(time_max, admin.execute(request));
+            let executed = if ends_with_caller {
+                tokio::select! {
+                    executed = Box::pin(executed) => executed,
+                    // A caller sends nothing more before it has its answer.
+                    _ = reader.read_u8() => return Err(io::ErrorKind::BrokenPipe.into()),
+                }
+            } else {
+                Box::pin(executed).await
+            };
+            match executed? {
                 Ok(answer) => Reply::Ok(answer),
                 Err(error) => Reply::Error(errand_core::cause::chain(&error)),
             }

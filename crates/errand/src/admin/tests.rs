@@ -46,6 +46,7 @@ fn create(name: &str) -> AdminRequest {
     AdminRequest::CreateKey {
         name: name.to_owned(),
         expires_in_ms: Some(60_000),
+        team: None,
     }
 }
 
@@ -53,6 +54,7 @@ fn link(email: &str) -> AdminRequest {
     AdminRequest::LinkUser {
         email: email.to_owned(),
         role: None,
+        team: None,
     }
 }
 
@@ -104,7 +106,9 @@ async fn a_key_made_through_the_socket_counts() {
         .unwrap();
     assert_eq!(caller.role, Role::Owner);
     assert_eq!(caller.expires_at, Some(now().plus_ms(60_000)));
-    let Ok(AdminAnswer::Keys { keys }) = call(dir.path(), &AdminRequest::ListKeys).await else {
+    let Ok(AdminAnswer::Keys { keys }) =
+        call(dir.path(), &AdminRequest::ListKeys { team: None }).await
+    else {
         panic!("keys")
     };
     assert_eq!(keys.len(), 1);
@@ -119,7 +123,7 @@ async fn a_key_made_through_the_socket_counts() {
     );
     socket.shut_down().await;
     assert!(!dir.path().join("admin.sock").exists());
-    let Err(error) = call(dir.path(), &AdminRequest::ListKeys).await else {
+    let Err(error) = call(dir.path(), &AdminRequest::ListKeys { team: None }).await else {
         panic!("nobody")
     };
     assert!(matches!(error, SocketError::NoServer), "{error}");
@@ -156,7 +160,7 @@ async fn a_dead_socket_is_replaced_and_a_long_path_is_reached() {
     std::fs::write(long.join("admin.sock"), "").unwrap();
     let socket = AdminSocket::start(&long, admin_of(&store)).unwrap();
     assert!(matches!(
-        call(&long, &AdminRequest::WebhookSecret).await,
+        call(&long, &AdminRequest::WebhookSecret { team: None }).await,
         Ok(AdminAnswer::WebhookSecret { .. })
     ));
     socket.shut_down().await;
@@ -242,6 +246,7 @@ async fn the_first_link_is_for_the_first_owner_and_later_ones_for_new_members() 
     let request = AdminRequest::LinkUser {
         email: "bob@example.com".to_owned(),
         role: Some(Role::Admin),
+        team: None,
     };
     assert_eq!(
         link_of(admin.execute(request.clone()).await.unwrap()).1,

@@ -122,7 +122,7 @@ fn other_schema(schema: Schema) -> Check {
         format!(
             "an older errand wrote it: its schema is {found}, and the next start brings it to {known}"
         ),
-        "make a copy of the data directory before you start this version; then look again",
+        "make a backup before you start this version (`errand backup DIR`); then look again",
     )
 }
 

@@ -1,4 +1,4 @@
-//! `errand keys`: API keys of the server's first team, made on the server's machine.
+//! `errand keys`: API keys of a team, made on the server's machine.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -18,11 +18,17 @@ pub(super) enum Command {
         /// How long it works, such as 12h or 30d [default: until it is deleted]
         #[arg(long, value_name = "TIME", value_parser = parse_duration_ms)]
         expires_in: Option<u64>,
+        /// The team whose things it reaches, by name or id [default: the first team]
+        #[arg(long)]
+        team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
     /// List the keys
     List {
+        /// Of which team, by name or id [default: the first team]
+        #[arg(long)]
+        team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -30,6 +36,9 @@ pub(super) enum Command {
     Delete {
         /// The key's id, as `errand keys list` shows it
         id: String,
+        /// Of which team, by name or id [default: the first team]
+        #[arg(long)]
+        team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -41,16 +50,18 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Create {
             name,
             expires_in,
+            team,
             place,
         } => (
             place,
             AdminRequest::CreateKey {
                 name,
                 expires_in_ms: expires_in,
+                team,
             },
         ),
-        Command::List { place } => (place, AdminRequest::ListKeys),
-        Command::Delete { id, place } => (place, AdminRequest::DeleteKey { id }),
+        Command::List { team, place } => (place, AdminRequest::ListKeys { team }),
+        Command::Delete { id, team, place } => (place, AdminRequest::DeleteKey { id, team }),
     };
     match reach::execute(&with.settings_of(&place)?, request).await? {
         AdminAnswer::Key { secret, key } if out.json() => {

@@ -10,8 +10,15 @@ use std::error::Error;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
+
+/// Columns of a terminal below which a table is not made to fit.
+const NARROWEST: u16 = 40;
+
+fn is_id(cell: &str) -> bool {
+    cell.parse::<uuid::Uuid>().is_ok()
+}
 
 /// How a piece of text is shown on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,21 +197,43 @@ impl Out {
         header: &[&str],
         rows: impl IntoIterator<Item = R>,
     ) -> io::Result<()> {
+        self.table_of_width(Table::new().width(), header, rows)
+    }
+
+    fn table_of_width<R: IntoIterator<Item = String>>(
+        &self,
+        width: Option<u16>,
+        header: &[&str],
+        rows: impl IntoIterator<Item = R>,
+    ) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if self.stdout.terminal {
+        // A terminal that does not say how wide it is, as in some services, gets whole lines.
+        if self.stdout.terminal
+            && let Some(width) = width.filter(|width| *width >= NARROWEST)
+        {
             table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(width);
         }
         table.set_header(header.iter().map(|name| name.to_uppercase()));
+        let mut holds_ids = vec![false; header.len()];
         for row in rows {
-            table.add_row(
-                row.into_iter()
-                    .map(|cell| printable(&cell).replace('\n', " ")),
-            );
+            let cells: Vec<String> = row
+                .into_iter()
+                .map(|cell| printable(&cell).replace('\n', " "))
+                .collect();
+            for (holds, cell) in holds_ids.iter_mut().zip(&cells) {
+                *holds |= is_id(cell);
+            }
+            table.add_row(cells);
         }
         // The first column begins at the line's first character, and nothing stands after the last.
-        for column in table.column_iter_mut() {
+        for (column, holds_ids) in table.column_iter_mut().zip(holds_ids) {
             column.set_padding((0, 2));
+            // An id that is wrapped cannot be copied.
+            if holds_ids {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
         self.line(&table.trim_fmt())
     }
@@ -299,6 +328,33 @@ pub(crate) mod tests {
         assert_eq!(out.paint(Style::Red, "no"), "no");
         assert_eq!(out.paint_note(Style::Red, "no"), "no");
         assert_eq!(paint(true, Style::Red, "no"), "\x1b[31mno\x1b[0m");
+    }
+
+    #[test]
+    fn an_id_is_never_wrapped_however_narrow_the_terminal_is() {
+        let id = "01a22b0f-7336-749e-8aa3-1c8a15fb2bae";
+        let mut out = memory(false).0;
+        let stdout = Printed::default();
+        out.stdout = Sink {
+            to: Mutex::new(Box::new(stdout.clone())),
+            colours: false,
+            terminal: true,
+        };
+        let title = "a long title ".repeat(20);
+        let print = |width| {
+            out.table_of_width(
+                Some(width),
+                &["id", "title"],
+                [[id.to_owned(), title.clone()]],
+            )
+            .unwrap();
+        };
+        print(60);
+        assert!(stdout.text().contains(id), "{}", stdout.text());
+        assert!(stdout.text().lines().count() > 3, "titles are wrapped");
+        let before = stdout.text().len();
+        print(1);
+        assert_eq!(stdout.text()[before..].lines().count(), 2, "whole lines");
     }
 
     #[test]

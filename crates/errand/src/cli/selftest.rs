@@ -191,12 +191,13 @@ async fn keys(server: &Server) -> Result<(String, String)> {
     let request = AdminRequest::CreateKey {
         name: "selftest".to_owned(),
         expires_in_ms: None,
+        team: None,
     };
     let AdminAnswer::Key { secret: key, .. } = reach::execute(&config, request).await? else {
         bail!("no key was made");
     };
     let AdminAnswer::WebhookSecret { secret } =
-        reach::execute(&config, AdminRequest::WebhookSecret).await?
+        reach::execute(&config, AdminRequest::WebhookSecret { team: None }).await?
     else {
         bail!("there is no webhook secret");
     };

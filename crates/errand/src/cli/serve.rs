@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use errand_engine::clock::Clock;
+use errand_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Surroundings, logging};
@@ -17,9 +18,22 @@ use crate::secret_key::random_bytes;
 /// How long after the grace period the process ends in any case.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
-    let config = with.settings(flags)?;
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    flags: Flags,
+    /// Take a copy of a data directory that was in use when it was copied, once, after its database was looked through:
+    /// for copies of a volume's snapshot
+    #[arg(long)]
+    accept_copy: bool,
+}
+
+pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
+    let config = with.settings(&args.flags)?;
     logging::start(&config.log, &with.out)?;
+    if args.accept_copy {
+        accept_copy(&config).await?;
+    }
     let mut stop = Stop::listen()?;
     let listener = bind(&config)?;
     for warning in warnings(&config) {
@@ -35,7 +49,7 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
         Clock::System,
         app.url().to_owned(),
     )
-    .serving(places);
+    .serving(places, app.changes().clone());
     let claim = admin.claim_link().await;
     let socket = match AdminSocket::start(&dir, admin) {
         Ok(socket) => Some(socket),
@@ -85,6 +99,19 @@ pub(super) async fn run(flags: &Flags, with: &Surroundings) -> Result<()> {
         Some(why) => bail!(why),
         None => Ok(()),
     }
+}
+
+/// Blocking work on a thread for that: all of the database is read.
+async fn accept_copy(config: &Config) -> Result<()> {
+    let dir = config.server.data_dir.clone();
+    if !dir.exists() {
+        return Ok(());
+    }
+    let accepted = tokio::task::spawn_blocking(move || {
+        let lock = Store::lock(&dir)?;
+        Store::accept_copy(&dir, &lock)
+    });
+    Ok(accepted.await.context("it was cut off")??)
 }
 
 fn bind(config: &Config) -> Result<TcpListener> {

@@ -226,6 +226,7 @@ async fn server(dir: &std::path::Path) -> (crate::app::App, BTreeMap<String, Str
     let request = AdminRequest::CreateKey {
         name: "test".to_owned(),
         expires_in_ms: None,
+        team: None,
     };
     let Ok(AdminAnswer::Key { secret, .. }) = admin.execute(request).await else {
         panic!("a key")

@@ -14,6 +14,9 @@ use crate::client::webhooks::DeliveryLine;
 pub(super) enum Command {
     /// Print the secret that webhooks are signed with, on the server's machine
     Secret {
+        /// Of which team, by name or id [default: the first team]
+        #[arg(long)]
+        team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -86,7 +89,7 @@ pub(super) struct Deliveries {
 pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     let out = &with.out;
     match command {
-        Command::Secret { place } => secret(&place, with).await,
+        Command::Secret { team, place } => secret(team, &place, with).await,
         Command::Roll { remote } => {
             let rolled = with.client(&remote)?.roll_webhook_secret().await?;
             if out.json() {
@@ -121,8 +124,13 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
     }
 }
 
-async fn secret(place: &Place, with: &Surroundings) -> Result<()> {
-    match reach::execute(&with.settings_of(place)?, AdminRequest::WebhookSecret).await? {
+async fn secret(team: Option<String>, place: &Place, with: &Surroundings) -> Result<()> {
+    match reach::execute(
+        &with.settings_of(place)?,
+        AdminRequest::WebhookSecret { team },
+    )
+    .await?
+    {
         AdminAnswer::WebhookSecret { secret } if with.out.json() => {
             Ok(with.out.json_value(&json!({ "webhook_secret": secret }))?)
         }

@@ -77,6 +77,11 @@ impl Visitor {
         self.membership.team
     }
 
+    /// The team's name.
+    pub(super) fn team_name(&self) -> &str {
+        &self.membership.name
+    }
+
     /// Who it is.
     pub(super) fn user_id(&self) -> UserId {
         self.person.session.user

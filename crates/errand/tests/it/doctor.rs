@@ -106,7 +106,8 @@ async fn a_directory_is_looked_at_fresh_beside_a_server_and_without_one() {
         app.clock().clone(),
         app.url().to_owned(),
     );
-    let socket = AdminSocket::start(app.dir(), admin.serving(4)).unwrap();
+    let socket =
+        AdminSocket::start(app.dir(), admin.serving(4, app.app().changes().clone())).unwrap();
     let (_, report) = doctor_json(app.dir()).await;
     for check in OF_DATA {
         level_is(&report, check, "ok", "");

@@ -378,6 +378,7 @@ async fn links(app: &TestApp, owner: &Browser<'_>) -> Vec<String> {
     let request = AdminRequest::LinkUser {
         email: "new@acme.example".to_owned(),
         role: None,
+        team: None,
     };
     let AdminAnswer::Link { url: link, .. } = admin.execute(request).await.unwrap() else {
         panic!("no link");

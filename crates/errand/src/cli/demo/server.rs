@@ -52,12 +52,14 @@ impl Server {
         let request = AdminRequest::CreateKey {
             name: "demo".to_owned(),
             expires_in_ms: None,
+            team: None,
         };
         let AdminAnswer::Key { secret: key, .. } = admin.execute(request).await? else {
             bail!("no key was made");
         };
-        let AdminAnswer::WebhookSecret { secret } =
-            admin.execute(AdminRequest::WebhookSecret).await?
+        let AdminAnswer::WebhookSecret { secret } = admin
+            .execute(AdminRequest::WebhookSecret { team: None })
+            .await?
         else {
             bail!("there is no webhook secret");
         };

@@ -236,6 +236,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
             (members_table(visitor, &members.items))
             (ui::pager(offset, shown, members.total, u64::from(LIMIT), &|offset| format!("/settings/team?offset={offset}")))
         }
+        (super::people::name_form(visitor))
         @if manages {
             (invite_form(visitor, &told.sent))
             @if !open.is_empty() {
@@ -287,6 +288,7 @@ fn members_table(visitor: &Visitor, members: &[Member]) -> Markup {
                             td.num data-label="keys" { (member.api_keys) }
                             td data-label="joined" { (ui::time(member.joined_at, visitor.now)) }
                             td.num {
+                                (super::people::access_link(visitor, member))
                                 @if may_change || is_me {
                                     a.button href={ "/settings/team/" (member.user) "/remove" } { @if is_me { "Leave" } @else { "Remove" } }
                                 }

@@ -1,0 +1,211 @@
+//! Migrations: the database of an older version is brought to this program's schema.
+//!
+//! Promised: each migration is logged with its time. Before the first one there is a copy of the database beside it,
+//! `errand.db.before-VN`, whole and on disk, by which one can go back to the older version; and there is room for the
+//! copy and for the migration, or nothing is begun. A start that was cut off in between finds the copy, and keeps it. The
+//! copies of earlier migrations go once a later one has gone through.
+//!
+//! A database that is made anew needs none of it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use refinery::Target;
+use rusqlite::Connection;
+
+use super::OpenError;
+use super::open::{FILE, has_schema, migrations, schema_known, schema_of};
+use super::snapshot::{copy_database, private_new};
+
+/// What the name of a copy begins with; the schema that was about to come follows.
+const COPY: &str = "errand.db.before-V";
+/// How often the size of the database must be free: once for the copy, once for the log while a table is written anew,
+/// once for that table.
+const ROOM_TIMES: u64 = 3;
+/// What must be free besides.
+const ROOM_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
+    let database = |source| OpenError::Database {
+        dir: dir.to_owned(),
+        source,
+    };
+    let runner = migrations::runner();
+    let known = schema_known(&runner);
+    let found = if has_schema(conn).map_err(database)? {
+        Some(schema_of(conn).map_err(database)?)
+    } else {
+        None
+    };
+    match found {
+        Some(found) if found > known => {
+            return Err(OpenError::Newer {
+                dir: dir.to_owned(),
+                found,
+                known,
+            });
+        }
+        Some(found) if found == known => return Ok(()),
+        Some(found) => {
+            require_room(dir, free_bytes(dir).map_err(|source| failed(dir, source))?)?;
+            let copy = keep_copy(dir, conn, known)?;
+            tracing::info!(
+                from = found,
+                to = known,
+                copy = %copy.display(),
+                "the database is brought to this program's schema; the copy is the way back"
+            );
+        }
+        None => {}
+    }
+    let began = Instant::now();
+    run(dir, conn, found)?;
+    if let Some(found) = found {
+        tracing::info!(
+            from = found,
+            to = known,
+            ms = millis(began),
+            "the database has this program's schema"
+        );
+        remove_older_copies(dir, known);
+    }
+    Ok(())
+}
+
+/// One after the other, so that the time of each is known.
+fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Migration {
+        dir: dir.to_owned(),
+        source: Box::new(source),
+    };
+    let Some(from) = from else {
+        return migrations::runner().run(conn).map(drop).map_err(failed);
+    };
+    let runner = migrations::runner();
+    let mut steps: Vec<_> = runner
+        .get_migrations()
+        .iter()
+        .filter(|step| i64::from(step.version()) > from)
+        .collect();
+    steps.sort_by_key(|step| step.version());
+    for step in steps {
+        let began = Instant::now();
+        migrations::runner()
+            .set_target(Target::Version(step.version()))
+            .run(conn)
+            .map_err(failed)?;
+        tracing::info!(
+            to = step.version(),
+            name = step.name(),
+            ms = millis(began),
+            "a migration went through"
+        );
+    }
+    Ok(())
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn failed(dir: &Path, source: io::Error) -> OpenError {
+    OpenError::Directory {
+        dir: dir.to_owned(),
+        source,
+    }
+}
+
+/// What is free on the file system of a directory, for this user.
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(dir)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+fn size_of(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.len())
+}
+
+fn require_room(dir: &Path, free: u64) -> Result<(), OpenError> {
+    let log = dir.join(format!("{FILE}-wal"));
+    let size = size_of(&dir.join(FILE)).saturating_add(size_of(&log));
+    let needed = size
+        .saturating_mul(ROOM_TIMES)
+        .saturating_add(ROOM_BYTES_MIN);
+    if free >= needed {
+        return Ok(());
+    }
+    Err(OpenError::NoRoomToMigrate {
+        dir: dir.to_owned(),
+        needed,
+        free,
+    })
+}
+
+/// Keeps a copy of the database as it is before a migration to schema `to`. One that is there already was made by a start
+/// that was cut off: the database may have been changed since, so that it is kept.
+fn keep_copy(dir: &Path, conn: &Connection, to: i64) -> Result<PathBuf, OpenError> {
+    let copy = dir.join(format!("{COPY}{to}"));
+    if copy.exists() {
+        return Ok(copy);
+    }
+    let beside = dir.join(format!("{COPY}{to}.new"));
+    let made = || {
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        drop(private_new(&beside)?);
+        copy_database(conn, &beside, &mut |_, _| true)?;
+        File::open(&beside)?.sync_all()?;
+        fs::rename(&beside, &copy)?;
+        File::open(dir)?.sync_all()
+    };
+    made().map_err(|source| OpenError::NoCopy {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    Ok(copy)
+}
+
+/// Removes the copies of earlier migrations. One that cannot be removed takes room and does no other harm.
+fn remove_older_copies(dir: &Path, newest: i64) {
+    let newest = format!("{COPY}{newest}");
+    let names = fs::read_dir(dir).map(|entries| {
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect::<Vec<_>>()
+    });
+    for name in names.unwrap_or_default() {
+        let is_copy = name.strip_prefix(COPY).is_some_and(|schema| {
+            !schema.is_empty() && schema.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        if !is_copy || name == newest {
+            continue;
+        }
+        match fs::remove_file(dir.join(&name)) {
+            Ok(()) => tracing::info!(copy = name, "the copy of an earlier migration was removed"),
+            Err(error) => {
+                tracing::warn!(%error, copy = name, "the copy of an earlier migration was not removed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_needs_three_times_the_size_of_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), vec![0; 1_000_000]).unwrap();
+        let needed = 3_000_000 + ROOM_BYTES_MIN;
+        assert!(require_room(dir.path(), needed).is_ok());
+        let refused = require_room(dir.path(), needed - 1).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::NoRoomToMigrate { needed: n, free, .. } if n == needed && free == needed - 1)
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Tells a data directory from a copy of one that was made while a server worked on it.
+//!
+//! A file beside the database, the mark, says which file the database is and whether it was closed in order. `cp -r` of a
+//! directory that is in use takes its files at different moments, so that the copy is damaged or holds rows without
+//! their files; it is found by its mark, which says that the database is open and is another file.
+//!
+//! Promised: what is refused is a directory that was not closed in order *and* whose database is not the file that the
+//! mark tells of. So a crash, a moved directory, a snapshot of a volume (which keeps the files' numbers) and a copy of a
+//! stopped server's directory all open. A directory without a mark is of an older version, and opens.
+//!
+//! Which file it is, is told by the moment of its birth; where the file system does not keep that, by its number. Not by
+//! the device, whose number may be another one after each start of the machine.
+//!
+//! Left out: whether the files are whole. A restored directory's mark says that it was closed.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use super::open::FILE;
+use super::{OpenError, Store};
+
+/// The mark's name in the data directory.
+pub(super) const MARK: &str = "store.mark";
+/// A mark is smaller than this; more is none.
+const MARK_BYTES_MAX: u64 = 4096;
+
+/// What the mark says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    /// Whether a server has closed the database in order.
+    closed: bool,
+    /// Which file the database is.
+    database: Identity,
+}
+
+/// Which file a file is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    /// Its number on its file system.
+    inode: u64,
+    /// When it was made. Unit: nanoseconds since 1970.
+    born_ns: Option<u64>,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Option<Self>> {
+        let found = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let born = found
+            .created()
+            .ok()
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| u64::try_from(since.as_nanos()).ok())
+            .filter(|ns| *ns > 0);
+        Ok(Some(Self {
+            inode: found.ino(),
+            born_ns: born,
+        }))
+    }
+
+    fn is_same_file(&self, other: &Self) -> bool {
+        match (self.born_ns, other.born_ns) {
+            (Some(one), Some(another)) => one == another,
+            _ => self.inode == other.inode,
+        }
+    }
+}
+
+/// None where there is no mark, or one that cannot be read: it was cut off, or is of another version.
+fn read(dir: &Path) -> io::Result<Option<Mark>> {
+    use io::Read as _;
+    let file = match File::open(dir.join(MARK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let mut text = Vec::new();
+    file.take(MARK_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+/// Writes the mark of the database as it is now; on disk when this returns, where `synced`.
+fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
+    let Some(database) = Identity::of(&dir.join(FILE))? else {
+        return Ok(());
+    };
+    let beside = dir.join(format!("{MARK}.new"));
+    let mut file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(&serde_json::to_vec(&Mark { closed, database })?)?;
+    if synced {
+        file.sync_all()?;
+    }
+    fs::rename(&beside, dir.join(MARK))?;
+    if synced {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Refuses a copy of a directory that a server worked on. Changes nothing.
+pub(super) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
+    let looked = || {
+        let mark = read(dir)?;
+        let found = Identity::of(&dir.join(FILE))?;
+        Ok(matches!((mark, found), (Some(mark), Some(found))
+            if !mark.closed && !mark.database.is_same_file(&found)))
+    };
+    match looked() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(OpenError::Copied(dir.to_owned())),
+        Err(source) => Err(OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Says that the database of a directory is whole and closed, whatever its mark said. For directories that a restore has
+/// made, and for those that the operator accepts.
+pub(super) fn mark_closed(dir: &Path) -> io::Result<()> {
+    write(dir, true, true)
+}
+
+/// The mark of a store while it is open. When it goes, after the database is closed, the mark says so.
+pub(super) struct OpenMark {
+    dir: PathBuf,
+    closed: Arc<AtomicBool>,
+    synced: bool,
+}
+
+impl OpenMark {
+    /// Says that the database is open. `closed`: becomes true when it was closed in order.
+    pub(super) fn set(dir: &Path, closed: Arc<AtomicBool>, synced: bool) -> io::Result<Self> {
+        write(dir, false, synced)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            closed,
+            synced,
+        })
+    }
+}
+
+impl Drop for OpenMark {
+    fn drop(&mut self) {
+        if self.closed.load(Ordering::Acquire)
+            && let Err(error) = write(&self.dir, true, self.synced)
+        {
+            tracing::warn!(%error, "the mark of an orderly end could not be written");
+        }
+    }
+}
+
+impl Store {
+    /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once: its database is looked through
+    /// first. `lock`: as [`Store::lock`] gives it.
+    ///
+    /// # Errors
+    /// [`OpenError::NotWhole`] where the database is not whole; [`OpenError::Database`], [`OpenError::Directory`].
+    pub fn accept_copy(dir: &Path, _lock: &File) -> Result<(), OpenError> {
+        if refuse_copy(dir).is_ok() {
+            return Ok(());
+        }
+        super::snapshot::check_database(dir)?;
+        mark_closed(dir).map_err(|source| OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! The manifest's form.
+
+use super::*;
+
+#[test]
+fn the_sum_of_a_manifest_is_as_sha256sum_writes_it() {
+    assert_eq!(
+        sum_line(b""),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  manifest.json\n"
+    );
+}
+
+#[test]
+fn a_directory_without_the_last_file_is_no_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(MANIFEST), "{}").unwrap();
+    let why = read_manifest(dir.path()).unwrap_err();
+    assert!(why.to_string().contains("no whole backup"), "{why}");
+    std::fs::write(dir.path().join(MANIFEST_SUM), sum_line(b"{}")).unwrap();
+    let why = read_manifest(dir.path()).unwrap_err();
+    assert!(why.to_string().contains("cannot be read"), "{why}");
+}

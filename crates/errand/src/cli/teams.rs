@@ -1,0 +1,108 @@
+//! `errand teams`: teams of the server, on the server's machine.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use super::out::Style;
+use super::{Place, Surroundings, strange_answer};
+use crate::admin::{AdminAnswer, AdminRequest, reach};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a team
+    ///
+    /// Teams share a server and nothing else: each has its own people, keys, agents, runs, secrets and connections. With
+    /// --owner, the person with that address owns it; somebody new gets a link, which is printed, to set a password.
+    Create {
+        /// Its name, which no other team has
+        name: String,
+        /// The e-mail address of its owner [default: the owner of the first team]
+        #[arg(long, value_name = "EMAIL")]
+        owner: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the teams
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Give a team another name
+    Rename {
+        /// Its name or its id
+        team: String,
+        /// The new name
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let (place, request) = match command {
+        Command::Create { name, owner, place } => (place, AdminRequest::CreateTeam { name, owner }),
+        Command::List { place } => (place, AdminRequest::ListTeams),
+        Command::Rename { team, name, place } => (place, AdminRequest::RenameTeam { team, name }),
+    };
+    let answer = reach::execute(&with.settings_of(&place)?, request).await?;
+    if out.json() {
+        let value = match &answer {
+            AdminAnswer::Teams { teams } => {
+                serde_json::json!({ "teams": teams, "total": teams.len() })
+            }
+            AdminAnswer::TeamMade { .. } | AdminAnswer::TeamRenamed { .. } => without_tag(&answer)?,
+            _ => return Err(strange_answer()),
+        };
+        return Ok(out.json_value(&value)?);
+    }
+    match answer {
+        AdminAnswer::TeamMade { team, link } => {
+            out.line(&team.id)?;
+            let next = format!(
+                "`errand keys create --name NAME --team {}` makes a key for it; `errand users link EMAIL --team {} --role ROLE` \
+                 lets people in.",
+                team.id, team.id
+            );
+            out.note(&out.paint_note(Style::Dim, &next))?;
+            if let Some(link) = link {
+                out.line(&link.url)?;
+                out.note(&format!(
+                    "The link is for its owner, who is new: it works once, until {}.",
+                    link.expires_at
+                ))?;
+            }
+        }
+        AdminAnswer::Teams { teams } => {
+            let rows = teams.into_iter().map(|team| {
+                let owners: Vec<String> = team
+                    .owners
+                    .into_iter()
+                    .map(|email| email.unwrap_or_else(|| "nobody has claimed it yet".to_owned()))
+                    .collect();
+                [
+                    team.id,
+                    team.name,
+                    team.members.to_string(),
+                    owners.join(", "),
+                    team.created_at.to_string(),
+                ]
+            });
+            out.table(&["id", "name", "people", "owners", "created"], rows)?;
+        }
+        AdminAnswer::TeamRenamed { team, was } => {
+            out.note(&format!("The team {was:?} is named {:?} now.", team.name))?;
+        }
+        _ => return Err(strange_answer()),
+    }
+    Ok(())
+}
+
+/// An answer as JSON for programs, without the word that says what kind of answer it is.
+pub(super) fn without_tag(answer: &AdminAnswer) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(answer)?;
+    if let Some(object) = value.as_object_mut() {
+        object.remove("answer");
+    }
+    Ok(value)
+}
