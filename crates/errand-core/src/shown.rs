@@ -1,51 +1,189 @@
-//! Text from outside, as people are shown it.
+//! Text from outside, as people are shown it: what a reader cannot see becomes its code point.
+//!
+//! Guarantee: which characters those are follows from Unicode properties, so that a new version of Unicode needs no change
+//! here. Hidden are: controls, format characters, private use and unassigned code points, line and paragraph separators,
+//! every blank other than U+0020, everything that a renderer may ignore (`Default_Ignorable_Code_Point`, which has the
+//! Hangul fillers and all variation selectors), and each combining mark after the second in a row.
+//!
+//! Non-goals: letters that look like others (homoglyphs).
 
-use std::fmt::Write as _;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, WhiteSpace};
+use icu_properties::{CodePointMapData, CodePointSetData};
 
-/// What would move a terminal's cursor, change colours, turn the direction of writing or not be seen at all is shown as
-/// its number. Line ends and tabs stay.
+/// Characters that are drawn as nothing although no property says so: BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH FULL
+/// BLANK and HALF BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTEHEAD.
+const BLANK_BY_DRAWING: [char; 5] = [
+    '\u{2800}',
+    '\u{13441}',
+    '\u{13442}',
+    '\u{16fe4}',
+    '\u{1d159}',
+];
+/// How many combining marks in a row are shown as they are: more are piled over their neighbors.
+const MARKS_MAX: usize = 2;
+
+/// A part of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// To be shown as it is.
+    Seen(&'a str),
+    /// A character to be shown as its code point.
+    Hidden(char),
+}
+
+/// Whether line ends and tabs are layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A text of several lines: U+000A and U+0009 stay.
+    Lines,
+    /// What is one line, such as a name: they are shown as code points too.
+    OneLine,
+}
+
+/// Shows what a reader cannot see as its code point. Line ends and tabs stay.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if (c.is_control() && c != '\n' && c != '\t') || is_unseen(c) {
-            number(c, &mut shown);
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    joined(text, Layout::Lines)
 }
 
-/// The same for what is one line, such as a name: line ends and tabs are shown as their numbers too.
+/// The same for what is one line, such as a name: line ends and tabs are shown as code points too.
 #[must_use]
 pub fn one_line(text: &str) -> String {
+    joined(text, Layout::OneLine)
+}
+
+/// How a hidden character is shown: `\u{200b}`.
+#[must_use]
+pub fn code_point(c: char) -> String {
+    format!("\\u{{{:x}}}", u32::from(c))
+}
+
+/// The parts of a text, in order. Together they are the text.
+pub fn pieces(text: &str, layout: Layout) -> impl Iterator<Item = Piece<'_>> {
+    let mut rest = text;
+    // Marks that end what was shown last: they count on into the next piece.
+    let mut marks = 0;
+    std::iter::from_fn(move || {
+        let mut end = 0;
+        for (at, c) in rest.char_indices() {
+            if is_hidden_here(c, layout, &mut marks) {
+                if at > 0 {
+                    break;
+                }
+                let (_, after) = rest.split_at(c.len_utf8());
+                rest = after;
+                return Some(Piece::Hidden(c));
+            }
+            end = at + c.len_utf8();
+        }
+        let (seen, after) = rest.split_at(end);
+        rest = after;
+        (!seen.is_empty()).then_some(Piece::Seen(seen))
+    })
+}
+
+/// `marks`: how many combining marks come right before it; counted on.
+fn is_hidden_here(c: char, layout: Layout, marks: &mut usize) -> bool {
+    if is_mark(c) {
+        // Never beyond the bound: a piece that ends here asks for the same character once more.
+        if *marks >= MARKS_MAX {
+            return true;
+        }
+        if is_hidden(c) {
+            return true;
+        }
+        *marks += 1;
+        return false;
+    }
+    if matches!(c, '\n' | '\t') {
+        *marks = 0;
+        return layout == Layout::OneLine;
+    }
+    if is_hidden(c) {
+        // It may take no room: the marks around it pile up as if it were not there.
+        return true;
+    }
+    *marks = 0;
+    false
+}
+
+fn joined(text: &str, layout: Layout) -> String {
     let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || is_unseen(c) || matches!(c, '\u{2028}' | '\u{2029}') {
-            number(c, &mut shown);
-        } else {
-            shown.push(c);
+    for piece in pieces(text, layout) {
+        match piece {
+            Piece::Seen(text) => shown.push_str(text),
+            Piece::Hidden(c) => shown.push_str(&code_point(c)),
         }
     }
     shown
 }
 
-fn number(c: char, shown: &mut String) {
-    // Writing to a String cannot fail.
-    let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
+fn category(c: char) -> GeneralCategory {
+    CodePointMapData::<GeneralCategory>::new().get(c)
 }
 
-/// What turns the direction of writing, and what takes no room.
-fn is_unseen(c: char) -> bool {
-    matches!(c,
-        '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
-        | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+fn is_mark(c: char) -> bool {
+    !c.is_ascii()
+        && matches!(
+            category(c),
+            GeneralCategory::NonspacingMark
+                | GeneralCategory::SpacingMark
+                | GeneralCategory::EnclosingMark
+        )
+}
+
+/// Whether a reader cannot see a character by itself. True of line ends and tabs, too.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    let by_category = matches!(
+        category(c),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::PrivateUse
+            | GeneralCategory::Surrogate
+            | GeneralCategory::Unassigned
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+            | GeneralCategory::SpaceSeparator
+    );
+    by_category
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+        || CodePointSetData::new::<WhiteSpace>().contains(c)
+        || BLANK_BY_DRAWING.contains(&c)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Undoes what [`printable`] does, for a text without a backslash of its own.
+    fn undone(shown: &str) -> String {
+        let mut text = String::new();
+        let mut rest = shown;
+        while let Some((before, after)) = rest.split_once("\\u{") {
+            text.push_str(before);
+            let (number, after) = after.split_once('}').unwrap();
+            let number = u32::from_str_radix(number, 16).unwrap();
+            text.push(char::from_u32(number).unwrap());
+            rest = after;
+        }
+        text + rest
+    }
+
+    fn most_marks_in_a_row(text: &str) -> usize {
+        let mut most = 0;
+        let mut row = 0;
+        for c in text.chars() {
+            row = if is_mark(c) { row + 1 } else { 0 };
+            most = most.max(row);
+        }
+        most
+    }
 
     #[test]
     fn what_steers_or_is_not_seen_becomes_a_number() {
@@ -55,5 +193,132 @@ mod tests {
         assert_eq!(printable("\u{e0041}x\u{200b}"), "\\u{e0041}x\\u{200b}");
         assert_eq!(one_line("a\nb\tc"), "a\\u{a}b\\u{9}c");
         assert_eq!(one_line("Grüße, 你好"), "Grüße, 你好");
+    }
+
+    #[test]
+    fn writing_of_the_world_stays_as_it_is() {
+        for text in [
+            "Łódź, naïve, ½ €, “quotes” – dash …",
+            "Привет мир Ελληνικά",
+            "مرحبا بالعالم שלום",
+            "हिन्दी ไทยที่นี่ 한국어 日本語 ខ្មែរ",
+            "e\u{301} Vie\u{302}\u{323}t",
+            "😀 🎉 ★ ∑",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+    }
+
+    #[test]
+    fn parts_of_emoji_that_are_not_seen_are_shown() {
+        assert_eq!(
+            printable("👩\u{200d}💻 ❤\u{fe0f} 🏴\u{e0067}"),
+            "👩\\u{200d}💻 ❤\\u{fe0f} 🏴\\u{e0067}"
+        );
+    }
+
+    #[test]
+    fn marks_that_pile_up_are_shown_as_numbers() {
+        let piled = "a\u{301}\u{302}\u{303}\u{304}b";
+        assert_eq!(printable(piled), "a\u{301}\u{302}\\u{303}\\u{304}b");
+        // Nothing that takes no room begins a new pile.
+        let joined = "a\u{301}\u{302}\u{200d}\u{303}";
+        assert_eq!(printable(joined), "a\u{301}\u{302}\\u{200d}\\u{303}");
+    }
+
+    /// Each of the characters of the reports, and of their kinds.
+    #[test]
+    fn fillers_and_blanks_become_numbers() {
+        for c in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{17b4}',
+            '\u{180b}',
+            '\u{180e}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{2064}',
+            '\u{206a}',
+            '\u{2800}',
+            '\u{3000}',
+            '\u{3164}',
+            '\u{a0}',
+            '\u{1680}',
+            '\u{2003}',
+            '\u{202f}',
+            '\u{205f}',
+            '\u{fe00}',
+            '\u{fe0f}',
+            '\u{ffa0}',
+            '\u{fff9}',
+            '\u{e000}',
+            '\u{378}',
+            '\u{fdd0}',
+            '\u{1bca0}',
+            '\u{1d173}',
+            '\u{e0100}',
+            '\u{f0000}',
+            '\u{10ffff}',
+        ] {
+            let number = format!("x{}y", code_point(c));
+            assert_eq!(printable(&format!("x{c}y")), number);
+            assert_eq!(one_line(&format!("x{c}y")), number);
+        }
+    }
+
+    /// All of Unicode: what is shown has ink or is U+0020, and says which character it was.
+    #[test]
+    fn no_character_of_unicode_is_shown_unseen() {
+        for c in '\0'..=char::MAX {
+            let shown = one_line(&c.to_string());
+            let is_plain = shown == c.to_string();
+            assert!(is_plain || shown == code_point(c), "{c:?}");
+            // By what the standard library knows, beside the properties that decide.
+            let is_blank = c.is_control() || (c.is_whitespace() && c != ' ');
+            assert!(!(is_plain && is_blank), "{c:?}");
+            if is_plain && c != ' ' {
+                let written = category(c);
+                assert!(
+                    !matches!(
+                        written,
+                        GeneralCategory::Format
+                            | GeneralCategory::PrivateUse
+                            | GeneralCategory::Unassigned
+                            | GeneralCategory::SpaceSeparator
+                            | GeneralCategory::LineSeparator
+                            | GeneralCategory::ParagraphSeparator
+                    ) && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c),
+                    "{c:?} {written:?}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_text_nothing_in_it_is_unseen(text in any::<String>()) {
+            for shown in [printable(&text), one_line(&text)] {
+                prop_assert!(!shown.chars().any(|c| is_hidden(c) && !matches!(c, '\n' | '\t')));
+                prop_assert!(most_marks_in_a_row(&shown) <= MARKS_MAX);
+            }
+            prop_assert!(!one_line(&text).contains(['\n', '\t']));
+            let parts: String = pieces(&text, Layout::Lines)
+                .map(|piece| match piece {
+                    Piece::Seen(text) => text.to_owned(),
+                    Piece::Hidden(c) => c.to_string(),
+                })
+                .collect();
+            prop_assert_eq!(parts, text);
+        }
+
+        #[test]
+        fn what_is_shown_says_what_was_there(text in "[^\\\\]{0,40}") {
+            prop_assert_eq!(undone(&printable(&text)), text);
+        }
     }
 }
