@@ -59,7 +59,7 @@ pub use driving::{Recovered, Woken};
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
 pub use forks::ForkRun;
-pub use inbox::OpenRequest;
+pub use inbox::{AskedFor, FoundRequest, OpenRequest};
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
