@@ -13,6 +13,7 @@
 mod account;
 mod assets;
 mod assignments;
+mod card;
 mod connections;
 mod failure;
 mod files;
@@ -27,6 +28,7 @@ mod run;
 mod runs;
 mod set_up;
 mod settings;
+mod shown_once;
 mod text;
 mod ui;
 mod usage;
@@ -38,10 +40,11 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::Redirect;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use errand_core::role::Permission;
-use http::Method;
+use http::{Method, Uri};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::error::ApiError;
@@ -74,6 +77,7 @@ pub(crate) struct Inner {
     hashes: Semaphore,
     waiting: Semaphore,
     log_ins: Limiter<[u8; 32]>,
+    shown_once: shown_once::ShownOnce,
 }
 
 impl Deref for Web {
@@ -91,11 +95,17 @@ impl Web {
             hashes: Semaphore::new(HASHES_MAX),
             waiting: Semaphore::new(HASHES_WAITING_MAX),
             log_ins: Limiter::new(LOG_INS_PER_MINUTE),
+            shown_once: shown_once::ShownOnce::default(),
         }))
     }
 }
 
 impl Web {
+    /// Secrets that wait for the page that shows them.
+    fn shown_once(&self) -> &shown_once::ShownOnce {
+        &self.0.shown_once
+    }
+
     /// A place among the passwords that are hashed at once.
     async fn place_to_hash(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         let Ok(_waiting) = self.0.waiting.try_acquire() else {
@@ -213,6 +223,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/settings/team", READ, || get(settings::team::show)),
     page(Method::POST, "/settings/team/invitations", MEMBERS, || post(settings::team::invite)),
     page(Method::POST, "/settings/team/invitations/{invitation_id}/delete", MEMBERS, || post(settings::team::take_back)),
+    page(Method::GET, "/settings/team/{user_id}/role", MEMBERS, || get(settings::team::before_change)),
     page(Method::POST, "/settings/team/{user_id}/role", MEMBERS, || post(settings::team::change_role)),
     page(Method::POST, "/settings/team/name", OWNERS, || post(settings::people::rename)),
     page(Method::GET, "/settings/team/{user_id}/access", OWNERS, || get(settings::people::before_access)),
@@ -223,6 +234,31 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/settings/api-keys", KEYS, || post(settings::keys::create)),
     page(Method::POST, "/settings/api-keys/{key_id}/delete", KEYS, || post(settings::keys::delete)),
 ];
+
+/// Whether an address can be looked at.
+fn has_page(path: &str) -> bool {
+    PAGES
+        .iter()
+        .any(|page| page.method == Method::GET && page.path == path)
+}
+
+/// Where somebody is sent who looks at the address of a form: a restored tab, or a page that was loaded again from its
+/// address. It is the page that the form is on, by the longest part of the address that can be looked at.
+fn nearest_page(template: &str, path: &str) -> Redirect {
+    let parts = |text: &str| -> Vec<String> {
+        let parts = text.trim_start_matches('/').split('/');
+        parts.map(str::to_owned).collect()
+    };
+    let (template, path) = (parts(template), parts(path));
+    let page = |count: usize, of: &[String]| {
+        let part = of.iter().take(count).map(String::as_str);
+        format!("/{}", part.collect::<Vec<_>>().join("/"))
+    };
+    let count = (0..template.len())
+        .rev()
+        .find(|count| has_page(&page(*count, &template)));
+    Redirect::to(&page(count.unwrap_or(0), &path))
+}
 
 const fn page(
     method: Method,
@@ -243,7 +279,12 @@ pub fn router(state: &AppState) -> Router {
     let web = Web::new(state.clone());
     let mut router = Router::new();
     for page in PAGES {
-        let route = (page.handler)()
+        let mut route = (page.handler)();
+        if page.method == Method::POST && !has_page(page.path) {
+            route =
+                route.get(move |uri: Uri| std::future::ready(nearest_page(page.path, uri.path())));
+        }
+        let route = route
             .layer::<_, Infallible>(from_fn_with_state(web.clone(), guard::middleware))
             .layer(Extension(page));
         router = router.route(page.path, route);
@@ -253,4 +294,32 @@ pub fn router(state: &AppState) -> Router {
         .layer(from_fn(layout::headers))
         .with_state(web);
     api::layered(router, state)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    #[test]
+    fn the_address_of_a_form_leads_to_its_page() {
+        let of = |template: &str, path: &str| {
+            let redirect = nearest_page(template, path).into_response();
+            redirect.headers()["location"].to_str().unwrap().to_owned()
+        };
+        assert_eq!(
+            of("/runs/{run_id}/answers/{request_id}", "/runs/7/answers/8"),
+            "/runs/7"
+        );
+        assert_eq!(
+            of(
+                "/settings/team/invitations/{id}/delete",
+                "/settings/team/invitations/7/delete"
+            ),
+            "/settings/team"
+        );
+        assert_eq!(of("/account/team", "/account/team"), "/account");
+        assert_eq!(of("/log-out", "/log-out"), "/");
+    }
 }

@@ -70,10 +70,10 @@ fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bo
         @if changed { div.note.good role="status" { "Your password is changed. You are logged out everywhere else." } }
         section {
             dl.facts {
-                dt { "E-mail address" } dd { (person.email) }
+                dt { "E-mail address" } dd { (ui::name(&person.email)) }
                 dt { "Logged in" } dd { (ui::time(person.created_at, person.now)) }
                 @for of in &person.teams {
-                    dt { "Team" } dd { (of.name) ", as " (of.role.as_str()) }
+                    dt { "Team" } dd { (ui::name(&of.name)) ", as " (of.role.as_str()) }
                 }
             }
         }

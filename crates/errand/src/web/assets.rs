@@ -40,6 +40,8 @@ pub(super) struct Assets {
     pub(super) sse: Asset,
     /// Our own script.
     pub(super) script: Asset,
+    /// Our own script for answering requests.
+    pub(super) answer: Asset,
     /// The icon of the pages.
     pub(super) icon: Asset,
 }
@@ -50,12 +52,20 @@ pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     htmx: Asset::new("htmx", "js", include_bytes!("assets/htmx.min.js")),
     sse: Asset::new("sse", "js", include_bytes!("assets/htmx-sse.min.js")),
     script: Asset::new("app", "js", include_bytes!("assets/app.js")),
+    answer: Asset::new("answer", "js", include_bytes!("assets/answer.js")),
     icon: Asset::new("icon", "svg", include_bytes!("assets/icon.svg")),
 });
 
 impl Assets {
-    fn all(&self) -> [&Asset; 5] {
-        [&self.style, &self.htmx, &self.sse, &self.script, &self.icon]
+    fn all(&self) -> [&Asset; 6] {
+        [
+            &self.style,
+            &self.htmx,
+            &self.sse,
+            &self.script,
+            &self.answer,
+            &self.icon,
+        ]
     }
 
     /// How many bytes of script and style cross the network, packed.

@@ -23,6 +23,7 @@ use super::failure::Shown;
 use super::form::{Form, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page, page_with_status};
+use super::runs::Beside;
 use super::{Web, runs, text, ui};
 
 /// Assignments of one page.
@@ -89,7 +90,7 @@ fn table(
                     @for (agent, build) in agents {
                         @let of = figures.get(&agent.id).unwrap_or(&none);
                         tr {
-                            td.title { a href={ "/assignments/" (agent.id) } { (agent.name) } }
+                            td.title { a href={ "/assignments/" (agent.id) } { (ui::name(&agent.name)) } }
                             td { (build.as_ref().map_or_else(|| "no build".to_owned(), model_of)) }
                             td {
                                 @if let Some(last) = of.last { (ui::status(last.status)) " " a.link href={ "/runs/" (last.run) } { (ui::time(last.created_at, now)) } }
@@ -145,6 +146,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
         offset: 0,
     };
     let found = web.store.list_runs(team, filter, first).await?;
+    let beside = Beside::of_one(web, team, &found.items).await?;
     let body = html! {
         (head(visitor, &agent, Tab::Overview))
         div.grid-2 {
@@ -155,7 +157,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
                     div.head { h2 { "Runs" } @if found.total > 0 { a href={ "/runs?assignment=" (id) } { "All " (ui::number(found.total)) } } }
                     div.card {
                         @if found.items.is_empty() { (ui::empty("No run yet", &html! { "Press " strong { "Run now" } ", or start one by the API." })) }
-                        @else { (runs::table(&found.items, None, visitor.now)) }
+                        @else { (runs::table(&found.items, &beside, visitor.now)) }
                     }
                 }
                 (trigger::card(&web.settings.public_url, &id.to_string()))
@@ -190,7 +192,7 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
     html! {
         div.crumbs { a href="/assignments" { "Assignments" } }
         div.head {
-            h1 { (agent.name) }
+            h1 { (ui::name(&agent.name)) }
             (ui::id(&id))
             @if manages && tab == Tab::Overview {
                 div.actions {
@@ -237,7 +239,7 @@ fn setup(build: &Build, now: Timestamp) -> Markup {
                 @if config.tools.is_empty() { p.dim.small { "None." } }
                 ul.files {
                     @for (name, policy) in &config.tools {
-                        li { span.name.mono { (name) } (ui::state(word_of(*policy), word_of(*policy))) }
+                        li { span.name.mono { (ui::name(name)) } (ui::state(word_of(*policy), word_of(*policy))) }
                     }
                 }
             }

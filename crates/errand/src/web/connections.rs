@@ -91,7 +91,7 @@ fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
                 tbody {
                     @for connection in connections {
                         tr {
-                            td.title { a.mono href={ "/connections/" (connection.id) } { (connection.name) } @if connection.trusted { span.sub { "trusted" } } }
+                            td.title { a.mono href={ "/connections/" (connection.id) } { (ui::name(&connection.name)) } @if connection.trusted { span.sub { "trusted" } } }
                             td.mono { (server_of(connection, visitor)) }
                             td.num data-label="tools" { @match &connection.tools { Some(tools) => (tools.len()), None => "–" } }
                             td data-label="probed" { @match connection.probed_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
@@ -262,7 +262,7 @@ async fn render_one(
     let body = html! {
         div.crumbs { a href="/connections" { "Connections" } }
         div.head {
-            h1 { (connection.name) }
+            h1 { (ui::name(&connection.name)) }
             (ui::id(&id.to_string()))
             @if manages {
                 div.actions {
@@ -302,7 +302,7 @@ async fn render_one(
                 section {
                     div.head { h2 { "Used by" } }
                     @if users.is_empty() { p.dim.small { "No assignment uses it." } }
-                    ul.files { @for (agent, name) in &users { li { a.name href={ "/assignments/" (agent) } { (name) } } } }
+                    ul.files { @for (agent, name) in &users { li { a.name href={ "/assignments/" (agent) } { (ui::name(name)) } } } }
                 }
             }
         }
@@ -337,7 +337,7 @@ fn tools(connection: &Connection) -> Markup {
                     @for tool in tools {
                         @let policy = super::assignments::word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
                         tr {
-                            td.title { span.mono { (tool.name) } span.sub { (tool.description.chars().take(300).collect::<String>()) } }
+                            td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (tool.description.chars().take(300).collect::<String>()) } }
                             td.small { (does(tool)) }
                             td { (ui::state(policy, policy)) }
                         }

@@ -42,11 +42,11 @@ pub(super) fn links<'a>(run: RunId, entries: impl Iterator<Item = &'a Entry>) ->
                     @match entry.kind {
                         Kind::Dir => {
                             (ui::icon("folder"))
-                            a.name href={ "/runs/" (run) "/files?" (query) } { (entry.name) "/" }
+                            a.name href={ "/runs/" (run) "/files?" (query) } { (ui::name(&entry.name)) "/" }
                         }
                         Kind::File => {
                             (ui::icon("file"))
-                            a.name href={ "/runs/" (run) "/files/view?" (query) } { (entry.name) }
+                            a.name href={ "/runs/" (run) "/files/view?" (query) } { (ui::name(&entry.name)) }
                             span.small.dim.nowrap { (ui::size(entry.size_bytes)) }
                             a.button.plain href={ "/runs/" (run) "/files/raw?" (query) } download aria-label={ "Download " (entry.name) } title="Download" { (ui::icon("down")) }
                         }
@@ -101,7 +101,7 @@ fn crumbs(run: RunId, path: &SandboxPath) -> Markup {
     html! {
         div.crumbs {
             a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { "Run" }
-            @for (name, whole) in &parts { " / " a href={ "/runs/" (run) "/files?" (query_of(whole)) } { (name) } }
+            @for (name, whole) in &parts { " / " a href={ "/runs/" (run) "/files?" (query_of(whole)) } { (ui::name(name)) } }
         }
     }
 }
@@ -128,7 +128,7 @@ pub(super) async fn view(
     let body = html! {
         (crumbs(run, &path))
         div.head {
-            h1 { (name) }
+            h1 { (ui::name(&name)) }
             span.dim { (ui::size(size)) }
             div.actions { a.button href=(raw) download { (ui::icon("down")) "Download" } }
         }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use errand_core::id::AgentId;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use errand_store::DayFigures;
@@ -13,7 +12,7 @@ use maud::{Markup, html};
 use super::failure::Shown;
 use super::guard::Visitor;
 use super::layout::{Section, page};
-use super::runs::{names_of, table};
+use super::runs::{Beside, table};
 use super::{Web, inbox, ui};
 
 /// How many days the chart has.
@@ -41,8 +40,8 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
         .await?;
     let since = first_day(visitor.now);
     let days = web.store.figures_by_day(team, since).await?;
-    let mut names = names_of(&web, team, &working.items).await?;
-    names.extend(names_of(&web, team, &failed.items).await?);
+    let beside_working = Beside::of(&web, team, &working.items).await?;
+    let beside_failed = Beside::of(&web, team, &failed.items).await?;
     let body = html! {
         div.head {
             h1 { "Home" }
@@ -50,20 +49,20 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
         }
         (tiles(&days, open.total, working.total))
         section {
-            div.head { h2 { "Needs you" } @if open.total > u64::from(SHOWN) { a href="/inbox" { "All " (open.total) " in the inbox" } } }
+            div.head { h2 { "Needs your attention" } @if open.total > u64::from(SHOWN) { a href="/inbox" { "All " (open.total) " in the inbox" } } }
             @if open.items.is_empty() {
-                div.card { (ui::empty("Nothing waits for you", &html! { "Runs that ask for an approval or an answer show up here." })) }
+                div.card { (ui::empty("You're all caught up", &html! { "Runs that ask for an approval or an answer show up here." })) }
             } @else {
                 div.card { (inbox::short(&open.items, visitor.now)) }
             }
         }
         section {
             div.head { h2 { "Running" } @if working.total > u64::from(SHOWN) { a href="/runs?status=working" { "All " (ui::number(working.total)) } } }
-            div.card { (runs(&working.items, &names, visitor.now, "Nothing is running", "Start a run from an assignment, or by the API.")) }
+            div.card { (runs(&working.items, &beside_working, visitor.now, "Nothing is running", "Start a run from an assignment or through the API.")) }
         }
         section {
             div.head { h2 { "Failed" } @if failed.total > u64::from(SHOWN) { a href="/runs?status=failed" { "All " (ui::number(failed.total)) } } }
-            div.card { (runs(&failed.items, &names, visitor.now, "Nothing failed", "Runs that end with an error show up here, with a button to retry.")) }
+            div.card { (runs(&failed.items, &beside_failed, visitor.now, "Nothing failed", "Runs that end with an error show up here, with a button to retry.")) }
         }
         section {
             div.head { h2 { "The last 30 days" } }
@@ -75,7 +74,7 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
 
 fn runs(
     items: &[errand_core::wire::RunBody],
-    names: &HashMap<AgentId, String>,
+    beside: &Beside,
     now: Timestamp,
     title: &str,
     more: &str,
@@ -83,7 +82,7 @@ fn runs(
     if items.is_empty() {
         return ui::empty(title, &html! { (more) });
     }
-    table(items, Some(names), now)
+    table(items, beside, now)
 }
 
 /// The first of the chart's days.
@@ -102,7 +101,7 @@ fn tiles(days: &[DayFigures], open: u64, working: u64) -> Markup {
     };
     html! {
         div.tiles {
-            (tile("/inbox", "Needs you", ui::number(open)))
+            (tile("/inbox", "Needs your attention", ui::number(open)))
             (tile("/runs?status=working", "Running", ui::number(working)))
             (tile("/runs?since=30d", "Runs in 30 days", ui::number(all)))
             (tile("/runs?status=failed&since=30d", "Failed in 30 days", ui::number(failed)))

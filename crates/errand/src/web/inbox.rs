@@ -1,28 +1,33 @@
 //! The inbox: all requests of the team that wait for a person.
 //!
-//! Promised: a card shows the exact call that an approval releases; what is answered goes through the one operation that
-//! the API uses, which says who was first.
+//! Guarantees: what is answered goes through the one operation that the API uses, which says who was first. Nothing on an
+//! open page is moved or replaced: [`open`] tells a page what became of the cards that it shows, and gives it cards that
+//! it does not show yet, which the page puts at its end when the person asks for them.
 
 use axum::extract::State;
-use axum::response::IntoResponse as _;
-use errand_core::human::{Ask, HumanRequest, Origin, Question, Resolution};
-use errand_core::role::Permission;
+use errand_core::human::Ask;
+use errand_core::id::{HumanRequestId, TeamId};
 use errand_core::time::Timestamp;
 use errand_store::model::PageQuery;
-use errand_store::{ClosedRequest, OpenRequest};
-use http::StatusCode;
+use errand_store::{ClosedRequest, FoundRequest, OpenRequest, StoreError};
 use maud::{Markup, html};
 
+use super::card::{Around, Setting};
 use super::failure::Shown;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page};
-use super::{Web, text, ui};
+use super::{Web, card, ui};
 
 /// Requests of one page.
 const LIMIT: u32 = 25;
 /// How many of those that were closed last are shown.
 const CLOSED: u32 = 20;
+/// Most cards that a page names when it asks what became of them.
+const SHOWN_MAX: usize = 200;
+/// Requests that were made this long before a page was read count as new unless it shows them: their commit may have
+/// been under way.
+const OVERLAP_MS: i64 = 5_000;
 
 pub(super) async fn show(
     State(web): State<Web>,
@@ -30,19 +35,20 @@ pub(super) async fn show(
     Params(params): Params,
 ) -> Shown {
     let offset = params.get("offset").parse().unwrap_or(0);
-    let open = requests(&web, &visitor, offset).await?;
+    let answered = answered(&web, visitor.team_id(), &params).await?;
+    let open = requests(&web, &visitor, offset, answered.as_ref()).await?;
     let closed = web.store.closed_requests(visitor.team_id(), CLOSED).await?;
     let body = html! {
         div.head {
             h1 { "Inbox" }
-            div.actions { button type="button" data-notify hidden { "Tell me in the browser" } }
+            div.actions { button type="button" data-notify hidden { "Turn on browser notifications" } }
         }
-        @if params.is_on("answered") { div.note.good role="status" { "Answered; the run goes on." } }
+        @if let Some(answered) = &answered { (answered_note(answered, visitor.now)) }
         (open)
         section {
-            div.head { h2 { "Answered last" } }
+            div.head { h2 { "Recently answered" } }
             div.card {
-                @if closed.is_empty() { (ui::empty("Nothing was answered yet", &html! { "Who answered, and what, is kept here." })) }
+                @if closed.is_empty() { (ui::empty("No answers yet", &html! { "Who answered, and what, is listed here." })) }
                 @else { (closed_table(&closed, visitor.now)) }
             }
         }
@@ -50,86 +56,143 @@ pub(super) async fn show(
     Ok(page(&visitor, "Inbox", Section::Inbox, &body))
 }
 
-/// The requests alone: what the page asks for again and again.
+/// The request that an address says was just answered.
+pub(super) async fn answered(
+    web: &Web,
+    team: TeamId,
+    params: &Fields,
+) -> Result<Option<ClosedRequest>, StoreError> {
+    let Ok(id) = params.get("answered").parse() else {
+        return Ok(None);
+    };
+    let found = web.store.requests(team, vec![id]).await?;
+    Ok(found.into_iter().find_map(|found| match found {
+        FoundRequest::Closed(closed) => Some(closed),
+        FoundRequest::Open(_) => None,
+    }))
+}
+
+/// Says which request was answered, and how.
+fn answered_note(closed: &ClosedRequest, now: Timestamp) -> Markup {
+    html! {
+        div.note.good role="status" {
+            p { strong { (card::heading(&closed.asked.request)) } " " span.small { (card::line(&closed.asked.request)) } }
+            (card::outcome(closed, now))
+        }
+    }
+}
+
+/// What became of the cards that a page shows, and how many there are that it does not show: what the page asks for
+/// again and again. With `cards`, those themselves.
 pub(super) async fn open(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
 ) -> Shown {
-    let offset = params.get("offset").parse().unwrap_or(0);
-    let known = params.get("known");
-    let list = requests(&web, &visitor, offset).await?;
-    // What somebody is writing is not taken away where nothing has changed.
-    if !known.is_empty() && list.0.contains(&format!("data-known=\"{known}\"")) {
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
-    Ok(fragment(list))
+    let team = visitor.team_id();
+    let shown: Vec<HumanRequestId> = params
+        .get("shown")
+        .split(',')
+        .filter_map(|id| id.parse().ok())
+        .take(SHOWN_MAX)
+        .collect();
+    let seen = params.get("seen").parse().unwrap_or(0);
+    let since = Timestamp::from_millis(i64::max(seen - OVERLAP_MS, 0));
+    let first = PageQuery {
+        limit: 1,
+        offset: 0,
+    };
+    let total = web.store.open_requests(team, first).await?.total;
+    let most = LIMIT + u32::try_from(shown.len()).unwrap_or(LIMIT);
+    let recent = web.store.open_requests_since(team, since, most).await?;
+    let newest = recent.last().cloned();
+    let fresh: Vec<OpenRequest> = recent
+        .into_iter()
+        .filter(|open| !shown.contains(&open.request.id))
+        .take(LIMIT as usize)
+        .collect();
+    let gone = web.store.requests(team, shown).await?;
+    let cards = if params.is_on("cards") {
+        let around = Around::of(&web, &visitor, fresh.iter()).await?;
+        let setting = Setting {
+            visitor: &visitor,
+            around: &around,
+            back: "/inbox",
+        };
+        html! { @for open in &fresh { (card::open(&setting, open, None)) } }
+    } else {
+        html! {}
+    };
+    Ok(fragment(html! {
+        div data-open=(total) data-fresh=(fresh.len())
+            data-newest=[newest.as_ref().map(|open| open.request.id)]
+            data-title=[newest.as_ref().map(|open| card::plain_heading(&open.request))] {}
+        @for found in &gone {
+            @if let FoundRequest::Closed(closed) = found { (outcome_of(closed, visitor.now)) }
+        }
+        (cards)
+    }))
+}
+
+/// What became of a request, for a page that shows its card.
+pub(super) fn outcome_of(closed: &ClosedRequest, now: Timestamp) -> Markup {
+    html! { div data-outcome-of=(closed.asked.request.id) { (card::outcome(closed, now)) } }
 }
 
 async fn requests(
     web: &Web,
     visitor: &Visitor,
     offset: u64,
-) -> Result<Markup, errand_store::StoreError> {
+    answered: Option<&ClosedRequest>,
+) -> Result<Markup, StoreError> {
     let query = PageQuery {
         limit: LIMIT,
         offset,
     };
     let open = web.store.open_requests(visitor.team_id(), query).await?;
+    let around = open
+        .items
+        .iter()
+        .chain(answered.map(|closed| &closed.asked));
+    let around = Around::of(web, visitor, around).await?;
+    let back = if offset == 0 {
+        "/inbox".to_owned()
+    } else {
+        format!("/inbox?offset={offset}")
+    };
+    let setting = Setting {
+        visitor,
+        around: &around,
+        back: &back,
+    };
     let newest = open.items.iter().max_by_key(|open| open.request.created_at);
     let newest_id = newest.map(|open| open.request.id.to_string());
-    // Changes with each request that comes or goes.
-    let known = format!(
-        "{}-{}-{}",
-        open.total,
-        open.items
-            .first()
-            .map(|open| open.request.id.to_string())
-            .unwrap_or_default(),
-        newest_id.clone().unwrap_or_default()
-    );
-    let again = format!("/inbox/open?offset={offset}&known={known}");
     let shown = open.items.len() as u64;
+    // The card that was answered stays among the others where it was.
+    let place = answered.map_or(0, |closed| {
+        let made = |open: &OpenRequest| (open.request.created_at, open.request.id);
+        open.items
+            .partition_point(|open| made(open) < made(&closed.asked))
+    });
+    let (before, after) = open.items.split_at(place);
     Ok(html! {
-        div #open-requests.inbox hx-get=(again) hx-trigger="every 5s" hx-swap="outerHTML"
-            data-known=(known) data-open=(open.total) data-newest=[newest_id] data-title=[newest.map(|open| &open.request.title)] {
-            @for request in &open.items { (card(visitor, request, "/inbox", None)) }
-            @if open.items.is_empty() {
-                div.card { (ui::empty("Nothing waits for you", &html! { "Runs that ask for an approval or an answer show up here. A run asks where its assignment says " code { "ask" } " for a tool, or where its playbook or model asks." })) }
-            }
-            (ui::pager(offset, shown, open.total, u64::from(LIMIT), &|offset| format!("/inbox?offset={offset}")))
+        div #open-requests.inbox data-seen=(visitor.now.as_millis()) data-open=(open.total) data-newest=[newest_id]
+            data-title=[newest.map(|open| card::plain_heading(&open.request))] {
+            @for request in before { (card::open(&setting, request, None)) }
+            @if let Some(closed) = answered { (card::closed(&setting, closed, None)) }
+            @for request in after { (card::open(&setting, request, None)) }
         }
+        @if open.items.is_empty() && answered.is_none() {
+            div.card { (ui::empty("You're all caught up", &html! { "Runs that ask for an approval or an answer show up here. A run asks where its assignment says " code { "ask" } " for a tool, or where its playbook or model asks." })) }
+        }
+        (news())
+        (ui::pager(offset, shown, open.total, u64::from(LIMIT), &|offset| format!("/inbox?offset={offset}")))
     })
 }
 
-/// One request, with its answer's form. `sent`: what was answered and did not fit, and why.
-pub(super) fn card(
-    visitor: &Visitor,
-    open: &OpenRequest,
-    back: &str,
-    sent: Option<(&Fields, &str)>,
-) -> Markup {
-    let request = &open.request;
-    let id = request.id.to_string();
-    html! {
-        article.request data-request=(id) aria-labelledby={ "r-" (id) } {
-            div.small.dim {
-                @if back != "run" {
-                    a href={ "/assignments/" (open.agent) } { (open.agent_name) } " · "
-                    a href={ "/runs/" (open.run) } { (open.run_title.as_deref().unwrap_or("the run")) } " · "
-                }
-                "asked " (ui::time(request.created_at, visitor.now))
-                @if let Some(end) = request.expires_at { " · lapses " (ui::time(end, visitor.now)) }
-            }
-            h2 id={ "r-" (id) } { (request.title) }
-            @if let Some(description) = &request.description { (text::markdown(description)) }
-            (the_call(request))
-            @if let Some((_, wrong)) = sent { (ui::alert(Some(wrong))) }
-            @if visitor.may(Permission::ManageRuns) {
-                (form(visitor, open, back, sent.map(|(fields, _)| fields)))
-            }
-        }
-    }
+/// The bar that tells of new requests. It lies over the page, so that nothing moves when it appears.
+pub(super) fn news() -> Markup {
+    html! { div #news.news hidden { button.main type="button" data-news data-decides {} } }
 }
 
 /// Requests as a table, each with a link to where it is answered.
@@ -141,103 +204,13 @@ pub(super) fn short(open: &[OpenRequest], now: Timestamp) -> Markup {
                 tbody {
                     @for one in open {
                         tr {
-                            td.title { a href={ "/runs/" (one.run) } { (one.request.title) } @if let Some(title) = &one.run_title { span.sub { (title) } } }
+                            td.title { a href={ "/runs/" (one.run) } { (card::heading(&one.request)) } (card::line(&one.request)) @if let Some(title) = &one.run_title { span.sub { (ui::name(title)) } } }
                             td { @match one.request.ask { Ask::Approval => (ui::state("ask", "approval")), Ask::Question { .. } => (ui::state("ask", "question")) } }
-                            td { a.link href={ "/assignments/" (one.agent) } { (one.agent_name) } }
+                            td { a.link href={ "/assignments/" (one.agent) } { (ui::name(&one.agent_name)) } }
                             td { (ui::time(one.request.created_at, now)) }
-                            td.num { a.button href={ "/runs/" (one.run) } aria-label={ "Answer: " (one.request.title) } { "Answer" } }
+                            td.num { a.button href={ "/runs/" (one.run) } aria-label={ "Answer: " (card::plain_heading(&one.request)) } { "Answer" } }
                         }
                     }
-                }
-            }
-        }
-    }
-}
-
-/// The exact call that the answer is about.
-fn the_call(request: &HumanRequest) -> Markup {
-    let Some(call) = &request.tool_call else {
-        return html! {};
-    };
-    let says = match &request.origin {
-        Origin::Policy { .. } => "An approval releases exactly this call, and no other:",
-        Origin::InDoubt { .. } => {
-            "The server was stopped during this call; whether it was done is not known:"
-        }
-        Origin::Connection { .. } => {
-            "A connection's server asks during this call, and gets the answer:"
-        }
-        Origin::Model | Origin::Tool { .. } | Origin::Limit { .. } => "It is about this call:",
-    };
-    html! {
-        div {
-            p.small.dim { (says) }
-            details.fold open {
-                summary { strong.mono { (call.name) } }
-                div.inside { (text::exact(&call.arguments)) }
-            }
-        }
-    }
-}
-
-fn form(visitor: &Visitor, open: &OpenRequest, back: &str, sent: Option<&Fields>) -> Markup {
-    let request = &open.request;
-    let was = |name: &str| sent.map(|fields| fields.get(name)).unwrap_or_default();
-    let id = request.id.to_string();
-    html! {
-        form.form method="post" action={ "/runs/" (open.run) "/answers/" (id) } {
-            (ui::form_token(visitor))
-            input type="hidden" name="back" value=(back);
-            @match &request.ask {
-                Ask::Approval => {
-                    div.field {
-                        label for={ "why-" (id) } { "Reason " span.hint { "optional; the run gets to read it" } }
-                        input id={ "why-" (id) } name="reason" value=(was("reason")) autocomplete="off";
-                    }
-                    div.buttons {
-                        button.main name="decision" value="approve" { "Approve" }
-                        button.risky name="decision" value="deny" { "Deny" }
-                    }
-                }
-                Ask::Question { questions } => {
-                    @for (index, question) in questions.iter().enumerate() { (one_question(&id, index, question, sent)) }
-                    div.buttons { button.main name="decision" value="answer" { "Answer" } }
-                }
-            }
-        }
-    }
-}
-
-fn one_question(id: &str, index: usize, question: &Question, sent: Option<&Fields>) -> Markup {
-    let name = format!("q{index}");
-    let own = format!("q{index}_text");
-    let chosen: Vec<&str> = sent
-        .map(|fields| fields.all(&name).collect())
-        .unwrap_or_default();
-    let text = sent.map(|fields| fields.get(&own)).unwrap_or_default();
-    let kind = if question.multi_select {
-        "checkbox"
-    } else {
-        "radio"
-    };
-    html! {
-        fieldset {
-            legend {
-                @if let Some(header) = &question.header { span.hint { (header) } }
-                (question.question)
-            }
-            @for option in &question.options {
-                label.choice {
-                    input type=(kind) name=(name) value=(option.label) checked[chosen.contains(&option.label.as_str())];
-                    span { (option.label) @if let Some(more) = &option.description { span.hint { (more) } } }
-                }
-            }
-            @if question.free_text {
-                @let label = if question.options.is_empty() { "Your answer" } else { "Or in your own words" };
-                @if question.options.is_empty() {
-                    textarea id={ (own) "-" (id) } name=(own) aria-label=(label) rows="3" { (text) }
-                } @else {
-                    input id={ (own) "-" (id) } name=(own) aria-label=(label) placeholder=(label) value=(text) autocomplete="off";
                 }
             }
         }
@@ -252,9 +225,9 @@ fn closed_table(closed: &[ClosedRequest], now: Timestamp) -> Markup {
                 tbody {
                     @for one in closed {
                         tr {
-                            td.title { a href={ "/runs/" (one.asked.run) } { (one.asked.request.title) } span.sub { (one.asked.agent_name) } }
-                            td { (answer(&one.resolution)) }
-                            td { (one.by.as_deref().unwrap_or("–")) }
+                            td.title { a href={ "/runs/" (one.asked.run) } { (card::heading(&one.asked.request)) } (card::line(&one.asked.request)) span.sub { (ui::name(&one.asked.agent_name)) } }
+                            td { (card::answer(&one.resolution)) }
+                            td { @match &one.by { Some(by) => (ui::name(by)), None => "–" } }
                             td { (ui::time(one.closed_at, now)) }
                         }
                     }
@@ -262,24 +235,4 @@ fn closed_table(closed: &[ClosedRequest], now: Timestamp) -> Markup {
             }
         }
     }
-}
-
-/// How a request was closed, in a few words.
-pub(super) fn answer(resolution: &Resolution) -> Markup {
-    html! {
-        @match resolution {
-            Resolution::Approved { reason } => { (ui::state("completed", "approved")) (because(reason.as_deref())) }
-            Resolution::Denied { reason } => { (ui::state("failed", "denied")) (because(reason.as_deref())) }
-            Resolution::Answered { answers } => {
-                @for (question, value) in answers { span.sub { (question) } (text::brief(value)) br; }
-            }
-            Resolution::Expired { .. } => (ui::state("other", "lapsed")),
-            Resolution::Message { text } => { "closed by a message" span.sub { (text.chars().take(120).collect::<String>()) } }
-            Resolution::Stopped => (ui::state("interrupted", "run stopped")),
-        }
-    }
-}
-
-fn because(reason: Option<&str>) -> Markup {
-    html! { @if let Some(reason) = reason { span.sub { (reason) } } }
 }

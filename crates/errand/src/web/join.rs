@@ -119,13 +119,13 @@ fn form_page(
 ) -> Response {
     let email = invitation.email.as_deref();
     let body = html! {
-        h1 { "Join " (team.name) }
+        h1 { "Join " (ui::name(&team.name)) }
         p { "You are invited as " strong { (invitation.role.as_str()) } "." }
         (ui::alert(wrong))
         form.form method="post" {
             @if let Some(person) = person {
                 (ui::form_token(person))
-                p { "You are logged in as " strong { (person.email) } "." }
+                p { "You are logged in as " strong { (ui::name(&person.email)) } "." }
                 button.main { "Join the team" }
             } @else {
                 div.field {

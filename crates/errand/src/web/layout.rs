@@ -116,8 +116,8 @@ pub(crate) fn signed_in_page() -> Response {
 pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
     let body = html! {
         h1 { "Give this access away?" }
-        p { strong { (asked.who) } " of the team " strong { (asked.team) } " began this sign-in, for the connection " strong { (asked.connection) } " to " code { (asked.place) } "." }
-        p { "If you go on, assignments of " strong { (asked.team) } " act there with the account that you have just signed in with." }
+        p { strong { (super::ui::name(asked.who)) } " of the team " strong { (super::ui::name(asked.team)) } " began this sign-in, for the connection " strong { (super::ui::name(asked.connection)) } " to " code { (asked.place) } "." }
+        p { "If you go on, assignments of " strong { (super::ui::name(asked.team)) } " act there with the account that you have just signed in with." }
         p { "Close this page if you do not know why you are here." }
         form method="post" action=(format!("/sign-ins/{}", asked.token)) {
             input type="hidden" name="code" value=(asked.brought.code);
@@ -135,7 +135,7 @@ pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
 pub(super) fn no_team(person: &Person) -> Response {
     let body = html! {
         h1 { "You are of no team" }
-        p { "You are logged in as " strong { (person.email) } ", and no team has you as a member now. Ask an admin of your team to invite you." }
+        p { "You are logged in as " strong { (super::ui::name(&person.email)) } ", and no team has you as a member now. Ask an admin of your team to invite you." }
         form method="post" action="/log-out" { (form_token(person)) button { "Log out" } }
     };
     lone_page(StatusCode::FORBIDDEN, "No team", &body)
@@ -151,16 +151,25 @@ fn document(title: &str, now: Option<i64>, body: &Markup) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="htmx-config" content=(HTMX);
-                title { (title) " · errand" }
+                title { (isolated(title)) " · errand" }
                 link rel="icon" href=(assets.icon.path) type="image/svg+xml";
                 link rel="stylesheet" href=(assets.style.path);
                 script src=(assets.htmx.path) defer {}
                 script src=(assets.sse.path) defer {}
+                script src=(assets.answer.path) defer {}
                 script src=(assets.script.path) defer {}
             }
             body hx-ext="sse" { (body) }
         }
     }
+}
+
+/// A name for a place without markup, such as a window's title: its direction of writing ends with it.
+fn isolated(name: &str) -> String {
+    if name.is_ascii() {
+        return name.to_owned();
+    }
+    format!("\u{2068}{name}\u{2069}")
 }
 
 fn respond(status: StatusCode, markup: Markup) -> Response {
@@ -223,7 +232,7 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
             div.foot {
                 div.who {
                     (icon("person"))
-                    a href="/account" title=(person.email) aria-current=[(section == Section::Account).then_some("page")] { (person.email) }
+                    a href="/account" title=(person.email) aria-current=[(section == Section::Account).then_some("page")] { (super::ui::name(&person.email)) }
                 }
                 form method="post" action="/log-out" { (form_token(person)) button.plain { (icon("leave")) "Log out" } }
             }
@@ -239,17 +248,17 @@ fn team(person: &Person) -> Markup {
         return html! {};
     };
     if person.teams.len() < 2 {
-        return html! { div.team-name { (team.name) } };
+        return html! { div.team-name { (super::ui::name(&team.name)) } };
     }
     html! {
         form.team-form method="post" action="/account/team" {
             (form_token(person))
-            select name="team" aria-label="Team" data-submits {
+            select name="team" aria-label="Team" {
                 @for of in &person.teams {
                     option value=(of.team) selected[of.team == team.team] { (of.name) }
                 }
             }
-            noscript { button { "Go" } }
+            button aria-label="Switch to the team" { "Go" }
         }
     }
 }

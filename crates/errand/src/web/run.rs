@@ -14,20 +14,21 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use errand_core::id::{AgentId, BuildId, RunId, UserId};
+use errand_core::id::{AgentId, BuildId, HumanRequestId, RunId, UserId};
 use errand_core::role::Permission;
 use errand_core::run::Status;
 use errand_core::transcript::{Body, Entry, Outcome};
 use errand_store::model::{Build, RunView};
-use errand_store::{OpenRequest, Reach, StoreError, TranscriptPart};
+use errand_store::{ClosedRequest, FoundRequest, OpenRequest, Reach, StoreError, TranscriptPart};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
+use super::card::{Around, Setting};
 use super::failure::{PageError, Shown};
 use super::form::{Fields, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, fragment, page_with_status};
-use super::{Web, files, inbox, runs, ui};
+use super::{Web, card, files, inbox, runs, ui};
 use transcript::{Calls, Context, People};
 
 /// Entries of one part of the transcript.
@@ -35,6 +36,7 @@ const PART: u32 = 100;
 
 /// What was answered and did not fit, and why.
 pub(super) struct Sent {
+    request: HumanRequestId,
     fields: Fields,
     wrong: String,
 }
@@ -46,7 +48,9 @@ pub(super) async fn show(
     Params(params): Params,
 ) -> Shown {
     let before = params.get("before").parse().ok();
-    render(&web, &visitor, run, before, None).await
+    let answered = inbox::answered(&web, visitor.team_id(), &params).await?;
+    let answered = answered.filter(|closed| closed.asked.run == run);
+    render_with(&web, &visitor, run, before, None, answered).await
 }
 
 /// Older entries: as items of the list for htmx, else a whole page.
@@ -118,6 +122,9 @@ struct Whole {
     build: Build,
     part: TranscriptPart,
     people: People,
+    around: Around,
+    /// The request that was just answered, in place of a pending one.
+    answered: Option<ClosedRequest>,
 }
 
 /// The page. `before`: an older part of the transcript.
@@ -127,6 +134,31 @@ async fn render(
     run: RunId,
     before: Option<u64>,
     sent: Option<Sent>,
+) -> Shown {
+    let answered = match &sent {
+        // Somebody was first: the card says who, with what was typed.
+        Some(sent) => {
+            let found = web
+                .store
+                .requests(visitor.team_id(), vec![sent.request])
+                .await?;
+            found.into_iter().find_map(|found| match found {
+                FoundRequest::Closed(closed) => Some(closed),
+                FoundRequest::Open(_) => None,
+            })
+        }
+        None => None,
+    };
+    render_with(web, visitor, run, before, sent, answered).await
+}
+
+async fn render_with(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    before: Option<u64>,
+    sent: Option<Sent>,
+    answered: Option<ClosedRequest>,
 ) -> Shown {
     let team = visitor.team_id();
     let reach = before.map_or(Reach::Newest, Reach::Before);
@@ -144,12 +176,19 @@ async fn render(
         .build(team, BuildId::from_stored(view.run.build_id))
         .await?;
     let people = people_of(web, &part.entries).await?;
+    let pending = open_request(&view, agent_name.as_deref());
+    let shown = pending
+        .iter()
+        .chain(answered.as_ref().map(|closed| &closed.asked));
+    let around = Around::of(web, visitor, shown).await?;
     let whole = Whole {
         view,
         agent_name,
         build,
         part,
         people,
+        around,
+        answered,
     };
     let side = side::of(web, visitor, &whole.view.run, &whole.part.entries).await?;
     let status = ui::status_of(sent.is_some());
@@ -183,24 +222,19 @@ fn body(
     );
     let is_live = !run.status.has_ended() && !is_older;
     html! {
-        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/assignments/" (run.agent_id) } { (whole.agent_name.as_deref().unwrap_or("a deleted assignment")) } " · build " (whole.build.number) }
+        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/assignments/" (run.agent_id) } { (ui::name(whole.agent_name.as_deref().unwrap_or("a deleted assignment"))) } " · build " (whole.build.number) }
         div sse-connect=[is_live.then_some(connect)] sse-close=[is_live.then_some("end")] {
             div.head {
-                h1 { (runs::title(run)) }
+                h1 { (ui::name(&runs::title(run))) }
                 span #state sse-swap="state" { (state(&whole.view)) }
                 (ui::id(&id))
                 span #live.live hidden { svg viewBox="0 0 8 8" aria-hidden="true" { circle cx="4" cy="4" r="4" {} } span { "Live" } }
                 div #actions.actions sse-swap="actions" { (actions(visitor, &whole.view)) }
             }
             div.grid-2 {
-                div {
-                    div #request sse-swap="request" aria-live="polite" {
-                        @match (&pending, sent) {
-                            (Some(open), sent) => (inbox::card(visitor, open, "run", sent.map(|sent| (&sent.fields, sent.wrong.as_str())))),
-                            (None, Some(sent)) => (ui::alert(Some(&sent.wrong))),
-                            (None, None) => {}
-                        }
-                    }
+                div.run {
+                    div #request { (requests(visitor, whole, pending.as_ref(), sent)) }
+                    (inbox::news())
                     @if is_older { p.note { "This is an older part of the transcript. " a href={ "/runs/" (id) } { "Go to the newest" } } }
                     ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
                         (items(visitor, run_id, &whole.part, &whole.people))
@@ -212,6 +246,29 @@ fn body(
                 div #side sse-swap="side" { (side) }
             }
         }
+    }
+}
+
+/// The cards: the one that was just answered, and the one that waits.
+fn requests(
+    visitor: &Visitor,
+    whole: &Whole,
+    pending: Option<&OpenRequest>,
+    sent: Option<&Sent>,
+) -> Markup {
+    let setting = Setting {
+        visitor,
+        around: &whole.around,
+        back: "run",
+    };
+    let of = |id: HumanRequestId| {
+        sent.filter(|sent| sent.request == id)
+            .map(|sent| (&sent.fields, sent.wrong.as_str()))
+    };
+    html! {
+        @if let Some(closed) = &whole.answered { (card::closed(&setting, closed, of(closed.asked.request.id))) }
+        @else if let Some(sent) = sent.filter(|sent| pending.is_none_or(|open| open.request.id != sent.request)) { (ui::alert(Some(&sent.wrong))) }
+        @if let Some(open) = pending { (card::open(&setting, open, of(open.request.id))) }
     }
 }
 
@@ -242,13 +299,13 @@ fn state(view: &RunView) -> Markup {
         @if let Some(waiting) = &view.run.waiting_on {
             " " span.dim.small title=(waiting.next) {
                 @match waiting.kind.as_str() {
-                    "human" => "waits for a person",
-                    "timer" => "waits for a timer",
-                    "place" => "waits for a free place",
-                    "sandbox" => "waits for its sandbox",
-                    "model" => "the model thinks",
-                    "tool" => { "runs " (waiting.who.as_deref().unwrap_or("a tool")) }
-                    "start" => "starts",
+                    "human" => "Waiting for a person",
+                    "timer" => "Waiting for a timer",
+                    "place" => "Waiting for a free slot",
+                    "sandbox" => "Waiting for its sandbox",
+                    "model" => "Waiting for the model",
+                    "tool" => { "Running " (ui::name(waiting.who.as_deref().unwrap_or("a tool"))) }
+                    "start" => "Starting…",
                     _ => (waiting.next),
                 }
             }
@@ -281,11 +338,11 @@ fn composer(visitor: &Visitor, view: &RunView) -> Markup {
         return html! {};
     }
     html! {
-        form.form.block method="post" action={ "/runs/" (view.run.id) "/messages" } {
+        form.form.block.composer method="post" action={ "/runs/" (view.run.id) "/messages" } {
             (ui::form_token(visitor))
             div.field.wide {
                 label for="message" { "Message to the run " span #hint.hint sse-swap="hint" { (hint_of(view)) } }
-                textarea #message name="message" rows="3" required {}
+                textarea #message name="message" rows="3" dir="auto" required {}
             }
             div.buttons { button { "Send" } }
         }
@@ -295,11 +352,11 @@ fn composer(visitor: &Visitor, view: &RunView) -> Markup {
 /// What a message does now.
 fn hint_of(view: &RunView) -> &'static str {
     match view.run.status {
-        Status::Failed => "It is kept, and read when the run is retried.",
-        Status::Completed | Status::Interrupted => "It resumes the run.",
-        Status::Waiting => "It closes the request above, and the run goes on.",
+        Status::Failed => "The message is kept and read when the run is retried.",
+        Status::Completed | Status::Interrupted => "Sending a message resumes this run.",
+        Status::Waiting => "Sending a message closes the open request without approving it.",
         Status::Pending | Status::Starting | Status::Running => {
-            "The run reads it before it asks its model again."
+            "The run reads the message before its next model call."
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use errand_core::id::{AgentId, TeamId};
+use errand_core::human::HumanRequest;
+use errand_core::id::{AgentId, RunId, TeamId};
 use errand_core::run::Status;
 use errand_core::time::{Timestamp, parse_duration_ms};
 use errand_core::wire::RunBody;
@@ -15,7 +16,7 @@ use super::failure::Shown;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page};
-use super::{Web, ui};
+use super::{Web, card, ui};
 
 /// Runs of one page.
 const LIMIT: u32 = 25;
@@ -37,7 +38,7 @@ pub(super) async fn list(
         offset,
     };
     let found = web.store.list_runs(team, filter, query).await?;
-    let names = names_of(&web, team, &found.items).await?;
+    let beside = Beside::of(&web, team, &found.items).await?;
     let agents = PageQuery {
         limit: AGENTS_MAX,
         offset: 0,
@@ -64,10 +65,10 @@ pub(super) async fn list(
                 @if is_filtered {
                     (ui::empty("No run fits these filters", &html! { a href="/runs" { "Show all runs" } }))
                 } @else {
-                    (ui::empty("There are no runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one by the API." }))
+                    (ui::empty("There are no runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one through the API." }))
                 }
             } @else {
-                (table(&found.items, Some(&names), visitor.now))
+                (table(&found.items, &beside, visitor.now))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| address(&params, offset)))
             }
         }
@@ -123,7 +124,7 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
         html! {
             div.field {
                 label for={ "filter-" (name) } { (label) }
-                select id={ "filter-" (name) } name=(name) data-submits {
+                select id={ "filter-" (name) } name=(name) {
                     option value="" { "All" }
                     @for (value, text) in options {
                         option value=(value) selected[value == chosen] { (text) }
@@ -156,32 +157,62 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
             (choice("assignment", "Assignment", &agents))
             (choice("source", "Started by", &sources))
             (choice("since", "Time", &times))
-            noscript { button { "Filter" } }
+            button { "Filter" }
         }
     }
 }
 
-/// The names of the runs' assignments.
-pub(super) async fn names_of(
-    web: &Web,
-    team: TeamId,
-    runs: &[RunBody],
-) -> Result<HashMap<AgentId, String>, StoreError> {
-    let mut agents: Vec<AgentId> = runs
-        .iter()
-        .map(|run| AgentId::from_stored(run.agent_id))
-        .collect();
-    agents.sort_unstable();
-    agents.dedup();
-    web.store.agent_names(team, agents).await
+/// What a table of runs shows besides them.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// The names of their assignments; none where all are of one.
+    names: Option<HashMap<AgentId, String>>,
+    /// What those that wait for a person ask.
+    requests: HashMap<RunId, HumanRequest>,
 }
 
-/// Runs as a table. `names`: of their assignments; none where all are of one.
-pub(super) fn table(
-    runs: &[RunBody],
-    names: Option<&HashMap<AgentId, String>>,
-    now: Timestamp,
-) -> Markup {
+impl Beside {
+    /// Of runs of several assignments.
+    pub(super) async fn of(web: &Web, team: TeamId, runs: &[RunBody]) -> Result<Self, StoreError> {
+        let mut agents: Vec<AgentId> = runs
+            .iter()
+            .map(|run| AgentId::from_stored(run.agent_id))
+            .collect();
+        agents.sort_unstable();
+        agents.dedup();
+        let names = web.store.agent_names(team, agents).await?;
+        Ok(Self {
+            names: Some(names),
+            ..Self::of_one(web, team, runs).await?
+        })
+    }
+
+    /// Of runs of one assignment.
+    pub(super) async fn of_one(
+        web: &Web,
+        team: TeamId,
+        runs: &[RunBody],
+    ) -> Result<Self, StoreError> {
+        let waiting: Vec<RunId> = runs
+            .iter()
+            .filter(|run| run.status == Status::Waiting)
+            .map(|run| RunId::from_stored(run.id))
+            .collect();
+        let requests = if waiting.is_empty() {
+            HashMap::new()
+        } else {
+            web.store.pending_of(team, waiting).await?
+        };
+        Ok(Self {
+            names: None,
+            requests,
+        })
+    }
+}
+
+/// Runs as a table.
+pub(super) fn table(runs: &[RunBody], beside: &Beside, now: Timestamp) -> Markup {
+    let names = beside.names.as_ref();
     html! {
         div.scroll {
             table.stack {
@@ -191,19 +222,20 @@ pub(super) fn table(
                         th scope="col" { "State" }
                         @if names.is_some() { th scope="col" { "Assignment" } }
                         th scope="col" { "Started by" }
-                        th scope="col" { "Made" }
+                        th scope="col" { "Created" }
                         th.num scope="col" { "Took" }
                         @if names.is_some() { th.num scope="col" { "Tokens" } }
                         th.num scope="col" { "Cost" }
                     }
                 }
-                tbody { @for run in runs { (row(run, names, now)) } }
+                tbody { @for run in runs { (row(run, beside, now)) } }
             }
         }
     }
 }
 
-fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) -> Markup {
+fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
+    let names = beside.names.as_ref();
     let agent = AgentId::from_stored(run.agent_id);
     let whole = run.id.to_string();
     let took = run.started_at.map(|from| {
@@ -214,13 +246,17 @@ fn row(run: &RunBody, names: Option<&HashMap<AgentId, String>>, now: Timestamp) 
     html! {
         tr {
             td.title {
-                a href={ "/runs/" (whole) } { (title(run)) }
-                @if let Some(error) = &run.error { span.sub { (error.message) } }
-                @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (waiting.who.as_deref().unwrap_or_default()) } }
+                a href={ "/runs/" (whole) } { (ui::name(&title(run))) }
+                @if let Some(error) = &run.error { span.sub dir="auto" { (error.message) } }
+                @else if let Some(request) = beside.requests.get(&RunId::from_stored(run.id)) {
+                    span.sub { (card::heading(request)) }
+                    (card::line(request))
+                }
+                @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (ui::exact_name(waiting.who.as_deref().unwrap_or_default())) } }
             }
             td { (ui::status(run.status)) }
             @if let Some(names) = names {
-                td.of { a.link href={ "/assignments/" (agent) } { (names.get(&agent).map_or("deleted", String::as_str)) } }
+                td.of { a.link href={ "/assignments/" (agent) } { (ui::name(names.get(&agent).map_or("deleted", String::as_str))) } }
             }
             td.dim { (run.source.as_deref().unwrap_or("–")) }
             td { (ui::time(run.created_at, now)) }

@@ -13,6 +13,16 @@ pub(super) fn form_token(person: &Person) -> Markup {
     html! { input type="hidden" name=(TOKEN_FIELD) value=(person.form_token); }
 }
 
+/// A name that somebody chose: its direction of writing changes nothing around it.
+pub(super) fn name(text: &str) -> Markup {
+    html! { bdi dir="auto" { (text) } }
+}
+
+/// The same where a person decides by it: what cannot be seen stands there as its code point.
+pub(super) fn exact_name(text: &str) -> Markup {
+    html! { bdi dir="auto" { (super::card::exact_line(text)) } }
+}
+
 /// A moment: how long ago, with the exact time on hover.
 pub(super) fn time(at: Timestamp, now: Timestamp) -> Markup {
     let exact = at.to_string();
@@ -40,7 +50,8 @@ pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
         5..=59 => format!("{seconds} s"),
         60..=3_599 => format!("{} min", seconds / 60),
         3_600..=86_399 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+        86_400..=172_799 => "1 day".to_owned(),
+        _ => format!("{} days", seconds / 86_400),
     };
     if is_future {
         format!("in {text}")
@@ -83,13 +94,13 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// `1 234 567`, with thin spaces.
+/// `1,234,567`.
 pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 2);
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push('\u{202f}');
+            text.push(',');
         }
         text.push(digit);
     }
@@ -312,7 +323,7 @@ mod tests {
         assert_eq!(of(-1_000), "now");
         assert_eq!(of(-59_000), "59 s ago");
         assert_eq!(of(-3_600_000), "1 h ago");
-        assert_eq!(of(-200_000_000), "2 d ago");
+        assert_eq!(of(-200_000_000), "2 days ago");
         assert_eq!(of(7_200_000), "in 2 h");
         assert_eq!(duration(340), "340 ms");
         assert_eq!(duration(12_480), "12.4 s");
@@ -323,7 +334,7 @@ mod tests {
     #[test]
     fn numbers_are_grouped_and_costs_have_cents() {
         assert_eq!(number(7), "7");
-        assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(cost(0.0), "–");
         assert_eq!(cost(0.0012), "$0.0012");
         assert_eq!(cost(12.5), "$12.50");

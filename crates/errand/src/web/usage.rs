@@ -22,10 +22,10 @@ use crate::api::v1::usage::csv_file;
 const ROWS: usize = 20;
 /// What can be chosen.
 const SPANS: [(&str, &str, i64); 4] = [
-    ("7", "7 days", 7),
-    ("30", "30 days", 30),
-    ("90", "90 days", 90),
-    ("365", "a year", 365),
+    ("7", "Last 7 days", 7),
+    ("30", "Last 30 days", 30),
+    ("90", "Last 90 days", 90),
+    ("365", "Last year", 365),
 ];
 /// What the charts draw.
 const MEASURES: [Measure; 3] = [
@@ -114,10 +114,10 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
             h1 { "Usage" }
             form.actions method="get" action="/usage" {
                 label.visually-hidden for="days" { "Time" }
-                select #days name="days" data-submits {
-                    @for (value, text, _) in SPANS { option value=(value) selected[value == chosen] { "The last " (text) } }
+                select #days name="days" {
+                    @for (value, text, _) in SPANS { option value=(value) selected[value == chosen] { (text) } }
                 }
-                noscript { button { "Show" } }
+                button { "Show" }
             }
         }
         (tiles(&sum))
@@ -236,13 +236,13 @@ fn bar(n: i64, wide: f64, share: f64, says: &str) -> Markup {
 /// What a line is of.
 fn name_of(line: &UsageLine) -> Markup {
     if let Some(agent) = &line.agent {
-        return html! { a href={ "/assignments/" (agent.id) } { (agent.name.as_deref().unwrap_or("deleted")) } };
+        return html! { a href={ "/assignments/" (agent.id) } { (ui::name(agent.name.as_deref().unwrap_or("deleted"))) } };
     }
     if let Some(model) = &line.model {
         return html! { span.mono { (model) } };
     }
     match line.api_key.as_ref() {
-        Some(Some(key)) => html! { (key.name.as_deref().unwrap_or("a deleted key")) },
+        Some(Some(key)) => html! { (ui::name(key.name.as_deref().unwrap_or("a deleted key"))) },
         _ => html! { span.dim { "without a key: web, schedules, other runs" } },
     }
 }

@@ -102,7 +102,7 @@ fn table(visitor: &Visitor, webhooks: &[Webhook]) -> Markup {
                 tbody {
                     @for webhook in webhooks {
                         tr {
-                            td.title { a href={ "/webhooks/" (webhook.id) } { (shown_url(visitor, &webhook.url)) } @if let Some(what) = &webhook.description { span.sub { (what) } } }
+                            td.title { a href={ "/webhooks/" (webhook.id) } { (ui::name(&shown_url(visitor, &webhook.url))) } @if let Some(what) = &webhook.description { span.sub dir="auto" { (what) } } }
                             td { (events_of(webhook)) }
                             td { (enabled(webhook)) }
                             td data-label="made" { (ui::time(webhook.created_at, visitor.now)) }
@@ -235,7 +235,7 @@ async fn render_one(
     let body = html! {
         div.crumbs { a href="/webhooks" { "Webhooks" } }
         div.head {
-            h1 { (url) }
+            h1 { (ui::name(&url)) }
             (enabled(&webhook))
             @if manages {
                 div.actions {

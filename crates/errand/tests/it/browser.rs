@@ -182,6 +182,51 @@ impl Chromium {
             .unwrap();
     }
 
+    /// Presses a button that decides, once it has been where it is for long enough to act.
+    pub(crate) async fn decide(&self, css: &str) {
+        let css_text = json!(css);
+        self.script(&format!(
+            "document.querySelector({css_text}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        ))
+        .await;
+        self.until_script(&format!(
+            "return document.querySelector({css_text}).hasAttribute('data-settled')"
+        ))
+        .await;
+        self.press(css).await;
+    }
+
+    /// Types keys where the focus is. `\u{e007}` is Enter; `\u{e008}` and `\u{e009}` hold Shift and Control to the end.
+    pub(crate) async fn keys(&self, text: &str) {
+        let mut actions = Vec::new();
+        for c in text.chars() {
+            actions.push(json!({"type": "keyDown", "value": c.to_string()}));
+            if !matches!(c, '\u{e008}' | '\u{e009}') {
+                actions.push(json!({"type": "keyUp", "value": c.to_string()}));
+            }
+        }
+        for held in ["\u{e008}", "\u{e009}"] {
+            if text.contains(held) {
+                actions.push(json!({"type": "keyUp", "value": held}));
+            }
+        }
+        let body = json!({"actions": [{"type": "key", "id": "keys", "actions": actions}]});
+        self.call("/actions", Some(body)).await.unwrap();
+    }
+
+    /// Moves the mouse to a point of the window, and presses it there where `press` says so.
+    pub(crate) async fn mouse(&self, x: i64, y: i64, press: bool) {
+        let mut actions = vec![
+            json!({"type": "pointerMove", "duration": 0, "x": x, "y": y, "origin": "viewport"}),
+        ];
+        if press {
+            actions.push(json!({"type": "pointerDown", "button": 0}));
+            actions.push(json!({"type": "pointerUp", "button": 0}));
+        }
+        let body = json!({"actions": [{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": actions}]});
+        self.call("/actions", Some(body)).await.unwrap();
+    }
+
     /// What the page says to whoever reads it.
     pub(crate) async fn text(&self) -> String {
         let text = self.script("return document.body.innerText").await;

@@ -72,6 +72,7 @@ mod secrets;
 mod taken_over;
 mod tidy;
 mod web;
+mod web_answering;
 mod web_assignments;
 mod web_browser;
 mod web_connections;

@@ -139,6 +139,12 @@ impl<'a> Browser<'a> {
         .await
     }
 
+    /// A form of ours that leads to a page: that page.
+    pub(crate) async fn post_and_follow(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        let to = self.post(path, fields).await.leads_to();
+        self.get(&to).await.ok()
+    }
+
     /// A form with files.
     pub(crate) async fn upload(&self, path: &str, parts: &[(&str, Option<&str>, &str)]) -> Seen {
         let mut body = String::new();

@@ -162,15 +162,25 @@ async fn what_is_wrong_stands_beside_its_field_and_line_and_nothing_is_lost() {
 async fn a_key_is_shown_once_works_and_is_deleted() {
     let app = TestApp::start().await;
     let (owner, _) = Browser::owner(&app, "acme").await;
-    let page = owner
+    let made = owner
         .post("/settings/api-keys", &[("name", "billing"), ("days", "30")])
         .await
-        .ok();
+        .leads_to();
+    let page = owner.get(&made).await.ok();
     let key = between(&page, "id=\"new-key\">", "<").unwrap().to_owned();
+    assert!(!made.contains(&key), "{made}");
     app.get(&key, "/v1/runs").await.expect(200);
+    // Loaded again, the page makes nothing and shows the key no more.
+    let page = owner.get(&made).await.ok();
+    assert!(
+        !page.contains(&key) && page.contains("cannot be shown again"),
+        "{page}"
+    );
+    let keys = app.get(&key, "/v1/api-keys").await.expect(200);
+    assert_eq!(keys["total"], 2, "the test's own and this one");
     let page = owner.get("/settings/api-keys").await.ok();
     assert!(
-        !page.contains(&key) && page.contains("billing") && page.contains("in 30 d"),
+        !page.contains(&key) && page.contains("billing") && page.contains("in 30 days"),
         "{page}"
     );
     let path = page

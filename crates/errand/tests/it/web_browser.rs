@@ -47,7 +47,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     browser.fill("#password", PASSWORD).await;
     browser.fill("#again", PASSWORD).await;
     browser.press("button.main").await;
-    browser.until("Needs you").await;
+    browser.until("Needs your attention").await;
     assert!(
         admin.claim_link().await.unwrap().is_none(),
         "there is an owner now"
@@ -92,7 +92,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     browser.go(&format!("{}/runs/{run}", app.url())).await;
     browser.script("window.stays = true").await;
     browser.until("Send the order?").await;
-    browser.until("waits for a person").await;
+    browser.until("Waiting for a person").await;
 
     // Approved in the inbox, in another tab.
     let watching = browser.here().await;
@@ -100,15 +100,15 @@ async fn from_the_first_start_to_the_downloaded_result() {
     browser.go(&format!("{}/inbox", app.url())).await;
     assert_eq!(browser.title().await, "(1) Inbox · errand");
     browser.fill("input[name=reason]", "checked").await;
-    browser.press("button[value=approve]").await;
-    browser.until("Answered; the run goes on.").await;
+    browser.decide("button[value=approve]").await;
+    browser.until("by owner@acme.example").await;
     browser.switch(&watching).await;
     browser.until("All is sent.").await;
     browser
         .until_script("return document.querySelector('#state').innerText.includes('completed')")
         .await;
     browser
-        .until_script("return document.querySelector('#request').innerText.trim() === ''")
+        .until_script("return document.querySelector('#request').innerText.includes('approved')")
         .await;
     assert_eq!(browser.script("return window.stays").await, json!(true));
 
@@ -217,16 +217,20 @@ async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
     browser.go(&page).await;
     // Without live updates, so that the second has what was there before.
     browser.script("htmx.createEventSource = () => new EventTarget(); document.querySelectorAll('[sse-connect]').forEach(e => e.outerHTML = e.outerHTML.replace('sse-connect', 'x'))").await;
+    browser.fill("textarea[name=reason]", "I say yes").await;
     let second = browser.here().await;
     browser.tab().await;
     browser.go(&page).await;
-    browser.press("button[value=deny]").await;
+    browser.decide("button[value=deny]").await;
     browser.until("denied").await;
     browser.switch(&second).await;
-    browser.press("button[value=approve]").await;
+    browser.decide("button[value=approve]").await;
     browser
         .until("it was denied by owner@acme.example at")
         .await;
+    // What was typed can still be read.
+    let typed = "return document.querySelector('textarea[name=reason]').value";
+    assert_eq!(browser.script(typed).await, json!("I say yes"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -384,9 +388,8 @@ async fn links(app: &TestApp, owner: &Browser<'_>) -> Vec<String> {
         panic!("no link");
     };
     let invited = owner
-        .post("/settings/team/invitations", &[("role", "member")])
-        .await
-        .ok();
+        .post_and_follow("/settings/team/invitations", &[("role", "member")])
+        .await;
     let joined = between(&invited, "id=\"new-link\">", "<").unwrap();
     [link.as_str(), joined, "/join/none", "/set-up/none"]
         .map(|link| link.trim_start_matches(app.url()).to_owned())

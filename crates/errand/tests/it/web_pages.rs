@@ -157,9 +157,8 @@ async fn filled_by_strangers(
     let run = run["run"]["id"].as_str().unwrap().to_owned();
     app.settle().await;
     owner
-        .post("/settings/api-keys", &[("name", EVIL)])
-        .await
-        .ok();
+        .post_and_follow("/settings/api-keys", &[("name", EVIL)])
+        .await;
     let hook = [
         ("url", "http://127.0.0.1:1/%3Cscript%3E"),
         ("event", "run_failed"),
@@ -241,7 +240,7 @@ async fn text_of_strangers_is_text_on_every_page() {
         .post(&format!("/runs/{run}/answers/{request}"), &answer)
         .await
         .leads_to();
-    assert_eq!(to, format!("/runs/{run}"));
+    assert_eq!(to, format!("/runs/{run}?answered={request}#r-{request}"));
     app.settle().await;
     for path in [format!("/runs/{run}"), "/inbox".to_owned()] {
         assert!(

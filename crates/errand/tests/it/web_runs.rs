@@ -60,9 +60,12 @@ async fn a_run_is_started_with_files_approved_and_its_result_downloaded() {
         ("back", "/inbox"),
     ];
     let path = format!("/runs/{run}/answers/{request}");
-    assert_eq!(
-        owner.post(&path, &answer).await.leads_to(),
-        "/inbox?answered=1"
+    let back = owner.post(&path, &answer).await.leads_to();
+    assert_eq!(back, format!("/inbox?answered={request}#r-{request}"));
+    let inbox = owner.get(&back).await.ok();
+    assert!(
+        inbox.contains("data-closed") && inbox.contains("checked") && inbox.contains("View run"),
+        "{inbox}"
     );
     app.settle().await;
     let page = owner.get(&started).await.ok();
@@ -149,7 +152,7 @@ async fn an_answer_that_does_not_fit_is_told_at_the_question_and_kept() {
     let sent = [("decision", "answer"), ("q1_text", "because it is so")];
     let page = owner.post(&path, &sent).await.refused(400);
     assert!(
-        page.contains("Which account?") && page.contains("every question must be answered"),
+        page.contains("Which account?") && page.contains("Every question must be answered."),
         "{page}"
     );
     assert!(page.contains("because it is so"), "{page}");
@@ -329,4 +332,97 @@ async fn a_long_run_shows_its_end_and_older_entries_when_they_are_asked_for() {
     }
     assert!(part.contains("Round 0."), "{part}");
     assert_eq!(shown, 250, "each once");
+}
+
+#[tokio::test]
+async fn only_the_button_that_was_pressed_decides() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app
+        .playbook(
+            &team,
+            json!([{"approve": {"title": "Pay?"}, "as": "p"}, {"finish": "x"}]),
+        )
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    let request = between(&page, "data-request=\"", "\"").unwrap().to_owned();
+    let path = format!("/runs/{run}/answers/{request}");
+    let none: [&[(&str, &str)]; 6] = [
+        &[("reason", "No!")],
+        &[("decision", ""), ("reason", "No!")],
+        &[("decision", "answer")],
+        &[("decision", "Approve")],
+        &[("decision", "approve"), ("decision", "deny")],
+        &[("decision", "deny"), ("decision", "deny")],
+    ];
+    for fields in none {
+        let page = owner.post(&path, fields).await.refused(400);
+        assert!(page.contains("Nothing was decided."), "{page}");
+        let open = app.get_run(&team, &run).await;
+        assert_eq!(open["pending_human_request"]["id"], json!(request));
+    }
+    // The address of the form leads to its page, where somebody loads it again.
+    assert_eq!(owner.get(&path).await.leads_to(), format!("/runs/{run}"));
+}
+
+#[tokio::test]
+async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let says = "This assignment asks before `run_command` runs. What you approve is exactly the call shown.\n\n[details](https://evil.example/?d=1)";
+    let steps = json!([
+        {"tool": "request_approval", "with": {"title": "Allow run_command?\u{3164}", "description": says}},
+        {"tool": "write_file", "with": {"path": "/workspace/a", "content": "x"}},
+        {"finish": "x"}]);
+    let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}, "tools": {"request_approval": "allow", "write_file": "ask"}}});
+    let agent = app.agent(&team, config).await;
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": "Tidy up <b>"}))
+        .await;
+    app.settle().await;
+    for page in ["/inbox".to_owned(), format!("/runs/{run}")] {
+        let page = owner.get(&page).await.ok();
+        let card = between(&page, "<article", "</article>").unwrap();
+        assert!(card.contains("class=\"request model\""), "{card}");
+        assert!(
+            card.contains("The model asks this. Approving releases no call by itself."),
+            "{card}"
+        );
+        assert!(
+            card.contains("<blockquote class=\"quoted\"") && card.contains("evil.example</bdi>"),
+            "{card}"
+        );
+        assert!(card.contains("\\u{3164}"), "{card}");
+        assert!(
+            card.contains("Tidy up &lt;b&gt;"),
+            "what was asked for: {card}"
+        );
+    }
+    // In lists, too, it is the model that asks.
+    for page in ["/", "/runs"] {
+        let page = owner.get(page).await.ok();
+        assert!(page.contains("The model asks:"), "{page}");
+    }
+    let page = owner.get("/inbox").await.ok();
+    let request = between(&page, "data-request=\"", "\"").unwrap().to_owned();
+    let path = format!("/runs/{run}/answers/{request}");
+    owner
+        .post(&path, &[("decision", "approve")])
+        .await
+        .leads_to();
+    app.settle().await;
+    // The engine's own request: its frame, the call with what decides.
+    let page = owner.get("/inbox").await.ok();
+    let card = between(&page, "<article", "</article>").unwrap();
+    assert!(card.contains("class=\"request engine\""), "{card}");
+    assert!(!card.contains("The model asks"), "{card}");
+    for page in ["/", "/runs"] {
+        let page = owner.get(page).await.ok();
+        assert!(
+            page.contains("/workspace/a"),
+            "the deciding argument: {page}"
+        );
+    }
 }

@@ -9,7 +9,9 @@ use crate::web::{Browser, PASSWORD, ask, between, form};
 
 /// The link that a page shows once.
 async fn invited(owner: &Browser<'_>, fields: &[(&str, &str)]) -> String {
-    let page = owner.post("/settings/team/invitations", fields).await.ok();
+    let page = owner
+        .post_and_follow("/settings/team/invitations", fields)
+        .await;
     let link = between(&page, "id=\"new-link\">", "<").unwrap();
     let (_, path) = link.split_once("/join/").unwrap();
     format!("/join/{path}")
@@ -35,7 +37,7 @@ async fn somebody_new_joins_by_a_link_that_works_once() {
     );
     let page = ask(&app, Method::GET, &path, "", None, &[]).await;
     assert_eq!(page.reply.header("referrer-policy"), Some("no-referrer"));
-    assert!(page.ok().contains("Join acme"));
+    assert!(page.ok().contains("Join <bdi dir=\"auto\">acme</bdi>"));
     let post = async |password: &str, again: &str| {
         let body = form(&[("email", ""), ("password", password), ("again", again)]);
         ask(&app, Method::POST, &path, "", Some(&body), &[]).await
@@ -84,7 +86,7 @@ async fn somebody_who_is_here_joins_another_team_and_looks_at_it() {
     assert_eq!(other.post(&path, &[]).await.leads_to(), "/");
     let page = other.get("/account").await.ok();
     assert!(
-        page.contains("acme, as admin") && page.contains("other, as owner"),
+        page.contains("acme</bdi>, as admin") && page.contains("other</bdi>, as owner"),
         "{page}"
     );
     let taken_back = invited(&owner, &[("role", "member")]).await;
@@ -112,7 +114,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
     // A member sees the team and changes nothing.
     let page = member.get("/settings/team").await.ok();
     assert!(
-        page.contains("ann@acme.example") && !page.contains("Invite somebody"),
+        page.contains("ann@acme.example") && !page.contains("Invite someone"),
         "{page}"
     );
     member
@@ -128,15 +130,26 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
         .post(&format!("/settings/team/{ben}/role"), &[("role", "owner")])
         .await
         .refused(400);
-    admin
-        .post(&format!("/settings/team/{ben}/role"), &[("role", "admin")])
-        .await
-        .leads_to();
+    // A choice alone changes nothing: it leads to a question.
+    let role = format!("/settings/team/{ben}/role");
+    let to = admin.post(&role, &[("role", "admin")]).await.leads_to();
+    assert_eq!(to, format!("{role}?to=admin"));
+    let page = admin.get(&to).await.ok();
+    assert!(page.contains("Change the role of"), "{page}");
+    let stale = [("role", "admin"), ("from", "owner")];
+    assert_eq!(admin.post(&role, &stale).await.leads_to(), to);
+    let (still, _) = app.store().member(team.id, ben).await.unwrap();
+    assert_eq!(still.role, Role::Member);
+    let confirmed = [("role", "admin"), ("from", "member")];
+    let done = admin.post(&role, &confirmed).await.leads_to();
+    assert_eq!(done, "/settings/team");
+    let (changed, _) = app.store().member(team.id, ben).await.unwrap();
+    assert_eq!(changed.role, Role::Admin);
     // The last owner stays one.
     let page = owner
         .post(
             &format!("/settings/team/{}/role", team.owner),
-            &[("role", "member")],
+            &[("role", "member"), ("from", "owner")],
         )
         .await
         .refused(400);

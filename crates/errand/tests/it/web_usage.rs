@@ -49,7 +49,7 @@ async fn usage_is_shown_as_charts_tables_and_csv() {
         "Letters &lt;1&gt;",
         MODEL,
         "By API key",
-        "100\u{202f}000",
+        "100,000",
         "Cost by day",
         "Tokens by day",
         "Runs started by day",
@@ -72,7 +72,7 @@ async fn usage_is_shown_as_charts_tables_and_csv() {
     // The run's page has them by step.
     let page = owner.get(&format!("/runs/{run}")).await.ok();
     assert!(
-        page.contains("101\u{202f}000 tokens, $0.03") && page.contains("gpt-5-mini"),
+        page.contains("101,000 tokens, $0.03") && page.contains("gpt-5-mini"),
         "{page}"
     );
     // Keys are for those who may see them.

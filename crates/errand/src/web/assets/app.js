@@ -30,7 +30,7 @@
     var s = Math.round(ms / 1000)
     var future = s < 0
     s = Math.abs(s)
-    var text = s < 5 ? 'now' : s < 60 ? s + ' s' : s < 3600 ? Math.floor(s / 60) + ' min' : s < 86400 ? Math.floor(s / 3600) + ' h' : Math.floor(s / 86400) + ' d'
+    var text = s < 5 ? 'now' : s < 60 ? s + ' s' : s < 3600 ? Math.floor(s / 60) + ' min' : s < 86400 ? Math.floor(s / 3600) + ' h' : s < 172800 ? '1 day' : Math.floor(s / 86400) + ' days'
     return text === 'now' ? text : future ? 'in ' + text : text + ' ago'
   }
   // The server's clock counts: the page says what time it was there when it was made.
@@ -47,10 +47,6 @@
     var form = event.target
     var question = form.getAttribute('data-confirm')
     if (question && !window.confirm(question)) event.preventDefault()
-  })
-  document.addEventListener('change', function (event) {
-    var form = event.target.form
-    if (form && event.target.hasAttribute('data-submits')) form.requestSubmit()
   })
 
   // --- files: dropped, and sent with a progress bar ---
@@ -124,20 +120,57 @@
   window.htmx.createEventSource = function (url) {
     var last = 0
     document.querySelectorAll('#transcript > li[data-at]').forEach(function (entry) { last = Math.max(last, Number(entry.getAttribute('data-at'))) })
-    var asked = document.querySelector('#request [data-request]')
+    var asked = { id: '' }
+    document.dispatchEvent(new CustomEvent('errand:asked', { detail: asked }))
     var at = new URL(url, window.location.href)
     if (last) at.searchParams.set('after', String(last))
-    at.searchParams.set('request', asked ? asked.getAttribute('data-request') : '')
-    return new EventSource(at)
+    at.searchParams.set('request', asked.id)
+    var source = new EventSource(at)
+    document.dispatchEvent(new CustomEvent('errand:stream', { detail: source }))
+    return source
   }
+  // What a person points at, or is in with the keyboard, is changed once they have left it.
+  var later = new Map()
+  function inHands(place) { return place.matches(':hover') || place.contains(document.activeElement) }
+  function flush() {
+    later.forEach(function (data, place) {
+      if (inHands(place)) return
+      later.delete(place)
+      var open = unfolded(place)
+      place.innerHTML = data
+      window.htmx.process(place)
+      unfold(place, open)
+      times(place)
+    })
+  }
+  ;['pointerout', 'focusout'].forEach(function (name) {
+    document.addEventListener(name, function () { if (later.size) window.setTimeout(flush, 0) })
+  })
+  // What was unfolded stays so.
+  function unfolded(place) {
+    return Array.prototype.map.call(place.querySelectorAll('details[open] > summary'), function (summary) { return summary.textContent })
+  }
+  function unfold(place, open) {
+    place.querySelectorAll('details > summary').forEach(function (summary) {
+      if (open.indexOf(summary.textContent) >= 0) summary.parentNode.open = true
+    })
+  }
+  var wereUnfolded = []
   document.body.addEventListener('htmx:sseBeforeMessage', function (event) {
     var data = event.detail.data || ''
     var entry = /^<li[^>]* id="(e-\d+)"/.exec(data)
-    if (entry && document.getElementById(entry[1])) event.preventDefault()
+    if (entry && document.getElementById(entry[1])) { event.preventDefault(); return }
+    var place = event.target
+    if (place.id !== 'side' && place.id !== 'actions') return
+    later.delete(place)
+    if (inHands(place)) {
+      later.set(place, data)
+      event.preventDefault()
+    } else if (place.id === 'side') wereUnfolded = unfolded(place)
   })
   document.body.addEventListener('htmx:sseMessage', function (event) {
+    if (event.target.id === 'side') unfold(event.target, wereUnfolded)
     times(document)
-    if (event.detail.type === 'request') say('A request to answer has changed.')
   })
   function live(state) {
     var sign = document.getElementById('live')
@@ -167,7 +200,8 @@
     else if (known === null) known = ''
   }
   counted()
-  document.body.addEventListener('htmx:afterSwap', function () { counted(); times(document) })
+  document.addEventListener('errand:counted', function () { counted(); times(document) })
+  document.body.addEventListener('htmx:afterSwap', function () { times(document) })
   document.addEventListener('click', function (event) {
     var button = event.target.closest('[data-notify]')
     if (!button || !('Notification' in window)) return

@@ -88,7 +88,7 @@ fn table(
                                 td data-label="to" { input type="radio" form="compare" name="to" value=(build.id) checked[index == 0] aria-label={ "Compare to build " (build.number) }; }
                             }
                             td.num data-label="build" { (build.number) }
-                            td.title { (build.name) @if let Some(more) = &build.description { span.sub { (more) } } }
+                            td.title { (ui::name(&build.name)) @if let Some(more) = &build.description { span.sub dir="auto" { (more) } } }
                             td.mono { (model_of(build)) }
                             td { (build.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
                             td { (ui::time(build.created_at, visitor.now)) }

@@ -358,7 +358,7 @@ fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>
                 (says("connections", wrong))
                 @for connection in offered {
                     @let id = connection.id.to_string();
-                    label.choice { input type="checkbox" name="connection" value=(id) checked[chosen.contains(&id.as_str())]; span.mono { (connection.name) } }
+                    label.choice { input type="checkbox" name="connection" value=(id) checked[chosen.contains(&id.as_str())]; span.mono { (ui::name(&connection.name)) } }
                 }
             }
         }
@@ -405,7 +405,7 @@ fn tools_of(connection: &Connection, fields: &Fields) -> Markup {
         tbody {
             tr {
                 th.group scope="rowgroup" colspan="6" {
-                    span.mono { (connection.name) }
+                    span.mono { (ui::name(&connection.name)) }
                     span.hint { "Where it is ticked above and all of these are off, the assignment has all of them, as strict as each is at least." }
                 }
             }

@@ -1,36 +1,75 @@
 //! Answers to human requests, from a form.
+//!
+//! Guarantees: nothing but the value of a button of the card approves, denies or answers: a form that comes without one,
+//! or with several, changes nothing. A page that sends its form in place is answered with what became of the request; all
+//! others are sent to where they were, at the card that was answered.
 
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Redirect};
-use errand_core::human::{Answer, Ask, Question};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use errand_core::human::{Answer, Ask, HumanRequest, Question};
 use errand_core::id::{HumanRequestId, RunId};
-use errand_store::Once;
 use errand_store::model::Respond;
+use errand_store::{FoundRequest, Once, StoreError};
+use http::{HeaderMap, StatusCode};
+use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use super::{Sent, render, to_run};
-use crate::web::Web;
-use crate::web::failure::{Shown, told};
+use super::{Sent, render};
+use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
+use crate::web::layout::fragment;
+use crate::web::{Web, card, inbox};
+
+/// Says that the page changes itself: it wants what became of the request, and no page.
+const IN_PLACE: &str = "x-in-place";
 
 pub(in crate::web) async fn answer(
     State(web): State<Web>,
     visitor: Visitor,
     Path((run, request)): Path<(RunId, HumanRequestId)>,
+    headers: HeaderMap,
     Form(fields): Form,
 ) -> Shown {
+    let is_in_place = headers.contains_key(IN_PLACE);
+    match respond(&web, &visitor, run, request, &fields).await? {
+        Ok(()) if is_in_place => in_place(&web, &visitor, request, None).await,
+        Ok(()) => Ok(back(run, request, &fields)),
+        Err(wrong) if is_in_place => in_place(&web, &visitor, request, Some(&wrong)).await,
+        // Somebody was first, or the answer does not fit: said where the request stands.
+        Err(wrong) => {
+            let sent = Sent {
+                request,
+                fields,
+                wrong,
+            };
+            render(&web, &visitor, run, None, Some(sent)).await
+        }
+    }
+}
+
+/// Answers the request; or what the person reads of why not.
+async fn respond(
+    web: &Web,
+    visitor: &Visitor,
+    run: RunId,
+    request: HumanRequestId,
+    fields: &Fields,
+) -> Result<Result<(), String>, PageError> {
     let view = web.store.run(visitor.team_id(), run).await?;
     let pending = view.pending.filter(|pending| pending.id == request);
-    let answer = match (fields.get("decision"), pending.as_ref().map(|one| &one.ask)) {
-        ("answer", Some(Ask::Question { questions })) => {
-            Answer::Answers(answers(questions, &fields))
-        }
-        ("answer", _) => Answer::Answers(Map::new()),
-        (decision, _) => Answer::Approval {
-            approved: decision == "approve",
-            reason: fields.given("reason").map(str::to_owned),
-        },
+    let Some(pending) = pending else {
+        let found = web.store.requests(visitor.team_id(), vec![request]).await?;
+        return match found.first() {
+            Some(FoundRequest::Closed(closed)) if closed.asked.run == run => {
+                Ok(Err(card::too_late(closed)))
+            }
+            _ => Err(StoreError::NotFound.into()),
+        };
+    };
+    let answer = match answer_of(&pending, fields) {
+        Ok(answer) => answer,
+        Err(wrong) => return Ok(Err(wrong)),
     };
     let respond = Respond {
         team: visitor.team_id(),
@@ -40,16 +79,86 @@ pub(in crate::web) async fn answer(
         by: visitor.user_id(),
         now: web.clock.now(),
     };
-    if let Err(error) = web.store.respond(respond, Once::not_recorded()).await {
-        // Somebody was first, or the answer does not fit: said where the request stands.
-        let wrong = told(error.into())?;
-        return render(&web, &visitor, run, None, Some(Sent { fields, wrong })).await;
+    match web.store.respond(respond, Once::not_recorded()).await {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => Ok(Err(told(error.into())?)),
     }
-    Ok(match fields.get("back") {
-        "/inbox" => Redirect::to("/inbox?answered=1").into_response(),
-        "/" => Redirect::to("/").into_response(),
-        _ => to_run(run),
-    })
+}
+
+/// What the button that was pressed says. No other field decides anything.
+fn answer_of(request: &HumanRequest, fields: &Fields) -> Result<Answer, String> {
+    let pressed: Vec<&str> = fields.all("decision").collect();
+    let reason = || fields.given("reason").map(str::to_owned);
+    match (pressed.as_slice(), &request.ask) {
+        (["approve"], Ask::Approval) => Ok(Answer::Approval {
+            approved: true,
+            reason: reason(),
+        }),
+        (["deny"], Ask::Approval) => Ok(Answer::Approval {
+            approved: false,
+            reason: reason(),
+        }),
+        (["answer"], Ask::Question { questions }) => {
+            let answers = answers(questions, fields);
+            let missing = questions
+                .iter()
+                .find(|question| !answers.contains_key(&question.question));
+            match missing {
+                Some(missing) => Err(format!(
+                    "Every question must be answered. This one has no answer yet: {}",
+                    errand_core::shown::one_line(&missing.question)
+                )),
+                None => Ok(Answer::Answers(answers)),
+            }
+        }
+        (_, Ask::Approval) => {
+            Err("Nothing was decided. Press Approve or Deny to decide.".to_owned())
+        }
+        (_, Ask::Question { .. }) => {
+            Err("Nothing was answered. Press Answer to send your answers.".to_owned())
+        }
+    }
+}
+
+/// Where the form was, at the card that was answered.
+fn back(run: RunId, request: HumanRequestId, fields: &Fields) -> Response {
+    let back = fields.get("back");
+    let page = match back.split_once('?') {
+        _ if back == "/inbox" => format!("/inbox?answered={request}#r-{request}"),
+        Some(("/inbox", query)) => {
+            let offset: u64 = Fields::parse(query.as_bytes())
+                .get("offset")
+                .parse()
+                .unwrap_or(0);
+            format!("/inbox?offset={offset}&answered={request}#r-{request}")
+        }
+        _ => format!("/runs/{run}?answered={request}#r-{request}"),
+    };
+    Redirect::to(&page).into_response()
+}
+
+/// What became of the request, for a page that changes itself.
+async fn in_place(
+    web: &Web,
+    visitor: &Visitor,
+    request: HumanRequestId,
+    wrong: Option<&str>,
+) -> Shown {
+    let found = web.store.requests(visitor.team_id(), vec![request]).await?;
+    let outcome: Markup = match found.first() {
+        Some(FoundRequest::Closed(closed)) => inbox::outcome_of(closed, web.clock.now()),
+        _ => html! {},
+    };
+    let response = fragment(html! {
+        @if let Some(wrong) = wrong { p data-wrong { (wrong) } }
+        (outcome)
+    });
+    let status = if wrong.is_some() {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, response).into_response())
 }
 
 /// The answers by question. A text of one's own counts where there is one.

@@ -62,11 +62,11 @@ async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown 
     let last = last_of(web, visitor, run, &told.sent).await?;
     let title = runs::title(&view.run);
     let body = html! {
-        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { (title) } }
+        div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { (ui::name(&title)) } }
         div.head { h1 { "Fork from here" } }
         p.lead { "A new run that begins with all that this one holds up to here. What happened later is not in it, and may be done again; this run is not changed." }
         (ui::alert(told.wrong.as_deref()))
-        @if let Some(last) = &last { section { div.head { h2 { "The last that is taken over" } } ol.transcript aria-label="The last entry" { (last) } } }
+        @if let Some(last) = &last { section { div.head { h2 { "Last message included" } } ol.transcript aria-label="The last entry" { (last) } } }
         (form(visitor, &view, &builds, &told.sent))
     };
     Ok(page_with_status(

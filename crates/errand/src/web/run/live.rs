@@ -10,20 +10,21 @@ use std::convert::Infallible;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
 use axum::response::sse::{Event, Sse};
-use errand_core::id::{MessageId, RunId};
+use errand_core::id::{HumanRequestId, MessageId, RunId};
 use errand_core::role::Permission;
 use errand_engine::deltas::{Delta, Listener};
-use errand_store::{Reach, Watch};
+use errand_store::{FoundRequest, OpenRequest, Reach, Watch};
 use futures::stream;
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
+use crate::web::card::{Around, Setting};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
-use crate::web::{Web, inbox, text};
+use crate::web::{Web, card, inbox, text};
 
 /// How often a silent stream says that it lives.
 const COMMENT_EVERY_MS: u64 = 15_000;
@@ -51,7 +52,7 @@ pub(in crate::web) async fn stream(
         visitor,
         run,
         after,
-        asked: params.get("request").to_owned(),
+        asked: params.get("request").parse().ok(),
         told: String::new(),
         calls: Calls::default(),
         watch,
@@ -103,8 +104,8 @@ struct Follow {
     visitor: Visitor,
     run: RunId,
     after: u64,
-    /// The request that the page shows; empty: none.
-    asked: String,
+    /// The request that the page shows.
+    asked: Option<HumanRequestId>,
     /// The state that was told last.
     told: String,
     calls: Calls,
@@ -192,24 +193,44 @@ impl Follow {
             let column = side::of(&self.web, &self.visitor, &view.run, &newest.entries).await?;
             self.tell("side", &column, None);
         }
-        let pending = open_request(&view, None);
-        let asked = pending
-            .as_ref()
-            .map(|open| open.request.id.to_string())
-            .unwrap_or_default();
-        if asked != self.asked {
-            let card = pending.map_or_else(
-                || html! {},
-                |open| inbox::card(&self.visitor, &open, "run", None),
-            );
-            self.asked = asked;
-            self.tell("request", &card, None);
-        }
+        self.tell_request(open_request(&view, None)).await?;
         self.is_first = false;
         if is_whole && view.run.status.has_ended() {
             self.has_ended = true;
             self.ready
                 .push_back(Event::default().event("end").data("end"));
+        }
+        Ok(())
+    }
+
+    /// What became of the request that the page shows, and the card of one that it does not show. The page decides when
+    /// it puts a card where.
+    async fn tell_request(&mut self, pending: Option<OpenRequest>) -> Result<(), PageError> {
+        let asked = pending.as_ref().map(|open| open.request.id);
+        if asked == self.asked {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.asked, asked);
+        if let Some(before) = before {
+            let found = self
+                .web
+                .store
+                .requests(self.visitor.team_id(), vec![before])
+                .await?;
+            if let Some(FoundRequest::Closed(closed)) = found.first() {
+                let outcome = inbox::outcome_of(closed, self.web.clock.now());
+                self.tell("outcome", &outcome, None);
+            }
+        }
+        if let Some(open) = pending {
+            let around = Around::of(&self.web, &self.visitor, std::iter::once(&open)).await?;
+            let setting = Setting {
+                visitor: &self.visitor,
+                around: &around,
+                back: "run",
+            };
+            let card = card::open(&setting, &open, None);
+            self.tell("request", &card, None);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ pub(super) async fn of(
         section {
             div.head { h2 { "Files" } @if files.is_some() { a.small href={ "/runs/" (run.id) "/files" } { "All files" } } }
             @match files {
-                None => p.dim.small { "It has no sandbox: no tool has needed one." },
+                None => p.dim.small { "No files yet." },
                 Some(None) => p.dim.small { "The sandbox has expired." },
                 Some(Some(found)) if found.is_empty() => p.dim.small { "The sandbox is empty." },
                 Some(Some(found)) => (files::links(id, found.iter().take(FILES_MAX))),
@@ -63,9 +63,9 @@ fn facts(run: &RunBody, now: Timestamp) -> Markup {
     let worked_ms = (usage.seconds * 1000.0) as u64;
     html! {
         dl.facts {
-            dt { "Made" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " by " (source) } }
+            dt { "Created" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " via " (source) } }
             @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
-            dt { "Worked" } dd { (ui::duration(worked_ms)) }
+            dt { "Active time" } dd { (ui::duration(worked_ms)) }
             dt { "Steps" } dd { (ui::number(usage.steps)) span.dim { " (" (usage.model_calls) " model, " (usage.tool_calls) " tool)" } }
             dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } @if usage.estimated { span.dim { " (partly estimated: the provider did not count them all)" } } }
             dt { "Cost" } dd {
@@ -162,7 +162,7 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
             }
             Body::HumanRequest { request, .. } => {
                 open.push((request.id.to_string(), steps.len()));
-                steps.push(Step::new("person", "a person", at, None));
+                steps.push(Step::new("person", "Waiting for a person", at, None));
             }
             Body::HumanResponse { request_id, .. } => {
                 close(&mut steps, &mut open, &request_id.to_string(), at, false);
@@ -223,7 +223,7 @@ fn steps_list(steps: &[Step]) -> Markup {
                 @let wide = took.map_or(1000 - x, share).max(10).min(1000 - x);
                 li {
                     svg.dot viewBox="0 0 8 8" aria-hidden="true" { rect class=(step.kind) width="8" height="8" rx="2" {} }
-                    span { span.mono { (step.name) } @if step.failed { " " (ui::state("failed", "error")) } @if let Some(note) = &step.note { span.sub.dim { (note) } } }
+                    span { span.mono { (ui::name(&step.name)) } @if step.failed { " " (ui::state("failed", "error")) } @if let Some(note) = &step.note { span.sub.dim { (note) } } }
                     span.num.dim { @match took { Some(ms) => (ui::duration(ms)), None => "open" } }
                     svg.span viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true" {
                         rect.track width="1000" height="8" rx="2" {}

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use errand_core::human::Ask;
 use errand_core::id::{RunId, UserId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Body, Entry, Outcome, ToolCall};
 use maud::{Markup, html};
 use serde_json::Value;
 
-use crate::web::{files, inbox, text, ui};
+use crate::web::{card, files, text, ui};
 
 /// E-mail addresses by user.
 pub(super) type People = HashMap<UserId, String>;
@@ -92,12 +93,12 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
-            &html! { (by_line("Asks a person", entry.at, now)) strong { (request.title) } @if let Some(more) = &request.description { (text::markdown(more)) } },
+            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) },
         ),
         Body::HumanResponse { resolution, by, .. } => item(
             at,
             "user",
-            &html! { (by_line_with(&who(by, "Nobody"), entry.at, now, &fork(entry, context))) div { (inbox::answer(resolution)) } },
+            &html! { (by_line_with(&who(by, "Nobody"), entry.at, now, &fork(entry, context))) div { (card::answer(resolution)) } },
         ),
         Body::Error { error, .. } => item(
             at,
@@ -107,11 +108,11 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::Wait { until, .. } => mark(at, &html! { "Waits until " (ui::time(*until, now)) }),
         Body::Interrupted { by } => mark(
             at,
-            &html! { "Stopped by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
+            &html! { "Stopped by " (ui::name(&who(by, "the program"))) ", " (ui::time(entry.at, now)) },
         ),
         Body::Retried { by } => mark(
             at,
-            &html! { "Retried by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
+            &html! { "Retried by " (ui::name(&who(by, "the program"))) ", " (ui::time(entry.at, now)) },
         ),
         Body::Late { call_id, outcome } => mark(
             at,
@@ -151,18 +152,18 @@ fn mark(position: u64, inside: &Markup) -> Markup {
 }
 
 fn by_line(who: &str, at: Timestamp, now: Timestamp) -> Markup {
-    html! { div.by { strong { (who) } (ui::time(at, now)) } }
+    html! { div.by { strong { (ui::name(who)) } (ui::time(at, now)) } }
 }
 
 fn by_line_with(who: &str, at: Timestamp, now: Timestamp, more: &Markup) -> Markup {
-    html! { div.by { strong { (who) } (ui::time(at, now)) (more) } }
+    html! { div.by { strong { (ui::name(who)) } (ui::time(at, now)) (more) } }
 }
 
 fn tool_call(call: &ToolCall) -> Markup {
     let brief = text::brief(&Value::Object(call.arguments.clone()));
     html! {
         details {
-            summary { strong.mono { (call.name) } span.brief { (brief) } }
+            summary { strong.mono { (ui::name(&call.name)) } span.brief dir="auto" { (brief) } }
             div.inside { (arguments(call)) }
         }
     }
@@ -225,7 +226,7 @@ fn result(
                     Outcome::Result(_) => span.dim { "result" },
                     Outcome::Error(_) => (ui::state("failed", "error")),
                 }
-                span.brief { (outcome_brief(outcome)) }
+                span.brief dir="auto" { (outcome_brief(outcome)) }
                 @if let Some(took) = took { span.small.dim.nowrap { (took) } }
             }
             div.inside {

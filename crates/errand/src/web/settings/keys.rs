@@ -1,4 +1,4 @@
-//! API keys: made, shown once, listed, deleted.
+//! API keys: created, shown once, listed, deleted.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::{ApiKeyId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
+use errand_core::shown::one_line;
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{NewApiKey, Once};
+use http::Method;
 use maud::{Markup, html};
 
 use crate::api::error::ApiError;
@@ -22,11 +24,18 @@ use crate::web::{Web, ui};
 const LIMIT: u32 = 50;
 const DAY_MS: u64 = 86_400_000;
 
+/// A key that was just created.
+struct Created {
+    id: ApiKeyId,
+    /// The key itself; none where it was shown already.
+    secret: Option<String>,
+}
+
 /// What a page of keys tells besides.
 #[derive(Default)]
 struct Told {
-    /// The key that was just made: its name and the key itself.
-    made: Option<(String, String)>,
+    /// Where a key was just created.
+    created: Option<Created>,
     wrong: Option<String>,
     sent: Fields,
 }
@@ -35,9 +44,21 @@ pub(in crate::web) async fn list(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
+    method: Method,
 ) -> Shown {
     let offset = params.get("offset").parse().unwrap_or(0);
-    render(&web, &visitor, offset, &Told::default()).await
+    let created: Option<ApiKeyId> = params.get("created").parse().ok();
+    let created = created.filter(|_| method == Method::GET).map(|id| Created {
+        id,
+        secret: web
+            .shown_once()
+            .take(visitor.token_hash, &id.to_string(), visitor.now),
+    });
+    let told = Told {
+        created,
+        ..Told::default()
+    };
+    render(&web, &visitor, offset, &told).await
 }
 
 pub(in crate::web) async fn create(
@@ -65,19 +86,18 @@ pub(in crate::web) async fn create(
         id: web.ids.api_key(now),
         team: visitor.team_id(),
         created_by: visitor.user_id(),
-        name: name.clone(),
+        name,
         prefix: secret.prefix().to_owned(),
         hash: secret.hash(),
         expires_at: days.map(|days| now.plus_ms(days.saturating_mul(DAY_MS))),
         not_after: None,
         now,
     };
+    let id = new.id.to_string();
     web.store.create_api_key(new, Once::not_recorded()).await?;
-    let told = Told {
-        made: Some((name, secret.expose().to_owned())),
-        ..Told::default()
-    };
-    render(&web, &visitor, 0, &told).await
+    web.shown_once()
+        .keep(visitor.token_hash, &id, secret.expose(), now);
+    Ok(Redirect::to(&format!("/settings/api-keys?created={id}")).into_response())
 }
 
 pub(in crate::web) async fn delete(
@@ -104,13 +124,8 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
     let shown = found.items.len() as u64;
     let body = html! {
         div.head { h1 { "API keys" } }
-        p.lead { "Programs use a key to call the API. A key has the role that whoever made it has at the time of each call; deleting it ends it at once." }
-        @if let Some((name, key)) = &told.made {
-            div.note.good role="status" {
-                p { strong { "The key “" (name) "” is made." } " Copy it now: it is shown this once, and kept nowhere." }
-                div.secret { code #new-key { (key) } button.main type="button" data-copy=(key) { (ui::icon("copy")) "Copy" } }
-            }
-        }
+        p.lead { "Programs use a key to call the API. A key has the current role of the person who created it. Deleting it revokes it immediately." }
+        @if let Some(created) = &told.created { (created_note(created, &found.items)) }
         section.card.pad {
             div.head { h2 { "New key" } }
             (ui::alert(told.wrong.as_deref()))
@@ -118,9 +133,9 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
                 (ui::form_token(visitor))
                 div.field { label for="name" { "Name" } input #name name="name" value=(told.sent.get("name")) required maxlength=(NAME_CHARS_MAX) autocomplete="off"; }
                 div.field {
-                    label for="days" { "Ends" }
+                    label for="days" { "Expires" }
                     select #days name="days" {
-                        @for (days, text) in [("", "never"), ("7", "in 7 days"), ("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year")] {
+                        @for (days, text) in [("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")] {
                             option value=(days) selected[told.sent.get("days") == days] { (text) }
                         }
                     }
@@ -130,7 +145,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
         }
         section {
             div.card {
-                @if found.items.is_empty() { (ui::empty("There are no keys yet", &html! { "Make one above, and give it to the program that starts runs." })) }
+                @if found.items.is_empty() { (ui::empty("There are no keys yet", &html! { "Create one above and give it to the program that starts runs." })) }
                 @else {
                     (table(visitor, &found.items, &people))
                     (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/settings/api-keys?offset={offset}")))
@@ -148,23 +163,39 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
     ))
 }
 
+fn created_note(created: &Created, keys: &[ApiKey]) -> Markup {
+    let key = keys.iter().find(|key| key.id == created.id);
+    html! {
+        @match (&created.secret, key) {
+            (Some(secret), key) => div.note.good role="status" {
+                p { strong { "Key " @if let Some(key) = key { (ui::name(&key.name)) " " } "created." } " Copy it now: you won't be able to see it again." }
+                div.secret { code #new-key { (secret) } button.main type="button" data-copy=(secret) { (ui::icon("copy")) "Copy" } }
+            },
+            (None, Some(key)) => div.note role="status" {
+                "Key " strong { (ui::name(&key.name)) } " was created. Its secret was shown once and cannot be shown again. If you did not copy it, delete the key and create another."
+            },
+            (None, None) => {}
+        }
+    }
+}
+
 fn table(visitor: &Visitor, keys: &[ApiKey], people: &HashMap<UserId, String>) -> Markup {
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Name" } th scope="col" { "Key" } th scope="col" { "Made by" } th scope="col" { "Made" } th scope="col" { "Last used" } th scope="col" { "Ends" } th { span.visually-hidden { "Delete" } } } }
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Key" } th scope="col" { "Created by" } th scope="col" { "Created" } th scope="col" { "Last used" } th scope="col" { "Expires" } th { span.visually-hidden { "Delete" } } } }
                 tbody {
                     @for key in keys {
                         @let has_ended = key.expires_at.is_some_and(|end| end <= visitor.now);
                         tr {
-                            td.title { (key.name) }
+                            td.title { (ui::name(&key.name)) }
                             td.mono { (key.prefix) "…" }
-                            td { (people.get(&key.created_by).map_or("the operator", String::as_str)) }
-                            td data-label="made" { (ui::time(key.created_at, visitor.now)) }
+                            td { (ui::name(people.get(&key.created_by).map_or("the operator", String::as_str))) }
+                            td data-label="created" { (ui::time(key.created_at, visitor.now)) }
                             td data-label="used" { @match key.last_used_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
-                            td data-label="ends" { @match key.expires_at { Some(_) if has_ended => (ui::state("failed", "ended")), Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
+                            td data-label="expires" { @match key.expires_at { Some(_) if has_ended => (ui::state("failed", "expired")), Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
                             td {
-                                form method="post" action={ "/settings/api-keys/" (key.id) "/delete" } data-confirm={ "Delete the key “" (key.name) "”? Programs that use it are refused at once." } {
+                                form method="post" action={ "/settings/api-keys/" (key.id) "/delete" } data-confirm={ "Delete the key “" (one_line(&key.name)) "”? Programs that use it are refused at once." } {
                                     (ui::form_token(visitor))
                                     button.risky aria-label={ "Delete the key " (key.name) } { "Delete" }
                                 }

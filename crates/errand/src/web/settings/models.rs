@@ -92,7 +92,7 @@ fn table(visitor: &Visitor, rows: &[ProviderRow], manages: bool) -> Markup {
                 tbody {
                     @for row in rows {
                         tr {
-                            td.title { span.mono { (row.name) } }
+                            td.title { span.mono { (ui::name(&row.name)) } }
                             td { (row.kind) }
                             td.mono { (row.base_url.as_deref().unwrap_or("the provider's own")) }
                             td { @if row.has_key { (ui::state("completed", "set")) } @else { (ui::state("other", "none")) } }

@@ -98,7 +98,7 @@ fn table(
                 tbody {
                     @for secret in secrets {
                         tr {
-                            td.title { span.mono { (secret.name) } }
+                            td.title { span.mono { (ui::name(&secret.name)) } }
                             td { (secret.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
                             td data-label="made" { (ui::time(secret.created_at, visitor.now)) }
                             td data-label="replaced" { @if secret.updated_at > secret.created_at { (ui::time(secret.updated_at, visitor.now)) } @else { span.dim { "never" } } }

@@ -11,6 +11,7 @@ use errand_core::id::{InvitationId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{Invitation, Member, NewInvitation, OfMember, Once};
+use http::Method;
 use maud::{Markup, html};
 
 use crate::api::error::ApiError;
@@ -28,8 +29,8 @@ const DAY_MS: u64 = 86_400_000;
 /// What the page tells besides.
 #[derive(Default)]
 struct Told {
-    /// The link that was just made.
-    link: Option<String>,
+    /// The link of an invitation that was just created; none where it was shown already.
+    link: Option<Option<String>>,
     wrong: Option<String>,
     sent: Fields,
 }
@@ -38,9 +39,19 @@ pub(in crate::web) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
     Params(params): Params,
+    method: Method,
 ) -> Shown {
     let offset = params.get("offset").parse().unwrap_or(0);
-    render(&web, &visitor, offset, &Told::default()).await
+    let invited: Option<InvitationId> = params.get("invited").parse().ok();
+    let link = invited.filter(|_| method == Method::GET).map(|id| {
+        web.shown_once()
+            .take(visitor.token_hash, &id.to_string(), visitor.now)
+    });
+    let told = Told {
+        link,
+        ..Told::default()
+    };
+    render(&web, &visitor, offset, &told).await
 }
 
 pub(in crate::web) async fn invite(
@@ -62,23 +73,18 @@ pub(in crate::web) async fn invite(
         expires_at: now.plus_ms(days.clamp(1, 30) * DAY_MS),
         now,
     };
-    let made = web.store.create_invitation(new, Once::not_recorded()).await;
-    let told = match made {
-        Ok(_) => Told {
-            link: Some(format!(
-                "{}/join/{}",
-                web.settings.public_url,
-                token.expose()
-            )),
-            ..Told::default()
-        },
-        Err(error) => Told {
+    let id = new.id.to_string();
+    if let Err(error) = web.store.create_invitation(new, Once::not_recorded()).await {
+        let told = Told {
             wrong: Some(told(error.into())?),
             sent,
             ..Told::default()
-        },
-    };
-    render(&web, &visitor, 0, &told).await
+        };
+        return render(&web, &visitor, 0, &told).await;
+    }
+    let link = format!("{}/join/{}", web.settings.public_url, token.expose());
+    web.shown_once().keep(visitor.token_hash, &id, &link, now);
+    Ok(Redirect::to(&format!("/settings/team?invited={id}")).into_response())
 }
 
 pub(in crate::web) async fn take_back(
@@ -111,6 +117,12 @@ pub(in crate::web) async fn change_role(
     Form(sent): Form,
 ) -> Shown {
     let role = Role::parse(sent.get("role")).ok_or_else(PageError::not_found)?;
+    // What was confirmed is a change from one role to another, and nothing else.
+    let (member, _) = web.store.member(visitor.team_id(), user).await?;
+    if Role::parse(sent.get("from")) != Some(member.role) {
+        let page = format!("/settings/team/{user}/role?to={}", role.as_str());
+        return Ok(Redirect::to(&page).into_response());
+    }
     let changed = web
         .store
         .change_role(of(&visitor, user), role, Once::not_recorded())
@@ -127,6 +139,42 @@ pub(in crate::web) async fn change_role(
     }
 }
 
+/// Asks whether a member's role is to change, and says what the new one may do.
+pub(in crate::web) async fn before_change(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path(user): Path<UserId>,
+    Params(params): Params,
+) -> Shown {
+    let (member, _) = web.store.member(visitor.team_id(), user).await?;
+    let to = Role::parse(params.get("to")).filter(|role| roles(&visitor).contains(role));
+    let Some(to) = to.filter(|to| *to != member.role) else {
+        return Ok(Redirect::to("/settings/team").into_response());
+    };
+    let body = html! {
+        div.crumbs { a href="/settings/team" { "Team" } }
+        div.head { h1 { "Change the role of " (ui::name(name_of(&member))) "?" } }
+        p.lead { "From " strong { (member.role.as_str()) } " to " strong { (to.as_str()) } ". " (allows(to)) " The change takes effect immediately, also for the API keys that they created." }
+        form.buttons.block method="post" action={ "/settings/team/" (user) "/role" } {
+            (ui::form_token(&visitor))
+            input type="hidden" name="from" value=(member.role.as_str());
+            input type="hidden" name="role" value=(to.as_str());
+            button.main { "Change to " (to.as_str()) }
+            a.button href="/settings/team" { "Cancel" }
+        }
+    };
+    Ok(page(&visitor, "Change a role", Section::Team, &body))
+}
+
+/// What a role allows, in a sentence.
+fn allows(role: Role) -> &'static str {
+    match role {
+        Role::Member => "Members start runs, answer requests and change assignments.",
+        Role::Admin => "Admins also manage connections, secrets, webhooks, API keys and members.",
+        Role::Owner => "Owners may do everything, and can change and remove other owners.",
+    }
+}
+
 /// Asks once more, with the keys that end.
 pub(in crate::web) async fn before_removal(
     State(web): State<Web>,
@@ -136,7 +184,7 @@ pub(in crate::web) async fn before_removal(
     let (member, keys) = web.store.member(visitor.team_id(), user).await?;
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
-        div.head { h1 { "Remove " (name_of(&member)) "?" } }
+        div.head { h1 { "Remove " (ui::name(name_of(&member))) "?" } }
         p.lead { "They see nothing of this team any more, from now on." }
         section {
             div.head { h2 { "Keys that end with them" } }
@@ -147,7 +195,7 @@ pub(in crate::web) async fn before_removal(
         }
         form.buttons.block method="post" action={ "/settings/team/" (user) "/remove" } {
             (ui::form_token(&visitor))
-            button.risky { "Remove " (name_of(&member)) }
+            button.risky { "Remove " (ui::name(name_of(&member))) }
             a.button href="/settings/team" { "Cancel" }
         }
     };
@@ -162,7 +210,7 @@ fn keys_table(keys: &[ApiKey], visitor: &Visitor) -> Markup {
                 tbody {
                     @for key in keys {
                         tr {
-                            td.title { (key.name) }
+                            td.title { (ui::name(&key.name)) }
                             td.mono { (key.prefix) "…" }
                             td data-label="used" { @match key.last_used_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
                         }
@@ -228,8 +276,13 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
         (ui::alert(told.wrong.as_deref()))
         @if let Some(link) = &told.link {
             div.note.good role="status" {
-                p { strong { "The invitation is made." } " Copy the link now and send it: it is shown this once, and works once." }
-                div.secret { code #new-link { (link) } button.main type="button" data-copy=(link) { (ui::icon("copy")) "Copy" } }
+                @match link {
+                    Some(link) => {
+                        p { strong { "Invitation created." } " Copy the link now and send it: you won't be able to see it again, and it works once." }
+                        div.secret { code #new-link { (link) } button.main type="button" data-copy=(link) { (ui::icon("copy")) "Copy" } }
+                    }
+                    None => "The invitation was created. Its link was shown once and cannot be shown again. If you did not copy it, revoke the invitation and create another."
+                }
             }
         }
         div.card {
@@ -240,7 +293,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
         @if manages {
             (invite_form(visitor, &told.sent))
             @if !open.is_empty() {
-                section { div.head { h2 { "Invitations that work" } } div.card { (invitations_table(visitor, &open, &makers)) } }
+                section { div.head { h2 { "Pending invitations" } } div.card { (invitations_table(visitor, &open, &makers)) } }
             }
         }
     };
@@ -273,15 +326,14 @@ fn members_table(visitor: &Visitor, members: &[Member]) -> Markup {
                         @let is_me = member.user == visitor.user_id();
                         @let may_change = manages && (member.role != Role::Owner || visitor.may(Permission::ManageOwners));
                         tr {
-                            td.title { (name_of(member)) @if is_me { span.dim { " (you)" } } @if member.disabled { " " (ui::state("failed", "disabled")) } }
+                            td.title { (ui::name(name_of(member))) @if is_me { span.dim { " (you)" } } @if member.disabled { " " (ui::state("failed", "disabled")) } }
                             td {
                                 @if may_change {
-                                    form.row method="post" action={ "/settings/team/" (member.user) "/role" } {
-                                        (ui::form_token(visitor))
-                                        select name="role" aria-label={ "Role of " (name_of(member)) } data-submits {
+                                    form.row method="get" action={ "/settings/team/" (member.user) "/role" } {
+                                        select name="to" aria-label={ "Role of " (name_of(member)) } {
                                             @for role in roles(visitor) { option value=(role.as_str()) selected[*role == member.role] { (role.as_str()) } }
                                         }
-                                        noscript { button { "Change" } }
+                                        button aria-label={ "Change the role of " (name_of(member)) } { "Change" }
                                     }
                                 } @else { (member.role.as_str()) }
                             }
@@ -304,8 +356,8 @@ fn members_table(visitor: &Visitor, members: &[Member]) -> Markup {
 fn invite_form(visitor: &Visitor, sent: &Fields) -> Markup {
     html! {
         section.card.pad {
-            div.head { h2 { "Invite somebody" } }
-            p.dim { "An invitation is a link that works once. Whoever opens it sets a password, or logs in, and is of the team." }
+            div.head { h2 { "Invite someone" } }
+            p.dim { "An invitation is a link that works once. Anyone who opens it can join the team." }
             form.row.block method="post" action="/settings/team/invitations" {
                 (ui::form_token(visitor))
                 div.field { label for="email" { "E-mail address " span.hint { "optional; without it, whoever has the link joins" } } input #email name="email" type="email" value=(sent.get("email")) autocomplete="off"; }
@@ -317,7 +369,7 @@ fn invite_form(visitor: &Visitor, sent: &Fields) -> Markup {
                     label for="days" { "Works for" }
                     select #days name="days" { @for (days, text) in [("1", "a day"), ("7", "a week"), ("30", "30 days")] { option value=(days) selected[days == "7"] { (text) } } }
                 }
-                button.main { "Make a link" }
+                button.main { "Create link" }
             }
         }
     }
@@ -331,19 +383,19 @@ fn invitations_table(
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "For" } th scope="col" { "Role" } th scope="col" { "Made by" } th scope="col" { "Ends" } th { span.visually-hidden { "Take back" } } } }
+                thead { tr { th scope="col" { "For" } th scope="col" { "Role" } th scope="col" { "Created by" } th scope="col" { "Expires" } th { span.visually-hidden { "Revoke" } } } }
                 tbody {
                     @for one in open {
                         @let whom = one.email.as_deref().unwrap_or("whoever has the link");
                         tr {
-                            td.title { (whom) }
+                            td.title { (ui::name(whom)) }
                             td { (one.role.as_str()) }
-                            td { (makers.get(&one.created_by).map_or("–", String::as_str)) }
-                            td data-label="ends" { (ui::time(one.expires_at, visitor.now)) }
+                            td { (ui::name(makers.get(&one.created_by).map_or("–", String::as_str))) }
+                            td data-label="expires" { (ui::time(one.expires_at, visitor.now)) }
                             td.num {
                                 form method="post" action={ "/settings/team/invitations/" (one.id) "/delete" } {
                                     (ui::form_token(visitor))
-                                    button.risky aria-label={ "Take back the invitation for " (whom) } { "Take back" }
+                                    button.risky aria-label={ "Revoke the invitation for " (whom) } { "Revoke" }
                                 }
                             }
                         }

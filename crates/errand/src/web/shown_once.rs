@@ -1,0 +1,85 @@
+//! Secrets that a page shows once: made by a form, shown by the page that the form leads to.
+//!
+//! Guarantee: a form that makes something answers with a redirect, so that loading the page again makes nothing. The
+//! secret stands in no address and on no disk: it waits here, for the session that made it alone, until the first `GET`
+//! that takes it or until [`WAITS_MS`] are over. At most [`KEPT_MAX`] wait; then the oldest is forgotten.
+//!
+//! Non-goals: a restart in between. The page says then that the secret is gone.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use errand_core::time::Timestamp;
+
+/// How long a secret waits for its page.
+const WAITS_MS: u64 = 60_000;
+/// How many wait.
+const KEPT_MAX: usize = 256;
+
+struct Kept {
+    session: [u8; 32],
+    of: String,
+    secret: String,
+    until: Timestamp,
+}
+
+#[derive(Default)]
+pub(super) struct ShownOnce(Mutex<VecDeque<Kept>>);
+
+impl ShownOnce {
+    /// Keeps the secret of something that was made. `of`: its id, which the page's address names.
+    pub(super) fn keep(&self, session: [u8; 32], of: &str, secret: &str, now: Timestamp) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|kept| kept.until > now);
+        if all.len() >= KEPT_MAX {
+            all.pop_front();
+        }
+        all.push_back(Kept {
+            session,
+            of: of.to_owned(),
+            secret: secret.to_owned(),
+            until: now.plus_ms(WAITS_MS),
+        });
+    }
+
+    /// Gives a secret away, for the only time.
+    pub(super) fn take(&self, session: [u8; 32], of: &str, now: Timestamp) -> Option<String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|kept| kept.until > now);
+        let place = all
+            .iter()
+            .position(|kept| kept.session == session && kept.of == of)?;
+        all.remove(place).map(|kept| kept.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINE: [u8; 32] = [1; 32];
+
+    #[test]
+    fn a_secret_is_given_once_to_whom_it_was_made_for() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let all = ShownOnce::default();
+        all.keep(MINE, "a", "secret", now);
+        assert_eq!(all.take([2; 32], "a", now), None);
+        assert_eq!(all.take(MINE, "b", now), None);
+        assert_eq!(all.take(MINE, "a", now).as_deref(), Some("secret"));
+        assert_eq!(all.take(MINE, "a", now), None);
+        all.keep(MINE, "a", "secret", now);
+        assert_eq!(all.take(MINE, "a", now.plus_ms(WAITS_MS)), None, "too late");
+    }
+
+    #[test]
+    fn no_number_of_secrets_fills_the_memory() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let all = ShownOnce::default();
+        for n in 0..KEPT_MAX + 5 {
+            all.keep(MINE, &n.to_string(), "secret", now);
+        }
+        assert_eq!(all.take(MINE, "4", now), None);
+        assert!(all.take(MINE, "5", now).is_some());
+    }
+}
