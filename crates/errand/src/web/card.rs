@@ -173,17 +173,20 @@ fn card(
             h2 id={ "t-" (id) } tabindex="-1" { (heading(request)) }
             @if let Some(line) = voice.line(&request.ask) { p.says { (line) } }
             (asked_for(setting, open))
-            @if let Some(description) = &request.description { (described(voice, description)) }
-            @if let Some(call) = &request.tool_call {
-                (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str)))
-            }
-            @if setting.visitor.may(Permission::ManageRuns) {
-                (form(setting, open, closed, sent))
-            } @else if let Some(closed) = closed {
-                (outcome(closed, setting.visitor.now))
-            } @else {
-                // Where what becomes of it is shown.
-                div.decide { div data-outcome {} }
+            // The buttons stay in view from here on: never above a title that has not been seen.
+            div.body {
+                @if let Some(description) = &request.description { (described(voice, description)) }
+                @if let Some(call) = &request.tool_call {
+                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str)))
+                }
+                @if setting.visitor.may(Permission::ManageRuns) {
+                    (form(setting, open, closed, sent))
+                } @else if let Some(closed) = closed {
+                    (outcome(closed, setting.visitor.now))
+                } @else {
+                    // Where what becomes of it is shown.
+                    div.decide { div data-outcome {} }
+                }
             }
         }
     }
