@@ -337,7 +337,8 @@ async fn a_button_that_has_just_moved_does_not_act() {
     // Moved and pressed in one go, whatever moved it.
     let told = browser
         .script(&format!(
-            "const b = document.querySelector({}); const d = document.createElement('div'); d.textContent = 'x'; \
+            "window.scrollTo(0, 0); document.documentElement.style.overflowAnchor = 'none'; \
+             const b = document.querySelector({}); b.getBoundingClientRect(); const d = document.createElement('div'); d.textContent = 'x'; \
              document.querySelector('#open-requests').before(d); \
              const e = new MouseEvent('click', {{bubbles: true, cancelable: true}}); const went = b.dispatchEvent(e); \
              return [went, document.getElementById('says').textContent]",
