@@ -1,5 +1,6 @@
 //! A build's `config`, parsed. What is not known is kept in the stored text and passed over here.
 
+mod aliases;
 mod reach;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::playbook::{Known, Playbook};
 use crate::policy::{self, Policy};
 use crate::time::parse_duration_ms;
 
+pub use aliases::{ModelAliases, has_suffix};
 pub use reach::{HostPattern, Reach};
 
 /// `provider/name`.
@@ -145,6 +147,14 @@ impl BuildConfig {
     /// # Errors
     /// [`BadConfig`] names the first place that is wrong.
     pub fn parse(config: &Value) -> Result<Self, BadConfig> {
+        Self::parse_with(config, &ModelAliases::default())
+    }
+
+    /// The same, where models have other names, too.
+    ///
+    /// # Errors
+    /// [`BadConfig`] names the first place that is wrong.
+    pub fn parse_with(config: &Value, aliases: &ModelAliases) -> Result<Self, BadConfig> {
         let whole = config.as_object().ok_or_else(|| BadConfig {
             path: String::new(),
             message: "it takes an object: {\"version\": \"v2\", \"data\": {…}}".to_owned(),
@@ -172,7 +182,7 @@ impl BuildConfig {
         };
         let tools = tools(data.get("tools"), human_in_the_loop)?;
         let playbook = playbook(data.get("playbook"), &tools, human_in_the_loop)?;
-        let model = model(data.get("models"), playbook.is_some())?;
+        let model = model(data.get("models"), playbook.is_some(), aliases)?;
         if model.is_playbook() && playbook.is_none() {
             return Err(bad(
                 "data.playbook",
@@ -208,10 +218,14 @@ impl BuildConfig {
     }
 }
 
-fn model(value: Option<&Value>, has_playbook: bool) -> Result<ModelName, BadConfig> {
+fn model(
+    value: Option<&Value>,
+    has_playbook: bool,
+    aliases: &ModelAliases,
+) -> Result<ModelName, BadConfig> {
     let of = |path: &str, text: &str| {
-        ModelName::parse(text).ok_or_else(|| {
-            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, or a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-"))
+        aliases.model(text).ok_or_else(|| {
+            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-, or an alias of [models.aliases]; of suffixes in brackets, [1m] alone is known"))
         })
     };
     let Some(models) = value.filter(|v| !v.is_null()) else {
@@ -268,6 +282,13 @@ fn input(value: Option<&Value>) -> Result<Vec<InputMessage>, BadConfig> {
 }
 
 fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> {
+    // A text part by itself is a part of the system prompt.
+    if item.get("role").is_none() && item.get("type").is_some() {
+        return Ok(InputMessage {
+            role: "system".to_owned(),
+            content: text_part(&format!("data.input[{index}]"), item)?.to_owned(),
+        });
+    }
     let text = |key: &str| {
         item.get(key)
             .and_then(Value::as_str)
@@ -282,8 +303,38 @@ fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> 
     }
     Ok(InputMessage {
         role: role.to_owned(),
-        content: text("content")?.to_owned(),
+        content: content(index, item.get("content"))?,
     })
+}
+
+/// The text of a message of the input: a text, or the texts of a list of parts, one after another.
+fn content(index: usize, value: Option<&Value>) -> Result<String, BadConfig> {
+    let path = format!("data.input[{index}].content");
+    let parts = match value {
+        Some(Value::String(text)) => return Ok(text.clone()),
+        Some(Value::Array(parts)) => parts,
+        _ => return Err(bad(path, "it takes a text, or a list of text parts")),
+    };
+    let texts: Vec<&str> = parts
+        .iter()
+        .enumerate()
+        .map(|(at, part)| text_part(&format!("{path}[{at}]"), part))
+        .collect::<Result<_, _>>()?;
+    Ok(texts.join("\n"))
+}
+
+/// The text of a part of a message.
+fn text_part<'v>(path: &str, part: &'v Value) -> Result<&'v str, BadConfig> {
+    let kind = part.get("type").and_then(Value::as_str);
+    if !matches!(kind, Some("text" | "input_text" | "output_text")) {
+        return Err(bad(
+            format!("{path}.type"),
+            "only text is taken here: {\"type\": \"input_text\", \"text\": \"…\"}",
+        ));
+    }
+    part.get("text")
+        .and_then(Value::as_str)
+        .ok_or_else(|| bad(format!("{path}.text"), "it takes a text"))
 }
 
 fn tools(value: Option<&Value>, people: bool) -> Result<BTreeMap<String, Policy>, BadConfig> {
@@ -371,8 +422,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
     for (name, value) in object {
         let path = format!("data.limits.{name}");
         let whole = || {
-            value
-                .as_u64()
+            whole_number(value)
                 .filter(|n| (1..=1_000_000_000_000).contains(n))
                 .ok_or_else(|| bad(path.clone(), "it takes a whole number from 1"))
         };
@@ -391,6 +441,23 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
         }
     }
     Ok(limits)
+}
+
+/// A whole number, also where it is written as `5.0`.
+#[must_use]
+pub fn whole_number(value: &Value) -> Option<u64> {
+    /// Below this, a double tells each whole number from its neighbors.
+    const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let double = value.as_f64()?;
+        let is_whole = (0.0..EXACT_BELOW).contains(&double) && double.fract() == 0.0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, not negative and below 2^53"
+        )]
+        is_whole.then_some(double as u64)
+    })
 }
 
 fn human_requests(value: Option<&Value>) -> Result<RequestDefaults, BadConfig> {

@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// A text that is not an id of the kind it was read as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no {kind}: it takes a UUID, as the API gave it")]
+#[error("{text:?} is not a valid {kind}: it takes a UUID, as the API gave it")]
 pub struct BadId {
     kind: &'static str,
     text: String,

@@ -6,6 +6,7 @@
 //!
 //! In reading order.
 
+pub mod author;
 pub mod budget;
 pub mod cause;
 pub mod config;

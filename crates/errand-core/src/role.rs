@@ -40,6 +40,9 @@ pub enum Permission {
 }
 
 impl Role {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Member, Self::Admin, Self::Owner];
+
     /// The table of permissions.
     #[must_use]
     pub fn may(self, permission: Permission) -> bool {

@@ -11,6 +11,8 @@ pub struct Timestamp(i64);
 
 /// The last moment that can be written with four digits for the year.
 const MAX_MS: i64 = 253_402_300_799_999;
+/// What moments are counted from.
+const EPOCH: jiff::civil::DateTime = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 impl Timestamp {
     /// From milliseconds since the epoch; held within the years 1970 to 9999.
@@ -57,8 +59,11 @@ impl Timestamp {
     }
 
     fn utc(self) -> jiff::civil::DateTime {
-        let at = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
-        jiff::tz::Offset::UTC.to_datetime(at)
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => jiff::tz::Offset::UTC.to_datetime(at),
+            // The library's moments end a day before the year 9999 does, so that each has a date at any offset.
+            Err(_) => EPOCH.saturating_add(jiff::SignedDuration::from_millis(self.0)),
+        }
     }
 
     /// Milliseconds from `earlier` to `self`; 0 where `earlier` is the later one.
@@ -72,7 +77,7 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(t) => write!(f, "{t:.3}"),
-            Err(_) => f.write_str("1970-01-01T00:00:00.000Z"),
+            Err(_) => write!(f, "{:.3}Z", self.utc()),
         }
     }
 }
@@ -94,8 +99,21 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, BadTimestamp> {
         text.parse::<jiff::Timestamp>()
             .map(|t| Self::from_millis(t.as_millisecond()))
-            .map_err(|_| BadTimestamp(text.chars().take(64).collect()))
+            .ok()
+            .or_else(|| in_the_last_day(text))
+            .ok_or_else(|| BadTimestamp(text.chars().take(64).collect()))
     }
+}
+
+/// A moment in UTC that is too near the end of the year 9999 for the library: what people write for "never".
+fn in_the_last_day(text: &str) -> Option<Timestamp> {
+    let plain = ["Z", "z", "+00:00", "-00:00"]
+        .iter()
+        .find_map(|utc| text.strip_suffix(utc))?;
+    let at: jiff::civil::DateTime = plain.parse().ok()?;
+    let is_whole = plain.contains(['T', 't', ' ']) && at.year() == 9999;
+    let ms = i64::try_from(at.duration_since(EPOCH).as_millis()).ok()?;
+    is_whole.then(|| Timestamp::from_millis(ms))
 }
 
 impl Serialize for Timestamp {
@@ -252,6 +270,28 @@ mod tests {
             t.plus_ms(500)
         );
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn the_last_moment_of_the_year_9999_is_a_time() {
+        for (text, shown) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
+            ("9999-12-31T23:59:59.999+00:00", "9999-12-31T23:59:59.999Z"),
+            ("9999-12-30T12:00:00z", "9999-12-30T12:00:00.000Z"),
+        ] {
+            let moment: Timestamp = text.parse().unwrap();
+            assert_eq!(moment.to_string(), shown);
+            assert_eq!(shown.parse::<Timestamp>().unwrap(), moment);
+        }
+        assert_eq!(Timestamp::from_millis(i64::MAX).date(), "9999-12-31");
+        for bad in [
+            "9999-12-31Z",
+            "9999-12-32T00:00:00Z",
+            "10000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59",
+        ] {
+            assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::author::By;
 use crate::human::{HumanRequest, Resolution};
-use crate::id::{ClaimToken, HumanRequestId, MessageId, UserId};
+use crate::id::{ClaimToken, HumanRequestId, MessageId};
 use crate::run::RunError;
 use crate::time::Timestamp;
 
@@ -112,7 +113,7 @@ pub enum Body {
         text: String,
         /// Who sent it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<UserId>,
+        by: Option<By>,
     },
     /// A message of the model.
     Assistant {
@@ -158,7 +159,7 @@ pub enum Body {
         resolution: Resolution,
         /// By whom; none where time or a stop closed it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<UserId>,
+        by: Option<By>,
     },
     /// Why the run failed.
     Error {
@@ -195,13 +196,13 @@ pub enum Body {
     Interrupted {
         /// By whom; none where the program did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<UserId>,
+        by: Option<By>,
     },
     /// Note: a failed run goes on from here, from the step that failed.
     Retried {
         /// By whom.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<UserId>,
+        by: Option<By>,
     },
     /// Note: where what a call gives comes from, where that is not said by the call itself. It stands before the result.
     Source {

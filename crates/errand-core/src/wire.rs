@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::author::AuthorBody;
 use crate::human::{Ask, HumanRequest, Question, Resolution};
 use crate::run::{RunError, Status};
 use crate::time::Timestamp;
@@ -57,6 +58,9 @@ pub struct RunBody {
     /// What it waits for; null once ended.
     #[schema(required)]
     pub waiting_on: Option<WaitingOn>,
+    /// Who started it: a person, an API key by its name, or the system. Absent in events from before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<AuthorBody>,
 }
 
 /// Why a run failed.
@@ -183,6 +187,9 @@ pub struct MessageBody {
     /// What closed the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub human_response: Option<HumanResponseBody>,
+    /// Who wrote it, for what came from outside: a person, an API key by its name, or the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<AuthorBody>,
 }
 
 /// A call of a tool.
@@ -307,6 +314,10 @@ pub struct AnsweredRequestBody {
     /// Why.
     #[schema(required)]
     pub reason: Option<String>,
+    /// Who answered: a person, an API key by its name, or the system, where a deadline or the end of another run closed
+    /// it. Absent in events from before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<AuthorBody>,
 }
 
 /// A webhook's body.
@@ -413,10 +424,12 @@ impl MessageBody {
             tool_result: None,
             human_request: None,
             human_response: None,
+            author: None,
         };
         let message = match &entry.body {
-            Body::User { text, .. } => Self {
+            Body::User { text, by, .. } => Self {
                 text_content: Some(text.clone()),
+                author: Some(by.as_ref().into()),
                 ..empty("text", "user")
             },
             Body::Assistant { text, .. } => Self {
@@ -441,9 +454,10 @@ impl MessageBody {
             Body::HumanResponse {
                 request_id,
                 resolution,
-                ..
+                by,
             } => Self {
                 text_content: resolution.response(),
+                author: Some(by.as_ref().into()),
                 human_response: Some(HumanResponseBody {
                     request_id: request_id.as_uuid(),
                     response: resolution.response(),

@@ -147,10 +147,11 @@ fn caller(conn: &Connection, hash: [u8; 32], now: Timestamp) -> Result<Option<Ca
             )?,
             expires_at: row.get::<_, Option<Ms>>(4)?.map(|ms| ms.0),
             last_used_at: row.get::<_, Option<Ms>>(5)?.map(|ms| ms.0),
+            api_key_name: row.get(6)?,
         })
     };
     conn.prepare_cached(
-        "SELECT k.team_id, k.created_by, k.id, m.role, k.expires_at, k.last_used_at
+        "SELECT k.team_id, k.created_by, k.id, m.role, k.expires_at, k.last_used_at, k.name
          FROM api_keys k
          JOIN users u ON u.id = k.created_by AND u.disabled_at IS NULL
          JOIN memberships m ON m.team_id = k.team_id AND m.user_id = k.created_by

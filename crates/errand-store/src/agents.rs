@@ -2,10 +2,11 @@
 //!
 //! Promised: the numbers of an agent's builds rise by one from 1, given in the statement that inserts; a build's
 //! `config` never changes. A deleted agent is not found, but its builds can still be read by their ids, for the runs
-//! that have them.
+//! that have them. Which build new runs use is decided in [`live`].
 //!
 //! Left out: whether a `config` makes sense (`errand_core::config` reads it before), limits of names.
 
+pub(crate) mod live;
 #[cfg(test)]
 mod tests;
 
@@ -14,34 +15,63 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::error::{Result, StoreError};
-use crate::model::{Agent, Build, BuildChange, NewAgent, NewBuild, Page, PageQuery};
+use crate::model::{
+    Agent, AgentRow, Build, BuildChange, BuildState, NewAgent, NewBuild, Page, PageQuery, Person,
+};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, count, int, json, to_json};
 use crate::sqlite::Store;
 
-/// The columns that [`build_at`] reads, of `builds b`.
+/// The id of the live build of `agents a`: the one that was made live last, or, where none was since there are drafts,
+/// the newest.
+macro_rules! live_build {
+    () => {
+        "coalesce(a.live_build, (SELECT n.id FROM builds n WHERE n.agent_id = a.id AND n.draft = 0 ORDER BY n.number DESC LIMIT 1))"
+    };
+}
+pub(crate) use live_build;
+
+/// The columns that [`build_at`] reads, of `builds b` with its `agents a`.
 macro_rules! build_columns {
     () => {
-        "b.id, b.agent_id, b.number, b.name, b.description, b.config, b.created_by, b.created_at"
+        concat!(
+            "b.id, b.agent_id, b.number, b.name, b.description, b.config, b.created_by, b.created_at,
+             (SELECT email FROM users WHERE id = b.created_by), b.draft, b.id = ",
+            live_build!(),
+            ", b.parent_id, coalesce(b.updated_at, b.created_at)"
+        )
     };
 }
 
-/// Agents that are there, each with its latest build: what [`agent_row`] reads.
+/// The columns that [`agent_at`] reads, of `agents a`: the first eight.
+macro_rules! agent_columns {
+    () => {
+        "a.id, a.name, a.created_at, a.updated_at, a.team_id, a.created_by, (SELECT email FROM users WHERE id = a.created_by),
+         coalesce(a.updated_by, a.created_by), (SELECT email FROM users WHERE id = coalesce(a.updated_by, a.created_by))"
+    };
+}
+
+/// How many columns [`agent_columns`] has.
+const AGENT_COLUMNS: usize = 9;
+
+/// Agents that are there, each with its live build.
 macro_rules! agents_with_builds {
     ($rest:literal) => {
         concat!(
-            "SELECT a.id, a.name, a.created_at, a.updated_at, ",
+            "SELECT ",
+            agent_columns!(),
+            ", ",
             build_columns!(),
-            " FROM agents a LEFT JOIN builds b
-                  ON b.agent_id = a.id AND b.number = (SELECT max(number) FROM builds WHERE agent_id = a.id)
-              WHERE a.team_id = ?1 AND a.deleted_at IS NULL ",
+            " FROM agents a LEFT JOIN builds b ON b.id = ",
+            live_build!(),
+            " WHERE a.team_id = ?1 AND a.deleted_at IS NULL ",
             $rest
         )
     };
 }
 
 impl Store {
-    /// The team's agents, newest first, each with its latest build.
+    /// The team's agents, newest first, each with its live build.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] where a build's config cannot be read.
@@ -53,7 +83,16 @@ impl Store {
         self.read(move |conn| select_agents(conn, team, page)).await
     }
 
-    /// An agent and its latest build.
+    /// The team's agents, newest first, each with its newest build and the moment of its newest run.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where a build's config cannot be read.
+    pub async fn list_agent_rows(&self, team: TeamId, page: PageQuery) -> Result<Page<AgentRow>> {
+        self.read(move |conn| select_agent_rows(conn, team, page))
+            .await
+    }
+
+    /// An agent and its live build.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
@@ -83,12 +122,13 @@ impl Store {
         team: TeamId,
         agent: AgentId,
         name: String,
-        now: Timestamp,
+        (by, now): (UserId, Timestamp),
         recorded: Once<(Agent, Option<Build>)>,
     ) -> Result<Answer<(Agent, Option<Build>)>> {
         self.write(move |tx| {
             once(tx, &recorded, now, || {
-                update_name(tx, team, agent, &name, now)?;
+                update_name(tx, team, agent, &name)?;
+                move_updated_at(tx, agent, by, now)?;
                 select_agent(tx, team, agent)
             })
         })
@@ -132,7 +172,7 @@ impl Store {
         self.read(move |conn| select_build(conn, team, build)).await
     }
 
-    /// Adds a build to an agent, with the next number. Runs that start from now on have it.
+    /// Adds a build to an agent, with the next number. Runs that start from now on have it, unless it is a draft.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] where the agent is.
@@ -146,8 +186,8 @@ impl Store {
     ) -> Result<Answer<Build>> {
         self.write(move |tx| {
             once(tx, &recorded, now, || {
-                let build = insert_build(tx, team, agent, &new, now)?;
-                move_updated_at(tx, agent, now)?;
+                let build = insert_build(tx, team, agent, &new, None, now)?;
+                move_updated_at(tx, agent, new.created_by, now)?;
                 Ok(build)
             })
         })
@@ -163,16 +203,23 @@ impl Store {
         team: TeamId,
         build: BuildId,
         change: BuildChange,
-        now: Timestamp,
+        (by, now): (UserId, Timestamp),
         recorded: Once<Build>,
     ) -> Result<Answer<Build>> {
         self.write(move |tx| {
             once(tx, &recorded, now, || {
-                change_build(tx, team, build, &change, now)
+                change_build(tx, team, build, &change, (by, now))
             })
         })
         .await
     }
+}
+
+fn count_agents(conn: &Connection, team: TeamId) -> Result<u64> {
+    let total = conn
+        .prepare_cached("SELECT count(*) FROM agents WHERE team_id = ?1 AND deleted_at IS NULL")?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
+    Ok(count(total))
 }
 
 fn select_agents(
@@ -180,9 +227,6 @@ fn select_agents(
     team: TeamId,
     page: PageQuery,
 ) -> Result<Page<(Agent, Option<Build>)>> {
-    let total = conn
-        .prepare_cached("SELECT count(*) FROM agents WHERE team_id = ?1 AND deleted_at IS NULL")?
-        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
     let items = conn
         .prepare_cached(agents_with_builds!(
             "ORDER BY a.created_at DESC, a.id DESC LIMIT ?2 OFFSET ?3"
@@ -194,7 +238,40 @@ fn select_agents(
         .collect::<Result<_>>()?;
     Ok(Page {
         items,
-        total: count(total),
+        total: count_agents(conn, team)?,
+    })
+}
+
+fn select_agent_rows(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<AgentRow>> {
+    let items = conn
+        .prepare_cached(concat!(
+            "SELECT ",
+            agent_columns!(),
+            ", ",
+            build_columns!(),
+            ", (SELECT max(created_at) FROM runs r WHERE r.team_id = a.team_id AND r.agent_id = a.id)
+              FROM agents a LEFT JOIN builds b
+                  ON b.agent_id = a.id AND b.number = (SELECT max(number) FROM builds WHERE agent_id = a.id)
+              WHERE a.team_id = ?1 AND a.deleted_at IS NULL ORDER BY a.created_at DESC, a.id DESC LIMIT ?2 OFFSET ?3"
+        ))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), page.limit, int(page.offset)],
+            |row| {
+                let (agent, latest) = agent_row(row)?;
+                let last_run_at = row
+                    .get::<_, Option<Ms>>(AGENT_COLUMNS + BUILD_COLUMNS)?
+                    .map(|ms| ms.0);
+                Ok(AgentRow {
+                    agent,
+                    latest,
+                    last_run_at,
+                })
+            },
+        )?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count_agents(conn, team)?,
     })
 }
 
@@ -209,15 +286,34 @@ fn select_agent(conn: &Connection, team: TeamId, agent: AgentId) -> Result<(Agen
 }
 
 fn agent_row(row: &Row<'_>) -> Result<(Agent, Option<Build>)> {
+    let person = |at: usize| -> Result<Option<Person>> {
+        let id = row.get::<_, Option<Blob>>(at)?;
+        let email = row.get(at + 1)?;
+        Ok(id.map(|id| Person {
+            id: UserId::from_stored(id.0),
+            email,
+        }))
+    };
     let agent = Agent {
         id: AgentId::from_stored(row.get::<_, Blob>(0)?.0),
         name: row.get(1)?,
         created_at: row.get::<_, Ms>(2)?.0,
         updated_at: row.get::<_, Ms>(3)?.0,
+        team_id: TeamId::from_stored(row.get::<_, Blob>(4)?.0),
+        created_by: person(5)?,
+        updated_by: person(7)?,
     };
-    let has_build = row.get::<_, Option<Blob>>(4)?.is_some();
-    Ok((agent, has_build.then(|| build_at(row, 4)).transpose()?))
+    let has_build = row.get::<_, Option<Blob>>(AGENT_COLUMNS)?.is_some();
+    Ok((
+        agent,
+        has_build
+            .then(|| build_at(row, AGENT_COLUMNS))
+            .transpose()?,
+    ))
 }
+
+/// How many columns [`build_columns`] has.
+const BUILD_COLUMNS: usize = 13;
 
 /// Reads the build whose columns begin at `at`.
 fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
@@ -225,6 +321,11 @@ fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
         .get_ref(at + 5)?
         .as_str()
         .map_err(rusqlite::Error::from)?;
+    let state = match (row.get(at + 9)?, row.get::<_, Option<bool>>(at + 10)?) {
+        (true, _) => BuildState::Draft,
+        (false, Some(true)) => BuildState::Live,
+        (false, _) => BuildState::Historic,
+    };
     Ok(Build {
         id: BuildId::from_stored(row.get::<_, Blob>(at)?.0),
         agent_id: AgentId::from_stored(row.get::<_, Blob>(at + 1)?.0),
@@ -236,89 +337,85 @@ fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
             .get::<_, Option<Blob>>(at + 6)?
             .map(|id| UserId::from_stored(id.0)),
         created_at: row.get::<_, Ms>(at + 7)?.0,
+        created_by_name: row.get(at + 8)?,
+        state,
+        parent: row
+            .get::<_, Option<Blob>>(at + 11)?
+            .map(|id| BuildId::from_stored(id.0)),
+        updated_at: row.get::<_, Ms>(at + 12)?.0,
     })
 }
 
 fn insert_agent(tx: &Connection, new: &NewAgent) -> Result<(Agent, Option<Build>)> {
     tx.prepare_cached(
-        "INSERT INTO agents (id, team_id, name, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+        "INSERT INTO agents (id, team_id, name, created_at, updated_at, created_by) VALUES (?1, ?2, ?3, ?4, ?4, ?5)",
     )?
-    .execute(params![Blob(new.id.as_uuid()), Blob(new.team.as_uuid()), new.name, Ms(new.now)])?;
+    .execute(params![
+        Blob(new.id.as_uuid()),
+        Blob(new.team.as_uuid()),
+        new.name,
+        Ms(new.now),
+        Blob(new.created_by.as_uuid())
+    ])?;
     let build = new
         .build
         .as_ref()
-        .map(|build| insert_build(tx, new.team, new.id, build, new.now))
+        .map(|build| insert_build(tx, new.team, new.id, build, None, new.now))
         .transpose()?;
-    let agent = Agent {
-        id: new.id,
-        name: new.name.clone(),
-        created_at: new.now,
-        updated_at: new.now,
-    };
+    let (agent, _) = select_agent(tx, new.team, new.id)?;
     Ok((agent, build))
 }
 
+/// Inserts a build, and makes it the live one unless it is a draft.
 fn insert_build(
     tx: &Connection,
     team: TeamId,
     agent: AgentId,
     new: &NewBuild,
+    parent: Option<BuildId>,
     now: Timestamp,
 ) -> Result<Build> {
-    let number = tx
+    let inserted = tx
         .prepare_cached(
-            "INSERT INTO builds (id, team_id, agent_id, number, name, description, config, created_by, created_at)
+            "INSERT INTO builds (id, team_id, agent_id, number, name, description, config, created_by, created_at, draft, parent_id)
              SELECT ?1, a.team_id, a.id, (SELECT coalesce(max(number), 0) + 1 FROM builds WHERE agent_id = a.id),
-                    ?4, ?5, ?6, ?7, ?8
-             FROM agents a WHERE a.id = ?2 AND a.team_id = ?3 AND a.deleted_at IS NULL
-             RETURNING number",
+                    ?4, ?5, ?6, ?7, ?8, ?9, ?10
+             FROM agents a WHERE a.id = ?2 AND a.team_id = ?3 AND a.deleted_at IS NULL",
         )?
-        .query_row(
-            params![
-                Blob(new.id.as_uuid()),
-                Blob(agent.as_uuid()),
-                Blob(team.as_uuid()),
-                new.name,
-                new.description,
-                to_json("builds", "config", &new.config)?,
-                Blob(new.created_by.as_uuid()),
-                Ms(now),
-            ],
-            |row| row.get(0),
-        )
-        .optional()?
-        .ok_or(StoreError::NotFound)?;
-    Ok(Build {
-        id: new.id,
-        agent_id: agent,
-        number: count(number),
-        name: new.name.clone(),
-        description: new.description.clone(),
-        config: new.config.clone(),
-        created_by: Some(new.created_by),
-        created_at: now,
-    })
+        .execute(params![
+            Blob(new.id.as_uuid()),
+            Blob(agent.as_uuid()),
+            Blob(team.as_uuid()),
+            new.name,
+            new.description,
+            to_json("builds", "config", &new.config)?,
+            Blob(new.created_by.as_uuid()),
+            Ms(now),
+            new.draft,
+            parent.map(|parent| Blob(parent.as_uuid())),
+        ])?;
+    if inserted == 0 {
+        return Err(StoreError::NotFound);
+    }
+    if !new.draft {
+        live::point_to(tx, agent, new.id)?;
+    }
+    select_build(tx, team, new.id)
 }
 
 /// For an agent that the transaction has found to be the team's.
-fn move_updated_at(tx: &Connection, agent: AgentId, now: Timestamp) -> Result<()> {
-    tx.prepare_cached("UPDATE agents SET updated_at = ?2 WHERE id = ?1")?
-        .execute(params![Blob(agent.as_uuid()), Ms(now)])?;
+fn move_updated_at(tx: &Connection, agent: AgentId, by: UserId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached("UPDATE agents SET updated_at = ?2, updated_by = ?3 WHERE id = ?1")?
+        .execute(params![Blob(agent.as_uuid()), Ms(now), Blob(by.as_uuid())])?;
     Ok(())
 }
 
-fn update_name(
-    tx: &Connection,
-    team: TeamId,
-    agent: AgentId,
-    name: &str,
-    now: Timestamp,
-) -> Result<()> {
+fn update_name(tx: &Connection, team: TeamId, agent: AgentId, name: &str) -> Result<()> {
     let changed = tx
         .prepare_cached(
-            "UPDATE agents SET name = ?3, updated_at = ?4 WHERE id = ?2 AND team_id = ?1 AND deleted_at IS NULL",
+            "UPDATE agents SET name = ?3 WHERE id = ?2 AND team_id = ?1 AND deleted_at IS NULL",
         )?
-        .execute(params![Blob(team.as_uuid()), Blob(agent.as_uuid()), name, Ms(now)])?;
+        .execute(params![Blob(team.as_uuid()), Blob(agent.as_uuid()), name])?;
     if changed == 0 {
         Err(StoreError::NotFound)
     } else {
@@ -358,10 +455,16 @@ fn select_builds(
         .prepare_cached(concat!(
             "SELECT ",
             build_columns!(),
-            " FROM builds b WHERE b.agent_id = ?2 AND b.team_id = ?1 ORDER BY b.number DESC LIMIT ?3 OFFSET ?4"
+            " FROM builds b JOIN agents a ON a.id = b.agent_id
+              WHERE b.agent_id = ?2 AND b.team_id = ?1 ORDER BY b.number DESC LIMIT ?3 OFFSET ?4"
         ))?
         .query_and_then(
-            params![Blob(team.as_uuid()), Blob(agent.as_uuid()), page.limit, int(page.offset)],
+            params![
+                Blob(team.as_uuid()),
+                Blob(agent.as_uuid()),
+                page.limit,
+                int(page.offset)
+            ],
             |row| build_at(row, 0),
         )?
         .collect::<Result<_>>()?;
@@ -375,7 +478,7 @@ fn select_build(conn: &Connection, team: TeamId, build: BuildId) -> Result<Build
     conn.prepare_cached(concat!(
         "SELECT ",
         build_columns!(),
-        " FROM builds b WHERE b.id = ?2 AND b.team_id = ?1"
+        " FROM builds b JOIN agents a ON a.id = b.agent_id WHERE b.id = ?2 AND b.team_id = ?1"
     ))?
     .query_and_then(
         params![Blob(team.as_uuid()), Blob(build.as_uuid())],
@@ -385,32 +488,49 @@ fn select_build(conn: &Connection, team: TeamId, build: BuildId) -> Result<Build
     .unwrap_or(Err(StoreError::NotFound))
 }
 
-fn change_build(
-    tx: &Connection,
-    team: TeamId,
-    build: BuildId,
-    change: &BuildChange,
-    now: Timestamp,
-) -> Result<Build> {
+/// A build of an agent that is not deleted.
+fn changeable_build(tx: &Connection, team: TeamId, build: BuildId) -> Result<Build> {
     let there = tx
         .prepare_cached(
             "SELECT 1 FROM builds b JOIN agents a ON a.id = b.agent_id AND a.deleted_at IS NULL
              WHERE b.id = ?2 AND b.team_id = ?1",
         )?
         .exists(params![Blob(team.as_uuid()), Blob(build.as_uuid())])?;
-    if !there {
-        return Err(StoreError::NotFound);
+    if there {
+        select_build(tx, team, build)
+    } else {
+        Err(StoreError::NotFound)
     }
-    if *change != BuildChange::default() {
-        update_texts(tx, team, build, change)?;
-        move_updated_at_of_latest(tx, build, now)?;
+}
+
+fn change_build(
+    tx: &Connection,
+    team: TeamId,
+    build: BuildId,
+    change: &BuildChange,
+    (by, now): (UserId, Timestamp),
+) -> Result<Build> {
+    let old = changeable_build(tx, team, build)?;
+    if *change == BuildChange::default() {
+        return Ok(old);
+    }
+    update_texts(tx, team, build, change, now)?;
+    // An agent shows its live build: it has changed where that has.
+    if old.state == BuildState::Live {
+        move_updated_at(tx, old.agent_id, by, now)?;
     }
     select_build(tx, team, build)
 }
 
-fn update_texts(tx: &Connection, team: TeamId, build: BuildId, change: &BuildChange) -> Result<()> {
+fn update_texts(
+    tx: &Connection,
+    team: TeamId,
+    build: BuildId,
+    change: &BuildChange,
+    now: Timestamp,
+) -> Result<()> {
     tx.prepare_cached(
-        "UPDATE builds SET name = coalesce(?3, name), description = CASE WHEN ?4 THEN ?5 ELSE description END
+        "UPDATE builds SET name = coalesce(?3, name), description = CASE WHEN ?4 THEN ?5 ELSE description END, updated_at = ?6
          WHERE id = ?2 AND team_id = ?1",
     )?
     .execute(params![
@@ -419,17 +539,7 @@ fn update_texts(tx: &Connection, team: TeamId, build: BuildId, change: &BuildCha
         change.name,
         change.description.is_some(),
         change.description.as_ref().and_then(Option::as_ref),
+        Ms(now),
     ])?;
-    Ok(())
-}
-
-/// An agent shows its latest build: it has changed where that has.
-fn move_updated_at_of_latest(tx: &Connection, build: BuildId, now: Timestamp) -> Result<()> {
-    tx.prepare_cached(
-        "UPDATE agents SET updated_at = ?2
-         WHERE id = (SELECT agent_id FROM builds WHERE id = ?1)
-           AND ?1 = (SELECT b.id FROM builds b WHERE b.agent_id = agents.id ORDER BY b.number DESC LIMIT 1)",
-    )?
-    .execute(params![Blob(build.as_uuid()), Ms(now)])?;
     Ok(())
 }

@@ -4,9 +4,10 @@
 //! [`errand_core::run::apply`]. What the change leads to (events, deliveries, a freed sandbox, a wake) is written by
 //! [`Change::finish`] in the same transaction.
 
+use errand_core::author::By;
 use errand_core::human::{HumanRequest, Resolution};
 use errand_core::id::{
-    ClaimToken, DeliveryId, EventId, MessageId, RunId, SandboxId, TeamId, UserId, WebhookId,
+    ClaimToken, DeliveryId, EventId, MessageId, RunId, SandboxId, TeamId, WebhookId,
 };
 use errand_core::ledger::Ledger;
 use errand_core::run::{self, Event, RunError, Status, Transition};
@@ -197,16 +198,17 @@ impl<'t> Change<'t> {
         &mut self,
         request: &HumanRequest,
         resolution: &Resolution,
-        by: Option<UserId>,
+        by: Option<&By>,
     ) -> Result<AnsweredRequestBody> {
         let closed = self
             .tx
-            .prepare_cached("UPDATE human_requests SET closed_at = ?2, resolution = ?3, responded_by = ?4 WHERE id = ?1 AND closed_at IS NULL")?
+            .prepare_cached("UPDATE human_requests SET closed_at = ?2, resolution = ?3, responded_by = ?4, responded_key = ?5 WHERE id = ?1 AND closed_at IS NULL")?
             .execute(params![
                 Blob(request.id.as_uuid()),
                 Ms(self.now),
                 to_json("human_requests", "resolution", resolution)?,
-                by.map(|u| Blob(u.as_uuid()))
+                by.map(|by| Blob(by.user.as_uuid())),
+                by.and_then(By::key_id).map(|key| Blob(key.as_uuid()))
             ])?;
         if closed != 1 {
             return Err(StoreError::Refused(
@@ -219,7 +221,7 @@ impl<'t> Change<'t> {
             Body::HumanResponse {
                 request_id: request.id,
                 resolution: resolution.clone(),
-                by,
+                by: by.cloned(),
             },
         )?;
         for body in results {
@@ -459,7 +461,7 @@ impl<'t> Change<'t> {
 
     /// The event that the run has changed, and the webhooks.
     fn tell(&mut self, updated: bool) -> Result<()> {
-        let body = run_body(&self.row);
+        let body = run_body(self.tx, &self.row)?;
         if updated {
             self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
         }
@@ -561,7 +563,7 @@ pub(crate) fn answered_body(
     run: RunId,
     request: &HumanRequest,
     resolution: &Resolution,
-    by: Option<UserId>,
+    by: Option<&By>,
     at: Timestamp,
 ) -> AnsweredRequestBody {
     AnsweredRequestBody {
@@ -572,7 +574,8 @@ pub(crate) fn answered_body(
         response: resolution.response(),
         responded_at: Some(at),
         created_at: request.created_at,
-        responded_by: by.map(UserId::as_uuid),
+        responded_by: by.map(|by| by.user.as_uuid()),
         reason: resolution.reason().map(str::to_owned),
+        author: Some(by.into()),
     }
 }

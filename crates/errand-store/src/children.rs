@@ -16,10 +16,11 @@ use errand_core::transcript::{Body, Outcome};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::json;
 
+use crate::agents::live::live_build_of;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
 use crate::model::{Runnable, StartRun};
-use crate::outside::{latest_build, new_row, stop_as};
+use crate::outside::{new_row, stop_as};
 use crate::rows::Blob;
 use crate::runs::{RunRow, entries_from, row_of, view_of};
 use crate::sqlite::Tx;
@@ -116,7 +117,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
                 new.assignment
             ))
         })?;
-    let build = latest_build(tx, parent.team, agent)?;
+    let build = live_build_of(tx, parent.team, agent)?;
     let config = tx.builds().get(tx, build)?.map_err(|error| {
         refused(format!(
             "the assignment's latest build cannot be run: {error}"
@@ -146,7 +147,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
             .clone()
             .or_else(|| parent.webhook_url.clone()),
         message: new.message.clone(),
-        by: UserId::from_stored(uuid::Uuid::nil()),
+        by: UserId::from_stored(uuid::Uuid::nil()).into(),
         api_key: parent.api_key,
         sandbox_ttl_ms: parent.sandbox_ttl_ms,
         runnable: new.runnable.clone(),
@@ -154,6 +155,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     };
     let mut row = new_row(&start, build, &config);
     row.source = None;
+    row.started_by = None;
     row.people &= new.people;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;

@@ -9,7 +9,8 @@
 #[cfg(test)]
 mod tests;
 
-use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId, UserId};
+use errand_core::author::By;
+use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -45,7 +46,7 @@ pub struct ForkRun {
     /// A message that follows what was taken over.
     pub message: Option<(MessageId, String)>,
     /// By whom.
-    pub by: UserId,
+    pub by: By,
     /// With which key.
     pub api_key: Option<ApiKeyId>,
     /// A sandbox that was filled for it and has no row yet.
@@ -114,6 +115,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     let about = (fork.id, fork.source, fork.now);
     let mut row = new_row(about, old, build, &config, fork.sandbox.clone());
     row.api_key = fork.api_key;
+    row.started_by = Some(fork.by.user);
     row.webhook_url.clone_from(&fork.webhook_url);
     row.human_webhook_url
         .clone_from(&fork.human_request_webhook_url);
@@ -129,12 +131,12 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     if let Some((id, text)) = &fork.message {
         let body = Body::User {
             text: text.clone(),
-            by: Some(fork.by),
+            by: Some(fork.by.clone()),
         };
         change.append(Some(*id), body)?;
     }
     change.queue()?;
-    let run = run_body(&change.row);
+    let run = run_body(tx, &change.row)?;
     change.finish()?;
     Ok(RunView { run, pending: None })
 }

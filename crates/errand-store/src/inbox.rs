@@ -195,7 +195,8 @@ fn select_requests(
     ids: &[HumanRequestId],
 ) -> Result<Vec<FoundRequest>> {
     let mut statement = conn.prepare_cached(
-        "SELECT h.request, r.id, r.title, a.id, a.name, h.closed_at, h.resolution, u.email
+        "SELECT h.request, r.id, r.title, a.id, a.name, h.closed_at, h.resolution,
+             coalesce('API key ' || (SELECT name FROM named_api_keys WHERE id = h.responded_key), u.email)
          FROM human_requests h JOIN runs r ON r.id = h.run_id JOIN agents a ON a.id = r.agent_id
          LEFT JOIN users u ON u.id = h.responded_by
          WHERE h.id = ?1 AND h.team_id = ?2",

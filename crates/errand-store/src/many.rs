@@ -39,7 +39,7 @@ impl Store {
         self.write(move |tx| {
             once(tx, &recorded, many.now, || {
                 change_each(tx, &many, &STOPPABLE, |run| {
-                    let had_ended = stop(tx, many.team, run, many.by, many.now)?;
+                    let had_ended = stop(tx, many.team, run, &many.by, many.now)?;
                     Ok(!had_ended)
                 })
             })
@@ -59,7 +59,7 @@ impl Store {
         self.write(move |tx| {
             once(tx, &recorded, many.now, || {
                 change_each(tx, &many, &RETRIABLE, |run| {
-                    retry(tx, many.team, run, many.by, many.now).map(|_| true)
+                    retry(tx, many.team, run, &many.by, many.now).map(|_| true)
                 })
             })
         })

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use errand_core::author::By;
 use errand_core::config::{BadConfig, BuildConfig};
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
@@ -27,6 +28,8 @@ pub struct Caller {
     pub user: UserId,
     /// The key.
     pub api_key: ApiKeyId,
+    /// The key's name.
+    pub api_key_name: String,
     /// The creator's present role in the team.
     pub role: Role,
     /// When the key ends.
@@ -70,8 +73,57 @@ pub struct Agent {
     pub name: String,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When it, or its latest build, last changed.
+    /// When it, or its live build, last changed.
     pub updated_at: Timestamp,
+    /// Whose it is.
+    pub team_id: TeamId,
+    /// Who made it. None: it is older than this was recorded.
+    pub created_by: Option<Person>,
+    /// Who last changed it or one of its builds.
+    pub updated_by: Option<Person>,
+}
+
+/// A user, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// The user's id.
+    pub id: UserId,
+    /// The e-mail address. None: an operator that has none yet.
+    pub email: Option<String>,
+}
+
+/// An agent as lists have it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentRow {
+    /// The agent.
+    pub agent: Agent,
+    /// Its newest build, whatever its state.
+    pub latest: Option<Build>,
+    /// When its newest run was made.
+    pub last_run_at: Option<Timestamp>,
+}
+
+/// Whether new runs use a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildState {
+    /// New runs use it.
+    Live,
+    /// It was live.
+    Historic,
+    /// It was never live; promoting it makes it so.
+    Draft,
+}
+
+impl BuildState {
+    /// As the API names it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Historic => "historic",
+            Self::Draft => "draft",
+        }
+    }
 }
 
 /// An immutable, numbered snapshot of an agent's setup.
@@ -93,6 +145,14 @@ pub struct Build {
     pub created_by: Option<UserId>,
     /// When.
     pub created_at: Timestamp,
+    /// The e-mail address of who made it.
+    pub created_by_name: Option<String>,
+    /// Whether new runs use it.
+    pub state: BuildState,
+    /// The build that it was made of by a change.
+    pub parent: Option<BuildId>,
+    /// When its name, description or state last changed.
+    pub updated_at: Timestamp,
 }
 
 /// A build before it has its number.
@@ -108,6 +168,8 @@ pub struct NewBuild {
     pub config: Value,
     /// By whom.
     pub created_by: UserId,
+    /// New runs do not use it until it is promoted.
+    pub draft: bool,
 }
 
 /// An agent before it is stored.
@@ -121,6 +183,8 @@ pub struct NewAgent {
     pub name: String,
     /// Its first build.
     pub build: Option<NewBuild>,
+    /// By whom.
+    pub created_by: UserId,
     /// Now.
     pub now: Timestamp,
 }
@@ -192,6 +256,23 @@ pub struct RunFilter {
     pub q: Option<String>,
     /// Oldest first.
     pub ascending: bool,
+    /// Started by this user, by hand or with a key of theirs.
+    pub user: Option<UserId>,
+    /// No run matches.
+    pub none: bool,
+}
+
+/// A run as a list has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedRun {
+    /// The run.
+    pub run: RunBody,
+    /// The agent's present name.
+    pub agent_name: String,
+    /// 1 for the agent's first run.
+    pub number: u64,
+    /// Who started it.
+    pub user: Option<UserId>,
 }
 
 /// Runs that are stopped, or retried, together.
@@ -214,7 +295,7 @@ pub struct ManyRuns {
     /// Only says which they are.
     pub dry_run: bool,
     /// By whom.
-    pub by: UserId,
+    pub by: By,
     /// Now.
     pub now: Timestamp,
 }
@@ -264,7 +345,7 @@ pub struct StartRun {
     /// A first message.
     pub message: Option<(MessageId, String)>,
     /// By whom.
-    pub by: UserId,
+    pub by: By,
     /// With which API key, if with one.
     pub api_key: Option<ApiKeyId>,
     /// `sandbox.ttl` in milliseconds.
@@ -287,7 +368,7 @@ pub struct PostMessage {
     /// At least one character.
     pub text: String,
     /// By whom.
-    pub by: UserId,
+    pub by: By,
     /// Now.
     pub now: Timestamp,
 }
@@ -304,7 +385,7 @@ pub struct Respond {
     /// The answer.
     pub answer: HumanAnswer,
     /// By whom.
-    pub by: UserId,
+    pub by: By,
     /// Now.
     pub now: Timestamp,
 }

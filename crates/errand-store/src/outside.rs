@@ -1,15 +1,17 @@
 //! What comes from outside to a run: start, message, answer, stop, retry.
 
+use errand_core::author::By;
 use errand_core::budget;
 use errand_core::config::BuildConfig;
 use errand_core::human::{HumanRequest, Origin, Resolution, check_answer};
-use errand_core::id::{AgentId, BuildId, HumanRequestId, RunId, SandboxId, TeamId, UserId};
+use errand_core::id::{BuildId, HumanRequestId, RunId, SandboxId, TeamId};
 use errand_core::run::{Event, Status};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use errand_core::wire::{AnsweredRequestBody, MessageBody};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use crate::agents::live::live_build_of;
 use crate::change::Change;
 use crate::children;
 use crate::error::{Result, StoreError};
@@ -24,7 +26,7 @@ use crate::usage;
 const TITLE_CHARS_MAX: usize = 80;
 
 impl Store {
-    /// Starts a run of the agent's latest build: run, first message, event, idempotency record in one transaction.
+    /// Starts a run of the agent's live build: run, first message, event, idempotency record in one transaction.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a build, a build whose model cannot
@@ -73,11 +75,12 @@ impl Store {
         &self,
         team: TeamId,
         run: RunId,
-        by: UserId,
+        by: impl Into<By>,
         now: Timestamp,
         recorded: Once<bool>,
     ) -> Result<Answer<bool>> {
-        self.write(move |tx| once(tx, &recorded, now, || stop(tx, team, run, by, now)))
+        let by = by.into();
+        self.write(move |tx| once(tx, &recorded, now, || stop(tx, team, run, &by, now)))
             .await
     }
 
@@ -89,23 +92,24 @@ impl Store {
         &self,
         team: TeamId,
         run: RunId,
-        by: UserId,
+        by: impl Into<By>,
         now: Timestamp,
         recorded: Once<RunView>,
     ) -> Result<Answer<RunView>> {
-        self.write(move |tx| once(tx, &recorded, now, || retry(tx, team, run, by, now)))
+        let by = by.into();
+        self.write(move |tx| once(tx, &recorded, now, || retry(tx, team, run, &by, now)))
             .await
     }
 }
 
 fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
-    let build = latest_build(tx, start.team, start.agent)?;
+    let build = live_build_of(tx, start.team, start.agent)?;
     let config = tx
         .builds()
         .get(tx, build)?
         .map_err(|e| StoreError::Invalid {
             field: "agent_id",
-            message: format!("the agent's latest build cannot be run: {e}"),
+            message: format!("the agent's live build cannot be run: {e}"),
         })?;
     (start.runnable.0)(&config).map_err(|message| StoreError::Invalid {
         field: "agent_id",
@@ -125,36 +129,14 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
             Some(*id),
             Body::User {
                 text: text.clone(),
-                by: Some(start.by),
+                by: Some(start.by.clone()),
             },
         )?;
     }
     change.queue()?;
-    let run = run_body(&change.row);
+    let run = run_body(tx, &change.row)?;
     change.finish()?;
     Ok(RunView { run, pending: None })
-}
-
-pub(crate) fn latest_build(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
-    conn.prepare_cached(
-        "SELECT 1 FROM agents WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
-    )?
-    .query_row(params![Blob(agent.as_uuid()), Blob(team.as_uuid())], |_| {
-        Ok(())
-    })
-    .optional()?
-    .ok_or(StoreError::NotFound)?;
-    let build = conn
-        .prepare_cached("SELECT id FROM builds WHERE agent_id = ?1 ORDER BY number DESC LIMIT 1")?
-        .query_row(params![Blob(agent.as_uuid())], |row| row.get::<_, Blob>(0))
-        .optional()?
-        .ok_or_else(|| StoreError::Invalid {
-            field: "agent_id",
-            message:
-                "the agent has no build yet; create one with POST /v1/agents/{agent_id}/revisions"
-                    .to_owned(),
-        })?;
-    Ok(BuildId::from_stored(build.0))
 }
 
 fn check_sandbox(
@@ -240,6 +222,7 @@ pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) ->
         output_tokens: 0,
         cost_usd: 0.0,
         api_key: start.api_key,
+        started_by: Some(start.by.user),
         model_ms: 0,
         unpriced_tokens: 0,
         estimated_tokens: 0,
@@ -257,14 +240,14 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
             &Resolution::Message {
                 text: message.text.clone(),
             },
-            Some(message.by),
+            Some(&message.by),
         )?;
     }
     let entry: Entry = change.append(
         Some(message.id),
         Body::User {
             text: message.text.clone(),
-            by: Some(message.by),
+            by: Some(message.by.clone()),
         },
     )?;
     if transition.wakes {
@@ -301,7 +284,7 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
         // The sentence names the question itself.
         check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
     change.apply(Event::Answered)?;
-    let answered = change.close(&pending, &resolution, Some(respond.by))?;
+    let answered = change.close(&pending, &resolution, Some(&respond.by))?;
     if gives_time(&pending, &resolution) {
         change.row.worked_ms = 0;
     }
@@ -328,15 +311,28 @@ fn not_the_pending_one(
 ) -> Result<StoreError> {
     let found = conn
         .prepare_cached(
-            "SELECT h.closed_at, h.resolution, h.responded_by, u.email FROM human_requests h LEFT JOIN users u ON u.id = h.responded_by
+            "SELECT h.closed_at, h.resolution, h.responded_by, u.email,
+                 (SELECT name FROM named_api_keys WHERE id = h.responded_key)
+             FROM human_requests h LEFT JOIN users u ON u.id = h.responded_by
              WHERE h.id = ?1 AND h.run_id = ?2",
         )?
-        .query_row(params![Blob(request.as_uuid()), Blob(run.as_uuid())], |row| {
-            let by = (row.get::<_, Option<Blob>>(2)?.map(|b| b.0), row.get::<_, Option<String>>(3)?);
-            Ok((row.get::<_, Option<Ms>>(0)?.map(|ms| ms.0), row.get::<_, Option<String>>(1)?, by))
-        })
+        .query_row(
+            params![Blob(request.as_uuid()), Blob(run.as_uuid())],
+            |row| {
+                let by = (
+                    row.get::<_, Option<Blob>>(2)?.map(|b| b.0),
+                    row.get::<_, Option<String>>(3)?,
+                    row.get::<_, Option<String>>(4)?,
+                );
+                Ok((
+                    row.get::<_, Option<Ms>>(0)?.map(|ms| ms.0),
+                    row.get::<_, Option<String>>(1)?,
+                    by,
+                ))
+            },
+        )
         .optional()?;
-    let Some((closed_at, resolution, (user, email))) = found else {
+    let Some((closed_at, resolution, (user, email, key))) = found else {
         return Ok(StoreError::NotFound);
     };
     let (Some(closed_at), Some(resolution)) = (closed_at, resolution) else {
@@ -345,10 +341,12 @@ fn not_the_pending_one(
         ));
     };
     let resolution: Resolution = json("human_requests", "resolution", &resolution)?;
-    let who = email
-        .or_else(|| user.map(|u| format!("user {u}")))
-        .map(|who| format!(" by {who}"))
-        .unwrap_or_default();
+    let who = email.or_else(|| user.map(|u| format!("user {u}")));
+    let who = match (key, who) {
+        (Some(key), Some(who)) => format!(" with the API key {key:?} of {who}"),
+        (_, Some(who)) => format!(" by {who}"),
+        (_, None) => String::new(),
+    };
     let how = match resolution {
         Resolution::Message { .. } => "closed by a message",
         Resolution::Stopped => "closed when the run was stopped",
@@ -363,13 +361,7 @@ fn not_the_pending_one(
 }
 
 /// Stops a run. True where it had ended already.
-pub(crate) fn stop(
-    tx: &Tx<'_>,
-    team: TeamId,
-    run: RunId,
-    by: UserId,
-    now: Timestamp,
-) -> Result<bool> {
+pub(crate) fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: &By, now: Timestamp) -> Result<bool> {
     stop_as(tx, team, run, Some(by), now)
 }
 
@@ -378,7 +370,7 @@ pub(crate) fn stop_as(
     tx: &Tx<'_>,
     team: TeamId,
     run: RunId,
-    by: Option<UserId>,
+    by: Option<&By>,
     now: Timestamp,
 ) -> Result<bool> {
     let mut change = Change::of_team(tx, team, run, now)?;
@@ -394,7 +386,7 @@ pub(crate) fn stop_as(
         }
         None => change.close_open_calls("the run was stopped")?,
     }
-    change.append(None, Body::Interrupted { by })?;
+    change.append(None, Body::Interrupted { by: by.cloned() })?;
     change.end(None, driven)?;
     change.finish()?;
     tx.ring_fence(run);
@@ -406,7 +398,7 @@ pub(crate) fn retry(
     tx: &Tx<'_>,
     team: TeamId,
     run: RunId,
-    by: UserId,
+    by: &By,
     now: Timestamp,
 ) -> Result<RunView> {
     let mut change = Change::of_team(tx, team, run, now)?;
@@ -417,7 +409,12 @@ pub(crate) fn retry(
         )));
     }
     change.apply(Event::Retry)?;
-    change.append(None, Body::Retried { by: Some(by) })?;
+    change.append(
+        None,
+        Body::Retried {
+            by: Some(by.clone()),
+        },
+    )?;
     change.row.completed_at = None;
     change.row.error = None;
     change.row.worked_ms = 0;

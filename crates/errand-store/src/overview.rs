@@ -36,7 +36,7 @@ pub struct ClosedRequest {
     pub closed_at: Timestamp,
     /// How.
     pub resolution: Resolution,
-    /// By whom: their e-mail address.
+    /// By whom: an e-mail address, or `API key` and the key's name.
     pub by: Option<String>,
 }
 
@@ -247,7 +247,8 @@ fn open_request(row: &Row<'_>) -> Result<OpenRequest> {
 
 fn select_closed(conn: &Connection, team: TeamId, limit: u32) -> Result<Vec<ClosedRequest>> {
     conn.prepare_cached(
-        "SELECT h.request, r.id, r.title, a.id, a.name, h.closed_at, h.resolution, u.email
+        "SELECT h.request, r.id, r.title, a.id, a.name, h.closed_at, h.resolution,
+             coalesce('API key ' || (SELECT name FROM named_api_keys WHERE id = h.responded_key), u.email)
          FROM human_requests h JOIN runs r ON r.id = h.run_id JOIN agents a ON a.id = r.agent_id
          LEFT JOIN users u ON u.id = h.responded_by
          WHERE h.team_id = ?1 AND h.closed_at IS NOT NULL

@@ -1,11 +1,14 @@
 //! Runs as they are read: rows, pages, messages, events.
 
+mod listed;
+
 use std::collections::BTreeSet;
 
+use errand_core::author::AuthorBody;
 use errand_core::human::HumanRequest;
 use errand_core::id::{
     AgentId, ApiKeyId, BootId, BuildId, ClaimToken, HumanRequestId, MessageId, RunId, SandboxId,
-    TeamId,
+    TeamId, UserId,
 };
 use errand_core::run::{RunError, Status};
 use errand_core::time::Timestamp;
@@ -69,6 +72,8 @@ pub(crate) struct RunRow {
     pub(crate) model_ms: u64,
     pub(crate) unpriced_tokens: u64,
     pub(crate) estimated_tokens: u64,
+    /// The person who started it, by hand or with a key of theirs. None: another run did, or it is older than this column.
+    pub(crate) started_by: Option<UserId>,
 }
 
 /// The columns that [`read_row`] reads, in its order.
@@ -76,15 +81,16 @@ pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, sourc
     human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
     newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
     waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
-    cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens";
+    cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens, started_by";
 
 /// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
-/// build, what the starter gave) do not occur.
+/// build, what the starter gave) do not occur, but for the last one, since a statement takes as many values as its highest
+/// number.
 const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code = ?13, error_message = ?14, updated_at = ?16, \
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     claim_token = ?25, claim_boot = ?26, claimed_at = ?27, wake_at = ?28, deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47, started_by = ?48 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// The same where nothing changed but how far the run has come: the indexes by status, place and sandbox are left alone,
@@ -93,7 +99,7 @@ const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message =
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
     waiting_who = ?33, waiting_since = ?34, waiting_deadline = ?35, request_id = ?36, steps = ?37, model_calls = ?38, tool_calls = ?39, \
-    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47 \
+    input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47, started_by = ?48 \
     WHERE id = ?1 AND team_id = ?2";
 
 /// What of a row only [`UPDATE`] writes.
@@ -185,6 +191,7 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
         model_ms: n(44)?,
         unpriced_tokens: n(45)?,
         estimated_tokens: n(46)?,
+        started_by: maybe_id(47)?.map(UserId::from_stored),
     }))
 }
 
@@ -205,7 +212,7 @@ impl RunRow {
 
     /// Writes a new row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
-        let holes: Vec<String> = (1..=47).map(|n| format!("?{n}")).collect();
+        let holes: Vec<String> = (1..=48).map(|n| format!("?{n}")).collect();
         conn.prepare_cached(&format!(
             "INSERT INTO runs ({COLUMNS}) VALUES ({})",
             holes.join(", ")
@@ -293,13 +300,15 @@ impl RunRow {
             n(self.model_ms),
             n(self.unpriced_tokens),
             n(self.estimated_tokens),
+            self.started_by
+                .map_or(SqlValue::Null, |user| blob(user.as_uuid())),
         ]
     }
 }
 
 /// A run as the API gives it.
-pub(crate) fn run_body(row: &RunRow) -> RunBody {
-    RunBody {
+pub(crate) fn run_body(conn: &Connection, row: &RunRow) -> Result<RunBody> {
+    Ok(RunBody {
         id: row.id.as_uuid(),
         agent_id: row.agent.as_uuid(),
         build_id: row.build.as_uuid(),
@@ -328,6 +337,29 @@ pub(crate) fn run_body(row: &RunRow) -> RunBody {
             model_seconds: seconds_of(row.model_ms),
         },
         waiting_on: waiting_on(row),
+        author: Some(author(conn, row)?),
+    })
+}
+
+/// Who started a run.
+fn author(conn: &Connection, row: &RunRow) -> Result<AuthorBody> {
+    // A run that another run started has the key of that one for its usage, and was started by neither key nor person; the
+    // same holds for a fork by the server's operator.
+    match (row.source.as_deref(), row.api_key) {
+        (None, _) => Ok(AuthorBody::system()),
+        (Some("cli"), _) if row.started_by.is_none() => Ok(AuthorBody::system()),
+        (Some(_), None) => Ok(AuthorBody::user(row.started_by)),
+        (Some(_), Some(key)) => {
+            let named = conn
+                .prepare_cached("SELECT name, created_by FROM named_api_keys WHERE id = ?1")?
+                .query_row(params![Blob(key.as_uuid())], |row| {
+                    Ok((row.get::<_, String>(0)?, row.get::<_, Blob>(1)?.0))
+                })
+                .optional()?;
+            let (name, creator) = named.unzip();
+            let creator = creator.map(UserId::from_stored).or(row.started_by);
+            Ok(AuthorBody::api_key(key, name, creator))
+        }
     }
 }
 
@@ -464,7 +496,7 @@ pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<Run
         }
     };
     Ok(RunView {
-        run: run_body(&row),
+        run: run_body(conn, &row)?,
         pending,
     })
 }
@@ -600,6 +632,13 @@ const FOUND: &str = "id IN (SELECT id FROM (
       AND (title LIKE ? ESCAPE '!' OR instr(hex(id), ?) > 0)
     ORDER BY created_at DESC LIMIT 10000))";
 
+/// Runs that a person started, by hand or with a key of theirs: among the newest so many, since no index has it.
+const OF_USER: &str = "id IN (SELECT id FROM (
+    SELECT id, source, started_by, api_key_id FROM runs INDEXED BY runs_by_team
+    WHERE team_id = ? AND created_at >= coalesce(?, 0) AND created_at < coalesce(?, 9223372036854775807)
+    ORDER BY created_at DESC LIMIT 10000)
+    WHERE source IS NOT NULL AND coalesce(started_by, (SELECT created_by FROM named_api_keys WHERE id = api_key_id)) = ?)";
+
 /// Fewest digits by which an id is looked for: fewer are in most of them.
 const ID_DIGITS_MIN: usize = 4;
 
@@ -630,7 +669,24 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     let at = |at: Timestamp| SqlValue::Integer(at.as_millis());
     let mut wheres = Vec::new();
     let mut values = Vec::new();
-    let plus = match &filter.q {
+    // A pattern ends at a NUL for SQLite, and would match every title; no title has one.
+    if filter.none || filter.q.as_ref().is_some_and(|q| q.contains('\0')) {
+        wheres.push("0".to_owned());
+    }
+    if let Some(user) = filter.user {
+        wheres.push(OF_USER.to_owned());
+        values.push(blob(team.as_uuid()));
+        values.push(filter.since.map_or(SqlValue::Null, at));
+        values.push(filter.until.map_or(SqlValue::Null, at));
+        values.push(blob(user.as_uuid()));
+    }
+    // What is looked up by id is not looked for on another index.
+    let plus = if filter.user.is_some() || filter.q.is_some() {
+        "+"
+    } else {
+        ""
+    };
+    match &filter.q {
         Some(q) => {
             wheres.push(FOUND.to_owned());
             values.push(blob(team.as_uuid()));
@@ -638,10 +694,9 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
             values.push(filter.until.map_or(SqlValue::Null, at));
             values.push(SqlValue::Text(pattern(q)));
             values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
-            "+"
         }
-        None => "",
-    };
+        None => {}
+    }
     let mut holds = |condition: &str, value: SqlValue| {
         wheres.push(format!("{plus}{condition}"));
         values.push(value);
@@ -718,7 +773,7 @@ fn list(
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let items = rows
         .into_iter()
-        .map(|row| row.map(|row| run_body(&row)))
+        .map(|row| run_body(conn, &row?))
         .collect::<Result<Vec<_>>>()?;
     Ok(Page {
         items,

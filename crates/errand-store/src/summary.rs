@@ -143,7 +143,8 @@ fn select_agents(
             .query_row(of_agent, read_row)
             .optional()?
             .transpose()?
-            .map(|row| run_body(&row));
+            .map(|row| run_body(conn, &row))
+            .transpose()?;
         summaries.push(AgentSummary {
             sums: sums.get(&agent).copied().unwrap_or_default(),
             agent,

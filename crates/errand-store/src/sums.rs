@@ -121,7 +121,7 @@ fn select_usage(conn: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>>
         column(UsageKey::ApiKey, "api_key_id"),
     );
     let sql = format!(
-        "SELECT s.day, s.agent, (SELECT name FROM agents WHERE id = s.agent), s.model, s.key, (SELECT name FROM api_keys WHERE id = s.key),
+        "SELECT s.day, s.agent, (SELECT name FROM agents WHERE id = s.agent), s.model, s.key, (SELECT name FROM named_api_keys WHERE id = s.key),
              s.runs, s.model_calls, s.input_tokens, s.cached_tokens, s.output_tokens, s.cost_usd,
              s.model_ms, s.unpriced_tokens, s.estimated_tokens
          FROM (SELECT {day} AS day, {agent} AS agent, {model} AS model, {key} AS key, sum(runs) AS runs, sum(model_calls) AS model_calls,

@@ -10,13 +10,17 @@
 
 pub(crate) mod auth;
 mod body;
+pub(crate) mod compress;
+pub mod cors;
 mod drain;
 pub mod error;
+mod exact;
 mod health;
 mod hint;
 mod idempotency;
 pub(crate) mod limiter;
 mod openapi;
+mod outer;
 mod page;
 pub(crate) mod path;
 mod query;
@@ -55,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::{Config, TrustedProxies, UnknownFields};
+use cors::AllowedOrigins;
 use error::ApiError;
 use limiter::Limiter;
 pub(crate) use v1::providers::own_providers;
@@ -64,6 +69,10 @@ pub(crate) use v1::providers::own_providers;
 pub struct ApiSettings {
     /// The server's outer address, without a slash at its end.
     pub public_url: String,
+    /// Whether the operator set it; otherwise it is where the server listens.
+    pub has_public_url: bool,
+    /// The origins whose scripts may call the API.
+    pub allowed_origins: AllowedOrigins,
     /// Whether unknown fields and query parameters are refused.
     pub unknown_fields_refused: bool,
     /// Requests of one key in its window of a minute; at least 1.
@@ -90,6 +99,8 @@ impl ApiSettings {
     pub fn of(config: &Config, public_url: &str) -> Self {
         Self {
             public_url: public_url.to_owned(),
+            has_public_url: config.server.public_url.is_some(),
+            allowed_origins: AllowedOrigins::new(config.api.allowed_origins.iter().cloned()),
             unknown_fields_refused: config.api.unknown_fields == UnknownFields::Refuse,
             requests_per_minute: config.rate_limit.requests_per_minute,
             failed_auth_per_minute: config.rate_limit.failed_authentications_per_minute,
@@ -132,6 +143,7 @@ pub struct Inner {
     upload_key: [u8; 32],
     limits: Limits,
     document: OnceLock<Bytes>,
+    document_page: OnceLock<Bytes>,
 }
 
 struct Limits {
@@ -147,7 +159,7 @@ impl AppState {
             by_key: Limiter::new(settings.requests_per_minute),
             by_address: Limiter::new(settings.failed_auth_per_minute),
         };
-        let document = OnceLock::new();
+        let (document, document_page) = (OnceLock::new(), OnceLock::new());
         let Parts {
             store,
             ids,
@@ -175,6 +187,7 @@ impl AppState {
             upload_key,
             limits,
             document,
+            document_page,
         }))
     }
 }
@@ -257,7 +270,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/sandboxes/{sandbox_id}/files/content", READ, PATH, || get(v1::files::get_content)),
     route(Method::POST, "/v1/sandboxes/{sandbox_id}/upload-urls", RUNS, NONE, || post(v1::uploads::create_upload_url)),
     route(Method::PUT, "/v1/uploads/{token}", PUBLIC, NONE, || put(v1::uploads::put_upload)),
-    route(Method::GET, "/v1/agents", READ, PAGE, || get(v1::agents::list_agents)),
+    route(Method::GET, "/v1/agents", READ, v1::agents::LIST_QUERY, || get(v1::agents::list_agents)),
     route(Method::POST, "/v1/agents", AGENTS, NONE, || post(v1::agents::create_agent)),
     route(Method::GET, "/v1/agents/{agent_id}", READ, NONE, || get(v1::agents::get_agent)),
     route(Method::PATCH, "/v1/agents/{agent_id}", AGENTS, NONE, || patch(v1::agents::rename_agent)),
@@ -270,6 +283,8 @@ pub static ROUTES: &[Route] = &[
     route(Method::PATCH, REVISION, AGENTS, NONE, || patch(v1::builds::change_build)),
     alias(Method::GET, "/v1/builds/{build_id}", READ, NONE, REVISION, || get(v1::builds::get_build)),
     alias(Method::PATCH, "/v1/builds/{build_id}", AGENTS, NONE, REVISION, || patch(v1::builds::change_build)),
+    route(Method::POST, "/v1/revisions/{build_id}/promote", AGENTS, NONE, || post(v1::builds::promote_build)),
+    alias(Method::POST, "/v1/builds/{build_id}/promote", AGENTS, NONE, "/v1/revisions/{build_id}/promote", || post(v1::builds::promote_build)),
     route(Method::POST, BUILDS, AGENTS, NONE, || post(v1::builds::create_build_of)),
     alias(Method::POST, "/v1/revisions", AGENTS, NONE, BUILDS, || post(v1::builds::create_build_of)),
     route(Method::GET, "/v1/api-keys", KEYS, PAGE, || get(v1::api_keys::list_api_keys)),
@@ -378,17 +393,20 @@ pub fn router(state: AppState) -> Router {
             ApiError::method_not_allowed(request.method())
         })
         .fallback(async || ApiError::no_endpoint())
-        .layer(from_fn_with_state(state.clone(), auth::middleware));
+        .layer(from_fn_with_state(state.clone(), auth::middleware))
+        .layer(from_fn_with_state(state.clone(), cors::middleware));
     layered(router.with_state(state.clone()), &state)
 }
 
 /// Gives a router what holds for every request: id, log line, errors in their form, panics as 500, bodies read to their
-/// end.
+/// end, responses compressed.
 pub fn layered(router: Router, state: &AppState) -> Router {
     router
         // Each reader of a body has its own limit.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn(drain::middleware))
+        .layer(compress::layer())
+        .layer(from_fn(compress::before))
         .layer(CatchPanicLayer::custom(request::of_panic))
         .layer(from_fn_with_state(state.clone(), request::middleware))
 }

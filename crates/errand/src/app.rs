@@ -151,6 +151,7 @@ impl App {
         let store = tokio::task::spawn_blocking(move || options.open(boot, trial))
             .await
             .context("the store's opening was cut off")??;
+        store.set_model_aliases(config.model_tables.aliases.clone());
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = Sandboxes::settled(&dir)
             .context("the directory of sandboxes cannot be used")?

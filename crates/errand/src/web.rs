@@ -195,6 +195,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/assignments/{agent_id}/builds", READ, || get(assignments::builds::list)),
     page(Method::GET, "/assignments/{agent_id}/builds/compare", READ, || get(assignments::builds::compare)),
     page(Method::POST, "/assignments/{agent_id}/builds/{build_id}/restore", AGENTS, || post(assignments::builds::restore)),
+    page(Method::POST, "/assignments/{agent_id}/builds/{build_id}/promote", AGENTS, || post(assignments::builds::promote)),
     page(Method::GET, "/webhooks", READ, || get(webhooks::list)),
     page(Method::POST, "/webhooks", WEBHOOKS, || post(webhooks::create)),
     page(Method::POST, "/webhooks/secret", WEBHOOKS, || post(webhooks::roll)),

@@ -156,6 +156,7 @@ impl Committer {
             description: None,
             config: json!({"version": "v2", "data": {"playbook": {"steps": steps}}}),
             created_by: first.owner,
+            draft: false,
         };
         let agent = ids.agent(now);
         let new = NewAgent {
@@ -163,6 +164,7 @@ impl Committer {
             id: agent,
             name: "bench".to_owned(),
             build: Some(build),
+            created_by: first.owner,
             now,
         };
         store.create_agent(new, Once::not_recorded()).await?;
@@ -217,7 +219,7 @@ impl Committer {
             webhook_url: None,
             human_request_webhook_url: None,
             message: None,
-            by: self.user,
+            by: self.user.into(),
             sandbox_ttl_ms: 86_400_000,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),

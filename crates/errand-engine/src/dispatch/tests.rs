@@ -97,12 +97,14 @@ impl World {
             description: None,
             config,
             created_by: self.owner,
+            draft: false,
         };
         let new = NewAgent {
             team: self.team,
             id: agent,
             name: "a".to_owned(),
             build: Some(build),
+            created_by: self.owner,
             now,
         };
         self.parts
@@ -119,7 +121,7 @@ impl World {
             webhook_url: None,
             human_request_webhook_url: None,
             message: Some((self.parts.ids.message(now), "hello".to_owned())),
-            by: self.owner,
+            by: self.owner.into(),
             sandbox_ttl_ms: 1_000_000,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),

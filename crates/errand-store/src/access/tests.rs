@@ -102,6 +102,7 @@ async fn a_key_has_the_role_that_its_creator_has_now() {
         team: f.team,
         user: ann,
         api_key: key.id,
+        api_key_name: key.name.clone(),
         role: Role::Admin,
         expires_at: None,
         last_used_at: None,

@@ -16,6 +16,7 @@ impl Fixture {
             id: self.ids.agent(self.now),
             name: name.to_owned(),
             build,
+            created_by: self.owner,
             now: self.now,
         }
     }
@@ -27,6 +28,7 @@ impl Fixture {
             description: None,
             config: json!({"version": "v2", "data": {"unknown": [1, null]}}),
             created_by: self.owner,
+            draft: false,
         }
     }
 
@@ -51,7 +53,13 @@ impl Fixture {
 
     async fn changed(&self, build: BuildId, change: BuildChange, now: Timestamp) -> Result<Build> {
         self.store
-            .update_build(self.team, build, change, now, Once::not_recorded())
+            .update_build(
+                self.team,
+                build,
+                change,
+                (self.owner, now),
+                Once::not_recorded(),
+            )
             .await?
             .fresh()
     }
@@ -202,7 +210,13 @@ async fn a_deleted_agent_is_gone_but_for_its_builds() {
     assert!(matches!(again, Err(StoreError::NotFound)));
     let renamed = f
         .store
-        .rename_agent(f.team, id, "b".to_owned(), f.now, Once::not_recorded())
+        .rename_agent(
+            f.team,
+            id,
+            "b".to_owned(),
+            (f.owner, f.now),
+            Once::not_recorded(),
+        )
         .await;
     assert!(matches!(renamed, Err(StoreError::NotFound)));
     let built = f
@@ -242,7 +256,13 @@ async fn another_teams_agents_and_builds_are_not_found() {
     ));
     let renamed = f
         .store
-        .rename_agent(team, agent, "b".to_owned(), f.now, f.once("1", 1))
+        .rename_agent(
+            team,
+            agent,
+            "b".to_owned(),
+            (f.owner, f.now),
+            f.once("1", 1),
+        )
         .await;
     assert!(matches!(renamed, Err(StoreError::NotFound)));
     let deleted = f
@@ -261,7 +281,7 @@ async fn another_teams_agents_and_builds_are_not_found() {
     };
     let updated = f
         .store
-        .update_build(team, build, change, f.now, f.once("4", 1))
+        .update_build(team, build, change, (f.owner, f.now), f.once("4", 1))
         .await;
     assert!(matches!(updated, Err(StoreError::NotFound)));
     assert_eq!(
@@ -313,8 +333,13 @@ async fn a_new_name_moves_updated_at() {
     let made = f.made(f.new_agent("old", Some(f.new_build("first")))).await;
     let later = f.now.plus_ms(5);
     let rename = || {
-        f.store
-            .rename_agent(f.team, made.0.id, "new".to_owned(), later, f.once("r", 1))
+        f.store.rename_agent(
+            f.team,
+            made.0.id,
+            "new".to_owned(),
+            (f.owner, later),
+            f.once("r", 1),
+        )
     };
     let (first, second) = (rename().await.unwrap(), rename().await.unwrap());
     let (agent, build) = assert_replayed(first, second);
@@ -322,6 +347,7 @@ async fn a_new_name_moves_updated_at() {
         (agent.name.as_str(), agent.created_at, agent.updated_at),
         ("new", f.now, later)
     );
+    assert_eq!(agent.updated_by, made.0.created_by);
     assert_eq!(build, made.1);
     assert_eq!(
         f.store.agent(f.team, agent.id).await.unwrap(),

@@ -93,12 +93,14 @@ impl Runs {
             description: None,
             config: json!({"version": "v2", "data": {"models": {"agent": {"model": "script/x"}}}}),
             created_by: f.owner,
+            draft: false,
         };
         let new = NewAgent {
             team: f.team,
             id: agent,
             name: "agent".to_owned(),
             build: Some(build),
+            created_by: f.owner,
             now,
         };
         f.store
@@ -121,7 +123,7 @@ impl Runs {
             webhook_url: Some("http://127.0.0.1/all".to_owned()),
             human_request_webhook_url: Some("http://127.0.0.1/human".to_owned()),
             message: Some((f.ids.message(self.now), "Begin.".to_owned())),
-            by: f.owner,
+            by: f.owner.into(),
             sandbox_ttl_ms: TTL_MS,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
@@ -271,7 +273,7 @@ impl Runs {
             run,
             request: request.id,
             answer,
-            by: self.f.owner,
+            by: self.f.owner.into(),
             now: self.now,
         };
         self.f
@@ -287,7 +289,7 @@ impl Runs {
             run,
             id: self.f.ids.message(self.now),
             text: "More.".to_owned(),
-            by: self.f.owner,
+            by: self.f.owner.into(),
             now: self.now,
         };
         self.f

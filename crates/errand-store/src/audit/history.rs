@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use errand_core::author::By;
 use errand_core::human::{HumanRequest, Origin, Resolution};
-use errand_core::id::{HumanRequestId, UserId};
+use errand_core::id::HumanRequestId;
 use errand_core::ledger::{IN_DOUBT_QUESTION, NOT_DONE};
 use errand_core::policy::{self, Settle};
 use errand_core::transcript::{Body, Outcome};
@@ -167,10 +168,7 @@ fn releases(resolution: &Resolution) -> bool {
 }
 
 /// A request, and how and by whom it was closed.
-pub(super) type Asked<'a> = (
-    &'a HumanRequest,
-    Option<(&'a Resolution, &'a Option<UserId>)>,
-);
+pub(super) type Asked<'a> = (&'a HumanRequest, Option<(&'a Resolution, &'a Option<By>)>);
 
 /// The requests of a transcript, each with its first response.
 pub(super) fn requests_in_order(stored: &Stored) -> Vec<Asked<'_>> {

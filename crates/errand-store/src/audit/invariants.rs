@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use errand_core::author::By;
 use errand_core::ledger::Ledger;
 use errand_core::run::Status;
 use errand_core::transcript::Body;
@@ -509,7 +510,9 @@ fn request_rows_agree(stored: &Stored, wrong: &mut Vec<String>) {
         if line.is_open != response.is_none() || line.resolution.is_some() == line.is_open {
             differs("it is closed in one of row and transcript alone");
         } else if let Some((resolution, by)) = response
-            && (line.resolution != Some(Ok((*resolution).clone())) || line.by != **by)
+            && (line.resolution != Some(Ok((*resolution).clone()))
+                || line.by != by.as_ref().map(|by| by.user)
+                || line.key != by.as_ref().and_then(By::key_id))
         {
             differs("its row is closed otherwise than in the transcript");
         }

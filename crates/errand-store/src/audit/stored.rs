@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use errand_core::human::{HumanRequest, Resolution};
-use errand_core::id::{BootId, HumanRequestId, MessageId, RunId, SandboxId, UserId};
+use errand_core::id::{ApiKeyId, BootId, HumanRequestId, MessageId, RunId, SandboxId, UserId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -56,6 +56,7 @@ pub(super) struct RequestLine {
     pub(super) is_open: bool,
     pub(super) resolution: Option<std::result::Result<Resolution, String>>,
     pub(super) by: Option<UserId>,
+    pub(super) key: Option<ApiKeyId>,
 }
 
 /// A row of `deliveries`, and the numbers of its attempts.
@@ -214,7 +215,7 @@ fn requests(
         .collect::<rusqlite::Result<Vec<_>>>()?;
     ids.extend(open.iter().map(|id| HumanRequestId::from_stored(id.0)));
     let mut statement = conn.prepare_cached(
-        "SELECT run_id, request, expires_at, closed_at IS NULL, resolution, responded_by FROM human_requests WHERE id = ?1",
+        "SELECT run_id, request, expires_at, closed_at IS NULL, resolution, responded_by, responded_key FROM human_requests WHERE id = ?1",
     )?;
     let mut found = BTreeMap::new();
     for id in ids {
@@ -232,6 +233,9 @@ fn requests(
                     by: row
                         .get::<_, Option<Blob>>(5)?
                         .map(|by| UserId::from_stored(by.0)),
+                    key: row
+                        .get::<_, Option<Blob>>(6)?
+                        .map(|key| ApiKeyId::from_stored(key.0)),
                 })
             })
             .optional()?;

@@ -18,7 +18,7 @@ fn fork_of(runs: &Runs, run: RunId, after: Option<MessageId>, message: Option<&s
         webhook_url: None,
         human_request_webhook_url: None,
         message: message.map(|text| (runs.f.ids.message(runs.now), text.to_owned())),
-        by: runs.f.owner,
+        by: runs.f.owner.into(),
         api_key: None,
         sandbox: None,
         sandbox_ttl_ms: 1_000,

@@ -16,7 +16,7 @@ impl Fixture {
             until: None,
             limit: 1000,
             dry_run: false,
-            by: self.owner,
+            by: self.owner.into(),
             now: self.now,
         }
     }

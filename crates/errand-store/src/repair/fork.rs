@@ -69,7 +69,9 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     let sandbox = free_sandbox_of(tx, &old, fork.now)?;
     let of = old.position;
     let about = (fork.id, fork.source, fork.now);
-    let row = new_row(about, old, build, &config, sandbox);
+    let mut row = new_row(about, old, build, &config, sandbox);
+    // An operator makes it, on the machine itself.
+    row.started_by = None;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, fork.now);
@@ -79,7 +81,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     close_what_is_open(&mut change, &ledger, &entries)?;
     change.row.turn = change.row.position + 1;
     change.queue()?;
-    let run = run_body(&change.row);
+    let run = run_body(tx, &change.row)?;
     change.finish()?;
     Ok(Forked {
         run,
@@ -113,8 +115,8 @@ pub(crate) fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Res
     Ok(entries)
 }
 
-pub(crate) fn config_of(conn: &Connection, old: &RunRow, build: BuildId) -> Result<BuildConfig> {
-    let config: String = conn
+pub(crate) fn config_of(tx: &Tx<'_>, old: &RunRow, build: BuildId) -> Result<BuildConfig> {
+    let config: String = tx
         .prepare_cached("SELECT config FROM builds WHERE id = ?1 AND agent_id = ?2")?
         .query_row(
             params![Blob(build.as_uuid()), Blob(old.agent.as_uuid())],
@@ -127,7 +129,8 @@ pub(crate) fn config_of(conn: &Connection, old: &RunRow, build: BuildId) -> Resu
             ))
         })?;
     let config: Value = json("builds", "config", &config)?;
-    BuildConfig::parse(&config)
+    tx.builds()
+        .parse(&config)
         .map_err(|error| StoreError::Refused(format!("the build cannot be run: {error}")))
 }
 
@@ -215,7 +218,7 @@ pub(crate) fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger>
             } => {
                 if let Some((_, request)) = requests.iter().find(|(was, _)| was == request_id) {
                     *request_id = request.id;
-                    let closed = (entry.at, resolution.clone(), *by);
+                    let closed = (entry.at, resolution.clone(), by.clone());
                     put_request(change, request, Some(closed))?;
                 }
             }

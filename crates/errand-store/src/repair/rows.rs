@@ -1,7 +1,8 @@
 //! Rows of a run that are put right, beneath what [`Change`] does.
 
+use errand_core::author::By;
 use errand_core::human::{HumanRequest, Resolution};
-use errand_core::id::{RunId, SandboxId, UserId};
+use errand_core::id::{RunId, SandboxId};
 use errand_core::ledger::Ledger;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
@@ -91,7 +92,7 @@ pub(super) fn settle_requests(
                     .iter_mut()
                     .find(|(request, _)| request.id == *request_id)
                 {
-                    *closed = Some((entry.at, resolution.clone(), *by));
+                    *closed = Some((entry.at, resolution.clone(), by.clone()));
                 }
             }
             _ => {}
@@ -128,7 +129,7 @@ pub(super) fn settle_requests(
 }
 
 /// When, how and by whom a request was closed.
-pub(super) type Closed = (Timestamp, Resolution, Option<UserId>);
+pub(super) type Closed = (Timestamp, Resolution, Option<By>);
 
 /// Writes the row of a request, or what of it is wrong.
 pub(super) fn put_request(
@@ -140,12 +141,14 @@ pub(super) fn put_request(
         .as_ref()
         .map(|(_, resolution, _)| to_json("human_requests", "resolution", resolution))
         .transpose()?;
+    let by = closed.as_ref().and_then(|(_, _, by)| by.as_ref());
     change
         .tx
         .prepare_cached(
-            "INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at, closed_at, resolution, responded_by)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (id) DO UPDATE SET request = ?4, expires_at = ?6, resolution = ?8, responded_by = ?9,
+            "INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at, closed_at, resolution, responded_by,
+                 responded_key)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (id) DO UPDATE SET request = ?4, expires_at = ?6, resolution = ?8, responded_by = ?9, responded_key = ?10,
                  closed_at = CASE WHEN ?7 IS NULL THEN NULL ELSE coalesce(closed_at, ?7) END
              WHERE run_id = ?2",
         )?
@@ -158,9 +161,8 @@ pub(super) fn put_request(
             request.expires_at.map(Ms),
             closed.as_ref().map(|(at, ..)| Ms(*at)),
             resolution,
-            closed
-                .as_ref()
-                .and_then(|(_, _, by)| by.map(|by| Blob(by.as_uuid())))
+            by.map(|by| Blob(by.user.as_uuid())),
+            by.and_then(By::key_id).map(|key| Blob(key.as_uuid()))
         ])?;
     Ok(())
 }

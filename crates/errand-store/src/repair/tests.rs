@@ -341,7 +341,7 @@ async fn a_row_that_cannot_be_read_ends_unread() {
                 approved: true,
                 reason: None,
             },
-            by: runs.f.owner,
+            by: runs.f.owner.into(),
             now: runs.now,
         },
         crate::once::Once::not_recorded(),

@@ -263,7 +263,7 @@ impl Wire {
             webhook_url: webhook.map(url_of),
             human_request_webhook_url: human_webhook.map(url_of),
             message: message.then(|| (self.ids.message(now), Request::text(number))),
-            by: team.owner,
+            by: team.owner.into(),
             sandbox_ttl_ms: 3_600_000,
             api_key: None,
             runnable: Runnable(Arc::new(|_| Ok(()))),
@@ -298,7 +298,7 @@ impl Wire {
             run,
             id: self.ids.message(now),
             text: Request::text(number),
-            by: owner,
+            by: owner.into(),
             now,
         };
         let once = self.once(key, "/messages", run, |body: &MessageBody| {
@@ -321,7 +321,7 @@ impl Wire {
             run,
             request,
             answer,
-            by: owner,
+            by: owner.into(),
             now,
         };
         let path = format!("/human-requests/{request}/respond");

@@ -238,12 +238,14 @@ async fn furnish_agent(world: &Arc<World>, program: &Program, number: usize, tea
         description: None,
         config,
         created_by: team.owner,
+        draft: false,
     };
     let new = NewAgent {
         team: team.id,
         id,
         name: format!("agent{number}"),
         build: Some(build),
+        created_by: team.owner,
         now,
     };
     program

@@ -10,9 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use errand_core::author::{By, UsedKey};
 use errand_core::id::{ApiKeyId, TeamId, UserId};
 use errand_core::role::{Permission, Role};
 use errand_core::time::Timestamp;
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
@@ -57,6 +59,10 @@ pub(crate) async fn middleware(
     let now = app.clock.now();
     let authenticated = match authenticate(&app, request.headers(), now).await {
         Ok(Some(authenticated)) => authenticated,
+        // Nothing was tried: a browser asks what it may do, and never sends a key with that.
+        Ok(None) if request.method() == Method::OPTIONS && !has_key(request.headers()) => {
+            return ApiError::unauthorized().into_response();
+        }
         Ok(None) => {
             return refuse(
                 &app,
@@ -100,6 +106,10 @@ async fn authenticate(
     let key_hash = key.hash();
     let caller = app.store.caller_by_key_hash(key_hash, now).await?;
     Ok(caller.map(|caller| Authenticated { caller, key_hash }))
+}
+
+fn has_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -210,6 +220,18 @@ impl Caller {
     /// The key.
     pub(crate) fn api_key(&self) -> ApiKeyId {
         self.authenticated.caller.api_key
+    }
+
+    /// The author of what is done with this request: the key, created by its user.
+    pub(crate) fn by(&self) -> By {
+        let caller = &self.authenticated.caller;
+        By {
+            user: caller.user,
+            key: Some(UsedKey {
+                id: caller.api_key,
+                name: caller.api_key_name.clone(),
+            }),
+        }
     }
 
     /// Whether the present role has a right, beside that of the route.

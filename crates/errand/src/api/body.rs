@@ -16,10 +16,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::AppState;
 use super::error::ApiError;
-use super::hint;
+use super::{exact, hint};
 
 /// A body, read into `T`.
 pub(crate) struct Json<T> {
+    /// What it says.
+    pub(crate) value: T,
+    /// The digest of its bytes.
+    pub(crate) sha256: [u8; 32],
+    /// Whether it has a field that is not known and was passed over.
+    pub(crate) is_lossy: bool,
+}
+
+/// A body that may be absent: the default of `T` then.
+pub(crate) struct MaybeJson<T> {
     /// What it says.
     pub(crate) value: T,
     /// The digest of its bytes.
@@ -28,6 +38,10 @@ pub(crate) struct Json<T> {
 
 /// What a body may be.
 pub(crate) trait RequestBody: DeserializeOwned {
+    /// Fields that change the meaning of a request and that this server does not have: they are refused also where
+    /// unknown fields are ignored.
+    const REFUSED: &'static [&'static str] = &[];
+
     /// The fields of the object in one of its fields; none where that is not ours to judge.
     fn fields_within(_field: &str) -> &'static [&'static str] {
         &[]
@@ -44,13 +58,65 @@ impl<T: RequestBody> FromRequest<AppState> for Json<T> {
                 "this endpoint reads JSON: send it with `content-type: application/json`",
             ));
         }
+        refuse_compressed(&parts.headers)?;
         let bytes = read(&parts.headers, body).await?;
-        let value = parse(&bytes, app.settings.unknown_fields_refused)?;
+        let (value, is_lossy) = parse(&bytes, app.settings.unknown_fields_refused)?;
+        Ok(Self {
+            value,
+            sha256: Sha256::digest(&bytes).into(),
+            is_lossy,
+        })
+    }
+}
+
+impl<T: RequestBody + Default> FromRequest<AppState> for MaybeJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body).await?;
+        let value = if without_bom(&bytes).iter().all(u8::is_ascii_whitespace) {
+            T::default()
+        } else if is_json(&parts.headers) {
+            refuse_compressed(&parts.headers)?;
+            parse(&bytes, app.settings.unknown_fields_refused)?.0
+        } else {
+            return Err(ApiError::unsupported(
+                "this endpoint reads JSON, or no body: send it with `content-type: application/json`",
+            ));
+        };
         Ok(Self {
             value,
             sha256: Sha256::digest(&bytes).into(),
         })
     }
+}
+
+/// Refuses a body that is sent in another form than it is read in.
+pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
+    let encodings = headers.get_all(header::CONTENT_ENCODING);
+    let is_plain = |value: &http::HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.trim().eq_ignore_ascii_case("identity"))
+    };
+    match encodings.iter().find(|value| !is_plain(value)) {
+        None => Ok(()),
+        Some(value) => {
+            let shown: String = String::from_utf8_lossy(value.as_bytes())
+                .chars()
+                .take(40)
+                .collect();
+            Err(ApiError::unsupported(format!(
+                "content-encoding: {shown:?} is not read here: send the body uncompressed, without that header"
+            )))
+        }
+    }
+}
+
+/// The bytes after a byte order mark, which tools of some systems put first.
+fn without_bom(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 /// The body of a call that takes none.
@@ -129,7 +195,9 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiError> {
+/// The body, and whether something in it is not known and was passed over.
+fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool), ApiError> {
+    let bytes = without_bom(bytes);
     let known = fields_of::<T>();
     // A list would be read as the fields in their order, which nobody means.
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -148,10 +216,15 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiErr
         }
     }
     let mut unknown = None;
+    let mut refused = None;
     let mut track = serde_path_to_error::Track::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let mut note = |path: serde_ignored::Path<'_>| {
-        unknown.get_or_insert_with(|| path.to_string());
+        let path = path.to_string();
+        if T::REFUSED.contains(&path.as_str()) {
+            refused.get_or_insert_with(|| path.clone());
+        }
+        unknown.get_or_insert(path);
     };
     let read = T::deserialize(serde_ignored::Deserializer::new(
         serde_path_to_error::Deserializer::new(&mut json, &mut track),
@@ -166,9 +239,16 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<T, ApiErr
         (Err(error), _) => return Err(does_not_fit(&track.path().to_string(), &error)),
     };
     json.end().map_err(|error| does_not_fit(".", &error))?;
-    match unknown {
-        Some(path) if refuse_unknown => Err(unknown_field::<T>(&path)),
-        _ => Ok(value),
+    match (unknown, refused) {
+        (Some(path), _) if refuse_unknown => Err(unknown_field::<T>(&path)),
+        (_, Some(path)) => Err(ApiError::invalid(
+            &path,
+            "this server does not have it; leave it out",
+        )),
+        (unknown, None) => match exact::inexact(bytes) {
+            Some((path, what)) => Err(ApiError::invalid(&path, what)),
+            None => Ok((value, unknown.is_some())),
+        },
     }
 }
 
@@ -262,6 +342,17 @@ pub(crate) fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
+/// A whole number, also where it is written as `5.0`; null as if it were absent.
+pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = Option::<serde_json::Number>::deserialize(deserializer)?;
+    let fitting = |number: serde_json::Number| {
+        errand_core::config::whole_number(&serde_json::Value::Number(number.clone()))
+            .and_then(|whole| u32::try_from(whole).ok())
+            .ok_or_else(|| de::Error::custom(format!("it takes a whole number, not {number}")))
+    };
+    number.map(fitting).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +373,8 @@ mod tests {
     }
 
     impl RequestBody for Outer {
+        const REFUSED: &'static [&'static str] = &["pinned"];
+
         fn fields_within(field: &str) -> &'static [&'static str] {
             if field == "inner" {
                 fields_of::<Inner>()
@@ -319,8 +412,9 @@ mod tests {
             refused(r#"{"agent_id": "a", "inner": {"config": {"x": 1}, "confg": 1}}"#)
                 .contains(r#"inner: "confg" is not a field here; did you mean "config"?"#)
         );
-        let ignoring: Outer = parse(br#"{"agent_id": "a", "webhok_url": "x"}"#, false).unwrap();
-        assert_eq!(ignoring.agent_id, "a");
+        let ignored = br#"{"agent_id": "a", "webhok_url": "x"}"#;
+        let (ignoring, is_lossy): (Outer, bool) = parse(ignored, false).unwrap();
+        assert_eq!((ignoring.agent_id.as_str(), is_lossy), ("a", true));
     }
 
     #[test]
@@ -338,8 +432,27 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_lost_is_refused_also_where_unknown_fields_are_ignored() {
+        let error = parse::<Outer>(br#"{"agent_id": "a", "x": 1, "pinned": true}"#, false);
+        assert!(format!("{error:?}").contains("pinned: this server does not have it"));
+        for text in [
+            r#"{"agent_id": "a", "inner": {"config": {"x": 1, "x": 2}}}"#,
+            r#"{"agent_id": "a", "inner": {"config": {"x": 123456789012345678901234567890}}}"#,
+        ] {
+            assert!(refused(text).contains("inner.config.x: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        let (value, _): (Outer, bool) =
+            parse("\u{feff}{\"agent_id\": \"a\"}".as_bytes(), true).unwrap();
+        assert_eq!(value.agent_id, "a");
+    }
+
+    #[test]
     fn absent_and_null_are_told_apart() {
-        let note = |text: &str| parse::<Outer>(text.as_bytes(), true).unwrap().note;
+        let note = |text: &str| parse::<Outer>(text.as_bytes(), true).unwrap().0.note;
         assert_eq!(note(r#"{"agent_id": "a"}"#), None);
         assert_eq!(note(r#"{"agent_id": "a", "note": null}"#), Some(None));
         assert_eq!(

@@ -8,6 +8,8 @@
     reason = "the document's form is fixed: objects all the way, as the tests of this module see"
 )]
 
+mod strict;
+
 use http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -59,6 +61,7 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
         v1::builds::create_build_of,
         v1::builds::get_build,
         v1::builds::change_build,
+        v1::builds::promote_build,
         v1::api_keys::list_api_keys,
         v1::api_keys::create_api_key,
         v1::api_keys::delete_api_key,
@@ -141,13 +144,14 @@ impl Modify for ApiKeyScheme {
     }
 }
 
-/// The document, for a server at this outer address.
-pub(crate) fn document(public_url: &str) -> Value {
+/// The document, for a server at this outer address that refuses unknown fields, or ignores them.
+pub(crate) fn document(public_url: &str, unknown_fields_refused: bool) -> Value {
     // The document is made of text and maps of text: it always has a JSON form.
     let mut document = serde_json::to_value(Annotated::openapi()).unwrap_or_default();
     document["servers"] = json!([{"url": public_url}]);
     document["components"]["responses"] = error_components();
     document["webhooks"] = webhooks();
+    strict::tighten(&mut document, unknown_fields_refused);
     for route in ROUTES.iter().filter(|route| route.alias_of.is_none()) {
         complete(
             &mut document["paths"][route.path][route.method.as_str().to_lowercase()],
@@ -288,7 +292,7 @@ mod tests {
     use super::*;
 
     fn paths() -> Value {
-        document("https://errand.example")["paths"].clone()
+        document("https://errand.example", true)["paths"].clone()
     }
 
     #[test]
@@ -356,7 +360,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = document("https://errand.example");
+        let document = document("https://errand.example", true);
         let mut left = vec![&document];
         while let Some(value) = left.pop() {
             match value {

@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_on_the_page() {
-        let page = of(&openapi::document("https://errand.example"));
+        let page = of(&openapi::document("https://errand.example", true));
         for route in ROUTES {
             assert!(
                 page.contains(&format!(

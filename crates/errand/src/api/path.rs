@@ -1,6 +1,7 @@
 //! Ids in paths.
 //!
-//! What is not an id of the right form names nothing: it is 404, as an id that nothing has.
+//! What is not an id of the right form is 400, and says so. A sandbox's id, a provider's name and a secret's name are
+//! opaque: what can be none of them names nothing, and is 404, as one that nothing has.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use errand_core::id::{
@@ -17,8 +18,11 @@ pub(crate) struct Path<T>(pub(crate) T);
 
 /// An id, or several, by the names of the table of routes.
 pub(crate) trait PathIds: Sized {
-    /// Reads it from the part of the path called `name(…)`.
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self>;
+    /// Reads it from the parts of the path, by their names in the table of routes.
+    ///
+    /// # Errors
+    /// 400 for what is no id, 404 for an opaque name that nothing can have.
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError>;
 }
 
 impl<T: PathIds> FromRequestParts<AppState> for Path<T> {
@@ -34,14 +38,15 @@ impl<T: PathIds> FromRequestParts<AppState> for Path<T> {
                 .find(|(given, _)| *given == name)
                 .map(|(_, value)| value.to_owned())
         };
-        T::read(&part).map(Path).ok_or_else(ApiError::not_found)
+        T::read(&part).map(Path)
     }
 }
 
 macro_rules! path_ids { ($($id:ident $name:literal),* $(,)?) => { $(
     impl PathIds for $id {
-        fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-            part($name)?.parse().ok()
+        fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+            let text = part($name).ok_or_else(ApiError::not_found)?;
+            text.parse().map_err(|error| ApiError::invalid($name, error))
         }
     }
 )* } }
@@ -60,8 +65,10 @@ path_ids! {
 }
 
 impl PathIds for SandboxId {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        Self::parse(&part("sandbox_id")?)
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        part("sandbox_id")
+            .and_then(|text| Self::parse(&text))
+            .ok_or_else(ApiError::not_found)
     }
 }
 
@@ -69,12 +76,12 @@ impl PathIds for SandboxId {
 pub(crate) struct ProviderName(pub(crate) String);
 
 impl PathIds for ProviderName {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        let name = part("provider")?;
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        let name = part("provider").ok_or_else(ApiError::not_found)?;
         let is_name =
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
         let fits = (1..=40).contains(&name.len()) && name.chars().all(is_name) && name != "builtin";
-        fits.then_some(Self(name))
+        fits.then_some(Self(name)).ok_or_else(ApiError::not_found)
     }
 }
 
@@ -82,8 +89,8 @@ impl PathIds for ProviderName {
 pub(crate) struct SignInToken(pub(crate) String);
 
 impl PathIds for SignInToken {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        part("sign_in").map(Self)
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        part("sign_in").map(Self).ok_or_else(ApiError::not_found)
     }
 }
 
@@ -91,14 +98,16 @@ impl PathIds for SignInToken {
 pub(crate) struct SecretName(pub(crate) String);
 
 impl PathIds for SecretName {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        part("secret_name").map(Self)
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        part("secret_name")
+            .map(Self)
+            .ok_or_else(ApiError::not_found)
     }
 }
 
 impl<A: PathIds, B: PathIds> PathIds for (A, B) {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        Some((A::read(part)?, B::read(part)?))
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        Ok((A::read(part)?, B::read(part)?))
     }
 }
 
@@ -107,12 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_id_names_nothing() {
+    fn what_is_no_id_is_refused_and_an_opaque_name_is_not_found() {
         let id = "0198f2a4-7c1e-7000-8000-000000000001";
         let of = |text: &'static str| move |name: &str| (name == "run_id").then(|| text.to_owned());
-        assert!(RunId::read(&of(id)).is_some());
-        assert!(RunId::read(&of("1")).is_none());
-        assert!(AgentId::read(&of(id)).is_none());
-        assert!(SandboxId::read(&|_: &str| Some("../..".to_owned())).is_none());
+        assert!(RunId::read(&of(id)).is_ok());
+        let refused = RunId::read(&of("1")).unwrap_err();
+        assert_eq!(refused.status(), http::StatusCode::BAD_REQUEST);
+        assert!(refused.message().starts_with("run_id: "), "{refused:?}");
+        let opaque = SandboxId::read(&|_: &str| Some("../..".to_owned())).unwrap_err();
+        assert_eq!(opaque.status(), http::StatusCode::NOT_FOUND);
     }
 }

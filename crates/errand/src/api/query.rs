@@ -114,6 +114,14 @@ impl Given {
             .transpose()
     }
 
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        let words = [("true", true), ("false", false)];
+        self.one(name)?
+            .map(|text| word(name, text, &words))
+            .transpose()
+    }
+
     /// `limit` and `offset`, with a limit of 1 to `limit_max`.
     pub(crate) fn page(&self, limit_max: u32) -> Result<PageQuery, ApiError> {
         let limit = self.whole("limit", 1..=limit_max)?.unwrap_or(PAGE_DEFAULT);

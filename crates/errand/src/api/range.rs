@@ -1,7 +1,7 @@
 //! The `Range` header, as far as it is served: one range of bytes. Anything else gives the whole file.
 
-use http::HeaderMap;
 use http::header;
+use http::{HeaderMap, HeaderValue};
 
 /// What of a file is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +19,12 @@ pub(crate) enum Part {
     Unsatisfiable,
 }
 
-/// What the headers ask for of a file of this size.
-pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64) -> Part {
-    // We give no validator that `If-Range` could hold: whatever it holds does not match.
-    if headers.contains_key(header::IF_RANGE) {
+/// What the headers ask for of a file of this size. `etag`: the file's, as its response has it.
+pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64, etag: &HeaderValue) -> Part {
+    // Of a file that is another one by now, or that is told by its date, the client gets all.
+    if let Some(condition) = headers.get(header::IF_RANGE)
+        && condition != etag
+    {
         return Part::Whole;
     }
     match headers
@@ -32,6 +34,18 @@ pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64) -> Part {
         Some(text) => parse(text, size_bytes),
         None => Part::Whole,
     }
+}
+
+/// Whether the client has the body of this tag already (`If-None-Match`).
+pub(crate) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let plain = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    let etag = plain(etag.as_bytes());
+    headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(|tag| plain(tag.trim_ascii()))
+        .any(|tag| tag == b"*" || tag == etag)
 }
 
 fn parse(text: &str, size_bytes: u64) -> Part {
@@ -91,6 +105,8 @@ fn number(text: &str) -> Number {
 mod tests {
     use super::*;
 
+    const TAG: HeaderValue = HeaderValue::from_static("\"a\"");
+
     #[test]
     fn ranges() {
         let bytes = |first, last| Part::Bytes { first, last };
@@ -125,9 +141,12 @@ mod tests {
     fn a_condition_that_cannot_hold_gives_the_whole_file() {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, "bytes=1-2".parse().unwrap());
-        assert_eq!(asked_for(&headers, 10), Part::Bytes { first: 1, last: 2 });
+        assert_eq!(
+            asked_for(&headers, 10, &TAG),
+            Part::Bytes { first: 1, last: 2 }
+        );
         headers.insert(header::IF_RANGE, "\"x\"".parse().unwrap());
-        assert_eq!(asked_for(&headers, 10), Part::Whole);
-        assert_eq!(asked_for(&HeaderMap::new(), 10), Part::Whole);
+        assert_eq!(asked_for(&headers, 10, &TAG), Part::Whole);
+        assert_eq!(asked_for(&HeaderMap::new(), 10, &TAG), Part::Whole);
     }
 }

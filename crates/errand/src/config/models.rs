@@ -1,12 +1,13 @@
 //! `[models]`: how models of providers on the network are called, and what the operator knows of them.
 //!
-//! Four tables are no settings of the list. Three have names of the operator's own choice: `[models.providers.NAME]`,
-//! `[models.prices."NAME"]` and `[models.windows]`; `[models.default_price]` is a price as a whole. What is wrong in them is told with all other problems. The keys and
+//! Five tables are no settings of the list. Four have names of the operator's own choice: `[models.providers.NAME]`,
+//! `[models.prices."NAME"]`, `[models.windows]` and `[models.aliases]`; `[models.default_price]` is a price as a whole. What is wrong in them is told with all other problems. The keys and
 //! addresses of Anthropic, OpenAI and Gemini may stand in the variables that everybody knows, which win over the file.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use errand_core::config::ModelAliases;
 use errand_engine::model::network::{
     Kind, NetworkSettings, Overrides, Price, ProviderKey, ProviderSettings,
 };
@@ -45,14 +46,17 @@ pub struct ModelTables {
     pub default_price: Option<Price>,
     /// `[models.windows]`.
     pub windows: BTreeMap<String, u64>,
+    /// `[models.aliases]`.
+    pub aliases: ModelAliases,
 }
 
 /// The names of these tables. Their content is kept as it is and read here.
-pub(super) const TABLES: [&str; 4] = [
+pub(super) const TABLES: [&str; 5] = [
     "models.providers",
     "models.prices",
     "models.default_price",
     "models.windows",
+    "models.aliases",
 ];
 
 /// A provider's key and address, by the variables that everybody knows.
@@ -119,6 +123,15 @@ impl ModelTables {
                     format!("models.windows.{name:?}"),
                     "takes a number of tokens in 1000..=100000000".to_owned(),
                 ),
+            }
+        }
+        for (origin, alias, value) in reader.table("models.aliases") {
+            let added = value
+                .as_str()
+                .ok_or_else(|| "takes a text: provider/name".to_owned())
+                .and_then(|model| tables.aliases.add(&alias, model));
+            if let Err(message) = added {
+                reader.report(origin, format!("models.aliases.{alias:?}"), message);
             }
         }
         tables

@@ -86,6 +86,15 @@ impl ServerConfig {
                 self.listen
             ));
         }
+        if !self.listen.ip().to_canonical().is_loopback() && self.public_url.is_none() {
+            warnings.push(format!(
+                "server.listen is {}, beyond the loopback, and server.public_url is not set: the addresses in webhooks \
+                 (respond_url), in the documentation and on pages say {}, which may not be how clients reach it. Set \
+                 server.public_url to the address that clients use.",
+                self.listen,
+                self.base_url(self.listen)
+            ));
+        }
         if self.tls.is_some() && self.public_url.is_some() && !https {
             warnings.push(
                 "server.public_url begins with http:, but the server speaks TLS: links in its answers will not work."

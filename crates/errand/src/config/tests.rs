@@ -581,11 +581,13 @@ fn it_warns_of_an_open_listener_without_tls() {
         ("ERRAND_SERVER__TLS__CERT", "a"),
         ("ERRAND_SERVER__TLS__KEY", "b"),
     ];
-    assert_eq!(count(&[open]), 1);
+    // Without TLS, and without an address that clients can use.
+    assert_eq!(count(&[open]), 2);
     assert_eq!(count(&[open, http]), 1);
-    assert_eq!(count(&[("ERRAND_SERVER__LISTEN", "[::]:8700")]), 1);
+    assert_eq!(count(&[("ERRAND_SERVER__LISTEN", "[::]:8700")]), 2);
     assert_eq!(count(&[open, https]), 0);
-    assert_eq!(count(&[open, tls[0], tls[1]]), 0);
+    assert_eq!(count(&[open, tls[0], tls[1]]), 1);
+    assert_eq!(count(&[open, tls[0], tls[1], https]), 0);
     for loopback in [
         "127.0.0.1:1",
         "127.9.9.9:1",
@@ -601,6 +603,28 @@ fn it_warns_of_an_open_listener_without_tls() {
     }
     assert_eq!(count(&[tls[0], tls[1], http]), 1);
     assert_eq!(count(&[("ERRAND_SERVER__TRUSTED_PROXIES", "0.0.0.0/0")]), 1);
+}
+
+#[test]
+fn origins_are_as_browsers_write_them() {
+    let of = |text: &str| from_env(&[("ERRAND_API__ALLOWED_ORIGINS", text)]);
+    let config = of("https://App.example.com, http://localhost:5173/, *").unwrap();
+    assert_eq!(
+        config.api.allowed_origins,
+        ["https://app.example.com", "http://localhost:5173", "*"]
+    );
+    for bad in [
+        "app.example.com",
+        "https://app.example.com/path",
+        "ftp://example.com",
+        "null",
+    ] {
+        let wrong = lines(of(bad));
+        assert!(
+            wrong.len() == 1 && wrong[0].starts_with("ERRAND_API__ALLOWED_ORIGINS: "),
+            "{wrong:?}"
+        );
+    }
 }
 
 #[test]

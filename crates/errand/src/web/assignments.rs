@@ -10,7 +10,6 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
-use errand_core::config::BuildConfig;
 use errand_core::id::AgentId;
 use errand_core::policy::Policy;
 use errand_core::role::Permission;
@@ -58,7 +57,7 @@ pub(super) async fn list(
             @if found.items.is_empty() {
                 (ui::empty("There are no assignments yet", &html! { "An assignment says what an agent does: its model, its instructions, its tools and what each of them may do." }))
             } @else {
-                (table(&found.items, &figures, visitor.now))
+                (table(&web, &found.items, &figures, visitor.now))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments?offset={offset}")))
             }
         }
@@ -67,6 +66,7 @@ pub(super) async fn list(
 }
 
 fn table(
+    web: &Web,
     agents: &[(Agent, Option<Build>)],
     figures: &HashMap<AgentId, AgentFigures>,
     now: Timestamp,
@@ -91,7 +91,7 @@ fn table(
                         @let of = figures.get(&agent.id).unwrap_or(&none);
                         tr {
                             td.title { a href={ "/assignments/" (agent.id) } { (ui::name(&agent.name)) } }
-                            td { (build.as_ref().map_or_else(|| "no build".to_owned(), model_of)) }
+                            td { (build.as_ref().map_or_else(|| "no build".to_owned(), |build| model_of(web, build))) }
                             td {
                                 @if let Some(last) = of.last { (ui::status(last.status)) " " a.link href={ "/runs/" (last.run) } { (ui::time(last.created_at, now)) } }
                                 @else { span.dim { "never" } }
@@ -118,8 +118,8 @@ fn success(of: &AgentFigures) -> String {
 }
 
 /// The model of a build, as it says it.
-fn model_of(build: &Build) -> String {
-    BuildConfig::parse(&build.config).map_or_else(
+fn model_of(web: &Web, build: &Build) -> String {
+    web.store.parse_config(&build.config).map_or_else(
         |_| "cannot be read".to_owned(),
         |config| config.model.to_string(),
     )
@@ -162,7 +162,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
                 }
                 (trigger::card(&web.settings.public_url, &id.to_string()))
             }
-            div { @if let Some(build) = &build { (setup(build, visitor.now)) } }
+            div { @if let Some(build) = &build { (setup(&web, build, visitor.now)) } }
         }
     };
     let status = ui::status_of(wrong.is_some());
@@ -213,8 +213,8 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
 }
 
 /// What the latest build is made of, in short.
-fn setup(build: &Build, now: Timestamp) -> Markup {
-    let parsed = BuildConfig::parse(&build.config);
+fn setup(web: &Web, build: &Build, now: Timestamp) -> Markup {
+    let parsed = web.store.parse_config(&build.config);
     html! {
         section {
             div.head { h2 { "Build " (build.number) } }

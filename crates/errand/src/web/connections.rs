@@ -491,7 +491,7 @@ pub(super) async fn sign_in(
         user: visitor.user_id(),
         in_web: true,
     };
-    let above = match begin(&web, &connection, by).await {
+    let above = match begin(&web, &connection, by, &web.settings.public_url).await {
         Ok(begun) => {
             let host = Url::parse(&begun.url).ok();
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();

@@ -15,8 +15,7 @@ use super::form::{Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page};
 use super::{Web, text, ui};
-use crate::api::range::asked_for;
-use crate::api::v1::files::{describe, send};
+use crate::api::v1::files::{answer, describe};
 
 /// Most bytes of a text that is read for its preview.
 const PREVIEW_BYTES_MAX: u64 = 256 * 1024;
@@ -198,11 +197,9 @@ pub(super) async fn raw(
     let path = path_of(params.get("path"))?;
     let opened = path.clone();
     let open = blocking(move || root.open_file(&opened)).await?;
-    let part = asked_for(&headers, open.size_bytes);
-    let mut response = send(open, part).await?;
+    let mut response = answer(open, &headers).await?;
     let kind = kind_of(path.file_name().unwrap_or_default());
     let headers = response.headers_mut();
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     describe(headers, &path);
     if params.is_on("inline") && (PICTURES.contains(&kind.as_str()) || kind == PDF) {
         headers.insert(

@@ -181,7 +181,7 @@ impl<T: PathIds, S: Send + Sync> FromRequestParts<S> for Path<T> {
                 .find(|(given, _)| *given == name)
                 .map(|(_, value)| value.to_owned())
         };
-        T::read(&part).map(Path).ok_or_else(PageError::not_found)
+        T::read(&part).map(Path).map_err(|_| PageError::not_found())
     }
 }
 

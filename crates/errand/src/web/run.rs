@@ -380,7 +380,7 @@ async fn people_of(web: &Web, entries: &[Entry]) -> Result<People, StoreError> {
             Body::User { by, .. }
             | Body::HumanResponse { by, .. }
             | Body::Interrupted { by }
-            | Body::Retried { by } => *by,
+            | Body::Retried { by } => by.as_ref().map(|by| by.user),
             _ => None,
         })
         .collect();

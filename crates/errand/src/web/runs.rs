@@ -102,7 +102,7 @@ fn filter(params: &Fields, now: Timestamp) -> RunFilter {
         since,
         until: None,
         q: params.given("q").map(str::to_owned),
-        ascending: false,
+        ..RunFilter::default()
     }
 }
 

@@ -73,7 +73,8 @@ async fn a_pending_approval_and_its_answer_have_the_documented_form() {
             *answered,
             json!({
                 "id": request, "run_id": run, "title": "Pay?", "description": "Now", "response": word, "reason": "as agreed",
-                "responded_at": app.now().to_string(), "created_at": pending["created_at"], "responded_by": team.owner.to_string()
+                "responded_at": app.now().to_string(), "created_at": pending["created_at"], "responded_by": team.owner.to_string(),
+                "author": {"kind": "api_key", "id": answered["author"]["id"], "name": "test", "created_by": team.owner.to_string()}
             })
         );
         app.settle().await;

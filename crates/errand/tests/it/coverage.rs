@@ -14,13 +14,13 @@ const NOBODY: &str = "0198f2a4-7c1e-7000-8000-000000000001";
 const NO_SANDBOX: &str = "sb_00000000000000000000000000000000";
 
 /// What a team has: one of each.
-struct Things {
-    team: Team,
+pub(crate) struct Things {
+    pub(crate) team: Team,
     ids: BTreeMap<&'static str, String>,
 }
 
 impl Things {
-    async fn of(app: &TestApp, name: &str) -> Self {
+    pub(crate) async fn of(app: &TestApp, name: &str) -> Self {
         let team = app.team(name).await;
         let agent = app
             .playbook(
@@ -115,7 +115,7 @@ impl Things {
         Self { team, ids }
     }
 
-    fn id(&self, name: &str) -> &str {
+    pub(crate) fn id(&self, name: &str) -> &str {
         &self.ids[name]
     }
 
@@ -155,7 +155,7 @@ impl Things {
 }
 
 /// The path with an id in each place; what a test does not know stays as it is.
-fn filled(path: &str, id: impl Fn(&str) -> String) -> String {
+pub(crate) fn filled(path: &str, id: impl Fn(&str) -> String) -> String {
     let part = |part: &str| {
         part.strip_prefix('{')
             .and_then(|p| p.strip_suffix('}'))
@@ -191,7 +191,7 @@ fn nowhere(name: &str) -> Value {
 }
 
 /// A body that fits.
-fn body(route: &Route, agent: &str) -> Value {
+pub(crate) fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/v1/runs") => json!({"agent_id": agent}),
         ("POST", "/v1/runs/stop" | "/v1/runs/retry") => json!({"all": true}),
@@ -256,7 +256,7 @@ async fn call(app: &TestApp, route: &Route, key: &str, path: &str, agent: &str) 
     }
 }
 
-fn generous() -> TestOptions {
+pub(crate) fn generous() -> TestOptions {
     TestOptions {
         settings: vec![(
             "ERRAND_RATE_LIMIT__FAILED_AUTHENTICATIONS_PER_MINUTE",
@@ -266,7 +266,7 @@ fn generous() -> TestOptions {
     }
 }
 
-fn guarded() -> impl Iterator<Item = &'static Route> {
+pub(crate) fn guarded() -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(|route| route.access != Access::Public)
 }
 

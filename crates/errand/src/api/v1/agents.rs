@@ -4,12 +4,13 @@ use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::AgentId;
+use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::time::Timestamp;
 use errand_store::StoredAnswer;
-use errand_store::model::{Agent, Build, NewAgent, PageQuery};
+use errand_store::model::{Agent, AgentRow, Build, NewAgent, PageQuery, Person};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::builds::{BuildBody, BuildDraft, checked_build};
@@ -20,18 +21,28 @@ use crate::api::body::{Json, NoBody, RequestBody, fields_of};
 use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
-use crate::api::query::{ListPage, PageParams, Query};
+use crate::api::query::{Given, Query, QueryParams};
 
 /// An agent.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentBody {
     id: Uuid,
     name: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// When it, or its latest build, last changed.
+    /// When it, or its live build, last changed.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
+    team_id: Uuid,
+    /// Always false: for clients of the hosted product.
+    slack_enabled: bool,
+    /// Always false: for clients of the hosted product.
+    microsoft_teams_enabled: bool,
+    /// Always false: for clients of the hosted product.
+    agentic_memory_enabled: bool,
+    /// Always null: for clients of the hosted product.
+    #[schema(required)]
+    thread_id: Option<Uuid>,
 }
 
 impl From<&Agent> for AgentBody {
@@ -41,14 +52,86 @@ impl From<&Agent> for AgentBody {
             name: agent.name.clone(),
             created_at: agent.created_at,
             updated_at: agent.updated_at,
+            team_id: agent.team_id.as_uuid(),
+            slack_enabled: false,
+            microsoft_teams_enabled: false,
+            agentic_memory_enabled: false,
+            thread_id: None,
         }
     }
 }
 
-/// An agent and its latest build.
-#[derive(Serialize, ToSchema)]
+/// A user.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct PersonBody {
+    id: Uuid,
+    /// The e-mail address, or `operator` for an operator without one.
+    name: String,
+    #[schema(required)]
+    email: Option<String>,
+}
+
+impl From<&Person> for PersonBody {
+    fn from(person: &Person) -> Self {
+        Self {
+            id: person.id.as_uuid(),
+            name: person
+                .email
+                .clone()
+                .unwrap_or_else(|| "operator".to_owned()),
+            email: person.email.clone(),
+        }
+    }
+}
+
+/// An agent as a list has it.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct AgentListItem {
+    #[serde(flatten)]
+    agent: AgentBody,
+    /// Its newest build, which may be a draft.
+    #[schema(required)]
+    latest_build: Option<BuildBody>,
+    /// When its newest run was created.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    last_run_at: Option<Timestamp>,
+    /// Always null: for clients of the hosted product.
+    #[schema(value_type = Option<String>, required)]
+    pinned_at: Option<Timestamp>,
+    /// Always empty: for clients of the hosted product.
+    #[schema(value_type = Vec<Object>)]
+    integration_configs: [(); 0],
+    /// Always null: for clients of the hosted product.
+    #[schema(required)]
+    folder_id: Option<Uuid>,
+    /// Null for an agent from before this was recorded.
+    #[schema(required)]
+    created_by: Option<PersonBody>,
+    /// Who last changed the agent or its builds.
+    #[schema(required)]
+    updated_by: Option<PersonBody>,
+}
+
+impl From<&AgentRow> for AgentListItem {
+    fn from(row: &AgentRow) -> Self {
+        Self {
+            agent: (&row.agent).into(),
+            latest_build: row.latest.as_ref().map(BuildBody::from),
+            last_run_at: row.last_run_at,
+            pinned_at: None,
+            integration_configs: [],
+            folder_id: None,
+            created_by: row.agent.created_by.as_ref().map(PersonBody::from),
+            updated_by: row.agent.updated_by.as_ref().map(PersonBody::from),
+        }
+    }
+}
+
+/// An agent and its live build.
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentResponse {
     agent: AgentBody,
+    /// The build that new runs use. Null where the agent has none, or only drafts.
     #[schema(required)]
     build: Option<BuildBody>,
 }
@@ -62,10 +145,19 @@ impl From<&(Agent, Option<Build>)> for AgentResponse {
     }
 }
 
+/// An agent that was created, and its first build.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct CreatedAgentResponse {
+    agent: AgentBody,
+    /// Absent where the request had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build: Option<BuildBody>,
+}
+
 /// A page of agents.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentListResponse {
-    agents: Vec<AgentBody>,
+    agents: Vec<AgentListItem>,
     /// How many there are in all.
     total: u64,
     limit: u32,
@@ -98,18 +190,53 @@ pub(crate) struct RenameAgentRequest {
     name: Name,
 }
 
-impl RequestBody for RenameAgentRequest {}
+impl RequestBody for RenameAgentRequest {
+    const REFUSED: &'static [&'static str] = &[
+        "slack_enabled",
+        "microsoft_teams_enabled",
+        "agentic_memory_enabled",
+        "thread_id",
+        "pinned",
+    ];
+}
+
+/// The parameters of the list of agents.
+pub(crate) const LIST_QUERY: &[&str] = &["limit", "offset", "include_schedules"];
+
+/// Which agents.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what AgentsPage reads")]
+pub(crate) struct ListAgentsParams {
+    /// The maximum number of entries.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: Option<u32>,
+    /// Entries that are skipped.
+    #[param(minimum = 0, default = 0)]
+    offset: Option<u64>,
+    /// Accepted for clients of the hosted product; changes nothing.
+    include_schedules: Option<bool>,
+}
+
+pub(crate) struct AgentsPage(PageQuery);
+
+impl QueryParams for AgentsPage {
+    fn read(given: &Given) -> Result<Self, ApiError> {
+        given.boolean("include_schedules")?;
+        given.page(LIST_PAGE_MAX).map(Self)
+    }
+}
 
 /// The team's agents, newest first.
-#[utoipa::path(get, path = "/v1/agents", tag = "Agents", params(PageParams),
+#[utoipa::path(get, path = "/v1/agents", tag = "Agents", params(ListAgentsParams),
     responses((status = 200, description = "A page of agents.", body = AgentListResponse)))]
 pub(crate) async fn list_agents(
     caller: Caller,
     State(app): State<AppState>,
-    Query(ListPage(query)): Query<ListPage>,
+    Query(AgentsPage(query)): Query<AgentsPage>,
 ) -> Result<Answered<AgentListResponse>, ApiError> {
-    let page = app.store.list_agents(caller.team(), query).await?;
-    let agents = page.items.iter().map(|(agent, _)| agent.into()).collect();
+    let page = app.store.list_agent_rows(caller.team(), query).await?;
+    let agents = page.items.iter().map(AgentListItem::from).collect();
     let PageQuery { limit, offset } = query;
     Ok(Answered(AgentListResponse {
         agents,
@@ -121,7 +248,7 @@ pub(crate) async fn list_agents(
 
 /// Makes an agent, with its first build where one is given.
 #[utoipa::path(post, path = "/v1/agents", tag = "Agents", request_body = CreateAgentRequest,
-    responses((status = 201, description = "The agent.", body = AgentResponse)))]
+    responses((status = 201, description = "The agent.", body = CreatedAgentResponse)))]
 pub(crate) async fn create_agent(
     caller: Caller,
     State(app): State<AppState>,
@@ -138,6 +265,7 @@ pub(crate) async fn create_agent(
         id: app.ids.agent(now),
         name: body.value.name.0,
         build,
+        created_by: caller.user(),
         now,
     };
     let answer = app
@@ -147,11 +275,17 @@ pub(crate) async fn create_agent(
     Ok(response(answer, render_created))
 }
 
-fn render_created(agent: &(Agent, Option<Build>)) -> StoredAnswer {
-    rendered(StatusCode::CREATED, &AgentResponse::from(agent))
+fn render_created((agent, build): &(Agent, Option<Build>)) -> StoredAnswer {
+    rendered(
+        StatusCode::CREATED,
+        &CreatedAgentResponse {
+            agent: agent.into(),
+            build: build.as_ref().map(BuildBody::from),
+        },
+    )
 }
 
-/// An agent and its latest build.
+/// An agent and its live build.
 #[utoipa::path(get, path = "/v1/agents/{agent_id}", tag = "Agents", params(("agent_id" = Uuid, Path, description = "The agent.")),
     responses((status = 200, description = "The agent.", body = AgentResponse)))]
 pub(crate) async fn get_agent(
@@ -181,7 +315,7 @@ pub(crate) async fn rename_agent(
             caller.team(),
             agent,
             body.value.name.0,
-            app.clock.now(),
+            (caller.user(), app.clock.now()),
             once,
         )
         .await?;

@@ -10,7 +10,7 @@ use errand_core::limits::CONFIG_BYTES_MAX;
 use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
 use errand_store::model::{Build, BuildChange, NewBuild, PageQuery};
-use errand_store::{Connection, StoredAnswer};
+use errand_store::{Connection, StoreError, StoredAnswer};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,14 +20,14 @@ use uuid::Uuid;
 use super::name::Name;
 use crate::api::AppState;
 use crate::api::auth::Caller;
-use crate::api::body::{Json, RequestBody, absent_or_null};
+use crate::api::body::{Json, MaybeJson, RequestBody, absent_or_null};
 use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
 /// An immutable, numbered snapshot of an agent's setup.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildBody {
     id: Uuid,
     agent_id: Uuid,
@@ -44,6 +44,27 @@ pub(crate) struct BuildBody {
     created_by: Option<Uuid>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// The same as `agent_id`.
+    copilot_id: Uuid,
+    /// The same as `number`.
+    revision_number: u64,
+    /// The same as `name`.
+    revision_name: String,
+    /// The same as `description`.
+    #[schema(required)]
+    revision_description: Option<String>,
+    /// The build that it was made of by a change of its `config`.
+    #[schema(required)]
+    parent_build_id: Option<Uuid>,
+    /// `live`: new runs use it. `historic`: it was live. `draft`: it was never live, and becomes so when it is promoted.
+    #[schema(pattern = "^(live|historic|draft)$")]
+    status: &'static str,
+    /// When its name, its description or its state by a promotion last changed.
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// The e-mail address of the user who made it.
+    #[schema(required)]
+    created_by_name: Option<String>,
 }
 
 impl From<&Build> for BuildBody {
@@ -57,18 +78,26 @@ impl From<&Build> for BuildBody {
             config: build.config.clone(),
             created_by: build.created_by.map(|user| user.as_uuid()),
             created_at: build.created_at,
+            copilot_id: build.agent_id.as_uuid(),
+            revision_number: build.number,
+            revision_name: build.name.clone(),
+            revision_description: build.description.clone(),
+            parent_build_id: build.parent.map(BuildId::as_uuid),
+            status: build.state.as_str(),
+            updated_at: build.updated_at,
+            created_by_name: build.created_by_name.clone(),
         }
     }
 }
 
 /// A build.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildResponse {
     build: BuildBody,
 }
 
 /// A page of builds.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildListResponse {
     builds: Vec<BuildBody>,
     /// How many there are in all.
@@ -77,18 +106,49 @@ pub(crate) struct BuildListResponse {
     offset: u64,
 }
 
-/// A build to make.
+/// A build that was created.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct CreatedBuildResponse {
+    build: BuildBody,
+    agent: AgentRef,
+}
+
+/// An agent, by its id.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct AgentRef {
+    id: Uuid,
+}
+
+/// What promoting a build answers.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct PromoteResponse {
+    /// Always true.
+    success: bool,
+}
+
+/// A build to make, of a `config` or of another build's.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct BuildDraft {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
     description: Option<String>,
-    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back.
-    #[schema(value_type = Object)]
-    config: Value,
+    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back. Required unless
+    /// `source_build_id` is given.
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    /// A build of the team whose `config` is copied. Takes the place of `config`.
+    #[schema(value_type = Option<Uuid>)]
+    source_build_id: Option<BuildId>,
+    /// True: new runs do not use the build until it is promoted.
+    draft: Option<bool>,
 }
 
-impl RequestBody for BuildDraft {}
+impl RequestBody for BuildDraft {
+    const REFUSED: &'static [&'static str] = REFUSED;
+}
+
+/// What the hosted product takes for a build, and what this server does not have.
+const REFUSED: &[&str] = &["handover_target_ids", "handoverTargetIds"];
 
 /// A build to make, with its agent.
 #[derive(Deserialize, ToSchema)]
@@ -98,14 +158,22 @@ pub(crate) struct CreateBuildRequest {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
     description: Option<String>,
-    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back.
-    #[schema(value_type = Object)]
-    config: Value,
+    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back. Required unless
+    /// `source_build_id` is given.
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    /// A build of the team whose `config` is copied. Takes the place of `config`.
+    #[schema(value_type = Option<Uuid>)]
+    source_build_id: Option<BuildId>,
+    /// True: new runs do not use the build until it is promoted.
+    draft: Option<bool>,
 }
 
-impl RequestBody for CreateBuildRequest {}
+impl RequestBody for CreateBuildRequest {
+    const REFUSED: &'static [&'static str] = REFUSED;
+}
 
-/// What of a build can change.
+/// What of a build can change. With `config`, a new build is made of it.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeBuildRequest {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
@@ -114,9 +182,51 @@ pub(crate) struct ChangeBuildRequest {
     #[serde(default, deserialize_with = "absent_or_null")]
     #[schema(value_type = Option<String>)]
     description: Option<Option<String>>,
+    /// The same as `name`.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    revision_name: Option<Name>,
+    /// The same as `description`.
+    #[serde(default, deserialize_with = "absent_or_null")]
+    #[schema(value_type = Option<String>)]
+    revision_description: Option<Option<String>>,
+    /// Makes a new build whose parent is this one: live if this one is live, a draft if this one is a draft.
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
 }
 
-impl RequestBody for ChangeBuildRequest {}
+impl RequestBody for ChangeBuildRequest {
+    const REFUSED: &'static [&'static str] = &[
+        "handover_target_ids",
+        "handoverTargetIds",
+        "source_build_id",
+        "status",
+        "draft",
+    ];
+}
+
+/// What a promotion may change of the build.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct PromoteRequest {
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    revision_name: Option<Name>,
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "absent_or_null")]
+    #[schema(value_type = Option<String>)]
+    revision_description: Option<Option<String>>,
+}
+
+impl RequestBody for PromoteRequest {}
+
+/// One of two names of the same field.
+fn one_of<T>(name: &str, a: Option<T>, b: Option<T>) -> Result<Option<T>, ApiError> {
+    match (a, b) {
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            &format!("revision_{name}"),
+            format!("it is another name of `{name}`, which is given, too; give one of them"),
+        )),
+        (a, b) => Ok(a.or(b)),
+    }
+}
 
 /// A build that can be stored. `within`: where it stands in the body, such as `build.`.
 pub(crate) async fn checked_build(
@@ -125,22 +235,69 @@ pub(crate) async fn checked_build(
     draft: BuildDraft,
     within: &str,
 ) -> Result<NewBuild, ApiError> {
-    let config = BuildConfig::parse(&draft.config)
+    let config = match (draft.config, draft.source_build_id) {
+        (Some(config), None) => config,
+        (None, Some(source)) => copied_config(app, caller.team(), source, within).await?,
+        (None, None) => {
+            return Err(ApiError::invalid(
+                &format!("{within}config"),
+                "it is missing: give `config`, or `source_build_id` to copy another build's",
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid(
+                &format!("{within}source_build_id"),
+                "it takes the place of `config`, which is given, too; give one of them",
+            ));
+        }
+    };
+    check_config(app, caller.team(), &config, within).await?;
+    Ok(NewBuild {
+        id: app.ids.build(app.clock.now()),
+        name: draft.name.0,
+        description: draft.description,
+        config,
+        created_by: caller.user(),
+        draft: draft.draft.unwrap_or(false),
+    })
+}
+
+/// The config of another build of the team.
+async fn copied_config(
+    app: &AppState,
+    team: TeamId,
+    source: BuildId,
+    within: &str,
+) -> Result<Value, ApiError> {
+    match app.store.build(team, source).await {
+        Ok(build) => Ok(build.config),
+        Err(StoreError::NotFound) => Err(ApiError::invalid(
+            &format!("{within}source_build_id"),
+            "there is no such build",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses a config that cannot be run here.
+async fn check_config(
+    app: &AppState,
+    team: TeamId,
+    config: &Value,
+    within: &str,
+) -> Result<(), ApiError> {
+    let parsed = app
+        .store
+        .parse_config(config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
-    check_reach(app, caller.team(), &config, within).await?;
-    if draft.config.to_string().len() > CONFIG_BYTES_MAX {
+    check_reach(app, team, &parsed, within).await?;
+    if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
             format!("it takes at most {CONFIG_BYTES_MAX} bytes"),
         ));
     }
-    Ok(NewBuild {
-        id: app.ids.build(app.clock.now()),
-        name: draft.name.0,
-        description: draft.description,
-        config: draft.config,
-        created_by: caller.user(),
-    })
+    Ok(())
 }
 
 /// Holds what a build reaches for against what the team has.
@@ -238,10 +395,10 @@ pub(crate) async fn list_builds(
     }))
 }
 
-/// Adds a build to an agent. Runs that are started from now on have it.
+/// Adds a build to an agent. Runs that are started from now on have it, unless it is a draft.
 #[utoipa::path(post, path = "/v1/agents/{agent_id}/revisions", tag = "Builds",
     params(("agent_id" = Uuid, Path, description = "The agent.")), request_body = BuildDraft,
-    responses((status = 201, description = "The build.", body = BuildResponse)))]
+    responses((status = 201, description = "The build.", body = CreatedBuildResponse)))]
 pub(crate) async fn create_build(
     caller: Caller,
     State(app): State<AppState>,
@@ -254,7 +411,7 @@ pub(crate) async fn create_build(
 
 /// Adds a build to the agent that the body names.
 #[utoipa::path(post, path = "/v1/builds", tag = "Builds", request_body = CreateBuildRequest,
-    responses((status = 201, description = "The build.", body = BuildResponse)))]
+    responses((status = 201, description = "The build.", body = CreatedBuildResponse)))]
 pub(crate) async fn create_build_of(
     caller: Caller,
     State(app): State<AppState>,
@@ -266,20 +423,17 @@ pub(crate) async fn create_build_of(
         name,
         description,
         config,
+        source_build_id,
+        draft,
     } = body.value;
-    create(
-        &app,
-        &caller,
-        agent_id,
-        &key,
-        BuildDraft {
-            name,
-            description,
-            config,
-        },
-        body.sha256,
-    )
-    .await
+    let draft = BuildDraft {
+        name,
+        description,
+        config,
+        source_build_id,
+        draft,
+    };
+    create(&app, &caller, agent_id, &key, draft, body.sha256).await
 }
 
 async fn create(
@@ -302,8 +456,11 @@ async fn create(
 fn render_created(build: &Build) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
-        &BuildResponse {
+        &CreatedBuildResponse {
             build: build.into(),
+            agent: AgentRef {
+                id: build.agent_id.as_uuid(),
+            },
         },
     )
 }
@@ -322,10 +479,10 @@ pub(crate) async fn get_build(
     }))
 }
 
-/// Changes a build's name and description; its config never changes.
+/// Changes a build's name and description. A change of its `config` makes a new build, whose parent it is.
 #[utoipa::path(patch, path = "/v1/revisions/{build_id}", tag = "Builds", params(("build_id" = Uuid, Path, description = "The build.")),
     request_body = ChangeBuildRequest,
-    responses((status = 200, description = "The build.", body = BuildResponse)))]
+    responses((status = 200, description = "The build: with `config`, the new one.", body = BuildResponse)))]
 pub(crate) async fn change_build(
     caller: Caller,
     State(app): State<AppState>,
@@ -333,15 +490,43 @@ pub(crate) async fn change_build(
     key: IdempotencyKey,
     body: Json<ChangeBuildRequest>,
 ) -> Result<Response, ApiError> {
+    let given = body.value;
+    let name = one_of("name", given.name, given.revision_name)?;
+    let description = one_of("description", given.description, given.revision_description)?;
     let change = BuildChange {
-        name: body.value.name.map(|name| name.0),
-        description: body.value.description,
+        name: name.map(|name| name.0),
+        description,
     };
+    let now = app.clock.now();
     let once = key.once(&caller, body.sha256, render);
-    let answer = app
-        .store
-        .update_build(caller.team(), build, change, app.clock.now(), once)
-        .await?;
+    let answer = match given.config {
+        None if change == BuildChange::default() && body.is_lossy => {
+            return Err(ApiError::bad_request(
+                "nothing of this can be changed here: it takes name, description or config",
+            ));
+        }
+        None => {
+            app.store
+                .update_build(caller.team(), build, change, (caller.user(), now), once)
+                .await?
+        }
+        Some(config) => {
+            // Not found comes before what is wrong with the config.
+            app.store.build(caller.team(), build).await?;
+            check_config(&app, caller.team(), &config, "").await?;
+            let new = NewBuild {
+                id: app.ids.build(now),
+                name: String::new(),
+                description: None,
+                config,
+                created_by: caller.user(),
+                draft: false,
+            };
+            app.store
+                .revise_build(caller.team(), build, change, new, now, once)
+                .await?
+        }
+    };
     Ok(response(answer, render))
 }
 
@@ -352,4 +537,32 @@ fn render(build: &Build) -> StoredAnswer {
             build: build.into(),
         },
     )
+}
+
+/// Makes a build the live one: runs that are started from now on have it, until another one is promoted or created live.
+#[utoipa::path(post, path = "/v1/revisions/{build_id}/promote", tag = "Builds",
+    params(("build_id" = Uuid, Path, description = "The build.")), request_body = Option<PromoteRequest>,
+    responses((status = 200, description = "It is live.", body = PromoteResponse)))]
+pub(crate) async fn promote_build(
+    caller: Caller,
+    State(app): State<AppState>,
+    Path(build): Path<BuildId>,
+    key: IdempotencyKey,
+    body: MaybeJson<PromoteRequest>,
+) -> Result<Response, ApiError> {
+    let change = BuildChange {
+        name: body.value.revision_name.map(|name| name.0),
+        description: body.value.revision_description,
+    };
+    let by = (caller.user(), app.clock.now());
+    let once = key.once(&caller, body.sha256, render_promoted);
+    let answer = app
+        .store
+        .promote_build(caller.team(), build, change, by, once)
+        .await?;
+    Ok(response(answer, render_promoted))
+}
+
+fn render_promoted(_: &Build) -> StoredAnswer {
+    rendered(StatusCode::OK, &PromoteResponse { success: true })
 }

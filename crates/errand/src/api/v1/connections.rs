@@ -27,7 +27,7 @@ use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::error::ApiError;
-use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
+use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
@@ -38,7 +38,7 @@ const VALUE_BYTES_MAX: usize = 8 * 1024;
 
 /// How a server is reached.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Transport {
     /// Streamable HTTP.
     Http {
@@ -63,6 +63,7 @@ pub(crate) enum Transport {
 
 /// A client that was registered with the server's sign-in beforehand.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct OauthClientBody {
     #[schema(example = "errand-at-example")]
     client_id: String,
@@ -72,7 +73,7 @@ pub(crate) struct OauthClientBody {
 }
 
 /// What a server says that a tool does.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "MCP's hints are four of them"
@@ -85,7 +86,7 @@ pub(crate) struct ToolHintsBody {
 }
 
 /// A tool, by the last probe.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ProbedToolBody {
     /// As builds name it: `connection__tool`.
     #[schema(example = "mail__search")]
@@ -103,13 +104,13 @@ pub(crate) struct ProbedToolBody {
 }
 
 /// Who issued a connection's sign-in.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct SignInBody {
     issuer: String,
 }
 
 /// A connection.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionBody {
     id: Uuid,
     #[schema(example = "mail")]
@@ -238,13 +239,13 @@ fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
 }
 
 /// A connection.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionResponse {
     connection: ConnectionBody,
 }
 
 /// A page of connections.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionListResponse {
     connections: Vec<ConnectionBody>,
     /// How many there are in all.
@@ -254,7 +255,7 @@ pub(crate) struct ConnectionListResponse {
 }
 
 /// What a probe found.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ProbeResponse {
     connection: ConnectionBody,
     /// Null: the server was reached, and its tools are in the connection. Else what went wrong, in words.
@@ -429,15 +430,29 @@ pub(crate) async fn probe_connection(
     caller: Caller,
     State(app): State<AppState>,
     Path(id): Path<ConnectionId>,
-    _body: NoBody,
-) -> Result<Answered<ProbeResponse>, ApiError> {
+    key: IdempotencyKey,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    if let Some(idem) = key.idem(&caller, body.sha256)
+        && let Some(stored) = app.store.recall(idem, now).await?
+    {
+        return Ok(replayed(stored));
+    }
     let connection = app.store.connection(caller.team(), id).await?;
     let error = app.connections.probe(&connection).await?.err();
     let connection = app.store.connection(caller.team(), id).await?;
-    Ok(Answered(ProbeResponse {
+    let found = ProbeResponse {
         connection: (&connection).into(),
         error,
-    }))
+    };
+    let once = key.once(&caller, body.sha256, render_probed);
+    let answer = app.store.remember(found, once, now).await?;
+    Ok(response(answer, render_probed))
+}
+
+fn render_probed(found: &ProbeResponse) -> StoredAnswer {
+    rendered(StatusCode::OK, found)
 }
 
 fn render_created(connection: &Connection) -> StoredAnswer {

@@ -1,38 +1,76 @@
 //! The documentation that the program itself serves.
+//!
+//! It is the same for everybody until the program is replaced: it is made once, and a client that has it is told so.
 
 use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
-use http::header::{self, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use errand_core::transcript::hex;
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
+use crate::api::compress::PublicPage;
+use crate::api::range::is_known;
 use crate::api::{AppState, openapi, page};
 
 /// All endpoints, on a page for people.
 #[utoipa::path(get, path = "/v1/documentation", tag = "Documentation", security(()),
-    responses((status = 200, description = "The page.", body = String, content_type = "text/html")))]
-pub(crate) async fn documentation_page(State(app): State<AppState>) -> Response {
-    let page = page::of(&openapi::document(&app.settings.public_url));
+    params(("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page: unchanged, it is not sent again.")),
+    responses(
+        (status = 200, description = "The page.", body = String, content_type = "text/html"),
+        (status = 304, description = "It is the page that the client has."),
+    ))]
+pub(crate) async fn documentation_page(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+) -> Response {
+    let page = app
+        .document_page
+        .get_or_init(|| page::of(&document(&app)).into())
+        .clone();
     let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
+    let mut response = unless_known(&headers, page, "text/html; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, policy);
+    response.extensions_mut().insert(PublicPage);
+    response
 }
 
 /// All endpoints, as an OpenAPI 3.1 document.
 #[utoipa::path(get, path = "/v1/documentation/json", tag = "Documentation", security(()),
-    responses((status = 200, description = "The document.", body = Object)))]
-pub(crate) async fn documentation_json(State(app): State<AppState>) -> Response {
-    let document = app
+    params(("If-None-Match" = Option<String>, Header, description = "An `ETag` of this document: unchanged, it is not sent again.")),
+    responses(
+        (status = 200, description = "The document.", body = Object),
+        (status = 304, description = "It is the document that the client has."),
+    ))]
+pub(crate) async fn documentation_json(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+) -> Response {
+    let body = app
         .document
-        .get_or_init(|| {
-            openapi::document(&app.settings.public_url)
-                .to_string()
-                .into()
-        })
+        .get_or_init(|| document(&app).to_string().into())
         .clone();
-    (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        document,
-    )
-        .into_response()
+    unless_known(&headers, body, "application/json")
+}
+
+fn document(app: &AppState) -> Value {
+    let settings = &app.settings;
+    openapi::document(&settings.public_url, settings.unknown_fields_refused)
+}
+
+/// The body with its tag; the tag alone for a client that has the body. The tag is a weak one: the same for each encoding.
+fn unless_known(headers: &HeaderMap, body: Bytes, kind: &'static str) -> Response {
+    let digest = hex(&Sha256::digest(&body));
+    let etag = format!("W/\"{}\"", digest.get(..32).unwrap_or_default());
+    let etag = HeaderValue::from_str(&etag).unwrap_or(HeaderValue::from_static("W/\"-\""));
+    let tag = [(header::ETAG, etag.clone())];
+    if is_known(headers, &etag) {
+        return (StatusCode::NOT_MODIFIED, tag).into_response();
+    }
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
+    (tag, kind, body).into_response()
 }

@@ -1,6 +1,8 @@
 //! Files of a sandbox: listing and download.
 
+use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 
 use axum::Json as Answered;
 use axum::body::Body;
@@ -8,20 +10,23 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
+use errand_core::transcript::hex;
 use errand_sandbox::{Entry, FileError, Kind, OpenFile, Root};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::AppState;
 use crate::api::auth::Caller;
+use crate::api::compress::AsItIs;
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
-use crate::api::range::{Part, asked_for};
+use crate::api::range::{Part, asked_for, is_known};
 use crate::api::receive::blocking;
 
 /// A file or a directory.
@@ -156,10 +161,13 @@ impl QueryParams for FilePath {
         ("sandbox_id" = String, Path, description = "The sandbox."),
         ContentParams,
         ("Range" = Option<String>, Header, description = "One range of bytes."),
+        ("If-Range" = Option<String>, Header, description = "An `ETag`: of a file that has another one, all is sent."),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag`: of a file that still has it, nothing is sent (304)."),
     ),
     responses(
         (status = 200, description = "The file.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "The range.", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "The file is the one that the client has."),
         (status = 416, description = "The range lies outside the file.", body = crate::api::error::ErrorResponse),
     ))]
 pub(crate) async fn get_content(
@@ -172,15 +180,47 @@ pub(crate) async fn get_content(
     let root = root_of(&app, &caller, sandbox).await?;
     let opened = path.clone();
     let open = blocking(move || root.open_file(&opened).map_err(not_there)).await?;
-    let part = asked_for(&headers, open.size_bytes);
-    let mut response = send(open, part).await?;
-    let headers = response.headers_mut();
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    describe(headers, &path);
+    let mut response = answer(open, &headers).await?;
+    describe(response.headers_mut(), &path);
     Ok(response)
 }
 
-pub(crate) async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
+/// A file, or what of it the headers ask for: nothing where the client has it already.
+pub(crate) async fn answer(open: OpenFile, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let etag = etag_of(&open.file)?;
+    let mut response = if is_known(headers, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let part = asked_for(headers, open.size_bytes, &etag);
+        send(open, part).await?
+    };
+    response.extensions_mut().insert(AsItIs);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::ETAG, etag);
+    Ok(response)
+}
+
+/// What changes with a file's bytes: an upload puts another file in its place, and a write moves its times.
+fn etag_of(file: &File) -> Result<HeaderValue, ApiError> {
+    let about = file.metadata().map_err(ApiError::internal)?;
+    let exact = format!(
+        "{}.{}.{}.{}.{}.{}",
+        about.ino(),
+        about.size(),
+        about.mtime(),
+        about.mtime_nsec(),
+        about.ctime(),
+        about.ctime_nsec()
+    );
+    let digest = hex(&Sha256::digest(exact.as_bytes()));
+    Ok(text(&format!(
+        "\"{}\"",
+        digest.get(..32).unwrap_or_default()
+    )))
+}
+
+async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
     let OpenFile {
         mut file,
         size_bytes,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId, UserId};
+use errand_core::author::By;
+use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
 use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
 use errand_sandbox::{CopyError, CopyLimits, FileError, Root};
 use errand_store::model::{RunView, Runnable};
@@ -72,7 +73,7 @@ pub(crate) async fn fork_run(
     }
     let by = Forking {
         team: caller.team(),
-        user: caller.user(),
+        by: caller.by(),
         api_key: Some(caller.api_key()),
         source: "api",
     };
@@ -84,7 +85,7 @@ pub(crate) async fn fork_run(
 /// Who makes a fork, and by what way.
 pub(crate) struct Forking {
     pub(crate) team: TeamId,
-    pub(crate) user: UserId,
+    pub(crate) by: By,
     pub(crate) api_key: Option<ApiKeyId>,
     pub(crate) source: &'static str,
 }
@@ -115,7 +116,7 @@ pub(crate) async fn make(
         webhook_url: wanted.webhook_url,
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
-        by: by.user,
+        by: by.by.clone(),
         api_key: by.api_key,
         sandbox: sandbox.clone(),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,

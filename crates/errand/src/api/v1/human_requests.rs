@@ -112,7 +112,7 @@ pub(crate) async fn respond(
         run,
         request,
         answer,
-        by: caller.user(),
+        by: caller.by(),
         now: app.clock.now(),
     };
     let answer = app

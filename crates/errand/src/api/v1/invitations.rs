@@ -19,6 +19,7 @@ use crate::api::auth::Caller;
 use crate::api::body::{Json, NoBody, RequestBody};
 use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
+use crate::api::outer::OuterUrl;
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::secret_key::SetUpToken;
@@ -120,6 +121,7 @@ pub(crate) async fn create_invitation(
     caller: Caller,
     State(app): State<AppState>,
     key: IdempotencyKey,
+    OuterUrl(outer): OuterUrl,
     body: Json<CreateInvitationRequest>,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
@@ -141,7 +143,7 @@ pub(crate) async fn create_invitation(
     let once = key.once(&caller, body.sha256, render_recorded);
     Ok(match app.store.create_invitation(new, once).await? {
         Answer::Fresh(made) => {
-            let url = format!("{}/join/{}", app.settings.public_url, token.expose());
+            let url = format!("{outer}/join/{}", token.expose());
             let body = NewInvitationResponse {
                 invitation: (&made).into(),
                 url: Some(url),

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::runs::SOURCES;
 use crate::api::AppState;
 use crate::api::auth::Caller;
-use crate::api::body::{Json, RequestBody};
+use crate::api::body::{Json, RequestBody, whole};
 use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::word;
@@ -44,6 +44,7 @@ pub(crate) struct ManyRunsRequest {
     all: Option<bool>,
     /// Only the oldest so many.
     #[schema(minimum = 1, maximum = 1000, default = 1000)]
+    #[serde(default, deserialize_with = "whole")]
     limit: Option<u32>,
     /// True: nothing is changed; `runs` are those that would be.
     dry_run: Option<bool>,
@@ -129,7 +130,7 @@ impl ManyRunsRequest {
             until: self.until,
             limit,
             dry_run: self.dry_run.unwrap_or(false),
-            by: caller.user(),
+            by: caller.by(),
             now,
         })
     }

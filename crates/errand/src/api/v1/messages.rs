@@ -111,7 +111,7 @@ pub(crate) async fn post_message(
         run,
         id: app.ids.message(now),
         text: body.value.message,
-        by: caller.user(),
+        by: caller.by(),
         now,
     };
     let answer = app

@@ -1,16 +1,17 @@
 //! Runs: start, read, list, stop, retry.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::id::{AgentId, RunId, SandboxId, TeamId};
+use errand_core::id::{AgentId, RunId, SandboxId, TeamId, UserId};
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::run::Status;
 use errand_core::wire::{PendingRequestBody, RunBody};
 use errand_store::StoredAnswer;
-use errand_store::model::{PageQuery, RunFilter, RunView, Runnable, StartRun};
+use errand_store::model::{ListedRun, PageQuery, RunFilter, RunView, Runnable, StartRun};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -27,7 +28,7 @@ use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
 /// Where a run may come from.
-pub(super) const SOURCES: [(&str, &str); 5] = [
+pub(crate) const SOURCES: [(&str, &str); 5] = [
     ("api", "api"),
     ("web", "web"),
     ("schedule", "schedule"),
@@ -70,10 +71,37 @@ pub(crate) struct RunDetailResponse {
     pending_human_request: Option<PendingRequestBody>,
 }
 
+/// A run as a list has it.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct RunListItem {
+    #[serde(flatten)]
+    run: RunBody,
+    /// The agent's present name.
+    agent_name: String,
+    /// 1 for the agent's first run.
+    run_number: u64,
+    /// The user who started it, by hand or with an API key of theirs; null for a run that another run started.
+    #[schema(required)]
+    user_id: Option<Uuid>,
+}
+
+impl From<ListedRun> for RunListItem {
+    fn from(listed: ListedRun) -> Self {
+        Self {
+            run: listed.run,
+            agent_name: listed.agent_name,
+            run_number: listed.number,
+            user_id: listed.user.map(UserId::as_uuid),
+        }
+    }
+}
+
 /// A page of runs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunListResponse {
-    runs: Vec<RunBody>,
+    /// The same as `runs`, for clients of the hosted product.
+    data: Vec<RunListItem>,
+    runs: Vec<RunListItem>,
     /// How many there are in all.
     total: u64,
     limit: u32,
@@ -112,7 +140,7 @@ pub(crate) async fn start_run(
         webhook_url: wanted.webhook_url,
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
-        by: caller.user(),
+        by: caller.by(),
         api_key: Some(caller.api_key()),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
         runnable: Runnable(Arc::new(move |build| models.check(build, &own))),
@@ -255,7 +283,21 @@ pub(crate) const LIST_QUERY: &[&str] = &[
     "since",
     "until",
     "q",
+    "search",
+    "sort_by",
     "sort_order",
+    "user_id",
+    "case_queue_id",
+    "has_issues",
+    "issue_severity",
+    "digest_id",
+];
+
+/// Names of statuses that the hosted product's clients send.
+pub(crate) const STATUS_ALIASES: [(&str, Status); 3] = [
+    ("stopped", Status::Interrupted),
+    ("not_started", Status::Pending),
+    ("needs_attention", Status::Waiting),
 ];
 
 /// Most characters of a search.
@@ -272,7 +314,8 @@ pub(crate) struct ListRunsParams {
     /// Entries that are skipped.
     #[param(minimum = 0, default = 0)]
     offset: Option<u64>,
-    /// Only runs with one of these statuses; may be repeated.
+    /// Only runs with one of these statuses; may be repeated. `stopped` means `interrupted`, `not_started` means `pending`,
+    /// `needs_attention` means `waiting`.
     #[param(explode = true)]
     status: Option<Vec<String>>,
     /// Only runs of this agent.
@@ -289,9 +332,25 @@ pub(crate) struct ListRunsParams {
     /// that match, the newest 10,000.
     #[param(min_length = 1, max_length = 200)]
     q: Option<String>,
+    /// The same as `q`; give one of them.
+    #[param(min_length = 1, max_length = 200)]
+    search: Option<String>,
+    /// What they are sorted by.
+    #[param(pattern = "^created_at$", default = "created_at")]
+    sort_by: Option<String>,
     /// By `created_at`: `desc` (newest first) or `asc`.
     #[param(default = "desc")]
     sort_order: Option<String>,
+    /// Only runs that this user started, by hand or with an API key of theirs.
+    user_id: Option<Uuid>,
+    /// There are no queues here: with it, no run matches.
+    case_queue_id: Option<Uuid>,
+    /// True: only runs that failed. False: only those that did not.
+    has_issues: Option<bool>,
+    /// Runs have no severities here: with it, no run matches.
+    issue_severity: Option<String>,
+    /// There are no digests here: with it, no run matches.
+    digest_id: Option<String>,
 }
 
 pub(crate) struct ListRuns {
@@ -299,25 +358,91 @@ pub(crate) struct ListRuns {
     page: PageQuery,
 }
 
-fn search(text: &str) -> Result<String, ApiError> {
+fn search(given: &Given) -> Result<Option<String>, ApiError> {
+    let (name, text) = match (given.one("q")?, given.one("search")?) {
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid(
+                "search",
+                "it is another name of `q`, which is given, too; give one of them",
+            ));
+        }
+        (Some(q), None) => ("q", q),
+        (None, Some(search)) => ("search", search),
+        (None, None) => return Ok(None),
+    };
     let text = text.trim();
     if text.is_empty() || text.chars().count() > Q_CHARS_MAX {
         return Err(ApiError::invalid(
-            "q",
+            name,
             format!("it takes 1 to {Q_CHARS_MAX} characters"),
         ));
     }
-    Ok(text.to_owned())
+    if text.contains('\0') {
+        return Err(ApiError::invalid(name, "it takes no NUL character"));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// The statuses that a run must have one of, and whether runs can match at all.
+fn statuses(given: &Given) -> Result<(Vec<Status>, bool), ApiError> {
+    let mut words: Vec<_> = Status::ALL
+        .iter()
+        .map(|status| (status.as_str(), *status))
+        .collect();
+    words.extend(STATUS_ALIASES);
+    let asked: Vec<Status> = given
+        .many("status")
+        .map(|text| word("status", text, &words))
+        .collect::<Result<_, _>>()?;
+    let Some(failed) = given.boolean("has_issues")? else {
+        return Ok((asked, true));
+    };
+    let has_issues = |status: &Status| *status == Status::Failed;
+    let of: Vec<Status> = if asked.is_empty() {
+        Status::ALL.to_vec()
+    } else {
+        asked
+    };
+    let left: Vec<Status> = of
+        .into_iter()
+        .filter(|status| has_issues(status) == failed)
+        .collect();
+    let can_match = !left.is_empty();
+    Ok((left, can_match))
+}
+
+/// Parameters of the hosted product for which no run can match here.
+fn matches_nothing(given: &Given) -> Result<bool, ApiError> {
+    let queue: Option<CaseQueueId> = given.parsed("case_queue_id")?;
+    let is_given = |name: &str| given.one(name).map(|value| value.is_some());
+    Ok(queue.is_some() || is_given("issue_severity")? || is_given("digest_id")?)
+}
+
+/// The id of something that this server does not have.
+struct CaseQueueId;
+
+impl FromStr for CaseQueueId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(text)
+            .map(|_| Self)
+            .map_err(|_| "it takes a UUID")
+    }
 }
 
 impl QueryParams for ListRuns {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        let statuses = Status::ALL.map(|status| (status.as_str(), status));
+        let (statuses, can_match) = statuses(given)?;
+        let sort_by = [("created_at", ())];
+        given
+            .one("sort_by")?
+            .map(|text| word("sort_by", text, &sort_by))
+            .transpose()?;
         let filter = RunFilter {
-            statuses: given
-                .many("status")
-                .map(|text| word("status", text, &statuses))
-                .collect::<Result<_, _>>()?,
+            statuses,
+            user: given.parsed("user_id")?,
+            none: !can_match || matches_nothing(given)?,
             agent: given.parsed("agent_id")?,
             source: given
                 .one("source")?
@@ -326,7 +451,7 @@ impl QueryParams for ListRuns {
                 .map(str::to_owned),
             since: given.parsed("since")?,
             until: given.parsed("until")?,
-            q: given.one("q")?.map(search).transpose()?,
+            q: search(given)?,
             ascending: match given.one("sort_order")? {
                 Some(text) => word("sort_order", text, &[("desc", false), ("asc", true)])?,
                 None => false,
@@ -349,11 +474,13 @@ pub(crate) async fn list_runs(
 ) -> Result<Answered<RunListResponse>, ApiError> {
     let page = app
         .store
-        .list_runs(caller.team(), list.filter, list.page)
+        .list_run_rows(caller.team(), list.filter, list.page)
         .await?;
     let PageQuery { limit, offset } = list.page;
+    let runs: Vec<RunListItem> = page.items.into_iter().map(RunListItem::from).collect();
     Ok(Answered(RunListResponse {
-        runs: page.items,
+        data: runs.clone(),
+        runs,
         total: page.total,
         limit,
         offset,
@@ -373,7 +500,7 @@ pub(crate) async fn stop_run(
     let once = key.once(&caller, body.sha256, render_stopped);
     let answer = app
         .store
-        .stop(caller.team(), run, caller.user(), app.clock.now(), once)
+        .stop(caller.team(), run, caller.by(), app.clock.now(), once)
         .await?;
     Ok(response(answer, render_stopped))
 }
@@ -403,7 +530,7 @@ pub(crate) async fn retry_run(
     let once = key.once(&caller, body.sha256, render_retried);
     let answer = app
         .store
-        .retry(caller.team(), run, caller.user(), app.clock.now(), once)
+        .retry(caller.team(), run, caller.by(), app.clock.now(), once)
         .await?;
     Ok(response(answer, render_retried))
 }

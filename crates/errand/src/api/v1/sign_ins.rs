@@ -1,13 +1,12 @@
 //! Signing in to a connection's server: begun by an admin, ended by the browser that comes back from it.
 
-use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::ConnectionId;
 use errand_core::time::Timestamp;
 use errand_engine::connect::{BegunBy, SignIn};
-use errand_store::{Connection, Setup};
-use http::HeaderMap;
+use errand_store::{Connection, Setup, StoredAnswer};
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -15,13 +14,14 @@ use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
 use crate::api::error::{ApiError, ErrorCode, ErrorResponse};
-use crate::api::idempotency::{IdempotencyKey, no_content, response};
+use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, response};
+use crate::api::outer::OuterUrl;
 use crate::api::path::{Path, SignInToken};
 use crate::api::v1::name::address_to_show;
 use crate::secret_key::random_bytes;
 
 /// Where a person signs in.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AuthorizeResponse {
     /// To be opened in a browser.
     authorization_url: String,
@@ -37,29 +37,45 @@ pub(crate) async fn authorize_connection(
     caller: Caller,
     State(app): State<AppState>,
     Path(id): Path<ConnectionId>,
-    _body: NoBody,
-) -> Result<Answered<AuthorizeResponse>, ApiError> {
+    key: IdempotencyKey,
+    OuterUrl(outer): OuterUrl,
+    body: NoBody,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    if let Some(idem) = key.idem(&caller, body.sha256)
+        && let Some(stored) = app.store.recall(idem, now).await?
+    {
+        return Ok(replayed(stored));
+    }
     let connection = app.store.connection(caller.team(), id).await?;
     let by = BegunBy {
         user: caller.user(),
         in_web: false,
     };
-    let begun = begin(&app, &connection, by).await?;
-    Ok(Answered(AuthorizeResponse {
+    let begun = begin(&app, &connection, by, &outer).await?;
+    let begun = AuthorizeResponse {
         authorization_url: begun.url,
         expires_at: begun.ends,
-    }))
+    };
+    let once = key.once(&caller, body.sha256, render_begun);
+    let answer = app.store.remember(begun, once, now).await?;
+    Ok(response(answer, render_begun))
 }
 
-/// Begins a sign-in.
+fn render_begun(begun: &AuthorizeResponse) -> StoredAnswer {
+    rendered(StatusCode::OK, begun)
+}
+
+/// Begins a sign-in. `outer`: the address at which the browser that comes back reaches this server.
 pub(crate) async fn begin(
     app: &AppState,
     connection: &Connection,
     by: BegunBy,
+    outer: &str,
 ) -> Result<SignIn, ApiError> {
     let random: [u8; 24] = random_bytes().map_err(ApiError::internal)?;
     let token = errand_core::transcript::hex(&random);
-    let callback = format!("{}/v1/sign-ins/{token}", app.settings.public_url);
+    let callback = format!("{outer}/v1/sign-ins/{token}");
     let begun = app
         .connections
         .begin_sign_in(connection, by, token, &callback)

@@ -23,9 +23,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::files::{open_root, root_of};
 use crate::api::AppState;
 use crate::api::auth::{Caller, address_of, refuse};
-use crate::api::body::{Json, RequestBody, content_length};
+use crate::api::body::{Json, RequestBody, content_length, refuse_compressed};
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed, response};
+use crate::api::outer::OuterUrl;
 use crate::api::path::{Path, PathIds};
 use crate::api::query::{Given, Query, QueryParams, check_names};
 use crate::api::receive::{Received, Spooled, receive};
@@ -154,6 +155,7 @@ async fn receive_raw(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Received, ApiError> {
+    refuse_compressed(headers)?;
     if content_length(headers).is_some_and(|length| length > limit) {
         return Err(ApiError::too_large("this upload", limit));
     }
@@ -200,6 +202,7 @@ async fn from_form(
     query_path: Option<String>,
     request: Request,
 ) -> Result<Received, ApiError> {
+    refuse_compressed(request.headers())?;
     let limit = app.settings.direct_upload_bytes_max;
     let whole = limit.saturating_add(FORM_BYTES_MAX);
     if content_length(request.headers()).is_some_and(|length| length > whole) {
@@ -240,7 +243,12 @@ impl Form {
     async fn take(&mut self, app: &AppState, field: Field<'_>, limit: u64) -> Result<(), ApiError> {
         let filename = field.file_name().map(str::to_owned);
         match (field.name().unwrap_or_default(), filename) {
-            ("file", filename) if !self.is_named_file => {
+            ("file", _) if self.is_named_file => {
+                return Err(ApiError::bad_request(
+                    "the form has two parts called `file`: send one file with each request",
+                ));
+            }
+            ("file", filename) => {
                 let spooled = spool(app, field, limit).await?;
                 self.file = Some((spooled, filename.unwrap_or_default()));
                 self.is_named_file = true;
@@ -342,6 +350,7 @@ pub(crate) async fn create_upload_url(
     State(app): State<AppState>,
     Path(sandbox): Path<SandboxId>,
     key: IdempotencyKey,
+    OuterUrl(outer): OuterUrl,
     body: Json<UploadUrlRequest>,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
@@ -356,7 +365,7 @@ pub(crate) async fn create_upload_url(
         expires_at_ms: now.plus_ms(ttl_s.saturating_mul(1000)).as_millis(),
     };
     let token = sign(&app.upload_key, &grant).map_err(ApiError::internal)?;
-    let upload_url = format!("{}/v1/uploads/{token}", app.settings.public_url);
+    let upload_url = format!("{outer}/v1/uploads/{token}");
     let url = UploadUrlResponse {
         upload_url,
         path: path.to_string(),
@@ -377,8 +386,8 @@ fn render_url(url: &UploadUrlResponse) -> StoredAnswer {
 pub(crate) struct Token(String);
 
 impl PathIds for Token {
-    fn read(part: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
-        part("token").map(Self)
+    fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError> {
+        part("token").map(Self).ok_or_else(ApiError::not_found)
     }
 }
 

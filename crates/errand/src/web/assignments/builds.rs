@@ -8,7 +8,7 @@ use errand_core::id::{AgentId, BuildId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
 use errand_core::role::Permission;
 use errand_store::Once;
-use errand_store::model::{Build, NewBuild, PageQuery};
+use errand_store::model::{Build, BuildChange, BuildState, NewBuild, PageQuery};
 use maud::{Markup, html};
 use similar::{ChangeTag, TextDiff};
 
@@ -32,7 +32,7 @@ pub(in crate::web) async fn list(
     Params(params): Params,
 ) -> Shown {
     let team = visitor.team_id();
-    let (agent, latest) = web.store.agent(team, id).await?;
+    let (agent, _) = web.store.agent(team, id).await?;
     let offset = params.get("offset").parse().unwrap_or(0);
     let query = PageQuery {
         limit: LIMIT,
@@ -45,7 +45,6 @@ pub(in crate::web) async fn list(
         .filter_map(|build| build.created_by)
         .collect();
     let people = web.store.emails_of(makers).await?;
-    let latest = latest.map(|build| build.id);
     let shown = found.items.len() as u64;
     let body = html! {
         (head(&visitor, &agent, Tab::Builds))
@@ -53,7 +52,7 @@ pub(in crate::web) async fn list(
             @if found.items.is_empty() { (ui::empty("There is no build yet", &html! { "Saving the set-up makes one." })) }
             @else {
                 form method="get" action={ "/assignments/" (id) "/builds/compare" } id="compare" {}
-                (table(&visitor, &found.items, latest, &people))
+                (table(&web, &visitor, &found.items, &people))
                 @if found.items.len() > 1 { div.pager { button form="compare" { "Compare the two" } } }
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments/{id}/builds?offset={offset}")))
             }
@@ -63,12 +62,12 @@ pub(in crate::web) async fn list(
 }
 
 fn table(
+    web: &Web,
     visitor: &Visitor,
     builds: &[Build],
-    latest: Option<BuildId>,
     people: &HashMap<UserId, String>,
 ) -> Markup {
-    let restores = visitor.may(Permission::ManageAgents);
+    let changes = visitor.may(Permission::ManageAgents);
     let compares = builds.len() > 1;
     html! {
         div.scroll {
@@ -77,7 +76,7 @@ fn table(
                     tr {
                         @if compares { th scope="col" { "From" } th scope="col" { "To" } }
                         th.num scope="col" { "Build" }
-                        th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Made" } th { span.visually-hidden { "Restore" } }
+                        th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Made" } th scope="col" { "State" }
                     }
                 }
                 tbody {
@@ -89,16 +88,14 @@ fn table(
                             }
                             td.num data-label="build" { (build.number) }
                             td.title { (ui::name(&build.name)) @if let Some(more) = &build.description { span.sub dir="auto" { (more) } } }
-                            td.mono { (model_of(build)) }
+                            td.mono { (model_of(web, build)) }
                             td { (build.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
                             td { (ui::time(build.created_at, visitor.now)) }
                             td {
-                                @if Some(build.id) == latest { span.dim { "in use" } }
-                                @else if restores {
-                                    form method="post" action={ "/assignments/" (build.agent_id) "/builds/" (build.id) "/restore" } {
-                                        (ui::form_token(visitor))
-                                        button aria-label={ "Restore build " (build.number) } { "Restore" }
-                                    }
+                                @match build.state {
+                                    BuildState::Live => span.dim { "live" },
+                                    BuildState::Draft => { span.dim { "draft" } @if changes { (act(visitor, build, "promote", "Promote")) } },
+                                    BuildState::Historic => @if changes { (act(visitor, build, "restore", "Restore")) },
                                 }
                             }
                         }
@@ -163,6 +160,40 @@ fn difference(old: &str, new: &str) -> Markup {
     }
 }
 
+/// A button that does something to a build.
+fn act(visitor: &Visitor, build: &Build, action: &str, label: &str) -> Markup {
+    html! {
+        form method="post" action={ "/assignments/" (build.agent_id) "/builds/" (build.id) "/" (action) } {
+            (ui::form_token(visitor))
+            button aria-label={ (label) " build " (build.number) } { (label) }
+        }
+    }
+}
+
+/// Makes a draft the build that new runs use.
+pub(in crate::web) async fn promote(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path((id, build)): Path<(AgentId, BuildId)>,
+    Form(_): Form,
+) -> Shown {
+    let team = visitor.team_id();
+    if web.store.build(team, build).await?.agent_id != id {
+        return Err(PageError::not_found());
+    }
+    let by = (visitor.user_id(), web.clock.now());
+    web.store
+        .promote_build(
+            team,
+            build,
+            BuildChange::default(),
+            by,
+            Once::not_recorded(),
+        )
+        .await?;
+    Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
+}
+
 /// Makes a new build of an old one's config.
 pub(in crate::web) async fn restore(
     State(web): State<Web>,
@@ -183,6 +214,7 @@ pub(in crate::web) async fn restore(
         description: None,
         config: old.config,
         created_by: visitor.user_id(),
+        draft: false,
     };
     web.store
         .create_build(team, id, new, now, Once::not_recorded())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use errand_core::config::{BadConfig, BuildConfig};
+use errand_core::config::BadConfig;
 use errand_core::id::AgentId;
 use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
 use errand_core::policy;
@@ -99,6 +99,7 @@ pub(in crate::web) async fn create(
         id: web.ids.agent(now),
         name,
         build: Some(new_build(&web, &visitor, &sent, config)),
+        created_by: visitor.user_id(),
         now,
     };
     let id = agent.id;
@@ -143,7 +144,13 @@ pub(in crate::web) async fn save(
     let now = web.clock.now();
     if name != agent.name {
         web.store
-            .rename_agent(team, id, name, now, Once::not_recorded())
+            .rename_agent(
+                team,
+                id,
+                name,
+                (visitor.user_id(), now),
+                Once::not_recorded(),
+            )
             .await?;
     }
     if build.is_none_or(|build| build.config != config) {
@@ -167,7 +174,7 @@ async fn made(
         Ok(made) => made,
         Err(wrong) => return Ok(Err(wrong)),
     };
-    let parsed = match BuildConfig::parse(&config) {
+    let parsed = match web.store.parse_config(&config) {
         Ok(parsed) => parsed,
         Err(bad) => return Ok(Err(wrong_at(&bad, sent))),
     };
@@ -196,6 +203,7 @@ fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewB
         description: None,
         config,
         created_by: visitor.user_id(),
+        draft: false,
     }
 }
 
@@ -208,17 +216,16 @@ fn name_of(sent: &Fields) -> Result<String, Wrong> {
     Ok(name.to_owned())
 }
 
-/// The config that a form describes, checked as the API checks it.
+/// The config that a form describes.
 fn config_of(sent: &Fields, base: Value) -> Result<Value, Wrong> {
     let config = fields::to_config(sent, base)?;
-    match BuildConfig::parse(&config) {
-        Err(bad) => Err(wrong_at(&bad, sent)),
-        Ok(_) if config.to_string().len() > CONFIG_BYTES_MAX => Err(Wrong::new(
+    if config.to_string().len() > CONFIG_BYTES_MAX {
+        return Err(Wrong::new(
             "instructions",
             format!("All of it together takes at most {CONFIG_BYTES_MAX} bytes."),
-        )),
-        Ok(_) => Ok(config),
+        ));
     }
+    Ok(config)
 }
 
 /// At which field of the form a path of the config stands.

@@ -33,7 +33,7 @@ pub(in crate::web) async fn message(
         run,
         id: web.ids.message(now),
         text: text.to_owned(),
-        by: visitor.user_id(),
+        by: visitor.user_id().into(),
         now,
     };
     web.store
@@ -123,7 +123,7 @@ pub(in crate::web) async fn begin(
         webhook_url: None,
         human_request_webhook_url: None,
         message: message.map(|text| (web.ids.message(now), text)),
-        by: visitor.user_id(),
+        by: visitor.user_id().into(),
         api_key: None,
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,
         runnable: Runnable(Arc::new(move |build| models.check(build, &own))),

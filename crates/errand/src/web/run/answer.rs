@@ -76,7 +76,7 @@ async fn respond(
         run,
         request,
         answer,
-        by: visitor.user_id(),
+        by: visitor.user_id().into(),
         now: web.clock.now(),
     };
     match web.store.respond(respond, Once::not_recorded()).await {

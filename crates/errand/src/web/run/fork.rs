@@ -166,7 +166,7 @@ async fn try_fork(
     };
     let by = Forking {
         team: visitor.team_id(),
-        user: visitor.user_id(),
+        by: visitor.user_id().into(),
         api_key: None,
         source: "web",
     };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use errand_core::author::By;
 use errand_core::human::Ask;
 use errand_core::id::{RunId, UserId};
 use errand_core::time::Timestamp;
@@ -61,10 +62,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         now,
         ..
     } = *context;
-    let who = |by: &Option<UserId>, else_: &str| {
-        by.and_then(|user| people.get(&user).cloned())
-            .unwrap_or_else(|| else_.to_owned())
-    };
+    let who = |by: &Option<By>, else_: &str| author(by.as_ref(), people, else_);
     let at = entry.position;
     match &entry.body {
         Body::User { text, by } => item(
@@ -140,6 +138,22 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
             &html! { "The model's window is full: what came before is summed up for it." },
         ),
         _ => html! {},
+    }
+}
+
+/// Who wrote it: an API key by its name and the person who created it, or a person.
+fn author(by: Option<&By>, people: &People, else_: &str) -> String {
+    let Some(by) = by else {
+        return else_.to_owned();
+    };
+    let person = people.get(&by.user);
+    match &by.key {
+        None => person.cloned().unwrap_or_else(|| else_.to_owned()),
+        Some(key) => {
+            let creator =
+                person.map_or_else(String::new, |person| format!(" (created by {person})"));
+            format!("API key {}{creator}", key.name)
+        }
     }
 }
 

@@ -157,7 +157,7 @@ pub(in crate::web) async fn put(
         api_key: sent.given("api_key").map(str::to_owned),
     };
     let name = sent.get("name").trim().to_owned();
-    if ProviderName::read(&|_| Some(name.clone())).is_none() {
+    if ProviderName::read(&|_| Some(name.clone())).is_err() {
         let wrong = "The name takes small letters, digits, “_” and “-”.";
         return render(&web, &visitor, &sent, Some(wrong)).await;
     }

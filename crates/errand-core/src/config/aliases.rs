@@ -1,0 +1,112 @@
+//! Other names of models: the operator's aliases, and names of the hosted product with a suffix.
+//!
+//! Guarantee: what is sent to a provider is a name of that provider. An alias is replaced, the suffix `[1m]` (a longer
+//! window, which this server takes from its own table) is left out, and any other suffix in brackets is refused.
+
+use std::collections::BTreeMap;
+
+use super::ModelName;
+
+/// The operator's aliases: a name, and the model that it stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelAliases(BTreeMap<String, ModelName>);
+
+/// Suffixes that say something which is no part of the provider's name.
+const SUFFIXES: [&str; 1] = ["[1m]"];
+
+impl ModelAliases {
+    /// Adds an alias for `provider/name`, or for a bare name whose provider is known by its beginning.
+    ///
+    /// # Errors
+    /// A sentence, for an alias that is empty or has a slash, and for a model that names no provider. An alias does not
+    /// stand for another one.
+    pub fn add(&mut self, alias: &str, model: &str) -> Result<(), String> {
+        if alias.trim().is_empty() || alias.contains('/') {
+            return Err("an alias is a name without a slash".to_owned());
+        }
+        let model = plain(model).and_then(ModelName::parse).ok_or_else(|| {
+            format!("{model:?} names no provider; it takes <provider>/<model>, and no other alias")
+        })?;
+        self.0.insert(alias.to_owned(), model);
+        Ok(())
+    }
+
+    /// The model that a text names.
+    pub(super) fn model(&self, text: &str) -> Option<ModelName> {
+        if let Some(model) = self.0.get(text) {
+            return Some(model.clone());
+        }
+        let plain = plain(text)?;
+        self.0
+            .get(plain)
+            .cloned()
+            .or_else(|| ModelName::parse(plain))
+    }
+}
+
+/// A name without a known suffix. None: it has one that is not known, or nothing before it.
+fn plain(text: &str) -> Option<&str> {
+    let plain = SUFFIXES
+        .iter()
+        .find_map(|suffix| text.strip_suffix(suffix))
+        .unwrap_or(text)
+        .trim_end();
+    let is_whole = !plain.is_empty() && !plain.ends_with(']');
+    let is_clean = !plain.chars().any(|c| c.is_whitespace() || c.is_control());
+    (is_whole && is_clean).then_some(plain)
+}
+
+/// Whether a model's name has a suffix that is left out.
+#[must_use]
+pub fn has_suffix(model: &str) -> bool {
+    SUFFIXES.iter().any(|suffix| model.ends_with(suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(aliases: &ModelAliases, text: &str) -> Option<String> {
+        aliases.model(text).map(|model| model.to_string())
+    }
+
+    #[test]
+    fn a_name_is_translated_or_refused_and_never_kept_with_a_suffix() {
+        let mut aliases = ModelAliases::default();
+        aliases.add("d1-max", "anthropic/claude-opus-4-1").unwrap();
+        aliases.add("small", "gpt-5-mini").unwrap();
+        for (text, model) in [
+            ("claude-sonnet-4-6[1m]", "anthropic/claude-sonnet-4-6"),
+            (
+                "anthropic/claude-sonnet-4-6[1m]",
+                "anthropic/claude-sonnet-4-6",
+            ),
+            ("claude-sonnet-4-6 [1m]", "anthropic/claude-sonnet-4-6"),
+            ("d1-max", "anthropic/claude-opus-4-1"),
+            ("d1-max[1m]", "anthropic/claude-opus-4-1"),
+            ("small", "openai/gpt-5-mini"),
+            ("local/qwen2.5:7b", "local/qwen2.5:7b"),
+        ] {
+            assert_eq!(name(&aliases, text).as_deref(), Some(model), "{text}");
+        }
+        for text in [
+            "claude-sonnet-4-6[2m]",
+            "claude-sonnet-4-6[1m][1m]",
+            "anthropic/[1m]",
+            "[1m]",
+            "duvo-1-max",
+            "claude x",
+            "claude-\n",
+        ] {
+            assert_eq!(name(&aliases, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_alias_stands_for_a_model_and_not_for_an_alias() {
+        let mut aliases = ModelAliases::default();
+        assert!(aliases.add("a", "nothing").is_err());
+        assert!(aliases.add("a/b", "gpt-5").is_err());
+        assert!(aliases.add(" ", "gpt-5").is_err());
+    }
+}

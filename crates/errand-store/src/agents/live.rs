@@ -1,0 +1,187 @@
+//! Which build of an agent new runs use: the one that was created live, or promoted, last.
+//!
+//! Guarantee: an agent with a build that is no draft has exactly one live build. A draft is replaced by its child, and is
+//! not promoted any more: whoever promotes it would undo the change that replaced it.
+
+use errand_core::id::{AgentId, BuildId, TeamId, UserId};
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{changeable_build, insert_build, live_build, move_updated_at, update_texts};
+use crate::error::{Result, StoreError};
+use crate::model::{Build, BuildChange, BuildState, NewBuild};
+use crate::once::{Answer, Once, once};
+use crate::rows::Blob;
+use crate::sqlite::Store;
+
+/// Most drafts in a row that a replaced draft's successor is looked for among.
+const SUCCESSORS_MAX: usize = 1000;
+
+impl Store {
+    /// Makes a build with another config out of one: the child of a live build is live, the child of a draft is a draft.
+    /// `new`'s name, description and draft flag do not count: what `change` does not say is the parent's.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also where its agent is deleted; `Invalid` for a build that is neither live nor a draft;
+    /// `Conflict` for a draft that was replaced.
+    pub async fn revise_build(
+        &self,
+        team: TeamId,
+        build: BuildId,
+        change: BuildChange,
+        new: NewBuild,
+        now: Timestamp,
+        recorded: Once<Build>,
+    ) -> Result<Answer<Build>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                revise(tx, team, build, &change, &new, now)
+            })
+        })
+        .await
+    }
+
+    /// Makes a build the one that new runs use. Where it is that already, only what `change` says is written.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also where its agent is deleted; `Conflict` for a draft that was replaced.
+    pub async fn promote_build(
+        &self,
+        team: TeamId,
+        build: BuildId,
+        change: BuildChange,
+        (by, now): (UserId, Timestamp),
+        recorded: Once<Build>,
+    ) -> Result<Answer<Build>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                promote(tx, team, build, &change, (by, now))
+            })
+        })
+        .await
+    }
+}
+
+/// The build that a run which starts now has.
+///
+/// # Errors
+/// [`StoreError::NotFound`] for an agent that is not there; `Invalid` for one without a build that is live.
+pub(crate) fn live_build_of(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
+    let live: Option<Blob> = conn
+        .prepare_cached(concat!(
+            "SELECT ",
+            live_build!(),
+            " FROM agents a WHERE a.id = ?1 AND a.team_id = ?2 AND a.deleted_at IS NULL"
+        ))?
+        .query_row(
+            params![Blob(agent.as_uuid()), Blob(team.as_uuid())],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or(StoreError::NotFound)?;
+    live.map(|live| BuildId::from_stored(live.0))
+        .ok_or_else(|| {
+            let has_draft = conn
+                .prepare_cached("SELECT 1 FROM builds WHERE agent_id = ?1")
+                .and_then(|mut statement| statement.exists(params![Blob(agent.as_uuid())]))
+                .unwrap_or_default();
+            let message = if has_draft {
+                "the agent has only drafts; promote one with POST /v1/revisions/{build_id}/promote"
+            } else {
+                "the agent has no build yet; create one with POST /v1/agents/{agent_id}/revisions"
+            };
+            StoreError::Invalid {
+                field: "agent_id",
+                message: message.to_owned(),
+            }
+        })
+}
+
+/// For a build that the transaction has found to be the agent's.
+pub(super) fn point_to(tx: &Connection, agent: AgentId, build: BuildId) -> Result<()> {
+    tx.prepare_cached("UPDATE agents SET live_build = ?2 WHERE id = ?1")?
+        .execute(params![Blob(agent.as_uuid()), Blob(build.as_uuid())])?;
+    Ok(())
+}
+
+fn revise(
+    tx: &Connection,
+    team: TeamId,
+    build: BuildId,
+    change: &BuildChange,
+    new: &NewBuild,
+    now: Timestamp,
+) -> Result<Build> {
+    let parent = changeable_build(tx, team, build)?;
+    match parent.state {
+        BuildState::Live => {}
+        BuildState::Draft => check_not_replaced(tx, build)?,
+        BuildState::Historic => {
+            return Err(StoreError::Invalid {
+                field: "config",
+                message: format!(
+                    "build {} is historic, and its config cannot be changed; change the live build, or create a build with \
+                     POST /v1/agents/{}/revisions",
+                    parent.number, parent.agent_id
+                ),
+            });
+        }
+    }
+    let child = NewBuild {
+        name: change.name.clone().unwrap_or(parent.name),
+        description: change.description.clone().unwrap_or(parent.description),
+        draft: parent.state == BuildState::Draft,
+        ..new.clone()
+    };
+    let child = insert_build(tx, team, parent.agent_id, &child, Some(build), now)?;
+    move_updated_at(tx, parent.agent_id, new.created_by, now)?;
+    Ok(child)
+}
+
+fn promote(
+    tx: &Connection,
+    team: TeamId,
+    build: BuildId,
+    change: &BuildChange,
+    (by, now): (UserId, Timestamp),
+) -> Result<Build> {
+    let old = changeable_build(tx, team, build)?;
+    if old.state == BuildState::Draft {
+        check_not_replaced(tx, build)?;
+    }
+    if old.state == BuildState::Live && *change == BuildChange::default() {
+        return Ok(old);
+    }
+    update_texts(tx, team, build, change, now)?;
+    tx.prepare_cached("UPDATE builds SET draft = 0 WHERE id = ?1")?
+        .execute(params![Blob(build.as_uuid())])?;
+    point_to(tx, old.agent_id, build)?;
+    move_updated_at(tx, old.agent_id, by, now)?;
+    changeable_build(tx, team, build)
+}
+
+/// Refuses a draft that has a child, and names the last of the line.
+fn check_not_replaced(tx: &Connection, draft: BuildId) -> Result<()> {
+    let mut last = None;
+    let mut of = Blob(draft.as_uuid());
+    for _ in 0..SUCCESSORS_MAX {
+        let child = tx
+            .prepare_cached(
+                "SELECT id, number FROM builds WHERE parent_id = ?1 ORDER BY number DESC LIMIT 1",
+            )?
+            .query_row(params![of], |row| {
+                Ok((row.get::<_, Blob>(0)?, row.get::<_, i64>(1)?))
+            })
+            .optional()?;
+        let Some((id, number)) = child else { break };
+        of = id;
+        last = Some((id, number));
+    }
+    match last {
+        None => Ok(()),
+        Some((id, number)) => Err(StoreError::Conflict(format!(
+            "this draft was replaced by build {number}, {}; use that one",
+            id.0
+        ))),
+    }
+}

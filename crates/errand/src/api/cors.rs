@@ -1,0 +1,98 @@
+//! Browsers on other origins.
+//!
+//! Guarantee: for an origin of `api.allowed_origins`, a preflight for any path under `/v1` is answered without a key and
+//! counts against no limit, and every response, also an error, can be read by that origin's scripts. Other origins get
+//! nothing. Cookies are never allowed: a key is the only way in.
+
+use std::collections::BTreeSet;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::error::{ApiError, ErrorCode};
+use super::{AppState, is_api};
+
+/// The methods of the table of routes.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
+/// What a request may have beside what browsers always send.
+const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, idempotency-key, x-request-id, last-event-id, range, if-range, if-none-match",
+);
+/// What scripts may read of a response beside what they always may.
+const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
+    "x-request-id, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after, idempotency-replayed, \
+     content-range, accept-ranges, content-disposition, etag",
+);
+/// Seconds that a browser may keep the answer to a preflight.
+const MAX_AGE_S: HeaderValue = HeaderValue::from_static("600");
+
+/// The origins whose scripts may call the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowedOrigins(BTreeSet<String>);
+
+impl AllowedOrigins {
+    /// Those of the settings: `https://app.example.com`, perhaps with a port, or `*` for all.
+    #[must_use]
+    pub fn new(origins: impl IntoIterator<Item = String>) -> Self {
+        Self(origins.into_iter().collect())
+    }
+
+    fn allow(&self, origin: &HeaderValue) -> bool {
+        self.0.contains("*")
+            || origin
+                .to_str()
+                .is_ok_and(|origin| self.0.contains(&origin.to_ascii_lowercase()))
+    }
+}
+
+/// The layer around all routes of the API.
+pub(crate) async fn middleware(
+    State(app): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let origins = &app.settings.allowed_origins;
+    if origins.0.is_empty() || !is_api(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let allowed = origin.clone().filter(|origin| origins.allow(origin));
+    let is_preflight = is_preflight(request.method(), request.headers());
+    let mut response = match (is_preflight, &allowed) {
+        (true, Some(_)) => preflight(),
+        (true, None) => ApiError::new(
+            ErrorCode::Forbidden,
+            "this origin is not one of the server's api.allowed_origins",
+        )
+        .into_response(),
+        (false, _) => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        if !is_preflight {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, RESPONSE_HEADERS);
+        }
+    }
+    response
+}
+
+/// Whether a browser asks for permission to make another request.
+pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_S),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}

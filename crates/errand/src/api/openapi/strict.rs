@@ -1,0 +1,398 @@
+//! What the server refuses, in the document: unknown fields, words that are none of a few, forms of texts.
+//!
+//! The handlers' annotations say what fields there are; what they may hold is said here, from the same constants that the
+//! handlers check. Each entry names its place, and a place that is not there is found by a test.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "the document's form is fixed: objects all the way, as the tests of this module see"
+)]
+
+use std::collections::BTreeSet;
+
+use errand_core::limits::{LIST_PAGE_MAX, NAME_CHARS_MAX};
+use errand_core::role::Role;
+use errand_core::run::Status;
+use errand_core::webhook::WebhookEvent;
+use errand_engine::model::network::Kind;
+use errand_store::{RETRIABLE, STOPPABLE};
+use serde_json::{Map, Value, json};
+
+use crate::api::v1::runs::{SOURCES, STATUS_ALIASES};
+
+/// `http` or `https`, in letters of any size.
+const WEB_ADDRESS: &str = "^[Hh][Tt][Tt][Pp][Ss]?://";
+/// A day, or a moment in it.
+const DAY: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$";
+
+/// Makes the document say what the server refuses. `unknown_fields_refused`: as the settings have it.
+pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
+    split_bulk_requests(document);
+    for (schema, more) in schemas() {
+        merge(&mut document["components"]["schemas"][schema], more);
+    }
+    for (schema, field, more) in fields() {
+        let at = &mut document["components"]["schemas"][schema]["properties"][field];
+        let more = nullable(at, more);
+        merge(at, more);
+    }
+    for (method, path, name, more) in parameters() {
+        if let Some(parameter) = parameter_mut(&mut document["paths"][path][method], name) {
+            merge(&mut parameter["schema"], more);
+        }
+    }
+    if unknown_fields_refused {
+        close_request_bodies(document);
+    }
+}
+
+/// Whole schemas.
+fn schemas() -> Vec<(&'static str, Value)> {
+    let one_source =
+        json!({"oneOf": [{"required": ["config"]}, {"required": ["source_build_id"]}]});
+    let some = |fields: &[&str]| {
+        let one_of: Vec<Value> = fields
+            .iter()
+            .map(|name| json!({"required": [name]}))
+            .collect();
+        json!({ "anyOf": one_of })
+    };
+    let which = json!({"anyOf": [
+        {"required": ["status"]}, {"required": ["agent_id"]}, {"required": ["source"]}, {"required": ["since"]},
+        {"required": ["until"]}, {"required": ["all"], "properties": {"all": {"const": true}}},
+    ]});
+    vec![
+        ("BuildDraft", one_source.clone()),
+        ("CreateBuildRequest", one_source),
+        (
+            "RespondRequest",
+            json!({"oneOf": [
+                {"required": ["approved"], "properties": {"approved": {"type": "boolean"}}},
+                {"required": ["answers"], "properties": {"answers": {"type": "object"}, "reason": {"type": "null"}}},
+            ]}),
+        ),
+        (
+            "ChangeWebhookRequest",
+            some(&["url", "events", "description", "enabled"]),
+        ),
+        ("StopRunsRequest", which.clone()),
+        ("RetryRunsRequest", which),
+    ]
+}
+
+/// Fields of request bodies: schema, field, what it takes.
+fn fields() -> Vec<(&'static str, &'static str, Value)> {
+    let name = json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": "\\S"});
+    let url = json!({"format": "uri", "minLength": 1, "maxLength": 2048, "pattern": WEB_ADDRESS});
+    let words = |words: &[&str]| json!({ "enum": words });
+    let statuses = |statuses: &[Status]| {
+        let words: Vec<_> = statuses.iter().map(|status| status.as_str()).collect();
+        json!({"items": {"type": "string", "enum": words}})
+    };
+    let events =
+        json!({"items": {"type": "string", "enum": WebhookEvent::ALL.map(WebhookEvent::as_str)}});
+    let roles = words(&Role::ALL.map(Role::as_str));
+    let sources = words(&SOURCES.map(|(word, _)| word));
+    let kinds = words(&Kind::ALL.map(Kind::as_str));
+    let config = json!({
+        "type": "object",
+        "required": ["version", "data"],
+        "properties": {"version": {"type": "string", "enum": ["v2"]}, "data": {"type": "object"}},
+    });
+    let mut fields = vec![
+        ("StartRunRequest", "message", json!({"minLength": 1})),
+        (
+            "StartRunRequest",
+            "sandbox_id",
+            json!({"pattern": "^sb_[0-9a-f]{32}$"}),
+        ),
+        ("PostMessageRequest", "message", json!({"minLength": 1})),
+        ("ForkRunRequest", "message", json!({"minLength": 1})),
+        ("UploadUrlRequest", "path", json!({"minLength": 1})),
+        ("PutProviderRequest", "kind", kinds),
+        ("PutProviderRequest", "base_url", url.clone()),
+        (
+            "SetSecretRequest",
+            "name",
+            json!({"minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
+        ),
+        (
+            "ChangeLimitsRequest",
+            "cost_usd_month",
+            json!({"exclusiveMinimum": 0}),
+        ),
+        ("CreateInvitationRequest", "role", roles.clone()),
+        ("ChangeMemberRequest", "role", roles),
+        ("StopRunsRequest", "status", statuses(&STOPPABLE)),
+        ("RetryRunsRequest", "status", statuses(&RETRIABLE)),
+        ("StopRunsRequest", "source", sources.clone()),
+        ("RetryRunsRequest", "source", sources),
+        ("CreateWebhookRequest", "events", events.clone()),
+        ("ChangeWebhookRequest", "events", events),
+        (
+            "CreateConnectionRequest",
+            "name",
+            json!({"pattern": "^[a-z]([a-z0-9]|[-_](?![-_]))*$"}),
+        ),
+    ];
+    for schema in ["StartRunRequest", "ForkRunRequest"] {
+        fields.push((schema, "webhook_url", url.clone()));
+        fields.push((schema, "human_request_webhook_url", url.clone()));
+    }
+    for schema in ["CreateWebhookRequest", "ChangeWebhookRequest"] {
+        fields.push((schema, "url", url.clone()));
+    }
+    for schema in ["BuildDraft", "CreateBuildRequest", "ChangeBuildRequest"] {
+        fields.push((schema, "config", config.clone()));
+    }
+    for (schema, field) in [
+        ("BuildDraft", "name"),
+        ("CreateBuildRequest", "name"),
+        ("ChangeBuildRequest", "name"),
+        ("ChangeBuildRequest", "revision_name"),
+        ("PromoteRequest", "revision_name"),
+        ("CreateAgentRequest", "name"),
+        ("RenameAgentRequest", "name"),
+        ("CreateApiKeyRequest", "name"),
+    ] {
+        fields.push((schema, field, name.clone()));
+    }
+    fields
+}
+
+/// Parameters: method, path, name, what it takes.
+fn parameters() -> Vec<(&'static str, &'static str, &'static str, Value)> {
+    let words = |words: &[&str]| json!({ "enum": words });
+    let mut statuses: Vec<&str> = Status::ALL.map(Status::as_str).to_vec();
+    statuses.extend(STATUS_ALIASES.map(|(alias, _)| alias));
+    let day = json!({"pattern": DAY});
+    vec![
+        (
+            "get",
+            "/v1/runs",
+            "status",
+            json!({"items": {"type": "string", "enum": statuses}}),
+        ),
+        (
+            "get",
+            "/v1/runs",
+            "source",
+            words(&SOURCES.map(|(word, _)| word)),
+        ),
+        ("get", "/v1/runs", "sort_order", words(&["desc", "asc"])),
+        ("get", "/v1/runs", "sort_by", words(&["created_at"])),
+        (
+            "get",
+            "/v1/runs",
+            "q",
+            json!({"pattern": "^[^\\u0000]*\\S[^\\u0000]*$"}),
+        ),
+        (
+            "get",
+            "/v1/runs",
+            "search",
+            json!({"pattern": "^[^\\u0000]*\\S[^\\u0000]*$"}),
+        ),
+        ("get", "/v1/runs/summary", "since", day.clone()),
+        ("get", "/v1/runs/summary", "until", day.clone()),
+        (
+            "get",
+            "/v1/usage",
+            "group_by",
+            json!({"items": {"type": "string", "enum": ["day", "agent", "model", "key"]}}),
+        ),
+        ("get", "/v1/usage", "since", day.clone()),
+        ("get", "/v1/usage", "until", day),
+        ("get", "/v1/usage", "format", words(&["json", "csv"])),
+        (
+            "get",
+            "/v1/agents",
+            "limit",
+            json!({"minimum": 1, "maximum": LIST_PAGE_MAX}),
+        ),
+        (
+            "put",
+            "/v1/providers/{provider}",
+            "provider",
+            json!({"pattern": "^[a-z0-9_-]{1,40}$"}),
+        ),
+        (
+            "delete",
+            "/v1/providers/{provider}",
+            "provider",
+            json!({"pattern": "^[a-z0-9_-]{1,40}$"}),
+        ),
+    ]
+}
+
+/// Stopping and retrying many runs take the same fields, and other statuses.
+fn split_bulk_requests(document: &mut Value) {
+    let schemas = &mut document["components"]["schemas"];
+    let Some(both) = schemas
+        .as_object_mut()
+        .and_then(|schemas| schemas.remove("ManyRunsRequest"))
+    else {
+        return;
+    };
+    for (path, name) in [
+        ("/v1/runs/stop", "StopRunsRequest"),
+        ("/v1/runs/retry", "RetryRunsRequest"),
+    ] {
+        document["components"]["schemas"][name] = both.clone();
+        let body = &mut document["paths"][path]["post"]["requestBody"];
+        body["content"]["application/json"]["schema"] =
+            json!({"$ref": format!("#/components/schemas/{name}")});
+    }
+}
+
+/// What a field takes: null as well, where its annotation says so.
+fn nullable(field: &Value, mut more: Value) -> Value {
+    let is_nullable = field["type"]
+        .as_array()
+        .is_some_and(|types| types.contains(&json!("null")));
+    if !is_nullable {
+        return more;
+    }
+    if let Some(words) = more["enum"].as_array_mut() {
+        words.push(Value::Null);
+    } else if more["type"].is_string() {
+        more["type"] = json!([more["type"], "null"]);
+    }
+    more
+}
+
+/// Puts the fields of one object into another.
+fn merge(into: &mut Value, more: Value) {
+    let Value::Object(more) = more else { return };
+    let target = match into {
+        Value::Object(target) => target,
+        other => {
+            *other = Value::Object(Map::new());
+            match other {
+                Value::Object(target) => target,
+                _ => return,
+            }
+        }
+    };
+    target.extend(more);
+}
+
+fn parameter_mut<'d>(operation: &'d mut Value, name: &str) -> Option<&'d mut Value> {
+    operation
+        .get_mut("parameters")?
+        .as_array_mut()?
+        .iter_mut()
+        .find(|parameter| parameter["name"] == name)
+}
+
+/// Says of each object with named fields in a request's body that it takes no others.
+fn close_request_bodies(document: &mut Value) {
+    let mut open: Vec<String> = Vec::new();
+    for operation in operations_mut(document) {
+        if let Some(schema) = operation.pointer_mut("/requestBody/content/application~1json/schema")
+        {
+            close(schema, &mut open);
+        }
+    }
+    let mut closed = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if closed.insert(name.clone()) {
+            close(&mut document["components"]["schemas"][&name], &mut open);
+        }
+    }
+}
+
+fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    document["paths"]
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+        .filter_map(Value::as_object_mut)
+        .flat_map(Map::values_mut)
+}
+
+/// Closes a schema and those inside it; notes those that it refers to. A build's `config` is not ours to close.
+fn close(schema: &mut Value, referred: &mut Vec<String>) {
+    if let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|reference| reference.strip_prefix("#/components/schemas/"))
+    {
+        referred.push(name.to_owned());
+        return;
+    }
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, field) in properties {
+            if name != "config" {
+                close(field, referred);
+            }
+        }
+        object
+            .entry("additionalProperties")
+            .or_insert(Value::Bool(false));
+    }
+    for key in ["oneOf", "anyOf", "allOf"] {
+        let Some(parts) = object.get_mut(key).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for part in parts {
+            // Conditions on fields that the schema itself names are left open.
+            if part["type"] == "object" || part["$ref"].is_string() {
+                close(part, referred);
+            }
+        }
+    }
+    if let Some(items) = object.get_mut("items") {
+        close(items, referred);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::openapi::document;
+
+    #[test]
+    fn each_place_is_there() {
+        let document = document("https://errand.example", true);
+        let schemas = &document["components"]["schemas"];
+        for (schema, field, _) in fields() {
+            let field_of = &schemas[schema]["properties"][field];
+            assert!(
+                field_of["type"] != Value::Null || field_of["oneOf"].is_array(),
+                "{schema}.{field}: {field_of}"
+            );
+        }
+        for (schema, _) in super::schemas() {
+            assert!(schemas[schema]["properties"].is_object(), "{schema}");
+        }
+        for (method, path, name, more) in parameters() {
+            let mut operation = document["paths"][path][method].clone();
+            let parameter = parameter_mut(&mut operation, name).expect(path).clone();
+            for (key, value) in more.as_object().unwrap() {
+                assert_eq!(&parameter["schema"][key], value, "{path} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_take_no_other_fields_unless_they_are_ignored() {
+        for (refused, closed) in [(true, json!(false)), (false, Value::Null)] {
+            let document = document("https://errand.example", refused);
+            for schema in ["StartRunRequest", "BuildDraft", "CreateAgentRequest"] {
+                let schema = &document["components"]["schemas"][schema];
+                assert_eq!(schema["additionalProperties"], closed, "{schema}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_config_keeps_its_unknown_keys() {
+        let document = document("https://errand.example", true);
+        let config = &document["components"]["schemas"]["BuildDraft"]["properties"]["config"];
+        assert_eq!(config["additionalProperties"], Value::Null, "{config}");
+        assert_eq!(config["required"], json!(["version", "data"]));
+    }
+}
