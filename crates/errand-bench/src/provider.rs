@@ -147,7 +147,12 @@ fn answer(number: u64, ends: bool) -> String {
             let arguments = json!({"path": "/workspace/note.txt", "content": "A short note."});
             ("write_file", arguments)
         } else {
-            ("read_file", json!({"path": "/workspace/note.txt"}))
+            // Each call is another: a model that repeats itself is stopped.
+            let limit = 1_000 + number;
+            (
+                "read_file",
+                json!({"path": "/workspace/note.txt", "limit": limit}),
+            )
         };
         let function = json!({"name": name, "arguments": arguments.to_string()});
         let call = json!({"index": 0, "id": format!("call_{number}"), "type": "function", "function": function});

@@ -550,12 +550,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What a model call used up. `answered`: it gave an answer; one that gave none counts where an answer was begun.
+    /// What a model call used up. `answered`: it gave an answer; one that gave none is no call, but counts with its tokens.
     #[must_use]
     pub fn of_call(call: &ModelCall, answered: bool) -> Self {
         let all = call.input_tokens.saturating_add(call.output_tokens);
         Self {
-            model_calls: u64::from(answered || call.used_tokens()),
+            model_calls: u64::from(answered),
             input_tokens: call.input_tokens,
             cached_tokens: call.cached_tokens,
             output_tokens: call.output_tokens,

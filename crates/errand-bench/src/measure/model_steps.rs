@@ -92,6 +92,8 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
 async fn agent(client: &mut Client) -> Result<String> {
     let data = json!({
         "models": {"agent": {"model": "openai/gpt-4.1"}},
+        // More than a build has that says nothing.
+        "limits": {"steps": 100_000},
         "input": "You read the note again and again, and say when you are done.",
     });
     let config = json!({"version": "v2", "data": data});

@@ -115,13 +115,13 @@ async fn attempts_that_failed_count_and_are_listed() {
     assert_eq!(input, [0, 3_050, 3_050, 3_050]);
     assert!(calls[0]["error"].as_str().unwrap().contains("529"));
     assert_eq!(usage["input_tokens"], 3 * 3_050);
-    assert_eq!(usage["model_calls"], 3);
+    assert_eq!(usage["model_calls"], 1);
     let cost: f64 = calls.iter().map(|c| c["cost_usd"].as_f64().unwrap()).sum();
     assert!((usage["cost_usd"].as_f64().unwrap() - cost).abs() < 1e-9);
     let sum = sum(&world).await;
     assert_eq!(
         (&sum["input_tokens"], &sum["model_calls"]),
-        (&json!(9_150), &json!(3))
+        (&json!(9_150), &json!(1))
     );
     let limits = world.app.get(&world.team.key, "/v1/usage/limits").await;
     let spent = limits.expect(200)["spent_usd_month"].as_f64().unwrap();
