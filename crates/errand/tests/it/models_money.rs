@@ -41,6 +41,10 @@ async fn usage_is_counted_in_every_form() {
             let usage = world.completed(&run).await["usage"].clone();
             let call = &model_calls(&world, &run).await[0];
             assert_eq!(call["outcome"], "answered");
+            if protocol == Protocol::OpenAi {
+                let asked = world.server.last();
+                assert_eq!(asked.body["stream_options"]["include_usage"], true);
+            }
             if form == UsageForm::Missing {
                 assert_eq!(usage["estimated"], true, "{protocol:?}");
                 assert_eq!(call["estimated"], true);

@@ -79,7 +79,10 @@ pub(super) struct Question<'a> {
 
 fn options(question: &Question<'_>) -> ChatOptions {
     let tap: Arc<Tap> = Arc::clone(question.tap);
-    let mut options = ChatOptions::default().with_raw_frame_sink_arc(tap);
+    // Without the capture the library does not ask for usage (`stream_options`); what comes is read by the tap.
+    let mut options = ChatOptions::default()
+        .with_capture_usage(true)
+        .with_raw_frame_sink_arc(tap);
     // The library takes an ending such as `-max` of a name for an effort, unless it is told one. A budget is told to no
     // provider that speaks OpenAI's protocol.
     if question.target.kind.adapter() == AdapterKind::OpenAI {
