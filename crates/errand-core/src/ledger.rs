@@ -238,17 +238,10 @@ impl Ledger {
     /// Takes the next entry.
     pub fn feed(&mut self, entry: &Entry) {
         self.position = entry.position;
+        self.progress.feed(&entry.body);
         match &entry.body {
-            Body::User { .. } => {
-                self.newest_user = entry.position;
-                self.progress.message();
-            }
-            Body::ToolCall { call, mark } => {
-                self.called(call);
-                if mark.is_none() {
-                    self.progress.called(call);
-                }
-            }
+            Body::User { .. } => self.newest_user = entry.position,
+            Body::ToolCall { call, .. } => self.called(call),
             Body::ToolResult {
                 call_id,
                 name,
@@ -256,7 +249,6 @@ impl Ledger {
             } => {
                 self.came(call_id, name, outcome, entry.at);
                 self.closed(call_id, outcome);
-                self.progress.came(call_id, outcome);
             }
             Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
             Body::HumanResponse {
@@ -286,21 +278,12 @@ impl Ledger {
                 self.doubtful = std::mem::take(&mut self.unknown);
                 self.failures = 0;
                 self.refused = None;
-                self.progress.retried();
             }
             Body::ModelFailed { attempt, until, .. } => {
                 self.timer = Some(*until);
                 self.failures = *attempt;
             }
-            Body::ModelCall { call } => {
-                self.failures = 0;
-                self.progress.model_call(call);
-            }
-            Body::ModelAttempt { call, .. } => {
-                if call.used_tokens() {
-                    self.progress.attempted();
-                }
-            }
+            Body::ModelCall { .. } => self.failures = 0,
             Body::Late { call_id, outcome } => {
                 let mut unknown = self.unknown.iter_mut().chain(&mut self.doubtful);
                 let mut tool = None;
@@ -313,12 +296,7 @@ impl Ledger {
                 self.came_late(tool, outcome, entry.at);
             }
             // The model was told, and goes on.
-            Body::Assistant { text, mark, .. } => {
-                self.unknown.clear();
-                if mark.is_none() {
-                    self.progress.text(text);
-                }
-            }
+            Body::Assistant { .. } => self.unknown.clear(),
             Body::Error { .. } => {
                 self.timer = None;
                 self.failures = 0;
@@ -351,7 +329,7 @@ impl Ledger {
                     open.lost = true;
                 }
             }
-            Body::ToolsChanged { .. } => {}
+            Body::ToolsChanged { .. } | Body::ModelAttempt { .. } => {}
         }
     }
 

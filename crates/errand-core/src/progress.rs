@@ -24,7 +24,7 @@ use crate::limits::{
     OUTCOMES_KEPT_MAX, REPEATED_TURNS_MAX, SUMMARIES_IN_A_ROW_MAX,
 };
 use crate::run::RunError;
-use crate::transcript::{AnswerKind, ModelCall, Outcome, Purpose, ToolCall};
+use crate::transcript::{AnswerKind, Body, ModelCall, Outcome, Purpose, ToolCall};
 
 /// The error that a call gets which a person has denied before.
 pub const DENIED_BEFORE: &str = "denied: a person has already denied this very call. It is not carried out, and nobody is asked again; do something else, or say why you cannot go on";
@@ -169,8 +169,26 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Takes what an entry of the transcript says. What a playbook decided is left alone.
+    pub(crate) fn feed(&mut self, body: &Body) {
+        match body {
+            Body::User { .. } => self.message(),
+            Body::Retried { .. } => self.retried(),
+            Body::ToolCall { call, mark: None } => self.called(call),
+            Body::ToolResult {
+                call_id, outcome, ..
+            } => self.came(call_id, outcome),
+            Body::ModelCall { call } => self.model_call(call),
+            Body::ModelAttempt { call, .. } if call.used_tokens() => self.attempted(),
+            Body::Assistant {
+                text, mark: None, ..
+            } => self.text(text),
+            _ => {}
+        }
+    }
+
     /// A message from a person: everything begins anew.
-    pub(crate) fn message(&mut self) {
+    fn message(&mut self) {
         *self = Self {
             // Calls that are open are closed with the message.
             open: std::mem::take(&mut self.open),
@@ -179,7 +197,7 @@ impl Progress {
     }
 
     /// A retry: what is counted begins anew; what a person denied stays denied.
-    pub(crate) fn retried(&mut self) {
+    fn retried(&mut self) {
         *self = Self {
             open: std::mem::take(&mut self.open),
             denied: std::mem::take(&mut self.denied),
@@ -210,7 +228,7 @@ impl Progress {
     }
 
     /// A network model gave an answer.
-    pub(crate) fn model_call(&mut self, call: &ModelCall) {
+    fn model_call(&mut self, call: &ModelCall) {
         self.attempted();
         if call.purpose == Purpose::Summary {
             self.summaries += 1;
@@ -232,12 +250,12 @@ impl Progress {
     }
 
     /// A network model was asked, and what it began to answer counts.
-    pub(crate) fn attempted(&mut self) {
+    fn attempted(&mut self) {
         self.model_calls = self.model_calls.saturating_add(1);
     }
 
     /// A text of the model.
-    pub(crate) fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &str) {
         if !std::mem::take(&mut self.cut_awaits_text) {
             return;
         }
@@ -250,7 +268,7 @@ impl Progress {
     }
 
     /// The model calls a tool.
-    pub(crate) fn called(&mut self, call: &ToolCall) {
+    fn called(&mut self, call: &ToolCall) {
         let digest = call_digest(call);
         if self.denied.contains(&digest) {
             self.denied_repeats += 1;
@@ -259,7 +277,7 @@ impl Progress {
     }
 
     /// A call has its outcome.
-    pub(crate) fn came(&mut self, call_id: &str, outcome: &Outcome) {
+    fn came(&mut self, call_id: &str, outcome: &Outcome) {
         let Some(call) = self.open.remove(call_id) else {
             return;
         };

@@ -5,7 +5,7 @@ use crate::human::{HumanRequest, Resolution};
 use crate::id::{HumanRequestId, MessageId};
 use crate::ledger::OPENING;
 use crate::time::Timestamp;
-use crate::transcript::{Body, Entry, Mark};
+use crate::transcript::{Entry, Mark};
 
 #[derive(Default)]
 struct World {
@@ -250,7 +250,7 @@ fn model_calls_are_bounded_unless_the_build_bounds_steps() {
     for n in 0..MODEL_CALLS_DEFAULT_MAX {
         assert_eq!(world.ledger.progress.stuck(true), None, "{n}");
         let call = ModelCall::default();
-        world.ledger.progress.model_call(&call);
+        world.ledger.progress.feed(&Body::ModelCall { call });
     }
     assert_eq!(world.stuck(), Some(Stuck::ModelCalls));
     assert_eq!(world.ledger.progress.stuck(false), None);
