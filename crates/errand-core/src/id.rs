@@ -108,6 +108,16 @@ ids! {
     BootId boot "boot id",
 }
 
+impl BootId {
+    /// When the start was, by its clock.
+    #[must_use]
+    pub fn at(self) -> Timestamp {
+        // UUIDv7: the first 48 bits are milliseconds since the epoch.
+        let ms = self.0.as_u128() >> 80;
+        Timestamp::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
+    }
+}
+
 impl MessageId {
     /// The id of an entry that the store itself appends (a closed call's result, a note). The pair of run and position
     /// is unique, so the id is; nothing random is needed inside a transaction that may run twice.

@@ -159,6 +159,19 @@ pub struct WaitingOn {
     pub next: String,
 }
 
+impl WaitingOn {
+    /// Says so where the clock was set back since the wait began: what is due by the clock comes that much later.
+    pub fn say_clock_back(&mut self, now: Timestamp) {
+        let back_s = self.since.ms_since(now) / 1000;
+        // Clocks are set by a second now and then, and nobody notices.
+        if back_s >= 2 {
+            self.next.push_str(&format!(
+                " The server's clock was set back, by {back_s} s at least: what is due by the clock comes that much later."
+            ));
+        }
+    }
+}
+
 /// One message of a transcript.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MessageBody {
@@ -497,5 +510,29 @@ fn tool_result(call_id: &str, outcome: &Outcome) -> ToolResultBody {
         tool_call_id: call_id.to_owned(),
         result,
         error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_begins_later_than_now_says_that_the_clock_is_back() {
+        let mut waiting = WaitingOn {
+            kind: "timer".to_owned(),
+            who: None,
+            since: Timestamp::from_millis(10_000),
+            deadline: None,
+            next: "It goes on.".to_owned(),
+        };
+        waiting.say_clock_back(Timestamp::from_millis(9_000));
+        assert_eq!(waiting.next, "It goes on.");
+        waiting.say_clock_back(Timestamp::from_millis(4_000));
+        assert!(
+            waiting.next.contains("set back, by 6 s"),
+            "{}",
+            waiting.next
+        );
     }
 }

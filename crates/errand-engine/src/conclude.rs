@@ -24,8 +24,9 @@ where
 {
     loop {
         match act().await {
-            Err(StoreError::Unavailable(why)) if !ends(parts) => {
-                tracing::warn!(%why, "the store cannot take a write; trying again");
+            // What is in the way is logged by the store, once.
+            Err(error) if error.is_passing() && !ends(parts) => {
+                tracing::debug!(%error, "the store cannot take a write; trying again");
                 parts.clock.sleep_ms(NO_ROOM_PAUSE_MS).await;
             }
             answer => return answer,

@@ -294,7 +294,7 @@ impl Dispatcher {
         if now < self.seen {
             tracing::warn!(
                 seconds = self.seen.ms_since(now) / 1000,
-                "the clock was set back; what was in line stays in line"
+                "the clock was set back: timers and other deadlines come later by as much; what was in line stays in line"
             );
             self.parts.store.clock_was_set_back(now).await?;
         }

@@ -682,7 +682,8 @@ impl Driver<'_> {
             |((call, context), arguments)| {
                 let tool = self.tool(&call.name).cloned();
                 let secrets = filled.secrets.as_deref();
-                act(call, context, arguments.clone(), tool, secrets)
+                let clock = &self.parts.clock;
+                act(clock, call, context, arguments.clone(), tool, secrets)
             },
         );
         let act = join_all(acts);

@@ -2,8 +2,8 @@
 //! does not know.
 //!
 //! Promised: nothing is removed at once. It is moved to the trash whole, and goes from there a day later. Of what the
-//! store does not know, nothing is touched that is in use, that is younger than an hour, or that was changed since this
-//! start of the program ([`is_left_over`]). A crash between any two steps leaves what a later round finishes: the row
+//! store does not know, nothing is touched that is in use, that is younger than an hour, that was changed since this
+//! start of the program, or that is older than the store itself, since another store left that ([`is_left_over`]). A crash between any two steps leaves what a later round finishes: the row
 //! of a sandbox is deleted first, and a directory whose row is deleted is moved whenever it is found.
 //!
 //! Cheap by where things are: directories of sandboxes are one listing, unfinished writes another. No sandbox is looked
@@ -120,6 +120,7 @@ impl Janitor {
         moved: &mut Moved,
     ) -> Result<(), RoundError> {
         let sandboxes = self.parts.sandboxes.clone();
+        let ages = self.ages(now).await?;
         let on_disk = blocking(move || sandboxes.list()).await?;
         let mut failed = Ok(());
         for some in on_disk.chunks(LOOK_UP_MAX) {
@@ -129,11 +130,11 @@ impl Janitor {
                     SandboxFate::Deleted => &mut moved.deleted,
                     SandboxFate::Unknown => &mut moved.unknown,
                 };
-                let (sandboxes, started) = (self.parts.sandboxes.clone(), self.started);
+                let sandboxes = self.parts.sandboxes.clone();
                 let discarded = blocking(move || {
                     let goes = fate == SandboxFate::Deleted
                         || changed_at(&sandboxes.path_of(&id))?
-                            .is_some_and(|changed| is_left_over(changed, started, now));
+                            .is_some_and(|changed| is_left_over(changed, ages));
                     Ok(goes && sandboxes.discard(&id, now)?)
                 });
                 match discarded.await {
@@ -150,7 +151,7 @@ impl Janitor {
 
     /// Files of writes and uploads that were cut off. Those under way were begun since this start.
     async fn files_left_over(&self, now: Timestamp, moved: &mut Moved) -> Result<(), RoundError> {
-        let (sandboxes, started) = (self.parts.sandboxes.clone(), self.started);
+        let (sandboxes, ages) = (self.parts.sandboxes.clone(), self.ages(now).await?);
         let data_dir = self.parts.store.dir().to_owned();
         let (count, failed) = blocking(move || {
             let mut left = sandboxes.list_unfinished()?;
@@ -162,7 +163,7 @@ impl Janitor {
             let (mut count, mut failed) = (0, Ok(()));
             for path in left {
                 let taken = changed_at(&path).and_then(|changed| {
-                    if !changed.is_some_and(|changed| is_left_over(changed, started, now)) {
+                    if !changed.is_some_and(|changed| is_left_over(changed, ages)) {
                         return Ok(false);
                     }
                     Ok(sandboxes.trash().take(&path, now)?.is_some())
@@ -179,6 +180,14 @@ impl Janitor {
         Ok(failed?)
     }
 
+    async fn ages(&self, now: Timestamp) -> Result<Ages, RoundError> {
+        Ok(Ages {
+            store: self.parts.store.created_at().await?,
+            start: self.started,
+            now,
+        })
+    }
+
     async fn empty_trash(&self, now: Timestamp) -> Result<(), RoundError> {
         let (sandboxes, draining) = (self.parts.sandboxes.clone(), self.parts.draining.clone());
         let emptied =
@@ -190,10 +199,22 @@ impl Janitor {
     }
 }
 
-/// Whether a thing that the store does not know was left by an earlier start: it is no younger than an hour, and was not
-/// changed since this start. `changed`: its modification time. By a clock that was set back it looks younger, and stays.
-fn is_left_over(changed: Timestamp, started: Timestamp, now: Timestamp) -> bool {
-    changed < started && changed < now && now.ms_since(changed) >= YOUNG_MS
+/// What the age of a thing is compared with.
+#[derive(Clone, Copy)]
+struct Ages {
+    /// When the store was made.
+    store: Timestamp,
+    /// When this start of the program began.
+    start: Timestamp,
+    now: Timestamp,
+}
+
+/// Whether a thing that the store does not know was left by an earlier start: it is no younger than an hour, was not
+/// changed since this start, and is not older than the store. `changed`: its modification time. By a clock that was set
+/// back it looks younger, and stays.
+fn is_left_over(changed: Timestamp, ages: Ages) -> bool {
+    let Ages { store, start, now } = ages;
+    changed >= store && changed < start && changed < now && now.ms_since(changed) >= YOUNG_MS
 }
 
 /// When a thing was last modified. None where it is gone.

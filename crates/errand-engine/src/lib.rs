@@ -19,6 +19,7 @@ pub mod webhook;
 mod conclude;
 mod dispatch;
 mod drive;
+mod exhausted;
 mod janitor;
 mod outbox;
 mod pulse;

@@ -5,8 +5,8 @@
 //! time, in order; after its first failure an event is retried by itself and later ones overtake it. No receiver takes
 //! more than half of the places, so that a dead one does not hold up the others.
 //!
-//! Which are under way is known in memory alone: a server that dies in the middle of an attempt causes a repeat, never
-//! a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
+//! Which are under way is known in memory alone: a server that dies, or stops, in the middle of an attempt causes a
+//! repeat, never a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
 
 use std::collections::HashMap;
 
@@ -102,15 +102,21 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
     let run = delivery.run.map(|run| run.to_string());
     let made = match secret_of(parts, &delivery).await {
         Ok(secret) => {
-            send(
+            let id = delivery.id.to_string();
+            let sent = send(
                 parts.post.as_ref(),
                 &delivery.url,
-                &delivery.id.to_string(),
+                &id,
                 at.as_seconds(),
                 delivery.body.clone().into(),
                 &secret,
-            )
-            .await
+            );
+            // A server that stops waits for no receiver: what may have arrived is sent again after the next start,
+            // under the same id.
+            let Some(made) = parts.draining.run_until_cancelled(sent).await else {
+                return;
+            };
+            made
         }
         Err(error) => {
             tracing::error!(run.id = run, %error, "a delivery could not be signed; it is tried again");

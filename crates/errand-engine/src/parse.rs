@@ -22,6 +22,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use errand_core::cause::is_exhausted;
 use errand_core::id::TeamId;
 use errand_core::limits::{DOCUMENT_BYTES_MAX, READ_FILE_BYTES_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -115,6 +116,9 @@ pub enum ParseError {
         "documents cannot be read on this server: the program that parses them cannot be started; the log of the server says why"
     )]
     Unavailable,
+    /// Descriptors, memory or processes have run out.
+    #[error("the server has run out of open files, memory or processes: try again in a moment")]
+    Exhausted,
 }
 
 impl ParseError {
@@ -225,6 +229,9 @@ fn start(program: Option<&PathBuf>, kind: Kind) -> Result<Child, ParseError> {
         .kill_on_drop(true)
         .spawn();
     started.map_err(|error| {
+        if is_exhausted(&error) {
+            return ParseError::Exhausted;
+        }
         tracing::error!(
             error = &error as &dyn std::error::Error,
             "a parser of documents cannot be started"

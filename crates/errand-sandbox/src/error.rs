@@ -105,6 +105,20 @@ pub enum FileError {
         /// What was asked for.
         path: SandboxPath,
     },
+    /// The server has run out of descriptors or memory for now. Nothing was changed, but directories may have been made
+    /// above; later it may go.
+    #[error(
+        "the server has run out of open files or memory and could not {op} {path}: try again later"
+    )]
+    Exhausted {
+        /// What was being done: a verb, as `read`.
+        op: &'static str,
+        /// What was asked for.
+        path: SandboxPath,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// An upload went on after a part of it had been refused.
     #[error(
         "the upload of {path} was refused before its end, and nothing of it was kept: send it anew"
@@ -162,6 +176,11 @@ impl FileError {
             Errno::XDEV => Self::OtherFileSystem { path },
             Errno::ACCESS | Errno::PERM => Self::NoPermission { path },
             Errno::NOSPC | Errno::DQUOT => Self::NoSpace { path },
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => Self::Exhausted {
+                op,
+                path,
+                source: errno.into(),
+            },
             _ => Self::Io {
                 op,
                 path,

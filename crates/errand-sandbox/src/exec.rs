@@ -210,6 +210,18 @@ pub enum ExecError {
 }
 
 impl ExecError {
+    /// Whether the helper or bubblewrap said, in words, that descriptors, memory or processes had run out.
+    #[must_use]
+    pub fn says_exhausted(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "Too many open files",
+            "Cannot allocate memory",
+            "Resource temporarily unavailable",
+            "No buffer space available",
+        ];
+        matches!(self, Self::SetUp(said) if WORDS.iter().any(|words| said.contains(words)))
+    }
+
     fn io(what: &'static str) -> impl Fn(std::io::Error) -> Self {
         move |source| Self::Io { what, source }
     }

@@ -290,7 +290,7 @@ impl Upload {
                 .map_err(failed("rename"))?,
         }
         let synced = rustix::fs::fsync(&dir)
-            .and_then(|()| root.settle())
+            .and_then(|()| patiently(|| root.settle()))
             .map_err(failed("sync the directory of"));
         self.named = None;
         if let Some(taken) = self.taken.take() {
@@ -324,6 +324,21 @@ impl Drop for Upload {
             take_away(self.root.temps(), temp);
         }
     }
+}
+
+/// Does what must be done once a file is in its place, where it may take a moment until there is a descriptor for it: an
+/// error would say that nothing was changed.
+fn patiently(act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+    const TRIES_MAX: u32 = 15_000;
+    for _ in 0..TRIES_MAX {
+        match act() {
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    // Not one of those that say that nothing was changed.
+    Err(Errno::IO)
 }
 
 /// What permissions a file gets that takes the place of this one: the same, but never such that the server could not

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::sqlite::Trouble;
+
 /// The cases that callers act on.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -34,6 +36,16 @@ pub enum StoreError {
     /// Nothing was done, or whether it was done is unknown: repeat with the same idempotency key.
     #[error("the store cannot take the write now: {0}")]
     Unavailable(Cow<'static, str>),
+    /// Nothing was done, because of something that an operator sets right, or that passes: repeat it with the same
+    /// idempotency key.
+    #[error("the store cannot do this now: {what}")]
+    Trouble {
+        /// What is in the way.
+        what: Trouble,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// A row that cannot be read. It is never replaced by a default.
     #[error("{table}.{column} holds what cannot be read: {message}")]
     Corrupt {
@@ -54,12 +66,12 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode;
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => {
-                Self::Unavailable(Cow::Borrowed("the disk is full; make room and try again"))
-            }
-            _ => Self::Sql(error),
+        match Trouble::of(&error) {
+            Some(what) => Self::Trouble {
+                what,
+                source: error,
+            },
+            None => Self::Sql(error),
         }
     }
 }
@@ -71,6 +83,12 @@ impl From<crate::seal::SealError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether nothing is wrong with what was asked, so that it may succeed later: a run is not failed because of it.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Trouble { .. })
+    }
+
     /// Whether the operation was understood and refused, having written nothing: its neighbours in a batch are not
     /// touched by it.
     pub(crate) fn is_answer(&self) -> bool {
@@ -82,7 +100,11 @@ impl StoreError {
             | Self::Forbidden(_)
             | Self::Fenced
             | Self::KeyReused => true,
-            Self::Unavailable(_) | Self::Corrupt { .. } | Self::Sql(_) | Self::Seal(_) => false,
+            Self::Unavailable(_)
+            | Self::Trouble { .. }
+            | Self::Corrupt { .. }
+            | Self::Sql(_)
+            | Self::Seal(_) => false,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! Time and ids are parameters; nothing here reads a clock. Left out: deciding (that is `errand-core`) and doing
 //! (that is `errand-engine`).
 
+pub mod data_dir;
 pub mod error;
 pub mod model;
 pub mod once;
@@ -64,12 +65,12 @@ pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
 pub use repair::{Fork, Forked, Repaired};
-pub use reseal::Rotated;
+pub use reseal::{Discarded, Rotated, SealedKeys};
 pub use sandboxes::SandboxFate;
 pub use secrets::{Secret, SetSecret};
 pub use sqlite::{
-    DATABASE_FILE, DatabaseFacts, Fault, Faults, OpenError, OpenOptions, Schema, Snapshot,
-    SnapshotError, Store, Trial, database_facts,
+    Condition, DATABASE_FILE, DatabaseFacts, Fault, Faults, OpenError, OpenOptions, Schema,
+    Snapshot, SnapshotError, Store, Trial, Trouble, database_facts,
 };
 pub use summary::{AgentSummary, RunSums, RunsSummary};
 pub use sums::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};

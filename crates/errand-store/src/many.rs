@@ -36,7 +36,7 @@ impl Store {
         many: ManyRuns,
         recorded: Once<ManyRunsDone>,
     ) -> Result<Answer<ManyRunsDone>> {
-        self.write(move |tx| {
+        self.write_at_all_costs(move |tx| {
             once(tx, &recorded, many.now, || {
                 change_each(tx, &many, &STOPPABLE, |run| {
                     let had_ended = stop(tx, many.team, run, &many.by, many.now)?;

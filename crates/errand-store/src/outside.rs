@@ -80,8 +80,11 @@ impl Store {
         recorded: Once<bool>,
     ) -> Result<Answer<bool>> {
         let by = by.into();
-        self.write(move |tx| once(tx, &recorded, now, || stop(tx, team, run, &by, now)))
-            .await
+        // Also on a full disk: what a run does goes on until it is stopped.
+        self.write_at_all_costs(move |tx| {
+            once(tx, &recorded, now, || stop(tx, team, run, &by, now))
+        })
+        .await
     }
 
     /// Puts a failed run in line again: it goes on from the step that failed.

@@ -6,6 +6,8 @@
 //!
 //! Left out: copies of the data that were made before: they need the key that they were made with.
 
+mod discard;
+
 use std::sync::Arc;
 
 use rusqlite::{Connection, params};
@@ -15,6 +17,9 @@ use crate::error::{Result, StoreError};
 use crate::seal::MasterKey;
 use crate::seal::ring::Keyring;
 use crate::sqlite::Store;
+
+pub(crate) use discard::sealed_under;
+pub use discard::{Discarded, SealedKeys};
 
 /// A column of sealed secrets.
 struct Place {

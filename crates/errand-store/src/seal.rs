@@ -67,7 +67,8 @@ pub enum SealError {
     #[error(
         "{} holds no master key (32 bytes in base64 or hexadecimal): it is damaged; restore it from a backup. Without \
          it the secrets sealed under it (webhook secrets and those of connections) cannot be opened by anybody. If \
-         there is no backup, move the file away: the next start makes a new key, and each secret must then be set anew",
+         there is no backup, move the file away and start with `errand serve --discard-secrets`, which makes a new key; \
+         each secret must then be set anew",
         path.display()
     )]
     DamagedKeyFile {
@@ -393,6 +394,11 @@ fn write_private(path: &Path, key: &MasterKey) -> io::Result<()> {
     std::hint::black_box(&text);
     written?;
     file.sync_all()
+}
+
+/// A new secret that signs a team's webhooks: `whsec_` and 32 random bytes in base64.
+pub(crate) fn webhook_secret() -> Result<String, SealError> {
+    Ok(format!("whsec_{}", STANDARD.encode(random::<KEY_BYTES>()?)))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], SealError> {

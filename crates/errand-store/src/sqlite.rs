@@ -1,11 +1,15 @@
 //! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
 
 mod checkpoint;
+mod condition;
 mod migrate;
 mod open;
 mod origin;
+mod reserve;
 pub(crate) mod snapshot;
 mod trial;
+mod watched;
+mod whole;
 mod writer;
 
 use std::borrow::Cow;
@@ -14,20 +18,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::id::BootId;
+use errand_core::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use condition::{Condition, Trouble};
+pub(crate) use open::{FILE, private_file};
 pub use open::{OpenError, OpenOptions, Schema};
 use origin::OpenMark;
+pub(crate) use origin::refuse_copy;
 pub use snapshot::{DATABASE_FILE, DatabaseFacts, Snapshot, SnapshotError, database_facts};
 pub use trial::{Fault, Faults, Trial};
+pub(crate) use whole::{Wholeness, check, is_damage, look};
 pub(crate) use writer::Tx;
 
 use crate::bell::Bell;
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
+use crate::rows::Ms;
 use crate::seal::MasterKey;
 use crate::seal::ring::Keyring;
+use watched::{EndMark, FileId};
 use writer::{Writer, execute};
 
 /// What errand keeps. Cheap to clone; the last clone closes it.
@@ -47,10 +58,15 @@ struct Inner {
     /// For reads on their caller's task.
     quick: Mutex<Vec<Connection>>,
     builds: Builds,
+    condition: Condition,
     /// Simulated: reads are done on the caller's task.
     on_callers_task: bool,
     /// Says that the store is open, and at its end that it was closed in order: after all that has the database open.
     _mark: Option<OpenMark>,
+    /// The file that is open.
+    file: FileId,
+    /// After everything that has the file open, and before the lock.
+    _end: EndMark,
     /// Held as long as the store is open: a second server on the directory is refused.
     _lock: File,
 }
@@ -67,9 +83,16 @@ impl Lent {
     /// One snapshot for all statements of a read.
     fn read<T>(&self, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let conn = self.conn.as_ref().ok_or_else(stopping)?;
-        execute(conn, "BEGIN")?;
-        let result = act(conn);
-        execute(conn, "COMMIT")?;
+        let read = || {
+            execute(conn, "BEGIN")?;
+            let result = act(conn);
+            execute(conn, "COMMIT")?;
+            result
+        };
+        let result = read();
+        if let Err(error) = &result {
+            self.inner.condition.failed(error);
+        }
         result
     }
 }
@@ -107,7 +130,17 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.inner.writer.write(act).await
+        self.inner.writer.write(act, false).await
+    }
+
+    /// Does a write that must be possible on a full disk as well: it may have the room that is kept for that. For what
+    /// ends something, and writes little.
+    pub(crate) async fn write_at_all_costs<T, F>(&self, act: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.inner.writer.write(act, true).await
     }
 
     /// Does a read, beside the writer, on what is committed.
@@ -187,6 +220,18 @@ impl Store {
         &self.inner.dir
     }
 
+    /// When the store was made.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub async fn created_at(&self) -> Result<Timestamp> {
+        self.peek(|conn| {
+            let at: Ms = conn.query_row("SELECT created_at FROM store", [], |row| row.get(0))?;
+            Ok(at.0)
+        })
+        .await
+    }
+
     /// How many transactions were committed since this start.
     #[must_use]
     pub fn commits(&self) -> u64 {
@@ -208,6 +253,12 @@ impl Store {
     /// All keys that open what is sealed.
     pub(crate) fn keys(&self) -> &Keyring {
         &self.inner.keys
+    }
+
+    /// Whether it can do its work, and if not, why.
+    #[must_use]
+    pub fn condition(&self) -> &Condition {
+        &self.inner.condition
     }
 
     /// Becomes true when a write, sync or commit failed so that its outcome is unknown: the program must end and

@@ -643,6 +643,10 @@ async fn try_launch(
         helper: options.helper.clone(),
         parser: program(),
         trial: options.trial.clone(),
+        opening: errand::app::Opening {
+            making: errand_store::data_dir::Making::BY_ITSELF,
+            discards_secrets: false,
+        },
     };
     App::start(config, listener, ingredients)
         .await

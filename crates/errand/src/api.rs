@@ -414,13 +414,40 @@ pub fn layered(router: Router, state: &AppState) -> Router {
 /// What is answered before there is a store to answer from.
 #[must_use]
 pub fn starting(path: &str) -> Response {
+    without_a_store(
+        path,
+        "starting",
+        "the server is starting: try again in a moment",
+    )
+}
+
+/// What is answered while the server stops: readiness says so, too.
+pub(crate) fn stopping(path: &str) -> Response {
+    without_a_store(
+        path,
+        "stopping",
+        "the server is stopping: try again in a moment",
+    )
+}
+
+/// What is answered where the store cannot be opened as it is.
+pub(crate) fn not_working(path: &str, message: String) -> Response {
+    without_a_store(path, "not-working", message)
+}
+
+/// `state`: in place of a request's id.
+fn without_a_store(
+    path: &str,
+    state: &'static str,
+    message: impl Into<std::borrow::Cow<'static, str>>,
+) -> Response {
     let mut response = if path == "/healthz" {
         health::alive().into_response()
     } else {
-        ApiError::unavailable("the server is starting: try again in a moment").into_response()
+        ApiError::unavailable(message).into_response()
     };
     response
         .headers_mut()
-        .insert("x-request-id", HeaderValue::from_static("starting"));
+        .insert("x-request-id", HeaderValue::from_static(state));
     response
 }

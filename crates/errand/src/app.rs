@@ -2,6 +2,8 @@
 //!
 //! Two apps can run in one process: nothing here is global. A test gives its own clock, seed, models and tools.
 
+pub mod stand_in;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -27,9 +29,12 @@ use errand_engine::tool::Tools;
 use errand_engine::tool::fetch::{self, FetchUrl};
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_sandbox::{Changes, RoomLimits};
+use errand_store::data_dir::{self, DataDirError, Making};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
+use http::{HeaderValue, header};
 use hyper_util::rt::TokioTimer;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +43,22 @@ use tower::ServiceExt as _;
 use crate::api::{self, ApiSettings, AppState};
 use crate::config::{Config, TlsConfig};
 use crate::isolation::{Isolation, OWN_PROGRAM};
+use crate::listener::{Connections, CountingAcceptor, connections_max};
 use crate::metrics::{Metrics, MetricsServer};
+
+use stand_in::StandIn;
 
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The file of the master key, where the environment gives none.
-const MASTER_KEY_FILE: &str = "master.key";
+
+/// How the data directory is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// Whether a store is made where there is none.
+    pub making: Making,
+    /// Whether secrets are given up that the master key does not open.
+    pub discards_secrets: bool,
+}
 
 /// What the parts are made of, where it is not the settings.
 pub struct Ingredients {
@@ -61,6 +76,8 @@ pub struct Ingredients {
     pub parser: Option<PathBuf>,
     /// What fails to order: nothing.
     pub trial: Trial,
+    /// How the data directory is opened.
+    pub opening: Opening,
 }
 
 impl Ingredients {
@@ -80,6 +97,10 @@ impl Ingredients {
             helper: Some(OWN_PROGRAM.into()),
             parser: Some(OWN_PROGRAM.into()),
             trial: Trial::default(),
+            opening: Opening {
+                making: Making::BY_ITSELF,
+                discards_secrets: false,
+            },
         })
     }
 }
@@ -98,6 +119,9 @@ pub struct App {
     metrics: Option<MetricsServer>,
     progress: Progress,
     changes: Changes,
+    /// Its certificates, which can be replaced.
+    tls: Option<RustlsConfig>,
+    watch: JoinHandle<()>,
 }
 
 impl App {
@@ -117,9 +141,10 @@ impl App {
             .context("the listener has no address")?;
         let url = config.server.base_url(address);
         let metrics_listener = config.metrics.listen.map(MetricsServer::bind).transpose()?;
-        let front = Front::default();
+        let draining = CancellationToken::new();
+        let front = Front::new(draining.clone());
         let handle = Handle::new();
-        let server = serve(
+        let (server, tls) = serve(
             listener,
             config.server.tls.clone(),
             handle.clone(),
@@ -135,6 +160,7 @@ impl App {
             helper,
             parser,
             trial,
+            opening,
         } = ingredients;
         // Tried while the store opens.
         let isolation = helper.map(|helper| Isolation::begin(&config, helper));
@@ -146,11 +172,23 @@ impl App {
             readers: config.store.read_connections as usize,
             cache_kib: config.store.cache_kib,
             key: master_key_of(&config),
+            opening,
         };
         let boot = ids.boot(clock.now());
-        let store = tokio::task::spawn_blocking(move || options.open(boot, trial))
+        let opened = tokio::task::spawn_blocking(move || options.open(boot, trial))
             .await
-            .context("the store's opening was cut off")??;
+            .context("the store's opening was cut off")?;
+        let store = match opened {
+            Ok(store) => store,
+            Err(error) if stand_in::is_damage(&error) => {
+                let stand_in = StandIn::begin(&front, metrics_listener, &error)?;
+                return Err(stand_in.answering_on(url, handle, server).into());
+            }
+            Err(error) => return Err(error),
+        };
+        if opening.discards_secrets {
+            discard_lost_secrets(&store, clock.now()).await?;
+        }
         store.set_model_aliases(config.model_tables.aliases.clone());
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = Sandboxes::settled(&dir)
@@ -161,7 +199,6 @@ impl App {
             });
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
-        let draining = CancellationToken::new();
         let network = Network::new(
             config
                 .model_tables
@@ -202,6 +239,7 @@ impl App {
         let router = api::router(state.clone()).merge(crate::web::router(&state));
         front.ready(router.clone());
         let poisoned = store.poisoned();
+        let watch = tokio::spawn(crate::watch::run(store.clone(), draining.clone()));
         let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
         Ok(Self {
             url,
@@ -216,6 +254,8 @@ impl App {
             metrics,
             progress,
             changes,
+            tls,
+            watch,
         })
     }
 
@@ -259,7 +299,9 @@ impl App {
     pub async fn ended(&mut self) -> String {
         tokio::select! {
             _ = self.poisoned.wait_for(|poisoned| *poisoned) => {
-                "a write to the disk failed and its outcome is unknown; start again, and it goes on from what is on disk".to_owned()
+                self.store.condition().why_lost().unwrap_or_else(|| {
+                    "a write to the disk failed and its outcome is unknown; start again, and it goes on from what is on disk".to_owned()
+                })
             }
             ended = &mut self.server => match ended {
                 Ok(Ok(())) => "the server ended".to_owned(),
@@ -269,11 +311,35 @@ impl App {
         }
     }
 
-    /// No new work; requests and steps in progress get the grace period; nothing is lost.
+    /// Whether the data directory was removed or replaced: nothing of it is to be touched any more.
+    #[must_use]
+    pub fn has_lost_its_data(&self) -> bool {
+        self.store.condition().why_lost().is_some()
+    }
+
+    /// Reads the certificates again, for connections from now on. `files`: where they are by now. False: it speaks no TLS.
+    ///
+    /// # Errors
+    /// Where a file cannot be used: those from before are kept.
+    pub async fn reload_tls(&self, files: Option<&TlsConfig>) -> Result<bool> {
+        let (Some(tls), Some(TlsConfig { cert, key })) = (&self.tls, files) else {
+            return Ok(false);
+        };
+        tls.reload_from_pem_file(cert, key)
+            .await
+            .with_context(|| format!("server.tls: {} cannot be used", cert.display()))?;
+        Ok(true)
+    }
+
+    /// No new work; requests and steps in progress get the grace period; nothing is lost. Until the steps have ended,
+    /// clients are answered that the server stops; after that, they find nobody.
     pub async fn shut_down(self) {
+        let began = tokio::time::Instant::now();
         self.draining.cancel();
-        self.handle.graceful_shutdown(Some(self.grace));
         self.engine.shut_down(self.grace).await;
+        let left = self.grace.saturating_sub(began.elapsed());
+        self.handle.graceful_shutdown(Some(left));
+        self.watch.abort();
         if !self.server.is_finished()
             && let Err(error) = self.server.await
         {
@@ -285,6 +351,7 @@ impl App {
 
     /// Ends as a crash would: nothing is finished, nothing is written any more. For tests of recovery.
     pub fn crash(self) {
+        self.watch.abort();
         self.handle.shutdown();
         self.server.abort();
         self.metrics.into_iter().for_each(MetricsServer::shut_down);
@@ -299,26 +366,75 @@ pub(crate) struct StoreSetup {
     pub(crate) readers: usize,
     pub(crate) cache_kib: u32,
     pub(crate) key: Option<MasterKey>,
+    pub(crate) opening: Opening,
 }
 
 impl StoreSetup {
     pub(crate) fn open(self, boot: errand_core::id::BootId, trial: Trial) -> Result<Store> {
+        let Opening {
+            making,
+            discards_secrets,
+        } = self.opening;
+        if !making.allowed {
+            // Before the lock, which would make the directory.
+            data_dir::expect_store(&self.dir)?;
+        }
         // The lock first: the key's file belongs to whoever holds the directory.
         let lock = Store::lock(&self.dir)?;
-        let master_key = match self.key {
-            Some(key) => key,
-            None => MasterKey::load_or_create(&self.dir.join(MASTER_KEY_FILE))?,
-        };
+        let dir = self.dir.clone();
+        let prepared = data_dir::prepare(&dir, making, self.key, discards_secrets)?;
         let options = OpenOptions {
             dir: self.dir,
             boot,
             respond_base: self.url,
-            master_key,
+            master_key: prepared.master_key,
             readers: self.readers,
             cache_kib: self.cache_kib,
         };
-        Ok(Store::open_on_trial(options, lock, trial)?)
+        let store = Store::open_on_trial(options, lock, trial)
+            .map_err(|error| DataDirError::of_opening(&dir, error))?;
+        data_dir::made(&dir).with_context(|| format!("{} cannot be used", dir.display()))?;
+        store.is_opened(prepared.is_whole);
+        Ok(store)
     }
+}
+
+/// Gives up what the master key does not open, and says what that was.
+async fn discard_lost_secrets(store: &Store, now: errand_core::time::Timestamp) -> Result<()> {
+    let discarded = store
+        .discard_lost_secrets(now)
+        .await
+        .context("the old secrets could not be given up")?;
+    if discarded.count() == 0 {
+        tracing::info!("the master key opens every secret: none was discarded");
+    }
+    for (kind, (count, names)) in discarded.by_kind {
+        let names = names.join(", ");
+        match kind {
+            "teams" => tracing::warn!(
+                count,
+                names,
+                "webhook secrets that the master key does not open were renewed: give the new ones to the receivers"
+            ),
+            "providers" => {
+                tracing::warn!(
+                    count,
+                    names,
+                    "keys of models' providers were dropped: set them anew"
+                );
+            }
+            "connections" => {
+                tracing::warn!(
+                    count,
+                    names,
+                    "sign-ins of connections were dropped: sign in anew"
+                );
+            }
+            "secrets" => tracing::warn!(count, names, "stored secrets were dropped: set them anew"),
+            _ => tracing::warn!(count, "retired webhook secrets were dropped"),
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn master_key_of(config: &Config) -> Option<MasterKey> {
@@ -352,13 +468,21 @@ fn page_client(config: &Config) -> Result<GuardedClient> {
         .context("the client for pages cannot be made")
 }
 
-/// What answers before there is anything to answer with.
-#[derive(Clone, Default)]
+/// What answers before there is anything to answer with, and when the server stops.
+#[derive(Clone)]
 struct Front {
     router: Arc<OnceLock<Router>>,
+    draining: CancellationToken,
 }
 
 impl Front {
+    fn new(draining: CancellationToken) -> Self {
+        Self {
+            router: Arc::default(),
+            draining,
+        }
+    }
+
     fn ready(&self, router: Router) {
         // Set once, here.
         let _ = self.router.set(router);
@@ -370,6 +494,13 @@ impl Front {
     }
 
     async fn answer(self, request: Request) -> Response {
+        if self.draining.is_cancelled() {
+            let mut response = api::stopping(request.uri().path());
+            // The next request finds another server, or none.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            return response;
+        }
         match self.router.get() {
             Some(router) => match router.clone().oneshot(request).await {
                 Ok(response) => response,
@@ -385,35 +516,46 @@ async fn serve(
     tls: Option<TlsConfig>,
     handle: Handle<std::net::SocketAddr>,
     router: Router,
-) -> Result<JoinHandle<std::io::Result<()>>> {
+) -> Result<(JoinHandle<std::io::Result<()>>, Option<RustlsConfig>)> {
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let connections = Connections::new(connections_max(getrlimit(Resource::Nofile).current));
     match tls {
         None => {
+            let acceptor = CountingAcceptor::new(NoDelayAcceptor::new(), connections);
             let mut server = axum_server::from_tcp(listener)?
-                .acceptor(NoDelayAcceptor::new())
+                .acceptor(acceptor)
+                .accept_error_handler(not_accepted)
                 .handle(handle);
             server
                 .http_builder()
                 .http1()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT);
-            Ok(tokio::spawn(server.serve(service)))
+            Ok((tokio::spawn(server.serve(service)), None))
         }
         Some(TlsConfig { cert, key }) => {
             let unreadable = |path: &Path| format!("server.tls: {} cannot be used", path.display());
             let config = RustlsConfig::from_pem_file(&cert, &key)
                 .await
                 .with_context(|| unreadable(&cert))?;
-            let acceptor = RustlsAcceptor::new(config).acceptor(NoDelayAcceptor::new());
+            let acceptor = RustlsAcceptor::new(config.clone()).acceptor(NoDelayAcceptor::new());
             let mut server = axum_server::from_tcp(listener)?
-                .acceptor(acceptor)
+                .acceptor(CountingAcceptor::new(acceptor, connections))
+                .accept_error_handler(not_accepted)
                 .handle(handle);
             server
                 .http_builder()
                 .http1()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT);
-            Ok(tokio::spawn(server.serve(service)))
+            Ok((tokio::spawn(server.serve(service)), Some(config)))
         }
+    }
+}
+
+/// A connection that could not be taken is tried again by the listener; each that its client broke off is no news.
+fn not_accepted(of: Option<&std::net::SocketAddr>, error: &std::io::Error) {
+    if of.is_none() {
+        tracing::debug!(%error, "the listener takes no connection now, and tries again");
     }
 }

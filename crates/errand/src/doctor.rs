@@ -8,6 +8,8 @@
 
 mod disk;
 mod isolation;
+mod keys;
+mod locks;
 mod system;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use errand_core::cause::chain;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_engine::sandboxes::Sandboxes;
-use errand_store::{AuditScope, Late, Overdue, Store, StoreError};
+use errand_store::{AuditScope, Late, Overdue, Store, StoreError, Trouble};
 use serde::{Deserialize, Serialize};
 
 pub use isolation::isolation;
@@ -31,6 +33,9 @@ const DELIVERY_LATE_MS: i64 = 10 * 60_000;
 const CLAIM_LONG_MS: u64 = 24 * 3_600_000;
 /// How far two clocks may be apart.
 const CLOCK_APART_MS: u64 = 5_000;
+/// What to do about a damaged database.
+const DAMAGED: &str = "stop the server, keep a copy of the data directory, and restore a backup; what `sqlite3 errand.db .recover` \
+     salvages is no store that a server should work with";
 /// Most sentences of one check that finds many things.
 const SENTENCES_MAX: usize = 20;
 
@@ -99,8 +104,21 @@ impl Check {
         }
     }
 
+    /// The database is not what SQLite wrote.
+    #[must_use]
+    pub fn damaged(check: &str, found: &str) -> Self {
+        Self::problem(check, format!("the database is damaged: {found}"), DAMAGED)
+    }
+
     /// A check that the store did not let be made.
     fn failed(check: &str, error: &StoreError) -> Self {
+        if let StoreError::Trouble {
+            what: Trouble::Damaged,
+            source,
+        } = error
+        {
+            return Self::damaged(check, &source.to_string());
+        }
         Self::problem(
             check,
             format!("this could not be looked at: {}", chain(error)),
@@ -130,6 +148,8 @@ pub async fn examine(subject: &Subject) -> Vec<Check> {
     checks.extend(claims(subject, now).await);
     checks.extend(stuck(subject, now).await);
     checks.push(clock(&subject.store, now).await);
+    checks.push(keys::master_key(&subject.store).await);
+    checks.push(locks::foreign(&subject.store).await);
     let sandboxes = Sandboxes::beneath(&dir);
     checks.extend(disk::sandboxes(&subject.store, &sandboxes).await);
     let sizes = tokio::task::spawn_blocking(move || disk::sizes(&dir, &sandboxes)).await;
@@ -163,11 +183,7 @@ async fn integrity(store: &Store) -> Check {
             CHECK,
             "SQLite finds its file whole and all references in place",
         ),
-        Ok(wrong) => Check::problem(
-            CHECK,
-            format!("SQLite finds damage: {}", listed(&wrong)),
-            "stop the server, keep a copy of the data directory, and restore a backup",
-        ),
+        Ok(wrong) => Check::damaged(CHECK, &listed(&wrong)),
         Err(error) => Check::failed(CHECK, &error),
     }
 }

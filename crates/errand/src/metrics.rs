@@ -23,7 +23,7 @@ use errand_core::cause::chain;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
-use errand_store::{Figures, Store, StoreError};
+use errand_store::{Figures, Store, StoreError, Trouble};
 use http::{StatusCode, header};
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Mutex;
@@ -71,6 +71,29 @@ impl Metrics {
     /// # Errors
     /// Of the store only.
     pub async fn scrape(&self) -> std::result::Result<String, StoreError> {
+        let mut text = Text::default();
+        build_info(&mut text);
+        let condition = self.store.condition();
+        troubles(&mut text, |what| condition.has(what));
+        let mut refused = text.counter(
+            "errand_store_refusals_total",
+            "Operations that could not be done since the start, by what was in the way.",
+        );
+        for what in Trouble::ALL {
+            refused = refused.labelled("trouble", what.as_str(), condition.times(what));
+        }
+        match self.of_store(&mut text).await {
+            // What is in the way is a figure itself.
+            Err(error) if error.is_passing() => tracing::debug!(%error, "figures are left out"),
+            read => read?,
+        }
+        let dir = self.store.dir().to_owned();
+        let process = tokio::task::spawn_blocking(move || process::read(&dir)).await;
+        process.unwrap_or_default().write(&mut text);
+        Ok(text.finish())
+    }
+
+    async fn of_store(&self, text: &mut Text) -> std::result::Result<(), StoreError> {
         let mut ended = self.ended.lock().await;
         let now = self.clock.now();
         // Counted anew as well where the clock was set back.
@@ -84,16 +107,13 @@ impl Metrics {
         *ended = Some(counted.clone());
         let figures = self.store.figures(now).await?;
         let without_reason = self.store.runs_without_reason(now).await?;
-        let mut text = Text::default();
-        text.gauge("errand_build_info", "The program's version.")
-            .labelled("version", env!("CARGO_PKG_VERSION"), 1);
-        self.runs(&mut text, &figures, &counted, now);
+        self.runs(text, &figures, &counted, now);
         text.gauge(
             "errand_runs_without_reason",
             "Runs that have not ended and wait for nothing that will come; always 0 unless there is a fault.",
         )
         .plain(without_reason);
-        outside(&mut text, &figures, now);
+        outside(text, &figures, now);
         text.counter(
             "errand_store_commits_total",
             "Transactions committed since the start.",
@@ -101,10 +121,7 @@ impl Metrics {
         .plain(self.store.commits());
         text.gauge("errand_store_queue", "Writes that wait for the writer.")
             .plain(self.store.queue());
-        let dir = self.store.dir().to_owned();
-        let process = tokio::task::spawn_blocking(move || process::read(&dir)).await;
-        process.unwrap_or_default().write(&mut text);
-        Ok(text.finish())
+        Ok(())
     }
 
     fn runs(&self, text: &mut Text, figures: &Figures, ended: &Ended, now: Timestamp) {
@@ -125,6 +142,21 @@ impl Metrics {
         text.gauge("errand_places", "Places for runs at work.")
             .labelled("state", "free", self.places.saturating_sub(figures.claims))
             .labelled("state", "taken", figures.claims);
+    }
+}
+
+fn build_info(text: &mut Text) {
+    text.gauge("errand_build_info", "The program's version.")
+        .labelled("version", env!("CARGO_PKG_VERSION"), 1);
+}
+
+fn troubles(text: &mut Text, has: impl Fn(Trouble) -> bool) {
+    let mut figure = text.gauge(
+        "errand_store_trouble",
+        "What is in the way of the store: 1 where it is so now. A server with any of them is not ready.",
+    );
+    for what in Trouble::ALL {
+        figure = figure.labelled("trouble", what.as_str(), u64::from(has(what)));
     }
 }
 
@@ -171,15 +203,35 @@ impl MetricsServer {
     /// # Errors
     /// Where the listener cannot be used.
     pub fn start(listener: TcpListener, metrics: Metrics) -> Result<Self> {
+        let router = Router::new()
+            .route("/metrics", get(answer))
+            .with_state(Arc::new(metrics));
+        Self::serve(listener, router)
+    }
+
+    /// Answers for a server whose database is damaged.
+    ///
+    /// # Errors
+    /// Where the listener cannot be used.
+    pub fn start_damaged(listener: TcpListener) -> Result<Self> {
+        let mut text = Text::default();
+        build_info(&mut text);
+        troubles(&mut text, |what| what == Trouble::Damaged);
+        let text = text.finish();
+        let answer = move || {
+            let text = text.clone();
+            async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
+        };
+        Self::serve(listener, Router::new().route("/metrics", get(answer)))
+    }
+
+    fn serve(listener: TcpListener, router: Router) -> Result<Self> {
         let address = listener
             .local_addr()
             .context("the listener for metrics has no address")?;
         listener
             .set_nonblocking(true)
             .context("the listener for metrics cannot be used")?;
-        let router = Router::new()
-            .route("/metrics", get(answer))
-            .with_state(Arc::new(metrics));
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
         server

@@ -229,6 +229,10 @@ impl ConnectionTool {
                     Outcome::Error(format!("tool_error: {}", error.message)),
                     notes,
                 ),
+                // It was not sent: there was no descriptor for it.
+                Err(error) if why::note_exhausted(&error) => {
+                    self.done(Outcome::Error(self.unavailable(&error)), notes)
+                }
                 // Refused before the server looked at it.
                 Err(error) if why::wants_sign_in(&error) => {
                     self.done(Outcome::Error(self.unavailable(&error)), notes)

@@ -59,6 +59,8 @@ pub(super) fn wants_sign_in(error: &(dyn Error + 'static)) -> bool {
 
 /// What happened, as half a sentence for people and models.
 pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
+    // What is explained has not begun a call.
+    note_exhausted(error);
     if let Some(blocked) = causes(error).find_map(|error| error.downcast_ref::<Blocked>()) {
         return blocked.to_string();
     }
@@ -69,6 +71,11 @@ pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
     // The innermost cause that says something is what happened.
     let said = causes.iter().rev().find_map(|error| said_by(*error));
     said.unwrap_or_else(|| "the connection to the server failed".to_owned())
+}
+
+/// Notes where descriptors or memory have run out: the call is made again once there are some.
+pub(super) fn note_exhausted(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| crate::exhausted::note(cause))
 }
 
 /// The error and its causes, from the outside in.

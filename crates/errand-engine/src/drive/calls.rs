@@ -8,12 +8,14 @@ use errand_core::human::{HumanRequest, RequestDraft, Resolution};
 use errand_core::ledger::{OpenCall, STARTED_RUN};
 use errand_core::policy::Settle;
 use errand_core::transcript::{Body, Outcome, ToolCall};
-use errand_store::StartChild;
 use errand_store::model::{Runnable, StepEnd};
+use errand_store::{StartChild, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::{DriveError, Driver, broke_off, result_of};
+use crate::clock::Clock;
 use crate::conclude::persist;
+use crate::exhausted::patiently;
 use crate::model::network::OwnProviders;
 use crate::secrets::Secrets;
 use crate::tool::{Acted, LookedUp, Source, Tool, ToolContext, assignment};
@@ -130,9 +132,17 @@ impl Driver<'_> {
             && tool.hints().settle == Settle::LookUp
         {
             self.commit_sandbox().await?;
-            evidence = match tool.evidence(context, &call.arguments).await {
-                Ok(evidence) => evidence,
-                Err(error) => return Ok(Err(error)),
+            let clock = &self.parts.clock;
+            let looked = patiently(clock, &context.cancel, || {
+                tool.evidence(context, &call.arguments)
+            });
+            evidence = match looked.await {
+                Some(Ok(evidence)) => evidence,
+                Some(Err(error)) => return Ok(Err(error)),
+                None => {
+                    self.commit(StepEnd::Release).await?;
+                    return Err(StoreError::Fenced.into());
+                }
             };
         }
         self.push(Body::Intent {
@@ -170,7 +180,15 @@ impl Driver<'_> {
             .as_ref()
             .and_then(|(_, evidence)| evidence.as_ref());
         let found = match self.tool(&open.call.name) {
-            Some(tool) => tool.look_up(&context, &open.call.arguments, evidence).await,
+            Some(tool) => {
+                let looked = patiently(&self.parts.clock, &context.cancel, || {
+                    tool.look_up(&context, &open.call.arguments, evidence)
+                });
+                let Some(found) = looked.await else {
+                    return self.commit(StepEnd::Release).await.map(|_| false);
+                };
+                found
+            }
             None => LookedUp::Unknown("outcome_unknown: the tool is gone".to_owned()),
         };
         match found {
@@ -266,6 +284,7 @@ impl Driver<'_> {
 
 /// Carries one call out. What comes back of a tool that secrets go to is masked here, whatever it is.
 pub(super) async fn act(
+    clock: &Clock,
     call: &ToolCall,
     context: &ToolContext,
     arguments: Result<Map<String, Value>, String>,
@@ -280,7 +299,13 @@ pub(super) async fn act(
         let error = format!("unknown_tool: there is no tool {:?}", call.name);
         return Acted::of(Outcome::Error(error));
     };
-    let acted = tool.act(context, arguments).await;
+    let called = patiently(clock, &context.cancel, || {
+        tool.act(context, arguments.clone())
+    });
+    let Some(acted) = called.await else {
+        let error = "not_run: the server had run out of open files or memory, and the call was given up while it waited; nothing was done";
+        return Acted::of(Outcome::Error(error.to_owned()));
+    };
     masked(acted, secrets.filter(|_| tool.takes_secrets()))
 }
 

@@ -30,13 +30,20 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::of_age(100 * DAY_MS).await
+    }
+
+    /// With a store that was made so long ago.
+    async fn of_age(age_ms: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual("2026-11-23T09:30:00Z".parse().unwrap());
         let ids = Arc::new(IdGen::new([6; 32]));
         let now = clock.now();
         let options = OpenOptions {
             dir: dir.path().to_owned(),
-            boot: ids.boot(now),
+            boot: ids.boot(Timestamp::from_millis(
+                now.as_millis() - i64::try_from(age_ms).unwrap(),
+            )),
             respond_base: "http://localhost".to_owned(),
             master_key: MasterKey::from_bytes([1; 32]),
             readers: 1,
@@ -190,7 +197,14 @@ fn nothing_young_and_nothing_of_this_start_is_left_over() {
         ),
     ] {
         assert_eq!(
-            is_left_over(at(changed), started, at(now)),
+            is_left_over(
+                at(changed),
+                Ages {
+                    store: at("2020-01-01T00:00:00.000Z"),
+                    start: started,
+                    now: at(now)
+                }
+            ),
             expected,
             "{changed} at {now}"
         );
@@ -276,6 +290,23 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
             .files,
         1
     );
+}
+
+#[tokio::test]
+async fn what_is_older_than_the_store_was_left_by_another_one_and_stays() {
+    let hour_ms = 3_600_000;
+    let mut world = World::of_age(2 * hour_ms).await;
+    let (before, since) = (world.stranger(), world.stranger());
+    let path = |id: &SandboxId| world.parts().sandboxes.path_of(id);
+    world.age(&path(&before), 3 * HOUR);
+    world.age(&path(&since), HOUR);
+    let unfinished = world.unfinished(".errand-tmp-7-1", 3 * HOUR);
+    assert_eq!(world.round().await.unknown, 1);
+    assert_eq!(world.trash(), [since.as_str()]);
+    world.advance_ms(30 * DAY_MS);
+    world.start_again();
+    world.round().await;
+    assert!(world.is_there(&before) && unfinished.exists());
 }
 
 #[tokio::test]

@@ -45,10 +45,14 @@ use ask::{Audience, Question};
 use catalog::Known;
 use conversation::Conversation;
 use fault::Fault;
+
 use line::Lines;
 use provider::{Registry, Target};
 use render::Frame;
 use tap::Tap;
+
+/// How long until a model is asked again for whom there was no descriptor or memory.
+const EXHAUSTED_PAUSE_MS: u64 = 1_000;
 
 pub use catalog::{Overrides, Price, Tokens};
 pub use provider::{Kind, OwnProvider, OwnProviders, ProviderKey, ProviderSettings};
@@ -489,6 +493,14 @@ impl NetworkSession {
                 what,
                 retry_after_ms,
             } => (what, retry_after_ms),
+            // No attempt of the provider's: it does not count.
+            Fault::Exhausted => {
+                return TurnError::Again {
+                    error: "the server has run out of open files or memory".to_owned(),
+                    attempt: attempt.saturating_sub(1).max(1),
+                    pause_ms: EXHAUSTED_PAUSE_MS,
+                };
+            }
         };
         if attempt >= self.network.attempts {
             return TurnError::Fails(ModelError {

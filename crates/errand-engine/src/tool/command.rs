@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use super::files::arguments;
 use super::{Tool, ToolContext};
+use crate::exhausted::{note, note_anyway};
 use crate::sandboxes::{WaitingShell, Workspace};
 
 const NAME: &str = "run_command";
@@ -224,18 +225,21 @@ fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
 async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String> {
     let (workspace, cwd) = (workspace.clone(), cwd.clone());
     let looked = tokio::task::spawn_blocking(move || {
-        let root = workspace.root().map_err(|error| {
-            format!(
-                "unavailable: the sandbox cannot be opened: {}",
-                chain(&error)
-            )
-        })?;
+        let root = workspace
+            .root()
+            .map_err(|error| ("unavailable: the sandbox cannot be opened", error))?;
         root.check_directory(&cwd)
-            .map_err(|error| format!("invalid_arguments: `cwd`: {}", chain(&error)))?;
+            .map_err(|error| ("invalid_arguments: `cwd`", error))?;
         Ok(root.clone())
     });
-    let broke_off = |_| Err("internal: the server failed; nothing was done".to_owned());
-    looked.await.unwrap_or_else(broke_off)
+    match looked.await {
+        Ok(Ok(root)) => Ok(root),
+        Ok(Err((what, error))) => {
+            note(&error);
+            Err(format!("{what}: {}", chain(&error)))
+        }
+        Err(_) => Err("internal: the server failed; nothing was done".to_owned()),
+    }
 }
 
 /// Announces that a command is about to change files: while a backup is made, it waits until the sandbox is saved.
@@ -250,6 +254,10 @@ async fn begin_change(root: &Root) -> Option<Change> {
 
 /// The error of a call whose command did not begin.
 fn failed(context: &ToolContext, error: &ExecError) -> String {
+    // The command did not begin: it is made again when there is what it needs.
+    if note(error) || error.says_exhausted() && note_anyway(&error.to_string()) {
+        return format!("unavailable: {}; nothing was done", chain(error));
+    }
     tracing::error!(run.id = %context.run, cause = chain(error), "a command could not be isolated");
     format!("unavailable: {}; nothing was done", chain(error))
 }

@@ -263,9 +263,12 @@ fn explain(error: RequestError) -> String {
     let word = match &error {
         RequestError::Blocked(_) => "not_allowed",
         RequestError::TimedOut { .. } => "timed_out",
-        RequestError::Resolve { .. } | RequestError::Connect { .. } | RequestError::Send { .. } => {
+        RequestError::Resolve { .. } | RequestError::Connect { .. } => {
+            // Nothing was sent: it is asked again when there is a descriptor for it.
+            crate::exhausted::note(&error);
             "unreachable"
         }
+        RequestError::Send { .. } => "unreachable",
     };
     format!("{word}: {}", errand_core::cause::chain(&error))
 }
@@ -314,6 +317,10 @@ async fn read_page(page: Page, parsers: &TeamParsers) -> Result<Value, String> {
 
 fn word_of(error: ParseError) -> &'static str {
     match error {
+        ParseError::Exhausted => {
+            crate::exhausted::note_anyway("a parser of documents cannot be started");
+            "busy"
+        }
         ParseError::Busy => "busy",
         ParseError::Unavailable => "unavailable",
         ParseError::Size | ParseError::Text => "too_large",

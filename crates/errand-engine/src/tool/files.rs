@@ -123,6 +123,7 @@ async fn on_a_thread<R: Send + 'static>(
         .await
         .unwrap_or_else(|source| Err(CallError::BrokeOff { source }));
     if let Err(error) = &done
+        && !error.is_noted()
         && error.is_the_servers()
     {
         tracing::error!(run.id = %context.run, tool, kind = error.word(), cause = error.cause(), "the server failed at a file of a sandbox");

@@ -63,7 +63,11 @@ struct Ready {
 impl Ready {
     fn make(program: &Path, means: &Means) -> io::Result<Self> {
         let _runtime = means.runtime.enter();
-        let failed = |error| io::Error::other(format!("make its cgroup: {error}"));
+        // What says that descriptors or memory have run out stays what it is: such a start is tried again.
+        let failed = |error: io::Error| match error.raw_os_error() {
+            Some(_) => error,
+            None => io::Error::other(format!("make its cgroup: {error}")),
+        };
         let group = means.cgroups.create(&means.limits).map_err(failed)?;
         Ok(Self {
             helper: Helper::start(program, &group)?,

@@ -60,7 +60,7 @@ impl Store {
         self.open_secret(team, &sealed)
     }
 
-    /// What signs the team's webhooks now, opened.
+    /// What signs the team's webhooks now, opened. Retired secrets that cannot be opened are left out.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
@@ -73,15 +73,17 @@ impl Store {
                 ))
             })
             .await?;
-        let open = |(sealed, valid_until): (Vec<u8>, Timestamp)| -> Result<RetiredSecret> {
-            Ok(RetiredSecret {
-                secret: self.open_secret(team, &sealed)?,
+        let open = |(sealed, valid_until): (Vec<u8>, Timestamp)| {
+            let opened = self.open_secret(team, &sealed);
+            let secret = opened.inspect_err(|error| self.skip_retired(team, error));
+            secret.ok().map(|secret| RetiredSecret {
+                secret,
                 valid_until,
             })
         };
         Ok(SigningSecrets {
             present: self.open_secret(team, &present)?,
-            retired: retired.into_iter().map(open).collect::<Result<_>>()?,
+            retired: retired.into_iter().filter_map(open).collect(),
         })
     }
 
@@ -102,6 +104,17 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// A retired secret that cannot be opened signs nothing: the present one does, which its receivers know or will know.
+    fn skip_retired(&self, team: TeamId, error: &StoreError) {
+        if self.keys().is_news(&purpose(team)) {
+            tracing::warn!(
+                team.id = %team,
+                error = error as &dyn std::error::Error,
+                "a retired webhook secret cannot be opened: webhooks are signed without it"
+            );
+        }
     }
 
     fn open_secret(&self, team: TeamId, sealed: &[u8]) -> Result<String> {
@@ -148,10 +161,13 @@ fn select_retired(
     Ok(retired)
 }
 
-fn roll(tx: &Connection, team: TeamId, sealed: &Sealed, now: Timestamp) -> Result<Rolled> {
+fn roll(tx: &Tx<'_>, team: TeamId, sealed: &Sealed, now: Timestamp) -> Result<Rolled> {
+    let opens = |sealed: &[u8]| tx.keys().open(&purpose(team), sealed).is_ok();
     let present = select_present(tx, team)?;
+    // What cannot be opened signs nothing, and takes no place.
     let mut retired_until: Vec<Timestamp> = select_retired(tx, team, now)?
         .into_iter()
+        .filter(|(sealed, _)| opens(sealed))
         .map(|(_, until)| until)
         .collect();
     if retired_until.len() >= RETIRED_SECRETS_MAX {
@@ -163,13 +179,15 @@ fn roll(tx: &Connection, team: TeamId, sealed: &Sealed, now: Timestamp) -> Resul
         "DELETE FROM retired_webhook_secrets WHERE team_id = ?1 AND valid_until <= ?2",
     )?
     .execute(params![Blob(team.as_uuid()), Ms(now)])?;
-    let until = now.plus_ms(RETIRED_SECRET_MS);
-    tx.prepare_cached(
-        "INSERT INTO retired_webhook_secrets (team_id, retired_at, valid_until, secret) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![Blob(team.as_uuid()), Ms(now), Ms(until), present])?;
+    if opens(&present) {
+        let until = now.plus_ms(RETIRED_SECRET_MS);
+        tx.prepare_cached(
+            "INSERT INTO retired_webhook_secrets (team_id, retired_at, valid_until, secret) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![Blob(team.as_uuid()), Ms(now), Ms(until), present])?;
+        retired_until.insert(0, until);
+    }
     tx.prepare_cached("UPDATE teams SET webhook_secret = ?2 WHERE id = ?1")?
         .execute(params![Blob(team.as_uuid()), sealed.0])?;
-    retired_until.insert(0, until);
     Ok(Rolled { retired_until })
 }

@@ -3,7 +3,8 @@
 //! Promised: what is sealed inside a write is sealed under the key that is current when the writer comes to it, so that
 //! after a rotation's own write nothing new is under an old key.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{MasterKey, SealError};
 
@@ -12,6 +13,8 @@ pub(crate) struct Keyring {
     current: RwLock<Arc<MasterKey>>,
     /// Those before it, the newest first: what was read before a rotation is opened after it.
     earlier: RwLock<Vec<Arc<MasterKey>>>,
+    /// Purposes whose secrets could not be opened, where that was logged.
+    told: Mutex<HashSet<String>>,
     /// Held by the one rotation that is under way.
     pub(crate) rotating: tokio::sync::Mutex<()>,
 }
@@ -21,6 +24,7 @@ impl Keyring {
         Self {
             current: RwLock::new(Arc::new(key)),
             earlier: RwLock::default(),
+            told: Mutex::default(),
             rotating: tokio::sync::Mutex::default(),
         }
     }
@@ -39,6 +43,20 @@ impl Keyring {
     /// The key that seals.
     pub(crate) fn current(&self) -> Arc<MasterKey> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether one of the keys has this id.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        let earlier = self.earlier.read().unwrap_or_else(PoisonError::into_inner);
+        self.current().id() == id || earlier.iter().any(|key| key.id() == id)
+    }
+
+    /// Whether this was not said of that purpose yet: for lines of the log.
+    pub(crate) fn is_news(&self, purpose: &str) -> bool {
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(purpose.to_owned())
     }
 
     /// Opens by whichever key it was sealed under.

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{MasterKey, SealError, random, write_private};
+use super::{KEY_ID_BYTES, MasterKey, SealError, random, to_hex, write_private};
 
 /// The file of a key that is about to replace `file`.
 fn next_of(file: &Path) -> PathBuf {
@@ -40,6 +40,21 @@ impl MasterKey {
         self.file.as_deref()
     }
 
+    /// Reads the key from a file, with the one that a rotation was bringing in. None where there is no such file.
+    ///
+    /// # Errors
+    /// As [`MasterKey::load_or_create`].
+    pub fn read(file: &Path) -> Result<Option<Self>, SealError> {
+        Self::load(file)?.map(|key| key.with_next(file)).transpose()
+    }
+
+    /// The ids of the keys that open what this one's store holds: its own, and that of a rotation that was cut off.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let next = self.next.as_ref().map(|next| next.id());
+        std::iter::once(self.id()).chain(next).collect()
+    }
+
     /// The key that a rotation was bringing in when it was cut off.
     pub(crate) fn take_next(&mut self) -> Option<Self> {
         self.next.take().map(|next| *next)
@@ -58,6 +73,12 @@ impl MasterKey {
     /// Whether a rotation was begun and has not been ended.
     pub(crate) fn is_brought_in(file: &Path) -> bool {
         next_of(file).exists()
+    }
+
+    /// The id of the key that something was sealed under. None: it is not sealed.
+    pub(crate) fn id_in(sealed: &[u8]) -> Option<String> {
+        let id = sealed.get(1..)?.first_chunk::<KEY_ID_BYTES>()?;
+        Some(to_hex(id))
     }
 
     /// Whether something was sealed under this key.

@@ -14,11 +14,14 @@ use tokio::sync::Semaphore;
 use super::checkpoint::Checkpoints;
 use super::migrate::migrate;
 use super::origin::{OpenMark, refuse_copy};
+use super::reserve::Reserve;
 use super::trial::Trial;
+use super::watched::{EndMark, FileId};
 use super::writer::{Around, Writer};
-use super::{Inner, Store};
+use super::{Condition, Inner, Store};
 use crate::bell::Bell;
 use crate::builds::Builds;
+use crate::rows::Ms;
 use crate::seal::MasterKey;
 
 mod embedded {
@@ -29,10 +32,12 @@ pub(super) use embedded::migrations;
 /// The lock file in the data directory.
 const LOCK: &str = "lock";
 /// The database in the data directory.
-pub(super) const FILE: &str = "errand.db";
+pub(crate) const FILE: &str = "errand.db";
 
 /// How much more than a reader the writer keeps in memory: the pages of all runs at work, so that a batch reads none.
 const WRITER_CACHE_TIMES: i64 = 8;
+/// What a log keeps of its size when it begins anew: twice what it has between two checkpoints. Unit: bytes.
+const LOG_BYTES_KEPT: i64 = 64 << 20;
 /// Most connections for short reads: as many as threads that work, up to this.
 const QUICK_READERS_MAX: usize = 8;
 
@@ -200,6 +205,7 @@ impl Store {
                 .map_err(database)?;
         }
         migrate(&dir, &mut conn)?;
+        note_creation(&conn, options.boot).map_err(database)?;
         let keys = crate::reseal::open_keys(&mut conn, options.master_key)
             .map(Arc::new)
             .map_err(|source| OpenError::Rotation {
@@ -216,7 +222,9 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()
             .map_err(database)?;
         let (bell, builds) = (Bell::default(), Builds::default());
+        let condition = Condition::default();
         let around = Around {
+            condition: condition.clone(),
             bell: bell.clone(),
             respond_base: options.respond_base,
             builds: builds.clone(),
@@ -230,7 +238,15 @@ impl Store {
             let other = connect(&dir, false, options.cache_kib).map_err(database)?;
             Some(Checkpoints::start(&mut conn, other).map_err(directory)?)
         };
-        let writer = Writer::start(conn, checkpoints, around, trial).map_err(directory)?;
+        let reserve = checkpoints.is_some().then(|| Reserve::keep(&dir));
+        let file = FileId::of(&dir).map_err(directory)?;
+        let writer = Writer::start(conn, checkpoints, reserve, around, trial).map_err(directory)?;
+        let end = EndMark {
+            dir: dir.clone(),
+            is_whole: Arc::default(),
+            condition: condition.clone(),
+            poisoned: writer.poisoned(),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 boot: options.boot,
@@ -241,8 +257,11 @@ impl Store {
                 readers: Mutex::new(readers),
                 quick: Mutex::new(quick),
                 builds,
+                condition,
                 on_callers_task,
                 _mark: mark,
+                file,
+                _end: end,
                 _lock: lock,
                 dir,
             }),
@@ -278,6 +297,18 @@ pub struct Schema {
 }
 
 impl Store {
+    /// Reads from a data directory's database, which is neither locked nor migrated.
+    pub(crate) fn look<T>(
+        dir: &Path,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, OpenError> {
+        let found = connect(dir, true, 256).and_then(|conn| read(&conn));
+        found.map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })
+    }
+
     /// The schema of a data directory, which is only looked at: nothing is made, migrated or locked. None where there is
     /// no database.
     ///
@@ -287,18 +318,12 @@ impl Store {
         if !dir.join(FILE).exists() {
             return Ok(None);
         }
-        let read = || {
-            let conn = connect(dir, true, 256)?;
-            let found = if has_schema(&conn)? {
-                schema_of(&conn)?
+        let found = Self::look(dir, |conn| {
+            if has_schema(conn)? {
+                schema_of(conn)
             } else {
-                0
-            };
-            Ok(found)
-        };
-        let found = read().map_err(|source| OpenError::Database {
-            dir: dir.to_owned(),
-            source,
+                Ok(0)
+            }
         })?;
         let known = schema_known(&migrations::runner());
         Ok(Some(Schema { found, known }))
@@ -316,7 +341,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
 
 /// Opens a file that only this user can read, also where the directory was made by somebody else; makes it if it is not
 /// there.
-fn private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let mut options = File::options();
     options
@@ -351,6 +376,8 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
         conn.pragma_update(None, "synchronous", "FULL")?;
         // Where there is no thread that does it (`checkpoint`).
         conn.pragma_update(None, "wal_autocheckpoint", 8000)?;
+        // A log that a reader held open is cut back to this once it begins anew.
+        conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     }
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
@@ -359,6 +386,19 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(conn)
+}
+
+/// Notes when the store was made, where it is not noted yet: at this start.
+fn note_creation(conn: &Connection, boot: BootId) -> rusqlite::Result<()> {
+    let noted = conn.query_row("SELECT count(*) > 0 FROM store", [], |row| row.get(0))?;
+    if noted {
+        return Ok(());
+    }
+    conn.execute(
+        "INSERT INTO store (id, created_at) VALUES (1, ?1)",
+        [Ms(boot.at())],
+    )
+    .map(drop)
 }
 
 pub(super) fn schema_known(runner: &refinery::Runner) -> i64 {

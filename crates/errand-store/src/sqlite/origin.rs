@@ -111,7 +111,7 @@ fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
 }
 
 /// Refuses a copy of a directory that a server worked on. Changes nothing.
-pub(super) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
+pub(crate) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
     let looked = || {
         let mark = read(dir)?;
         let found = Identity::of(&dir.join(FILE))?;

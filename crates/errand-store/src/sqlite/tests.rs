@@ -410,3 +410,59 @@ async fn a_snapshot_holds_what_was_committed_when_it_was_taken_and_nothing_later
         .write_to(&dir.path().join("off.db"), &mut |_, _| false);
     assert!(matches!(off, Err(SnapshotError::CalledOff)));
 }
+
+#[tokio::test]
+async fn a_log_that_a_reader_held_open_is_cut_off_once_it_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(options(dir.path())).unwrap();
+    let log = dir.path().join("errand.db-wal");
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let reader = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM sqlite_master")
+        .unwrap();
+    let mut rows = reader.prepare("SELECT name FROM sqlite_master").unwrap();
+    let mut rows = rows.query([]).unwrap();
+    rows.next().unwrap();
+    for _ in 0..100 {
+        store
+            .write(|tx| {
+                tx.execute_batch(
+                    "CREATE TABLE IF NOT EXISTS bulk (x BLOB); INSERT INTO bulk VALUES (zeroblob(1 << 20))",
+                )?;
+                Ok(())
+            })
+            .await
+            .unwrap();
+    }
+    assert!(length() > 96 << 20);
+    store.shrink_log().unwrap();
+    assert!(length() > 96 << 20, "who reads is not disturbed");
+    drop(rows);
+    reader.execute_batch("COMMIT").unwrap();
+    store.shrink_log().unwrap();
+    assert!(length() < 64 << 20, "{}", length());
+}
+
+#[tokio::test]
+async fn an_orderly_end_is_noted_and_holds_for_that_file_alone() {
+    use super::whole::{self, Wholeness};
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("errand.db.closed");
+    let store = Store::open(options(dir.path())).unwrap();
+    store.is_opened(true);
+    assert!(!mark.exists());
+    drop(store);
+    let noted = std::fs::read(&mark).unwrap();
+    assert_eq!(whole::look(dir.path()), Wholeness::Whole);
+    assert!(!mark.exists(), "the note goes with the start");
+    // The same note beside a file that was changed since: it is checked, and found out.
+    let database = dir.path().join("errand.db");
+    let mut bytes = std::fs::read(&database).unwrap();
+    for page in bytes.chunks_mut(4096).skip(1) {
+        page[..24].fill(0xab);
+    }
+    std::fs::write(&database, bytes).unwrap();
+    std::fs::write(&mark, noted).unwrap();
+    assert!(matches!(whole::look(dir.path()), Wholeness::Damaged(_)));
+}

@@ -19,6 +19,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::checkpoint::Checkpoints;
+use super::condition::{Condition, Trouble};
+use super::reserve::Reserve;
 use super::trial::{Fault, Trial};
 use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
@@ -49,6 +51,8 @@ pub(crate) struct Around {
     pub(crate) keys: Arc<Keyring>,
     /// Whether nothing is under way: false from the start of the writer until it has ended in order.
     pub(crate) closed: Arc<AtomicBool>,
+    /// Hears of what is in the way.
+    pub(crate) condition: Condition,
 }
 
 #[derive(Default)]
@@ -133,6 +137,10 @@ impl Tx<'_> {
 trait Job: Send {
     /// Runs it.
     fn run(&mut self, tx: &Tx<'_>) -> Ran;
+    /// Why it failed when it was run last.
+    fn failure(&self) -> Option<&StoreError>;
+    /// Whether it may have the room that is kept for when the disk is full.
+    fn may_use_reserve(&self) -> bool;
     /// Answers the caller with what `run` gave, or with `failure`.
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
@@ -150,6 +158,7 @@ enum Ran {
 
 struct Write<T, F> {
     act: F,
+    may_use_reserve: bool,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
@@ -172,6 +181,14 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
         ran
     }
 
+    fn failure(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
+    }
+
+    fn may_use_reserve(&self) -> bool {
+        self.may_use_reserve
+    }
+
     fn answer(self: Box<Self>, failure: Option<StoreError>) {
         let unanswered = || StoreError::Unavailable(Cow::Borrowed("the write was not begun"));
         let result = match (failure, self.result) {
@@ -190,6 +207,7 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
 pub(crate) struct Writer {
     way: Way,
     commits: Arc<AtomicU64>,
+    poison: watch::Sender<bool>,
     poisoned: watch::Receiver<bool>,
 }
 
@@ -209,6 +227,7 @@ impl Writer {
     pub(crate) fn start(
         conn: Connection,
         checkpoints: Option<Checkpoints>,
+        reserve: Option<Reserve>,
         around: Around,
         trial: Trial,
     ) -> std::io::Result<Self> {
@@ -219,8 +238,9 @@ impl Writer {
         let writing = Loop {
             conn,
             checkpoints,
+            reserve,
             around,
-            poison,
+            poison: poison.clone(),
             trial,
             commits: Arc::clone(&commits),
         };
@@ -229,6 +249,7 @@ impl Writer {
             return Ok(Self {
                 way,
                 commits,
+                poison,
                 poisoned,
             });
         }
@@ -243,8 +264,14 @@ impl Writer {
         Ok(Self {
             way,
             commits,
+            poison,
             poisoned,
         })
+    }
+
+    /// Nothing is written any more: the program ends.
+    pub(crate) fn poison(&self) {
+        self.poison.send_replace(true);
     }
 
     pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
@@ -266,7 +293,8 @@ impl Writer {
         }
     }
 
-    pub(crate) async fn write<T, F>(&self, act: F) -> Result<T>
+    /// `may_use_reserve`: the room that is kept for when the disk is full ([`super::reserve`]).
+    pub(crate) async fn write<T, F>(&self, act: F, may_use_reserve: bool) -> Result<T>
     where
         T: Send + 'static,
         F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -279,6 +307,7 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Write {
             act,
+            may_use_reserve,
             result: None,
             reply,
         });
@@ -339,6 +368,8 @@ impl Drop for PoisonOnPanic<'_> {
 
 struct Loop {
     conn: Connection,
+    /// None where nothing is kept: in trials.
+    reserve: Option<Reserve>,
     checkpoints: Option<Checkpoints>,
     around: Around,
     poison: watch::Sender<bool>,
@@ -378,10 +409,22 @@ impl Loop {
     }
 
     /// False where the outcome is unknown.
-    fn commit(&self, mut batch: Vec<Box<dyn Job>>) -> bool {
-        match self.transact(&mut batch) {
+    fn commit(&self, batch: Vec<Box<dyn Job>>) -> bool {
+        let Some(mut batch) = self.let_through(batch) else {
+            return true;
+        };
+        let mut end = self.transact(&mut batch);
+        if let ([job], End::RolledBack(failure)) = (batch.as_slice(), &end)
+            && job.may_use_reserve()
+            && is_full(failure.as_ref().or(job.failure()))
+            && self.reserve.as_ref().is_some_and(Reserve::give_up)
+        {
+            end = self.transact(&mut batch);
+        }
+        match end {
             End::Committed => {
                 batch.into_iter().for_each(|job| job.answer(None));
+                self.reserve.iter().for_each(Reserve::after_commit);
                 if let Some(checkpoints) = &self.checkpoints {
                     checkpoints.after_commit(&self.conn);
                 }
@@ -403,10 +446,30 @@ impl Loop {
         }
     }
 
+    /// Answers what may not be tried while the kept room is given up. None: nothing is left.
+    fn let_through(&self, batch: Vec<Box<dyn Job>>) -> Option<Vec<Box<dyn Job>>> {
+        match &self.reserve {
+            Some(reserve) if !reserve.lets_others_write() => {}
+            _ => return Some(batch),
+        }
+        let (urgent, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|job| job.may_use_reserve());
+        for job in others {
+            let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            let full = StoreError::from(rusqlite::Error::SqliteFailure(full, None));
+            self.around.condition.failed(&full);
+            job.answer(Some(full));
+        }
+        (!urgent.is_empty()).then_some(urgent)
+    }
+
     fn transact(&self, batch: &mut [Box<dyn Job>]) -> End {
+        if let Some(refusal) = self.around.condition.refusal() {
+            return End::RolledBack(Some(refusal));
+        }
+        let changes = self.conn.total_changes();
         if let Err(error) = execute(&self.conn, "BEGIN IMMEDIATE") {
-            tracing::error!(%error, "a transaction could not begin");
-            return End::RolledBack(Some(error.into()));
+            return End::RolledBack(Some(self.met(error)));
         }
         let rings = RefCell::new(Rings::default());
         let tx = Tx {
@@ -418,7 +481,12 @@ impl Loop {
         for job in batch.iter_mut() {
             match job.run(&tx) {
                 Ran::Clean => {}
-                Ran::Undo => return self.roll_back(None),
+                Ran::Undo => {
+                    job.failure()
+                        .into_iter()
+                        .for_each(|error| self.around.condition.failed(error));
+                    return self.roll_back(None);
+                }
                 Ran::Broken => {
                     tracing::error!("the disk failed during a write: the server must start again");
                     return End::Unknown;
@@ -431,12 +499,20 @@ impl Loop {
         match execute(&self.conn, "COMMIT") {
             Ok(()) => {
                 self.commits.fetch_add(1, Ordering::Relaxed);
+                let wrote = self.conn.total_changes() != changes;
+                self.around.condition.committed(wrote);
                 self.ring(rings.into_inner());
                 End::Committed
             }
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                tracing::error!(%error, "the disk is full: the write was taken back");
-                self.roll_back(Some(error.into()))
+            // SQLite takes such a commit back: what it has written is overwritten by the next one.
+            Err(error)
+                if matches!(
+                    error.sqlite_error_code(),
+                    Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory)
+                ) =>
+            {
+                let failure = self.met(error);
+                self.roll_back(Some(failure))
             }
             Err(error)
                 if alone && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) =>
@@ -451,6 +527,19 @@ impl Loop {
                 End::Unknown
             }
         }
+    }
+
+    /// An error of a statement around the jobs.
+    fn met(&self, error: rusqlite::Error) -> StoreError {
+        let error = StoreError::from(error);
+        self.around.condition.failed(&error);
+        if !error.is_passing() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a transaction could not begin or end"
+            );
+        }
+        error
     }
 
     /// What a trial makes of the commit, if anything.
@@ -510,6 +599,16 @@ impl Loop {
     }
 }
 
+fn is_full(failure: Option<&StoreError>) -> bool {
+    matches!(
+        failure,
+        Some(StoreError::Trouble {
+            what: Trouble::Full,
+            ..
+        })
+    )
+}
+
 /// A statement without parameters, compiled once.
 pub(crate) fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(drop)
@@ -525,6 +624,7 @@ fn unknown() -> StoreError {
 fn same(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        StoreError::Trouble { what, .. } => StoreError::Unavailable(Cow::Owned(what.to_string())),
         other => StoreError::Unavailable(Cow::Owned(other.to_string())),
     }
 }

@@ -567,7 +567,8 @@ impl Simulation {
         }
         let index = self.world.state().random.index(self.paused.len());
         let paused = self.paused.swap_remove(index);
-        if let Err(StoreError::Unavailable(_)) = self.come_back(&paused).await {
+        let back = self.come_back(&paused).await;
+        if back.is_err_and(|error| error.is_passing()) {
             self.paused.push(paused);
         }
     }
@@ -606,7 +607,7 @@ impl Simulation {
             "late driver: refused"
         });
         match (held, first) {
-            (_, Err(StoreError::Unavailable(why))) => return Err(StoreError::Unavailable(why)),
+            (_, Err(why)) if why.is_passing() => return Err(why),
             // Where it holds the run it may give it back, unless the run was taken from it meanwhile.
             (Some(_), Ok(_)) | (_, Err(StoreError::Fenced)) => {}
             (held, answer) => {
@@ -616,7 +617,7 @@ impl Simulation {
         }
         match store.commit_step(step).await {
             Err(StoreError::Fenced) => {}
-            Err(StoreError::Unavailable(why)) => return Err(StoreError::Unavailable(why)),
+            Err(why) if why.is_passing() => return Err(why),
             answer => {
                 let detail = format!("{what}: a step was taken twice: {answer:?}");
                 self.world.broken(Invariant::Fenced, detail);

@@ -373,7 +373,7 @@ impl Wire {
         let mut state = self.world.state();
         let heard = match heard {
             Ok(run) => Heard::Accepted(run),
-            Err(StoreError::Unavailable(why)) => {
+            Err(why) if why.is_passing() => {
                 state.note(now, &format!("request {number} is not taken: {why}"));
                 return;
             }

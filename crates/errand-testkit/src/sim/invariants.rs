@@ -254,7 +254,7 @@ pub(crate) async fn stored(world: &World, store: &Store) -> Verdict {
             )),
         },
         // The disk is full, or the program has crashed: asked again later.
-        Err(StoreError::Unavailable(_)) => Ok(()),
+        Err(error) if error.is_passing() => Ok(()),
         Err(error) => Err((Invariant::Stored, error.to_string())),
     }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use errand_engine::clock::Clock;
 use errand_sandbox::Changes;
+use errand_store::data_dir::{DataDirError, Making, is_being_made};
 use errand_store::{DATABASE_FILE, OpenError, Store};
 
 use super::socket::{self, SocketError};
 use super::{Admin, AdminAnswer, AdminError, AdminRequest};
-use crate::app::{StoreSetup, master_key_of};
+use crate::app::{Opening, StoreSetup, master_key_of};
 use crate::backup::{Progress, ProgressLine, Source, make};
 use crate::config::Config;
 use crate::secret_key::{NoRandomness, random_bytes};
@@ -38,6 +39,9 @@ pub enum ReachError {
     /// Somebody holds the directory's lock and does not answer.
     #[error("{} is in use, but nobody answers on its admin socket; look at the log of the server there", .0.display())]
     Held(PathBuf),
+    /// There is no store, or its master key is not at hand.
+    #[error(transparent)]
+    DataDir(DataDirError),
     /// The store does not open.
     #[error("the store does not open")]
     Open(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -46,8 +50,8 @@ pub enum ReachError {
     Randomness(#[from] NoRandomness),
 }
 
-/// Carries a request out: by the server that works on the data directory, else on its store, which is made where there
-/// is none.
+/// Carries a request out: by the server that works on the data directory, else on its store. None is made where there is
+/// none.
 ///
 /// # Errors
 /// [`ReachError`].
@@ -58,10 +62,14 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
             Err(SocketError::NoServer) => {}
             answered => return answered.map_err(ReachError::Socket),
         }
-        match open(config).await? {
-            Some(admin) => return Ok(Box::pin(admin.execute(request)).await?),
-            None => tokio::time::sleep(PAUSE).await,
+        match open(config, Opening::default()).await {
+            Ok(Some(admin)) => return Ok(Box::pin(admin.execute(request)).await?),
+            Ok(None) => {}
+            // A server makes it at this moment.
+            Err(ReachError::DataDir(DataDirError::NoStore(_))) if is_being_made(dir) => {}
+            Err(error) => return Err(error),
         }
+        tokio::time::sleep(PAUSE).await;
     }
     Err(ReachError::Held(Path::new(dir).to_owned()))
 }
@@ -147,8 +155,23 @@ async fn back_up_stopped(
     }
 }
 
+/// Makes a store in an empty directory, as the first start of a server does. For `errand selftest`, whose server finds it.
+///
+/// # Errors
+/// [`ReachError`].
+pub async fn make_store(config: &Config) -> Result<(), ReachError> {
+    let opening = Opening {
+        making: Making::BY_ITSELF,
+        discards_secrets: false,
+    };
+    match open(config, opening).await? {
+        Some(_) => Ok(()),
+        None => Err(ReachError::Held(config.server.data_dir.clone())),
+    }
+}
+
 /// None where somebody holds the directory's lock.
-async fn open(config: &Config) -> Result<Option<Admin>, ReachError> {
+async fn open(config: &Config, opening: Opening) -> Result<Option<Admin>, ReachError> {
     let clock = Clock::System;
     let seed = random_bytes()?;
     let url = config.server.base_url(config.server.listen);
@@ -158,6 +181,7 @@ async fn open(config: &Config) -> Result<Option<Admin>, ReachError> {
         readers: 1,
         cache_kib: config.store.cache_kib,
         key: master_key_of(config),
+        opening,
     };
     let boot = errand_core::id::IdGen::new(random_bytes()?).boot(clock.now());
     let opened =
@@ -165,7 +189,10 @@ async fn open(config: &Config) -> Result<Option<Admin>, ReachError> {
     match opened {
         Ok(Ok(store)) => Ok(Some(Admin::new(store, seed, clock, url))),
         Ok(Err(error)) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => Ok(None),
-        Ok(Err(error)) => Err(ReachError::Open(error.into())),
+        Ok(Err(error)) => match error.downcast::<DataDirError>() {
+            Ok(error) => Err(ReachError::DataDir(error)),
+            Err(error) => Err(ReachError::Open(error.into())),
+        },
         Err(error) => Err(ReachError::Open(error.into())),
     }
 }

@@ -174,27 +174,38 @@ fn config(dir: &Path) -> Config {
     load(&flags, &std::collections::BTreeMap::new(), None).unwrap()
 }
 
+fn setup(dir: &Path, making: Making) -> Store {
+    let setup = crate::app::StoreSetup {
+        dir: dir.to_owned(),
+        url: URL.to_owned(),
+        readers: 1,
+        cache_kib: 2048,
+        key: None,
+        opening: crate::app::Opening {
+            making,
+            discards_secrets: false,
+        },
+    };
+    let boot = IdGen::new([3; 32]).boot(now());
+    setup.open(boot, errand_store::Trial::default()).unwrap()
+}
+
 #[tokio::test]
 async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("data");
     let config = config(&dir);
+    let refused = execute(&config, create("no store")).await.err().unwrap();
+    assert!(
+        refused.to_string().contains("there is no store in"),
+        "{refused}"
+    );
+    assert!(!dir.exists(), "nothing is left behind");
+    drop(setup(&dir, Making::BY_ITSELF));
     let alone = key_of(execute(&config, create("no server")).await.unwrap());
 
     // The lock is free again, and the master key is the one that was made.
-    let setup = crate::app::StoreSetup {
-        dir: dir.clone(),
-        url: URL.to_owned(),
-        readers: 1,
-        cache_kib: 2048,
-        key: None,
-    };
-    let store = setup
-        .open(
-            IdGen::new([3; 32]).boot(now()),
-            errand_store::Trial::default(),
-        )
-        .unwrap();
+    let store = setup(&dir, Making::default());
     assert!(
         store
             .caller_by_key_hash(alone.hash(), Clock::System.now())

@@ -282,6 +282,9 @@ impl From<StoreError> for ApiError {
                 "the server cannot take this now ({why}); repeat it with the same Idempotency-Key"
             ))
             .caused_by(error),
+            StoreError::Trouble { what, .. } => Self::unavailable(format!(
+                "the server cannot take this now ({what}); repeat it with the same Idempotency-Key"
+            )),
             StoreError::Fenced
             | StoreError::Corrupt { .. }
             | StoreError::Sql(_)
@@ -312,6 +315,9 @@ impl From<FileError> for ApiError {
                 "there is no space left on the server's disk: the operator must make room",
             )
             .caused_by(error),
+            FileError::Exhausted { .. } => Self::unavailable(
+                "the server has run out of open files or memory: try again in a moment",
+            ),
             FileError::UploadBroken { .. } | FileError::Io { .. } => Self::internal(error),
         }
     }

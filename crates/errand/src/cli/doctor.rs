@@ -3,14 +3,18 @@
 //! Works beside a running server, which then looks itself, and without one. A directory whose schema is not this
 //! program's is not opened: that would migrate it.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use errand_core::cause::chain;
+use errand_store::data_dir::{DataDirError, damage, expect_store};
 use errand_store::{Schema, Store};
 use serde_json::json;
 
 use super::out::Style;
 use super::{Place, Surroundings};
-use crate::admin::{AdminAnswer, AdminRequest, reach};
+use crate::admin::reach::{self, ReachError};
+use crate::admin::{AdminAnswer, AdminRequest};
 use crate::config::{Config, warnings};
 use crate::doctor::{Check, Level, isolation, machine};
 use crate::isolation::OWN_PROGRAM;
@@ -63,6 +67,15 @@ fn settings(config: &Config) -> Vec<Check> {
 /// The data directory, by the server that works on it or by itself; and the machine.
 async fn of_data(config: &Config) -> Vec<Check> {
     let dir = &config.server.data_dir;
+    if let Err(error) = expect_store(dir) {
+        let mut checks = vec![Check::problem(
+            "store",
+            chain(&error),
+            "do what it says; `errand doctor` looks at the directory that the server was started with",
+        )];
+        checks.extend(machine(dir).await);
+        return checks;
+    }
     let found = match Store::schema(dir) {
         Ok(Some(schema)) if schema.found == schema.known => {
             match reach::execute(config, AdminRequest::Doctor).await {
@@ -82,30 +95,43 @@ async fn of_data(config: &Config) -> Vec<Check> {
                     "it gave another answer than was asked for",
                     "use the errand of the server's version",
                 ),
-                Err(error) => Check::problem(
-                    "store",
-                    chain(&error),
-                    "do what it says; if a server runs there, look at its log",
-                ),
+                Err(error) => not_reached(dir, &error),
             }
         }
         Ok(Some(schema)) => other_schema(schema),
-        Ok(None) => Check::ok(
+        Ok(None) => Check::problem(
             "store",
-            format!(
-                "there is none in {} yet; `errand serve` makes it",
-                dir.display()
-            ),
+            "its database errand.db is gone since this began",
+            "look again",
         ),
-        Err(error) => Check::problem(
-            "store",
-            chain(&error),
-            "see to it that the file can be read; if it is damaged, keep a copy and restore a backup",
-        ),
+        Err(error) => {
+            let said = chain(&error);
+            match DataDirError::of_opening(dir, error) {
+                DataDirError::Damaged { .. } => Check::damaged("store", &said),
+                _ => Check::problem("store", said, "see to it that the file can be read"),
+            }
+        }
     };
     let mut checks = vec![found];
     checks.extend(machine(dir).await);
     checks
+}
+
+/// The store does not open, or a server does not answer: one whose database is damaged does not.
+fn not_reached(dir: &Path, error: &ReachError) -> Check {
+    let found = match error {
+        ReachError::DataDir(DataDirError::Damaged { found, .. }) => Some(found.clone()),
+        ReachError::Held(_) => damage(dir),
+        _ => None,
+    };
+    match found {
+        Some(found) => Check::damaged("database file", &found),
+        None => Check::problem(
+            "store",
+            chain(error),
+            "do what it says; if a server runs there, look at its log",
+        ),
+    }
 }
 
 fn other_schema(schema: Schema) -> Check {

@@ -29,26 +29,57 @@ fn directives(level: &str) -> String {
     format!("{libraries},errand={level},rmcp=off,genai=off")
 }
 
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>;
+
+/// The log of the process: what it tells can be changed.
+pub(super) struct Log {
+    set: SetFilter,
+}
+
+impl Log {
+    /// Tells from now on what these settings say. The format stays.
+    pub(super) fn set_level(&self, config: &LogConfig) -> Result<()> {
+        (self.set)(filter(config))
+    }
+}
+
+fn filter(config: &LogConfig) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(directives(config.level.as_str()))
+}
+
 /// Sets the process's log up. Once.
 ///
 /// # Errors
 /// Where it is set up already.
-pub(super) fn start(config: &LogConfig, out: &Out) -> Result<()> {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse_lossy(directives(config.level.as_str())))
-        .with_ansi(out.log_colours());
-    let started = match config.format {
-        LogFormat::Text => lines
-            .with_writer(Lines { clean: clean_text })
-            .with_target(false)
-            .try_init(),
-        LogFormat::Json => lines
-            .with_writer(Lines { clean: clean_json })
-            .json()
-            .flatten_event(true)
-            .try_init(),
+pub(super) fn start(config: &LogConfig, out: &Out) -> Result<Log> {
+    let lines = tracing_subscriber::fmt().with_ansi(out.log_colours());
+    let filter = filter(config);
+    // The format decides the types: what sets the filter anew is made by each branch for itself.
+    let (set, started): (SetFilter, _) = match config.format {
+        LogFormat::Text => {
+            let lines = lines
+                .with_writer(Lines { clean: clean_text })
+                .with_target(false)
+                .with_env_filter(filter)
+                .with_filter_reloading();
+            let handle = lines.reload_handle();
+            let set = Box::new(move |filter| Ok(handle.reload(filter)?));
+            (set, lines.try_init())
+        }
+        LogFormat::Json => {
+            let lines = lines
+                .with_writer(Lines { clean: clean_json })
+                .json()
+                .flatten_event(true)
+                .with_env_filter(filter)
+                .with_filter_reloading();
+            let handle = lines.reload_handle();
+            let set = Box::new(move |filter| Ok(handle.reload(filter)?));
+            (set, lines.try_init())
+        }
     };
-    started.map_err(|error| anyhow!("the log cannot be set up: {error}"))
+    started.map_err(|error| anyhow!("the log cannot be set up: {error}"))?;
+    Ok(Log { set })
 }
 
 /// Makes what writes one event, which the subscriber hands over whole.

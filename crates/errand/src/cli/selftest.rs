@@ -188,6 +188,7 @@ async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<R
 /// An API key and the webhook secret, made on the directory before a server runs there.
 async fn keys(server: &Server) -> Result<(String, String)> {
     let config = settings(&server.data_dir())?;
+    reach::make_store(&config).await?;
     let request = AdminRequest::CreateKey {
         name: "selftest".to_owned(),
         expires_in_ms: None,

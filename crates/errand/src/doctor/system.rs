@@ -3,22 +3,21 @@
 use rustix::process::{Resource, getrlimit};
 
 use super::Check;
+use crate::descriptors::ENOUGH;
 
-/// Fewer open files than this are used up by a few hundred streams and runs.
-const DESCRIPTORS: u64 = 4096;
-
+/// What a server has: it raises its soft limit to the hard one.
 pub(super) fn file_descriptors() -> Check {
-    judge_descriptors(getrlimit(Resource::Nofile).current)
+    judge_descriptors(getrlimit(Resource::Nofile).maximum)
 }
 
 /// `limit`: none where there is no limit.
 pub(super) fn judge_descriptors(limit: Option<u64>) -> Check {
     const CHECK: &str = "open files";
     match limit {
-        Some(limit) if limit < DESCRIPTORS => Check::warning(
+        Some(limit) if limit < ENOUGH => Check::warning(
             CHECK,
             format!("at most {limit} files and connections can be open at once"),
-            "raise the limit to 4096 or more: `ulimit -n 65536` before the start, or LimitNOFILE= of the service",
+            "what needs more of them waits; raise the hard limit to 4096 or more: `ulimit -Hn 65536` before the start, or LimitNOFILE= of the service",
         ),
         Some(limit) => Check::ok(
             CHECK,

@@ -71,7 +71,7 @@ fn level_is(report: &Value, check: &str, level: &str, found: &str) {
 }
 
 /// Checks that do not depend on the machine.
-const OF_DATA: [&str; 8] = [
+const OF_DATA: [&str; 10] = [
     "store",
     "server",
     "database file",
@@ -79,6 +79,8 @@ const OF_DATA: [&str; 8] = [
     "runs at work",
     "waiting work",
     "clock",
+    "master key",
+    "other programs",
     "sandboxes",
 ];
 
@@ -87,7 +89,7 @@ async fn a_directory_is_looked_at_fresh_beside_a_server_and_without_one() {
     let dir = tempfile::tempdir().unwrap();
     let fresh = dir.path().join("not/there/yet");
     let (_, report) = doctor_json(&fresh).await;
-    level_is(&report, "store", "ok", "there is none in");
+    level_is(&report, "store", "problem", "there is no store in");
     level_is(&report, "isolation", "ok", "bwrap");
     assert!(!fresh.exists(), "looking makes nothing");
     for check in ["settings", "disk", "file system", "open files"] {
@@ -132,15 +134,10 @@ async fn a_directory_is_looked_at_fresh_beside_a_server_and_without_one() {
 
     app.finish().await;
 
-    let made = Command::new(env!("CARGO_BIN_EXE_errand"))
-        .env_clear()
-        .env("ERRAND_MASTER_KEY", "11".repeat(32))
-        .args(["keys", "create", "--name", "test", "--data-dir"])
-        .arg(&fresh)
-        .output()
-        .await
-        .unwrap();
-    assert!(made.status.success());
+    let key = "11".repeat(32);
+    let settings = [("ERRAND_MASTER_KEY", key.as_str())];
+    let server = crate::process::Process::start_with(&fresh, &[], &settings, None).await;
+    assert_eq!(server.stop().await, Some(0));
     let (_, report) = doctor_json(&fresh).await;
     for check in OF_DATA {
         level_is(&report, check, "ok", "");

@@ -42,6 +42,7 @@ fn surround(command: &mut Command) {
         )
         .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
         .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
+        .env("ERRAND_METRICS__LISTEN", "127.0.0.1:0")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -206,6 +207,18 @@ impl Server {
 
     fn make_room(&self) {
         std::fs::remove_file(self.disk().join("ballast")).unwrap();
+    }
+
+    /// How often a write found no room.
+    async fn refusals(&self) -> u64 {
+        let log = self.log();
+        let url = log.split("metrics on ").nth(1).unwrap();
+        let url = url.split_whitespace().next().unwrap();
+        let figures = self.http.get(url).send().await.unwrap();
+        let figures = figures.text().await.unwrap();
+        let name = "errand_store_refusals_total{trouble=\"full\"} ";
+        let value = figures.split(name).nth(1).unwrap();
+        value.lines().next().unwrap().parse().unwrap()
     }
 
     /// All files of sandboxes, also those that the API does not show.
@@ -412,7 +425,11 @@ async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itse
     assert_eq!(server.messages(&waiting).await, before);
     let runs = server.get("/v1/runs").await;
     assert_eq!(runs["total"], 2 + earlier.len());
-    server.get("/readyz").await;
+    let (status, body) = server.send(server.request(Method::GET, "/readyz")).await;
+    assert_no_room((status, body));
+    let said = server.log();
+    let said = said.lines().filter(|line| line.contains("ERROR"));
+    assert_eq!(said.count(), 1, "it is logged once:\n{}", server.log());
 
     // A file that finds no room leaves nothing.
     let path = format!("/v1/sandboxes/{sandbox}/files");
@@ -429,13 +446,24 @@ async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itse
     assert_eq!(server.sandbox_files(), files, "nor anything half written");
 
     // The timer ends: its run cannot go on, and that is tried again and again.
-    let ended = server.times("the disk is full");
-    assert!(!server.until("the disk is full", ended + 2).await);
+    let refused = server.refusals().await;
+    let more = async {
+        while server.refusals().await < refused + 3 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within("writes that are tried again", more).await;
     assert!(server.child.try_wait().unwrap().is_none(), "it lives");
     let got = server.get(&format!("/v1/runs/{asleep}")).await;
     assert_eq!(got["run"]["status"], "running", "{got:#}");
 
     server.make_room();
+    let ready = async {
+        while server.send(server.request(Method::GET, "/readyz")).await.0 != 200 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within("a server that is ready", ready).await;
     let late = server.run(start, "late").await;
     server.completed_once(&asleep, "a end").await;
     server
@@ -625,5 +653,41 @@ async fn a_start_on_a_full_disk_waits_for_room_and_goes_on() {
         server.completed_once(run, &tally).await;
     }
     assert_eq!(server.get("/v1/runs").await["total"], all.len());
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_run_is_stopped_on_a_full_disk_and_stays_stopped() {
+    let mut server = Server::start().await;
+    let approve = json!({"approve": {"title": "Go on?"}});
+    let agent = server.agent("asks", json!([approve, finish()])).await;
+    let start = json!({"agent_id": agent});
+    let mut runs = Vec::new();
+    for n in 0..5 {
+        runs.push(server.run(start.clone(), &format!("run {n}")).await);
+    }
+    let asks = |got: &Value| got["pending_human_request"].is_object();
+    for run in &runs {
+        server.is(run, "waiting", asks).await;
+    }
+    server.fill(0);
+    assert_no_room(server.try_post("/v1/runs", &start, "late").await);
+    for run in &runs {
+        let path = format!("/v1/runs/{run}/stop");
+        server.post(&path, json!({}), &format!("stop {run}")).await;
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        assert_eq!(got["run"]["status"], "interrupted", "{got:#}");
+        // What was given up for the stop is for stops alone.
+        assert_no_room(server.try_post("/v1/runs", &start, "late").await);
+    }
+    server.kill_and_start().await;
+    server.make_room();
+    assert!(!server.until("listening on ", 0).await, "{}", server.log());
+    server.find();
+    for run in &runs {
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        assert_eq!(got["run"]["status"], "interrupted", "{got:#}");
+    }
+    server.run(start, "late").await;
     assert_eq!(server.stop().await, Some(0));
 }

@@ -554,9 +554,10 @@ async fn sigterm_amid_runs_loses_nothing_and_repeats_nothing() {
 }
 
 #[tokio::test]
-async fn keys_are_made_on_an_empty_directory_and_beside_a_running_server() {
+async fn keys_are_made_on_a_stopped_store_and_beside_a_running_server() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
+    assert_eq!(Server::start(&data).await.stop().await, Some(0));
     let first = make_key(&data).await;
     let server = Server::start(&data).await;
     let second = make_key(&data).await;

@@ -4,7 +4,7 @@
 //! statuses 408, 409, 425, 429 and from 500 on. A bad request or a bad key is none. What ends a run says what happened and
 //! what to do, and holds no key.
 
-use errand_core::cause::chain;
+use errand_core::cause::{chain, is_exhausted};
 use errand_core::config::ModelName;
 use errand_core::time::Timestamp;
 use genai::Error;
@@ -31,6 +31,8 @@ pub(super) enum Fault {
     LostCall,
     /// The summary that was asked for is empty. Likewise.
     EmptySummary,
+    /// The server has no descriptor or memory for it now: it is asked again, however often that was.
+    Exhausted,
     /// It will not.
     Final(ModelError),
 }
@@ -68,6 +70,9 @@ pub(super) fn of_library(error: &Error, name: &ModelName, now: Timestamp) -> Fau
                     code: "model_unavailable",
                     message: format!("the address of the provider {}: {blocked}", name.provider),
                 });
+            }
+            if is_exhausted(error.as_ref()) {
+                return Fault::Exhausted;
             }
             let what = match error.downcast_ref::<reqwest::Error>() {
                 Some(error) if error.is_connect() => "no connection to the provider".to_owned(),

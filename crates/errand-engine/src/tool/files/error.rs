@@ -3,6 +3,7 @@
 use errand_core::path::{BadPath, SandboxPath};
 use errand_sandbox::{EditError, FileError};
 
+use crate::exhausted::{note, note_anyway};
 use crate::parse::ParseError;
 
 /// Why a call has no result.
@@ -83,7 +84,7 @@ impl CallError {
                 | ParseError::Inflated
                 | ParseError::Text => "too_large",
                 ParseError::NoText => "no_text",
-                ParseError::Busy => "busy",
+                ParseError::Busy | ParseError::Exhausted => "busy",
                 ParseError::Unavailable => "unavailable",
                 ParseError::Encrypted
                 | ParseError::Broken
@@ -109,6 +110,18 @@ impl CallError {
             Self::File(FileError::Io { source, .. }) => Some(source.to_string()),
             // What a panic says is for the log alone.
             _ => None,
+        }
+    }
+
+    /// Whether the call is made again once there is what it needs, which is noted here: descriptors or memory.
+    pub(super) fn is_noted(&self) -> bool {
+        match self {
+            Self::File(error @ FileError::Exhausted { .. }) => note(error),
+            Self::Document {
+                source: ParseError::Exhausted,
+                ..
+            } => note_anyway("a parser of documents cannot be started"),
+            _ => false,
         }
     }
 
@@ -139,6 +152,7 @@ fn word_of(error: &FileError) -> &'static str {
         FileError::ReservedName { .. } => "reserved_name",
         FileError::NoPermission { .. } => "no_permission",
         FileError::NoSpace { .. } => "no_space",
+        FileError::Exhausted { .. } => "unavailable",
         FileError::UploadBroken { .. } => "upload_broken",
         FileError::SandboxMissing => "sandbox_missing",
         FileError::BadPattern { .. } => "invalid_arguments",

@@ -125,7 +125,10 @@ pub(crate) async fn make(
     };
     let answer = app.store.fork(fork, once).await;
     // Whether it was done is unknown: the copy may be the new run's. If it is not, it is found later.
-    let is_unknown = matches!(answer, Err(StoreError::Unavailable(_) | StoreError::Sql(_)));
+    let is_unknown = matches!(
+        answer,
+        Err(StoreError::Unavailable(_) | StoreError::Trouble { .. } | StoreError::Sql(_))
+    );
     if !matches!(answer, Ok(Answer::Fresh(_)))
         && !is_unknown
         && let Some(copy) = sandbox

@@ -240,8 +240,12 @@ pub(crate) async fn get_run(
         seconds => at_rest(&app, caller.team(), run, seconds).await?,
     };
     let pending_human_request = view.pending.as_ref().map(PendingRequestBody::from);
+    let mut run = view.run;
+    if let Some(waiting) = &mut run.waiting_on {
+        waiting.say_clock_back(app.clock.now());
+    }
     Ok(Answered(RunDetailResponse {
-        run: view.run,
+        run,
         pending_human_request,
     }))
 }

@@ -1,0 +1,139 @@
+//! What is done for an open store from outside its operations: whether its file is still the data directory's, its orderly
+//! end, its log when that was large.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::condition::Condition;
+use super::open::{FILE, connect};
+use super::whole::{self, Wholeness};
+use super::{Store, Trouble};
+use crate::error::Result;
+
+/// How long a log that was large waits for a reader before it is left for the next time.
+const SHRINK_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Which file is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+        let found = fs::metadata(dir.join(FILE))?;
+        Ok(Self {
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+}
+
+/// Notes the orderly end of a store when it is dropped, if the file is known to be whole.
+pub(super) struct EndMark {
+    pub(super) dir: PathBuf,
+    pub(super) is_whole: Arc<AtomicBool>,
+    pub(super) condition: Condition,
+    pub(super) poisoned: watch::Receiver<bool>,
+}
+
+impl Drop for EndMark {
+    fn drop(&mut self) {
+        let is_in_order = self.is_whole.load(Ordering::Acquire)
+            && self.condition.refusal().is_none()
+            && !*self.poisoned.borrow();
+        if is_in_order {
+            whole::mark(&self.dir);
+        }
+    }
+}
+
+impl Store {
+    /// The file was checked, or was closed in order: when the store is closed in order, that is noted. Where it was not,
+    /// it is checked on a thread of its own, beside the store's work.
+    pub fn is_opened(&self, is_whole: bool) {
+        let noted = Arc::clone(&self.inner._end.is_whole);
+        if is_whole {
+            noted.store(true, Ordering::Release);
+            return;
+        }
+        tracing::info!("the database is large, and is checked further beside the server's work");
+        let (inner, dir) = (Arc::downgrade(&self.inner), self.inner.dir.clone());
+        let condition = self.inner.condition.clone();
+        let goes_on = move || inner.strong_count() > 0;
+        let check = move || match whole::check_tables(&dir, goes_on) {
+            Some(Wholeness::Whole) => {
+                tracing::info!("the database was checked, and is whole");
+                noted.store(true, Ordering::Release);
+            }
+            Some(Wholeness::Damaged(found)) => condition.met(Trouble::Damaged, &found),
+            Some(Wholeness::Unknown) | None => {}
+        };
+        let started = std::thread::Builder::new()
+            .name("store-check".to_owned())
+            .spawn(check);
+        if let Err(error) = started {
+            tracing::warn!(%error, "the database is not checked");
+        }
+    }
+
+    /// Why the file that is open is not the data directory's any more. None: it is. Blocks for a moment.
+    #[must_use]
+    pub fn why_lost(&self) -> Option<String> {
+        let dir = self.inner.dir.display();
+        match FileId::of(&self.inner.dir) {
+            Ok(found) if found == self.inner.file => None,
+            Ok(_) => Some(format!(
+                "the data directory {dir}, or its database, was replaced under the running server"
+            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+                "the data directory {dir}, or its database, was removed under the running server"
+            )),
+            // Whatever stands in the way of a look is met by the next write as well.
+            Err(_) => None,
+        }
+    }
+
+    /// Gives the store up: nothing is written any more, and the program ends.
+    pub fn lose(&self, why: &str) {
+        self.inner.condition.lose(why);
+        // Never closed: SQLite would remove the log that lies at the path now, which may be another store's.
+        std::mem::forget(self.clone());
+        self.inner.writer.poison();
+    }
+
+    /// Writes nothing, as any write would: what is in the way of writes is met, or over.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub async fn try_to_write(&self) -> Result<()> {
+        self.write(|_| Ok(())).await
+    }
+
+    /// Cuts a log off that was large, where nobody reads it any more: else it would keep its size until the program ends.
+    /// Blocks, for moments.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub fn shrink_log(&self) -> Result<()> {
+        let conn = connect(&self.inner.dir, false, 256)?;
+        conn.busy_timeout(SHRINK_PATIENCE)?;
+        // The bulk of it is brought into the file while the writer works. Busy, frames in the log, frames brought.
+        let passive = "PRAGMA wal_checkpoint(PASSIVE)";
+        let (frames, brought): (i64, i64) =
+            conn.query_row(passive, [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        // Some commits may have come meanwhile; more than that is held back by a reader.
+        if frames - brought < 1_000 {
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+}

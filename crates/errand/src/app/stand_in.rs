@@ -1,0 +1,118 @@
+//! A server whose database is damaged: it lives, says so everywhere, and does nothing.
+//!
+//! `/healthz` answers 200, everything else 503 with what was found; the figures have `errand_store_trouble`. It ends when
+//! it is told to. Nothing is written, so that what can be salvaged stays as it is.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
+
+use anyhow::Result;
+use axum::Router;
+use axum::extract::Request;
+use axum_server::Handle;
+use errand_store::data_dir::DataDirError;
+use tokio::task::JoinHandle;
+
+use super::Front;
+use crate::api;
+use crate::metrics::MetricsServer;
+
+/// Whether an error of opening says that the database is damaged.
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DataDirError::Damaged { .. }))
+}
+
+/// See the module's document.
+pub struct StandIn {
+    why: String,
+    metrics: Option<MetricsServer>,
+}
+
+impl StandIn {
+    pub(super) fn begin(
+        front: &Front,
+        metrics: Option<TcpListener>,
+        error: &anyhow::Error,
+    ) -> Result<Self> {
+        let why = error.to_string();
+        let message = format!("the server cannot work: {why}");
+        front.ready(Router::new().fallback(move |request: Request| {
+            let message = message.clone();
+            async move { api::not_working(request.uri().path(), message) }
+        }));
+        Ok(Self {
+            why,
+            metrics: metrics.map(MetricsServer::start_damaged).transpose()?,
+        })
+    }
+
+    pub(super) fn answering_on(
+        self,
+        url: String,
+        handle: Handle<SocketAddr>,
+        server: JoinHandle<std::io::Result<()>>,
+    ) -> Damaged {
+        Damaged {
+            why: self.why.clone(),
+            url,
+            metrics_url: self
+                .metrics
+                .as_ref()
+                .map(|metrics| format!("http://{}/metrics", metrics.address())),
+            parts: Mutex::new(Some(Parts {
+                stand_in: self,
+                handle,
+                server,
+            })),
+        }
+    }
+}
+
+struct Parts {
+    stand_in: StandIn,
+    handle: Handle<SocketAddr>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+/// The database is damaged; until this is dropped, or shut down, the server answers so.
+#[derive(thiserror::Error)]
+#[error("{why}")]
+pub struct Damaged {
+    why: String,
+    /// Where it answers.
+    pub url: String,
+    /// Where figures are, if they are shown.
+    pub metrics_url: Option<String>,
+    parts: Mutex<Option<Parts>>,
+}
+
+impl std::fmt::Debug for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Damaged").field("why", &self.why).finish()
+    }
+}
+
+impl Damaged {
+    /// Ends it.
+    pub fn shut_down(&self) {
+        let parts = self.parts.lock();
+        let parts = parts
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        if let Some(parts) = parts {
+            parts.handle.shutdown();
+            parts.server.abort();
+            parts
+                .stand_in
+                .metrics
+                .into_iter()
+                .for_each(MetricsServer::shut_down);
+        }
+    }
+}
+
+impl Drop for Damaged {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}

@@ -1,0 +1,113 @@
+//! SIGHUP: the settings are read again, and what can change under a running server does.
+//!
+//! Promised: settings that are wrong change nothing, and neither does a certificate that cannot be used. The log says what
+//! was taken over, and which settings were changed that need a restart.
+
+use errand_core::cause::chain;
+
+use super::super::Surroundings;
+use super::super::logging::Log;
+use crate::app::App;
+use crate::config::{Config, Flags, table};
+
+/// Settings that are taken over. The certificates' files are read again even where their names are the same.
+const TAKEN_OVER: [&str; 3] = ["log.level", "server.tls.cert", "server.tls.key"];
+
+/// What a server was started with, and what it has taken over since.
+pub(super) struct Reload<'w> {
+    flags: Flags,
+    with: &'w Surroundings,
+    log: Log,
+    settings: Config,
+}
+
+impl<'w> Reload<'w> {
+    pub(super) fn new(flags: &Flags, with: &'w Surroundings, log: Log, settings: Config) -> Self {
+        Self {
+            flags: flags.clone(),
+            with,
+            log,
+            settings,
+        }
+    }
+
+    /// Takes over what can be.
+    pub(super) async fn reload(&mut self, app: &App) {
+        let next = match self.with.settings(&self.flags) {
+            Ok(next) => next,
+            Err(error) => {
+                let error = chain(error.as_ref());
+                tracing::error!(
+                    error,
+                    "SIGHUP: the settings are wrong, and nothing was changed"
+                );
+                return;
+            }
+        };
+        // The certificates first: where they cannot be used, what is told of them is an error.
+        let has_tls = match app.reload_tls(next.server.tls.as_ref()).await {
+            Ok(has_tls) => has_tls,
+            Err(error) => {
+                let error = chain(error.as_ref());
+                tracing::error!(error, "SIGHUP: the certificates are the ones from before");
+                false
+            }
+        };
+        let changed = changes(&self.settings, &next);
+        let level = next.log.level.as_str();
+        if let Err(error) = self.log.set_level(&next.log) {
+            tracing::error!(%error, "SIGHUP: the level of the log is the one from before");
+        }
+        let restart: Vec<&str> = changed
+            .into_iter()
+            .filter(|name| !TAKEN_OVER.contains(name))
+            .collect();
+        tracing::info!(
+            log.level = level,
+            certificates = if has_tls { "read again" } else { "none read" },
+            "SIGHUP: the settings were read again"
+        );
+        if !restart.is_empty() {
+            tracing::warn!(
+                settings = restart.join(", "),
+                "SIGHUP: these settings were changed and take a restart"
+            );
+        }
+        self.settings = next;
+    }
+}
+
+/// The names of settings whose values differ. Secrets, which show no value, are left out.
+fn changes(before: &Config, next: &Config) -> Vec<&'static str> {
+    let (before, next) = (table(before), table(next));
+    let differs = |line: &&crate::config::SettingLine| {
+        let old = before.iter().find(|old| old.name == line.name);
+        old.is_none_or(|old| old.value != line.value)
+    };
+    next.iter().filter(differs).map(|line| line.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn changed_settings_are_found_by_name() {
+        let load = |level: &str, cache: &str| {
+            let env: BTreeMap<String, String> = [
+                ("ERRAND_LOG__LEVEL".to_owned(), level.to_owned()),
+                ("ERRAND_STORE__CACHE_KIB".to_owned(), cache.to_owned()),
+            ]
+            .into();
+            crate::config::load(&Flags::default(), &env, None).unwrap()
+        };
+        let before = load("info", "2048");
+        assert!(changes(&before, &load("info", "2048")).is_empty());
+        assert_eq!(
+            changes(&before, &load("debug", "4096")),
+            ["log.level", "store.cache_kib"]
+        );
+    }
+}

@@ -1,0 +1,349 @@
+//! Connections of clients: counted, and bounded by what the process may have open.
+//!
+//! Promised: clients take at most a part of the descriptors ([`connections_max`]), so that runs, files and the store have
+//! theirs. A new connection beyond that takes the place of the one that has been without a request for the longest; where
+//! every connection has a request under way, the new one is closed.
+//!
+//! Left out: how long a request may take, and how many one client may have.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::HttpBody;
+use axum_server::accept::Accept;
+use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::Service;
+
+/// Where no limit is known.
+const UNLIMITED: usize = 100_000;
+/// What is left to everything else, at the least.
+const LEFT_TO_OTHERS: u64 = 40;
+
+/// How many connections clients may have, of so many descriptors: half of what the store, the log and the listeners
+/// leave.
+#[must_use]
+pub fn connections_max(descriptors: Option<u64>) -> usize {
+    descriptors.map_or(UNLIMITED, |all| {
+        let most = usize::try_from(all.saturating_sub(LEFT_TO_OTHERS) / 2);
+        most.unwrap_or(UNLIMITED).clamp(4, UNLIMITED)
+    })
+}
+
+/// All connections of a listener.
+#[derive(Clone)]
+pub struct Connections {
+    list: Arc<Mutex<List>>,
+    max: usize,
+}
+
+#[derive(Default)]
+struct List {
+    /// Numbers of states, so that the one that has been idle for the longest has the lowest.
+    next: u64,
+    open: BTreeMap<u64, Open>,
+    idle: BTreeSet<(u64, u64)>,
+    refused: u64,
+}
+
+struct Open {
+    close: CancellationToken,
+    requests: usize,
+    /// Since when it is idle, as the list counts.
+    idle_since: u64,
+}
+
+impl Connections {
+    /// At most so many.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self {
+            list: Arc::default(),
+            max,
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a new one in. None: there is no place for it.
+    fn open(&self) -> Option<Held> {
+        let mut list = self.list();
+        if list.open.len() >= self.max {
+            let Some((_, number)) = list.idle.pop_first() else {
+                list.refused += 1;
+                // Told now and then: whoever fills the places with requests would fill the log as well.
+                if list.refused.is_power_of_two() {
+                    tracing::warn!(
+                        connections = self.max,
+                        refused = list.refused,
+                        "every connection that the limit of open files allows has a request under way: new ones are closed; raise the limit (`ulimit -n`, LimitNOFILE=)"
+                    );
+                }
+                return None;
+            };
+            if let Some(oldest) = list.open.remove(&number) {
+                oldest.close.cancel();
+            }
+        }
+        let (number, since) = (list.next, list.next + 1);
+        list.next += 2;
+        let close = CancellationToken::new();
+        list.open.insert(
+            number,
+            Open {
+                close: close.clone(),
+                requests: 0,
+                idle_since: since,
+            },
+        );
+        list.idle.insert((since, number));
+        Some(Held {
+            connections: self.clone(),
+            number,
+            close,
+        })
+    }
+
+    fn begin(&self, number: u64) {
+        let mut list = self.list();
+        let list = &mut *list;
+        if let Some(open) = list.open.get_mut(&number) {
+            open.requests += 1;
+            list.idle.remove(&(open.idle_since, number));
+        }
+    }
+
+    fn end(&self, number: u64) {
+        let mut list = self.list();
+        let list = &mut *list;
+        if let Some(open) = list.open.get_mut(&number) {
+            open.requests = open.requests.saturating_sub(1);
+            if open.requests == 0 {
+                open.idle_since = list.next;
+                list.next += 1;
+                list.idle.insert((open.idle_since, number));
+            }
+        }
+    }
+
+    fn close(&self, number: u64) {
+        let mut list = self.list();
+        if let Some(open) = list.open.remove(&number) {
+            list.idle.remove(&(open.idle_since, number));
+        }
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list().open.len()
+    }
+}
+
+/// One connection, as long as it is open.
+struct Held {
+    connections: Connections,
+    number: u64,
+    close: CancellationToken,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connections.close(self.number);
+    }
+}
+
+/// A request under way.
+struct UnderWay {
+    connections: Connections,
+    number: u64,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.connections.end(self.number);
+    }
+}
+
+/// Takes connections in before another acceptor does its part.
+#[derive(Clone)]
+pub struct CountingAcceptor<A> {
+    inner: A,
+    connections: Connections,
+}
+
+impl<A> CountingAcceptor<A> {
+    /// Counts what `inner` accepts.
+    #[must_use]
+    pub fn new(inner: A, connections: Connections) -> Self {
+        Self { inner, connections }
+    }
+}
+
+impl<A, I, S> Accept<I, S> for CountingAcceptor<A>
+where
+    A: Accept<I, S>,
+    A::Future: Send + 'static,
+    A::Stream: Send,
+    A::Service: Send,
+{
+    type Stream = Closable<A::Stream>;
+    type Service = Counted<A::Service>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        // The place is taken before a handshake that may take long.
+        let held = self.connections.open();
+        let accepted = held.is_some().then(|| self.inner.accept(stream, service));
+        Box::pin(async move {
+            let (Some(held), Some(accepted)) = (held, accepted) else {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            };
+            let close = held.close.clone();
+            let (stream, service) = tokio::select! {
+                biased;
+                () = close.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                accepted = accepted => accepted?,
+            };
+            let counted = Counted {
+                inner: service,
+                connections: held.connections.clone(),
+                number: held.number,
+            };
+            let closable = Closable {
+                stream,
+                closed: Box::pin(close.cancelled_owned()),
+                _held: held,
+            };
+            Ok((closable, counted))
+        })
+    }
+}
+
+/// A connection that can be closed from outside while nothing is written to it.
+pub struct Closable<S> {
+    stream: S,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    _held: Held,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Closable<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        // What has come is still read: the other side may not know yet that it has been idle for too long.
+        if read.is_pending() && self.closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Closable<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// A connection's service: says when a request begins, and when its answer has gone out.
+#[derive(Clone)]
+pub struct Counted<S> {
+    inner: S,
+    connections: Connections,
+    number: u64,
+}
+
+impl<S, B, R> Service<Request<B>> for Counted<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: HttpBody + Send + Unpin + 'static,
+{
+    type Response = Response<CountedBody<R>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.connections.begin(self.number);
+        let under_way = UnderWay {
+            connections: self.connections.clone(),
+            number: self.number,
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            Ok(answer.map(|body| CountedBody {
+                body,
+                _under_way: under_way,
+            }))
+        })
+    }
+}
+
+/// An answer's body: its request is under way until it is dropped.
+pub struct CountedBody<R> {
+    body: R,
+    _under_way: UnderWay,
+}
+
+impl<R: HttpBody + Unpin> HttpBody for CountedBody<R> {
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,40 @@
+use super::*;
+
+#[test]
+fn clients_leave_descriptors_to_everything_else() {
+    for (all, most) in [(64, 12), (128, 44), (1024, 492), (65_536, 32_748), (10, 4)] {
+        assert_eq!(connections_max(Some(all)), most, "of {all}");
+    }
+    assert_eq!(connections_max(None), UNLIMITED);
+}
+
+#[test]
+fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
+    let connections = Connections::new(3);
+    let held: Vec<Held> = (0..3).map(|_| connections.open().unwrap()).collect();
+    // The first one was used last.
+    connections.begin(held[0].number);
+    connections.end(held[0].number);
+    // The second one works.
+    connections.begin(held[1].number);
+    let fourth = connections.open().unwrap();
+    let closed: Vec<bool> = held.iter().map(|held| held.close.is_cancelled()).collect();
+    assert_eq!(closed, [false, false, true]);
+    let _fifth = connections.open().unwrap();
+    assert!(held[0].close.is_cancelled() && !fourth.close.is_cancelled());
+    assert_eq!(connections.count(), 3);
+}
+
+#[test]
+fn where_all_have_requests_a_new_one_is_refused_until_one_ends() {
+    let connections = Connections::new(2);
+    let held: Vec<Held> = (0..2).map(|_| connections.open().unwrap()).collect();
+    for held in &held {
+        connections.begin(held.number);
+    }
+    assert!(connections.open().is_none());
+    connections.end(held[1].number);
+    assert!(connections.open().is_some());
+    drop(held);
+    assert_eq!(connections.count(), 0);
+}

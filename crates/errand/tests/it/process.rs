@@ -1,0 +1,292 @@
+//! A real server as a process that may refuse to start, may be short of something, and may end by itself.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// A bound, not a measure.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
+}
+
+/// The program on a data directory, without what the environment of the test says.
+pub(crate) fn errand(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_errand"));
+    surround(&mut command);
+    command.args(words).arg("--data-dir").arg(dir);
+    command
+}
+
+fn surround(command: &mut Command) {
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/local/bin:/usr/bin:/sbin:/bin")
+        .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
+        .env("ERRAND_FETCH_URL__ALLOW_PRIVATE_NETWORKS", "true")
+        .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
+        .env("ERRAND_METRICS__LISTEN", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+}
+
+/// What a command gave: its exit code, and all that it wrote.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
+    pub(crate) stdout: String,
+}
+
+impl Ended {
+    /// Whether it says this, wherever a table breaks its lines.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        let joined = |text: &str| text.split_whitespace().collect::<String>();
+        joined(&self.text).contains(&joined(words))
+    }
+}
+
+pub(crate) async fn ended(command: &mut Command) -> Ended {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = within("a command that ends", command.output())
+        .await
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&stdout).into_owned();
+    Ended {
+        code: status.code(),
+        text: format!("{stdout}{}", String::from_utf8_lossy(&stderr)),
+        stdout,
+    }
+}
+
+/// A server and its log.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    http: Client,
+    log: Arc<Mutex<String>>,
+    lines: watch::Receiver<usize>,
+}
+
+impl Process {
+    /// A server that starts, and a key of it.
+    pub(crate) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[], &[], None).await
+    }
+
+    /// `descriptors`: how many files it may have open.
+    pub(crate) async fn start_with(
+        dir: &Path,
+        words: &[&str],
+        settings: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
+        let mut process = Self::begin(dir, words, settings, descriptors);
+        assert!(process.until("listening on ").await, "{}", process.log());
+        process.url = process.after("listening on ");
+        let made = ended(&mut errand(dir, &["keys", "create", "--name", "test"])).await;
+        assert_eq!(made.code, Some(0), "{}\n{}", made.text, process.log());
+        process.key = made.stdout.trim().to_owned();
+        process
+    }
+
+    /// A server that may not start.
+    pub(crate) fn begin(
+        dir: &Path,
+        words: &[&str],
+        settings: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
+        let mut command = Command::new("/bin/sh");
+        surround(&mut command);
+        let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most} && "));
+        command
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_errand"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir)
+            .args(words)
+            .envs(settings.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let (told, lines) = watch::channel(0);
+        let kept = Arc::clone(&log);
+        tokio::spawn(async move {
+            let mut from = stderr.lines();
+            while let Ok(Some(line)) = from.next_line().await {
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
+                told.send_modify(|n| *n += 1);
+            }
+        });
+        errand_engine::net::install_crypto_provider();
+        let http = Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        Self {
+            child,
+            url: String::new(),
+            key: String::new(),
+            http,
+            log,
+            lines,
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Until the log holds a text. False where the server ended first.
+    pub(crate) async fn until(&mut self, text: &str) -> bool {
+        let log = Arc::clone(&self.log);
+        let seen = async {
+            while !log.lock().unwrap().contains(text) {
+                if self.lines.changed().await.is_err() {
+                    return log.lock().unwrap().contains(text);
+                }
+            }
+            true
+        };
+        within(&format!("a log with {text:?}"), seen).await
+    }
+
+    /// The word after a text of the log.
+    pub(crate) fn after(&self, text: &str) -> String {
+        let log = self.log();
+        let rest = log.split(text).nth(1).unwrap_or_else(|| panic!("{log}"));
+        rest.split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// Until it ends by itself; the exit code.
+    pub(crate) async fn ends(&mut self) -> Option<i32> {
+        within("a server that ends", self.child.wait())
+            .await
+            .unwrap()
+            .code()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = std::process::Command::new("/bin/sh")
+            .args(["-c", "kill -s \"$0\" \"$1\"", name, &id])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) async fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.ends().await
+    }
+
+    /// Status, the header `retry-after`, and the body.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Option<String>, Value) {
+        let url = format!("{}{path}", self.url);
+        let mut request = self.http.request(method, url).bearer_auth(&self.key);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = within("an answer", request.send()).await.unwrap();
+        let status = answer.status().as_u16();
+        let retry = answer.headers().get("retry-after");
+        let retry = retry.map(|value| value.to_str().unwrap().to_owned());
+        let text = answer.text().await.unwrap();
+        (
+            status,
+            retry,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        let (status, _, body) = self.call(Method::GET, path, None).await;
+        (status, body)
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, _, body) = self.call(Method::POST, path, Some(body)).await;
+        assert!(
+            matches!(status, 200 | 201),
+            "{path}: {status} {body}\n{}",
+            self.log()
+        );
+        body
+    }
+
+    pub(crate) async fn agent(&self, steps: Value) -> Value {
+        let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
+        let body = json!({"name": "test", "build": {"name": "first", "config": config}});
+        self.post("/v1/agents", body).await["agent"]["id"].clone()
+    }
+
+    pub(crate) async fn run(&self, body: Value) -> String {
+        let started = self.post("/v1/runs", body).await;
+        started["run"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Until a run is as wanted.
+    pub(crate) async fn until_run(&self, run: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let is = async {
+            loop {
+                let (status, got) = self.get(&format!("/v1/runs/{run}")).await;
+                if status == 200 && wanted(&got["run"]) {
+                    return got["run"].clone();
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        within("a run as wanted", is).await
+    }
+
+    /// Until a path answers as wanted.
+    pub(crate) async fn until_get(
+        &self,
+        path: &str,
+        wanted: impl Fn(u16, &Value) -> bool,
+    ) -> Value {
+        let is = async {
+            loop {
+                let (status, got) = self.get(path).await;
+                if wanted(status, &got) {
+                    return got;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        within(&format!("{path} as wanted"), is).await
+    }
+
+    /// All figures.
+    pub(crate) async fn metrics(&self) -> String {
+        let url = self.after("metrics on ");
+        let answer = within("the figures", self.http.get(url).send())
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap()
+    }
+}

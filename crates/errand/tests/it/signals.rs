@@ -1,0 +1,178 @@
+//! What a server does when it is told something by a signal.
+
+use std::fs;
+use std::path::Path;
+
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use reqwest::{Certificate, Client, Method};
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::process::{Process, within};
+
+/// Accepts connections and never answers; says when one has come.
+async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (sender, receiver) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut byte = [0];
+            // Only one that is spoken to counts.
+            if stream.read(&mut byte).await.is_ok_and(|read| read == 1) {
+                let _ = sender.send(stream).await;
+            }
+        }
+    });
+    (url, receiver)
+}
+
+/// Longer than any test waits: a server that waits it out is found by that.
+const LONG_GRACE: [(&str, &str); 3] = [
+    ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "3600"),
+    ("ERRAND_WEBHOOKS__TIMEOUT_S", "60"),
+    ("ERRAND_LOG__LEVEL", "info"),
+];
+
+#[tokio::test]
+async fn a_stop_waits_for_no_receiver_and_no_idle_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Process::start_with(dir.path(), &[], &LONG_GRACE, None).await;
+    let (url, mut receives) = silent().await;
+    let agent = server.agent(json!([{"say": "done"}])).await;
+    let run = server
+        .run(json!({"agent_id": agent, "webhook_url": url}))
+        .await;
+    server
+        .until_run(&run, |run| run["status"] == "completed")
+        .await;
+    let _held = within("a delivery", receives.recv()).await.unwrap();
+    let path = format!("{}/v1/events", server.url);
+    let stream = Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap();
+    let stream = stream.get(path).bearer_auth(&server.key).send();
+    let _stream = within("a stream", stream).await.unwrap();
+    let idle = TcpStream::connect(server.url.split("//").nth(1).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(server.stop().await, Some(0));
+    drop(idle);
+}
+
+#[tokio::test]
+async fn while_a_step_runs_a_stopping_server_answers_503() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Process::start_with(dir.path(), &[], &LONG_GRACE, None).await;
+    let (url, mut asked) = silent().await;
+    let fetch =
+        json!([{"tool": "fetch_url", "with": {"url": url}, "as": "page"}, {"finish": "done"}]);
+    let agent = server.agent(fetch).await;
+    let run = server.run(json!({"agent_id": agent})).await;
+    let held = within("a page that is asked for", asked.recv())
+        .await
+        .unwrap();
+    server.signal("TERM");
+    assert!(server.until("stopping:").await);
+    server.until_get("/readyz", |status, _| status == 503).await;
+    for (method, path) in [
+        (Method::GET, "/readyz".to_owned()),
+        (Method::GET, format!("/v1/runs/{run}")),
+        (Method::POST, "/v1/sandboxes".to_owned()),
+        (Method::GET, "/log-in".to_owned()),
+    ] {
+        let (status, retry, body) = server.call(method, &path, None).await;
+        assert_eq!(
+            (status, retry.as_deref()),
+            (503, Some("1")),
+            "{path}: {body}"
+        );
+        assert!(
+            body["message"].as_str().unwrap().contains("stopping"),
+            "{path}: {body}"
+        );
+    }
+    assert_eq!(server.get("/healthz").await.0, 200);
+    // The step ends, and with it the server.
+    drop(held);
+    assert_eq!(server.ends().await, Some(0));
+}
+
+fn write_certificate(dir: &Path) -> CertifiedKey<KeyPair> {
+    let made = generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    made
+}
+
+/// Whether a client that trusts this certificate alone gets an answer.
+async fn is_served(url: &str, made: &CertifiedKey<KeyPair>) -> bool {
+    let trusted = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let http = Client::builder()
+        .no_proxy()
+        .tls_certs_only([trusted])
+        .build()
+        .unwrap();
+    let answer = http.get(format!("{url}/healthz")).send();
+    within("an answer", answer).await.is_ok()
+}
+
+#[tokio::test]
+async fn hang_up_reads_settings_and_certificates_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = write_certificate(dir.path());
+    let file = dir.path().join("errand.toml");
+    let settings = |level: &str, cache: u32| {
+        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let text = format!(
+            "[log]\nlevel = \"{level}\"\n[store]\ncache_kib = {cache}\n[server.tls]\ncert = {cert:?}\nkey = {key:?}\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    settings("info", 2048);
+    let data = dir.path().join("data");
+    let words = ["--config", file.to_str().unwrap()];
+    let mut server = Process::begin(&data, &words, &[], None);
+    assert!(server.until("listening on ").await, "{}", server.log());
+    server.url = server.after("listening on ");
+    assert!(is_served(&server.url, &first).await);
+
+    for name in ["USR1", "USR2"] {
+        server.signal(name);
+    }
+    // Broken settings, then a broken certificate: everything stays.
+    fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
+    server.signal("HUP");
+    assert!(server.until("nothing was changed").await);
+    settings("info", 2048);
+    fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
+    server.signal("HUP");
+    assert!(
+        server
+            .until("the certificates are the ones from before")
+            .await
+    );
+    assert!(is_served(&server.url, &first).await);
+
+    let second = write_certificate(dir.path());
+    settings("debug", 4096);
+    server.signal("HUP");
+    assert!(
+        server.until("certificates=\"read again\"").await,
+        "{}",
+        server.log()
+    );
+    assert!(server.until("take a restart").await);
+    assert!(server.log().contains("store.cache_kib"), "{}", server.log());
+    assert!(!is_served(&server.url, &first).await);
+    assert!(is_served(&server.url, &second).await);
+    assert!(
+        server.log().contains("log.level=\"debug\""),
+        "{}",
+        server.log()
+    );
+    assert_eq!(server.stop().await, Some(0));
+}
