@@ -20,6 +20,8 @@ use super::{OpenError, Store};
 
 /// Pages that are copied between two looks at whether to go on: 16 MiB.
 const PAGES: i32 = 4096;
+/// Of a file that SQLite takes for a database and that holds nothing.
+const EMPTY: &str = "it holds none of errand's tables";
 /// What a connection that copies keeps in memory. Unit: KiB.
 const CACHE_KIB: u32 = 2048;
 
@@ -125,7 +127,11 @@ impl Snapshot {
         }
         let copy = open_unchanged(path).map_err(SnapshotError::Database)?;
         quick_check(&copy)?;
-        facts(&copy).map_err(SnapshotError::Database)
+        let facts = facts(&copy).map_err(SnapshotError::Database)?;
+        if facts.schema == 0 {
+            return Err(SnapshotError::Damaged(EMPTY.to_owned()));
+        }
+        Ok(facts)
     }
 }
 
@@ -137,7 +143,12 @@ pub(super) fn check_database(dir: &Path) -> Result<(), OpenError> {
     };
     let conn = connect(dir, true, CACHE_KIB).map_err(database)?;
     match quick_check(&conn) {
-        Ok(()) => Ok(()),
+        Ok(()) if has_schema(&conn).map_err(database)? => Ok(()),
+        // SQLite takes an empty file for a database.
+        Ok(()) => Err(OpenError::NotWhole {
+            dir: dir.to_owned(),
+            what: EMPTY.to_owned(),
+        }),
         Err(SnapshotError::Database(source)) => Err(database(source)),
         Err(error) => Err(OpenError::NotWhole {
             dir: dir.to_owned(),
