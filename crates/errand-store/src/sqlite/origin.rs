@@ -164,6 +164,14 @@ impl Drop for OpenMark {
 }
 
 impl Store {
+    /// Refuses a copy of a directory that a server worked on, before anything in it is looked at. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Copied`]; [`OpenError::Directory`].
+    pub fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
+        refuse_copy(dir)
+    }
+
     /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once: its database is looked through
     /// first. `lock`: as [`Store::lock`] gives it.
     ///
