@@ -23,6 +23,7 @@ pub mod progress;
 pub mod retry;
 pub mod role;
 pub mod run;
+pub mod schema;
 pub mod secret;
 pub mod shown;
 pub mod time;

@@ -7,6 +7,7 @@
 //! Left out: carrying moves out, policy, timers, recovery. They are the engine's, and the same as for any other model.
 //!
 //! - [`Playbook::parse`] checks steps and compiles templates (`parse.rs`, `template.rs`).
+//! - Templates that are not cheap (`cheap.rs`) are evaluated by an [`Evaluator`], in a process that can be killed.
 //! - [`Walk`] is the cursor: it takes the transcript's entries and gives the next move (`walk.rs`). Between two moves it
 //!   carries out the silent steps: `set`, the lists of `for_each`, what an `if` leaves out (`cursor.rs`).
 //!
@@ -23,7 +24,10 @@
 //!
 //! [`Mark`]: crate::transcript::Mark
 
+mod bounds;
+mod cheap;
 mod cursor;
+mod job;
 mod json;
 mod parse;
 mod secrets;
@@ -36,6 +40,10 @@ use std::sync::Arc;
 use crate::human::OnExpire;
 use template::{Expression, Node, Text};
 
+pub use bounds::{ELIFS_MAX, TAG_TOKENS_MAX, TEMPLATE_TOKENS_MAX};
+pub use job::{
+    Evaluated, Evaluator, Failed, Form, Job, decode_job, decode_reply, encode_job, encode_reply,
+};
 pub use walk::Walk;
 
 /// What a run says that comes to the end of its steps without a `finish`.

@@ -3,6 +3,8 @@
 //! The bell only says that there may be work; what there is, is read from the store. A bell that is lost costs nothing
 //! but time until the next one, and none is lost: it is rung after each commit that makes work.
 
+mod alone;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use crate::sandboxes::Sandboxes;
 use crate::tool::Tools;
 use crate::webhook::Post;
 use crate::{janitor, outbox};
+use alone::Alone;
 
 /// Most runs that are claimed in one transaction: each is answered when all are on disk.
 const CLAIMS_MAX: usize = 32;
@@ -98,6 +101,9 @@ impl Engine {
             // Such a clock stands: whoever moves it starts again.
             (parts.store.recover(started).await?, None)
         };
+        for run in &recovered.parked {
+            tracing::error!(run.id = %run, "the run is parked as failed (poisoned): the server ended while it worked on it, four times in a row; `errand runs retry --force RUN` lets it go on");
+        }
         let cancel = CancellationToken::new();
         let dispatcher = Dispatcher::new(&parts, &cancel, options, pulse.clone(), started);
         let mut tasks = vec![
@@ -144,6 +150,10 @@ impl Engine {
             return;
         }
         self.cancel.cancel();
+        // Runs that are cut off now have not ended the program.
+        if let Err(error) = self.parts.store.forgive_losses().await {
+            tracing::warn!(%error, "the runs that are cut off may count as having ended the server");
+        }
         // Cancelled model calls and deliveries end at once; what blocks longer is left to the next start's recovery.
         // Those that have ended are not asked again.
         tasks.retain(|task| !task.is_finished());
@@ -188,6 +198,8 @@ struct Dispatcher {
     moment: Option<Timestamp>,
     drives: JoinSet<()>,
     driven: HashMap<Id, (ReadyRun, ClaimToken)>,
+    /// Runs that are driven alone.
+    alone: Alone,
 }
 
 impl Dispatcher {
@@ -210,6 +222,7 @@ impl Dispatcher {
             moment: None,
             drives: JoinSet::new(),
             driven: HashMap::new(),
+            alone: Alone::default(),
         }
     }
 
@@ -232,6 +245,7 @@ impl Dispatcher {
                 () = parts.store.bell().work() => self.more = true,
                 () = freed(&parts.models) => self.more = true,
                 () = at(&parts.clock, moment) => self.more = true,
+                () = self.alone.changes(&parts.clock) => self.more = true,
                 () = parts.draining.cancelled() => {}
                 Some(ended) = self.drives.join_next_with_id() => self.ended(ended),
             }
@@ -255,6 +269,10 @@ impl Dispatcher {
         self.more |= self.moment.is_some_and(|moment| moment <= now);
         self.keep_time(now).await?;
         while self.more {
+            if self.is_alone(now).await? {
+                self.moment = self.parts.store.next_moment(now).await?;
+                break;
+            }
             let free = self
                 .places
                 .saturating_sub(self.drives.len())
@@ -275,7 +293,12 @@ impl Dispatcher {
             self.more = !claims.all;
             self.last = claims.last;
             self.moment = claims.moment;
-            claims.runs.into_iter().for_each(|run| self.spawn(run));
+            self.alone.wait_for(claims.suspects, now);
+            self.more |= self.alone.keeps_others();
+            claims
+                .runs
+                .into_iter()
+                .for_each(|run| self.spawn(run, CancellationToken::new()));
         }
         if self.moment.is_none_or(|moment| moment > now) {
             return Ok(());
@@ -333,12 +356,35 @@ impl Dispatcher {
         u64::from(self.step_seconds_max) * 1000
     }
 
-    fn spawn(&mut self, claimed: Claimed) {
+    /// Whether no other run is claimed now: one that may be what ends the program is driven alone, or waits for that.
+    async fn is_alone(&mut self, now: Timestamp) -> Result<bool, StoreError> {
+        loop {
+            if !self.alone.take_turn(self.drives.is_empty(), now) {
+                return Ok(self.alone.keeps_others());
+            }
+            let Some(ready) = self.alone.next() else {
+                return Ok(false);
+            };
+            let token = self.parts.ids.claim_token(now);
+            let deadline = now.plus_ms(self.step_ms_max());
+            let store = &self.parts.store;
+            let claimed = store.claim_alone(ready, token, deadline, now).await?;
+            if let Some(claimed) = claimed {
+                tracing::warn!(run.id = %claimed.ready.run, "the server ended while it worked on this run, twice or more in a row: it is driven alone, and others wait");
+                let committed = self.alone.begin(now);
+                self.spawn(claimed, committed);
+                return Ok(true);
+            }
+        }
+    }
+
+    fn spawn(&mut self, claimed: Claimed, first_commit: CancellationToken) {
         let (ready, claim) = (claimed.ready, claimed.claim);
         let (parts, cancel) = (self.parts.clone(), self.cancel.child_token());
         let step_ms_max = self.step_ms_max();
         let handle = self.drives.spawn(async move {
-            let ended = drive(&parts, claimed, step_ms_max, &cancel).await;
+            let ended = drive(&parts, claimed, step_ms_max, (&cancel, &first_commit)).await;
+            first_commit.cancel();
             parts
                 .connections
                 .end_drive(ready.run, claim, ended.is_err());

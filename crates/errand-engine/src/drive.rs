@@ -84,7 +84,7 @@ pub(crate) async fn drive(
     parts: &Parts,
     claimed: Claimed,
     step_ms_max: u64,
-    cancel: &CancellationToken,
+    (cancel, first_commit): (&CancellationToken, &CancellationToken),
 ) -> Result<(), DriveError> {
     let (run, claim, fence) = (claimed.ready.run, claimed.claim, claimed.fence);
     let run = match claimed.run {
@@ -127,6 +127,7 @@ pub(crate) async fn drive(
         claim,
         step_ms_max,
         cancel,
+        first_commit,
         fence,
         known: ledger.position,
         ledger,
@@ -212,6 +213,8 @@ struct Driver<'a> {
     claim: ClaimToken,
     step_ms_max: u64,
     cancel: &'a CancellationToken,
+    /// Cancelled by the first commit: a run that is driven alone then needs that no longer.
+    first_commit: &'a CancellationToken,
     fence: Fence,
     session: Box<dyn Session>,
     /// The tools of connections.
@@ -391,6 +394,9 @@ impl Driver<'_> {
             Err(StoreError::Fenced) => return Err(DriveError::Fenced(self.late(&step.entries))),
             answer => answer?,
         };
+        if self.step == self.run.step {
+            self.first_commit.cancel();
+        }
         self.step += 1;
         for entry in &committed.entries {
             self.known = self.known.max(entry.position);
@@ -451,6 +457,8 @@ impl Driver<'_> {
             ids: &self.parts.ids,
             store: &self.parts.store,
             deltas: &self.parts.deltas,
+            team: self.run.team,
+            parsers: &self.parts.parsers,
         };
         let ended = tokio::select! {
             biased;

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod connect;
 pub mod deltas;
+pub mod evaluate;
 pub mod model;
 pub mod net;
 pub mod parse;

@@ -8,6 +8,7 @@ pub mod playbook;
 
 use std::sync::Arc;
 
+use crate::parse::Parsers;
 use async_trait::async_trait;
 use errand_core::config::{BuildConfig, ModelName};
 use errand_core::id::{IdGen, MessageId, RunId, TeamId};
@@ -127,6 +128,10 @@ pub struct TurnContext<'a> {
     pub store: &'a Store,
     /// Who hears of a text while it comes.
     pub deltas: &'a Deltas,
+    /// Whose the run is.
+    pub team: TeamId,
+    /// Evaluates for the team what is not cheap.
+    pub parsers: &'a Parsers,
 }
 
 /// Whether a turn needs the run's sandbox.

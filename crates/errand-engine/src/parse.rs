@@ -30,6 +30,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::evaluate::{Evaluators, TeamEvaluators};
+
 pub use child::run_parser;
 
 /// How long a parser may take, and how long a call waits for its turn.
@@ -140,6 +142,7 @@ impl ParseError {
 pub struct Parsers(Arc<Inner>);
 
 struct Inner {
+    evaluators: Evaluators,
     program: Option<PathBuf>,
     patience: Duration,
     places: Semaphore,
@@ -157,11 +160,18 @@ impl Parsers {
     #[must_use]
     pub fn with_patience(program: Option<PathBuf>, patience: Duration) -> Self {
         Self(Arc::new(Inner {
+            evaluators: Evaluators::new(program.clone()),
             program,
             patience,
             places: Semaphore::new(PLACES),
             teams: Mutex::default(),
         }))
+    }
+
+    /// What evaluates templates and schemas for a team, with the same program.
+    #[must_use]
+    pub fn evaluators(&self, team: TeamId) -> TeamEvaluators {
+        self.0.evaluators.of(team)
     }
 
     /// For a team, which has its share.

@@ -1,5 +1,6 @@
 //! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use errand_core::config::BuildConfig;
@@ -15,6 +16,7 @@ use crate::builds::Builds;
 use crate::change::Change;
 use crate::children::{self, Child};
 use crate::error::{Result, StoreError};
+use crate::losses;
 use crate::model::{
     Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, StepCommit, StepEnd, Usage,
 };
@@ -28,12 +30,14 @@ use crate::usage;
 const LOADED_ENTRIES_MAX: u64 = 64;
 
 /// What a start found and set right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Runs whose driver was gone; they go on.
     pub runs: u64,
     /// Sandboxes that a run had not given back.
     pub sandboxes: u64,
+    /// Runs that were parked, since they may be what ended the program again and again.
+    pub parked: Vec<RunId>,
 }
 
 /// What became of a run that was to be woken.
@@ -56,9 +60,17 @@ impl Store {
         let boot = self.boot();
         self.write(move |tx| {
             let mut recovered = Recovered::default();
+            losses::read(tx)?;
             let lost = ids(tx, "SELECT id FROM runs WHERE claim_token IS NOT NULL AND claim_boot IS NOT ?1", &Blob(boot.as_uuid()))?;
             recovered.runs = lost.len() as u64;
-            for_each(tx, &lost, now, |run| lose(tx, run, now))?;
+            let parked = RefCell::new(Vec::new());
+            for_each(tx, &lost, now, |run| {
+                if lose(tx, run, now)? {
+                    parked.borrow_mut().push(run);
+                }
+                Ok(())
+            })?;
+            recovered.parked = parked.into_inner();
             // No driver of an earlier start is at work any more.
             tx.execute(
                 "UPDATE sandboxes INDEXED BY sandboxes_held SET leaving = NULL WHERE owner_run IS NOT NULL AND leaving IS NOT NULL",
@@ -163,14 +175,15 @@ impl Store {
                 ..Claims::default()
             };
             for (ready, token) in ready.into_iter().zip(&tokens) {
-                match take(tx, ready, (*token, boot), step_deadline, now) {
-                    Ok(claimed) => claims.runs.extend(claimed),
-                    Err(StoreError::NotFound) => {}
-                    Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
-                        set_aside(tx, ready.run, &error, now)?;
-                    }
-                    Err(error) => return Err(error),
+                if tx.losses().suspects(ready.run) {
+                    claims.suspects.push(ready);
+                    continue;
                 }
+                let run = ready.run;
+                let taken = take(tx, ready, (*token, boot), step_deadline, now);
+                claims
+                    .runs
+                    .extend(set_aside_unreadable(tx, run, taken, now)?);
             }
             claims.moment = next_moment(tx, now)?;
             Ok(claims)
@@ -393,7 +406,7 @@ fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
 }
 
 /// Gives a run to a driver. None where somebody else has it, or it wants none.
-fn take(
+pub(crate) fn take(
     tx: &Tx<'_>,
     ready: ReadyRun,
     (token, boot): (ClaimToken, BootId),
@@ -434,7 +447,8 @@ fn take(
     }))
 }
 
-fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+/// True where the run was parked.
+fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
     let mut change = Change::of_run(tx, run, now)?;
     change.apply(Event::DriverLost)?;
     // How long a driver worked that is gone is known up to its last step only.
@@ -442,11 +456,15 @@ fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
         change.row.worked_ms += change.row.updated_at.ms_since(at);
     }
     change.release();
+    if let Some(error) = losses::count(tx, run)? {
+        fail(change, "the run is parked", error, None)?;
+        return Ok(true);
+    }
     change.row.wake_at = Some(now);
     change.waits_on("place", None, None);
     change.finish()?;
     tx.ring_work();
-    Ok(())
+    Ok(false)
 }
 
 /// Fails a run: open calls closed, the error told, the end.
@@ -573,6 +591,7 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     if step.step != change.row.step + 1 {
         return Err(StoreError::Fenced);
     }
+    losses::step_done(tx, step.run)?;
     let outside = change.row.position > step.known;
     change.row.step = step.step;
     change.row.step_ends_by(step.step_deadline);
@@ -723,6 +742,23 @@ fn take_new_sandbox(
     change.row.sandbox = Some(sandbox.clone());
     change.mark_updated();
     Ok(())
+}
+
+/// A run whose rows cannot be read is set aside instead of being driven.
+pub(crate) fn set_aside_unreadable(
+    tx: &Tx<'_>,
+    run: RunId,
+    taken: Result<Option<Claimed>>,
+    now: Timestamp,
+) -> Result<Option<Claimed>> {
+    match taken {
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
+            set_aside(tx, run, &error, now)?;
+            Ok(None)
+        }
+        taken => taken,
+    }
 }
 
 fn lapse(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {

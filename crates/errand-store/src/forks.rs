@@ -75,6 +75,7 @@ impl Store {
 
 fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     let old = row_of(tx, fork.team, fork.run)?;
+    crate::losses::check_not_parked(old.error.as_ref(), "forked")?;
     if agent_is_deleted(tx, &old)? {
         return Err(StoreError::Refused(
             "the run's agent is deleted; no new run of it can be started".to_owned(),

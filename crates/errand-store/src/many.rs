@@ -143,7 +143,8 @@ fn condition(many: &ManyRuns, status: Status) -> (String, Vec<SqlValue>) {
             many.until.map(|at| SqlValue::Integer(at.as_millis())),
         ),
     ];
-    let mut wheres = vec!["team_id = ?", "status = ?"];
+    // The operator's to let go on: none of these is retried, and a stop concerns no run that has ended.
+    let mut wheres = vec!["team_id = ?", "status = ?", "error_code IS NOT 'poisoned'"];
     let mut values = vec![
         blob(many.team.as_uuid()),
         SqlValue::Text(status.as_str().to_owned()),

@@ -433,6 +433,8 @@ pub struct Claims {
     pub runs: Vec<Claimed>,
     /// Whether these were all that wanted a driver.
     pub all: bool,
+    /// Runs that want a driver of their own, with nothing driven beside it; see [`crate::Store::claim_alone`].
+    pub suspects: Vec<ReadyRun>,
     /// The team that was served last.
     pub last: Option<TeamId>,
     /// The next moment at which something happens by the clock; see [`crate::Store::next_moment`].

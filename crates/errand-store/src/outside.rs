@@ -15,6 +15,7 @@ use crate::agents::live::live_build_of;
 use crate::change::Change;
 use crate::children;
 use crate::error::{Result, StoreError};
+use crate::losses;
 use crate::model::{PostMessage, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, json};
@@ -411,6 +412,7 @@ pub(crate) fn retry(
             change.row.status.as_str()
         )));
     }
+    losses::check_not_parked(change.row.error.as_ref(), "retried")?;
     change.apply(Event::Retry)?;
     change.append(
         None,

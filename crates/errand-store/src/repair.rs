@@ -21,6 +21,7 @@ use errand_core::transcript::Body;
 use crate::bell::Bell;
 use crate::change::Change;
 use crate::error::{Result, StoreError};
+use crate::losses;
 use crate::sqlite::{Store, Tx};
 use crate::unread;
 pub use fork::{Fork, Forked};
@@ -109,6 +110,7 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
     let ledger = Ledger::of(&entries);
     rows::count_again(&mut change, Some((&entries, &ledger)))?;
     let taken = take_away(&mut change, bell)?;
+    losses::forget(tx, run)?;
     if change.row.status == Status::Failed {
         change.apply(Event::Retry)?;
         change.append(None, Body::Retried { by: None })?;

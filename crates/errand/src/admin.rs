@@ -163,6 +163,11 @@ pub enum AdminRequest {
         /// How.
         way: RepairWay,
     },
+    /// Puts a failed run of any team in line again, also one that is parked as poisoned.
+    Retry {
+        /// The run's id.
+        run: String,
+    },
     /// Whether all is well.
     Doctor,
     /// A backup, made by the server that works on the store. Called off where the caller goes away.
@@ -487,6 +492,7 @@ impl Admin {
             }
             AdminRequest::Backup { dir } => self.back_up(dir).await,
             AdminRequest::BackupProgress => Ok(self.backup_progress()),
+            AdminRequest::Retry { run } => self.retry(&run, now).await,
             AdminRequest::Repair { run, way } => self.repair(&run, way, now).await,
             AdminRequest::Doctor => {
                 let subject = Subject {

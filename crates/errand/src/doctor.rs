@@ -145,6 +145,7 @@ pub async fn examine(subject: &Subject) -> Vec<Check> {
     let dir = subject.store.dir().to_owned();
     let mut checks = vec![server(subject), integrity(&subject.store).await];
     checks.push(invariants(subject, now).await);
+    checks.extend(poisoned(subject).await);
     checks.extend(claims(subject, now).await);
     checks.extend(stuck(subject, now).await);
     checks.push(clock(&subject.store, now).await);
@@ -218,6 +219,26 @@ async fn invariants(subject: &Subject, now: Timestamp) -> Check {
             "set these runs right (`errand runs repair ID`), and report how it came about",
         ),
         Err(error) => Check::failed(CHECK, &error),
+    }
+}
+
+/// Runs that are parked, since they may be what ended the server again and again.
+async fn poisoned(subject: &Subject) -> Option<Check> {
+    const CHECK: &str = "poisoned runs";
+    match subject.store.poisoned_runs().await {
+        Ok((_, 0)) => None,
+        Ok((runs, count)) => {
+            let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
+            Some(Check::warning(
+                CHECK,
+                format!(
+                    "{count} runs are parked, since the server ended again and again while it worked on them: {}",
+                    runs.join(", ")
+                ),
+                "find out why with the server's log of that time and report it; `errand runs retry --force ID` lets one go on",
+            ))
+        }
+        Err(error) => Some(Check::failed(CHECK, &error)),
     }
 }
 

@@ -13,6 +13,9 @@ fn main() -> ExitCode {
     if let Some(ended) = errand_engine::parse::run_parser(std::env::args_os()) {
         return ended;
     }
+    if let Some(ended) = errand_engine::evaluate::run_evaluator(std::env::args_os()) {
+        return ended;
+    }
     match cli::run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => failed.into(),

@@ -18,12 +18,15 @@ mod connections;
 mod failure;
 mod files;
 mod form;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod home;
 mod inbox;
 mod join;
 mod layout;
 mod log_in;
+mod places;
 mod run;
 mod runs;
 mod set_up;
@@ -50,6 +53,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::api::error::ApiError;
 use crate::api::limiter::Limiter;
 use crate::api::{self, AppState};
+use places::Places;
 
 pub(crate) use guard::user_of;
 pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
@@ -68,6 +72,9 @@ const BUSY: &str =
 /// Attempts to log in to one account in a minute, right ones and wrong ones.
 const LOG_INS_PER_MINUTE: u32 = 10;
 
+/// How many people compare builds at once.
+const COMPARISONS_MAX: usize = 4;
+
 /// What pages work with. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Web(Arc<Inner>);
@@ -78,6 +85,7 @@ pub(crate) struct Inner {
     waiting: Semaphore,
     log_ins: Limiter<[u8; 32]>,
     shown_once: shown_once::ShownOnce,
+    comparisons: Places,
 }
 
 impl Deref for Web {
@@ -96,6 +104,7 @@ impl Web {
             waiting: Semaphore::new(HASHES_WAITING_MAX),
             log_ins: Limiter::new(LOG_INS_PER_MINUTE),
             shown_once: shown_once::ShownOnce::default(),
+            comparisons: Places::new(COMPARISONS_MAX),
         }))
     }
 }
@@ -104,6 +113,11 @@ impl Web {
     /// Secrets that wait for the page that shows them.
     fn shown_once(&self) -> &shown_once::ShownOnce {
         &self.0.shown_once
+    }
+
+    /// Who compares builds now.
+    fn comparisons(&self) -> &Places {
+        &self.0.comparisons
     }
 
     /// A place among the passwords that are hashed at once.

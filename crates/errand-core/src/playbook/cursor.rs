@@ -11,6 +11,8 @@ use serde_json::{Map, Value as Json};
 
 use super::json::from_json;
 use super::template::{Fuel, Names, Users, Vars};
+use crate::limits::PLAYBOOK_MOVES_MAX;
+
 use super::{Action, Condition, Playbook, RunFacts, SET_BYTES_MAX, Step};
 
 /// Fuel of a step that is looked at, beside its templates: an empty round costs something, too.
@@ -290,7 +292,7 @@ impl Cursor {
         &mut self,
         goal: &Goal<'_>,
         view: &View<'_>,
-        fuel: &mut Fuel,
+        fuel: &mut Fuel<'_>,
     ) -> Result<Found, String> {
         loop {
             let (steps, at) = self.place();
@@ -324,6 +326,10 @@ impl Cursor {
                         .map_err(in_rounds)?;
                     let items = items_of(&value)
                         .map_err(|e| in_rounds(format!("{}.for_each: {e}", step.path)))?;
+                    if matches!(goal, Goal::Undecided) {
+                        self.check_moves(&step.path, inner, items.len())
+                            .map_err(in_rounds)?;
+                    }
                     self.enter(inner, items);
                 }
                 Action::Set(values) => {
@@ -349,6 +355,20 @@ impl Cursor {
         }
     }
 
+    /// Refuses a list before the first round if its rounds are sure to make more moves than a start may.
+    fn check_moves(&self, path: &str, inner: &[Step], rounds: usize) -> Result<(), String> {
+        let Some(each) = moves_of_round(inner) else {
+            return Ok(());
+        };
+        let left = PLAYBOOK_MOVES_MAX.saturating_sub(self.moves);
+        if each.saturating_mul(rounds as u64) > u64::from(left) {
+            return Err(format!(
+                "{path}.for_each: {rounds} rounds make more moves than the {left} that this start has left of {PLAYBOOK_MOVES_MAX}; take a shorter list, or start a run for each part"
+            ));
+        }
+        Ok(())
+    }
+
     fn give(&mut self, given: &Map<String, Json>) {
         if let Some(frame) = self.frames.last_mut() {
             let names = Arc::make_mut(&mut frame.names);
@@ -364,7 +384,7 @@ impl Cursor {
         self.complete(whole);
     }
 
-    fn wants(&self, step: &Step, view: &View<'_>, fuel: &mut Fuel) -> Result<bool, String> {
+    fn wants(&self, step: &Step, view: &View<'_>, fuel: &mut Fuel<'_>) -> Result<bool, String> {
         match &step.only_if {
             None => Ok(true),
             Some(Condition::Fixed(wanted)) => Ok(*wanted),
@@ -394,6 +414,22 @@ impl Step {
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.action, Action::Set(_) | Action::ForEach { .. })
     }
+}
+
+/// How many moves a round is sure to make. `None` where it may end the run.
+fn moves_of_round(steps: &[Step]) -> Option<u64> {
+    let mut moves = 0;
+    for step in steps {
+        match &step.action {
+            Action::Finish(_) | Action::Fail(_) => return None,
+            // The length of its list is not known, but its steps may end the run.
+            Action::ForEach { steps, .. } => drop(moves_of_round(steps)?),
+            Action::Set(_) => {}
+            _ if matches!(step.only_if, None | Some(Condition::Fixed(true))) => moves += 1,
+            _ => {}
+        }
+    }
+    Some(moves)
 }
 
 fn items_of(value: &Json) -> Result<Vec<Value>, String> {

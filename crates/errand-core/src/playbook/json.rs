@@ -12,6 +12,9 @@ use crate::limits;
 /// Size units (about bytes) of one converted value: as many as the fuel of one template pays for.
 const UNITS_MAX: u64 = limits::TEMPLATE_FUEL * 64;
 
+/// The same for all values that are sent to an evaluator with one template: as much as `set` may make.
+pub(super) const SENT_UNITS_MAX: u64 = super::SET_BYTES_MAX;
+
 /// Units of a value itself, beside its text.
 const NODE_UNITS: u64 = 24;
 
@@ -26,6 +29,14 @@ pub(super) fn to_json(value: &Value) -> Result<(Json, u64), String> {
     let mut left = UNITS_MAX;
     let json = convert(value, &mut left, DEPTH_MAX)?;
     Ok((json, UNITS_MAX - left))
+}
+
+/// The same, with what is left for several values.
+///
+/// # Errors
+/// A clause.
+pub(super) fn to_json_within(value: &Value, left: &mut u64) -> Result<Json, String> {
+    convert(value, left, DEPTH_MAX)
 }
 
 /// JSON as a template's value.

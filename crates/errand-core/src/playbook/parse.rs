@@ -29,6 +29,9 @@ const TEMPLATE_WORDS: [&str; 15] = [
     "is", "if", "else",
 ];
 
+/// Most places of a light playbook where a value is put in.
+const LIGHT_TEMPLATES_MAX: usize = 1_000;
+
 type Parsed<T> = Result<T, BadPlaybook>;
 
 fn bad<T>(path: impl Into<String>, message: impl Into<String>) -> Parsed<T> {
@@ -52,15 +55,18 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
         steps,
         secrets,
         asks: parser.asks,
-        light: is_light(value),
+        light: is_light(value, &mut { LIGHT_TEMPLATES_MAX }),
     })
 }
 
-/// Whether no string of it computes: each is fixed, or puts in values that are there, by name. No loops of steps.
-fn is_light(value: &Json) -> bool {
+/// Whether no string of it computes: each is fixed, or puts in values that are there, by name. No loops of steps, and
+/// few templates (`left`), so that a move is decided in no time worth speaking of.
+fn is_light(value: &Json, left: &mut usize) -> bool {
     match value {
         Json::String(text) => {
-            !text.contains("{%")
+            *left = left.saturating_sub(text.matches("{{").count());
+            *left > 0
+                && !text.contains("{%")
                 && text.split("{{").skip(1).all(|part| {
                     part.split_once("}}").is_some_and(|(inner, _)| {
                         inner.chars().all(|c| {
@@ -69,8 +75,10 @@ fn is_light(value: &Json) -> bool {
                     })
                 })
         }
-        Json::Array(items) => items.iter().all(is_light),
-        Json::Object(fields) => !fields.contains_key("for_each") && fields.values().all(is_light),
+        Json::Array(items) => items.iter().all(|item| is_light(item, left)),
+        Json::Object(fields) => {
+            !fields.contains_key("for_each") && fields.values().all(|field| is_light(field, left))
+        }
         Json::Null | Json::Bool(_) | Json::Number(_) => true,
     }
 }

@@ -8,6 +8,7 @@
 //! Filters beyond minijinja's own: `fromjson`, `tojson` (nothing escaped for HTML), and `slice(start, end)` with Python's
 //! meaning instead of minijinja's columns.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -16,20 +17,21 @@ use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind}
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 use serde_json::Value as Json;
 
-use super::json::{from_json, to_json};
-use super::{BadPlaybook, MOVE_FUEL, RunFacts};
+use super::cheap::{is_cheap, is_cheap_expression};
+use super::job::{self, Evaluated, Evaluator, Failed, FailedKind, Form, Job, say};
+use super::json::{SENT_UNITS_MAX, from_json, to_json, to_json_within};
+use super::{BadPlaybook, MOVE_FUEL, RunFacts, bounds};
 use crate::limits;
 
 /// A constant: it is never changed after it is made.
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_fuel(Some(limits::TEMPLATE_FUEL));
     environment.set_debug(false);
-    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
-        environment.set_syntax(syntax);
-    }
+    environment.set_recursion_limit(RECURSION_MAX);
+    environment.set_syntax(syntax());
     environment.set_formatter(write_json);
     // `debug` prints what it finds, `namespace` is changed in place: neither has a place in a pure string.
     environment.remove_global("debug");
@@ -40,28 +42,98 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-/// The name under which the program of an [`Expression`] leaves its value.
-const RESULT: &str = "__value";
+/// How deep loops and macros call each other. A macro counts four times.
+const RECURSION_MAX: usize = 200;
 
-/// Fuel for all that is evaluated from one move to the next.
-pub(super) struct Fuel {
-    left: u64,
+/// What a template looks like.
+pub(super) fn syntax() -> SyntaxConfig {
+    SyntaxConfig::builder()
+        .keep_trailing_newline(true)
+        .build()
+        .unwrap_or_default()
 }
 
-impl Fuel {
-    pub(super) fn for_one_move() -> Self {
-        Self { left: MOVE_FUEL }
-    }
+/// The name under which the program of an [`Expression`] leaves its value.
+pub(super) const RESULT: &str = "__value";
 
+/// What moves are decided with.
+#[derive(Default)]
+pub(super) struct Means<'a> {
+    /// Who evaluates what is not cheap; this process, if there is nobody.
+    pub(super) evaluator: Option<&'a dyn Evaluator>,
+    /// Fuel of a move that is to be decided at once, with cheap templates alone.
+    pub(super) at_once: Option<u64>,
+    /// Whether that was not possible.
+    pub(super) ran_out: Cell<bool>,
+}
+
+impl Means<'_> {
+    pub(super) fn for_one_move(&self) -> Fuel<'_> {
+        Fuel {
+            left: self.at_once.unwrap_or(MOVE_FUEL),
+            means: self,
+        }
+    }
+}
+
+/// Fuel for all that is evaluated from one move to the next.
+pub(super) struct Fuel<'a> {
+    left: u64,
+    means: &'a Means<'a>,
+}
+
+impl Fuel<'_> {
     /// # Errors
-    /// A clause, where it is used up.
+    /// A clause, where it is used up, or nobody waits for the move any more.
     pub(super) fn burn(&mut self, amount: u64) -> Result<(), String> {
-        self.left = self
-            .left
-            .checked_sub(amount)
-            .ok_or_else(|| format!("the steps since the last move used up their fuel ({MOVE_FUEL}); let them do less between two moves"))?;
+        if let Some(evaluator) = self.means.evaluator {
+            evaluator.go_on()?;
+        }
+        let Some(left) = self.left.checked_sub(amount) else {
+            self.means.ran_out.set(true);
+            return Err(format!(
+                "the steps since the last move used up their fuel ({MOVE_FUEL}); let them do less between two moves"
+            ));
+        };
+        self.left = left;
         Ok(())
     }
+
+    /// Evaluates a template: here if it is cheap or there is no evaluator.
+    ///
+    /// # Errors
+    /// A clause, with the name that is not defined where that is the reason.
+    fn evaluate(&mut self, template: &Template<'_>, names: &Names) -> Result<Evaluated, String> {
+        if !template.cheap && self.means.at_once.is_some() {
+            self.means.ran_out.set(true);
+            return Err("the template is not evaluated at once".to_owned());
+        }
+        let done = match self.means.evaluator {
+            Some(evaluator) if !template.cheap => {
+                let job = Job {
+                    source: template.source.to_owned(),
+                    form: template.form,
+                    names: names.sent(template.source)?,
+                };
+                evaluator.evaluate(job)?
+            }
+            _ => job::evaluate(
+                template.source,
+                template.form,
+                Value::from_object(names.clone()),
+            ),
+        };
+        let evaluated = done.map_err(|failed| explain(&failed, template.source, names))?;
+        self.burn(evaluated.fuel)?;
+        Ok(evaluated)
+    }
+}
+
+/// A template as it is evaluated.
+struct Template<'a> {
+    source: &'a str,
+    form: Form,
+    cheap: bool,
 }
 
 /// A template that gives text.
@@ -70,13 +142,25 @@ pub(super) struct Text {
     pub(super) path: String,
     source: String,
     fixed: bool,
+    cheap: bool,
 }
 
 impl Text {
     pub(super) fn parse(path: String, source: &str) -> Result<Self, BadPlaybook> {
         let fixed = !["{{", "{%", "{#"].iter().any(|open| source.contains(open));
+        if fixed {
+            return Ok(Self {
+                path,
+                source: source.to_owned(),
+                fixed,
+                cheap: true,
+            });
+        }
+        if let Err(message) = bounds::check(source) {
+            return Err(BadPlaybook { path, message });
+        }
         let environment: &Environment<'_> = &ENVIRONMENT;
-        if !fixed && let Err(error) = environment.template_from_str(source) {
+        if let Err(error) = environment.template_from_str(source) {
             return Err(BadPlaybook {
                 path,
                 message: format!("the template does not parse: {}", say(&error)),
@@ -86,6 +170,7 @@ impl Text {
             path,
             source: source.to_owned(),
             fixed,
+            cheap: is_cheap(source),
         })
     }
 
@@ -96,18 +181,23 @@ impl Text {
 
     /// # Errors
     /// A sentence that begins with the string's path.
-    pub(super) fn render(&self, names: &Names, fuel: &mut Fuel) -> Result<String, String> {
+    pub(super) fn render(&self, names: &Names, fuel: &mut Fuel<'_>) -> Result<String, String> {
         if self.fixed {
             return Ok(self.source.clone());
         }
-        let environment: &Environment<'_> = &ENVIRONMENT;
-        let captured = environment
-            .template_from_str(&self.source)
-            .and_then(|template| template.render_captured(Value::from_object(names.clone())))
-            .map_err(|error| format!("{}: {}", self.path, explain(&error, &self.source, names)))?;
-        fuel.burn(spent(captured.state()))
-            .map_err(|e| format!("{}: {e}", self.path))?;
-        Ok(captured.into_output())
+        let template = Template {
+            source: &self.source,
+            form: Form::Text,
+            cheap: self.cheap,
+        };
+        match fuel.evaluate(&template, names) {
+            Ok(Evaluated {
+                value: Json::String(text),
+                ..
+            }) => Ok(text),
+            Ok(_) => Err(format!("{}: the template gave no text", self.path)),
+            Err(error) => Err(format!("{}: {error}", self.path)),
+        }
     }
 }
 
@@ -117,6 +207,7 @@ pub(super) struct Expression {
     pub(super) path: String,
     /// A template that stores the value: unlike a bare expression it tells how much fuel it took.
     program: String,
+    cheap: bool,
 }
 
 impl Expression {
@@ -125,6 +216,7 @@ impl Expression {
         let inner = source.strip_prefix("{{")?.strip_suffix("}}")?;
         let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
         let inner = inner.strip_suffix(['-', '+']).unwrap_or(inner);
+        bounds::check_expression(inner).ok()?;
         let environment: &Environment<'_> = &ENVIRONMENT;
         environment.compile_expression(inner).ok()?;
         // What parses as an expression alone has no `%}` outside of its strings, so it parses to the same in here.
@@ -133,6 +225,7 @@ impl Expression {
         Some(Self {
             path: path.to_owned(),
             program,
+            cheap: is_cheap_expression(inner),
         })
     }
 
@@ -140,22 +233,16 @@ impl Expression {
     ///
     /// # Errors
     /// A sentence that begins with the string's path.
-    pub(super) fn value(&self, names: &Names, fuel: &mut Fuel) -> Result<(Json, u64), String> {
+    pub(super) fn value(&self, names: &Names, fuel: &mut Fuel<'_>) -> Result<(Json, u64), String> {
+        let template = Template {
+            source: &self.program,
+            form: Form::Value,
+            cheap: self.cheap,
+        };
         let at = |message: String| format!("{}: {message}", self.path);
-        let explained = |error: &Error| at(explain(error, &self.program, names));
-        let environment: &Environment<'_> = &ENVIRONMENT;
-        let captured = environment
-            .template_from_str(&self.program)
-            .and_then(|template| template.render_captured(Value::from_object(names.clone())))
-            .map_err(|error| explained(&error))?;
-        fuel.burn(spent(captured.state())).map_err(at)?;
-        let value = captured.state().lookup(RESULT).unwrap_or_default();
-        if value.is_undefined() {
-            return Err(explained(&Error::from(ErrorKind::UndefinedError)));
-        }
-        let (json, units) = to_json(&value).map_err(at)?;
+        let Evaluated { value, units, .. } = fuel.evaluate(&template, names).map_err(at)?;
         fuel.burn(units / 64).map_err(at)?;
-        Ok((json, units))
+        Ok((value, units))
     }
 
     /// Whether it reads `run.sandbox_id`.
@@ -209,7 +296,7 @@ impl Node {
     ///
     /// # Errors
     /// A sentence that begins with the path of the string that failed.
-    pub(super) fn value(&self, names: &Names, fuel: &mut Fuel) -> Result<(Json, u64), String> {
+    pub(super) fn value(&self, names: &Names, fuel: &mut Fuel<'_>) -> Result<(Json, u64), String> {
         match self {
             Self::Fixed(json) => Ok((json.clone(), 0)),
             Self::Text(text) => {
@@ -313,6 +400,32 @@ impl Names {
         }
     }
 
+    /// The names that a template can read, with their values: each whose letters are in it.
+    ///
+    /// # Errors
+    /// A clause, where they are more than is sent.
+    fn sent(&self, source: &str) -> Result<serde_json::Map<String, Json>, String> {
+        let mut sent = serde_json::Map::new();
+        let mut left = SENT_UNITS_MAX;
+        let own = self.scopes.iter().flat_map(|scope| scope.keys());
+        let ours = ["message", "messages", "run", "item", "index"];
+        for name in own.map(AsRef::as_ref).chain(ours) {
+            if !source.contains(name) || sent.contains_key(name) {
+                continue;
+            }
+            if let Some(value) = self.find(name) {
+                let json = to_json_within(&value, &mut left).map_err(|_| {
+                    format!(
+                        "the template reads more than {} MB of values; take less data",
+                        SENT_UNITS_MAX / 1_000_000
+                    )
+                })?;
+                sent.insert(name.to_owned(), json);
+            }
+        }
+        Ok(sent)
+    }
+
     /// What is defined, for an error's text.
     fn list(&self) -> String {
         let mut names: Vec<&str> = self
@@ -362,7 +475,7 @@ impl Object for Messages {
 
 /// The variable `secret`: each of its attributes is the mark that stands for the secret of that name, itself a text.
 #[derive(Debug)]
-struct Marks;
+pub(super) struct Marks;
 
 impl Object for Marks {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
@@ -373,7 +486,7 @@ impl Object for Marks {
 
 /// The names that a template reads, with their attributes where they are plain: `run.id`. None where it does not parse.
 pub(super) fn names_read(source: &str) -> Vec<String> {
-    if !source.contains('{') {
+    if !source.contains('{') || bounds::check(source).is_err() {
         return Vec::new();
     }
     let environment: &Environment<'_> = &ENVIRONMENT;
@@ -381,10 +494,6 @@ pub(super) fn names_read(source: &str) -> Vec<String> {
         .template_from_str(source)
         .map(|template| template.undeclared_variables(true).into_iter().collect())
         .unwrap_or_default()
-}
-
-fn spent(state: &State<'_, '_>) -> u64 {
-    state.fuel_levels().map_or(0, |(consumed, _)| consumed)
 }
 
 fn reads_sandbox(source: &str) -> bool {
@@ -396,34 +505,27 @@ fn reads_sandbox(source: &str) -> bool {
     })
 }
 
-/// An error of minijinja as a clause, without the place inside its own source.
-fn say(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
-    }
-}
-
-/// The same, with the name that is not defined, where it can be found.
-fn explain(error: &Error, source: &str, names: &Names) -> String {
-    match error.kind() {
-        ErrorKind::OutOfFuel => {
+/// Why an evaluation failed, with the name that is not defined, where it can be found.
+fn explain(failed: &Failed, source: &str, names: &Names) -> String {
+    match failed.kind {
+        FailedKind::OutOfFuel => {
             format!(
                 "the template used up its fuel ({}); let it do less, or take less data",
                 limits::TEMPLATE_FUEL
             )
         }
+        FailedKind::NoJson => failed.message.clone(),
         // Operators and filters tell it as a wrong type: `undefined` and a number, say.
         kind => match undefined_name(source, names) {
-            Some(name) if kind == ErrorKind::UndefinedError => {
+            Some(name) if kind == FailedKind::Undefined => {
                 format!("`{name}` is not defined; defined here: {}", names.list())
             }
             Some(name) => format!(
                 "{} (`{name}` is not defined; defined here: {})",
-                say(error),
+                failed.message,
                 names.list()
             ),
-            None => say(error),
+            None => failed.message.clone(),
         },
     }
 }
@@ -488,7 +590,9 @@ fn fromjson(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     let text = value
         .as_str()
         .ok_or_else(|| invalid(format!("fromjson takes a text, not a {}", value.kind())))?;
-    state.consume_fuel(fuel_of_bytes(text.len()))?;
+    // Each part is a value, which takes more memory than its text.
+    let parts = text.bytes().filter(|byte| b"[{,".contains(byte)).count();
+    state.consume_fuel(fuel_of_bytes(text.len().saturating_add(16 * parts)))?;
     let json: Json = serde_json::from_str(text)
         .map_err(|e| invalid(format!("fromjson: the text is no JSON: {e}")))?;
     Ok(from_json(&json))

@@ -1,6 +1,7 @@
 //! Each test drives a run by hand. [`Drive::next`] holds every decision against a walk that is fed the transcript anew.
 
 mod check;
+mod hostile;
 mod replay;
 mod rules;
 mod strings;

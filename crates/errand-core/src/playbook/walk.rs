@@ -12,8 +12,8 @@ use serde_json::{Map, json};
 
 use super::cursor::{Cursor, Found, Goal, View, read_path};
 use super::json::from_json;
-use super::template::{Fuel, Names, Text, Users};
-use super::{Action, DONE_TEXT, Playbook, Question, Request, RunFacts, Step};
+use super::template::{Fuel, Means, Names, Text, Users};
+use super::{Action, DONE_TEXT, Evaluator, Playbook, Question, Request, RunFacts, Step};
 use crate::human::{
     Ask, OnExpire, Origin, Question as Asked, QuestionOption, RequestDraft, Resolution,
     check_questions,
@@ -26,11 +26,19 @@ use crate::turn::{MarkedMove, Move};
 
 /// The code of a failure in the playbook itself.
 const PLAYBOOK_FAILED: &str = "playbook_failed";
+/// Fuel of a move that is decided at once: some 300 kB of texts.
+const AT_ONCE_FUEL: u64 = 5_000;
+/// Most recorded moves that are walked to at once: more are there after a restart.
+const RECORDED_AT_ONCE_MAX: usize = 4;
+/// Most bytes that a run holds whose moves are decided at once, unless its playbook is light: what is compared there.
+const FED_AT_ONCE_MAX: usize = 32 * 1024;
+/// What a person's answer is counted as.
+const RESPONSE_BYTES: usize = 1024;
 /// The code of a failed move.
 const TOOL_FAILED: &str = "tool_failed";
 
 /// A run's way through a playbook: fed with the transcript's entries in order, each once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Walk {
     playbook: Arc<Playbook>,
     users: Users,
@@ -45,21 +53,24 @@ pub struct Walk {
     /// The walk is over; a message beyond this position starts the steps again.
     ended: Option<u64>,
     ahead: Option<Ahead>,
+    /// Room for what was fed, of a run whose moves are decided at once.
+    room: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Fact {
     Move { mark: Mark, what: What },
     Retried,
 }
 
 /// A recorded move, and what became of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum What {
     Plain,
     Call {
         id: String,
-        outcome: Option<Outcome>,
+        /// Shared, since a walk is cloned before a move is decided at once.
+        outcome: Option<Arc<Outcome>>,
     },
     Request {
         id: HumanRequestId,
@@ -68,7 +79,7 @@ enum What {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Failed {
     /// As it was before the move was decided.
     before: Cursor,
@@ -77,7 +88,7 @@ struct Failed {
 }
 
 /// A decision that is not recorded yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ahead {
     run: RunFacts,
     /// At the step that makes the move.
@@ -99,11 +110,13 @@ impl Walk {
             lost: None,
             ended: None,
             ahead: None,
+            room: FED_AT_ONCE_MAX,
         }
     }
 
     /// Takes the next entry of the transcript.
     pub fn feed(&mut self, entry: &Entry) {
+        self.weigh(&entry.body);
         match &entry.body {
             Body::User { text, .. } => {
                 Arc::make_mut(&mut self.users).push((entry.position, Arc::from(text.as_str())))
@@ -161,7 +174,7 @@ impl Walk {
                 }) = self.recorded.back_mut()
                     && id == call_id
                 {
-                    *outcome = Some(result.clone());
+                    *outcome = Some(Arc::new(result.clone()));
                 }
             }
             Body::HumanResponse {
@@ -211,7 +224,39 @@ impl Walk {
     /// Pure in (playbook, fed entries, `run`): called again without an entry between, it gives the same. `run.id` must
     /// stay the same for the whole walk; `run.sandbox_id` may be given later.
     pub fn next(&mut self, run: &RunFacts) -> MarkedMove {
-        self.catch_up(run);
+        self.advance(run, &Means::default())
+    }
+
+    /// The same, with somebody else to evaluate what is not cheap.
+    pub fn next_with(&mut self, run: &RunFacts, evaluator: &dyn Evaluator) -> MarkedMove {
+        let means = Means {
+            evaluator: Some(evaluator),
+            ..Means::default()
+        };
+        self.advance(run, &means)
+    }
+
+    /// The same, if it takes next to no time: `None` where it would take more, and nothing is changed.
+    pub fn next_at_once(&mut self, run: &RunFacts) -> Option<MarkedMove> {
+        let is_small = self.playbook.is_light() || self.room > 0;
+        if !is_small || self.recorded.len() > RECORDED_AT_ONCE_MAX {
+            return None;
+        }
+        let before = self.clone();
+        let means = Means {
+            at_once: Some(AT_ONCE_FUEL),
+            ..Means::default()
+        };
+        let next = self.advance(run, &means);
+        if means.ran_out.get() {
+            *self = before;
+            return None;
+        }
+        Some(next)
+    }
+
+    fn advance(&mut self, run: &RunFacts, means: &Means<'_>) -> MarkedMove {
+        self.catch_up(run, means);
         let message = self.users.last().map_or(0, |(position, _)| *position);
         if let Some(bound) = self.ended
             && message <= bound
@@ -256,6 +301,7 @@ impl Walk {
                 message,
                 run,
             },
+            means,
         );
         let decided = marked(action, cursor.path(), message);
         self.ahead = Some(Ahead {
@@ -264,6 +310,20 @@ impl Walk {
             decided: decided.clone(),
         });
         decided
+    }
+
+    /// Counts what a run holds, up to what is little.
+    fn weigh(&mut self, body: &Body) {
+        let bytes = match body {
+            Body::User { text, .. } => text.len(),
+            Body::ToolResult {
+                outcome: Outcome::Result(value),
+                ..
+            } => bytes_of(value, self.room),
+            Body::HumanResponse { .. } => RESPONSE_BYTES,
+            _ => 0,
+        };
+        self.room = self.room.saturating_sub(bytes);
     }
 
     fn record(&mut self, mark: &Mark, what: What) {
@@ -285,7 +345,7 @@ impl Walk {
     }
 
     /// Walks to all that is recorded and settled.
-    fn catch_up(&mut self, run: &RunFacts) {
+    fn catch_up(&mut self, run: &RunFacts, means: &Means<'_>) {
         while let Some(fact) = self.recorded.pop_front() {
             match fact {
                 Fact::Retried => {
@@ -297,7 +357,7 @@ impl Walk {
                 Fact::Move { mark, what } => match what.settled() {
                     Ok(value) => {
                         if self.lost.is_none()
-                            && let Err(why) = self.accept(&mark, value, run)
+                            && let Err(why) = self.accept(&mark, value, run, means)
                         {
                             self.lost = Some(why);
                         }
@@ -312,7 +372,13 @@ impl Walk {
     }
 
     /// Walks to a recorded move and past it.
-    fn accept(&mut self, mark: &Mark, value: Settled, run: &RunFacts) -> Result<(), String> {
+    fn accept(
+        &mut self,
+        mark: &Mark,
+        value: Settled,
+        run: &RunFacts,
+        means: &Means<'_>,
+    ) -> Result<(), String> {
         let ahead = self.ahead.take().filter(|ahead| ahead.fits(mark));
         let before = self.cursor.clone();
         if let Some(ahead) = ahead {
@@ -332,7 +398,7 @@ impl Walk {
             };
             match self
                 .cursor
-                .seek(&Goal::Recorded(&path), &view, &mut Fuel::for_one_move())
+                .seek(&Goal::Recorded(&path), &view, &mut means.for_one_move())
             {
                 Ok(Found::Step) => {}
                 Ok(Found::End) => return Err(misfit("")),
@@ -396,13 +462,12 @@ impl What {
         match self {
             Self::Plain => Ok(Settled::Value(Value::from(()))),
             Self::Call {
-                outcome: Some(Outcome::Result(value)),
+                outcome: Some(outcome),
                 ..
-            } => Ok(Settled::Value(from_json(&value))),
-            Self::Call {
-                outcome: Some(Outcome::Error(error)),
-                ..
-            } => Ok(Settled::Error(error)),
+            } => Ok(match &*outcome {
+                Outcome::Result(value) => Settled::Value(from_json(value)),
+                Outcome::Error(error) => Settled::Error(error.clone()),
+            }),
             Self::Request {
                 resolution:
                     Some(Resolution::Expired {
@@ -445,6 +510,30 @@ impl Step {
     }
 }
 
+/// About the bytes of a value, counted up to `most`.
+fn bytes_of(value: &serde_json::Value, most: usize) -> usize {
+    let mut bytes = 0_usize;
+    let mut open = vec![value];
+    while let Some(next) = open.pop() {
+        bytes = bytes.saturating_add(8);
+        match next {
+            serde_json::Value::String(text) => bytes = bytes.saturating_add(text.len()),
+            serde_json::Value::Array(items) => open.extend(items.iter().take(most)),
+            serde_json::Value::Object(map) => {
+                for (key, part) in map.iter().take(most) {
+                    bytes = bytes.saturating_add(key.len());
+                    open.push(part);
+                }
+            }
+            _ => {}
+        }
+        if bytes > most {
+            break;
+        }
+    }
+    bytes
+}
+
 fn marked(action: Move, path: String, message: u64) -> MarkedMove {
     MarkedMove {
         action,
@@ -460,8 +549,8 @@ fn fail(message: String) -> Move {
 }
 
 /// Walks to the next move and makes it. The cursor then stands at its step.
-fn decide(cursor: &mut Cursor, view: &View<'_>) -> Move {
-    let mut fuel = Fuel::for_one_move();
+fn decide(cursor: &mut Cursor, view: &View<'_>, means: &Means<'_>) -> Move {
+    let mut fuel = means.for_one_move();
     let found = cursor.seek(&Goal::Undecided, view, &mut fuel);
     let (steps, at) = cursor.place();
     match (found, steps.get(at)) {
@@ -482,7 +571,7 @@ fn decide(cursor: &mut Cursor, view: &View<'_>) -> Move {
     }
 }
 
-fn make(step: &Step, names: &Names, fuel: &mut Fuel) -> Result<Move, String> {
+fn make(step: &Step, names: &Names, fuel: &mut Fuel<'_>) -> Result<Move, String> {
     Ok(match &step.action {
         Action::Tool { name, with } => {
             let arguments = with
@@ -526,11 +615,15 @@ fn make(step: &Step, names: &Names, fuel: &mut Fuel) -> Result<Move, String> {
     })
 }
 
-fn duration(text: &Text, names: &Names, fuel: &mut Fuel) -> Result<u64, String> {
+fn duration(text: &Text, names: &Names, fuel: &mut Fuel<'_>) -> Result<u64, String> {
     parse_duration_ms(&text.render(names, fuel)?).map_err(|e| format!("{}: {e}", text.path))
 }
 
-fn optional(text: Option<&Text>, names: &Names, fuel: &mut Fuel) -> Result<Option<String>, String> {
+fn optional(
+    text: Option<&Text>,
+    names: &Names,
+    fuel: &mut Fuel<'_>,
+) -> Result<Option<String>, String> {
     text.map(|text| text.render(names, fuel)).transpose()
 }
 
@@ -538,7 +631,7 @@ fn draft(
     request: &Request,
     ask: Ask,
     names: &Names,
-    fuel: &mut Fuel,
+    fuel: &mut Fuel<'_>,
 ) -> Result<RequestDraft, String> {
     let title = request.title.render(names, fuel)?;
     if title.trim().is_empty() {
@@ -562,8 +655,8 @@ fn draft(
     })
 }
 
-fn question(question: &Question, names: &Names, fuel: &mut Fuel) -> Result<Asked, String> {
-    let option = |(label, description): &(Text, Option<Text>), fuel: &mut Fuel| {
+fn question(question: &Question, names: &Names, fuel: &mut Fuel<'_>) -> Result<Asked, String> {
+    let option = |(label, description): &(Text, Option<Text>), fuel: &mut Fuel<'_>| {
         Ok(QuestionOption {
             label: label.render(names, fuel)?,
             description: optional(description.as_ref(), names, fuel)?,

@@ -11,6 +11,7 @@ use errand_core::config::BuildConfig;
 use errand_core::connection::connection_of;
 use errand_core::id::TeamId;
 use errand_core::policy::{Hints, Policy, Settle};
+use errand_core::schema::weigh;
 use errand_core::transcript::Outcome;
 use errand_store::{Connection, StoreError};
 use serde_json::{Map, Value, json};
@@ -25,6 +26,8 @@ pub struct Offer {
     tools: BTreeMap<String, (Arc<dyn Tool>, Policy)>,
     /// What stands for the tools of connections that were not probed, by the connection's name.
     unprobed: BTreeMap<String, Arc<dyn Tool>>,
+    /// What stands for tools whose schema is refused, by the tool's name.
+    refused: BTreeMap<String, Arc<dyn Tool>>,
 }
 
 impl Offer {
@@ -68,6 +71,7 @@ impl Offer {
         self.connections = rows.into_iter().map(Arc::new).collect();
         self.tools.clear();
         self.unprobed.clear();
+        self.refused.clear();
         for connection in &self.connections {
             if connection.tools.is_none() {
                 let unprobed = Unprobed(connection.name.clone());
@@ -81,6 +85,11 @@ impl Offer {
             for tool in connection.tools.iter().flatten() {
                 let said = build.tools.get(&tool.name).copied();
                 if named && said.is_none() {
+                    continue;
+                }
+                if let Err(why) = weigh(&tool.input_schema) {
+                    let refused = Refused(tool.name.clone(), why);
+                    self.refused.insert(tool.name.clone(), Arc::new(refused));
                     continue;
                 }
                 let policy = said
@@ -99,7 +108,8 @@ impl Offer {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         let unprobed = || self.unprobed.get(connection_of(name)?);
-        self.tools.get(name).map(|(tool, _)| tool).or_else(unprobed)
+        let tool = self.tools.get(name).map(|(tool, _)| tool);
+        tool.or_else(|| self.refused.get(name)).or_else(unprobed)
     }
 
     /// The word on a tool: of the build, or by what the server says of it; never below the floor.
@@ -108,6 +118,7 @@ impl Offer {
         // Nobody is asked about a call that calls nothing.
         let unprobed = || {
             let known = self.unprobed.contains_key(connection_of(name)?);
+            let known = known || self.refused.contains_key(name);
             known.then_some(Policy::Allow)
         };
         self.tools
@@ -119,6 +130,46 @@ impl Offer {
     /// All tools.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
         self.tools.values().map(|(tool, _)| tool)
+    }
+}
+
+/// A call that began before may have been done: nobody but a person can tell.
+const NOT_CALLED: Hints = Hints {
+    read_only: false,
+    destructive: false,
+    idempotent: false,
+    open_world: true,
+    asks: false,
+    untrusted: false,
+    settle: Settle::AskPerson,
+};
+
+/// Stands for a tool whose schema is refused: its name, and why.
+struct Refused(String, String);
+
+#[async_trait]
+impl Tool for Refused {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn description(&self) -> &str {
+        ""
+    }
+
+    fn hints(&self) -> Hints {
+        NOT_CALLED
+    }
+
+    fn schema(&self) -> Value {
+        json!({"type": "object"})
+    }
+
+    async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
+        let Self(name, why) = self;
+        Outcome::Error(format!(
+            "unusable_schema: {name} was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
+        ))
     }
 }
 
@@ -136,16 +187,7 @@ impl Tool for Unprobed {
     }
 
     fn hints(&self) -> Hints {
-        // A call of it that began before may have been done: nobody but a person can tell.
-        Hints {
-            read_only: false,
-            destructive: false,
-            idempotent: false,
-            open_world: true,
-            asks: false,
-            untrusted: false,
-            settle: Settle::AskPerson,
-        }
+        NOT_CALLED
     }
 
     fn schema(&self) -> Value {

@@ -357,7 +357,9 @@ impl NetworkSession {
             let id = context.ids.message(context.clock.now());
             format!("call_{}", id.as_uuid().simple())
         };
-        let turn = answer::turn(reply, &self.toolbox, call, empty, id);
+        let evaluators = || context.parsers.evaluators(context.team);
+        let checked = self.toolbox.check(&reply, evaluators).await;
+        let turn = answer::turn(reply, (&self.toolbox, &checked), call, empty, id);
         Ok(Turn {
             message: Some(message),
             usage,

@@ -7,6 +7,10 @@ use errand_core::playbook::Walk;
 use errand_core::transcript::Entry;
 use errand_store::model::Usage;
 
+use crate::evaluate::Blocking;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
 use super::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 
 /// The built-in model.
@@ -19,17 +23,14 @@ impl Model for PlaybookModel {
             message: "the build has no data.playbook; add one and start a new run".to_owned(),
         })?;
         Ok(Box::new(PlaybookSession {
-            light: playbook.is_light(),
             walk: Some(Walk::new(Arc::clone(playbook))),
         }))
     }
 }
 
 struct PlaybookSession {
-    /// Absent while a turn is decided, on a thread of its own: a template may compute for long.
+    /// Absent while a turn is decided on a thread: templates may compute for long.
     walk: Option<Walk>,
-    /// Decided in place.
-    light: bool,
 }
 
 #[async_trait]
@@ -51,16 +52,26 @@ impl Session for PlaybookSession {
             message: "the playbook's turn was cut off; retry the run".to_owned(),
         };
         let mut walk = self.walk.take().ok_or_else(failed)?;
-        let (walk, action) = if self.light {
-            let action = walk.next(run);
-            (walk, action)
-        } else {
-            let run = run.clone();
-            let decided = tokio::task::spawn_blocking(move || {
-                let action = walk.next(&run);
-                (walk, action)
-            });
-            decided.await.map_err(|_| failed())?
+        let (walk, action) = match walk.next_at_once(run) {
+            Some(action) => (walk, action),
+            None => {
+                let run = run.clone();
+                let cancel = CancellationToken::new();
+                let evaluator = Blocking {
+                    evaluators: context.parsers.evaluators(context.team),
+                    runtime: Handle::current(),
+                    cancel: cancel.clone(),
+                };
+                let place = evaluator.evaluators.place_to_walk().await;
+                // Nobody waits any more once this is dropped.
+                let _waits = cancel.drop_guard();
+                let decided = tokio::task::spawn_blocking(move || {
+                    let _place = place;
+                    let action = walk.next_with(&run, &evaluator);
+                    (walk, action)
+                });
+                decided.await.map_err(|_| failed())?
+            }
         };
         self.walk = Some(walk);
         let usage = Usage {

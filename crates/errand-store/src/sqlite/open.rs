@@ -21,6 +21,7 @@ use super::writer::{Around, Writer};
 use super::{Condition, Inner, Store};
 use crate::bell::Bell;
 use crate::builds::Builds;
+use crate::losses::Losses;
 use crate::rows::Ms;
 use crate::seal::MasterKey;
 
@@ -228,6 +229,7 @@ impl Store {
             bell: bell.clone(),
             respond_base: options.respond_base,
             builds: builds.clone(),
+            losses: Losses::default(),
             keys: Arc::clone(&keys),
             closed,
         };

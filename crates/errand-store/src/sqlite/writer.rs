@@ -25,6 +25,7 @@ use super::trial::{Fault, Trial};
 use crate::bell::{Bell, Fence};
 use crate::builds::Builds;
 use crate::error::{Result, StoreError};
+use crate::losses::Losses;
 use crate::seal::ring::Keyring;
 
 /// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
@@ -47,6 +48,8 @@ pub(crate) struct Around {
     pub(crate) respond_base: String,
     /// Builds that were parsed.
     pub(crate) builds: Builds,
+    /// Runs that lost claims in a row.
+    pub(crate) losses: Losses,
     /// Seal and open secrets.
     pub(crate) keys: Arc<Keyring>,
     /// Whether nothing is under way: false from the start of the writer until it has ended in order.
@@ -91,6 +94,11 @@ impl Tx<'_> {
     /// Builds that were parsed.
     pub(crate) fn builds(&self) -> &Builds {
         &self.around.builds
+    }
+
+    /// Runs that lost claims in a row.
+    pub(crate) fn losses(&self) -> &Losses {
+        &self.around.losses
     }
 
     /// What is sealed in a write is sealed with these: under the key that is current when its turn has come.

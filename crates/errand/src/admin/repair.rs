@@ -36,6 +36,23 @@ pub struct RepairLine {
 }
 
 impl Admin {
+    /// Lets a failed run go on, a parked one, too.
+    pub(super) async fn retry(&self, run: &str, now: Timestamp) -> Result<AdminAnswer, AdminError> {
+        let id = RunId::from_str(run).map_err(|bad| AdminError::Bad(bad.to_string()))?;
+        match self.store.retry_by_operator(id, now).await {
+            Ok(status) => Ok(AdminAnswer::Repaired {
+                repaired: RepairLine {
+                    run_id: id.to_string(),
+                    status,
+                    waits_for: None,
+                    sentence: "The run goes on from the step that failed.".to_owned(),
+                },
+            }),
+            Err(StoreError::NotFound) => Err(no_run(id)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(super) async fn repair(
         &self,
         run: &str,
@@ -69,12 +86,16 @@ impl Admin {
         };
         match repaired {
             Ok(repaired) => Ok(AdminAnswer::Repaired { repaired }),
-            Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
-                "there is no run {id}; `errand runs list` shows a team's runs"
-            ))),
+            Err(StoreError::NotFound) => Err(no_run(id)),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn no_run(id: RunId) -> AdminError {
+    AdminError::Bad(format!(
+        "there is no run {id}; `errand runs list` shows a team's runs"
+    ))
 }
 
 fn line(run: RunId, sentence: String, repaired: Repaired) -> RepairLine {

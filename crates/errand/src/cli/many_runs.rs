@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::agents::id_of;
 use super::out::Out;
 use super::runs::status;
-use super::{Remote, Surroundings};
+use super::{Place, Remote, Surroundings, strange_answer};
+use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::client::{Client, ManyRunsReply, Reply};
 
 /// The criteria, by their names here.
@@ -49,6 +50,18 @@ pub(super) struct Which {
     remote: Remote,
 }
 
+/// What `errand runs retry` takes.
+#[derive(Debug, Args)]
+pub(super) struct Retry {
+    #[command(flatten)]
+    which: Which,
+    /// On the server's machine, as its operator: also a run of any team that is parked as poisoned
+    #[arg(long, requires = "run")]
+    force: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// Stops one run, or several.
 pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
     let (client, out) = (with.client(&which.remote)?, &with.out);
@@ -65,7 +78,18 @@ pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
 }
 
 /// Lets one failed run go on, or several.
-pub(super) async fn retry(which: Which, with: &Surroundings) -> Result<()> {
+pub(super) async fn retry(args: Retry, with: &Surroundings) -> Result<()> {
+    let which = args.which;
+    if let (true, Some(run)) = (args.force, &which.run) {
+        let request = AdminRequest::Retry { run: run.clone() };
+        return match reach::execute(&with.settings_of(&args.place)?, request).await? {
+            AdminAnswer::Repaired { repaired } if with.out.json() => {
+                Ok(with.out.json_value(&repaired)?)
+            }
+            AdminAnswer::Repaired { repaired } => Ok(with.out.note(&repaired.sentence)?),
+            _ => Err(strange_answer()),
+        };
+    }
     let (client, out) = (with.client(&which.remote)?, &with.out);
     let Some(run) = &which.run else {
         let body = which.body(&client).await?;

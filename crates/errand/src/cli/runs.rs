@@ -36,7 +36,7 @@ pub(super) enum Command {
     /// Stop a run, or all that meet some criteria
     Stop(many_runs::Which),
     /// Let a failed run go on from the step that failed, or all that meet some criteria
-    Retry(many_runs::Which),
+    Retry(many_runs::Retry),
     /// Start a new run with what a run's transcript holds, up to a message, and print its id
     Fork(Fork),
     /// Set a damaged or stuck run right, on the server's machine

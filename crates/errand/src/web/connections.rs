@@ -337,7 +337,8 @@ fn tools(connection: &Connection) -> Markup {
                     @for tool in tools {
                         @let policy = super::assignments::word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
                         tr {
-                            td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (tool.description.chars().take(300).collect::<String>()) } }
+                            td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (tool.description.chars().take(300).collect::<String>()) }
+                                @if let Err(why) = errand_core::schema::weigh(&tool.input_schema) { span.sub { "Refused, no assignment has it: the schema of its arguments cannot be checked (" (why) ")." } } }
                             td.small { (does(tool)) }
                             td { (ui::state(policy, policy)) }
                         }

@@ -72,6 +72,15 @@ impl PageError {
         ))
     }
 
+    /// The person, or others, have the server do as much as it does at once.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::Told(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too much at once",
+            message,
+        ))
+    }
+
     /// What was sent does not fit.
     pub(super) fn bad(message: impl Into<String>) -> Self {
         Self::Told(Failure::new(

@@ -536,7 +536,7 @@ fn a_transcript_of_another_playbook_fails_the_run() {
 
 #[test]
 fn a_start_has_its_number_of_moves() {
-    let steps = json!([{"for_each": "{{ range(6000) }}", "steps": [{"say": "a"}, {"say": "b"}]}]);
+    let steps = json!([{"for_each": "{{ range(6000) }}", "steps": [{"say": "a"}, {"say": "b", "if": "{{ index >= 0 }}"}]}]);
     let mut drive = Drive::started(steps, "go");
     // Without the second walk of `Drive::next`: it is fed the whole transcript each time.
     for _ in 0..PLAYBOOK_MOVES_MAX {

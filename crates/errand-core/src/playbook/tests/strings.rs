@@ -8,7 +8,7 @@ use super::Drive;
 use crate::limits;
 use crate::playbook::RunFacts;
 use crate::playbook::json::{from_json, to_json};
-use crate::playbook::template::{Fuel, Names, Node, Vars};
+use crate::playbook::template::{Means, Names, Node, Vars};
 use crate::turn::Move;
 
 fn names() -> Names {
@@ -44,7 +44,7 @@ fn names() -> Names {
 
 fn value(source: impl Into<Value>) -> Result<Value, String> {
     let node = Node::parse("here", &source.into()).map_err(|e| e.to_string())?;
-    node.value(&names(), &mut Fuel::for_one_move())
+    node.value(&names(), &mut Means::default().for_one_move())
         .map(|(json, _)| json)
 }
 

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use errand_core::connection::is_tool;
 use errand_core::limits::EMPTY_ANSWERS_MAX;
+use errand_core::schema::{Weight, size, weigh};
 use errand_core::transcript::{AnswerKind, Body, ModelCall};
 use errand_core::turn::{MarkedMove, Move};
 use jsonschema::Validator;
@@ -16,13 +18,46 @@ use serde_json::{Map, Value, json};
 
 use super::super::{ModelError, Offer, Turn};
 use super::ask::{RawArguments, Reply, refused as refused_by};
+use crate::evaluate::{Misfit, TeamEvaluators, first_misfit};
 
+/// Most values of a schema times those of the arguments that are checked in place: some milliseconds.
+const CHECKS_HERE_MAX: usize = 200_000;
 /// Most characters of arguments, or of what is wrong with them, that are repeated to the model.
 const TOLD_CHARS_MAX: usize = 300;
 
 /// The tools that a run has, and how their calls are checked.
 pub(super) struct Toolbox {
-    offers: BTreeMap<String, (Arc<Value>, OnceLock<Option<Validator>>)>,
+    offers: BTreeMap<String, (Arc<Value>, OnceLock<Check>)>,
+}
+
+/// How the arguments of a tool's calls are checked.
+enum Check {
+    /// In place, where schema and arguments are small: as many values of the schema.
+    Here(Box<Validator>, usize),
+    /// By a process that can be killed.
+    Elsewhere,
+    /// Not at all: a schema that is none was given by somebody else's server, which checks the arguments itself.
+    Nowhere,
+    /// Its schema is refused.
+    Refused(String),
+}
+
+impl Check {
+    fn of(name: &str, schema: &Value) -> Self {
+        let nodes = if is_tool(name) {
+            match weigh(schema) {
+                Ok(Weight::Light { nodes }) => nodes,
+                Ok(Weight::Heavy) => return Self::Elsewhere,
+                Err(why) => return Self::Refused(why),
+            }
+        } else {
+            // Of our own tools.
+            1
+        };
+        jsonschema::validator_for(schema).map_or(Self::Nowhere, |validator| {
+            Self::Here(Box::new(validator), nodes)
+        })
+    }
 }
 
 impl Toolbox {
@@ -36,9 +71,44 @@ impl Toolbox {
         }
     }
 
+    /// What is wrong with the calls of an answer that are not checked in place, by their number.
+    pub(super) async fn check(
+        &self,
+        reply: &Reply,
+        evaluators: impl Fn() -> TeamEvaluators,
+    ) -> BTreeMap<usize, Option<String>> {
+        let mut found = BTreeMap::new();
+        for (number, raw) in reply.calls.iter().enumerate() {
+            let Some((schema, check)) = self.offers.get(&raw.name) else {
+                continue;
+            };
+            let Ok(arguments) = object(raw.arguments.clone(), reply.cut) else {
+                continue;
+            };
+            let check = check.get_or_init(|| Check::of(&raw.name, schema));
+            let given = Value::Object(without_nulls(&arguments, schema));
+            if is_here(check, &given) {
+                continue;
+            }
+            let error = match check {
+                Check::Refused(why) => Some(format!(
+                    "unusable_schema: the tool was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
+                )),
+                _ => match evaluators().misfit(schema, &given).await {
+                    Ok(misfit) => misfit.map(|misfit| told(&misfit)),
+                    Err(error) => Some(format!(
+                        "invalid_arguments: they could not be checked against the tool's schema: {error}; the tool was not called"
+                    )),
+                },
+            };
+            found.insert(number, error);
+        }
+        found
+    }
+
     /// What is wrong with a call; none: it may be carried out.
     fn wrong_with(&self, name: &str, arguments: &Map<String, Value>) -> Option<String> {
-        let Some((schema, validator)) = self.offers.get(name) else {
+        let Some((schema, check)) = self.offers.get(name) else {
             let known: Vec<_> = self.offers.keys().map(String::as_str).collect();
             let known = if known.is_empty() {
                 "there are none".to_owned()
@@ -47,26 +117,39 @@ impl Toolbox {
             };
             return Some(format!("unknown_tool: there is no tool {name:?}; {known}"));
         };
-        // A schema that is none was given by somebody else's server: it checks the arguments itself.
-        let validator = validator
-            .get_or_init(|| jsonschema::validator_for(schema).ok())
-            .as_ref()?;
-        let given = Value::Object(without_nulls(arguments, schema));
-        let error = validator.iter_errors(&given).next()?;
-        let place = error.instance_path().to_string();
-        let field = place.trim_start_matches('/').replace('/', ".");
-        let field = if field.is_empty() {
-            String::new()
-        } else {
-            format!("`{field}`: ")
+        let Check::Here(validator, _) = check.get_or_init(|| Check::of(name, schema)) else {
+            return None;
         };
-        // It repeats the value, which may be a whole file.
-        let mut told: String = error.to_string().chars().take(TOLD_CHARS_MAX).collect();
-        if told.chars().count() == TOLD_CHARS_MAX {
-            told.push('…');
-        }
-        Some(format!("invalid_arguments: {field}{told}"))
+        let given = Value::Object(without_nulls(arguments, schema));
+        first_misfit(validator, &given).map(|misfit| told(&misfit))
     }
+}
+
+/// Whether a value is checked in place.
+fn is_here(check: &Check, given: &Value) -> bool {
+    match check {
+        Check::Here(_, nodes) => {
+            let room = CHECKS_HERE_MAX / nodes;
+            *nodes == 1 || size(given, room) < room
+        }
+        Check::Nowhere => true,
+        Check::Elsewhere | Check::Refused(_) => false,
+    }
+}
+
+fn told(misfit: &Misfit) -> String {
+    let field = misfit.place.trim_start_matches('/').replace('/', ".");
+    let field = if field.is_empty() {
+        String::new()
+    } else {
+        format!("`{field}`: ")
+    };
+    // It repeats the value, which may be a whole file.
+    let mut told: String = misfit.message.chars().take(TOLD_CHARS_MAX).collect();
+    if told.chars().count() == TOLD_CHARS_MAX {
+        told.push('…');
+    }
+    format!("invalid_arguments: {field}{told}")
 }
 
 /// An argument that is null and need not be given counts as not given.
@@ -113,7 +196,7 @@ fn object(
 /// Turns an answer into a turn. `empty`: how many answers in a row, before this one, held nothing. `id`: makes ids of calls.
 pub(super) fn turn(
     reply: Reply,
-    toolbox: &Toolbox,
+    (toolbox, checked): (&Toolbox, &BTreeMap<usize, Option<String>>),
     mut call: ModelCall,
     empty: u32,
     id: impl Fn() -> String,
@@ -133,14 +216,15 @@ pub(super) fn turn(
         moves.push(Move::Say { text: reply.text });
     }
     let has_calls = !calls.is_empty();
-    for raw in calls {
+    for (number, raw) in calls.into_iter().enumerate() {
         let id = id();
         if !raw.signatures.is_empty() {
             call.signatures.insert(id.clone(), raw.signatures);
         }
         let (arguments, error) = match object(raw.arguments, reply.cut) {
             Ok(arguments) => {
-                let error = toolbox.wrong_with(&raw.name, &arguments);
+                let known = checked.get(&number).cloned();
+                let error = known.unwrap_or_else(|| toolbox.wrong_with(&raw.name, &arguments));
                 (arguments, error)
             }
             Err((kept, error)) => (kept, Some(error)),

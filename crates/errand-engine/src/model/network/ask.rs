@@ -51,6 +51,7 @@ pub(super) struct RawCall {
 }
 
 /// Arguments as they came.
+#[derive(Clone)]
 pub(super) enum RawArguments {
     Text(String),
     Value(Value),

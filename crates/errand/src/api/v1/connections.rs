@@ -97,6 +97,8 @@ pub(crate) struct ProbedToolBody {
     /// The JSON schema of its arguments.
     #[schema(value_type = Object)]
     input_schema: Value,
+    /// Why no build has the tool, if its schema is refused: it expands without bound, or is too large. Null otherwise.
+    refused: Option<String>,
     hints: ToolHintsBody,
     /// What holds where a build says nothing: by the hints, and never below the floor.
     #[schema(value_type = String, example = "guard")]
@@ -225,6 +227,7 @@ fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
         server_name: tool.server_name.clone(),
         description: tool.description.clone(),
         input_schema: tool.input_schema.clone(),
+        refused: errand_core::schema::weigh(&tool.input_schema).err(),
         hints: ToolHintsBody {
             read_only: tool.hints.read_only,
             destructive: tool.hints.destructive,

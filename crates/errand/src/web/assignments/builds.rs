@@ -1,6 +1,7 @@
 //! Builds of an assignment: listed, compared line by line, restored.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
@@ -22,6 +23,12 @@ use crate::web::{Web, ui};
 
 /// Builds of one page.
 const LIMIT: u32 = 25;
+/// How long the comparison of two builds may take.
+const COMPARE_TIME_MAX: Duration = Duration::from_millis(500);
+/// Most bytes of a difference that are shown, with [`LINE_BYTES`] for each line.
+const SHOWN_BYTES_MAX: usize = 1024 * 1024;
+/// What a line takes on a page beside its text.
+const LINE_BYTES: usize = 64;
 /// How many lines around a difference are shown.
 const AROUND: usize = 4;
 
@@ -127,11 +134,22 @@ pub(in crate::web) async fn compare(
         }
     };
     let (from, to) = (find("from").await?, find("to").await?);
-    let (old, new) = (yaml(&from.config), yaml(&to.config));
+    let (from_number, to_number) = (from.number, to.number);
+    let place = web.comparisons().enter(visitor.user_id()).ok_or_else(|| {
+        PageError::busy("You are comparing builds in another window, or too many people do at once. Wait a moment, then reload this page.")
+    })?;
+    // Off the threads that serve others. It ends by its deadline, also if nobody waits any more.
+    let compared = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        difference(&yaml(&from.config), &yaml(&to.config))
+    });
+    let compared = compared
+        .await
+        .map_err(|_| PageError::busy("The comparison was cut off. Reload this page."))?;
     let body = html! {
         (head(&visitor, &agent, Tab::Builds))
-        div.head { h2 { "From build " (from.number) " to build " (to.number) } a href={ "/assignments/" (id) "/builds" } { "All builds" } }
-        (difference(&old, &new))
+        div.head { h2 { "From build " (from_number) " to build " (to_number) } a href={ "/assignments/" (id) "/builds" } { "All builds" } }
+        (compared)
     };
     Ok(page(&visitor, &agent.name, Section::Assignments, &body))
 }
@@ -140,23 +158,38 @@ fn difference(old: &str, new: &str) -> Markup {
     if old == new {
         return html! { div.card { (ui::empty("These builds are alike", &html! { "Only their names may differ." })) } };
     }
-    let diff = TextDiff::from_lines(old, new);
+    let began = Instant::now();
+    let mut config = TextDiff::configure();
+    let diff = config.timeout(COMPARE_TIME_MAX).diff_lines(old, new);
+    let cut_short = began.elapsed() >= COMPARE_TIME_MAX;
+    let mut left = SHOWN_BYTES_MAX;
+    let mut lines: Vec<(Option<ChangeTag>, &str)> = Vec::new();
+    'all: for (index, group) in diff.grouped_ops(AROUND).iter().enumerate() {
+        if index > 0 {
+            lines.push((None, "…"));
+        }
+        for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+            let line = change.value().trim_end_matches('\n');
+            left = left.saturating_sub(line.len() + LINE_BYTES);
+            if left == 0 {
+                break 'all;
+            }
+            lines.push((Some(change.tag()), line));
+        }
+    }
     html! {
+        @if cut_short { p { "The builds differ in so many lines that the comparison was cut short: more lines are marked as changed than were changed." } }
         pre.diff tabindex="0" role="region" aria-label="Difference" {
-            @for (index, group) in diff.grouped_ops(AROUND).iter().enumerate() {
-                @if index > 0 { span.gap { "…" } }
-                @for op in group {
-                    @for change in diff.iter_changes(op) {
-                        @let line = change.value().trim_end_matches('\n');
-                        @match change.tag() {
-                            ChangeTag::Delete => span.del { span.visually-hidden { "removed: " } "- " (line) },
-                            ChangeTag::Insert => span.add { span.visually-hidden { "added: " } "+ " (line) },
-                            ChangeTag::Equal => span { "  " (line) },
-                        }
-                    }
+            @for (tag, line) in &lines {
+                @match tag {
+                    None => span.gap { (line) },
+                    Some(ChangeTag::Delete) => span.del { span.visually-hidden { "removed: " } "- " (line) },
+                    Some(ChangeTag::Insert) => span.add { span.visually-hidden { "added: " } "+ " (line) },
+                    Some(ChangeTag::Equal) => span { "  " (line) },
                 }
             }
         }
+        @if left == 0 { p { "The rest of the difference is not shown: it is longer than a page holds." } }
     }
 }
 

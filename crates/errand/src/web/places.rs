@@ -1,0 +1,72 @@
+//! A bounded number of places for work that takes a processor: one for each person.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use errand_core::id::UserId;
+
+/// Who is in a place. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    people: Arc<Mutex<HashSet<UserId>>>,
+    most: usize,
+}
+
+/// A place, which is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    of: Places,
+    person: UserId,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            people: Arc::default(),
+            most,
+        }
+    }
+
+    /// Takes a place. `None` where the person has one, or all are taken.
+    pub(super) fn enter(&self, person: UserId) -> Option<Place> {
+        let mut people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
+        if people.len() >= self.most || !people.insert(person) {
+            return None;
+        }
+        Some(Place {
+            of: self.clone(),
+            person,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let people = &self.of.people;
+        let mut people = people.lock().unwrap_or_else(PoisonError::into_inner);
+        people.remove(&self.person);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use errand_core::id::IdGen;
+    use errand_core::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_person_has_one_place_and_frees_it() {
+        let ids = IdGen::new([1; 32]);
+        let [a, b, c] = [(); 3].map(|()| ids.user(Timestamp::from_millis(1)));
+        let places = Places::new(2);
+        let first = places.enter(a);
+        assert!(first.is_some());
+        assert!(places.enter(a).is_none());
+        let second = places.enter(b);
+        assert!(second.is_some());
+        assert!(places.enter(c).is_none());
+        drop(first);
+        assert!(places.enter(a).is_some());
+    }
+}
