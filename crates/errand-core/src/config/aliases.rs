@@ -49,8 +49,7 @@ fn plain(text: &str) -> Option<&str> {
     let plain = SUFFIXES
         .iter()
         .find_map(|suffix| text.strip_suffix(suffix))
-        .unwrap_or(text)
-        .trim_end();
+        .map_or(text, |name| name.trim_end_matches(' '));
     let is_whole = !plain.is_empty() && !plain.ends_with(']');
     let is_clean = !plain.chars().any(|c| c.is_whitespace() || c.is_control());
     (is_whole && is_clean).then_some(plain)
