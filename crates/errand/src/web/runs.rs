@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
+use errand_core::author::AuthorKind;
 use errand_core::human::HumanRequest;
 use errand_core::id::{AgentId, RunId, TeamId};
 use errand_core::run::Status;
@@ -258,12 +259,21 @@ fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
             @if let Some(names) = names {
                 td.of { a.link href={ "/assignments/" (agent) } { (ui::name(names.get(&agent).map_or("deleted", String::as_str))) } }
             }
-            td.dim { (run.source.as_deref().unwrap_or("–")) }
+            td.dim { (run.source.as_deref().unwrap_or("–")) @if let Some(key) = key_of(run) { span.sub { "API key " (ui::name(key)) } } }
             td { (ui::time(run.created_at, now)) }
             td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
             @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
             td.num data-label="cost" { (ui::cost_of(run.usage.known_usd(), run.usage.cost_unknown_tokens)) }
         }
+    }
+}
+
+/// The name of the API key that a run was started with.
+fn key_of(run: &RunBody) -> Option<&str> {
+    let author = run.author.as_ref()?;
+    match author.kind {
+        AuthorKind::ApiKey => author.name.as_deref(),
+        AuthorKind::User | AuthorKind::System => None,
     }
 }
 

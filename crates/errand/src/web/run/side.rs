@@ -1,6 +1,9 @@
 //! What stands beside a transcript: facts, steps with their durations, files, deliveries.
 
-use errand_core::id::{RunId, SandboxId};
+use std::collections::HashMap;
+
+use errand_core::author::AuthorKind;
+use errand_core::id::{RunId, SandboxId, UserId};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry, ModelCall, Outcome};
 use errand_core::wire::RunBody;
@@ -29,8 +32,9 @@ pub(super) async fn of(
         None => None,
     };
     let steps = steps(entries);
+    let started_by = started_by(web, run).await?;
     Ok(html! {
-        (facts(run, visitor.now))
+        (facts(run, started_by.as_ref(), visitor.now))
         section {
             div.head { h2 { "Files" } @if files.is_some() { a.small href={ "/runs/" (run.id) "/files" } { "All files" } } }
             @match files {
@@ -53,7 +57,32 @@ pub(super) async fn of(
     })
 }
 
-fn facts(run: &RunBody, now: Timestamp) -> Markup {
+/// Who started a run: a person, or an API key and the person who created it.
+async fn started_by(web: &Web, run: &RunBody) -> Result<Option<Markup>, PageError> {
+    let Some(author) = &run.author else {
+        return Ok(None);
+    };
+    let person = match author.kind {
+        AuthorKind::User => author.id,
+        AuthorKind::ApiKey => author.created_by,
+        AuthorKind::System => return Ok(None),
+    };
+    let people = match person.map(UserId::from_stored) {
+        Some(user) => web.store.emails_of(vec![user]).await?,
+        None => HashMap::new(),
+    };
+    let email = people.into_values().next();
+    Ok(match (author.kind, &author.name, email) {
+        (AuthorKind::ApiKey, Some(key), Some(email)) => Some(
+            html! { "API key " (ui::name(key)) span.dim { " (created by " (ui::name(&email)) ")" } },
+        ),
+        (AuthorKind::ApiKey, Some(key), None) => Some(html! { "API key " (ui::name(key)) }),
+        (_, _, Some(email)) => Some(ui::name(&email)),
+        _ => None,
+    })
+}
+
+fn facts(run: &RunBody, started_by: Option<&Markup>, now: Timestamp) -> Markup {
     let usage = &run.usage;
     #[expect(
         clippy::cast_possible_truncation,
@@ -64,6 +93,7 @@ fn facts(run: &RunBody, now: Timestamp) -> Markup {
     html! {
         dl.facts {
             dt { "Created" } dd { (ui::time(run.created_at, now)) @if let Some(source) = &run.source { " via " (source) } }
+            @if let Some(started_by) = started_by { dt { "Started by" } dd { (started_by) } }
             @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
             dt { "Active time" } dd { (ui::duration(worked_ms)) }
             dt { "Steps" } dd { (ui::number(usage.steps)) span.dim { " (" (usage.model_calls) " model, " (usage.tool_calls) " tool)" } }
