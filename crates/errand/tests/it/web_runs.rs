@@ -186,7 +186,7 @@ async fn a_run_is_stopped_spoken_to_retried_and_run_again() {
             .get(&address)
             .await
             .ok()
-            .contains("Stopped by owner@acme.example")
+            .contains("Stopped by <bdi dir=\"auto\">owner@acme.example</bdi>")
     );
     owner
         .post(&format!("{address}/retry"), &[])

@@ -132,7 +132,7 @@ async fn a_provider_is_set_kept_secret_changed_and_removed() {
         .await
         .leads_to();
     let page = owner.get("/settings/models").await.ok();
-    let row = between(&page, "<span class=\"mono\">anthropic</span>", "</tr>").unwrap();
+    let row = between(&page, "<bdi dir=\"auto\">anthropic</bdi>", "</tr>").unwrap();
     assert!(
         row.contains("state completed") && !page.contains(key),
         "{page}"
