@@ -105,7 +105,9 @@ mod tests {
             }
             let count = calls.get();
             async move {
-                failure.map(|code| note(&std::io::Error::from_raw_os_error(code)));
+                if let Some(code) = failure {
+                    note(&std::io::Error::from_raw_os_error(code));
+                }
                 count
             }
         };

@@ -440,8 +440,14 @@ async fn a_log_that_a_reader_held_open_is_cut_off_once_it_has_gone() {
     assert!(length() > 96 << 20, "who reads is not disturbed");
     drop(rows);
     reader.execute_batch("COMMIT").unwrap();
-    store.shrink_log().unwrap();
-    assert!(length() < 64 << 20, "{}", length());
+    // Another checkpoint may be under way at this moment.
+    for _ in 0..100 {
+        store.shrink_log().unwrap();
+        if length() < 64 << 20 {
+            return;
+        }
+    }
+    panic!("the log has {} bytes still", length());
 }
 
 #[tokio::test]

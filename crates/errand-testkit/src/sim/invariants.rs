@@ -12,7 +12,7 @@ use errand_core::run::{Event, Status, apply};
 use errand_core::time::Timestamp;
 use errand_core::wire::MessageBody;
 use errand_store::model::{DeliveryRow, EventRow, RunView};
-use errand_store::{AuditScope, Store, StoreError};
+use errand_store::{AuditScope, Store};
 use serde_json::Value;
 
 use super::actions::TEAMS_RECEIVER;

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use errand_core::id::IdGen;
+use errand_store::data_dir::Making;
 use errand_store::seal::MasterKey;
 use errand_store::{OpenError, OpenOptions};
 use tempfile::TempDir;

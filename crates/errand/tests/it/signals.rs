@@ -31,7 +31,7 @@ async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>) {
 /// Longer than any test waits: a server that waits it out is found by that.
 const LONG_GRACE: [(&str, &str); 3] = [
     ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "3600"),
-    ("ERRAND_WEBHOOKS__TIMEOUT_S", "60"),
+    ("ERRAND_WEBHOOKS__TIMEOUT_S", "300"),
     ("ERRAND_LOG__LEVEL", "info"),
 ];
 
