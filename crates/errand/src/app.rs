@@ -165,20 +165,9 @@ impl App {
         // Tried while the store opens.
         let isolation = helper.map(|helper| Isolation::begin(&config, helper));
         let ids = Arc::new(IdGen::new(seed));
-        let dir = config.server.data_dir.clone();
-        let options = StoreSetup {
-            dir: dir.clone(),
-            url: url.clone(),
-            readers: config.store.read_connections as usize,
-            cache_kib: config.store.cache_kib,
-            key: master_key_of(&config),
-            opening,
-        };
+        let setup = StoreSetup::of(&config, &url, opening);
         let boot = ids.boot(clock.now());
-        let opened = tokio::task::spawn_blocking(move || options.open(boot, trial))
-            .await
-            .context("the store's opening was cut off")?;
-        let store = match opened {
+        let store = match setup.opened(&clock, boot, trial).await {
             Ok(store) => store,
             Err(error) if stand_in::is_damage(&error) => {
                 let stand_in = StandIn::begin(&front, metrics_listener, &error)?;
@@ -186,26 +175,12 @@ impl App {
             }
             Err(error) => return Err(error),
         };
-        if opening.discards_secrets {
-            discard_lost_secrets(&store, clock.now()).await?;
-        }
         store.set_model_aliases(config.model_tables.aliases.clone());
         let upload_key = store.master_key().derive("upload-url");
-        let mut sandboxes = Sandboxes::settled(&dir)
-            .context("the directory of sandboxes cannot be used")?
-            .with_limits(RoomLimits {
-                disk_bytes_max: config.sandbox.disk_bytes_max,
-                files_max: u64::from(config.sandbox.files_max),
-            });
+        let mut sandboxes = sandboxes_of(&config)?;
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
-        let network = Network::new(
-            config
-                .model_tables
-                .settings(&config.models, config.engine.max_concurrent_runs),
-        )
-        .context("the clients of models cannot be made")?;
-        let models = models.with_network(network);
+        let models = models.with_network(network_of(&config)?);
         let progress = Progress::default();
         let connections = crate::connections::of(&config, &store, &clock, &progress, exec);
         let changes = sandboxes.changes().clone();
@@ -231,8 +206,7 @@ impl App {
         let metrics = metrics_listener
             .map(|listener| {
                 let places = config.engine.max_concurrent_runs;
-                let metrics = Metrics::new(store.clone(), clock, places);
-                MetricsServer::start(listener, metrics)
+                MetricsServer::start(listener, Metrics::new(store.clone(), clock, places))
             })
             .transpose()?;
         let state = AppState::new(parts, upload_key, ApiSettings::of(&config, &url));
@@ -370,6 +344,34 @@ pub(crate) struct StoreSetup {
 }
 
 impl StoreSetup {
+    fn of(config: &Config, url: &str, opening: Opening) -> Self {
+        Self {
+            dir: config.server.data_dir.clone(),
+            url: url.to_owned(),
+            readers: config.store.read_connections as usize,
+            cache_kib: config.store.cache_kib,
+            key: master_key_of(config),
+            opening,
+        }
+    }
+
+    /// Opens the store on a thread for that, and gives up the secrets that are to be given up.
+    async fn opened(
+        self,
+        clock: &Clock,
+        boot: errand_core::id::BootId,
+        trial: Trial,
+    ) -> Result<Store> {
+        let discards = self.opening.discards_secrets;
+        let store = tokio::task::spawn_blocking(move || self.open(boot, trial))
+            .await
+            .context("the store's opening was cut off")??;
+        if discards {
+            discard_lost_secrets(&store, clock.now()).await?;
+        }
+        Ok(store)
+    }
+
     pub(crate) fn open(self, boot: errand_core::id::BootId, trial: Trial) -> Result<Store> {
         let Opening {
             making,
@@ -444,6 +446,21 @@ pub(crate) fn master_key_of(config: &Config) -> Option<MasterKey> {
         .master_key
         .as_ref()
         .map(|key| MasterKey::from_bytes(*key.expose()))
+}
+
+fn sandboxes_of(config: &Config) -> Result<Sandboxes> {
+    let sandboxes = Sandboxes::settled(&config.server.data_dir)
+        .context("the directory of sandboxes cannot be used")?;
+    Ok(sandboxes.with_limits(RoomLimits {
+        disk_bytes_max: config.sandbox.disk_bytes_max,
+        files_max: u64::from(config.sandbox.files_max),
+    }))
+}
+
+fn network_of(config: &Config) -> Result<Network> {
+    let places = config.engine.max_concurrent_runs;
+    Network::new(config.model_tables.settings(&config.models, places))
+        .context("the clients of models cannot be made")
 }
 
 fn engine_options(config: &Config) -> EngineOptions {
