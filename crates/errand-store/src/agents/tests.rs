@@ -376,6 +376,7 @@ async fn of_a_build_name_and_description_change() {
         description: Some(Some("why".to_owned())),
     };
     build.description = Some("why".to_owned());
+    build.updated_at = t1;
     assert_eq!(f.changed(build.id, described, t1).await.unwrap(), build);
     assert_eq!(f.updated_at(agent.id).await, t1);
 
@@ -389,6 +390,8 @@ async fn of_a_build_name_and_description_change() {
     // An older build is not what the agent shows.
     f.built(agent.id, "second", t1).await;
     build.description = None;
+    build.state = BuildState::Historic;
+    build.updated_at = t2;
     let bare = BuildChange {
         name: None,
         description: Some(None),
