@@ -180,7 +180,7 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     for sandbox in [&mine, &other] {
         app.upload(&team.key, sandbox, "file", "before")
             .await
-            .expect(200);
+            .expect(201);
     }
     let dir = tempfile::tempdir().unwrap();
     let backup = dir.path().join("backup");
@@ -191,13 +191,13 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     let waited = tokio::time::timeout(Duration::from_millis(200), &mut upload).await;
     assert!(waited.is_err(), "an upload waits for the point in time");
     drop(armed);
-    upload.await.expect(200);
+    upload.await.expect(201);
 
     let made = back_up(&app, &backup).await;
     assert_eq!(made.manifest.sandboxes.len(), 2);
     app.upload(&team.key, &mine, "file", "later")
         .await
-        .expect(200);
+        .expect(201);
     app.die().await;
     bring_back(&backup, app.dir());
     app.come_back().await.unwrap();
@@ -214,7 +214,7 @@ async fn small_backup() -> (TempDir, PathBuf) {
     let sandbox = app.sandbox(&team).await;
     app.upload(&team.key, &sandbox, "file", "content")
         .await
-        .expect(200);
+        .expect(201);
     let dir = tempfile::tempdir().unwrap();
     let backup = dir.path().join("backup");
     back_up(&app, &backup).await;
@@ -316,7 +316,7 @@ async fn what_commands_leave_in_a_sandbox_is_brought_back_and_harms_no_backup() 
     let sandbox = app.sandbox(&team).await;
     app.upload(&team.key, &sandbox, "plain", "text")
         .await
-        .expect(200);
+        .expect(201);
     let at = app.sandbox_dir(&sandbox);
     let outside = app.dir().join("outside");
     std::fs::write(&outside, "not of the sandbox").unwrap();
@@ -470,7 +470,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
     let sandbox = app.sandbox(&team).await;
     app.upload(&team.key, &sandbox, "file", "content")
         .await
-        .expect(200);
+        .expect(201);
     let store = app.store().clone();
     let admin = Admin::new(store, [4; 32], app.clock().clone(), app.url().to_owned());
     let changes = app.app().changes().clone();

@@ -122,12 +122,9 @@ async fn disabling_a_person_ends_their_sessions_keys_and_streams_at_once() {
     let (run, _) = waiting(&app, &team).await;
     let admin = admin(&app);
     let ann = Browser::of(&app, "ann@acme.example").await;
-    ann.post(
-        "/settings/team/invitations",
-        &[("role", "member"), ("days", "7")],
-    )
-    .await
-    .ok();
+    app.post(&key, "/v1/invitations", json!({}))
+        .await
+        .expect(201);
     let stream = open(&app, &key, &run, None).await;
     let request = http::Request::builder()
         .uri(format!("/runs/{run}/live?after=0&request="))
