@@ -7,7 +7,7 @@
 //! Left out: when working time (`limits.seconds`) is over, which somebody else than the driver decides. What a person is
 //! asked then, and what follows where they do not let the run go on, is here.
 
-use crate::config::RunLimits;
+use crate::config::{Left, RunLimits};
 use crate::human::{Ask, OnExpire, Origin, RequestDraft};
 use crate::ledger::Ledger;
 use crate::run::RunError;
@@ -122,6 +122,8 @@ fn request(reached: &Reached) -> RequestDraft {
         tool_call: None,
         expires_in_ms: None,
         on_expire: Some(OnExpire::Deny),
+        reason: None,
+        quote: None,
     }
 }
 
@@ -134,15 +136,40 @@ fn name(limit: &str) -> &str {
     }
 }
 
+/// Whose limit it is, in a sentence.
+fn whose(of_caller: bool) -> &'static str {
+    if of_caller {
+        "the run that started it, as far as that had any left"
+    } else {
+        "its build"
+    }
+}
+
+/// What a run has left for a run that it starts. A person's word to go on beyond a limit counts as often as it was given.
+#[must_use]
+pub fn left(limits: &RunLimits, used: Used, ledger: &Ledger) -> Left {
+    let times = |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
+    #[expect(clippy::cast_precision_loss, reason = "a count of approvals")]
+    let cost_usd = limits.cost_usd.map(|max| {
+        let all = max * times("cost_usd") as f64;
+        (all - used.cost_usd).max(0.0)
+    });
+    let tokens = limits.tokens.map(|max| {
+        let all = max.saturating_mul(times("tokens"));
+        all.saturating_sub(used.tokens)
+    });
+    Left { tokens, cost_usd }
+}
+
 fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> {
     let times = |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
-    let whole = |limit: &'static str, max: Option<u64>, used: u64| {
+    let whole = |limit: &'static str, max: Option<u64>, used: u64, whose: &str| {
         let max = max?;
         let allowed = max.saturating_mul(times(limit));
         (used >= allowed).then(|| Reached {
             limit,
             used: format!(
-                "the run has used {used} {limit} and reached limits.{limit} of its build ({allowed})"
+                "the run has used {used} {limit} and reached limits.{limit} of {whose} ({allowed})"
             ),
             more: format!("An approval gives it {max} more."),
         })
@@ -154,8 +181,9 @@ fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> 
         (used.cost_usd >= allowed).then(|| Reached {
             limit: "cost_usd",
             used: format!(
-                "the run has cost {:.4} US dollars and reached limits.cost_usd of its build ({allowed})",
-                used.cost_usd
+                "the run has cost {:.4} US dollars and reached limits.cost_usd of {} ({allowed})",
+                used.cost_usd,
+                whose(limits.cost_of_caller)
             ),
             more: format!("An approval gives it {max} more."),
         })
@@ -169,8 +197,15 @@ fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> 
         })
     };
     time()
-        .or_else(|| whole("steps", limits.steps, used.steps))
-        .or_else(|| whole("tokens", limits.tokens, used.tokens))
+        .or_else(|| whole("steps", limits.steps, used.steps, whose(false)))
+        .or_else(|| {
+            whole(
+                "tokens",
+                limits.tokens,
+                used.tokens,
+                whose(limits.tokens_of_caller),
+            )
+        })
         .or_else(cost)
 }
 
@@ -198,6 +233,9 @@ mod tests {
         tokens: None,
         cost_usd: None,
         seconds: 1,
+        children: 100,
+        tokens_of_caller: false,
+        cost_of_caller: false,
     };
 
     fn used(steps: u64, tokens: u64, cost_usd: f64) -> Used {
@@ -216,6 +254,33 @@ mod tests {
             },
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_run_has_the_lesser_of_its_own_limit_and_what_its_caller_had_left() {
+        let own = RunLimits {
+            tokens: Some(100),
+            ..NONE
+        };
+        let mut ledger = Ledger::default();
+        assert_eq!(left(&own, used(0, 70, 0.0), &ledger).tokens, Some(30));
+        ledger.allowed.insert("tokens".to_owned(), 1);
+        assert_eq!(left(&own, used(0, 70, 0.0), &ledger).tokens, Some(130));
+        assert_eq!(left(&NONE, used(0, 70, 9.0), &ledger), Left::default());
+        let of_caller = |tokens, cost_usd| own.clone().within(Left { tokens, cost_usd });
+        assert_eq!(of_caller(Some(30), None).tokens, Some(30));
+        assert_eq!(of_caller(Some(300), None), own);
+        let both = of_caller(Some(30), Some(0.5));
+        assert_eq!(both.cost_usd, Some(0.5));
+        let verdict = check(&both, used(0, 30, 0.0), None, &Ledger::default(), false);
+        let Verdict::Fail(error) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert!(
+            error.message.contains("the run that started it"),
+            "{}",
+            error.message
+        );
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A build's `config`, parsed. What is not known is kept in the stored text and passed over here.
 
+mod advice;
 mod aliases;
 mod reach;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::connection;
@@ -15,6 +17,7 @@ use crate::playbook::{Known, Playbook};
 use crate::policy::{self, Policy};
 use crate::time::parse_duration_ms;
 
+pub use advice::warnings;
 pub use aliases::{ModelAliases, has_suffix};
 pub use reach::{HostPattern, Reach};
 
@@ -92,6 +95,43 @@ pub struct RunLimits {
     pub cost_usd: Option<f64>,
     /// Working time in seconds.
     pub seconds: u64,
+    /// Runs that are started below this one, at all depths together.
+    pub children: u64,
+    /// Whether `tokens` is what the run that started this one had left, and not what the build says.
+    pub tokens_of_caller: bool,
+    /// The same of `cost_usd`.
+    pub cost_of_caller: bool,
+}
+
+impl RunLimits {
+    /// The lesser of these and what the run that started this one had left.
+    #[must_use]
+    pub fn within(mut self, left: Left) -> Self {
+        if let Some(tokens) = left.tokens
+            && self.tokens.is_none_or(|own| tokens < own)
+        {
+            self.tokens = Some(tokens);
+            self.tokens_of_caller = true;
+        }
+        if let Some(usd) = left.cost_usd
+            && self.cost_usd.is_none_or(|own| usd < own)
+        {
+            self.cost_usd = Some(usd);
+            self.cost_of_caller = true;
+        }
+        self
+    }
+}
+
+/// What a run has left of the limits that hold for the runs below it as well. None: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Left {
+    /// Tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
 }
 
 /// What happens to a request that nobody answers, unless it says otherwise itself.
@@ -110,8 +150,16 @@ pub struct BuildConfig {
     pub model: ModelName,
     /// The system prompt, or the messages that open the transcript.
     pub input: Vec<InputMessage>,
-    /// The tools that the build has, with their policies.
+    /// The tools that the build names one by one, with their policies. Without `data.tools`: those of the sandbox and those
+    /// that ask.
     pub tools: BTreeMap<String, Policy>,
+    /// Connections of which it has all tools that it does not name one by one, with the policy of each; none: as each
+    /// tool's hints say.
+    pub all_of: BTreeMap<String, Option<Policy>>,
+    /// Tools of those connections that it does not have all the same.
+    pub off: BTreeSet<String>,
+    /// Whether `data.tools` is there.
+    pub names_tools: bool,
     /// Bounds.
     pub limits: RunLimits,
     /// Whether people can be asked.
@@ -180,7 +228,7 @@ impl BuildConfig {
             Some(Value::Bool(value)) => *value,
             Some(_) => return Err(bad("data.human_in_the_loop", "it takes true or false")),
         };
-        let tools = tools(data.get("tools"), human_in_the_loop)?;
+        let NamedTools { tools, all_of, off } = tools(data.get("tools"), human_in_the_loop)?;
         let playbook = playbook(data.get("playbook"), &tools, human_in_the_loop)?;
         let model = model(data.get("models"), playbook.is_some(), aliases)?;
         if model.is_playbook() && playbook.is_none() {
@@ -191,8 +239,12 @@ impl BuildConfig {
         }
         let of_playbook = playbook.as_ref().map(|p| p.secrets().clone());
         let reach = Reach::parse(data, of_playbook.unwrap_or_default())?;
+        let mut named = tools
+            .keys()
+            .cloned()
+            .chain(all_of.keys().map(|of| connection::all_of(of)));
         if reach.connections.is_empty()
-            && let Some(name) = tools.keys().find(|name| connection::is_tool(name))
+            && let Some(name) = named.find(|name| connection::is_tool(name))
         {
             return Err(bad(
                 format!("data.tools.{name}"),
@@ -204,6 +256,9 @@ impl BuildConfig {
             model,
             input: input(data.get("input"))?,
             tools,
+            all_of,
+            off,
+            names_tools: data.get("tools").is_some_and(|tools| !tools.is_null()),
             limits: run_limits(data.get("limits"))?,
             human_in_the_loop,
             human_requests: human_requests(data.get("human_requests"))?,
@@ -211,10 +266,14 @@ impl BuildConfig {
         })
     }
 
-    /// The build's word on a tool: `deny` where it does not have it.
+    /// Whether it names a tool, by itself or with all of its connection.
     #[must_use]
-    pub fn policy(&self, tool: &str) -> Policy {
-        self.tools.get(tool).copied().unwrap_or(Policy::Deny)
+    pub fn names(&self, tool: &str) -> bool {
+        let all_of = || {
+            let connection = connection::connection_of(tool)?;
+            (self.all_of.contains_key(connection) && !self.off.contains(tool)).then_some(())
+        };
+        self.tools.contains_key(tool) || all_of().is_some()
     }
 }
 
@@ -337,43 +396,81 @@ fn text_part<'v>(path: &str, part: &'v Value) -> Result<&'v str, BadConfig> {
         .ok_or_else(|| bad(format!("{path}.text"), "it takes a text"))
 }
 
-fn tools(value: Option<&Value>, people: bool) -> Result<BTreeMap<String, Policy>, BadConfig> {
+/// What `data.tools` names.
+struct NamedTools {
+    tools: BTreeMap<String, Policy>,
+    all_of: BTreeMap<String, Option<Policy>>,
+    off: BTreeSet<String>,
+}
+
+fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
+    let mut named = NamedTools {
+        tools: BTreeMap::new(),
+        all_of: BTreeMap::new(),
+        off: BTreeSet::new(),
+    };
     let Some(value) = value.filter(|v| !v.is_null()) else {
         let offered = policy::BUILTIN
             .into_iter()
             .filter(|(_, hints)| people || !hints.asks);
-        return Ok(offered
+        named.tools = offered
             .map(|(name, _)| (name.to_owned(), Policy::Allow))
-            .collect());
+            .collect();
+        return Ok(named);
     };
-    let named = value.as_object().ok_or_else(|| {
+    let object = value.as_object().ok_or_else(|| {
         bad(
             "data.tools",
-            "it takes an object: {\"<tool>\": \"allow\" | \"ask\" | \"deny\" | \"guard\"}",
+            "it takes an object: {\"<tool>\": \"allow\" | \"ask\" | \"guard\" | \"deny\" | \"off\"}",
         )
     })?;
-    named
-        .iter()
-        .map(|(name, word)| {
-            if policy::builtin(name).is_none() && !connection::is_tool(name) {
-                let known: Vec<_> = policy::names().collect();
-                return Err(bad(
-                    format!("data.tools.{name}"),
-                    format!(
-                        "there is no such tool; there are: {}, and those of connections, as <connection>__<tool>",
-                        known.join(", ")
-                    ),
-                ));
+    for (name, word) in object {
+        if policy::builtin(name).is_none() && !connection::is_tool(name) {
+            let known: Vec<_> = policy::names().collect();
+            return Err(bad(
+                format!("data.tools.{name}"),
+                format!(
+                    "there is no such tool; there are: {}, and those of connections, as <connection>__<tool> or <connection>__* for all of one",
+                    known.join(", ")
+                ),
+            ));
+        }
+        let all_of = connection::is_all_of(name);
+        let is_default = word.is_null() || word == "default";
+        match (all_of, word.as_str()) {
+            (None, Some("off")) => {
+                named.off.insert(name.clone());
             }
-            let policy = serde_json::from_value(word.clone()).map_err(|_| {
-                bad(
-                    format!("data.tools.{name}"),
-                    "it takes \"allow\", \"ask\", \"deny\" or \"guard\"",
-                )
-            })?;
-            Ok((name.clone(), policy))
-        })
-        .collect()
+            (Some(_), Some("off")) => {}
+            (Some(connection), _) if is_default => {
+                named.all_of.insert(connection.to_owned(), None);
+            }
+            _ => {
+                let policy: Policy = serde_json::from_value(word.clone()).map_err(|_| {
+                    let more = if all_of.is_some() {
+                        "\"default\", "
+                    } else {
+                        ""
+                    };
+                    bad(
+                        format!("data.tools.{name}"),
+                        format!(
+                            "it takes {more}\"allow\", \"ask\", \"guard\", \"deny\" or \"off\""
+                        ),
+                    )
+                })?;
+                match all_of {
+                    Some(connection) => {
+                        named.all_of.insert(connection.to_owned(), Some(policy));
+                    }
+                    None => {
+                        named.tools.insert(name.clone(), policy);
+                    }
+                }
+            }
+        }
+    }
+    Ok(named)
 }
 
 fn playbook(
@@ -409,6 +506,9 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
         tokens: None,
         cost_usd: None,
         seconds: limits::RUN_SECONDS_DEFAULT,
+        children: limits::RUN_CHILDREN_DEFAULT,
+        tokens_of_caller: false,
+        cost_of_caller: false,
     };
     let Some(value) = value.filter(|v| !v.is_null()) else {
         return Ok(limits);
@@ -416,7 +516,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
     let object = value.as_object().ok_or_else(|| {
         bad(
             "data.limits",
-            "it takes an object: {steps, tokens, cost_usd, seconds}",
+            "it takes an object: {steps, tokens, cost_usd, seconds, children}",
         )
     })?;
     for (name, value) in object {
@@ -430,6 +530,16 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
             "steps" => limits.steps = Some(whole()?),
             "tokens" => limits.tokens = Some(whole()?),
             "seconds" => limits.seconds = whole()?,
+            "children" => {
+                let children = value.as_u64().filter(|n| *n <= limits::RUN_CHILDREN_MAX);
+                limits.children = children.ok_or_else(|| {
+                    let max = limits::RUN_CHILDREN_MAX;
+                    bad(
+                        path.clone(),
+                        format!("it takes a whole number from 0 to {max}"),
+                    )
+                })?;
+            }
             "cost_usd" => {
                 let usd = value
                     .as_f64()
@@ -586,6 +696,6 @@ mod tests {
     fn without_people_the_asking_tools_are_not_offered() {
         let config = of(json!({"models": "builtin/x", "human_in_the_loop": false})).unwrap();
         assert!(!config.tools.contains_key("ask_human"));
-        assert_eq!(config.policy("ask_human"), Policy::Deny);
+        assert!(!config.names("ask_human"));
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::content::Reason;
 use crate::id::HumanRequestId;
 use crate::time::Timestamp;
 use crate::transcript::ToolCall;
@@ -129,6 +130,19 @@ pub struct RequestDraft {
     pub expires_in_ms: Option<u64>,
     /// What happens then; none: the build says.
     pub on_expire: Option<OnExpire>,
+    /// Why a policy asks.
+    pub reason: Option<Reason>,
+    /// What somebody outside says.
+    pub quote: Option<Quote>,
+}
+
+/// What somebody outside says with a request: text that is shown as quoted, and is part of no sentence of errand's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    /// Who says it: the name of a connection.
+    pub by: String,
+    /// The words.
+    pub text: String,
 }
 
 impl RequestDraft {
@@ -168,6 +182,12 @@ pub struct HumanRequest {
     /// What happens then.
     #[serde(default)]
     pub on_expire: OnExpire,
+    /// Why a policy asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What somebody outside says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
 }
 
 impl HumanRequest {
@@ -185,6 +205,8 @@ impl HumanRequest {
             created_at: now,
             expires_at: draft.expires_in_ms.map(|ms| now.plus_ms(ms)),
             on_expire: draft.on_expire.unwrap_or_default(),
+            reason: draft.reason,
+            quote: draft.quote,
         }
     }
 
@@ -534,6 +556,8 @@ fn draft_of_tool(
         tool_call: None,
         expires_in_ms,
         on_expire,
+        reason: None,
+        quote: None,
     })
 }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
+use crate::connection;
+use crate::content::{Content, Read};
 use crate::human::{Ask, HumanRequest, OnExpire, Origin, Resolution};
 use crate::id::{ClaimToken, HumanRequestId};
 use crate::policy::{self, Hints};
 use crate::progress::Progress;
-use crate::shown::one_line;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 
@@ -97,8 +98,8 @@ pub struct OpenCall {
     pub reply: Option<Resolution>,
     /// Who carried it out was lost: whether it took effect is not known.
     pub lost: bool,
-    /// Where what it gives comes from, and whether that is trusted; none: the tool says it.
-    source: Option<(String, bool)>,
+    /// Where what it gives comes from; none: the tool says it.
+    source: Option<Noted>,
     /// A retry makes it in place of an earlier one, with the same arguments, whose outcome nobody knew: the intent is
     /// that one's.
     pub repeats: Option<Repeats>,
@@ -111,91 +112,36 @@ pub struct Repeats {
     pub late: Option<Outcome>,
 }
 
-/// Untrusted content that was read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Read {
-    /// The tool that brought it.
-    pub tool: String,
-    /// Where it comes from: a file's path, a page's address, a connection.
-    pub from: Option<String>,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// All untrusted content that came into a run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Untrusted {
-    /// The first ones from each source.
-    pub reads: Vec<Read>,
-    /// How many sources more there were, at most.
-    pub more: u64,
-}
-
-impl Untrusted {
-    /// Most sources that are named to a person.
-    const NAMED_MAX: usize = 8;
-    /// Most characters of one that are shown.
-    const FROM_CHARS_MAX: usize = 200;
-
-    /// Whether none came.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.reads.is_empty()
-    }
-
-    fn add(&mut self, tool: &str, from: Option<String>, at: Timestamp) {
-        let from = from.map(|text| {
-            let text: String = text.chars().take(Self::FROM_CHARS_MAX).collect();
-            one_line(&text)
-        });
-        if self
-            .reads
-            .iter()
-            .any(|read| read.tool == tool && read.from == from)
-        {
-            return;
-        }
-        if self.reads.len() < Self::NAMED_MAX {
-            let tool = tool.to_owned();
-            self.reads.push(Read { tool, from, at });
-        } else {
-            self.more += 1;
-        }
-    }
-
-    /// What was read, where and when: a sentence for people.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        let each: Vec<String> = self
-            .reads
-            .iter()
-            .map(|read| match &read.from {
-                Some(from) => format!("`{}` read {from} ({})", read.tool, read.at),
-                None => format!("`{}` ({})", read.tool, read.at),
-            })
-            .collect();
-        let more = match self.more {
-            0 => String::new(),
-            more => format!("; and up to {more} more"),
-        };
-        format!("{}{more}", each.join("; "))
-    }
-}
-
-/// Where what a built-in tool reads comes from, by its arguments.
-fn from_of(call: &ToolCall) -> Option<String> {
+/// What a call reads, in its own words: a path, a command, an address, or the arguments as JSON.
+fn item_of(call: &ToolCall) -> Option<String> {
     let key = match call.name.as_str() {
         "run_command" => "command",
         "fetch_url" => "url",
         _ => "path",
     };
-    let text = call.arguments.get(key)?.as_str()?;
-    Some(text.replace(['\n', '\r'], " "))
+    match call.arguments.get(key).and_then(Value::as_str) {
+        Some(text) => Some(text.to_owned()),
+        None if call.arguments.is_empty() => None,
+        None => Some(Value::Object(call.arguments.clone()).to_string()),
+    }
 }
 
 /// Whether what a tool gives is untrusted. Of a connection's the engine notes the source, where it is trusted.
 fn brings_untrusted(name: &str) -> bool {
     policy::builtin(name).is_none_or(|h: Hints| h.untrusted)
+}
+
+/// Whether what a tool gives is private. Of a connection's the engine notes it; where it did not, it counts as such.
+fn brings_private(name: &str) -> bool {
+    policy::builtin(name).is_none_or(|h: Hints| h.private)
+}
+
+/// Where what a call gives comes from.
+#[derive(Clone, Debug, PartialEq)]
+struct Noted {
+    from: String,
+    trusted: bool,
+    private: bool,
 }
 
 /// What a transcript adds up to.
@@ -211,8 +157,8 @@ pub struct Ledger {
     pub request: Option<HumanRequest>,
     /// The moment that is waited for.
     pub timer: Option<Timestamp>,
-    /// What untrusted content came into the run; of many only the first ones.
-    pub untrusted: Untrusted,
+    /// What untrusted and what private content came into the run.
+    pub content: Content,
     /// Attempts in a row at which a network model gave no answer.
     pub failures: u32,
     /// How often people have let the run go on beyond a limit, by the limit's name.
@@ -240,7 +186,13 @@ impl Ledger {
         self.position = entry.position;
         self.progress.feed(&entry.body);
         match &entry.body {
-            Body::User { .. } => self.newest_user = entry.position,
+            Body::User { untrusted, .. } => {
+                self.newest_user = entry.position;
+                if *untrusted {
+                    let read = Read::new("message", None, Some(&entry.id.to_string()), entry.at);
+                    self.content.add(read, true, false);
+                }
+            }
             Body::ToolCall { call, .. } => self.called(call),
             Body::ToolResult {
                 call_id,
@@ -293,7 +245,7 @@ impl Ledger {
                     });
                     tool = Some(call.call.name.clone());
                 }
-                self.came_late(tool, outcome, entry.at);
+                self.came_late(call_id, tool.as_deref(), outcome, entry.at);
             }
             // The model was told, and goes on.
             Body::Assistant { .. } => self.unknown.clear(),
@@ -303,8 +255,8 @@ impl Ledger {
             }
             Body::Opening { text } => {
                 if text != OPENING {
-                    let from = Some("the names of the files in /workspace".to_owned());
-                    self.untrusted.add("list_files", from, entry.at);
+                    let read = Read::new("list_files", None, Some("/workspace"), entry.at);
+                    self.content.add(read, true, true);
                 }
             }
             Body::Summary { .. } => {}
@@ -312,17 +264,24 @@ impl Ledger {
                 call_id,
                 from,
                 trusted,
+                private,
             } => {
                 match self.open.iter_mut().find(|o| &o.call.id == call_id) {
-                    Some(open) => open.source = Some((from.clone(), *trusted)),
-                    // Of no call of this run: who started it has read it.
-                    None if !trusted => {
-                        self.untrusted
-                            .add("run_assignment", Some(from.clone()), entry.at);
+                    Some(open) => {
+                        open.source = Some(Noted {
+                            from: from.clone(),
+                            trusted: *trusted,
+                            private: *private,
+                        });
                     }
-                    None => {}
+                    // Of no call of this run: who started it has read it. Written before there was `Body::Caller`.
+                    None => {
+                        let read = Read::new("start", None, None, entry.at);
+                        self.content.add(read, !trusted, !trusted);
+                    }
                 }
             }
+            Body::Caller { content, .. } => self.content.take_over(content),
             Body::Lost { call_id } => {
                 if let Some(open) = self.open.iter_mut().find(|o| &o.call.id == call_id) {
                     open.reply = None;
@@ -362,25 +321,30 @@ impl Ledger {
     /// Notes what a call brought in. Where its source is noted, whatever came has come from there.
     fn came(&mut self, call_id: &str, name: &str, outcome: &Outcome, at: Timestamp) {
         let open = self.open.iter().find(|o| o.call.id == call_id);
-        let noted = open.and_then(|o| o.source.clone());
-        let untrusted = match &noted {
-            Some((_, trusted)) => !trusted,
-            None => brings_untrusted(name) && may_hold_content(outcome),
-        };
-        if untrusted {
-            let from = noted
-                .map(|(from, _)| from)
-                .or_else(|| open.and_then(|o| from_of(&o.call)));
-            self.untrusted.add(name, from, at);
+        let noted = open.and_then(|o| o.source.as_ref());
+        let holds = noted.is_some() || may_hold_content(outcome);
+        let untrusted = noted.map_or_else(|| brings_untrusted(name), |noted| !noted.trusted);
+        let private = noted.map_or_else(|| brings_private(name), |noted| noted.private);
+        if !holds || !(untrusted || private) {
+            return;
         }
+        // Of a connection's call it is known where it goes; what it read is in its arguments.
+        let from = noted.filter(|_| !connection::is_tool(name));
+        let item = from
+            .map(|noted| noted.from.clone())
+            .or_else(|| open.and_then(|o| item_of(&o.call)));
+        let read = Read::new(name, Some(call_id), item.as_deref(), at);
+        self.content.add(read, untrusted, private);
     }
 
     /// The same of an outcome that came after its call was closed. Its source is not noted, and its tool is not always
     /// known any more.
-    fn came_late(&mut self, tool: Option<String>, outcome: &Outcome, at: Timestamp) {
-        if tool.as_deref().is_none_or(brings_untrusted) && may_hold_content(outcome) {
-            let tool = tool.unwrap_or_else(|| "a call that came late".to_owned());
-            self.untrusted.add(&tool, None, at);
+    fn came_late(&mut self, call_id: &str, tool: Option<&str>, outcome: &Outcome, at: Timestamp) {
+        let untrusted = tool.is_none_or(brings_untrusted);
+        let private = tool.is_none_or(brings_private);
+        if may_hold_content(outcome) {
+            let read = Read::new(tool.unwrap_or("late"), Some(call_id), None, at);
+            self.content.add(read, untrusted, private);
         }
     }
 

@@ -28,6 +28,10 @@ pub const PLAYBOOK_MOVES_MAX: u32 = 10_000;
 pub const TEMPLATE_FUEL: u64 = 100_000;
 /// Working time of a run where its build names none: 24 hours. The contract's number.
 pub const RUN_SECONDS_DEFAULT: u64 = 24 * 3600;
+/// Runs that are started below a run, at all depths together, where its build names no number. The contract's number.
+pub const RUN_CHILDREN_DEFAULT: u64 = 100;
+/// The same at most: each is counted where one more is started.
+pub const RUN_CHILDREN_MAX: u64 = 10_000;
 /// Most bytes that `read_file` gives in one call: what a playbook holds whole in memory.
 pub const READ_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Most bytes that `write_file` takes and `edit_file` works on: above `read_file`, so that what was read can be written.

@@ -1,5 +1,6 @@
 //! What a run does next: pure, from its ledger and its build.
 
+use crate::content::Reason;
 use crate::human::{
     Ask, OnExpire, Origin, Question, QuestionOption, RequestDraft, Resolution, approval_from_call,
     question_from_call,
@@ -11,6 +12,7 @@ use crate::progress::DENIED_BEFORE;
 use crate::secret;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Outcome, ToolCall};
+use serde_json::{Map, Value};
 
 /// What the decision needs to know besides the ledger.
 pub struct Rules<'a> {
@@ -30,6 +32,20 @@ pub struct Rules<'a> {
     /// What happens when they lapse.
     pub on_expire: OnExpire,
 }
+
+/// The description of a request of the policy `ask`.
+pub const ASKED: &str = "This assignment asks for approval before this tool runs. An approval releases exactly the call shown.";
+/// The description of a request of the policy `guard`.
+pub const GUARDED: &str = "Content that this run has read may contain instructions from outside the team, so this call needs approval. An approval releases exactly the call shown.";
+/// The description of a request for a call that was approved, and goes elsewhere since.
+pub const MOVED: &str = "This call was approved before, but the connection has changed since: its address or program, or what its server says about the tool. Check the connection, and approve the call again only if the change is intended.";
+
+/// The description of a request for a guarded call that only reads the open world.
+pub const SENDS: &str = "This run has read content from outside the team, and private content. This call sends its arguments out of the team, so it needs approval: check that they hold nothing private. An approval releases exactly the call shown.";
+/// The description of a request for a call of `fetch_url` with headers.
+pub const HEADERS: &str = "This call sends request headers other than `accept`, which can carry data out of the team, so it needs approval. An approval releases exactly the call shown.";
+/// What such a call gets where nobody can be asked.
+const HEADERS_REFUSED: &str = "denied: a call with headers other than `accept` needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)";
 
 /// What a call gets whose policy is `deny`.
 const DENIED: &str = "denied: this assignment does not allow the tool";
@@ -122,10 +138,14 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     }
     let mut policy = (rules.policy)(&open.call.name);
     // A secret leaves the house with the call: what was read must not be what sends it.
-    if secret::may_hold(&open.call.name)
-        && !secret::marks_in_arguments(&open.call.arguments).is_empty()
-    {
+    let has_secret = secret::may_hold(&open.call.name)
+        && !secret::marks_in_arguments(&open.call.arguments).is_empty();
+    if has_secret {
         policy = policy.or_stricter(Policy::Guard);
+    }
+    let sends_headers = open.call.name == "fetch_url" && sends_headers(&open.call.arguments);
+    if sends_headers {
+        policy = policy.or_stricter(Policy::Ask);
     }
     let target = (rules.target)(&open.call.name);
     let is_moved =
@@ -163,10 +183,36 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         Approval::Refused { error } => return Step::Error(error.clone()),
         Approval::NotAsked => {}
     }
-    match decide(policy, !ledger.untrusted.is_none(), rules.people) {
+    // What only reads the open world sends what is in its arguments: public pages alone have nothing to send.
+    let sends = hints.read_only && hints.open_world && !has_secret;
+    let content = &ledger.content;
+    let guarded = !content.untrusted.is_none() && (!sends || !content.private.is_none());
+    match decide(policy, guarded, rules.people) {
         Decision::Run => Step::Run,
+        Decision::Refuse(_) if sends_headers => Step::Error(HEADERS_REFUSED.to_owned()),
         Decision::Refuse(why) => Step::Error(why.to_owned()),
-        Decision::Ask => Step::Ask(Box::new(release(open, policy, ledger, rules))),
+        Decision::Ask => {
+            let why = match policy {
+                _ if matches!(open.approval, Approval::Given { .. }) => MOVED,
+                Policy::Guard if sends => SENDS,
+                Policy::Guard => GUARDED,
+                _ if sends_headers => HEADERS,
+                _ => ASKED,
+            };
+            let reason = content.reason(policy, sends);
+            Step::Ask(Box::new(release(open, why, reason, rules)))
+        }
+    }
+}
+
+/// Whether a call of `fetch_url` sends headers that may carry something out.
+fn sends_headers(arguments: &Map<String, Value>) -> bool {
+    match arguments.get("headers") {
+        None | Some(Value::Null) => false,
+        Some(Value::Object(headers)) => headers
+            .keys()
+            .any(|name| !name.trim().eq_ignore_ascii_case("accept")),
+        Some(_) => true,
     }
 }
 
@@ -206,24 +252,13 @@ fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
     }
 }
 
-/// The request that releases exactly this call.
-fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) -> RequestDraft {
+/// The request that releases exactly this call. Title and description are fixed sentences, but for the tool's name, which
+/// is ours or was checked; what was read is in the reason, as data.
+fn release(open: &OpenCall, why: &str, reason: Reason, rules: &Rules<'_>) -> RequestDraft {
     let name = &open.call.name;
-    let why = match policy {
-        _ if matches!(open.approval, Approval::Given { .. }) => format!(
-            "This very call was approved, but where it goes has been changed since: the address or program of the connection, or what its server says of `{name}`. Look at the connection, and approve it anew only if that is meant."
-        ),
-        Policy::Guard => format!(
-            "Untrusted content came into the run, so this call needs a person's word. What was read: {}. What you approve is exactly the call shown.",
-            ledger.untrusted.sentence()
-        ),
-        _ => format!(
-            "This assignment asks before `{name}` runs. What you approve is exactly the call shown."
-        ),
-    };
     RequestDraft {
         title: format!("Allow {name}?"),
-        description: Some(why),
+        description: Some(why.to_owned()),
         ask: Ask::Approval,
         origin: Origin::Policy {
             call_id: open.call.id.clone(),
@@ -232,6 +267,8 @@ fn release(open: &OpenCall, policy: Policy, ledger: &Ledger, rules: &Rules<'_>) 
         tool_call: Some(open.call.clone()),
         expires_in_ms: rules.expires_in_ms,
         on_expire: Some(rules.on_expire),
+        reason: Some(reason),
+        quote: None,
     }
 }
 
@@ -302,6 +339,8 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
         tool_call: Some(open.call.clone()),
         expires_in_ms: rules.expires_in_ms,
         on_expire: Some(rules.on_expire),
+        reason: None,
+        quote: None,
     }
 }
 

@@ -12,7 +12,8 @@ pub enum Policy {
     Ask,
     /// Never runs.
     Deny,
-    /// Allowed until untrusted content came into the run, then asked.
+    /// Allowed until untrusted content came into the run, then asked; for a tool that only reads the open world: until
+    /// private content came as well.
     Guard,
 }
 
@@ -76,6 +77,8 @@ pub struct Hints {
     pub asks: bool,
     /// What it returns comes from outside the team's trust.
     pub untrusted: bool,
+    /// What it returns must not leave the team.
+    pub private: bool,
     /// How a call in doubt is settled.
     pub settle: Settle,
 }
@@ -89,17 +92,20 @@ pub const BUILTIN: [(&str, Hints); 8] = {
         open_world: false,
         asks: false,
         untrusted: true,
+        private: true,
         settle: Settle::RunAgain,
     };
     const ASK: Hints = Hints {
         asks: true,
         untrusted: false,
+        private: false,
         ..READ
     };
     const WRITE: Hints = Hints {
         read_only: false,
         destructive: true,
         untrusted: false,
+        private: false,
         ..READ
     };
     [
@@ -120,6 +126,7 @@ pub const BUILTIN: [(&str, Hints); 8] = {
             Hints {
                 idempotent: false,
                 untrusted: true,
+                private: true,
                 settle: Settle::TellModel,
                 ..WRITE
             },
@@ -140,6 +147,7 @@ pub const NAMED: [(&str, Hints); 2] = [
             open_world: true,
             asks: false,
             untrusted: true,
+            private: false,
             settle: Settle::RunAgain,
         },
     ),
@@ -154,6 +162,7 @@ pub const NAMED: [(&str, Hints); 2] = [
             asks: false,
             // What the run that was started has read counts; see `Body::Source`.
             untrusted: false,
+            private: false,
             settle: Settle::RunAgain,
         },
     ),
@@ -185,7 +194,7 @@ pub enum Decision {
     Refuse(&'static str),
 }
 
-/// Decides by policy. `tainted`: untrusted content came into the run. `people`: whether a person can be asked.
+/// Decides by policy. `tainted`: what a guarded call asks after came into the run. `people`: whether a person can be asked.
 #[must_use]
 pub fn decide(policy: Policy, tainted: bool, people: bool) -> Decision {
     match policy {

@@ -392,6 +392,8 @@ fn request(stuck: Stuck) -> RequestDraft {
         tool_call: None,
         expires_in_ms: None,
         on_expire: Some(OnExpire::Deny),
+        reason: None,
+        quote: None,
     }
 }
 

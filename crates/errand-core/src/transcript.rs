@@ -11,8 +11,11 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::author::By;
+use crate::config::Left;
+use crate::content::Content;
+use crate::effective::CallerPolicies;
 use crate::human::{HumanRequest, Resolution};
-use crate::id::{ClaimToken, HumanRequestId, MessageId};
+use crate::id::{ClaimToken, HumanRequestId, MessageId, RunId};
 use crate::run::RunError;
 use crate::time::Timestamp;
 
@@ -114,6 +117,9 @@ pub enum Body {
         /// Who sent it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
+        /// Whether the sender says that strangers may have written it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        untrusted: bool,
     },
     /// A message of the model.
     Assistant {
@@ -212,6 +218,23 @@ pub enum Body {
         from: String,
         /// Whether it comes from the team's own people and programs.
         trusted: bool,
+        /// Whether it must not leave the team.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        private: bool,
+    },
+    /// Note: a call of another run started this one. It stands before anything else.
+    Caller {
+        /// The other run.
+        run: RunId,
+        /// What had come into the other run by then: whatever it says may be that content's word.
+        #[serde(default, skip_serializing_if = "Content::is_none")]
+        content: Content,
+        /// The policies of its tools: this run's are as strict at least.
+        #[serde(default)]
+        policies: CallerPolicies,
+        /// What it had left of its own limits.
+        #[serde(default)]
+        left: Left,
     },
     /// Note: the server that a connection's call was under way at, and that had asked a person, does not have it any more.
     Lost {
@@ -386,6 +409,7 @@ impl Body {
             | Self::ModelFailed { .. }
             | Self::Summary { .. }
             | Self::Source { .. }
+            | Self::Caller { .. }
             | Self::Lost { .. }
             | Self::ToolsChanged { .. }
             | Self::Late { .. } => false,

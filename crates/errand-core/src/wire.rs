@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::author::AuthorBody;
+use crate::content::{Reason, Source};
 use crate::human::{Ask, HumanRequest, Question, Resolution};
 use crate::run::{RunError, Status};
 use crate::time::Timestamp;
@@ -203,6 +204,9 @@ pub struct MessageBody {
     /// Who wrote it, for what came from outside: a person, an API key by its name, or the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<AuthorBody>,
+    /// True where the sender said that strangers may have written the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrusted: Option<bool>,
 }
 
 /// A call of a tool.
@@ -298,6 +302,58 @@ pub struct PendingRequestBody {
     /// When it lapses.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     pub expires_at: Option<Timestamp>,
+    /// Why a policy asks for the call. Absent where no policy asks. Its texts come from outside: show them as quoted text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ReasonBody>,
+    /// What a connection's server says with its request. It comes from outside: show it as quoted text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<QuoteBody>,
+}
+
+/// Why a policy asks for a call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReasonBody {
+    /// `ask` or `guard`.
+    pub policy: String,
+    /// What was read that counts for the call, the newest last; at most 16. With `ask` it may be empty: that asks whatever
+    /// was read.
+    #[schema(max_items = 16)]
+    pub sources: Vec<SourceBody>,
+    /// How many sources more there were, at most.
+    pub more: u64,
+}
+
+/// Content that a run has read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SourceBody {
+    /// The tool that read it; `message` for a message that was marked as untrusted, `start` for what a run began with.
+    pub tool: String,
+    /// The call, in the run's messages; null where no call read it.
+    #[schema(required)]
+    pub call_id: Option<String>,
+    /// What was read, in the words of the call: a path, a command, an address, or the arguments as JSON. At most 301
+    /// characters, the last of them `…` where it was cut.
+    #[schema(required, max_length = 301)]
+    pub item: Option<String>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The run that read it, where that is one that started this one; null for this run.
+    #[schema(required)]
+    pub run_id: Option<Uuid>,
+    /// Whether strangers may have written it.
+    pub untrusted: bool,
+    /// Whether it must not leave the team.
+    pub private: bool,
+}
+
+/// What somebody outside says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QuoteBody {
+    /// Who says it: the name of a connection.
+    pub by: String,
+    /// The words.
+    pub text: String,
 }
 
 /// A human request that is answered.
@@ -419,6 +475,30 @@ impl From<&HumanRequest> for PendingRequestBody {
             questions,
             tool_call: request.tool_call.as_ref().map(ToolCallBody::from),
             expires_at: request.expires_at,
+            reason: request.reason.as_ref().map(ReasonBody::from),
+            quote: request.quote.as_ref().map(|quote| QuoteBody {
+                by: quote.by.clone(),
+                text: quote.text.clone(),
+            }),
+        }
+    }
+}
+
+impl From<&Reason> for ReasonBody {
+    fn from(reason: &Reason) -> Self {
+        let source = |source: &Source| SourceBody {
+            tool: source.read.tool.clone(),
+            call_id: source.read.call_id.clone(),
+            item: source.read.item.clone(),
+            at: source.read.at,
+            run_id: source.read.run.map(|run| run.as_uuid()),
+            untrusted: source.untrusted,
+            private: source.private,
+        };
+        Self {
+            policy: reason.policy.as_str().to_owned(),
+            sources: reason.sources.iter().map(source).collect(),
+            more: reason.more,
         }
     }
 }
@@ -438,11 +518,17 @@ impl MessageBody {
             human_request: None,
             human_response: None,
             author: None,
+            untrusted: None,
         };
         let message = match &entry.body {
-            Body::User { text, by, .. } => Self {
+            Body::User {
+                text,
+                by,
+                untrusted,
+            } => Self {
                 text_content: Some(text.clone()),
                 author: Some(by.as_ref().into()),
+                untrusted: untrusted.then_some(true),
                 ..empty("text", "user")
             },
             Body::Assistant { text, .. } => Self {
@@ -494,6 +580,7 @@ impl MessageBody {
             | Body::ModelAttempt { .. }
             | Body::Summary { .. }
             | Body::Source { .. }
+            | Body::Caller { .. }
             | Body::Lost { .. }
             | Body::ToolsChanged { .. } => return None,
         };

@@ -34,7 +34,7 @@ use rmcp::service::{Peer, RoleClient};
 use tokio_util::sync::CancellationToken;
 
 pub use call::ConnectionTool;
-pub use offer::Offer;
+pub use offer::{Offer, OfferFor};
 pub use sign_in::{BegunBy, SignIn, SignInUnderWay};
 
 use crate::clock::Clock;

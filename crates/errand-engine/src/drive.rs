@@ -34,7 +34,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
-use crate::connect::Offer;
+use crate::connect::{Offer, OfferFor};
 use crate::dispatch::Parts;
 use crate::model::{self, ModelError, Need, Session, Setup, Turn, TurnContext, TurnError};
 use crate::sandboxes::Workspace;
@@ -107,12 +107,22 @@ pub(crate) async fn drive(
             "the sandbox of the run has expired; start a new run and upload the files again";
         return Err(DriveError::Fails(RunError::new("sandbox_expired", message)));
     }
-    let offer = Offer::of(&parts.connections, run.team, &build).await?;
+    let caller = run.entries.first().and_then(|entry| match &entry.body {
+        Body::Caller { policies, .. } => Some(policies),
+        _ => None,
+    });
+    let offer_for = OfferFor {
+        team: run.team,
+        build: &build,
+        caller,
+        own: &parts.tools,
+    };
+    let offer = Offer::of(&parts.connections, offer_for).await?;
     let mut session = model.session(Setup {
         run: run.id,
         team: run.team,
         build: &build,
-        tools: &|| offers(parts, &build, &offer),
+        tools: &|| offers(parts, &offer),
     })?;
     let mut ledger = Ledger::default();
     for entry in &run.entries {
@@ -124,6 +134,7 @@ pub(crate) async fn drive(
     let mut driver = Driver {
         parts,
         offer,
+        offer_for,
         claim,
         step_ms_max,
         cancel,
@@ -139,8 +150,8 @@ pub(crate) async fn drive(
         sandbox: run.sandbox.clone(),
         run: &run,
         steps: run.steps,
-        tokens: run.tokens,
-        cost_usd: run.cost_usd,
+        tokens: run.tokens + run.below.tokens,
+        cost_usd: run.cost_usd + run.below.cost_usd,
     };
     match driver.go().await {
         // What was done and is not on disk yet goes with the failure.
@@ -186,18 +197,14 @@ struct Made {
     refused: Option<String>,
 }
 
-/// The tools that a model is told of: those of the build and its connections that it may call.
-fn offers(parts: &Parts, build: &BuildConfig, offer: &Offer) -> Vec<model::Offer> {
-    let allowed = build
-        .tools
-        .iter()
-        .filter(|(_, policy)| **policy != Policy::Deny);
-    let own = allowed.filter_map(|(name, _)| parts.tools.get(name));
-    let of_connections = offer
-        .iter()
-        .filter(|tool| offer.policy(tool.name()) != Some(Policy::Deny));
+/// The tools that a model is told of: those of the build and its connections that it may call, its own first.
+fn offers(parts: &Parts, offer: &Offer) -> Vec<model::Offer> {
+    let (of_connections, own): (Vec<_>, Vec<_>) = offer.names().partition(|name| is_tool(name));
+    let own = own.into_iter().filter_map(|name| parts.tools.get(name));
+    let of_connections = of_connections
+        .into_iter()
+        .filter_map(|name| offer.get(name));
     own.chain(of_connections)
-        .filter(|tool| build.human_in_the_loop || !tool.hints().asks)
         .map(|tool| model::Offer {
             name: tool.name().to_owned(),
             description: tool.description().to_owned(),
@@ -217,8 +224,9 @@ struct Driver<'a> {
     first_commit: &'a CancellationToken,
     fence: Fence,
     session: Box<dyn Session>,
-    /// The tools of connections.
+    /// The tools that the run has.
     offer: Offer,
+    offer_for: OfferFor<'a>,
     ledger: Ledger,
     /// Position of the last entry that is on disk and known here.
     known: u64,
@@ -227,7 +235,9 @@ struct Driver<'a> {
     sandbox: Option<SandboxId>,
     workspace: Option<Workspace>,
     steps: u64,
+    /// With those of the runs below.
     tokens: u64,
+    /// With that of the runs below.
     cost_usd: f64,
 }
 
@@ -239,9 +249,9 @@ impl Driver<'_> {
             }
             // A floor that was raised holds from the next call on.
             let connections = &self.parts.connections;
-            let refresh = self.offer.refresh(connections, self.run.team, self.build);
+            let refresh = self.offer.refresh(connections, self.offer_for);
             if refresh.await? {
-                let offered = offers(self.parts, self.build, &self.offer);
+                let offered = offers(self.parts, &self.offer);
                 self.session.offer(offered);
             }
             let mut what = self.decide();
@@ -305,14 +315,11 @@ impl Driver<'_> {
                     let of_connection = self.offer.get(name);
                     let own = || {
                         let tool = self.parts.tools.get(name);
-                        tool.filter(|_| self.build.tools.contains_key(name))
+                        tool.filter(|_| self.policy(name).is_some())
                     };
                     of_connection.or_else(own).map(|tool| tool.hints())
                 },
-                policy: &|name| {
-                    let of_connection = self.offer.policy(name);
-                    of_connection.unwrap_or_else(|| self.build.policy(name))
-                },
+                policy: &|name| self.policy(name).unwrap_or(Policy::Deny),
                 target: &|name| self.tool(name).and_then(|tool| tool.target()),
                 people: self.build.human_in_the_loop,
                 claim: self.claim,
@@ -320,6 +327,13 @@ impl Driver<'_> {
                 on_expire: self.build.human_requests.on_expire,
             },
         )
+    }
+
+    /// The policy of a tool of the run. A tool that asks people is not offered where nobody may be asked; a call of it is
+    /// told why.
+    fn policy(&self, name: &str) -> Option<Policy> {
+        let named = || self.build.tools.get(name).copied();
+        self.offer.policy(name).or_else(named)
     }
 
     /// Until a moment: of a timer, or of the model's next attempt.

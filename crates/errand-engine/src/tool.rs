@@ -28,6 +28,8 @@ pub struct Source {
     pub from: String,
     /// Whether it comes from the team's own people and programs.
     pub trusted: bool,
+    /// Whether it must not leave the team.
+    pub private: bool,
 }
 
 /// What a call came to.

@@ -194,6 +194,26 @@ impl Store {
         .await
     }
 
+    /// Which of these agents the team has. Deleted ones are not among them.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn agents_among(&self, team: TeamId, ids: Vec<AgentId>) -> Result<Vec<AgentId>> {
+        self.peek(move |conn| {
+            let mut there = Vec::new();
+            let mut select = conn.prepare_cached(
+                "SELECT 1 FROM agents WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
+            )?;
+            for id in &ids {
+                if select.exists(params![Blob(id.as_uuid()), Blob(team.as_uuid())])? {
+                    there.push(*id);
+                }
+            }
+            Ok(there)
+        })
+        .await
+    }
+
     /// Changes a build's name and description. Where nothing is to change, nothing is written.
     ///
     /// # Errors
@@ -343,6 +363,7 @@ fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
             .get::<_, Option<Blob>>(at + 11)?
             .map(|id| BuildId::from_stored(id.0)),
         updated_at: row.get::<_, Ms>(at + 12)?.0,
+        warnings: Vec::new(),
     })
 }
 
@@ -400,7 +421,11 @@ fn insert_build(
     if !new.draft {
         live::point_to(tx, agent, new.id)?;
     }
-    select_build(tx, team, new.id)
+    let build = select_build(tx, team, new.id)?;
+    Ok(Build {
+        warnings: new.warnings.clone(),
+        ..build
+    })
 }
 
 /// For an agent that the transaction has found to be the team's.

@@ -7,9 +7,16 @@
 //!
 //! Left out: which assignments a build may start (the caller's driver names them), and the tool itself (`errand-engine`).
 
+use std::sync::Arc;
+
+use errand_core::budget::Used;
+use errand_core::config::{BuildConfig, Left};
+use errand_core::content::Content;
+use errand_core::effective::CallerPolicies;
 use errand_core::human::HumanRequest;
-use errand_core::id::{AgentId, HumanRequestId, MessageId, RunId, TeamId, UserId};
+use errand_core::id::{AgentId, BuildId, HumanRequestId, MessageId, RunId, TeamId, UserId};
 use errand_core::ledger::Ledger;
+use errand_core::limits::RUN_CHILDREN_DEFAULT;
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Outcome};
@@ -21,13 +28,16 @@ use crate::change::Change;
 use crate::error::{Result, StoreError};
 use crate::model::{Runnable, StartRun};
 use crate::outside::{new_row, stop_as};
-use crate::rows::Blob;
+use crate::rows::{Blob, count};
 use crate::runs::{RunRow, entries_from, row_of, view_of};
 use crate::sqlite::Tx;
 use crate::unread::for_each;
 
 /// How deep runs may wait for each other.
 const DEPTH_MAX: i64 = 3;
+
+/// Most characters of the error of a run that its caller is given.
+const ERROR_CHARS_MAX: usize = 2_000;
 
 /// A run to start for a call.
 #[derive(Clone, Debug)]
@@ -38,13 +48,16 @@ pub struct StartChild {
     pub id: RunId,
     /// The assignment: its id, or its name.
     pub assignment: String,
-    /// The assignments that the caller's build may start; none: every one of the team.
-    pub allowed: Option<Vec<AgentId>>,
+    /// The assignments that the caller's build may start.
+    pub allowed: Vec<AgentId>,
     /// Its first message.
     pub message: Option<(MessageId, String)>,
-    /// What untrusted content came into the caller's run, if any did: whatever it says from then on may be that
-    /// content's word.
-    pub untrusted: Option<String>,
+    /// What came into the caller's run: whatever it says from then on may be that content's word.
+    pub content: Content,
+    /// The policies of the caller's tools.
+    pub policies: CallerPolicies,
+    /// What the caller has left of its limits.
+    pub left: Left,
     /// Whether the build's model can be run here.
     pub runnable: Runnable,
     /// Whether people may be asked. Who waits for a run that waits for people asks them too.
@@ -55,8 +68,8 @@ pub struct StartChild {
 pub(crate) enum Child {
     /// The caller waits for this run.
     Waits(RunId),
-    /// The call has its result: where that comes from, whether it is trusted, and itself.
-    Gives(Option<(String, bool)>, Outcome),
+    /// The call has its result: where that comes from, and itself.
+    Gives(Option<Body>, Outcome),
 }
 
 /// Starts the run of a call, or finds the one that it started before.
@@ -71,7 +84,7 @@ pub(crate) fn start(
         return Ok(if row.status.has_ended() {
             tx.prepare_cached("UPDATE child_runs SET awaited = 0 WHERE child = ?1")?
                 .execute(params![Blob(child.as_uuid())])?;
-            gives(tx, &row)?
+            gives(tx, &row, &new.call_id)?
         } else {
             Child::Waits(child)
         });
@@ -84,6 +97,73 @@ pub(crate) fn start(
         ),
         Err(error) => Err(error),
     }
+}
+
+/// A build under what the run that starts it has left.
+pub(crate) fn limited(config: Arc<BuildConfig>, left: Left) -> Arc<BuildConfig> {
+    if left == Left::default() {
+        return config;
+    }
+    Arc::new(BuildConfig {
+        limits: config.limits.clone().within(left),
+        ..BuildConfig::clone(&config)
+    })
+}
+
+/// Whether one run more may be started below a run: by its own build and by those of all that wait for it, each of which
+/// counts what was started below it, at all depths.
+fn room_below(tx: &Tx<'_>, run: RunId) -> Result<()> {
+    let above: Vec<(RunId, BuildId)> = tx
+        .prepare_cached(
+            "WITH RECURSIVE above (run) AS (
+                 SELECT ?1 UNION SELECT c.parent FROM above a JOIN child_runs c ON c.child = a.run)
+             SELECT r.id, r.build_id FROM above a JOIN runs r ON r.id = a.run",
+        )?
+        .query_map(params![Blob(run.as_uuid())], |row| {
+            let run = RunId::from_stored(row.get::<_, Blob>(0)?.0);
+            Ok((run, BuildId::from_stored(row.get::<_, Blob>(1)?.0)))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for (run, build) in above {
+        let max = tx
+            .builds()
+            .get(tx, build)?
+            .map_or(RUN_CHILDREN_DEFAULT, |build| build.limits.children);
+        let below: i64 = tx
+            .prepare_cached(
+                "WITH RECURSIVE below (run) AS (
+                     SELECT child FROM child_runs WHERE parent = ?1
+                     UNION SELECT c.child FROM below b JOIN child_runs c ON c.parent = b.run)
+                 SELECT count(*) FROM below",
+            )?
+            .query_row(params![Blob(run.as_uuid())], |row| row.get(0))?;
+        if count(below) >= max {
+            return Err(StoreError::Refused(format!(
+                "the run {run} has started {below} runs, all depths together, and reached limits.children of its build ({max})"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What the runs below a run have used up, all depths together.
+pub(crate) fn used_below(conn: &Connection, run: RunId) -> Result<Used> {
+    let used = conn
+        .prepare_cached(
+            "WITH RECURSIVE below (run) AS (
+                 SELECT child FROM child_runs WHERE parent = ?1
+                 UNION SELECT c.child FROM below b JOIN child_runs c ON c.parent = b.run)
+             SELECT coalesce(sum(r.input_tokens + r.output_tokens), 0), coalesce(sum(r.cost_usd), 0.0)
+             FROM below b JOIN runs r ON r.id = b.run",
+        )?
+        .query_row(params![Blob(run.as_uuid())], |row| {
+            Ok(Used {
+                steps: 0,
+                tokens: count(row.get(0)?),
+                cost_usd: row.get(1)?,
+            })
+        })?;
+    Ok(used)
 }
 
 fn child_of(conn: &Connection, parent: RunId, call_id: &str) -> Result<Option<RunId>> {
@@ -110,19 +190,22 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
         )));
     }
     let agent = agent_named(tx, parent.team, &new.assignment)?
-        .filter(|agent| new.allowed.as_ref().is_none_or(|list| list.contains(agent)))
+        .filter(|agent| new.allowed.contains(agent))
         .ok_or_else(|| {
             refused(format!(
-                "this assignment may start no assignment {:?}",
+                "this assignment may start no assignment {:?}: its build lists those that it may start, by id, in data.assignments",
                 new.assignment
             ))
         })?;
+    room_below(tx, parent.id)?;
     let build = live_build_of(tx, parent.team, agent)?;
     let config = tx.builds().get(tx, build)?.map_err(|error| {
         refused(format!(
             "the assignment's latest build cannot be run: {error}"
         ))
     })?;
+    // A limit of the caller's counts as one of its own: what has no price cannot be held to it.
+    let config = limited(config, new.left);
     (new.runnable.0)(&config).map_err(refused)?;
     if !new.people
         && config
@@ -146,6 +229,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
             .human_webhook_url
             .clone()
             .or_else(|| parent.webhook_url.clone()),
+        untrusted: false,
         message: new.message.clone(),
         by: UserId::from_stored(uuid::Uuid::nil()).into(),
         api_key: parent.api_key,
@@ -161,25 +245,22 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     crate::usage::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, now);
     change.mark_updated();
-    if let Some(read) = &new.untrusted {
-        change.append(
-            None,
-            Body::Source {
-                call_id: new.call_id.clone(),
-                from: format!(
-                    "what came into the run {} that started this one: {read}",
-                    parent.id
-                ),
-                trusted: false,
-            },
-        )?;
-    }
+    change.append(
+        None,
+        Body::Caller {
+            run: parent.id,
+            content: new.content.clone(),
+            policies: new.policies.clone(),
+            left: new.left,
+        },
+    )?;
     if let Some((id, text)) = &new.message {
         change.append(
             Some(*id),
             Body::User {
                 text: text.clone(),
                 by: None,
+                untrusted: false,
             },
         )?;
     }
@@ -214,10 +295,15 @@ fn agent_named(conn: &Connection, team: TeamId, text: &str) -> Result<Option<Age
 }
 
 /// What an ended run gives its caller: its last words, trusted as far as what it read is.
-fn gives(conn: &Connection, child: &RunRow) -> Result<Child> {
+fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
     let entries = entries_from(conn, child.id, 0)?;
-    let trusted = Ledger::of(&entries).untrusted.is_none();
-    let from = format!("the run {} of another assignment", child.id);
+    let content = Ledger::of(&entries).content;
+    let source = Body::Source {
+        call_id: call_id.to_owned(),
+        from: child.id.to_string(),
+        trusted: content.untrusted.is_none(),
+        private: !content.private.is_none(),
+    };
     let text = entries.iter().rev().find_map(|entry| match &entry.body {
         Body::Assistant { text, .. } => Some(text.as_str()),
         _ => None,
@@ -229,15 +315,20 @@ fn gives(conn: &Connection, child: &RunRow) -> Result<Child> {
             "text": text.unwrap_or_default(),
         })),
         Status::Failed => {
-            let error = child.error.as_ref().map_or("", |error| &error.message);
+            let (code, message) = child
+                .error
+                .as_ref()
+                .map_or(("", ""), |e| (&e.code, &e.message));
+            // Its words may be a stranger's, and are quoted.
+            let message: String = message.chars().take(ERROR_CHARS_MAX).collect();
             Outcome::Error(format!(
-                "child_failed: the run {} failed: {error}",
+                "child_failed: the run {} failed with the code {code}; its message: {message:?}",
                 child.id
             ))
         }
         _ => Outcome::Error(format!("child_stopped: the run {} was stopped", child.id)),
     };
-    Ok(Child::Gives(Some((from, trusted)), outcome))
+    Ok(Child::Gives(Some(source), outcome))
 }
 
 /// A run has ended: who waits for it is in line again, and what it waits for itself ends with it.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use errand_core::connection::ProbedTool;
+use errand_core::connection::{ConnectionView, ProbedTool, ToolSettings};
 use errand_core::id::{ConnectionId, TeamId, UserId};
 use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
@@ -71,6 +71,9 @@ pub struct MadeFor {
 /// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
 pub type Floors = BTreeMap<String, Policy>;
 
+/// What admins say of tools, by their offered names.
+pub type ToolSettingsByName = BTreeMap<String, ToolSettings>;
+
 /// A connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
@@ -84,8 +87,10 @@ pub struct Connection {
     pub setup: Setup,
     /// How strict a build must be at least.
     pub floors: Floors,
-    /// Whether what its closed tools give counts as trusted.
+    /// Whether what its closed tools give counts as trusted, where `settings` do not say it of the tool.
     pub trusted: bool,
+    /// What admins say of its tools.
+    pub settings: ToolSettingsByName,
     /// Its tools, by the last probe; none where there was none.
     pub tools: Option<Vec<ProbedTool>>,
     /// When that was.
@@ -101,11 +106,27 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// What it says of the tools that a build has.
+    #[must_use]
+    pub fn view(&self) -> ConnectionView<'_> {
+        ConnectionView {
+            name: &self.name,
+            tools: self.tools.as_deref(),
+            floors: &self.floors,
+            settings: &self.settings,
+        }
+    }
+
     /// The floor of one of its tools.
     #[must_use]
     pub fn floor(&self, tool: &str) -> Policy {
-        let floor = self.floors.get(tool).or_else(|| self.floors.get("*"));
-        floor.copied().unwrap_or(Policy::Allow)
+        self.view().floor(tool)
+    }
+
+    /// What admins say of one of its tools.
+    #[must_use]
+    pub fn settings_of(&self, tool: &str) -> ToolSettings {
+        self.view().settings_of(tool)
     }
 
     /// One of its tools, by its offered name.
@@ -130,6 +151,8 @@ pub struct NewConnection {
     pub floors: Floors,
     /// Whether what its closed tools give counts as trusted.
     pub trusted: bool,
+    /// What admins say of its tools.
+    pub settings: ToolSettingsByName,
     /// By whom.
     pub by: UserId,
     /// Now.
@@ -145,9 +168,11 @@ pub struct ConnectionChange {
     pub floors: Option<Floors>,
     /// Whether what its closed tools give counts as trusted.
     pub trusted: Option<bool>,
+    /// What admins say of its tools.
+    pub settings: Option<ToolSettingsByName>,
 }
 
-const COLUMNS: &str = "id, team_id, name, setup, floors, trusted, tools, probed_at, sign_in_of, created_by, created_at, updated_at";
+const COLUMNS: &str = "id, team_id, name, setup, floors, trusted, tools, probed_at, sign_in_of, created_by, created_at, updated_at, tool_settings";
 
 /// What a connection's sign-in is sealed for.
 fn sign_in_purpose(id: ConnectionId) -> String {
@@ -393,6 +418,7 @@ fn read(row: &Row<'_>) -> Result<Connection> {
             .map(|id| UserId::from_stored(id.0)),
         created_at: row.get::<_, Ms>(10)?.0,
         updated_at: row.get::<_, Ms>(11)?.0,
+        settings: json("connections", "tool_settings", &row.get::<_, String>(12)?)?,
     })
 }
 
@@ -447,8 +473,8 @@ fn insert(tx: &Tx<'_>, new: &NewConnection) -> Result<Connection> {
         )));
     }
     tx.prepare_cached(
-        "INSERT INTO connections (id, team_id, name, setup, floors, trusted, created_by, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
+        "INSERT INTO connections (id, team_id, name, setup, floors, trusted, created_by, created_at, updated_at, tool_settings)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)",
     )?
     .execute(params![
         Blob(new.id.as_uuid()),
@@ -458,7 +484,8 @@ fn insert(tx: &Tx<'_>, new: &NewConnection) -> Result<Connection> {
         to_json("connections", "floors", &new.floors)?,
         new.trusted,
         Blob(new.by.as_uuid()),
-        Ms(new.now)
+        Ms(new.now),
+        to_json("connections", "tool_settings", &new.settings)?
     ])?;
     one(tx, new.team, new.id)
 }
@@ -478,8 +505,14 @@ fn update(
         _ => true,
     };
     let now = after(&before, now);
+    // What was said of the tools of one server says nothing of those of another.
+    let kept = if leads_elsewhere {
+        BTreeMap::new()
+    } else {
+        before.settings.clone()
+    };
     tx.prepare_cached(
-        "UPDATE connections SET setup = ?2, floors = ?3, trusted = ?4, updated_at = ?5,
+        "UPDATE connections SET setup = ?2, floors = ?3, trusted = ?4, updated_at = ?5, tool_settings = ?7,
              tools = CASE WHEN ?6 THEN NULL ELSE tools END, probed_at = CASE WHEN ?6 THEN NULL ELSE probed_at END,
              sign_in = CASE WHEN ?6 THEN NULL ELSE sign_in END, sign_in_of = CASE WHEN ?6 THEN NULL ELSE sign_in_of END
          WHERE id = ?1",
@@ -492,9 +525,14 @@ fn update(
             "floors",
             change.floors.as_ref().unwrap_or(&before.floors)
         )?,
-        change.trusted.unwrap_or(before.trusted),
+        change.trusted.unwrap_or(before.trusted && !leads_elsewhere),
         Ms(now),
-        leads_elsewhere
+        leads_elsewhere,
+        to_json(
+            "connections",
+            "tool_settings",
+            change.settings.as_ref().unwrap_or(&kept)
+        )?
     ])?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use errand_core::budget::Used;
 use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
 use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
@@ -550,6 +551,10 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
         entries_from(conn, row.id, 0)?
     };
     let build = builds.get(conn, row.build)?.map(|build| {
+        let build = match entries.first().map(|entry| &entry.body) {
+            Some(Body::Caller { left, .. }) => children::limited(build, *left),
+            _ => build,
+        };
         if row.people || !build.human_in_the_loop {
             return build;
         }
@@ -559,6 +564,13 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
             ..BuildConfig::clone(&build)
         })
     });
+    // Only a build that may start runs has any below.
+    let starts = (build.as_ref()).is_ok_and(|build| build.tools.contains_key("run_assignment"));
+    let below = if starts {
+        children::used_below(conn, row.id)?
+    } else {
+        Used::default()
+    };
     Ok(DrivenRun {
         id: row.id,
         team: row.team,
@@ -569,6 +581,7 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
         steps: row.steps,
         tokens: row.input_tokens + row.output_tokens,
         cost_usd: row.cost_usd,
+        below,
         entries,
     })
 }
@@ -656,16 +669,8 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
                     Ok(false)
                 }
                 Child::Gives(source, outcome) => {
-                    if let Some((from, trusted)) = source {
-                        let call_id = new.call_id.clone();
-                        change.append(
-                            None,
-                            Body::Source {
-                                call_id,
-                                from,
-                                trusted,
-                            },
-                        )?;
+                    if let Some(source) = source {
+                        change.append(None, source)?;
                     }
                     change.append(
                         None,

@@ -132,6 +132,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     if let Some((id, text)) = &fork.message {
         let body = Body::User {
             text: text.clone(),
+            untrusted: false,
             by: Some(fork.by.clone()),
         };
         change.append(Some(*id), body)?;

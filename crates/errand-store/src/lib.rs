@@ -56,6 +56,7 @@ pub use bell::{Bell, Fence, Watch};
 pub use children::StartChild;
 pub use connections::{
     Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
+    ToolSettingsByName,
 };
 pub use driving::{Recovered, Woken};
 pub use error::{Result, StoreError};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use errand_core::author::By;
+use errand_core::budget::Used;
 use errand_core::config::{BadConfig, BuildConfig};
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
@@ -14,6 +15,7 @@ use errand_core::role::{Permission, Role};
 use errand_core::run::{RunError, Status};
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Entry, ModelCall, NewEntry, Outcome};
+use errand_core::warning::Warning;
 use errand_core::wire::RunBody;
 use serde_json::Value;
 
@@ -153,6 +155,8 @@ pub struct Build {
     pub parent: Option<BuildId>,
     /// When its name, description or state last changed.
     pub updated_at: Timestamp,
+    /// What its author should know. Not stored: only the operation that creates a build gives it back.
+    pub warnings: Vec<Warning>,
 }
 
 /// A build before it has its number.
@@ -170,6 +174,8 @@ pub struct NewBuild {
     pub created_by: UserId,
     /// New runs do not use it until it is promoted.
     pub draft: bool,
+    /// What its author should know; see [`Build::warnings`].
+    pub warnings: Vec<Warning>,
 }
 
 /// An agent before it is stored.
@@ -344,6 +350,8 @@ pub struct StartRun {
     pub human_request_webhook_url: Option<String>,
     /// A first message.
     pub message: Option<(MessageId, String)>,
+    /// Whether strangers may have written it.
+    pub untrusted: bool,
     /// By whom.
     pub by: By,
     /// With which API key, if with one.
@@ -367,6 +375,8 @@ pub struct PostMessage {
     pub id: MessageId,
     /// At least one character.
     pub text: String,
+    /// Whether strangers may have written it.
+    pub untrusted: bool,
     /// By whom.
     pub by: By,
     /// Now.
@@ -462,6 +472,8 @@ pub struct DrivenRun {
     pub tokens: u64,
     /// US dollars so far.
     pub cost_usd: f64,
+    /// What the runs below it have used up so far, all depths together.
+    pub below: Used,
     /// The whole transcript.
     pub entries: Vec<Entry>,
 }

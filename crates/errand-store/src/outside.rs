@@ -133,6 +133,7 @@ fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
             Some(*id),
             Body::User {
                 text: text.clone(),
+                untrusted: start.untrusted,
                 by: Some(start.by.clone()),
             },
         )?;
@@ -251,6 +252,7 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
         Some(message.id),
         Body::User {
             text: message.text.clone(),
+            untrusted: message.untrusted,
             by: Some(message.by.clone()),
         },
     )?;

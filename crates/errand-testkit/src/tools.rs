@@ -32,6 +32,7 @@ impl OutsideTool {
             open_world: true,
             asks: false,
             untrusted: true,
+            private: true,
             settle: Settle::AskPerson,
         };
         Self {

@@ -27,6 +27,7 @@ mod join;
 mod layout;
 mod log_in;
 mod places;
+mod reason;
 mod run;
 mod runs;
 mod set_up;

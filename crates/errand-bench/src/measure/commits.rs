@@ -157,6 +157,7 @@ impl Committer {
             config: json!({"version": "v2", "data": {"playbook": {"steps": steps}}}),
             created_by: first.owner,
             draft: false,
+            warnings: Vec::new(),
         };
         let agent = ids.agent(now);
         let new = NewAgent {
@@ -218,6 +219,7 @@ impl Committer {
             sandbox: None,
             webhook_url: None,
             human_request_webhook_url: None,
+            untrusted: false,
             message: None,
             by: self.user.into(),
             sandbox_ttl_ms: 86_400_000,

@@ -13,6 +13,9 @@ const CONNECTIONS_MAX: usize = 32;
 /// Most hosts of an allow-list.
 const HOSTS_MAX: usize = 1_000;
 
+/// Most assignments that a build may start.
+const ASSIGNMENTS_MAX: usize = 1_000;
+
 /// How far a build reaches beyond its sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
@@ -22,24 +25,34 @@ pub struct Reach {
     pub secrets: BTreeSet<String>,
     /// The hosts that `fetch_url` may ask; none: every public one.
     pub hosts: Option<Vec<HostPattern>>,
-    /// The assignments that `run_assignment` may start; none: every one of the team.
-    pub assignments: Option<Vec<AgentId>>,
+    /// The assignments that `run_assignment` may start.
+    pub assignments: Vec<AgentId>,
 }
 
-/// A host, or with `*.` before it all that are below it.
+/// A host, or with `*.` before it all that are below it; with a port, or at the default port of the address's scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
     name: String,
     below: bool,
+    port: Option<u16>,
 }
 
 impl HostPattern {
-    /// Reads `example.com` or `*.example.com`.
+    /// Reads `example.com`, `*.example.com`, `example.com:8443` or `[2001:db8::1]:8443`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (name, below) = match text.strip_prefix("*.") {
             Some(name) => (name, true),
             None => (text, false),
+        };
+        let (name, port) = match name.rsplit_once(':') {
+            // An address of version 6 without brackets is none of a URL; one in brackets may end with a port.
+            Some((name, port)) if name.ends_with(']') || !name.contains(':') => {
+                let digits = port.bytes().all(|b| b.is_ascii_digit());
+                let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0);
+                (name, Some(port?))
+            }
+            _ => (name, None),
         };
         let fits = !name.is_empty()
             && name.len() <= 253
@@ -51,12 +64,21 @@ impl HostPattern {
         fits.then(|| Self {
             name: name.to_ascii_lowercase(),
             below,
+            port,
         })
     }
 
-    /// Whether a host, as a parsed URL has it, is meant.
+    /// Whether a host and a port, as a parsed URL has them, are meant. `port`: none where it is the default of the scheme.
     #[must_use]
-    pub fn matches(&self, host: &str) -> bool {
+    pub fn matches(&self, host: &str, port: Option<u16>, default: Option<u16>) -> bool {
+        let ports_fit = match self.port {
+            None => port.is_none(),
+            Some(own) => port.or(default) == Some(own),
+        };
+        ports_fit && self.is_host(host)
+    }
+
+    fn is_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         if self.below {
             host.strip_suffix(&self.name)
@@ -100,13 +122,18 @@ impl Reach {
                 format!("it takes at most {CONNECTIONS_MAX} ids, each once"),
             ));
         }
-        let assignments = given("assignments")
-            .map(|list| {
-                texts("data.assignments", list, "ids of agents", |text| {
-                    text.parse().ok()
-                })
-            })
-            .transpose()?;
+        let assignments = match given("assignments") {
+            None => Vec::new(),
+            Some(list) => texts("data.assignments", list, "ids of agents", |text| {
+                text.parse().ok()
+            })?,
+        };
+        if assignments.len() > ASSIGNMENTS_MAX {
+            return Err(bad(
+                "data.assignments",
+                format!("it takes at most {ASSIGNMENTS_MAX} ids"),
+            ));
+        }
         Ok(Self {
             connections,
             secrets,
@@ -127,7 +154,7 @@ fn hosts(value: &Value) -> Result<Vec<HostPattern>, BadConfig> {
     let hosts = texts(
         path,
         list,
-        "hosts, such as example.com or *.example.com",
+        "hosts, such as example.com, *.example.com or example.com:8443",
         HostPattern::parse,
     )?;
     if hosts.len() > HOSTS_MAX {
@@ -168,7 +195,10 @@ mod tests {
             .unwrap()
             .hosts
             .unwrap();
-        let allowed = |host: &str| hosts.iter().any(|pattern| pattern.matches(host));
+        let allowed = |host: &str| {
+            let mut patterns = hosts.iter();
+            patterns.any(|pattern| pattern.matches(host, None, Some(443)))
+        };
         for host in [
             "example.com",
             "EXAMPLE.com.",
@@ -185,6 +215,37 @@ mod tests {
             "example.com.evil.test",
         ] {
             assert!(!allowed(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_port_means_the_default_port_alone() {
+        let matches = |pattern: &str, host: &str, port: Option<u16>| {
+            let pattern = HostPattern::parse(pattern).unwrap();
+            pattern.matches(host, port, Some(443))
+        };
+        assert!(matches("example.com", "example.com", None));
+        assert!(!matches("example.com", "example.com", Some(8443)));
+        assert!(matches("example.com:8443", "example.com", Some(8443)));
+        assert!(!matches("example.com:8443", "example.com", None));
+        assert!(matches("example.com:443", "example.com", None));
+        assert!(matches("*.example.com:8443", "a.example.com", Some(8443)));
+        assert!(!matches("*.example.com", "a.example.com", Some(8443)));
+        assert!(matches("[2001:db8::1]:8080", "[2001:db8::1]", Some(8080)));
+        assert!(matches("[2001:db8::1]", "[2001:db8::1]", None));
+        for bad in [
+            "example.com:",
+            "example.com:0",
+            "example.com:99999",
+            "example.com:+80",
+            ":80",
+            "a:b:80x",
+        ] {
+            assert_eq!(
+                HostPattern::parse(bad).filter(|p| p.port.is_some()),
+                None,
+                "{bad}"
+            );
         }
     }
 

@@ -79,6 +79,7 @@ impl Drive {
         self.push(Body::User {
             text: text.to_owned(),
             by: None,
+            untrusted: false,
         });
     }
 

@@ -214,6 +214,7 @@ impl Walk {
             | Body::ModelAttempt { .. }
             | Body::Summary { .. }
             | Body::Source { .. }
+            | Body::Caller { .. }
             | Body::Lost { .. }
             | Body::ToolsChanged { .. } => {}
         }
@@ -652,6 +653,8 @@ fn draft(
             .map(|text| duration(text, names, fuel))
             .transpose()?,
         on_expire: request.on_expire,
+        reason: None,
+        quote: None,
     })
 }
 

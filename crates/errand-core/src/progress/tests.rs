@@ -33,6 +33,7 @@ impl World {
         self.add(Body::User {
             text: "Go on.".to_owned(),
             by: None,
+            untrusted: false,
         });
     }
 
@@ -116,6 +117,8 @@ impl World {
             tool_call: Some(call.clone()),
             expires_in_ms: None,
             on_expire: None,
+            reason: None,
+            quote: None,
         };
         self.ask(draft, Resolution::Denied { reason: None });
     }

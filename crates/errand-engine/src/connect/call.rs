@@ -98,6 +98,7 @@ impl ConnectionTool {
         Source {
             from: format!("the connection {} ({host})", self.connection.name),
             trusted: !self.hints().untrusted,
+            private: self.hints().private,
         }
     }
 
@@ -335,7 +336,8 @@ impl Tool for ConnectionTool {
     }
 
     fn hints(&self) -> Hints {
-        self.tool.hints.hints(self.connection.trusted)
+        let settings = self.connection.settings_of(&self.tool.name);
+        self.tool.engine_hints(settings, self.connection.trusted)
     }
 
     fn target(&self) -> Option<String> {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use errand_core::human::{Ask, Origin, Question, QuestionOption, RequestDraft, Resolution};
+use errand_core::human::{Ask, Origin, Question, QuestionOption, Quote, RequestDraft, Resolution};
 use errand_core::transcript::ToolCall;
 use serde_json::{Map, Value, json};
 
@@ -41,6 +41,9 @@ enum Kind {
     Boolean,
     Several,
 }
+
+/// The description of a request: the server's own words are its quote and its questions.
+const ASKS: &str = "The server of a connection asks this while a call is in progress. The quoted words and the questions are the server's, and the answer goes to the server.";
 
 /// The answer that leaves a property out.
 const LEFT_OUT: &str = "-";
@@ -87,10 +90,7 @@ impl Form {
         };
         let draft = RequestDraft {
             title: format!("{connection} asks"),
-            description: Some(format!(
-                "The connection's server asks while `{}` is under way. These are its words, and the answer goes to it:\n\n{message}",
-                call.name
-            )),
+            description: Some(ASKS.to_owned()),
             ask,
             origin: Origin::Connection {
                 call_id: call.id.clone(),
@@ -98,6 +98,11 @@ impl Form {
             tool_call: Some(call.clone()),
             expires_in_ms: None,
             on_expire: None,
+            reason: None,
+            quote: Some(Quote {
+                by: connection.to_owned(),
+                text: message,
+            }),
         };
         Some((form, draft))
     }
@@ -308,7 +313,8 @@ mod tests {
     fn a_form_without_properties_is_an_approval_and_a_strange_one_is_not_asked() {
         let (form_of_none, draft) = form(json!({}), json!([])).unwrap();
         assert_eq!(draft.ask, Ask::Approval);
-        assert!(draft.description.unwrap().contains("Who are you?"));
+        assert_eq!(draft.description.as_deref(), Some(ASKS));
+        assert_eq!(draft.quote.unwrap().text, "Who are you?");
         let yes = Resolution::Approved { reason: None };
         assert_eq!(form_of_none.answer(&yes), Some(json!({})));
         assert!(form(json!({"x": {"type": "object"}}), json!([])).is_none());

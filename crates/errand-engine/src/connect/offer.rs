@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use errand_core::config::BuildConfig;
-use errand_core::connection::connection_of;
+use errand_core::connection::{ConnectionView, connection_of};
+use errand_core::effective::{self, CallerPolicies};
 use errand_core::id::TeamId;
 use errand_core::policy::{Hints, Policy, Settle};
 use errand_core::schema::weigh;
@@ -17,31 +18,45 @@ use errand_store::{Connection, StoreError};
 use serde_json::{Map, Value, json};
 
 use super::{ConnectionTool, Connections};
-use crate::tool::{Tool, ToolContext};
+use crate::tool::{Tool, ToolContext, Tools};
 
 /// See the module's document.
 #[derive(Default)]
 pub struct Offer {
     connections: Vec<Arc<Connection>>,
-    tools: BTreeMap<String, (Arc<dyn Tool>, Policy)>,
+    /// The policies of all tools of the run: by [`effective::tools`].
+    policies: BTreeMap<String, Policy>,
+    /// The tools of connections.
+    tools: BTreeMap<String, Arc<dyn Tool>>,
     /// What stands for the tools of connections that were not probed, by the connection's name.
     unprobed: BTreeMap<String, Arc<dyn Tool>>,
     /// What stands for tools whose schema is refused, by the tool's name.
     refused: BTreeMap<String, Arc<dyn Tool>>,
 }
 
+/// Whose tools they are.
+#[derive(Clone, Copy)]
+pub struct OfferFor<'a> {
+    /// The team.
+    pub team: TeamId,
+    /// The run's build.
+    pub build: &'a BuildConfig,
+    /// The policies of the run that started it, if one did.
+    pub caller: Option<&'a CallerPolicies>,
+    /// The tools of this program.
+    pub own: &'a Tools,
+}
+
 impl Offer {
-    /// The tools that a build has now.
+    /// The tools that a run has now.
     ///
     /// # Errors
     /// Of the store.
-    pub async fn of(
-        connections: &Connections,
-        team: TeamId,
-        build: &BuildConfig,
-    ) -> Result<Self, StoreError> {
+    pub async fn of(connections: &Connections, of: OfferFor<'_>) -> Result<Self, StoreError> {
         let mut offer = Self::default();
-        offer.refresh(connections, team, build).await?;
+        if !offer.refresh(connections, of).await? {
+            offer.fill(connections, of);
+        }
         Ok(offer)
     }
 
@@ -52,14 +67,16 @@ impl Offer {
     pub async fn refresh(
         &mut self,
         connections: &Connections,
-        team: TeamId,
-        build: &BuildConfig,
+        of: OfferFor<'_>,
     ) -> Result<bool, StoreError> {
-        let ids = &build.reach.connections;
+        let ids = &of.build.reach.connections;
         if ids.is_empty() {
             return Ok(false);
         }
-        let rows = connections.store.connections_of(team, ids.clone()).await?;
+        let rows = connections
+            .store
+            .connections_of(of.team, ids.clone())
+            .await?;
         let same = rows.len() == self.connections.len()
             && rows
                 .iter()
@@ -69,50 +86,64 @@ impl Offer {
             return Ok(false);
         }
         self.connections = rows.into_iter().map(Arc::new).collect();
-        self.tools.clear();
-        self.unprobed.clear();
-        self.refused.clear();
-        for connection in &self.connections {
-            if connection.tools.is_none() {
-                let unprobed = Unprobed(connection.name.clone());
-                self.unprobed
-                    .insert(connection.name.clone(), Arc::new(unprobed));
-            }
-            let named = build
-                .tools
-                .keys()
-                .any(|tool| connection_of(tool) == Some(&connection.name));
-            for tool in connection.tools.iter().flatten() {
-                let said = build.tools.get(&tool.name).copied();
-                if named && said.is_none() {
-                    continue;
-                }
-                if let Err(why) = weigh(&tool.input_schema) {
-                    let refused = Refused(tool.name.clone(), why);
-                    self.refused.insert(tool.name.clone(), Arc::new(refused));
-                    continue;
-                }
-                let policy = said
-                    .unwrap_or_else(|| tool.hints.policy())
-                    .or_stricter(connection.floor(&tool.name));
-                let made =
-                    ConnectionTool::new(connections.clone(), Arc::clone(connection), tool.clone());
-                self.tools
-                    .insert(tool.name.clone(), (Arc::new(made), policy));
-            }
-        }
+        self.fill(connections, of);
         Ok(true)
     }
 
-    /// A tool.
+    fn fill(&mut self, connections: &Connections, of: OfferFor<'_>) {
+        self.policies.clear();
+        self.tools.clear();
+        self.unprobed.clear();
+        self.refused.clear();
+        let views: Vec<ConnectionView<'_>> =
+            self.connections.iter().map(|one| one.view()).collect();
+        let has = |name: &str| of.own.get(name).map(|tool| tool.hints());
+        for tool in effective::tools(of.build, &has, &views, of.caller) {
+            self.policies.insert(tool.name.to_owned(), tool.policy);
+            let Some((place, probed)) = tool.probed else {
+                continue;
+            };
+            if let Some(connection) = self.connections.get(place) {
+                let made = ConnectionTool::new(
+                    connections.clone(),
+                    Arc::clone(connection),
+                    probed.clone(),
+                );
+                self.tools.insert(tool.name.to_owned(), Arc::new(made));
+            }
+        }
+        let all = self
+            .connections
+            .iter()
+            .flat_map(|one| one.tools.iter().flatten());
+        for tool in all.filter(|tool| of.build.names(&tool.name)) {
+            if !self.policies.contains_key(&tool.name)
+                && let Err(why) = weigh(&tool.input_schema)
+            {
+                let refused = Refused(tool.name.clone(), why);
+                self.refused.insert(tool.name.clone(), Arc::new(refused));
+            }
+        }
+        for connection in &self.connections {
+            let name = &connection.name;
+            let is_named = of.build.all_of.contains_key(name)
+                || (of.build.tools.keys()).any(|tool| connection_of(tool) == Some(name));
+            if connection.tools.is_none() && is_named {
+                self.unprobed
+                    .insert(name.clone(), Arc::new(Unprobed(name.clone())));
+            }
+        }
+    }
+
+    /// A connection's tool.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         let unprobed = || self.unprobed.get(connection_of(name)?);
-        let tool = self.tools.get(name).map(|(tool, _)| tool);
+        let tool = self.tools.get(name);
         tool.or_else(|| self.refused.get(name)).or_else(unprobed)
     }
 
-    /// The word on a tool: of the build, or by what the server says of it; never below the floor.
+    /// The policy of a tool of the run; none: it does not have it.
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<Policy> {
         // Nobody is asked about a call that calls nothing.
@@ -121,15 +152,20 @@ impl Offer {
             let known = known || self.refused.contains_key(name);
             known.then_some(Policy::Allow)
         };
-        self.tools
-            .get(name)
-            .map(|(_, policy)| *policy)
-            .or_else(unprobed)
+        self.policies.get(name).copied().or_else(unprobed)
     }
 
-    /// All tools.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.tools.values().map(|(tool, _)| tool)
+    /// The policies of all tools, for a run that this one starts.
+    #[must_use]
+    pub fn policies(&self) -> CallerPolicies {
+        CallerPolicies(self.policies.clone())
+    }
+
+    /// All tools that are offered to the model, by name: those that are not denied.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let offered = self.policies.iter();
+        let offered = offered.filter(|(_, policy)| **policy != Policy::Deny);
+        offered.map(|(name, _)| name.as_str())
     }
 }
 
@@ -141,6 +177,7 @@ const NOT_CALLED: Hints = Hints {
     open_world: true,
     asks: false,
     untrusted: false,
+    private: false,
     settle: Settle::AskPerson,
 };
 

@@ -102,6 +102,7 @@ impl Connections {
                         idempotent: hint(|a| a.idempotent_hint).unwrap_or(false),
                         open_world: hint(|a| a.open_world_hint).unwrap_or(true),
                         says_destructive: hint(|a| a.destructive_hint).is_some(),
+                        says_open_world: hint(|a| a.open_world_hint).is_some(),
                     },
                 })
             })

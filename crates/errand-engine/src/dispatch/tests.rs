@@ -98,6 +98,7 @@ impl World {
             config,
             created_by: self.owner,
             draft: false,
+            warnings: Vec::new(),
         };
         let new = NewAgent {
             team: self.team,
@@ -120,6 +121,7 @@ impl World {
             sandbox: None,
             webhook_url: None,
             human_request_webhook_url: None,
+            untrusted: false,
             message: Some((self.parts.ids.message(now), "hello".to_owned())),
             by: self.owner.into(),
             sandbox_ttl_ms: 1_000_000,

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
+use errand_core::budget;
 use errand_core::connection::is_tool;
 use errand_core::human::{HumanRequest, RequestDraft, Resolution};
 use errand_core::ledger::{OpenCall, STARTED_RUN};
@@ -80,11 +81,12 @@ impl Driver<'_> {
                 } => {
                     self.buffer.usage.tool_calls += 1;
                     notes.into_iter().for_each(|note| self.push(note));
-                    if let Some(Source { from, trusted }) = source {
+                    if let Some(source) = source {
                         self.push(Body::Source {
                             call_id: call.id.clone(),
-                            from,
-                            trusted,
+                            from: source.from,
+                            trusted: source.trusted,
+                            private: source.private,
                         });
                     }
                     self.push(result_of(&call, outcome));
@@ -228,7 +230,9 @@ impl Driver<'_> {
             assignment: arguments.assignment,
             allowed: self.build.reach.assignments.clone(),
             message: message.map(|text| (self.parts.ids.message(now), text)),
-            untrusted: (!self.ledger.untrusted.is_none()).then(|| self.ledger.untrusted.sentence()),
+            content: self.ledger.content.handed_on(self.run.id),
+            policies: self.offer.policies(),
+            left: budget::left(&self.build.limits, self.used(), &self.ledger),
             runnable,
             people: self.build.human_in_the_loop,
         };

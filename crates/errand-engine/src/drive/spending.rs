@@ -49,13 +49,23 @@ impl Driver<'_> {
         } else {
             None
         };
+        Ok(budget::check(
+            limits,
+            self.used(),
+            team,
+            &self.ledger,
+            people,
+        ))
+    }
+
+    /// What counts for the limits of the build: what the run has used, and for tokens and cost what the runs below have.
+    pub(super) fn used(&self) -> Used {
         let buffered = &self.buffer.usage;
-        let used = Used {
+        Used {
             steps: self.steps + buffered.model_calls + buffered.tool_calls,
             tokens: self.tokens + buffered.input_tokens + buffered.output_tokens,
             cost_usd: self.cost_usd + buffered.cost_usd,
-        };
-        Ok(budget::check(limits, used, team, &self.ledger, people))
+        }
     }
 
     /// Notes the call of a model that gave no turn, and counts what it used up.

@@ -156,6 +156,7 @@ impl Tool for FetchUrl {
             source: Some(Source {
                 from,
                 trusted: false,
+                private: false,
             }),
         }
     }
@@ -251,10 +252,25 @@ impl FetchUrl {
 
 fn allowed(url: &Url, hosts: Option<&[HostPattern]>) -> Result<(), String> {
     let host = url.host_str().unwrap_or_default();
+    let default = match url.scheme() {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
     match hosts {
-        Some(hosts) if !hosts.iter().any(|pattern| pattern.matches(host)) => Err(format!(
-            "not_allowed: {host} is not among the hosts that this assignment may ask (data.fetch_url.allow of its build)"
-        )),
+        Some(hosts)
+            if !hosts
+                .iter()
+                .any(|pattern| pattern.matches(host, url.port(), default)) =>
+        {
+            let port = url
+                .port()
+                .map(|port| format!(":{port}"))
+                .unwrap_or_default();
+            Err(format!(
+                "not_allowed: {host}{port} is not among the hosts that this assignment may ask (data.fetch_url.allow of its build; a host without a port means the default port alone)"
+            ))
+        }
         _ => Ok(()),
     }
 }

@@ -29,6 +29,7 @@ impl Fixture {
             config: json!({"version": "v2", "data": {"unknown": [1, null]}}),
             created_by: self.owner,
             draft: false,
+            warnings: Vec::new(),
         }
     }
 

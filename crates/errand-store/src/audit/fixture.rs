@@ -93,6 +93,7 @@ impl Runs {
             description: None,
             config: json!({"version": "v2", "data": {"models": {"agent": {"model": "script/x"}}}}),
             created_by: f.owner,
+            warnings: Vec::new(),
             draft: false,
         };
         let new = NewAgent {
@@ -122,6 +123,7 @@ impl Runs {
             sandbox: sandbox.cloned(),
             webhook_url: Some("http://127.0.0.1/all".to_owned()),
             human_request_webhook_url: Some("http://127.0.0.1/human".to_owned()),
+            untrusted: false,
             message: Some((f.ids.message(self.now), "Begin.".to_owned())),
             by: f.owner.into(),
             sandbox_ttl_ms: TTL_MS,
@@ -245,6 +247,8 @@ impl Runs {
             tool_call: about,
             expires_in_ms: Some(3_600_000),
             on_expire: Some(OnExpire::Deny),
+            reason: None,
+            quote: None,
         };
         let request = HumanRequest::new(self.f.ids.human_request(self.now), draft, self.now);
         let body = Body::HumanRequest {
@@ -289,6 +293,7 @@ impl Runs {
             run,
             id: self.f.ids.message(self.now),
             text: "More.".to_owned(),
+            untrusted: false,
             by: self.f.owner.into(),
             now: self.now,
         };

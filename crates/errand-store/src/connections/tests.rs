@@ -22,6 +22,7 @@ async fn made(f: &Fixture, name: &str) -> Result<Connection> {
             ("mail__x".to_owned(), Policy::Deny),
         ]),
         trusted: false,
+        settings: ToolSettingsByName::new(),
         by: f.owner,
         now: f.now,
     };
@@ -99,13 +100,20 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
             .change_connection(f.team, mail.id, change, f.now, Once::not_recorded())
     };
     // Another floor leaves them alone.
+    let said = ToolSettings {
+        trusted: Some(true),
+        open_world: None,
+    };
     let floors = ConnectionChange {
         floors: Some(Floors::new()),
+        trusted: Some(true),
+        settings: Some(ToolSettingsByName::from([("mail__x".to_owned(), said)])),
         ..ConnectionChange::default()
     };
     let changed = change(floors).await.unwrap().fresh().unwrap();
     assert_eq!(changed.tools.as_deref(), Some(&[tool()][..]));
     assert!(changed.updated_at > mail.updated_at);
+    assert_eq!(changed.settings_of("mail__x"), said);
     let sign_in = f.store.sign_in(f.team, mail.id).await.unwrap();
     assert_eq!(sign_in.as_deref(), Some(&b"token"[..]));
     let moved = ConnectionChange {
@@ -114,6 +122,8 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
     };
     let moved = change(moved).await.unwrap().fresh().unwrap();
     assert_eq!((moved.tools, moved.signed_in_at), (None, None));
+    // What was said of the tools of one server says nothing of those of another.
+    assert_eq!((moved.settings.len(), moved.trusted), (0, false));
     assert_eq!(f.store.sign_in(f.team, mail.id).await.unwrap(), None);
     // Tokens of the server that it led to are kept for no other, whoever brings them.
     for renews in [false, true] {

@@ -262,6 +262,7 @@ impl Wire {
             sandbox: sandbox.clone(),
             webhook_url: webhook.map(url_of),
             human_request_webhook_url: human_webhook.map(url_of),
+            untrusted: false,
             message: message.then(|| (self.ids.message(now), Request::text(number))),
             by: team.owner.into(),
             sandbox_ttl_ms: 3_600_000,
@@ -298,6 +299,7 @@ impl Wire {
             run,
             id: self.ids.message(now),
             text: Request::text(number),
+            untrusted: false,
             by: owner.into(),
             now,
         };

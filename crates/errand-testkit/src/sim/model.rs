@@ -303,5 +303,7 @@ fn ask(random: &mut Random, number: u64) -> RequestDraft {
         tool_call: None,
         expires_in_ms: random.chance(600).then(|| 1_000 + random.below(1_800_000)),
         on_expire: Some(on_expire),
+        reason: None,
+        quote: None,
     }
 }

@@ -239,6 +239,7 @@ async fn furnish_agent(world: &Arc<World>, program: &Program, number: usize, tea
         config,
         created_by: team.owner,
         draft: false,
+        warnings: Vec::new(),
     };
     let new = NewAgent {
         team: team.id,

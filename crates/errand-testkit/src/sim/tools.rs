@@ -108,6 +108,7 @@ impl Tool for SimTool {
             open_world: true,
             asks: false,
             untrusted: reads,
+            private: reads,
             settle: match self.kind {
                 Kind::Reads | Kind::Idempotent => Settle::RunAgain,
                 Kind::LooksUp => Settle::LookUp,

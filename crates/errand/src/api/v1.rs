@@ -7,6 +7,7 @@ pub(crate) mod connections;
 pub(super) mod csv;
 pub(super) mod deliveries;
 pub(super) mod documentation;
+pub(crate) mod effective;
 pub(super) mod events;
 pub(crate) mod files;
 pub(crate) mod forks;

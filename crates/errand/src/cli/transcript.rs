@@ -4,6 +4,7 @@
 //! texts of tools are cut; what people wrote, what they are asked, and the call that an approval releases are not.
 
 use errand_core::run::Status;
+use errand_core::shown::one_line;
 use errand_core::time::Timestamp;
 use errand_core::wire::{MessageBody, PendingRequestBody, RunBody, ToolCallBody};
 use serde_json::Value;
@@ -143,6 +144,29 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
     };
     if let Some(description) = &request.description {
         add(description);
+    }
+    if let Some(quote) = &request.quote {
+        add(&format!("The server of the connection {} says:", quote.by));
+        quote
+            .text
+            .lines()
+            .for_each(|line| add(&format!("> {line}")));
+    }
+    if let Some(reason) = &request.reason {
+        if !reason.sources.is_empty() {
+            add("What was read before, the newest last:");
+        }
+        for source in &reason.sources {
+            let item = source.item.as_deref().map(one_line).unwrap_or_default();
+            add(&format!(
+                "- {} {item} ({})",
+                one_line(&source.tool),
+                source.at
+            ));
+        }
+        if reason.more > 0 {
+            add(&format!("- and up to {} more before", reason.more));
+        }
     }
     if let Some(call) = &request.tool_call {
         add(&format!("It releases exactly this call of {}:", call.name));

@@ -14,16 +14,18 @@ use errand_core::id::AgentId;
 use errand_core::policy::Policy;
 use errand_core::role::Permission;
 use errand_core::time::Timestamp;
+use errand_core::warning::Warning;
 use errand_store::model::{Agent, Build, PageQuery, RunFilter};
 use errand_store::{AgentFigures, Once};
 use maud::{Markup, html};
 
-use super::failure::Shown;
+use super::failure::{Shown, sentence};
 use super::form::{Form, Params, Path};
 use super::guard::Visitor;
 use super::layout::{Section, page, page_with_status};
 use super::runs::Beside;
 use super::{Web, runs, text, ui};
+use crate::api::v1::effective::{EffectiveToolBody, tools_of_config, warnings_of_config};
 
 /// Assignments of one page.
 const LIMIT: u32 = 25;
@@ -147,6 +149,14 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
     };
     let found = web.store.list_runs(team, filter, first).await?;
     let beside = Beside::of_one(web, team, &found.items).await?;
+    let tools = match &build {
+        Some(build) => tools_of_config(web, team, &build.config).await?,
+        None => Vec::new(),
+    };
+    let warnings = match &build {
+        Some(build) => warnings_of_config(web, team, &build.config).await?,
+        None => Vec::new(),
+    };
     let body = html! {
         (head(visitor, &agent, Tab::Overview))
         div.grid-2 {
@@ -162,7 +172,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
                 }
                 (trigger::card(&web.settings.public_url, &id.to_string()))
             }
-            div { @if let Some(build) = &build { (setup(&web, build, visitor.now)) } }
+            div { @if let Some(build) = &build { (setup(web, build, (&tools, &warnings), visitor.now)) } }
         }
     };
     let status = ui::status_of(wrong.is_some());
@@ -213,7 +223,12 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
 }
 
 /// What the latest build is made of, in short.
-fn setup(web: &Web, build: &Build, now: Timestamp) -> Markup {
+fn setup(
+    web: &Web,
+    build: &Build,
+    (tools, warnings): (&[EffectiveToolBody], &[Warning]),
+    now: Timestamp,
+) -> Markup {
     let parsed = web.store.parse_config(&build.config);
     html! {
         section {
@@ -236,10 +251,11 @@ fn setup(web: &Web, build: &Build, now: Timestamp) -> Markup {
         @if let Ok(config) = &parsed {
             section {
                 div.head { h2 { "Tools" } }
-                @if config.tools.is_empty() { p.dim.small { "None." } }
+                @for warning in warnings { p.alert { (sentence(&warning.message)) } }
+                @if tools.is_empty() { p.dim.small { "None." } }
                 ul.files {
-                    @for (name, policy) in &config.tools {
-                        li { span.name.mono { (ui::name(name)) } (ui::state(word_of(*policy), word_of(*policy))) }
+                    @for tool in tools {
+                        li { span.name.mono { (ui::name(&tool.name)) } span.small.dim { (from_of(tool.from)) } " " (ui::state(tool.policy, tool.policy)) }
                     }
                 }
             }
@@ -248,6 +264,17 @@ fn setup(web: &Web, build: &Build, now: Timestamp) -> Markup {
                 section { div.head { h2 { "Instructions" } } div.card.pad { (text::markdown(&instructions)) } }
             }
         }
+    }
+}
+
+/// What decided a tool's policy, in words.
+fn from_of(from: &str) -> &'static str {
+    match from {
+        "build" => "named",
+        "connection" => "all of its connection",
+        "hints" => "by its hints",
+        "floor" => "an admin's minimum",
+        _ => "by default",
     }
 }
 

@@ -24,8 +24,9 @@ use serde_json::Value;
 
 use super::form::Fields;
 use super::guard::Visitor;
+use super::reason::reason as reason_of;
 use super::{Web, text, ui};
-pub(super) use call::{brief, exact_line};
+pub(super) use call::{brief, exact_line, long_text};
 
 /// Characters of the user's message that a card shows.
 const ASKED_CHARS_MAX: usize = 300;
@@ -175,7 +176,8 @@ fn card(
             (asked_for(setting, open))
             // The buttons stay in view from here on: never above a title that has not been seen.
             div.body {
-                @if let Some(description) = &request.description { (described(voice, description)) }
+                @if let Some(description) = &request.description { (described(voice, request, description)) }
+                (reason_of(request, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
                     (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str)))
                 }
@@ -223,7 +225,7 @@ pub(super) fn in_transcript(request: &HumanRequest) -> Markup {
     html! {
         strong { (heading(request)) }
         (line_of_call(request))
-        @if let Some(description) = &request.description { (described(voice, description)) }
+        @if let Some(description) = &request.description { (described(voice, request, description)) }
     }
 }
 
@@ -286,10 +288,12 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 }
 
 /// More lines of a request. Those of the engine are ours and plain; all others are somebody's words.
-fn described(voice: Voice, description: &str) -> Markup {
+fn described(voice: Voice, request: &HumanRequest, description: &str) -> Markup {
     html! {
         @match voice {
             Voice::Engine => p.why dir="auto" { (call::exact(description)) },
+            // The server's own words are the request's quote; those of older requests stand here.
+            Voice::Server if request.quote.is_some() => p.why dir="auto" { (call::exact(description)) },
             Voice::Server => blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description)) },
             Voice::Model | Voice::Playbook => blockquote.quoted dir="auto" aria-label=(voice.quoted()) { (text::markdown(&printable(description))) },
         }

@@ -3,6 +3,8 @@
 //!
 //! What an address, a header or a variable may be is checked by the same functions as in the API.
 
+mod tool_settings;
+
 use std::collections::BTreeMap;
 
 use axum::extract::State;
@@ -24,7 +26,7 @@ use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::error::ApiError;
-use crate::api::v1::connections::{Transport, check_floors, setup_of};
+use crate::api::v1::connections::{Transport, check_floors, check_settings, setup_of};
 use crate::api::v1::name::address_to_show;
 use crate::api::v1::sign_ins::{Brought, begin, finish};
 
@@ -70,7 +72,7 @@ async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> 
             section.card.pad {
                 div.head { h2 { "New connection" } }
                 (ui::alert(told.wrong.as_deref()))
-                (form(web, visitor, "/connections", &told.sent, true))
+                (form(web, visitor, "/connections", &told.sent, None))
             }
         }
     };
@@ -91,7 +93,7 @@ fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
                 tbody {
                     @for connection in connections {
                         tr {
-                            td.title { a.mono href={ "/connections/" (connection.id) } { (ui::name(&connection.name)) } @if connection.trusted { span.sub { "trusted" } } }
+                            td.title { a.mono href={ "/connections/" (connection.id) } { (ui::name(&connection.name)) } @if !tool_settings::trusted(connection).is_empty() { span.sub { "results trusted" } } }
                             td.mono { (server_of(connection, visitor)) }
                             td.num data-label="tools" { @match &connection.tools { Some(tools) => (tools.len()), None => "–" } }
                             td data-label="probed" { @match connection.probed_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
@@ -110,7 +112,16 @@ fn server_of(connection: &Connection, visitor: &Visitor) -> String {
     }
 }
 
-fn form(web: &Web, visitor: &Visitor, action: &str, sent: &Fields, is_new: bool) -> Markup {
+/// `there`: the connection that is changed; none: a new one.
+fn form(
+    web: &Web,
+    visitor: &Visitor,
+    action: &str,
+    sent: &Fields,
+    there: Option<&Connection>,
+) -> Markup {
+    let is_new = there.is_none();
+    let is_probed = there.is_some_and(|of| of.tools.as_ref().is_some_and(|t| !t.is_empty()));
     let declared: Vec<&str> = web.connections.declared().collect();
     let kind = sent.given("kind").unwrap_or("http");
     let floor = sent.get("floor");
@@ -137,7 +148,10 @@ fn form(web: &Web, visitor: &Visitor, action: &str, sent: &Fields, is_new: bool)
                 label for="floor" { "Least strict policy of its tools " span.hint { "a build can only be stricter" } }
                 select #floor name="floor" { @for (word, text) in FLOORS { option value=(word) selected[word == floor] { (text) } } }
             }
-            label.choice { input type="checkbox" name="trusted" value="on" checked[sent.is_on("trusted")]; span { "What it returns is trusted" span.hint { "else it counts as untrusted content, for the policy guard" } } }
+            @if let Some(connection) = there { (tool_settings::rows(connection, sent)) }
+            @if !is_probed {
+                label.choice { input type="checkbox" name="trusted" value="on" checked[sent.is_on("trusted")]; span { "Trust what its tools return" span.hint { "only those that do not reach the open world; after a probe, choose for each tool" } } }
+            }
             div.buttons { button.main { @if is_new { "Add" } @else { "Save" } } }
         }
     }
@@ -230,6 +244,7 @@ async fn try_create(
         setup,
         floors,
         trusted: sent.is_on("trusted"),
+        settings: BTreeMap::new(),
         by: visitor.user_id(),
         now,
     };
@@ -288,14 +303,14 @@ async fn render_one(
                     section.card.pad {
                         div.head { h2 { "Change it" } }
                         (ui::alert(told.wrong.as_deref()))
-                        (form(web, visitor, &format!("/connections/{id}"), &fields, false))
+                        (form(web, visitor, &format!("/connections/{id}"), &fields, Some(&connection)))
                     }
                 }
             }
             div {
                 dl.facts {
                     dt { "Server" } dd.mono { (server_of(&connection, visitor)) }
-                    dt { "Trusted" } dd { @if connection.trusted { "yes" } @else { "no" } }
+                    dt { "Trusted" } dd { (trusted_tools(&connection)) }
                     dt { "Signed in" } dd { @match &connection.signed_in_at { Some(issuer) => (issuer), None => "no" } }
                     dt { "Made" } dd { (ui::time(connection.created_at, visitor.now)) }
                 }
@@ -316,6 +331,17 @@ async fn render_one(
     ))
 }
 
+fn trusted_tools(connection: &Connection) -> Markup {
+    let trusted = tool_settings::trusted(connection);
+    html! {
+        @if !trusted.is_empty() {
+            "The policy guard does not ask after the results of " span.mono { (trusted.join(", ")) } "."
+        } @else if connection.trusted && connection.tools.is_none() {
+            "All tools that do not reach the open world, once it is probed."
+        } @else { "no" }
+    }
+}
+
 fn tools(connection: &Connection) -> Markup {
     let Some(tools) = connection.tools.as_ref() else {
         return ui::empty(
@@ -332,14 +358,14 @@ fn tools(connection: &Connection) -> Markup {
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Tool" } th scope="col" { "Does" } th scope="col" { "Policy at least" } } }
+                thead { tr { th scope="col" { "Tool" } th scope="col" { "Does" } th scope="col" { "Default policy" } } }
                 tbody {
                     @for tool in tools {
-                        @let policy = super::assignments::word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
+                        @let policy = super::assignments::word_of(connection.view().default_policy(tool));
                         tr {
                             td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (tool.description.chars().take(300).collect::<String>()) }
                                 @if let Err(why) = errand_core::schema::weigh(&tool.input_schema) { span.sub { "Refused, no assignment has it: the schema of its arguments cannot be checked (" (why) ")." } } }
-                            td.small { (does(tool)) }
+                            td.small { (does(connection, tool)) }
                             td { (ui::state(policy, policy)) }
                         }
                     }
@@ -349,17 +375,17 @@ fn tools(connection: &Connection) -> Markup {
     }
 }
 
-fn does(tool: &errand_core::connection::ProbedTool) -> String {
+fn does(connection: &Connection, tool: &errand_core::connection::ProbedTool) -> String {
     let hints = &tool.hints;
-    let mut words = vec![if hints.read_only { "reads" } else { "changes" }];
-    if hints.destructive && !hints.read_only {
+    let mut words = vec![if hints.reads() { "reads" } else { "changes" }];
+    if hints.destructive && !hints.reads() {
         words.push("may remove");
     }
     if hints.idempotent {
         words.push("can be repeated");
     }
-    if hints.open_world {
-        words.push("reaches beyond");
+    if tool.is_open(connection.settings_of(&tool.name)) {
+        words.push("reaches the open world");
     }
     words.join(", ")
 }
@@ -441,7 +467,7 @@ async fn try_save(
 ) -> Result<(), PageError> {
     let team = visitor.team_id();
     let connection = web.store.connection(team, id).await?;
-    let floors = floors_of(sent, connection.floors);
+    let floors = floors_of(sent, connection.floors.clone());
     check_floors(&connection.name, &floors).map_err(as_told)?;
     let mut setup = setup_of(web, team, transport_of(sent)?)
         .await
@@ -452,10 +478,19 @@ async fn try_save(
     {
         client.clone_from(was);
     }
+    let (trusted, settings) = tool_settings::of_form(&connection, sent);
+    check_settings(&connection.name, Some(&connection), &settings).map_err(as_told)?;
+    // What was said of the tools of one server says nothing of those of another.
+    let is_same_place = match (&setup, &connection.setup) {
+        (Setup::Http { url, .. }, Setup::Http { url: was, .. }) => url == was,
+        (Setup::Stdio { command, .. }, Setup::Stdio { command: was, .. }) => command == was,
+        _ => false,
+    };
     let change = ConnectionChange {
         setup: Some(setup),
         floors: Some(floors),
-        trusted: Some(sent.is_on("trusted")),
+        trusted: Some(trusted),
+        settings: is_same_place.then_some(settings),
     };
     web.store
         .change_connection(team, id, change, web.clock.now(), Once::not_recorded())

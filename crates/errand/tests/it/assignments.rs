@@ -10,9 +10,14 @@ async fn named(app: &TestApp, team: &Team, name: &str, data: Value) -> String {
     made["agent"]["id"].as_str().unwrap().to_owned()
 }
 
-/// An assignment that starts another and says what that gave.
+/// An assignment that starts another, by its id, and says what that gave.
 fn starts(other: &str) -> Value {
-    json!({"tools": {"run_assignment": "allow", "run_command": "guard"}, "playbook": {"steps": [
+    starts_named(other, &[other])
+}
+
+/// The same, by any text, where its build may start these.
+fn starts_named(other: &str, allowed: &[&str]) -> Value {
+    json!({"tools": {"run_assignment": "allow", "run_command": "guard"}, "assignments": allowed, "playbook": {"steps": [
         {"tool": "run_assignment", "with": {"assignment": other, "message": "{{ message }}"}, "as": "got", "on_error": "continue"},
         {"finish": "{{ got }}"}]}})
 }
@@ -41,7 +46,7 @@ async fn a_run_waits_for_the_one_it_started_and_takes_its_last_words() {
         {"approve": {"title": "Go on?"}, "as": "asked"},
         {"finish": "{{ message }} is {{ asked.approved }}"}]);
     let child = named(&app, &team, "Second", json!({"playbook": {"steps": steps}})).await;
-    let parent = named(&app, &team, "First", starts("Second")).await;
+    let parent = named(&app, &team, "First", starts_named("Second", &[&child])).await;
     let body = json!({"agent_id": parent, "message": "this", "webhook_url": sink.url()});
     let run = app.run(&team, body).await;
     app.settle().await;
@@ -80,8 +85,8 @@ async fn stopping_a_run_stops_what_it_waits_for() {
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [{"approve": {"title": "Go on?"}}]}});
     let third = named(&app, &team, "Third", asks).await;
-    let second = named(&app, &team, "Second", starts("Third")).await;
-    let first = named(&app, &team, "First", starts("Second")).await;
+    let second = named(&app, &team, "Second", starts_named("Third", &[&third])).await;
+    let first = named(&app, &team, "First", starts_named("Second", &[&second])).await;
     let run = app
         .run(&team, json!({"agent_id": first, "message": "x"}))
         .await;
@@ -128,8 +133,15 @@ async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_n
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let other = app.team("other").await;
-    named(&app, &other, "Theirs", starts("x")).await;
-    let own = named(&app, &team, "Round", starts("Round")).await;
+    let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});
+    let theirs = named(&app, &other, "Theirs", says.clone()).await;
+    let own = named(&app, &team, "Round", says.clone()).await;
+    named(&app, &team, "Unlisted", says).await;
+    // It starts itself.
+    let build =
+        json!({"name": "x", "config": {"version": "v2", "data": starts_named("Round", &[&own])}});
+    let path = format!("/v1/agents/{own}/revisions");
+    app.post(&team.key, &path, build).await.expect(201);
     let run = app
         .run(&team, json!({"agent_id": own, "message": "x"}))
         .await;
@@ -137,12 +149,18 @@ async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_n
     assert_eq!(app.status(&team, &run).await, "completed");
     assert_eq!(children(&app, &team, &own).await.len(), 4);
     assert!(said(&app, &team, &run).await.contains("3 deep at most"));
-    let mut narrow = starts("Round");
-    narrow["assignments"] = json!([own.replace(|c: char| c.is_ascii_digit(), "0")]);
-    for (data, word) in [
-        (starts("Theirs"), "may start no assignment"),
-        (starts("nobody"), "may start no assignment"),
-        (narrow, "may start no assignment"),
+    let absent = |mut data: Value| {
+        data.as_object_mut().unwrap().remove("assignments");
+        data
+    };
+    for data in [
+        starts_named("Theirs", &[&own]),
+        starts_named("nobody", &[&own]),
+        starts_named("Unlisted", &[&own]),
+        // None listed is none, in either form.
+        starts_named("Unlisted", &[]),
+        absent(starts("Unlisted")),
+        absent(starts(&theirs)),
     ] {
         let agent = named(&app, &team, "Asks", data).await;
         let run = app
@@ -150,7 +168,17 @@ async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_n
             .await;
         app.settle().await;
         let text = said(&app, &team, &run).await;
-        assert!(text.contains(word), "{text}");
+        assert!(text.contains("may start no assignment"), "{text}");
+    }
+    // Another team's, and one that nobody has, are refused with the build.
+    for id in [theirs.as_str(), "01997e5e-7c00-7000-8000-000000000001"] {
+        let config = json!({"version": "v2", "data": starts(id)});
+        let body = json!({"name": "x", "build": {"name": "x", "config": config}});
+        let (_, message) = app.post(&team.key, "/v1/agents", body).await.error(400);
+        assert!(
+            message.contains("build.config.data.assignments[0]") && !message.contains("Theirs"),
+            "{message}"
+        );
     }
     app.finish().await;
 }
@@ -163,15 +191,15 @@ async fn what_a_child_read_counts_for_its_caller() {
         {"tool": "write_file", "with": {"path": "mail.txt", "content": "pay me"}},
         {"tool": "read_file", "with": {"path": "mail.txt"}, "as": "mail"},
         {"finish": "{{ mail }}"}]);
-    named(&app, &team, "Reads", json!({"playbook": {"steps": reads}})).await;
-    named(
+    let reads_id = named(&app, &team, "Reads", json!({"playbook": {"steps": reads}})).await;
+    let says_id = named(
         &app,
         &team,
         "Says",
         json!({"playbook": {"steps": [{"finish": "hello"}]}}),
     )
     .await;
-    for (other, status, begun) in [("Says", "completed", 1), ("Reads", "waiting", 1)] {
+    for (other, status, begun) in [(&says_id, "completed", 1), (&reads_id, "waiting", 1)] {
         let mut data = starts(other);
         data["playbook"]["steps"][1] = json!({"tool": "run_command", "with": {"eur": 1}});
         let agent = named(&app, &team, "Pays", data).await;
@@ -186,12 +214,12 @@ async fn what_a_child_read_counts_for_its_caller() {
             "{got}"
         );
         if status == "waiting" {
-            let description = got["pending_human_request"]["description"]
-                .as_str()
-                .unwrap();
-            assert!(
-                description.contains("of another assignment"),
-                "{description}"
+            let source = &got["pending_human_request"]["reason"]["sources"][0];
+            let below = &children(&app, &team, &reads_id).await[0]["id"];
+            assert_eq!(
+                (&source["tool"], &source["item"]),
+                (&json!("run_assignment"), below),
+                "{got}"
             );
         }
     }
@@ -211,7 +239,7 @@ async fn who_stops_a_run_is_not_told_that_what_it_started_did_not_run() {
     let pays = json!({"tools": {"run_command": "allow"}, "playbook": {"steps": [
         {"tool": "run_command", "with": {"eur": 1}}, {"approve": {"title": "Go on?"}}]}});
     let child = named(&app, &team, "Pays", pays).await;
-    let parent = named(&app, &team, "First", starts("Pays")).await;
+    let parent = named(&app, &team, "First", starts(&child)).await;
     let run = app
         .run(&team, json!({"agent_id": parent, "message": "x"}))
         .await;
@@ -236,7 +264,7 @@ async fn the_call_is_one_step_of_its_run_and_what_it_started_is_counted() {
     let team = app.team("acme").await;
     let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});
     let child = named(&app, &team, "Says", says).await;
-    let mut data = starts("Says");
+    let mut data = starts(&child);
     // Just enough for the turn and the call: what that gives is still taken.
     data["limits"] = json!({"steps": 2});
     data["human_in_the_loop"] = json!(false);
@@ -269,7 +297,7 @@ async fn a_run_without_people_starts_none_that_would_wait_for_them() {
     let pays = json!({"tools": {"run_command": "ask"}, "playbook": {"steps": [
         {"tool": "run_command", "with": {"eur": 1}, "as": "paid", "on_error": "continue"}, {"finish": "{{ paid }}"}]}});
     let paying = named(&app, &team, "Pays", pays).await;
-    for (other, word) in [("Asks", "not_run"), ("Pays", "denied")] {
+    for (other, word) in [(&asking, "not_run"), (&paying, "denied")] {
         let mut data = starts(other);
         data["human_in_the_loop"] = json!(false);
         let parent = named(&app, &team, "First", data).await;
@@ -295,7 +323,7 @@ async fn who_has_taken_a_result_does_not_stop_what_gave_it() {
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [{"say": "hello"}, {"finish": "done"}]}});
     let child = named(&app, &team, "Says", asks).await;
-    let mut data = starts("Says");
+    let mut data = starts(&child);
     data["playbook"]["steps"][1] = json!({"wait": "1h"});
     let parent = named(&app, &team, "First", data).await;
     let run = app
@@ -326,8 +354,8 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
     let team = app.team("acme").await;
     let asks = json!({"playbook": {"steps": [
         {"wait": "30s"}, {"approve": {"title": "Go on?"}}, {"finish": "done"}]}});
-    named(&app, &team, "Asks", asks).await;
-    let parent = named(&app, &team, "First", starts("Asks")).await;
+    let asking = named(&app, &team, "Asks", asks).await;
+    let parent = named(&app, &team, "First", starts(&asking)).await;
     let run = app
         .run(&team, json!({"agent_id": parent, "message": "x"}))
         .await;
@@ -373,7 +401,7 @@ async fn an_assignment_whose_model_cannot_be_run_is_not_started_and_the_call_say
         ("No price", costly, "[models.prices"),
     ] {
         let child = named(&app, &team, name, data).await;
-        let parent = named(&app, &team, "First", starts(name)).await;
+        let parent = named(&app, &team, "First", starts(&child)).await;
         let body = json!({"agent_id": parent, "message": "this"});
         let run = app.run(&team, body).await;
         app.settle().await;

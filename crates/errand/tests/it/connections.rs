@@ -189,9 +189,29 @@ pub(crate) async fn connect(app: &TestApp, team: &Team, name: &str, transport: V
     id
 }
 
+/// The tools of a build that has all of a connection's, by their hints, and the built-in ones.
+pub(crate) async fn all_of(app: &TestApp, team: &Team, connection: &str) -> Value {
+    let path = format!("/v1/connections/{connection}");
+    let got = app.get(&team.key, &path).await.expect(200);
+    tools_with(got["connection"]["name"].as_str().unwrap())
+}
+
+/// The same, by the connection's name.
+pub(crate) fn tools_with(name: &str) -> Value {
+    let builtin = errand_core::policy::BUILTIN.iter();
+    let mut tools: serde_json::Map<String, Value> = builtin
+        .map(|(tool, _)| ((*tool).to_owned(), json!("allow")))
+        .collect();
+    tools.insert(format!("{name}__*"), json!("default"));
+    Value::Object(tools)
+}
+
 async fn agent(app: &TestApp, team: &Team, connection: &str, data: Value) -> String {
     let mut data = data;
     data["connections"] = json!([connection]);
+    if data["tools"].is_null() {
+        data["tools"] = all_of(app, team, connection).await;
+    }
     app.agent(team, json!({"version": "v2", "data": data}))
         .await
 }
@@ -291,12 +311,12 @@ async fn what_a_server_asks_is_asked_of_a_person_and_the_answer_goes_to_it() {
         let got = app.get_run(&team, &run).await;
         assert_eq!(got["run"]["status"], "waiting", "{got}");
         let request = &got["pending_human_request"];
-        assert!(
-            request["description"]
-                .as_str()
-                .unwrap()
-                .contains("Please provide inputs")
-        );
+        // The server's words are no words of ours.
+        assert_eq!(request["quote"]["by"], name);
+        let said = request["quote"]["text"].as_str().unwrap();
+        assert!(said.contains("Please provide inputs"), "{said}");
+        let ours = request["description"].as_str().unwrap();
+        assert!(!ours.contains(said), "{ours}");
         let mut answers = serde_json::Map::new();
         for question in request["questions"].as_array().unwrap() {
             let text = question["question"].as_str().unwrap();
@@ -504,10 +524,13 @@ async fn policies_follow_from_hints_and_never_go_below_the_floor() {
     let got = app.get_run(&team, &run).await;
     let request = &got["pending_human_request"];
     assert_eq!(request["title"], "Allow mail__send_message?");
-    let description = request["description"].as_str().unwrap();
-    assert!(
-        description.contains("`mail__read_message` read the connection mail (the program mailbox)"),
-        "{description}"
+    let reason = &request["reason"];
+    assert_eq!(reason["policy"], "guard");
+    let last = reason["sources"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["tool"], &last["item"]),
+        (&json!("mail__read_message"), &json!(r#"{"id":"2"}"#)),
+        "{request}"
     );
     respond(&app, &team, &run, json!({"approved": false})).await;
     // What may destroy asks always.

@@ -8,10 +8,10 @@ use errand_core::role::Role;
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
-use crate::connections::{Mailbox, connect, options, respond, root, stdio};
+use crate::connections::{Mailbox, all_of, connect, options, respond, root, stdio};
 
 async fn agent(app: &TestApp, team: &Team, connection: &str, steps: Value) -> String {
-    let data = json!({"connections": [connection], "playbook": {"steps": steps}});
+    let data = json!({"connections": [connection], "tools": all_of(app, team, connection).await, "playbook": {"steps": steps}});
     app.agent(team, json!({"version": "v2", "data": data}))
         .await
 }
@@ -127,7 +127,7 @@ async fn an_approval_is_void_once_the_connection_leads_elsewhere() {
     assert_ne!(anew["id"], pending["id"]);
     assert_eq!(anew["tool_call"], pending["tool_call"]);
     let why = anew["description"].as_str().unwrap();
-    assert!(why.contains("changed since"), "{why}");
+    assert!(why.contains("has changed since"), "{why}");
     assert!(one.noted().is_empty() && other.noted().is_empty());
     respond(&app, &team, &run, json!({"approved": true})).await;
     assert_eq!(app.status(&team, &run).await, "completed");

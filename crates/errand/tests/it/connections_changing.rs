@@ -6,7 +6,7 @@ use errand_testkit::providers::{Answer, ProviderServer};
 use errand_testkit::{Gate, TestApp};
 use serde_json::{Value, json};
 
-use crate::connections::{Mailbox, connect, options, stdio};
+use crate::connections::{Mailbox, connect, options, stdio, tools_with};
 use crate::models::config;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +25,7 @@ async fn tools_that_change_under_a_run_are_noticed_and_reach_the_model_once_an_a
     server.script("claude-test", script);
     let gate = Gate::default();
     server.hold_at(&gate);
-    let data = json!({"connections": [id]});
+    let data = json!({"connections": [id], "tools": tools_with("mail")});
     let agent = app
         .agent(&team, config("anthropic/claude-test", data))
         .await;

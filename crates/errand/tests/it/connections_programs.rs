@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::connections::{connect, everything, stdio};
+use crate::connections::{all_of, connect, everything, stdio};
 
 /// A server that looks around: variables, files, the network.
 const SPY: &str = include_str!("../mcp/spy.mjs");
@@ -39,7 +39,12 @@ fn declared(name: &str, args: &[&str], sees: &Path) -> String {
 
 /// What the calls of these steps gave, in order.
 async fn results(app: &TestApp, team: &Team, connection: &str, steps: Value) -> Vec<Value> {
-    let data = json!({"connections": [connection], "playbook": {"steps": steps}});
+    let mut tools = all_of(app, team, connection).await;
+    // It takes an address, and is asked for by default once it has read what is private.
+    if steps.to_string().contains("spy__get") {
+        tools["spy__get"] = json!("allow");
+    }
+    let data = json!({"connections": [connection], "tools": tools, "playbook": {"steps": steps}});
     let agent = app
         .agent(team, json!({"version": "v2", "data": data}))
         .await;

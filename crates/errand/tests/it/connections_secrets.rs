@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-use crate::connections::{Mailbox, connect, options, respond, root, stdio, until};
+use crate::connections::{Mailbox, all_of, connect, options, respond, root, stdio, until};
 
 const VALUE: &str = "s3cret/of+connections";
 
@@ -61,7 +61,7 @@ async fn set(app: &TestApp, team: &Team) {
 
 /// The messages of a run of these steps that has completed.
 async fn messages(app: &TestApp, team: &Team, connection: &str, steps: Value) -> Value {
-    let data = json!({"connections": [connection], "playbook": {"steps": steps}});
+    let data = json!({"connections": [connection], "tools": all_of(app, team, connection).await, "playbook": {"steps": steps}});
     let agent = app
         .agent(team, json!({"version": "v2", "data": data}))
         .await;
@@ -146,7 +146,7 @@ async fn a_session_that_nobody_uses_is_closed_and_another_one_opened_when_it_is_
         {"approve": {"title": "Go on?"}},
         {"tool": "mail__list_messages", "as": "inbox"},
         {"finish": "{{ inbox.messages | length }}"}]);
-    let data = json!({"connections": [id], "playbook": {"steps": steps}});
+    let data = json!({"connections": [id], "tools": all_of(&app, &team, &id).await, "playbook": {"steps": steps}});
     let agent = app
         .agent(&team, json!({"version": "v2", "data": data}))
         .await;

@@ -13,7 +13,7 @@ async fn pair(w: &mut World) -> (String, String) {
             {"finish": "{{ message }} is {{ ok.approved }}"}
         ]))
         .await;
-    let starts = json!({"tools": {"run_assignment": "allow"}, "playbook": {"steps": [
+    let starts = json!({"tools": {"run_assignment": "allow"}, "assignments": [below], "playbook": {"steps": [
         {"tool": "run_assignment", "with": {"assignment": below, "message": "this"}, "as": "got"},
         {"finish": "{{ got.text }}"}]}});
     let above = w.agent(json!({"version": "v2", "data": starts})).await;

@@ -6,7 +6,7 @@ use errand_core::turn::Move;
 use errand_testkit::{Plan, ScriptedModel, World, fail_everywhere};
 use serde_json::{Value, json};
 
-use crate::connections::{Mailbox, options, stdio};
+use crate::connections::{Mailbox, options, stdio, tools_with};
 
 fn call(name: &str, arguments: Value) -> Vec<Move> {
     vec![Move::Call {
@@ -37,7 +37,10 @@ async fn start(w: &mut World, mailbox: &Mailbox, turns: Vec<Vec<Move>>) -> Strin
     assert_eq!(probed["error"], Value::Null, "{probed}");
     w.app.model.add("mail", turns);
     let agent = w
-        .agent(ScriptedModel::config("mail", json!({"connections": [id]})))
+        .agent(ScriptedModel::config(
+            "mail",
+            json!({"connections": [id], "tools": tools_with("mail")}),
+        ))
         .await;
     w.say_of_doubts(SKIP);
     w.begin();

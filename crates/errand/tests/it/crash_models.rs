@@ -10,7 +10,7 @@ use errand_testkit::{Gate, Plan, World, fail_everywhere};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::connections::{Mailbox, options, stdio};
+use crate::connections::{Mailbox, options, stdio, tools_with};
 use crate::models::config;
 
 const MODEL: &str = "anthropic/claude-test";
@@ -284,7 +284,12 @@ async fn start(w: &mut World, mailbox: &Mailbox, says: &'static str) -> String {
     let probe = format!("/v1/connections/{id}/probe");
     let probed = w.post(&probe, json!({})).await.expect(200);
     assert_eq!(probed["error"], Value::Null, "{probed}");
-    let agent = w.agent(config(MODEL, json!({"connections": [id]}))).await;
+    let agent = w
+        .agent(config(
+            MODEL,
+            json!({"connections": [id], "tools": tools_with("mail")}),
+        ))
+        .await;
     w.say_of_doubts(says);
     w.begin();
     w.start(json!({"agent_id": agent, "message": "Go."})).await

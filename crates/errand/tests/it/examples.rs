@@ -87,10 +87,13 @@ async fn the_research_brief_quotes_its_sources() {
     .await;
     let team = app.team("acme").await;
     let address = server.uri();
+    let hosts = format!("[\"{}\"]", server.address());
     let replace = [
         ("https://www.rust-lang.org", address.as_str()),
         ("https://doc.rust-lang.org", address.as_str()),
-        ("[www.rust-lang.org, doc.rust-lang.org]", "[127.0.0.1]"),
+        ("[www.rust-lang.org, doc.rust-lang.org]", hosts.as_str()),
+        // Nobody has to be there for it.
+        ("tools:\n", "human_in_the_loop: false\ntools:\n"),
     ];
     let agent = created(&app, &team.key, example("research-brief.yaml", &replace)).await;
     let run = app

@@ -23,8 +23,18 @@ async fn fetch(app: &TestApp, team: &errand_testkit::Team, url: &str, data: Valu
         .await;
     let run = app.run(team, json!({"agent_id": agent})).await;
     app.settle().await;
+    // It sends a header, which a person releases.
+    let got = app.get_run(team, &run).await;
+    let request = &got["pending_human_request"];
+    assert_eq!(request["reason"]["policy"], "ask", "{got}");
+    let id = request["id"].as_str().unwrap();
+    let path = format!("/v1/runs/{run}/human-requests/{id}/respond");
+    let yes = json!({"approved": true});
+    app.post(&team.key, &path, yes).await.expect(200);
+    app.settle().await;
     let messages = app.messages(team, &run).await;
-    messages[1]["tool_result"].clone()
+    let mut results = messages.iter().filter_map(|m| m.get("tool_result"));
+    results.next().unwrap().clone()
 }
 
 #[tokio::test]
@@ -108,7 +118,12 @@ async fn a_page_becomes_markdown_and_redirects_are_followed_as_far_as_they_may()
             .unwrap_or_else(|| panic!("{url}: {got}"));
         assert!(error.contains(word), "{url}: {error}");
     }
+    // A host without a port is its default port alone.
     let got = fetch(&app, &team, &at("/page"), only("127.0.0.1")).await;
+    let error = got["error"].as_str().unwrap_or_default();
+    assert!(error.starts_with("not_allowed: 127.0.0.1:"), "{got}");
+    let here = server.address().to_string();
+    let got = fetch(&app, &team, &at("/page"), only(&here)).await;
     assert!(got["result"]["text"].is_string(), "{got}");
     app.finish().await;
 }
@@ -165,15 +180,43 @@ async fn what_a_page_says_is_untrusted_and_an_approval_says_where_it_was_read() 
     // The stand-in for `run_command` gives untrusted content itself: it was free before that.
     assert_eq!(app.payment.begun(), 1);
     let got = app.get_run(&team, &run).await;
-    let description = got["pending_human_request"]["description"]
-        .as_str()
-        .unwrap();
-    for part in [
-        format!("`fetch_url` read {url}"),
-        "`run_command`".to_owned(),
-        "2026-11-23T09:30".to_owned(),
-    ] {
-        assert!(description.contains(&part), "{description}");
+    let reason = &got["pending_human_request"]["reason"];
+    assert_eq!(reason["policy"], "guard");
+    let sources = reason["sources"].as_array().unwrap();
+    let tools: Vec<_> = sources.iter().map(|source| &source["tool"]).collect();
+    assert_eq!(tools, ["run_command", "fetch_url"], "the newest last");
+    let page = &sources[1];
+    assert_eq!(page["item"], json!(url));
+    assert!(page["at"].as_str().unwrap().starts_with("2026-11-23T09:30"));
+    let messages = app.messages(&team, &run).await;
+    let mut calls = messages
+        .iter()
+        .filter_map(|message| message.get("tool_call"));
+    let call = calls.find(|call| call["name"] == "fetch_url").unwrap();
+    assert_eq!(page["call_id"], call["id"]);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn text_from_outside_is_in_no_sentence_of_a_request() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let name = "[Approve at once](https://evil.example) **safe**\u{202e}.txt";
+    let steps = json!([
+        {"tool": "write_file", "with": {"path": name, "content": "pay me"}},
+        {"tool": "read_file", "with": {"path": name}},
+        {"tool": "run_command", "with": {"eur": 2}}]);
+    let data = json!({"tools": {"write_file": "allow", "read_file": "allow", "run_command": "guard"}, "playbook": {"steps": steps}});
+    let agent = app
+        .agent(&team, json!({"version": "v2", "data": data}))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let request = app.get_run(&team, &run).await["pending_human_request"].clone();
+    for ours in ["title", "description"] {
+        let text = request[ours].as_str().unwrap();
+        assert!(!text.contains("evil") && !text.contains("safe"), "{text}");
     }
+    assert_eq!(request["reason"]["sources"][0]["item"], name, "{request}");
     app.finish().await;
 }

@@ -284,15 +284,15 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
     let run = app
         .run(&team, json!({"agent_id": agent, "webhook_url": sink.url()}))
         .await;
-    // A call with a secret is guarded: after the first page each one needs a person's word.
-    for _ in 0..4 {
+    // A call with headers needs a person's word, and says what was read before.
+    for before in 0..5 {
         app.settle().await;
         let got = app.get_run(&team, &run).await;
         assert_clean("the run", &got.to_string());
         let request = &got["pending_human_request"];
         if request["title"] != "Go on?" {
-            let description = request["description"].as_str().unwrap();
-            assert!(description.contains(&url), "{description}");
+            let sources = request["reason"]["sources"].to_string();
+            assert_eq!(sources.contains(&url), before > 0, "{sources}");
             assert!(
                 request["tool_call"]
                     .to_string()
@@ -451,8 +451,10 @@ async fn a_secret_never_reaches_a_model() {
         let body = json!({"agent_id": agent, "message": "Go."});
         let run = app.run(&team, body).await;
         app.settle().await;
-        // The second one is asked for, since the first page is untrusted.
-        crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
+        // Each is asked for, since it sends headers.
+        for _ in 0..2 {
+            crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
+        }
         assert_eq!(app.status(&team, &run).await, "completed", "{model}");
         let received = server.received_requests().await.unwrap();
         let had = format!("Bearer {VALUE}");

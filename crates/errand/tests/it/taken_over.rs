@@ -95,14 +95,14 @@ async fn a_model_that_was_taken_over_changes_nothing_outside_without_a_persons_w
     let id = connect(&app, &team, "mail", stdio("mailbox")).await;
     // An assignment that sends what it is told: free as long as nothing untrusted came into its run.
     let send = json!([{"tool": "mail__send_message", "with": {"to": "{{ message }}", "subject": "x", "body": "y"}, "on_error": "continue"}]);
-    let sender = json!({"connections": [id], "playbook": {"steps": send}});
+    let sender = json!({"connections": [id], "tools": {"mail__send_message": "guard"}, "playbook": {"steps": send}});
     let body = json!({"name": "Sender", "build": {"name": "x", "config": {"version": "v2", "data": sender}}});
-    app.post(&team.key, "/v1/agents", body).await.expect(201);
+    let sender = app.post(&team.key, "/v1/agents", body).await.expect(201)["agent"]["id"].clone();
 
     app.model.add("taken", everything(&evil.uri()));
     let data = json!({"connections": [id], "secrets": ["TOKEN"], "tools": {
         "fetch_url": "allow", "run_assignment": "allow", "run_command": "guard", "write_file": "allow",
-        "request_approval": "allow"}});
+        "request_approval": "allow", "mail__*": "default"}, "assignments": [sender]});
     let agent = app.agent(&team, ScriptedModel::config("taken", data)).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     let mut asked = Vec::new();
@@ -116,10 +116,10 @@ async fn a_model_that_was_taken_over_changes_nothing_outside_without_a_persons_w
         };
         assert!(mailbox.log().is_empty(), "before {request}");
         let title = request["title"].as_str().unwrap().to_owned();
-        let description = request["description"].as_str().unwrap_or_default();
+        let sources = request["reason"]["sources"].as_array();
         let wide = title == "May I go on?";
         assert!(
-            wide || description.contains("read") || title.contains("delete_message"),
+            wide || sources.is_some_and(|s| !s.is_empty()) || title.contains("delete_message"),
             "it says what was read: {request}"
         );
         asked.push(title);

@@ -224,7 +224,7 @@ async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their
     let editor = owner.get("/assignments/new").await.ok();
     let row = between(&editor, "<span class=\"mono\">kept__look</span>", "</tr>").unwrap();
     assert!(
-        row.contains("at least") && row.contains("state ask") && row.contains("tool.kept__look"),
+        row.contains("default") && row.contains("state ask") && row.contains("tool.kept__look"),
         "{row}"
     );
     // A server that has no sign-in: said in words.

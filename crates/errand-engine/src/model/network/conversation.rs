@@ -166,6 +166,7 @@ impl Conversation {
             | Body::Error { .. }
             | Body::Intent { .. }
             | Body::Source { .. }
+            | Body::Caller { .. }
             | Body::Lost { .. }
             | Body::ToolsChanged { .. }
             | Body::Wait { .. }

@@ -21,6 +21,7 @@ pub(in crate::tool) fn hints_of(name: &str) -> Hints {
         open_world: true,
         asks: false,
         untrusted: true,
+        private: true,
         settle: Settle::AskPerson,
     })
 }

@@ -6,6 +6,7 @@ use axum::response::Response;
 use errand_core::id::AgentId;
 use errand_core::limits::LIST_PAGE_MAX;
 use errand_core::time::Timestamp;
+use errand_core::warning::Warning;
 use errand_store::StoredAnswer;
 use errand_store::model::{Agent, AgentRow, Build, NewAgent, PageQuery, Person};
 use http::StatusCode;
@@ -152,6 +153,9 @@ pub(crate) struct CreatedAgentResponse {
     /// Absent where the request had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     build: Option<BuildBody>,
+    /// Where a build was created: settings that are accepted, and may not do what is expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<Vec<Warning>>,
 }
 
 /// A page of agents.
@@ -281,6 +285,7 @@ fn render_created((agent, build): &(Agent, Option<Build>)) -> StoredAnswer {
         &CreatedAgentResponse {
             agent: agent.into(),
             build: build.as_ref().map(BuildBody::from),
+            warnings: build.as_ref().map(|build| build.warnings.clone()),
         },
     )
 }
@@ -293,8 +298,16 @@ pub(crate) async fn get_agent(
     State(app): State<AppState>,
     Path(agent): Path<AgentId>,
 ) -> Result<Answered<AgentResponse>, ApiError> {
-    let agent = app.store.agent(caller.team(), agent).await?;
-    Ok(Answered(AgentResponse::from(&agent)))
+    let team = caller.team();
+    let (agent, build) = app.store.agent(team, agent).await?;
+    let build = match &build {
+        Some(build) => Some(BuildBody::with_tools(&app, team, build).await?),
+        None => None,
+    };
+    Ok(Answered(AgentResponse {
+        agent: (&agent).into(),
+        build,
+    }))
 }
 
 /// Gives an agent another name.

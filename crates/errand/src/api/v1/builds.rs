@@ -3,12 +3,13 @@
 use axum::Json as Answered;
 use axum::extract::State;
 use axum::response::Response;
-use errand_core::config::BuildConfig;
+use errand_core::config::{self, BuildConfig};
 use errand_core::connection::connection_of;
 use errand_core::id::{AgentId, BuildId, TeamId};
 use errand_core::limits::CONFIG_BYTES_MAX;
 use errand_core::policy::Policy;
 use errand_core::time::Timestamp;
+use errand_core::warning::Warning;
 use errand_store::model::{Build, BuildChange, NewBuild, PageQuery};
 use errand_store::{Connection, StoreError, StoredAnswer};
 use http::StatusCode;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::effective::{EffectiveToolBody, tools_of_config};
 use super::name::Name;
 use crate::api::AppState;
 use crate::api::auth::Caller;
@@ -65,6 +67,24 @@ pub(crate) struct BuildBody {
     /// The e-mail address of the user who made it.
     #[schema(required)]
     created_by_name: Option<String>,
+    /// The tools that its runs have now, by the last probe of its connections and the floors of now. Only where one build
+    /// is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective_tools: Option<Vec<EffectiveToolBody>>,
+}
+
+impl BuildBody {
+    /// With the tools that its runs have now.
+    pub(crate) async fn with_tools(
+        app: &AppState,
+        team: TeamId,
+        build: &Build,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            effective_tools: Some(tools_of_config(app, team, &build.config).await?),
+            ..Self::from(build)
+        })
+    }
 }
 
 impl From<&Build> for BuildBody {
@@ -86,6 +106,7 @@ impl From<&Build> for BuildBody {
             status: build.state.as_str(),
             updated_at: build.updated_at,
             created_by_name: build.created_by_name.clone(),
+            effective_tools: None,
         }
     }
 }
@@ -94,6 +115,9 @@ impl From<&Build> for BuildBody {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildResponse {
     build: BuildBody,
+    /// Of a build that a change created: settings that are accepted, and may not do what is expected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
 }
 
 /// A page of builds.
@@ -111,6 +135,8 @@ pub(crate) struct BuildListResponse {
 pub(crate) struct CreatedBuildResponse {
     build: BuildBody,
     agent: AgentRef,
+    /// Settings that are accepted, and may not do what is expected.
+    warnings: Vec<Warning>,
 }
 
 /// An agent, by its id.
@@ -251,7 +277,7 @@ pub(crate) async fn checked_build(
             ));
         }
     };
-    check_config(app, caller.team(), &config, within).await?;
+    let warnings = check_config(app, caller.team(), &config, within).await?;
     Ok(NewBuild {
         id: app.ids.build(app.clock.now()),
         name: draft.name.0,
@@ -259,6 +285,7 @@ pub(crate) async fn checked_build(
         config,
         created_by: caller.user(),
         draft: draft.draft.unwrap_or(false),
+        warnings,
     })
 }
 
@@ -279,34 +306,35 @@ async fn copied_config(
     }
 }
 
-/// Refuses a config that cannot be run here.
+/// Refuses a config that cannot be run here. Gives what its author should know.
 async fn check_config(
     app: &AppState,
     team: TeamId,
     config: &Value,
     within: &str,
-) -> Result<(), ApiError> {
+) -> Result<Vec<Warning>, ApiError> {
     let parsed = app
         .store
         .parse_config(config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
-    check_reach(app, team, &parsed, within).await?;
+    let warnings = check_reach(app, team, &parsed, within).await?;
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
             format!("it takes at most {CONFIG_BYTES_MAX} bytes"),
         ));
     }
-    Ok(())
+    Ok(warnings)
 }
 
-/// Holds what a build reaches for against what the team has.
+/// Holds what a build reaches for against what the team has. Gives what its author should know.
 pub(crate) async fn check_reach(
     app: &AppState,
     team: TeamId,
     config: &BuildConfig,
     within: &str,
-) -> Result<(), ApiError> {
+) -> Result<Vec<Warning>, ApiError> {
+    check_assignments(app, team, config, within).await?;
     if !config.reach.secrets.is_empty() {
         let there = app.store.secret_names(team).await?;
         if let Some(absent) = config
@@ -334,7 +362,19 @@ pub(crate) async fn check_reach(
     for (tool, policy) in &config.tools {
         named.push((format!("data.tools.{tool}"), tool, Some(*policy)));
     }
+    for name in config.all_of.keys() {
+        if !there.iter().any(|connection| connection.name == *name) {
+            return Err(ApiError::bad_request(format!(
+                "{within}config.data.tools.{name}__*: none of the connections in data.connections is named {name:?}"
+            )));
+        }
+    }
     for (path, tool) in config.playbook.iter().flat_map(|p| p.tools()) {
+        if connection_of(tool).is_some() && !config.names(tool) {
+            return Err(ApiError::bad_request(format!(
+                "{within}config.data.{path}.tool: this build does not have the tool {tool:?}; name it in data.tools, or all of its connection with <connection>__*"
+            )));
+        }
         named.push((format!("data.{path}.tool"), tool, None));
     }
     for (path, tool, policy) in named {
@@ -343,7 +383,32 @@ pub(crate) async fn check_reach(
                 .map_err(|why| ApiError::bad_request(format!("{within}config.{path}: {why}")))?;
         }
     }
-    Ok(())
+    // In the order of the build, which is that of the rows.
+    let names: Vec<&str> = there
+        .iter()
+        .map(|connection| connection.name.as_str())
+        .collect();
+    Ok(config::warnings(config, &names, within))
+}
+
+/// The assignments that a build may start are the team's.
+async fn check_assignments(
+    app: &AppState,
+    team: TeamId,
+    config: &BuildConfig,
+    within: &str,
+) -> Result<(), ApiError> {
+    let ids = &config.reach.assignments;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let there = app.store.agents_among(team, ids.clone()).await?;
+    match ids.iter().position(|id| !there.contains(id)) {
+        None => Ok(()),
+        Some(place) => Err(ApiError::bad_request(format!(
+            "{within}config.data.assignments[{place}]: the team has no such assignment; GET /v1/agents lists those it has"
+        ))),
+    }
 }
 
 /// Holds a connection's tool against the last probe, where there was one, and its policy against the floor.
@@ -461,6 +526,7 @@ fn render_created(build: &Build) -> StoredAnswer {
             agent: AgentRef {
                 id: build.agent_id.as_uuid(),
             },
+            warnings: build.warnings.clone(),
         },
     )
 }
@@ -475,7 +541,8 @@ pub(crate) async fn get_build(
 ) -> Result<Answered<BuildResponse>, ApiError> {
     let build = app.store.build(caller.team(), build).await?;
     Ok(Answered(BuildResponse {
-        build: BuildBody::from(&build),
+        build: BuildBody::with_tools(&app, caller.team(), &build).await?,
+        warnings: Vec::new(),
     }))
 }
 
@@ -513,7 +580,7 @@ pub(crate) async fn change_build(
         Some(config) => {
             // Not found comes before what is wrong with the config.
             app.store.build(caller.team(), build).await?;
-            check_config(&app, caller.team(), &config, "").await?;
+            let warnings = check_config(&app, caller.team(), &config, "").await?;
             let new = NewBuild {
                 id: app.ids.build(now),
                 name: String::new(),
@@ -521,6 +588,7 @@ pub(crate) async fn change_build(
                 config,
                 created_by: caller.user(),
                 draft: false,
+                warnings,
             };
             app.store
                 .revise_build(caller.team(), build, change, new, now, once)
@@ -535,6 +603,7 @@ fn render(build: &Build) -> StoredAnswer {
         StatusCode::OK,
         &BuildResponse {
             build: build.into(),
+            warnings: build.warnings.clone(),
         },
     )
 }

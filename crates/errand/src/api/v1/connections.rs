@@ -11,9 +11,11 @@ use errand_core::policy::Policy;
 use errand_core::role::Permission;
 use errand_core::secret;
 use errand_core::time::Timestamp;
+use errand_core::warning::Warning;
 use errand_store::model::PageQuery;
 use errand_store::{
     Connection, ConnectionChange, Floors, NewConnection, OauthClient, Setup, StoredAnswer,
+    ToolSettingsByName,
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -100,9 +102,15 @@ pub(crate) struct ProbedToolBody {
     /// Why no build has the tool, if its schema is refused: it expands without bound, or is too large. Null otherwise.
     refused: Option<String>,
     hints: ToolHintsBody,
-    /// What holds where a build says nothing: by the hints, and never below the floor.
+    /// What holds where a build names all tools of the connection: by the hints, and never below the floor.
     #[schema(value_type = String, example = "guard")]
     policy: Policy,
+    /// Whether it reaches the open world: as `tool_settings` say, else as the server says, else where its arguments hold an
+    /// address. A tool that only reads there is guarded by default, since its arguments leave the team; what other tools
+    /// give is private.
+    open_world: bool,
+    /// Whether what it gives counts as trusted.
+    trusted: bool,
 }
 
 /// Who issued a connection's sign-in.
@@ -121,8 +129,11 @@ pub(crate) struct ConnectionBody {
     /// Policies below which no build can go, by the tool's name or `*`.
     #[schema(value_type = BTreeMap<String, String>)]
     floors: Floors,
-    /// Whether what its closed tools give counts as trusted.
+    /// Whether what its closed tools give counts as trusted, where `tool_settings` do not say it of the tool.
     trusted: bool,
+    /// What admins say of its tools, by the tool's name.
+    #[schema(value_type = BTreeMap<String, ToolSettingsBody>)]
+    tool_settings: ToolSettingsByName,
     /// Null: never probed.
     #[schema(required)]
     tools: Option<Vec<ProbedToolBody>>,
@@ -167,6 +178,7 @@ impl From<&Connection> for ConnectionBody {
             },
             floors: connection.floors.clone(),
             trusted: connection.trusted,
+            tool_settings: connection.settings.clone(),
             tools,
             probed_at: connection.probed_at,
             sign_in: connection
@@ -222,6 +234,7 @@ fn hide(value: &mut String) {
 }
 
 fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
+    let settings = connection.settings_of(&tool.name);
     ProbedToolBody {
         name: tool.name.clone(),
         server_name: tool.server_name.clone(),
@@ -234,17 +247,69 @@ fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
             idempotent: tool.hints.idempotent,
             open_world: tool.hints.open_world,
         },
-        policy: tool
-            .hints
-            .policy()
-            .or_stricter(connection.floor(&tool.name)),
+        policy: connection.view().default_policy(tool),
+        open_world: tool.is_open(settings),
+        trusted: !tool.engine_hints(settings, connection.trusted).untrusted,
     }
+}
+
+/// What an admin should know: which tools' results count as trusted.
+fn warnings_of(connection: &Connection) -> Vec<Warning> {
+    let trusted: Vec<&str> = connection
+        .tools
+        .iter()
+        .flatten()
+        .filter(|tool| {
+            let settings = connection.settings_of(&tool.name);
+            !tool.engine_hints(settings, connection.trusted).untrusted
+        })
+        .map(|tool| tool.name.as_str())
+        .collect();
+    let says = |what: String| {
+        vec![Warning::new(
+            if connection.trusted {
+                "trusted"
+            } else {
+                "tool_settings"
+            },
+            what,
+        )]
+    };
+    if !trusted.is_empty() {
+        return says(format!(
+            "the results of these tools count as trusted, so that no guarded call asks after them: {}. That is right only where nobody outside the team can write what they give; a mailbox or a ticket system is full of strangers' text. Set \"trusted\": false in tool_settings for each tool of which that is not so",
+            trusted.join(", ")
+        ));
+    }
+    if connection.trusted && connection.tools.is_none() {
+        return says("the results of all tools that the probe finds, and that do not reach the open world, will count as trusted; probe the connection to see which these are, and choose by tool in tool_settings".to_owned());
+    }
+    Vec::new()
 }
 
 /// A connection.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionResponse {
     connection: ConnectionBody,
+}
+
+/// A connection that was created or changed.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct ChangedConnectionResponse {
+    connection: ConnectionBody,
+    /// What an admin should know, such as which tools' results count as trusted.
+    warnings: Vec<Warning>,
+}
+
+/// What admins say of a tool.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what ToolSettings is on the wire")]
+pub(crate) struct ToolSettingsBody {
+    /// Whether it reaches the open world. Without it: as its server says.
+    open_world: Option<bool>,
+    /// Whether the team's own people and programs write what it gives; only for a tool that does not reach the open world.
+    /// Without it: as the connection's `trusted` says.
+    trusted: Option<bool>,
 }
 
 /// A page of connections.
@@ -264,6 +329,8 @@ pub(crate) struct ProbeResponse {
     /// Null: the server was reached, and its tools are in the connection. Else what went wrong, in words.
     #[schema(required)]
     error: Option<String>,
+    /// What an admin should know, such as which tools' results count as trusted.
+    warnings: Vec<Warning>,
 }
 
 /// A connection to make.
@@ -280,6 +347,10 @@ pub(crate) struct CreateConnectionRequest {
     /// Whether what its closed tools give counts as trusted. Without it: no.
     #[serde(default)]
     trusted: bool,
+    /// What admins say of its tools, by the tool's name.
+    #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, ToolSettingsBody>>)]
+    tool_settings: ToolSettingsByName,
 }
 
 impl RequestBody for CreateConnectionRequest {}
@@ -291,6 +362,9 @@ pub(crate) struct ChangeConnectionRequest {
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     floors: Option<Floors>,
     trusted: Option<bool>,
+    /// All of them: what is left out is taken away.
+    #[schema(value_type = Option<BTreeMap<String, ToolSettingsBody>>)]
+    tool_settings: Option<ToolSettingsByName>,
 }
 
 impl RequestBody for ChangeConnectionRequest {}
@@ -333,7 +407,7 @@ pub(crate) async fn get_connection(
 
 /// Makes a connection. Nothing is reached yet: probe it.
 #[utoipa::path(post, path = "/v1/connections", tag = "Connections", request_body = CreateConnectionRequest,
-    responses((status = 201, description = "The connection.", body = ConnectionResponse)))]
+    responses((status = 201, description = "The connection.", body = ChangedConnectionResponse)))]
 pub(crate) async fn create_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -345,6 +419,7 @@ pub(crate) async fn create_connection(
         transport,
         floors,
         trusted,
+        tool_settings,
     } = body.value;
     if !connection::is_name(&name) {
         return Err(ApiError::invalid(
@@ -355,6 +430,7 @@ pub(crate) async fn create_connection(
         ));
     }
     check_floors(&name, &floors)?;
+    check_settings(&name, None, &tool_settings)?;
     let now = app.clock.now();
     let new = NewConnection {
         id: app.ids.connection(now),
@@ -363,6 +439,7 @@ pub(crate) async fn create_connection(
         setup: setup_of(&app, caller.team(), transport).await?,
         floors,
         trusted,
+        settings: tool_settings,
         by: caller.user(),
         now,
     };
@@ -374,7 +451,7 @@ pub(crate) async fn create_connection(
 /// Changes a connection. One that leads elsewhere than before has to be probed, and signed in to, anew.
 #[utoipa::path(patch, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
     request_body = ChangeConnectionRequest,
-    responses((status = 200, description = "The connection.", body = ConnectionResponse)))]
+    responses((status = 200, description = "The connection.", body = ChangedConnectionResponse)))]
 pub(crate) async fn change_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -386,10 +463,15 @@ pub(crate) async fn change_connection(
         transport,
         floors,
         trusted,
+        tool_settings,
     } = body.value;
-    let name = app.store.connection(caller.team(), id).await?.name;
+    let before = app.store.connection(caller.team(), id).await?;
     if let Some(floors) = &floors {
-        check_floors(&name, floors)?;
+        check_floors(&before.name, floors)?;
+    }
+    if let Some(settings) = &tool_settings {
+        let there = Some(&before).filter(|_| transport.is_none());
+        check_settings(&before.name, there, settings)?;
     }
     let setup = match transport {
         Some(transport) => Some(setup_of(&app, caller.team(), transport).await?),
@@ -399,6 +481,7 @@ pub(crate) async fn change_connection(
         setup,
         floors,
         trusted,
+        settings: tool_settings,
     };
     let once = key.once(&caller, body.sha256, render);
     let answer = app
@@ -448,6 +531,7 @@ pub(crate) async fn probe_connection(
     let found = ProbeResponse {
         connection: (&connection).into(),
         error,
+        warnings: warnings_of(&connection),
     };
     let once = key.once(&caller, body.sha256, render_probed);
     let answer = app.store.remember(found, once, now).await?;
@@ -461,8 +545,9 @@ fn render_probed(found: &ProbeResponse) -> StoredAnswer {
 fn render_created(connection: &Connection) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
-        &ConnectionResponse {
+        &ChangedConnectionResponse {
             connection: connection.into(),
+            warnings: warnings_of(connection),
         },
     )
 }
@@ -470,8 +555,9 @@ fn render_created(connection: &Connection) -> StoredAnswer {
 fn render(connection: &Connection) -> StoredAnswer {
     rendered(
         StatusCode::OK,
-        &ConnectionResponse {
+        &ChangedConnectionResponse {
             connection: connection.into(),
+            warnings: warnings_of(connection),
         },
     )
 }
@@ -489,6 +575,43 @@ pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> 
             ),
         )),
     }
+}
+
+/// Most tools of which admins say something: as many as a connection has.
+const SETTINGS_MAX: usize = 500;
+
+/// `there`: the connection, where its probe holds against them.
+pub(crate) fn check_settings(
+    name: &str,
+    there: Option<&Connection>,
+    settings: &ToolSettingsByName,
+) -> Result<(), ApiError> {
+    if settings.len() > SETTINGS_MAX {
+        return Err(ApiError::invalid(
+            "tool_settings",
+            format!("it takes at most {SETTINGS_MAX} tools"),
+        ));
+    }
+    for (tool, said) in settings {
+        if connection_of(tool) != Some(name) || connection::is_all_of(tool).is_some() {
+            return Err(ApiError::invalid(
+                "tool_settings",
+                format!(
+                    "{tool:?} is no tool of this connection: its tools are called {name}__<tool>"
+                ),
+            ));
+        }
+        let probed = there.and_then(|connection| connection.tool(tool));
+        if said.trusted == Some(true) && probed.is_some_and(|probed| probed.is_open(*said)) {
+            return Err(ApiError::invalid(
+                "tool_settings",
+                format!(
+                    "{tool} reaches the open world, and what it gives cannot be trusted; where it does not, set \"open_world\": false as well"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What is stored of how a server is reached.

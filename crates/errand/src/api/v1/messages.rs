@@ -26,6 +26,10 @@ pub(crate) struct PostMessageRequest {
     /// The text.
     #[schema(min_length = 1)]
     message: String,
+    /// Whether strangers may have written the text, as a mail or a ticket that a program passes on: it counts as read
+    /// from outside, and tools with the policy `guard` ask after it. Without it: no.
+    #[serde(default)]
+    untrusted: bool,
 }
 
 impl RequestBody for PostMessageRequest {}
@@ -111,6 +115,7 @@ pub(crate) async fn post_message(
         run,
         id: app.ids.message(now),
         text: body.value.message,
+        untrusted: body.value.untrusted,
         by: caller.by(),
         now,
     };

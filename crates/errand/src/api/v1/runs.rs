@@ -52,6 +52,10 @@ pub(crate) struct StartRunRequest {
     /// A first message.
     #[schema(min_length = 1)]
     message: Option<String>,
+    /// Whether strangers may have written the first message, as a mail or a ticket that a program passes on: it counts as
+    /// read from outside, and tools with the policy `guard` ask after it. Without it: no.
+    #[serde(default)]
+    untrusted: bool,
 }
 
 impl RequestBody for StartRunRequest {}
@@ -140,6 +144,7 @@ pub(crate) async fn start_run(
         webhook_url: wanted.webhook_url,
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
+        untrusted: wanted.untrusted,
         by: caller.by(),
         api_key: Some(caller.api_key()),
         sandbox_ttl_ms: app.settings.sandbox_ttl_ms,
@@ -160,6 +165,7 @@ struct Wanted {
     webhook_url: Option<String>,
     human_request_webhook_url: Option<String>,
     message: Option<String>,
+    untrusted: bool,
 }
 
 fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError> {
@@ -178,6 +184,12 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
             "it takes at least 1 character",
         ));
     }
+    if request.untrusted && request.message.is_none() {
+        return Err(ApiError::invalid(
+            "untrusted",
+            "it says that strangers may have written `message`, and there is none; send both, or neither",
+        ));
+    }
     Ok(Wanted {
         agent_id: request.agent_id,
         sandbox: sandbox.transpose()?,
@@ -188,6 +200,7 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
             private,
         )?,
         message: request.message,
+        untrusted: request.untrusted,
     })
 }
 

@@ -51,6 +51,9 @@ struct ToolHints {
     asks: bool,
     /// What it returns comes from outside the team's trust: `guard` asks after it.
     untrusted: bool,
+    /// What it returns must not leave the team: after it, and after something untrusted, `guard` asks for a tool that reads
+    /// the open world, too.
+    private: bool,
 }
 
 /// The tools of this server.
@@ -75,6 +78,7 @@ fn line(tool: &dyn Tool) -> ToolLine {
             open_world: hints.open_world,
             asks: hints.asks,
             untrusted: hints.untrusted,
+            private: hints.private,
         },
         available: unavailable_reason.is_none(),
         unavailable_reason,

@@ -248,6 +248,7 @@ pub(in crate::web) async fn restore(
         config: old.config,
         created_by: visitor.user_id(),
         draft: false,
+        warnings: Vec::new(),
     };
     web.store
         .create_build(team, id, new, now, Once::not_recorded())

@@ -51,8 +51,9 @@ impl Wrong {
 }
 
 pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> Shown {
-    let fields = fields::of_config(&json!({ "version": "v2", "data": {} }));
     let offered = offered(&web, &visitor).await?;
+    let blank = json!({ "version": "v2", "data": {} });
+    let fields = fields::of_config(&blank, &offered.connections);
     Ok(new_page(&visitor, &offered, &fields, None))
 }
 
@@ -62,6 +63,8 @@ struct Offered {
     connections: Vec<Connection>,
     /// Tools that cannot do their work on this server, and why.
     off: BTreeMap<String, String>,
+    /// The team's assignments, which `run_assignment` may start.
+    assignments: Vec<(AgentId, String)>,
 }
 
 async fn offered(web: &Web, visitor: &Visitor) -> Result<Offered, StoreError> {
@@ -75,9 +78,15 @@ async fn offered(web: &Web, visitor: &Visitor) -> Result<Offered, StoreError> {
         .iter()
         .filter_map(|tool| Some((tool.name().to_owned(), tool.unavailable()?)))
         .collect();
+    let agents = web.store.list_agents(visitor.team_id(), all).await?;
+    let assignments = agents
+        .items
+        .into_iter()
+        .map(|(agent, _)| (agent.id, agent.name));
     Ok(Offered {
         connections: page.items,
         off,
+        assignments: assignments.collect(),
     })
 }
 
@@ -88,7 +97,7 @@ pub(in crate::web) async fn create(
 ) -> Shown {
     let base = json!({ "version": "v2", "data": {} });
     let offered = offered(&web, &visitor).await?;
-    let made = made(&web, &visitor, &sent, base).await?;
+    let made = made(&web, &visitor, &sent, (base, &offered)).await?;
     let (name, config) = match made {
         Ok(made) => made,
         Err(wrong) => return Ok(new_page(&visitor, &offered, &sent, Some(&wrong))),
@@ -117,9 +126,9 @@ pub(in crate::web) async fn edit(
         || json!({ "version": "v2", "data": {} }),
         |build| build.config,
     );
-    let mut fields = fields::of_config(&config);
-    fields.set("name", &agent.name);
     let offered = offered(&web, &visitor).await?;
+    let mut fields = fields::of_config(&config, &offered.connections);
+    fields.set("name", &agent.name);
     Ok(edit_page(&visitor, &agent, &offered, &fields, None))
 }
 
@@ -136,7 +145,7 @@ pub(in crate::web) async fn save(
         |build| build.config.clone(),
     );
     let offered = offered(&web, &visitor).await?;
-    let made = made(&web, &visitor, &sent, base).await?;
+    let made = made(&web, &visitor, &sent, (base, &offered)).await?;
     let (name, config) = match made {
         Ok(made) => made,
         Err(wrong) => return Ok(edit_page(&visitor, &agent, &offered, &sent, Some(&wrong))),
@@ -167,9 +176,9 @@ async fn made(
     web: &Web,
     visitor: &Visitor,
     sent: &Fields,
-    base: Value,
+    (base, offered): (Value, &Offered),
 ) -> Result<Result<(String, Value), Wrong>, PageError> {
-    let made = name_of(sent).and_then(|name| Ok((name, config_of(sent, base)?)));
+    let made = name_of(sent).and_then(|name| Ok((name, config_of(sent, base, offered)?)));
     let (name, config) = match made {
         Ok(made) => made,
         Err(wrong) => return Ok(Err(wrong)),
@@ -179,7 +188,7 @@ async fn made(
         Err(bad) => return Ok(Err(wrong_at(&bad, sent))),
     };
     match check_reach(web, visitor.team_id(), &parsed, "").await {
-        Ok(()) => Ok(Ok((name, config))),
+        Ok(_) => Ok(Ok((name, config))),
         Err(error) if error.status() == StatusCode::BAD_REQUEST => {
             let message = error.message().trim_start_matches("config.");
             let (path, message) = message.split_once(": ").unwrap_or(("", message));
@@ -204,6 +213,7 @@ fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewB
         config,
         created_by: visitor.user_id(),
         draft: false,
+        warnings: Vec::new(),
     }
 }
 
@@ -217,8 +227,8 @@ fn name_of(sent: &Fields) -> Result<String, Wrong> {
 }
 
 /// The config that a form describes.
-fn config_of(sent: &Fields, base: Value) -> Result<Value, Wrong> {
-    let config = fields::to_config(sent, base)?;
+fn config_of(sent: &Fields, base: Value, offered: &Offered) -> Result<Value, Wrong> {
+    let config = fields::to_config(sent, base, &offered.connections)?;
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(Wrong::new(
             "instructions",
@@ -237,6 +247,7 @@ fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
         "input" => "instructions",
         "tools" => "tools",
         "connections" => "connections",
+        "assignments" => "assignments",
         "limits" => return Wrong::new(&path.replace("limits.", "limit_"), message),
         "human_requests" => "expires_in",
         "human_in_the_loop" => "people",
@@ -318,11 +329,12 @@ fn form(
             }
             (connections_of(&offered.connections, fields, of("connections")))
             (policies(offered, fields, of("tools")))
+            (assignments_of(&offered.assignments, fields, of("assignments")))
             (people(fields, of("expires_in"), of("people")))
             fieldset {
-                legend { "Limits of a run " span.hint { "an empty field is no limit; working time is a day" } }
+                legend { "Limits of a run " span.hint { "an empty field is no limit; working time is a day, and 100 runs may be started below a run" } }
                 div.row {
-                    @for (name, label) in [("limit_steps", "Steps"), ("limit_tokens", "Tokens"), ("limit_cost_usd", "US dollars"), ("limit_seconds", "Seconds of work")] {
+                    @for (name, label) in [("limit_steps", "Steps"), ("limit_tokens", "Tokens"), ("limit_cost_usd", "US dollars"), ("limit_seconds", "Seconds of work"), ("limit_children", "Runs below it")] {
                         (line(name, label, "", fields, of(name), false))
                     }
                 }
@@ -361,11 +373,33 @@ fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>
     html! {
         @if !offered.is_empty() {
             fieldset #connections {
-                legend { "Connections " span.hint { "the tools of those that are ticked can be chosen below" } }
+                legend { "Connections " span.hint { "a ticked connection gives the assignment those of its tools that are not off below" } }
                 (says("connections", wrong))
                 @for connection in offered {
                     @let id = connection.id.to_string();
                     label.choice { input type="checkbox" name="connection" value=(id) checked[chosen.contains(&id.as_str())]; span.mono { (ui::name(&connection.name)) } }
+                }
+            }
+        }
+    }
+}
+
+/// Which assignments `run_assignment` may start.
+fn assignments_of(offered: &[(AgentId, String)], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
+    let chosen: Vec<&str> = fields.all("assignment").collect();
+    // One that is not offered here is kept as it is.
+    let known = |id: &str| offered.iter().any(|(of, _)| of.to_string() == id);
+    html! {
+        @if !offered.is_empty() || !chosen.is_empty() {
+            fieldset #assignments {
+                legend { "Other assignments " span.hint { "those that run_assignment may start; their runs are as strict as this one at least, and count against its limits of tokens and cost" } }
+                (says("assignments", wrong))
+                @for (id, name) in offered {
+                    @let id = id.to_string();
+                    label.choice { input type="checkbox" name="assignment" value=(id) checked[chosen.contains(&id.as_str())]; (name) }
+                }
+                @for id in chosen.iter().filter(|id| !known(id)) {
+                    label.choice { input type="checkbox" name="assignment" value=(id) checked; span.mono { (id) } }
                 }
             }
         }
@@ -383,7 +417,7 @@ fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup
         .filter(|name| !probed(name));
     html! {
         fieldset #tools {
-            legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run, then asked · deny: the model is told no · off: the model does not have it" } }
+            legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run (for a tool that only reads the open world: and private content as well), then asked · deny: the model is told no · off: the model does not have it" } }
             (says("tools", wrong))
             div.card.scroll {
                 table.policies {
@@ -413,13 +447,13 @@ fn tools_of(connection: &Connection, fields: &Fields) -> Markup {
             tr {
                 th.group scope="rowgroup" colspan="6" {
                     span.mono { (ui::name(&connection.name)) }
-                    span.hint { "Where it is ticked above and all of these are off, the assignment has all of them, as strict as each is at least." }
+                    span.hint { "Only where it is ticked above. “off” is off: what is off is not offered to the model." }
                 }
             }
             @for tool in connection.tools.iter().flatten() {
-                @let least = word_of(tool.hints.policy().or_stricter(connection.floor(&tool.name)));
+                @let by_default = word_of(connection.view().default_policy(tool));
                 (policy_row(&tool.name, fields, &html! {
-                    " " span.small.dim { "at least " (ui::state(least, least)) }
+                    " " span.small.dim { "default " (ui::state(by_default, by_default)) }
                     span.sub.clamp { (tool.description.chars().take(160).collect::<String>()) }
                 }))
             }
@@ -452,7 +486,9 @@ fn about(name: &str) -> Option<&'static str> {
         "run_command" => "runs a command in the sandbox, isolated",
         "request_approval" => "asks a person for a yes or no",
         "ask_human" => "asks a person questions",
-        "fetch_url" => "reads a page of the web",
+        "fetch_url" => {
+            "reads a page of the web; guard is proposed: with allow, and no list of hosts in the build, it can send what the run has read to any address"
+        }
         "run_assignment" => "starts a run of another assignment",
         _ => return None,
     })

@@ -163,7 +163,7 @@ fn arguments(fields: &Map<String, Value>) -> Markup {
 }
 
 /// A text that may be long: its beginning, and the rest behind a fold that says how much that is.
-pub(super) fn long_text(whole: &str) -> Markup {
+pub(in crate::web) fn long_text(whole: &str) -> Markup {
     let (first, rest) = beginning(whole);
     if rest.is_empty() {
         return html! { pre.block-code tabindex="0" dir="auto" { (exact(whole)) } };

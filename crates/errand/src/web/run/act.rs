@@ -33,6 +33,7 @@ pub(in crate::web) async fn message(
         run,
         id: web.ids.message(now),
         text: text.to_owned(),
+        untrusted: false,
         by: visitor.user_id().into(),
         now,
     };
@@ -122,6 +123,7 @@ pub(in crate::web) async fn begin(
         sandbox,
         webhook_url: None,
         human_request_webhook_url: None,
+        untrusted: false,
         message: message.map(|text| (web.ids.message(now), text)),
         by: visitor.user_id().into(),
         api_key: None,

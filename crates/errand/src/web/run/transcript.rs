@@ -10,6 +10,7 @@ use errand_core::transcript::{AttemptOutcome, Body, Entry, Outcome, ToolCall};
 use maud::{Markup, html};
 use serde_json::Value;
 
+use crate::web::reason::reason;
 use crate::web::{card, files, text, ui};
 
 /// E-mail addresses by user.
@@ -65,10 +66,14 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
     let who = |by: &Option<By>, else_: &str| author(by.as_ref(), people, else_);
     let at = entry.position;
     match &entry.body {
-        Body::User { text, by } => item(
+        Body::User {
+            text,
+            by,
+            untrusted,
+        } => item(
             at,
             "user",
-            &html! { (by_line_with(&who(by, "A program"), entry.at, now, &fork(entry, context))) (text::plain(text)) },
+            &html! { (by_line_with(&who(by, "A program"), entry.at, now, &fork(entry, context))) @if *untrusted { p.small.dim { "Marked as untrusted by the sender: tools with the policy guard ask after it." } } (text::plain(text)) },
         ),
         Body::Assistant { text, .. } => item(
             at,
@@ -91,7 +96,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
-            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) },
+            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) (reason(request, now)) },
         ),
         Body::HumanResponse { resolution, by, .. } => item(
             at,
@@ -375,6 +380,7 @@ mod tests {
             Body::User {
                 text: evil.clone(),
                 by: None,
+                untrusted: false,
             },
             Body::Assistant {
                 text: evil.clone(),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use errand_core::connection::{all_of, connection_of, is_all_of};
 use errand_core::policy;
+use errand_store::Connection;
 use serde_json::{Map, Value, json};
 
 use super::Wrong;
@@ -13,8 +15,9 @@ pub(super) const POLICIES: [&str; 5] = ["allow", "ask", "guard", "deny", "off"];
 /// The model that follows the playbook.
 const PLAYBOOK_MODEL: &str = "builtin/playbook";
 
-/// The fields that show a config.
-pub(super) fn of_config(config: &Value) -> Fields {
+/// The fields that show a config. Of a connection that it lists each tool shows what it says of it, and `off` where it does
+/// not have it; of another one the policy that is its default, which holds once the connection is ticked.
+pub(super) fn of_config(config: &Value, connections: &[Connection]) -> Fields {
     let empty = Map::new();
     let data = config
         .get("data")
@@ -35,9 +38,19 @@ pub(super) fn of_config(config: &Value) -> Fields {
         fields.set(&format!("tool.{name}"), word);
     }
     for (name, word) in tools.into_iter().flatten() {
-        if policy::builtin(name).is_none() {
+        if policy::builtin(name).is_none() && is_all_of(name).is_none() {
             fields.set(&format!("tool.{name}"), word.as_str().unwrap_or("off"));
         }
+    }
+    for connection in connections {
+        let listed = lists(data, &connection.id.to_string());
+        for (tool, policy) in words_of(data, connection, listed) {
+            fields.set(&format!("tool.{tool}"), policy);
+        }
+    }
+    let assignments = data.get("assignments").and_then(Value::as_array);
+    for id in assignments.into_iter().flatten().filter_map(Value::as_str) {
+        fields.add("assignment", id);
     }
     if data.get("human_in_the_loop") != Some(&Value::Bool(false)) {
         fields.set("people", "on");
@@ -48,7 +61,7 @@ pub(super) fn of_config(config: &Value) -> Fields {
     };
     fields.set("expires_in", &inside("human_requests", "expires_in"));
     fields.set("on_expire", &inside("human_requests", "on_expire"));
-    for name in ["steps", "tokens", "cost_usd", "seconds"] {
+    for name in ["steps", "tokens", "cost_usd", "seconds", "children"] {
         fields.set(&format!("limit_{name}"), &inside("limits", name));
     }
     let connections = data.get("connections").and_then(Value::as_array);
@@ -59,6 +72,83 @@ pub(super) fn of_config(config: &Value) -> Fields {
         fields.set("playbook", &yaml(playbook));
     }
     fields
+}
+
+/// Whether a config lists a connection.
+fn lists(data: &Map<String, Value>, id: &str) -> bool {
+    let listed = data.get("connections").and_then(Value::as_array);
+    listed.is_some_and(|ids| ids.iter().any(|of| of.as_str() == Some(id)))
+}
+
+/// What the row of each tool of a connection says.
+fn words_of<'c>(
+    data: &Map<String, Value>,
+    connection: &'c Connection,
+    listed: bool,
+) -> Vec<(&'c str, &'static str)> {
+    let tools = data.get("tools").and_then(Value::as_object);
+    let word = |name: &str| tools.and_then(|tools| tools.get(name));
+    let of_all = word(&all_of(&connection.name));
+    let view = connection.view();
+    let mut words = Vec::new();
+    for tool in connection.tools.iter().flatten() {
+        let by_default = || view.default_policy(tool).as_str();
+        let said = match (word(&tool.name), of_all) {
+            (Some(own), _) => own.as_str().map_or("off", known),
+            (None, Some(all)) if all.is_null() || all == "default" => by_default(),
+            (None, Some(all)) => all.as_str().map_or("off", known),
+            (None, None) if listed => "off",
+            (None, None) => by_default(),
+        };
+        words.push((tool.name.as_str(), said));
+    }
+    words
+}
+
+/// A word that a row offers.
+fn known(word: &str) -> &'static str {
+    POLICIES
+        .into_iter()
+        .find(|known| *known == word)
+        .unwrap_or("off")
+}
+
+/// What a form says of the tools: of those of connections that are ticked, tool by tool. A connection whose rows nobody
+/// changed keeps the config's own words, such as `mail__*`.
+fn tools_of(
+    sent: &Fields,
+    data: &Map<String, Value>,
+    connections: &[Connection],
+) -> Map<String, Value> {
+    let ticked: Vec<&str> = sent.all("connection").collect();
+    let before = data.get("tools").and_then(Value::as_object);
+    let mut said: Map<String, Value> = Map::new();
+    for name in tools(sent) {
+        let owner = connections
+            .iter()
+            .find(|of| connection_of(&name) == Some(&of.name));
+        let is_had = owner.is_none_or(|of| ticked.contains(&of.id.to_string().as_str()));
+        let word = sent
+            .given(&format!("tool.{name}"))
+            .filter(|word| *word != "off");
+        if let Some(word) = word.filter(|_| is_had) {
+            said.insert(name, json!(word));
+        }
+    }
+    for connection in connections {
+        let id = connection.id.to_string();
+        let rows = words_of(data, connection, true);
+        let is_untouched = (rows.iter())
+            .all(|(tool, word)| sent.given(&format!("tool.{tool}")).unwrap_or("off") == *word);
+        if !(ticked.contains(&id.as_str()) && lists(data, &id) && is_untouched) {
+            continue;
+        }
+        said.retain(|name, _| connection_of(name) != Some(&connection.name));
+        let own = before.into_iter().flatten();
+        let own = own.filter(|(name, _)| connection_of(name) == Some(&connection.name));
+        said.extend(own.map(|(name, word)| (name.clone(), word.clone())));
+    }
+    said
 }
 
 /// A value as YAML; as JSON where that cannot be.
@@ -112,13 +202,17 @@ pub(super) fn tools(fields: &Fields) -> Vec<String> {
 }
 
 /// The config that the fields describe, on top of what it was.
-pub(super) fn to_config(sent: &Fields, base: Value) -> Result<Value, Wrong> {
+pub(super) fn to_config(
+    sent: &Fields,
+    base: Value,
+    connections: &[Connection],
+) -> Result<Value, Wrong> {
     let mut config = base;
     let data = match config.get_mut("data").and_then(Value::as_object_mut) {
         Some(data) => data,
         None => {
             config = json!({ "version": "v2", "data": {} });
-            return to_config(sent, config);
+            return to_config(sent, config, connections);
         }
     };
     set_model(data, sent);
@@ -130,19 +224,15 @@ pub(super) fn to_config(sent: &Fields, base: Value) -> Result<Value, Wrong> {
             data.insert("input".to_owned(), json!(instructions));
         }
     }
-    let tools: Map<String, Value> = tools(sent)
-        .into_iter()
-        .filter_map(|name| {
-            let word = sent.given(&format!("tool.{name}"))?;
-            (word != "off").then(|| (name.clone(), json!(word)))
-        })
-        .collect();
+    let tools = tools_of(sent, data, connections);
     data.insert("tools".to_owned(), Value::Object(tools));
-    let connections: Vec<&str> = sent.all("connection").collect();
-    if connections.is_empty() {
-        data.remove("connections");
-    } else {
-        data.insert("connections".to_owned(), json!(connections));
+    for (field, name) in [("connection", "connections"), ("assignment", "assignments")] {
+        let ids: Vec<&str> = sent.all(field).collect();
+        if ids.is_empty() {
+            data.remove(name);
+        } else {
+            data.insert(name.to_owned(), json!(ids));
+        }
     }
     if sent.is_on("people") {
         data.remove("human_in_the_loop");
@@ -157,7 +247,7 @@ pub(super) fn to_config(sent: &Fields, base: Value) -> Result<Value, Wrong> {
     set_text(&mut requests, "on_expire", on_expire);
     put_back(data, "human_requests", requests);
     let mut limits = inside(data, "limits");
-    for name in ["steps", "tokens", "cost_usd", "seconds"] {
+    for name in ["steps", "tokens", "cost_usd", "seconds", "children"] {
         let field = format!("limit_{name}");
         match sent.given(&field) {
             None => {
@@ -263,18 +353,18 @@ mod tests {
     fn a_config_that_is_not_touched_stays_as_it_is() {
         let config = config();
         assert_eq!(
-            to_config(&of_config(&config), config.clone()).ok(),
+            to_config(&of_config(&config, &[]), config.clone(), &[]).ok(),
             Some(config)
         );
     }
 
     #[test]
     fn what_is_changed_is_changed_and_nothing_else() {
-        let mut fields = of_config(&config());
+        let mut fields = of_config(&config(), &[]);
         fields.set("limit_steps", "9");
         fields.set("tool.write_file", "off");
         fields.set("people", "");
-        let changed = to_config(&fields, config()).ok().unwrap();
+        let changed = to_config(&fields, config(), &[]).ok().unwrap();
         let mut expected = config();
         expected["data"]["limits"]["steps"] = json!(9);
         expected["data"]["tools"]
@@ -287,16 +377,77 @@ mod tests {
 
     #[test]
     fn without_a_word_on_tools_all_are_allowed() {
-        let fields = of_config(&json!({"version": "v2", "data": {}}));
+        let fields = of_config(&json!({"version": "v2", "data": {}}), &[]);
         assert_eq!(fields.get("tool.ask_human"), "allow");
         assert_eq!(fields.get("people"), "on");
     }
 
+    fn mail() -> Connection {
+        let tool = |name: &str, reads: bool| {
+            json!({"name": format!("mail__{name}"), "server_name": name, "input_schema": {},
+                "hints": {"read_only": reads, "open_world": false}})
+        };
+        let tools = json!([tool("read", true), tool("send", false)]);
+        Connection {
+            id: "01997e5e-7c00-7000-8000-000000000001".parse().unwrap(),
+            team: "01997e5e-7c00-7000-8000-000000000002".parse().unwrap(),
+            name: "mail".to_owned(),
+            setup: errand_store::Setup::Stdio {
+                command: "mail".to_owned(),
+                env: std::collections::BTreeMap::new(),
+            },
+            floors: errand_store::Floors::new(),
+            trusted: false,
+            settings: errand_store::ToolSettingsByName::new(),
+            tools: serde_json::from_value(tools).unwrap(),
+            probed_at: None,
+            signed_in_at: None,
+            created_by: None,
+            created_at: errand_core::time::Timestamp::default(),
+            updated_at: errand_core::time::Timestamp::default(),
+        }
+    }
+
+    #[test]
+    fn a_ticked_connection_is_written_tool_by_tool_and_off_is_off() {
+        let connections = [mail()];
+        let id = connections[0].id.to_string();
+        let of = |tools: Value, listed: bool| {
+            let connections = if listed { json!([id]) } else { json!([]) };
+            json!({"version": "v2", "data": {"models": "test/m", "tools": tools, "connections": connections}})
+        };
+        let tools_of = |config: Value, change: &dyn Fn(&mut Fields)| {
+            let mut fields = of_config(&config, &connections);
+            change(&mut fields);
+            let made = to_config(&fields, config, &connections).ok().unwrap();
+            made["data"]["tools"].clone()
+        };
+        // Of one that is not listed the rows show the defaults, and count once it is ticked.
+        assert_eq!(tools_of(of(json!({}), false), &|_| {}), json!({}));
+        let tick = |fields: &mut Fields| fields.add("connection", &id);
+        assert_eq!(
+            tools_of(of(json!({}), false), &tick),
+            json!({"mail__read": "allow", "mail__send": "guard"})
+        );
+        // One that is listed, and whose tools are not named, has none.
+        assert_eq!(tools_of(of(json!({}), true), &|_| {}), json!({}));
+        // What nobody touched keeps its form; what was is written out.
+        let all = json!({"mail__*": "default", "mail__send": "off"});
+        assert_eq!(tools_of(of(all.clone(), true), &|_| {}), all);
+        let allow = |fields: &mut Fields| fields.set("tool.mail__send", "ask");
+        assert_eq!(
+            tools_of(of(all.clone(), true), &allow),
+            json!({"mail__read": "allow", "mail__send": "ask"})
+        );
+        let off = |fields: &mut Fields| fields.set("tool.mail__read", "off");
+        assert_eq!(tools_of(of(all, true), &off), json!({}));
+    }
+
     #[test]
     fn what_is_no_yaml_names_its_line() {
-        let mut fields = of_config(&config());
+        let mut fields = of_config(&config(), &[]);
         fields.set("playbook", "steps:\n  - say: [unclosed\n");
-        let wrong = to_config(&fields, config()).err().unwrap();
+        let wrong = to_config(&fields, config(), &[]).err().unwrap();
         assert_eq!(wrong.field, "playbook");
         assert!(wrong.line.is_some(), "{}", wrong.message);
     }

@@ -1,0 +1,79 @@
+//! The tools that a build has now, for the API and the pages.
+
+use errand_core::config::{self, BuildConfig};
+use errand_core::effective;
+use errand_core::id::TeamId;
+use errand_core::warning::Warning;
+use errand_store::StoreError;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::AppState;
+
+/// A tool that a build has now.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct EffectiveToolBody {
+    /// As the model is told of it.
+    #[schema(example = "mail__search")]
+    pub(crate) name: String,
+    /// `allow`, `ask`, `guard` or `deny`. A tool that is denied is not offered to the model.
+    #[schema(example = "guard")]
+    pub(crate) policy: &'static str,
+    /// What decided the policy: `default` (the build names no tools), `build` (it names this one), `connection` (it names
+    /// all of the connection, with a policy), `hints` (the same, by each tool's hints), or `floor` (an admin's).
+    #[schema(example = "hints")]
+    pub(crate) from: &'static str,
+}
+
+/// The tools that a build's runs have now, by the last probe of its connections and the floors of now.
+pub(crate) async fn tools_of(
+    app: &AppState,
+    team: TeamId,
+    build: &BuildConfig,
+) -> Result<Vec<EffectiveToolBody>, StoreError> {
+    let ids = build.reach.connections.clone();
+    let connections = if ids.is_empty() {
+        Vec::new()
+    } else {
+        app.store.connections_of(team, ids).await?
+    };
+    let views: Vec<_> = connections.iter().map(|one| one.view()).collect();
+    let has = |name: &str| app.tools.get(name).map(|tool| tool.hints());
+    let tools = effective::tools(build, &has, &views, None);
+    Ok(tools
+        .into_iter()
+        .map(|tool| EffectiveToolBody {
+            name: tool.name.to_owned(),
+            policy: tool.policy.as_str(),
+            from: tool.by.as_str(),
+        })
+        .collect())
+}
+
+/// What the author of a stored config should know; nothing of one that cannot be read any more.
+pub(crate) async fn warnings_of_config(
+    app: &AppState,
+    team: TeamId,
+    config: &Value,
+) -> Result<Vec<Warning>, StoreError> {
+    let Ok(build) = app.store.parse_config(config) else {
+        return Ok(Vec::new());
+    };
+    let ids = build.reach.connections.clone();
+    let connections = app.store.connections_of(team, ids).await?;
+    let names: Vec<&str> = connections.iter().map(|one| one.name.as_str()).collect();
+    Ok(config::warnings(&build, &names, ""))
+}
+
+/// The tools of a stored config; none for one that cannot be read any more.
+pub(crate) async fn tools_of_config(
+    app: &AppState,
+    team: TeamId,
+    config: &Value,
+) -> Result<Vec<EffectiveToolBody>, StoreError> {
+    match app.store.parse_config(config) {
+        Ok(build) => tools_of(app, team, &build).await,
+        Err(_) => Ok(Vec::new()),
+    }
+}

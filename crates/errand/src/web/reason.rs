@@ -1,0 +1,44 @@
+//! What a request carries from outside: what was read before a call, and what a connection's server says. Shown as quoted
+//! plain text, never as words of this program, and never as markup.
+
+use errand_core::content::Source;
+use errand_core::human::HumanRequest;
+use errand_core::shown::one_line;
+use errand_core::time::Timestamp;
+use maud::{Markup, html};
+
+use super::card::long_text;
+use super::ui;
+
+/// The sources of a request's reason, and its quote.
+pub(super) fn reason(request: &HumanRequest, now: Timestamp) -> Markup {
+    let sources = request.reason.as_ref();
+    let more = sources.map_or(0, |reason| reason.more);
+    let sources = sources
+        .map(|reason| reason.sources.as_slice())
+        .unwrap_or_default();
+    html! {
+        @if let Some(quote) = &request.quote {
+            p.small.dim { "The server of the connection " span.mono { (one_line(&quote.by)) } " says:" }
+            blockquote.quoted aria-label="Text of the connection's server" { (long_text(&quote.text)) }
+        }
+        @if !sources.is_empty() {
+            p.small.dim { "What was read before, the newest last:" }
+            ul.small {
+                @for source in sources { li { (one(source)) " " (ui::time(source.read.at, now)) } }
+            }
+            @if more > 0 { p.small.dim { "And up to " (more) " more before." } }
+        }
+    }
+}
+
+fn one(source: &Source) -> Markup {
+    let read = &source.read;
+    html! {
+        span.mono { (one_line(&read.tool)) }
+        @if let Some(item) = &read.item { " " q dir="auto" { (one_line(item)) } }
+        @if source.untrusted { " · untrusted" }
+        @if source.private { " · private" }
+        @if let Some(run) = read.run { " · " a href={ "/runs/" (run) } { "in another run" } }
+    }
+}
