@@ -177,7 +177,7 @@ fn card(
             // The buttons stay in view from here on: never above a title that has not been seen.
             div.body {
                 @if let Some(description) = &request.description { (described(voice, request, description)) }
-                (reason_of(request, setting.visitor.now))
+                (reason_of(request, open.run, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
                     (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str)))
                 }

@@ -3,6 +3,7 @@
 
 use errand_core::content::Source;
 use errand_core::human::HumanRequest;
+use errand_core::id::RunId;
 use errand_core::shown::one_line;
 use errand_core::time::Timestamp;
 use maud::{Markup, html};
@@ -10,8 +11,9 @@ use maud::{Markup, html};
 use super::card::long_text;
 use super::ui;
 
-/// The sources of a request's reason, and its quote.
-pub(super) fn reason(request: &HumanRequest, now: Timestamp) -> Markup {
+/// The sources of a request's reason, each with the way to its place in the transcript, and its quote. `run`: the run
+/// that asks.
+pub(super) fn reason(request: &HumanRequest, run: RunId, now: Timestamp) -> Markup {
     let sources = request.reason.as_ref();
     let more = sources.map_or(0, |reason| reason.more);
     let sources = sources
@@ -25,20 +27,25 @@ pub(super) fn reason(request: &HumanRequest, now: Timestamp) -> Markup {
         @if !sources.is_empty() {
             p.small.dim { "What was read before, the newest last:" }
             ul.small {
-                @for source in sources { li { (one(source)) " " (ui::time(source.read.at, now)) } }
+                @for source in sources { li { (one(source, run)) " " (ui::time(source.read.at, now)) } }
             }
             @if more > 0 { p.small.dim { "And up to " (more) " more before." } }
         }
     }
 }
 
-fn one(source: &Source) -> Markup {
+fn one(source: &Source, run: RunId) -> Markup {
     let read = &source.read;
     html! {
         span.mono { (one_line(&read.tool)) }
         @if let Some(item) = &read.item { " " q dir="auto" { (one_line(item)) } }
         @if source.untrusted { " · untrusted" }
         @if source.private { " · private" }
-        @if let Some(run) = read.run { " · " a href={ "/runs/" (run) } { "in another run" } }
+        @let of = read.run.unwrap_or(run);
+        @if let Some(call) = &read.call_id {
+            " · " a href={ "/runs/" (of) "#" (ui::call_anchor(call)) } { @if read.run.is_some() { "View in another run" } @else { "View in the transcript" } }
+        } @else if read.run.is_some() {
+            " · " a href={ "/runs/" (of) } { "View the other run" }
+        }
     }
 }

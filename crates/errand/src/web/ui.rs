@@ -23,6 +23,19 @@ pub(super) fn exact_name(text: &str) -> Markup {
     html! { bdi dir="auto" { (super::card::exact_line(text)) } }
 }
 
+/// The place of a call on its run's page. A provider chose the id: what is no letter, digit or `-` becomes its number.
+pub(super) fn call_anchor(id: &str) -> String {
+    let mut anchor = "call-".to_owned();
+    for c in id.chars() {
+        if c.is_ascii_alphanumeric() || c == '-' {
+            anchor.push(c);
+        } else {
+            anchor.push_str(&format!("_{:x}", u32::from(c)));
+        }
+    }
+    anchor
+}
+
 /// A moment: how long ago, with the exact time on hover.
 pub(super) fn time(at: Timestamp, now: Timestamp) -> Markup {
     let exact = at.to_string();

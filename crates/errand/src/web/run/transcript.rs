@@ -96,7 +96,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
-            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) (reason(request, now)) },
+            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) (reason(request, run, now)) },
         ),
         Body::HumanResponse { resolution, by, .. } => item(
             at,
@@ -181,7 +181,7 @@ fn by_line_with(who: &str, at: Timestamp, now: Timestamp, more: &Markup) -> Mark
 fn tool_call(call: &ToolCall) -> Markup {
     let brief = text::brief(&Value::Object(call.arguments.clone()));
     html! {
-        details {
+        details id=(ui::call_anchor(&call.id)) {
             summary { strong.mono { (ui::name(&call.name)) } span.brief dir="auto" { (brief) } }
             div.inside { (arguments(call)) }
         }
