@@ -2,6 +2,7 @@
 
 mod advice;
 mod aliases;
+mod ignored;
 mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,8 @@ use crate::policy::{self, Policy};
 use crate::time::parse_duration_ms;
 
 pub use advice::warnings;
-pub use aliases::{ModelAliases, has_suffix};
+pub use aliases::ModelAliases;
+pub use ignored::ignored;
 pub use reach::{HostPattern, Reach};
 
 /// `provider/name`.

@@ -57,7 +57,7 @@ fn plain(text: &str) -> Option<&str> {
 
 /// Whether a model's name has a suffix that is left out.
 #[must_use]
-pub fn has_suffix(model: &str) -> bool {
+pub(super) fn has_suffix(model: &str) -> bool {
     SUFFIXES.iter().any(|suffix| model.ends_with(suffix))
 }
 

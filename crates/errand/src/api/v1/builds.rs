@@ -317,7 +317,8 @@ async fn check_config(
         .store
         .parse_config(config)
         .map_err(|error| ApiError::bad_request(format!("{within}{error}")))?;
-    let warnings = check_reach(app, team, &parsed, within).await?;
+    let mut warnings = check_reach(app, team, &parsed, within).await?;
+    warnings.extend(config::ignored(config, within));
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),

@@ -63,7 +63,9 @@ pub(crate) async fn warnings_of_config(
     let ids = build.reach.connections.clone();
     let connections = app.store.connections_of(team, ids).await?;
     let names: Vec<&str> = connections.iter().map(|one| one.name.as_str()).collect();
-    Ok(config::warnings(&build, &names, ""))
+    let mut found = config::warnings(&build, &names, "");
+    found.extend(config::ignored(config, ""));
+    Ok(found)
 }
 
 /// The tools of a stored config; none for one that cannot be read any more.
