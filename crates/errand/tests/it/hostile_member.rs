@@ -224,7 +224,8 @@ async fn a_schema_that_expands_without_bound_is_refused_at_the_probe_and_the_cal
     let call = |tool: &str| json!({"tool": tool, "with": {"x": {"x": {}}}, "on_error": "continue"});
     let steps =
         json!([call("bombs__tower"), call("bombs__doubled"), call("bombs__good"), {"finish": "x"}]);
-    let data = json!({"connections": [id], "playbook": {"steps": steps}});
+    let tools = json!({"bombs__*": "default", "bombs__good": "allow"});
+    let data = json!({"connections": [id], "tools": tools, "playbook": {"steps": steps}});
     let agent = app
         .agent(&team, json!({"version": "v2", "data": data}))
         .await;

@@ -241,6 +241,7 @@ fn a_light_playbook_leaves_long_texts_to_a_thread() {
         body: Body::User {
             text: "x".repeat(1_000_000),
             by: None,
+            untrusted: false,
         },
     });
     assert!(walk.next_at_once(&facts()).is_none());
