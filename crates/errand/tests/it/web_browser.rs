@@ -108,7 +108,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
         .until_script("return document.querySelector('#state').innerText.includes('completed')")
         .await;
     browser
-        .until_script("return document.querySelector('#request').innerText.includes('approved')")
+        .until_script("return document.getElementById('news').hidden && !document.querySelector('#request [data-request]:not([data-closed])')")
         .await;
     assert_eq!(browser.script("return window.stays").await, json!(true));
 
@@ -625,6 +625,9 @@ async fn the_browser_tells_of_a_new_request_when_it_is_allowed_to() {
         .await;
     assert_eq!(
         browser.script("return window.told").await,
-        json!(["errand: a request waits for you", "Go on?"])
+        json!([
+            "errand: a request waits for you",
+            "The playbook asks: “Go on?”"
+        ])
     );
 }
