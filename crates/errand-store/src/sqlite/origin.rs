@@ -137,6 +137,8 @@ pub(super) fn mark_closed(dir: &Path) -> io::Result<()> {
 /// The mark of a store while it is open. When it goes, after the database is closed, the mark says so.
 pub(super) struct OpenMark {
     dir: PathBuf,
+    /// Which file was opened: another one's mark is left alone.
+    database: Option<Identity>,
     closed: Arc<AtomicBool>,
     synced: bool,
 }
@@ -147,15 +149,23 @@ impl OpenMark {
         write(dir, false, synced)?;
         Ok(Self {
             dir: dir.to_owned(),
+            database: Identity::of(&dir.join(FILE))?,
             closed,
             synced,
         })
+    }
+
+    /// Whether the database that was opened is still the one in the directory, which may have been replaced.
+    fn is_still_there(&self) -> bool {
+        let found = Identity::of(&self.dir.join(FILE));
+        matches!((found, &self.database), (Ok(Some(found)), Some(opened)) if found.is_same_file(opened))
     }
 }
 
 impl Drop for OpenMark {
     fn drop(&mut self) {
         if self.closed.load(Ordering::Acquire)
+            && self.is_still_there()
             && let Err(error) = write(&self.dir, true, self.synced)
         {
             tracing::warn!(%error, "the mark of an orderly end could not be written");
