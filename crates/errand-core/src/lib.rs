@@ -13,6 +13,7 @@ pub mod config;
 pub mod connection;
 pub mod content;
 pub mod effective;
+pub mod fair;
 pub mod human;
 pub mod id;
 pub mod ledger;

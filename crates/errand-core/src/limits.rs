@@ -10,6 +10,8 @@ pub const URL_UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 pub const REFUSED_BODY_DRAINED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Most messages on one page. The contract's number.
 pub const MESSAGES_PAGE_MAX: u32 = 50;
+/// Most bytes of stored text in one page of messages; one message larger than that comes alone. The contract's number.
+pub const MESSAGES_PAGE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Most runs, agents, builds or keys on one page. The contract's number.
 pub const LIST_PAGE_MAX: u32 = 100;
 /// Entries on a page where the caller names no limit. The contract's number.

@@ -1,4 +1,5 @@
-//! Gives runs to drivers: at most so many at once, fairly between teams, in order; and keeps time.
+//! Gives runs to drivers: at most so many at once, shared fairly between teams and, within a team, between the API keys
+//! and people that started the runs ([`errand_core::fair`]), each one's in order; and keeps time.
 //!
 //! The bell only says that there may be work; what there is, is read from the store. A bell that is lost costs nothing
 //! but time until the next one, and none is lost: it is rung after each commit that makes work.
@@ -9,9 +10,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use errand_core::id::{ClaimToken, IdGen, TeamId};
+use errand_core::id::{ClaimToken, IdGen};
 use errand_core::time::Timestamp;
-use errand_store::model::{Claimed, ReadyRun};
+use errand_store::model::{Claimed, ReadyRun, RunSlots};
 use errand_store::{Recovered, Store, StoreError, Woken};
 use tokio::task::{Id, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +66,7 @@ pub struct Parts {
 /// How the engine works.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// Runs that work at once. Range 1..=10,000.
+    /// Runs that work at once. Range 1..=10,000. Of four or more, an eighth is kept for others than the one that has most.
     pub max_concurrent_runs: usize,
     /// How long one step of a run may take, in seconds. Range 1..=86,400.
     pub step_seconds_max: u32,
@@ -184,10 +185,9 @@ impl Engine {
 struct Dispatcher {
     parts: Parts,
     cancel: CancellationToken,
-    places: usize,
+    /// Who holds how many of the slots.
+    slots: RunSlots,
     step_seconds_max: u32,
-    /// The team that was served last: the next one has its turn.
-    last: Option<TeamId>,
     /// None where the clock is not the system's.
     pulse: Option<Pulse>,
     /// What the clock said last: it is set back now and then.
@@ -213,9 +213,8 @@ impl Dispatcher {
         Self {
             parts: parts.clone(),
             cancel: cancel.clone(),
-            places: options.max_concurrent_runs.max(1),
+            slots: RunSlots::new(options.max_concurrent_runs),
             step_seconds_max: options.step_seconds_max.max(1),
-            last: None,
             pulse,
             seen: started,
             more: true,
@@ -273,10 +272,7 @@ impl Dispatcher {
                 self.moment = self.parts.store.next_moment(now).await?;
                 break;
             }
-            let free = self
-                .places
-                .saturating_sub(self.drives.len())
-                .min(CLAIMS_MAX);
+            let free = self.slots.free().min(CLAIMS_MAX);
             if free == 0 {
                 // Time is kept all the same.
                 self.moment = self.parts.store.next_moment(now).await?;
@@ -288,10 +284,9 @@ impl Dispatcher {
             let claims = self
                 .parts
                 .store
-                .claim(tokens, self.last, step_deadline, now)
+                .claim(tokens, Some(self.slots.clone()), step_deadline, now)
                 .await?;
             self.more = !claims.all;
-            self.last = claims.last;
             self.moment = claims.moment;
             self.alone.wait_for(claims.suspects, now);
             self.more |= self.alone.keeps_others();
@@ -299,6 +294,10 @@ impl Dispatcher {
                 .runs
                 .into_iter()
                 .for_each(|run| self.spawn(run, CancellationToken::new()));
+            if claims.held_back {
+                // What is free is kept for others: those that wait are asked about again when a slot comes free.
+                break;
+            }
         }
         if self.moment.is_none_or(|moment| moment > now) {
             return Ok(());
@@ -390,13 +389,16 @@ impl Dispatcher {
                 .end_drive(ready.run, claim, ended.is_err());
             conclude(&parts, ready, claim, ended).await;
         });
+        self.slots.take(&ready.team, &ready.principal);
         self.driven.insert(handle.id(), (ready, claim));
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
         let error = match ended {
             Ok((id, ())) => {
-                self.driven.remove(&id);
+                if let Some((ready, _)) = self.driven.remove(&id) {
+                    self.slots.release(&ready.team, &ready.principal);
+                }
                 return;
             }
             Err(error) => error,

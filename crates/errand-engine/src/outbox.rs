@@ -2,24 +2,28 @@
 //!
 //! Promised: each delivery in the outbox reaches its URL at least once, or is given up after three days, or ends with
 //! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. One delivery of a run is under way at a
-//! time, in order; after its first failure an event is retried by itself and later ones overtake it. No receiver takes
-//! more than half of the places, so that a dead one does not hold up the others.
+//! time, in order; after its first failure an event is retried by itself and later ones overtake it. Places are shared in
+//! turn by team and, within a team, by receiver ([`errand_core::fair`]), and a receiver that does not answer has few of
+//! them ([`receivers`]): however many deliveries wait for dead receivers, a healthy one gets its own at once.
 //!
 //! Which are under way is known in memory alone: a server that dies, or stops, in the middle of an attempt causes a
 //! repeat, never a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
+
+mod receivers;
 
 use std::collections::HashMap;
 
 use errand_core::retry::webhook_retry_delay_ms;
 use errand_core::time::Timestamp;
-use errand_store::StoreError;
 use errand_store::model::{AttemptRow, DeliveryEnd, DueDelivery, Lane};
+use errand_store::{DeliverySlots, DeliveryTurns, Receiver, StoreError};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
 use crate::dispatch::{Parts, at};
 use crate::webhook::{Verdict, WebhookSecret, send};
+use receivers::{Receivers, Sign};
 
 /// The pause after a failure of the store.
 const STORE_PAUSE_MS: u64 = 250;
@@ -28,7 +32,8 @@ const STORE_PAUSE_MS: u64 = 250;
 pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) {
     let mut outbox = Outbox {
         parts: parts.clone(),
-        places,
+        slots: DeliverySlots::new(places),
+        receivers: Receivers::new(places),
         under_way: JoinSet::new(),
         lanes: HashMap::new(),
     };
@@ -48,7 +53,10 @@ pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) 
             () = parts.store.bell().outbox() => {}
             () = at(&parts.clock, moment) => {}
             () = parts.draining.cancelled() => {}
-            Some(ended) = outbox.under_way.join_next_with_id() => outbox.ended(&ended.map_or_else(|e| e.id(), |(id, ())| id)),
+            Some(ended) = outbox.under_way.join_next_with_id() => match ended {
+                Ok((id, sign)) => outbox.ended(&id, Some(sign)),
+                Err(error) => outbox.ended(&error.id(), None),
+            },
         }
     }
     tokio::select! {
@@ -60,44 +68,66 @@ pub(crate) async fn run(parts: Parts, places: usize, cancel: CancellationToken) 
 
 struct Outbox {
     parts: Parts,
-    places: usize,
-    under_way: JoinSet<()>,
-    lanes: HashMap<Id, (Lane, String)>,
+    /// Who holds how many of the places.
+    slots: DeliverySlots,
+    receivers: Receivers,
+    under_way: JoinSet<Sign>,
+    lanes: HashMap<Id, (Lane, Receiver)>,
 }
 
 impl Outbox {
     /// Begins what is due, and says when the next one is.
     async fn round(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.parts.clock.now();
-        let free = self.places.saturating_sub(self.under_way.len());
-        if free > 0 {
-            let busy: Vec<(Lane, String)> = self.lanes.values().cloned().collect();
-            // No receiver takes more than half of the places.
-            let receiver_max = self.places.div_ceil(2);
-            let due = self
-                .parts
-                .store
-                .due_deliveries(now, free, receiver_max, busy)
-                .await?;
-            for delivery in due {
-                let key = (delivery.lane(), delivery.url.clone());
-                let parts = self.parts.clone();
-                let handle = self
-                    .under_way
-                    .spawn(async move { attempt(&parts, delivery).await });
-                self.lanes.insert(handle.id(), key);
+        let mut after = None;
+        loop {
+            let free = self.slots.free();
+            if free == 0 {
+                break;
+            }
+            let turns = DeliveryTurns {
+                slots: self.slots.clone(),
+                busy: self.lanes.values().map(|(lane, _)| *lane).collect(),
+                receiver_max: self.receivers.unknown_max(),
+                receivers: self.receivers.known(),
+                after,
+            };
+            let found = self.parts.store.due_deliveries(now, free, turns).await?;
+            for delivery in found.due {
+                self.begin(delivery);
+            }
+            after = found.after;
+            if after.is_none() {
+                break;
             }
         }
         self.parts.store.next_delivery_at(now).await
     }
 
-    fn ended(&mut self, id: &Id) {
-        self.lanes.remove(id);
+    fn begin(&mut self, delivery: DueDelivery) {
+        let receiver = (delivery.team, delivery.receiver.clone());
+        let lane = delivery.lane();
+        self.slots.take(&receiver.0, &receiver.1);
+        let parts = self.parts.clone();
+        let handle = self
+            .under_way
+            .spawn(async move { attempt(&parts, delivery).await });
+        self.lanes.insert(handle.id(), (lane, receiver));
+    }
+
+    fn ended(&mut self, id: &Id, sign: Option<Sign>) {
+        let Some((_, receiver)) = self.lanes.remove(id) else {
+            return;
+        };
+        self.slots.release(&receiver.0, &receiver.1);
+        if let Some(sign) = sign {
+            self.receivers.heard(receiver, sign);
+        }
     }
 }
 
 /// One attempt, and its record.
-async fn attempt(parts: &Parts, delivery: DueDelivery) {
+async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
     let at = parts.clock.now();
     let run = delivery.run.map(|run| run.to_string());
     let made = match secret_of(parts, &delivery).await {
@@ -126,9 +156,11 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
                 answer: None,
                 duration_ms: 0,
                 verdict: Verdict::Retry,
+                timed_out: false,
             }
         }
     };
+    let sign = Sign::of(&made);
     let attempt = delivery.attempts + 1;
     let now = parts.clock.now();
     let end = match made.verdict {
@@ -166,6 +198,7 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) {
         );
         parts.clock.sleep_ms(STORE_PAUSE_MS).await;
     }
+    sign
 }
 
 /// The team's secret, with those that it replaced a short while ago.

@@ -170,6 +170,8 @@ pub struct Attempt {
     pub duration_ms: u64,
     /// What is to be done now.
     pub verdict: Verdict,
+    /// Whether the receiver held the attempt until its time was over.
+    pub timed_out: bool,
 }
 
 /// Who takes a request to a receiver.
@@ -213,12 +215,14 @@ pub async fn send(
 ) -> Attempt {
     let began = Instant::now();
     let mut answer = None;
+    let mut timed_out = false;
     let (host, (status, verdict, error)) =
         match (Url::parse(url), sign(secret, id, timestamp_s, &body)) {
             (Ok(url), Ok(mut headers)) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 let answered = client.post(&url, headers, body).await;
                 answer = answered.as_ref().ok().and_then(shown);
+                timed_out = matches!(&answered, Err(RequestError::TimedOut { .. }));
                 (url.host_str().map(str::to_owned), judge(answered))
             }
             (Err(error), _) => (
@@ -237,6 +241,7 @@ pub async fn send(
         answer,
         duration_ms: elapsed_ms(began),
         verdict,
+        timed_out,
     };
     tracing::debug!(
         webhook.id = id,

@@ -240,6 +240,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     let mut row = new_row(&start, build, &config);
     row.source = None;
     row.started_by = None;
+    row.principal = parent.principal;
     row.people &= new.people;
     row.insert(tx)?;
     crate::usage::started(tx, &row, &config.model.to_string())?;

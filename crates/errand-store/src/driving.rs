@@ -6,7 +6,7 @@ use std::sync::Arc;
 use errand_core::budget::Used;
 use errand_core::config::BuildConfig;
 use errand_core::human::Resolution;
-use errand_core::id::{BootId, ClaimToken, RunId, SandboxId, TeamId};
+use errand_core::id::{BootId, ClaimToken, RunId, SandboxId};
 use errand_core::ledger::lapse_fails;
 use errand_core::run::{Event, RunError, Status};
 use errand_core::time::Timestamp;
@@ -19,11 +19,12 @@ use crate::children::{self, Child};
 use crate::error::{Result, StoreError};
 use crate::losses;
 use crate::model::{
-    Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, StepCommit, StepEnd, Usage,
+    Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, RunSlots, StepCommit, StepEnd, Usage,
 };
 use crate::rows::{Blob, Ms};
 use crate::runs::{COLUMNS, RunRow, entries_from, read_row};
 use crate::sqlite::{Store, Tx};
+use crate::turns::Turns;
 use crate::unread::{for_each, set_aside};
 use crate::usage;
 
@@ -152,9 +153,9 @@ impl Store {
         self.peek(move |conn| next_moment(conn, now)).await
     }
 
-    /// Gives runs that want a driver now to drivers of this program: as many as there are tokens, taken in turn from each
-    /// team (beginning after `last`), each team's in order. With what the drivers need to begin, so that they need not
-    /// ask, and with the next moment at which something happens by the clock: it is asked for as often.
+    /// Gives runs that want a driver now to drivers of this program: at most as many as there are tokens, shared as `slots`
+    /// says (None: without a bound), those of one principal in order. With what the drivers need to begin, so that they
+    /// need not ask, and with the next moment at which something happens by the clock: it is asked for as often.
     /// `step_deadline`: until when the first step may take.
     ///
     /// # Errors
@@ -162,17 +163,19 @@ impl Store {
     pub async fn claim(
         &self,
         tokens: Vec<ClaimToken>,
-        last: Option<TeamId>,
+        slots: Option<RunSlots>,
         step_deadline: Timestamp,
         now: Timestamp,
     ) -> Result<Claims> {
         let boot = self.boot();
+        let slots = slots.unwrap_or_else(|| RunSlots::new(usize::MAX));
         self.write(move |tx| {
-            let limit = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-            let ready = ready(tx, now, limit, last)?;
+            let mut turns = Turns::read(tx, now, tokens.len(), slots.clone())?;
+            let ready = turns.take(tx, now, tokens.len())?;
+            let is_full = ready.len() == tokens.len();
             let mut claims = Claims {
-                all: ready.len() < tokens.len(),
-                last: ready.last().map(|ready| ready.team).or(last),
+                all: !is_full && turns.is_empty(),
+                held_back: !is_full && !turns.is_empty(),
                 ..Claims::default()
             };
             for (ready, token) in ready.into_iter().zip(&tokens) {
@@ -486,58 +489,6 @@ pub(crate) fn fail(
     change.apply(Event::Failed)?;
     change.end(Some(error), leaving)?;
     change.finish().map(drop)
-}
-
-fn ready(
-    conn: &Connection,
-    now: Timestamp,
-    limit: u32,
-    last: Option<TeamId>,
-) -> Result<Vec<ReadyRun>> {
-    let mut teams: Vec<TeamId> = Vec::new();
-    // A skip scan: one look-up for each team that has a run in line, not one for each run.
-    let mut next_team = conn.prepare_cached(
-        "SELECT team_id FROM runs INDEXED BY runs_ready
-         WHERE wake_at IS NOT NULL AND claim_token IS NULL AND team_id > ?1 ORDER BY team_id LIMIT 1",
-    )?;
-    let mut from: Vec<u8> = Vec::new();
-    while let Some(team) = next_team
-        .query_row(params![from], |row| row.get::<_, Blob>(0))
-        .optional()?
-    {
-        from = team.0.as_bytes().to_vec();
-        teams.push(TeamId::from_stored(team.0));
-    }
-    let after = last.map_or(0, |last| teams.partition_point(|team| *team <= last));
-    teams.rotate_left(after);
-    let mut lines = Vec::with_capacity(teams.len());
-    for team in teams {
-        let line = conn
-            .prepare_cached(
-                "SELECT id FROM runs INDEXED BY runs_ready
-                 WHERE team_id = ?1 AND wake_at <= ?2 AND wake_at IS NOT NULL AND claim_token IS NULL ORDER BY wake_at, id LIMIT ?3",
-            )?
-            .query_map(params![Blob(team.as_uuid()), Ms(now), limit], |row| row.get::<_, Blob>(0))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        lines.push((team, line.into_iter()));
-    }
-    let mut taken = Vec::new();
-    loop {
-        let before = taken.len();
-        for (team, line) in &mut lines {
-            if taken.len() < limit as usize
-                && let Some(run) = line.next()
-            {
-                taken.push(ReadyRun {
-                    team: *team,
-                    run: RunId::from_stored(run.0),
-                });
-            }
-        }
-        if taken.len() == before {
-            return Ok(taken);
-        }
-    }
 }
 
 fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::change::Change;
 use crate::error::{Result, StoreError};
-use crate::model::{RunView, Runnable};
+use crate::model::{Principal, RunView, Runnable};
 use crate::once::{Answer, Once, once};
 use crate::repair::fork::{close_what_is_open, config_of, copy, new_row, readable};
 use crate::rows::{Blob, Ms, count};
@@ -117,6 +117,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     let mut row = new_row(about, old, build, &config, fork.sandbox.clone());
     row.api_key = fork.api_key;
     row.started_by = Some(fork.by.user);
+    row.principal = Principal::of(fork.api_key, fork.by.user);
     row.webhook_url.clone_from(&fork.webhook_url);
     row.human_webhook_url
         .clone_from(&fork.human_request_webhook_url);

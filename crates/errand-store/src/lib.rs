@@ -32,6 +32,7 @@ mod many;
 mod outside;
 mod overdue;
 mod overview;
+mod paging;
 mod providers;
 mod repair;
 mod reseal;
@@ -42,6 +43,7 @@ mod secrets;
 mod sqlite;
 mod summary;
 mod sums;
+mod turns;
 mod unread;
 mod usage;
 mod webhooks;
@@ -58,6 +60,7 @@ pub use connections::{
     Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
     ToolSettingsByName,
 };
+pub use deliveries::{DeliverySlots, DeliveryTurns, DueDeliveries, Receiver};
 pub use driving::{Recovered, Woken};
 pub use error::{Result, StoreError};
 pub use figures::{Deliveries, Figures, Late, Overdue};
@@ -67,6 +70,7 @@ pub use losses::POISONED;
 pub use many::{RETRIABLE, STOPPABLE};
 pub use once::{Answer, Idem, Once, Render, StoredAnswer};
 pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
+pub use paging::PageBounds;
 pub use repair::{Fork, Forked, Repaired};
 pub use reseal::{Discarded, Rotated, SealedKeys};
 pub use sandboxes::SandboxFate;

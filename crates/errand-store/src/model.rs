@@ -6,6 +6,7 @@ use std::sync::Arc;
 use errand_core::author::By;
 use errand_core::budget::Used;
 use errand_core::config::{BadConfig, BuildConfig};
+use errand_core::fair::Fair;
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
     AgentId, ApiKeyId, BuildId, ClaimToken, DeliveryId, HumanRequestId, MessageId, RunId,
@@ -18,6 +19,7 @@ use errand_core::transcript::{AttemptOutcome, Entry, ModelCall, NewEntry, Outcom
 use errand_core::warning::Warning;
 use errand_core::wire::RunBody;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::bell::Fence;
 
@@ -422,6 +424,8 @@ pub struct EventPage {
     pub last: u64,
     /// Whether the run has ended.
     pub ended: bool,
+    /// The page is empty because the next event alone is larger than a page: it comes with `whole`.
+    pub large: bool,
 }
 
 /// A run that was given to a driver.
@@ -445,8 +449,8 @@ pub struct Claims {
     pub all: bool,
     /// Runs that want a driver of their own, with nothing driven beside it; see [`crate::Store::claim_alone`].
     pub suspects: Vec<ReadyRun>,
-    /// The team that was served last.
-    pub last: Option<TeamId>,
+    /// Whether others want a driver that may not take what is left of the slots: it is kept for others.
+    pub held_back: bool,
     /// The next moment at which something happens by the clock; see [`crate::Store::next_moment`].
     pub moment: Option<Timestamp>,
 }
@@ -627,9 +631,34 @@ pub struct Committed {
 pub struct ReadyRun {
     /// Whose.
     pub team: TeamId,
+    /// Who started it.
+    pub principal: Principal,
     /// Which.
     pub run: RunId,
 }
+
+/// Who started a run: an API key, or a person in the web interface. Runs that a run starts have its principal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Principal(Uuid);
+
+impl Principal {
+    /// The key that was used; otherwise the person.
+    #[must_use]
+    pub fn of(key: Option<ApiKeyId>, person: UserId) -> Self {
+        Self(key.map_or(person.as_uuid(), ApiKeyId::as_uuid))
+    }
+
+    pub(crate) fn as_uuid(self) -> Uuid {
+        self.0
+    }
+
+    pub(crate) fn from_stored(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+/// The slots of runs, shared between teams and, within a team, between those that started the runs.
+pub type RunSlots = Fair<TeamId, Principal>;
 
 /// What at most one delivery is under way of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -653,6 +682,8 @@ pub struct DueDelivery {
     pub run: Option<RunId>,
     /// Whose.
     pub team: TeamId,
+    /// Scheme, host and port of the address: who is called.
+    pub receiver: String,
     /// Where to.
     pub url: String,
     /// The body, fixed when the event was committed.

@@ -16,7 +16,7 @@ use crate::change::Change;
 use crate::children;
 use crate::error::{Result, StoreError};
 use crate::losses;
-use crate::model::{PostMessage, Respond, RunView, StartRun};
+use crate::model::{PostMessage, Principal, Respond, RunView, StartRun};
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, json};
 use crate::runs::{RunRow, run_body, view_of};
@@ -231,6 +231,7 @@ pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) ->
         model_ms: 0,
         unpriced_tokens: 0,
         estimated_tokens: 0,
+        principal: Principal::of(start.api_key, start.by.user),
     }
 }
 

@@ -20,10 +20,13 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::error::Result;
 use crate::inbox::OpenRequest;
+use crate::paging::{Fits, PageBounds};
 use crate::rows::{Blob, Ms, count, int, json, word};
 use crate::runs::{read_entry, row_of, to_entry};
 use crate::sqlite::Store;
 
+/// Most bytes of stored text in a part of a transcript that a page shows.
+const PART_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A day in UTC, in milliseconds.
 const DAY_MS: i64 = 86_400_000;
 
@@ -92,6 +95,8 @@ pub struct TranscriptPart {
     pub before: u64,
     /// The position of the run's last entry.
     pub last: u64,
+    /// The part is empty because the entry that it would begin with is larger than its bounds.
+    pub large: bool,
 }
 
 /// Which part of a transcript.
@@ -209,7 +214,7 @@ impl Store {
         .await
     }
 
-    /// A part of a run's transcript: at most `limit` entries.
+    /// A part of a run's transcript: at most `limit` entries, and no more than a page should hold.
     ///
     /// # Errors
     /// `NotFound`; [`StoreError::Corrupt`] where an entry cannot be read.
@@ -220,7 +225,26 @@ impl Store {
         reach: Reach,
         limit: u32,
     ) -> Result<TranscriptPart> {
-        self.read(move |conn| select_part(conn, team, run, reach, limit))
+        let bounds = PageBounds {
+            entries: limit,
+            bytes: PART_BYTES_MAX,
+            whole: true,
+        };
+        self.transcript_page(team, run, reach, bounds).await
+    }
+
+    /// A part of a run's transcript, within bounds. It begins at the end that `reach` names.
+    ///
+    /// # Errors
+    /// `NotFound`; [`StoreError::Corrupt`] where an entry cannot be read.
+    pub async fn transcript_page(
+        &self,
+        team: TeamId,
+        run: RunId,
+        reach: Reach,
+        bounds: PageBounds,
+    ) -> Result<TranscriptPart> {
+        self.read(move |conn| select_part(conn, team, run, reach, bounds))
             .await
     }
 }
@@ -354,8 +378,9 @@ fn select_part(
     team: TeamId,
     run: RunId,
     reach: Reach,
-    limit: u32,
+    bounds: PageBounds,
 ) -> Result<TranscriptPart> {
+    let limit = bounds.entries;
     let last = row_of(conn, team, run)?.position;
     let run = Blob(run.as_uuid());
     // Positions have no gaps: a range of them is a number of entries.
@@ -370,19 +395,37 @@ fn select_part(
             position.saturating_add(u64::from(limit)).min(last),
         ),
     };
-    let entries = conn
-        .prepare_cached(
-            "SELECT position, id, created_at, body FROM messages
-             WHERE run_id = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position",
-        )?
-        .query_map(params![run, int(first), int(end)], read_entry)?
-        .collect::<rusqlite::Result<Vec<_>>>()?
-        .into_iter()
-        .map(to_entry)
-        .collect::<Result<Vec<_>>>()?;
+    // From the end that the reader asks for; the other end is cut where the bytes are used up.
+    let newest_first = !matches!(reach, Reach::After(_));
+    let mut select = conn.prepare_cached(if newest_first {
+        "SELECT position, id, created_at, body, octet_length(body) FROM messages
+         WHERE run_id = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position DESC"
+    } else {
+        "SELECT position, id, created_at, body, octet_length(body) FROM messages
+         WHERE run_id = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position"
+    })?;
+    let mut rows = select.query(params![run, int(first), int(end)])?;
+    let mut filling = bounds.filling();
+    let mut entries = Vec::new();
+    let mut large = false;
+    while let Some(row) = rows.next()? {
+        match filling.add(count(row.get(4)?)) {
+            Fits::Yes => entries.push(to_entry(read_entry(row)?)?),
+            Fits::No => break,
+            Fits::Never => {
+                large = true;
+                break;
+            }
+        }
+    }
+    if newest_first {
+        entries.reverse();
+    }
+    let first = entries.first().map_or(first, |entry| entry.position);
     Ok(TranscriptPart {
         entries,
         before: first.saturating_sub(1).min(last),
         last,
+        large,
     })
 }

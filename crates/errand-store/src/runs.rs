@@ -19,7 +19,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 use serde_json::Value;
 
 use crate::error::{Result, StoreError};
-use crate::model::{EventPage, EventRow, Page, PageQuery, RunFilter, RunView};
+use crate::model::{EventPage, EventRow, Page, PageQuery, Principal, RunFilter, RunView};
+use crate::paging::{Fits, PageBounds};
 use crate::rows::{Blob, Ms, count, int, json, word};
 use crate::sqlite::Store;
 
@@ -74,6 +75,7 @@ pub(crate) struct RunRow {
     pub(crate) estimated_tokens: u64,
     /// The person who started it, by hand or with a key of theirs. None: another run did, or it is older than this column.
     pub(crate) started_by: Option<UserId>,
+    pub(crate) principal: Principal,
 }
 
 /// The columns that [`read_row`] reads, in its order.
@@ -81,7 +83,7 @@ pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, sourc
     human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
     newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
     waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
-    cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens, started_by";
+    cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens, started_by, principal";
 
 /// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
 /// build, what the starter gave) do not occur, but for the last one, since a statement takes as many values as its highest
@@ -192,6 +194,7 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
         unpriced_tokens: n(45)?,
         estimated_tokens: n(46)?,
         started_by: maybe_id(47)?.map(UserId::from_stored),
+        principal: Principal::from_stored(id(48)?),
     }))
 }
 
@@ -212,7 +215,7 @@ impl RunRow {
 
     /// Writes a new row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
-        let holes: Vec<String> = (1..=48).map(|n| format!("?{n}")).collect();
+        let holes: Vec<String> = (1..=49).map(|n| format!("?{n}")).collect();
         conn.prepare_cached(&format!(
             "INSERT INTO runs ({COLUMNS}) VALUES ({})",
             holes.join(", ")
@@ -238,8 +241,10 @@ impl RunRow {
         let moved = *stored != self.place();
         let sql = if moved { UPDATE } else { UPDATE_PROGRESS };
         let mut statement = conn.prepare_cached(sql)?;
-        // A statement takes as many values as its highest number, whether it names them all or not.
-        statement.execute(params_from_iter(self.values()))?;
+        // A statement takes as many values as its highest number, whether it names them all or not. What is beyond never
+        // changes.
+        let count = statement.parameter_count();
+        statement.execute(params_from_iter(self.values().into_iter().take(count)))?;
         Ok(())
     }
 
@@ -302,6 +307,7 @@ impl RunRow {
             n(self.estimated_tokens),
             self.started_by
                 .map_or(SqlValue::Null, |user| blob(user.as_uuid())),
+            blob(self.principal.as_uuid()),
         ]
     }
 }
@@ -536,22 +542,24 @@ impl Store {
         self.read(move |conn| {
             let row = row_of(conn, team, run)?;
             let from = position_after(conn, &row, page.offset)?;
-            let items = conn
-                .prepare_cached(
-                    "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT ?3",
-                )?
-                .query_map(
-                    params![Blob(run.as_uuid()), int(from), page.limit],
-                    read_entry,
-                )?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let items = items.into_iter().map(to_message).collect::<Result<Vec<_>>>()?;
+            let mut select = conn.prepare_cached(
+                "SELECT position, id, created_at, body, octet_length(body) FROM messages
+                 WHERE run_id = ?1 AND position >= ?2 AND shown IS NOT NULL ORDER BY position LIMIT ?3",
+            )?;
+            let mut rows = select.query(params![Blob(run.as_uuid()), int(from), page.limit])?;
+            let mut filling = PageBounds::messages(page.limit).filling();
+            let mut items = Vec::new();
+            while let Some(row) = rows.next()?
+                && filling.add(count(row.get(4)?)) == Fits::Yes
+            {
+                items.push(to_message(read_entry(row)?)?);
+            }
             Ok(Page { items, total: row.shown })
         })
         .await
     }
 
-    /// The events of a run after a number, in order.
+    /// The events of a run after a number, in order, whatever their size.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -562,21 +570,64 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<EventPage> {
-        self.read(move |conn| {
-            let row = row_of(conn, team, run)?;
-            let events = conn
-                .prepare_cached(
-                    "SELECT e.sequence, e.kind, e.created_at, e.data, m.position, m.id, m.created_at, m.body
-                     FROM events e LEFT JOIN messages m ON m.run_id = e.run_id AND m.position = e.position
-                     WHERE e.run_id = ?1 AND e.sequence > ?2 ORDER BY e.sequence LIMIT ?3",
-                )?
-                .query_map(params![Blob(run.as_uuid()), int(after), limit], read_event)?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let events = events.into_iter().map(to_event).collect::<Result<Vec<_>>>()?;
-            Ok(EventPage { events, last: row.sequence, ended: row.status.has_ended() })
-        })
-        .await
+        let bounds = PageBounds {
+            entries: limit,
+            bytes: u64::MAX,
+            whole: true,
+        };
+        self.event_page(team, run, after, bounds).await
     }
+
+    /// A page of a run's events after a number, in order, within bounds.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn event_page(
+        &self,
+        team: TeamId,
+        run: RunId,
+        after: u64,
+        bounds: PageBounds,
+    ) -> Result<EventPage> {
+        self.read(move |conn| select_events(conn, team, run, after, bounds))
+            .await
+    }
+}
+
+fn select_events(
+    conn: &Connection,
+    team: TeamId,
+    run: RunId,
+    after: u64,
+    bounds: PageBounds,
+) -> Result<EventPage> {
+    let row = row_of(conn, team, run)?;
+    let mut page = EventPage {
+        events: Vec::new(),
+        last: row.sequence,
+        ended: row.status.has_ended(),
+        large: false,
+    };
+    // What does not fit is not taken over: at most one such row is in SQLite's own memory, until the statement ends.
+    let mut select = conn.prepare_cached(
+        "SELECT e.sequence, e.kind, e.created_at, e.data, m.position, m.id, m.created_at, m.body,
+             coalesce(octet_length(e.data), 0) + coalesce(octet_length(m.body), 0)
+         FROM events e LEFT JOIN messages m ON m.run_id = e.run_id AND m.position = e.position
+         WHERE e.run_id = ?1 AND e.sequence > ?2 ORDER BY e.sequence LIMIT ?3",
+    )?;
+    let mut rows = select.query(params![Blob(run.as_uuid()), int(after), bounds.entries])?;
+    let mut filling = bounds.filling();
+    while let Some(row) = rows.next()? {
+        match filling.add(count(row.get(8)?)) {
+            Fits::Yes => page.events.push(to_event(read_event(row)?)?),
+            Fits::No => break,
+            Fits::Never => {
+                page.large = true;
+                break;
+            }
+        }
+    }
+    Ok(page)
 }
 
 type RawEvent = (u64, String, Timestamp, Option<String>, Option<RawEntry>);

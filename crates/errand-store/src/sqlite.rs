@@ -197,6 +197,27 @@ impl Store {
         }
     }
 
+    /// Reads one row the way a page is read: on a connection and a thread of the pool.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub async fn check_read(&self) -> Result<()> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM teams LIMIT 1)")?
+                .query_row([], |_| Ok(()))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Passes an empty write through the writer: it reaches its turn, and nothing is written.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn check_writer(&self) -> Result<()> {
+        self.write(|_| Ok(())).await
+    }
+
     /// Builds that were parsed.
     pub(crate) fn builds(&self) -> Builds {
         self.inner.builds.clone()

@@ -18,9 +18,10 @@ use serde_json::json;
 use super::{AuditScope, Finding};
 use crate::access::fixture::Fixture;
 use crate::bell::Fence;
+use crate::deliveries::DeliveryTurns;
 use crate::model::{
-    AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, ReadyRun, Respond, Runnable,
-    StartRun, StepCommit, StepEnd, Usage,
+    AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, Principal, ReadyRun, Respond,
+    Runnable, StartRun, StepCommit, StepEnd, Usage,
 };
 use crate::once::Once;
 use crate::rows::Blob;
@@ -185,7 +186,11 @@ impl Runs {
     /// Claims a run as a driver that is at work and hears when it is taken away.
     pub(crate) async fn claim_heard(&self, run: RunId) -> (ClaimToken, Fence) {
         let (claim, team) = (self.f.ids.claim_token(self.now), self.f.team);
-        let ready = ReadyRun { team, run };
+        let ready = ReadyRun {
+            team,
+            principal: Principal::default(),
+            run,
+        };
         let claimed = self.f.store.claim_one(ready, claim, self.now).await;
         let claimed = claimed.unwrap().expect("a run that can be claimed");
         (claim, claimed.fence)
@@ -446,9 +451,10 @@ impl Runs {
         let due = self
             .f
             .store
-            .due_deliveries(self.now, 1, 10, Vec::new())
+            .due_deliveries(self.now, 1, DeliveryTurns::unshared(10))
             .await
-            .unwrap();
+            .unwrap()
+            .due;
         let attempt = AttemptRow {
             attempt: 1,
             at: self.now,

@@ -1,14 +1,30 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use errand_core::id::RunId;
 use uuid::Uuid;
 
+use super::due::{DUE, IN_ORDER_MAX};
 use super::*;
 use crate::access::fixture::Fixture;
+use crate::model::{DueDelivery, Lane};
 
 const URL: &str = "https://example.com/hook";
 
 impl Fixture {
     /// A delivery of a run's event, put there by hand. Due at once.
     async fn delivery(&self, run: RunId, sequence: u64, url: &'static str) -> i64 {
-        let (id, team, now) = (self.ids.event(self.now), self.team, self.now);
+        self.delivery_for(self.team, run, sequence, url).await
+    }
+
+    async fn delivery_for(
+        &self,
+        team: TeamId,
+        run: RunId,
+        sequence: u64,
+        url: &'static str,
+    ) -> i64 {
+        let (id, now) = (self.ids.event(self.now), self.now);
         self.store
             .write(move |tx| {
                 tx.execute(
@@ -32,16 +48,14 @@ impl Fixture {
 
     /// The numbers of what is due.
     async fn due(&self, after_ms: u64, limit: usize, busy: &[RunId]) -> Vec<i64> {
-        let busy = busy
-            .iter()
-            .map(|run| (Lane::Run(*run), URL.to_owned()))
-            .collect();
+        let mut turns = DeliveryTurns::unshared(usize::MAX);
+        turns.busy = busy.iter().map(|run| Lane::Run(*run)).collect();
         let due = self
             .store
-            .due_deliveries(self.now.plus_ms(after_ms), limit, usize::MAX, busy)
+            .due_deliveries(self.now.plus_ms(after_ms), limit, turns)
             .await
             .unwrap();
-        due.iter().map(|delivery| delivery.number).collect()
+        due.due.iter().map(|delivery| delivery.number).collect()
     }
 
     async fn record(&self, number: i64, attempt: u32, end: DeliveryEnd) -> bool {
@@ -89,9 +103,10 @@ async fn a_due_delivery_is_given_whole() {
     let number = f.delivery(run, 4, URL).await;
     let due = f
         .store
-        .due_deliveries(f.now, 10, usize::MAX, Vec::new())
+        .due_deliveries(f.now, 10, DeliveryTurns::unshared(10))
         .await
-        .unwrap();
+        .unwrap()
+        .due;
     let row = f.store.deliveries_of(f.team, run).await.unwrap().remove(0);
     assert_ne!(row.id, Uuid::nil());
     let expected = DueDelivery {
@@ -100,6 +115,7 @@ async fn a_due_delivery_is_given_whole() {
         id: row.id,
         run: Some(run),
         team: f.team,
+        receiver: "https://example.com".to_owned(),
         url: URL.to_owned(),
         body: b"4".to_vec(),
         begun_at: f.now,
@@ -196,17 +212,40 @@ async fn one_receiver_leaves_room_for_the_others() {
         let run = f.run_row(f.team, "completed", None).await;
         numbers.push(f.delivery(run, 1, url).await);
     }
-    let due = |busy: Vec<(Lane, String)>| {
-        let store = f.store.clone();
-        async move {
-            let due = store.due_deliveries(f.now, 10, 2, busy).await.unwrap();
-            due.iter().map(|d| d.number).collect::<Vec<_>>()
-        }
+    let due = async |turns: DeliveryTurns| {
+        let due = f.store.due_deliveries(f.now, 10, turns).await.unwrap().due;
+        due.iter().map(|d| d.number).collect::<Vec<_>>()
     };
-    assert_eq!(due(Vec::new()).await, [numbers[0], numbers[1], numbers[3]]);
-    let elsewhere = f.run_row(f.team, "completed", None).await;
-    let busy = vec![(Lane::Run(elsewhere), "https://dead.example/z".to_owned())];
-    assert_eq!(due(busy).await, [numbers[0], numbers[3]]);
+    // In turn by receiver.
+    assert_eq!(
+        due(DeliveryTurns::unshared(2)).await,
+        [numbers[0], numbers[3], numbers[1]]
+    );
+    let mut turns = DeliveryTurns::unshared(2);
+    let dead = "https://dead.example".to_owned();
+    turns.slots.take(&f.team, &dead);
+    assert_eq!(due(turns.clone()).await, [numbers[3], numbers[0]]);
+    // A receiver that has one probe at a time has none while that is under way.
+    turns.receivers = Arc::new(HashMap::from([((f.team, dead), 1)]));
+    assert_eq!(due(turns).await, [numbers[3]]);
+}
+
+#[tokio::test]
+async fn teams_take_turns_whatever_waits_for_them() {
+    let f = Fixture::new().await;
+    let other = f.other_team;
+    for sequence in 0..50 {
+        let run = f.run_row(f.team, "completed", None).await;
+        let url = format!("https://r{sequence}.example").leak();
+        f.delivery(run, sequence, url).await;
+    }
+    let run = f.run_row(other, "completed", None).await;
+    let number = f.delivery_for(other, run, 1, URL).await;
+    let mut turns = DeliveryTurns::unshared(10);
+    turns.slots = DeliverySlots::new(8);
+    let due = f.store.due_deliveries(f.now, 8, turns).await.unwrap().due;
+    assert!(due.iter().take(2).any(|due| due.number == number));
+    assert_eq!(due.len(), 8);
 }
 
 #[tokio::test]
@@ -345,13 +384,14 @@ async fn the_backlog_of_one_receiver_is_not_in_the_way_of_others() {
     }
     let run = f.run_row(f.team, "completed", None).await;
     let other = f.delivery(run, 1, URL).await;
-    let due = f.store.due_deliveries(f.now, 8, 4, Vec::new()).await;
-    let due: Vec<i64> = due.unwrap().iter().map(|due| due.number).collect();
-    assert_eq!(due, [1, 2, 3, 4, other]);
+    let turns = DeliveryTurns::unshared(4);
+    let due = f.store.due_deliveries(f.now, 8, turns).await.unwrap().due;
+    let due: Vec<i64> = due.iter().map(|due| due.number).collect();
+    assert_eq!(due, [other, 1, 2, 3, 4]);
 }
 
 #[tokio::test]
-async fn a_receiver_is_the_same_to_the_database_as_to_the_program() {
+async fn a_receiver_is_scheme_host_and_port() {
     let f = Fixture::new().await;
     let urls = [
         "https://example.com",
@@ -372,7 +412,6 @@ async fn a_receiver_is_the_same_to_the_database_as_to_the_program() {
             Ok(conn.query_row(sql, params![number], |row| row.get::<_, String>(0))?)
         });
         assert_eq!(found.await.unwrap(), expected);
-        assert_eq!(receiver(url), expected);
     }
 }
 

@@ -3,6 +3,7 @@ use errand_core::time::Timestamp;
 use rusqlite::params;
 
 use super::*;
+use crate::deliveries::DeliveryTurns;
 
 fn options(dir: &Path) -> OpenOptions {
     let boot = IdGen::new([1; 32]).boot(Timestamp::from_millis(1));
@@ -239,9 +240,10 @@ async fn what_an_older_schema_holds_is_taken_over() {
     }
     assert!(rows[0].delivery < rows[1].delivery);
     let due = store
-        .due_deliveries(Timestamp::from_millis(10), 9, 9, Vec::new())
+        .due_deliveries(Timestamp::from_millis(10), 9, DeliveryTurns::unshared(9))
         .await
-        .unwrap();
+        .unwrap()
+        .due;
     assert_eq!(
         (due.len(), due[0].number, due[0].begun_at.as_millis()),
         (1, 7, 1_700_000_000_001)

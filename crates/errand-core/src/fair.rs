@@ -1,0 +1,148 @@
+//! Who gets the next free slot, where many want one: runs, deliveries, commands.
+//!
+//! Those that want slots are *members* of *groups*: API keys and people of teams, or receivers of a team's webhooks.
+//! Guarantees, for any sequence of [`Fair::take`] and [`Fair::release`]:
+//!
+//! - **Fair.** The next slot goes to the group that holds the fewest, and within it to the member that holds the fewest;
+//!   among equals, in turn. How many wait for a member does not matter.
+//! - **A reserve.** Of four slots or more, an eighth (at least one) is kept for others: of *f* free slots in the reserve,
+//!   a member gets one only if it holds fewer than *f*. So one member holds at most seven eighths, and whoever holds
+//!   nothing finds a slot at once, unless as many others came just before. The last half of the reserve is kept for other
+//!   groups in the same way, so that the members of one group do not shut out another group either.
+//! - **Work-conserving above that.** While more slots are free than the reserve, whoever wants one gets one.
+//!
+//! Non-goals: priorities, and taking a slot away from who holds it.
+
+use std::collections::BTreeMap;
+
+/// Shares slots among members of groups. It holds counts only: who waits is the caller's to say.
+#[derive(Clone, Debug)]
+pub struct Fair<G, M> {
+    slots: usize,
+    held: usize,
+    groups: BTreeMap<G, Group<M>>,
+    /// The group that was served last.
+    last: Option<G>,
+}
+
+#[derive(Clone, Debug)]
+struct Group<M> {
+    held: usize,
+    members: BTreeMap<M, usize>,
+    /// The member that was served last.
+    last: Option<M>,
+}
+
+/// How many groups without slots are remembered for the sake of their turns.
+const IDLE_GROUPS_MAX: usize = 1_024;
+
+impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
+    /// `slots`: how many there are; at least 1.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots: slots.max(1),
+            held: 0,
+            groups: BTreeMap::new(),
+            last: None,
+        }
+    }
+
+    /// How many slots are free.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.slots.saturating_sub(self.held)
+    }
+
+    /// How many slots a member holds.
+    #[must_use]
+    pub fn held(&self, group: &G, member: &M) -> usize {
+        let group = self.groups.get(group);
+        group
+            .and_then(|group| group.members.get(member).copied())
+            .unwrap_or_default()
+    }
+
+    /// Whether a member may take one more slot now.
+    #[must_use]
+    pub fn may_take(&self, group: &G, member: &M) -> bool {
+        let (free, reserve) = (self.free(), reserve_of(self.slots));
+        if free == 0 || free > reserve {
+            return free > 0;
+        }
+        let of_group = self.groups.get(group).map_or(0, |group| group.held);
+        self.held(group, member) < free && (free > reserve / 2 || of_group < free)
+    }
+
+    /// Which of those that wait is next; none where nobody may take a slot. `waiting` may be in any order, and names each
+    /// member once.
+    #[must_use]
+    pub fn choose<'a>(&self, waiting: impl IntoIterator<Item = (&'a G, &'a M)>) -> Option<usize>
+    where
+        G: 'a,
+        M: 'a,
+    {
+        let mut best = None;
+        for (index, (group, member)) in waiting.into_iter().enumerate() {
+            if !self.may_take(group, member) {
+                continue;
+            }
+            let of_group = self.groups.get(group);
+            let last_member = of_group.and_then(|group| group.last.as_ref());
+            let rank = (
+                of_group.map_or(0, |group| group.held),
+                self.last.as_ref().is_some_and(|last| group <= last),
+                group,
+                self.held(group, member),
+                last_member.is_some_and(|last| member <= last),
+                member,
+            );
+            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                best = Some((rank, index));
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+
+    /// A member takes a slot.
+    pub fn take(&mut self, group: &G, member: &M) {
+        self.held += 1;
+        self.last = Some(group.clone());
+        let of_group = self.groups.entry(group.clone()).or_insert_with(|| Group {
+            held: 0,
+            members: BTreeMap::new(),
+            last: None,
+        });
+        of_group.held += 1;
+        of_group.last = Some(member.clone());
+        *of_group.members.entry(member.clone()).or_default() += 1;
+    }
+
+    /// A member gives a slot back.
+    pub fn release(&mut self, group: &G, member: &M) {
+        let Some(of_group) = self.groups.get_mut(group) else {
+            return;
+        };
+        let Some(held) = of_group.members.get_mut(member) else {
+            return;
+        };
+        *held -= 1;
+        if *held == 0 {
+            of_group.members.remove(member);
+        }
+        of_group.held -= 1;
+        self.held -= 1;
+        if self.groups.len() > IDLE_GROUPS_MAX {
+            self.groups.retain(|_, group| group.held > 0);
+        }
+    }
+}
+
+/// How many of these slots are kept for others.
+#[must_use]
+pub fn reserve_of(slots: usize) -> usize {
+    if slots < 4 { 0 } else { (slots / 8).max(1) }
+}
+
+#[cfg(test)]
+mod tests;
