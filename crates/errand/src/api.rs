@@ -10,6 +10,7 @@
 
 pub(crate) mod auth;
 mod body;
+mod body_pace;
 pub(crate) mod compress;
 pub mod cors;
 mod drain;
@@ -17,6 +18,7 @@ pub mod error;
 mod exact;
 mod health;
 mod hint;
+pub(crate) mod host;
 mod idempotency;
 pub(crate) mod limiter;
 mod openapi;
@@ -25,8 +27,11 @@ mod page;
 pub(crate) mod path;
 mod query;
 pub(crate) mod range;
+mod readiness;
 pub(crate) mod receive;
 pub(crate) mod request;
+pub(crate) mod slots;
+pub(crate) mod streaming;
 mod upload_token;
 pub(crate) mod v1;
 
@@ -36,6 +41,7 @@ mod tests;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::Router;
@@ -44,7 +50,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use bytes::Bytes;
-use errand_core::id::{ApiKeyId, IdGen};
+use errand_core::id::{ApiKeyId, IdGen, TeamId};
 use errand_core::role::Permission;
 use errand_engine::Parts;
 use errand_engine::clock::Clock;
@@ -62,6 +68,9 @@ use crate::config::{Config, TrustedProxies, UnknownFields};
 use cors::AllowedOrigins;
 use error::ApiError;
 use limiter::Limiter;
+use readiness::Readiness;
+use slots::{Holder, NoSlot, Slot, Slots};
+use streaming::LargeEvents;
 pub(crate) use v1::providers::own_providers;
 
 /// What of the settings the API needs.
@@ -91,6 +100,18 @@ pub struct ApiSettings {
     pub sandbox_ttl_ms: u64,
     /// Whether webhooks may go to private networks.
     pub allow_private_networks: bool,
+    /// How long a body may bring no byte.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of a stream.
+    pub unread_timeout: Duration,
+    /// Most uploads at once of one key or person; at least 1.
+    pub uploads_per_key: u32,
+    /// Most uploads at once to one upload URL; at least 1.
+    pub uploads_per_url: u32,
+    /// Most uploads at once; at least 1.
+    pub uploads_max: u32,
+    /// Most event streams at once of one key or person; at least 1.
+    pub streams_per_key: u32,
 }
 
 impl ApiSettings {
@@ -110,9 +131,18 @@ impl ApiSettings {
             url_ttl_s: config.uploads.url_ttl.as_secs(),
             sandbox_ttl_ms: u64::try_from(config.sandbox.ttl.as_millis()).unwrap_or(u64::MAX),
             allow_private_networks: config.webhooks.allow_private_networks,
+            idle_timeout: config.server.idle_timeout,
+            unread_timeout: config.server.unread_timeout,
+            uploads_per_key: config.uploads.concurrent_per_key,
+            uploads_per_url: config.uploads.concurrent_per_url,
+            uploads_max: config.uploads.concurrent_max,
+            streams_per_key: config.api.event_streams_per_key,
         }
     }
 }
+
+/// When a client that found no slot should try again, in seconds.
+const RETRY_SLOT_S: u64 = 5;
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -144,11 +174,15 @@ pub struct Inner {
     limits: Limits,
     document: OnceLock<Bytes>,
     document_page: OnceLock<Bytes>,
+    readiness: Readiness,
+    pub(crate) large_events: LargeEvents,
 }
 
 struct Limits {
     by_key: Limiter<ApiKeyId>,
     by_address: Limiter<IpAddr>,
+    uploads: Slots,
+    streams: Slots,
 }
 
 impl AppState {
@@ -158,6 +192,8 @@ impl AppState {
         let limits = Limits {
             by_key: Limiter::new(settings.requests_per_minute),
             by_address: Limiter::new(settings.failed_auth_per_minute),
+            uploads: Slots::default(),
+            streams: Slots::default(),
         };
         let (document, document_page) = (OnceLock::new(), OnceLock::new());
         let Parts {
@@ -188,7 +224,58 @@ impl AppState {
             limits,
             document,
             document_page,
+            readiness: Readiness::default(),
+            large_events: LargeEvents::default(),
         }))
+    }
+}
+
+impl AppState {
+    /// Lets an upload begin, for as long as the slot is held. `by`: the key, person or upload URL that it is from.
+    pub(crate) fn begin_upload(&self, team: TeamId, by: Holder) -> Result<Slot, ApiError> {
+        let settings = &self.settings;
+        let by_max = match by {
+            Holder::Url(_) => settings.uploads_per_url,
+            _ => settings.uploads_per_key,
+        };
+        let team_max = settings.uploads_max.div_ceil(2);
+        let holders = [
+            (by, by_max as usize),
+            (Holder::Team(team), team_max as usize),
+        ];
+        let taken = self
+            .limits
+            .uploads
+            .take(&holders, settings.uploads_max as usize);
+        taken.map_err(|full| {
+            let (whose, max) = match full {
+                NoSlot::Holder(Holder::Url(_)) => ("to this upload URL", by_max),
+                NoSlot::Holder(Holder::Key(_)) => ("of this key", by_max),
+                NoSlot::Holder(Holder::Team(_)) => ("of this team", team_max),
+                NoSlot::Holder(_) => ("of yours", by_max),
+                NoSlot::Total => {
+                    return ApiError::unavailable(
+                        "as many uploads are under way as this server takes at once: try again in a moment",
+                    );
+                }
+            };
+            let message = format!("{max} uploads {whose} are under way: wait until one has ended");
+            ApiError::rate_limited(message, RETRY_SLOT_S)
+        })
+    }
+
+    /// Lets an event stream begin, for as long as the slot is held. `by`: the key or person that it is for.
+    pub(crate) fn begin_stream(&self, by: Holder) -> Result<Slot, ApiError> {
+        let max = self.settings.streams_per_key;
+        let taken = self.limits.streams.take(&[(by, max as usize)], usize::MAX);
+        taken.map_err(|_| {
+            let whose = match by {
+                Holder::Person(_) => "you have",
+                _ => "this key has",
+            };
+            let message = format!("{whose} {max} event streams open, the most at once: close one");
+            ApiError::rate_limited(message, RETRY_SLOT_S)
+        })
     }
 }
 
@@ -404,7 +491,7 @@ pub fn layered(router: Router, state: &AppState) -> Router {
     router
         // Each reader of a body has its own limit.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn(drain::middleware))
+        .layer(from_fn_with_state(state.clone(), drain::middleware))
         .layer(compress::layer())
         .layer(from_fn(compress::before))
         .layer(CatchPanicLayer::custom(request::of_panic))

@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{Handle, Server};
 use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::deltas::Deltas;
@@ -41,15 +41,16 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::api::{self, ApiSettings, AppState};
-use crate::config::{Config, TlsConfig};
+use crate::config::{Config, ServerConfig, TlsConfig};
 use crate::isolation::{Isolation, OWN_PROGRAM};
 use crate::listener::{Connections, CountingAcceptor, connections_max};
 use crate::metrics::{Metrics, MetricsServer};
+use crate::unread::UnreadAcceptor;
 
 use stand_in::StandIn;
 
-/// How long a client may take to send a request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most requests at once on one HTTP/2 connection.
+const HTTP_2_STREAMS_MAX: u32 = 128;
 
 /// How the data directory is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,13 +145,7 @@ impl App {
         let draining = CancellationToken::new();
         let front = Front::new(draining.clone());
         let handle = Handle::new();
-        let (server, tls) = serve(
-            listener,
-            config.server.tls.clone(),
-            handle.clone(),
-            front.router(),
-        )
-        .await?;
+        let (server, tls) = serve(listener, &config.server, handle.clone(), front.router()).await?;
 
         let Ingredients {
             clock,
@@ -176,6 +171,9 @@ impl App {
             Err(error) => return Err(error),
         };
         store.set_model_aliases(config.model_tables.aliases.clone());
+        if let Ok(Some(open)) = crate::doctor::disk::open_to_others(&dir) {
+            tracing::warn!("{open}: close it with chmod 700");
+        }
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = sandboxes_of(&config)?;
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
@@ -512,7 +510,8 @@ impl Front {
         Router::new().fallback(move |request: Request| front.clone().answer(request))
     }
 
-    async fn answer(self, request: Request) -> Response {
+    async fn answer(self, mut request: Request) -> Response {
+        api::host::mark(&mut request);
         if self.draining.is_cancelled() {
             let mut response = api::stopping(request.uri().path());
             // The next request finds another server, or none.
@@ -532,42 +531,36 @@ impl Front {
 
 async fn serve(
     listener: TcpListener,
-    tls: Option<TlsConfig>,
+    settings: &ServerConfig,
     handle: Handle<std::net::SocketAddr>,
     router: Router,
 ) -> Result<(JoinHandle<std::io::Result<()>>, Option<RustlsConfig>)> {
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
     let connections = Connections::new(connections_max(getrlimit(Resource::Nofile).current));
-    match tls {
+    let unread = settings.unread_timeout;
+    match &settings.tls {
         None => {
             let acceptor = CountingAcceptor::new(NoDelayAcceptor::new(), connections);
-            let mut server = axum_server::from_tcp(listener)?
-                .acceptor(acceptor)
+            let server = axum_server::from_tcp(listener)?
+                .acceptor(UnreadAcceptor::new(acceptor, unread))
                 .accept_error_handler(not_accepted)
                 .handle(handle);
-            server
-                .http_builder()
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT);
-            Ok((tokio::spawn(server.serve(service)), None))
+            let serving = tokio::spawn(bounded(server, settings).serve(service));
+            Ok((serving, None))
         }
         Some(TlsConfig { cert, key }) => {
             let unreadable = |path: &Path| format!("server.tls: {} cannot be used", path.display());
             let config = RustlsConfig::from_pem_file(&cert, &key)
                 .await
-                .with_context(|| unreadable(&cert))?;
+                .with_context(|| unreadable(cert))?;
             let acceptor = RustlsAcceptor::new(config.clone()).acceptor(NoDelayAcceptor::new());
-            let mut server = axum_server::from_tcp(listener)?
-                .acceptor(CountingAcceptor::new(acceptor, connections))
+            let acceptor = CountingAcceptor::new(acceptor, connections);
+            let server = axum_server::from_tcp(listener)?
+                .acceptor(UnreadAcceptor::new(acceptor, unread))
                 .accept_error_handler(not_accepted)
                 .handle(handle);
-            server
-                .http_builder()
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT);
-            Ok((tokio::spawn(server.serve(service)), Some(config)))
+            let serving = tokio::spawn(bounded(server, settings).serve(service));
+            Ok((serving, Some(config)))
         }
     }
 }
@@ -577,4 +570,26 @@ fn not_accepted(of: Option<&std::net::SocketAddr>, error: &std::io::Error) {
     if of.is_none() {
         tracing::debug!(%error, "the listener takes no connection now, and tries again");
     }
+}
+
+/// Closes connections whose client sends nothing: before the first byte, between requests, and within a request's head.
+/// Bodies have their own bound ([`crate::api`]).
+fn bounded<A>(
+    server: Server<std::net::SocketAddr, A>,
+    settings: &ServerConfig,
+) -> Server<std::net::SocketAddr, A> {
+    let mut server = server.first_request_timeout(settings.idle_timeout);
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.idle_timeout);
+    server
+        .http_builder()
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(settings.idle_timeout)
+        .keep_alive_timeout(settings.idle_timeout)
+        .max_concurrent_streams(HTTP_2_STREAMS_MAX);
+    server
 }

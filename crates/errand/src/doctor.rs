@@ -6,7 +6,7 @@
 //!
 //! Left out: setting anything right, and what a request to the API would show.
 
-mod disk;
+pub(crate) mod disk;
 mod isolation;
 mod keys;
 mod locks;
@@ -27,7 +27,7 @@ pub use isolation::isolation;
 const OF_THIS_START: [&str; 2] = ["an_open_run_has_a_reason", "a_claim_is_of_this_start"];
 /// How late something may be: what is due is taken up within moments.
 const LATE_MS: i64 = 60_000;
-/// How late a delivery may be: a slow receiver takes half of the places for as long as its attempts take.
+/// How late a delivery may be: of a receiver that does not answer, one is tried at a time.
 const DELIVERY_LATE_MS: i64 = 10 * 60_000;
 /// How long a claim may be held before it is worth a look: no step takes so long in ordinary work.
 const CLAIM_LONG_MS: u64 = 24 * 3_600_000;
@@ -288,7 +288,10 @@ async fn stuck(subject: &Subject, now: Timestamp) -> Vec<Check> {
     let late = async {
         let mut late = store.overdue(before(LATE_MS)).await?;
         late.deliveries = store.overdue(before(DELIVERY_LATE_MS)).await?.deliveries;
-        let free = u64::from(subject.places) > store.figures(now).await?.claims;
+        // What is kept for others is free while runs of one key wait, as it should be.
+        let reserve = errand_core::fair::reserve_of(subject.places as usize);
+        let claims = store.figures(now).await?.claims;
+        let free = u64::from(subject.places) > claims.saturating_add(reserve as u64);
         Ok((late, free))
     };
     match late.await {
@@ -339,7 +342,10 @@ fn judge_late(late: Overdue, places_free: bool, is_served: bool, now: Timestamp)
             )),
             (_, false) => checks.push(Check::warning(
                 CHECK,
-                format!("{}, and all places are taken", line(late, what)),
+                format!(
+                    "{}, and all places are taken, or kept for others",
+                    line(late, what)
+                ),
                 "raise engine.max_concurrent_runs if the machine has room, or stop runs",
             )),
         }
@@ -355,7 +361,7 @@ fn judge_late(late: Overdue, places_free: bool, is_served: bool, now: Timestamp)
         checks.push(Check::warning(
             CHECK,
             line(deliveries, "deliveries to webhooks are due and not tried"),
-            "look at what the receivers answer; raise webhooks.max_concurrent_deliveries if they are slow",
+            "look at what the receivers answer: one that lets its attempts time out gets one at a time; raise webhooks.max_concurrent_deliveries if they are slow",
         ));
     }
     checks

@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod password;
 pub mod root_image;
 pub mod secret_key;
+mod unread;
 mod watch;
 pub mod web;

@@ -53,6 +53,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::api::error::ApiError;
 use crate::api::limiter::Limiter;
+use crate::api::slots::Slots;
 use crate::api::{self, AppState};
 use places::Places;
 
@@ -70,8 +71,10 @@ const HASHES_WAITING_MAX: usize = 64;
 /// What those are told who come beyond.
 const BUSY: &str =
     "the server has too many passwords to check, or is stopping: try again in a moment";
-/// Attempts to log in to one account in a minute, right ones and wrong ones.
-const LOG_INS_PER_MINUTE: u32 = 10;
+/// Failed attempts to log in to one account in a minute; after them, attempts from an address that failed are slow.
+const FAILED_LOG_INS_PER_MINUTE: u32 = 10;
+/// How often somebody who is logged in may give their password in a minute.
+const SESSION_PASSWORDS_PER_MINUTE: u32 = 10;
 
 /// How many people compare builds at once.
 const COMPARISONS_MAX: usize = 4;
@@ -84,7 +87,12 @@ pub(crate) struct Inner {
     app: AppState,
     hashes: Semaphore,
     waiting: Semaphore,
-    log_ins: Limiter<[u8; 32]>,
+    /// Failed attempts, by account.
+    failed_log_ins: Limiter<[u8; 32]>,
+    /// Passwords that were asked for anew within a session, by its token.
+    session_passwords: Limiter<[u8; 32]>,
+    /// Attempts that are slow, while they wait.
+    slow_log_ins: Slots,
     shown_once: shown_once::ShownOnce,
     comparisons: Places,
 }
@@ -103,7 +111,9 @@ impl Web {
             app,
             hashes: Semaphore::new(HASHES_MAX),
             waiting: Semaphore::new(HASHES_WAITING_MAX),
-            log_ins: Limiter::new(LOG_INS_PER_MINUTE),
+            failed_log_ins: Limiter::new(FAILED_LOG_INS_PER_MINUTE),
+            session_passwords: Limiter::new(SESSION_PASSWORDS_PER_MINUTE),
+            slow_log_ins: Slots::default(),
             shown_once: shown_once::ShownOnce::default(),
             comparisons: Places::new(COMPARISONS_MAX),
         }))

@@ -155,7 +155,7 @@ pub(crate) fn failed_so_far(
 }
 
 /// Whose attempts are counted together.
-fn address_behind(app: &AppState, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+pub(crate) fn address_behind(app: &AppState, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     let proxies = &app.settings.trusted_proxies;
     limited_address(proxies.client(peer, &forwarded_for(headers)))
 }

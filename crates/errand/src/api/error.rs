@@ -41,6 +41,8 @@ pub enum ErrorCode {
     NotFound,
     /// The path is there, but not with this method.
     MethodNotAllowed,
+    /// The client stopped sending its body, or sent it too slowly.
+    RequestTimeout,
     /// Something else holds what was asked for.
     Conflict,
     /// The body is too large.
@@ -61,12 +63,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All, in the order of the table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::RequestTimeout,
         Self::Conflict,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
@@ -86,6 +89,7 @@ impl ErrorCode {
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::UnsupportedMediaType => {

@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use errand_store::{Store, Trouble};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,29 +26,15 @@ pub(crate) async fn healthz() -> axum::Json<Health> {
     alive()
 }
 
-/// Whether the program takes requests: migrations and recovery are done, and it is not stopping.
+/// Whether the program can do what a request needs: migrations and recovery are done, the database answers reads and
+/// takes writes, threads are free, and it is not stopping. The message of a 503 says what is missing.
 #[utoipa::path(get, path = "/readyz", tag = "Health", security(()), responses(
     (status = 200, description = "It takes requests.", body = Health),
-    (status = 503, description = "It is starting or stopping, or cannot write: the message says why.", body = ErrorResponse),
+    (status = 503, description = "It is starting or stopping, or cannot do what requests need.", body = ErrorResponse),
 ))]
 pub(crate) async fn readyz(State(app): State<AppState>) -> Response {
-    if app.draining.is_cancelled() {
-        return ApiError::unavailable("the server is stopping").into_response();
+    match app.readiness.check(&app).await {
+        Ok(()) => alive().into_response(),
+        Err(why) => ApiError::unavailable(why).into_response(),
     }
-    if let Some(why) = store_trouble(&app.store).await {
-        return ApiError::unavailable(why).into_response();
-    }
-    alive().into_response()
-}
-
-/// Why the store cannot take what requests bring. None: it can.
-async fn store_trouble(store: &Store) -> Option<String> {
-    if let Some(why) = store.condition().why_not_ready() {
-        return Some(why);
-    }
-    // A disk that no write has met yet.
-    let dir = store.dir().to_owned();
-    let is_full = tokio::task::spawn_blocking(move || crate::watch::is_full(&dir));
-    let is_full = is_full.await.unwrap_or(false);
-    is_full.then(|| Trouble::Full.to_string())
 }

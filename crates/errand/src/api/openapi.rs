@@ -258,6 +258,9 @@ fn errors_of(route: &Route) -> Vec<ErrorCode> {
     if takes_key(route) {
         errors.extend([E::Conflict, E::PayloadTooLarge, E::UnsupportedMediaType]);
     }
+    if takes_key(route) || route.method == Method::PUT {
+        errors.push(E::RequestTimeout);
+    }
     // With a key, a `PUT` has a body of JSON.
     if route.method == Method::PUT && route.access != Access::Public {
         errors.extend([E::PayloadTooLarge, E::UnsupportedMediaType]);

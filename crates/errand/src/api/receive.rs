@@ -1,8 +1,9 @@
 //! Files on their way in: from a body to a sandbox, without holding them in memory.
 //!
 //! Promised: what is received is nowhere to be seen before [`Received::place`]; a body that is cut off, too large, or
-//! whose client goes away leaves nothing. Files are written on a thread for blocking calls, which the body feeds by a
-//! short queue: whoever is slower holds up the other.
+//! whose client goes away leaves nothing. The body is read without a thread: bytes gather in a buffer, and a thread is
+//! taken for each write of a full one. So a client that sends slowly, or nothing, holds a buffer and no thread; and a
+//! body is read no faster than the disk takes it.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -13,14 +14,13 @@ use errand_core::path::SandboxPath;
 use errand_sandbox::{FileError, Root, Upload};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 
 use super::AppState;
 use super::body::cut_off;
 use super::error::ApiError;
 
-/// Parts of a body that wait for the disk: some 16 KiB each.
-const PARTS_WAITING_MAX: usize = 16;
+/// How much of a body gathers before it is written, in bytes.
+const WRITE_BYTES: usize = 256 * 1024;
 /// How much of a file is copied at once.
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -177,41 +177,61 @@ impl Sink {
     }
 }
 
-/// Feeds the parts to the sink on its thread. The sink is given back, with the digest of all bytes, only where all came.
+/// Writes the parts to the sink, a buffer at a time. The sink is given back, with the digest of all bytes, only where all
+/// came; otherwise what was written is dropped with it, and is gone.
 async fn pump(
     mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
-    mut sink: Sink,
+    sink: Sink,
 ) -> Result<(Sink, [u8; 32]), ApiError> {
-    let (feed, mut fed) = mpsc::channel::<Bytes>(PARTS_WAITING_MAX);
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut digest = Sha256::new();
-        while let Some(part) = fed.blocking_recv() {
-            digest.update(&part);
-            sink.write(&part)?;
-        }
-        Ok((sink, digest.finalize().into()))
-    });
-    let mut broken = None;
-    while let Some(part) = parts.next().await {
-        match part {
-            // The writer is gone: its error says why.
-            Ok(part) => {
-                if feed.send(part).await.is_err() {
-                    break;
+    let mut writing = Writing {
+        sink,
+        digest: Sha256::new(),
+    };
+    // Copied: a part of few bytes may hold much more memory than them.
+    let mut gathered = Vec::new();
+    let end = loop {
+        match parts.next().await {
+            Some(Ok(part)) => {
+                gathered.extend_from_slice(&part);
+                if gathered.len() >= WRITE_BYTES {
+                    writing = writing.write(std::mem::take(&mut gathered)).await?;
                 }
             }
-            Err(error) => {
-                broken = Some(error);
-                break;
-            }
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        }
+    };
+    match end {
+        Ok(()) => {
+            let Writing { sink, digest } = writing.write(gathered).await?;
+            Ok((sink, digest.finalize().into()))
+        }
+        Err(error) => {
+            // Removing what was written is work on files too.
+            blocking(move || {
+                drop(writing);
+                Ok(())
+            })
+            .await?;
+            Err(error)
         }
     }
-    drop(feed);
-    let written = writing.await.map_err(ApiError::internal)?;
-    match broken {
-        // What was written is dropped with the sink, and is gone.
-        Some(error) => Err(error),
-        None => written,
+}
+
+struct Writing {
+    sink: Sink,
+    digest: Sha256,
+}
+
+impl Writing {
+    /// On a thread, for this write alone.
+    async fn write(mut self, bytes: Vec<u8>) -> Result<Self, ApiError> {
+        blocking(move || {
+            self.digest.update(&bytes);
+            self.sink.write(&bytes)?;
+            Ok(self)
+        })
+        .await
     }
 }
 

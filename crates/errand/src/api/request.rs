@@ -17,6 +17,7 @@ use http::{HeaderMap, Method};
 use tracing::Instrument as _;
 
 use super::error::{ApiError, ErrorCode, Reported, error_response};
+use super::host::BadHost;
 use super::{AppState, is_api};
 
 /// The request's id.
@@ -38,7 +39,10 @@ pub(crate) async fn middleware(
     let id = kept_id(request.headers()).unwrap_or_else(|| new_id(&app));
     let about = About::of(&request);
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
-    let response = next.run(request).instrument(span).await;
+    let response = match request.extensions().get::<BadHost>() {
+        Some(BadHost(why)) => ApiError::bad_request(*why).into_response(),
+        None => next.run(request).instrument(span).await,
+    };
     let mut response = about.finish(response, &id);
     response.headers_mut().insert(REQUEST_ID, id.clone());
     about.log(&response, &id, stopwatch.elapsed_ms());

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::kinds::{Worded, list, words};
+use super::kinds::{Worded, list, whole, words};
 use super::reader::section;
 
 section! {
@@ -12,6 +12,8 @@ section! {
         unknown_fields: UnknownFields = words(UnknownFields::Refuse, &UnknownFields::WORDS),
         /// The origins whose scripts may call the API from a browser, such as https://app.example.com; * for all.
         allowed_origins: Vec<String> = list("scheme://host, or *", origin),
+        /// How many event streams one API key, or one person in the web interface, may have open at once.
+        event_streams_per_key: u32 = whole(50, 1..=10_000),
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use url::Url;
 
-use super::kinds::{Setting, Shape, list, optional, optional_path, path, whole};
+use super::kinds::{Setting, Shape, duration, list, optional, optional_path, path, whole};
 use super::proxies::{TrustedProxies, parse_network};
 use super::reader::{Reader, section};
+
+/// Range of the settings that bound silent clients.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 section! {
     /// Where the server listens, how it is reached, and where it keeps its data.
@@ -22,6 +27,10 @@ section! {
         trusted_proxies: TrustedProxies = trusted_proxies(),
         /// How long steps that run may take to end once the server is told to stop.
         shutdown_grace_s: u32 = whole(10, 0..=3_600).unit("seconds"),
+        /// How long a client may send nothing: before a request, within its head, and in the middle of its body.
+        idle_timeout: Duration = duration(Duration::from_secs(30), TIMEOUT_MIN..=TIMEOUT_MAX),
+        /// How long a client may take nothing of a response before the connection is closed.
+        unread_timeout: Duration = duration(Duration::from_secs(60), TIMEOUT_MIN..=TIMEOUT_MAX),
     }
     with {
         /// The certificate and key, where the server itself speaks TLS.

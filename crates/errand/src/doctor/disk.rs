@@ -73,6 +73,7 @@ pub(super) fn machine(dir: &Path) -> Vec<Check> {
     checks.push(file_system(there));
     if there == dir {
         checks.push(file_clock(there));
+        checks.push(access(there));
     }
     checks
 }
@@ -110,6 +111,31 @@ pub(super) fn judge_space(space: Space) -> Check {
         return Check::warning(CHECK, found, ADVICE);
     }
     Check::ok(CHECK, found)
+}
+
+/// What is wrong with who may look into the data directory; none if it is its owner alone.
+pub(crate) fn open_to_others(dir: &Path) -> io::Result<Option<String>> {
+    let mode = fs::metadata(dir)?.mode() & 0o777;
+    let is_open = mode & 0o077 != 0;
+    Ok(is_open.then(|| {
+        format!(
+            "other users of this machine can look into {} (its mode is {mode:o})",
+            dir.display()
+        )
+    }))
+}
+
+fn access(dir: &Path) -> Check {
+    const CHECK: &str = "data directory";
+    match open_to_others(dir) {
+        Ok(None) => Check::ok(CHECK, "only its owner can look into it"),
+        Ok(Some(found)) => Check::warning(
+            CHECK,
+            found,
+            "close it: chmod 700 DIRECTORY; its files are the server's alone, but their names and sizes tell something",
+        ),
+        Err(error) => unreadable(CHECK, dir, &error),
+    }
 }
 
 fn file_system(dir: &Path) -> Check {

@@ -1,4 +1,4 @@
-use super::disk::{Space, judge_file_clock, judge_file_system, judge_space};
+use super::disk::{Space, judge_file_clock, judge_file_system, judge_space, open_to_others};
 use super::isolation::judge as judge_isolation;
 use super::system::judge_descriptors;
 use super::*;
@@ -153,4 +153,16 @@ fn numbers_are_for_people() {
     assert_eq!(duration(3 * 24 * 3_600_000), "3 days");
     let many: Vec<String> = (0..25).map(|n| n.to_string()).collect();
     assert!(listed(&many).ends_with("19; and 5 more"));
+}
+
+#[test]
+fn a_directory_that_others_can_look_into_is_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, is_open) in [(0o700, false), (0o750, true), (0o701, true), (0o755, true)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.path(), permissions).unwrap();
+        let found = open_to_others(dir.path()).unwrap();
+        assert_eq!(found.is_some(), is_open, "{mode:o}: {found:?}");
+    }
 }

@@ -25,7 +25,7 @@ pub(super) async fn change_password(
     Form(fields): Form,
 ) -> Shown {
     let again = |wrong: &str| account(StatusCode::BAD_REQUEST, &person, Some(wrong), false);
-    let verdict = web.0.log_ins.count(person.token_hash, person.now);
+    let verdict = web.0.session_passwords.count(person.token_hash, person.now);
     if !verdict.allowed {
         let message = "Too many attempts. Wait a minute, then try again.";
         return Ok(again(message));

@@ -1,12 +1,14 @@
 //! Logging in and out.
 //!
 //! Promised: an answer never says whether there is such a person; a wrong password and an unknown address take the same
-//! time; attempts are counted by address, where they fail, and by account, and looked at before a password is. An account
-//! is not shut by attempts of others: an address that has not failed is let through. Of passwords that are checked at once
-//! there are a few, since each takes memory, and few wait.
+//! time. Failed attempts are counted by address and by account. Beyond a limit, nobody is shut out: further attempts from
+//! an address that failed are slow, one at a time for an account, so that the right password still works and guessing
+//! does not pay. An address that has not failed is not slowed by the attempts of others. Of passwords that are checked at
+//! once there are a few, since each takes memory, and few wait.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier as _;
@@ -23,12 +25,18 @@ use super::form::{Fields, Form, OpenForm, Params};
 use super::guard::{Person, no_cookie, open_session};
 use super::layout::lone_page;
 use super::{Web, ui};
-use crate::api::auth::{address_of, failed_so_far, refuse};
+use crate::api::auth::{address_behind, address_of, failed_so_far, refuse};
 use crate::api::error::{ApiError, ErrorCode};
+use crate::api::slots::{Holder, NoSlot};
 use crate::password::{PASSWORD_BYTES_MAX, hash_password};
 
-const FROM_ADDRESS: &str =
-    "Too many failed attempts from your address. Wait a minute, then try again.";
+/// How long an attempt waits before its password is checked, where many have failed before.
+const SLOW: Duration = Duration::from_secs(2);
+/// Most attempts of one address that wait so at once.
+const SLOW_PER_ADDRESS: usize = 4;
+
+const TOO_MANY: &str = "Many attempts have failed, and the last one is still being checked. Wait a few seconds, then try again.";
+const WRONG: &str = "The e-mail address and the password do not fit together.";
 
 /// What is checked for somebody who is not there, so that it takes as long.
 static NOBODY: LazyLock<String> =
@@ -47,27 +55,15 @@ pub(super) async fn log_in(
     let now = web.clock.now();
     let email = fields.get("email").trim().to_lowercase();
     let account: [u8; 32] = Sha256::digest(email.as_bytes()).into();
-    // Looked at before a password is: what is refused costs nothing.
     let peer = address_of(info.as_ref().map(|info| &info.0));
     let (failed, may_fail) = failed_so_far(&web, &headers, peer, now);
-    let verdict = web.0.log_ins.count(account, now);
-    let wrong = if !may_fail {
-        Some(FROM_ADDRESS.to_owned())
-    } else if !verdict.allowed && failed > 0 {
-        // Nobody shuts somebody else out: an address that has not failed is let through.
-        Some(format!(
-            "Too many attempts for this account. Wait {} s, then try again.",
-            verdict.retry_after_s
-        ))
-    } else {
-        None
-    };
-    if let Some(wrong) = wrong {
-        return Ok(form_page(
-            StatusCode::TOO_MANY_REQUESTS,
-            &fields,
-            Some(&wrong),
-        ));
+    let (_, account_may_fail) = web.0.failed_log_ins.so_far(&account, now);
+    if !may_fail || (!account_may_fail && failed > 0) {
+        let address = address_behind(&web, &headers, peer);
+        if slow(&web, address, &account).await.is_err() {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Ok(form_page(status, &fields, Some(TOO_MANY)));
+        }
     }
     let found = web.store.log_in_by_email(&email).await?;
     let (user, hash) = match found {
@@ -76,21 +72,32 @@ pub(super) async fn log_in(
     };
     let fits = verify(&web, fields.get("password").to_owned(), hash).await?;
     let Some(user) = user.filter(|_| fits) else {
-        let refusal = ApiError::new(
-            ErrorCode::Unauthorized,
-            "The e-mail address and the password do not fit together.",
-        );
-        let refused = refuse(&web, &headers, peer, now, refusal).into_response();
-        let wrong = if refused.status() == StatusCode::TOO_MANY_REQUESTS {
-            FROM_ADDRESS
-        } else {
-            "The e-mail address and the password do not fit together."
-        };
-        return Ok(form_page(refused.status(), &fields, Some(wrong)));
+        web.0.failed_log_ins.count(account, now);
+        // Counts for the address. What it says is the same within the limit and beyond: the password is wrong.
+        let refusal = ApiError::new(ErrorCode::Unauthorized, WRONG);
+        let _ = refuse(&web, &headers, peer, now, refusal);
+        return Ok(form_page(StatusCode::UNAUTHORIZED, &fields, Some(WRONG)));
     };
     let cookie = open_session(&web, user).await?;
     let next = Redirect::to(own_path(fields.get("next")));
     Ok(([(header::SET_COOKIE, cookie)], next).into_response())
+}
+
+/// Waits, as one of few. The error: too many wait already.
+async fn slow(web: &Web, address: IpAddr, account: &[u8; 32]) -> Result<(), NoSlot> {
+    let attempt = Sha256::new()
+        .chain_update(address.to_string())
+        .chain_update([0])
+        .chain_update(account)
+        .finalize();
+    let holders = [
+        (Holder::LogIn(attempt.into()), 1),
+        (Holder::Address(address), SLOW_PER_ADDRESS),
+    ];
+    let _slot = web.0.slow_log_ins.take(&holders, usize::MAX)?;
+    // Not by the clock that is set: the time is the client's to lose, whatever the date.
+    tokio::time::sleep(SLOW).await;
+    Ok(())
 }
 
 pub(super) async fn log_out(State(web): State<Web>, person: Person, Form(_): Form) -> Shown {

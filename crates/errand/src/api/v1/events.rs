@@ -2,23 +2,23 @@
 //!
 //! Promised: every event after the number that the client gives, in order, each once; then those to come, until the run
 //! has ended. The bell only says that there is more: what is sent is read from the store. The stream ends when its key no
-//! longer counts, and when the server stops; a client goes on from the last number that it has.
+//! longer counts, when the server stops, and when the client takes nothing for a minute ([`crate::api::streaming`]); a
+//! client goes on from the last number that it has. Events are read in pages of 256 KiB; one that is larger than a page
+//! is read alone, when few others like it are in memory.
 
 use std::collections::{HashSet, VecDeque};
-use std::convert::Infallible;
+use std::pin::Pin;
 
 use axum::extract::State;
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use errand_engine::deltas::{Delta, Listener};
 use errand_engine::progress::{Note, ProgressListener};
-use errand_store::Watch;
 use errand_store::model::{EventPage, EventRow};
-use futures::stream;
+use errand_store::{PageBounds, Watch};
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 use serde_json::{Map, Value};
 use utoipa::IntoParams;
 
@@ -27,10 +27,22 @@ use crate::api::auth::Caller;
 use crate::api::error::ApiError;
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
+use crate::api::slots::Holder;
+use crate::api::streaming::{Event, Events, LargeEvent, respond};
 use errand_core::cause::chain;
 
-/// Events that are read at once.
-const EVENTS_READ_MAX: u32 = 100;
+/// How much is read at once.
+const PAGE: PageBounds = PageBounds {
+    entries: 100,
+    bytes: 256 * 1024,
+    whole: false,
+};
+/// An event that is larger than a page.
+const ONE: PageBounds = PageBounds {
+    entries: 1,
+    whole: true,
+    ..PAGE
+};
 /// How often a silent stream says that it lives, and the key is looked at. The contract's number.
 const COMMENT_EVERY_MS: u64 = 15_000;
 
@@ -78,13 +90,14 @@ pub(crate) async fn stream_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let known = last_event_id(&headers)?.or(after);
+    let slot = app.begin_stream(Holder::Key(caller.api_key()))?;
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
     let listener = app.deltas.listen(run);
     let progress = app.connections.progress().listen(run);
     let page = app
         .store
-        .events_after(caller.team(), run, known.unwrap_or(0), EVENTS_READ_MAX)
+        .event_page(caller.team(), run, known.unwrap_or(0), PAGE)
         .await?;
     if let Some(number) = known {
         if number > page.last {
@@ -99,7 +112,7 @@ pub(crate) async fn stream_events(
     }
     let (after, last_at) = (known.unwrap_or(0), app.clock.now());
     let mut follow = Follow {
-        app,
+        app: app.clone(),
         caller,
         run,
         after,
@@ -108,24 +121,12 @@ pub(crate) async fn stream_events(
         listener,
         progress,
         ready: VecDeque::new(),
+        entering: None,
+        large: None,
         has_ended: false,
     };
     follow.take(page);
-    let events = stream::unfold(follow, async |mut follow| {
-        follow
-            .next()
-            .await
-            .map(|event| (Ok::<_, Infallible>(event), follow))
-    });
-    let mut response = Sse::new(events).into_response();
-    // Proxies that collect a response before they send it would hold the stream back.
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(respond(&app, follow, slot))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -155,55 +156,88 @@ struct Follow {
     listener: Listener,
     progress: ProgressListener,
     ready: VecDeque<Event>,
+    /// The next event is larger than a page, and waits for its turn to be read.
+    entering: Option<Pin<Box<dyn Future<Output = Option<LargeEvent>> + Send>>>,
+    /// The event that was given out last was larger than a page.
+    large: Option<LargeEvent>,
     has_ended: bool,
 }
 
-impl Follow {
-    fn take(&mut self, page: EventPage) {
-        if page.events.is_empty() && page.ended && self.after >= page.last {
-            self.has_ended = true;
-            let data = about(self.run, self.last_at);
-            self.ready.push_back(
-                Event::default()
-                    .event("end")
-                    .data(Value::Object(data).to_string()),
-            );
-        }
-        for row in page.events {
-            self.after = row.seq;
-            self.last_at = row.created_at;
-            self.ready.push_back(event_of(self.run, row));
-        }
-    }
-
+impl Events for Follow {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
+            self.large = None;
             if self.has_ended
                 || self.app.draining.is_cancelled()
                 || !self.caller.still_counts(&self.app).await
             {
                 return None;
             }
+            let bounds = self.next_bounds().await?;
+            if !self.ready.is_empty() {
+                continue;
+            }
             // Pieces of a text come before the message that they are of.
             self.hear();
             match self
                 .app
                 .store
-                .events_after(self.caller.team(), self.run, self.after, EVENTS_READ_MAX)
+                .event_page(self.caller.team(), self.run, self.after, bounds)
                 .await
             {
+                Ok(page) if page.large => {
+                    let holder = Holder::Key(self.caller.api_key());
+                    let turn = self.app.large_events.clone().enter(holder);
+                    self.entering = Some(Box::pin(turn));
+                }
                 Ok(page) => self.take_behind_its_pieces(page),
                 Err(error) => {
                     tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
                     return None;
                 }
             }
-            if self.ready.is_empty() {
+            if self.ready.is_empty() && self.entering.is_none() {
                 self.wait().await;
             }
+        }
+    }
+}
+
+impl Follow {
+    /// How much is read next: a page, or one event that is larger than that, once it has its turn. While it waits, there
+    /// are signs of life. None: the server stops.
+    async fn next_bounds(&mut self) -> Option<PageBounds> {
+        let Some(entering) = self.entering.as_mut() else {
+            return Some(PAGE);
+        };
+        tokio::select! {
+            biased;
+            large = entering => {
+                self.entering = None;
+                self.large = Some(large?);
+                Some(ONE)
+            }
+            () = self.app.draining.cancelled() => None,
+            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => {
+                self.ready.push_back(Event::comment());
+                Some(PAGE)
+            }
+        }
+    }
+
+    fn take(&mut self, page: EventPage) {
+        if page.events.is_empty() && page.ended && self.after >= page.last {
+            self.has_ended = true;
+            let data = Value::Object(about(self.run, self.last_at)).to_string();
+            self.ready.push_back(Event::new(None, "end", &data));
+        }
+        for row in page.events {
+            self.after = row.seq;
+            self.last_at = row.created_at;
+            self.ready.push_back(event_of(self.run, row));
         }
     }
 
@@ -248,7 +282,7 @@ impl Follow {
             () = self.watch.changed() => {}
             note = self.progress.next() => self.ready.push_back(progress_of(self.run, note)),
             () = self.app.draining.cancelled() => {}
-            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
+            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
         }
     }
 }
@@ -274,9 +308,7 @@ fn delta_of(run: RunId, now: Timestamp, delta: &Delta) -> Event {
         ("text", Value::String(delta.text.clone())),
     ];
     data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-    Event::default()
-        .event("message.delta")
-        .data(Value::Object(data).to_string())
+    Event::new(None, "message.delta", &Value::Object(data).to_string())
 }
 
 /// How far a call of a connection's tool is. It has no number: it is not repeated.
@@ -289,9 +321,7 @@ fn progress_of(run: RunId, note: Note) -> Event {
         ("message", Value::from(note.message)),
     ];
     data.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-    Event::default()
-        .event("tool.progress")
-        .data(Value::Object(data).to_string())
+    Event::new(None, "tool.progress", &Value::Object(data).to_string())
 }
 
 fn event_of(run: RunId, row: EventRow) -> Event {
@@ -300,8 +330,6 @@ fn event_of(run: RunId, row: EventRow) -> Event {
     if let Value::Object(object) = row.data {
         data.extend(object);
     }
-    Event::default()
-        .id(row.seq.to_string())
-        .event(row.kind)
-        .data(Value::Object(data).to_string())
+    let data = Value::Object(data).to_string();
+    Event::new(Some(row.seq), &row.kind, &data)
 }

@@ -46,6 +46,8 @@ pub(crate) struct MessageListResponse {
     messages: Vec<MessageBody>,
     /// How many there are in all.
     total: u64,
+    /// How many entries the page has room for. Where the page ended at its 8 MiB, this is how many it holds: the next
+    /// page begins at `offset` and this many.
     limit: u32,
     offset: u64,
 }
@@ -71,7 +73,7 @@ impl QueryParams for MessagesPage {
     }
 }
 
-/// A run's messages, oldest first.
+/// A run's messages, oldest first. A page also ends at 8 MiB; `limit` then says how many messages it holds.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/messages", tag = "Messages",
     params(("run_id" = Uuid, Path, description = "The run."), MessagesParams),
     responses((status = 200, description = "A page of messages.", body = MessageListResponse)))]
@@ -83,6 +85,10 @@ pub(crate) async fn list_messages(
 ) -> Result<Answered<MessageListResponse>, ApiError> {
     let page = app.store.messages(caller.team(), run, query).await?;
     let PageQuery { limit, offset } = query;
+    // A client that goes on from `offset + limit` must not pass over what the bytes left out.
+    let held = u32::try_from(page.items.len()).unwrap_or(limit);
+    let is_cut = held < limit && offset.saturating_add(u64::from(held)) < page.total;
+    let limit = if is_cut { held } else { limit };
     Ok(Answered(MessageListResponse {
         messages: page.items,
         total: page.total,

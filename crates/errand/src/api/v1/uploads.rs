@@ -18,6 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 use http::header::{self, HeaderMap};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::files::{open_root, root_of};
@@ -30,6 +31,7 @@ use crate::api::outer::OuterUrl;
 use crate::api::path::{Path, PathIds};
 use crate::api::query::{Given, Query, QueryParams, check_names};
 use crate::api::receive::{Received, Spooled, receive};
+use crate::api::slots::Holder;
 use crate::api::upload_token::{Grant, sign, verify};
 
 /// What the parts of a form may have around the file, in bytes.
@@ -86,6 +88,7 @@ pub(crate) async fn upload_file(
     Query(RawPath(path)): Query<RawPath>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let _slot = app.begin_upload(caller.team(), Holder::Key(caller.api_key()))?;
     let root = root_of(&app, &caller, sandbox.clone()).await?;
     let received = if is_form(request.headers()) {
         from_form(&app, root, path, request).await?
@@ -414,6 +417,8 @@ pub(crate) async fn put_upload(
     if app.settings.unknown_fields_refused {
         check_names(request.uri().query(), &[])?;
     }
+    let url = Holder::Url(Sha256::digest(token.as_bytes()).into());
+    let _slot = app.begin_upload(grant.team, url)?;
     app.store.sandbox(grant.team, &grant.sandbox, now).await?;
     let root = open_root(&app, grant.sandbox.clone()).await?;
     let (parts, body) = request.into_parts();

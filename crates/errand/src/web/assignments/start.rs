@@ -19,6 +19,7 @@ use serde_json::json;
 use super::overview;
 use crate::api::error::ApiError;
 use crate::api::receive::Spooled;
+use crate::api::slots::Holder;
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Path, TOKEN_FIELD, check_token};
 use crate::web::guard::Visitor;
@@ -96,6 +97,8 @@ async fn received(
     agent: AgentId,
     request: Request,
 ) -> Result<errand_core::id::RunId, PageError> {
+    let by = Holder::Person(visitor.user_id());
+    let _slot = web.begin_upload(visitor.team_id(), by)?;
     let mut form = Multipart::from_request(request, &())
         .await
         .map_err(|_| PageError::bad("The form did not arrive whole."))?;

@@ -2,24 +2,25 @@
 //!
 //! Promised: every entry after the position that the page names, in order; an event's id is its position, so that a
 //! connection that was lost goes on where it was. The bell only says that there is more. The stream ends when the run has
-//! ended and all is told, when the session no longer counts, and when the server stops.
+//! ended and all is told, when the session no longer counts, when the server stops, and when the browser takes nothing for
+//! a minute ([`crate::api::streaming`]). Entries are read in parts of 256 KiB; one that is larger is read alone, when few
+//! others like it are in memory.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::pin::Pin;
 
 use axum::extract::State;
-use axum::response::IntoResponse as _;
-use axum::response::sse::{Event, Sse};
 use errand_core::id::{HumanRequestId, MessageId, RunId};
 use errand_core::role::Permission;
 use errand_engine::deltas::{Delta, Listener};
-use errand_store::{FoundRequest, OpenRequest, Reach, Watch};
-use futures::stream;
-use http::header::{self, HeaderMap, HeaderValue};
+use errand_store::{FoundRequest, OpenRequest, PageBounds, Reach, Watch};
+use http::header::HeaderMap;
 use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
+use crate::api::slots::Holder;
+use crate::api::streaming::{Event, Events, LargeEvent, respond};
 use crate::web::card::{Around, Setting};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
@@ -30,6 +31,18 @@ use crate::web::{Web, card, inbox, text};
 const COMMENT_EVERY_MS: u64 = 15_000;
 /// What a driver does in quick succession is told together.
 const PAUSE_MS: u64 = 100;
+/// How much is read at once.
+const LIVE_PART: PageBounds = PageBounds {
+    entries: PART,
+    bytes: 256 * 1024,
+    whole: false,
+};
+/// An entry that is larger than a part.
+const ONE: PageBounds = PageBounds {
+    entries: 1,
+    whole: true,
+    ..LIVE_PART
+};
 
 pub(in crate::web) async fn stream(
     State(web): State<Web>,
@@ -43,12 +56,13 @@ pub(in crate::web) async fn stream(
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
     let after = last.unwrap_or_else(|| params.get("after").parse().unwrap_or(0));
+    let slot = web.begin_stream(Holder::Person(visitor.user_id()))?;
     // Watched before it is read: what happens in between rings.
     let watch = web.store.bell().watch(run);
     let listener = web.deltas.listen(run);
     web.store.run(visitor.team_id(), run).await?;
     let follow = Follow {
-        web,
+        web: web.clone(),
         visitor,
         run,
         after,
@@ -59,22 +73,12 @@ pub(in crate::web) async fn stream(
         listener,
         draft: Draft::default(),
         ready: VecDeque::new(),
+        entering: None,
+        large: None,
         is_first: true,
         has_ended: false,
     };
-    let events = stream::unfold(follow, async |mut follow| {
-        let event = follow.next().await?;
-        Some((Ok::<_, Infallible>(event), follow))
-    });
-    let mut response = Sse::new(events).into_response();
-    // Proxies that collect a response before they send it would hold the stream back.
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(respond(&web, follow, slot))
 }
 
 /// What a network model has said of the message that is to come.
@@ -113,35 +117,66 @@ struct Follow {
     listener: Listener,
     draft: Draft,
     ready: VecDeque<Event>,
+    /// The next entry is larger than a part, and waits for its turn to be read.
+    entering: Option<Pin<Box<dyn Future<Output = Option<LargeEvent>> + Send>>>,
+    /// The entry that was told last was larger than a part.
+    large: Option<LargeEvent>,
     is_first: bool,
     has_ended: bool,
 }
 
-impl Follow {
+impl Events for Follow {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
+            self.large = None;
             if self.has_ended
                 || self.web.draining.is_cancelled()
                 || !self.visitor.still_counts(&self.web).await
             {
                 return None;
             }
-            if let Err(error) = self.read().await {
+            let bounds = self.next_bounds().await?;
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.read(bounds).await {
                 if let PageError::Inside(error) = error {
                     tracing::warn!(run.id = %self.run, ?error, "a live page ends early");
                 }
                 return None;
             }
-            if self.ready.is_empty() {
+            if self.ready.is_empty() && self.entering.is_none() {
                 self.wait().await;
             }
         }
     }
+}
 
-    async fn read(&mut self) -> Result<(), PageError> {
+impl Follow {
+    /// How much is read next: a part, or one entry that is larger than that, once it has its turn. None: the server stops.
+    async fn next_bounds(&mut self) -> Option<PageBounds> {
+        let Some(entering) = self.entering.as_mut() else {
+            return Some(LIVE_PART);
+        };
+        tokio::select! {
+            biased;
+            large = entering => {
+                self.entering = None;
+                self.large = Some(large?);
+                Some(ONE)
+            }
+            () = self.web.draining.cancelled() => None,
+            () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => {
+                self.ready.push_back(Event::comment());
+                Some(LIVE_PART)
+            }
+        }
+    }
+
+    async fn read(&mut self, bounds: PageBounds) -> Result<(), PageError> {
         let team = self.visitor.team_id();
         let now = self.web.clock.now();
         let store = &self.web.store;
@@ -156,7 +191,13 @@ impl Follow {
             self.draft.take(delta);
         }
         let reach = Reach::After(self.after);
-        let part = store.transcript(team, self.run, reach, PART).await?;
+        let part = store.transcript_page(team, self.run, reach, bounds).await?;
+        if part.large {
+            let holder = Holder::Person(self.visitor.user_id());
+            let turn = self.web.large_events.clone().enter(holder);
+            self.entering = Some(Box::pin(turn));
+            return Ok(());
+        }
         let view = store.run(team, self.run).await?;
         let people = people_of(&self.web, &part.entries).await?;
         self.calls.note(&part.entries);
@@ -197,8 +238,7 @@ impl Follow {
         self.is_first = false;
         if is_whole && view.run.status.has_ended() {
             self.has_ended = true;
-            self.ready
-                .push_back(Event::default().event("end").data("end"));
+            self.ready.push_back(Event::new(None, "end", "end"));
         }
         Ok(())
     }
@@ -243,11 +283,7 @@ impl Follow {
         } else {
             markup.0.replace('\r', "")
         };
-        let event = Event::default().event(name).data(data);
-        self.ready.push_back(match position {
-            Some(position) => event.id(position.to_string()),
-            None => event,
-        });
+        self.ready.push_back(Event::new(position, name, &data));
     }
 
     /// Until there may be more, or it is time for a sign of life.
@@ -269,7 +305,7 @@ impl Follow {
                 self.tell("draft", &said, None);
             }
             () = self.web.draining.cancelled() => {}
-            () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::default().comment("")),
+            () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
         }
     }
 }
