@@ -119,12 +119,13 @@ impl Receivers {
 
 #[cfg(test)]
 mod tests {
-    use errand_core::id::TeamId;
+    use errand_core::id::IdGen;
+    use errand_core::time::Timestamp;
 
     use super::*;
 
     fn receiver(name: &str) -> Receiver {
-        let team = TeamId::from_stored(uuid::Uuid::from_u128(7));
+        let team = IdGen::new([1; 32]).team(Timestamp::from_millis(1));
         (team, name.to_owned())
     }
 

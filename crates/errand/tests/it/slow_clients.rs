@@ -1,14 +1,16 @@
 //! Clients that send slowly, or nothing, or do not read: what they hold is bounded, and others are answered meanwhile.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
-use errand_testkit::{ScriptedModel, Team, TestApp, TestOptions};
-use futures::StreamExt as _;
+use errand_testkit::{Reply, Team, TestApp, TestOptions};
 use http::{Method, Request};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 
 use crate::api_sandboxes::{on_disk, upload_url};
@@ -45,14 +47,8 @@ async fn send_then_wait(app: &TestApp, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// A body of which some bytes come, and then no more.
-fn stalled() -> Body {
-    let first = futures::stream::iter([Ok::<_, std::io::Error>("abc")]);
-    Body::from_stream(first.chain(futures::stream::pending()))
-}
-
-/// Sends a request with a body that stalls, and lets it get as far as it can.
-async fn stall(app: &TestApp, path: &str, key: Option<&str>) -> tokio::task::JoinHandle<u16> {
+/// Sends a request with a body of which some bytes come and then no more. It is being read when this returns.
+async fn stall(app: &TestApp, path: &str, key: Option<&str>) -> JoinHandle<u16> {
     let (router, path) = (app.app().router(), path.to_owned());
     let method = if key.is_some() {
         Method::POST
@@ -63,8 +59,23 @@ async fn stall(app: &TestApp, path: &str, key: Option<&str>) -> tokio::task::Joi
     if let Some(key) = key {
         request = request.header("authorization", format!("Bearer {key}"));
     }
-    let request = request.body(stalled()).unwrap();
-    tokio::spawn(async move { router.oneshot(request).await.unwrap().status().as_u16() })
+    let (read, was_read) = oneshot::channel();
+    let mut read = Some(read);
+    let body = futures::stream::poll_fn(move |_| match read.take() {
+        Some(read) => {
+            read.send(()).ok();
+            Poll::Ready(Some(Ok::<_, std::io::Error>("abc")))
+        }
+        None => Poll::Pending,
+    });
+    let request = request.body(Body::from_stream(body)).unwrap();
+    let upload =
+        tokio::spawn(async move { router.oneshot(request).await.unwrap().status().as_u16() });
+    tokio::time::timeout(PATIENCE, was_read)
+        .await
+        .expect("a body that is read")
+        .unwrap();
+    upload
 }
 
 #[tokio::test]
@@ -142,35 +153,29 @@ fn uploads_that_stand_still_hold_no_thread() {
                 .expect("an answer beside uploads that stand still")
                 .expect(200);
         }
-        uploads.iter().for_each(tokio::task::JoinHandle::abort);
+        uploads.iter().for_each(JoinHandle::abort);
         app.finish().await;
     });
     runtime.shutdown_background();
 }
 
-async fn until_refused(app: &TestApp, path: &str, key: Option<&str>, status: u16) {
-    // An upload counts from the moment when its handler begins, which is soon after it was sent.
-    let refused = async {
-        loop {
-            let method = if key.is_some() {
-                Method::POST
-            } else {
-                Method::PUT
-            };
-            let bearer = format!("Bearer {}", key.unwrap_or_default());
-            let headers = [("authorization", bearer.as_str())];
-            let headers = if key.is_some() { &headers[..] } else { &[] };
-            let reply = app.send(method, path, headers, Body::from("x")).await;
-            if reply.status == status {
-                assert!(reply.header("retry-after").is_some());
-                return;
-            }
-            tokio::task::yield_now().await;
+/// Sends an upload of one byte.
+async fn upload(app: &TestApp, path: &str, key: Option<&str>) -> Reply {
+    let bearer = format!("Bearer {}", key.unwrap_or_default());
+    let headers = [("authorization", bearer.as_str())];
+    match key {
+        Some(_) => {
+            app.send(Method::POST, path, &headers, Body::from("x"))
+                .await
         }
-    };
-    tokio::time::timeout(PATIENCE, refused)
-        .await
-        .expect("a refusal");
+        None => app.send(Method::PUT, path, &[], Body::from("x")).await,
+    }
+}
+
+async fn is_refused(app: &TestApp, path: &str, key: Option<&str>, status: u16) {
+    let reply = upload(app, path, key).await;
+    reply.error(status);
+    assert!(reply.header("retry-after").is_some());
 }
 
 #[tokio::test]
@@ -191,33 +196,25 @@ async fn uploads_at_once_are_limited_by_key_url_and_total() {
         stall(&app, &by_key, Some(&one.key)).await,
         stall(&app, &by_key, Some(&one.key)).await,
     ];
-    until_refused(&app, &by_key, Some(&one.key), 429).await;
+    is_refused(&app, &by_key, Some(&one.key), 429).await;
     // The team has half of the total, and the others have the rest.
-    until_refused(&app, &by_url, None, 429).await;
+    is_refused(&app, &by_url, None, 429).await;
     let others = app.sandbox(&two).await;
     let others_url = upload_url(&app, &two, &others, "z").await;
     held.push(stall(&app, &others_url, None).await);
     // By URL: 429.
-    until_refused(&app, &others_url, None, 429).await;
+    is_refused(&app, &others_url, None, 429).await;
     let others_key = format!("/v1/sandboxes/{others}/files?path=x");
     held.push(stall(&app, &others_key, Some(&two.key)).await);
     // In total: 503.
     let third = app.team("three").await;
     let sandbox = app.sandbox(&third).await;
     let third_path = format!("/v1/sandboxes/{sandbox}/files?path=x");
-    until_refused(&app, &third_path, Some(&third.key), 503).await;
+    is_refused(&app, &third_path, Some(&third.key), 503).await;
     // Whoever gives up gives the slot back.
     held.drain(..).for_each(|upload| upload.abort());
     let free = async {
-        loop {
-            let bearer = format!("Bearer {}", one.key);
-            let headers = [("authorization", bearer.as_str())];
-            let reply = app
-                .send(Method::POST, &by_key, &headers, Body::from("x"))
-                .await;
-            if reply.status == 201 {
-                return;
-            }
+        while upload(&app, &by_key, Some(&one.key)).await.status != 201 {
             tokio::task::yield_now().await;
         }
     };
@@ -269,10 +266,7 @@ async fn a_request_has_exactly_one_host() {
 
 /// A run that waits, with messages of this many bytes.
 async fn run_with_messages(app: &TestApp, team: &Team, count: usize, bytes: usize) -> String {
-    app.model.add("waits", vec![]);
-    let agent = app
-        .agent(team, ScriptedModel::config("waits", json!({})))
-        .await;
+    let agent = app.playbook(team, json!([{"wait": "1h"}])).await;
     let run = app.run(team, json!({"agent_id": agent})).await;
     app.settle().await;
     let message = "x".repeat(bytes);
