@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 43] = [
+const SAMPLES: [(&str, &str, &str); 49] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -21,11 +21,14 @@ const SAMPLES: [(&str, &str, &str); 43] = [
         "10.0.0.0/8,::1/128",
     ),
     ("server.shutdown_grace_s", "3", "3"),
+    ("server.idle_timeout", "'5s'", "5s"),
+    ("server.unread_timeout", "'7s'", "7s"),
     ("server.tls.cert", "'cert.pem'", "cert.pem"),
     ("server.tls.key", "'key.pem'", "key.pem"),
     ("log.level", "'debug'", "debug"),
     ("log.format", "'json'", "json"),
     ("api.unknown_fields", "'ignore'", "ignore"),
+    ("api.event_streams_per_key", "6", "6"),
     ("rate_limit.requests_per_minute", "7", "7"),
     ("rate_limit.failed_authentications_per_minute", "8", "8"),
     ("engine.max_concurrent_runs", "9", "9"),
@@ -58,6 +61,9 @@ const SAMPLES: [(&str, &str, &str); 43] = [
     ("uploads.direct_bytes_max", "'2MiB'", "2MiB"),
     ("uploads.url_bytes_max", "1024", "1KiB"),
     ("uploads.url_ttl", "'90s'", "90s"),
+    ("uploads.concurrent_per_key", "3", "3"),
+    ("uploads.concurrent_per_url", "2", "2"),
+    ("uploads.concurrent_max", "11", "11"),
     ("metrics.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
 ];
 
