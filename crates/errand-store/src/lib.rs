@@ -24,6 +24,7 @@ mod children;
 mod connections;
 mod deliveries;
 mod driving;
+mod events;
 mod figures;
 mod forks;
 mod inbox;
