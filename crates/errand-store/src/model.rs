@@ -6,7 +6,6 @@ use std::sync::Arc;
 use errand_core::author::By;
 use errand_core::budget::Used;
 use errand_core::config::{BadConfig, BuildConfig};
-use errand_core::fair::Fair;
 use errand_core::human::{Answer as HumanAnswer, HumanRequest};
 use errand_core::id::{
     AgentId, ApiKeyId, BuildId, ClaimToken, DeliveryId, HumanRequestId, MessageId, RunId,
@@ -19,9 +18,9 @@ use errand_core::transcript::{AttemptOutcome, Entry, ModelCall, NewEntry, Outcom
 use errand_core::warning::Warning;
 use errand_core::wire::RunBody;
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::bell::Fence;
+pub use crate::turns::{Principal, RunSlots};
 
 /// Who calls, proved by an API key: with the role that its creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -636,29 +635,6 @@ pub struct ReadyRun {
     /// Which.
     pub run: RunId,
 }
-
-/// Who started a run: an API key, or a person in the web interface. Runs that a run starts have its principal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Principal(Uuid);
-
-impl Principal {
-    /// The key that was used; otherwise the person.
-    #[must_use]
-    pub fn of(key: Option<ApiKeyId>, person: UserId) -> Self {
-        Self(key.map_or(person.as_uuid(), ApiKeyId::as_uuid))
-    }
-
-    pub(crate) fn as_uuid(self) -> Uuid {
-        self.0
-    }
-
-    pub(crate) fn from_stored(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-}
-
-/// The slots of runs, shared between teams and, within a team, between those that started the runs.
-pub type RunSlots = Fair<TeamId, Principal>;
 
 /// What at most one delivery is under way of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
