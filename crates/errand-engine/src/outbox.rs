@@ -144,7 +144,7 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
             // A server that stops waits for no receiver: what may have arrived is sent again after the next start,
             // under the same id.
             let Some(made) = parts.draining.run_until_cancelled(sent).await else {
-                return;
+                return Sign::Neither;
             };
             made
         }
