@@ -171,7 +171,7 @@ impl App {
             Err(error) => return Err(error),
         };
         store.set_model_aliases(config.model_tables.aliases.clone());
-        if let Ok(Some(open)) = crate::doctor::disk::open_to_others(&dir) {
+        if let Ok(Some(open)) = crate::doctor::disk::open_to_others(store.dir()) {
             tracing::warn!("{open}: close it with chmod 700");
         }
         let upload_key = store.master_key().derive("upload-url");
