@@ -266,20 +266,12 @@ impl Ledger {
                 trusted,
                 private,
             } => {
-                match self.open.iter_mut().find(|o| &o.call.id == call_id) {
-                    Some(open) => {
-                        open.source = Some(Noted {
-                            from: from.clone(),
-                            trusted: *trusted,
-                            private: *private,
-                        });
-                    }
-                    // Of no call of this run: who started it has read it. Written before there was `Body::Caller`.
-                    None => {
-                        let read = Read::new("start", None, None, entry.at);
-                        self.content.add(read, !trusted, !trusted);
-                    }
-                }
+                let noted = Noted {
+                    from: from.clone(),
+                    trusted: *trusted,
+                    private: *private,
+                };
+                self.noted(call_id, noted, entry.at);
             }
             Body::Caller { content, .. } => self.content.take_over(content),
             Body::Lost { call_id } => {
@@ -289,6 +281,17 @@ impl Ledger {
                 }
             }
             Body::ToolsChanged { .. } | Body::ModelAttempt { .. } => {}
+        }
+    }
+
+    fn noted(&mut self, call_id: &str, noted: Noted, at: Timestamp) {
+        match self.open.iter_mut().find(|o| o.call.id == call_id) {
+            Some(open) => open.source = Some(noted),
+            // Of no call of this run: who started it has read it. Written before there was `Body::Caller`.
+            None => {
+                let read = Read::new("start", None, None, at);
+                self.content.add(read, !noted.trusted, !noted.trusted);
+            }
         }
     }
 

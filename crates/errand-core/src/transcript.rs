@@ -109,6 +109,10 @@ pub struct Mark {
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a request is rare, and read where it is whole; a box would be in everybody's way"
+)]
 pub enum Body {
     /// A message from outside.
     User {
