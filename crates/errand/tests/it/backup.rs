@@ -1,5 +1,6 @@
 //! Backups: made while runs are at work, restored, and gone on from; copies of a directory that is in use are refused.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
@@ -186,12 +187,14 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     let backup = dir.path().join("backup");
     // Stands still at its point in time, as a backup with much to copy does.
     let armed = app.app().changes().arm().unwrap();
-    let upload = app.upload(&team.key, &mine, "file", "after");
-    tokio::pin!(upload);
-    let waited = tokio::time::timeout(Duration::from_millis(200), &mut upload).await;
-    assert!(waited.is_err(), "an upload waits for the point in time");
-    drop(armed);
-    upload.await.expect(201);
+    {
+        let upload = app.upload(&team.key, &mine, "file", "after");
+        tokio::pin!(upload);
+        let waited = tokio::time::timeout(Duration::from_millis(200), &mut upload).await;
+        assert!(waited.is_err(), "an upload waits for the point in time");
+        drop(armed);
+        upload.await.expect(201);
+    }
 
     let made = back_up(&app, &backup).await;
     assert_eq!(made.manifest.sandboxes.len(), 2);
@@ -269,10 +272,7 @@ async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_
     assert!(format!("{refused:#}").contains("not empty"), "{refused:#}");
     std::fs::remove_file(target.join("other")).unwrap();
     restore(&backup, &target, &progress).unwrap();
-    let mode = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
-    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     for (name, expected) in [("", 0o700), ("errand.db", 0o600), ("sandboxes", 0o700)] {
         assert_eq!(mode(&target.join(name)), expected, "{name}");
         assert_eq!(mode(&backup.join(name)), expected, "{name}");
@@ -336,8 +336,12 @@ async fn what_commands_leave_in_a_sandbox_is_brought_back_and_harms_no_backup() 
     let long = "x".repeat(150);
     std::fs::write(at.join(&long), "long").unwrap();
     let socket = std::os::unix::net::UnixListener::bind(at.join("socket")).unwrap();
-    std::fs::set_permissions(at.join("unreadable"), PermissionsExt::from_mode(0o000)).unwrap();
-    std::fs::set_permissions(at.join("shut"), PermissionsExt::from_mode(0o300)).unwrap();
+    std::fs::set_permissions(
+        at.join("unreadable"),
+        std::fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
+    std::fs::set_permissions(at.join("shut"), std::fs::Permissions::from_mode(0o300)).unwrap();
 
     let dir = tempfile::tempdir().unwrap();
     let backup = dir.path().join("backup");
@@ -360,8 +364,12 @@ async fn what_commands_leave_in_a_sandbox_is_brought_back_and_harms_no_backup() 
         found.permissions().mode() & 0o777
     };
     assert_eq!((mode("unreadable"), mode("shut")), (0o000, 0o300));
-    std::fs::set_permissions(at.join("unreadable"), PermissionsExt::from_mode(0o600)).unwrap();
-    std::fs::set_permissions(at.join("shut"), PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(
+        at.join("unreadable"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+    std::fs::set_permissions(at.join("shut"), std::fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(
         (read("unreadable"), read("shut/in")),
         ("hidden".into(), "deep".into())
@@ -459,8 +467,7 @@ async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_ope
 }
 
 fn private(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
