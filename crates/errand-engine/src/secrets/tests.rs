@@ -91,7 +91,7 @@ fn a_value_is_masked_through_cheap_transformations() {
         every("\u{ad}\u{2060}"),
         pairs.join(":"),
         pairs.join(" "),
-        pairs.join("\\x"),
+        format!("\\x{}", pairs.join("\\x")),
         each(&|c| format!("&#{};", u32::from(c))),
         each(&|c| format!("&#x{:X};", u32::from(c))),
         each(&|c| format!("\\u{:04x}", u32::from(c))),
