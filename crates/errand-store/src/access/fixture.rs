@@ -132,10 +132,10 @@ impl Fixture {
         let (run, now, sandbox) = (self.ids.run(self.now), self.now, sandbox.cloned());
         self.store
             .write(move |tx| {
-                // Counters, positions and limits, whichever the table has: 0.
+                // Counters, positions and limits, whichever the table has and has no default for: 0.
                 let counters: Vec<String> = tx
                     .prepare(
-                        "SELECT name FROM pragma_table_info('runs') WHERE \"notnull\" AND name NOT IN
+                        "SELECT name FROM pragma_table_info('runs') WHERE \"notnull\" AND dflt_value IS NULL AND name NOT IN
                              ('id', 'team_id', 'agent_id', 'build_id', 'status', 'created_at', 'updated_at')",
                     )?
                     .query_map([], |row| row.get(0))?
