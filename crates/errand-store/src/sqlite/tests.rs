@@ -158,7 +158,7 @@ async fn an_ended_run_and_a_transcript_are_guarded_by_the_database_too() {
     let triggers: i64 = store
         .read(|conn| {
             Ok(conn.query_row(
-                "SELECT count(*) FROM sqlite_master WHERE type = 'trigger'",
+                "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name IN ('runs_ended_is_final', 'messages_are_final')",
                 [],
                 |row| row.get(0),
             )?)
