@@ -253,7 +253,8 @@ fn nullable(field: &Value, mut more: Value) -> Value {
     if !is_nullable {
         return more;
     }
-    if let Some(words) = more["enum"].as_array_mut() {
+    // Not by an index: that would put in a null where there are no words.
+    if let Some(words) = more.get_mut("enum").and_then(Value::as_array_mut) {
         words.push(Value::Null);
     } else if more["type"].is_string() {
         more["type"] = json!([more["type"], "null"]);
