@@ -246,10 +246,12 @@ async fn the_words_are_no_runs_and_runs_keep_their_own_paths() {
         reply.error(405);
         for rest in ["messages", "events"] {
             let path = format!("/v1/runs/{word}/{rest}");
-            assert_eq!(app.get(&team.key, &path).await.error(404).0, "not_found");
+            let (code, message) = app.get(&team.key, &path).await.error(400);
+            assert_eq!(code, "bad_request");
+            assert!(message.starts_with("run_id: "), "{message}");
         }
         let path = format!("/v1/runs/{word}/stop");
-        app.post(&team.key, &path, json!({})).await.error(404);
+        app.post(&team.key, &path, json!({})).await.error(400);
     }
     let path = format!("/v1/runs/{}/stop", run[0]);
     app.post(&team.key, &path, json!({})).await.expect(200);

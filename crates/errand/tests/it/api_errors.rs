@@ -115,6 +115,7 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
         ("/fork", json!({"message": "x"})),
         ("/respond", json!({"approved": true})),
         ("/upload-urls", json!({"path": "a"})),
+        ("/promote", json!({"revision_name": "x"})),
         (
             "/revisions",
             json!({"name": "x", "config": {"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}}}),
@@ -485,7 +486,8 @@ async fn an_unknown_query_parameter_is_400_with_the_nearest_known_one() {
     for (query, given, meant) in [
         ("limt=1", "limt", "limit"),
         ("statuses=failed", "statuses", "status"),
-        ("sort=asc", "sort", "sort_order"),
+        ("sort=asc", "sort", "sort_by"),
+        ("sortorder=asc", "sortorder", "sort_order"),
         ("Limit=1", "Limit", "limit"),
     ] {
         let message = assert_error(

@@ -144,7 +144,11 @@ async fn a_message_is_answered_in_the_documented_form() {
             .expect(201);
         let message = posted["message"].as_object().unwrap();
         let names: Vec<_> = message.keys().map(String::as_str).collect();
-        assert_eq!(names.len(), 5, "{names:?}");
+        assert_eq!(
+            names,
+            ["id", "type", "role", "timestamp", "text_content", "author"]
+        );
+        assert_eq!(message["author"]["kind"], "api_key");
         assert_eq!(
             (&message["type"], &message["role"]),
             (&json!("text"), &json!("user"))

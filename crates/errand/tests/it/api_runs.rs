@@ -524,10 +524,14 @@ async fn the_list_is_paged_sorted_and_the_teams_own() {
         [&reply["total"], &reply["limit"], &reply["offset"]],
         [&json!(21), &json!(20), &json!(0)]
     );
+    let mut as_listed = app.get_run(&team, &runs[0]).await["run"].clone();
+    as_listed["agent_name"] = json!("test");
+    as_listed["run_number"] = json!(21);
+    as_listed["user_id"] = as_listed["author"]["created_by"].clone();
+    assert!(as_listed["user_id"].is_string());
     assert_eq!(
-        reply["runs"][0],
-        app.get_run(&team, &runs[0]).await["run"],
-        "as GET gives it"
+        reply["runs"][0], as_listed,
+        "as GET gives it, and what rows add"
     );
     let (ids, reply) = list("?limit=100&sort_order=asc").await;
     assert!(ids.iter().eq(runs.iter().rev()));

@@ -377,7 +377,8 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
         .post(&team.key, &path, json!({"approved": false}))
         .await
         .error(400);
-    assert!(message.contains("approved by"), "{message}");
+    let who = "it was approved with the API key \"test\" of owner@acme.example at ";
+    assert!(message.contains(who), "{message}");
     app.finish().await;
 }
 
