@@ -100,7 +100,7 @@ async fn what_is_listed_is_what_the_provider_receives() {
         // The page lists the same.
         let page = owner.get(&format!("/assignments/{agent}")).await.ok();
         for (name, policy) in &tools {
-            let row = format!("<span class=\"name mono\"><bdi>{name}</bdi></span>");
+            let row = format!("<span class=\"name mono\"><bdi dir=\"auto\">{name}</bdi></span>");
             let rest = page
                 .split_once(&row)
                 .map(|(_, rest)| rest)
