@@ -69,7 +69,7 @@ pub(crate) enum Child {
     /// The caller waits for this run.
     Waits(RunId),
     /// The call has its result: where that comes from, and itself.
-    Gives(Option<Body>, Outcome),
+    Gives(Option<Box<Body>>, Outcome),
 }
 
 /// Starts the run of a call, or finds the one that it started before.
@@ -329,7 +329,7 @@ fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
         }
         _ => Outcome::Error(format!("child_stopped: the run {} was stopped", child.id)),
     };
-    Ok(Child::Gives(Some(source), outcome))
+    Ok(Child::Gives(Some(Box::new(source)), outcome))
 }
 
 /// A run has ended: who waits for it is in line again, and what it waits for itself ends with it.

@@ -621,7 +621,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
                 }
                 Child::Gives(source, outcome) => {
                     if let Some(source) = source {
-                        change.append(None, source)?;
+                        change.append(None, *source)?;
                     }
                     change.append(
                         None,

@@ -624,16 +624,13 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     } else {
         ""
     };
-    match &filter.q {
-        Some(q) => {
-            wheres.push(FOUND.to_owned());
-            values.push(blob(team.as_uuid()));
-            values.push(filter.since.map_or(SqlValue::Null, at));
-            values.push(filter.until.map_or(SqlValue::Null, at));
-            values.push(SqlValue::Text(pattern(q)));
-            values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
-        }
-        None => {}
+    if let Some(q) = &filter.q {
+        wheres.push(FOUND.to_owned());
+        values.push(blob(team.as_uuid()));
+        values.push(filter.since.map_or(SqlValue::Null, at));
+        values.push(filter.until.map_or(SqlValue::Null, at));
+        values.push(SqlValue::Text(pattern(q)));
+        values.push(id_part(q).map_or(SqlValue::Null, SqlValue::Text));
     }
     let mut holds = |condition: &str, value: SqlValue| {
         wheres.push(format!("{plus}{condition}"));

@@ -75,12 +75,12 @@ pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
 
 /// Notes where descriptors or memory have run out: the call is made again once there are some.
 pub(super) fn note_exhausted(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| crate::exhausted::note(cause))
+    causes(error).any(crate::exhausted::note)
 }
 
 /// The error and its causes, from the outside in.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| cause(error))
+    std::iter::successors(Some(error), |error| cause(*error))
 }
 
 /// What is behind an error. Two of the library's types do not name it themselves.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -202,7 +203,8 @@ fn queued_bytes(table: &str) -> u64 {
 
 /// Pseudo terminals that are open inside. They come from one limit of the whole machine (kernel.pty.max).
 pub(super) fn terminals(first: u32) -> usize {
-    let open = fs::read_dir(format!("/proc/{first}/root/dev/pts"));
+    let root = PathBuf::from(format!("/proc/{first}/root"));
+    let open = fs::read_dir(root.join("dev/pts"));
     let names = open.into_iter().flatten().flatten();
     names
         .filter(|entry| {

@@ -490,11 +490,8 @@ async fn an_unknown_query_parameter_is_400_with_the_nearest_known_one() {
         ("sortorder=asc", "sortorder", "sort_order"),
         ("Limit=1", "Limit", "limit"),
     ] {
-        let message = assert_error(
-            &app.get(&team.key, &format!("/v1/runs?{query}")).await,
-            400,
-            "bad_request",
-        );
+        let reply = app.get(&team.key, &format!("/v1/runs?{query}")).await;
+        let message = assert_error(&reply, 400, "bad_request");
         assert!(
             message.contains(given) && message.contains(meant),
             "{query}: {message}"

@@ -96,7 +96,7 @@ async fn attempts_that_failed_count_and_are_listed() {
     world.server.script("claude-sonnet-4-5", vec![good]);
     world.server.fail_with([
         Fault::Status(529),
-        Fault::Cut(3),
+        Fault::Short(3),
         Fault::ErrorEvent("overloaded_error"),
     ]);
     let run = world

@@ -238,7 +238,9 @@ impl Process {
     }
 
     pub(crate) async fn agent(&self, steps: Value) -> Value {
-        let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
+        let tools = json!({"read_file": "allow", "write_file": "allow", "list_files": "allow", "run_command": "allow", "fetch_url": "allow"});
+        let config =
+            json!({"version": "v2", "data": {"tools": tools, "playbook": {"steps": steps}}});
         let body = json!({"name": "test", "build": {"name": "first", "config": config}});
         self.post("/v1/agents", body).await["agent"]["id"].clone()
     }

@@ -159,6 +159,14 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
     // The mouse rests on the button of the second card, the keyboard is in the reason of the third.
     let button = format!("{} button[value=approve]", card(&all[1].1));
     let reason = format!("{} textarea[name=reason]", card(&all[2].1));
+    // Typing first: the browser scrolls to what is typed.
+    browser
+        .script(&format!(
+            "document.querySelector({}).focus({{preventScroll: true}})",
+            json!(reason)
+        ))
+        .await;
+    browser.keys("No, the IBAN").await;
     browser
         .script(&format!(
             "document.querySelector({}).scrollIntoView({{block: 'center'}})",
@@ -167,13 +175,6 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
         .await;
     let (x, y) = middle(&browser, &button).await;
     browser.mouse(x, y, false).await;
-    browser
-        .script(&format!(
-            "document.querySelector({}).focus({{preventScroll: true}})",
-            json!(reason)
-        ))
-        .await;
-    browser.keys("No, the IBAN").await;
     let seen = format!(
         "return [document.elementFromPoint({x}, {y}) === document.querySelector({}), document.elementFromPoint({x}, {y}).closest('[data-request]').dataset.request, \
          document.activeElement === document.querySelector({reason}), document.querySelector({reason}).value, \

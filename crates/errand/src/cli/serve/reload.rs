@@ -63,7 +63,7 @@ impl<'w> Reload<'w> {
             .filter(|name| !TAKEN_OVER.contains(name))
             .collect();
         tracing::info!(
-            log.level = level,
+            settings.log.level = level,
             certificates = if has_tls { "read again" } else { "none read" },
             "SIGHUP: the settings were read again"
         );
