@@ -381,8 +381,6 @@ impl StoreSetup {
         }
         // The lock first: the key's file belongs to whoever holds the directory.
         let lock = Store::lock(&self.dir)?;
-        // Before the database is looked at, which in a copy may be damaged.
-        Store::refuse_copy(&self.dir)?;
         let dir = self.dir.clone();
         let prepared = data_dir::prepare(&dir, making, self.key, discards_secrets)?;
         let options = OpenOptions {

@@ -8,6 +8,9 @@
 //! mark tells of. So a crash, a moved directory, a snapshot of a volume (which keeps the files' numbers) and a copy of a
 //! stopped server's directory all open. A directory without a mark is of an older version, and opens.
 //!
+//! A start on a full disk goes on: a mark that says already what it is to say is left as it is, and another one is written
+//! over where there is no room for a new file.
+//!
 //! Which file it is, is told by the moment of its birth; where the file system does not keep that, by its number. Not by
 //! the device, whose number may be another one after each start of the machine.
 //!
@@ -92,22 +95,70 @@ fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
     let Some(database) = Identity::of(&dir.join(FILE))? else {
         return Ok(());
     };
-    let beside = dir.join(format!("{MARK}.new"));
-    let mut file = File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(&serde_json::to_vec(&Mark { closed, database })?)?;
-    if synced {
-        file.sync_all()?;
+    let mark = Mark { closed, database };
+    // As after a crash. Nothing that cannot be read is in the way of what is written anew.
+    if read(dir).is_ok_and(|found| found.as_ref() == Some(&mark)) {
+        return Ok(());
     }
-    fs::rename(&beside, dir.join(MARK))?;
+    let text = serde_json::to_vec(&mark)?;
+    match replace(dir, &text, synced) {
+        Err(error) if is_full(&error) => write_over(dir, &text, synced),
+        written => written,
+    }
+}
+
+/// Puts a new file in the place of the mark.
+fn replace(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
+    let beside = dir.join(format!("{MARK}.new"));
+    let write = || {
+        let mut file = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(text)?;
+        if synced {
+            file.sync_all()?;
+        }
+        fs::rename(&beside, dir.join(MARK))
+    };
+    if let Err(error) = write() {
+        // What is there of it is of no use.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
     if synced {
         File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Writes over the mark that is there, which takes no room on most file systems. Where that fails as well, the mark goes,
+/// rather than to say what is not so: a directory without one opens.
+fn write_over(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
+    let path = dir.join(MARK);
+    let write = || {
+        let mut file = File::options().write(true).open(&path)?;
+        file.write_all(text)?;
+        file.set_len(u64::try_from(text.len()).unwrap_or(MARK_BYTES_MAX))?;
+        if synced { file.sync_all() } else { Ok(()) }
+    };
+    let Err(error) = write() else {
+        return Ok(());
+    };
+    tracing::warn!(%error, "the disk is full, so that a copy of the data directory is not told from it");
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound && !is_full(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Refuses a copy of a directory that a server worked on. Changes nothing.
@@ -174,14 +225,6 @@ impl Drop for OpenMark {
 }
 
 impl Store {
-    /// Refuses a copy of a directory that a server worked on, before anything in it is looked at. Changes nothing.
-    ///
-    /// # Errors
-    /// [`OpenError::Copied`]; [`OpenError::Directory`].
-    pub fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
-        refuse_copy(dir)
-    }
-
     /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once: its database is looked through
     /// first. `lock`: as [`Store::lock`] gives it.
     ///

@@ -632,7 +632,23 @@ fn unknown() -> StoreError {
 fn same(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
-        StoreError::Trouble { what, .. } => StoreError::Unavailable(Cow::Owned(what.to_string())),
+        // Still a trouble: it is logged where it is met, and not by each caller that is refused.
+        StoreError::Trouble { what, source } => StoreError::Trouble {
+            what: *what,
+            source: same_of_sqlite(source),
+        },
         other => StoreError::Unavailable(Cow::Owned(other.to_string())),
+    }
+}
+
+fn same_of_sqlite(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => {
+            rusqlite::Error::SqliteFailure(*code, text.clone())
+        }
+        other => rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+            Some(other.to_string()),
+        ),
     }
 }

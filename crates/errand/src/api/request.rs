@@ -144,20 +144,30 @@ impl About {
             .map_or_else(|| "-".to_owned(), |team| team.0.to_string());
         let status = response.status().as_u16();
         let method = self.method.as_str();
-        if let Some(source) = response
-            .extensions()
-            .get::<Reported>()
-            .and_then(|reported| reported.source.as_ref())
+        if let Some(reported) = response.extensions().get::<Reported>()
+            && let Some(source) = &reported.source
         {
             let error = chain(source.as_ref());
-            tracing::error!(
-                request.id = request_id,
-                http.method = method,
-                http.route = route,
-                status,
-                error,
-                "{method} {route} failed: {error}"
-            );
+            if reported.code == ErrorCode::Unavailable {
+                // Such as a full disk: nothing is wrong with the program, and it may go later.
+                tracing::warn!(
+                    request.id = request_id,
+                    http.method = method,
+                    http.route = route,
+                    status,
+                    error,
+                    "{method} {route} was refused: {error}"
+                );
+            } else {
+                tracing::error!(
+                    request.id = request_id,
+                    http.method = method,
+                    http.route = route,
+                    status,
+                    error,
+                    "{method} {route} failed: {error}"
+                );
+            }
         }
         tracing::info!(
             request.id = request_id,
