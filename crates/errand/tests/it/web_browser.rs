@@ -99,7 +99,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     browser.tab().await;
     browser.go(&format!("{}/inbox", app.url())).await;
     assert_eq!(browser.title().await, "(1) Inbox · errand");
-    browser.fill("input[name=reason]", "checked").await;
+    browser.fill("textarea[name=reason]", "checked").await;
     browser.decide("button[value=approve]").await;
     browser.until("by owner@acme.example").await;
     browser.switch(&watching).await;
