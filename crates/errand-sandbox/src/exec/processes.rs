@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -167,13 +167,15 @@ fn socket_bytes(of: u32) -> u64 {
     bytes
 }
 
-/// What the file systems in memory hold.
+/// What the file systems in memory hold. Until bubblewrap has changed the root, other file systems have these names: only
+/// those of the right size are a sandbox's.
 fn file_bytes(first: u32) -> u64 {
-    let of = |place: &&str| {
+    let of = |(place, size): &(&str, u64)| {
         let path = format!("/proc/{first}/root{place}");
         let found = rustix::fs::statvfs(path.as_str()).ok()?;
+        let is_own = found.f_blocks.saturating_mul(found.f_frsize) == *size;
         let used = found.f_blocks.saturating_sub(found.f_bfree);
-        Some(used.saturating_mul(found.f_frsize))
+        is_own.then(|| used.saturating_mul(found.f_frsize))
     };
     let places = super::profile::IN_MEMORY.iter().filter_map(of);
     places.fold(0, u64::saturating_add)
@@ -203,8 +205,13 @@ fn queued_bytes(table: &str) -> u64 {
 
 /// Pseudo terminals that are open inside. They come from one limit of the whole machine (kernel.pty.max).
 pub(super) fn terminals(first: u32) -> usize {
-    let root = PathBuf::from(format!("/proc/{first}/root"));
-    let open = fs::read_dir(root.join("dev/pts"));
+    let place = PathBuf::from(format!("/proc/{first}/root")).join("dev/pts");
+    let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
+    // Until bubblewrap has changed the root, these are the machine's.
+    if device(&place) == device(Path::new("/dev/pts")) {
+        return 0;
+    }
+    let open = fs::read_dir(place);
     let names = open.into_iter().flatten().flatten();
     names
         .filter(|entry| {

@@ -17,8 +17,12 @@ const SERVICE_HOME_BYTES: u64 = 512 * MIB;
 
 /// Where the home inside is.
 const HOME: &str = "/home";
-/// The file systems in memory that a command can write to.
-pub(super) const IN_MEMORY: [&str; 3] = ["/tmp", "/dev/shm", HOME];
+/// The file systems in memory that a command can write to, with their sizes in bytes.
+pub(super) const IN_MEMORY: [(&str, u64); 3] = [
+    ("/tmp", TMP_BYTES),
+    ("/dev/shm", SHM_BYTES),
+    (HOME, HOME_BYTES),
+];
 /// Which user the command is inside, whichever it is outside.
 const INSIDE_ID: &str = "1000";
 /// Where programs are looked for inside.
