@@ -268,7 +268,7 @@ async fn errors_have_one_form_everywhere() {
         .await
         .error(401, "unauthorized");
     f.get("/v1/nothing").await.error(404, "not_found");
-    f.get("/v1/runs/not-an-id").await.error(404, "not_found");
+    f.get("/v1/runs/not-an-id").await.error(400, "bad_request");
     f.get("/v1/runs/%FF").await.error(404, "not_found");
     f.send(without_key("GET", "/nothing"))
         .await

@@ -1,6 +1,9 @@
 //! The command line's form, and its commands on a directory and against a server of their own.
 
 use clap::CommandFactory as _;
+use errand_core::id::IdGen;
+use errand_core::time::Timestamp;
+use errand_store::data_dir::Making;
 
 use super::out::tests::memory;
 use super::*;
@@ -94,9 +97,28 @@ async fn printed(line: &str, dir: &std::path::Path) -> Result<String> {
     Ok(stdout.text())
 }
 
+/// A data directory with a store in it, as a server leaves it.
+fn stored() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = crate::app::StoreSetup {
+        dir: dir.path().to_owned(),
+        url: "http://127.0.0.1:8700".to_owned(),
+        readers: 1,
+        cache_kib: 2048,
+        key: None,
+        opening: crate::app::Opening {
+            making: Making::BY_ITSELF,
+            discards_secrets: false,
+        },
+    };
+    let boot = IdGen::new([3; 32]).boot(Timestamp::from_millis(1_800_000_000_000));
+    drop(setup.open(boot, errand_store::Trial::default()).unwrap());
+    dir
+}
+
 #[tokio::test]
 async fn a_key_is_printed_alone_and_listed_without_its_secret() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = stored();
     let key = printed("keys create --name first --expires-in 30d", dir.path())
         .await
         .unwrap();
@@ -130,7 +152,7 @@ async fn a_key_is_printed_alone_and_listed_without_its_secret() {
 
 #[tokio::test]
 async fn a_repair_without_a_server_works_on_the_directory() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = stored();
     for way in ["", " --fail", " --fork"] {
         let line = format!("runs repair 0193b0e2-0000-7000-8000-000000000000{way}");
         let error = printed(&line, dir.path()).await.unwrap_err();
@@ -140,7 +162,7 @@ async fn a_repair_without_a_server_works_on_the_directory() {
 
 #[tokio::test]
 async fn a_link_begins_with_the_outer_address_and_the_webhook_secret_stays() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = stored();
     let link = printed("users link ann@example.com", dir.path())
         .await
         .unwrap();

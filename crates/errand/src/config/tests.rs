@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 49] = [
+const SAMPLES: [(&str, &str, &str); 50] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -28,6 +28,11 @@ const SAMPLES: [(&str, &str, &str); 49] = [
     ("log.level", "'debug'", "debug"),
     ("log.format", "'json'", "json"),
     ("api.unknown_fields", "'ignore'", "ignore"),
+    (
+        "api.allowed_origins",
+        "['https://app.example.com']",
+        "https://app.example.com",
+    ),
     ("api.event_streams_per_key", "6", "6"),
     ("rate_limit.requests_per_minute", "7", "7"),
     ("rate_limit.failed_authentications_per_minute", "8", "8"),
