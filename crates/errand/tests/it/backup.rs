@@ -106,12 +106,7 @@ async fn answer(app: &TestApp, team: &Team, run: &str) {
         return;
     };
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
-    app.post(
-        &team.key,
-        &path,
-        json!({"type": "approval", "approved": true}),
-    )
-    .await;
+    app.post(&team.key, &path, json!({"approved": true})).await;
 }
 
 async fn all_runs(app: &TestApp, team: &Team) -> Vec<Value> {

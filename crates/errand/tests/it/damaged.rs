@@ -64,7 +64,7 @@ async fn a_database_damaged_while_stopped_is_found_at_the_start() {
     damage(dir.path());
     let mut server = Process::begin(dir.path(), &[], &[], None);
     assert!(server.until("answers on ").await, "{}", server.log());
-    server.url = format!("http://{}", server.after("answers on "));
+    server.url = server.after("answers on ");
     for path in ["/readyz", "/v1/runs"] {
         let (status, body) = server.get(path).await;
         assert_eq!(status, 503, "{path}: {body}");

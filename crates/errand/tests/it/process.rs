@@ -238,7 +238,7 @@ impl Process {
     }
 
     pub(crate) async fn agent(&self, steps: Value) -> Value {
-        let tools = json!({"read_file": "allow", "write_file": "allow", "list_files": "allow", "run_command": "allow", "fetch_url": "allow"});
+        let tools = json!({"read_file": "allow", "write_file": "allow", "list_files": "allow", "edit_file": "allow", "search_files": "allow", "run_command": "allow", "fetch_url": "allow"});
         let config =
             json!({"version": "v2", "data": {"tools": tools, "playbook": {"steps": steps}}});
         let body = json!({"name": "test", "build": {"name": "first", "config": config}});
