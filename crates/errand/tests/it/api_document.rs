@@ -117,6 +117,12 @@ async fn the_document_and_the_server_refuse_the_same() {
 
 /// What the server refuses whatever there is: the document must refuse it, too.
 fn refused_by_the_server() -> Vec<(&'static str, &'static str, Value)> {
+    let mut all = refused_runs_and_builds();
+    all.extend(refused_elsewhere());
+    all
+}
+
+fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
     let config = json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}});
     vec![
         ("POST", "/v1/runs", json!({"agent_id": "x"})),
@@ -176,6 +182,11 @@ fn refused_by_the_server() -> Vec<(&'static str, &'static str, Value)> {
             "/v1/builds",
             json!({"agent_id": NOBODY, "name": "b", "config": config, "source_build_id": NOBODY}),
         ),
+    ]
+}
+
+fn refused_elsewhere() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
         (
             "POST",
             "/v1/webhooks",

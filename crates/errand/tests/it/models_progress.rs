@@ -237,9 +237,12 @@ async fn a_cut_answer_that_repeats_the_last_ends_at_once() {
     world.app.finish().await;
 }
 
+/// What a model answers at its nth turn, the code that the run ends with, and how many calls it makes at most.
+type Case = (fn(usize) -> Answer, &'static str, u32);
+
 #[tokio::test]
 async fn calls_that_repeat_or_fail_are_bounded() {
-    let cases: [(fn(usize) -> Answer, &str, u32); 4] = [
+    let cases: [Case; 4] = [
         (
             |_| Answer::call("list_files", json!({})),
             "model_repeats_calls",

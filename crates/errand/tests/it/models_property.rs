@@ -239,9 +239,10 @@ fn check(cases: &[Case]) {
         });
         for case in cases {
             let name = MODELS[case.model].split_once('/').unwrap().1;
-            let mut next = desk.lock().unwrap();
-            next.insert(name.to_owned(), (case.replies.clone(), 0));
-            drop(next);
+            {
+                let mut next = desk.lock().unwrap();
+                next.insert(name.to_owned(), (case.replies.clone(), 0));
+            }
             goes_as_promised(&world, case).await;
         }
         let broken = world
