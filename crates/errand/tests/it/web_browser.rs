@@ -101,7 +101,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     assert_eq!(browser.title().await, "(1) Inbox · errand");
     browser.fill("textarea[name=reason]", "checked").await;
     browser.decide("button[value=approve]").await;
-    browser.until("by owner@acme.example").await;
+    browser.until("by ann@example.com").await;
     browser.switch(&watching).await;
     browser.until("All is sent.").await;
     browser
