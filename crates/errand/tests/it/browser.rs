@@ -185,8 +185,9 @@ impl Chromium {
     /// Presses a button that decides, once it has been where it is for long enough to act.
     pub(crate) async fn decide(&self, css: &str) {
         let css_text = json!(css);
+        // The page measures its buttons at intervals: the mark from before the scrolling would still be there.
         self.script(&format!(
-            "document.querySelector({css_text}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+            "const b = document.querySelector({css_text}); b.scrollIntoView({{block: 'center', behavior: 'instant'}}); b.removeAttribute('data-settled')"
         ))
         .await;
         self.until_script(&format!(
