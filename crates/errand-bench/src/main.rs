@@ -4,6 +4,7 @@
 //! ratios last longer than figures. Everything happens on the loopback and in temporary directories, which are removed,
 //! and ends by itself.
 
+mod compare;
 mod disk;
 mod http;
 mod line;
@@ -22,6 +23,7 @@ use clap::{Parser, ValueEnum as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use compare::Comparison;
 use line::Line;
 use measure::{Bench, Measure};
 use report::Report;
@@ -54,6 +56,20 @@ struct Args {
     /// Reads the lines of an earlier run from this file, and measures nothing that they hold
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
+    /// Compares what a run costs with this earlier program, in place of the measures; fails where a cost grew too much
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "report", "results", "list"])]
+    against: Option<PathBuf>,
+    /// Pairs of the comparison
+    #[arg(long, value_name = "N", default_value_t = 9, requires = "against", value_parser = clap::value_parser!(u16).range(1..=99))]
+    pairs: u16,
+    /// By how many percent the median of a cost may grow
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 5.0,
+        requires = "against"
+    )]
+    growth_max: f64,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -64,6 +80,9 @@ async fn main() -> Result<()> {
             print(&measure.name());
         }
         return Ok(());
+    }
+    if let Some(against) = &args.against {
+        return compare(&args, against.clone()).await;
     }
     let mut lines = match &args.results {
         Some(file) => earlier(file)?,
@@ -85,6 +104,20 @@ async fn main() -> Result<()> {
         Report::of(date, &lines)?.write(file)?;
     }
     Ok(())
+}
+
+async fn compare(args: &Args, against: PathBuf) -> Result<()> {
+    let bench = bench(args)?;
+    let comparison = Comparison {
+        against,
+        pairs: usize::from(args.pairs),
+        growth_max_percent: args.growth_max,
+    };
+    let stop = Stop::listen()?;
+    tokio::select! {
+        compared = comparison.run(&bench) => compared,
+        () = stop.told() => anyhow::bail!("stopped before the end"),
+    }
 }
 
 /// Hears that somebody ends this program: by Ctrl-C, or as an operator ends one.
@@ -147,7 +180,7 @@ fn earlier(file: &std::path::Path) -> Result<Vec<Line>> {
         .collect()
 }
 
-async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<()> {
+fn bench(args: &Args) -> Result<Bench> {
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("errand"),
@@ -158,11 +191,15 @@ async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<
         binary.display()
     );
     many_files()?;
-    let bench = Bench {
+    Ok(Bench {
         binary,
         dir: args.dir.clone().unwrap_or_else(std::env::temp_dir),
         quick: args.quick,
-    };
+    })
+}
+
+async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<()> {
+    let bench = bench(args)?;
     if !lines
         .iter()
         .any(|line| matches!(line, Line::Machine { .. }))

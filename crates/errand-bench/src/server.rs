@@ -15,6 +15,25 @@ const START_MAX: Duration = Duration::from_secs(300);
 /// What differs from the defaults: a key may call as often as it likes.
 const SETTINGS: [(&str, &str); 1] = [("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000000")];
 
+/// What a process has written so far, to files and sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Bytes that it caused to be sent to the disk (`write_bytes` of `/proc/PID/io`).
+    pub(crate) bytes: u64,
+    /// System calls that write (`syscw`).
+    pub(crate) calls: u64,
+}
+
+impl Written {
+    /// What came since an earlier reading. `None` if a counter is lower than before.
+    pub(crate) fn since(&self, earlier: &Self) -> Option<Self> {
+        Some(Self {
+            bytes: self.bytes.checked_sub(earlier.bytes)?,
+            calls: self.calls.checked_sub(earlier.calls)?,
+        })
+    }
+}
+
 /// A server that runs.
 pub(crate) struct Server {
     child: Child,
@@ -92,6 +111,22 @@ impl Server {
             .context("no VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kib * 1024)
+    }
+
+    /// What the server has written so far.
+    pub(crate) fn written(&self) -> Result<Written> {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.pid))?;
+        let counter = |name: &str| -> Result<u64> {
+            io.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .with_context(|| format!("no {name} in /proc/PID/io"))?
+                .parse()
+                .context("not a number in /proc/PID/io")
+        };
+        Ok(Written {
+            bytes: counter("write_bytes")?,
+            calls: counter("syscw")?,
+        })
     }
 
     /// Its process.
