@@ -22,11 +22,11 @@ pub(crate) struct Report {
 
 /// Latencies at a load; the others are about rare things.
 const AT_LOAD: [&str; 5] = [
-    "a step at 256 runs",
-    "a step at 15,000 a second",
+    "a step with 256 runs",
+    "a step at 15,000/s",
     "POST /v1/runs",
     "POST to the end of the run",
-    "the same with 1,000,000 finished runs",
+    "POST to the end of the run, with 1,000,000 finished runs",
 ];
 
 /// Where drawings are named in the text: their folder is named after the file.
@@ -43,33 +43,33 @@ impl Report {
             machine.context("the results do not say on which machine they were measured")?;
         let measured = in_order(lines);
         let mut text = format!(
-            "# Performance\n\nMeasured on {date} by `cargo run --release -p errand-bench -- --report docs/performance.md --date {date}`, which writes this document. Machines are noisy: figures here are good to about a third, ratios and processor time are sturdier. Beside each measure stands what the disk did in the same minute.\n\n## The machine\n\n{}\n",
+            "# Performance\n\nMeasured on {date} by `cargo run --release -p errand-bench -- --report docs/performance.md --date {date}`, which writes this document. Machines are noisy: absolute values are accurate to about a third; ratios and processor time are more reliable. The performance of the disk was measured within the same minute as each measure.\n\n## The machine\n\n{}\n",
             machine.table()
         );
         if measured.iter().any(|measured| measured.quick) {
-            text.push_str("**These are small measures, made to see that the benchmark works: the figures mean nothing.**\n\n");
+            text.push_str("**These are small measures that only check that the benchmark works: the values mean nothing.**\n\n");
         }
-        text.push_str("## What is promised, and what was measured\n\n");
+        text.push_str("## Goals and results\n\n");
         text.push_str(&goals(&measured));
         let drawings = drawings(&measured);
         for (name, _) in &drawings {
             let _ = write!(text, "\n![{}]({FOLDER}/{name})\n", caption(name));
         }
-        text.push_str("\n## What else was seen\n\n");
+        text.push_str("\n## Other results\n\n");
         text.push_str(&told(&measured));
         text.push_str(&notes(&measured));
-        text.push_str("\n## The disk meanwhile\n\n");
+        text.push_str("\n## The disk during each measure\n\n");
         text.push_str(&disks(&measured));
-        text.push_str("\n## How it is measured\n\n");
+        text.push_str("\n## Method\n\n");
         for one in &measured {
             if let Some(measure) = named(&one.measure) {
                 let _ = writeln!(text, "- **{}**: {}", one.measure, measure.method());
             }
         }
         text.push_str(
-            "\nThe disk's own figures: 8 KB overwritten and synced (`fdatasync`), one after the other, for a second; and 256 MiB written from begin to end of a new file and synced. Percentiles are of the nearest rank; no value is left out.\n",
+            "\nThe disk's own performance: 8 KB are overwritten and synced (`fdatasync`) repeatedly for a second; and 256 MiB are written sequentially to a new file and synced. Percentiles use the nearest rank; no value is left out.\n",
         );
-        text.push_str("\n## The lines\n\n```json\n");
+        text.push_str("\n## Raw results\n\n```json\n");
         for line in lines {
             let _ = writeln!(text, "{}", serde_json::to_string(line)?);
         }
@@ -114,7 +114,7 @@ fn figures<'a>(measured: &'a [&Measured]) -> impl Iterator<Item = &'a Figure> {
 }
 
 fn goals(measured: &[&Measured]) -> String {
-    let mut table = "| goal | promised | measured | reached | share of the physical limit |\n|---|---|---|---|---|\n".to_owned();
+    let mut table = "| goal | target | measured | reached | share of the physical limit |\n|---|---|---|---|---|\n".to_owned();
     for figure in figures(measured) {
         let (Some(goal), Some(reached)) = (figure.goal, figure.reached()) else {
             continue;
@@ -162,7 +162,7 @@ fn notes(measured: &[&Measured]) -> String {
 
 fn share(figure: &Figure) -> String {
     match &figure.limit {
-        Some(limit) if limit.share <= 1.5 => format!("{:.0} % {}", limit.share * 100.0, limit.of),
+        Some(limit) if limit.share <= 1.5 => format!("{:.0}% {}", limit.share * 100.0, limit.of),
         Some(limit) => format!("{:.1} × {}", limit.share, limit.of),
         None => "–".to_owned(),
     }
@@ -170,7 +170,8 @@ fn share(figure: &Figure) -> String {
 
 fn disks(measured: &[&Measured]) -> String {
     let mut table =
-        "| beside | syncs of 8 KB | one, p50 | sequential write |\n|---|---|---|---|\n".to_owned();
+        "| measure | syncs of 8 KB | one sync, p50 | sequential write |\n|---|---|---|---|\n"
+            .to_owned();
     for one in measured {
         let disk = one.outcome.disk;
         let _ = writeln!(
@@ -213,9 +214,9 @@ fn number(figure: f64) -> String {
 
 fn caption(drawing: &str) -> &'static str {
     match drawing {
-        "goals.svg" => "What was measured, in proportion to its goal",
-        "runs.svg" => "Runs a second",
-        _ => "Times at the load, by percentile",
+        "goals.svg" => "Measured values in proportion to their goals",
+        "runs.svg" => "Runs per second",
+        _ => "Latency under load, by percentile",
     }
 }
 
@@ -235,7 +236,7 @@ fn drawings(measured: &[&Measured]) -> Vec<(&'static str, String)> {
         drawings.push((
             "goals.svg",
             bars(
-                "Measured, in proportion to the goal (the line: just reached)",
+                "Measured values in proportion to their goals (the line marks the goal)",
                 &goals,
                 1.0,
                 4.0,
@@ -243,7 +244,7 @@ fn drawings(measured: &[&Measured]) -> Vec<(&'static str, String)> {
         ));
     }
     let runs: Vec<Bar> = figures(measured)
-        .filter(|figure| figure.name.starts_with("Runs at 16 clients"))
+        .filter(|figure| figure.name.starts_with("Runs with 16 clients"))
         .map(|figure| Bar {
             label: figure.name.clone(),
             value: figure.measured,
@@ -251,14 +252,14 @@ fn drawings(measured: &[&Measured]) -> Vec<(&'static str, String)> {
         })
         .collect();
     let goal = figures(measured).find_map(|figure| match figure.goal {
-        Some(Bound::AtLeast(least)) if figure.name == "Runs at 16 clients" => Some(least),
+        Some(Bound::AtLeast(least)) if figure.name == "Runs with 16 clients" => Some(least),
         _ => None,
     });
     if let Some(goal) = goal {
         drawings.push((
             "runs.svg",
             bars(
-                "Runs a second (the line: the goal)",
+                "Runs per second (the line marks the goal)",
                 &runs,
                 goal,
                 f64::INFINITY,
@@ -273,7 +274,7 @@ fn drawings(measured: &[&Measured]) -> Vec<(&'static str, String)> {
     if !curves.is_empty() {
         drawings.push((
             "latency.svg",
-            percentiles("Times at the load, by percentile", &curves),
+            percentiles("Latency under load, by percentile", &curves),
         ));
     }
     drawings

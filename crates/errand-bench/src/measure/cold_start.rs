@@ -8,13 +8,9 @@ use crate::line::{Goal, Outcome};
 use crate::stats::Sorted;
 
 const READY: Goal = Goal::at_most("Cold start on an empty directory, p50", "ms", 100.0);
-const AGAIN: Goal = Goal::at_most(
-    "Cold start on a directory that was used before, p50",
-    "ms",
-    100.0,
-);
+const AGAIN: Goal = Goal::at_most("Cold start on a used directory, p50", "ms", 100.0);
 
-pub(super) const METHOD: &str = "Ten starts on new directories (made, migrated, a first team and owner), and each of them again: from the start of the process to the first 200 of `/readyz`, asked each millisecond.";
+pub(super) const METHOD: &str = "Ten servers start on new directories (creation, migration, first team and owner), and each starts again. The time is from the start of the process to the first 200 of `/readyz`, which is requested every millisecond.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;

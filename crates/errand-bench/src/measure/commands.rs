@@ -19,18 +19,18 @@ use super::idle::MIB;
 use crate::line::{Goal, Outcome};
 use crate::stats::Sorted;
 
-const RATIO: Goal = Goal::at_most("An isolated command, over bare bubblewrap, p50", "×", 1.3);
+const RATIO: Goal = Goal::at_most(
+    "An isolated command, relative to bare bubblewrap, p50",
+    "×",
+    1.3,
+);
 const COLD: Goal = Goal::told("An isolated command, p50", "ms");
 const BARE: Goal = Goal::told("Bare bubblewrap with the same namespaces, p50", "ms");
-const WARM: Goal = Goal::at_most("A command in a shell that waits, p50", "ms", 5.0);
-const TOGETHER: Goal = Goal::told("Fifty sandboxes at once, each command, p50", "ms");
-const GROWTH: Goal = Goal::at_most(
-    "Memory after a hundred and fifty sandboxes, growth",
-    "MiB",
-    8.0,
-);
+const WARM: Goal = Goal::at_most("A command in a waiting shell, p50", "ms", 5.0);
+const TOGETHER: Goal = Goal::told("Each command with 50 concurrent sandboxes, p50", "ms");
+const GROWTH: Goal = Goal::at_most("Growth of memory after 150 sandboxes", "MiB", 8.0);
 
-pub(super) const METHOD: &str = "`echo x` by bash, in turns, 60 ms after the one before: isolated as `run_command` does it (from nothing to the result, with cgroup, filter, watcher and clearing up), and by bubblewrap alone with the same namespaces and nothing else, as the same user (forked, as another user's program is; first of all measures, while the process that is forked is small). Then by a shell that was started ahead, from the command to the result. Then fifty at once, each in a sandbox of its own, three times over; memory is this process's, between the first time and the last.";
+pub(super) const METHOD: &str = "bash runs `echo x`, 60 ms after the previous command, alternating between two methods: isolated as `run_command` does it (from nothing to the result, with cgroup, filter, watcher and cleanup), and with bubblewrap alone, with the same namespaces and nothing else, as the same user (forked, as another user's program is; before all other measures, while the forking process is small). Then a shell that was started in advance runs it, from the command to the result. Then 50 run concurrently, each in a sandbox of its own, three times; memory is that of the benchmark's process, between the first time and the last.";
 
 /// Before each: what the one before it left for the kernel to take down (namespaces, a cgroup) is not this one's cost.
 const BETWEEN: Duration = Duration::from_millis(60);

@@ -32,23 +32,19 @@ const PACE: Duration = Duration::from_micros(256 * 1_000_000 / 15_000);
 /// Bytes of the message that a step appends.
 const MESSAGE_BYTES: usize = 1024;
 
-const RATE: Goal = Goal::at_least("Durable steps at 256 runs at once", "/s", 15_000.0);
+const RATE: Goal = Goal::at_least("Durable steps with 256 concurrent runs", "/s", 15_000.0);
 const P50: Goal = Goal::told("A step at that load, p50", "ms");
 const P99: Goal = Goal::told("A step at that load, p99", "ms");
-const PACED_RATE: Goal = Goal::told("Durable steps where 15,000 a second are asked for", "/s");
-const PACED_P50: Goal = Goal::told("A step where 15,000 a second are asked for, p50", "ms");
-const PACED_P99: Goal = Goal::at_most(
-    "A step where 15,000 a second are asked for, p99",
-    "ms",
-    25.0,
-);
+const PACED_RATE: Goal = Goal::told("Durable steps at a requested rate of 15,000/s", "/s");
+const PACED_P50: Goal = Goal::told("A step at a requested rate of 15,000/s, p50", "ms");
+const PACED_P99: Goal = Goal::at_most("A step at a requested rate of 15,000/s, p99", "ms", 25.0);
 const LONE: Goal = Goal::at_most(
-    "A lone run's step, p50, over the disk's own sync",
+    "A step of a single run, p50, in addition to the disk's own sync",
     "ms",
     1.0,
 );
 
-pub(super) const METHOD: &str = "On the store itself, in this process: 256 claimed runs commit steps one after the other, each an entry of 1 KB with its event and the run's row, answered when it is on disk, as fast as it goes; then at a pace of 15,000 steps a second in all, each step's time counted from when it was due; then one run alone, in turns with syncs of 8 KB on the same disk.";
+pub(super) const METHOD: &str = "The benchmark uses the store directly, in its own process. 256 claimed runs each commit one step after the other at full speed. A step is an entry of 1 KB with its event and the run's row; it is complete when it is on disk. Then all runs together commit 15,000 steps per second, and a step's time counts from when it was due. Then a single run commits steps, alternating with syncs of 8 KB on the same disk.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
@@ -81,7 +77,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     Ok(Outcome {
         figures: vec![
             RATE.gave(rate).of_limit(
-                "of the disk's syncs, one for each",
+                "of the disk's syncs, one per step",
                 rate / disk.fdatasync_per_s,
             ),
             P50.gave(many.times.at(50.0)),
@@ -96,9 +92,9 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         ],
         disk,
         curves: vec![
-            many.times.curve("a step at 256 runs"),
-            paced.times.curve("a step at 15,000 a second"),
-            lone.curve("a step of a lone run"),
+            many.times.curve("a step with 256 runs"),
+            paced.times.curve("a step at 15,000/s"),
+            lone.curve("a step of a single run"),
         ],
         details: json!({
             "steps": many.times.len(),

@@ -15,11 +15,11 @@ use crate::seed::{Wanted, multiply};
 use crate::stats::Sorted;
 
 const RATIO: Goal = Goal::at_least(
-    "Runs a second with 1,000,000 finished runs, against an empty store",
+    "Runs per second with 1,000,000 finished runs, relative to an empty store",
     "×",
     0.8,
 );
-const RATE: Goal = Goal::told("Runs at 16 clients with 1,000,000 finished runs", "/s");
+const RATE: Goal = Goal::told("Runs with 16 clients and 1,000,000 finished runs", "/s");
 const POST: Goal = Goal::told("`POST /v1/runs` with 1,000,000 finished runs, p50", "ms");
 const READY: Goal = Goal::at_most("Start with 1,000,000 finished runs", "ms", 100.0);
 
@@ -33,14 +33,11 @@ const LISTS: [(Goal, &str); 4] = [
         "",
     ),
     (
-        Goal::told("The first page of the completed ones, p50", "ms"),
+        Goal::told("The first page of completed runs, p50", "ms"),
         "&status=completed",
     ),
     (
-        Goal::told(
-            "The first page of the failed ones (there is none), p50",
-            "ms",
-        ),
+        Goal::told("The first page of failed runs (there are none), p50", "ms"),
         "&status=failed",
     ),
     (
@@ -49,7 +46,7 @@ const LISTS: [(Goal, &str); 4] = [
     ),
 ];
 
-pub(super) const METHOD: &str = "A finished run of the load's kind is multiplied in the database file while the server is stopped (all its rows, with ids and moments of their own; indexes and triggers kept). The same load as in the throughput measure then runs on a new server and on this one, twice each, in turn. Lists are asked for with the default page of 20.";
+pub(super) const METHOD: &str = "A finished run of the throughput measure is copied in the database file while the server is stopped (all its rows, with new ids and times; indexes and triggers are kept). The load of the throughput measure then runs on a new server and on this one, twice each, alternating. Lists are requested with the default page of 20.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
@@ -108,7 +105,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             .last()
             .map(|load| {
                 load.turnarounds
-                    .curve("the same with 1,000,000 finished runs")
+                    .curve("POST to the end of the run, with 1,000,000 finished runs")
             })
             .into_iter()
             .collect(),

@@ -8,10 +8,10 @@ use crate::line::{Goal, Outcome};
 use crate::load;
 
 const FRESH: Goal = Goal::at_most("Memory of an idle server", "MiB", 30.0);
-const USED: Goal = Goal::told("Memory of a server after a hundred runs", "MiB");
+const USED: Goal = Goal::told("Memory of a server after 100 runs", "MiB");
 
 pub(super) const METHOD: &str =
-    "Resident memory (VmRSS) right after a first start, and once more after a hundred runs.";
+    "Resident memory (VmRSS) immediately after a first start, and again after 100 runs.";
 
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 

@@ -15,14 +15,18 @@ const AT_50: Goal = Goal::at_most(
     "ms",
     2.0,
 );
-const GROWTH: Goal = Goal::at_most("A model step at 800 messages, against one at 200", "×", 4.0);
+const GROWTH: Goal = Goal::at_most(
+    "A model step at 800 messages, relative to one at 200",
+    "×",
+    4.0,
+);
 const AT_200: Goal = Goal::told("Processor time of a model step at 200 messages", "ms");
 const AT_800: Goal = Goal::told("Processor time of a model step at 800 messages", "ms");
 
 /// Messages of transcript at the middle of each window, and requests on either side of it.
 const WINDOWS: [(u64, u64); 3] = [(50, 12), (200, 20), (800, 20)];
 
-pub(super) const METHOD: &str = "A run of `openai/gpt-4.1`, whose provider is a server within the benchmark that answers at once: each answer calls `read_file` of a small file, the last ends the run. A step is one model call with the tool call that follows it: two messages, two commits. The provider reads the server's processor time at the first and the last question of a window around 50, 200 and 800 messages, while the server waits for the answer; the sums over all runs, one after the other, are divided by the steps in the windows.";
+pub(super) const METHOD: &str = "The provider of a run of `openai/gpt-4.1` is a server in the benchmark that answers immediately: each answer calls `read_file` on a small file, and the last ends the run. A step is one model call with the tool call that follows it: two messages, two commits. The provider reads the server's processor time at the first and the last request of a window around 50, 200 and 800 messages, while the server waits for the answer. The sums over all runs, one after the other, are divided by the steps in the windows.";
 
 /// The request whose transcript has so many messages: the user's, and two for each answer.
 fn request_at(messages: u64) -> u64 {

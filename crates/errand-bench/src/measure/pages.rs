@@ -19,7 +19,7 @@ const PAGES: [(&str, Goal); 9] = [
     ("/", Goal::at_most("Home with 10,000 runs, p50", "ms", 20.0)),
     (
         "/runs",
-        Goal::at_most("The list of runs with 10,000 of them, p50", "ms", 20.0),
+        Goal::at_most("The list of runs with 10,000 runs, p50", "ms", 20.0),
     ),
     (
         "/inbox",
@@ -60,7 +60,7 @@ const APART_MS: i64 = 250_000;
 const EMAIL: &str = "bench@example.com";
 const PASSWORD: &str = "a password to measure with";
 
-pub(super) const METHOD: &str = "A finished run is multiplied in the database file to 10,000 over a month, and a playbook makes one of 2,000 messages. Somebody is logged in, and asks for each page again and again on one connection: the whole time from the request to the last byte of the answer.";
+pub(super) const METHOD: &str = "A finished run is copied in the database file to 10,000 runs over a month, and a playbook creates one with 2,000 messages. A logged-in user requests each page repeatedly on one connection. The time is from the request to the last byte of the response.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;

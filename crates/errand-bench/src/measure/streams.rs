@@ -13,18 +13,18 @@ use crate::stats::Sorted;
 
 const MEMORY: Goal = Goal::at_most("Memory that 1,000 open streams add", "MB", 50.0);
 const EVENT: Goal = Goal::told(
-    "From an answer's request to its event on the stream, p50",
+    "From the request of an answer to its event on the stream, p50",
     "ms",
 );
 const EVENT_P99: Goal = Goal::told(
-    "From an answer's request to its event on the stream, p99",
+    "From the request of an answer to its event on the stream, p99",
     "ms",
 );
 
 /// How long an event may take to come.
 const EVENT_MAX: Duration = Duration::from_secs(60);
 
-pub(super) const METHOD: &str = "A thousand runs that wait for a person, a stream of events for each on a connection of its own, all told what there is. Memory is that of the server then, less that before the first stream. Then 200 of the requests are answered, one after the other, by another connection: the time is from the first byte of the answer's `POST` to `human_request.closed` on the run's stream.";
+pub(super) const METHOD: &str = "1,000 runs wait for a person, each with an event stream on a connection of its own that has received all existing events. Memory is that of the server at this point, minus that before the first stream. Then 200 of the requests are answered one after the other on another connection. The time is from the first byte of the answer's `POST` to `human_request.closed` on the run's stream.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
@@ -89,7 +89,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
             EVENT_P99.gave(times.at(99.0)),
         ],
         disk,
-        curves: vec![times.curve("an answer to its event on a stream")],
+        curves: vec![times.curve("from an answer to its event on a stream")],
         details: json!({
             "streams": count,
             "rss_bytes_before": before,

@@ -9,12 +9,12 @@ use crate::load::{self, Load};
 /// Clients that each start a run and wait for its end.
 pub(super) const CLIENTS: usize = 16;
 
-const RUNS: Goal = Goal::at_least("Runs at 16 clients", "/s", 1200.0);
+const RUNS: Goal = Goal::at_least("Runs with 16 clients", "/s", 1200.0);
 const POST_P50: Goal = Goal::at_most("`POST /v1/runs` at that load, p50", "ms", 2.0);
 const POST_P99: Goal = Goal::at_most("`POST /v1/runs` at that load, p99", "ms", 10.0);
 const TURNAROUND: Goal = Goal::at_most("From the `POST` to the end of the run, p50", "ms", 20.0);
 
-pub(super) const METHOD: &str = "The real program with its default settings (but for the limit of requests), on the loopback. 16 clients, a connection each, start a run by `POST /v1/runs`, wait for its end, and start the next. A run writes a file (synced), reads it, and ends with a message. The clients share the processors with the server.";
+pub(super) const METHOD: &str = "The real program runs with its default settings (except for the rate limit) on the loopback interface. 16 clients with one connection each start a run with `POST /v1/runs`, wait for its end, and start the next. A run writes a file (synced), reads it, and ends with a message. The clients share the processors with the server.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;
@@ -29,10 +29,8 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     server.stop().await?;
     Ok(Outcome {
         figures: vec![
-            RUNS.gave(load.runs_per_s()).of_limit(
-                "of the processors' time is in use",
-                load.share_of_processors(),
-            ),
+            RUNS.gave(load.runs_per_s())
+                .of_limit("of the processor time is used", load.share_of_processors()),
             POST_P50.gave(load.posts.at(50.0)),
             POST_P99.gave(load.posts.at(99.0)),
             TURNAROUND.gave(load.turnarounds.at(50.0)),

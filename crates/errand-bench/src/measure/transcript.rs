@@ -14,17 +14,21 @@ use crate::server::Server;
 use crate::stats::Sorted;
 
 const TIME: Goal = Goal::at_most(
-    "Time of a step at 10,000 messages, against one at the begin",
+    "Duration of a step at 10,000 messages, relative to one at the beginning",
     "×",
     1.5,
 );
 const CPU: Goal = Goal::at_most(
-    "Processor time of a step at 10,000 messages, against one at the begin",
+    "Processor time of a step at 10,000 messages, relative to one at the beginning",
     "×",
     1.5,
 );
-const PAGE: Goal = Goal::at_most("A page of 50 of 10,000 messages, wherever, p50", "ms", 5.0);
-const STEP: Goal = Goal::told("A step of such a run at the begin", "ms");
+const PAGE: Goal = Goal::at_most(
+    "A page of 50 of 10,000 messages at any offset, p50",
+    "ms",
+    5.0,
+);
+const STEP: Goal = Goal::told("A step of such a run at the beginning", "ms");
 
 /// The first messages do not count: the run is taken and its file written.
 const FIRST: u64 = 10;
@@ -33,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How long a run may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
-pub(super) const METHOD: &str = "A playbook with a `for_each` that says something and reads a file, three messages and two moves a round, until there are 10,000 messages; three such runs, one after the other, the middle ratio counts. Time of a step is taken from the messages' `created_at`, in a window of a twentieth of the transcript after its tenth message and at its end; processor time is the server's, read while it goes, in a window of a tenth. Pages of 50 are asked for at offsets 0, 5,000 and 9,950.";
+pub(super) const METHOD: &str = "A playbook with a `for_each` writes a message and reads a file, with three messages and two moves per round, until there are 10,000 messages. Three such runs execute one after the other, and the median ratio counts. The duration of a step comes from the messages' `created_at`, in a window of a twentieth of the transcript after its tenth message and at its end. Processor time is the server's, sampled during the run, in a window of a tenth. Pages of 50 are requested at offsets 0, 5,000 and 9,950.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;

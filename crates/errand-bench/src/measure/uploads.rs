@@ -14,12 +14,12 @@ use crate::load::string_at;
 use crate::server::Server;
 
 const SHARE: Goal = Goal::at_least(
-    "An upload of 5 GiB, against the disk's own sequential write",
+    "An upload of 5 GiB, relative to the disk's own sequential write",
     "×",
     0.8,
 );
 const RATE: Goal = Goal::told("An upload of 5 GiB", "MB/s");
-const MEMORY: Goal = Goal::at_most("Memory that the server takes for it, at most", "MiB", 32.0);
+const MEMORY: Goal = Goal::at_most("Maximum memory that the server uses for it", "MiB", 32.0);
 
 /// What an upload URL takes.
 const BYTES: u64 = 5 * 1024 * 1024 * 1024;
@@ -28,7 +28,7 @@ const SPARE: u64 = 4 * 1024 * 1024 * 1024;
 const PIECE: usize = 1024 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) const METHOD: &str = "One `PUT` of 5 GiB to an upload URL, in pieces of 1 MiB, until its answer, which comes when the file is synced under its name. The disk's own figure is a file of the same size, written from its begin to its end and synced, right before and right after: the mean of both counts. Memory is the highest that is seen meanwhile, less that before.";
+pub(super) const METHOD: &str = "One `PUT` of 5 GiB to an upload URL, in pieces of 1 MiB, is measured until its response, which is sent when the file is synced under its name. The disk's own value is the mean for two files of the same size, written sequentially and synced, immediately before and after. Memory is the maximum during the upload, minus that before it.";
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let scratch = bench.scratch()?;

@@ -12,7 +12,7 @@ fn lines() -> Vec<Line> {
             "figures": [{"name": "An upload", "unit": "MB/s", "measured": 512.25}]}),
         json!({"measure": "throughput", "quick": false, "disk": disk, "details": {},
             "figures": [
-                {"name": "Runs at 16 clients", "unit": "/s", "measured": 1300.0, "goal": {"at_least": 1200.0}, "limit": {"of": "of the processors", "share": 0.9}},
+                {"name": "Runs with 16 clients", "unit": "/s", "measured": 1300.0, "goal": {"at_least": 1200.0}, "limit": {"of": "of the processors", "share": 0.9}},
                 {"name": "`POST /v1/runs`", "unit": "ms", "measured": 4.5, "goal": {"at_most": 2.0}},
             ],
             "curves": [{"name": "POST /v1/runs", "points": [[50.0, 1.5], [99.0, 9.0], [100.0, 31.0]]}]}),
@@ -29,7 +29,7 @@ fn the_report_says_what_was_promised_and_what_was_measured() {
         "Measured on 2026-11-23",
         "| Disk | ext4 on vda (virtio) |",
         "| Memory | 24.0 GiB |",
-        "| Runs at 16 clients | ≥ 1,200 /s | 1,300 /s | yes | 90 % of the processors |",
+        "| Runs with 16 clients | ≥ 1,200 /s | 1,300 /s | yes | 90% of the processors |",
         "| `POST /v1/runs` | ≤ 2 ms | 4.5 ms | **no** | – |",
         "| An upload | 512 MB/s | – |",
         "| throughput | 7,000 /s | 0.13 ms | 800 MB/s |",
@@ -95,4 +95,29 @@ fn numbers_are_written_for_people() {
     ] {
         assert_eq!(number(figure), text);
     }
+}
+
+/// The prose of the report is here, and its figures are in the document: both are kept in step.
+#[test]
+fn the_document_is_what_its_results_make() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let date = text.split_once("Measured on ").unwrap().1;
+    let date = date.split(' ').next().unwrap();
+    let results = text.split_once("```json\n").unwrap().1;
+    let results = results.split("```").next().unwrap();
+    let lines: Vec<Line> = results
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let report = Report::of(date, &lines).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        report.write(&file).unwrap();
+        return;
+    }
+    assert!(
+        report.text.replace(FOLDER, "performance") == text,
+        "docs/performance.md is not what its results make. Rewrite it with\n\
+         UPDATE_DOCS=1 cargo test -p errand-bench the_document_is_what_its_results_make"
+    );
 }
