@@ -88,7 +88,8 @@ fn values(line: &SettingLine) -> String {
         Some((from, to)) => format!("{from} to {to}"),
         None => line.allowed.replace(" | ", ", "),
     };
-    if line.unit.is_empty() {
+    // Durations and sizes are written with their units.
+    if line.unit.is_empty() || line.unit.contains('(') {
         allowed
     } else {
         format!("{allowed} ({})", line.unit)
