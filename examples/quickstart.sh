@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The API by example: an assignment works on a file, asks a person, and leaves a result. Needs curl and jq.
+# The API by example: an assignment reads a file, asks a person, and writes a result. Needs curl and jq.
 #
 #   errand serve &
 #   export ERRAND_API_KEY=$(errand keys create --name quickstart)
@@ -7,13 +7,13 @@
 #
 # ERRAND_URL      the server (http://127.0.0.1:8700)
 # ERRAND_API_KEY  the key
-# WEBHOOK_URL     where the server shall tell of approvals and of the end; without it, this script polls all the same
+# WEBHOOK_URL     the address to which the server sends webhooks (optional; this script polls in any case)
 set -euo pipefail
 
 url=${ERRAND_URL:-http://127.0.0.1:8700}
 : "${ERRAND_API_KEY:?set it to a key; \`errand keys create --name NAME\` makes one}"
 
-# api METHOD PATH [curl's options]: prints the answer's body; a status of 400 and above ends the script.
+# api METHOD PATH [curl options]: prints the response body; a status of 400 or above ends the script.
 api() {
     local method=$1 path=$2
     shift 2
@@ -25,7 +25,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 [[ -t 2 ]] || say() { printf '\n%s\n' "$*" >&2; }
 
 say "1. An agent, and what it does"
-# Its model is the built-in one, which follows a list of steps and needs no key.
+# The built-in model follows a list of steps and needs no key.
 agent=$(api POST /v1/agents --json '{
     "name": "Count words",
     "build": {
@@ -56,14 +56,14 @@ echo "Dear reader, this is a letter of nine words." |
     jq --compact-output .
 
 say "3. A run"
-# The answer comes at once; the run goes on by itself. The same Idempotency-Key never starts a second one.
+# The response comes immediately, and the run continues by itself. The same Idempotency-Key never starts a second run.
 request=$(jq --null-input --arg agent "$agent" --arg sandbox "$sandbox" --arg webhook "${WEBHOOK_URL:-}" \
     '{agent_id: $agent, sandbox_id: $sandbox, message: "Count the words, please."}
      + if $webhook == "" then {} else {webhook_url: $webhook} end')
 run=$(api POST /v1/runs --header "idempotency-key: quickstart-$sandbox" --json "$request" | jq --raw-output .run.id)
 echo "run $run"
 
-# wait_for STATUS…: polls until the run has one of them, for a minute.
+# wait_for STATUS…: polls for up to a minute until the run has one of these statuses.
 wait_for() {
     local status
     for _ in {1..300}; do
