@@ -154,6 +154,41 @@ fn the_modules_of_the_code_map_exist() {
     );
 }
 
+/// Names of functions, types and fields in the documents, such as `` `Store::claim` `` and `` `wake_at` ``. A name that was
+/// changed in the code is found here.
+#[test]
+fn the_names_in_documents_are_in_the_code() {
+    let mut code = BTreeSet::new();
+    for path in files() {
+        if matches!(
+            path.extension().and_then(|e| e.to_str()),
+            Some("rs" | "sql" | "toml")
+        ) {
+            let text = read(&path);
+            code.extend(text.split(|c: char| !is_of_a_name(c)).map(str::to_owned));
+        }
+    }
+    let mut missing = Vec::new();
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = read(document);
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_name = name.chars().all(|c| is_of_a_name(c) || c == ':');
+            let last = name.rsplit(':').next().unwrap();
+            if is_name && (name.contains("::") || name.contains('_')) && !code.contains(last) {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    none(
+        &missing,
+        "documents name what is not in the code: rename it there",
+    );
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
 /// The right column of each table of invariants names tests, each as `` `name_of_a_test` ``.
 #[test]
 fn the_tests_of_the_invariants_exist() {
