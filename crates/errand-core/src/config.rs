@@ -533,7 +533,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
             "tokens" => limits.tokens = Some(whole()?),
             "seconds" => limits.seconds = whole()?,
             "children" => {
-                let children = value.as_u64().filter(|n| *n <= limits::RUN_CHILDREN_MAX);
+                let children = whole_number(value).filter(|n| *n <= limits::RUN_CHILDREN_MAX);
                 limits.children = children.ok_or_else(|| {
                     let max = limits::RUN_CHILDREN_MAX;
                     bad(
@@ -692,6 +692,16 @@ mod tests {
             path_of(json!({"models": m, "human_in_the_loop": "yes"})),
             "data.human_in_the_loop"
         );
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_point() {
+        let limits = json!({"steps": 5.0, "tokens": 5.0, "seconds": 5.0, "children": 5.0});
+        let config = of(json!({"models": "builtin/x", "limits": limits})).unwrap();
+        assert_eq!((config.limits.steps, config.limits.children), (Some(5), 5));
+        let m = json!("builtin/x");
+        let half = json!({"models": m, "limits": {"children": 0.5}});
+        assert_eq!(path_of(half), "data.limits.children");
     }
 
     #[test]

@@ -5,8 +5,36 @@ use serde_json::Value;
 use super::aliases::has_suffix;
 use crate::warning::Warning;
 
-/// Settings of the hosted product that this server does not have, and what takes their place here.
-const SETTINGS: [(&str, &str); 6] = [
+/// Most warnings about one build: a config may hold any number of unknown keys.
+const WARNINGS_MAX: usize = 100;
+
+/// The keys of `data` that have an effect.
+const DATA: [&str; 11] = [
+    "models",
+    "input",
+    "tools",
+    "connections",
+    "secrets",
+    "assignments",
+    "fetch_url",
+    "limits",
+    "human_in_the_loop",
+    "human_requests",
+    "playbook",
+];
+
+/// The keys of objects in `data` that have an effect.
+const WITHIN: [(&str, &[&str]); 3] = [
+    (
+        "limits",
+        &["steps", "tokens", "cost_usd", "seconds", "children"],
+    ),
+    ("human_requests", &["expires_in", "on_expire"]),
+    ("fetch_url", &["allow"]),
+];
+
+/// Settings that this server does not have, and what takes their place here.
+const SETTINGS: [(&str, &str); 7] = [
     (
         "skills",
         "connections give a build tools: list them in data.connections and name their tools in data.tools",
@@ -28,6 +56,10 @@ const SETTINGS: [(&str, &str); 6] = [
         "files",
         "upload files to a sandbox, and start the run with its sandbox_id",
     ),
+    (
+        "output_schema",
+        "what a run gives is not validated: ask for its form in data.input",
+    ),
 ];
 
 /// Warnings about what is in a config and does nothing. `within`: where the config stands in a request, such as `build.`.
@@ -44,6 +76,19 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
             found.push(Warning::new(at(name), message));
         }
     }
+    let is_setting = |name: &str| SETTINGS.iter().any(|(known, _)| *known == name);
+    for name in unknown_keys(data, &DATA).filter(|name| !is_setting(name)) {
+        found.push(unknown(at(name), "data", &DATA));
+    }
+    for (object, known) in WITHIN {
+        for name in data
+            .get(object)
+            .into_iter()
+            .flat_map(|value| unknown_keys(value, known))
+        {
+            found.push(unknown(at(&format!("{object}.{name}")), object, known));
+        }
+    }
     let agent = data.get("models").and_then(|models| models.get("agent"));
     for (name, value) in agent.and_then(Value::as_object).into_iter().flatten() {
         if name != "model" && says_something(value) {
@@ -58,6 +103,40 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
         found.push(Warning::new(
             at("models.agent.model"),
             "the suffix is left out when the provider is asked; the size of the window is that of the server's own table",
+        ));
+    }
+    bounded(found, &at(""))
+}
+
+/// The keys of an object that are not known and hold more than a placeholder.
+fn unknown_keys<'v>(
+    object: &'v Value,
+    known: &'static [&'static str],
+) -> impl Iterator<Item = &'v str> {
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, value)| !known.contains(&name.as_str()) && says_something(value))
+        .map(|(name, _)| name.as_str())
+}
+
+fn unknown(path: String, object: &str, known: &[&str]) -> Warning {
+    let known = known.join(", ");
+    Warning::new(
+        path,
+        format!("it is not known, is kept and has no effect here; {object} takes {known}"),
+    )
+}
+
+/// The first warnings, and one that says how many more there are. `data`: the path of all of them.
+fn bounded(mut found: Vec<Warning>, data: &str) -> Vec<Warning> {
+    let more = found.len().saturating_sub(WARNINGS_MAX);
+    if more > 0 {
+        found.truncate(WARNINGS_MAX);
+        found.push(Warning::new(
+            data.trim_end_matches('.'),
+            format!("{more} more settings in it have no effect here"),
         ));
     }
     found
@@ -104,6 +183,47 @@ mod tests {
         assert_eq!(
             paths(&data),
             named.map(|name| format!("build.config.data.{name}"))
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_those_that_are_known() {
+        let data = json!({
+            "models": "gpt-5", "text": "x", "limits": {"steps": 5, "step": 5, "minutes": null},
+            "human_requests": {"expires_in": "1h", "expire_in": "2h"}, "fetch_url": {"allow": ["a.example"], "hosts": ["b.example"]}
+        });
+        let named = [
+            "text",
+            "limits.step",
+            "human_requests.expire_in",
+            "fetch_url.hosts",
+        ];
+        assert_eq!(
+            paths(&data),
+            named.map(|name| format!("build.config.data.{name}"))
+        );
+        let config = json!({"version": "v2", "data": data});
+        let limits = ignored(&config, "").swap_remove(1);
+        assert!(
+            limits
+                .message
+                .ends_with("limits takes steps, tokens, cost_usd, seconds, children"),
+            "{limits:?}"
+        );
+    }
+
+    #[test]
+    fn warnings_of_one_build_are_bounded() {
+        let keys = (0..1000).map(|number| (format!("key_{number}"), json!(1)));
+        let data = Value::Object(keys.collect());
+        let warnings = ignored(&json!({"version": "v2", "data": data}), "");
+        assert_eq!(warnings.len(), WARNINGS_MAX + 1);
+        let last = warnings.last().unwrap();
+        assert_eq!(last.path, "config.data");
+        assert!(
+            last.message.starts_with("900 more settings"),
+            "{}",
+            last.message
         );
     }
 
