@@ -4,6 +4,7 @@
 //! the name of the field and what that takes. A field that is not known is named with the nearest known one; the setting
 //! `api.unknown_fields = "ignore"` passes it over. A call that takes no body reads any, and only its digest.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::body::Body;
@@ -28,7 +29,10 @@ pub(crate) struct Json<T> {
     pub(crate) is_lossy: bool,
 }
 
-/// A body that may be absent: the default of `T` then.
+/// A body of a call that needs none: the default of `T` where none is sent, or anything but a JSON object.
+///
+/// The contract lets a client send any body, of any type, with a call that takes none. What is an object of JSON is read
+/// all the same, and strictly: what a client asks for is not lost in silence.
 pub(crate) struct MaybeJson<T> {
     /// What it says.
     pub(crate) value: T,
@@ -75,21 +79,35 @@ impl<T: RequestBody + Default> FromRequest<AppState> for MaybeJson<T> {
     async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let bytes = read(&parts.headers, body).await?;
-        let value = if without_bom(&bytes).iter().all(u8::is_ascii_whitespace) {
-            T::default()
-        } else if is_json(&parts.headers) {
+        let text = without_bom(&bytes).trim_ascii();
+        if !text.is_empty() {
             refuse_compressed(&parts.headers)?;
+        }
+        let is_object = text.starts_with(b"{");
+        let value = if is_object && is_json(&parts.headers) {
             parse(&bytes, app.settings.unknown_fields_refused)?.0
-        } else {
+        } else if is_object && names_a_field::<T>(text) {
             return Err(ApiError::unsupported(
                 "this endpoint reads JSON, or no body: send it with `content-type: application/json`",
             ));
+        } else {
+            T::default()
         };
         Ok(Self {
             value,
             sha256: Sha256::digest(&bytes).into(),
         })
     }
+}
+
+/// Whether a text is a JSON object with one of the fields of `T`.
+fn names_a_field<T: RequestBody>(text: &[u8]) -> bool {
+    let object = serde_json::from_slice::<BTreeMap<String, de::IgnoredAny>>(text);
+    object.is_ok_and(|object| {
+        fields_of::<T>()
+            .iter()
+            .any(|name| object.contains_key(*name))
+    })
 }
 
 /// Refuses a body that is sent in another form than it is read in.

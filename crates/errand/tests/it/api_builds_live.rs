@@ -94,6 +94,46 @@ async fn a_draft_is_not_run_until_it_is_promoted() {
 }
 
 #[tokio::test]
+async fn promoting_takes_any_body_and_reads_objects() {
+    let app = TestApp::start().await;
+    let team = app.team("acme").await;
+    let agent = app.agent(&team, says("one")).await;
+    let live = build_of_new_run(&app, &team, &agent).await;
+    let path = path_of(&json!({"id": live}), "/promote");
+    let bearer = format!("Bearer {}", team.key);
+    let promote = async |kind: &str, body: &'static str| {
+        let headers = [("authorization", bearer.as_str()), ("content-type", kind)];
+        app.send(Method::POST, &path, &headers, Body::from(body))
+            .await
+    };
+    for (kind, body) in [
+        ("application/json", "[1]"),
+        ("application/json", "null"),
+        ("application/json", "not JSON"),
+        ("text/plain", "anything"),
+        ("text/plain", "{}"),
+        ("application/x-www-form-urlencoded", ""),
+    ] {
+        promote(kind, body).await.expect(200);
+    }
+    let named = r#"{"revision_name": "new"}"#;
+    promote("text/plain", named).await.error(415);
+    let misspelt = r#"{"revision_nam": "new"}"#;
+    let (_, message) = promote("application/json", misspelt).await.error(400);
+    assert!(message.contains("revision_name"), "{message}");
+    let name = async || {
+        let found = app.get(&team.key, path.trim_end_matches("/promote")).await;
+        found.expect(200)["build"]["revision_name"].clone()
+    };
+    let before = name().await;
+    assert_ne!(before, "new");
+    promote("application/json", named).await.expect(200);
+    assert_eq!(name().await, "new");
+    app.settle().await;
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn an_agent_with_only_drafts_cannot_run() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;

@@ -118,6 +118,7 @@ async fn the_document_and_the_server_refuse_the_same() {
 /// What the server refuses whatever there is: the document must refuse it, too.
 fn refused_by_the_server() -> Vec<(&'static str, &'static str, Value)> {
     let mut all = refused_runs_and_builds();
+    all.extend(refused_configs());
     all.extend(refused_elsewhere());
     all
 }
@@ -151,6 +152,11 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
             "/v1/runs",
             json!({"agent_id": NOBODY, "webhok_url": "https://example.com"}),
         ),
+        (
+            "POST",
+            "/v1/runs",
+            json!({"agent_id": NOBODY, "untrusted": true}),
+        ),
         ("POST", "/v1/runs/stop", json!({"status": ["failed"]})),
         ("POST", "/v1/runs/stop", json!({})),
         ("POST", "/v1/runs/stop", json!({"all": false})),
@@ -175,6 +181,21 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
         (
             "POST",
             "/v1/builds",
+            json!({"agent_id": NOBODY, "name": "b", "config": {"version": "v2", "data": {}}}),
+        ),
+        (
+            "PATCH",
+            "/v1/revisions/{build_id}",
+            json!({"name": "a", "revision_name": "b"}),
+        ),
+        (
+            "PATCH",
+            "/v1/revisions/{build_id}",
+            json!({"description": null, "revision_description": "b"}),
+        ),
+        (
+            "POST",
+            "/v1/builds",
             json!({"agent_id": NOBODY, "name": "b", "config": {"version": "v1", "data": {}}}),
         ),
         (
@@ -183,6 +204,32 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
             json!({"agent_id": NOBODY, "name": "b", "config": config, "source_build_id": NOBODY}),
         ),
     ]
+}
+
+/// Bodies that create a build whose config has this in its `data`.
+fn refused_configs() -> Vec<(&'static str, &'static str, Value)> {
+    let wrong = [
+        json!({"limits": {"steps": 0}}),
+        json!({"limits": {"children": -1}}),
+        json!({"limits": {"cost_usd": 0}}),
+        json!({"limits": []}),
+        json!({"human_requests": {"on_expire": "approve"}}),
+        json!({"human_in_the_loop": "yes"}),
+        json!({"tools": {"read_file": 1}}),
+        json!({"connections": ["mail"]}),
+        json!({"assignments": "all"}),
+        json!({"playbook": 5}),
+    ];
+    let builds = wrong.map(|wrong| {
+        let mut data = json!({"playbook": {"steps": [{"finish": "x"}]}});
+        data.as_object_mut()
+            .unwrap()
+            .extend(wrong.as_object().unwrap().clone());
+        let config = json!({"version": "v2", "data": data});
+        let body = json!({"agent_id": NOBODY, "name": "b", "config": config});
+        ("POST", "/v1/builds", body)
+    });
+    builds.into()
 }
 
 fn refused_elsewhere() -> Vec<(&'static str, &'static str, Value)> {
@@ -199,6 +246,11 @@ fn refused_elsewhere() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("POST", "/v1/webhooks", json!({"url": ""})),
         ("PATCH", "/v1/webhooks/{webhook_id}", json!({})),
+        (
+            "PATCH",
+            "/v1/webhooks/{webhook_id}",
+            json!({"url": null, "enabled": null}),
+        ),
         (
             "POST",
             "/v1/secrets",

@@ -87,6 +87,7 @@ async fn parameters_of_the_hosted_product_match_what_they_can() {
         ("status=stopped&status=interrupted&status=completed", 2),
         ("search=the+rent", 3),
         ("q=the+rent", 3),
+        ("q=the+rent&search=the+rent", 3),
         ("has_issues=true", 1),
         ("has_issues=false", 3),
         ("has_issues=true&status=completed", 0),

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use errand_core::limits::{LIST_PAGE_MAX, NAME_CHARS_MAX};
+use errand_core::limits::{LIST_PAGE_MAX, NAME_CHARS_MAX, RUN_CHILDREN_MAX};
 use errand_core::role::Role;
 use errand_core::run::Status;
 use errand_core::webhook::WebhookEvent;
@@ -22,12 +22,11 @@ use crate::api::v1::runs::{SOURCES, STATUS_ALIASES};
 
 /// `http` or `https`, in letters of any size.
 const WEB_ADDRESS: &str = "^[Hh][Tt][Tt][Pp][Ss]?://";
-/// A day, or a moment in it.
-const DAY: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$";
 
 /// Makes the document say what the server refuses. `unknown_fields_refused`: as the settings have it.
 pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
     split_bulk_requests(document);
+    open_optional_body(document);
     for (schema, more) in schemas() {
         merge(&mut document["components"]["schemas"][schema], more);
     }
@@ -50,13 +49,21 @@ pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
 fn schemas() -> Vec<(&'static str, Value)> {
     let one_source =
         json!({"oneOf": [{"required": ["config"]}, {"required": ["source_build_id"]}]});
-    let some = |fields: &[&str]| {
-        let one_of: Vec<Value> = fields
-            .iter()
-            .map(|name| json!({"required": [name]}))
-            .collect();
-        json!({ "anyOf": one_of })
-    };
+    // One of two names of a field, null being none.
+    let both_names = json!({"not": {"anyOf": [
+        {"required": ["name", "revision_name"], "properties": {"name": {"type": "string"}, "revision_name": {"type": "string"}}},
+        {"required": ["description", "revision_description"]},
+    ]}});
+    let any_change = json!({"anyOf": [
+        {"required": ["url"], "properties": {"url": {"type": "string"}}},
+        {"required": ["events"], "properties": {"events": {"type": "array"}}},
+        {"required": ["enabled"], "properties": {"enabled": {"type": "boolean"}}},
+        {"required": ["description"]},
+    ]});
+    let marked_message = json!({"anyOf": [
+        {"required": ["message"], "properties": {"message": {"type": "string"}}},
+        {"properties": {"untrusted": {"const": false}}},
+    ]});
     let which = json!({"anyOf": [
         {"required": ["status"]}, {"required": ["agent_id"]}, {"required": ["source"]}, {"required": ["since"]},
         {"required": ["until"]}, {"required": ["all"], "properties": {"all": {"const": true}}},
@@ -71,10 +78,9 @@ fn schemas() -> Vec<(&'static str, Value)> {
                 {"required": ["answers"], "properties": {"answers": {"type": "object"}, "reason": {"type": "null"}}},
             ]}),
         ),
-        (
-            "ChangeWebhookRequest",
-            some(&["url", "events", "description", "enabled"]),
-        ),
+        ("ChangeBuildRequest", both_names),
+        ("ChangeWebhookRequest", any_change),
+        ("StartRunRequest", marked_message),
         ("StopRunsRequest", which.clone()),
         ("RetryRunsRequest", which),
     ]
@@ -94,11 +100,7 @@ fn fields() -> Vec<(&'static str, &'static str, Value)> {
     let roles = words(&Role::ALL.map(Role::as_str));
     let sources = words(&SOURCES.map(|(word, _)| word));
     let kinds = words(&Kind::ALL.map(Kind::as_str));
-    let config = json!({
-        "type": "object",
-        "required": ["version", "data"],
-        "properties": {"version": {"type": "string", "enum": ["v2"]}, "data": {"type": "object"}},
-    });
+    let config = config();
     let mut fields = vec![
         ("StartRunRequest", "message", json!({"minLength": 1})),
         (
@@ -160,12 +162,62 @@ fn fields() -> Vec<(&'static str, &'static str, Value)> {
     fields
 }
 
+/// A build's `config`, as far as a schema can say it: the language of playbooks, the names of tools and models, and what
+/// the team has are left to the server. Keys that are not known are taken.
+fn config() -> Value {
+    let whole = json!({"type": "integer", "minimum": 1, "maximum": 1_000_000_000_000_u64});
+    let text_or = |field: &str, inner: Value| {
+        let object = json!({"type": "object", "required": [field], "properties": {field: inner}});
+        json!({"anyOf": [{"type": "string"}, object]})
+    };
+    let models = text_or("agent", text_or("model", json!({"type": "string"})));
+    json!({
+        "type": "object",
+        "required": ["version", "data"],
+        "properties": {
+            "version": {"type": "string", "enum": ["v2"]},
+            "data": {
+                "type": "object",
+                "anyOf": [
+                    {"required": ["models"], "properties": {"models": models}},
+                    {"required": ["playbook"], "properties": {"playbook": {"type": "object"}}},
+                ],
+                "properties": {
+                    "human_in_the_loop": {"type": ["boolean", "null"]},
+                    "limits": {
+                        "type": ["object", "null"],
+                        "properties": {
+                            "steps": whole,
+                            "tokens": whole,
+                            "seconds": whole,
+                            "children": {"type": "integer", "minimum": 0, "maximum": RUN_CHILDREN_MAX},
+                            "cost_usd": {"type": "number", "exclusiveMinimum": 0},
+                        },
+                    },
+                    "human_requests": {
+                        "type": ["object", "null"],
+                        "properties": {
+                            "expires_in": {"type": ["string", "null"]},
+                            "on_expire": {"enum": ["deny", "fail", "continue", null]},
+                        },
+                    },
+                    "tools": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
+                    "connections": {"type": ["array", "null"], "items": {"type": "string", "format": "uuid"}},
+                    "assignments": {"type": ["array", "null"], "items": {"type": "string", "format": "uuid"}},
+                },
+            },
+        },
+        "example": {"version": "v2", "data": {"models": "builtin/playbook", "playbook": {"steps": [{"finish": "done"}]}}},
+    })
+}
+
 /// Parameters: method, path, name, what it takes.
 fn parameters() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let words = |words: &[&str]| json!({ "enum": words });
     let mut statuses: Vec<&str> = Status::ALL.map(Status::as_str).to_vec();
     statuses.extend(STATUS_ALIASES.map(|(alias, _)| alias));
-    let day = json!({"pattern": DAY});
+    // A day, or a moment in it.
+    let day = json!({"anyOf": [{"format": "date"}, {"format": "date-time"}]});
     vec![
         (
             "get",
@@ -211,6 +263,18 @@ fn parameters() -> Vec<(&'static str, &'static str, &'static str, Value)> {
             json!({"minimum": 1, "maximum": LIST_PAGE_MAX}),
         ),
         (
+            "get",
+            "/v1/sandboxes/{sandbox_id}/files/content",
+            "path",
+            json!({"minLength": 1}),
+        ),
+        (
+            "post",
+            "/v1/sandboxes/{sandbox_id}/files",
+            "path",
+            json!({"minLength": 1}),
+        ),
+        (
             "put",
             "/v1/providers/{provider}",
             "provider",
@@ -243,6 +307,17 @@ fn split_bulk_requests(document: &mut Value) {
         body["content"]["application/json"]["schema"] =
             json!({"$ref": format!("#/components/schemas/{name}")});
     }
+}
+
+/// Promoting takes any body: one that is an object is read, another one counts as none.
+fn open_optional_body(document: &mut Value) {
+    if let Some(schema) = document["components"]["schemas"]["PromoteRequest"].as_object_mut() {
+        schema.remove("type");
+    }
+    let body = &mut document["paths"]["/v1/revisions/{build_id}/promote"]["post"]["requestBody"];
+    body["required"] = json!(false);
+    body["content"]["application/json"]["schema"] =
+        json!({"$ref": "#/components/schemas/PromoteRequest"});
 }
 
 /// What a field takes: null as well, where its annotation says so.

@@ -349,7 +349,7 @@ pub(crate) struct ListRunsParams {
     /// that match, the newest 10,000.
     #[param(min_length = 1, max_length = 200)]
     q: Option<String>,
-    /// The same as `q`; give one of them.
+    /// Another name of `q`. Where both are given, they must be the same.
     #[param(min_length = 1, max_length = 200)]
     search: Option<String>,
     /// What they are sorted by.
@@ -377,13 +377,13 @@ pub(crate) struct ListRuns {
 
 fn search(given: &Given) -> Result<Option<String>, ApiError> {
     let (name, text) = match (given.one("q")?, given.one("search")?) {
-        (Some(_), Some(_)) => {
+        (Some(q), Some(search)) if q != search => {
             return Err(ApiError::invalid(
                 "search",
                 "it is another name of `q`, which is given, too; give one of them",
             ));
         }
-        (Some(q), None) => ("q", q),
+        (Some(q), _) => ("q", q),
         (None, Some(search)) => ("search", search),
         (None, None) => return Ok(None),
     };

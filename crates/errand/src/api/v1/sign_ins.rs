@@ -133,6 +133,8 @@ pub(crate) async fn end_sign_in(
     axum::extract::Query(brought): axum::extract::Query<CallbackParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let begun = app.connections.sign_in_under_way(&token);
+    let begun = begun.ok_or_else(ApiError::not_found)?;
     let (Some(code), Some(state), None) = (brought.code, brought.state, &brought.error) else {
         return Err(ApiError::bad_request(
             "the sign-in was not given: begin another one, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
@@ -143,8 +145,6 @@ pub(crate) async fn end_sign_in(
         state,
         issuer: brought.iss,
     };
-    let begun = app.connections.sign_in_under_way(&token);
-    let begun = begun.ok_or_else(ApiError::not_found)?;
     if crate::web::user_of(&app, &headers).await? == Some(begun.by.user) {
         return finish(&app, &token, &brought).await;
     }

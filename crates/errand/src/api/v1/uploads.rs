@@ -71,7 +71,10 @@ pub(crate) struct RawPath(Option<String>);
 
 impl QueryParams for RawPath {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        Ok(Self(given.one("path")?.map(str::to_owned)))
+        match given.one("path")? {
+            Some("") => Err(not_a_file()),
+            path => Ok(Self(path.map(str::to_owned))),
+        }
     }
 }
 
@@ -165,13 +168,17 @@ async fn receive_raw(
     receive(root, path, limit, body).await
 }
 
+fn not_a_file() -> ApiError {
+    ApiError::invalid(
+        "path",
+        "it takes the path of a file, such as /workspace/data.csv",
+    )
+}
+
 fn file_path(text: &str) -> Result<SandboxPath, ApiError> {
     let path = SandboxPath::parse(text)?;
     if text.is_empty() || means_directory(text) || path.is_root() {
-        return Err(ApiError::invalid(
-            "path",
-            "it takes the path of a file, such as /workspace/data.csv",
-        ));
+        return Err(not_a_file());
     }
     Ok(path)
 }
