@@ -1,8 +1,8 @@
 //! The command line.
 //!
 //! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users`, `teams`, `backup`,
-//! `restore` and `doctor` work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`, `runs`, `sandboxes` and
-//! `webhooks` go through the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` and
+//! `restore` and `doctor` work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`,
+//! `connections`, `runs`, `sandboxes` and `webhooks` go through the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` and
 //! `webhooks secret` alone work on the data directory.
 //!
 //! Promised: results on standard output, everything else on standard error ([`out`]); with `--json` the API's own JSON;
@@ -17,6 +17,7 @@ mod assignment;
 mod backup;
 mod builds;
 mod config;
+mod connections;
 mod demo;
 mod doctor;
 mod follow;
@@ -44,10 +45,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use errand_core::warning::Warning;
 
 use crate::client::Client;
 use crate::config::{self as settings, Config, Flags};
-use out::Out;
+use out::{Out, Style, printable};
 
 /// Where a server is looked for, unless `ERRAND_URL` or `--url` says otherwise.
 const URL_DEFAULT: &str = "http://127.0.0.1:8700";
@@ -104,9 +106,12 @@ enum Command {
     /// Create, list and delete agents
     #[command(subcommand)]
     Agents(agents::Command),
-    /// Create and list an agent's builds
+    /// Create, list and promote an agent's builds
     #[command(subcommand)]
     Builds(builds::Command),
+    /// Show the team's connections, and say which of their tools are trusted
+    #[command(subcommand)]
+    Connections(connections::Command),
     /// Start runs, follow them, answer what they ask
     #[command(subcommand)]
     Runs(runs::Command),
@@ -241,10 +246,21 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
         Command::Secrets(command) => secrets::run(&command, with).await,
         Command::Agents(command) => agents::run(command, with).await,
         Command::Builds(command) => builds::run(command, with).await,
+        Command::Connections(command) => connections::run(command, with).await,
         Command::Runs(command) => runs::run(command, with).await,
         Command::Sandbox(command) => sandbox::run(&command, with).await,
         Command::Sandboxes(command) => sandboxes::run(command, with).await,
     }
+}
+
+/// Prints on standard error what the server warns of.
+fn warn(with: &Surroundings, warnings: &[Warning]) -> Result<()> {
+    for warning in warnings {
+        let text = format!("{}: {}", warning.path, warning.message);
+        let label = with.out.paint_note(Style::Yellow, "warning:");
+        with.out.note(&format!("{label} {}", printable(&text)))?;
+    }
+    Ok(())
 }
 
 /// Refuses an answer that is not of the request's kind, which the same program on both sides never gives.

@@ -6,6 +6,7 @@
 //!
 //! Left out: repeating calls (but for the stream of events, [`events`], which resumes where it broke off).
 
+pub mod connections;
 pub mod events;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ pub mod webhooks;
 use std::time::Duration;
 
 use bytes::Bytes;
+use errand_core::warning::Warning;
 use errand_core::wire::{AnsweredRequestBody, MessageBody, PendingRequestBody, RunBody};
 use futures::{Stream, TryStreamExt as _};
 use http::{Method, StatusCode, header};
@@ -116,6 +118,8 @@ pub struct BuildBody {
     pub name: String,
     /// When it was made.
     pub created_at: String,
+    /// `live`, `historic` or `draft`.
+    pub status: String,
     /// The setup.
     pub config: Value,
 }
@@ -125,8 +129,11 @@ pub struct BuildBody {
 pub struct AgentReply {
     /// The agent.
     pub agent: AgentBody,
-    /// Its latest build.
+    /// The build that new runs use.
     pub build: Option<BuildBody>,
+    /// Where a build was created: settings that may not do what is expected.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
 }
 
 /// `{"agents", "total"}`.
@@ -152,6 +159,16 @@ pub struct BuildList {
 pub struct BuildReply {
     /// The build.
     pub build: BuildBody,
+    /// Where it was created: settings that may not do what is expected.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+}
+
+/// `{"success"}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PromotedReply {
+    /// Always true.
+    pub success: bool,
 }
 
 /// `{"run"}`, and `{"run", "pending_human_request"}`.
@@ -401,6 +418,19 @@ impl Client {
         self.get(&path(&["revisions", build]), &[]).await
     }
 
+    /// `POST /v1/revisions/{build_id}/promote`.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn promote_build(
+        &self,
+        build: &str,
+        body: &Value,
+    ) -> Result<Reply<PromotedReply>, ClientError> {
+        self.post(&path(&["revisions", build, "promote"]), body)
+            .await
+    }
+
     /// `POST /v1/runs`.
     ///
     /// # Errors
@@ -446,13 +476,9 @@ impl Client {
     pub async fn post_message(
         &self,
         run: &str,
-        text: &str,
+        body: &Value,
     ) -> Result<Reply<MessageReply>, ClientError> {
-        self.post(
-            &path(&["runs", run, "messages"]),
-            &json!({ "message": text }),
-        )
-        .await
+        self.post(&path(&["runs", run, "messages"]), body).await
     }
 
     /// `POST /v1/runs/{run_id}/human-requests/{request_id}/respond`.
@@ -620,10 +646,16 @@ impl Client {
         path: &str,
         body: &Value,
     ) -> Result<Reply<T>, ClientError> {
-        let request = self
-            .request(Method::POST, path)
-            .json(body)
-            .timeout(CALL_TIME_MAX);
+        self.with_body(Method::POST, path, body).await
+    }
+
+    async fn with_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Reply<T>, ClientError> {
+        let request = self.request(method, path).json(body).timeout(CALL_TIME_MAX);
         let response = self.send(request).await?;
         self.read(response).await
     }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use errand_core::id::AgentId;
 
 use super::out::printable;
-use super::{Remote, Surroundings, assignment};
+use super::{Remote, Surroundings, assignment, warn};
 use crate::client::{AgentReply, Client, Reply};
 
 #[derive(Debug, Subcommand)]
@@ -26,7 +26,7 @@ pub(super) enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show an agent and its latest build
+    /// Show an agent and the build that new runs use
     Get {
         /// Id or name
         agent: String,
@@ -62,6 +62,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
+            warn(with, &created.value.warnings)?;
             out.line(&created.value.agent.id)?;
         }
         Command::List { page, remote } => {
@@ -100,7 +101,7 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
-    let AgentReply { agent, build } = &reply.value;
+    let AgentReply { agent, build, .. } = &reply.value;
     let mut rows = vec![
         ["id".to_owned(), agent.id.clone()],
         ["name".to_owned(), agent.name.clone()],

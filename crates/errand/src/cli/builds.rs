@@ -1,13 +1,14 @@
-//! `errand builds`: an agent's builds, through the API. A build never changes; a new one is what later runs use.
+//! `errand builds`: an agent's builds, through the API. A build's setup never changes; new runs use the live build.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
+use serde_json::{Map, Value, json};
 
 use super::agents::{Paging, id_of, note_the_rest};
 use super::out::printable;
-use super::{Remote, Surroundings, assignment};
+use super::{Remote, Surroundings, assignment, warn};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -17,6 +18,22 @@ pub(super) enum Command {
         agent: String,
         /// YAML or JSON, as for `errand agents create`; its `name` names the build
         file: PathBuf,
+        /// Leave the live build as it is; `errand builds promote` makes the new one live
+        #[arg(long)]
+        draft: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a build the live one, which new runs use
+    Promote {
+        /// The build's id
+        build: String,
+        /// Rename it as well
+        #[arg(long)]
+        name: Option<String>,
+        /// Give it this description as well
+        #[arg(long)]
+        description: Option<String>,
         #[command(flatten)]
         remote: Remote,
     },
@@ -44,9 +61,13 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Create {
             agent,
             file,
+            draft,
             remote,
         } => {
-            let body = assignment::read_build(&file)?;
+            let mut body = assignment::read_build(&file)?;
+            if draft && let Some(body) = body.as_object_mut() {
+                body.insert("draft".to_owned(), json!(true));
+            }
             let client = with.client(&remote)?;
             let created = client
                 .create_build(&id_of(&client, &agent).await?, &body)
@@ -54,7 +75,29 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&created.text)?);
             }
+            warn(with, &created.value.warnings)?;
             out.line(&created.value.build.id)?;
+        }
+        Command::Promote {
+            build,
+            name,
+            description,
+            remote,
+        } => {
+            let given = [
+                ("revision_name", name),
+                ("revision_description", description),
+            ];
+            let body: Map<String, Value> = given
+                .into_iter()
+                .filter_map(|(field, value)| Some((field.to_owned(), json!(value?))))
+                .collect();
+            let client = with.client(&remote)?;
+            let promoted = client.promote_build(&build, &body.into()).await?;
+            if out.json() {
+                return Ok(out.json_text(&promoted.text)?);
+            }
+            out.note("The build is live: new runs use it.")?;
         }
         Command::List {
             agent,
@@ -74,11 +117,12 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 [
                     build.id,
                     build.number.to_string(),
+                    build.status,
                     build.name,
                     build.created_at,
                 ]
             });
-            out.table(&["id", "number", "name", "created"], rows)?;
+            out.table(&["id", "number", "status", "name", "created"], rows)?;
             note_the_rest(with, shown, page.offset, list.value.total)?;
         }
         Command::Get { build, remote } => {

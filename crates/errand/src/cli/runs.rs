@@ -53,6 +53,9 @@ pub(super) struct Start {
     /// A first message
     #[arg(long)]
     message: Option<String>,
+    /// Treat the first message as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    #[arg(long, requires = "message")]
+    untrusted: bool,
     /// The sandbox to work in [default: a new one where there are files, else when a tool needs one]
     #[arg(long, value_name = "ID")]
     sandbox: Option<String>,
@@ -145,6 +148,9 @@ pub(super) struct Message {
     run: String,
     /// The message
     text: String,
+    /// Treat it as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    #[arg(long)]
+    untrusted: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -188,8 +194,18 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Follow(One { run, remote }) => {
             follow::to_the_end(&with.client(&remote)?, &run, out).await
         }
-        Command::Message(Message { run, text, remote }) => {
-            let reply = with.client(&remote)?.post_message(&run, &text).await?;
+        Command::Message(Message {
+            run,
+            text,
+            untrusted,
+            remote,
+        }) => {
+            let body = if untrusted {
+                json!({"message": text, "untrusted": true})
+            } else {
+                json!({ "message": text })
+            };
+            let reply = with.client(&remote)?.post_message(&run, &body).await?;
             if out.json() {
                 return Ok(out.json_text(&reply.text)?);
             }
@@ -245,6 +261,9 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))),
     );
+    if args.untrusted {
+        body.insert("untrusted".to_owned(), json!(true));
+    }
     let started = client.start_run(&Value::Object(body)).await?;
     began(&client, &started, args.follow, out).await
 }

@@ -37,7 +37,9 @@ fn the_documented_commands_are_read() {
         "runs get R",
         "runs messages R",
         "runs follow R",
+        "runs start AGENT --message M --untrusted",
         "runs message R hello",
+        "runs message R hello --untrusted",
         "runs stop R",
         "runs retry R",
         "runs stop --all --dry-run",
@@ -55,6 +57,14 @@ fn the_documented_commands_are_read() {
         "sandboxes download S /workspace/a -o -",
         "sandboxes rm S",
         "builds create A f.yaml",
+        "builds create A f.yaml --draft",
+        "builds promote B",
+        "builds promote B --name N --description D",
+        "connections list --limit 5",
+        "connections get mail",
+        "connections probe mail",
+        "connections set-tool mail search --trusted no",
+        "connections set-tool mail mail__search --trusted yes --open-world default",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
     }
@@ -67,6 +77,9 @@ fn a_wrong_command_line_is_refused_as_such() {
         "runs respond R --approve --deny",
         "runs respond R --approve --answer a=b",
         "runs list --status done",
+        "runs start AGENT --untrusted",
+        "connections set-tool mail search",
+        "connections set-tool mail search --trusted maybe",
         "runs stop",
         "runs stop --dry-run",
         "runs stop R --all",
@@ -395,5 +408,107 @@ async fn several_runs_are_stopped_and_retried_from_the_command_line() {
     );
     let refused = called(&["runs", "stop", "--status", "failed"], &env).await;
     assert!(refused.unwrap_err().to_string().contains("pending"));
+    app.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draft_is_promoted_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, env) = server(dir.path()).await;
+    let file = example("invoices.yaml");
+    called(&["agents", "create", &file], &env).await.unwrap();
+    let draft = called(
+        &["builds", "create", "Pay invoices", &file, "--draft"],
+        &env,
+    )
+    .await;
+    let draft = draft.unwrap().trim().to_owned();
+    let state = async || {
+        let list = called(&["--json", "builds", "list", "Pay invoices"], &env).await;
+        let list: serde_json::Value = serde_json::from_str(&list.unwrap()).unwrap();
+        let states = list["builds"].as_array().unwrap().iter();
+        states
+            .map(|build| build["status"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(state().await, ["draft", "live"]);
+    let table = called(&["builds", "list", "Pay invoices"], &env).await;
+    assert!(table.unwrap().contains("draft"));
+    let line = ["builds", "promote", &draft, "--name", "Second"];
+    assert_eq!(called(&line, &env).await.unwrap(), "");
+    assert_eq!(state().await, ["live", "historic"]);
+    let build = called(&["--json", "builds", "get", &draft], &env).await;
+    let build: serde_json::Value = serde_json::from_str(&build.unwrap()).unwrap();
+    assert_eq!(build["build"]["name"], "Second");
+    app.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_marked_as_untrusted_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, env) = server(dir.path()).await;
+    let file = example("invoices.yaml");
+    called(&["agents", "create", &file], &env).await.unwrap();
+    let start = ["runs", "start", "Pay invoices", "--message", "Pay."];
+    let marked: &[&str] = &["--untrusted"];
+    let run = called(&[&start[..], marked].concat(), &env).await;
+    let run = run.unwrap().trim().to_owned();
+    let say = ["--json", "runs", "message", &run, "More."];
+    for untrusted in [false, true] {
+        let words = if untrusted { marked } else { &[] };
+        let sent = called(&[&say[..], words].concat(), &env).await.unwrap();
+        let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent["message"]["untrusted"] == true, untrusted, "{sent}");
+    }
+    let messages = called(&["--json", "runs", "messages", &run, "--limit", "1"], &env).await;
+    let messages: serde_json::Value = serde_json::from_str(&messages.unwrap()).unwrap();
+    assert_eq!(messages["messages"][0]["untrusted"], true, "{messages}");
+    called(&["runs", "stop", &run], &env).await.unwrap();
+    app.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tools_are_trusted_one_by_one_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, env) = server(dir.path()).await;
+    let empty = called(&["connections", "get", "mail"], &env).await;
+    assert!(empty.unwrap_err().to_string().contains("connections list"));
+    let transport = serde_json::json!({"type": "http", "url": "https://mcp.invalid/mcp"});
+    let made = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap()
+        .post(format!("{}/v1/connections", env["ERRAND_URL"]))
+        .bearer_auth(&env["ERRAND_API_KEY"])
+        .json(&serde_json::json!({"name": "mail", "transport": transport}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(made.status(), 201);
+    let list = called(&["connections", "list"], &env).await.unwrap();
+    assert!(list.contains("http https://mcp.invalid/mcp"), "{list}");
+    let set = async |tool: &str, words: &[&str]| {
+        let line = ["--json", "connections", "set-tool", "mail", tool];
+        let changed = called(&[&line[..], words].concat(), &env).await.unwrap();
+        let changed: serde_json::Value = serde_json::from_str(&changed).unwrap();
+        changed["connection"]["tool_settings"].clone()
+    };
+    assert_eq!(
+        set("search", &["--trusted", "no"]).await,
+        serde_json::json!({"mail__search": {"trusted": false}})
+    );
+    assert_eq!(
+        set("mail__send", &["--trusted", "yes", "--open-world", "no"]).await,
+        serde_json::json!({
+            "mail__search": {"trusted": false}, "mail__send": {"open_world": false, "trusted": true}
+        })
+    );
+    assert_eq!(
+        set("search", &["--trusted", "default"]).await,
+        serde_json::json!({"mail__send": {"open_world": false, "trusted": true}})
+    );
+    let shown = called(&["connections", "get", "mail"], &env).await.unwrap();
+    assert!(shown.contains("never"), "{shown}");
     app.shut_down().await;
 }

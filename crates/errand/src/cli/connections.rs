@@ -1,0 +1,229 @@
+//! `errand connections`: MCP servers of the team and what admins say of their tools, through the API.
+
+use anyhow::{Result, bail};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use errand_core::connection::{ToolSettings, connection_of};
+use errand_core::id::ConnectionId;
+
+use super::agents::{Paging, note_the_rest};
+use super::{Remote, Surroundings, warn};
+use crate::client::Client;
+use crate::client::connections::{ConnectionLine, ConnectionReply, TransportLine};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the team's connections, by name
+    List {
+        #[command(flatten)]
+        page: Paging,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Show a connection and its tools
+    Get(One),
+    /// Ask a connection's server which tools it offers, and show them
+    Probe(One),
+    /// Say whether a tool's results are trusted, and whether it reaches the open world
+    ///
+    /// A run that has read an untrusted result asks a person before it makes a call with the policy guard. Trust a tool only
+    /// if nobody outside the team can write what it returns: a mailbox or a ticket system is full of strangers' text.
+    SetTool(SetTool),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// Id or name
+    connection: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("setting").required(true).multiple(true).args(["trusted", "open_world"])))]
+pub(super) struct SetTool {
+    /// Id or name of the connection
+    connection: String,
+    /// The tool's name, with the connection's name before it or without
+    tool: String,
+    /// Whether its results count as trusted; default: as the connection's own setting says
+    #[arg(long, value_name = "CHOICE")]
+    trusted: Option<Choice>,
+    /// Whether it reaches beyond the team's own systems; default: as its server says
+    #[arg(long, value_name = "CHOICE")]
+    open_world: Option<Choice>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Yes,
+    No,
+    /// Remove what was said
+    Default,
+}
+
+impl Choice {
+    fn value(self) -> Option<bool> {
+        match self {
+            Self::Yes => Some(true),
+            Self::No => Some(false),
+            Self::Default => None,
+        }
+    }
+}
+
+pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    match command {
+        Command::List { page, remote } => list(&page, &remote, with).await,
+        Command::Get(One { connection, remote }) => {
+            let client = with.client(&remote)?;
+            let id = id_of(&client, &connection).await?;
+            let found = client.connection(&id).await?;
+            if out.json() {
+                return Ok(out.json_text(&found.text)?);
+            }
+            show(&found.value, with)
+        }
+        Command::Probe(One { connection, remote }) => {
+            let client = with.client(&remote)?;
+            let id = id_of(&client, &connection).await?;
+            let probed = client.probe(&id).await?;
+            if out.json() {
+                out.json_text(&probed.text)?;
+            } else {
+                show(&probed.value, with)?;
+            }
+            match probed.value.error {
+                None => Ok(()),
+                Some(error) => bail!("the connection's server was not reached: {error}"),
+            }
+        }
+        Command::SetTool(args) => set_tool(args, with).await,
+    }
+}
+
+async fn list(page: &Paging, remote: &Remote, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let list = with
+        .client(remote)?
+        .connections(page.limit, page.offset)
+        .await?;
+    if out.json() {
+        return Ok(out.json_text(&list.text)?);
+    }
+    let shown = list.value.connections.len();
+    let rows = list.value.connections.into_iter().map(|connection| {
+        let tools = connection.tools.as_ref();
+        let tools = tools.map_or_else(|| "-".to_owned(), |tools| tools.len().to_string());
+        [
+            connection.id,
+            connection.name,
+            place(&connection.transport),
+            tools,
+            connection.probed_at.unwrap_or_else(|| "never".to_owned()),
+        ]
+    });
+    out.table(&["id", "name", "server", "tools", "probed"], rows)?;
+    note_the_rest(with, shown, page.offset, list.value.total)
+}
+
+fn place(transport: &TransportLine) -> String {
+    let TransportLine { kind, url, command } = transport;
+    let at = url.as_deref().or(command.as_deref()).unwrap_or_default();
+    format!("{kind} {at}")
+}
+
+fn show(reply: &ConnectionReply, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let connection = &reply.connection;
+    let probed = connection.probed_at.as_deref().unwrap_or("never");
+    let rows = [
+        ("id", connection.id.clone()),
+        ("name", connection.name.clone()),
+        ("server", place(&connection.transport)),
+        ("probed", probed.to_owned()),
+    ]
+    .map(|(name, value)| [name.to_owned(), value]);
+    out.table(&["connection", ""], rows)?;
+    show_tools(connection, with)?;
+    warn(with, &reply.warnings)
+}
+
+fn show_tools(connection: &ConnectionLine, with: &Surroundings) -> Result<()> {
+    let out = &with.out;
+    let Some(tools) = &connection.tools else {
+        return Ok(out.note("`errand connections probe` asks its server for its tools.")?);
+    };
+    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let rows = tools.iter().map(|tool| {
+        let is_set = connection.tool_settings.contains_key(&tool.name);
+        [
+            tool.name.clone(),
+            match &tool.refused {
+                Some(why) => format!("refused: {why}"),
+                None => tool.policy.clone(),
+            },
+            yes_or_no(tool.trusted),
+            yes_or_no(tool.open_world),
+            if is_set { "an admin" } else { "default" }.to_owned(),
+        ]
+    });
+    out.line("")?;
+    Ok(out.table(&["tool", "policy", "trusted", "open world", "set by"], rows)?)
+}
+
+async fn set_tool(args: SetTool, with: &Surroundings) -> Result<()> {
+    let client = with.client(&args.remote)?;
+    let id = id_of(&client, &args.connection).await?;
+    let connection = client.connection(&id).await?.value.connection;
+    let tool = if connection_of(&args.tool) == Some(connection.name.as_str()) {
+        args.tool
+    } else {
+        format!("{}__{}", connection.name, args.tool)
+    };
+    // The API takes any name, since a server may offer other tools tomorrow; here, a name that is not known is a typo.
+    if let Some(tools) = &connection.tools
+        && !tools.iter().any(|one| one.name == tool)
+        && !connection.tool_settings.contains_key(&tool)
+    {
+        bail!(
+            "the connection {} has no tool {tool}; `errand connections get {}` lists its tools",
+            connection.name,
+            connection.name
+        );
+    }
+    let mut settings = connection.tool_settings;
+    let said = settings.entry(tool.clone()).or_default();
+    if let Some(choice) = args.trusted {
+        said.trusted = choice.value();
+    }
+    if let Some(choice) = args.open_world {
+        said.open_world = choice.value();
+    }
+    if *said == ToolSettings::default() {
+        settings.remove(&tool);
+    }
+    let changed = client.set_tool_settings(&id, &settings).await?;
+    if with.out.json() {
+        return Ok(with.out.json_text(&changed.text)?);
+    }
+    show(&changed.value, with)
+}
+
+/// A connection's id out of its id or its name.
+///
+/// # Errors
+/// Where no connection has the name.
+async fn id_of(client: &Client, connection: &str) -> Result<String> {
+    if connection.parse::<ConnectionId>().is_ok() {
+        return Ok(connection.to_owned());
+    }
+    match client.connection_named(connection).await? {
+        Some(id) => Ok(id),
+        None => bail!(
+            "no connection is named {connection:?}; `errand connections list` shows those there are"
+        ),
+    }
+}
