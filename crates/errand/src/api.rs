@@ -31,7 +31,6 @@ mod readiness;
 pub(crate) mod receive;
 pub(crate) mod request;
 pub(crate) mod slots;
-pub(crate) mod streaming;
 mod upload_token;
 pub(crate) mod v1;
 
@@ -65,12 +64,12 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::{Config, TrustedProxies, UnknownFields};
+use crate::streaming::LargeEvents;
 use cors::AllowedOrigins;
 use error::ApiError;
 use limiter::Limiter;
 use readiness::Readiness;
 use slots::{Holder, NoSlot, Slot, Slots};
-use streaming::LargeEvents;
 pub(crate) use v1::providers::own_providers;
 
 /// What of the settings the API needs.

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod password;
 pub mod root_image;
 pub mod secret_key;
+mod streaming;
 mod unread;
 mod watch;
 pub mod web;

@@ -132,6 +132,9 @@ fn said_by(error: &(dyn Error + 'static)) -> Option<String> {
     }
 }
 
+/// How the standard library shows a kind of error that it does not name.
+const UNCATEGORIZED: &str = "uncategorized error";
+
 /// An error of the operating system, in its words, which name no file and no address.
 fn of_system(error: &std::io::Error) -> Option<String> {
     if error.raw_os_error().is_some() {
@@ -142,6 +145,9 @@ fn of_system(error: &std::io::Error) -> Option<String> {
         std::io::ErrorKind::InvalidData => {
             Some("the server sent what cannot be read (a TLS or protocol error)".to_owned())
         }
+        // The kind of a failed name lookup has no stable name and a text that says nothing. The request that it ended is
+        // known to be one of names, and says so.
+        kind if kind.to_string() == UNCATEGORIZED => None,
         kind => Some(kind.to_string()),
     }
 }
@@ -300,6 +306,15 @@ mod tests {
         assert!(!explain(&closed).contains("TOPSECRET"));
         let status = HttpError::UnexpectedServerResponse("HTTP 429 Too Many: x".into());
         assert_eq!(explain(&status), "the server answered with HTTP status 429");
+    }
+
+    #[test]
+    fn an_error_without_a_name_is_explained_by_its_request() {
+        let unnamed = std::io::Error::from_raw_os_error(i32::MAX).kind();
+        let error = std::io::Error::new(unnamed, "failed to lookup address information");
+        assert_eq!(of_system(&error), None);
+        let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(of_system(&error).as_deref(), Some("connection reset"));
     }
 
     #[test]

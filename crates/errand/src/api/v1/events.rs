@@ -2,15 +2,15 @@
 //!
 //! Promised: every event after the number that the client gives, in order, each once; then those to come, until the run
 //! has ended. The bell only says that there is more: what is sent is read from the store. The stream ends when its key no
-//! longer counts, when the server stops, and when the client takes nothing for a minute ([`crate::api::streaming`]); a
+//! longer counts, when the server stops, and when the client takes nothing for a minute ([`crate::streaming`]); a
 //! client goes on from the last number that it has. Events are read in pages of 256 KiB; one that is larger than a page
 //! is read alone, when few others like it are in memory.
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use errand_core::cause::chain;
 use errand_core::id::RunId;
 use errand_core::time::Timestamp;
 use errand_engine::deltas::{Delta, Listener};
@@ -28,8 +28,8 @@ use crate::api::error::ApiError;
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
 use crate::api::slots::Holder;
-use crate::api::streaming::{Event, Events, LargeEvent, respond};
-use errand_core::cause::chain;
+use crate::streaming::follow::{Follower, PageRead, Source};
+use crate::streaming::{Event, respond};
 
 /// How much is read at once.
 const PAGE: PageBounds = PageBounds {
@@ -37,14 +37,6 @@ const PAGE: PageBounds = PageBounds {
     bytes: 256 * 1024,
     whole: false,
 };
-/// An event that is larger than a page.
-const ONE: PageBounds = PageBounds {
-    entries: 1,
-    whole: true,
-    ..PAGE
-};
-/// How often a silent stream says that it lives, and the key is looked at. The contract's number.
-const COMMENT_EVERY_MS: u64 = 15_000;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -90,7 +82,8 @@ pub(crate) async fn stream_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let known = last_event_id(&headers)?.or(after);
-    let slot = app.begin_stream(Holder::Key(caller.api_key()))?;
+    let holder = Holder::Key(caller.api_key());
+    let slot = app.begin_stream(holder)?;
     // Watched before it is read: what happens in between rings.
     let watch = app.store.bell().watch(run);
     let listener = app.deltas.listen(run);
@@ -110,23 +103,19 @@ pub(crate) async fn stream_events(
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    let (after, last_at) = (known.unwrap_or(0), app.clock.now());
-    let mut follow = Follow {
+    let events = RunEvents {
         app: app.clone(),
         caller,
         run,
-        after,
-        last_at,
+        after: known.unwrap_or(0),
+        last_at: app.clock.now(),
         watch,
         listener,
         progress,
-        ready: VecDeque::new(),
-        entering: None,
-        large: None,
-        has_ended: false,
+        first: Some(page),
     };
-    follow.take(page);
-    Ok(respond(&app, follow, slot))
+    let follower = Follower::new(app.clone(), holder, PAGE, events, VecDeque::new());
+    Ok(respond(&app, follower, slot))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
@@ -144,8 +133,8 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     })
 }
 
-/// Where a stream is.
-struct Follow {
+/// The events of a run, for a key.
+struct RunEvents {
     app: AppState,
     caller: Caller,
     run: RunId,
@@ -155,134 +144,93 @@ struct Follow {
     watch: Watch,
     listener: Listener,
     progress: ProgressListener,
-    ready: VecDeque<Event>,
-    /// The next event is larger than a page, and waits for its turn to be read.
-    entering: Option<Pin<Box<dyn Future<Output = Option<LargeEvent>> + Send>>>,
-    /// The event that was given out last was larger than a page.
-    large: Option<LargeEvent>,
-    has_ended: bool,
+    /// The page by which the request was checked.
+    first: Option<EventPage>,
 }
 
-impl Events for Follow {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            self.large = None;
-            if self.has_ended
-                || self.app.draining.is_cancelled()
-                || !self.caller.still_counts(&self.app).await
-            {
-                return None;
-            }
-            let bounds = self.next_bounds().await?;
-            if !self.ready.is_empty() {
-                continue;
-            }
-            // Pieces of a text come before the message that they are of.
-            self.hear();
-            match self
-                .app
-                .store
-                .event_page(self.caller.team(), self.run, self.after, bounds)
-                .await
-            {
-                Ok(page) if page.large => {
-                    let holder = Holder::Key(self.caller.api_key());
-                    let turn = self.app.large_events.clone().enter(holder);
-                    self.entering = Some(Box::pin(turn));
-                }
-                Ok(page) => self.take_behind_its_pieces(page),
-                Err(error) => {
-                    tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
-                    return None;
-                }
-            }
-            if self.ready.is_empty() && self.entering.is_none() {
-                self.wait().await;
+impl Source for RunEvents {
+    async fn may_be_read(&mut self) -> bool {
+        self.first.is_some() || self.caller.still_counts(&self.app).await
+    }
+
+    async fn read(&mut self, bounds: PageBounds, ready: &mut VecDeque<Event>) -> PageRead {
+        if let Some(page) = self.first.take() {
+            return self.take(page, ready);
+        }
+        // Pieces of a text come before the message that they are of.
+        self.hear(ready);
+        let page = self
+            .app
+            .store
+            .event_page(self.caller.team(), self.run, self.after, bounds)
+            .await;
+        match page {
+            Ok(page) => self.take_behind_its_pieces(page, ready),
+            Err(error) => {
+                tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
+                PageRead::Failed
             }
         }
     }
-}
 
-impl Follow {
-    /// How much is read next: a page, or one event that is larger than that, once it has its turn. While it waits, there
-    /// are signs of life. None: the server stops.
-    async fn next_bounds(&mut self) -> Option<PageBounds> {
-        let Some(entering) = self.entering.as_mut() else {
-            return Some(PAGE);
-        };
+    async fn wait(&mut self, ready: &mut VecDeque<Event>) {
         tokio::select! {
             biased;
-            large = entering => {
-                self.entering = None;
-                self.large = Some(large?);
-                Some(ONE)
+            delta = self.listener.next() => {
+                ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
+                self.hear(ready);
             }
-            () = self.app.draining.cancelled() => None,
-            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => {
-                self.ready.push_back(Event::comment());
-                Some(PAGE)
-            }
+            () = self.watch.changed() => {}
+            note = self.progress.next() => ready.push_back(progress_of(self.run, note)),
         }
     }
+}
 
-    fn take(&mut self, page: EventPage) {
-        if page.events.is_empty() && page.ended && self.after >= page.last {
-            self.has_ended = true;
-            let data = Value::Object(about(self.run, self.last_at)).to_string();
-            self.ready.push_back(Event::new(None, "end", &data));
+impl RunEvents {
+    fn take(&mut self, page: EventPage, ready: &mut VecDeque<Event>) -> PageRead {
+        if page.large {
+            return PageRead::TooLarge;
         }
+        let is_last = page.events.is_empty() && page.ended && self.after >= page.last;
         for row in page.events {
             self.after = row.seq;
             self.last_at = row.created_at;
-            self.ready.push_back(event_of(self.run, row));
+            ready.push_back(event_of(self.run, row));
         }
+        if !is_last {
+            return PageRead::Whole;
+        }
+        let data = Value::Object(about(self.run, self.last_at)).to_string();
+        ready.push_back(Event::new(None, "end", &data));
+        PageRead::Last
     }
 
     /// Pieces that came while the page was read, of messages that are in it, come before it; others after it.
-    fn take_behind_its_pieces(&mut self, page: EventPage) {
+    fn take_behind_its_pieces(&mut self, page: EventPage, ready: &mut VecDeque<Event>) -> PageRead {
         let told: HashSet<&str> = page
             .events
             .iter()
             .filter_map(|row| row.data.get("id")?.as_str())
             .collect();
-        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let mut after = Vec::new();
         while let Some(delta) = self.listener.ready() {
             let is_told = told.contains(delta.message.to_string().as_str());
             let event = delta_of(self.run, self.app.clock.now(), &delta);
             if is_told || told.is_empty() {
-                before.push(event);
+                ready.push_back(event);
             } else {
                 after.push(event);
             }
         }
-        self.ready.extend(before);
-        self.take(page);
-        self.ready.extend(after);
+        let read = self.take(page, ready);
+        ready.extend(after);
+        read
     }
 
     /// Takes the pieces of a model's text that are there.
-    fn hear(&mut self) {
+    fn hear(&mut self, ready: &mut VecDeque<Event>) {
         while let Some(delta) = self.listener.ready() {
-            let event = delta_of(self.run, self.app.clock.now(), &delta);
-            self.ready.push_back(event);
-        }
-    }
-
-    /// Until there may be more, or it is time for a sign of life.
-    async fn wait(&mut self) {
-        tokio::select! {
-            biased;
-            delta = self.listener.next() => {
-                self.ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
-                self.hear();
-            }
-            () = self.watch.changed() => {}
-            note = self.progress.next() => self.ready.push_back(progress_of(self.run, note)),
-            () = self.app.draining.cancelled() => {}
-            () = self.app.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
+            ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
         }
     }
 }

@@ -3,11 +3,10 @@
 //! Promised: every entry after the position that the page names, in order; an event's id is its position, so that a
 //! connection that was lost goes on where it was. The bell only says that there is more. The stream ends when the run has
 //! ended and all is told, when the session no longer counts, when the server stops, and when the browser takes nothing for
-//! a minute ([`crate::api::streaming`]). Entries are read in parts of 256 KiB; one that is larger is read alone, when few
+//! a minute ([`crate::streaming`]). Entries are read in parts of 256 KiB; one that is larger is read alone, when few
 //! others like it are in memory.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 
 use axum::extract::State;
 use errand_core::id::{HumanRequestId, MessageId, RunId};
@@ -19,16 +18,16 @@ use maud::{Markup, html};
 
 use super::transcript::{self, Calls, Context};
 use super::{PART, actions, hint_of, open_request, people_of, side, state};
+use crate::api::AppState;
 use crate::api::slots::Holder;
-use crate::api::streaming::{Event, Events, LargeEvent, respond};
+use crate::streaming::follow::{Follower, PageRead, Source};
+use crate::streaming::{Event, respond};
 use crate::web::card::{Around, Setting};
 use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::{Web, card, inbox, text};
 
-/// How often a silent stream says that it lives.
-const COMMENT_EVERY_MS: u64 = 15_000;
 /// What a driver does in quick succession is told together.
 const PAUSE_MS: u64 = 100;
 /// How much is read at once.
@@ -36,12 +35,6 @@ const LIVE_PART: PageBounds = PageBounds {
     entries: PART,
     bytes: 256 * 1024,
     whole: false,
-};
-/// An entry that is larger than a part.
-const ONE: PageBounds = PageBounds {
-    entries: 1,
-    whole: true,
-    ..LIVE_PART
 };
 
 pub(in crate::web) async fn stream(
@@ -56,12 +49,13 @@ pub(in crate::web) async fn stream(
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
     let after = last.unwrap_or_else(|| params.get("after").parse().unwrap_or(0));
-    let slot = web.begin_stream(Holder::Person(visitor.user_id()))?;
+    let holder = Holder::Person(visitor.user_id());
+    let slot = web.begin_stream(holder)?;
     // Watched before it is read: what happens in between rings.
     let watch = web.store.bell().watch(run);
     let listener = web.deltas.listen(run);
     web.store.run(visitor.team_id(), run).await?;
-    let follow = Follow {
+    let page = LivePage {
         web: web.clone(),
         visitor,
         run,
@@ -72,13 +66,16 @@ pub(in crate::web) async fn stream(
         watch,
         listener,
         draft: Draft::default(),
-        ready: VecDeque::new(),
-        entering: None,
-        large: None,
         is_first: true,
-        has_ended: false,
     };
-    Ok(respond(&web, follow, slot))
+    let follower = Follower::new(
+        AppState::clone(&web),
+        holder,
+        LIVE_PART,
+        page,
+        VecDeque::new(),
+    );
+    Ok(respond(&web, follower, slot))
 }
 
 /// What a network model has said of the message that is to come.
@@ -102,8 +99,8 @@ impl Draft {
     }
 }
 
-/// Where a stream is.
-struct Follow {
+/// The parts of a run's page, for a session.
+struct LivePage {
     web: Web,
     visitor: Visitor,
     run: RunId,
@@ -116,67 +113,59 @@ struct Follow {
     watch: Watch,
     listener: Listener,
     draft: Draft,
-    ready: VecDeque<Event>,
-    /// The next entry is larger than a part, and waits for its turn to be read.
-    entering: Option<Pin<Box<dyn Future<Output = Option<LargeEvent>> + Send>>>,
-    /// The entry that was told last was larger than a part.
-    large: Option<LargeEvent>,
     is_first: bool,
-    has_ended: bool,
 }
 
-impl Events for Follow {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            self.large = None;
-            if self.has_ended
-                || self.web.draining.is_cancelled()
-                || !self.visitor.still_counts(&self.web).await
-            {
-                return None;
-            }
-            let bounds = self.next_bounds().await?;
-            if !self.ready.is_empty() {
-                continue;
-            }
-            if let Err(error) = self.read(bounds).await {
+impl Source for LivePage {
+    async fn may_be_read(&mut self) -> bool {
+        self.visitor.still_counts(&self.web).await
+    }
+
+    async fn read(&mut self, bounds: PageBounds, ready: &mut VecDeque<Event>) -> PageRead {
+        match self.read_part(bounds, ready).await {
+            Ok(read) => read,
+            Err(error) => {
                 if let PageError::Inside(error) = error {
                     tracing::warn!(run.id = %self.run, ?error, "a live page ends early");
                 }
-                return None;
+                PageRead::Failed
             }
-            if self.ready.is_empty() && self.entering.is_none() {
-                self.wait().await;
+        }
+    }
+
+    async fn wait(&mut self, ready: &mut VecDeque<Event>) {
+        tokio::select! {
+            () = self.watch.changed() => self.web.clock.sleep_ms(PAUSE_MS).await,
+            delta = self.listener.next() => {
+                self.draft.take(delta);
+                self.web.clock.sleep_ms(PAUSE_MS).await;
+                while let Some(delta) = self.listener.ready() {
+                    self.draft.take(delta);
+                }
+                let said = html! { div.entry.assistant { div.by { strong { "Assistant" } "is writing" } (text::plain(&self.draft.text)) } };
+                tell(ready, "draft", &said, None);
             }
         }
     }
 }
 
-impl Follow {
-    /// How much is read next: a part, or one entry that is larger than that, once it has its turn. None: the server stops.
-    async fn next_bounds(&mut self) -> Option<PageBounds> {
-        let Some(entering) = self.entering.as_mut() else {
-            return Some(LIVE_PART);
-        };
-        tokio::select! {
-            biased;
-            large = entering => {
-                self.entering = None;
-                self.large = Some(large?);
-                Some(ONE)
-            }
-            () = self.web.draining.cancelled() => None,
-            () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => {
-                self.ready.push_back(Event::comment());
-                Some(LIVE_PART)
-            }
-        }
-    }
+fn tell(ready: &mut VecDeque<Event>, name: &str, markup: &Markup, position: Option<u64>) {
+    // A line break of another kind cannot be in an event's data; for a page it is the same. An event without data is
+    // not told at all.
+    let data = if markup.0.is_empty() {
+        "<!-- nothing -->".to_owned()
+    } else {
+        markup.0.replace('\r', "")
+    };
+    ready.push_back(Event::new(position, name, &data));
+}
 
-    async fn read(&mut self, bounds: PageBounds) -> Result<(), PageError> {
+impl LivePage {
+    async fn read_part(
+        &mut self,
+        bounds: PageBounds,
+        ready: &mut VecDeque<Event>,
+    ) -> Result<PageRead, PageError> {
         let team = self.visitor.team_id();
         let now = self.web.clock.now();
         let store = &self.web.store;
@@ -193,10 +182,7 @@ impl Follow {
         let reach = Reach::After(self.after);
         let part = store.transcript_page(team, self.run, reach, bounds).await?;
         if part.large {
-            let holder = Holder::Person(self.visitor.user_id());
-            let turn = self.web.large_events.clone().enter(holder);
-            self.entering = Some(Box::pin(turn));
-            return Ok(());
+            return Ok(PageRead::TooLarge);
         }
         let view = store.run(team, self.run).await?;
         let people = people_of(&self.web, &part.entries).await?;
@@ -212,19 +198,19 @@ impl Follow {
             };
             let item = transcript::entry(entry, &context);
             let name = if item.0.is_empty() { "note" } else { "entry" };
-            self.tell(name, &item, Some(entry.position));
+            tell(ready, name, &item, Some(entry.position));
         }
         if !part.entries.is_empty() && self.draft.of.take().is_some() {
             self.draft.text.clear();
-            self.tell("draft", &html! {}, None);
+            tell(ready, "draft", &html! {}, None);
         }
         let is_whole = self.after >= part.last;
         let shown = state(&view);
         if is_whole && (self.is_first || !part.entries.is_empty() || shown.0 != self.told) {
             self.told.clone_from(&shown.0);
-            self.tell("state", &shown, None);
-            self.tell("actions", &actions(&self.visitor, &view), None);
-            self.tell("hint", &html! { (hint_of(&view)) }, None);
+            tell(ready, "state", &shown, None);
+            tell(ready, "actions", &actions(&self.visitor, &view), None);
+            tell(ready, "hint", &html! { (hint_of(&view)) }, None);
             let reach = Reach::Newest;
             let newest = self
                 .web
@@ -232,20 +218,24 @@ impl Follow {
                 .transcript(team, self.run, reach, PART)
                 .await?;
             let column = side::of(&self.web, &self.visitor, &view.run, &newest.entries).await?;
-            self.tell("side", &column, None);
+            tell(ready, "side", &column, None);
         }
-        self.tell_request(open_request(&view, None)).await?;
+        self.tell_request(open_request(&view, None), ready).await?;
         self.is_first = false;
         if is_whole && view.run.status.has_ended() {
-            self.has_ended = true;
-            self.ready.push_back(Event::new(None, "end", "end"));
+            ready.push_back(Event::new(None, "end", "end"));
+            return Ok(PageRead::Last);
         }
-        Ok(())
+        Ok(PageRead::Whole)
     }
 
     /// What became of the request that the page shows, and the card of one that it does not show. The page decides when
     /// it puts a card where.
-    async fn tell_request(&mut self, pending: Option<OpenRequest>) -> Result<(), PageError> {
+    async fn tell_request(
+        &mut self,
+        pending: Option<OpenRequest>,
+        ready: &mut VecDeque<Event>,
+    ) -> Result<(), PageError> {
         let asked = pending.as_ref().map(|open| open.request.id);
         if asked == self.asked {
             return Ok(());
@@ -259,7 +249,7 @@ impl Follow {
                 .await?;
             if let Some(FoundRequest::Closed(closed)) = found.first() {
                 let outcome = inbox::outcome_of(closed, self.web.clock.now());
-                self.tell("outcome", &outcome, None);
+                tell(ready, "outcome", &outcome, None);
             }
         }
         if let Some(open) = pending {
@@ -270,42 +260,8 @@ impl Follow {
                 back: "run",
             };
             let card = card::open(&setting, &open, None);
-            self.tell("request", &card, None);
+            tell(ready, "request", &card, None);
         }
         Ok(())
-    }
-
-    fn tell(&mut self, name: &str, markup: &Markup, position: Option<u64>) {
-        // A line break of another kind cannot be in an event's data; for a page it is the same. An event without data is
-        // not told at all.
-        let data = if markup.0.is_empty() {
-            "<!-- nothing -->".to_owned()
-        } else {
-            markup.0.replace('\r', "")
-        };
-        self.ready.push_back(Event::new(position, name, &data));
-    }
-
-    /// Until there may be more, or it is time for a sign of life.
-    async fn wait(&mut self) {
-        tokio::select! {
-            () = self.watch.changed() => {
-                tokio::select! {
-                    () = self.web.clock.sleep_ms(PAUSE_MS) => {}
-                    () = self.web.draining.cancelled() => {}
-                }
-            }
-            delta = self.listener.next() => {
-                self.draft.take(delta);
-                self.web.clock.sleep_ms(PAUSE_MS).await;
-                while let Some(delta) = self.listener.ready() {
-                    self.draft.take(delta);
-                }
-                let said = html! { div.entry.assistant { div.by { strong { "Assistant" } "is writing" } (text::plain(&self.draft.text)) } };
-                self.tell("draft", &said, None);
-            }
-            () = self.web.draining.cancelled() => {}
-            () = self.web.clock.sleep_ms(COMMENT_EVERY_MS) => self.ready.push_back(Event::comment()),
-        }
     }
 }

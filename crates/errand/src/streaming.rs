@@ -6,6 +6,8 @@
 //! waits for its client. One holder (an API key or a person) has at most `api.event_streams_per_key` streams, and of its
 //! events that are larger than a page at most [`LARGE_PER_HOLDER`] are in memory at once; the others wait for their turn.
 
+pub(crate) mod follow;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -18,8 +20,8 @@ use futures::stream;
 use http::header::{self, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::AppState;
-use super::slots::{Holder, Slot};
+use crate::api::AppState;
+use crate::api::slots::{Holder, Slot};
 
 /// How much of an event is handed to the connection at once, in bytes.
 const PIECE_BYTES: usize = 64 * 1024;
