@@ -11,8 +11,7 @@
 mod child;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -22,11 +21,12 @@ use errand_core::playbook::{Evaluated, Evaluator, Failed, Job, decode_reply, enc
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::subprocess::{self, StartError, Started};
 
 pub use child::run_evaluator;
 
@@ -57,7 +57,7 @@ pub enum EvaluateError {
     /// It is larger than what a process is given.
     #[error("it takes more data than it may")]
     TooLarge,
-    /// No turn came.
+    /// No turn came, or descriptors, memory or processes have run out.
     #[error("the server evaluates too much at once: try again in a moment")]
     Busy,
     /// No process can be started.
@@ -129,9 +129,7 @@ struct Inner {
 
 /// A process without work.
 struct Process {
-    _child: Child,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
+    started: Started,
     jobs: u32,
 }
 
@@ -253,12 +251,12 @@ impl TeamEvaluators {
         let was_kept = kept.is_some();
         let mut process = match kept {
             Some(process) => process,
-            None => start(all.program.as_ref())?,
+            None => start(all.program.as_deref())?,
         };
         let mut done = timeout(all.time_max, ask(&mut process, task, size, work)).await;
         if was_kept && matches!(done, Ok(None)) {
             // It may have been ended by what it did before.
-            process = start(all.program.as_ref())?;
+            process = start(all.program.as_deref())?;
             done = timeout(all.time_max, ask(&mut process, task, size, work)).await;
         }
         // A process that is not kept is killed when it is dropped.
@@ -311,37 +309,19 @@ async fn end_idle(all: Weak<Inner>, mut uses: u64) {
     }
 }
 
-fn start(program: Option<&PathBuf>) -> Result<Process, EvaluateError> {
-    let program = program.ok_or(EvaluateError::Unavailable)?;
-    let started = Command::new(program)
-        .arg(child::EVALUATOR_ARGUMENT)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // A panic's text may hold what a run holds.
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let unavailable = |error: &dyn std::error::Error| {
-        tracing::error!(error = %error, "a process that evaluates templates cannot be started");
-        EvaluateError::Unavailable
-    };
-    let mut child = started.map_err(|error| unavailable(&error))?;
-    match (child.stdin.take(), child.stdout.take()) {
-        (Some(stdin), Some(stdout)) => Ok(Process {
-            _child: child,
-            stdin,
-            stdout,
-            jobs: 0,
-        }),
-        _ => Err(EvaluateError::Unavailable),
-    }
+fn start(program: Option<&Path>) -> Result<Process, EvaluateError> {
+    let arguments = [child::EVALUATOR_ARGUMENT];
+    let started = subprocess::start(program, &arguments, "evaluates templates");
+    let started = started.map_err(|error| match error {
+        StartError::Exhausted => EvaluateError::Busy,
+        StartError::Unavailable => EvaluateError::Unavailable,
+    })?;
+    Ok(Process { started, jobs: 0 })
 }
 
 /// Gives a process its work and takes the answer. `None` where it ended.
 async fn ask(process: &mut Process, task: Task, size: u32, work: &[u8]) -> Option<Vec<u8>> {
-    let Process { stdin, stdout, .. } = process;
+    let Started { stdin, stdout, .. } = &mut process.started;
     stdin.write_all(&[task.byte()]).await.ok()?;
     stdin.write_all(&size.to_le_bytes()).await.ok()?;
     stdin.write_all(work).await.ok()?;

@@ -25,5 +25,6 @@ mod janitor;
 mod outbox;
 mod pulse;
 mod secrets;
+mod subprocess;
 
 pub use dispatch::{Engine, EngineOptions, Parts};

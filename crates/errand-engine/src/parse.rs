@@ -17,20 +17,19 @@ mod pdf;
 mod tests;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use errand_core::cause::is_exhausted;
 use errand_core::id::TeamId;
 use errand_core::limits::{DOCUMENT_BYTES_MAX, READ_FILE_BYTES_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::evaluate::{Evaluators, TeamEvaluators};
+use crate::subprocess::{self, StartError, Started};
 
 pub use child::run_parser;
 
@@ -217,44 +216,28 @@ impl TeamParsers {
         let Ok(_places) = timeout(all.patience, turn).await else {
             return Err(ParseError::Busy);
         };
-        let mut child = start(all.program.as_ref(), kind)?;
-        timeout(all.patience, parse(&mut child, bytes))
+        let parser = start(all.program.as_deref(), kind)?;
+        timeout(all.patience, parse(parser, bytes))
             .await
             .unwrap_or(Err(ParseError::TooSlow))
-        // The child is killed here, if it has not ended.
     }
 }
 
-fn start(program: Option<&PathBuf>, kind: Kind) -> Result<Child, ParseError> {
-    let program = program.ok_or(ParseError::Unavailable)?;
-    let started = Command::new(program)
-        .arg(child::PARSER_ARGUMENT)
-        .arg(kind.word())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // A panic's text may hold what is in the document.
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    started.map_err(|error| {
-        if is_exhausted(&error) {
-            return ParseError::Exhausted;
-        }
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "a parser of documents cannot be started"
-        );
-        ParseError::Unavailable
+fn start(program: Option<&Path>, kind: Kind) -> Result<Started, ParseError> {
+    let arguments = [child::PARSER_ARGUMENT, kind.word()];
+    subprocess::start(program, &arguments, "parses documents").map_err(|error| match error {
+        StartError::Exhausted => ParseError::Exhausted,
+        StartError::Unavailable => ParseError::Unavailable,
     })
 }
 
-/// Gives a parser its document and takes the text.
-async fn parse(child: &mut Child, bytes: Vec<u8>) -> Result<String, ParseError> {
-    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(ParseError::Failed);
-    };
+/// Gives a parser its document and takes the text. The parser is killed here if it has not ended.
+async fn parse(parser: Started, bytes: Vec<u8>) -> Result<String, ParseError> {
+    let Started {
+        mut child,
+        mut stdin,
+        stdout,
+    } = parser;
     let give = async move {
         // One that does not read to the end says why by the code that it ends with.
         let _ = stdin.write_all(&bytes).await;
