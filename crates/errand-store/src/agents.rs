@@ -16,11 +16,22 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::error::{Result, StoreError};
 use crate::model::{
-    Agent, AgentRow, Build, BuildChange, BuildState, NewAgent, NewBuild, Page, PageQuery, Person,
+    Agent, AgentRow, Build, BuildState, NewAgent, NewBuild, Page, PageQuery, Person,
 };
 use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, count, int, json, to_json};
 use crate::sqlite::Store;
+
+/// What of a build may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildChange {
+    /// A new name.
+    pub name: Option<String>,
+    /// A new description; `Some(None)` removes it.
+    pub description: Option<Option<String>>,
+    /// Whether it becomes the live build, if it is not.
+    pub promote: bool,
+}
 
 /// The id of the live build of `agents a`: the one that was made live last, or, where none was since there are drafts,
 /// the newest.
@@ -214,10 +225,12 @@ impl Store {
         .await
     }
 
-    /// Changes a build's name and description. Where nothing is to change, nothing is written.
+    /// Changes a build's name and description, and makes it the live one if `change` promotes it. Where nothing is to change,
+    /// nothing is written.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also where its agent is deleted; [`StoreError::Corrupt`].
+    /// [`StoreError::NotFound`], also where its agent is deleted; `Conflict` when a draft is promoted that was replaced;
+    /// [`StoreError::Corrupt`].
     pub async fn update_build(
         &self,
         team: TeamId,
@@ -536,12 +549,19 @@ fn change_build(
     (by, now): (UserId, Timestamp),
 ) -> Result<Build> {
     let old = changeable_build(tx, team, build)?;
-    if *change == BuildChange::default() {
+    let becomes_live = change.promote && old.state != BuildState::Live;
+    if change.promote && old.state == BuildState::Draft {
+        live::check_not_replaced(tx, build)?;
+    }
+    if !becomes_live && change.name.is_none() && change.description.is_none() {
         return Ok(old);
     }
     update_texts(tx, team, build, change, now)?;
+    if becomes_live {
+        live::make_live(tx, old.agent_id, build)?;
+    }
     // An agent shows its live build: it has changed where that has.
-    if old.state == BuildState::Live {
+    if becomes_live || old.state == BuildState::Live {
         move_updated_at(tx, old.agent_id, by, now)?;
     }
     select_build(tx, team, build)

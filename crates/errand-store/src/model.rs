@@ -19,6 +19,8 @@ use errand_core::warning::Warning;
 use errand_core::wire::RunBody;
 use serde_json::Value;
 
+pub use crate::agents::BuildChange;
+
 use crate::bell::Fence;
 pub use crate::turns::{Principal, RunSlots};
 
@@ -194,15 +196,6 @@ pub struct NewAgent {
     pub created_by: UserId,
     /// Now.
     pub now: Timestamp,
-}
-
-/// What of a build may change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuildChange {
-    /// A new name.
-    pub name: Option<String>,
-    /// A new description; `Some(None)` removes it.
-    pub description: Option<Option<String>>,
 }
 
 /// An API key, without the key.

@@ -3,13 +3,13 @@
 //! Guarantee: an agent with a build that is no draft has exactly one live build. A draft is replaced by its child, and is
 //! not promoted any more: whoever promotes it would undo the change that replaced it.
 
-use errand_core::id::{AgentId, BuildId, TeamId, UserId};
+use errand_core::id::{AgentId, BuildId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{changeable_build, insert_build, live_build, move_updated_at, update_texts};
+use super::{BuildChange, changeable_build, insert_build, live_build, move_updated_at};
 use crate::error::{Result, StoreError};
-use crate::model::{Build, BuildChange, BuildState, NewBuild};
+use crate::model::{Build, BuildState, NewBuild};
 use crate::once::{Answer, Once, once};
 use crate::rows::Blob;
 use crate::sqlite::Store;
@@ -36,26 +36,6 @@ impl Store {
         self.write(move |tx| {
             once(tx, &recorded, now, || {
                 revise(tx, team, build, &change, &new, now)
-            })
-        })
-        .await
-    }
-
-    /// Makes a build the one that new runs use. Where it is that already, only what `change` says is written.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], also where its agent is deleted; `Conflict` for a draft that was replaced.
-    pub async fn promote_build(
-        &self,
-        team: TeamId,
-        build: BuildId,
-        change: BuildChange,
-        (by, now): (UserId, Timestamp),
-        recorded: Once<Build>,
-    ) -> Result<Answer<Build>> {
-        self.write(move |tx| {
-            once(tx, &recorded, now, || {
-                promote(tx, team, build, &change, (by, now))
             })
         })
         .await
@@ -97,7 +77,14 @@ pub(crate) fn live_build_of(conn: &Connection, team: TeamId, agent: AgentId) -> 
         })
 }
 
-/// For a build that the transaction has found to be the agent's.
+/// Makes a build the live one, for a build that the transaction has found to be the agent's.
+pub(super) fn make_live(tx: &Connection, agent: AgentId, build: BuildId) -> Result<()> {
+    tx.prepare_cached("UPDATE builds SET draft = 0 WHERE id = ?1")?
+        .execute(params![Blob(build.as_uuid())])?;
+    point_to(tx, agent, build)
+}
+
+/// The same for one that is no draft.
 pub(super) fn point_to(tx: &Connection, agent: AgentId, build: BuildId) -> Result<()> {
     tx.prepare_cached("UPDATE agents SET live_build = ?2 WHERE id = ?1")?
         .execute(params![Blob(agent.as_uuid()), Blob(build.as_uuid())])?;
@@ -138,30 +125,8 @@ fn revise(
     Ok(child)
 }
 
-fn promote(
-    tx: &Connection,
-    team: TeamId,
-    build: BuildId,
-    change: &BuildChange,
-    (by, now): (UserId, Timestamp),
-) -> Result<Build> {
-    let old = changeable_build(tx, team, build)?;
-    if old.state == BuildState::Draft {
-        check_not_replaced(tx, build)?;
-    }
-    if old.state == BuildState::Live && *change == BuildChange::default() {
-        return Ok(old);
-    }
-    update_texts(tx, team, build, change, now)?;
-    tx.prepare_cached("UPDATE builds SET draft = 0 WHERE id = ?1")?
-        .execute(params![Blob(build.as_uuid())])?;
-    point_to(tx, old.agent_id, build)?;
-    move_updated_at(tx, old.agent_id, by, now)?;
-    changeable_build(tx, team, build)
-}
-
 /// Refuses a draft that has a child, and names the last of the line.
-fn check_not_replaced(tx: &Connection, draft: BuildId) -> Result<()> {
+pub(super) fn check_not_replaced(tx: &Connection, draft: BuildId) -> Result<()> {
     let mut last = None;
     let mut of = Blob(draft.as_uuid());
     for _ in 0..SUCCESSORS_MAX {

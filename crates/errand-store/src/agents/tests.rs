@@ -228,6 +228,7 @@ async fn a_deleted_agent_is_gone_but_for_its_builds() {
     let change = BuildChange {
         name: Some("x".to_owned()),
         description: None,
+        promote: false,
     };
     assert!(matches!(
         f.changed(build.id, change, f.now).await,
@@ -279,6 +280,7 @@ async fn another_teams_agents_and_builds_are_not_found() {
     let change = BuildChange {
         name: Some("x".to_owned()),
         description: Some(None),
+        promote: false,
     };
     let updated = f
         .store
@@ -375,6 +377,7 @@ async fn of_a_build_name_and_description_change() {
     let described = BuildChange {
         name: None,
         description: Some(Some("why".to_owned())),
+        promote: false,
     };
     build.description = Some("why".to_owned());
     build.updated_at = t1;
@@ -384,6 +387,7 @@ async fn of_a_build_name_and_description_change() {
     let renamed = BuildChange {
         name: Some("better".to_owned()),
         description: None,
+        promote: false,
     };
     build.name = "better".to_owned();
     assert_eq!(f.changed(build.id, renamed, t1).await.unwrap(), build);
@@ -396,6 +400,7 @@ async fn of_a_build_name_and_description_change() {
     let bare = BuildChange {
         name: None,
         description: Some(None),
+        promote: false,
     };
     assert_eq!(f.changed(build.id, bare, t2).await.unwrap(), build);
     assert_eq!(f.updated_at(agent.id).await, t1);

@@ -564,6 +564,7 @@ pub(crate) async fn change_build(
     let change = BuildChange {
         name: name.map(|name| name.0),
         description,
+        promote: false,
     };
     let now = app.clock.now();
     let once = key.once(&caller, body.sha256, render);
@@ -623,12 +624,13 @@ pub(crate) async fn promote_build(
     let change = BuildChange {
         name: body.value.revision_name.map(|name| name.0),
         description: body.value.revision_description,
+        promote: true,
     };
     let by = (caller.user(), app.clock.now());
     let once = key.once(&caller, body.sha256, render_promoted);
     let answer = app
         .store
-        .promote_build(caller.team(), build, change, by, once)
+        .update_build(caller.team(), build, change, by, once)
         .await?;
     Ok(response(answer, render_promoted))
 }

@@ -215,14 +215,12 @@ pub(in crate::web) async fn promote(
         return Err(PageError::not_found());
     }
     let by = (visitor.user_id(), web.clock.now());
+    let promotion = BuildChange {
+        promote: true,
+        ..BuildChange::default()
+    };
     web.store
-        .promote_build(
-            team,
-            build,
-            BuildChange::default(),
-            by,
-            Once::not_recorded(),
-        )
+        .update_build(team, build, promotion, by, Once::not_recorded())
         .await?;
     Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
 }
