@@ -8,14 +8,15 @@ mod hostile;
 mod off;
 mod root;
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+
+use crate::process::{Logged, bare, ended};
 
 /// A bound, not a measure.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -177,56 +178,45 @@ async fn until_gone(text: &str) {
 
 /// The real program as a server, with a key, and with what is in its environment.
 struct Real {
-    child: Child,
+    logged: Logged,
     url: String,
     key: String,
+}
+
+impl Deref for Real {
+    type Target = Logged;
+
+    fn deref(&self) -> &Logged {
+        &self.logged
+    }
+}
+
+impl DerefMut for Real {
+    fn deref_mut(&mut self) -> &mut Logged {
+        &mut self.logged
+    }
 }
 
 impl Real {
     async fn start(dir: &Path, env: &[(&str, &str)]) -> Self {
         errand_engine::net::install_crypto_provider();
-        let mut child = Self::program(env)
+        let mut command = Self::program(env);
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let listening = async {
-            loop {
-                let line = lines
-                    .next_line()
-                    .await
-                    .unwrap()
-                    .expect("a server that starts");
-                if let Some((_, url)) = line.split_once("listening on ") {
-                    return url.split_whitespace().next().unwrap().to_owned();
-                }
-            }
-        };
-        let url = tokio::time::timeout(PATIENCE, listening)
-            .await
-            .expect("a server that starts");
-        // Read on, so that it never waits for its log.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let key = Self::program(env)
+            .arg(dir);
+        let mut logged = Logged::spawn(&mut command);
+        let url = logged.address().await;
+        let mut command = Self::program(env);
+        command
             .args(["keys", "create", "--name", "test", "--data-dir"])
-            .arg(dir)
-            .output()
-            .await
-            .unwrap();
-        let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
-        Self { child, url, key }
+            .arg(dir);
+        let key = ended(&mut command).await.stdout.trim().to_owned();
+        Self { logged, url, key }
     }
 
     fn program(env: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(program());
-        command
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = bare(program());
+        command.envs(env.iter().copied());
         command
     }
 

@@ -1,5 +1,7 @@
 //! A real server as a process that may refuse to start, may be short of something, and may end by itself.
 
+use std::ffi::OsStr;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -21,9 +23,20 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
 }
 
-/// The program on a data directory, without what the environment of the test says.
+/// A program, without what the environment of the test says.
+pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/local/bin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// The program on a data directory, with settings that fit servers of tests.
 pub(crate) fn errand(dir: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_errand"));
+    let mut command = bare(env!("CARGO_BIN_EXE_errand"));
     surround(&mut command);
     command.args(words).arg("--data-dir").arg(dir);
     command
@@ -31,14 +44,10 @@ pub(crate) fn errand(dir: &Path, words: &[&str]) -> Command {
 
 fn surround(command: &mut Command) {
     command
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/local/bin:/usr/bin:/sbin:/bin")
         .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
         .env("ERRAND_FETCH_URL__ALLOW_PRIVATE_NETWORKS", "true")
         .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")
-        .env("ERRAND_METRICS__LISTEN", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+        .env("ERRAND_METRICS__LISTEN", "127.0.0.1:0");
 }
 
 /// What a command gave: its exit code, and all that it wrote.
@@ -72,58 +81,20 @@ pub(crate) async fn ended(command: &mut Command) -> Ended {
     }
 }
 
-/// A server and its log.
-pub(crate) struct Process {
+/// A process and its log, which is read as long as it writes.
+pub(crate) struct Logged {
     pub(crate) child: Child,
-    pub(crate) url: String,
-    pub(crate) key: String,
-    http: Client,
     log: Arc<Mutex<String>>,
     lines: watch::Receiver<usize>,
 }
 
-impl Process {
-    /// A server that starts, and a key of it.
-    pub(crate) async fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &[], &[], None).await
-    }
-
-    /// `descriptors`: how many files it may have open.
-    pub(crate) async fn start_with(
-        dir: &Path,
-        words: &[&str],
-        settings: &[(&str, &str)],
-        descriptors: Option<u32>,
-    ) -> Self {
-        let mut process = Self::begin(dir, words, settings, descriptors);
-        assert!(process.until("listening on ").await, "{}", process.log());
-        process.url = process.after("listening on ");
-        let made = ended(&mut errand(dir, &["keys", "create", "--name", "test"])).await;
-        assert_eq!(made.code, Some(0), "{}\n{}", made.text, process.log());
-        process.key = made.stdout.trim().to_owned();
-        process
-    }
-
-    /// A server that may not start.
-    pub(crate) fn begin(
-        dir: &Path,
-        words: &[&str],
-        settings: &[(&str, &str)],
-        descriptors: Option<u32>,
-    ) -> Self {
-        let mut command = Command::new("/bin/sh");
-        surround(&mut command);
-        let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most} && "));
-        command
-            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
-            .arg(env!("CARGO_BIN_EXE_errand"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir)
-            .args(words)
-            .envs(settings.iter().copied())
+impl Logged {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
         let (told, lines) = watch::channel(0);
@@ -135,27 +106,14 @@ impl Process {
                 told.send_modify(|n| *n += 1);
             }
         });
-        errand_engine::net::install_crypto_provider();
-        let http = Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .build()
-            .unwrap();
-        Self {
-            child,
-            url: String::new(),
-            key: String::new(),
-            http,
-            log,
-            lines,
-        }
+        Self { child, log, lines }
     }
 
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Until the log holds a text. False where the server ended first.
+    /// Until the log holds a text. False where the process ended first.
     pub(crate) async fn until(&mut self, text: &str) -> bool {
         let log = Arc::clone(&self.log);
         let seen = async {
@@ -176,9 +134,15 @@ impl Process {
         rest.split_whitespace().next().unwrap().to_owned()
     }
 
+    /// The address at which a server listens, once it does.
+    pub(crate) async fn address(&mut self) -> String {
+        assert!(self.until("listening on ").await, "{}", self.log());
+        self.after("listening on ")
+    }
+
     /// Until it ends by itself; the exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
-        within("a server that ends", self.child.wait())
+        within("a process that ends", self.child.wait())
             .await
             .unwrap()
             .code()
@@ -196,6 +160,86 @@ impl Process {
     pub(crate) async fn stop(mut self) -> Option<i32> {
         self.signal("TERM");
         self.ends().await
+    }
+}
+
+/// A server and its log.
+pub(crate) struct Process {
+    logged: Logged,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    http: Client,
+}
+
+impl Deref for Process {
+    type Target = Logged;
+
+    fn deref(&self) -> &Logged {
+        &self.logged
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Logged {
+        &mut self.logged
+    }
+}
+
+impl Process {
+    /// A server that starts, and a key of it.
+    pub(crate) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[], &[], None).await
+    }
+
+    /// `descriptors`: how many files it may have open.
+    pub(crate) async fn start_with(
+        dir: &Path,
+        words: &[&str],
+        settings: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
+        let mut process = Self::begin(dir, words, settings, descriptors);
+        process.url = process.address().await;
+        let made = ended(&mut errand(dir, &["keys", "create", "--name", "test"])).await;
+        assert_eq!(made.code, Some(0), "{}\n{}", made.text, process.log());
+        process.key = made.stdout.trim().to_owned();
+        process
+    }
+
+    /// A server that may not start.
+    pub(crate) fn begin(
+        dir: &Path,
+        words: &[&str],
+        settings: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
+        let mut command = bare("/bin/sh");
+        surround(&mut command);
+        let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most} && "));
+        command
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_errand"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir)
+            .args(words)
+            .envs(settings.iter().copied());
+        errand_engine::net::install_crypto_provider();
+        let http = Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        Self {
+            logged: Logged::spawn(&mut command),
+            url: String::new(),
+            key: String::new(),
+            http,
+        }
+    }
+
+    /// SIGTERM; the exit code.
+    pub(crate) async fn stop(self) -> Option<i32> {
+        self.logged.stop().await
     }
 
     /// Status, the header `retry-after`, and the body.

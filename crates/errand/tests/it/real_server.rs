@@ -1,39 +1,25 @@
 //! The real program as a process: signals, sockets, certificates, the command line, the example and the demo.
 
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use errand_testkit::WebhookSink;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::process::Command;
 
-/// A bound, not a measure.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::process::{Logged, bare, within};
+
 const MIB: usize = 1024 * 1024;
 
 /// The program, without what the environment of the test says.
 fn errand() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_errand"));
-    command
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
-}
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
+    bare(env!("CARGO_BIN_EXE_errand"))
 }
 
 async fn output(command: &mut Command) -> Output {
@@ -46,12 +32,24 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A server and its log.
+/// A server with the default settings, and its log.
 struct Server {
-    child: Child,
+    logged: Logged,
     url: String,
-    log: Arc<Mutex<String>>,
-    lines: watch::Receiver<usize>,
+}
+
+impl Deref for Server {
+    type Target = Logged;
+
+    fn deref(&self) -> &Logged {
+        &self.logged
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Logged {
+        &mut self.logged
+    }
 }
 
 impl Server {
@@ -65,73 +63,23 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(dir)
             .envs(settings.iter().copied());
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
-        let (told, lines) = watch::channel(0);
-        let kept = Arc::clone(&log);
-        tokio::spawn(async move {
-            let mut from = stderr.lines();
-            while let Ok(Some(line)) = from.next_line().await {
-                kept.lock().unwrap().push_str(&format!("{line}\n"));
-                told.send_modify(|n| *n += 1);
-            }
-        });
-        let mut server = Self {
-            child,
-            url: String::new(),
-            log,
-            lines,
-        };
-        server.until("listening on ").await;
-        let log = server.log();
-        let address = log.split("listening on ").nth(1).unwrap();
-        server.url = address.split_whitespace().next().unwrap().to_owned();
-        server
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        let mut logged = Logged::spawn(&mut command);
+        let url = logged.address().await;
+        Self { logged, url }
     }
 
     /// Until the log holds a text.
     async fn until(&mut self, wanted: &str) {
-        let seen = async {
-            while !self.log().contains(wanted) {
-                if self.lines.changed().await.is_err() {
-                    assert!(
-                        self.log().contains(wanted),
-                        "the server ended:\n{}",
-                        self.log()
-                    );
-                }
-            }
-        };
-        within(&format!("a log with {wanted:?}"), seen).await;
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.id().unwrap().to_string();
         assert!(
-            std::process::Command::new("/bin/sh")
-                .args(["-c", "kill -s \"$0\" \"$1\"", name, &id])
-                .status()
-                .unwrap()
-                .success()
+            self.logged.until(wanted).await,
+            "the server ended:\n{}",
+            self.log()
         );
     }
 
     /// SIGTERM; the exit code.
-    async fn stop(mut self) -> Option<i32> {
-        self.signal("TERM");
-        within("a server that stops", self.child.wait())
-            .await
-            .unwrap()
-            .code()
+    async fn stop(self) -> Option<i32> {
+        self.logged.stop().await
     }
 
     fn address(&self) -> &str {
