@@ -34,6 +34,10 @@ pub struct Read {
     pub item: Option<String>,
     /// When.
     pub at: Timestamp,
+    /// The position of the entry with which it came, in the transcript of the run that read it. `None`: no entry shows it, or
+    /// it was read before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
     /// The run that read it, where it is not the run itself but one above it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
@@ -56,7 +60,17 @@ impl Read {
             call_id: call_id.map(|id| cut(id, CALL_ID_CHARS_MAX)),
             item: item.map(|item| cut(item, ITEM_CHARS_MAX)),
             at,
+            position: None,
             run: None,
+        }
+    }
+
+    /// The same, with the entry that shows it.
+    #[must_use]
+    pub fn shown_at(self, position: u64) -> Self {
+        Self {
+            position: Some(position),
+            ..self
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a request carries from outside: what was read before a call, and what a connection's server says. Shown as quoted
 //! plain text, never as words of this program, and never as markup.
 
-use errand_core::content::Source;
+use errand_core::content::{Read, Source};
 use errand_core::human::HumanRequest;
 use errand_core::id::RunId;
 use errand_core::shown::one_line;
@@ -41,11 +41,18 @@ fn one(source: &Source, run: RunId) -> Markup {
         @if let Some(item) = &read.item { " " q dir="auto" { (one_line(item)) } }
         @if source.untrusted { " · untrusted" }
         @if source.private { " · private" }
-        @let of = read.run.unwrap_or(run);
-        @if let Some(call) = &read.call_id {
-            " · " a href={ "/runs/" (of) "#" (ui::call_anchor(call)) } { @if read.run.is_some() { "View in another run" } @else { "View in the transcript" } }
-        } @else if read.run.is_some() {
-            " · " a href={ "/runs/" (of) } { "View the other run" }
-        }
+        @let words = if read.run.is_some() { "View in another run" } else { "View in the transcript" };
+        @if let Some(place) = place_of(read, run) { " · " a href=(place) { (words) } }
+    }
+}
+
+/// The way to where a read is shown: the part of the transcript that has its entry. Reads from before positions were
+/// recorded have a call, which is looked for in the newest part. `run`: the run that asks.
+fn place_of(read: &Read, run: RunId) -> Option<String> {
+    let of = read.run.unwrap_or(run);
+    match (read.position, &read.call_id) {
+        (Some(position), _) => Some(super::run::way_to(of, position)),
+        (None, Some(call)) => Some(format!("/runs/{of}#{}", ui::call_anchor(call))),
+        (None, None) => read.run.map(|_| format!("/runs/{of}")),
     }
 }

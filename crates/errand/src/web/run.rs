@@ -1,7 +1,8 @@
 //! A run: its transcript, live, and all that is to be known of it.
 //!
 //! Promised: the page holds the newest part of the transcript, however long that is, and older parts come when they are
-//! asked for; what is shown live is made by the same functions as the page.
+//! asked for; a link to an entry ([`way_to`]) shows the part that has it, wherever that is; what is shown live is made by
+//! the same functions as the page.
 
 pub(super) mod act;
 pub(super) mod answer;
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use errand_core::id::{AgentId, BuildId, HumanRequestId, RunId, UserId};
+use errand_core::id::{AgentId, BuildId, HumanRequestId, RunId, TeamId, UserId};
 use errand_core::role::Permission;
 use errand_core::run::Status;
 use errand_core::transcript::{Body, Entry, Outcome};
@@ -34,6 +35,63 @@ use transcript::{Calls, Context, People};
 /// Entries of one part of the transcript.
 const PART: u32 = 100;
 
+/// Entries that are shown before one that a link leads to, so that it can be understood.
+const CONTEXT: u64 = 10;
+
+/// Which part of the transcript a page shows.
+#[derive(Clone, Copy)]
+enum Part {
+    Newest,
+    /// What is right before a position.
+    Before(u64),
+    /// What is around a position. The newest part if that has it.
+    Around(u64),
+}
+
+impl Part {
+    fn of(params: &Fields) -> Self {
+        let position = |name: &str| params.get(name).parse().ok();
+        match (position("before"), position("around")) {
+            (Some(before), _) => Self::Before(before),
+            (None, Some(around)) => Self::Around(around),
+            (None, None) => Self::Newest,
+        }
+    }
+}
+
+/// The address of an entry on its run's page.
+pub(super) fn way_to(run: RunId, position: u64) -> String {
+    format!("/runs/{run}?around={position}#e-{position}")
+}
+
+/// A part of a run's transcript, and whether it is an older one.
+async fn read_part(
+    web: &Web,
+    team: TeamId,
+    run: RunId,
+    part: Part,
+) -> Result<(TranscriptPart, bool), StoreError> {
+    let read = |reach| web.store.transcript(team, run, reach, PART);
+    let position = match part {
+        Part::Newest => return Ok((read(Reach::Newest).await?, false)),
+        Part::Before(position) => return Ok((read(Reach::Before(position)).await?, true)),
+        Part::Around(position) => position,
+    };
+    let has_it = |part: &TranscriptPart| part.entries.iter().any(|e| e.position == position);
+    let newest = read(Reach::Newest).await?;
+    // A position that no entry has yet is not worth more than the newest part.
+    if has_it(&newest) || position == 0 || position > newest.last {
+        return Ok((newest, false));
+    }
+    let with_context = Reach::After(position.saturating_sub(CONTEXT + 1));
+    let around = read(with_context).await?;
+    if has_it(&around) {
+        return Ok((around, true));
+    }
+    // What comes before it fills the part by itself.
+    Ok((read(Reach::After(position.saturating_sub(1))).await?, true))
+}
+
 /// What was answered and did not fit, and why.
 pub(super) struct Sent {
     request: HumanRequestId,
@@ -47,10 +105,10 @@ pub(super) async fn show(
     Path(run): Path<RunId>,
     Params(params): Params,
 ) -> Shown {
-    let before = params.get("before").parse().ok();
+    let part = Part::of(&params);
     let answered = inbox::answered(&web, visitor.team_id(), &params).await?;
     let answered = answered.filter(|closed| closed.asked.run == run);
-    render_with(&web, &visitor, run, before, None, answered).await
+    render_with(&web, &visitor, run, part, None, answered).await
 }
 
 /// Older entries: as items of the list for htmx, else a whole page.
@@ -63,7 +121,7 @@ pub(super) async fn older(
 ) -> Shown {
     let before: u64 = params.get("before").parse().unwrap_or(0);
     if !headers.contains_key("hx-request") {
-        return render(&web, &visitor, run, Some(before), None).await;
+        return render(&web, &visitor, run, Part::Before(before), None).await;
     }
     let reach = Reach::Before(before);
     let part = web
@@ -127,14 +185,8 @@ struct Whole {
     answered: Option<ClosedRequest>,
 }
 
-/// The page. `before`: an older part of the transcript.
-async fn render(
-    web: &Web,
-    visitor: &Visitor,
-    run: RunId,
-    before: Option<u64>,
-    sent: Option<Sent>,
-) -> Shown {
+/// The page, with a part of the transcript.
+async fn render(web: &Web, visitor: &Visitor, run: RunId, part: Part, sent: Option<Sent>) -> Shown {
     let answered = match &sent {
         // Somebody was first: the card says who, with what was typed.
         Some(sent) => {
@@ -149,21 +201,20 @@ async fn render(
         }
         None => None,
     };
-    render_with(web, visitor, run, before, sent, answered).await
+    render_with(web, visitor, run, part, sent, answered).await
 }
 
 async fn render_with(
     web: &Web,
     visitor: &Visitor,
     run: RunId,
-    before: Option<u64>,
+    part: Part,
     sent: Option<Sent>,
     answered: Option<ClosedRequest>,
 ) -> Shown {
     let team = visitor.team_id();
-    let reach = before.map_or(Reach::Newest, Reach::Before);
     // The transcript first: what comes meanwhile is sent by the stream.
-    let part = web.store.transcript(team, run, reach, PART).await?;
+    let (part, is_older) = read_part(web, team, run, part).await?;
     let view = web.store.run(team, run).await?;
     let agent = AgentId::from_stored(view.run.agent_id);
     let agent_name = web
@@ -193,7 +244,7 @@ async fn render_with(
     let side = side::of(web, visitor, &whole.view.run, &whole.part.entries).await?;
     let status = ui::status_of(sent.is_some());
     let title = runs::title(&whole.view.run);
-    let body = body(visitor, &whole, &side, before.is_some(), sent.as_ref());
+    let body = body(visitor, &whole, &side, is_older, sent.as_ref());
     Ok(page_with_status(
         status,
         visitor,

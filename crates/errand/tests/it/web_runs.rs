@@ -335,6 +335,41 @@ async fn a_long_run_shows_its_end_and_older_entries_when_they_are_asked_for() {
 }
 
 #[tokio::test]
+async fn a_source_of_a_request_links_to_its_part_of_a_long_run() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let steps = json!([
+        {"for_each": "{{ range(150) }}", "steps": [{"say": "Round {{ item }}."}]},
+        {"tool": "run_command", "with": {"eur": 1}}, {"finish": "Done."}
+    ]);
+    let data = json!({"tools": {"run_command": "guard"}, "playbook": {"steps": steps}});
+    let agent = app
+        .agent(&team, json!({"version": "v2", "data": data}))
+        .await;
+    let body = json!({"agent_id": agent, "message": "Pay the bill.", "untrusted": true});
+    let run = app.run(&team, body).await;
+    app.settle().await;
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    assert!(page.contains("Round 149.") && !page.contains("Pay the bill.</"));
+    let link = between(&page, &format!("href=\"/runs/{run}?around="), "\"").unwrap();
+    let (position, place) = link.split_once('#').unwrap();
+    assert_eq!(place, format!("e-{position}"));
+    let entry = format!("id=\"{place}\"");
+    assert!(!page.contains(&entry), "the newest part does not have it");
+    let part = owner.get(&format!("/runs/{run}?around={position}")).await;
+    let part = part.ok();
+    assert!(part.contains(&entry) && part.contains("Round 0."), "{part}");
+    assert!(part.contains("This is an older part of the transcript."));
+    // What the newest part has is shown there, live.
+    let newest = between(&page, "id=\"e-", "\"").unwrap();
+    for position in [newest, "0", "100000"] {
+        let part = owner.get(&format!("/runs/{run}?around={position}")).await;
+        assert!(part.ok().contains("sse-connect"), "{position}");
+    }
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn only_the_button_that_was_pressed_decides() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;

@@ -3,6 +3,16 @@
 (function () {
   'use strict'
 
+  // --- links into the transcript ---
+  // One to an entry that the page shows leads there without loading the page anew: what was typed stays.
+  document.addEventListener('click', function (event) {
+    var link = event.target.closest('a[href*="?around="]')
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return
+    if (link.pathname !== location.pathname || !document.getElementById(link.hash.slice(1))) return
+    event.preventDefault()
+    location.hash = link.hash
+  })
+
   // --- copying ---
   document.addEventListener('click', function (event) {
     var button = event.target.closest('[data-copy]')

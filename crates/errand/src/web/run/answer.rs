@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use super::{Sent, render};
+use super::{Part, Sent, render};
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
@@ -43,7 +43,7 @@ pub(in crate::web) async fn answer(
                 fields,
                 wrong,
             };
-            render(&web, &visitor, run, None, Some(sent)).await
+            render(&web, &visitor, run, Part::Newest, Some(sent)).await
         }
     }
 }
