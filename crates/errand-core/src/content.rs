@@ -65,7 +65,7 @@ impl Read {
         }
     }
 
-    /// The same, with the entry that shows it.
+    /// Adds the position of the entry that shows it.
     #[must_use]
     pub fn shown_at(self, position: u64) -> Self {
         Self {

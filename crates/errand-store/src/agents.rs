@@ -22,7 +22,7 @@ use crate::once::{Answer, Once, once};
 use crate::rows::{Blob, Ms, count, int, json, to_json};
 use crate::sqlite::Store;
 
-/// What of a build may change.
+/// A change of a build: its texts, and whether it becomes live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildChange {
     /// A new name.

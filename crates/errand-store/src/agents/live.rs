@@ -84,7 +84,7 @@ pub(super) fn make_live(tx: &Connection, agent: AgentId, build: BuildId) -> Resu
     point_to(tx, agent, build)
 }
 
-/// The same for one that is no draft.
+/// Makes a build that is no draft the live one.
 pub(super) fn point_to(tx: &Connection, agent: AgentId, build: BuildId) -> Result<()> {
     tx.prepare_cached("UPDATE agents SET live_build = ?2 WHERE id = ?1")?
         .execute(params![Blob(agent.as_uuid()), Blob(build.as_uuid())])?;

@@ -23,7 +23,7 @@ pub struct ConnectionReply {
     pub error: Option<String>,
 }
 
-/// What is shown of a connection.
+/// A connection, as the command line shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionLine {
     /// The id that builds list.
@@ -32,7 +32,7 @@ pub struct ConnectionLine {
     pub name: String,
     /// How the server is reached.
     pub transport: TransportLine,
-    /// What admins say of single tools, by the tool's name.
+    /// Settings of single tools that admins made, by the tool's name.
     pub tool_settings: BTreeMap<String, ToolSettings>,
     /// By the last probe; `None` if it was never probed.
     pub tools: Option<Vec<ToolLine>>,
@@ -40,7 +40,7 @@ pub struct ConnectionLine {
     pub probed_at: Option<String>,
 }
 
-/// What is shown of how a server is reached.
+/// How the server of a connection is reached.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TransportLine {
     /// `http` or `stdio`.
@@ -52,10 +52,10 @@ pub struct TransportLine {
     pub command: Option<String>,
 }
 
-/// What is shown of a tool.
+/// A tool of a connection, as the command line shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ToolLine {
-    /// As builds name it.
+    /// The name that builds use.
     pub name: String,
     /// The policy that it has where a build names all tools of the connection.
     pub policy: String,

@@ -19,7 +19,7 @@ use crate::api::slots::Holder;
 /// How often a silent stream says that it lives, and looks whether it still may be read. The contract's number.
 const COMMENT_EVERY_MS: u64 = 15_000;
 
-/// What came of reading a page.
+/// The outcome of reading a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageRead {
     /// Its events are ready; there may be more.
@@ -32,7 +32,7 @@ pub(crate) enum PageRead {
     Failed,
 }
 
-/// What is followed. Each of its futures may be dropped at any `await`.
+/// A source of events. Each of its futures may be dropped at any `await`.
 pub(crate) trait Source: Send + 'static {
     /// Whether whoever reads the stream still may.
     fn may_be_read(&mut self) -> impl Future<Output = bool> + Send;
@@ -51,7 +51,7 @@ pub(crate) trait Source: Send + 'static {
 /// The events of a source.
 pub(crate) struct Follower<S> {
     app: AppState,
-    /// Whose large entries are counted.
+    /// The key or person whose large entries are counted.
     holder: Holder,
     page: PageBounds,
     source: S,

@@ -42,9 +42,9 @@ const CONTEXT: u64 = 10;
 #[derive(Clone, Copy)]
 enum Part {
     Newest,
-    /// What is right before a position.
+    /// The entries right before a position.
     Before(u64),
-    /// What is around a position. The newest part if that has it.
+    /// The newest part if that has the position, otherwise the entries around it.
     Around(u64),
 }
 
