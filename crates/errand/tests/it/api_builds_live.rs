@@ -161,11 +161,17 @@ async fn a_change_of_config_makes_a_child_of_the_same_kind() {
     let agent = app.agent(&team, says("one")).await;
     let live = json!({"id": build_of_new_run(&app, &team, &agent).await});
     let body = json!({"config": says("two"), "revision_description": "why"});
-    let child = app
+    let made = app
         .patch(&team.key, &path_of(&live, ""), body)
         .await
-        .expect(200)["build"]
-        .clone();
+        .expect(200);
+    assert_eq!(made["warnings"], json!([]), "it created a build");
+    let child = made["build"].clone();
+    let renamed = app
+        .patch(&team.key, &path_of(&live, ""), json!({"name": "one"}))
+        .await
+        .expect(200);
+    assert_eq!(renamed["warnings"], Value::Null, "it created none");
     assert_eq!(
         (
             &child["parent_build_id"],

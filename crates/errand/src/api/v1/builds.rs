@@ -115,9 +115,9 @@ impl From<&Build> for BuildBody {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildResponse {
     build: BuildBody,
-    /// Of a build that a change created: settings that are accepted, and may not do what is expected.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<Warning>,
+    /// Present if a change of `config` created the build: settings that are accepted, and may not do what is expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<Vec<Warning>>,
 }
 
 /// A page of builds.
@@ -543,7 +543,7 @@ pub(crate) async fn get_build(
     let build = app.store.build(caller.team(), build).await?;
     Ok(Answered(BuildResponse {
         build: BuildBody::with_tools(&app, caller.team(), &build).await?,
-        warnings: Vec::new(),
+        warnings: None,
     }))
 }
 
@@ -567,45 +567,55 @@ pub(crate) async fn change_build(
         promote: false,
     };
     let now = app.clock.now();
-    let once = key.once(&caller, body.sha256, render);
-    let answer = match given.config {
-        None if change == BuildChange::default() && body.is_lossy => {
+    let Some(config) = given.config else {
+        if change == BuildChange::default() && body.is_lossy {
             return Err(ApiError::bad_request(
                 "nothing of this can be changed here: it takes name, description or config",
             ));
         }
-        None => {
-            app.store
-                .update_build(caller.team(), build, change, (caller.user(), now), once)
-                .await?
-        }
-        Some(config) => {
-            // Not found comes before what is wrong with the config.
-            app.store.build(caller.team(), build).await?;
-            let warnings = check_config(&app, caller.team(), &config, "").await?;
-            let new = NewBuild {
-                id: app.ids.build(now),
-                name: String::new(),
-                description: None,
-                config,
-                created_by: caller.user(),
-                draft: false,
-                warnings,
-            };
-            app.store
-                .revise_build(caller.team(), build, change, new, now, once)
-                .await?
-        }
+        let once = key.once(&caller, body.sha256, render);
+        let by = (caller.user(), now);
+        let answer = app
+            .store
+            .update_build(caller.team(), build, change, by, once)
+            .await?;
+        return Ok(response(answer, render));
     };
-    Ok(response(answer, render))
+    // Not found comes before what is wrong with the config.
+    app.store.build(caller.team(), build).await?;
+    let warnings = check_config(&app, caller.team(), &config, "").await?;
+    let new = NewBuild {
+        id: app.ids.build(now),
+        name: String::new(),
+        description: None,
+        config,
+        created_by: caller.user(),
+        draft: false,
+        warnings,
+    };
+    let once = key.once(&caller, body.sha256, render_revised);
+    let answer = app
+        .store
+        .revise_build(caller.team(), build, change, new, now, once)
+        .await?;
+    Ok(response(answer, render_revised))
 }
-
 fn render(build: &Build) -> StoredAnswer {
     rendered(
         StatusCode::OK,
         &BuildResponse {
             build: build.into(),
-            warnings: build.warnings.clone(),
+            warnings: None,
+        },
+    )
+}
+
+fn render_revised(build: &Build) -> StoredAnswer {
+    rendered(
+        StatusCode::OK,
+        &BuildResponse {
+            build: build.into(),
+            warnings: Some(build.warnings.clone()),
         },
     )
 }
