@@ -46,6 +46,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     under_way: HashMap<SandboxId, UnderWay>,
+    /// Changes that wait for the backup.
+    waiting: usize,
     backup: Option<Saving>,
 }
 
@@ -145,7 +147,11 @@ impl Changes {
         loop {
             match Self::next(&state, sandbox) {
                 Next::Go => return self.count(&mut state, sandbox, kind),
-                Next::Wait => state = self.wait(state),
+                Next::Wait => {
+                    state.waiting += 1;
+                    state = self.wait(state);
+                    state.waiting -= 1;
+                }
                 Next::Save(save) => {
                     self.save_now(state, sandbox, &save);
                     state = self.state();
@@ -190,6 +196,12 @@ impl Changes {
             sandbox,
         };
         save(sandbox, has_commands);
+    }
+
+    /// How many changes wait for a backup at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.state().waiting
     }
 
     /// Arms a backup: from now on no change begins until [`Backup::open`]. None where another backup is being made.

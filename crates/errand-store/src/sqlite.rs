@@ -62,11 +62,11 @@ struct Inner {
     /// Simulated: reads are done on the caller's task.
     on_callers_task: bool,
     /// Says that the store is open, and at its end that it was closed in order: after all that has the database open.
-    _mark: Option<OpenMark>,
+    mark: Option<OpenMark>,
     /// The file that is open.
     file: FileId,
     /// After everything that has the file open, and before the lock.
-    _end: EndMark,
+    end: EndMark,
     /// Held as long as the store is open: a second server on the directory is refused.
     _lock: File,
 }
@@ -112,9 +112,11 @@ impl Drop for Lent {
             Some(_) => &self.inner.readers,
             None => &self.inner.quick,
         };
-        home.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(conn);
+        let mut home = home.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: `Store::close` empties the pool after it has said so.
+        if !self.inner.writer.is_closing() {
+            home.push(conn);
+        }
     }
 }
 

@@ -270,12 +270,17 @@ impl TestApp {
         self.app.as_mut().expect("an app that runs").ended().await
     }
 
-    /// Stops in order, and starts again on the same directory.
-    pub async fn stop_and_start(&mut self) {
+    /// Stops in order. Who holds its store meanwhile may go on holding it.
+    pub async fn stop(&mut self) {
         self.router = Router::new();
         if let Some(app) = self.app.take() {
             app.shut_down().await;
         }
+    }
+
+    /// Stops in order, and starts again on the same directory.
+    pub async fn stop_and_start(&mut self) {
+        self.stop().await;
         until_released(self.dir.path()).await;
         self.come_back().await.expect("an app that starts");
     }
@@ -595,10 +600,7 @@ impl TestApp {
 
     /// Stops in order.
     pub async fn finish(mut self) {
-        self.router = Router::new();
-        if let Some(app) = self.app.take() {
-            app.shut_down().await;
-        }
+        self.stop().await;
     }
 }
 

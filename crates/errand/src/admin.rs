@@ -425,6 +425,11 @@ impl Admin {
         }
     }
 
+    /// Closes the store, of which this is the only user.
+    pub(crate) async fn close(&self) {
+        self.store.close().await;
+    }
+
     /// For a server that works on the store, with so many places for runs. `changes`: who changes files meanwhile.
     #[must_use]
     pub fn serving(self, places: u32, changes: Changes) -> Self {

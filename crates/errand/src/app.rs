@@ -136,6 +136,23 @@ impl App {
         listener: TcpListener,
         ingredients: Ingredients,
     ) -> Result<Self> {
+        let mut opened = None;
+        let started = Self::start_noting(config, listener, ingredients, &mut opened);
+        let started = Box::pin(started).await;
+        if let (Err(_), Some(store)) = (&started, opened) {
+            // Parts that were started may hold it.
+            store.close().await;
+        }
+        started
+    }
+
+    /// As [`App::start`]. `opened`: is given the store as soon as there is one.
+    async fn start_noting(
+        config: Config,
+        listener: TcpListener,
+        ingredients: Ingredients,
+        opened: &mut Option<Store>,
+    ) -> Result<Self> {
         errand_engine::net::install_crypto_provider();
         let address = listener
             .local_addr()
@@ -170,6 +187,7 @@ impl App {
             }
             Err(error) => return Err(error),
         };
+        *opened = Some(store.clone());
         store.set_model_aliases(config.model_tables.aliases.clone());
         if let Ok(Some(open)) = crate::doctor::disk::open_to_others(store.dir()) {
             tracing::warn!("{open}: close it with chmod 700");
@@ -317,8 +335,10 @@ impl App {
         {
             tracing::warn!(%error, "the server did not end by itself");
         }
-        // To the last, so that the end can be watched.
+        // Almost to the last, so that the end can be watched.
         self.metrics.into_iter().for_each(MetricsServer::shut_down);
+        // Not left to the last clone of the store: a task that was cut off may hold one until the process ends.
+        self.store.close().await;
     }
 
     /// Ends as a crash would: nothing is finished, nothing is written any more. For tests of recovery.

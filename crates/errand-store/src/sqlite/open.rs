@@ -244,6 +244,7 @@ impl Store {
         let file = FileId::of(&dir).map_err(directory)?;
         let writer = Writer::start(conn, checkpoints, reserve, around, trial).map_err(directory)?;
         let end = EndMark {
+            is_noted: AtomicBool::new(false),
             dir: dir.clone(),
             is_whole: Arc::default(),
             condition: condition.clone(),
@@ -261,9 +262,9 @@ impl Store {
                 builds,
                 condition,
                 on_callers_task,
-                _mark: mark,
+                mark,
                 file,
-                _end: end,
+                end,
                 _lock: lock,
                 dir,
             }),

@@ -20,8 +20,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
@@ -185,8 +185,10 @@ pub(super) fn mark_closed(dir: &Path) -> io::Result<()> {
     write(dir, true, true)
 }
 
-/// The mark of a store while it is open. When it goes, after the database is closed, the mark says so.
+/// The mark of a store while it is open. When it ends, after the database is closed, the mark says so.
 pub(super) struct OpenMark {
+    /// Whether the end was written. Held while it is.
+    is_written: Mutex<bool>,
     dir: PathBuf,
     /// Which file was opened: another one's mark is left alone.
     database: Option<Identity>,
@@ -199,6 +201,7 @@ impl OpenMark {
     pub(super) fn set(dir: &Path, closed: Arc<AtomicBool>, synced: bool) -> io::Result<Self> {
         write(dir, false, synced)?;
         Ok(Self {
+            is_written: Mutex::new(false),
             dir: dir.to_owned(),
             database: Identity::of(&dir.join(FILE))?,
             closed,
@@ -213,14 +216,29 @@ impl OpenMark {
     }
 }
 
+impl OpenMark {
+    /// Says that the database is closed, if it was closed in order and that is not said yet. Blocking.
+    pub(super) fn end(&self) {
+        let mut is_written = self
+            .is_written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *is_written || !self.closed.load(Ordering::Acquire) || !self.is_still_there() {
+            return;
+        }
+        match write(&self.dir, true, self.synced) {
+            Ok(()) => *is_written = true,
+            Err(error) => tracing::warn!(
+                %error,
+                "the mark of an orderly end could not be written: a copy of this data directory will be refused"
+            ),
+        }
+    }
+}
+
 impl Drop for OpenMark {
     fn drop(&mut self) {
-        if self.closed.load(Ordering::Acquire)
-            && self.is_still_there()
-            && let Err(error) = write(&self.dir, true, self.synced)
-        {
-            tracing::warn!(%error, "the mark of an orderly end could not be written");
-        }
+        self.end();
     }
 }
 

@@ -474,3 +474,57 @@ async fn an_orderly_end_is_noted_and_holds_for_that_file_alone() {
     std::fs::write(&mark, noted).unwrap();
     assert!(matches!(whole::look(dir.path()), Wholeness::Damaged(_)));
 }
+
+#[tokio::test]
+async fn a_store_that_others_hold_is_closed_in_order() {
+    use super::whole::{self, Wholeness};
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::open(options(dir.path())).unwrap();
+    store.is_opened(true);
+    let held = store.clone();
+    let (written, ()) = tokio::join!(store.write(|tx| insert(tx, 1)), store.close());
+    assert!(
+        written.is_ok() || written.as_ref().is_err_and(StoreError::is_passing),
+        "{written:?}"
+    );
+    for _ in 0..2 {
+        let refused = held.write(|tx| insert(tx, 2)).await.unwrap_err();
+        assert!(refused.to_string().contains("is stopping"), "{refused}");
+        assert!(held.check_read().await.is_err());
+        assert!(held.check_writer().await.is_err());
+        held.close().await;
+    }
+    copy_files(dir.path(), copy.path());
+    drop(Store::open(options(copy.path())).unwrap());
+    // The lock is held as long as the store is.
+    assert!(matches!(
+        Store::open(options(dir.path())),
+        Err(OpenError::InUse(_))
+    ));
+    assert_eq!(whole::look(dir.path()), Wholeness::Whole);
+    drop((store, held));
+    let expected = i64::from(written.is_ok());
+    assert_eq!(count(&open(dir.path())).await, expected);
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_twice_at_once_is_closed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(options(dir.path())).unwrap();
+    store.is_opened(true);
+    tokio::join!(store.close(), store.close());
+    assert!(dir.path().join("errand.db.closed").exists());
+}
+
+#[tokio::test]
+async fn a_store_that_was_lost_is_not_said_to_be_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(options(dir.path())).unwrap();
+    store.is_opened(true);
+    let mark = std::fs::read(dir.path().join("store.mark")).unwrap();
+    store.lose("it was replaced");
+    store.close().await;
+    let kept = std::fs::read(dir.path().join("store.mark")).unwrap();
+    assert_eq!(kept, mark);
+    assert!(!dir.path().join("errand.db.closed").exists());
+}

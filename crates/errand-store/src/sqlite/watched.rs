@@ -5,14 +5,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::condition::Condition;
 use super::open::{FILE, connect};
+use super::origin::OpenMark;
 use super::whole::{self, Wholeness};
 use super::{Store, Trouble};
 use crate::error::Result;
@@ -37,21 +38,56 @@ impl FileId {
     }
 }
 
-/// Notes the orderly end of a store when it is dropped, if the file is known to be whole.
+/// Notes the orderly end of a store when the store is closed or dropped, if the file is known to be whole.
 pub(super) struct EndMark {
+    pub(super) is_noted: AtomicBool,
     pub(super) dir: PathBuf,
     pub(super) is_whole: Arc<AtomicBool>,
     pub(super) condition: Condition,
     pub(super) poisoned: watch::Receiver<bool>,
 }
 
-impl Drop for EndMark {
-    fn drop(&mut self) {
+impl EndMark {
+    /// Notes it, once. Blocking.
+    fn end(&self) {
         let is_in_order = self.is_whole.load(Ordering::Acquire)
             && self.condition.refusal().is_none()
             && !*self.poisoned.borrow();
-        if is_in_order {
+        if is_in_order && !self.is_noted.swap(true, Ordering::AcqRel) {
             whole::mark(&self.dir);
+        }
+    }
+}
+
+impl Drop for EndMark {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Store {
+    /// Closes the store in order, also while others hold clones of it: commits what was handed over before, notes on disk
+    /// that the database is closed, and refuses all that comes later. A store that was lost, or whose last write failed,
+    /// is left as it is. May be called more than once.
+    pub async fn close(&self) {
+        let inner = &self.inner;
+        if *inner.writer.poisoned().borrow() {
+            return;
+        }
+        inner.writer.begin_to_close();
+        // Readers first: SQLite removes the log when the last connection is closed that may write.
+        inner.reader_places.close();
+        for pool in [&inner.readers, &inner.quick] {
+            pool.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        inner.writer.close().await;
+        let held = Arc::clone(inner);
+        let noted = tokio::task::spawn_blocking(move || {
+            held.mark.iter().for_each(OpenMark::end);
+            held.end.end();
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "the orderly end could not be noted");
         }
     }
 }
@@ -60,7 +96,7 @@ impl Store {
     /// The file was checked, or was closed in order: when the store is closed in order, that is noted. Where it was not,
     /// it is checked on a thread of its own, beside the store's work.
     pub fn is_opened(&self, is_whole: bool) {
-        let noted = Arc::clone(&self.inner._end.is_whole);
+        let noted = Arc::clone(&self.inner.end.is_whole);
         if is_whole {
             noted.store(true, Ordering::Release);
             return;
@@ -124,6 +160,9 @@ impl Store {
     /// # Errors
     /// Of the store only.
     pub fn shrink_log(&self) -> Result<()> {
+        if self.inner.writer.is_closing() {
+            return Ok(());
+        }
         let conn = connect(&self.inner.dir, false, 256)?;
         conn.busy_timeout(SHRINK_PATIENCE)?;
         // The bulk of it is brought into the file while the writer works. Busy, frames in the log, frames brought.

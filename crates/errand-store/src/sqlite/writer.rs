@@ -6,6 +6,8 @@
 //!
 //! A full disk rolls back and is answered. Any other failure of COMMIT leaves the outcome unknown: the writer is
 //! poisoned, everybody who waits is told so, and the program ends.
+//!
+//! [`Writer::close`] ends the writer in order: what was handed over before is committed, and every later write is refused.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,6 +15,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use errand_core::id::RunId;
 use rusqlite::{Connection, ErrorCode};
@@ -32,6 +35,9 @@ use crate::seal::ring::Keyring;
 const BATCH_MAX: usize = 512;
 /// Most jobs that wait. Beyond, callers wait to hand theirs over.
 const QUEUE_MAX: usize = 4096;
+/// Why a write of a closed store is refused.
+const CLOSED: &str = "the server is stopping, and its store is closed; repeat it with the same Idempotency-Key once the \
+                      server is back";
 
 /// The batch's transaction, and what rings once it is on disk.
 pub(crate) struct Tx<'a> {
@@ -211,9 +217,14 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     }
 }
 
+/// How long the last checkpoint waits for readers, which may belong to other programs.
+const LAST_CHECKPOINT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The handle on whoever writes.
 pub(crate) struct Writer {
     way: Way,
+    /// Whether the writer is to end: once this is true, no later write is accepted.
+    closing: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
     poison: watch::Sender<bool>,
     poisoned: watch::Receiver<bool>,
@@ -223,6 +234,8 @@ enum Way {
     Thread {
         jobs: Option<mpsc::Sender<Box<dyn Job>>>,
         thread: Option<JoinHandle<()>>,
+        /// Becomes true, or loses its sender, when the thread has let go of the database.
+        ended: watch::Receiver<bool>,
     },
     /// Simulated: on the caller's task.
     Here(Box<Mutex<Loop>>),
@@ -243,7 +256,9 @@ impl Writer {
         around.closed.store(false, Ordering::Release);
         let commits = Arc::new(AtomicU64::new(0));
         let here = trial.simulated;
+        let closing = Arc::new(AtomicBool::new(false));
         let writing = Loop {
+            closing: Arc::clone(&closing),
             conn,
             checkpoints,
             reserve,
@@ -256,21 +271,31 @@ impl Writer {
             let way = Way::Here(Box::new(Mutex::new(writing)));
             return Ok(Self {
                 way,
+                closing,
                 commits,
                 poison,
                 poisoned,
             });
         }
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let (has_ended, ended) = watch::channel(false);
+        let work = move || {
+            writing.run(queue);
+            // Closes the connections first.
+            drop(writing);
+            has_ended.send_replace(true);
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writing.run(queue))?;
+            .spawn(work)?;
         let way = Way::Thread {
             jobs: Some(jobs),
             thread: Some(thread),
+            ended,
         };
         Ok(Self {
             way,
+            closing,
             commits,
             poison,
             poisoned,
@@ -308,9 +333,11 @@ impl Writer {
         F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let gone = || {
-            StoreError::Unavailable(Cow::Borrowed(
-                "the store is closed after a failed write; the server starts again from its file",
-            ))
+            StoreError::Unavailable(Cow::Borrowed(if self.is_closing() {
+                CLOSED
+            } else {
+                "the store is closed after a failed write; the server starts again from its file"
+            }))
         };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Write {
@@ -329,6 +356,29 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
+    /// Whether the writer was told to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Says that the writer is to end with the next write.
+    pub(crate) fn begin_to_close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Ends the writer: commits what was handed over before, and refuses what comes later. When this returns, nothing of
+    /// it has the database open.
+    pub(crate) async fn close(&self) {
+        self.begin_to_close();
+        if let Way::Thread { ended, .. } = &self.way {
+            // Wakes the thread. It is refused where the thread has ended already.
+            let _ = self.write(|_| Ok(()), false).await;
+            let mut ended = ended.clone();
+            // A sender that is gone: the thread has panicked.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
     async fn write_here(&self, writing: &Mutex<Loop>, job: Box<dyn Job>) {
         let (before, after) = {
             let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -342,6 +392,8 @@ impl Writer {
             let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
             if *self.poisoned.borrow() {
                 job.answer(Some(unknown()));
+            } else if self.is_closing() {
+                job.answer(Some(StoreError::Unavailable(Cow::Borrowed(CLOSED))));
             } else if !writing.commit(vec![job]) {
                 writing.poison.send_replace(true);
             }
@@ -354,7 +406,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Way::Thread { jobs, thread } = &mut self.way {
+        if let Way::Thread { jobs, thread, .. } = &mut self.way {
             // What was handed over is still committed; then the thread ends.
             *jobs = None;
             if let Some(thread) = thread.take() {
@@ -375,6 +427,8 @@ impl Drop for PoisonOnPanic<'_> {
 }
 
 struct Loop {
+    /// Whether it is to end as soon as the queue is empty.
+    closing: Arc<AtomicBool>,
     conn: Connection,
     /// None where nothing is kept: in trials.
     reserve: Option<Reserve>,
@@ -407,12 +461,20 @@ impl Loop {
                 }
                 return;
             }
+            if self.closing.load(Ordering::Acquire) {
+                // What waits is still received and committed.
+                queue.close();
+            }
         }
         // The end of the program: leave a file without a log beside it.
-        if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        let checkpointed = self
+            .conn
+            .busy_timeout(LAST_CHECKPOINT_PATIENCE)
+            .and_then(|()| self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
+        if let Err(error) = checkpointed {
             tracing::warn!(%error, "the last checkpoint failed; the next start does it");
-            return;
         }
+        // Also with a log beside it: nothing changes either of them any more.
         self.around.closed.store(true, Ordering::Release);
     }
 

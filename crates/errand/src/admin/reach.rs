@@ -63,7 +63,11 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
             answered => return answered.map_err(ReachError::Socket),
         }
         match open(config, Opening::default()).await {
-            Ok(Some(admin)) => return Ok(Box::pin(admin.execute(request)).await?),
+            Ok(Some(admin)) => {
+                let done = Box::pin(admin.execute(request)).await;
+                admin.close().await;
+                return Ok(done?);
+            }
             Ok(None) => {}
             // A server makes it at this moment.
             Err(ReachError::DataDir(DataDirError::NoStore(_))) if is_being_made(dir) => {}
@@ -165,7 +169,10 @@ pub async fn make_store(config: &Config) -> Result<(), ReachError> {
         discards_secrets: false,
     };
     match open(config, opening).await? {
-        Some(_) => Ok(()),
+        Some(admin) => {
+            admin.close().await;
+            Ok(())
+        }
         None => Err(ReachError::Held(config.server.data_dir.clone())),
     }
 }

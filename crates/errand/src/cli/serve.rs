@@ -24,6 +24,8 @@ use reload::Reload;
 
 /// How long after the grace period the process ends in any case.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
+/// How long a stop that was cut short waits until the store is closed.
+const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -116,6 +118,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     );
     // Of a directory that is another one now, nothing is removed.
     let socket = socket.filter(|_| !app.has_lost_its_data());
+    let store = app.store().clone();
     let stopped = async {
         if let Some(socket) = socket {
             socket.shut_down().await;
@@ -129,6 +132,8 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
             tracing::warn!("stopped with work in progress, which goes on at the next start");
         }
     }
+    // Where the stop was cut short: whatever goes on until the process ends, nothing of it is written any more.
+    let _ = tokio::time::timeout(CLOSE_MAX, store.close()).await;
     match failure {
         Some(why) => bail!(why),
         None => Ok(()),

@@ -185,8 +185,15 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     {
         let upload = app.upload(&team.key, &mine, "file", "after");
         tokio::pin!(upload);
-        let waited = tokio::time::timeout(Duration::from_millis(200), &mut upload).await;
-        assert!(waited.is_err(), "an upload waits for the point in time");
+        let waits = async {
+            while app.app().changes().waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            reply = &mut upload => panic!("an upload waits for the point in time: {reply:?}"),
+            waits = tokio::time::timeout(PATIENCE, waits) => waits.expect("an upload that waits"),
+        }
         drop(armed);
         upload.await.expect(201);
     }
@@ -396,7 +403,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn copy_of(dir: &Path, to: &Path) {
+/// Copies the files of a directory, without those of its directories.
+pub(crate) fn copy_of(dir: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
@@ -461,6 +469,43 @@ async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_ope
     assert!(!dir.path().join("none").exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_directory_can_be_copied_while_somebody_holds_its_store() {
+    let mut app = TestApp::start().await;
+    let team = app.team("acme").await;
+    app.sandbox(&team).await;
+    // As a task that was cut off does, until the process ends.
+    let held = app.store().clone();
+    app.stop().await;
+    let refused = held.check_writer().await.unwrap_err();
+    assert!(refused.to_string().contains("stopping"), "{refused}");
+    assert!(refused.is_passing(), "{refused:?}");
+    assert!(held.check_read().await.is_err());
+    assert!(app.dir().join("errand.db.closed").exists());
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    copy_of(app.dir(), &copy);
+    std::fs::write(copy.join("master.key"), format!("{}\n", "11".repeat(32))).unwrap();
+    private(&copy.join("master.key"));
+    let listed = errand(&["keys", "list"], &copy).await;
+    assert!(listed.status.success(), "{}", text(&listed.stderr));
+    // The end of a command is one in order, too.
+    let again = dir.path().join("again");
+    copy_of(&copy, &again);
+    let listed = errand(&["keys", "list"], &again).await;
+    assert!(listed.status.success(), "{}", text(&listed.stderr));
+    // It is still this process's directory.
+    let listed = errand(&["keys", "list"], app.dir()).await;
+    assert!(
+        text(&listed.stderr).contains("in use"),
+        "{}",
+        text(&listed.stderr)
+    );
+    drop(held);
+    app.come_back().await.unwrap();
+    app.finish().await;
+}
+
 fn private(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -502,8 +547,16 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
         .begin_change(ChangeKind::Write);
     let never = dir.path().join("never");
     let request = AdminRequest::Backup { dir: never.clone() };
-    let called = tokio::time::timeout(Duration::from_millis(300), call(app.dir(), &request)).await;
-    assert!(called.is_err(), "it waits for the write that is under way");
+    // From here on it waits for the write that is under way.
+    let begun = async {
+        while !never.join("errand.db").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        called = call(app.dir(), &request) => panic!("a backup waits for a write: {}", called.is_ok()),
+        begun = tokio::time::timeout(PATIENCE, begun) => begun.expect("a backup that begins"),
+    }
     drop(change);
     let gone = async {
         // One backup at a time: it is over when another one can begin.

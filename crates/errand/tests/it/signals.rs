@@ -9,10 +9,11 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::backup::copy_of;
 use crate::process::{Process, within};
 
 /// Accepts connections and never answers; says when one has come.
-async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>) {
+pub(crate) async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (sender, receiver) = tokio::sync::mpsc::channel(64);
@@ -34,6 +35,27 @@ const LONG_GRACE: [(&str, &str); 3] = [
     ("ERRAND_WEBHOOKS__TIMEOUT_S", "300"),
     ("ERRAND_LOG__LEVEL", "info"),
 ];
+
+/// A server whose models are at an address, and are waited for longer than any test waits.
+pub(crate) async fn asking_models_at(url: &str, dir: &Path, settings: &[(&str, &str)]) -> Process {
+    let mut all = vec![
+        ("OPENAI_BASE_URL", url),
+        ("OPENAI_API_KEY", "sk-test"),
+        ("ERRAND_MODELS__IDLE_TIMEOUT", "3600s"),
+        ("ERRAND_MODELS__ATTEMPTS", "1"),
+    ];
+    all.extend(settings);
+    Process::start_with(dir, &[], &all, None).await
+}
+
+/// Starts a run whose model is asked first of all.
+pub(crate) async fn asks_a_model(server: &Process) -> String {
+    let config = crate::models::config("openai/gpt-test", json!({}));
+    let body = json!({"name": "asks", "build": {"name": "first", "config": config}});
+    let agent = server.post("/v1/agents", body).await["agent"]["id"].clone();
+    let start = json!({"agent_id": agent, "message": "Go."});
+    server.run(start).await
+}
 
 #[tokio::test]
 async fn a_stop_waits_for_no_receiver_and_no_idle_stream() {
@@ -66,15 +88,10 @@ async fn a_stop_waits_for_no_receiver_and_no_idle_stream() {
 #[tokio::test]
 async fn while_a_step_runs_a_stopping_server_answers_503() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Process::start_with(dir.path(), &[], &LONG_GRACE, None).await;
     let (url, mut asked) = silent().await;
-    let fetch =
-        json!([{"tool": "fetch_url", "with": {"url": url}, "as": "page"}, {"finish": "done"}]);
-    let agent = server.agent(fetch).await;
-    let run = server.run(json!({"agent_id": agent})).await;
-    let held = within("a page that is asked for", asked.recv())
-        .await
-        .unwrap();
+    let mut server = asking_models_at(&url, dir.path(), &LONG_GRACE).await;
+    let run = asks_a_model(&server).await;
+    let held = within("a model that is asked", asked.recv()).await.unwrap();
     server.signal("TERM");
     assert!(server.until("stopping:").await);
     server.until_get("/readyz", |status, _| status == 503).await;
@@ -99,6 +116,21 @@ async fn while_a_step_runs_a_stopping_server_answers_503() {
     // The step ends, and with it the server.
     drop(held);
     assert_eq!(server.ends().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_directory_whose_server_cut_a_step_off_can_be_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
+    let (url, mut asked) = silent().await;
+    let settings = [("ERRAND_SERVER__SHUTDOWN_GRACE_S", "0")];
+    let server = asking_models_at(&url, &data, &settings).await;
+    asks_a_model(&server).await;
+    let _held = within("a model that is asked", asked.recv()).await.unwrap();
+    assert_eq!(server.stop().await, Some(0));
+    copy_of(&data, &copy);
+    let server = Process::start(&copy).await;
+    assert_eq!(server.stop().await, Some(0));
 }
 
 fn write_certificate(dir: &Path) -> CertifiedKey<KeyPair> {
