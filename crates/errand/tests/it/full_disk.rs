@@ -64,6 +64,13 @@ fn hear(child: &mut Child) -> (Arc<Mutex<String>>, watch::Receiver<usize>) {
     (log, lines)
 }
 
+/// A program that becomes a server when it is told to.
+struct Next {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    lines: watch::Receiver<usize>,
+}
+
 /// A server on a small disk of its own.
 struct Server {
     child: Child,
@@ -129,8 +136,14 @@ impl Server {
         self.url = address.split_whitespace().next().unwrap().to_owned();
     }
 
-    /// Kills the server, and starts another one on the same disk, which a program that waits in its namespace keeps.
+    /// Kills the server, and starts another one on the same disk.
     async fn kill_and_start(&mut self) {
+        let next = self.stand_by().await;
+        self.kill_and_go_on(next).await;
+    }
+
+    /// A program that waits in the server's namespace, which keeps the disk there, to become the next server.
+    async fn stand_by(&mut self) -> Next {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.child.id().unwrap().to_string(), "--mount"]);
         if !rustix::process::geteuid().is_root() {
@@ -143,13 +156,22 @@ impl Server {
             .arg(self.dir.path().join("data"))
             .stdin(Stdio::piped());
         surround(&mut command);
-        let mut next = command.spawn().unwrap();
-        let (log, lines) = hear(&mut next);
-        (self.log, self.lines) = (log, lines);
-        assert!(!self.until("waits", 0).await, "{}", self.log());
+        let mut child = command.spawn().unwrap();
+        let (log, mut lines) = hear(&mut child);
+        let waits = async {
+            while !log.lock().unwrap().contains("waits") {
+                lines.changed().await.expect("a program that waits");
+            }
+        };
+        within("a program that waits", waits).await;
+        Next { child, log, lines }
+    }
+
+    /// Kills the server at once, and lets the next one begin.
+    async fn kill_and_go_on(&mut self, next: Next) {
         self.child.kill().await.unwrap();
-        let mut go = next.stdin.take().unwrap();
-        self.child = next;
+        (self.child, self.log, self.lines) = (next.child, next.log, next.lines);
+        let mut go = self.child.stdin.take().unwrap();
         go.write_all(b"go\n").await.unwrap();
     }
 
@@ -685,6 +707,54 @@ async fn a_run_is_stopped_on_a_full_disk_and_stays_stopped() {
     assert!(!server.until("listening on ", 0).await, "{}", server.log());
     server.find();
     for run in &runs {
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        assert_eq!(got["run"]["status"], "interrupted", "{got:#}");
+    }
+    server.run(start, "late").await;
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_kill_while_a_stop_takes_the_reserve_leaves_no_run_half_stopped() {
+    let mut server = Server::start().await;
+    let approve = json!({"approve": {"title": "Go on?"}});
+    let agent = server.agent("asks", json!([approve, finish()])).await;
+    let start = json!({"agent_id": agent});
+    let asks = |got: &Value| got["pending_human_request"].is_object();
+    for round in 0..3 {
+        let run = server.run(start.clone(), &format!("run {round}")).await;
+        server.is(&run, "waiting", asks).await;
+        let next = server.stand_by().await;
+        server.fill(0);
+        assert_no_room(server.try_post("/v1/runs", &start, "late").await);
+        let reserve = server.disk().join("errand.reserve");
+        let path = format!("/v1/runs/{run}/stop");
+        let (body, key) = (json!({}), format!("stop {round}"));
+        let given_up = async {
+            while reserve.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        // From here on the commit is somewhere between its beginning and its end.
+        tokio::select! {
+            _ = server.try_post(&path, &body, &key) => {}
+            () = within("a reserve that is given up", given_up) => {}
+        }
+        server.kill_and_go_on(next).await;
+        server.make_room();
+        assert!(!server.until("listening on ", 0).await, "{}", server.log());
+        server.find();
+        let reserve = server.disk().join("errand.reserve");
+        assert_eq!(std::fs::metadata(reserve).unwrap().len(), 4 << 20);
+        let got = server.get(&format!("/v1/runs/{run}")).await;
+        if got["run"]["status"] == "waiting" {
+            assert!(asks(&got), "{got:#}");
+            assert!(got["run"]["completed_at"].is_null(), "{got:#}");
+            server.post(&path, body, &key).await;
+        } else {
+            assert!(!asks(&got), "{got:#}");
+            assert!(got["run"]["completed_at"].is_string(), "{got:#}");
+        }
         let got = server.get(&format!("/v1/runs/{run}")).await;
         assert_eq!(got["run"]["status"], "interrupted", "{got:#}");
     }

@@ -47,6 +47,7 @@ mod crash_children;
 mod crash_connections;
 mod crash_everywhere;
 mod crash_models;
+mod crash_moments;
 mod crash_real;
 mod damaged;
 mod data_directory;

@@ -1,0 +1,266 @@
+//! Crashes at moments that load alone seldom meets: while a store is opened, between the last file of a backup and its
+//! manifest, between the giving up of the kept room on a full disk and the commit that takes it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use errand::admin::socket::call;
+use errand::admin::{AdminAnswer, AdminRequest};
+use errand_store::{AuditScope, Fault, Faults, Trial};
+use errand_testkit::{TestApp, TestOptions};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
+
+use crate::backup::copy_of;
+use crate::process::{LOOK_EVERY, Process, ended, errand, within};
+
+/// How much room is kept for stops on a full disk. Unit: bytes.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within(what, wait).await;
+}
+
+/// A server that starts on what a crash has left, works, and stops in order.
+async fn goes_on(data: &Path) {
+    let server = Process::start(data).await;
+    server.post("/v1/sandboxes", json!({})).await;
+    assert_eq!(server.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_of_a_first_start_leaves_a_directory_that_starts() {
+    for name in [
+        "lock",
+        "errand.db.making",
+        "master.key",
+        "errand.db",
+        "store.mark.new",
+        "store.mark",
+        "errand.reserve",
+        "admin.sock",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut server = Process::begin(&data, &[], &[], None);
+        // What is there for a moment only may be missed: then the kill comes later, which has to do no harm either.
+        let begun = async {
+            while !data.join(name).exists() && !server.log().contains("listening on ") {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("a start", begun).await;
+        server.child.kill().await.unwrap();
+        goes_on(&data).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kill_between_the_mark_and_the_first_write_is_no_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, data) = (dir.path().join("first"), dir.path().join("data"));
+    goes_on(&first).await;
+    // A copy of a stopped directory: the mark that the start writes names another file than the one that is there.
+    copy_of(&first, &data);
+    let mark = || -> Value {
+        let text = std::fs::read(data.join("store.mark")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let before = mark();
+    assert_eq!(before["closed"], true);
+    // Nobody else can write as long as this is held: the server stands between its mark and its first write.
+    let foreign = rusqlite::Connection::open(data.join("errand.db")).unwrap();
+    foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut server = Process::begin(&data, &[], &[], None);
+    until("a mark that says open", || mark()["closed"] == false).await;
+    assert_ne!(mark()["database"], before["database"]);
+    server.child.kill().await.unwrap();
+    assert!(!server.log().contains("listening on "), "{}", server.log());
+    foreign.execute_batch("ROLLBACK").unwrap();
+    drop(foreign);
+    goes_on(&data).await;
+    // Nor is what a kill before the rename leaves.
+    std::fs::write(data.join("store.mark.new"), "{\"clo").unwrap();
+    goes_on(&data).await;
+    assert!(!data.join("store.mark.new").exists());
+}
+
+/// How many sandboxes of the backup that is being made are saved, and how many there are.
+async fn saved(data: &Path) -> (u64, u64) {
+    let answer = call(data, &AdminRequest::BackupProgress).await.unwrap();
+    let AdminAnswer::BackupProgress { progress } = answer else {
+        panic!("an answer about a backup");
+    };
+    progress.map_or((0, 0), |line| (line.files, line.files_all))
+}
+
+async fn until_saved(data: &Path, wanted: (u64, u64)) {
+    let is = async {
+        while saved(data).await != wanted {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within(&format!("a backup at {wanted:?}"), is).await;
+}
+
+#[tokio::test]
+async fn a_backup_killed_before_its_manifest_is_refused_and_the_next_one_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, to) = (dir.path().join("data"), dir.path().join("backup"));
+    let mut server = Process::start(&data).await;
+    let write = json!({"tool": "write_file", "with": {"path": "file", "content": "x"}});
+    let agent = server.agent(json!([write, {"finish": "done"}])).await;
+    let quiet = server.run(json!({"agent_id": agent})).await;
+    server
+        .until_run(&quiet, |run| run["status"] == "completed")
+        .await;
+    let command = "touch begun; while [ ! -e go ]; do sleep 0.05; done";
+    let steps = json!([{"tool": "run_command", "with": {"command": command}}, {"finish": "done"}]);
+    let agent = server.agent(steps).await;
+    let busy = server.run(json!({"agent_id": agent})).await;
+    let run = server
+        .until_run(&busy, |run| run["sandbox_id"].is_string())
+        .await;
+    let sandbox = data
+        .join("sandboxes")
+        .join(run["sandbox_id"].as_str().unwrap());
+    until("a command that runs", || sandbox.join("begun").exists()).await;
+
+    let mut backup = errand(&data, &["backup", to.to_str().unwrap()]);
+    let backup = backup
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has copied the database, and waits for the command, whose sandbox is the last.
+    until_saved(&data, (1, 2)).await;
+    let (database, kept) = (to.join("errand.db"), dir.path().join("kept.db"));
+    std::fs::rename(&database, &kept).unwrap();
+    // Whoever opens a pipe to read it waits for a writer: the backup comes no further than that.
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, &database, FileType::Fifo, mode, 0).unwrap();
+    std::fs::write(sandbox.join("go"), "").unwrap();
+    until_saved(&data, (2, 2)).await;
+    server.child.kill().await.unwrap();
+    std::fs::rename(&kept, &database).unwrap();
+    let backup = within("a command that ends", backup.wait_with_output()).await;
+    let backup = backup.unwrap();
+    assert_eq!(backup.status.code(), Some(1), "{}", text(&backup.stderr));
+    let archives = std::fs::read_dir(to.join("sandboxes")).unwrap().count();
+    assert_eq!(archives, 2);
+    assert!(!to.join("manifest.json").exists());
+
+    let restored = dir.path().join("restored");
+    for more in [&[][..], &["--check"]] {
+        let mut words = vec!["restore", to.to_str().unwrap()];
+        words.extend(more);
+        let refused = ended(&mut errand(&restored, &words)).await;
+        assert_eq!(refused.code, Some(1), "{}", refused.text);
+        assert!(refused.says("holds no whole backup"), "{}", refused.text);
+        assert!(!restored.exists());
+    }
+    let server = Process::start(&data).await;
+    let again = ended(&mut errand(&data, &["backup", to.to_str().unwrap()])).await;
+    assert!(again.says("is not empty"), "{}", again.text);
+    let next = dir.path().join("next");
+    let made = ended(&mut errand(&data, &["backup", next.to_str().unwrap()])).await;
+    assert_eq!(made.code, Some(0), "{}\n{}", made.text, server.log());
+    assert_eq!(server.stop().await, Some(0));
+    let done = ended(&mut errand(&restored, &["restore", next.to_str().unwrap()])).await;
+    assert_eq!(done.code, Some(0), "{}", done.text);
+    std::fs::copy(data.join("master.key"), restored.join("master.key")).unwrap();
+    goes_on(&restored).await;
+}
+
+/// Once armed: every commit finds the disk full until the reserve is given up, and the program dies at the next one.
+#[derive(Default)]
+struct FullThenDead {
+    /// The file of the reserve, from when it is armed.
+    reserve: Mutex<Option<PathBuf>>,
+    written: bool,
+}
+
+impl Faults for FullThenDead {
+    fn at_commit(&self) -> Fault {
+        match self.reserve.lock().unwrap().as_deref() {
+            None => Fault::None,
+            Some(reserve) if reserve.exists() => Fault::Full,
+            Some(_) => Fault::Broken {
+                written: self.written,
+            },
+        }
+    }
+}
+
+async fn stop_that_dies_after_the_reserve_is_given_up(written: bool) {
+    let faults = Arc::new(FullThenDead {
+        written,
+        ..FullThenDead::default()
+    });
+    let mut app = TestApp::start_with(TestOptions {
+        trial: Trial {
+            faults: Some(Arc::clone(&faults) as Arc<dyn Faults>),
+            ..Trial::default()
+        },
+        ..TestOptions::default()
+    })
+    .await;
+    let team = app.team("acme").await;
+    let agent = app
+        .playbook(
+            &team,
+            json!([{"approve": {"title": "Go on?"}}, {"finish": "done"}]),
+        )
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let reserve = app.dir().join("errand.reserve");
+    let kept = || std::fs::metadata(&reserve).map_or(0, |found| found.len());
+    assert_eq!(kept(), RESERVE_BYTES);
+
+    *faults.reserve.lock().unwrap() = Some(reserve.clone());
+    let stop = format!("/v1/runs/{run}/stop");
+    let reply = app.post(&team.key, &stop, json!({})).await;
+    assert_eq!(reply.status, 503, "{}", text(&reply.bytes));
+    within("a store that is closed", app.ended()).await;
+    assert_eq!(kept(), 0, "it was given up for the stop");
+    app.die().await;
+    *faults.reserve.lock().unwrap() = None;
+    app.come_back().await.unwrap();
+    assert_eq!(kept(), RESERVE_BYTES, "it is made again");
+    app.settle().await;
+    let found = app.store().audit(AuditScope::All, app.now()).await.unwrap();
+    assert!(found.is_empty(), "{found:?}");
+    let got = app.get_run(&team, &run).await;
+    if written {
+        assert_eq!(got["run"]["status"], "interrupted", "{got}");
+        assert_eq!(got["pending_human_request"], Value::Null, "{got}");
+    } else {
+        assert_eq!(got["run"]["status"], "waiting", "{got}");
+        assert!(got["pending_human_request"].is_object(), "{got}");
+        app.post(&team.key, &stop, json!({})).await.expect(200);
+        assert_eq!(app.status(&team, &run).await, "interrupted");
+    }
+    app.run(&team, json!({"agent_id": agent})).await;
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_stop_whose_commit_was_lost_leaves_the_run_as_it_was() {
+    stop_that_dies_after_the_reserve_is_given_up(false).await;
+}
+
+#[tokio::test]
+async fn a_stop_whose_commit_was_on_disk_holds_after_the_restart() {
+    stop_that_dies_after_the_reserve_is_given_up(true).await;
+}
