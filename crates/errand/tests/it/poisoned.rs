@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::process::within;
+use crate::signals::{asking_models_at, asks_a_model, silent};
 use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
@@ -147,4 +149,43 @@ async fn thirty_deaths_under_load_park_no_run() {
     }
     assert_eq!(failed, Vec::<Value>::new());
     app.finish().await;
+}
+
+#[tokio::test]
+async fn beside_a_run_that_kills_the_program_all_others_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let (url, mut asked) = silent().await;
+    let mut server = asking_models_at(&url, dir.path(), &[]).await;
+    let run = asks_a_model(&server).await;
+    let mut held = within("a model that is asked", asked.recv()).await.unwrap();
+    let steps = json!([{"say": "a"}, {"wait": "1s"}, {"say": "b"}, {"finish": "x"}]);
+    let agent = server.agent(steps).await;
+    let mut others = Vec::new();
+    for _ in 0..63 {
+        others.push(server.run(json!({"agent_id": agent})).await);
+    }
+    // Whenever the run is at its model, the program is gone.
+    let mut deaths = 0;
+    let parked = loop {
+        server.child.kill().await.unwrap();
+        deaths += 1;
+        assert!(deaths <= 4, "{}", server.log());
+        drop(held);
+        server = asking_models_at(&url, dir.path(), &[]).await;
+        let has_ended = |run: &Value| !run["completed_at"].is_null();
+        tokio::select! {
+            again = asked.recv() => held = again.unwrap(),
+            ended = server.until_run(&run, has_ended) => break ended,
+        }
+    };
+    assert_eq!(deaths, 4);
+    assert_eq!(parked["status"], "failed", "{parked:#}");
+    assert_eq!(parked["error"]["code"], "poisoned", "{parked:#}");
+    for other in &others {
+        let ended = server
+            .until_run(other, |run| !run["completed_at"].is_null())
+            .await;
+        assert_eq!(ended["status"], "completed", "{ended:#}");
+    }
+    assert_eq!(server.stop().await, Some(0));
 }
