@@ -2,7 +2,8 @@
 //!
 //! A tool that meets such an error before it has changed anything says so with [`note`] and answers as it likes;
 //! [`patiently`], around the tool, drops that answer and calls it again after a pause. So no run fails because the machine
-//! is short of something for a while. The wait ends when the run is taken from its driver or the server stops.
+//! is short of something for a while. The wait ends when the run is taken from its driver or the server stops. Deliveries
+//! of webhooks wait in the same way.
 //!
 //! What is short is the process's, not a server's: how many wait is counted for the process.
 
@@ -74,7 +75,7 @@ impl Waits {
     fn begin() -> Self {
         if WAITING.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(
-                "the server has run out of open files or memory: calls of runs wait until there is more (`errand doctor` shows the limits)"
+                "the server has run out of open files or memory: calls of runs and deliveries wait until there is more (`errand doctor` shows the limits)"
             );
         }
         Self
@@ -84,7 +85,7 @@ impl Waits {
 impl Drop for Waits {
     fn drop(&mut self) {
         if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!("no call waits for open files or memory any more");
+            tracing::info!("no call and no delivery waits for open files or memory any more");
         }
     }
 }

@@ -8,6 +8,9 @@
 //!
 //! Which are under way is known in memory alone: a server that dies, or stops, in the middle of an attempt causes a
 //! repeat, never a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
+//!
+//! A delivery that finds no descriptor or no memory on this machine, or whose secret the store cannot read now, has not
+//! been attempted: it keeps its place and waits ([`crate::exhausted`]), and nothing is recorded.
 
 mod receivers;
 
@@ -22,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conclude::persist;
 use crate::dispatch::{Parts, at};
-use crate::webhook::{Verdict, WebhookSecret, send};
+use crate::exhausted::patiently;
+use crate::webhook::{Attempt, Verdict, WebhookSecret, send};
 use receivers::{Receivers, Sign};
 
 /// The pause after a failure of the store.
@@ -128,37 +132,12 @@ impl Outbox {
 
 /// One attempt, and its record.
 async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
-    let at = parts.clock.now();
     let run = delivery.run.map(|run| run.to_string());
-    let made = match secret_of(parts, &delivery).await {
-        Ok(secret) => {
-            let id = delivery.id.to_string();
-            let sent = send(
-                parts.post.as_ref(),
-                &delivery.url,
-                &id,
-                at.as_seconds(),
-                delivery.body.clone().into(),
-                &secret,
-            );
-            // A server that stops waits for no receiver: what may have arrived is sent again after the next start,
-            // under the same id.
-            let Some(made) = parts.draining.run_until_cancelled(sent).await else {
-                return Sign::Neither;
-            };
-            made
-        }
-        Err(error) => {
-            tracing::error!(run.id = run, %error, "a delivery could not be signed; it is tried again");
-            crate::webhook::Attempt {
-                status: None,
-                error: Some(error),
-                answer: None,
-                duration_ms: 0,
-                verdict: Verdict::Retry,
-                timed_out: false,
-            }
-        }
+    // A server that stops waits for no receiver: what may have arrived is sent again after the next start, under the
+    // same id.
+    let made = parts.draining.run_until_cancelled(make(parts, &delivery));
+    let Some(Some((at, made))) = made.await else {
+        return Sign::Neither;
     };
     let sign = Sign::of(&made);
     let attempt = delivery.attempts + 1;
@@ -201,15 +180,63 @@ async fn attempt(parts: &Parts, delivery: DueDelivery) -> Sign {
     sign
 }
 
+/// Sends it, as soon as this machine has what that takes. When that was, and what came of it. `None`: the server stopped
+/// first, and nothing was sent.
+async fn make(parts: &Parts, delivery: &DueDelivery) -> Option<(Timestamp, Attempt)> {
+    let secret = match secret_of(parts, delivery).await {
+        Ok(secret) => secret,
+        Err(SecretError::NotNow(error)) => {
+            tracing::debug!(%error, "a delivery is not begun any more: the server stops");
+            return None;
+        }
+        Err(SecretError::Unusable(error)) => {
+            let run = delivery.run.map(|run| run.to_string());
+            tracing::error!(run.id = run, %error, "a delivery could not be signed; it is tried again");
+            let attempt = Attempt {
+                status: None,
+                error: Some(error),
+                answer: None,
+                duration_ms: 0,
+                verdict: Verdict::Retry,
+                timed_out: false,
+            };
+            return Some((parts.clock.now(), attempt));
+        }
+    };
+    let id = delivery.id.to_string();
+    let body = bytes::Bytes::from(delivery.body.clone());
+    let try_to_send = || {
+        // Of each try: receivers refuse a signature that is minutes old.
+        let at = parts.clock.now();
+        let (post, at_s) = (parts.post.as_ref(), at.as_seconds());
+        let sent = send(post, &delivery.url, &id, at_s, body.clone(), &secret);
+        async move { (at, sent.await) }
+    };
+    patiently(&parts.clock, &parts.draining, try_to_send).await
+}
+
+/// Why a delivery cannot be signed.
+enum SecretError {
+    /// The server stops, and its store could not be read until then.
+    NotNow(StoreError),
+    /// The secret itself cannot be used.
+    Unusable(String),
+}
+
 /// The team's secret, with those that it replaced a short while ago.
-async fn secret_of(parts: &Parts, delivery: &DueDelivery) -> Result<WebhookSecret, String> {
-    let now = parts.clock.now();
-    let secrets = parts
-        .store
-        .signing_secrets(delivery.team, now)
-        .await
-        .map_err(|e| e.to_string())?;
-    let parse = |text: &String| WebhookSecret::parse(text).map_err(|e| e.to_string());
+async fn secret_of(parts: &Parts, delivery: &DueDelivery) -> Result<WebhookSecret, SecretError> {
+    let read = || {
+        let now = parts.clock.now();
+        parts.store.signing_secrets(delivery.team, now)
+    };
+    let secrets = match persist(parts, read).await {
+        Ok(secrets) => secrets,
+        Err(error) if error.is_passing() => return Err(SecretError::NotNow(error)),
+        Err(error) => return Err(SecretError::Unusable(error.to_string())),
+    };
+    let parse = |text: &String| {
+        WebhookSecret::parse(text).map_err(|error| SecretError::Unusable(error.to_string()))
+    };
     let mut signing = parse(&secrets.present)?;
     for retired in &secrets.retired {
         signing = signing.and_with(parse(&retired.secret)?);

@@ -24,6 +24,7 @@ use url::Url;
 use errand_core::cause::chain;
 use errand_core::limits::ANSWER_KEPT_BYTES_MAX;
 
+use crate::exhausted;
 use crate::net::{Answer, GuardedClient, RequestError};
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -221,6 +222,10 @@ pub async fn send(
             (Ok(url), Ok(mut headers)) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 let answered = client.post(&url, headers, body).await;
+                if let Err(error) = &answered {
+                    // Who waits for more of what has run out sends it again, and records nothing.
+                    exhausted::note(error);
+                }
                 answer = answered.as_ref().ok().and_then(shown);
                 timed_out = matches!(&answered, Err(RequestError::TimedOut { .. }));
                 (url.host_str().map(str::to_owned), judge(answered))

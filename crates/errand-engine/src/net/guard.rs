@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use errand_core::cause::is_exhausted;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -204,7 +205,12 @@ impl Lookup {
     async fn addresses(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         match self {
             // Port 0: the caller puts the URL's in.
-            Self::System => Ok(tokio::net::lookup_host((name, 0)).await?.collect()),
+            Self::System => match tokio::net::lookup_host((name, 0)).await {
+                Ok(addresses) => Ok(addresses.collect()),
+                // The system's resolver may take files that it cannot open for missing ones, and says that there is no
+                // such name.
+                Err(error) => Err(exhaustion().unwrap_or(error)),
+            },
             #[cfg(test)]
             Self::Fixed { host, addresses } if name == *host => {
                 Ok(addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect())
@@ -213,6 +219,12 @@ impl Lookup {
             Self::Fixed { .. } => Err(io::ErrorKind::NotFound.into()),
         }
     }
+}
+
+/// The error that says that no descriptor can be had now, if that is so.
+fn exhaustion() -> Option<io::Error> {
+    let error = std::fs::File::open("/").err()?;
+    is_exhausted(&error).then_some(error)
 }
 
 impl Resolve for GuardedResolver {

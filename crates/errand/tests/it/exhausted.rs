@@ -3,7 +3,9 @@
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::process::{Process, ended, errand};
 
@@ -38,6 +40,86 @@ async fn no_run_fails_where_descriptors_run_out() {
             .await;
         assert_eq!(ended["status"], "completed", "{ended:#}\n{}", server.log());
     }
+    assert_eq!(server.stop().await, Some(0));
+}
+
+/// Takes webhooks, and answers them while it is open.
+async fn receiver(is_open: watch::Receiver<bool>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut is_open = is_open.clone();
+            tokio::spawn(async move {
+                // All of it, or the close resets what the sender still writes.
+                let mut got = vec![0; 64 * 1024];
+                let mut count = 0;
+                while !is_whole(&got[..count]) {
+                    match stream.read(&mut got[count..]).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(read) => count += read,
+                    }
+                }
+                let _ = is_open.wait_for(|is_open| *is_open).await;
+                let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    url
+}
+
+/// Whether a request with a `content-length` has come whole.
+fn is_whole(got: &[u8]) -> bool {
+    let got = String::from_utf8_lossy(got);
+    let Some((head, body)) = got.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let head = head.to_ascii_lowercase();
+    let length = head.split("content-length: ").nth(1).unwrap();
+    body.len() >= length.lines().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_delivery_that_finds_no_descriptor_is_no_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its receivers are waited for longer than this test waits.
+    let settings = [
+        ("ERRAND_WEBHOOKS__TIMEOUT_S", "300"),
+        ("ERRAND_WEBHOOKS__MAX_CONCURRENT_DELIVERIES", "256"),
+    ];
+    let mut server = Process::start_with(dir.path(), &[], &settings, Some(FEW)).await;
+    let (open, is_open) = watch::channel(true);
+    let url = receiver(is_open).await;
+    let agent = server.agent(json!([{"finish": "done"}])).await;
+    let start = json!({"agent_id": agent, "webhook_url": url});
+    let delivered = async |server: &Process, run: &str| {
+        let path = format!("/v1/runs/{run}/deliveries");
+        let is = |status: u16, page: &Value| {
+            status == 200 && page["deliveries"][0]["state"] == "delivered"
+        };
+        server.until_get(&path, is).await["deliveries"][0].clone()
+    };
+    // One that is known to answer is given more than a few places.
+    let first = server.run(start.clone()).await;
+    delivered(&server, &first).await;
+    open.send_replace(false);
+    let mut runs = Vec::new();
+    for _ in 0..FEW {
+        runs.push(server.run(start.clone()).await);
+    }
+    assert!(server.until("has run out of open files").await);
+    open.send_replace(true);
+    for run in &runs {
+        let delivery = delivered(&server, run).await;
+        let attempts = delivery["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), 1, "{delivery:#}");
+    }
+    assert!(
+        server
+            .until("waits for open files or memory any more")
+            .await
+    );
     assert_eq!(server.stop().await, Some(0));
 }
 
