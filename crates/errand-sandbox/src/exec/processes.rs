@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,12 @@ const FILES_MAX: usize = 4096;
 const DESCRIPTORS_FREE: u64 = 64;
 /// Memory of one more descriptor: half of a pipe of two pages, which is the most that a user has who has many.
 const DESCRIPTOR_BYTES: u64 = 4096;
+/// Memory of one mapping: its record (`vm_area_struct`), and its share of the tree that holds the records.
+const MAPPING_BYTES: u64 = 256;
+/// The smallest mapping. Unit: KiB.
+const MAPPING_SIZE_MIN_KIB: u64 = 4;
+/// The kernel's own default of `vm.max_map_count`, where it cannot be read.
+const MAPPINGS_MAX: u64 = 65_530;
 /// The kernel's own default of `net.core.wmem_default`, where it cannot be read.
 const SOCKET_BUFFER_BYTES: u64 = 212_992;
 /// TCP sockets whose queues are not looked at: reading the kernel's table takes milliseconds.
@@ -107,6 +114,8 @@ pub(super) fn signal_below(first: u32, with: Signal) {
 pub(super) struct Taken {
     /// Memory, in bytes, as far as it is not shared with files.
     pub(super) memory_bytes: u64,
+    /// What the kernel keeps of their mappings, at most. It is not part of `memory_bytes`: [`mapping_bytes`] counts it.
+    pub(super) mapping_bytes_max: u64,
     /// Threads.
     pub(super) threads: u64,
 }
@@ -118,8 +127,10 @@ pub(super) struct Taken {
 pub(super) fn taken(first: u32) -> Taken {
     let mut taken = Taken {
         memory_bytes: socket_bytes(first).saturating_add(file_bytes(first)),
+        mapping_bytes_max: 0,
         threads: 0,
     };
+    let mappings_max = mappings_max();
     for pid in below(first) {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
             continue;
@@ -133,9 +144,47 @@ pub(super) fn taken(first: u32) -> Taken {
         let kib = field("RssAnon:") + field("RssShmem:") + field("VmSwap:") + field("VmPTE:");
         let descriptors = field("FDSize:").saturating_sub(DESCRIPTORS_FREE);
         taken.memory_bytes += kib * 1024 + descriptors * DESCRIPTOR_BYTES;
+        let mappings = (field("VmSize:") / MAPPING_SIZE_MIN_KIB).min(mappings_max);
+        taken.mapping_bytes_max += mappings * MAPPING_BYTES;
         taken.threads += field("Threads:").max(1);
     }
     taken
+}
+
+/// Most mappings of one process.
+fn mappings_max() -> u64 {
+    let most = fs::read_to_string("/proc/sys/vm/max_map_count");
+    let most = most.ok().and_then(|text| text.trim().parse().ok());
+    most.unwrap_or(MAPPINGS_MAX)
+}
+
+/// What the kernel keeps of the mappings of the processes inside. Reads a line for each mapping, which takes about a
+/// millisecond for 2,000 of them, and stops where there is more than `enough`.
+pub(super) fn mapping_bytes(first: u32, enough: u64) -> u64 {
+    let mut bytes: u64 = 0;
+    for pid in below(first) {
+        bytes = bytes.saturating_add(mappings_of(pid).saturating_mul(MAPPING_BYTES));
+        if bytes > enough {
+            break;
+        }
+    }
+    bytes
+}
+
+fn mappings_of(pid: u32) -> u64 {
+    let mut table = match fs::File::open(format!("/proc/{pid}/maps")) {
+        Ok(table) => table,
+        // What nobody may look at is taken to be as much as there can be.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return mappings_max(),
+        Err(_) => return 0,
+    };
+    let (mut lines, mut buffer) = (0, vec![0; 64 * 1024]);
+    // A process that ends meanwhile has an end, or an error.
+    while let Ok(count @ 1..) = table.read(&mut buffer) {
+        let read = buffer.get(..count).unwrap_or_default();
+        lines += read.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    lines
 }
 
 /// Memory that the sockets of the network namespace of a process hold at most, those among them that no process has open
@@ -283,6 +332,8 @@ pub(super) fn written_bytes(first: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -296,6 +347,29 @@ mod tests {
         assert_eq!(queued_bytes(table), 18);
         let (own, socket) = (std::process::id(), std::os::unix::net::UnixStream::pair());
         assert!(socket.is_ok() && socket_bytes(own) >= 2 * 4096);
+    }
+
+    #[test]
+    fn mappings_are_counted_and_bounded_by_the_size_of_a_process() {
+        let piped = std::process::Stdio::piped;
+        let mut shell = std::process::Command::new("/bin/sh")
+            .args(["-c", "cat; true"])
+            .stdin(piped())
+            .stdout(piped())
+            .spawn()
+            .unwrap();
+        // Its child is there when it answers.
+        let mut answer = [0];
+        shell.stdin.as_ref().unwrap().write_all(b"x").unwrap();
+        let mut out = shell.stdout.take().unwrap();
+        out.read_exact(&mut answer).unwrap();
+        let counted = mapping_bytes(shell.id(), u64::MAX);
+        let most = taken(shell.id()).mapping_bytes_max;
+        assert!(counted >= 5 * MAPPING_BYTES, "{counted}");
+        assert!(counted <= most, "{counted} {most}");
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!(mapping_bytes(shell.id(), u64::MAX), 0);
     }
 
     #[test]

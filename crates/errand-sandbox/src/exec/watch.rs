@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::cgroup::{Group, Keeper};
+use super::processes::Taken;
 use super::{Bound, Limits, processes};
 use crate::root::Root;
 
@@ -25,6 +26,8 @@ const REST_MIN: Duration = Duration::from_secs(1);
 const UNEXPLAINED_BYTES: u64 = 64 << 20;
 /// Pseudo terminals of one command. All on a machine come from one limit, 4,096 as a rule.
 const TERMINALS_MAX: usize = 64;
+/// How long a count of mappings is good, in parts of the time that it took: counting takes a fifth of a processor at most.
+const MAPPINGS_REST_PER_WORK: u32 = 4;
 /// What is read of an output before nobody reads on.
 const OUTPUT_READ_BYTES_MAX: u64 = 1 << 30;
 
@@ -60,6 +63,14 @@ pub(super) struct Watch {
     output: Arc<AtomicU64>,
     at_start: Option<Filled>,
     measured: Option<Measured>,
+    mappings: Option<Mappings>,
+}
+
+/// What the mappings of all processes took when they were counted.
+struct Mappings {
+    at: Instant,
+    took: Duration,
+    bytes: u64,
 }
 
 struct Measured {
@@ -101,6 +112,7 @@ impl Watch {
             output,
             at_start: None,
             measured: None,
+            mappings: None,
         };
         watch.at_start = watch.filled();
         watch
@@ -124,9 +136,7 @@ impl Watch {
         }
         if matches!(self.keepers, (Keeper::Watcher, _) | (_, Keeper::Watcher)) {
             let taken = processes::taken(first);
-            if self.keepers.0 == Keeper::Watcher
-                && taken.memory_bytes > self.limits.memory_bytes_max
-            {
+            if self.keepers.0 == Keeper::Watcher && self.is_over_memory(taken, first) {
                 return Some(Bound::Memory);
             }
             if self.keepers.1 == Keeper::Watcher
@@ -140,6 +150,29 @@ impl Watch {
         }
         let held = self.measure();
         self.judge(held, self.nameless(held, first))
+    }
+
+    /// Mappings are counted only where they could make the difference: that takes milliseconds for each process that has
+    /// many.
+    fn is_over_memory(&mut self, taken: Taken, first: u32) -> bool {
+        let Some(room) = self.limits.memory_bytes_max.checked_sub(taken.memory_bytes) else {
+            return true;
+        };
+        if taken.mapping_bytes_max <= room {
+            return false;
+        }
+        let is_good = |last: &&Mappings| last.at.elapsed() < last.took * MAPPINGS_REST_PER_WORK;
+        if let Some(last) = self.mappings.as_ref().filter(is_good) {
+            return last.bytes > room;
+        }
+        let began = Instant::now();
+        let bytes = processes::mapping_bytes(first, room);
+        self.mappings = Some(Mappings {
+            at: Instant::now(),
+            took: began.elapsed(),
+            bytes,
+        });
+        bytes > room
     }
 
     /// What the kernel says of a command whose processes are all gone.

@@ -6,7 +6,7 @@ use super::Bench;
 
 /// A program that holds memory in the kernel, in the way that its argument names.
 const HOLDER: &str = include_str!("holder.c");
-const HOLDS: [&str; 9] = [
+const HOLDS: [&str; 10] = [
     "sockets",
     "sockets_under_way",
     "pipes",
@@ -16,6 +16,7 @@ const HOLDS: [&str; 9] = [
     "message_queues",
     "semaphores",
     "page_tables",
+    "mappings",
 ];
 
 /// Bounds that are reached soon.

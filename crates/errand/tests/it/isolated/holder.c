@@ -110,11 +110,19 @@ static void page_tables(void) {
     for (size_t i = 0; i < vast; i += 2 << 20) sum += at[i];
 }
 
+// So many mappings that their records take more than what is mapped.
+static void mappings(void) {
+    size_t page = 4096, pages = 64000;
+    char *at = mmap(0, pages * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) exit(3);
+    for (size_t i = 0; i < pages; i += 2) if (mprotect(at + i * page, page, PROT_READ)) return;
+}
+
 int main(int argc, char **argv) {
     static const struct { const char *name; void (*takes)(void); } ways[] = {
         {"sockets", sockets}, {"sockets_under_way", sockets_under_way}, {"pipes", pipes}, {"large_buffers", large_buffers},
         {"memory_files", memory_files}, {"shared_memory", shared_memory}, {"message_queues", message_queues},
-        {"semaphores", semaphores}, {"page_tables", page_tables},
+        {"semaphores", semaphores}, {"page_tables", page_tables}, {"mappings", mappings},
     };
     for (unsigned i = 0; i < sizeof ways / sizeof *ways; i++) {
         if (argc < 2 || strcmp(argv[1], ways[i].name)) continue;
