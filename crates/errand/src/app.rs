@@ -136,10 +136,33 @@ impl App {
         listener: TcpListener,
         ingredients: Ingredients,
     ) -> Result<Self> {
+        let stop = std::future::pending();
+        let started = Self::start_until(stop, config, listener, ingredients).await?;
+        started.context("the start was given up")
+    }
+
+    /// As [`App::start`]. `None`: it was told to stop before it was ready, and has stopped in order.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_until(
+        stop: impl Future<Output = ()>,
+        config: Config,
+        listener: TcpListener,
+        ingredients: Ingredients,
+    ) -> Result<Option<Self>> {
         let mut opened = None;
-        let started = Self::start_noting(config, listener, ingredients, &mut opened);
-        let started = Box::pin(started).await;
-        if let (Err(_), Some(store)) = (&started, opened) {
+        let started = Box::pin(Self::start_noting(
+            config,
+            listener,
+            ingredients,
+            &mut opened,
+        ));
+        let started = tokio::select! {
+            started = started => started.map(Some),
+            () = stop => Ok(None),
+        };
+        if let (Err(_) | Ok(None), Some(store)) = (&started, opened) {
             // Parts that were started may hold it.
             store.close().await;
         }

@@ -79,8 +79,13 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         ..Ingredients::of_system()?
     };
     let mut reload = Reload::new(&args.flags, with, log, config.clone());
-    let mut app = match App::start(config, listener, ingredients).await {
-        Ok(app) => app,
+    let starting = App::start_until(signals.stop.told(), config, listener, ingredients);
+    let mut app = match Box::pin(starting).await {
+        Ok(Some(app)) => app,
+        Ok(None) => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
         Err(error) => return stand_in(error, &mut signals).await,
     };
     let admin = Admin::new(

@@ -133,6 +133,24 @@ async fn a_directory_whose_server_cut_a_step_off_can_be_copied() {
     assert_eq!(server.stop().await, Some(0));
 }
 
+#[tokio::test]
+async fn a_stop_is_heeded_while_the_server_waits_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Process::start(dir.path()).await;
+    assert_eq!(server.stop().await, Some(0));
+    // As long as this is held, the server cannot write what a start writes, and waits.
+    let foreign = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
+    foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut server = Process::begin(dir.path(), &[], &[], None);
+    assert!(server.until("another program holds a lock").await);
+    server.signal("TERM");
+    assert_eq!(server.ends().await, Some(0));
+    assert!(!server.log().contains("listening on "), "{}", server.log());
+    foreign.execute_batch("ROLLBACK").unwrap();
+    let mark = std::fs::read_to_string(dir.path().join("store.mark")).unwrap();
+    assert!(mark.contains("\"closed\":true"), "{mark}");
+}
+
 fn write_certificate(dir: &Path) -> CertifiedKey<KeyPair> {
     let made = generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
