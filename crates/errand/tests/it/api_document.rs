@@ -51,6 +51,7 @@ fn strange(field: &Value) -> Vec<Value> {
         json!([]),
         json!(["no-such-word"]),
         json!([1]),
+        Value::Null,
     ];
     values.extend(field["maxLength"].as_u64().map(long));
     values
@@ -115,6 +116,43 @@ async fn the_document_and_the_server_refuse_the_same() {
     app.finish().await;
 }
 
+#[tokio::test]
+async fn a_field_that_is_null_counts_as_absent() {
+    let app = TestApp::start_with(generous()).await;
+    let mine = Things::of(&app, "acme").await;
+    let document = app.contract().document().clone();
+    let (key, mut tried) = (&mine.team.key, 0);
+    for route in guarded() {
+        // A request is answered once. What kind a provider is of can be left out for providers that are known by name.
+        if route.path.ends_with("/respond") || route.path.starts_with("/v1/providers/") {
+            continue;
+        }
+        let Some(schema) = json_schema(&document, route) else {
+            continue;
+        };
+        let judge = judge(&document, schema);
+        let path = filled(route.path, |name| mine.id(name).to_owned());
+        let right = body(route, mine.id("agent_id"));
+        let fields = resolved(&document, schema)["properties"].as_object();
+        for name in fields.into_iter().flatten().map(|(name, _)| name) {
+            let mut body = right.clone();
+            body[name] = Value::Null;
+            if judge.is_valid(&body) {
+                let reply = sent(&app, key, route, &path, body).await;
+                let answer = String::from_utf8_lossy(&reply.bytes);
+                assert_ne!(
+                    reply.status, 400,
+                    "{} {path} {name}: {answer}",
+                    route.method
+                );
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 40, "{tried}");
+    app.finish().await;
+}
+
 /// What the server refuses whatever there is: the document must refuse it, too.
 fn refused_by_the_server() -> Vec<(&'static str, &'static str, Value)> {
     let mut all = refused_runs_and_builds();
@@ -159,6 +197,7 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("POST", "/v1/runs/stop", json!({"status": ["failed"]})),
         ("POST", "/v1/runs/stop", json!({})),
+        ("POST", "/v1/runs/stop", json!({"status": null})),
         ("POST", "/v1/runs/stop", json!({"all": false})),
         ("POST", "/v1/runs/retry", json!({"status": ["running"]})),
         ("POST", "/v1/runs/retry", json!({"all": true, "limit": 0})),
@@ -177,6 +216,11 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
             "POST",
             "/v1/builds",
             json!({"agent_id": NOBODY, "name": "b"}),
+        ),
+        (
+            "POST",
+            "/v1/builds",
+            json!({"agent_id": NOBODY, "name": "b", "config": null}),
         ),
         (
             "POST",

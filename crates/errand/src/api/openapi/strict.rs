@@ -47,27 +47,25 @@ pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
 
 /// Whole schemas.
 fn schemas() -> Vec<(&'static str, Value)> {
-    let one_source =
-        json!({"oneOf": [{"required": ["config"]}, {"required": ["source_build_id"]}]});
+    // A field that is null counts as absent.
+    let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
+    let one_source = json!({"oneOf": [given("config"), given("source_build_id")]});
     // One of two names of a field, null being none.
     let both_names = json!({"not": {"anyOf": [
         {"required": ["name", "revision_name"], "properties": {"name": {"type": "string"}, "revision_name": {"type": "string"}}},
         {"required": ["description", "revision_description"]},
     ]}});
     let any_change = json!({"anyOf": [
-        {"required": ["url"], "properties": {"url": {"type": "string"}}},
-        {"required": ["events"], "properties": {"events": {"type": "array"}}},
-        {"required": ["enabled"], "properties": {"enabled": {"type": "boolean"}}},
-        {"required": ["description"]},
+        given("url"), given("events"), given("enabled"), {"required": ["description"]},
     ]});
     let marked_message = json!({"anyOf": [
-        {"required": ["message"], "properties": {"message": {"type": "string"}}},
-        {"properties": {"untrusted": {"const": false}}},
+        given("message"), {"properties": {"untrusted": {"enum": [false, null]}}},
     ]});
-    let which = json!({"anyOf": [
-        {"required": ["status"]}, {"required": ["agent_id"]}, {"required": ["source"]}, {"required": ["since"]},
-        {"required": ["until"]}, {"required": ["all"], "properties": {"all": {"const": true}}},
-    ]});
+    let mut criteria: Vec<Value> = ["status", "agent_id", "source", "since", "until"]
+        .map(given)
+        .to_vec();
+    criteria.push(json!({"required": ["all"], "properties": {"all": {"const": true}}}));
+    let which = json!({ "anyOf": criteria });
     vec![
         ("BuildDraft", one_source.clone()),
         ("CreateBuildRequest", one_source),

@@ -341,16 +341,13 @@ pub(crate) struct CreateConnectionRequest {
     name: String,
     transport: Transport,
     /// Policies below which no build can go, by the tool's name or `*`.
-    #[serde(default)]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
-    floors: Floors,
+    floors: Option<Floors>,
     /// Whether what its closed tools give counts as trusted. Without it: no.
-    #[serde(default)]
-    trusted: bool,
+    trusted: Option<bool>,
     /// What admins say of its tools, by the tool's name.
-    #[serde(default)]
     #[schema(value_type = Option<BTreeMap<String, ToolSettingsBody>>)]
-    tool_settings: ToolSettingsByName,
+    tool_settings: Option<ToolSettingsByName>,
 }
 
 impl RequestBody for CreateConnectionRequest {}
@@ -429,8 +426,10 @@ pub(crate) async fn create_connection(
             ),
         ));
     }
+    let floors = floors.unwrap_or_default();
+    let settings = tool_settings.unwrap_or_default();
     check_floors(&name, &floors)?;
-    check_settings(&name, None, &tool_settings)?;
+    check_settings(&name, None, &settings)?;
     let now = app.clock.now();
     let new = NewConnection {
         id: app.ids.connection(now),
@@ -438,8 +437,8 @@ pub(crate) async fn create_connection(
         name,
         setup: setup_of(&app, caller.team(), transport).await?,
         floors,
-        trusted,
-        settings: tool_settings,
+        trusted: trusted.unwrap_or(false),
+        settings,
         by: caller.user(),
         now,
     };

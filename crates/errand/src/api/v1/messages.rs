@@ -28,8 +28,7 @@ pub(crate) struct PostMessageRequest {
     message: String,
     /// Whether strangers may have written the text, as a mail or a ticket that a program passes on: it counts as read
     /// from outside, and tools with the policy `guard` ask after it. Without it: no.
-    #[serde(default)]
-    untrusted: bool,
+    untrusted: Option<bool>,
 }
 
 impl RequestBody for PostMessageRequest {}
@@ -121,7 +120,7 @@ pub(crate) async fn post_message(
         run,
         id: app.ids.message(now),
         text: body.value.message,
-        untrusted: body.value.untrusted,
+        untrusted: body.value.untrusted.unwrap_or(false),
         by: caller.by(),
         now,
     };

@@ -54,8 +54,7 @@ pub(crate) struct StartRunRequest {
     message: Option<String>,
     /// Whether strangers may have written the first message, as a mail or a ticket that a program passes on: it counts as
     /// read from outside, and tools with the policy `guard` ask after it. Without it: no.
-    #[serde(default)]
-    untrusted: bool,
+    untrusted: Option<bool>,
 }
 
 impl RequestBody for StartRunRequest {}
@@ -184,7 +183,8 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
             "it takes at least 1 character",
         ));
     }
-    if request.untrusted && request.message.is_none() {
+    let untrusted = request.untrusted.unwrap_or(false);
+    if untrusted && request.message.is_none() {
         return Err(ApiError::invalid(
             "untrusted",
             "it says that strangers may have written `message`, and there is none; send both, or neither",
@@ -200,7 +200,7 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
             private,
         )?,
         message: request.message,
-        untrusted: request.untrusted,
+        untrusted,
     })
 }
 
