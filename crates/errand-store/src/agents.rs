@@ -6,6 +6,7 @@
 //!
 //! Left out: whether a `config` makes sense (`errand_core::config` reads it before), limits of names.
 
+pub(crate) mod builds;
 pub(crate) mod live;
 #[cfg(test)]
 mod tests;
@@ -14,13 +15,13 @@ use errand_core::id::{AgentId, BuildId, TeamId, UserId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use crate::db::sqlite::Store;
+use crate::db::types::{Blob, Ms, count, int, json, to_json};
 use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
 use crate::model::{
     Agent, AgentRow, Build, BuildState, NewAgent, NewBuild, Page, PageQuery, Person,
 };
-use crate::once::{Answer, Once, once};
-use crate::rows::{Blob, Ms, count, int, json, to_json};
-use crate::sqlite::Store;
 
 /// A change of a build: its texts, and whether it becomes live.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -21,9 +21,9 @@ use errand_core::id::{BootId, RunId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, params};
 
+use crate::db::sqlite::Store;
+use crate::db::types::Blob;
 use crate::error::{Result, StoreError};
-use crate::rows::Blob;
-use crate::sqlite::Store;
 use invariants::{HAS_A_REASON, OF_RUN, OF_STORE, REASONLESS, ROW_READS, WITHOUT_REASON};
 use stored::{Stored, is_of_a_row};
 
@@ -100,7 +100,7 @@ impl Store {
             let count: i64 = conn
                 .prepare_cached(WITHOUT_REASON)?
                 .query_row(params![Blob(boot.as_uuid())], |row| row.get(0))?;
-            Ok(crate::rows::count(count))
+            Ok(crate::db::types::count(count))
         })
         .await
     }

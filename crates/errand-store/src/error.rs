@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::sqlite::Trouble;
+use crate::db::sqlite::Trouble;
 
 /// The cases that callers act on.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub enum StoreError {
     Sql(#[source] rusqlite::Error),
     /// A secret could not be sealed or opened.
     #[error("a sealed secret could not be used")]
-    Seal(#[source] crate::seal::SealError),
+    Seal(#[source] crate::crypto::seal::SealError),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -76,8 +76,8 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-impl From<crate::seal::SealError> for StoreError {
-    fn from(error: crate::seal::SealError) -> Self {
+impl From<crate::crypto::seal::SealError> for StoreError {
+    fn from(error: crate::crypto::seal::SealError) -> Self {
         Self::Seal(error)
     }
 }

@@ -4,82 +4,63 @@
 //! data and return data, never closures or transactions, so that SQLite can commit many callers' together and another
 //! database can do each in one statement. The team comes first: another team's things are not found.
 //!
-//! What is special to SQLite is in [`sqlite`]: the writer thread, the readers, the lock on the directory, migrations.
+//! What is special to SQLite is in [`db::sqlite`]: the writer thread, the readers, the lock on the directory, migrations.
 //! Time and ids are parameters; nothing here reads a clock. Left out: deciding (that is `errand-core`) and doing
 //! (that is `errand-engine`).
 
-pub mod data_dir;
 pub mod error;
+pub mod idempotency;
 pub mod model;
-pub mod once;
-pub mod seal;
 
-mod access;
+mod accounts;
 mod agents;
 mod audit;
-mod bell;
-mod builds;
-mod change;
-mod children;
-mod connections;
-mod deliveries;
-mod driving;
-mod events;
-mod figures;
-mod forks;
-mod inbox;
-mod losses;
-mod many;
-mod outside;
-mod overdue;
-mod overview;
-mod paging;
-mod providers;
+mod crypto;
+mod db;
+mod integrations;
+mod notify;
 mod repair;
-mod reseal;
-mod rows;
+mod requests;
 mod runs;
 mod sandboxes;
-mod secrets;
-mod sqlite;
-mod summary;
-mod sums;
-mod turns;
-mod unread;
-mod usage;
+mod stats;
 mod webhooks;
 
-pub use access::{
+pub use accounts::{
     Access, Bootstrap, Bootstrapped, Invitation, Joining, Member, Membership, NewApiKey,
-    NewInvitation, NewSecret, NewTeam, NewUser, OfMember, Person, RetiredSecret, Rolled, Session,
-    SigningSecrets, Team, TeamFacts, User,
+    NewInvitation, NewTeam, NewUser, OfMember, Person, Session, Team, TeamFacts, User,
 };
 pub use audit::{AuditScope, Finding};
-pub use bell::{Bell, Fence, Watch};
-pub use children::StartChild;
-pub use connections::{
-    Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
-    ToolSettingsByName,
-};
-pub use deliveries::{DeliverySlots, DeliveryTurns, DueDeliveries, Receiver};
-pub use driving::{Recovered, Woken};
-pub use error::{Result, StoreError};
-pub use figures::{Deliveries, Figures, Late, Overdue};
-pub use forks::ForkRun;
-pub use inbox::{AskedFor, FoundRequest, OpenRequest};
-pub use losses::POISONED;
-pub use many::{RETRIABLE, STOPPABLE};
-pub use once::{Answer, Idem, Once, Render, StoredAnswer};
-pub use overview::{AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart};
-pub use paging::PageBounds;
-pub use repair::{Fork, Forked, Repaired};
-pub use reseal::{Discarded, Rotated, SealedKeys};
-pub use sandboxes::SandboxFate;
-pub use secrets::{Secret, SetSecret};
-pub use sqlite::{
+pub use crypto::reencrypt::{Discarded, Rotated, SealedKeys};
+pub use crypto::seal;
+pub use db::data_dir;
+pub use db::paging::PageBounds;
+pub use db::sqlite::{
     Condition, DATABASE_FILE, DatabaseFacts, Fault, Faults, OpenError, OpenOptions, Schema,
     Snapshot, SnapshotError, Store, Trial, Trouble, database_facts,
 };
-pub use summary::{AgentSummary, RunSums, RunsSummary};
-pub use sums::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};
-pub use webhooks::{NewWebhook, TestWebhook, Webhook, WebhookChange};
+pub use error::{Result, StoreError};
+pub use idempotency::{Answer, Idem, Once, Render, StoredAnswer};
+pub use integrations::connections::{
+    Connection, ConnectionChange, Floors, MadeFor, NewConnection, OauthClient, Setup,
+    ToolSettingsByName,
+};
+pub use integrations::secrets::{Secret, SetSecret};
+pub use notify::{Bell, Fence, Watch};
+pub use repair::{Fork, Forked, Repaired};
+pub use requests::inbox::{AskedFor, FoundRequest, OpenRequest};
+pub use runs::bulk::{RETRIABLE, STOPPABLE};
+pub use runs::children::StartChild;
+pub use runs::claims::{Recovered, Woken};
+pub use runs::fork::ForkRun;
+pub use runs::losses::POISONED;
+pub use sandboxes::SandboxFate;
+pub use stats::dashboard::{
+    AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart,
+};
+pub use stats::gauges::{Deliveries, Figures, Late, Overdue};
+pub use stats::run_report::{AgentSummary, RunSums, RunsSummary};
+pub use stats::usage_report::{Named, UsageKey, UsageLine, UsageQuery, UsageSums};
+pub use webhooks::deliveries::{DeliverySlots, DeliveryTurns, DueDeliveries, Receiver};
+pub use webhooks::signing_secrets::{NewSecret, RetiredSecret, Rolled, SigningSecrets};
+pub use webhooks::subscriptions::{NewWebhook, TestWebhook, Webhook, WebhookChange};

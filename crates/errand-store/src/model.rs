@@ -20,9 +20,8 @@ use errand_core::wire::RunBody;
 use serde_json::Value;
 
 pub use crate::agents::BuildChange;
-
-use crate::bell::Fence;
-pub use crate::turns::{Principal, RunSlots};
+use crate::notify::Fence;
+pub use crate::runs::claim_order::{Principal, RunSlots};
 
 /// Who calls, proved by an API key: with the role that its creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -497,7 +496,7 @@ pub enum StepEnd {
     },
     /// It waits for another run, which is started for a call, and gives its place back; or goes on with what that run
     /// gave, where it has ended.
-    Child(Box<crate::children::StartChild>),
+    Child(Box<crate::runs::children::StartChild>),
     /// It ends well, unless a user's message came after `read_to`: then it goes on.
     Complete {
         /// The position of the last entry that the last model call saw.

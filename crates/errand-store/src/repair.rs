@@ -18,12 +18,12 @@ use errand_core::run::{Event, RunError, Status};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 
-use crate::bell::Bell;
-use crate::change::Change;
+use crate::db::sqlite::{Store, Tx};
 use crate::error::{Result, StoreError};
-use crate::losses;
-use crate::sqlite::{Store, Tx};
-use crate::unread;
+use crate::notify::Bell;
+use crate::runs::change::Change;
+use crate::runs::losses;
+use crate::runs::quarantine;
 pub use fork::{Fork, Forked};
 
 /// The code of the error with which a run is ended.
@@ -70,7 +70,7 @@ impl Store {
                 error @ (StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Sql(_)),
             ) => {
                 tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is ended as it is");
-                self.write(move |tx| unread::end(tx, run, &RunError::new(CODE, MESSAGE), now))
+                self.write(move |tx| quarantine::end(tx, run, &RunError::new(CODE, MESSAGE), now))
                     .await?;
                 Ok(Repaired {
                     status: Status::Failed,
@@ -217,7 +217,7 @@ fn fail(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired
     let request = ledger.as_ref().and_then(|ledger| ledger.request.clone());
     match &entries {
         Some(entries) => rows::settle_requests(&change, entries, request.as_ref())?,
-        None => unread::close_requests(tx, run, now)?,
+        None => quarantine::close_requests(tx, run, now)?,
     }
     change.row.request = None;
     match request {

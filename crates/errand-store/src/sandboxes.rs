@@ -11,11 +11,11 @@ use errand_core::id::{SandboxId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use crate::db::sqlite::Store;
+use crate::db::types::{Blob, Ms, int, word};
 use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
 use crate::model::Sandbox;
-use crate::once::{Answer, Once, once};
-use crate::rows::{Blob, Ms, int, word};
-use crate::sqlite::Store;
 
 /// True of `sandboxes s` where the run that it serves has not ended: such a sandbox does not expire.
 macro_rules! held {

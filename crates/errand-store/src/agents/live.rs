@@ -8,11 +8,11 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{BuildChange, changeable_build, insert_build, live_build, move_updated_at};
+use crate::db::sqlite::Store;
+use crate::db::types::Blob;
 use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
 use crate::model::{Build, BuildState, NewBuild};
-use crate::once::{Answer, Once, once};
-use crate::rows::Blob;
-use crate::sqlite::Store;
 
 /// Most drafts in a row that a replaced draft's successor is looked for among.
 const SUCCESSORS_MAX: usize = 1000;

@@ -2,7 +2,7 @@ use errand_core::time::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::access::fixture::{Fixture, assert_replayed};
+use crate::accounts::fixture::{Fixture, assert_replayed};
 
 const ALL: PageQuery = PageQuery {
     limit: 100,

@@ -16,17 +16,17 @@ use errand_core::webhook::WebhookEvent;
 use serde_json::json;
 
 use super::{AuditScope, Finding};
-use crate::access::fixture::Fixture;
-use crate::bell::Fence;
-use crate::deliveries::DeliveryTurns;
+use crate::accounts::fixture::Fixture;
+use crate::db::types::Blob;
+use crate::idempotency::Once;
 use crate::model::{
     AttemptRow, DeliveryEnd, NewAgent, NewBuild, PostMessage, Principal, ReadyRun, Respond,
     Runnable, StartRun, StepCommit, StepEnd, Usage,
 };
-use crate::once::Once;
-use crate::rows::Blob;
-use crate::runs::{RunRow, row_of};
-use crate::webhooks::NewWebhook;
+use crate::notify::Fence;
+use crate::runs::row::{RunRow, row_of};
+use crate::webhooks::deliveries::DeliveryTurns;
+use crate::webhooks::subscriptions::NewWebhook;
 
 /// `sandbox.ttl` in these tests.
 const TTL_MS: u64 = 1_000_000;

@@ -8,9 +8,9 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use crate::db::types::{Blob, Ms, count, json};
 use crate::error::{Result, StoreError};
-use crate::rows::{Blob, Ms, count, json};
-use crate::runs::{COLUMNS, RunRow, read_row};
+use crate::runs::row::{COLUMNS, RunRow, read_row};
 
 /// A run and all rows that belong to it.
 pub(super) struct Stored {

@@ -12,11 +12,12 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::rows::put_request;
-use crate::change::Change;
+use crate::db::sqlite::Tx;
+use crate::db::types::{Blob, Ms, count, json};
 use crate::error::{Result, StoreError};
-use crate::rows::{Blob, Ms, count, json};
-use crate::runs::{RunRow, run_body};
-use crate::sqlite::Tx;
+use crate::runs::change::Change;
+use crate::runs::queries::run_body;
+use crate::runs::row::RunRow;
 
 /// Which run is forked, and how.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     // An operator makes it, on the machine itself.
     row.started_by = None;
     row.insert(tx)?;
-    crate::usage::started(tx, &row, &config.model.to_string())?;
+    crate::stats::counters::started(tx, &row, &config.model.to_string())?;
     let mut change = Change::new(tx, row, fork.now);
     change.mark_updated();
     change.count_today()?;
@@ -92,7 +93,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
 
 /// The entries from the first on, up to `after`, or to the first that is missing or cannot be read.
 pub(crate) fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Entry>> {
-    let most = after.map_or(i64::MAX, crate::rows::int);
+    let most = after.map_or(i64::MAX, crate::db::types::int);
     let mut statement = conn.prepare_cached(
         "SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position <= ?2 ORDER BY position",
     )?;

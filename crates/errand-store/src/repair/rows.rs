@@ -8,12 +8,12 @@ use errand_core::time::Timestamp;
 use errand_core::transcript::{Body, Entry};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::bell::Bell;
-use crate::change::Change;
+use crate::db::sqlite::Tx;
+use crate::db::types::{Blob, Ms, count, to_json};
 use crate::error::{Result, StoreError};
-use crate::rows::{Blob, Ms, count, to_json};
-use crate::runs::entries_from;
-use crate::sqlite::Tx;
+use crate::notify::Bell;
+use crate::runs::change::Change;
+use crate::runs::queries::entries_from;
 
 /// A whole transcript.
 ///

@@ -7,9 +7,9 @@ use rusqlite::params;
 use super::*;
 use crate::audit::AuditScope;
 use crate::audit::fixture::{Runs, call, ending, going, hears, intent, result};
+use crate::db::types::Blob;
 use crate::model::{StepCommit, StepEnd, Usage};
-use crate::rows::Blob;
-use crate::runs::entries_from;
+use crate::runs::queries::entries_from;
 
 /// What happens to the rows of a run that has not ended.
 const DAMAGES: [&str; 25] = [
@@ -216,7 +216,7 @@ async fn what_waits_for_a_repaired_run_s_sandbox_goes_on_when_that_ends() {
             let ended = runs
                 .f
                 .store
-                .write(move |tx| unread::end(tx, second, &RunError::new(CODE, MESSAGE), now));
+                .write(move |tx| quarantine::end(tx, second, &RunError::new(CODE, MESSAGE), now));
             ended.await.unwrap();
         } else {
             runs.f.store.repair_fail(second, now).await.unwrap();
@@ -265,7 +265,7 @@ async fn a_request_that_was_set_aside_is_asked_again() {
     let ended = runs
         .f
         .store
-        .write(move |tx| unread::end(tx, run, &RunError::new(CODE, MESSAGE), now));
+        .write(move |tx| quarantine::end(tx, run, &RunError::new(CODE, MESSAGE), now));
     ended.await.unwrap();
     let repaired = runs.f.store.repair_resume(run, now).await.unwrap();
     assert_eq!(repaired.waits_for.as_deref(), Some("human"));
@@ -344,7 +344,7 @@ async fn a_row_that_cannot_be_read_ends_unread() {
             by: runs.f.owner.into(),
             now: runs.now,
         },
-        crate::once::Once::not_recorded(),
+        crate::idempotency::Once::not_recorded(),
     );
     assert!(matches!(late.await, Err(StoreError::Refused(_))));
 }
@@ -537,7 +537,7 @@ async fn who_waits_for_a_run_that_cannot_be_read_goes_on_and_what_that_waits_for
         let ended = runs
             .f
             .store
-            .write(move |tx| unread::end(tx, damaged, &RunError::new(CODE, MESSAGE), now));
+            .write(move |tx| quarantine::end(tx, damaged, &RunError::new(CODE, MESSAGE), now));
         ended.await.unwrap();
         assert_eq!(runs.row(damaged).await.status, Status::Failed);
         if caller_is_damaged {

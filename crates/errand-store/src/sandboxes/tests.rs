@@ -1,7 +1,7 @@
 use errand_core::id::RunId;
 
 use super::*;
-use crate::access::fixture::{Fixture, assert_replayed};
+use crate::accounts::fixture::{Fixture, assert_replayed};
 
 /// `sandbox.ttl` in these tests.
 const TTL_MS: u64 = 1000;
@@ -59,7 +59,7 @@ async fn a_sandbox_that_a_driver_is_leaving_is_not_deleted() {
     let leaving = |claim: Option<uuid::Uuid>| {
         let (store, id) = (f.store.clone(), id.clone());
         async move {
-            let act = move |tx: &crate::sqlite::Tx<'_>| {
+            let act = move |tx: &crate::db::sqlite::Tx<'_>| {
                 tx.execute(
                     "UPDATE sandboxes SET leaving = ?2 WHERE id = ?1",
                     params![id.as_str(), claim.map(Blob)],

@@ -1,0 +1,263 @@
+//! Who may call: API keys here; [`people`], [`sessions`], [`teams`], [`members`], [`operate`], [`invitations`] and
+//! [`secrets`] beside.
+//!
+//! Promised: a key has the role that its creator has *now*, found by one query; a key ends no later than its maker;
+//! a team always has an owner that is not disabled, and only owners make or unmake owners.
+//!
+//! Left out: whether a caller may do what it asks (the API asks [`Caller::may`]), making keys and tokens and hashing
+//! them or passwords (secrets reach the store as hashes, but for the webhook secret, which is sealed).
+
+#[cfg(test)]
+pub(crate) mod fixture;
+mod invitations;
+mod members;
+mod operate;
+mod people;
+mod sessions;
+mod teams;
+#[cfg(test)]
+mod tests;
+
+use errand_core::id::{ApiKeyId, TeamId, UserId};
+use errand_core::role::Role;
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, Row, params};
+
+pub use invitations::{Invitation, Joining, NewInvitation};
+pub use members::{Member, OfMember};
+pub use operate::{Access, Person, TeamFacts};
+pub use people::{NewUser, User};
+pub use sessions::{Membership, Session};
+pub use teams::{Bootstrap, Bootstrapped, NewTeam, Team};
+
+use crate::db::sqlite::Store;
+use crate::db::types::{Blob, Ms, count, int, word};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{ApiKey, Caller, Page, PageQuery};
+
+/// How old a key's `last_used_at` grows before it is written again: a write for each request would cost more than
+/// the request.
+const TOUCH_EVERY_MS: i64 = 60_000;
+
+/// A key to store. The key itself stays with the caller.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Whose.
+    pub team: TeamId,
+    /// Whose role it has. Must be of the team.
+    pub created_by: UserId,
+    /// Its name.
+    pub name: String,
+    /// Its first characters, to tell it by.
+    pub prefix: String,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// When it ends. None: never, unless `not_after` says otherwise.
+    pub expires_at: Option<Timestamp>,
+    /// When the key that makes it ends: it ends no later.
+    pub not_after: Option<Timestamp>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Store {
+    /// Who calls with the key of this SHA-256. None: no such key, it has ended, or its creator is disabled or not of
+    /// the team any more. Writes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where the creator's role cannot be read.
+    pub async fn caller_by_key_hash(
+        &self,
+        hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Caller>> {
+        self.peek(move |conn| caller(conn, hash, now)).await
+    }
+
+    /// Notes that a key was used, to the minute: it writes only where the last note is 60 s old or older. A key that
+    /// is gone is no error.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn touch_key(&self, key: ApiKeyId, now: Timestamp) -> Result<()> {
+        if !self.peek(move |conn| key_is_stale(conn, key, now)).await? {
+            return Ok(());
+        }
+        self.write(move |tx| write_last_used(tx, key, now)).await
+    }
+
+    /// The team's keys, newest first; those that have ended too.
+    ///
+    /// # Errors
+    /// Those of any read.
+    pub async fn list_api_keys(&self, team: TeamId, page: PageQuery) -> Result<Page<ApiKey>> {
+        self.read(move |conn| select_keys(conn, team, page)).await
+    }
+
+    /// Stores a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] (`expires_at`) where it would have ended already, [`StoreError::NotFound`] where its
+    /// creator is disabled or not of the team.
+    pub async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        recorded: Once<ApiKey>,
+    ) -> Result<Answer<ApiKey>> {
+        self.write(move |tx| once(tx, &recorded, new.now, || insert_key(tx, &new)))
+            .await
+    }
+
+    /// Deletes a key: from the commit on nobody calls with it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn delete_api_key(
+        &self,
+        team: TeamId,
+        key: ApiKeyId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            // Whoever streams with it looks at once whether it counts.
+            tx.ring_all();
+            once(tx, &recorded, now, || delete_key(tx, team, key))
+        })
+        .await
+    }
+}
+
+fn caller(conn: &Connection, hash: [u8; 32], now: Timestamp) -> Result<Option<Caller>> {
+    let row = |row: &Row<'_>| -> Result<Caller> {
+        Ok(Caller {
+            team: TeamId::from_stored(row.get::<_, Blob>(0)?.0),
+            user: UserId::from_stored(row.get::<_, Blob>(1)?.0),
+            api_key: ApiKeyId::from_stored(row.get::<_, Blob>(2)?.0),
+            role: word(
+                "memberships",
+                "role",
+                row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?,
+                Role::parse,
+            )?,
+            expires_at: row.get::<_, Option<Ms>>(4)?.map(|ms| ms.0),
+            last_used_at: row.get::<_, Option<Ms>>(5)?.map(|ms| ms.0),
+            api_key_name: row.get(6)?,
+        })
+    };
+    conn.prepare_cached(
+        "SELECT k.team_id, k.created_by, k.id, m.role, k.expires_at, k.last_used_at, k.name
+         FROM api_keys k
+         JOIN users u ON u.id = k.created_by AND u.disabled_at IS NULL
+         JOIN memberships m ON m.team_id = k.team_id AND m.user_id = k.created_by
+         WHERE k.hash = ?1 AND (k.expires_at IS NULL OR k.expires_at > ?2)",
+    )?
+    .query_and_then(params![hash, Ms(now)], row)?
+    .next()
+    .transpose()
+}
+
+fn key_is_stale(conn: &Connection, key: ApiKeyId, now: Timestamp) -> Result<bool> {
+    let stale = conn
+        .prepare_cached(
+            "SELECT 1 FROM api_keys WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?2)",
+        )?
+        .exists(params![
+            Blob(key.as_uuid()),
+            now.as_millis() - TOUCH_EVERY_MS
+        ])?;
+    Ok(stale)
+}
+
+fn write_last_used(tx: &Connection, key: ApiKeyId, now: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "UPDATE api_keys SET last_used_at = ?2 WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?3)",
+    )?
+    .execute(params![Blob(key.as_uuid()), Ms(now), now.as_millis() - TOUCH_EVERY_MS])?;
+    Ok(())
+}
+
+fn select_keys(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<ApiKey>> {
+    let total = conn
+        .prepare_cached("SELECT count(*) FROM api_keys WHERE team_id = ?1")?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
+    let items = conn
+        .prepare_cached(
+            "SELECT id, name, prefix, created_by, created_at, last_used_at, expires_at FROM api_keys
+             WHERE team_id = ?1 ORDER BY created_at DESC, id DESC LIMIT ?2 OFFSET ?3",
+        )?
+        .query_and_then(params![Blob(team.as_uuid()), page.limit, int(page.offset)], api_key)?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}
+
+fn api_key(row: &Row<'_>) -> Result<ApiKey> {
+    Ok(ApiKey {
+        id: ApiKeyId::from_stored(row.get::<_, Blob>(0)?.0),
+        name: row.get(1)?,
+        prefix: row.get(2)?,
+        created_by: UserId::from_stored(row.get::<_, Blob>(3)?.0),
+        created_at: row.get::<_, Ms>(4)?.0,
+        last_used_at: row.get::<_, Option<Ms>>(5)?.map(|ms| ms.0),
+        expires_at: row.get::<_, Option<Ms>>(6)?.map(|ms| ms.0),
+    })
+}
+
+fn insert_key(tx: &Connection, new: &NewApiKey) -> Result<ApiKey> {
+    let expires_at = match (new.expires_at, new.not_after) {
+        (Some(asked), Some(bound)) => Some(asked.min(bound)),
+        (asked, bound) => asked.or(bound),
+    };
+    if expires_at.is_some_and(|end| end <= new.now) {
+        return Err(StoreError::Invalid {
+            field: "expires_at",
+            message: "this moment is over already; take one to come".to_owned(),
+        });
+    }
+    let inserted = tx
+        .prepare_cached(
+            "INSERT INTO api_keys (id, team_id, created_by, name, prefix, hash, created_at, expires_at)
+             SELECT ?1, m.team_id, m.user_id, ?4, ?5, ?6, ?7, ?8
+             FROM memberships m JOIN users u ON u.id = m.user_id AND u.disabled_at IS NULL
+             WHERE m.team_id = ?2 AND m.user_id = ?3",
+        )?
+        .execute(params![
+            Blob(new.id.as_uuid()),
+            Blob(new.team.as_uuid()),
+            Blob(new.created_by.as_uuid()),
+            new.name,
+            new.prefix,
+            new.hash,
+            Ms(new.now),
+            expires_at.map(Ms),
+        ])?;
+    if inserted == 0 {
+        return Err(StoreError::NotFound);
+    }
+    Ok(ApiKey {
+        id: new.id,
+        name: new.name.clone(),
+        prefix: new.prefix.clone(),
+        created_by: new.created_by,
+        created_at: new.now,
+        last_used_at: None,
+        expires_at,
+    })
+}
+
+fn delete_key(tx: &Connection, team: TeamId, key: ApiKeyId) -> Result<()> {
+    let deleted = tx
+        .prepare_cached("DELETE FROM api_keys WHERE id = ?1 AND team_id = ?2")?
+        .execute(params![Blob(key.as_uuid()), Blob(team.as_uuid())])?;
+    if deleted == 0 {
+        Err(StoreError::NotFound)
+    } else {
+        Ok(())
+    }
+}

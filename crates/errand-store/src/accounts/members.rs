@@ -1,0 +1,242 @@
+//! The people of a team, as the team itself sees and changes them.
+//!
+//! Promised: who may do what is looked at here, by the role of who does it, in the transaction; whoever is removed takes
+//! their keys and their invitations of the team with them, so that nothing comes back should they join again.
+
+use errand_core::id::{ApiKeyId, TeamId, UserId};
+use errand_core::role::{Permission, Role};
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::teams::{Team, delete_member, only_owners, role_in, update_role};
+use crate::db::sqlite::Store;
+use crate::db::types::{Blob, Ms, count, int, word};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{ApiKey, Page, PageQuery};
+
+/// A person's place in a team.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The person.
+    pub user: UserId,
+    /// Their e-mail address. None: an owner whom nobody has claimed yet.
+    pub email: Option<String>,
+    /// What they may do.
+    pub role: Role,
+    /// When they came into the team.
+    pub joined_at: Timestamp,
+    /// Whether they may do nothing any more, in no team.
+    pub disabled: bool,
+    /// How many API keys of the team have their role.
+    pub api_keys: u64,
+}
+
+/// A member whose role changes, or who goes. Who does it, and with which role.
+#[derive(Clone, Copy, Debug)]
+pub struct OfMember {
+    /// Of which team.
+    pub team: TeamId,
+    /// Who.
+    pub user: UserId,
+    /// By whom.
+    pub by: UserId,
+    /// The present role of who does it.
+    pub by_role: Role,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Store {
+    /// A team.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn team(&self, team: TeamId) -> Result<Team> {
+        self.read(move |conn| select_team(conn, team)).await
+    }
+
+    /// A page of a team's members, those who came first first.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where a role cannot be read.
+    pub async fn members(&self, team: TeamId, page: PageQuery) -> Result<Page<Member>> {
+        self.read(move |conn| select_members(conn, team, page))
+            .await
+    }
+
+    /// A member, and the keys of the team that have their role, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn member(&self, team: TeamId, user: UserId) -> Result<(Member, Vec<ApiKey>)> {
+        self.read(move |conn| Ok((select_member(conn, team, user)?, keys_of(conn, team, user)?)))
+            .await
+    }
+
+    /// The teams of a person with their role in each, those that they joined first first. None for one who is disabled.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where a role cannot be read.
+    pub async fn teams_of(&self, user: UserId) -> Result<Vec<(Team, Role)>> {
+        self.read(move |conn| select_teams_of(conn, user)).await
+    }
+
+    /// Gives a member another role. Their keys have it from the commit on.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; `Forbidden` (members change no roles; only owners make or unmake owners); `Refused` (the
+    /// last owner stays one).
+    pub async fn change_role(
+        &self,
+        of: OfMember,
+        role: Role,
+        recorded: Once<Member>,
+    ) -> Result<Answer<Member>> {
+        self.write(move |tx| {
+            once(tx, &recorded, of.now, || {
+                let present = role_in(tx, of.team, of.user)?.ok_or(StoreError::NotFound)?;
+                may_change(of.by_role)?;
+                let concerns_owners =
+                    present != role && (present == Role::Owner || role == Role::Owner);
+                only_owners(concerns_owners, of.by_role)?;
+                update_role(tx, of.team, of.user, role)?;
+                // Whoever streams with a key of theirs is looked at anew.
+                tx.ring_all();
+                select_member(tx, of.team, of.user)
+            })
+        })
+        .await
+    }
+
+    /// Takes a member out of a team, with their keys and invitations of it. Everybody may go themselves.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; `Forbidden` (members remove nobody else; an owner is removed by owners only); `Refused`
+    /// (the last owner stays).
+    pub async fn remove(&self, of: OfMember, recorded: Once<()>) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            once(tx, &recorded, of.now, || {
+                let present = role_in(tx, of.team, of.user)?.ok_or(StoreError::NotFound)?;
+                if of.user != of.by {
+                    may_change(of.by_role)?;
+                }
+                only_owners(present == Role::Owner, of.by_role)?;
+                tx.ring_all();
+                delete_member(tx, of.team, of.user)
+            })
+        })
+        .await
+    }
+}
+
+fn may_change(by_role: Role) -> Result<()> {
+    if by_role.may(Permission::ManageMembers) {
+        return Ok(());
+    }
+    Err(StoreError::Forbidden(
+        "the role member does not allow this: an admin or owner of the team can".to_owned(),
+    ))
+}
+
+pub(super) fn select_team(conn: &Connection, team: TeamId) -> Result<Team> {
+    conn.prepare_cached("SELECT id, name, created_at FROM teams WHERE id = ?1")?
+        .query_row(params![Blob(team.as_uuid())], team_row)
+        .optional()?
+        .ok_or(StoreError::NotFound)
+}
+
+pub(super) fn team_row(row: &Row<'_>) -> rusqlite::Result<Team> {
+    Ok(Team {
+        id: TeamId::from_stored(row.get::<_, Blob>(0)?.0),
+        name: row.get(1)?,
+        created_at: row.get::<_, Ms>(2)?.0,
+    })
+}
+
+/// What is read of a member.
+const MEMBER: &str = "SELECT m.user_id, u.email, m.role, m.created_at, u.disabled_at IS NOT NULL,
+        (SELECT count(*) FROM api_keys k WHERE k.created_by = m.user_id AND k.team_id = m.team_id)
+    FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.team_id = ?1";
+
+fn member_row(row: &Row<'_>) -> Result<Member> {
+    let role: String = row.get(2)?;
+    Ok(Member {
+        user: UserId::from_stored(row.get::<_, Blob>(0)?.0),
+        email: row.get(1)?,
+        role: word("memberships", "role", &role, Role::parse)?,
+        joined_at: row.get::<_, Ms>(3)?.0,
+        disabled: row.get(4)?,
+        api_keys: count(row.get(5)?),
+    })
+}
+
+fn select_members(conn: &Connection, team: TeamId, page: PageQuery) -> Result<Page<Member>> {
+    let total = conn
+        .prepare_cached("SELECT count(*) FROM memberships WHERE team_id = ?1")?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
+    let items = conn
+        .prepare_cached(&format!(
+            "{MEMBER} ORDER BY m.created_at, m.user_id LIMIT ?2 OFFSET ?3"
+        ))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), page.limit, int(page.offset)],
+            member_row,
+        )?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}
+
+pub(super) fn select_member(conn: &Connection, team: TeamId, user: UserId) -> Result<Member> {
+    conn.prepare_cached(&format!("{MEMBER} AND m.user_id = ?2"))?
+        .query_and_then(
+            params![Blob(team.as_uuid()), Blob(user.as_uuid())],
+            member_row,
+        )?
+        .next()
+        .transpose()?
+        .ok_or(StoreError::NotFound)
+}
+
+fn keys_of(conn: &Connection, team: TeamId, user: UserId) -> Result<Vec<ApiKey>> {
+    let keys = conn
+        .prepare_cached(
+            "SELECT id, name, prefix, created_by, created_at, last_used_at, expires_at FROM api_keys
+             WHERE created_by = ?2 AND team_id = ?1 ORDER BY created_at DESC, id DESC",
+        )?
+        .query_map(
+            params![Blob(team.as_uuid()), Blob(user.as_uuid())],
+            |row| {
+                Ok(ApiKey {
+                    id: ApiKeyId::from_stored(row.get::<_, Blob>(0)?.0),
+                    name: row.get(1)?,
+                    prefix: row.get(2)?,
+                    created_by: UserId::from_stored(row.get::<_, Blob>(3)?.0),
+                    created_at: row.get::<_, Ms>(4)?.0,
+                    last_used_at: row.get::<_, Option<Ms>>(5)?.map(|ms| ms.0),
+                    expires_at: row.get::<_, Option<Ms>>(6)?.map(|ms| ms.0),
+                })
+            },
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(keys)
+}
+
+fn select_teams_of(conn: &Connection, user: UserId) -> Result<Vec<(Team, Role)>> {
+    conn.prepare_cached(
+        "SELECT t.id, t.name, t.created_at, m.role
+         FROM memberships m JOIN teams t ON t.id = m.team_id JOIN users u ON u.id = m.user_id AND u.disabled_at IS NULL
+         WHERE m.user_id = ?1 ORDER BY m.created_at, t.id",
+    )?
+    .query_and_then(params![Blob(user.as_uuid())], |row| {
+        let role: String = row.get(3)?;
+        Ok((
+            team_row(row)?,
+            word("memberships", "role", &role, Role::parse)?,
+        ))
+    })?
+    .collect()
+}

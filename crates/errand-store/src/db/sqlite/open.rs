@@ -1,0 +1,430 @@
+//! Opening: lock, file, migrations, readers.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use errand_core::id::BootId;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+
+use super::checkpoint::Checkpoints;
+use super::migrate::migrate;
+use super::origin::{OpenMark, refuse_copy};
+use super::reserve::Reserve;
+use super::trial::Trial;
+use super::watched::{EndMark, FileId};
+use super::writer::{Around, Writer};
+use super::{Condition, Inner, Store};
+use crate::agents::builds::Builds;
+use crate::crypto::seal::MasterKey;
+use crate::db::types::Ms;
+use crate::notify::Bell;
+use crate::runs::losses::Losses;
+
+mod embedded {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+pub(super) use embedded::migrations;
+
+/// The lock file in the data directory.
+const LOCK: &str = "lock";
+/// The database in the data directory.
+pub(crate) const FILE: &str = "errand.db";
+
+/// How much more than a reader the writer keeps in memory: the pages of all runs at work, so that a batch reads none.
+const WRITER_CACHE_TIMES: i64 = 8;
+/// What a log keeps of its size when it begins anew: twice what it has between two checkpoints. Unit: bytes.
+const LOG_BYTES_KEPT: i64 = 64 << 20;
+/// Most connections for short reads: as many as threads that work, up to this.
+const QUICK_READERS_MAX: usize = 8;
+
+/// What the store needs to open.
+pub struct OpenOptions {
+    /// The data directory; made if it is not there.
+    pub dir: PathBuf,
+    /// This start of the program.
+    pub boot: BootId,
+    /// The server's outer address, for `respond_url`. Without a slash at the end.
+    pub respond_base: String,
+    /// Seals secrets at rest.
+    pub master_key: MasterKey,
+    /// Connections that read. Range 1..=64.
+    pub readers: usize,
+    /// What each connection that reads keeps in memory; the one that writes eight times that. Unit: KiB.
+    pub cache_kib: u32,
+}
+
+/// Why the store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another server works on the directory.
+    #[error("{} is in use by another errand server; stop it first, or take another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// The directory was written by a newer program.
+    #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or go back to a backup or to `errand.db.before-VN` (docs/backup.md)", .dir.display())]
+    Newer {
+        /// The data directory.
+        dir: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The directory is a copy of one that a server worked on while it was copied.
+    #[error(
+        "{dir} is a copy of a data directory that was in use: the files of such a copy are of different moments, so that \
+         it may be damaged, or hold runs without their files. Use a backup (`errand backup`, then `errand restore`), or \
+         stop the server before its directory is copied. If it is whole all the same, such as a copy of a snapshot of a \
+         volume, start once with `errand serve --accept-copy`",
+        dir = .0.display()
+    )]
+    Copied(PathBuf),
+    /// The database of a copy that was to be accepted is damaged.
+    #[error("the database in {} is not whole, so that this copy cannot be used: {what}", .dir.display())]
+    NotWhole {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// There is no room for a migration.
+    #[error(
+        "there is no room to bring the database in {} to this program's schema: it takes {} MiB (three times the size of the \
+         database: a copy to go back to, and the migration itself), and {} MiB are free; make room, and start again. \
+         Nothing was changed",
+        .dir.display(), .needed.div_ceil(1 << 20), .free >> 20
+    )]
+    NoRoomToMigrate {
+        /// The data directory.
+        dir: PathBuf,
+        /// Bytes that must be free.
+        needed: u64,
+        /// Bytes that are.
+        free: u64,
+    },
+    /// The copy from before a migration cannot be made.
+    #[error("the database in {} could not be copied before it is brought to this program's schema; nothing was changed", .dir.display())]
+    NoCopy {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory cannot be used.
+    #[error("the data directory {} cannot be used", .dir.display())]
+    Directory {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be opened.
+    #[error("the database in {} cannot be opened", .dir.display())]
+    Database {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A migration failed; the file is as it was before it.
+    #[error("the database in {} could not be brought to this program's schema", .dir.display())]
+    Migration {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<refinery::Error>,
+    },
+    /// A rotation of the master key that was cut off could not be ended. No secret is lost.
+    #[error("the rotation of the master key that was begun in {} could not be ended", .dir.display())]
+    Rotation {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<crate::error::StoreError>,
+    },
+}
+
+impl Store {
+    /// Opens the store: takes the directory's lock, makes or migrates the database.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is in the way; nothing was changed, but for a migration that went through.
+    pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
+        let lock = Self::lock(&options.dir)?;
+        Self::open_locked(options, lock)
+    }
+
+    /// Opens the store of a directory whose lock the caller has taken.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_locked(options: OpenOptions, lock: File) -> Result<Self, OpenError> {
+        Self::open_on_trial(options, lock, Trial::default())
+    }
+
+    /// As [`Store::open_locked`], with what a test wants otherwise.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on_trial(
+        options: OpenOptions,
+        lock: File,
+        trial: Trial,
+    ) -> Result<Self, OpenError> {
+        let dir = options.dir;
+        let database = |source| OpenError::Database {
+            dir: dir.clone(),
+            source,
+        };
+        let directory = |source| OpenError::Directory {
+            dir: dir.clone(),
+            source,
+        };
+        refuse_copy(&dir)?;
+        // SQLite gives its log the same mode.
+        private_file(&dir.join(FILE)).map_err(directory)?;
+        let closed = Arc::new(AtomicBool::new(true));
+        // Before the connections: it goes after them.
+        let mark = if trial.simulated {
+            None
+        } else {
+            let mark = OpenMark::set(&dir, Arc::clone(&closed), !trial.unsynced);
+            Some(mark.map_err(directory)?)
+        };
+        let mut conn = connect(&dir, false, options.cache_kib).map_err(database)?;
+        if trial.simulated || trial.unsynced {
+            conn.pragma_update(None, "synchronous", "OFF")
+                .map_err(database)?;
+        }
+        migrate(&dir, &mut conn)?;
+        note_creation(&conn, options.boot).map_err(database)?;
+        let keys = crate::crypto::reencrypt::open_keys(&mut conn, options.master_key)
+            .map(Arc::new)
+            .map_err(|source| OpenError::Rotation {
+                dir: dir.clone(),
+                source: Box::new(source),
+            })?;
+        let readers = (0..options.readers.clamp(1, 64))
+            .map(|_| connect(&dir, true, options.cache_kib))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(database)?;
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let quick = (0..threads.clamp(2, QUICK_READERS_MAX))
+            .map(|_| connect(&dir, true, options.cache_kib))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(database)?;
+        let (bell, builds) = (Bell::default(), Builds::default());
+        let condition = Condition::default();
+        let around = Around {
+            condition: condition.clone(),
+            bell: bell.clone(),
+            respond_base: options.respond_base,
+            builds: builds.clone(),
+            losses: Losses::default(),
+            keys: Arc::clone(&keys),
+            closed,
+        };
+        let on_callers_task = trial.simulated;
+        let checkpoints = if trial.simulated || trial.unsynced {
+            None
+        } else {
+            let other = connect(&dir, false, options.cache_kib).map_err(database)?;
+            Some(Checkpoints::start(&mut conn, other).map_err(directory)?)
+        };
+        let reserve = checkpoints.is_some().then(|| Reserve::keep(&dir));
+        let file = FileId::of(&dir).map_err(directory)?;
+        let writer = Writer::start(conn, checkpoints, reserve, around, trial).map_err(directory)?;
+        let end = EndMark {
+            is_noted: AtomicBool::new(false),
+            dir: dir.clone(),
+            is_whole: Arc::default(),
+            condition: condition.clone(),
+            poisoned: writer.poisoned(),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                boot: options.boot,
+                keys,
+                bell,
+                writer,
+                reader_places: Arc::new(Semaphore::new(readers.len())),
+                readers: Mutex::new(readers),
+                quick: Mutex::new(quick),
+                builds,
+                condition,
+                on_callers_task,
+                mark,
+                file,
+                end,
+                _lock: lock,
+                dir,
+            }),
+        })
+    }
+
+    /// Takes the lock on a data directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] where a server works on it.
+    pub fn lock(dir: &Path) -> Result<File, OpenError> {
+        let failed = |source| OpenError::Directory {
+            dir: dir.to_owned(),
+            source,
+        };
+        make_private(dir).map_err(failed)?;
+        let file = private_file(&dir.join(LOCK)).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// The schema of a data directory, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// What the directory has.
+    pub found: i64,
+    /// What this program works with.
+    pub known: i64,
+}
+
+impl Store {
+    /// Reads from a data directory's database, which is neither locked nor migrated.
+    pub(crate) fn look<T>(
+        dir: &Path,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, OpenError> {
+        let found = connect(dir, true, 256).and_then(|conn| read(&conn));
+        found.map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })
+    }
+
+    /// The schema of a data directory, which is only looked at: nothing is made, migrated or locked. None where there is
+    /// no database.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`].
+    pub fn schema(dir: &Path) -> Result<Option<Schema>, OpenError> {
+        if !dir.join(FILE).exists() {
+            return Ok(None);
+        }
+        let found = Self::look(dir, |conn| {
+            if has_schema(conn)? {
+                schema_of(conn)
+            } else {
+                Ok(0)
+            }
+        })?;
+        let known = schema_known(&migrations::runner());
+        Ok(Some(Schema { found, known }))
+    }
+}
+
+/// Makes a directory that others cannot look into.
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+/// Opens a file that only this user can read, also where the directory was made by somebody else; makes it if it is not
+/// there.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let mut options = File::options();
+    options
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600);
+    let file = options.open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::Result<Connection> {
+    let access = if read_only {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    };
+    let conn =
+        Connection::open_with_flags(dir.join(FILE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    // Plans do not depend on bound values; otherwise statements whose conditions meet an index are compiled anew at each
+    // use.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    if !read_only {
+        // Takes effect on an empty file only.
+        conn.pragma_update(None, "page_size", 4096)?;
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        // Where there is no thread that does it (`checkpoint`).
+        conn.pragma_update(None, "wal_autocheckpoint", 8000)?;
+        // A log that a reader held open is cut back to this once it begins anew.
+        conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    }
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    // Negative: in KiB.
+    let cache_kib = i64::from(cache_kib) * if read_only { 1 } else { WRITER_CACHE_TIMES };
+    conn.pragma_update(None, "cache_size", -cache_kib)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(conn)
+}
+
+/// Notes when the store was made, where it is not noted yet: at this start.
+fn note_creation(conn: &Connection, boot: BootId) -> rusqlite::Result<()> {
+    let noted = conn.query_row("SELECT count(*) > 0 FROM store", [], |row| row.get(0))?;
+    if noted {
+        return Ok(());
+    }
+    conn.execute(
+        "INSERT INTO store (id, created_at) VALUES (1, ?1)",
+        [Ms(boot.at())],
+    )
+    .map(drop)
+}
+
+pub(super) fn schema_known(runner: &refinery::Runner) -> i64 {
+    runner
+        .get_migrations()
+        .iter()
+        .map(|m| i64::from(m.version()))
+        .max()
+        .unwrap_or(0)
+}
+
+pub(super) fn has_schema(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row(
+        "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'refinery_schema_history'",
+        [],
+        |row| row.get(0),
+    )
+}
+
+pub(super) fn schema_of(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row(
+        "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
+        [],
+        |row| row.get(0),
+    )
+}

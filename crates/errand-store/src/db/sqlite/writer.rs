@@ -1,0 +1,716 @@
+//! The writer thread: those that wait are committed together.
+//!
+//! Each job runs inside the batch's transaction. A job that is *refused* has written nothing (held against SQLite's own
+//! count of changes) and disturbs nobody. Any other failure rolls the batch back, and its jobs run again one by one.
+//! Callers are answered only after COMMIT returned.
+//!
+//! A full disk rolls back and is answered. Any other failure of COMMIT leaves the outcome unknown: the writer is
+//! poisoned, everybody who waits is told so, and the program ends.
+//!
+//! [`Writer::close`] ends the writer in order: what was handed over before is committed, and every later write is refused.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use errand_core::id::RunId;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::checkpoint::Checkpoints;
+use super::condition::{Condition, Trouble};
+use super::reserve::Reserve;
+use super::trial::{Fault, Trial};
+use crate::agents::builds::Builds;
+use crate::crypto::seal::ring::Keyring;
+use crate::error::{Result, StoreError};
+use crate::notify::{Bell, Fence};
+use crate::runs::losses::Losses;
+
+/// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
+const BATCH_MAX: usize = 512;
+/// Most jobs that wait. Beyond, callers wait to hand theirs over.
+const QUEUE_MAX: usize = 4096;
+/// Why a write of a closed store is refused.
+const CLOSED: &str = "the server is stopping, and its store is closed; repeat it with the same Idempotency-Key once the \
+                      server is back";
+
+/// The batch's transaction, and what rings once it is on disk.
+pub(crate) struct Tx<'a> {
+    conn: &'a Connection,
+    rings: &'a RefCell<Rings>,
+    around: &'a Around,
+}
+
+/// What writes need besides the connection.
+pub(crate) struct Around {
+    /// Rung after commits.
+    pub(crate) bell: Bell,
+    /// Where answers to human requests go.
+    pub(crate) respond_base: String,
+    /// Builds that were parsed.
+    pub(crate) builds: Builds,
+    /// Runs that lost claims in a row.
+    pub(crate) losses: Losses,
+    /// Seal and open secrets.
+    pub(crate) keys: Arc<Keyring>,
+    /// Whether nothing is under way: false from the start of the writer until it has ended in order.
+    pub(crate) closed: Arc<AtomicBool>,
+    /// Hears of what is in the way.
+    pub(crate) condition: Condition,
+}
+
+#[derive(Default)]
+pub(crate) struct Rings {
+    /// With whether the run had come to rest.
+    runs: Vec<(RunId, bool)>,
+    /// In the order in which it happened.
+    fences: Vec<Fenced>,
+    all: bool,
+    work: bool,
+    outbox: bool,
+}
+
+/// What happens to who drives a run.
+enum Fenced {
+    /// It was given to a driver, which listens from here on.
+    Given(RunId, Arc<Notify>),
+    /// It was taken from its driver.
+    Taken(RunId),
+}
+
+impl Deref for Tx<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
+    }
+}
+
+impl Tx<'_> {
+    /// Where answers to human requests go.
+    pub(crate) fn respond_base(&self) -> &str {
+        &self.around.respond_base
+    }
+
+    /// Builds that were parsed.
+    pub(crate) fn builds(&self) -> &Builds {
+        &self.around.builds
+    }
+
+    /// Runs that lost claims in a row.
+    pub(crate) fn losses(&self) -> &Losses {
+        &self.around.losses
+    }
+
+    /// What is sealed in a write is sealed with these: under the key that is current when its turn has come.
+    pub(crate) fn keys(&self) -> &Keyring {
+        &self.around.keys
+    }
+
+    /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for
+    /// a person.
+    pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
+        self.rings.borrow_mut().runs.push((run, at_rest));
+    }
+
+    /// A run was given to a driver, which hears through this when it is taken away again.
+    pub(crate) fn fence(&self, run: RunId) -> Fence {
+        let fence = self.around.bell.fence(run);
+        let given = Fenced::Given(run, fence.ear());
+        self.rings.borrow_mut().fences.push(given);
+        fence
+    }
+
+    /// A run was taken from its driver.
+    pub(crate) fn ring_fence(&self, run: RunId) {
+        self.rings.borrow_mut().fences.push(Fenced::Taken(run));
+    }
+
+    /// Who may do what has changed: every watch looks again.
+    pub(crate) fn ring_all(&self) {
+        self.rings.borrow_mut().all = true;
+    }
+
+    /// There is work for the engine.
+    pub(crate) fn ring_work(&self) {
+        self.rings.borrow_mut().work = true;
+    }
+
+    /// There is a delivery.
+    pub(crate) fn ring_outbox(&self) {
+        self.rings.borrow_mut().outbox = true;
+    }
+}
+
+/// One caller's write.
+trait Job: Send {
+    /// Runs it.
+    fn run(&mut self, tx: &Tx<'_>) -> Ran;
+    /// Why it failed when it was run last.
+    fn failure(&self) -> Option<&StoreError>;
+    /// Whether it may have the room that is kept for when the disk is full.
+    fn may_use_reserve(&self) -> bool;
+    /// Answers the caller with what `run` gave, or with `failure`.
+    fn answer(self: Box<Self>, failure: Option<StoreError>);
+}
+
+/// What became of a job inside its batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ran {
+    /// It succeeded, or was refused without having written: the batch goes on.
+    Clean,
+    /// What it wrote must be taken back.
+    Undo,
+    /// The disk failed: what is on it is unknown.
+    Broken,
+}
+
+struct Write<T, F> {
+    act: F,
+    may_use_reserve: bool,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
+    fn run(&mut self, tx: &Tx<'_>) -> Ran {
+        let before = tx.total_changes();
+        let result = (self.act)(tx);
+        let ran = match &result {
+            Ok(_) => Ran::Clean,
+            Err(error) if error.is_answer() && tx.total_changes() == before => Ran::Clean,
+            Err(StoreError::Sql(error))
+                if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) =>
+            {
+                Ran::Broken
+            }
+            Err(_) => Ran::Undo,
+        };
+        self.result = Some(result);
+        ran
+    }
+
+    fn failure(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
+    }
+
+    fn may_use_reserve(&self) -> bool {
+        self.may_use_reserve
+    }
+
+    fn answer(self: Box<Self>, failure: Option<StoreError>) {
+        let unanswered = || StoreError::Unavailable(Cow::Borrowed("the write was not begun"));
+        let result = match (failure, self.result) {
+            // A refusal stands whatever became of the commit: it wrote nothing.
+            (Some(_), Some(Err(refused))) if refused.is_answer() => Err(refused),
+            (Some(failure), _) => Err(failure),
+            (None, Some(result)) => result,
+            (None, None) => Err(unanswered()),
+        };
+        // A caller that is gone needs no answer.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// How long the last checkpoint waits for readers, which may belong to other programs.
+const LAST_CHECKPOINT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The handle on whoever writes.
+pub(crate) struct Writer {
+    way: Way,
+    /// Whether the writer is to end: once this is true, no later write is accepted.
+    closing: Arc<AtomicBool>,
+    commits: Arc<AtomicU64>,
+    poison: watch::Sender<bool>,
+    poisoned: watch::Receiver<bool>,
+}
+
+enum Way {
+    Thread {
+        jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+        thread: Option<JoinHandle<()>>,
+        /// Becomes true, or loses its sender, when the thread has let go of the database.
+        ended: watch::Receiver<bool>,
+    },
+    /// Simulated: on the caller's task.
+    Here(Box<Mutex<Loop>>),
+}
+
+impl Writer {
+    /// Starts the thread, unless the store is simulated.
+    ///
+    /// `checkpoints`: who brings the log into the file; without it SQLite does it in the commit that makes it too long.
+    pub(crate) fn start(
+        conn: Connection,
+        checkpoints: Option<Checkpoints>,
+        reserve: Option<Reserve>,
+        around: Around,
+        trial: Trial,
+    ) -> std::io::Result<Self> {
+        let (poison, poisoned) = watch::channel(false);
+        around.closed.store(false, Ordering::Release);
+        let commits = Arc::new(AtomicU64::new(0));
+        let here = trial.simulated;
+        let closing = Arc::new(AtomicBool::new(false));
+        let writing = Loop {
+            closing: Arc::clone(&closing),
+            conn,
+            checkpoints,
+            reserve,
+            around,
+            poison: poison.clone(),
+            trial,
+            commits: Arc::clone(&commits),
+        };
+        if here {
+            let way = Way::Here(Box::new(Mutex::new(writing)));
+            return Ok(Self {
+                way,
+                closing,
+                commits,
+                poison,
+                poisoned,
+            });
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let (has_ended, ended) = watch::channel(false);
+        let work = move || {
+            writing.run(queue);
+            // Closes the connections first.
+            drop(writing);
+            has_ended.send_replace(true);
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(work)?;
+        let way = Way::Thread {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            ended,
+        };
+        Ok(Self {
+            way,
+            closing,
+            commits,
+            poison,
+            poisoned,
+        })
+    }
+
+    /// Nothing is written any more: the program ends.
+    pub(crate) fn poison(&self) {
+        self.poison.send_replace(true);
+    }
+
+    pub(crate) fn poisoned(&self) -> watch::Receiver<bool> {
+        self.poisoned.clone()
+    }
+
+    /// Transactions that were committed.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Jobs that wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        match &self.way {
+            Way::Thread {
+                jobs: Some(jobs), ..
+            } => u64::try_from(jobs.max_capacity() - jobs.capacity()).unwrap_or(u64::MAX),
+            Way::Thread { jobs: None, .. } | Way::Here(_) => 0,
+        }
+    }
+
+    /// `may_use_reserve`: the room that is kept for when the disk is full ([`super::reserve`]).
+    pub(crate) async fn write<T, F>(&self, act: F, may_use_reserve: bool) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let gone = || {
+            StoreError::Unavailable(Cow::Borrowed(if self.is_closing() {
+                CLOSED
+            } else {
+                "the store is closed after a failed write; the server starts again from its file"
+            }))
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Write {
+            act,
+            may_use_reserve,
+            result: None,
+            reply,
+        });
+        match &self.way {
+            Way::Thread { jobs, .. } => {
+                let jobs = jobs.as_ref().ok_or_else(gone)?;
+                jobs.send(job).await.map_err(|_| gone())?;
+            }
+            Way::Here(writing) => self.write_here(writing, job).await,
+        }
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Whether the writer was told to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Says that the writer is to end with the next write.
+    pub(crate) fn begin_to_close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Ends the writer: commits what was handed over before, and refuses what comes later. When this returns, nothing of
+    /// it has the database open.
+    pub(crate) async fn close(&self) {
+        self.begin_to_close();
+        if let Way::Thread { ended, .. } = &self.way {
+            // Wakes the thread. It is refused where the thread has ended already.
+            let _ = self.write(|_| Ok(()), false).await;
+            let mut ended = ended.clone();
+            // A sender that is gone: the thread has panicked.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    async fn write_here(&self, writing: &Mutex<Loop>, job: Box<dyn Job>) {
+        let (before, after) = {
+            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let faults = writing.trial.faults.as_ref();
+            faults.map_or((0, 0), |faults| faults.gives_way())
+        };
+        for _ in 0..before {
+            tokio::task::yield_now().await;
+        }
+        {
+            let writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            if *self.poisoned.borrow() {
+                job.answer(Some(unknown()));
+            } else if self.is_closing() {
+                job.answer(Some(StoreError::Unavailable(Cow::Borrowed(CLOSED))));
+            } else if !writing.commit(vec![job]) {
+                writing.poison.send_replace(true);
+            }
+        }
+        for _ in 0..after {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Way::Thread { jobs, thread, .. } = &mut self.way {
+            // What was handed over is still committed; then the thread ends.
+            *jobs = None;
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+struct PoisonOnPanic<'a>(&'a watch::Sender<bool>);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
+        }
+    }
+}
+
+struct Loop {
+    /// Whether it is to end as soon as the queue is empty.
+    closing: Arc<AtomicBool>,
+    conn: Connection,
+    /// None where nothing is kept: in trials.
+    reserve: Option<Reserve>,
+    checkpoints: Option<Checkpoints>,
+    around: Around,
+    poison: watch::Sender<bool>,
+    trial: Trial,
+    commits: Arc<AtomicU64>,
+}
+
+enum End {
+    Committed,
+    /// Nothing of it happened; each may be tried alone.
+    RolledBack(Option<StoreError>),
+    /// Whether it happened is unknown.
+    Unknown,
+}
+
+impl Loop {
+    fn run(&self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        // A panic in a job ends the thread: nobody must go on as if there were a store.
+        let _poison = PoisonOnPanic(&self.poison);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            if !self.commit(std::mem::take(&mut batch)) {
+                self.poison.send_replace(true);
+                queue.close();
+                while let Some(job) = queue.blocking_recv() {
+                    job.answer(Some(unknown()));
+                }
+                return;
+            }
+            if self.closing.load(Ordering::Acquire) {
+                // What waits is still received and committed.
+                queue.close();
+            }
+        }
+        // The end of the program: leave a file without a log beside it.
+        let checkpointed = self
+            .conn
+            .busy_timeout(LAST_CHECKPOINT_PATIENCE)
+            .and_then(|()| self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
+        if let Err(error) = checkpointed {
+            tracing::warn!(%error, "the last checkpoint failed; the next start does it");
+        }
+        // Also with a log beside it: nothing changes either of them any more.
+        self.around.closed.store(true, Ordering::Release);
+    }
+
+    /// False where the outcome is unknown.
+    fn commit(&self, batch: Vec<Box<dyn Job>>) -> bool {
+        let Some(mut batch) = self.let_through(batch) else {
+            return true;
+        };
+        let mut end = self.transact(&mut batch);
+        if let ([job], End::RolledBack(failure)) = (batch.as_slice(), &end)
+            && job.may_use_reserve()
+            && is_full(failure.as_ref().or(job.failure()))
+            && self.reserve.as_ref().is_some_and(Reserve::give_up)
+        {
+            end = self.transact(&mut batch);
+        }
+        match end {
+            End::Committed => {
+                batch.into_iter().for_each(|job| job.answer(None));
+                self.reserve.iter().for_each(Reserve::after_commit);
+                if let Some(checkpoints) = &self.checkpoints {
+                    checkpoints.after_commit(&self.conn);
+                }
+                true
+            }
+            End::RolledBack(failure) if batch.len() == 1 => {
+                batch
+                    .into_iter()
+                    .for_each(|job| job.answer(failure.as_ref().map(same)));
+                true
+            }
+            End::RolledBack(_) => batch.into_iter().all(|job| self.commit(vec![job])),
+            End::Unknown => {
+                batch
+                    .into_iter()
+                    .for_each(|job| job.answer(Some(unknown())));
+                false
+            }
+        }
+    }
+
+    /// Answers what may not be tried while the kept room is given up. None: nothing is left.
+    fn let_through(&self, batch: Vec<Box<dyn Job>>) -> Option<Vec<Box<dyn Job>>> {
+        match &self.reserve {
+            Some(reserve) if !reserve.lets_others_write() => {}
+            _ => return Some(batch),
+        }
+        let (urgent, others): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|job| job.may_use_reserve());
+        for job in others {
+            let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+            let full = StoreError::from(rusqlite::Error::SqliteFailure(full, None));
+            self.around.condition.failed(&full);
+            job.answer(Some(full));
+        }
+        (!urgent.is_empty()).then_some(urgent)
+    }
+
+    fn transact(&self, batch: &mut [Box<dyn Job>]) -> End {
+        if let Some(refusal) = self.around.condition.refusal() {
+            return End::RolledBack(Some(refusal));
+        }
+        let changes = self.conn.total_changes();
+        if let Err(error) = execute(&self.conn, "BEGIN IMMEDIATE") {
+            return End::RolledBack(Some(self.met(error)));
+        }
+        let rings = RefCell::new(Rings::default());
+        let tx = Tx {
+            conn: &self.conn,
+            rings: &rings,
+            around: &self.around,
+        };
+        let alone = batch.len() == 1;
+        for job in batch.iter_mut() {
+            match job.run(&tx) {
+                Ran::Clean => {}
+                Ran::Undo => {
+                    job.failure()
+                        .into_iter()
+                        .for_each(|error| self.around.condition.failed(error));
+                    return self.roll_back(None);
+                }
+                Ran::Broken => {
+                    tracing::error!("the disk failed during a write: the server must start again");
+                    return End::Unknown;
+                }
+            }
+        }
+        if let Some(end) = self.fault() {
+            return end;
+        }
+        match execute(&self.conn, "COMMIT") {
+            Ok(()) => {
+                self.commits.fetch_add(1, Ordering::Relaxed);
+                let wrote = self.conn.total_changes() != changes;
+                self.around.condition.committed(wrote);
+                self.ring(rings.into_inner());
+                End::Committed
+            }
+            // SQLite takes such a commit back: what it has written is overwritten by the next one.
+            Err(error)
+                if matches!(
+                    error.sqlite_error_code(),
+                    Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory)
+                ) =>
+            {
+                let failure = self.met(error);
+                self.roll_back(Some(failure))
+            }
+            Err(error)
+                if alone && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) =>
+            {
+                self.roll_back(Some(error.into()))
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                self.roll_back(None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a commit failed and its outcome is unknown: the server must start again");
+                End::Unknown
+            }
+        }
+    }
+
+    /// An error of a statement around the jobs.
+    fn met(&self, error: rusqlite::Error) -> StoreError {
+        let error = StoreError::from(error);
+        self.around.condition.failed(&error);
+        if !error.is_passing() {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a transaction could not begin or end"
+            );
+        }
+        error
+    }
+
+    /// What a trial makes of the commit, if anything.
+    fn fault(&self) -> Option<End> {
+        match self.trial.faults.as_ref()?.at_commit() {
+            Fault::None => None,
+            Fault::Full => {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                let full = rusqlite::Error::SqliteFailure(full, None);
+                Some(self.roll_back(Some(full.into())))
+            }
+            Fault::Broken { written } => {
+                let last = if written { "COMMIT" } else { "ROLLBACK" };
+                if let Err(error) = self.conn.execute_batch(last) {
+                    tracing::error!(%error, "a trial's last statement failed");
+                }
+                Some(End::Unknown)
+            }
+        }
+    }
+
+    fn roll_back(&self, failure: Option<StoreError>) -> End {
+        // SQLite may have rolled back by itself already.
+        if self.conn.is_autocommit() {
+            return End::RolledBack(failure);
+        }
+        match self.conn.execute_batch("ROLLBACK") {
+            Ok(()) => End::RolledBack(failure),
+            Err(error) => {
+                tracing::error!(%error, "a rollback failed: the server must start again");
+                End::Unknown
+            }
+        }
+    }
+
+    fn ring(&self, rings: Rings) {
+        let bell = &self.around.bell;
+        rings
+            .runs
+            .into_iter()
+            .for_each(|(run, at_rest)| bell.ring(run, at_rest));
+        for fenced in rings.fences {
+            match fenced {
+                Fenced::Given(run, ear) => bell.listen(run, ear),
+                Fenced::Taken(run) => bell.ring_fence(run),
+            }
+        }
+        if rings.all {
+            bell.ring_all();
+        }
+        if rings.work {
+            bell.ring_work();
+        }
+        if rings.outbox {
+            bell.ring_outbox();
+        }
+    }
+}
+
+fn is_full(failure: Option<&StoreError>) -> bool {
+    matches!(
+        failure,
+        Some(StoreError::Trouble {
+            what: Trouble::Full,
+            ..
+        })
+    )
+}
+
+/// A statement without parameters, compiled once.
+pub(crate) fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+fn unknown() -> StoreError {
+    StoreError::Unavailable(Cow::Borrowed(
+        "writing to the disk failed and whether this was done is unknown; repeat it with the same Idempotency-Key once the server is back",
+    ))
+}
+
+/// The failure again, for the next one that waits.
+fn same(failure: &StoreError) -> StoreError {
+    match failure {
+        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        // Still a trouble: it is logged where it is met, and not by each caller that is refused.
+        StoreError::Trouble { what, source } => StoreError::Trouble {
+            what: *what,
+            source: same_of_sqlite(source),
+        },
+        other => StoreError::Unavailable(Cow::Owned(other.to_string())),
+    }
+}
+
+fn same_of_sqlite(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => {
+            rusqlite::Error::SqliteFailure(*code, text.clone())
+        }
+        other => rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+            Some(other.to_string()),
+        ),
+    }
+}

@@ -1,0 +1,541 @@
+//! Connections: MCP servers that a team's builds may name.
+//!
+//! Promised: a name is a team's once; what is stored of how a server is reached holds marks of secrets and no secret; a
+//! sign-in is sealed. Where a connection leads elsewhere than before, what was known of its tools and its sign-in is
+//! forgotten with the same write.
+//!
+//! Left out: reaching the server (`errand-engine`), and whether an address may be reached (its guard).
+
+use std::collections::BTreeMap;
+
+use errand_core::connection::{ConnectionView, ProbedTool, ToolSettings};
+use errand_core::id::{ConnectionId, TeamId, UserId};
+use errand_core::policy::Policy;
+use errand_core::time::Timestamp;
+use rusqlite::{Connection as Sql, OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::{Blob, Ms, count, json, to_json};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{Page, PageQuery};
+
+/// Most connections of a team.
+const CONNECTIONS_MAX: i64 = 200;
+
+/// How a server is reached. Values of headers and variables may hold marks of secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Setup {
+    /// Streamable HTTP.
+    Http {
+        /// Its address.
+        url: String,
+        /// Headers of each request.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+        /// The client by which it is signed in to, where one was registered by hand; else one registers itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<OauthClient>,
+    },
+    /// A program that the operator has declared, over its standard input and output.
+    Stdio {
+        /// The name under which it is declared.
+        command: String,
+        /// Variables of its environment, beside those that the operator gives it.
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+    },
+}
+
+/// A client that was registered with a server's sign-in beforehand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OauthClient {
+    /// Its id.
+    pub id: String,
+    /// The mark of the secret that holds its own; none: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// What tokens were made for: those of one server are kept for no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeFor {
+    /// The server's address, as the connection had it.
+    pub url: String,
+    /// Whether they renew others: where those were taken away, so are these.
+    pub renews: bool,
+}
+
+/// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
+pub type Floors = BTreeMap<String, Policy>;
+
+/// What admins say of tools, by their offered names.
+pub type ToolSettingsByName = BTreeMap<String, ToolSettings>;
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Whose.
+    pub team: TeamId,
+    /// Its name, which no other of the team has.
+    pub name: String,
+    /// How it is reached.
+    pub setup: Setup,
+    /// How strict a build must be at least.
+    pub floors: Floors,
+    /// Whether what its closed tools give counts as trusted, where `settings` do not say it of the tool.
+    pub trusted: bool,
+    /// What admins say of its tools.
+    pub settings: ToolSettingsByName,
+    /// Its tools, by the last probe; none where there was none.
+    pub tools: Option<Vec<ProbedTool>>,
+    /// When that was.
+    pub probed_at: Option<Timestamp>,
+    /// Who issued its sign-in, if it has one.
+    pub signed_in_at: Option<String>,
+    /// Who made it.
+    pub created_by: Option<UserId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+impl Connection {
+    /// What it says of the tools that a build has.
+    #[must_use]
+    pub fn view(&self) -> ConnectionView<'_> {
+        ConnectionView {
+            name: &self.name,
+            tools: self.tools.as_deref(),
+            floors: &self.floors,
+            settings: &self.settings,
+        }
+    }
+
+    /// The floor of one of its tools.
+    #[must_use]
+    pub fn floor(&self, tool: &str) -> Policy {
+        self.view().floor(tool)
+    }
+
+    /// What admins say of one of its tools.
+    #[must_use]
+    pub fn settings_of(&self, tool: &str) -> ToolSettings {
+        self.view().settings_of(tool)
+    }
+
+    /// One of its tools, by its offered name.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&ProbedTool> {
+        self.tools.as_ref()?.iter().find(|tool| tool.name == name)
+    }
+}
+
+/// A connection to make.
+#[derive(Clone, Debug)]
+pub struct NewConnection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Whose.
+    pub team: TeamId,
+    /// Its name.
+    pub name: String,
+    /// How it is reached.
+    pub setup: Setup,
+    /// How strict a build must be at least.
+    pub floors: Floors,
+    /// Whether what its closed tools give counts as trusted.
+    pub trusted: bool,
+    /// What admins say of its tools.
+    pub settings: ToolSettingsByName,
+    /// By whom.
+    pub by: UserId,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What of a connection changes.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionChange {
+    /// How it is reached.
+    pub setup: Option<Setup>,
+    /// How strict a build must be at least.
+    pub floors: Option<Floors>,
+    /// Whether what its closed tools give counts as trusted.
+    pub trusted: Option<bool>,
+    /// What admins say of its tools.
+    pub settings: Option<ToolSettingsByName>,
+}
+
+const COLUMNS: &str = "id, team_id, name, setup, floors, trusted, tools, probed_at, sign_in_of, created_by, created_at, updated_at, tool_settings";
+
+/// What a connection's sign-in is sealed for.
+fn sign_in_purpose(id: ConnectionId) -> String {
+    format!("sign_in:{id}")
+}
+
+impl Store {
+    /// The team's connections, by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn list_connections(
+        &self,
+        team: TeamId,
+        page: PageQuery,
+    ) -> Result<Page<Connection>> {
+        self.read(move |conn| select(conn, team, page)).await
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
+    pub async fn connection(&self, team: TeamId, id: ConnectionId) -> Result<Connection> {
+        self.peek(move |conn| one(conn, team, id)).await
+    }
+
+    /// Those of a build, in its order; those that are gone are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub async fn connections_of(
+        &self,
+        team: TeamId,
+        ids: Vec<ConnectionId>,
+    ) -> Result<Vec<Connection>> {
+        self.peek(move |conn| {
+            let found = ids.iter().map(|id| match one(conn, team, *id) {
+                Ok(connection) => Ok(Some(connection)),
+                Err(StoreError::NotFound) => Ok(None),
+                Err(error) => Err(error),
+            });
+            found.filter_map(Result::transpose).collect()
+        })
+        .await
+    }
+
+    /// Makes a connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where another has the name; [`StoreError::Refused`] where the team has as many as it may.
+    pub async fn create_connection(
+        &self,
+        new: NewConnection,
+        recorded: Once<Connection>,
+    ) -> Result<Answer<Connection>> {
+        self.write(move |tx| once(tx, &recorded, new.now, || insert(tx, &new)))
+            .await
+    }
+
+    /// Changes a connection.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn change_connection(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        change: ConnectionChange,
+        now: Timestamp,
+        recorded: Once<Connection>,
+    ) -> Result<Answer<Connection>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                update(tx, team, id, &change, now)?;
+                one(tx, team, id)
+            })
+        })
+        .await
+    }
+
+    /// Deletes a connection: calls of its tools fail from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn delete_connection(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let deleted = tx
+                    .prepare_cached(
+                        "UPDATE connections SET deleted_at = ?3, updated_at = ?3, sign_in = NULL, sign_in_of = NULL
+                         WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
+                    )?
+                    .execute(params![Blob(id.as_uuid()), Blob(team.as_uuid()), Ms(now)])?;
+                (deleted == 1).then_some(()).ok_or(StoreError::NotFound)
+            })
+        })
+        .await
+    }
+
+    /// Keeps what a probe found. `seen`: when the connection was changed last, as the prober knew it: what was found of
+    /// another setup is not kept. False where it was not.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn set_tools(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        tools: Vec<ProbedTool>,
+        seen: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.write(move |tx| {
+            let changed = tx
+                .prepare_cached(
+                    "UPDATE connections SET tools = ?4, probed_at = ?5
+                     WHERE id = ?1 AND team_id = ?2 AND updated_at = ?3 AND deleted_at IS NULL",
+                )?
+                .execute(params![
+                    Blob(id.as_uuid()),
+                    Blob(team.as_uuid()),
+                    Ms(seen),
+                    to_json("connections", "tools", &tools)?,
+                    Ms(now)
+                ])?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// A connection's sign-in, opened; none where it has none.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Seal`].
+    pub async fn sign_in(&self, team: TeamId, id: ConnectionId) -> Result<Option<Vec<u8>>> {
+        let sealed: Option<Vec<u8>> = self
+            .peek(move |conn| {
+                conn.prepare_cached(
+                    "SELECT sign_in FROM connections WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL",
+                )?
+                .query_row(params![Blob(id.as_uuid()), Blob(team.as_uuid())], |row| {
+                    row.get(0)
+                })
+                .optional()?
+                .ok_or(StoreError::NotFound)
+            })
+            .await?;
+        Ok(sealed
+            .map(|sealed| self.keys().open(&sign_in_purpose(id), &sealed))
+            .transpose()?)
+    }
+
+    /// Keeps a connection's sign-in, or takes it away, where the connection still is what it was made for. `issuer`: who
+    /// issued it, for people.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: the connection is gone, leads elsewhere, or was signed out of.
+    pub async fn set_sign_in(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        made_for: MadeFor,
+        sign_in: Option<Vec<u8>>,
+        issuer: Option<String>,
+    ) -> Result<()> {
+        self.write(move |tx| {
+            let sealed = sign_in
+                .as_ref()
+                .map(|plain| tx.keys().current().seal(&sign_in_purpose(id), plain))
+                .transpose()?;
+            let changed = tx
+                .prepare_cached(
+                    "UPDATE connections SET sign_in = ?3, sign_in_of = ?4
+                     WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL
+                       AND json_extract(setup, '$.url') = ?5 AND (NOT ?6 OR sign_in IS NOT NULL)",
+                )?
+                .execute(params![
+                    Blob(id.as_uuid()),
+                    Blob(team.as_uuid()),
+                    sealed.map(|sealed| sealed.0),
+                    issuer,
+                    made_for.url,
+                    made_for.renews
+                ])?;
+            (changed == 1).then_some(()).ok_or(StoreError::NotFound)
+        })
+        .await
+    }
+
+    /// Takes a connection's sign-in away. Sessions that have it are not used any more. Without one nothing happens.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn sign_out(
+        &self,
+        team: TeamId,
+        id: ConnectionId,
+        now: Timestamp,
+        recorded: Once<()>,
+    ) -> Result<Answer<()>> {
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let before = one(tx, team, id)?;
+                tx.prepare_cached(
+                    "UPDATE connections SET sign_in = NULL, sign_in_of = NULL, updated_at = ?2 WHERE id = ?1",
+                )?
+                .execute(params![Blob(id.as_uuid()), Ms(after(&before, now))])?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// When a change is. Two within a millisecond are two all the same: sessions are told apart by it.
+fn after(before: &Connection, now: Timestamp) -> Timestamp {
+    now.max(before.updated_at.plus_ms(1))
+}
+
+fn read(row: &Row<'_>) -> Result<Connection> {
+    let tools: Option<String> = row.get(6)?;
+    Ok(Connection {
+        id: ConnectionId::from_stored(row.get::<_, Blob>(0)?.0),
+        team: TeamId::from_stored(row.get::<_, Blob>(1)?.0),
+        name: row.get(2)?,
+        setup: json("connections", "setup", &row.get::<_, String>(3)?)?,
+        floors: json("connections", "floors", &row.get::<_, String>(4)?)?,
+        trusted: row.get(5)?,
+        tools: tools
+            .map(|text| json("connections", "tools", &text))
+            .transpose()?,
+        probed_at: row.get::<_, Option<Ms>>(7)?.map(|ms| ms.0),
+        signed_in_at: row.get(8)?,
+        created_by: row
+            .get::<_, Option<Blob>>(9)?
+            .map(|id| UserId::from_stored(id.0)),
+        created_at: row.get::<_, Ms>(10)?.0,
+        updated_at: row.get::<_, Ms>(11)?.0,
+        settings: json("connections", "tool_settings", &row.get::<_, String>(12)?)?,
+    })
+}
+
+fn one(conn: &Sql, team: TeamId, id: ConnectionId) -> Result<Connection> {
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM connections WHERE id = ?1 AND team_id = ?2 AND deleted_at IS NULL"
+    ))?;
+    let mut rows = select.query(params![Blob(id.as_uuid()), Blob(team.as_uuid())])?;
+    rows.next()?.map_or(Err(StoreError::NotFound), read)
+}
+
+fn select(conn: &Sql, team: TeamId, page: PageQuery) -> Result<Page<Connection>> {
+    let total = conn
+        .prepare_cached(
+            "SELECT count(*) FROM connections WHERE team_id = ?1 AND deleted_at IS NULL",
+        )?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))?;
+    let offset = i64::try_from(page.offset).unwrap_or(i64::MAX);
+    let items = conn
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM connections WHERE team_id = ?1 AND deleted_at IS NULL ORDER BY name LIMIT ?2 OFFSET ?3"
+        ))?
+        .query_and_then(params![Blob(team.as_uuid()), page.limit, offset], read)?
+        .collect::<Result<_>>()?;
+    Ok(Page {
+        items,
+        total: count(total),
+    })
+}
+
+fn insert(tx: &Tx<'_>, new: &NewConnection) -> Result<Connection> {
+    let team = Blob(new.team.as_uuid());
+    let taken = tx
+        .prepare_cached(
+            "SELECT 1 FROM connections WHERE team_id = ?1 AND name = ?2 AND deleted_at IS NULL",
+        )?
+        .exists(params![team, new.name])?;
+    if taken {
+        return Err(StoreError::Conflict(format!(
+            "a connection is named {:?} already; take another name",
+            new.name
+        )));
+    }
+    let there: i64 = tx
+        .prepare_cached(
+            "SELECT count(*) FROM connections WHERE team_id = ?1 AND deleted_at IS NULL",
+        )?
+        .query_row(params![team], |row| row.get(0))?;
+    if there >= CONNECTIONS_MAX {
+        return Err(StoreError::Refused(format!(
+            "a team has {CONNECTIONS_MAX} connections at most; delete those that are not used any more"
+        )));
+    }
+    tx.prepare_cached(
+        "INSERT INTO connections (id, team_id, name, setup, floors, trusted, created_by, created_at, updated_at, tool_settings)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)",
+    )?
+    .execute(params![
+        Blob(new.id.as_uuid()),
+        team,
+        new.name,
+        to_json("connections", "setup", &new.setup)?,
+        to_json("connections", "floors", &new.floors)?,
+        new.trusted,
+        Blob(new.by.as_uuid()),
+        Ms(new.now),
+        to_json("connections", "tool_settings", &new.settings)?
+    ])?;
+    one(tx, new.team, new.id)
+}
+
+fn update(
+    tx: &Tx<'_>,
+    team: TeamId,
+    id: ConnectionId,
+    change: &ConnectionChange,
+    now: Timestamp,
+) -> Result<()> {
+    let before = one(tx, team, id)?;
+    let setup = change.setup.as_ref().unwrap_or(&before.setup);
+    let leads_elsewhere = match (setup, &before.setup) {
+        (Setup::Http { url, .. }, Setup::Http { url: was, .. }) => url != was,
+        (Setup::Stdio { command, .. }, Setup::Stdio { command: was, .. }) => command != was,
+        _ => true,
+    };
+    let now = after(&before, now);
+    // What was said of the tools of one server says nothing of those of another.
+    let kept = if leads_elsewhere {
+        BTreeMap::new()
+    } else {
+        before.settings.clone()
+    };
+    tx.prepare_cached(
+        "UPDATE connections SET setup = ?2, floors = ?3, trusted = ?4, updated_at = ?5, tool_settings = ?7,
+             tools = CASE WHEN ?6 THEN NULL ELSE tools END, probed_at = CASE WHEN ?6 THEN NULL ELSE probed_at END,
+             sign_in = CASE WHEN ?6 THEN NULL ELSE sign_in END, sign_in_of = CASE WHEN ?6 THEN NULL ELSE sign_in_of END
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        Blob(id.as_uuid()),
+        to_json("connections", "setup", setup)?,
+        to_json(
+            "connections",
+            "floors",
+            change.floors.as_ref().unwrap_or(&before.floors)
+        )?,
+        change.trusted.unwrap_or(before.trusted && !leads_elsewhere),
+        Ms(now),
+        leads_elsewhere,
+        to_json(
+            "connections",
+            "tool_settings",
+            change.settings.as_ref().unwrap_or(&kept)
+        )?
+    ])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

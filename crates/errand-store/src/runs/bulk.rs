@@ -1,0 +1,162 @@
+//! Many runs at once: stopped or retried in one operation, each as the call for one run does it.
+
+use std::cell::RefCell;
+
+use errand_core::id::RunId;
+use errand_core::run::Status;
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, params_from_iter};
+
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::Blob;
+use crate::error::Result;
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{ManyRuns, ManyRunsDone};
+use crate::runs::commands::{retry, stop};
+use crate::runs::quarantine::for_each;
+
+/// The statuses of runs that a stop concerns.
+pub const STOPPABLE: [Status; 4] = [
+    Status::Pending,
+    Status::Starting,
+    Status::Running,
+    Status::Waiting,
+];
+/// The statuses of runs that a retry concerns.
+pub const RETRIABLE: [Status; 1] = [Status::Failed];
+
+impl Store {
+    /// Stops runs, the oldest first, all in one transaction with the record of the answer. A run whose rows cannot be
+    /// read is set aside as failed, holds up no other, and is not among those that were changed.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn stop_many(
+        &self,
+        many: ManyRuns,
+        recorded: Once<ManyRunsDone>,
+    ) -> Result<Answer<ManyRunsDone>> {
+        self.write_at_all_costs(move |tx| {
+            once(tx, &recorded, many.now, || {
+                change_each(tx, &many, &STOPPABLE, |run| {
+                    let had_ended = stop(tx, many.team, run, &many.by, many.now)?;
+                    Ok(!had_ended)
+                })
+            })
+        })
+        .await
+    }
+
+    /// Puts failed runs in line again, the oldest first; else as [`Store::stop_many`].
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn retry_many(
+        &self,
+        many: ManyRuns,
+        recorded: Once<ManyRunsDone>,
+    ) -> Result<Answer<ManyRunsDone>> {
+        self.write(move |tx| {
+            once(tx, &recorded, many.now, || {
+                change_each(tx, &many, &RETRIABLE, |run| {
+                    retry(tx, many.team, run, &many.by, many.now).map(|_| true)
+                })
+            })
+        })
+        .await
+    }
+}
+
+/// Changes the runs that match, or finds out which would be. `act` says whether it changed the run.
+fn change_each(
+    tx: &Tx<'_>,
+    many: &ManyRuns,
+    possible: &[Status],
+    act: impl Fn(RunId) -> Result<bool>,
+) -> Result<ManyRunsDone> {
+    let mut runs = matching(tx, many, possible)?;
+    let limit = many.limit as usize;
+    let more = runs.len() > limit;
+    runs.truncate(limit);
+    let matched = runs.len() as u64;
+    if many.dry_run {
+        return Ok(ManyRunsDone {
+            matched,
+            changed: 0,
+            more,
+            runs,
+        });
+    }
+    let changed = RefCell::new(Vec::with_capacity(runs.len()));
+    for_each(tx, &runs, many.now, |run| {
+        if act(run)? {
+            changed.borrow_mut().push(run);
+        }
+        Ok(())
+    })?;
+    let runs = changed.into_inner();
+    Ok(ManyRunsDone {
+        matched,
+        changed: runs.len() as u64,
+        more,
+        runs,
+    })
+}
+
+/// The oldest that match, one more than the limit where there are as many.
+fn matching(conn: &Connection, many: &ManyRuns, possible: &[Status]) -> Result<Vec<RunId>> {
+    let most = i64::from(many.limit) + 1;
+    let mut found = Vec::new();
+    let concerned = possible
+        .iter()
+        .filter(|status| many.statuses.is_empty() || many.statuses.contains(status));
+    for status in concerned {
+        let (condition, mut values) = condition(many, *status);
+        values.push(SqlValue::Integer(most));
+        // Of these statuses there are few beside the ended runs: no other criterion leaves out as many.
+        let rows = conn
+            .prepare_cached(&format!(
+                "SELECT created_at, id FROM runs INDEXED BY runs_by_status WHERE {condition} ORDER BY created_at, id LIMIT ?"
+            ))?
+            .query_map(params_from_iter(values), |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Blob>(1)?.0))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        found.extend(rows);
+    }
+    found.sort_unstable();
+    let runs = found.into_iter().take(usize::try_from(most).unwrap_or(0));
+    Ok(runs.map(|(_, id)| RunId::from_stored(id)).collect())
+}
+
+fn condition(many: &ManyRuns, status: Status) -> (String, Vec<SqlValue>) {
+    let blob = |id: uuid::Uuid| SqlValue::Blob(id.as_bytes().to_vec());
+    let given = [
+        ("agent_id = ?", many.agent.map(|id| blob(id.as_uuid()))),
+        ("source = ?", many.source.clone().map(SqlValue::Text)),
+        (
+            "created_at >= ?",
+            many.since.map(|at| SqlValue::Integer(at.as_millis())),
+        ),
+        (
+            "created_at < ?",
+            many.until.map(|at| SqlValue::Integer(at.as_millis())),
+        ),
+    ];
+    // The operator's to let go on: none of these is retried, and a stop concerns no run that has ended.
+    let mut wheres = vec!["team_id = ?", "status = ?", "error_code IS NOT 'poisoned'"];
+    let mut values = vec![
+        blob(many.team.as_uuid()),
+        SqlValue::Text(status.as_str().to_owned()),
+    ];
+    for (condition, value) in given {
+        if let Some(value) = value {
+            wheres.push(condition);
+            values.push(value);
+        }
+    }
+    (wheres.join(" AND "), values)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,582 @@
+//! One change of a run inside a transaction: load the row, decide with `errand-core`, append, write once.
+//!
+//! Everything that changes a run's status goes through [`Change::apply`], and so through
+//! [`errand_core::run::apply`]. What the change leads to (events, deliveries, a freed sandbox, a wake) is written by
+//! [`Change::finish`] in the same transaction.
+
+use errand_core::author::By;
+use errand_core::human::{HumanRequest, Resolution};
+use errand_core::id::{
+    ClaimToken, DeliveryId, EventId, MessageId, RunId, SandboxId, TeamId, WebhookId,
+};
+use errand_core::ledger::Ledger;
+use errand_core::run::{self, Event, RunError, Status, Transition};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use errand_core::wire::{AnsweredRequestBody, PendingRequestBody, RunBody, WebhookBody};
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::db::sqlite::Tx;
+use crate::db::types::{Blob, Ms, int, json, to_json};
+use crate::error::{Result, StoreError};
+use crate::runs::queries::run_body;
+use crate::runs::row::{COLUMNS, Place, RunRow, read_row};
+
+/// A run that is being changed.
+pub(crate) struct Change<'t> {
+    pub(crate) tx: &'t Tx<'t>,
+    pub(crate) row: RunRow,
+    pub(crate) now: Timestamp,
+    before: Status,
+    /// What of the row is stored; what [`Change::finish`] writes depends on it.
+    stored: Place,
+    updated: bool,
+    appended: Vec<Entry>,
+    webhooks: Vec<(&'static str, Option<(HumanRequest, u64)>)>,
+}
+
+impl<'t> Change<'t> {
+    /// Loads a run of a team.
+    pub(crate) fn of_team(
+        tx: &'t Tx<'t>,
+        team: TeamId,
+        run: RunId,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let change = Self::of_run(tx, run, now)?;
+        if change.row.team == team {
+            Ok(change)
+        } else {
+            Err(StoreError::NotFound)
+        }
+    }
+
+    /// Loads a run, for the engine.
+    pub(crate) fn of_run(tx: &'t Tx<'t>, run: RunId, now: Timestamp) -> Result<Self> {
+        let row = tx
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
+            .query_row(params![Blob(run.as_uuid())], read_row)
+            .optional()?
+            .ok_or(StoreError::NotFound)??;
+        Ok(Self::new(tx, row, now))
+    }
+
+    /// A row that was just inserted.
+    pub(crate) fn new(tx: &'t Tx<'t>, row: RunRow, now: Timestamp) -> Self {
+        Self {
+            tx,
+            before: row.status,
+            stored: row.place(),
+            row,
+            now,
+            updated: false,
+            appended: Vec::new(),
+            webhooks: Vec::new(),
+        }
+    }
+
+    /// The driver's guard: it holds the run, and this is its next step.
+    pub(crate) fn held_by(self, claim: ClaimToken) -> Result<Self> {
+        if self.row.claim == Some(claim) {
+            Ok(self)
+        } else {
+            Err(StoreError::Fenced)
+        }
+    }
+
+    /// Changes the status as the table has it.
+    pub(crate) fn apply(&mut self, event: Event) -> Result<Transition> {
+        let transition = run::apply(self.row.status, event)
+            .map_err(|refused| StoreError::Refused(refused.to_string()))?;
+        if transition.to != self.row.status {
+            self.row.status = transition.to;
+            self.updated = true;
+        }
+        Ok(transition)
+    }
+
+    /// Says what the run waits for.
+    pub(crate) fn waits_on(
+        &mut self,
+        kind: &str,
+        who: Option<String>,
+        deadline: Option<Timestamp>,
+    ) {
+        if self.row.waiting_kind.as_deref() != Some(kind) || self.row.waiting_who != who {
+            self.row.waiting_since = Some(self.now);
+        }
+        self.row.waiting_kind = Some(kind.to_owned());
+        self.row.waiting_who = who;
+        self.row.waiting_deadline = deadline;
+    }
+
+    /// Appends to the transcript, with its event.
+    pub(crate) fn append(&mut self, id: Option<MessageId>, body: Body) -> Result<Entry> {
+        self.append_at(id, body, self.now)
+    }
+
+    /// Appends what another run's transcript had at that time.
+    pub(crate) fn append_at(
+        &mut self,
+        id: Option<MessageId>,
+        body: Body,
+        at: Timestamp,
+    ) -> Result<Entry> {
+        let position = self.row.position + 1;
+        let id = id.unwrap_or_else(|| MessageId::derived(self.row.id, position, at));
+        let entry = Entry {
+            position,
+            id,
+            at,
+            body,
+        };
+        let shown = entry.body.is_shown().then(|| self.row.shown + 1);
+        self.tx
+            .prepare_cached("INSERT INTO messages (run_id, position, shown, id, created_at, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![
+                Blob(self.row.id.as_uuid()),
+                int(position),
+                shown.map(int),
+                Blob(id.as_uuid()),
+                Ms(at),
+                to_json("messages", "body", &entry.body)?
+            ])?;
+        self.row.position = position;
+        if matches!(entry.body, Body::User { .. }) {
+            self.row.newest_user = position;
+        }
+        if let Some(shown) = shown {
+            self.row.shown = shown;
+            self.event("message.created", Some(position), None)?;
+        }
+        self.appended.push(entry.clone());
+        Ok(entry)
+    }
+
+    /// Opens a human request: its row, its entry, its event, its webhook.
+    pub(crate) fn ask(&mut self, request: &HumanRequest) -> Result<()> {
+        self.tx
+            .prepare_cached("INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![
+                Blob(request.id.as_uuid()),
+                Blob(self.row.id.as_uuid()),
+                Blob(self.row.team.as_uuid()),
+                to_json("human_requests", "request", request)?,
+                Ms(request.created_at),
+                request.expires_at.map(Ms)
+            ])?;
+        let pending = PendingRequestBody::from(request);
+        let sequence = self.event(
+            "human_request.created",
+            None,
+            Some(to_json("events", "data", &pending)?),
+        )?;
+        self.row.request = Some(request.id);
+        self.waits_on("human", Some(request.title.clone()), request.expires_at);
+        self.webhooks
+            .push(("human_request", Some((request.clone(), sequence))));
+        if request.expires_at.is_some() {
+            self.tx.ring_work();
+        }
+        crate::runs::children::ring_callers(self.tx, self.row.id)
+    }
+
+    /// The request that is pending.
+    pub(crate) fn pending(&self) -> Result<Option<HumanRequest>> {
+        let Some(id) = self.row.request else {
+            return Ok(None);
+        };
+        let text: String = self
+            .tx
+            .prepare_cached("SELECT request FROM human_requests WHERE id = ?1")?
+            .query_row(params![Blob(id.as_uuid())], |row| row.get(0))?;
+        json("human_requests", "request", &text).map(Some)
+    }
+
+    /// Closes the pending request: compare-and-set on *pending*, the response's entry, results of the calls that it
+    /// settles or closes, its event.
+    pub(crate) fn close(
+        &mut self,
+        request: &HumanRequest,
+        resolution: &Resolution,
+        by: Option<&By>,
+    ) -> Result<AnsweredRequestBody> {
+        let closed = self
+            .tx
+            .prepare_cached("UPDATE human_requests SET closed_at = ?2, resolution = ?3, responded_by = ?4, responded_key = ?5 WHERE id = ?1 AND closed_at IS NULL")?
+            .execute(params![
+                Blob(request.id.as_uuid()),
+                Ms(self.now),
+                to_json("human_requests", "resolution", resolution)?,
+                by.map(|by| Blob(by.user.as_uuid())),
+                by.and_then(By::key_id).map(|key| Blob(key.as_uuid()))
+            ])?;
+        if closed != 1 {
+            return Err(StoreError::Refused(
+                "the request is answered already".to_owned(),
+            ));
+        }
+        let results = self.ledger()?.results_of(request, resolution);
+        self.append(
+            None,
+            Body::HumanResponse {
+                request_id: request.id,
+                resolution: resolution.clone(),
+                by: by.cloned(),
+            },
+        )?;
+        for body in results {
+            self.append(None, body)?;
+        }
+        self.row.request = None;
+        let answered = answered_body(self.row.id, request, resolution, by, self.now);
+        self.event(
+            "human_request.closed",
+            None,
+            Some(to_json("events", "data", &answered)?),
+        )?;
+        Ok(answered)
+    }
+
+    /// A result for each open call, where no pending request does it.
+    pub(crate) fn close_open_calls(&mut self, why: &str) -> Result<()> {
+        for body in self.ledger()?.close_open(why) {
+            self.append(None, body)?;
+        }
+        Ok(())
+    }
+
+    /// The ledger since the model's last turn: what is open.
+    ///
+    /// A transcript that cannot be read closes nothing, and does not keep the run from ending.
+    fn ledger(&self) -> Result<Ledger> {
+        match crate::runs::queries::entries_from(self.tx, self.row.id, self.row.turn) {
+            Ok(entries) => Ok(Ledger::of(&entries)),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(run.id = %self.row.id, %error, "a transcript cannot be read; its open calls stay open");
+                Ok(Ledger::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the claim back; the time since it was taken counts as worked.
+    pub(crate) fn release(&mut self) {
+        if let Some(at) = self.row.claimed_at.take() {
+            self.row.worked_ms += self.now.ms_since(at);
+        }
+        self.row.claim = None;
+        self.row.claim_boot = None;
+        self.row.deadline = None;
+    }
+
+    /// Puts the run in line for a driver, or, where its sandbox serves another run, in line for that.
+    pub(crate) fn queue(&mut self) -> Result<()> {
+        if let Some(sandbox) = self.row.sandbox.clone()
+            && !self.take_sandbox(&sandbox)?
+        {
+            self.row.wake_at = None;
+            self.waits_on("sandbox", Some(sandbox.to_string()), None);
+            return Ok(());
+        }
+        self.row.wake_at = Some(self.now);
+        self.waits_on("place", None, None);
+        self.tx.ring_work();
+        Ok(())
+    }
+
+    /// Everything that goes with an end. `leaving`: the claim of a driver that was told to end and may still be at work;
+    /// the sandbox is freed when it has left.
+    pub(crate) fn end(
+        &mut self,
+        error: Option<RunError>,
+        leaving: Option<ClaimToken>,
+    ) -> Result<()> {
+        self.release();
+        self.row.wake_at = None;
+        self.row.completed_at = Some(self.now);
+        self.row.waiting_kind = None;
+        self.row.waiting_who = None;
+        self.row.waiting_since = None;
+        self.row.waiting_deadline = None;
+        self.row.error = error;
+        match leaving {
+            Some(claim) => self.leave_sandbox_to(claim)?,
+            None => self.free_sandbox()?,
+        }
+        crate::runs::children::ended(self)?;
+        let event = match self.row.status {
+            Status::Completed => "run_completed",
+            Status::Failed => "run_failed",
+            Status::Interrupted => "run_interrupted",
+            Status::Pending | Status::Starting | Status::Running | Status::Waiting => return Ok(()),
+        };
+        self.webhooks.push((event, None));
+        self.count_today()
+    }
+
+    /// Adds to how the agent's runs went on this day: a start, or an end.
+    pub(crate) fn count_today(&self) -> Result<()> {
+        let is = |status: Status| i64::from(self.row.status == status);
+        self.tx
+            .prepare_cached(
+                "INSERT INTO run_days (team_id, day, agent_id, started, completed, failed, interrupted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT DO UPDATE SET started = started + ?4, completed = completed + ?5, failed = failed + ?6,
+                     interrupted = interrupted + ?7",
+            )?
+            .execute(params![
+                Blob(self.row.team.as_uuid()),
+                self.now.day().number(),
+                Blob(self.row.agent.as_uuid()),
+                is(Status::Pending),
+                is(Status::Completed),
+                is(Status::Failed),
+                is(Status::Interrupted)
+            ])?;
+        Ok(())
+    }
+
+    /// Frees the sandbox and lets the run in that waits for it longest.
+    pub(crate) fn free_sandbox(&mut self) -> Result<()> {
+        let Some(sandbox) = self.row.sandbox.clone() else {
+            return Ok(());
+        };
+        let freed = self
+            .tx
+            .prepare_cached("UPDATE sandboxes SET owner_run = NULL, expires_at = max(expires_at, ?3) WHERE id = ?1 AND owner_run = ?2 AND leaving IS NULL")?
+            .execute(params![sandbox.as_str(), Blob(self.row.id.as_uuid()), Ms(self.now.plus_ms(self.row.sandbox_ttl_ms))])?;
+        if freed == 0 {
+            return Ok(());
+        }
+        crate::runs::quarantine::let_in(self.tx, sandbox.as_str(), self.row.id, self.now)
+    }
+
+    /// Takes the run's sandbox for it. False where it serves another run. One that has expired is not taken, and its run
+    /// goes on to find that out: only a sandbox that the run holds is usable.
+    fn take_sandbox(&self, sandbox: &SandboxId) -> Result<bool> {
+        let run = Blob(self.row.id.as_uuid());
+        self.tx
+            .prepare_cached("UPDATE sandboxes SET owner_run = ?2 WHERE id = ?1 AND owner_run IS NULL AND deleted_at IS NULL AND expires_at > ?3")?
+            .execute(params![sandbox.as_str(), run, Ms(self.now)])?;
+        let found = self
+            .tx
+            .prepare_cached("SELECT owner_run, leaving IS NOT NULL FROM sandboxes WHERE id = ?1")?
+            .query_row(params![sandbox.as_str()], |row| {
+                Ok((row.get::<_, Option<Blob>>(0)?, row.get::<_, bool>(1)?))
+            })
+            .optional()?;
+        Ok(match found {
+            // A driver of this very run may still be at work there: its successor waits, too.
+            Some((Some(owner), leaving)) => owner == run && !leaving,
+            Some((None, _)) | None => true,
+        })
+    }
+
+    /// Notes that a driver that was told to end may still be at work in the sandbox.
+    pub(crate) fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
+        let Some(sandbox) = &self.row.sandbox else {
+            return Ok(());
+        };
+        self.tx
+            .prepare_cached("UPDATE sandboxes SET leaving = ?3 WHERE id = ?1 AND owner_run = ?2")?
+            .execute(params![
+                sandbox.as_str(),
+                Blob(self.row.id.as_uuid()),
+                Blob(claim.as_uuid())
+            ])?;
+        Ok(())
+    }
+
+    /// A driver has left: the sandbox goes to whoever waits for it. False where it was not this driver that kept it.
+    pub(crate) fn left_by(&mut self, claim: ClaimToken) -> Result<bool> {
+        let Some(sandbox) = self.row.sandbox.clone() else {
+            return Ok(false);
+        };
+        let left = self
+            .tx
+            .prepare_cached("UPDATE sandboxes SET leaving = NULL WHERE id = ?1 AND owner_run = ?2 AND leaving = ?3")?
+            .execute(params![sandbox.as_str(), Blob(self.row.id.as_uuid()), Blob(claim.as_uuid())])?;
+        if left == 0 {
+            return Ok(false);
+        }
+        if self.row.status.has_ended() {
+            self.free_sandbox()?;
+            return Ok(true);
+        }
+        if self.row.waiting_kind.as_deref() == Some("sandbox") {
+            self.queue()?;
+            self.updated = true;
+        }
+        Ok(true)
+    }
+
+    /// An event of the run.
+    fn event(
+        &mut self,
+        kind: &'static str,
+        position: Option<u64>,
+        data: Option<String>,
+    ) -> Result<u64> {
+        self.row.sequence += 1;
+        self.tx
+            .prepare_cached("INSERT INTO events (run_id, sequence, team_id, kind, created_at, position, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute(params![
+                Blob(self.row.id.as_uuid()),
+                int(self.row.sequence),
+                Blob(self.row.team.as_uuid()),
+                kind,
+                Ms(self.now),
+                position.map(int),
+                data
+            ])?;
+        Ok(self.row.sequence)
+    }
+
+    /// That `run.updated` is due although the status is the same.
+    pub(crate) fn mark_updated(&mut self) {
+        self.updated = true;
+    }
+
+    /// Writes the row, the last events, the deliveries. Returns what was appended.
+    pub(crate) fn finish(mut self) -> Result<Vec<Entry>> {
+        // What comes after an end (a late outcome, a sandbox given back) is no change of the run.
+        let quiet = self.before.has_ended() && self.row.status == self.before && !self.updated;
+        if !quiet {
+            self.row.updated_at = self.now;
+        }
+        let updated = self.updated || self.before != self.row.status;
+        if updated || !self.webhooks.is_empty() {
+            self.tell(updated)?;
+        }
+        self.write()?;
+        self.tx.ring(self.row.id, self.row.status.is_at_rest());
+        Ok(self.appended)
+    }
+
+    /// Writes the row as it is now.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        self.row.update(self.tx, &self.stored)?;
+        self.stored = self.row.place();
+        Ok(())
+    }
+
+    /// The event that the run has changed, and the webhooks.
+    fn tell(&mut self, updated: bool) -> Result<()> {
+        let body = run_body(self.tx, &self.row)?;
+        if updated {
+            self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
+        }
+        for (event, request) in std::mem::take(&mut self.webhooks) {
+            // A webhook tells of an event of the stream, and has its number.
+            let sequence = request
+                .as_ref()
+                .map_or(self.row.sequence, |(_, sequence)| *sequence);
+            self.deliver(
+                event,
+                sequence,
+                request.as_ref().map(|(request, _)| request),
+                &body,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn deliver(
+        &self,
+        event: &'static str,
+        sequence: u64,
+        request: Option<&HumanRequest>,
+        body: &RunBody,
+    ) -> Result<()> {
+        let addresses = self.addresses(event)?;
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let id = EventId::derived(self.row.id, sequence, self.now);
+        let respond_url = request.map(|r| {
+            format!(
+                "{}/v1/runs/{}/human-requests/{}/respond",
+                self.tx.respond_base(),
+                self.row.id,
+                r.id
+            )
+        });
+        let payload = WebhookBody {
+            id: id.as_uuid(),
+            event: event.to_owned(),
+            sequence,
+            created_at: self.now,
+            run_id: self.row.id.as_uuid(),
+            agent_id: self.row.agent.as_uuid(),
+            run: body.clone(),
+            human_request: request.map(PendingRequestBody::from),
+            respond_url,
+        };
+        let payload = to_json("deliveries", "body", &payload)?.into_bytes();
+        for ((webhook, url), number) in addresses.into_iter().zip(0..) {
+            self.tx
+                .prepare_cached(
+                    "INSERT INTO deliveries (delivery_id, id, run_id, webhook_id, team_id, event, sequence, url, body, created_at, state,
+                         attempts, due_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'pending', 0, ?10)",
+                )?
+                .execute(params![
+                    Blob(DeliveryId::derived(id, number, self.now).as_uuid()),
+                    Blob(id.as_uuid()),
+                    Blob(self.row.id.as_uuid()),
+                    webhook.map(|webhook| Blob(webhook.as_uuid())),
+                    Blob(self.row.team.as_uuid()),
+                    event,
+                    int(sequence),
+                    url,
+                    payload,
+                    Ms(self.now)
+                ])?;
+        }
+        self.tx.ring_outbox();
+        Ok(())
+    }
+
+    /// Where an event goes: to the run's own addresses, then to the team's webhooks; to none twice.
+    fn addresses(&self, event: &str) -> Result<Vec<(Option<WebhookId>, String)>> {
+        let own = [
+            self.row.webhook_url.as_ref(),
+            self.row
+                .human_webhook_url
+                .as_ref()
+                .filter(|_| event == "human_request"),
+        ];
+        let own = own.into_iter().flatten().map(|url| (None, url.clone()));
+        let teams = crate::webhooks::subscriptions::subscribed(self.tx, self.row.team, event)?;
+        let teams = teams.into_iter().map(|(id, url)| (Some(id), url));
+        let mut addresses: Vec<(Option<WebhookId>, String)> = Vec::new();
+        for (webhook, url) in own.chain(teams) {
+            if !addresses.iter().any(|(_, known)| *known == url) {
+                addresses.push((webhook, url));
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+/// A closed request as the API answers it.
+pub(crate) fn answered_body(
+    run: RunId,
+    request: &HumanRequest,
+    resolution: &Resolution,
+    by: Option<&By>,
+    at: Timestamp,
+) -> AnsweredRequestBody {
+    AnsweredRequestBody {
+        id: request.id.as_uuid(),
+        run_id: run.as_uuid(),
+        title: request.title.clone(),
+        description: request.description.clone(),
+        response: resolution.response(),
+        responded_at: Some(at),
+        created_at: request.created_at,
+        responded_by: by.map(|by| by.user.as_uuid()),
+        reason: resolution.reason().map(str::to_owned),
+        author: Some(by.into()),
+    }
+}

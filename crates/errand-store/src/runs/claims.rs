@@ -1,0 +1,751 @@
+//! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use errand_core::budget::Used;
+use errand_core::config::BuildConfig;
+use errand_core::human::Resolution;
+use errand_core::id::{BootId, ClaimToken, RunId, SandboxId};
+use errand_core::ledger::lapse_fails;
+use errand_core::run::{Event, RunError, Status};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{AttemptOutcome, Body, NewEntry};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::agents::builds::Builds;
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::{Blob, Ms};
+use crate::error::{Result, StoreError};
+use crate::model::{
+    Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, RunSlots, StepCommit, StepEnd, Usage,
+};
+use crate::runs::change::Change;
+use crate::runs::children::{self, Child};
+use crate::runs::claim_order::Turns;
+use crate::runs::losses;
+use crate::runs::quarantine::{for_each, set_aside};
+use crate::runs::queries::entries_from;
+use crate::runs::row::{COLUMNS, RunRow, read_row};
+use crate::stats::counters;
+
+/// Longest transcript that is read with the claim.
+const LOADED_ENTRIES_MAX: u64 = 64;
+
+/// What a start found and set right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Runs whose driver was gone; they go on.
+    pub runs: u64,
+    /// Sandboxes that a run had not given back.
+    pub sandboxes: u64,
+    /// Runs that were parked, since they may be what ended the program again and again.
+    pub parked: Vec<RunId>,
+}
+
+/// What became of a run that was to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// It is in line for a driver.
+    Yes,
+    /// It has one.
+    Driven,
+    /// It does not wait for its model.
+    Gone,
+}
+
+impl Store {
+    /// After a start: whoever held a claim before is gone, since this program holds the directory's lock.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn recover(&self, now: Timestamp) -> Result<Recovered> {
+        let boot = self.boot();
+        self.write(move |tx| {
+            let mut recovered = Recovered::default();
+            losses::read(tx)?;
+            let lost = ids(tx, "SELECT id FROM runs WHERE claim_token IS NOT NULL AND claim_boot IS NOT ?1", &Blob(boot.as_uuid()))?;
+            recovered.runs = lost.len() as u64;
+            let parked = RefCell::new(Vec::new());
+            for_each(tx, &lost, now, |run| {
+                if lose(tx, run, now)? {
+                    parked.borrow_mut().push(run);
+                }
+                Ok(())
+            })?;
+            recovered.parked = parked.into_inner();
+            // No driver of an earlier start is at work any more.
+            tx.execute(
+                "UPDATE sandboxes INDEXED BY sandboxes_held SET leaving = NULL WHERE owner_run IS NOT NULL AND leaving IS NOT NULL",
+                [],
+            )?;
+            let held = ids(
+                tx,
+                "SELECT r.id FROM sandboxes s INDEXED BY sandboxes_held JOIN runs r ON r.id = s.owner_run
+                 WHERE s.owner_run IS NOT NULL AND r.status IN ('completed', 'failed', 'interrupted') AND ?1 IS NOT NULL",
+                &Blob(boot.as_uuid()),
+            )?;
+            recovered.sandboxes = held.len() as u64;
+            for_each(tx, &held, now, |run| Change::of_run(tx, run, now)?.free_sandbox())?;
+            let waiting = ids(
+                tx,
+                "SELECT id FROM runs INDEXED BY runs_by_sandbox
+                 WHERE sandbox_id IS NOT NULL AND status NOT IN ('completed', 'failed', 'interrupted')
+                     AND waiting_kind = 'sandbox' AND ?1 IS NOT NULL ORDER BY updated_at",
+                &Blob(boot.as_uuid()),
+            )?;
+            for_each(tx, &waiting, now, |run| {
+                let mut change = Change::of_run(tx, run, now)?;
+                change.queue()?;
+                change.finish().map(drop)
+            })?;
+            Ok(recovered)
+        })
+        .await
+    }
+
+    /// The clock was set back: what was in line already does not wait until it is there again.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn clock_was_set_back(&self, now: Timestamp) -> Result<()> {
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET wake_at = ?1 WHERE claim_token IS NULL AND wake_at > ?1 AND waiting_kind = 'place'",
+                params![Ms(now)],
+            )?;
+            tx.execute(
+                "UPDATE deliveries SET due_at = ?1 WHERE state = 'pending' AND due_at > ?1 AND attempts = 0",
+                params![Ms(now)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The program was stopped, the machine slept, or its clock was set forward, by `ms` milliseconds after `since`. The
+    /// runs that were claimed then have that time still.
+    ///
+    /// # Errors
+    /// Those of any write.
+    pub async fn time_was_missed(&self, since: Timestamp, ms: u64) -> Result<()> {
+        let boot = self.boot();
+        self.write(move |tx| {
+            tx.execute(
+                "UPDATE runs SET deadline_at = deadline_at + ?3, claimed_at = claimed_at + ?3
+                 WHERE claim_token IS NOT NULL AND claim_boot = ?1 AND claimed_at <= ?2",
+                params![
+                    Blob(boot.as_uuid()),
+                    Ms(since),
+                    i64::try_from(ms).unwrap_or(0)
+                ],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The next moment at which something happens by the clock: a timer, a lapsing request, the end of a run's working
+    /// time or of its step's. Moments that have come count as `now`.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn next_moment(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        self.peek(move |conn| next_moment(conn, now)).await
+    }
+
+    /// Gives runs that want a driver now to drivers of this program: at most as many as there are tokens, shared as `slots`
+    /// says (None: without a bound), those of one principal in order. With what the drivers need to begin, so that they
+    /// need not ask, and with the next moment at which something happens by the clock: it is asked for as often.
+    /// `step_deadline`: until when the first step may take.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn claim(
+        &self,
+        tokens: Vec<ClaimToken>,
+        slots: Option<RunSlots>,
+        step_deadline: Timestamp,
+        now: Timestamp,
+    ) -> Result<Claims> {
+        let boot = self.boot();
+        let slots = slots.unwrap_or_else(|| RunSlots::new(usize::MAX));
+        self.write(move |tx| {
+            let mut turns = Turns::read(tx, now, tokens.len(), slots.clone())?;
+            let ready = turns.take(tx, now, tokens.len())?;
+            let is_full = ready.len() == tokens.len();
+            let mut claims = Claims {
+                all: !is_full && turns.is_empty(),
+                held_back: !is_full && !turns.is_empty(),
+                ..Claims::default()
+            };
+            for (ready, token) in ready.into_iter().zip(&tokens) {
+                if tx.losses().suspects(ready.run) {
+                    claims.suspects.push(ready);
+                    continue;
+                }
+                let run = ready.run;
+                let taken = take(tx, ready, (*token, boot), step_deadline, now);
+                claims
+                    .runs
+                    .extend(set_aside_unreadable(tx, run, taken, now)?);
+            }
+            claims.moment = next_moment(tx, now)?;
+            Ok(claims)
+        })
+        .await
+    }
+
+    /// Gives one run to a driver, whoever else is in line.
+    #[cfg(test)]
+    pub(crate) async fn claim_one(
+        &self,
+        ready: ReadyRun,
+        token: ClaimToken,
+        now: Timestamp,
+    ) -> Result<Option<Claimed>> {
+        let boot = self.boot();
+        let step_deadline = now.plus_ms(3_600_000);
+        self.write(move |tx| take(tx, ready, (token, boot), step_deadline, now))
+            .await
+    }
+
+    /// A claimed run, whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where the claim is not held any more.
+    pub async fn driven_run(&self, run: RunId, claim: ClaimToken) -> Result<DrivenRun> {
+        let builds = self.builds();
+        self.read(move |conn| {
+            let row = conn
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM runs WHERE id = ?1 AND claim_token = ?2"
+                ))?
+                .query_row(
+                    params![Blob(run.as_uuid()), Blob(claim.as_uuid())],
+                    read_row,
+                )
+                .optional()?
+                .ok_or(StoreError::Fenced)??;
+            load(conn, &builds, &row)
+        })
+        .await
+    }
+
+    /// Commits a step: messages, status, events, deliveries, human request and usage, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where the claim is not held any more, or the step is not the next one: nothing was
+    /// written; stop, the run is not yours.
+    pub async fn commit_step(&self, step: StepCommit) -> Result<Committed> {
+        self.write(move |tx| commit(tx, &step)).await
+    }
+
+    /// Fails a run whose driver cannot go on: its setup cannot be read, or the driver itself failed.
+    ///
+    /// # Errors
+    /// Of the store only; a claim that is not held any more is no error.
+    pub async fn fail_claimed(
+        &self,
+        run: RunId,
+        claim: ClaimToken,
+        error: RunError,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.write(
+            move |tx| match Change::of_run(tx, run, now)?.held_by(claim) {
+                Ok(change) => fail(change, "the run failed", error.clone(), None),
+                Err(StoreError::Fenced) => Ok(()),
+                Err(error) => Err(error),
+            },
+        )
+        .await
+    }
+
+    /// A driver has left a run that was taken from it: whoever waits for the sandbox may begin. What became of calls
+    /// that it had begun is kept. Doing it twice is harmless, but for what is kept twice.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn leave(
+        &self,
+        run: RunId,
+        claim: ClaimToken,
+        left: impl Into<Left>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let left = left.into();
+        self.write(move |tx| {
+            let mut change = Change::of_run(tx, run, now)?;
+            for (call_id, outcome) in left.outcomes.clone() {
+                change.append(None, Body::Late { call_id, outcome })?;
+            }
+            for call in &left.model_calls {
+                let note = Body::ModelAttempt {
+                    call: call.clone(),
+                    outcome: AttemptOutcome::Canceled,
+                    error: String::new(),
+                };
+                count_usage(&mut change, &Usage::of_call(call, false));
+                counters::record(&change, [&note])?;
+                change.append(None, note)?;
+            }
+            let is_more = !left.outcomes.is_empty() || !left.model_calls.is_empty();
+            if change.left_by(claim)? || is_more {
+                change.finish()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Resolves the requests that have lapsed. Returns how many.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn lapse_requests(&self, now: Timestamp) -> Result<u64> {
+        self.write(move |tx| {
+            let lapsed = ids(
+                tx,
+                "SELECT run_id FROM human_requests WHERE closed_at IS NULL AND expires_at IS NOT NULL AND expires_at <= ?1 LIMIT 256",
+                &Ms(now),
+            )?;
+            for_each(tx, &lapsed, now, |run| lapse(tx, run, now))?;
+            Ok(lapsed.len() as u64)
+        })
+        .await
+    }
+}
+
+impl Store {
+    /// Puts a run in line that waits for its model to be asked again.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<Woken> {
+        self.write(move |tx| {
+            let mut change = match Change::of_run(tx, run, now) {
+                Err(StoreError::NotFound) => return Ok(Woken::Gone),
+                change => change?,
+            };
+            if change.row.claim.is_some() {
+                return Ok(Woken::Driven);
+            }
+            let waits = change.row.waiting_kind.as_deref() == Some("retry");
+            if !waits || change.row.wake_at.is_none() || change.row.status != Status::Running {
+                return Ok(Woken::Gone);
+            }
+            change.row.wake_at = Some(now);
+            change.finish()?;
+            tx.ring_work();
+            Ok(Woken::Yes)
+        })
+        .await
+    }
+
+    /// What is due or under way now: a sentence, or none where everything waits for the clock, a person or a message.
+    ///
+    /// # Errors
+    /// Of the store only.
+    pub async fn busy(&self, now: Timestamp) -> Result<Option<String>> {
+        self.read(move |conn| {
+            let mut open = Vec::new();
+            for (what, sql) in [
+                ("runs are driven", "SELECT count(*) FROM runs WHERE claim_token IS NOT NULL AND ?1 IS NOT NULL"),
+                ("runs want a driver", "SELECT count(*) FROM runs WHERE claim_token IS NULL AND wake_at <= ?1"),
+                ("requests have lapsed", "SELECT count(*) FROM human_requests WHERE closed_at IS NULL AND expires_at <= ?1"),
+                ("deliveries are due", "SELECT count(*) FROM deliveries WHERE state = 'pending' AND due_at <= ?1"),
+                ("sandboxes are being left", "SELECT count(*) FROM sandboxes WHERE leaving IS NOT NULL AND ?1 IS NOT NULL"),
+            ] {
+                let count: i64 = conn.prepare_cached(sql)?.query_row(params![Ms(now)], |row| row.get(0))?;
+                if count > 0 {
+                    open.push(format!("{count} {what}"));
+                }
+            }
+            Ok((!open.is_empty()).then(|| open.join(", ")))
+        })
+        .await
+    }
+}
+
+pub(crate) fn ids(
+    conn: &Connection,
+    sql: &str,
+    parameter: &dyn rusqlite::ToSql,
+) -> Result<Vec<RunId>> {
+    let found = conn
+        .prepare_cached(sql)?
+        .query_map([parameter], |row| row.get::<_, Blob>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(found
+        .into_iter()
+        .map(|id| RunId::from_stored(id.0))
+        .collect())
+}
+
+/// The least moment at which something happens by the clock.
+fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
+    let least = |sql: &str, after: Option<Timestamp>| -> Result<Option<Timestamp>> {
+        let mut statement = conn.prepare_cached(sql)?;
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, Option<Ms>>(0);
+        let found = match after {
+            Some(after) => statement.query_row(params![Ms(after)], read)?,
+            None => statement.query_row([], read)?,
+        };
+        Ok(found.map(|ms| ms.0))
+    };
+    // Runs that are due already wait for a place, not for the clock.
+    let timer = least(
+        "SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND claim_token IS NULL AND wake_at > ?1",
+        Some(now),
+    )?;
+    let lapse = least(
+        "SELECT min(expires_at) FROM human_requests WHERE closed_at IS NULL AND expires_at IS NOT NULL",
+        None,
+    )?;
+    let limit = least(
+        "SELECT min(deadline_at) FROM runs WHERE claim_token IS NOT NULL",
+        None,
+    )?;
+    Ok([timer, lapse, limit].into_iter().flatten().min())
+}
+
+/// Gives a run to a driver. None where somebody else has it, or it wants none.
+pub(crate) fn take(
+    tx: &Tx<'_>,
+    ready: ReadyRun,
+    (token, boot): (ClaimToken, BootId),
+    step_deadline: Timestamp,
+    now: Timestamp,
+) -> Result<Option<Claimed>> {
+    let mut change = Change::of_run(tx, ready.run, now)?;
+    if change.row.claim.is_some() || change.row.wake_at.is_none_or(|at| at > now) {
+        return Ok(None);
+    }
+    change.apply(Event::Claimed)?;
+    let row = &mut change.row;
+    row.claim = Some(token);
+    row.claim_boot = Some(boot);
+    row.claimed_at = Some(now);
+    row.started_at = row.started_at.or(Some(now));
+    row.wake_at = None;
+    row.step_ends_by(step_deadline);
+    let kind = if row.status == Status::Starting {
+        "start"
+    } else {
+        "model"
+    };
+    let deadline = row.deadline;
+    change.waits_on(kind, None, deadline);
+    // A long transcript is read by its driver: here it would hold up everybody's commits.
+    let run = if change.row.position <= LOADED_ENTRIES_MAX {
+        Some(load(tx, tx.builds(), &change.row)?)
+    } else {
+        None
+    };
+    change.finish()?;
+    Ok(Some(Claimed {
+        ready,
+        claim: token,
+        fence: tx.fence(ready.run),
+        run,
+    }))
+}
+
+/// True where the run was parked.
+fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
+    let mut change = Change::of_run(tx, run, now)?;
+    change.apply(Event::DriverLost)?;
+    // How long a driver worked that is gone is known up to its last step only.
+    if let Some(at) = change.row.claimed_at.take() {
+        change.row.worked_ms += change.row.updated_at.ms_since(at);
+    }
+    change.release();
+    if let Some(error) = losses::count(tx, run)? {
+        fail(change, "the run is parked", error, None)?;
+        return Ok(true);
+    }
+    change.row.wake_at = Some(now);
+    change.waits_on("place", None, None);
+    change.finish()?;
+    tx.ring_work();
+    Ok(false)
+}
+
+/// Fails a run: open calls closed, the error told, the end.
+pub(crate) fn fail(
+    mut change: Change<'_>,
+    why: &str,
+    error: RunError,
+    leaving: Option<ClaimToken>,
+) -> Result<()> {
+    change.close_open_calls(why)?;
+    change.append(
+        None,
+        Body::Error {
+            error: error.clone(),
+            mark: None,
+        },
+    )?;
+    change.apply(Event::Failed)?;
+    change.end(Some(error), leaving)?;
+    change.finish().map(drop)
+}
+
+fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
+    let sandbox_usable = match &row.sandbox {
+        None => true,
+        Some(id) => usable(conn, id, row.id)?,
+    };
+    let entries = if row.position == 0 {
+        Vec::new()
+    } else {
+        entries_from(conn, row.id, 0)?
+    };
+    let build = builds.get(conn, row.build)?.map(|build| {
+        let build = match entries.first().map(|entry| &entry.body) {
+            Some(Body::Caller { left, .. }) => children::limited(build, *left),
+            _ => build,
+        };
+        if row.people || !build.human_in_the_loop {
+            return build;
+        }
+        // Whoever waits for this run may ask nobody.
+        Arc::new(BuildConfig {
+            human_in_the_loop: false,
+            ..BuildConfig::clone(&build)
+        })
+    });
+    // Only a build that may start runs has any below.
+    let starts = (build.as_ref()).is_ok_and(|build| build.tools.contains_key("run_assignment"));
+    let below = if starts {
+        children::used_below(conn, row.id)?
+    } else {
+        Used::default()
+    };
+    Ok(DrivenRun {
+        id: row.id,
+        team: row.team,
+        build,
+        step: row.step,
+        sandbox: row.sandbox.clone(),
+        sandbox_usable,
+        steps: row.steps,
+        tokens: row.input_tokens + row.output_tokens,
+        cost_usd: row.cost_usd,
+        below,
+        entries,
+    })
+}
+
+/// Whether the run holds its sandbox. One whose run has not ended does not expire; one that expired before a resume was
+/// not taken.
+fn usable(conn: &Connection, sandbox: &SandboxId, run: RunId) -> Result<bool> {
+    let owner = conn
+        .prepare_cached("SELECT owner_run FROM sandboxes WHERE id = ?1 AND deleted_at IS NULL")?
+        .query_row(params![sandbox.as_str()], |row| {
+            row.get::<_, Option<Blob>>(0)
+        })
+        .optional()?
+        .flatten();
+    Ok(owner.is_some_and(|owner| owner.0 == run.as_uuid()))
+}
+
+fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
+    let mut change = Change::of_run(tx, step.run, step.now)?.held_by(step.claim)?;
+    if step.step != change.row.step + 1 {
+        return Err(StoreError::Fenced);
+    }
+    losses::step_done(tx, step.run)?;
+    let outside = change.row.position > step.known;
+    change.row.step = step.step;
+    change.row.step_ends_by(step.step_deadline);
+    change.apply(Event::StepDone)?;
+    if let Some(sandbox) = &step.sandbox {
+        take_new_sandbox(tx, &mut change, sandbox, step.now)?;
+    }
+    if step.turn {
+        change.row.turn = change.row.position + 1;
+    }
+    for NewEntry { id, body } in &step.entries {
+        change.append(Some(*id), body.clone())?;
+    }
+    count_usage(&mut change, &step.usage);
+    counters::record(&change, step.entries.iter().map(|entry| &entry.body))?;
+    let goes_on = end_step(&mut change, step)?;
+    let appended = change.finish()?;
+    let entries = if outside {
+        entries_from(tx, step.run, step.known + 1)?
+    } else {
+        appended
+    };
+    Ok(Committed { entries, goes_on })
+}
+
+fn count_usage(change: &mut Change<'_>, used: &Usage) {
+    let row = &mut change.row;
+    row.steps += used.model_calls + used.tool_calls;
+    row.model_calls += used.model_calls;
+    row.tool_calls += used.tool_calls;
+    row.input_tokens += used.input_tokens;
+    row.cached_tokens += used.cached_tokens;
+    row.output_tokens += used.output_tokens;
+    row.cost_usd += used.cost_usd;
+    row.unpriced_tokens += used.unpriced_tokens;
+    row.estimated_tokens += used.estimated_tokens;
+    row.model_ms += used.model_ms;
+}
+
+/// Brings the run to where the step leads. True where it goes on under the same claim.
+fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
+    match &step.end {
+        StepEnd::Go { doing, who } => {
+            let deadline = change.row.deadline;
+            change.waits_on(doing, who.clone(), deadline);
+            Ok(true)
+        }
+        StepEnd::Ask(request) => {
+            change.apply(Event::Asked)?;
+            change.ask(request)?;
+            change.release();
+            Ok(false)
+        }
+        StepEnd::Child(new) => {
+            // The row as this step leaves it: the call's run is looked for by it.
+            match children::start(change.tx, &change.row, new, step.now)? {
+                Child::Waits(child) => {
+                    change.release();
+                    change.row.wake_at = None;
+                    change.waits_on("child_run", Some(child.to_string()), None);
+                    change.mark_updated();
+                    Ok(false)
+                }
+                Child::Gives(source, outcome) => {
+                    if let Some(source) = source {
+                        change.append(None, *source)?;
+                    }
+                    change.append(
+                        None,
+                        Body::ToolResult {
+                            call_id: new.call_id.clone(),
+                            name: "run_assignment".to_owned(),
+                            outcome,
+                        },
+                    )?;
+                    let deadline = change.row.deadline;
+                    change.waits_on("tool", None, deadline);
+                    Ok(true)
+                }
+            }
+        }
+        StepEnd::Sleep(until) => {
+            change.release();
+            change.row.wake_at = Some(*until);
+            change.waits_on("timer", None, Some(*until));
+            change.mark_updated();
+            change.tx.ring_work();
+            Ok(false)
+        }
+        StepEnd::Retry { until, who } => {
+            change.release();
+            change.row.wake_at = Some(*until);
+            change.waits_on("retry", Some(who.clone()), Some(*until));
+            change.mark_updated();
+            change.tx.ring_work();
+            Ok(false)
+        }
+        // A message came while the last model call was under way: what would have ended the run is an ordinary answer.
+        StepEnd::Complete { read_to } if change.row.newest_user > *read_to => {
+            let deadline = change.row.deadline;
+            change.waits_on("model", None, deadline);
+            Ok(true)
+        }
+        StepEnd::Complete { .. } => {
+            change.apply(Event::Completed)?;
+            change.end(None, None)?;
+            Ok(false)
+        }
+        StepEnd::Fail(error) => {
+            change.apply(Event::Failed)?;
+            change.end(Some(error.clone()), None)?;
+            Ok(false)
+        }
+        StepEnd::Release => {
+            change.release();
+            change.row.wake_at = Some(step.now);
+            change.waits_on("place", None, None);
+            change.tx.ring_work();
+            Ok(false)
+        }
+    }
+}
+
+fn take_new_sandbox(
+    tx: &Tx<'_>,
+    change: &mut Change<'_>,
+    sandbox: &SandboxId,
+    now: Timestamp,
+) -> Result<()> {
+    if change.row.sandbox.is_some() {
+        return Ok(());
+    }
+    tx.prepare_cached("INSERT INTO sandboxes (id, team_id, created_at, expires_at, owner_run) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        sandbox.as_str(),
+        Blob(change.row.team.as_uuid()),
+        Ms(now),
+        Ms(now.plus_ms(change.row.sandbox_ttl_ms)),
+        Blob(change.row.id.as_uuid())
+    ])?;
+    change.row.sandbox = Some(sandbox.clone());
+    change.mark_updated();
+    Ok(())
+}
+
+/// A run whose rows cannot be read is set aside instead of being driven.
+pub(crate) fn set_aside_unreadable(
+    tx: &Tx<'_>,
+    run: RunId,
+    taken: Result<Option<Claimed>>,
+    now: Timestamp,
+) -> Result<Option<Claimed>> {
+    match taken {
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Refused(_))) => {
+            set_aside(tx, run, &error, now)?;
+            Ok(None)
+        }
+        taken => taken,
+    }
+}
+
+fn lapse(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
+    let mut change = Change::of_run(tx, run, now)?;
+    let Some(request) = change.pending()? else {
+        return Ok(());
+    };
+    let resolution = Resolution::Expired {
+        on_expire: request.on_expire,
+    };
+    if lapse_fails(&request) {
+        let error = RunError::new(
+            "request_expired",
+            format!("nobody answered the request {:?} in time", request.title),
+        );
+        change.apply(Event::Failed)?;
+        change.close(&request, &resolution, None)?;
+        change.close_open_calls("the request expired")?;
+        change.append(
+            None,
+            Body::Error {
+                error: error.clone(),
+                mark: None,
+            },
+        )?;
+        change.end(Some(error), None)?;
+    } else {
+        change.apply(Event::Answered)?;
+        change.close(&request, &resolution, None)?;
+        change.queue()?;
+    }
+    change.finish().map(drop)
+}

@@ -1,0 +1,433 @@
+//! What comes from outside to a run: start, message, answer, stop, retry.
+
+use errand_core::author::By;
+use errand_core::budget;
+use errand_core::config::BuildConfig;
+use errand_core::human::{HumanRequest, Origin, Resolution, check_answer};
+use errand_core::id::{BuildId, HumanRequestId, RunId, SandboxId, TeamId};
+use errand_core::run::{Event, Status};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use errand_core::wire::{AnsweredRequestBody, MessageBody};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::agents::live::live_build_of;
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::{Blob, Ms, json};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{PostMessage, Principal, Respond, RunView, StartRun};
+use crate::runs::change::Change;
+use crate::runs::children;
+use crate::runs::losses;
+use crate::runs::queries::{run_body, view_of};
+use crate::runs::row::RunRow;
+use crate::stats::counters;
+
+/// Most characters of a run's title.
+const TITLE_CHARS_MAX: usize = 80;
+
+impl Store {
+    /// Starts a run of the agent's live build: run, first message, event, idempotency record in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a build, a build whose model cannot
+    /// be run, an unknown or expired sandbox; `Conflict` for a sandbox in use.
+    pub async fn start_run(
+        &self,
+        start: StartRun,
+        recorded: Once<RunView>,
+    ) -> Result<Answer<RunView>> {
+        self.write(move |tx| once(tx, &recorded, start.now, || start_run(tx, &start)))
+            .await
+    }
+
+    /// Keeps a message, and resumes the run where its status says so.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn post_message(
+        &self,
+        message: PostMessage,
+        recorded: Once<MessageBody>,
+    ) -> Result<Answer<MessageBody>> {
+        self.write(move |tx| once(tx, &recorded, message.now, || post_message(tx, &message)))
+            .await
+    }
+
+    /// Answers the pending human request of a run.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused` where the run is not waiting or the request is not the pending one (says who was first,
+    /// and when), or the answer does not fit it (names the question).
+    pub async fn respond(
+        &self,
+        respond: Respond,
+        recorded: Once<AnsweredRequestBody>,
+    ) -> Result<Answer<AnsweredRequestBody>> {
+        self.write(move |tx| once(tx, &recorded, respond.now, || answer(tx, &respond)))
+            .await
+    }
+
+    /// Stops a run. True where it had ended already and was left as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn stop(
+        &self,
+        team: TeamId,
+        run: RunId,
+        by: impl Into<By>,
+        now: Timestamp,
+        recorded: Once<bool>,
+    ) -> Result<Answer<bool>> {
+        let by = by.into();
+        // Also on a full disk: what a run does goes on until it is stopped.
+        self.write_at_all_costs(move |tx| {
+            once(tx, &recorded, now, || stop(tx, team, run, &by, now))
+        })
+        .await
+    }
+
+    /// Puts a failed run in line again: it goes on from the step that failed.
+    ///
+    /// # Errors
+    /// `NotFound`; `Refused` unless it failed.
+    pub async fn retry(
+        &self,
+        team: TeamId,
+        run: RunId,
+        by: impl Into<By>,
+        now: Timestamp,
+        recorded: Once<RunView>,
+    ) -> Result<Answer<RunView>> {
+        let by = by.into();
+        self.write(move |tx| once(tx, &recorded, now, || retry(tx, team, run, &by, now)))
+            .await
+    }
+}
+
+fn start_run(tx: &Tx<'_>, start: &StartRun) -> Result<RunView> {
+    let build = live_build_of(tx, start.team, start.agent)?;
+    let config = tx
+        .builds()
+        .get(tx, build)?
+        .map_err(|e| StoreError::Invalid {
+            field: "agent_id",
+            message: format!("the agent's live build cannot be run: {e}"),
+        })?;
+    (start.runnable.0)(&config).map_err(|message| StoreError::Invalid {
+        field: "agent_id",
+        message,
+    })?;
+    if let Some(sandbox) = &start.sandbox {
+        check_sandbox(tx, start.team, sandbox, start.now)?;
+    }
+    let row = new_row(start, build, &config);
+    row.insert(tx)?;
+    counters::started(tx, &row, &config.model.to_string())?;
+    let mut change = Change::new(tx, row, start.now);
+    change.mark_updated();
+    change.count_today()?;
+    if let Some((id, text)) = &start.message {
+        change.append(
+            Some(*id),
+            Body::User {
+                text: text.clone(),
+                untrusted: start.untrusted,
+                by: Some(start.by.clone()),
+            },
+        )?;
+    }
+    change.queue()?;
+    let run = run_body(tx, &change.row)?;
+    change.finish()?;
+    Ok(RunView { run, pending: None })
+}
+
+fn check_sandbox(
+    conn: &Connection,
+    team: TeamId,
+    sandbox: &SandboxId,
+    now: Timestamp,
+) -> Result<()> {
+    let found = conn
+        .prepare_cached(
+            // An owner that has ended is about to give it back: a run started meanwhile waits for that.
+            "SELECT s.expires_at, r.id FROM sandboxes s
+             LEFT JOIN runs r ON r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted')
+             WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL",
+        )?
+        .query_row(params![sandbox.as_str(), Blob(team.as_uuid())], |row| Ok((row.get::<_, Ms>(0)?.0, row.get::<_, Option<Blob>>(1)?)))
+        .optional()?;
+    let invalid = |message: &str| StoreError::Invalid {
+        field: "sandbox_id",
+        message: message.to_owned(),
+    };
+    match found {
+        None => Err(invalid(
+            "there is no such sandbox; create one with POST /v1/sandboxes",
+        )),
+        Some((_, Some(owner))) => Err(StoreError::Conflict(format!(
+            "the sandbox is in use by run {}; wait until it has ended, or create another sandbox",
+            owner.0
+        ))),
+        Some((expires_at, None)) if expires_at <= now => Err(invalid(
+            "the sandbox has expired; create a new one and upload the files again",
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+pub(crate) fn new_row(start: &StartRun, build: BuildId, config: &BuildConfig) -> RunRow {
+    let title = start.message.as_ref().and_then(|(_, text)| {
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        Some(line.chars().take(TITLE_CHARS_MAX).collect())
+    });
+    RunRow {
+        id: start.id,
+        team: start.team,
+        agent: start.agent,
+        build,
+        status: Status::Pending,
+        source: Some(start.source.to_owned()),
+        title,
+        sandbox: start.sandbox.clone(),
+        sandbox_ttl_ms: start.sandbox_ttl_ms,
+        webhook_url: start.webhook_url.clone(),
+        human_webhook_url: start.human_request_webhook_url.clone(),
+        people: config.human_in_the_loop,
+        error: None,
+        created_at: start.now,
+        updated_at: start.now,
+        started_at: None,
+        completed_at: None,
+        position: 0,
+        shown: 0,
+        sequence: 0,
+        newest_user: 0,
+        turn: 0,
+        step: 0,
+        claim: None,
+        claim_boot: None,
+        claimed_at: None,
+        wake_at: None,
+        deadline: None,
+        limit_ms: config.limits.seconds.saturating_mul(1000),
+        worked_ms: 0,
+        waiting_kind: None,
+        waiting_who: None,
+        waiting_since: None,
+        waiting_deadline: None,
+        request: None,
+        steps: 0,
+        model_calls: 0,
+        tool_calls: 0,
+        input_tokens: 0,
+        cached_tokens: 0,
+        output_tokens: 0,
+        cost_usd: 0.0,
+        api_key: start.api_key,
+        started_by: Some(start.by.user),
+        model_ms: 0,
+        unpriced_tokens: 0,
+        estimated_tokens: 0,
+        principal: Principal::of(start.api_key, start.by.user),
+    }
+}
+
+fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
+    let mut change = Change::of_team(tx, message.team, message.run, message.now)?;
+    let resumes = change.row.status.has_ended();
+    let pending = change.pending()?;
+    let transition = change.apply(Event::Message)?;
+    if let Some(request) = pending.filter(|_| transition.closes_request) {
+        change.close(
+            &request,
+            &Resolution::Message {
+                text: message.text.clone(),
+            },
+            Some(&message.by),
+        )?;
+    }
+    let entry: Entry = change.append(
+        Some(message.id),
+        Body::User {
+            text: message.text.clone(),
+            untrusted: message.untrusted,
+            by: Some(message.by.clone()),
+        },
+    )?;
+    if transition.wakes {
+        if resumes {
+            change.row.completed_at = None;
+        }
+        change.queue()?;
+    }
+    change.finish()?;
+    MessageBody::of(&entry).ok_or(StoreError::NotFound)
+}
+
+fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
+    let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
+    // It is shown at the run that waits, and belongs to the one that is waited for.
+    if let Some(below) = children::asked_below(tx, respond.run, respond.request)? {
+        let mut respond = respond.clone();
+        respond.run = below;
+        return answer(tx, &respond);
+    }
+    let pending = match change.pending()? {
+        Some(pending) if pending.id == respond.request && change.row.status == Status::Waiting => {
+            pending
+        }
+        _ => return Err(not_the_pending_one(tx, respond.run, respond.request)?),
+    };
+    // Its deadline has come, and the lapse is about to be recorded: an answer is too late.
+    if let Some(expired) = pending.expires_at.filter(|at| *at <= respond.now) {
+        return Err(StoreError::Refused(format!(
+            "the request is not pending: it expired at {expired}; this answer changed nothing"
+        )));
+    }
+    let resolution =
+        // The sentence names the question itself.
+        check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
+    change.apply(Event::Answered)?;
+    let answered = change.close(&pending, &resolution, Some(&respond.by))?;
+    if gives_time(&pending, &resolution) {
+        change.row.worked_ms = 0;
+    }
+    change.queue()?;
+    change.finish()?;
+    Ok(answered)
+}
+
+/// Whether working time begins anew with a person's word on it: to go on in, or to fail in before anything else is done.
+fn gives_time(request: &HumanRequest, resolution: &Resolution) -> bool {
+    let of_time = matches!(&request.origin, Origin::Limit { limit } if limit == budget::SECONDS);
+    of_time
+        && matches!(
+            resolution,
+            Resolution::Approved { .. } | Resolution::Denied { .. }
+        )
+}
+
+/// Why a request cannot be answered: there is none of that id, or somebody was first.
+fn not_the_pending_one(
+    conn: &Connection,
+    run: RunId,
+    request: HumanRequestId,
+) -> Result<StoreError> {
+    let found = conn
+        .prepare_cached(
+            "SELECT h.closed_at, h.resolution, h.responded_by, u.email,
+                 (SELECT name FROM named_api_keys WHERE id = h.responded_key)
+             FROM human_requests h LEFT JOIN users u ON u.id = h.responded_by
+             WHERE h.id = ?1 AND h.run_id = ?2",
+        )?
+        .query_row(
+            params![Blob(request.as_uuid()), Blob(run.as_uuid())],
+            |row| {
+                let by = (
+                    row.get::<_, Option<Blob>>(2)?.map(|b| b.0),
+                    row.get::<_, Option<String>>(3)?,
+                    row.get::<_, Option<String>>(4)?,
+                );
+                Ok((
+                    row.get::<_, Option<Ms>>(0)?.map(|ms| ms.0),
+                    row.get::<_, Option<String>>(1)?,
+                    by,
+                ))
+            },
+        )
+        .optional()?;
+    let Some((closed_at, resolution, (user, email, key))) = found else {
+        return Ok(StoreError::NotFound);
+    };
+    let (Some(closed_at), Some(resolution)) = (closed_at, resolution) else {
+        return Ok(StoreError::Refused(
+            "the run is not waiting for an answer".to_owned(),
+        ));
+    };
+    let resolution: Resolution = json("human_requests", "resolution", &resolution)?;
+    let who = email.or_else(|| user.map(|u| format!("user {u}")));
+    let who = match (key, who) {
+        (Some(key), Some(who)) => format!(" with the API key {key:?} of {who}"),
+        (_, Some(who)) => format!(" by {who}"),
+        (_, None) => String::new(),
+    };
+    let how = match resolution {
+        Resolution::Message { .. } => "closed by a message",
+        Resolution::Stopped => "closed when the run was stopped",
+        Resolution::Expired { .. } => "expired",
+        Resolution::Approved { .. } => "approved",
+        Resolution::Denied { .. } => "denied",
+        Resolution::Answered { .. } => "answered",
+    };
+    Ok(StoreError::Refused(format!(
+        "the request is not pending: it was {how}{who} at {closed_at}; this answer changed nothing"
+    )))
+}
+
+/// Stops a run. True where it had ended already.
+pub(crate) fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: &By, now: Timestamp) -> Result<bool> {
+    stop_as(tx, team, run, Some(by), now)
+}
+
+/// The same; by nobody where the end of another run stops it.
+pub(crate) fn stop_as(
+    tx: &Tx<'_>,
+    team: TeamId,
+    run: RunId,
+    by: Option<&By>,
+    now: Timestamp,
+) -> Result<bool> {
+    let mut change = Change::of_team(tx, team, run, now)?;
+    if change.row.status.has_ended() {
+        return Ok(true);
+    }
+    let pending = change.pending()?;
+    let driven = change.row.claim;
+    change.apply(Event::Stop)?;
+    match pending {
+        Some(request) => {
+            change.close(&request, &Resolution::Stopped, by)?;
+        }
+        None => change.close_open_calls("the run was stopped")?,
+    }
+    change.append(None, Body::Interrupted { by: by.cloned() })?;
+    change.end(None, driven)?;
+    change.finish()?;
+    tx.ring_fence(run);
+    Ok(false)
+}
+
+/// Puts a failed run in line again.
+pub(crate) fn retry(
+    tx: &Tx<'_>,
+    team: TeamId,
+    run: RunId,
+    by: &By,
+    now: Timestamp,
+) -> Result<RunView> {
+    let mut change = Change::of_team(tx, team, run, now)?;
+    if change.row.status != Status::Failed {
+        return Err(StoreError::Refused(format!(
+            "only a failed run is retried; this one is {}. A message resumes a run that is completed or interrupted",
+            change.row.status.as_str()
+        )));
+    }
+    losses::check_not_parked(change.row.error.as_ref(), "retried")?;
+    change.apply(Event::Retry)?;
+    change.append(
+        None,
+        Body::Retried {
+            by: Some(by.clone()),
+        },
+    )?;
+    change.row.completed_at = None;
+    change.row.error = None;
+    change.row.worked_ms = 0;
+    change.queue()?;
+    change.finish()?;
+    view_of(tx, team, run)
+}

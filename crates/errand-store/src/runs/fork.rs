@@ -1,0 +1,190 @@
+//! Forks that a team makes: a new run that begins with another one's transcript, up to a message.
+//!
+//! Promised: the other run is not changed, whatever it does meanwhile; the new transcript is well formed: calls and
+//! requests that the cut leaves open are closed, and taken again where nothing of them had begun. What the other run used
+//! up is its own: the new one begins at nothing. The sandbox, if there is one, was filled before and gets its row here.
+//!
+//! Left out: the files (the API copies them), and forks by an operator of what is damaged (`repair`).
+
+#[cfg(test)]
+mod tests;
+
+use errand_core::author::By;
+use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
+use errand_core::time::Timestamp;
+use errand_core::transcript::{Body, Entry};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::{Blob, Ms, count};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+use crate::model::{Principal, RunView, Runnable};
+use crate::repair::fork::{close_what_is_open, config_of, copy, new_row, readable};
+use crate::runs::change::Change;
+use crate::runs::queries::run_body;
+use crate::runs::row::row_of;
+
+/// A fork to make.
+#[derive(Clone, Debug)]
+pub struct ForkRun {
+    /// Whose.
+    pub team: TeamId,
+    /// The run that is forked.
+    pub run: RunId,
+    /// The new run's id.
+    pub id: RunId,
+    /// The last message that is taken over. None: all there are.
+    pub after: Option<MessageId>,
+    /// Another build of the same agent. None: the old run's.
+    pub build: Option<BuildId>,
+    /// `api`, `web`, `schedule`, `mcp` or `cli`.
+    pub source: &'static str,
+    /// Gets all events of the new run.
+    pub webhook_url: Option<String>,
+    /// Gets `human_request` only.
+    pub human_request_webhook_url: Option<String>,
+    /// A message that follows what was taken over.
+    pub message: Option<(MessageId, String)>,
+    /// By whom.
+    pub by: By,
+    /// With which key.
+    pub api_key: Option<ApiKeyId>,
+    /// A sandbox that was filled for it and has no row yet.
+    pub sandbox: Option<SandboxId>,
+    /// `sandbox.ttl` in milliseconds.
+    pub sandbox_ttl_ms: u64,
+    /// Whether the build's model can be run here: a sentence where it cannot.
+    pub runnable: Runnable,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Store {
+    /// Starts a run with what another one's transcript holds, up to a message: run, transcript, sandbox's row, event and
+    /// idempotency record in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for the run; `Invalid` for a message that it does not have, one after which there is
+    /// nothing to do, a build that is not of its agent or cannot be run; `Refused` where its agent is deleted or what is
+    /// to be taken over cannot be read.
+    pub async fn fork(&self, fork: ForkRun, recorded: Once<RunView>) -> Result<Answer<RunView>> {
+        self.write(move |tx| once(tx, &recorded, fork.now, || make(tx, &fork)))
+            .await
+    }
+}
+
+fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
+    let old = row_of(tx, fork.team, fork.run)?;
+    crate::runs::losses::check_not_parked(old.error.as_ref(), "forked")?;
+    if agent_is_deleted(tx, &old)? {
+        return Err(StoreError::Refused(
+            "the run's agent is deleted; no new run of it can be started".to_owned(),
+        ));
+    }
+    let last = match fork.after {
+        Some(message) => position_of(tx, fork.run, message)?,
+        None => old.position,
+    };
+    let entries = readable(tx, fork.run, Some(last))?;
+    if (entries.len() as u64) < last {
+        return Err(StoreError::Refused(format!(
+            "only the run's first {} entries can be read; fork after an earlier message",
+            entries.len()
+        )));
+    }
+    if fork.message.is_none() && has_ended_with(&entries) {
+        return Err(StoreError::Invalid {
+            field: "after_message",
+            message: "with this message the run had ended, and there is nothing to go on with; give a message that follows it, or \
+                fork after an earlier one"
+                .to_owned(),
+        });
+    }
+    let build = fork.build.unwrap_or(old.build);
+    let invalid = |message: String| StoreError::Invalid {
+        field: "build",
+        message,
+    };
+    let config = config_of(tx, &old, build).map_err(|error| match error {
+        StoreError::Refused(why) => invalid(why),
+        other => other,
+    })?;
+    (fork.runnable.0)(&config).map_err(invalid)?;
+    if let Some(sandbox) = &fork.sandbox {
+        insert_sandbox(tx, fork, sandbox)?;
+    }
+    let about = (fork.id, fork.source, fork.now);
+    let mut row = new_row(about, old, build, &config, fork.sandbox.clone());
+    row.api_key = fork.api_key;
+    row.started_by = Some(fork.by.user);
+    row.principal = Principal::of(fork.api_key, fork.by.user);
+    row.webhook_url.clone_from(&fork.webhook_url);
+    row.human_webhook_url
+        .clone_from(&fork.human_request_webhook_url);
+    row.sandbox_ttl_ms = fork.sandbox_ttl_ms;
+    row.insert(tx)?;
+    crate::stats::counters::started(tx, &row, &config.model.to_string())?;
+    let mut change = Change::new(tx, row, fork.now);
+    change.mark_updated();
+    change.count_today()?;
+    let ledger = copy(&mut change, &entries)?;
+    close_what_is_open(&mut change, &ledger, &entries)?;
+    change.row.turn = change.row.position + 1;
+    if let Some((id, text)) = &fork.message {
+        let body = Body::User {
+            text: text.clone(),
+            untrusted: false,
+            by: Some(fork.by.clone()),
+        };
+        change.append(Some(*id), body)?;
+    }
+    change.queue()?;
+    let run = run_body(tx, &change.row)?;
+    change.finish()?;
+    Ok(RunView { run, pending: None })
+}
+
+fn agent_is_deleted(conn: &Connection, run: &crate::runs::row::RunRow) -> Result<bool> {
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM agents WHERE id = ?1 AND deleted_at IS NOT NULL")?
+        .exists(params![Blob(run.agent.as_uuid())])?)
+}
+
+/// Where a message of a run stands in its transcript.
+fn position_of(conn: &Connection, run: RunId, message: MessageId) -> Result<u64> {
+    let position = conn
+        .prepare_cached(
+            "SELECT position FROM messages WHERE run_id = ?1 AND id = ?2 AND shown IS NOT NULL",
+        )?
+        .query_row(
+            params![Blob(run.as_uuid()), Blob(message.as_uuid())],
+            |row| row.get(0),
+        )
+        .optional()?;
+    position.map(count).ok_or_else(|| StoreError::Invalid {
+        field: "after_message",
+        message: format!(
+            "the run has no message {message}; GET /v1/runs/{{run_id}}/messages lists those it has"
+        ),
+    })
+}
+
+/// Whether the last of the entries is the answer that ended the run, or would have.
+fn has_ended_with(entries: &[Entry]) -> bool {
+    let last = entries.iter().rev().find(|entry| entry.body.is_shown());
+    last.is_some_and(|entry| matches!(entry.body, Body::Assistant { ends: true, .. }))
+}
+
+fn insert_sandbox(tx: &Connection, fork: &ForkRun, sandbox: &SandboxId) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO sandboxes (id, team_id, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![
+        sandbox.as_str(),
+        Blob(fork.team.as_uuid()),
+        Ms(fork.now),
+        Ms(fork.now.plus_ms(fork.sandbox_ttl_ms))
+    ])?;
+    Ok(())
+}

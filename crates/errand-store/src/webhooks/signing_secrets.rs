@@ -1,0 +1,193 @@
+//! The secrets that a team's webhooks are signed with: the present one, and those that it replaced.
+//!
+//! Promised: at rest they are sealed; one that is replaced signs beside the new one for a day more, from the commit that
+//! replaces it on, so that no webhook is ever signed by a secret alone that its receiver does not have yet.
+
+use errand_core::id::TeamId;
+use errand_core::limits::{RETIRED_SECRET_MS, RETIRED_SECRETS_MAX};
+use errand_core::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::crypto::seal::Sealed;
+use crate::db::sqlite::{Store, Tx};
+use crate::db::types::{Blob, Ms};
+use crate::error::{Result, StoreError};
+use crate::idempotency::{Answer, Once, once};
+
+/// What signs a team's webhooks now. Without `Debug`: it holds secrets.
+#[derive(Clone)]
+pub struct SigningSecrets {
+    /// The present one: `whsec_…`.
+    pub present: String,
+    /// Those that it replaced and that still sign, the newest first.
+    pub retired: Vec<RetiredSecret>,
+}
+
+/// A secret that was replaced. Without `Debug`: it holds a secret.
+#[derive(Clone)]
+pub struct RetiredSecret {
+    /// The secret: `whsec_…`.
+    pub secret: String,
+    /// Until when it signs.
+    pub valid_until: Timestamp,
+}
+
+/// A secret that takes the present one's place. Without `Debug`: it holds a secret.
+#[derive(Clone)]
+pub struct NewSecret {
+    /// Whose.
+    pub team: TeamId,
+    /// `whsec_` and 32 random bytes in base64.
+    pub secret: String,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What rolling a secret did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rolled {
+    /// Until when each of the replaced secrets signs beside the new one, the newest first.
+    pub retired_until: Vec<Timestamp>,
+}
+
+impl Store {
+    /// The team's webhook secret, opened: `whsec_…`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
+    pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
+        let sealed = self.read(move |conn| select_present(conn, team)).await?;
+        self.open_secret(team, &sealed)
+    }
+
+    /// What signs the team's webhooks now, opened. Retired secrets that cannot be opened are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
+    pub async fn signing_secrets(&self, team: TeamId, now: Timestamp) -> Result<SigningSecrets> {
+        let (present, retired) = self
+            .peek(move |conn| {
+                Ok((
+                    select_present(conn, team)?,
+                    select_retired(conn, team, now)?,
+                ))
+            })
+            .await?;
+        let open = |(sealed, valid_until): (Vec<u8>, Timestamp)| {
+            let opened = self.open_secret(team, &sealed);
+            let secret = opened.inspect_err(|error| self.skip_retired(team, error));
+            secret.ok().map(|secret| RetiredSecret {
+                secret,
+                valid_until,
+            })
+        };
+        Ok(SigningSecrets {
+            present: self.open_secret(team, &present)?,
+            retired: retired.into_iter().filter_map(open).collect(),
+        })
+    }
+
+    /// Puts a new webhook secret in the place of the present one, which signs for a day more.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] where so many were replaced within a day already.
+    pub async fn roll_webhook_secret(
+        &self,
+        new: NewSecret,
+        recorded: Once<Rolled>,
+    ) -> Result<Answer<Rolled>> {
+        let (team, now) = (new.team, new.now);
+        self.write(move |tx| {
+            once(tx, &recorded, now, || {
+                let sealed = seal_secret(tx, team, &new.secret)?;
+                roll(tx, team, &sealed, now)
+            })
+        })
+        .await
+    }
+
+    /// A retired secret that cannot be opened signs nothing: the present one does, which its receivers know or will know.
+    fn skip_retired(&self, team: TeamId, error: &StoreError) {
+        if self.keys().is_news(&purpose(team)) {
+            tracing::warn!(
+                team.id = %team,
+                error = error as &dyn std::error::Error,
+                "a retired webhook secret cannot be opened: webhooks are signed without it"
+            );
+        }
+    }
+
+    fn open_secret(&self, team: TeamId, sealed: &[u8]) -> Result<String> {
+        let plain = self.keys().open(&purpose(team), sealed)?;
+        String::from_utf8(plain).map_err(|e| StoreError::Corrupt {
+            table: "teams",
+            column: "webhook_secret",
+            message: e.utf8_error().to_string(),
+        })
+    }
+}
+
+/// Seals one inside a write: under the key that is current then.
+pub(crate) fn seal_secret(tx: &Tx<'_>, team: TeamId, secret: &str) -> Result<Sealed> {
+    let key = tx.keys().current();
+    Ok(key.seal(&purpose(team), secret.as_bytes())?)
+}
+
+/// What a team's webhook secrets are sealed for.
+fn purpose(team: TeamId) -> String {
+    format!("webhook_secret:{team}")
+}
+
+fn select_present(conn: &Connection, team: TeamId) -> Result<Vec<u8>> {
+    conn.prepare_cached("SELECT webhook_secret FROM teams WHERE id = ?1")?
+        .query_row(params![Blob(team.as_uuid())], |row| row.get(0))
+        .optional()?
+        .ok_or(StoreError::NotFound)
+}
+
+fn select_retired(
+    conn: &Connection,
+    team: TeamId,
+    now: Timestamp,
+) -> Result<Vec<(Vec<u8>, Timestamp)>> {
+    let retired = conn
+        .prepare_cached(
+            "SELECT secret, valid_until FROM retired_webhook_secrets WHERE team_id = ?1 AND valid_until > ?2 ORDER BY retired_at DESC",
+        )?
+        .query_map(params![Blob(team.as_uuid()), Ms(now)], |row| {
+            Ok((row.get(0)?, row.get::<_, Ms>(1)?.0))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(retired)
+}
+
+fn roll(tx: &Tx<'_>, team: TeamId, sealed: &Sealed, now: Timestamp) -> Result<Rolled> {
+    let opens = |sealed: &[u8]| tx.keys().open(&purpose(team), sealed).is_ok();
+    let present = select_present(tx, team)?;
+    // What cannot be opened signs nothing, and takes no place.
+    let mut retired_until: Vec<Timestamp> = select_retired(tx, team, now)?
+        .into_iter()
+        .filter(|(sealed, _)| opens(sealed))
+        .map(|(_, until)| until)
+        .collect();
+    if retired_until.len() >= RETIRED_SECRETS_MAX {
+        return Err(StoreError::Conflict(format!(
+            "the secret was rolled {RETIRED_SECRETS_MAX} times within a day, and all of them still sign; wait until one has ended"
+        )));
+    }
+    tx.prepare_cached(
+        "DELETE FROM retired_webhook_secrets WHERE team_id = ?1 AND valid_until <= ?2",
+    )?
+    .execute(params![Blob(team.as_uuid()), Ms(now)])?;
+    if opens(&present) {
+        let until = now.plus_ms(RETIRED_SECRET_MS);
+        tx.prepare_cached(
+            "INSERT INTO retired_webhook_secrets (team_id, retired_at, valid_until, secret) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![Blob(team.as_uuid()), Ms(now), Ms(until), present])?;
+        retired_until.insert(0, until);
+    }
+    tx.prepare_cached("UPDATE teams SET webhook_secret = ?2 WHERE id = ?1")?
+        .execute(params![Blob(team.as_uuid()), sealed.0])?;
+    Ok(Rolled { retired_until })
+}
