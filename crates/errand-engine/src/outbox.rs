@@ -1,10 +1,11 @@
 //! Delivery of webhooks.
 //!
 //! Promised: each delivery in the outbox reaches its URL at least once, or is given up after three days, or ends with
-//! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. One delivery of a run is under way at a
-//! time, in order; after its first failure an event is retried by itself and later ones overtake it. Places are shared in
-//! turn by team and, within a team, by receiver ([`errand_core::fair`]), and a receiver that does not answer has few of
-//! them ([`receivers`]): however many deliveries wait for dead receivers, a healthy one gets its own at once.
+//! a 410; each attempt is recorded. Receivers tell repeats by `webhook-id`. Of a run's deliveries to one URL, one is in
+//! flight at a time, in order; after its first failure an event is retried by itself and later ones overtake it. Those to
+//! other URLs do not wait for it. Places are shared in turn by team and, within a team, by receiver
+//! ([`errand_core::fair`]), and a receiver that does not answer has few of them ([`receivers`]): however many deliveries
+//! wait for dead receivers, a healthy one gets its own at once.
 //!
 //! Which are under way is known in memory alone: a server that dies, or stops, in the middle of an attempt causes a
 //! repeat, never a loss. Nothing here decides *whether* to send: rows are written in the transaction that changed the run.
@@ -91,7 +92,7 @@ impl Outbox {
             }
             let turns = DeliveryTurns {
                 slots: self.slots.clone(),
-                busy: self.lanes.values().map(|(lane, _)| *lane).collect(),
+                busy: self.lanes.values().map(|(lane, _)| lane.clone()).collect(),
                 receiver_max: self.receivers.unknown_max(),
                 receivers: self.receivers.known(),
                 after,

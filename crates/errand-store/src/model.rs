@@ -628,12 +628,12 @@ pub struct ReadyRun {
     pub run: RunId,
 }
 
-/// What at most one delivery is under way of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Serializes deliveries: at most one of a lane is in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// The run's events.
-    Run(RunId),
-    /// Itself, by its number: it tells of no run.
+    /// A run's events to one URL: those to another URL do not wait for it.
+    Run(RunId, String),
+    /// A test's only delivery, by its number.
     Alone(i64),
 }
 
@@ -662,14 +662,6 @@ pub struct DueDelivery {
     pub attempts: u32,
     /// Of these, before its present schedule.
     pub attempts_before: u32,
-}
-
-impl DueDelivery {
-    /// What it is the one of that is under way.
-    #[must_use]
-    pub fn lane(&self) -> Lane {
-        self.run.map_or(Lane::Alone(self.number), Lane::Run)
-    }
 }
 
 /// One attempt of a delivery.

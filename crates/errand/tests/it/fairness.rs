@@ -1,10 +1,12 @@
 //! Slots of runs and places of deliveries, shared: nobody takes them from everybody else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 async fn start(settings: &[(&'static str, &str)]) -> TestApp {
     let settings = settings
@@ -68,45 +70,144 @@ async fn one_key_leaves_slots_to_another_key_and_to_another_team() {
     app.finish().await;
 }
 
-/// Accepts connections and never answers. Lives as long as the listener.
-async fn black_hole() -> (TcpListener, String) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    (listener, url)
+/// How many dead receivers a team has, and how many deliveries wait for each.
+const DEAD: usize = 5;
+const WAITING: usize = 1_000;
+/// So many attempts at once has a receiver that has not answered yet, by default.
+const UNKNOWN_MAX: usize = 4;
+/// A guard, and no measure: an attempt that holds a place in the test below holds it for 300 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes connections and never answers.
+struct BlackHole {
+    url: String,
+    taken: watch::Receiver<usize>,
+    server: JoinHandle<()>,
+}
+
+impl BlackHole {
+    async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let (count, taken) = watch::channel(0);
+        let server = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                held.push(stream);
+                count.send_replace(held.len());
+            }
+        });
+        Self { url, taken, server }
+    }
+
+    fn taken(&self) -> usize {
+        *self.taken.borrow()
+    }
+
+    /// Until that many attempts have come in all.
+    async fn until(&self, attempts: usize) {
+        let mut taken = self.taken.clone();
+        let waited = tokio::time::timeout(PATIENCE, taken.wait_for(|taken| *taken >= attempts));
+        let waited = waited.await.map(|waited| waited.is_ok());
+        assert_eq!(waited, Ok(true), "{attempts}, not {}", self.taken());
+    }
+}
+
+impl Drop for BlackHole {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// A team whose runs are told to dead receivers, each of which has a thousand deliveries to come; and their agent.
+async fn with_dead_receivers(app: &mut TestApp) -> (Team, String, Vec<BlackHole>) {
+    let team = app.team("acme").await;
+    let mut holes = Vec::new();
+    for _ in 0..DEAD {
+        let hole = BlackHole::start().await;
+        subscribe(app, &team, &hole.url).await;
+        holes.push(hole);
+    }
+    let agent = app.playbook(&team, json!([{"finish": "done"}])).await;
+    app.run(&team, json!({"agent_id": agent})).await;
+    for hole in &holes {
+        hole.until(1).await;
+    }
+    app.die().await;
+    let database = rusqlite::Connection::open(app.dir().join("errand.db")).unwrap();
+    let copied = database
+        .execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO deliveries (delivery_id, id, webhook_id, team_id, event, sequence, url, body, created_at, state,
+                 attempts, due_at)
+             SELECT randomblob(16), randomblob(16), webhook_id, team_id, event, sequence, url, body, created_at, state,
+                 attempts, due_at
+             FROM deliveries, n",
+            [i64::try_from(WAITING - 1).unwrap()],
+        )
+        .unwrap();
+    assert_eq!(copied, DEAD * (WAITING - 1));
+    drop(database);
+    app.come_back().await.unwrap();
+    (team, agent, holes)
+}
+
+async fn subscribe(app: &TestApp, team: &Team, url: &str) {
+    let body = json!({"url": url, "events": ["run_completed"]});
+    app.post(&team.key, "/v1/webhooks", body).await.expect(201);
+}
+
+/// A run, until a receiver that answers has been told that it has ended. Prints how long that took.
+async fn is_told(app: &TestApp, team: &Team, agent: &str, sink: &WebhookSink) {
+    let (before, began) = (sink.received().len(), Instant::now());
+    app.run(team, json!({"agent_id": agent})).await;
+    let told = tokio::time::timeout(PATIENCE, sink.until(before + 1)).await;
+    told.expect("a webhook to a receiver that answers");
+    println!("told {} ms after the request", began.elapsed().as_millis());
 }
 
 #[tokio::test]
 async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
-    let mut app = start(&[("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000")]).await;
-    let team = app.team("acme").await;
-    let agent = app.playbook(&team, json!([{"finish": "done"}])).await;
-    let mut holes = Vec::new();
-    for _ in 0..5 {
-        let (listener, url) = black_hole().await;
-        for _ in 0..60 {
-            app.run(&team, json!({"agent_id": agent, "webhook_url": url}))
-                .await;
-        }
-        holes.push(listener);
-    }
+    // No attempt on a dead receiver ends during this test: a webhook that arrives has waited for none of them.
+    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
+    let (team, agent, holes) = with_dead_receivers(&mut app).await;
+    let sink = WebhookSink::start().await;
+    let mut attempts = 1;
     // Also right after a restart, which has forgotten who answers and who does not.
-    for restarts in 0..2 {
-        if restarts > 0 {
+    for restart in [false, true] {
+        if restart {
             app.crash().await;
+        } else {
+            // The same runs are told to the dead receivers and to the one that answers.
+            subscribe(&app, &team, sink.url()).await;
         }
-        // All that the dead receivers may have is under way.
-        let sink = WebhookSink::start().await;
-        app.run(&team, json!({"agent_id": agent, "webhook_url": sink.url()}))
-            .await;
-        let arrived = async {
-            while sink.received().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        // None of the dead receivers has been waited for: their attempts take 15 s.
-        tokio::time::timeout(Duration::from_secs(12), arrived)
-            .await
-            .expect("a webhook to a receiver that answers");
+        attempts += UNKNOWN_MAX;
+        for hole in &holes {
+            hole.until(attempts).await;
+        }
+        for _ in 0..5 {
+            is_told(&app, &team, &agent, &sink).await;
+        }
+        // Meanwhile no dead receiver was called once more.
+        for hole in &holes {
+            assert_eq!(hole.taken(), attempts);
+        }
+    }
+    app.die().await;
+}
+
+#[tokio::test]
+async fn receivers_that_are_probed_are_not_in_the_way_of_others() {
+    // One probe after the other, of one second each: all that wait would take a thousand seconds.
+    let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
+    let (team, agent, holes) = with_dead_receivers(&mut app).await;
+    let sink = WebhookSink::start().await;
+    subscribe(&app, &team, sink.url()).await;
+    for probes in 1..=3 {
+        for hole in &holes {
+            hole.until(1 + 2 * UNKNOWN_MAX + probes).await;
+        }
+        is_told(&app, &team, &agent, &sink).await;
     }
     app.die().await;
 }

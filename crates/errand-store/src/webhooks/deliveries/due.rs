@@ -1,6 +1,6 @@
 //! Which deliveries are tried next: in turn by team, and within a team by receiver, as [`DeliverySlots`] says.
 //!
-//! Guarantees: of one run at most one delivery is given out at a time; a receiver gets no more than it may have at once.
+//! Guarantees: of one run's deliveries to one URL, at most one is given out at a time; a receiver gets no more than it may have at once.
 //! What is read is bounded, however many wait: as long as few are due, they are read in order; otherwise each receiver is
 //! looked at by itself, [`LINES_MAX`] of them at a time, and the caller goes on from where this ended.
 
@@ -22,7 +22,7 @@ use crate::model::{DueDelivery, Lane};
 macro_rules! due {
     ($where:literal) => {
         concat!(
-            "SELECT d.team_id, d.receiver, d.number, d.run_id FROM deliveries d
+            "SELECT d.team_id, d.receiver, d.number, d.run_id, d.url FROM deliveries d
              WHERE d.state = 'pending' AND d.due_at <= ?1 ",
             $where,
             " AND (d.attempts > 0 OR NOT EXISTS (
@@ -54,12 +54,23 @@ pub type DeliverySlots = Fair<TeamId, String>;
 /// A receiver of a team: its scheme, host and port, as the team wrote them.
 pub type Receiver = (TeamId, String);
 
+impl DueDelivery {
+    /// Its lane.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self.run {
+            Some(run) => Lane::Run(run, self.url.clone()),
+            None => Lane::Alone(self.number),
+        }
+    }
+}
+
 /// Whose turn it is.
 #[derive(Clone, Debug)]
 pub struct DeliveryTurns {
     /// Who holds how many of the places.
     pub slots: DeliverySlots,
-    /// What is being tried: nothing else of these is given out.
+    /// Lanes with a delivery in flight: nothing else of these is given out.
     pub busy: HashSet<Lane>,
     /// Most at once for a receiver that `receivers` does not name.
     pub receiver_max: usize,
@@ -282,9 +293,10 @@ fn choose(mut lines: Vec<Line>, limit: usize, turns: &mut DeliveryTurns) -> Vec<
 fn waiting(row: &Row<'_>) -> Result<(i64, Lane)> {
     let number = row.get(2)?;
     let run = row.get::<_, Option<Blob>>(3)?;
-    let lane = run.map_or(Lane::Alone(number), |run| {
-        Lane::Run(RunId::from_stored(run.0))
-    });
+    let lane = match run {
+        Some(run) => Lane::Run(RunId::from_stored(run.0), row.get(4)?),
+        None => Lane::Alone(number),
+    };
     Ok((number, lane))
 }
 
