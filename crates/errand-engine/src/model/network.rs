@@ -263,7 +263,8 @@ impl Session for NetworkSession {
         let target = self.target(context).await?;
         let at = (self.name.provider.as_str(), target.endpoint.as_str());
         let now = context.clock.now();
-        let Some(_room) = self.network.lines.enter(at, self.run, now) else {
+        let caller = (self.team, self.run);
+        let Some(_room) = self.network.lines.enter(at, caller, now) else {
             return Err(TurnError::Full {
                 pause_ms: line::LOOK_AGAIN_MS,
             });

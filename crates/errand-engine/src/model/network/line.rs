@@ -1,8 +1,10 @@
 //! How many calls a provider is given at once, and who is next.
 //!
-//! Promised: never more than so many; those that find no room wait without a driver, in the order in which they came, and
-//! the dispatcher wakes whose turn it is as soon as there is room. So a provider that is slow, or silent, holds up the runs
-//! that use it, and leaves the engine's places to the others.
+//! Guarantees: never more than the maximum. Those that find no room wait without a driver, and the dispatcher wakes whose
+//! turn it is as soon as there is room. The next room goes to the team with the fewest calls in flight, among equals in
+//! turn ([`errand_core::fair`]); within a team, to the run that has waited the longest. So a provider that is slow, or
+//! silent, holds up the runs that use it, and leaves the engine's places to the others; and a team with many runs holds
+//! another team's call up until one room is given back, and no longer.
 //!
 //! The lines are kept in memory alone: who waits looks again by itself after [`LOOK_AGAIN_MS`], also where nobody wakes it.
 //! One that was woken and does not come (its run was stopped) holds its room for [`HELD_MS`] at most.
@@ -10,7 +12,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use errand_core::id::RunId;
+use errand_core::fair::Fair;
+use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
 use tokio::sync::Notify;
 
@@ -41,17 +44,29 @@ impl Shared {
     }
 }
 
-/// One line: calls under way, and runs that wait for room.
-#[derive(Default)]
+/// One line: calls in flight, and runs that wait for room, in order of arrival.
 struct Line {
-    busy: usize,
+    in_flight: usize,
+    /// Calls in flight by team. It has no reserve: how many rooms there are is counted here.
+    teams: Fair<TeamId, ()>,
     waiting: VecDeque<Waiting>,
 }
 
 struct Waiting {
+    team: TeamId,
     run: RunId,
     /// Until when its room is kept, once it was woken.
     held_until: Option<Timestamp>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            in_flight: 0,
+            teams: Fair::new(usize::MAX),
+            waiting: VecDeque::new(),
+        }
+    }
 }
 
 impl Line {
@@ -60,30 +75,52 @@ impl Line {
             .retain(|waiting| waiting.held_until.is_none_or(|until| until > now));
     }
 
-    /// Takes a run in, if it is its turn; else puts it in line.
-    fn enters(&mut self, run: RunId, most: usize, now: Timestamp) -> bool {
+    /// Lets a run in if it is its turn; otherwise it waits.
+    fn enters(&mut self, (team, run): (TeamId, RunId), most: usize, now: Timestamp) -> bool {
         self.forget_the_late(now);
-        let at = self.waiting.iter().position(|waiting| waiting.run == run);
-        if at.unwrap_or(self.waiting.len()) < most.saturating_sub(self.busy) {
-            self.waiting.retain(|waiting| waiting.run != run);
-            self.busy += 1;
-            return true;
-        }
-        if at.is_none() {
+        if self.waiting.iter().all(|waiting| waiting.run != run) {
             self.waiting.push_back(Waiting {
+                team,
                 run,
                 held_until: None,
             });
         }
-        false
+        let was_woken = |waiting: &Waiting| waiting.run == run && waiting.held_until.is_some();
+        if !self.waiting.iter().any(was_woken) && !self.next(most).contains(&run) {
+            return false;
+        }
+        self.waiting.retain(|waiting| waiting.run != run);
+        self.in_flight += 1;
+        self.teams.take(&team, &());
+        true
     }
 
-    /// Those whose turn it is and who were not woken yet.
-    fn turns(&mut self, most: usize, now: Timestamp) -> impl Iterator<Item = &mut Waiting> {
-        self.forget_the_late(now);
-        let free = most.saturating_sub(self.busy);
-        let turns = self.waiting.iter_mut().take(free);
-        turns.filter(|waiting| waiting.held_until.is_none())
+    fn leaves(&mut self, team: TeamId) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.teams.release(&team, &());
+    }
+
+    /// The runs that get the rooms that are neither taken nor kept for one that was woken.
+    fn next(&self, most: usize) -> Vec<RunId> {
+        let (kept, mut waiting): (Vec<&Waiting>, Vec<&Waiting>) = self
+            .waiting
+            .iter()
+            .partition(|waiting| waiting.held_until.is_some());
+        let free = most.saturating_sub(self.in_flight + kept.len());
+        if waiting.len() <= free {
+            return waiting.iter().map(|waiting| waiting.run).collect();
+        }
+        let mut teams = self.teams.clone();
+        kept.iter().for_each(|kept| teams.take(&kept.team, &()));
+        let mut next = Vec::new();
+        while next.len() < free
+            && let Some(at) = teams.choose(waiting.iter().map(|waiting| (&waiting.team, &())))
+        {
+            let chosen = waiting.remove(at);
+            teams.take(&chosen.team, &());
+            next.push(chosen.run);
+        }
+        next
     }
 }
 
@@ -95,18 +132,19 @@ impl Lines {
         }
     }
 
-    /// Room for one call. None: the run is in line.
+    /// Room for one call. `None`: the run waits for its turn.
     pub(super) fn enter(
         &self,
         (provider, endpoint): (&str, &str),
-        run: RunId,
+        (team, run): (TeamId, RunId),
         now: Timestamp,
     ) -> Option<Room> {
         let key = (provider.to_owned(), endpoint.to_owned());
         let mut lines = self.shared.lines();
         let line = lines.entry(key.clone()).or_default();
-        line.enters(run, self.most, now).then(|| Room {
+        line.enters((team, run), self.most, now).then(|| Room {
             key,
+            team,
             shared: Arc::clone(&self.shared),
         })
     }
@@ -119,8 +157,12 @@ impl Lines {
     /// The runs whose turn it is and that were not woken yet.
     pub(super) fn turns(&self, now: Timestamp) -> Vec<RunId> {
         let mut lines = self.shared.lines();
-        let turns = lines.values_mut().flat_map(|l| l.turns(self.most, now));
-        turns.map(|waiting| waiting.run).collect()
+        lines.retain(|_, line| {
+            line.forget_the_late(now);
+            line.in_flight > 0 || !line.waiting.is_empty()
+        });
+        let turns = lines.values().flat_map(|line| line.next(self.most));
+        turns.collect()
     }
 
     /// A run was woken: its room is kept for a while.
@@ -145,6 +187,7 @@ impl Lines {
 /// Room for one call, given back when it is dropped.
 pub(super) struct Room {
     key: Key,
+    team: TeamId,
     shared: Arc<Shared>,
 }
 
@@ -154,10 +197,10 @@ impl Drop for Room {
         let Some(line) = lines.get_mut(&self.key) else {
             return;
         };
-        line.busy = line.busy.saturating_sub(1);
+        line.leaves(self.team);
         if !line.waiting.is_empty() {
             self.shared.freed.notify_one();
-        } else if line.busy == 0 {
+        } else if line.in_flight == 0 {
             lines.remove(&self.key);
         }
     }
@@ -175,14 +218,15 @@ mod tests {
     fn as_many_as_may_are_let_in_and_the_others_in_order() {
         let (ids, now) = (IdGen::new([1; 32]), Timestamp::from_millis(0));
         let runs: Vec<RunId> = (0..4).map(|_| ids.run(now)).collect();
-        let lines = Lines::new(2);
-        let enter = |n: usize| lines.enter(AT, runs[n], now);
+        let (lines, team) = (Lines::new(2), ids.team(now));
+        let enter = |n: usize| lines.enter(AT, (team, runs[n]), now);
         let (one, two) = (enter(0).unwrap(), enter(1).unwrap());
         assert!(enter(2).is_none() && enter(3).is_none());
         assert!(lines.turns(now).is_empty());
         // Another provider, and the same one elsewhere, have lines of their own.
-        assert!(lines.enter(("gemini", AT.1), runs[3], now).is_some());
-        assert!(lines.enter((AT.0, "https://x/"), runs[3], now).is_some());
+        let fourth = (team, runs[3]);
+        assert!(lines.enter(("gemini", AT.1), fourth, now).is_some());
+        assert!(lines.enter((AT.0, "https://x/"), fourth, now).is_some());
         drop(one);
         assert_eq!(lines.turns(now), [runs[2]]);
         assert!(enter(3).is_none(), "it is not its turn");
@@ -199,7 +243,47 @@ mod tests {
         assert_eq!(lines.turns(later), [runs[1]]);
         lines.forget(runs[1]);
         assert!(lines.turns(later).is_empty());
-        assert!(lines.enter(AT, runs[2], later).is_some());
+        assert!(lines.enter(AT, (team, runs[2]), later).is_some());
         drop(one);
+    }
+    #[test]
+    fn many_runs_of_a_team_hold_up_another_team_for_one_turn() {
+        let (ids, now) = (IdGen::new([1; 32]), Timestamp::from_millis(0));
+        let lines = Lines::new(4);
+        let (busy, other) = (ids.team(now), ids.team(now));
+        let runs: Vec<RunId> = (0..63).map(|_| ids.run(now)).collect();
+        let mut rooms: VecDeque<Room> = VecDeque::new();
+        for run in &runs {
+            rooms.extend(lines.enter(AT, (busy, *run), now));
+        }
+        assert_eq!(rooms.len(), 4);
+        let single = ids.run(now);
+        assert!(lines.enter(AT, (other, single), now).is_none());
+        // The first room that is given back is the other team's, also where a run of the busy team asks first.
+        drop(rooms.pop_front());
+        assert!(lines.enter(AT, (busy, runs[0]), now).is_none());
+        assert_eq!(lines.turns(now), [single]);
+        lines.woken(single, now);
+        let room = lines.enter(AT, (other, single), now).unwrap();
+        // With nobody else waiting, the busy team has all rooms, in order of arrival.
+        drop(room);
+        drop(rooms.pop_front());
+        assert_eq!(lines.turns(now), runs[4..6]);
+        for run in &runs[4..6] {
+            rooms.push_back(lines.enter(AT, (busy, *run), now).unwrap());
+        }
+        // Two teams that both have many runs get every second room.
+        let others: Vec<RunId> = (0..4).map(|_| ids.run(now)).collect();
+        for run in &others {
+            assert!(lines.enter(AT, (other, *run), now).is_none());
+        }
+        drop(rooms);
+        let expected = [others[0], others[1], runs[6], runs[7]];
+        assert_eq!(sorted(lines.turns(now)), sorted(expected.to_vec()));
+    }
+
+    fn sorted(mut runs: Vec<RunId>) -> Vec<RunId> {
+        runs.sort();
+        runs
     }
 }
