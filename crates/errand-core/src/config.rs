@@ -2,6 +2,8 @@
 
 mod advice;
 mod aliases;
+#[cfg(test)]
+mod fuzz;
 mod ignored;
 mod reach;
 
@@ -13,10 +15,10 @@ use serde_json::Value;
 
 use crate::connection;
 use crate::human::OnExpire;
-use crate::limits;
 use crate::playbook::{Known, Playbook};
 use crate::policy::{self, Policy};
 use crate::time::parse_duration_ms;
+use crate::{limits, place};
 
 pub use advice::warnings;
 pub use aliases::ModelAliases;
@@ -212,6 +214,7 @@ impl BuildConfig {
         match whole.get("version").and_then(Value::as_str) {
             Some("v2") => {}
             Some(other) => {
+                let other = place::start_of(other);
                 return Err(bad(
                     "version",
                     format!("{other:?} is not known; it takes \"v2\""),
@@ -249,7 +252,7 @@ impl BuildConfig {
             && let Some(name) = named.find(|name| connection::is_tool(name))
         {
             return Err(bad(
-                format!("data.tools.{name}"),
+                place::of_key("data.tools", &name),
                 "it is a tool of a connection, and the build names none; name it in data.connections, by its id",
             ));
         }
@@ -286,6 +289,7 @@ fn model(
 ) -> Result<ModelName, BadConfig> {
     let of = |path: &str, text: &str| {
         aliases.model(text).ok_or_else(|| {
+            let text = place::start_of(text);
             bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-, or an alias of [models.aliases]; of suffixes in brackets, [1m] alone is known"))
         })
     };
@@ -357,6 +361,7 @@ fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> 
     };
     let role = text("role")?;
     if !["system", "user", "assistant"].contains(&role) {
+        let role = place::start_of(role);
         return Err(bad(
             format!("data.input[{index}].role"),
             format!("{role:?} is not a role; it takes system, user or assistant"),
@@ -430,7 +435,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
         if policy::builtin(name).is_none() && !connection::is_tool(name) {
             let known: Vec<_> = policy::names().collect();
             return Err(bad(
-                format!("data.tools.{name}"),
+                place::of_key("data.tools", name),
                 format!(
                     "there is no such tool; there are: {}, and those of connections, as <connection>__<tool> or <connection>__* for all of one",
                     known.join(", ")
@@ -455,7 +460,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
                         ""
                     };
                     bad(
-                        format!("data.tools.{name}"),
+                        place::of_key("data.tools", name),
                         format!(
                             "it takes {more}\"allow\", \"ask\", \"guard\", \"deny\" or \"off\""
                         ),
@@ -490,7 +495,7 @@ fn playbook(
         (None, Some(_)) => Err(format!(
             "this build does not have the tool {name:?}; name it in data.tools"
         )),
-        (None, None) => Err(format!("there is no tool {name:?}")),
+        (None, None) => Err(format!("there is no tool {:?}", place::start_of(name))),
     };
     let known = Known {
         tool: &tool,

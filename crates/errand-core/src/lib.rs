@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod limits;
 pub mod next;
 pub mod path;
+mod place;
 pub mod playbook;
 pub mod policy;
 pub mod progress;

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use crate::place;
+
 /// Most characters of a secret's name.
 pub const NAME_CHARS_MAX: usize = 64;
 /// Fewest characters of a secret: shorter ones occur by chance in what comes back, and would be guessed.
@@ -100,13 +102,9 @@ pub fn first_named_in(path: &str, value: &Value) -> Option<String> {
         Value::Array(items) => items
             .iter()
             .enumerate()
-            .find_map(|(index, item)| first_named_in(&format!("{path}[{index}]"), item)),
+            .find_map(|(index, item)| first_named_in(&place::of_item(path, index), item)),
         Value::Object(map) => map.iter().find_map(|(key, item)| {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let path = place::of_key(path, key);
             if names_any(key) {
                 return Some(path);
             }

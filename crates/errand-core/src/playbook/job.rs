@@ -238,10 +238,16 @@ fn failed(error: &Error) -> Failed {
     }
 }
 
+/// Characters of an error's detail, which may repeat a part of the template.
+const DETAIL_CHARS_MAX: usize = 500;
+
 /// An error of minijinja as a clause, without the place inside its own source.
 pub(super) fn say(error: &Error) -> String {
     match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
+        Some(detail) => {
+            let start: String = detail.chars().take(DETAIL_CHARS_MAX).collect();
+            format!("{}: {start}", error.kind())
+        }
         None => error.kind().to_string(),
     }
 }

@@ -12,8 +12,8 @@ use super::{
     Action, BadPlaybook, Condition, Known, NESTING_MAX, Playbook, Question, RESERVED, Request,
     STEPS_MAX, Step,
 };
-use crate::human;
 use crate::time::parse_duration_ms;
+use crate::{human, place};
 
 const ACTIONS: [&str; 9] = [
     "tool", "for_each", "set", "approve", "ask", "say", "wait", "fail", "finish",
@@ -31,6 +31,8 @@ const TEMPLATE_WORDS: [&str; 15] = [
 
 /// Most places of a light playbook where a value is put in.
 const LIGHT_TEMPLATES_MAX: usize = 1_000;
+/// Characters of an unknown key that are compared with those that are known.
+const COMPARED_CHARS_MAX: usize = 64;
 
 type Parsed<T> = Result<T, BadPlaybook>;
 
@@ -282,11 +284,13 @@ fn object<'v>(path: &str, value: &'v Json, keys: &[&str]) -> Parsed<&'v Map<Stri
     match map.keys().find(|key| !keys.contains(&key.as_str())) {
         None => Ok(map),
         Some(unknown) => {
+            // The comparison takes room for each pair of characters.
+            let start: String = unknown.chars().take(COMPARED_CHARS_MAX).collect();
             let nearest = keys
                 .iter()
-                .min_by_key(|key| strsim::damerau_levenshtein(key, unknown));
+                .min_by_key(|key| strsim::damerau_levenshtein(key, &start));
             bad(
-                format!("{path}.{unknown}"),
+                place::of_key(path, unknown),
                 format!(
                     "there is no such key; the nearest one is `{}`",
                     nearest.unwrap_or(&"")
@@ -298,7 +302,7 @@ fn object<'v>(path: &str, value: &'v Json, keys: &[&str]) -> Parsed<&'v Map<Stri
 
 fn parts(path: &str, map: &Map<String, Json>) -> Parsed<Vec<(String, Node)>> {
     map.iter()
-        .map(|(key, value)| Ok((key.clone(), Node::parse(&format!("{path}.{key}"), value)?)))
+        .map(|(key, value)| Ok((key.clone(), Node::parse(&place::of_key(path, key), value)?)))
         .collect()
 }
 
@@ -309,7 +313,7 @@ fn set(path: &str, value: &Json) -> Parsed<Action> {
     let values = parts(path, map)?;
     let named = values
         .into_iter()
-        .map(|(key, node)| Ok((name(&format!("{path}.{key}"), &key)?, node)));
+        .map(|(key, node)| Ok((name(&place::of_key(path, &key), &key)?, node)));
     named.collect::<Parsed<_>>().map(Action::Set)
 }
 
@@ -323,6 +327,7 @@ fn given_name(path: &str, value: &Json) -> Parsed<Arc<str>> {
 fn name(path: &str, text: &str) -> Parsed<Arc<str>> {
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts || !text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        let text = place::start_of(text);
         return bad(
             path,
             format!(

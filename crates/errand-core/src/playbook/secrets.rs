@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::BadPlaybook;
 use super::template::names_read;
-use crate::secret;
+use crate::{place, secret};
 
 const WHERE: &str = "a secret stands in the arguments of `fetch_url` and of connections' tools alone, as {{ secret.NAME }}";
 
@@ -18,7 +18,7 @@ pub(super) fn of_steps(path: &str, steps: &Json) -> Result<BTreeSet<String>, Bad
     let mut names = BTreeSet::new();
     for (index, step) in steps.as_array().into_iter().flatten().enumerate() {
         if let Some(step) = step.as_object() {
-            of_step(&format!("{path}[{index}]"), step, &mut names)?;
+            of_step(&place::of_item(path, index), step, &mut names)?;
         }
     }
     Ok(names)
@@ -34,7 +34,7 @@ fn of_step(
         .and_then(Json::as_str)
         .is_some_and(secret::may_hold);
     for (key, value) in step {
-        let path = format!("{path}.{key}");
+        let path = place::of_key(path, key);
         match key.as_str() {
             "with" if holds => collect(&path, value, names)?,
             "steps" => names.extend(of_steps(&path, value)?),
@@ -67,10 +67,10 @@ fn collect(path: &str, value: &Json, names: &mut BTreeSet<String>) -> Result<(),
         Json::Array(items) => items
             .iter()
             .enumerate()
-            .try_for_each(|(index, item)| collect(&format!("{path}[{index}]"), item, names)),
+            .try_for_each(|(index, item)| collect(&place::of_item(path, index), item, names)),
         Json::Object(map) => map.iter().try_for_each(|(key, item)| {
             none_in(path, &Json::String(key.clone()))?;
-            collect(&format!("{path}.{key}"), item, names)
+            collect(&place::of_key(path, key), item, names)
         }),
         Json::Null | Json::Bool(_) | Json::Number(_) => Ok(()),
     }
@@ -93,12 +93,12 @@ fn none_in(path: &str, value: &Json) -> Result<(), BadPlaybook> {
         Json::Array(items) => items
             .iter()
             .enumerate()
-            .try_for_each(|(index, item)| none_in(&format!("{path}[{index}]"), item)),
+            .try_for_each(|(index, item)| none_in(&place::of_item(path, index), item)),
         Json::Object(map) => map.iter().try_for_each(|(key, item)| {
             if reads(key) {
-                return refused(format!("{path}.{key}"));
+                return refused(place::of_key(path, key));
             }
-            none_in(&format!("{path}.{key}"), item)
+            none_in(&place::of_key(path, key), item)
         }),
         _ => Ok(()),
     }

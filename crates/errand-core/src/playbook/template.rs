@@ -21,7 +21,7 @@ use super::cheap::{is_cheap, is_cheap_expression};
 use super::job::{self, Evaluated, Evaluator, Failed, FailedKind, Form, Job, say};
 use super::json::{SENT_UNITS_MAX, from_json, to_json, to_json_within};
 use super::{BadPlaybook, MOVE_FUEL, RunFacts, bounds};
-use crate::limits;
+use crate::{limits, place};
 
 /// A constant: it is never changed after it is made.
 pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
@@ -279,13 +279,13 @@ impl Node {
             Json::Array(items) => {
                 let items = items.iter().enumerate();
                 items
-                    .map(|(index, item)| Self::parse(&format!("{path}[{index}]"), item))
+                    .map(|(index, item)| Self::parse(&place::of_item(path, index), item))
                     .collect::<Result<_, _>>()
                     .map(Self::List)
             }
             Json::Object(map) => {
                 let parts = map.iter().map(|(key, part)| {
-                    Ok((key.clone(), Self::parse(&format!("{path}.{key}"), part)?))
+                    Ok((key.clone(), Self::parse(&place::of_key(path, key), part)?))
                 });
                 parts.collect::<Result<_, _>>().map(Self::Map)
             }
