@@ -11,7 +11,10 @@ use super::text;
 /// Far above what the largest text takes, and far below what anything quadratic would.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-fn within_bounds<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn within_bounds<T: Send + 'static>(
+    what: &str,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let began = Instant::now();
     let thread = std::thread::Builder::new().stack_size(512 * 1024);
     let done = thread.spawn(act).unwrap().join().unwrap();
@@ -19,7 +22,7 @@ fn within_bounds<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send +
     done
 }
 
-fn repeated(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
+pub(super) fn repeated(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
     let piece = prop::sample::select(pieces.to_vec());
     prop::collection::vec((piece, 1..1_000usize), 1..6).prop_map(|parts| {
         parts

@@ -1,5 +1,8 @@
 //! Builds of an assignment: listed, compared line by line, restored.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
