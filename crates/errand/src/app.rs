@@ -15,7 +15,6 @@ use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use axum_server::{Handle, Server};
 use errand_core::id::IdGen;
 use errand_engine::clock::Clock;
 use errand_engine::deltas::Deltas;
@@ -33,7 +32,6 @@ use errand_store::data_dir::{self, DataDirError, Making};
 use errand_store::seal::MasterKey;
 use errand_store::{OpenOptions, Store, Trial};
 use http::{HeaderValue, header};
-use hyper_util::rt::TokioTimer;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -43,14 +41,12 @@ use tower::ServiceExt as _;
 use crate::api::{self, ApiSettings, AppState};
 use crate::config::{Config, ServerConfig, TlsConfig};
 use crate::isolation::{Isolation, OWN_PROGRAM};
-use crate::listener::{Connections, CountingAcceptor, connections_max};
+use crate::listener::serve::Handle;
+use crate::listener::{Connections, CountingAcceptor, connections_max, serve as listening};
 use crate::metrics::{Metrics, MetricsServer};
 use crate::unread::UnreadAcceptor;
 
 use stand_in::StandIn;
-
-/// Most requests at once on one HTTP/2 connection.
-const HTTP_2_STREAMS_MAX: u32 = 128;
 
 /// How the data directory is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +108,7 @@ pub struct App {
     store: Store,
     engine: Engine,
     draining: CancellationToken,
-    handle: Handle<std::net::SocketAddr>,
+    handle: Handle,
     server: JoinHandle<std::io::Result<()>>,
     poisoned: watch::Receiver<bool>,
     grace: Duration,
@@ -184,7 +180,7 @@ impl App {
         let metrics_listener = config.metrics.listen.map(MetricsServer::bind).transpose()?;
         let draining = CancellationToken::new();
         let front = Front::new(draining.clone());
-        let handle = Handle::new();
+        let handle = Handle::default();
         let (server, tls) = serve(listener, &config.server, handle.clone(), front.router()).await?;
 
         let Ingredients {
@@ -351,7 +347,7 @@ impl App {
         self.draining.cancel();
         self.engine.shut_down(self.grace).await;
         let left = self.grace.saturating_sub(began.elapsed());
-        self.handle.graceful_shutdown(Some(left));
+        self.handle.graceful_shutdown(left);
         self.watch.abort();
         if !self.server.is_finished()
             && let Err(error) = self.server.await
@@ -573,21 +569,17 @@ impl Front {
 async fn serve(
     listener: TcpListener,
     settings: &ServerConfig,
-    handle: Handle<std::net::SocketAddr>,
+    handle: Handle,
     router: Router,
 ) -> Result<(JoinHandle<std::io::Result<()>>, Option<RustlsConfig>)> {
-    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
     let connections = Connections::new(connections_max(getrlimit(Resource::Nofile).current));
-    let unread = settings.unread_timeout;
+    let (unread, idle) = (settings.unread_timeout, settings.idle_timeout);
     match &settings.tls {
         None => {
             let acceptor = CountingAcceptor::new(NoDelayAcceptor::new(), connections);
-            let server = axum_server::from_tcp(listener)?
-                .acceptor(UnreadAcceptor::new(acceptor, unread))
-                .accept_error_handler(not_accepted)
-                .handle(handle);
-            let serving = tokio::spawn(bounded(server, settings).serve(service));
-            Ok((serving, None))
+            let acceptor = UnreadAcceptor::new(acceptor, unread);
+            let serving = listening::serve(listener, acceptor, router, idle, handle);
+            Ok((tokio::spawn(serving), None))
         }
         Some(TlsConfig { cert, key }) => {
             let unreadable = |path: &Path| format!("server.tls: {} cannot be used", path.display());
@@ -596,41 +588,9 @@ async fn serve(
                 .with_context(|| unreadable(cert))?;
             let acceptor = RustlsAcceptor::new(config.clone()).acceptor(NoDelayAcceptor::new());
             let acceptor = CountingAcceptor::new(acceptor, connections);
-            let server = axum_server::from_tcp(listener)?
-                .acceptor(UnreadAcceptor::new(acceptor, unread))
-                .accept_error_handler(not_accepted)
-                .handle(handle);
-            let serving = tokio::spawn(bounded(server, settings).serve(service));
-            Ok((serving, Some(config)))
+            let acceptor = UnreadAcceptor::new(acceptor, unread);
+            let serving = listening::serve(listener, acceptor, router, idle, handle);
+            Ok((tokio::spawn(serving), Some(config)))
         }
     }
-}
-
-/// A connection that could not be taken is tried again by the listener; each that its client broke off is no news.
-fn not_accepted(of: Option<&std::net::SocketAddr>, error: &std::io::Error) {
-    if of.is_none() {
-        tracing::debug!(%error, "the listener takes no connection now, and tries again");
-    }
-}
-
-/// Closes connections whose client sends nothing: before the first byte, between requests, and within a request's head.
-/// Bodies have their own bound ([`crate::api`]).
-fn bounded<A>(
-    server: Server<std::net::SocketAddr, A>,
-    settings: &ServerConfig,
-) -> Server<std::net::SocketAddr, A> {
-    let mut server = server.first_request_timeout(settings.idle_timeout);
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.idle_timeout);
-    server
-        .http_builder()
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(settings.idle_timeout)
-        .max_concurrent_streams(HTTP_2_STREAMS_MAX);
-    server
 }

@@ -4,8 +4,11 @@
 //! theirs. A new connection beyond that takes the place of the one that has been without a request for the longest; where
 //! every connection has a request under way, the new one is closed.
 //!
+//! [`serve`] takes them, and closes those that are idle.
+//!
 //! Left out: how long a request may take, and how many one client may have.
 
+pub mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -15,11 +18,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::HttpBody;
 use axum_server::accept::Accept;
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
@@ -59,6 +64,9 @@ struct Open {
     requests: usize,
     /// Since when it is idle, as the list counts.
     idle_since: u64,
+    /// When its last request ended, or else when it was taken.
+    rested_at: Instant,
+    has_served: bool,
 }
 
 impl Connections {
@@ -104,6 +112,8 @@ impl Connections {
                 close: close.clone(),
                 requests: 0,
                 idle_since: since,
+                rested_at: Instant::now(),
+                has_served: false,
             },
         );
         list.idle.insert((since, number));
@@ -119,6 +129,7 @@ impl Connections {
         let list = &mut *list;
         if let Some(open) = list.open.get_mut(&number) {
             open.requests += 1;
+            open.has_served = true;
             list.idle.remove(&(open.idle_since, number));
         }
     }
@@ -129,6 +140,7 @@ impl Connections {
         if let Some(open) = list.open.get_mut(&number) {
             open.requests = open.requests.saturating_sub(1);
             if open.requests == 0 {
+                open.rested_at = Instant::now();
                 open.idle_since = list.next;
                 list.next += 1;
                 list.idle.insert((open.idle_since, number));
@@ -160,6 +172,47 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.connections.close(self.number);
+    }
+}
+
+/// Says of one connection how long it has been without a request.
+pub struct Activity {
+    connections: Connections,
+    number: u64,
+}
+
+impl Activity {
+    /// Until the connection has had no request for so long, counted from now at the earliest.
+    async fn idle_for(&self, timeout: Duration) {
+        let begun_at = Instant::now();
+        // While a request is in flight it is looked at again and again: that costs a request nothing.
+        while let Some(rest) = self.rest(begun_at, timeout) {
+            if rest.is_zero() {
+                return;
+            }
+            tokio::time::sleep(rest).await;
+        }
+        // It gave its place to a new one, and is closed by that.
+        std::future::pending().await
+    }
+
+    /// How long it is until it may have been idle for the timeout. `None`: it is not in the list any more.
+    fn rest(&self, begun_at: Instant, timeout: Duration) -> Option<Duration> {
+        let list = self.connections.list();
+        let open = list.open.get(&self.number)?;
+        if open.requests > 0 {
+            return Some(timeout);
+        }
+        let idle = begun_at.max(open.rested_at).elapsed();
+        Some(timeout.saturating_sub(idle))
+    }
+
+    /// Whether it has had a request.
+    fn has_served(&self) -> bool {
+        let list = self.connections.list();
+        list.open
+            .get(&self.number)
+            .is_some_and(|open| open.has_served)
     }
 }
 
@@ -288,6 +341,16 @@ pub struct Counted<S> {
     inner: S,
     connections: Connections,
     number: u64,
+}
+
+impl<S> Counted<S> {
+    /// How the connection does.
+    pub fn activity(&self) -> Activity {
+        Activity {
+            connections: self.connections.clone(),
+            number: self.number,
+        }
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Counted<S>

@@ -3,18 +3,18 @@
 //! `/healthz` answers 200, everything else 503 with what was found; the figures have `errand_store_trouble`. It ends when
 //! it is told to. Nothing is written, so that what can be salvaged stays as it is.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Mutex;
 
 use anyhow::Result;
 use axum::Router;
 use axum::extract::Request;
-use axum_server::Handle;
 use errand_store::data_dir::DataDirError;
 use tokio::task::JoinHandle;
 
 use super::Front;
 use crate::api;
+use crate::listener::serve::Handle;
 use crate::metrics::MetricsServer;
 
 /// Whether an error of opening says that the database is damaged.
@@ -49,7 +49,7 @@ impl StandIn {
     pub(super) fn answering_on(
         self,
         url: String,
-        handle: Handle<SocketAddr>,
+        handle: Handle,
         server: JoinHandle<std::io::Result<()>>,
     ) -> Damaged {
         Damaged {
@@ -70,7 +70,7 @@ impl StandIn {
 
 struct Parts {
     stand_in: StandIn,
-    handle: Handle<SocketAddr>,
+    handle: Handle,
     server: JoinHandle<std::io::Result<()>>,
 }
 

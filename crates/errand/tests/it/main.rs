@@ -66,6 +66,7 @@ mod health;
 mod hostile_documents;
 mod hostile_member;
 mod hostile_templates;
+mod http2;
 mod isolated;
 mod memory;
 mod metrics;
