@@ -60,6 +60,19 @@ fn memory_kib() -> u64 {
     kib.unwrap().parse().unwrap()
 }
 
+/// Playbooks whose templates are bombs.
+pub(crate) fn bomb_steps() -> [Value; 7] {
+    [
+        json!([{"say": shared(60)}, {"finish": "x"}]),
+        json!([{"set": {"a": nested(2_400, "{{ (a|string)|length }}")}}, {"finish": "x"}]),
+        json!([{"say": "{% for a in range(50000) %}{% for b in range(50000) %}{% endfor %}{% endfor %}"}]),
+        json!([{"for_each": "{{ range(9000) }}", "steps": [{"set": {"a": "{{ range(90000)|list|length }}"}}]}]),
+        json!([{"say": "{{ 'x' * 999999999 }}"}]),
+        json!([{"say": "{{ '%999999999d'|format(1) }}"}]),
+        json!([{"say": "{{ range(99999)|map('string')|join('x' * 100000) }}"}]),
+    ]
+}
+
 /// Runs whose templates, documents and children are bombs.
 async fn start_bombs(app: &TestApp, evil: &Team) {
     let sandbox = app.sandbox(evil).await;
@@ -68,16 +81,7 @@ async fn start_bombs(app: &TestApp, evil: &Team) {
         .await
         .expect(201);
     let read = json!({"tool": "read_file", "with": {"path": "x.html"}, "on_error": "continue"});
-    let bombs = [
-        json!([{"say": shared(60)}, {"finish": "x"}]),
-        json!([{"set": {"a": nested(2_400, "{{ (a|string)|length }}")}}, {"finish": "x"}]),
-        json!([{"say": "{% for a in range(50000) %}{% for b in range(50000) %}{% endfor %}{% endfor %}"}]),
-        json!([{"for_each": "{{ range(9000) }}", "steps": [{"set": {"a": "{{ range(90000)|list|length }}"}}]}]),
-        json!([{"say": "{{ 'x' * 999999999 }}"}]),
-        json!([{"say": "{{ '%999999999d'|format(1) }}"}]),
-        json!([{"say": "{{ range(99999)|map('string')|join('x' * 100000) }}"}]),
-    ];
-    for steps in bombs {
+    for steps in bomb_steps() {
         let agent = app.playbook(evil, steps).await;
         for _ in 0..3 {
             app.run(evil, json!({"agent_id": agent})).await;
@@ -153,7 +157,7 @@ async fn a_hostile_team_takes_nothing_from_another() {
 }
 
 /// A server of tools: `good` is plain, the others have schemas that are bombs.
-async fn tools_server() -> MockServer {
+pub(crate) async fn tools_server() -> MockServer {
     let server = MockServer::start().await;
     Mock::given(any())
         .respond_with(|request: &Request| {
@@ -187,11 +191,16 @@ fn bombs() -> Value {
     let tower = json!({"type": "object", "$defs": defs, "allOf": [{"$ref": "#/$defs/a0"}]});
     let a = json!({"$ref": "#/$defs/a"});
     let doubled = json!({"type": "object", "$defs": {"a": {"type": "object", "additionalProperties": {"allOf": [a, a]}}}, "allOf": [a]});
+    // It can be checked, by a process with a time limit: arguments that fit neither branch are looked at 2^depth times.
+    let branch = json!({"properties": {"x": {"$ref": "#/$defs/a"}}});
+    let either = json!({"type": "object", "anyOf": [branch, branch]});
+    let tree = json!({"type": "object", "$defs": {"a": either}, "properties": {"x": {"$ref": "#/$defs/a"}}});
     let hints = json!({"readOnlyHint": true});
     json!([
         {"name": "good", "inputSchema": {"type": "object", "properties": {"to": {"type": "string"}}}, "annotations": hints},
         {"name": "tower", "inputSchema": tower, "annotations": hints},
         {"name": "doubled", "inputSchema": doubled, "annotations": hints},
+        {"name": "tree", "inputSchema": tree, "annotations": hints},
     ])
 }
 
@@ -217,6 +226,7 @@ async fn a_schema_that_expands_without_bound_is_refused_at_the_probe_and_the_cal
         .as_array()
         .unwrap()
         .iter()
+        .take(3)
         .map(|tool| !tool["refused"].is_null())
         .collect();
     assert_eq!(refused, [false, true, true], "{connection}");

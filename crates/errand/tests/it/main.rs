@@ -65,6 +65,7 @@ mod full_disk;
 mod health;
 mod hostile_documents;
 mod hostile_member;
+mod hostile_program;
 mod hostile_templates;
 mod http2;
 mod isolated;

@@ -33,9 +33,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A server with the default settings, and its log.
-struct Server {
+pub(crate) struct Server {
     logged: Logged,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Deref for Server {
@@ -57,7 +57,7 @@ impl Server {
         Self::start_with(dir, &[]).await
     }
 
-    async fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let mut command = errand();
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -78,11 +78,11 @@ impl Server {
     }
 
     /// SIGTERM; the exit code.
-    async fn stop(self) -> Option<i32> {
+    pub(crate) async fn stop(self) -> Option<i32> {
         self.logged.stop().await
     }
 
-    fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.url.split("//").nth(1).unwrap()
     }
 }
@@ -105,14 +105,14 @@ async fn make_key(dir: &Path) -> String {
 }
 
 /// Calls a server as a program would.
-struct Caller {
+pub(crate) struct Caller {
     http: Client,
     url: String,
     key: String,
 }
 
 impl Caller {
-    fn new(server: &Server, key: &str) -> Self {
+    pub(crate) fn new(server: &Server, key: &str) -> Self {
         errand_engine::net::install_crypto_provider();
         let http = Client::builder()
             .no_proxy()
@@ -141,13 +141,13 @@ impl Caller {
         )
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, body) = self.call(Method::GET, path, None).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
     }
 
-    async fn post(&self, path: &str, body: Value) -> Value {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
         let (status, body) = self.call(Method::POST, path, Some(body)).await;
         assert!(matches!(status, 200 | 201), "{path}: {status} {body}");
         body
