@@ -139,7 +139,8 @@ impl Server {
     /// Kills the server, and starts another one on the same disk.
     async fn kill_and_start(&mut self) {
         let next = self.stand_by().await;
-        self.kill_and_go_on(next).await;
+        self.kill(next).await;
+        self.go_on().await;
     }
 
     /// A program that waits in the server's namespace, which keeps the disk there, to become the next server.
@@ -167,10 +168,14 @@ impl Server {
         Next { child, log, lines }
     }
 
-    /// Kills the server at once, and lets the next one begin.
-    async fn kill_and_go_on(&mut self, next: Next) {
+    /// Kills the server at once. The next one waits.
+    async fn kill(&mut self, next: Next) {
         self.child.kill().await.unwrap();
         (self.child, self.log, self.lines) = (next.child, next.log, next.lines);
+    }
+
+    /// Lets the next server begin.
+    async fn go_on(&mut self) {
         let mut go = self.child.stdin.take().unwrap();
         go.write_all(b"go\n").await.unwrap();
     }
@@ -740,8 +745,9 @@ async fn a_kill_while_a_stop_takes_the_reserve_leaves_no_run_half_stopped() {
             _ = server.try_post(&path, &body, &key) => {}
             () = within("a reserve that is given up", given_up) => {}
         }
-        server.kill_and_go_on(next).await;
+        server.kill(next).await;
         server.make_room();
+        server.go_on().await;
         assert!(!server.until("listening on ", 0).await, "{}", server.log());
         server.find();
         let reserve = server.disk().join("errand.reserve");

@@ -142,7 +142,11 @@ async fn a_stop_is_heeded_while_the_server_waits_to_start() {
     let foreign = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
     foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut server = Process::begin(dir.path(), &[], &[], None);
-    assert!(server.until("another program holds a lock").await);
+    assert!(
+        server
+            .until("the database is locked by another program")
+            .await
+    );
     server.signal("TERM");
     assert_eq!(server.ends().await, Some(0));
     assert!(!server.log().contains("listening on "), "{}", server.log());
