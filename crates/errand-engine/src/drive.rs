@@ -26,6 +26,7 @@ use errand_core::run::RunError;
 use errand_core::time::Timestamp;
 use errand_core::transcript::{AttemptOutcome, Body, Entry, Mark, NewEntry, Outcome, ToolCall};
 use errand_core::turn::{MarkedMove, Move};
+use errand_sandbox::Charged;
 use errand_store::Fence;
 use errand_store::StoreError;
 use errand_store::model::{Claimed, DrivenRun, Left, StepCommit, StepEnd, Usage};
@@ -102,11 +103,11 @@ pub(crate) async fn drive(
         .models
         .find(&build.model)
         .map_err(|message| DriveError::Fails(RunError::new("model_unavailable", message)))?;
-    if !run.sandbox_usable {
+    let Some(sandbox_bytes) = run.sandbox_bytes else {
         let message =
             "the sandbox of the run has expired; start a new run and upload the files again";
         return Err(DriveError::Fails(RunError::new("sandbox_expired", message)));
-    }
+    };
     let caller = run.entries.first().and_then(|entry| match &entry.body {
         Body::Caller { policies, .. } => Some(policies),
         _ => None,
@@ -148,6 +149,7 @@ pub(crate) async fn drive(
         workspace: None,
         step: run.step,
         sandbox: run.sandbox.clone(),
+        sandbox_bytes,
         run: &run,
         steps: run.steps,
         tokens: run.tokens + run.below.tokens,
@@ -233,6 +235,8 @@ struct Driver<'a> {
     step: u64,
     buffer: Buffer,
     sandbox: Option<SandboxId>,
+    /// Bytes that it had on record when the run was claimed.
+    sandbox_bytes: u64,
     workspace: Option<Workspace>,
     steps: u64,
     /// With those of the runs below.
@@ -389,6 +393,8 @@ impl Driver<'_> {
         self.tokens += buffer.usage.input_tokens + buffer.usage.output_tokens;
         self.cost_usd += buffer.usage.cost_usd;
         let now = self.now();
+        let run_ends = matches!(end, StepEnd::Complete { .. } | StepEnd::Fail(_));
+        let workspace = self.workspace.as_ref();
         let step = StepCommit {
             run: self.run.id,
             claim: self.claim,
@@ -398,6 +404,7 @@ impl Driver<'_> {
             end,
             usage: buffer.usage,
             sandbox: buffer.sandbox,
+            sandbox_bytes: workspace.and_then(|workspace| workspace.bytes_to_record(run_ends)),
             turn: buffer.turn,
             step_deadline: now.plus_ms(self.step_ms_max),
             now,
@@ -412,6 +419,9 @@ impl Driver<'_> {
             self.first_commit.cancel();
         }
         self.step += 1;
+        if let (Some(workspace), Some(bytes)) = (&self.workspace, step.sandbox_bytes) {
+            workspace.has_recorded(bytes);
+        }
         for entry in &committed.entries {
             self.known = self.known.max(entry.position);
             if !own.contains(&entry.id) {
@@ -637,7 +647,11 @@ impl Driver<'_> {
             self.sandbox = Some(id.clone());
             id
         });
-        let workspace = Workspace::new(self.parts.sandboxes.clone(), id);
+        let charged = Charged {
+            team: self.run.team,
+            bytes: self.sandbox_bytes,
+        };
+        let workspace = Workspace::new(self.parts.sandboxes.clone(), id, charged);
         self.workspace = Some(workspace.clone());
         workspace
     }

@@ -7,15 +7,19 @@
 //! of a sandbox is deleted first, and a directory whose row is deleted is moved whenever it is found.
 //!
 //! Cheap by where things are: directories of sandboxes are one listing, unfinished writes another. No sandbox is looked
-//! into.
+//! into for that. How many bytes sandboxes hold is measured and recorded in bounded portions; see [`bytes`].
+
+mod bytes;
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use errand_core::time::Timestamp;
+use errand_sandbox::Charged;
 use errand_store::{SandboxFate, StoreError};
 
+use self::bytes::Sweep;
 use crate::dispatch::Parts;
 use crate::sandboxes::names_in;
 
@@ -30,7 +34,11 @@ const YOUNG_MS: u64 = 3_600_000;
 
 /// Works until the server drains. `started`: when this start of the program began, before it took any request.
 pub(crate) async fn run(parts: Parts, started: Timestamp) {
-    let janitor = Janitor { parts, started };
+    let janitor = Janitor {
+        parts,
+        started,
+        sweep: Sweep::default(),
+    };
     while !janitor.parts.draining.is_cancelled() {
         if let Err(error) = janitor.round().await {
             tracing::warn!(
@@ -48,6 +56,7 @@ pub(crate) async fn run(parts: Parts, started: Timestamp) {
 struct Janitor {
     parts: Parts,
     started: Timestamp,
+    sweep: Sweep,
 }
 
 /// Why a round was not finished.
@@ -78,6 +87,7 @@ impl Janitor {
             self.sandboxes_left_over(now, &mut moved).await,
             self.files_left_over(now, &mut moved).await,
             self.empty_trash(now).await,
+            self.count_bytes().await,
         ];
         if moved.unknown + moved.deleted + moved.unfinished > 0 {
             tracing::info!(
@@ -97,13 +107,17 @@ impl Janitor {
             let more = expired.len() >= BATCH as usize;
             for id in expired {
                 // Used since it was listed: it stays.
-                if !self.parts.store.mark_sandbox_deleted(&id, now).await? {
+                let Some(row) = self.parts.store.mark_sandbox_deleted(&id, now).await? else {
                     continue;
-                }
+                };
                 moved.expired += 1;
                 let sandboxes = self.parts.sandboxes.clone();
+                let charged = Charged {
+                    team: row.team,
+                    bytes: row.bytes,
+                };
                 // Where it fails the next round does it: the row is deleted.
-                let discarded = blocking(move || sandboxes.discard(&id, now)).await;
+                let discarded = blocking(move || sandboxes.discard(&id, Some(charged), now)).await;
                 failed = failed.and(discarded.map(drop));
             }
             if !more || self.parts.draining.is_cancelled() {
@@ -135,7 +149,7 @@ impl Janitor {
                     let goes = fate == SandboxFate::Deleted
                         || changed_at(&sandboxes.path_of(&id))?
                             .is_some_and(|changed| is_left_over(changed, ages));
-                    Ok(goes && sandboxes.discard(&id, now)?)
+                    Ok(goes && sandboxes.discard(&id, None, now)?)
                 });
                 match discarded.await {
                     Ok(was_moved) => *count += u64::from(was_moved),

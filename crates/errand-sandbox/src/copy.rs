@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use crate::beneath::{How, file_type, scan, size_bytes};
 use crate::changes::ChangeKind;
 use crate::error::FileError;
+use crate::room::Taken;
 use crate::root::Root;
-use crate::write::TEMP_PREFIX;
+use crate::write::{TEMP_PREFIX, is_full};
 
 /// Deepest directory that is copied: two open files for each level.
 const DEPTH_MAX: usize = 100;
@@ -65,7 +66,16 @@ impl Root {
         let _change = to.begin_change(ChangeKind::Write);
         let root = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
+        let taken = match to.room() {
+            Some(room) => Some(
+                room.begin(to, false)?
+                    .map_err(|full| is_full(&root, &full))?,
+            ),
+            None => None,
+        };
         let mut copying = Copying {
+            to,
+            taken,
             how: self.how(),
             limits,
             names_left: limits.names_max,
@@ -106,6 +116,8 @@ impl Root {
             levels.push(copying.enter(source, target)?);
         }
         to.has_changed();
+        // Before the room that was taken for the copy is given back.
+        to.measure()?;
         // One call for all files: thousands of small ones would take as many.
         rustix::fs::syncfs(to.dir())
             .and_then(|()| to.settle())
@@ -121,7 +133,10 @@ struct Level {
     todo: Vec<(CString, Mode)>,
 }
 
-struct Copying {
+struct Copying<'a> {
+    to: &'a Root,
+    /// The copy's room, where that is bounded.
+    taken: Option<Taken>,
     how: How,
     limits: CopyLimits,
     names_left: usize,
@@ -130,7 +145,7 @@ struct Copying {
     copied: Copied,
 }
 
-impl Copying {
+impl Copying<'_> {
     fn enter(&mut self, source: OwnedFd, target: OwnedFd) -> Result<Level, CopyError> {
         let root = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
@@ -158,6 +173,7 @@ impl Copying {
             match file_type(&stat) {
                 FileType::RegularFile => self.file(&level, &name).map_err(|error| match error {
                     Stopped::TooMuch => CopyError::TooMuch(self.limits),
+                    Stopped::File(error) => CopyError::File(error),
                     Stopped::Io(error) => FileError::from_errno(
                         Errno::from_io_error(&error).unwrap_or(Errno::IO),
                         "copy a file of",
@@ -192,6 +208,13 @@ impl Copying {
         if size_bytes(&stat) > left {
             return Err(Stopped::TooMuch);
         }
+        if let Some(taken) = &mut self.taken {
+            // A file with holes takes less than its size here, and all of it in the copy.
+            taken
+                .more(self.to, size_bytes(&stat))
+                .map_err(Stopped::File)?
+                .map_err(|full| Stopped::File(is_full(&SandboxPath::root(), &full)))?;
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = mode_of(&stat) | Mode::RUSR | Mode::WUSR;
         let target = rustix::fs::openat(&level.target, name, flags, mode);
@@ -212,6 +235,7 @@ impl Copying {
 
 enum Stopped {
     TooMuch,
+    File(FileError),
     Io(io::Error),
 }
 

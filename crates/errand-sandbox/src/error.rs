@@ -79,6 +79,16 @@ pub enum FileError {
         /// The most files and directories.
         files_max: u64,
     },
+    /// The sandboxes of the team may hold no more together.
+    #[error(
+        "{path} does not fit: the sandboxes of this team may hold {disk_bytes_max} bytes on disk together (sandbox.team_disk_bytes_max). Delete files or sandboxes that are no longer needed, or ask the operator to raise the quota"
+    )]
+    TeamFull {
+        /// What was to be written.
+        path: SandboxPath,
+        /// The most bytes.
+        disk_bytes_max: u64,
+    },
     /// Text was wanted, and the file holds other bytes.
     #[error("{path} is not UTF-8 text: it cannot be read or edited as text")]
     NotUtf8 {

@@ -66,6 +66,8 @@ pub struct Limits {
     pub cpu_percent_max: u32,
     /// What the workspace takes on disk, in bytes.
     pub disk_bytes_max: u64,
+    /// What all sandboxes of its team take on disk together, in bytes; 0: no limit. The workspace's own room holds it.
+    pub team_disk_bytes_max: u64,
     /// Files and directories in the workspace.
     pub files_max: u64,
     /// One file, in bytes.
@@ -86,6 +88,7 @@ impl Default for Limits {
             processes_max: 256,
             cpu_percent_max: 100,
             disk_bytes_max: 5 << 30,
+            team_disk_bytes_max: 0,
             files_max: 100_000,
             file_bytes_max: 2 << 30,
         }
@@ -150,6 +153,8 @@ pub enum Bound {
     Processes,
     /// [`Limits::disk_bytes_max`].
     Disk,
+    /// [`Limits::team_disk_bytes_max`].
+    TeamDisk,
     /// [`Limits::files_max`].
     Files,
     /// [`Limits::file_bytes_max`].

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::beneath::{How, file_type};
 use crate::changes::{Change, ChangeKind, Changes};
 use crate::error::FileError;
+use crate::quota::Charged;
 use crate::room::{Room, Rooms};
 
 /// The directory of one sandbox. All access goes beneath it; the crate's document says what that promises.
@@ -147,15 +148,16 @@ impl Root {
         })
     }
 
-    /// The same sandbox, which holds no more than `rooms` allows. `dir`: the directory that it was opened by.
+    /// The same sandbox, which holds no more than `rooms` allows. `dir`: the directory that it was opened by. `charged`: whose
+    /// quota it counts for.
     #[must_use]
-    pub fn with_room(self, rooms: &Rooms, dir: &Path) -> Self {
+    pub fn with_room(self, rooms: &Rooms, dir: &Path, charged: Charged) -> Self {
         let is_empty = self
             .fresh
             .as_ref()
             .is_some_and(|(fresh, dir)| fresh.list().contains(&**dir));
         Self {
-            room: Some(rooms.of(dir, is_empty)),
+            room: Some(rooms.of(dir, is_empty, charged)),
             ..self
         }
     }
@@ -174,6 +176,39 @@ impl Root {
         if let Some(room) = &self.room {
             room.is_unknown();
         }
+    }
+
+    /// Measures what the sandbox holds, if that is not known. Blocking.
+    ///
+    /// # Errors
+    /// Of the measuring.
+    pub fn measure(&self) -> Result<(), FileError> {
+        match &self.room {
+            Some(room) => room.held(self).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The same where the quota of the team leaves the sandbox little room: what is stopped for taking too much then depends
+    /// on what it held before.
+    ///
+    /// # Errors
+    /// Of the measuring.
+    pub fn measure_where_tight(&self) -> Result<(), FileError> {
+        if self.is_tight() {
+            self.measure()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the quota of the team leaves the sandbox little room.
+    pub(crate) fn is_tight(&self) -> bool {
+        const LITTLE_BYTES: u64 = 64 << 20;
+        self.room.as_ref().is_some_and(|room| {
+            room.team_allows()
+                .is_some_and(|allowed| allowed < room.counted().saturating_add(LITTLE_BYTES))
+        })
     }
 
     pub(crate) fn room(&self) -> Option<&Arc<Room>> {

@@ -309,12 +309,18 @@ fn disk_bytes(stat: &Stat) -> u64 {
         .saturating_mul(512)
 }
 
-fn is_full(path: &SandboxPath, full: &Full) -> FileError {
-    let Full(limits) = full;
-    FileError::SandboxFull {
-        path: path.clone(),
-        disk_bytes_max: limits.disk_bytes_max,
-        files_max: limits.files_max,
+pub(crate) fn is_full(path: &SandboxPath, full: &Full) -> FileError {
+    let path = path.clone();
+    match full {
+        Full::Sandbox(limits) => FileError::SandboxFull {
+            path,
+            disk_bytes_max: limits.disk_bytes_max,
+            files_max: limits.files_max,
+        },
+        Full::Team(limits) => FileError::TeamFull {
+            path,
+            disk_bytes_max: limits.team_disk_bytes_max,
+        },
     }
 }
 

@@ -54,7 +54,7 @@ pub use runs::children::StartChild;
 pub use runs::claims::{Recovered, Woken};
 pub use runs::fork::ForkRun;
 pub use runs::losses::POISONED;
-pub use sandboxes::SandboxFate;
+pub use sandboxes::{RecordedSandbox, SandboxFate};
 pub use stats::dashboard::{
     AgentFigures, ClosedRequest, DayFigures, LastRun, Reach, TranscriptPart,
 };

@@ -22,6 +22,7 @@ use serde_json::Value;
 pub use crate::agents::BuildChange;
 use crate::notify::Fence;
 pub use crate::runs::claim_order::{Principal, RunSlots};
+pub use crate::sandboxes::Sandbox;
 
 /// Who calls, proved by an API key: with the role that its creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,19 +215,6 @@ pub struct ApiKey {
     pub last_used_at: Option<Timestamp>,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
-}
-
-/// A sandbox's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandbox {
-    /// Its id.
-    pub id: SandboxId,
-    /// Whose.
-    pub team: TeamId,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it goes, unless it is used.
-    pub expires_at: Timestamp,
 }
 
 /// A run as `GET` gives it.
@@ -459,8 +447,8 @@ pub struct DrivenRun {
     pub step: u64,
     /// Its sandbox, if it has one.
     pub sandbox: Option<SandboxId>,
-    /// Whether that sandbox is there and not expired.
-    pub sandbox_usable: bool,
+    /// Bytes that the sandbox has on record. None: it has expired.
+    pub sandbox_bytes: Option<u64>,
     /// Steps so far.
     pub steps: u64,
     /// Tokens so far, in and out.
@@ -527,6 +515,8 @@ pub struct StepCommit {
     pub usage: Usage,
     /// A sandbox that the run takes for its own with this step.
     pub sandbox: Option<SandboxId>,
+    /// Bytes that the run's sandbox holds, where they are to be recorded.
+    pub sandbox_bytes: Option<u64>,
     /// Whether its entries are a turn of the model: open calls are looked for from here on.
     pub turn: bool,
     /// When the step that follows has taken too long.

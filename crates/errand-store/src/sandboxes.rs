@@ -4,6 +4,7 @@
 //! Promised: a sandbox does not expire while the run that it serves has not ended, and is not deleted while any run on
 //! it has not, held by the statement that would do it. Left out: taking a sandbox for a run and giving it back (a run's own transactions do it), files.
 
+pub(crate) mod bytes;
 #[cfg(test)]
 mod tests;
 
@@ -12,10 +13,10 @@ use errand_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::db::sqlite::Store;
-use crate::db::types::{Blob, Ms, int, word};
+use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
-use crate::model::Sandbox;
+pub use bytes::RecordedSandbox;
 
 /// True of `sandboxes s` where the run that it serves has not ended: such a sandbox does not expire.
 macro_rules! held {
@@ -35,6 +36,21 @@ macro_rules! in_use {
                          WHERE r.sandbox_id = s.id AND r.status NOT IN ('completed', 'failed', 'interrupted')))"
         )
     };
+}
+
+/// A sandbox's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Whose.
+    pub team: TeamId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it goes, unless it is used.
+    pub expires_at: Timestamp,
+    /// Bytes on disk when that was last recorded.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -73,7 +89,8 @@ impl Store {
             .await
     }
 
-    /// Notes a use: the sandbox goes no earlier than at `expires_at`. Never makes it go earlier than before.
+    /// Notes a use: the sandbox goes no earlier than at `expires_at`. Never makes it go earlier than before. `bytes`: what it
+    /// holds on disk now, if that is known.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] as for [`Store::sandbox`].
@@ -82,10 +99,11 @@ impl Store {
         team: TeamId,
         sandbox: &SandboxId,
         expires_at: Timestamp,
+        bytes: Option<u64>,
         now: Timestamp,
     ) -> Result<()> {
         let sandbox = sandbox.clone();
-        self.write(move |tx| update_expiry(tx, team, &sandbox, expires_at, now))
+        self.write(move |tx| update_use(tx, team, &sandbox, (expires_at, bytes), now))
             .await
     }
 
@@ -114,12 +132,16 @@ impl Store {
             .await
     }
 
-    /// Deletes a sandbox's row if it has expired *still*: a use since [`Store::expired_sandboxes`] saves it. True where
-    /// it is deleted now, and the directory may go.
+    /// Deletes a sandbox's row if it has expired *still*: a use since [`Store::expired_sandboxes`] saves it. With the record
+    /// that it had where it is deleted now, and the directory may go.
     ///
     /// # Errors
     /// Those of any write.
-    pub async fn mark_sandbox_deleted(&self, sandbox: &SandboxId, now: Timestamp) -> Result<bool> {
+    pub async fn mark_sandbox_deleted(
+        &self,
+        sandbox: &SandboxId,
+        now: Timestamp,
+    ) -> Result<Option<RecordedSandbox>> {
         let sandbox = sandbox.clone();
         self.write(move |tx| delete_expired(tx, &sandbox, now))
             .await
@@ -187,6 +209,7 @@ fn insert_sandbox(
         team,
         created_at: now,
         expires_at,
+        bytes: 0,
     })
 }
 
@@ -202,10 +225,11 @@ fn select_sandbox(
             team,
             created_at: row.get::<_, Ms>(0)?.0,
             expires_at: row.get::<_, Ms>(1)?.0,
+            bytes: count(row.get(2)?),
         })
     };
     conn.prepare_cached(concat!(
-        "SELECT s.created_at, s.expires_at FROM sandboxes s
+        "SELECT s.created_at, s.expires_at, s.bytes FROM sandboxes s
          WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND (s.expires_at > ?3 OR ",
         held!(),
         ")"
@@ -218,21 +242,21 @@ fn select_sandbox(
     .ok_or(StoreError::NotFound)
 }
 
-fn update_expiry(
+fn update_use(
     tx: &Connection,
     team: TeamId,
     sandbox: &SandboxId,
-    expires_at: Timestamp,
+    (expires_at, bytes): (Timestamp, Option<u64>),
     now: Timestamp,
 ) -> Result<()> {
     let changed = tx
         .prepare_cached(concat!(
-            "UPDATE sandboxes AS s SET expires_at = max(s.expires_at, ?4)
+            "UPDATE sandboxes AS s SET expires_at = max(s.expires_at, ?4), bytes = coalesce(?5, s.bytes)
              WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND (s.expires_at > ?3 OR ",
             held!(),
             ")"
         ))?
-        .execute(params![sandbox.as_str(), Blob(team.as_uuid()), Ms(now), Ms(expires_at)])?;
+        .execute(params![sandbox.as_str(), Blob(team.as_uuid()), Ms(now), Ms(expires_at), bytes.map(int)])?;
     if changed == 0 {
         Err(StoreError::NotFound)
     } else {
@@ -243,7 +267,7 @@ fn update_expiry(
 fn delete(tx: &Connection, team: TeamId, sandbox: &SandboxId, now: Timestamp) -> Result<()> {
     let deleted = tx
         .prepare_cached(concat!(
-            "UPDATE sandboxes AS s SET deleted_at = ?3
+            "UPDATE sandboxes AS s SET deleted_at = ?3, bytes = 0
              WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL AND s.expires_at > ?3 AND NOT ",
             in_use!()
         ))?
@@ -275,13 +299,28 @@ fn select_expired(conn: &Connection, now: Timestamp, limit: u32) -> Result<Vec<S
     .collect()
 }
 
-fn delete_expired(tx: &Connection, sandbox: &SandboxId, now: Timestamp) -> Result<bool> {
-    let deleted = tx
+fn delete_expired(
+    tx: &Connection,
+    sandbox: &SandboxId,
+    now: Timestamp,
+) -> Result<Option<RecordedSandbox>> {
+    let found = tx
         .prepare_cached(concat!(
-            "UPDATE sandboxes AS s SET deleted_at = ?2
+            "SELECT s.team_id, s.bytes FROM sandboxes s
              WHERE s.id = ?1 AND s.deleted_at IS NULL AND s.expires_at <= ?2 AND NOT ",
             in_use!()
         ))?
-        .execute(params![sandbox.as_str(), Ms(now)])?;
-    Ok(deleted > 0)
+        .query_row(params![sandbox.as_str(), Ms(now)], |row| {
+            Ok(RecordedSandbox {
+                id: sandbox.clone(),
+                team: TeamId::from_stored(row.get::<_, Blob>(0)?.0),
+                bytes: count(row.get(1)?),
+            })
+        })
+        .optional()?;
+    if found.is_some() {
+        tx.prepare_cached("UPDATE sandboxes SET deleted_at = ?2, bytes = 0 WHERE id = ?1")?
+            .execute(params![sandbox.as_str(), Ms(now)])?;
+    }
+    Ok(found)
 }

@@ -213,6 +213,7 @@ impl App {
         }
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = sandboxes_of(&config)?;
+        sandboxes.begin_with(store.sandbox_bytes_of_teams().await?);
         let tools = tools.with(vec![Arc::new(FetchUrl::new(page_client(&config)?))]);
         let (tools, exec) = Isolation::ready(isolation, tools, &mut sandboxes).await?;
         let models = models.with_network(network_of(&config)?);
@@ -488,6 +489,7 @@ fn sandboxes_of(config: &Config) -> Result<Sandboxes> {
         .context("the directory of sandboxes cannot be used")?;
     Ok(sandboxes.with_limits(RoomLimits {
         disk_bytes_max: config.sandbox.disk_bytes_max,
+        team_disk_bytes_max: config.sandbox.team_disk_bytes_max,
         files_max: u64::from(config.sandbox.files_max),
     }))
 }

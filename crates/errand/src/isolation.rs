@@ -34,6 +34,7 @@ pub fn settings(config: &Config, helper: PathBuf) -> ExecSettings {
             processes_max: sandbox.processes_max,
             cpu_percent_max: sandbox.cpu_percent_max,
             disk_bytes_max: sandbox.disk_bytes_max,
+            team_disk_bytes_max: sandbox.team_disk_bytes_max,
             files_max: u64::from(sandbox.files_max),
             file_bytes_max: sandbox.file_bytes_max,
         },

@@ -268,6 +268,7 @@ impl Committer {
                 },
                 usage: Usage::default(),
                 sandbox: None,
+                sandbox_bytes: None,
                 turn: true,
                 step_deadline: now.plus_ms(STEP_MS_MAX),
                 now,

@@ -82,6 +82,7 @@ impl World {
         let janitor = Janitor {
             parts,
             started: now,
+            sweep: Sweep::default(),
         };
         Self { janitor, team, dir }
     }
@@ -118,8 +119,15 @@ impl World {
 
     fn fill(&self, id: &SandboxId) {
         let path = errand_core::path::SandboxPath::parse("dir/file").unwrap();
-        let root = self.parts().sandboxes.root(id).unwrap();
+        let root = self.parts().sandboxes.root(id, self.charged()).unwrap();
         root.write(&path, b"mine").unwrap();
+    }
+
+    fn charged(&self) -> Charged {
+        Charged {
+            team: self.team,
+            bytes: 0,
+        }
     }
 
     fn is_there(&self, id: &SandboxId) -> bool {
@@ -238,7 +246,7 @@ async fn a_round_that_a_crash_cut_short_is_finished_by_a_later_one() {
     world.advance_ms(1000);
     let now = world.parts().clock.now();
     let marked = world.parts().store.mark_sandbox_deleted(&id, now).await;
-    assert!(marked.unwrap());
+    assert_eq!(marked.unwrap().unwrap().id, id);
     // Crash. Its directory was changed a moment ago, and yet it goes: its row says that nothing will use it.
     world.start_again();
     assert_eq!(world.round().await.deleted, 1);
@@ -283,7 +291,7 @@ async fn directories_that_the_store_does_not_know_go_when_they_are_old() {
         world
             .parts()
             .sandboxes
-            .root(&known)
+            .root(&known, world.charged())
             .unwrap()
             .usage()
             .unwrap()

@@ -228,6 +228,8 @@ async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String>
         let root = workspace
             .root()
             .map_err(|error| ("unavailable: the sandbox cannot be opened", error))?;
+        root.measure_where_tight()
+            .map_err(|error| ("unavailable: the sandbox cannot be measured", error))?;
         root.check_directory(&cwd)
             .map_err(|error| ("invalid_arguments: `cwd`", error))?;
         Ok(root.clone())
@@ -298,6 +300,11 @@ fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
             u64::from(limits.processes_max),
         ),
         Bound::Disk => ("disk", "sandbox.disk_bytes_max", limits.disk_bytes_max),
+        Bound::TeamDisk => (
+            "disk, with the other sandboxes of the team,",
+            "sandbox.team_disk_bytes_max",
+            limits.team_disk_bytes_max,
+        ),
         Bound::Files => ("files", "sandbox.files_max", limits.files_max),
         Bound::FileSize => (
             "room for one file",

@@ -206,7 +206,10 @@ impl Running {
         let ended_by = match end {
             End::NotYet => self.look_back(exit_code).await.map(EndedBy::Bound),
             End::Asked(by) | End::Killed(by) => {
-                if matches!(by, EndedBy::Bound(Bound::Disk | Bound::Files)) {
+                if matches!(
+                    by,
+                    EndedBy::Bound(Bound::Disk | Bound::TeamDisk | Bound::Files)
+                ) {
                     self.watched(Watch::look_after_stop).await;
                 }
                 Some(by)

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::{Group, Keeper};
 use super::processes::Taken;
 use super::{Bound, Limits, processes};
+use crate::room::Held;
 use crate::root::Root;
 
 /// How often it is looked.
@@ -28,19 +29,14 @@ const UNEXPLAINED_BYTES: u64 = 64 << 20;
 const TERMINALS_MAX: usize = 64;
 /// How long a count of mappings is good, in parts of the time that it took: counting takes a fifth of a processor at most.
 const MAPPINGS_REST_PER_WORK: u32 = 4;
+/// Growth of the file system after which a command that ended is measured at once, where its team has a quota.
+const TEAM_GROWTH_BYTES: u64 = 1 << 20;
 /// What is read of an output before nobody reads on.
 const OUTPUT_READ_BYTES_MAX: u64 = 1 << 30;
 
 /// Sandboxes that were over a bound when their last command ended, by device and inode, with what they held: they may
 /// hold so much, so that a command can remove it, and not more.
 pub(super) type Over = Arc<Mutex<HashMap<(u64, u64), Held>>>;
-
-/// What a workspace holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
-    bytes: u64,
-    files: u64,
-}
 
 /// How much of a file system is taken.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +52,8 @@ pub(super) struct Watch {
     limits: Limits,
     /// What it may hold.
     may: Held,
+    /// Bytes that it may hold however full its team's quota is: what it held before.
+    may_keep_bytes: u64,
     over: Over,
     group: Arc<Group>,
     keepers: (Keeper, Keeper),
@@ -101,7 +99,9 @@ impl Watch {
             bytes: limits.disk_bytes_max.max(known.bytes),
             files: limits.files_max.max(known.files),
         };
+        let counted = workspace.room().map_or(0, |room| room.counted());
         let mut watch = Self {
+            may_keep_bytes: known.bytes.max(counted),
             workspace,
             id,
             limits,
@@ -184,7 +184,11 @@ impl Watch {
 
     /// Whether the workspace is to be measured when all processes are gone.
     pub(super) fn is_to_be_measured(&self) -> bool {
-        self.measured.is_some() || self.has_grown_much()
+        self.measured.is_some()
+            || self.has_grown_much()
+            // What was taken or removed there counts for the whole team.
+            || self.workspace.is_tight()
+            || self.team_allows().is_some() && self.growth().0 > TEAM_GROWTH_BYTES
     }
 
     /// Measures a last time. Blocking.
@@ -213,16 +217,37 @@ impl Watch {
 
     fn note(&self, held: Held) {
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.bytes > self.limits.disk_bytes_max || held.files > self.limits.files_max {
+        let is_over_quota = self
+            .team_allows()
+            .is_some_and(|allowed| held.bytes > allowed);
+        if held.bytes > self.limits.disk_bytes_max
+            || held.files > self.limits.files_max
+            || is_over_quota
+        {
             over.insert(self.id, held);
         } else {
             over.remove(&self.id);
         }
     }
 
+    /// Bytes that the workspace may hold by its team's quota. None: the team has none.
+    fn team_allows(&self) -> Option<u64> {
+        self.workspace.room().and_then(|room| room.team_allows())
+    }
+
+    /// Bytes that the command may bring the workspace to.
+    fn bytes_max(&self) -> u64 {
+        self.team_allows().map_or(self.may.bytes, |allowed| {
+            self.may.bytes.min(allowed.max(self.may_keep_bytes))
+        })
+    }
+
     fn judge(&self, held: Held, nameless_bytes: u64) -> Option<Bound> {
-        if held.bytes.saturating_add(nameless_bytes) > self.may.bytes {
+        let bytes = held.bytes.saturating_add(nameless_bytes);
+        if bytes > self.may.bytes {
             Some(Bound::Disk)
+        } else if bytes > self.bytes_max() {
+            Some(Bound::TeamDisk)
         } else if held.files > self.may.files {
             Some(Bound::Files)
         } else {
@@ -248,7 +273,7 @@ impl Watch {
             .map(|last| last.held)
             .unwrap_or_default();
         let (bytes, files) = self.growth();
-        bytes > self.may.bytes.saturating_sub(held.bytes) / 2
+        bytes > self.bytes_max().saturating_sub(held.bytes) / 2
             || files > self.may.files.saturating_sub(held.files) / 2
     }
 
@@ -281,11 +306,21 @@ impl Watch {
 
     fn measure(&mut self) -> Held {
         let (at, filled) = (Instant::now(), self.filled());
+        let room = self
+            .workspace
+            .room()
+            .map(|room| (room, room.begin_measure()));
         let held = self.workspace.usage().map_or_else(
             |_| Held::default(),
-            |usage| Held {
-                bytes: usage.disk_bytes,
-                files: usage.files.saturating_add(usage.directories),
+            |usage| {
+                let held = Held {
+                    bytes: usage.disk_bytes,
+                    files: usage.files.saturating_add(usage.directories),
+                };
+                if let Some((room, begun)) = room {
+                    room.is_measured(begun, held);
+                }
+                held
             },
         );
         self.measured = Some(Measured {

@@ -218,6 +218,7 @@ impl Runs {
             end,
             usage: Usage::default(),
             sandbox: None,
+            sandbox_bytes: None,
             turn,
             step_deadline: self.now.plus_ms(3_600_000),
             now: self.now,

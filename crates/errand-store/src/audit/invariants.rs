@@ -159,7 +159,7 @@ pub(super) const OF_RUN: [OfRun; 21] = [
     },
 ];
 
-pub(super) const OF_STORE: [OfStore; 8] = [
+pub(super) const OF_STORE: [OfStore; 9] = [
     OfStore {
         name: "a_sandbox_serves_an_open_run",
         sentence: "The owner of a sandbox is a run on it that has not ended, or one whose driver is leaving it; a deleted \
@@ -175,6 +175,13 @@ pub(super) const OF_STORE: [OfStore; 8] = [
               WHERE (s.owner_run IS NULL AND s.leaving IS NOT NULL)
                  OR (s.owner_run IS NOT NULL AND (r.id IS NULL OR s.deleted_at IS NOT NULL OR r.sandbox_id IS NOT s.id
                      OR (s.leaving IS NULL AND r.status IN ('completed', 'failed', 'interrupted'))))",
+    },
+    OfStore {
+        name: "a_deleted_sandbox_takes_no_room",
+        sentence: "A sandbox that is deleted has no bytes on record.",
+        scope: None,
+        sql: "SELECT NULL, 'sandbox ' || id || ' is deleted and has ' || bytes || ' bytes on record'
+              FROM sandboxes INDEXED BY sandboxes_by_bytes WHERE bytes > 0 AND deleted_at IS NOT NULL",
     },
     OfStore {
         name: "a_request_row_has_its_entry",

@@ -4,7 +4,7 @@ use super::fixture::Runs;
 use super::*;
 
 /// What is done to a sound store, and the invariants that it breaks.
-const DAMAGES: [(&str, &[&str]); 46] = [
+const DAMAGES: [(&str, &[&str]); 47] = [
     ("UPDATE runs SET completed_at = NULL WHERE status = 'completed'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET completed_at = 1 WHERE status = 'waiting'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET wake_at = 1 WHERE status = 'interrupted'", &["an_ended_run_is_at_rest"]),
@@ -112,6 +112,10 @@ const DAMAGES: [(&str, &[&str]); 46] = [
     (
         "UPDATE sandboxes SET owner_run = (SELECT id FROM runs WHERE status = 'completed') WHERE owner_run IS NULL",
         &["a_sandbox_serves_an_open_run"],
+    ),
+    (
+        "UPDATE sandboxes SET deleted_at = 1, bytes = 7 WHERE owner_run IS NULL",
+        &["a_deleted_sandbox_takes_no_room"],
     ),
     (
         "UPDATE sandboxes SET owner_run = NULL WHERE owner_run IN (SELECT id FROM runs WHERE claim_token IS NOT NULL)",

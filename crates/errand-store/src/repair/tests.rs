@@ -144,6 +144,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
         end: going(),
         usage: Usage::default(),
         sandbox: None,
+        sandbox_bytes: None,
         turn: false,
         step_deadline: runs.now,
         now: runs.now,

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::agents::builds::Builds;
 use crate::db::sqlite::{Store, Tx};
-use crate::db::types::{Blob, Ms};
+use crate::db::types::{Blob, Ms, count};
 use crate::error::{Result, StoreError};
 use crate::model::{
     Claimed, Claims, Committed, DrivenRun, Left, ReadyRun, RunSlots, StepCommit, StepEnd, Usage,
@@ -27,6 +27,7 @@ use crate::runs::losses;
 use crate::runs::quarantine::{for_each, set_aside};
 use crate::runs::queries::entries_from;
 use crate::runs::row::{COLUMNS, RunRow, read_row};
+use crate::sandboxes::bytes;
 use crate::stats::counters;
 
 /// Longest transcript that is read with the claim.
@@ -493,8 +494,8 @@ pub(crate) fn fail(
 }
 
 fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
-    let sandbox_usable = match &row.sandbox {
-        None => true,
+    let sandbox_bytes = match &row.sandbox {
+        None => Some(0),
         Some(id) => usable(conn, id, row.id)?,
     };
     let entries = if row.position == 0 {
@@ -529,7 +530,7 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
         build,
         step: row.step,
         sandbox: row.sandbox.clone(),
-        sandbox_usable,
+        sandbox_bytes,
         steps: row.steps,
         tokens: row.input_tokens + row.output_tokens,
         cost_usd: row.cost_usd,
@@ -538,17 +539,21 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
     })
 }
 
-/// Whether the run holds its sandbox. One whose run has not ended does not expire; one that expired before a resume was
-/// not taken.
-fn usable(conn: &Connection, sandbox: &SandboxId, run: RunId) -> Result<bool> {
-    let owner = conn
-        .prepare_cached("SELECT owner_run FROM sandboxes WHERE id = ?1 AND deleted_at IS NULL")?
+/// The bytes that a sandbox has on record which the run holds. One whose run has not ended does not expire; one that
+/// expired before a resume was not taken: there is none then.
+fn usable(conn: &Connection, sandbox: &SandboxId, run: RunId) -> Result<Option<u64>> {
+    let found = conn
+        .prepare_cached(
+            "SELECT owner_run, bytes FROM sandboxes WHERE id = ?1 AND deleted_at IS NULL",
+        )?
         .query_row(params![sandbox.as_str()], |row| {
-            row.get::<_, Option<Blob>>(0)
+            Ok((row.get::<_, Option<Blob>>(0)?, row.get::<_, i64>(1)?))
         })
-        .optional()?
-        .flatten();
-    Ok(owner.is_some_and(|owner| owner.0 == run.as_uuid()))
+        .optional()?;
+    Ok(match found {
+        Some((Some(owner), bytes)) if owner.0 == run.as_uuid() => Some(count(bytes)),
+        Some(_) | None => None,
+    })
 }
 
 fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
@@ -563,6 +568,9 @@ fn commit(tx: &Tx<'_>, step: &StepCommit) -> Result<Committed> {
     change.apply(Event::StepDone)?;
     if let Some(sandbox) = &step.sandbox {
         take_new_sandbox(tx, &mut change, sandbox, step.now)?;
+    }
+    if let (Some(sandbox), Some(bytes)) = (&change.row.sandbox, step.sandbox_bytes) {
+        bytes::record(tx, sandbox, bytes)?;
     }
     if step.turn {
         change.row.turn = change.row.position + 1;

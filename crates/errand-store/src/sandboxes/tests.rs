@@ -89,6 +89,7 @@ async fn a_sandbox_is_its_teams_until_it_expires() {
         team: f.team,
         created_at: f.now,
         expires_at: end,
+        bytes: 0,
     };
     assert_eq!(f.store.sandbox(f.team, &id, f.now).await.unwrap(), expected);
     assert!(f.is_usable(&id, f.now.plus_ms(TTL_MS - 1)).await);
@@ -104,11 +105,11 @@ async fn a_use_moves_the_end_and_never_back() {
     let id = f.sandbox().await;
     let (end, later) = (f.now.plus_ms(TTL_MS), f.now.plus_ms(2 * TTL_MS));
     f.store
-        .touch_sandbox(f.team, &id, later, f.now)
+        .touch_sandbox(f.team, &id, later, Some(4096), f.now)
         .await
         .unwrap();
     f.store
-        .touch_sandbox(f.team, &id, end, f.now)
+        .touch_sandbox(f.team, &id, end, None, f.now)
         .await
         .unwrap();
     assert_eq!(
@@ -120,10 +121,14 @@ async fn a_use_moves_the_end_and_never_back() {
         later
     );
 
+    // What it holds is recorded with a use that knows it.
+    let row = f.store.sandbox(f.team, &id, f.now).await.unwrap();
+    assert_eq!(row.bytes, 4096);
+
     for (team, now) in [(f.other_team, f.now), (f.team, later)] {
         let touched = f
             .store
-            .touch_sandbox(team, &id, later.plus_ms(9), now)
+            .touch_sandbox(team, &id, later.plus_ms(9), Some(1), now)
             .await;
         assert!(matches!(touched, Err(StoreError::NotFound)), "{touched:?}");
     }
@@ -183,7 +188,9 @@ async fn a_deleted_sandbox_is_not_found_and_its_directory_not_known() {
         Err(StoreError::NotFound)
     ));
     assert!(matches!(
-        f.store.touch_sandbox(f.team, &id, f.now, f.now).await,
+        f.store
+            .touch_sandbox(f.team, &id, f.now, Some(1), f.now)
+            .await,
         Err(StoreError::NotFound)
     ));
     assert!(
@@ -211,8 +218,11 @@ async fn the_run_that_it_serves_keeps_a_sandbox() {
                 "{status}: {deleted:?}"
             );
         }
-        assert!(!f.store.mark_sandbox_deleted(&id, end).await.unwrap());
-        f.store.touch_sandbox(f.team, &id, end, end).await.unwrap();
+        assert_eq!(f.store.mark_sandbox_deleted(&id, end).await.unwrap(), None);
+        f.store
+            .touch_sandbox(f.team, &id, end, None, end)
+            .await
+            .unwrap();
     }
     assert!(f.store.expired_sandboxes(end, 10).await.unwrap().is_empty());
 }
@@ -233,7 +243,7 @@ async fn a_run_that_waits_for_a_sandbox_keeps_it_from_deletion_only() {
         Err(StoreError::NotFound)
     ));
     assert!(f.store.expired_sandboxes(end, 10).await.unwrap().is_empty());
-    assert!(!f.store.mark_sandbox_deleted(&id, end).await.unwrap());
+    assert_eq!(f.store.mark_sandbox_deleted(&id, end).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -276,18 +286,88 @@ async fn expired_sandboxes_go_in_order_unless_they_were_used() {
 
     // Used just before: not gone.
     f.store
-        .touch_sandbox(f.team, &ids[2], ends[3], f.now)
+        .touch_sandbox(f.team, &ids[2], ends[3], None, f.now)
         .await
         .unwrap();
-    assert!(!f.store.mark_sandbox_deleted(&ids[2], at).await.unwrap());
-    assert!(f.store.mark_sandbox_deleted(&ids[1], at).await.unwrap());
-    assert!(!f.store.mark_sandbox_deleted(&ids[1], at).await.unwrap());
-    assert!(
-        !f.store
-            .mark_sandbox_deleted(&f.ids.sandbox(f.now), at)
-            .await
-            .unwrap()
+    assert_eq!(
+        f.store.mark_sandbox_deleted(&ids[2], at).await.unwrap(),
+        None
+    );
+    let deleted = f.store.mark_sandbox_deleted(&ids[1], at).await.unwrap();
+    assert_eq!(deleted.unwrap().id, ids[1]);
+    assert_eq!(
+        f.store.mark_sandbox_deleted(&ids[1], at).await.unwrap(),
+        None
+    );
+    let nobody = f.ids.sandbox(f.now);
+    assert_eq!(
+        f.store.mark_sandbox_deleted(&nobody, at).await.unwrap(),
+        None
     );
     assert_eq!(expired(10).await.unwrap(), [ids[0].clone()]);
     assert_eq!(f.fate(&ids[2]).await, SandboxFate::Kept);
+}
+
+#[tokio::test]
+async fn a_teams_bytes_are_those_of_its_kept_sandboxes() {
+    let f = Fixture::new().await;
+    let (first, second, third) = (f.sandbox().await, f.sandbox().await, f.sandbox().await);
+    let (foreign, nobody) = (f.ids.sandbox(f.now), f.ids.sandbox(f.now));
+    let end = f.now.plus_ms(TTL_MS);
+    f.store
+        .create_sandbox(
+            f.other_team,
+            foreign.clone(),
+            end,
+            f.now,
+            Once::not_recorded(),
+        )
+        .await
+        .unwrap();
+    let sums = async || {
+        let mut sums = f.store.sandbox_bytes_of_teams().await.unwrap();
+        sums.sort_by_key(|(_, bytes)| *bytes);
+        sums
+    };
+    assert_eq!(sums().await, []);
+
+    let record = |measured: &[(&SandboxId, u64)]| {
+        let measured = measured.iter().map(|(id, bytes)| ((*id).clone(), *bytes));
+        f.store.record_sandbox_bytes(measured.collect())
+    };
+    let recorded = record(&[(&first, 5000), (&nobody, 9), (&second, 300), (&foreign, 70)]);
+    // One that has no row is no error, and is not among them.
+    let expected = [
+        (first.clone(), 5000),
+        (second.clone(), 300),
+        (foreign.clone(), 70),
+    ];
+    assert_eq!(recorded.await.unwrap(), expected);
+    assert_eq!(sums().await, [(f.other_team, 70), (f.team, 5300)]);
+
+    f.delete(&first, f.now).await.unwrap();
+    assert_eq!(sums().await, [(f.other_team, 70), (f.team, 300)]);
+    // It was measured before it was deleted, and recorded after.
+    assert_eq!(record(&[(&first, 5000)]).await.unwrap(), []);
+    let expired = f.store.mark_sandbox_deleted(&second, end).await.unwrap();
+    let expected = RecordedSandbox {
+        id: second.clone(),
+        team: f.team,
+        bytes: 300,
+    };
+    assert_eq!(expired, Some(expected));
+    assert_eq!(sums().await, [(f.other_team, 70)]);
+
+    // All that are kept, also where they hold nothing, page by page.
+    let mut kept = Vec::new();
+    let mut after = None;
+    loop {
+        let page = f.store.recorded_sandboxes(after, 1).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        kept.extend(page.into_iter().map(|found| (found.id, found.bytes)));
+    }
+    let mut expected = [(third, 0), (foreign, 70)];
+    expected.sort();
+    assert_eq!(kept, expected);
 }

@@ -591,6 +591,7 @@ impl Simulation {
             end: StepEnd::Release,
             usage: Usage::default(),
             sandbox: None,
+            sandbox_bytes: None,
             turn: false,
             step_deadline: now.plus_ms(STEP_MS_MAX),
             now,

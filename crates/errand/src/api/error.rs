@@ -302,7 +302,9 @@ impl From<FileError> for ApiError {
         match &error {
             FileError::NotFound { .. } => Self::new(ErrorCode::NotFound, error.to_string()),
             FileError::SandboxMissing => Self::not_found(),
-            FileError::TooLarge { .. } | FileError::SandboxFull { .. } => {
+            FileError::TooLarge { .. }
+            | FileError::SandboxFull { .. }
+            | FileError::TeamFull { .. } => {
                 Self::new(ErrorCode::PayloadTooLarge, error.to_string())
             }
             FileError::NotADirectory { .. }

@@ -27,6 +27,8 @@ section! {
         cpu_percent_max: u32 = whole(100, 5..=100_000).unit("percent"),
         /// How much disk a sandbox may take before a command in it is stopped.
         disk_bytes_max: u64 = size(5 * GIB, MIB..=100 * TIB),
+        /// How much disk the sandboxes of a team may take together; 0: no limit.
+        team_disk_bytes_max: u64 = size(100 * GIB, 0..=1000 * TIB),
         /// How many files and directories a sandbox may hold before a command in it is stopped.
         files_max: u32 = whole(100_000, 100..=1_000_000).unit("files"),
         /// How large one file may be that a command writes.

@@ -7,7 +7,7 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
-const SAMPLES: [(&str, &str, &str); 50] = [
+const SAMPLES: [(&str, &str, &str); 51] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
     (
@@ -56,6 +56,7 @@ const SAMPLES: [(&str, &str, &str); 50] = [
     ("sandbox.processes_max", "32", "32"),
     ("sandbox.cpu_percent_max", "150", "150"),
     ("sandbox.disk_bytes_max", "'1GiB'", "1GiB"),
+    ("sandbox.team_disk_bytes_max", "'20GiB'", "20GiB"),
     ("sandbox.files_max", "1000", "1000"),
     ("sandbox.file_bytes_max", "'1GiB'", "1GiB"),
     ("sandbox.waiting_shells_max", "2", "2"),

@@ -6,7 +6,7 @@
 use axum::extract::State;
 use errand_core::id::{RunId, SandboxId};
 use errand_core::path::SandboxPath;
-use errand_sandbox::{Entry, FileError, Kind, Root};
+use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
@@ -255,11 +255,16 @@ pub(super) async fn root_of(
     visitor: &Visitor,
     sandbox: &SandboxId,
 ) -> Result<Root, PageError> {
-    web.store
+    let row = web
+        .store
         .sandbox(visitor.team_id(), sandbox, web.clock.now())
         .await?;
-    let (sandboxes, sandbox) = (web.sandboxes.clone(), sandbox.clone());
-    blocking(move || sandboxes.root(&sandbox)).await
+    let sandboxes = web.sandboxes.clone();
+    let charged = Charged {
+        team: row.team,
+        bytes: row.bytes,
+    };
+    blocking(move || sandboxes.root(&row.id, charged)).await
 }
 
 /// Does file work on a thread for that.

@@ -130,6 +130,7 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
         (table("By model", "model", span, &by_model))
         @if let Some(by_key) = &by_key { (table("By API key", "key", span, by_key)) }
         (limit(visitor, month, wrong))
+        (disk(web, visitor))
     };
     let status = ui::status_of(wrong.is_some());
     Ok(page_with_status(
@@ -323,6 +324,23 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
                     }
                     button { "Save" }
                 }
+            }
+        }
+    }
+}
+
+/// What the files of the team's sandboxes take.
+fn disk(web: &Web, visitor: &Visitor) -> Markup {
+    let held = web.sandboxes.team_bytes(visitor.team_id());
+    html! {
+        section.card.pad {
+            div.head { h2 { "Files" } }
+            p {
+                strong { (ui::size(held)) } " on the server's disk"
+                @match web.sandboxes.team_bytes_max() { Some(most) => { " of " (ui::size(most)) } None => ", no limit" } "."
+            }
+            @if web.sandboxes.team_bytes_max().is_some_and(|most| held >= most) {
+                (ui::alert(Some("There is no room left: uploads and runs that write files are refused. Delete sandboxes that are no longer needed, or ask the operator to raise the quota.")))
             }
         }
     }

@@ -92,6 +92,7 @@ mod sending;
 mod signals;
 mod slow_clients;
 mod taken_over;
+mod team_quota;
 mod tidy;
 mod web;
 mod web_answering;

@@ -109,6 +109,7 @@ fn each_end_is_told_as_what_it_is() {
         ),
         (Bound::Processes, "sandbox.processes_max allows (256)"),
         (Bound::Disk, "sandbox.disk_bytes_max"),
+        (Bound::TeamDisk, "sandbox.team_disk_bytes_max"),
         (Bound::Files, "sandbox.files_max"),
         (Bound::FileSize, "sandbox.file_bytes_max"),
         (Bound::Output, "more output than"),

@@ -137,7 +137,7 @@ impl CallError {
     }
 }
 
-/// Part of the wire: a word is never changed, and a new variant gets its own.
+/// Part of the wire: a word is never changed, and a new variant gets its own, unless a caller can do the same about it.
 fn word_of(error: &FileError) -> &'static str {
     match error {
         FileError::NotFound { .. } => "not_found",
@@ -147,7 +147,7 @@ fn word_of(error: &FileError) -> &'static str {
         FileError::LinkInTheWay { .. } => "link_in_the_way",
         FileError::OtherFileSystem { .. } => "other_file_system",
         FileError::TooLarge { .. } => "too_large",
-        FileError::SandboxFull { .. } => "sandbox_full",
+        FileError::SandboxFull { .. } | FileError::TeamFull { .. } => "sandbox_full",
         FileError::NotUtf8 { .. } => "not_utf8",
         FileError::ReservedName { .. } => "reserved_name",
         FileError::NoPermission { .. } => "no_permission",

@@ -29,7 +29,11 @@ impl Bench {
         let ids = IdGen::new([1; 32]);
         let id = ids.sandbox(Timestamp::from_millis(0));
         let root = dir.path().join("sandboxes").join(id.as_str());
-        let workspace = Workspace::new(Sandboxes::beneath(dir.path()), id);
+        let charged = errand_sandbox::Charged {
+            team: ids.team(Timestamp::from_millis(0)),
+            bytes: 0,
+        };
+        let workspace = Workspace::new(Sandboxes::beneath(dir.path()), id, charged);
         workspace.root().unwrap();
         let context = ToolContext {
             build: None,

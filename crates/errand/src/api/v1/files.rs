@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 use errand_core::id::SandboxId;
 use errand_core::path::SandboxPath;
 use errand_core::transcript::hex;
-use errand_sandbox::{Entry, FileError, Kind, OpenFile, Root};
+use errand_sandbox::{Charged, Entry, FileError, Kind, OpenFile, Root};
+use errand_store::model::Sandbox;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use serde::Serialize;
@@ -115,16 +116,25 @@ pub(crate) async fn root_of(
     caller: &Caller,
     sandbox: SandboxId,
 ) -> Result<Root, ApiError> {
-    app.store
+    let row = app
+        .store
         .sandbox(caller.team(), &sandbox, app.clock.now())
         .await?;
-    open_root(app, sandbox).await
+    open_root(app, row).await
 }
 
 /// The directory of a sandbox that is there.
-pub(crate) async fn open_root(app: &AppState, sandbox: SandboxId) -> Result<Root, ApiError> {
+pub(crate) async fn open_root(app: &AppState, row: Sandbox) -> Result<Root, ApiError> {
     let sandboxes = app.sandboxes.clone();
-    blocking(move || Ok(sandboxes.root(&sandbox)?)).await
+    blocking(move || Ok(sandboxes.root(&row.id, charged(&row))?)).await
+}
+
+/// Whose quota a sandbox counts for.
+pub(crate) fn charged(row: &Sandbox) -> Charged {
+    Charged {
+        team: row.team,
+        bytes: row.bytes,
+    }
 }
 
 /// A path that leads through a file leads nowhere: for a reader, there is nothing.

@@ -10,7 +10,7 @@ use axum::response::Response;
 use errand_core::author::By;
 use errand_core::id::{ApiKeyId, BuildId, MessageId, RunId, SandboxId, TeamId};
 use errand_core::limits::{FORK_COPY_BYTES_MAX, FORK_COPY_NAMES_MAX};
-use errand_sandbox::{CopyError, CopyLimits, FileError, Root};
+use errand_sandbox::{Charged, CopyError, CopyLimits, FileError, Root};
 use errand_store::model::{RunView, Runnable};
 use errand_store::{Answer, ForkRun, Once, StoreError};
 use serde::Deserialize;
@@ -185,15 +185,17 @@ async fn copied_files(
             bytes_max: FORK_COPY_BYTES_MAX,
             names_max: FORK_COPY_NAMES_MAX,
         };
+        // It has no row yet, and counts all the same: nobody else takes the room.
+        let charged = Charged { team, bytes: 0 };
         let copied = sandboxes
-            .root(&new)
+            .root(&new, charged)
             .map_err(CopyError::from)
             .and_then(|to| from.copy_into(&to, limits));
         match copied {
             Ok(_) => Ok(Some(new)),
             Err(error) => {
                 // Half a copy is of no use; what is left of it is found later.
-                drop(sandboxes.remove(&new, now));
+                drop(sandboxes.remove(&new, None, now));
                 Err(match error {
                     CopyError::TooMuch(_) => ApiError::invalid(
                         "files",
@@ -210,7 +212,7 @@ async fn copied_files(
 /// Removes a copy that no run has. What is left on disk if it fails here is found later.
 async fn discard(app: &AppState, copy: SandboxId) {
     let (sandboxes, now) = (app.sandboxes.clone(), app.clock.now());
-    let removed = blocking(move || Ok(sandboxes.remove(&copy, now))).await;
+    let removed = blocking(move || Ok(sandboxes.remove(&copy, None, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = errand_core::cause::chain(&error),

@@ -4,12 +4,14 @@ use axum::extract::State;
 use axum::response::Response;
 use errand_core::id::SandboxId;
 use errand_core::time::Timestamp;
+use errand_sandbox::Charged;
 use errand_store::model::Sandbox;
 use errand_store::{Answer, StoredAnswer};
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::files::charged;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::NoBody;
@@ -69,22 +71,25 @@ pub(crate) async fn delete_sandbox(
     body: NoBody,
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, no_content);
+    let now = app.clock.now();
+    // Of one that is gone already there is none, and then the answer is another one's.
+    let row = app.store.sandbox(caller.team(), &sandbox, now).await.ok();
     let answer = app
         .store
-        .delete_sandbox(caller.team(), &sandbox, app.clock.now(), once)
+        .delete_sandbox(caller.team(), &sandbox, now, once)
         .await?;
     if let Answer::Fresh(()) = answer {
-        remove_files(&app, sandbox).await;
+        remove_files(&app, sandbox, row.as_ref().map(charged)).await;
     }
     Ok(response(answer, no_content))
 }
 
 /// The row is gone, and the sandbox with it; what is left on disk goes later if it fails here.
-async fn remove_files(app: &AppState, sandbox: SandboxId) {
+async fn remove_files(app: &AppState, sandbox: SandboxId, charged: Option<Charged>) {
     let sandboxes = app.sandboxes.clone();
     let name = sandbox.clone();
     let now = app.clock.now();
-    let removed = blocking(move || Ok(sandboxes.remove(&name, now))).await;
+    let removed = blocking(move || Ok(sandboxes.remove(&name, charged, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = chain(&error),

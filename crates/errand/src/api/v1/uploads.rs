@@ -144,9 +144,14 @@ async fn place(
     };
     received.place().await?;
     let now = app.clock.now();
+    let expires_at = now.plus_ms(app.settings.sandbox_ttl_ms);
+    let bytes = app.sandboxes.bytes_of(sandbox);
     app.store
-        .touch_sandbox(team, sandbox, now.plus_ms(app.settings.sandbox_ttl_ms), now)
+        .touch_sandbox(team, sandbox, expires_at, bytes, now)
         .await?;
+    if let Some(bytes) = bytes {
+        app.sandboxes.has_recorded(sandbox, bytes);
+    }
     Ok(body)
 }
 
@@ -426,8 +431,8 @@ pub(crate) async fn put_upload(
     }
     let url = Holder::Url(Sha256::digest(token.as_bytes()).into());
     let _slot = app.begin_upload(grant.team, url)?;
-    app.store.sandbox(grant.team, &grant.sandbox, now).await?;
-    let root = open_root(&app, grant.sandbox.clone()).await?;
+    let row = app.store.sandbox(grant.team, &grant.sandbox, now).await?;
+    let root = open_root(&app, row).await?;
     let (parts, body) = request.into_parts();
     let received = receive_raw(root, grant.path, grant.limit_bytes, &parts.headers, body).await?;
     let body = place(&app, grant.team, &grant.sandbox, received).await?;

@@ -100,6 +100,23 @@ pub(crate) struct LimitsResponse {
     unknown_tokens_month: u64,
 }
 
+/// What the team may spend, and how much of the server's disk its sandboxes may hold.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TeamLimitsResponse {
+    /// US dollars in a calendar month (UTC). Null: no limit.
+    #[schema(required)]
+    cost_usd_month: Option<f64>,
+    /// US dollars spent in this month, as far as prices are known.
+    spent_usd_month: f64,
+    /// Tokens of this month whose price is not known: the limit does not count them.
+    unknown_tokens_month: u64,
+    /// Bytes that the team's sandboxes hold on the server's disk now.
+    sandbox_bytes: u64,
+    /// The most that they may hold together; the operator sets it. Null: no limit.
+    #[schema(required)]
+    sandbox_bytes_max: Option<u64>,
+}
+
 /// What the team may spend.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeLimitsRequest {
@@ -410,15 +427,21 @@ fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
     csv.finish()
 }
 
-/// What the team may spend in a month, and has.
+/// What the team may spend in a month, and has; and what its sandboxes hold, and may hold.
 #[utoipa::path(get, path = "/v1/usage/limits", tag = "Models",
-    responses((status = 200, description = "The limit.", body = LimitsResponse)))]
+    responses((status = 200, description = "The limits.", body = TeamLimitsResponse)))]
 pub(crate) async fn get_limits(
     caller: Caller,
     State(app): State<AppState>,
-) -> Result<Answered<LimitsResponse>, ApiError> {
+) -> Result<Answered<TeamLimitsResponse>, ApiError> {
     let month = app.store.team_month(caller.team(), app.clock.now()).await?;
-    Ok(Answered(limits_body(month)))
+    Ok(Answered(TeamLimitsResponse {
+        cost_usd_month: month.limit_usd,
+        spent_usd_month: month.spent_usd,
+        unknown_tokens_month: month.unpriced_tokens,
+        sandbox_bytes: app.sandboxes.team_bytes(caller.team()),
+        sandbox_bytes_max: app.sandboxes.team_bytes_max(),
+    }))
 }
 
 /// Sets what the team may spend in a month.

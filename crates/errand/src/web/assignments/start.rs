@@ -181,11 +181,12 @@ async fn put(
         .await
         .map_err(|error| told_of_upload(error, &too_large))?;
     let root = files::root_of(web, visitor, sandbox).await?;
+    // It is not too large by now: where it does not fit, the sandbox or the team has no room, and the error says which.
     let received = spooled
         .into_received(root, path, limit)
         .await
-        .map_err(|error| told_of_upload(error, &too_large))?;
-    received.place().await?;
+        .map_err(told_of_room)?;
+    received.place().await.map_err(told_of_room)?;
     Ok(())
 }
 
@@ -193,6 +194,15 @@ fn told_of_upload(error: ApiError, too_large: &dyn Fn() -> PageError) -> PageErr
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         StatusCode::BAD_REQUEST => PageError::bad(error.message().to_owned()),
+        _ => PageError::Inside(error),
+    }
+}
+
+fn told_of_room(error: ApiError) -> PageError {
+    match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST => {
+            PageError::bad(error.message().to_owned())
+        }
         _ => PageError::Inside(error),
     }
 }

@@ -135,6 +135,41 @@ async fn disk_is_bounded_and_can_be_cleared() {
 }
 
 #[tokio::test]
+async fn a_teams_quota_bounds_its_commands() {
+    let bench = Bench::start_with(&[("ERRAND_SANDBOX__TEAM_DISK_BYTES_MAX", "64MiB")]).await;
+    let fills = "for i in $(seq 100); do head -c 8M /dev/zero > f$i; done; sleep 286.1";
+    stopped(&bench, fills, "sandbox.team_disk_bytes_max").await;
+    // What the command left counts for the whole team.
+    let other = bench.app.sandbox(&bench.team).await;
+    let url = format!("/v1/sandboxes/{other}/files?path=x");
+    let upload = async || {
+        let bearer = format!("Bearer {}", bench.team.key);
+        let headers = [("authorization", bearer.as_str())];
+        let body = axum::body::Body::from("x");
+        bench
+            .app
+            .send(http::Method::POST, &url, &headers, body)
+            .await
+    };
+    let (_, message) = upload().await.error(413);
+    assert!(message.contains("sandbox.team_disk_bytes_max"), "{message}");
+    // What is there may stay, and be removed, and may not grow.
+    stopped(
+        &bench,
+        "for i in $(seq 100); do head -c 8M /dev/zero > g$i; done; sleep 286.2",
+        "sandbox.team_disk_bytes_max",
+    )
+    .await;
+    assert_eq!(bench.stdout("rm -f f* g*; ls | wc -l").await, "0\n");
+    assert_eq!(
+        bench.stdout("head -c 1M /dev/zero > small; ls").await,
+        "small\n"
+    );
+    upload().await.expect(201);
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_file_without_a_name_counts_as_long_as_it_is_open() {
     let bench = Bench::start_with(&TIGHT).await;
     let hidden = "for i in 3 4 5 6 7 8; do eval \"exec $i<>h$i\"; rm h$i; eval \"head -c 30M /dev/zero >&$i\"; done; ls | wc -l; sleep 283.1";

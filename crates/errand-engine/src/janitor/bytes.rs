@@ -1,0 +1,109 @@
+//! How many bytes the sandboxes hold: measured where it is not known, and recorded.
+//!
+//! Promised: what a sandbox holds is on record a minute after it changed. Every sandbox that is there at a start is measured
+//! once, in portions: so a crash between a write and its record is corrected, and sandboxes of a version that kept no records
+//! get theirs.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use errand_core::id::SandboxId;
+use errand_sandbox::{Charged, FileError};
+
+use super::{Janitor, RoundError, blocking};
+
+/// Most sandboxes that are measured in a round, since the start.
+const SWEPT_MAX: u32 = 500;
+/// Most files and directories that are looked at for that; the sandbox that passes it is the last one.
+const SWEPT_NAMES_MAX: u64 = 50_000;
+/// Most records of one transaction.
+const RECORDS_MAX: usize = 500;
+
+/// How far the measuring of all sandboxes has come.
+#[derive(Default)]
+pub(super) struct Sweep(Mutex<Swept>);
+
+#[derive(Clone, Default)]
+enum Swept {
+    #[default]
+    Nothing,
+    To(SandboxId),
+    All,
+}
+
+impl Sweep {
+    fn get(&self) -> Swept {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, swept: Swept) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = swept;
+    }
+}
+
+impl Janitor {
+    pub(super) async fn count_bytes(&self) -> Result<(), RoundError> {
+        if !self.parts.sandboxes.are_counted() {
+            return Ok(());
+        }
+        let swept = self.sweep().await;
+        let sandboxes = self.parts.sandboxes.clone();
+        let measured = blocking(move || sandboxes.measure_changed().map_err(of_file)).await;
+        // What was measured is recorded, whatever could not be.
+        self.record().await?;
+        swept?;
+        Ok(measured?)
+    }
+
+    /// Measures the next portion of those that were there at the start.
+    async fn sweep(&self) -> Result<(), RoundError> {
+        let after = match self.sweep.get() {
+            Swept::Nothing => None,
+            Swept::To(id) => Some(id),
+            Swept::All => return Ok(()),
+        };
+        let store = &self.parts.store;
+        let rows = store.recorded_sandboxes(after.clone(), SWEPT_MAX).await?;
+        let is_last = rows.len() < SWEPT_MAX as usize;
+        let (sandboxes, draining) = (self.parts.sandboxes.clone(), self.parts.draining.clone());
+        let (swept, failed) = blocking(move || {
+            let (mut swept, mut failed) = (after.map_or(Swept::Nothing, Swept::To), Ok(()));
+            let mut names = 0;
+            for row in rows {
+                if names > SWEPT_NAMES_MAX || draining.is_cancelled() {
+                    return Ok((swept, failed));
+                }
+                let charged = Charged {
+                    team: row.team,
+                    bytes: row.bytes,
+                };
+                match sandboxes.measure(&row.id, charged) {
+                    Ok(found) => names += found,
+                    Err(error) => failed = failed.and(Err(of_file(error))),
+                }
+                swept = Swept::To(row.id);
+            }
+            Ok((if is_last { Swept::All } else { swept }, failed))
+        })
+        .await?;
+        self.sweep.set(swept);
+        Ok(failed?)
+    }
+
+    async fn record(&self) -> Result<(), RoundError> {
+        let unrecorded = self.parts.sandboxes.unrecorded();
+        for some in unrecorded.chunks(RECORDS_MAX) {
+            for (id, bytes) in self.parts.store.record_sandbox_bytes(some.to_vec()).await? {
+                self.parts.sandboxes.has_recorded(&id, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_file(error: FileError) -> io::Error {
+    io::Error::other(error)
+}
