@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{BadConfig, bad};
 use crate::id::{AgentId, ConnectionId};
-use crate::secret;
+use crate::{place, secret};
 
 /// Most connections of a build.
 const CONNECTIONS_MAX: usize = 32;
@@ -95,7 +95,7 @@ impl Reach {
         let given = |key: &str| data.get(key).filter(|value| !value.is_null());
         if let Some(map) = data.as_object() {
             for (key, value) in map.iter().filter(|(key, _)| *key != "playbook") {
-                if let Some(at) = secret::first_named_in(&format!("data.{key}"), value) {
+                if let Some(at) = secret::first_named_in(&place::of_key("data", key), value) {
                     return Err(bad(
                         at,
                         "a secret stands in the arguments of `fetch_url` and of connections' tools alone (and in the headers and the environment of a connection)",

@@ -31,6 +31,8 @@ const TEMPLATE_WORDS: [&str; 15] = [
 
 /// Most places of a light playbook where a value is put in.
 const LIGHT_TEMPLATES_MAX: usize = 1_000;
+/// Texts with templates in one playbook. Each is parsed several times, which costs more than reading it.
+const TEMPLATES_MAX: usize = 10_000;
 /// Characters of an unknown key that are compared with those that are known.
 const COMPARED_CHARS_MAX: usize = 64;
 
@@ -45,6 +47,14 @@ fn bad<T>(path: impl Into<String>, message: impl Into<String>) -> Parsed<T> {
 
 pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
     let whole = object("playbook", value, &["steps"])?;
+    if templates(value) > TEMPLATES_MAX {
+        return bad(
+            "playbook",
+            format!(
+                "it has {TEMPLATES_MAX} texts with templates at most; give a long list to the run as a file or a message"
+            ),
+        );
+    }
     let mut parser = Parser {
         known,
         count: 0,
@@ -59,6 +69,16 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
         asks: parser.asks,
         light: is_light(value, &mut { LIGHT_TEMPLATES_MAX }),
     })
+}
+
+/// How many texts of it are templates.
+fn templates(value: &Json) -> usize {
+    match value {
+        Json::String(text) => usize::from(text.contains("{{") || text.contains("{%")),
+        Json::Array(items) => items.iter().map(templates).sum(),
+        Json::Object(fields) => fields.values().map(templates).sum(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
+    }
 }
 
 /// Whether no string of it computes: each is fixed, or puts in values that are there, by name. No loops of steps, and

@@ -175,18 +175,14 @@ async fn look(caller: &Caller, agent: &str) -> Look {
     let run = caller.post("/v1/runs", json!({"agent_id": agent})).await;
     let post = began.elapsed();
     let path = format!("/v1/runs/{}", run["run"]["id"].as_str().unwrap());
-    let finished = async {
-        loop {
-            let run = caller.get(&path).await;
-            match run["run"]["status"].as_str().unwrap() {
-                "completed" => return,
-                "failed" => panic!("{run}"),
-                _ => tokio::task::yield_now().await,
-            }
+    loop {
+        let run = caller.get(&path).await;
+        match run["run"]["status"].as_str().unwrap() {
+            "completed" => break,
+            "failed" => panic!("{run}"),
+            _ => tokio::task::yield_now().await,
         }
-    };
-    let ended = tokio::time::timeout(LOOK_MAX, finished).await;
-    assert!(ended.is_ok(), "a run is not done within {LOOK_MAX:?}");
+    }
     let run = began.elapsed();
     Look { get, post, run }
 }
@@ -195,7 +191,8 @@ async fn look(caller: &Caller, agent: &str) -> Look {
 async fn looks(what: &str, caller: &Caller, agent: &str, server: &Server) -> Look {
     let (mut all, mut memory) = (Vec::new(), 0);
     for _ in 0..LOOKS {
-        all.push(look(caller, agent).await);
+        let looked = tokio::time::timeout(LOOK_MAX, look(caller, agent)).await;
+        all.push(looked.unwrap_or_else(|_| panic!("{what}: not served within {LOOK_MAX:?}")));
         memory = memory.max(memory_kib(server));
     }
     let of = |part: fn(&Look) -> Duration| {

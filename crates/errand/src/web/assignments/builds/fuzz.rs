@@ -126,10 +126,9 @@ fn the_largest_builds_are_compared_within_a_moment() {
         lines(&|_| "<".to_owned()),
         lines(&|n| format!("{}<\n", "ab".repeat(n % 7))),
     ];
-    for old in &texts {
-        for new in &texts {
-            compared(old.clone(), new.clone());
-        }
+    for pair in texts.windows(2) {
+        compared(pair[0].clone(), pair[1].clone());
+        compared(pair[1].clone(), pair[0].clone());
     }
     let page = compared(texts[0].clone(), texts[1].clone());
     assert!(page.contains("removed: ") && page.contains("added: "));
