@@ -80,6 +80,13 @@ impl TeamRoom {
         sums.held = sums.held.saturating_sub(before).saturating_add(after);
     }
 
+    /// A write that had taken `taken` bytes is done: a sandbox that held `before` bytes holds `after`.
+    pub(crate) fn placed(&self, taken: u64, before: u64, after: u64) {
+        let mut sums = self.sums();
+        sums.taken = sums.taken.saturating_sub(taken);
+        sums.held = sums.held.saturating_sub(before).saturating_add(after);
+    }
+
     /// Takes room for a write. False: there is none, and nothing was taken.
     pub(crate) fn take(&self, bytes: u64) -> bool {
         let mut sums = self.sums();

@@ -388,7 +388,9 @@ impl Taken {
     }
 
     /// The file is in its place, on so many bytes of disk, instead of one that took `before` (None: there was none).
-    pub(crate) fn placed(self, bytes: u64, before: Option<u64>) {
+    pub(crate) fn placed(mut self, bytes: u64, before: Option<u64>) {
+        // Given back with the same step that counts the file: nobody sees its bytes twice.
+        let taken = std::mem::take(&mut self.bytes);
         let mut state = self.room.state();
         let after = |held: u64| {
             held.saturating_add(bytes)
@@ -400,8 +402,14 @@ impl Taken {
         }
         // A measure that is under way may have missed it.
         state.changes += 1;
-        let counted = after(state.counted);
-        self.room.count(&mut state, counted);
+        state.taken_bytes = state.taken_bytes.saturating_sub(taken);
+        let counted = if state.is_gone {
+            0
+        } else {
+            after(state.counted)
+        };
+        self.room.team.placed(taken, state.counted, counted);
+        state.counted = counted;
     }
 }
 

@@ -203,6 +203,7 @@ fn a_copy_takes_room_of_its_team() {
     let rooms = teams();
     let from = of_team(&rooms, temp.path(), "from", charged(1));
     from.write(&at("d/x"), &vec![1; 300 << 10]).unwrap();
+    from.measure().unwrap();
     let limits = CopyLimits {
         bytes_max: 1 << 30,
         names_max: 100,
