@@ -189,7 +189,8 @@ impl Ledger {
             Body::User { untrusted, .. } => {
                 self.newest_user = entry.position;
                 if *untrusted {
-                    let read = Read::new("message", None, Some(&entry.id.to_string()), entry.at);
+                    let id = entry.id.to_string();
+                    let read = Read::new("message", None, Some(&id), entry.at);
                     self.content.add(read.shown_at(entry.position), true, false);
                 }
             }
@@ -199,7 +200,7 @@ impl Ledger {
                 name,
                 outcome,
             } => {
-                self.came(call_id, name, outcome, (entry.position, entry.at));
+                self.came(call_id, name, outcome, entry);
                 self.closed(call_id, outcome);
             }
             Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
@@ -245,12 +246,7 @@ impl Ledger {
                     });
                     tool = Some(call.call.name.clone());
                 }
-                self.came_late(
-                    call_id,
-                    tool.as_deref(),
-                    outcome,
-                    (entry.position, entry.at),
-                );
+                self.came_late(call_id, tool.as_deref(), outcome, entry);
             }
             // The model was told, and goes on.
             Body::Assistant { .. } => self.unknown.clear(),
@@ -327,13 +323,7 @@ impl Ledger {
     }
 
     /// Notes what a call brought in. Where its source is noted, whatever came has come from there.
-    fn came(
-        &mut self,
-        call_id: &str,
-        name: &str,
-        outcome: &Outcome,
-        (position, at): (u64, Timestamp),
-    ) {
+    fn came(&mut self, call_id: &str, name: &str, outcome: &Outcome, entry: &Entry) {
         let open = self.open.iter().find(|o| o.call.id == call_id);
         let noted = open.and_then(|o| o.source.as_ref());
         let holds = noted.is_some() || may_hold_content(outcome);
@@ -347,26 +337,20 @@ impl Ledger {
         let item = from
             .map(|noted| noted.from.clone())
             .or_else(|| open.and_then(|o| item_of(&o.call)));
-        let read = Read::new(name, Some(call_id), item.as_deref(), at);
+        let read = Read::new(name, Some(call_id), item.as_deref(), entry.at);
         self.content
-            .add(read.shown_at(position), untrusted, private);
+            .add(read.shown_at(entry.position), untrusted, private);
     }
 
     /// The same of an outcome that came after its call was closed. Its source is not noted, and its tool is not always
     /// known any more.
-    fn came_late(
-        &mut self,
-        call_id: &str,
-        tool: Option<&str>,
-        outcome: &Outcome,
-        (position, at): (u64, Timestamp),
-    ) {
+    fn came_late(&mut self, call_id: &str, tool: Option<&str>, outcome: &Outcome, entry: &Entry) {
         let untrusted = tool.is_none_or(brings_untrusted);
         let private = tool.is_none_or(brings_private);
         if may_hold_content(outcome) {
-            let read = Read::new(tool.unwrap_or("late"), Some(call_id), None, at);
+            let read = Read::new(tool.unwrap_or("late"), Some(call_id), None, entry.at);
             self.content
-                .add(read.shown_at(position), untrusted, private);
+                .add(read.shown_at(entry.position), untrusted, private);
         }
     }
 
