@@ -350,7 +350,7 @@ async fn a_source_of_a_request_links_to_its_part_of_a_long_run() {
     let run = app.run(&team, body).await;
     app.settle().await;
     let page = owner.get(&format!("/runs/{run}")).await.ok();
-    assert!(page.contains("Round 149.") && !page.contains("Pay the bill.</"));
+    assert!(page.contains("Round 149."), "{page}");
     let link = between(&page, &format!("href=\"/runs/{run}?around="), "\"").unwrap();
     let (position, place) = link.split_once('#').unwrap();
     assert_eq!(place, format!("e-{position}"));
