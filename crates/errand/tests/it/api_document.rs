@@ -135,6 +135,10 @@ async fn a_field_that_is_null_counts_as_absent() {
         let right = body(route, mine.id("agent_id"));
         let fields = resolved(&document, schema)["properties"].as_object();
         for name in fields.into_iter().flatten().map(|(name, _)| name) {
+            // A fork of a run that has ended needs one.
+            if route.path.ends_with("/fork") && name == "message" {
+                continue;
+            }
             let mut body = right.clone();
             body[name] = Value::Null;
             if judge.is_valid(&body) {
