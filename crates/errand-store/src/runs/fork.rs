@@ -46,6 +46,8 @@ pub struct ForkRun {
     pub human_request_webhook_url: Option<String>,
     /// A message that follows what was taken over.
     pub message: Option<(MessageId, String)>,
+    /// Whether strangers may have written the message.
+    pub untrusted: bool,
     /// By whom.
     pub by: By,
     /// With which key.
@@ -134,7 +136,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     if let Some((id, text)) = &fork.message {
         let body = Body::User {
             text: text.clone(),
-            untrusted: false,
+            untrusted: fork.untrusted,
             by: Some(fork.by.clone()),
         };
         change.append(Some(*id), body)?;

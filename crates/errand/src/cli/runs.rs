@@ -105,6 +105,9 @@ pub(super) struct Fork {
     /// A message that follows what was taken over
     #[arg(long)]
     message: Option<String>,
+    /// Treat the message as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    #[arg(long, requires = "message")]
+    untrusted: bool,
     /// Begin with an empty sandbox in place of a copy of the run's files
     #[arg(long)]
     no_files: bool,
@@ -229,6 +232,9 @@ async fn fork(args: Fork, with: &Surroundings) -> Result<()> {
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), json!(value?))))
         .collect();
+    if args.untrusted {
+        body.insert("untrusted".to_owned(), json!(true));
+    }
     if args.no_files {
         body.insert("files".to_owned(), json!(false));
     }

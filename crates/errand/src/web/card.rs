@@ -25,8 +25,9 @@ use serde_json::Value;
 use super::form::Fields;
 use super::guard::Visitor;
 use super::reason::reason as reason_of;
+use super::text::exact_line;
 use super::{Web, text, ui};
-pub(super) use call::{brief, exact_line, long_text};
+pub(super) use call::{brief, long_text};
 
 /// Characters of the user's message that a card shows.
 const ASKED_CHARS_MAX: usize = 300;
@@ -213,7 +214,7 @@ fn origin_line(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 pub(super) fn heading(request: &HumanRequest) -> Markup {
     html! {
         @match Voice::of(request).asks() {
-            None => (ui::exact_name(&request.title)),
+            None => (ui::name(&request.title)),
             Some(asks) => { span.asks { (asks) } " " q dir="auto" { (exact_line(&request.title)) } }
         }
     }
@@ -240,25 +241,13 @@ pub(super) fn line(request: &HumanRequest) -> Markup {
             Some(call) => span.sub { (brief(call)) },
             None => {
                 @if let Ask::Question { questions } = &request.ask {
-                    span.sub { @for (index, question) in questions.iter().take(3).enumerate() { @if index > 0 { " · " } bdi { (one_line(&cut(&question.question, 80))) } } }
+                    span.sub { @for (index, question) in questions.iter().take(3).enumerate() { @if index > 0 { " · " } bdi { (one_line(&text::clip(&question.question, 80))) } } }
                 } @else if let Some(description) = &request.description {
-                    span.sub { bdi { (one_line(&cut(description, 160))) } }
+                    span.sub { bdi { (one_line(&text::clip(description, 160))) } }
                 }
             }
         }
     }
-}
-
-fn cut(text: &str, most: usize) -> String {
-    let cut: String = text
-        .chars()
-        .take(most)
-        .map(|c| if c == '\n' { ' ' } else { c })
-        .collect();
-    if cut.len() < text.len() {
-        return cut + "…";
-    }
-    cut
 }
 
 /// The title of a request for a place that shows plain text alone.
@@ -281,7 +270,7 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
     html! {
         p.asked-for {
             span.dim { "The run was asked: " }
-            q dir="auto" { (exact_line(&cut(text.trim(), ASKED_CHARS_MAX))) }
+            q dir="auto" { (exact_line(&text::clip(text.trim(), ASKED_CHARS_MAX))) }
             " " a.small href={ "/runs/" (open.run) "#e-" (asked.position) } { "View message" }
         }
     }
@@ -291,9 +280,9 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 fn described(voice: Voice, request: &HumanRequest, description: &str) -> Markup {
     html! {
         @match voice {
-            Voice::Engine => p.why dir="auto" { (call::exact(description)) },
+            Voice::Engine => p.why dir="auto" { (text::exact(description)) },
             // The server's own words are the request's quote; those of older requests stand here.
-            Voice::Server if request.quote.is_some() => p.why dir="auto" { (call::exact(description)) },
+            Voice::Server if request.quote.is_some() => p.why dir="auto" { (text::exact(description)) },
             Voice::Server => blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description)) },
             Voice::Model | Voice::Playbook => blockquote.quoted dir="auto" aria-label=(voice.quoted()) { (text::markdown(&printable(description))) },
         }
@@ -333,7 +322,7 @@ fn form(
                     Ask::Approval => { (button("main", "approve", "Approve")) (button("risky", "deny", "Deny")) }
                     Ask::Question { .. } => (button("main", "answer", "Answer")),
                 }
-                span.of.small.dim aria-hidden="true" { @match &request.tool_call { Some(call) => { span.mono { (ui::exact_name(&call.name)) } " " (brief(call)) }, None => (heading(request)) } }
+                span.of.small.dim aria-hidden="true" { @match &request.tool_call { Some(call) => { span.mono { (ui::name(&call.name)) } " " (brief(call)) }, None => (heading(request)) } }
                 div data-outcome { @if let Some(closed) = closed { (outcome(closed, setting.visitor.now)) } }
             }
         }
@@ -372,7 +361,7 @@ fn one_question(
         fieldset {
             legend dir="auto" {
                 @if let Some(header) = &question.header { span.hint { (exact_line(header)) } }
-                (call::exact(&question.question))
+                (text::exact(&question.question))
             }
             @for option in &question.options {
                 label.choice {
@@ -418,11 +407,11 @@ fn verdict(resolution: &Resolution) -> Markup {
 fn details(resolution: &Resolution) -> Markup {
     html! {
         @match resolution {
-            Resolution::Approved { reason: Some(reason) } | Resolution::Denied { reason: Some(reason) } => span.sub.text dir="auto" { (call::exact(reason)) },
+            Resolution::Approved { reason: Some(reason) } | Resolution::Denied { reason: Some(reason) } => span.sub.text dir="auto" { (text::exact(reason)) },
             Resolution::Answered { answers } => {
                 @for (question, value) in answers { span.sub { (answered(question, value)) } }
             }
-            Resolution::Message { text } => span.sub dir="auto" { (exact_line(&cut(text, 120))) },
+            Resolution::Message { text } => span.sub dir="auto" { (exact_line(&text::clip(text, 120))) },
             _ => {}
         }
     }
@@ -447,7 +436,7 @@ fn answered(question: &str, value: &Value) -> Markup {
     };
     html! {
         bdi { (exact_line(question)) } (separator)
-        @for (index, one) in given.iter().enumerate() { @if index > 0 { ", " } bdi.text { (call::exact(one)) } }
+        @for (index, one) in given.iter().enumerate() { @if index > 0 { ", " } bdi.text { (text::exact(one)) } }
     }
 }
 

@@ -24,7 +24,7 @@ use super::failure::{PageError, Shown, sentence};
 use super::form::{Fields, Form, OpenForm, Params, Path, Told};
 use super::guard::Visitor;
 use super::layout::{Section, page_with_status};
-use super::{Web, ui};
+use super::{Web, text, ui};
 use crate::api::error::ApiError;
 use crate::api::v1::connections::{Transport, check_floors, check_settings, setup_of};
 use crate::api::v1::name::address_to_show;
@@ -363,7 +363,7 @@ fn tools(connection: &Connection) -> Markup {
                     @for tool in tools {
                         @let policy = super::assignments::word_of(connection.view().default_policy(tool));
                         tr {
-                            td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (tool.description.chars().take(300).collect::<String>()) }
+                            td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (text::exact_line(&text::clip(&tool.description, 300))) }
                                 @if let Err(why) = errand_core::schema::weigh(&tool.input_schema) { span.sub { "Refused, no assignment has it: the schema of its arguments cannot be checked (" (why) ")." } } }
                             td.small { (does(connection, tool)) }
                             td { (ui::state(policy, policy)) }

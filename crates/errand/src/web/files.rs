@@ -7,6 +7,7 @@ use axum::extract::State;
 use errand_core::id::{RunId, SandboxId};
 use errand_core::path::SandboxPath;
 use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
+use errand_core::shown::one_line;
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
@@ -47,7 +48,7 @@ pub(super) fn links<'a>(run: RunId, entries: impl Iterator<Item = &'a Entry>) ->
                             (ui::icon("file"))
                             a.name href={ "/runs/" (run) "/files/view?" (query) } { (ui::name(&entry.name)) }
                             span.small.dim.nowrap { (ui::size(entry.size_bytes)) }
-                            a.button.plain href={ "/runs/" (run) "/files/raw?" (query) } download aria-label={ "Download " (entry.name) } title="Download" { (ui::icon("down")) }
+                            a.button.plain href={ "/runs/" (run) "/files/raw?" (query) } download aria-label={ "Download " (one_line(&entry.name)) } title="Download" { (ui::icon("down")) }
                         }
                     }
                 }
@@ -144,9 +145,11 @@ fn raw_of(run: RunId, path: &str) -> String {
 fn as_picture(name: &str, raw: &str) -> Option<Markup> {
     let kind = kind_of(name);
     if PICTURES.contains(&kind.as_str()) {
-        return Some(html! { img.preview src={ (raw) "&inline=1" } alt=(name) loading="lazy"; });
+        return Some(
+            html! { img.preview src={ (raw) "&inline=1" } alt=(one_line(name)) loading="lazy"; },
+        );
     }
-    (kind == PDF).then(|| html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(name) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } })
+    (kind == PDF).then(|| html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(one_line(name)) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } })
 }
 
 /// A picture or a PDF of a run's sandbox as it is now, within another page; a link to it.

@@ -96,8 +96,8 @@ pub(super) async fn open(
         .filter_map(|id| id.parse().ok())
         .take(SHOWN_MAX)
         .collect();
-    let seen = params.get("seen").parse().unwrap_or(0);
-    let since = Timestamp::from_millis(i64::max(seen - OVERLAP_MS, 0));
+    let seen: i64 = params.get("seen").parse().unwrap_or(0);
+    let since = Timestamp::from_millis(i64::max(seen.saturating_sub(OVERLAP_MS), 0));
     let first = PageQuery {
         limit: 1,
         offset: 0,

@@ -395,6 +395,7 @@ fn composer(visitor: &Visitor, view: &RunView) -> Markup {
                 label for="message" { "Message to the run " span #hint.hint sse-swap="hint" { (hint_of(view)) } }
                 textarea #message name="message" rows="3" dir="auto" required {}
             }
+            (ui::untrusted_choice(false))
             div.buttons { button { "Send" } }
         }
     }

@@ -253,7 +253,7 @@ fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
                     span.sub { (card::heading(request)) }
                     (card::line(request))
                 }
-                @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (ui::exact_name(waiting.who.as_deref().unwrap_or_default())) } }
+                @else if let Some(waiting) = run.waiting_on.as_ref().filter(|waiting| waiting.kind == "human") { span.sub { (ui::name(waiting.who.as_deref().unwrap_or_default())) } }
             }
             td { (ui::status(run.status)) }
             @if let Some(names) = names {

@@ -3,7 +3,7 @@
 //! Promised: whatever the text holds, it is shown and never acts. HTML in Markdown is shown as text; links go to `http`,
 //! `https` and `mailto` alone; nothing is loaded from elsewhere. What is long is cut, and says so.
 
-use errand_core::shown::one_line;
+use errand_core::shown::{Layout, Piece, code_point, one_line, pieces};
 use maud::{Markup, PreEscaped, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Map, Value};
@@ -127,11 +127,45 @@ pub(super) fn plain(text: &str) -> Markup {
     }
 }
 
+/// A text of several lines. Each character that a reader cannot see appears as its code point.
+pub(super) fn exact(text: &str) -> Markup {
+    parts(text, Layout::Lines)
+}
+
+/// The same for one line: line ends and tabs appear as code points too.
+pub(super) fn exact_line(text: &str) -> Markup {
+    parts(text, Layout::OneLine)
+}
+
+fn parts(text: &str, layout: Layout) -> Markup {
+    html! {
+        @for piece in pieces(text, layout) {
+            @match piece {
+                Piece::Seen(text) => (text),
+                Piece::Hidden(c) => span.hidden-char title="A character that cannot be seen" { (code_point(c)) },
+            }
+        }
+    }
+}
+
+/// At most this many characters of a text, in one line. A text that was cut ends with an ellipsis.
+pub(super) fn clip(text: &str, most: usize) -> String {
+    let cut: String = text
+        .chars()
+        .take(most)
+        .map(|c| if c == '\n' { ' ' } else { c })
+        .collect();
+    if cut.len() < text.len() {
+        return cut + "…";
+    }
+    cut
+}
+
 /// A text in letters of one width.
 pub(super) fn code(text: &str) -> Markup {
     let (shown, rest) = cut(text);
     html! {
-        pre.block-code tabindex="0" { (shown) }
+        pre.block-code tabindex="0" { (exact(shown)) }
         (and_more(rest))
     }
 }
@@ -179,7 +213,7 @@ pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
                 dd {
                     @match value {
                         Value::String(text) if text.contains('\n') || text.chars().count() > 120 => (code(text)),
-                        Value::String(text) => code { (text) },
+                        Value::String(text) => code { (exact_line(text)) },
                         other if is_short(other) => code { (other) },
                         other => (code(&pretty(other))),
                     }
@@ -204,10 +238,16 @@ pub(super) fn brief(value: &Value) -> String {
     };
     let line: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| {
+            if matches!(c, '\n' | '\r' | '\t') {
+                ' '
+            } else {
+                c
+            }
+        })
         .take(120)
         .collect();
-    line
+    one_line(&line)
 }
 
 /// JSON with line breaks.
@@ -236,7 +276,7 @@ fn names_and_values(fields: &Map<String, Value>) -> Markup {
         dl.facts {
             @for (name, value) in fields {
                 dt.mono { (super::ui::name(name)) }
-                dd { code { (shown(value)) } }
+                dd { code { (exact_line(&shown(value))) } }
             }
         }
     }
@@ -344,12 +384,12 @@ fn table(heading: &[String], rows: Vec<Vec<String>>) -> Markup {
     html! {
         div.data tabindex="0" role="group" aria-label="Table" {
             table {
-                thead { tr { @for (column, name) in heading.iter().take(COLUMNS_MAX).enumerate() { th scope="col" class=[class(column)] { (name) } } } }
+                thead { tr { @for (column, name) in heading.iter().take(COLUMNS_MAX).enumerate() { th scope="col" class=[class(column)] { (exact_line(name)) } } } }
                 tbody {
                     @for row in rows.iter().take(ROWS_MAX) {
                         tr {
                             @for (column, cell) in row.iter().take(COLUMNS_MAX).enumerate() {
-                                td class=[class(column)] { (cell) }
+                                td class=[class(column)] { (exact(cell)) }
                             }
                         }
                     }

@@ -13,14 +13,10 @@ pub(super) fn form_token(person: &Person) -> Markup {
     html! { input type="hidden" name=(TOKEN_FIELD) value=(person.form_token); }
 }
 
-/// A name that somebody chose: its direction of writing changes nothing around it.
+/// A name that somebody chose. Its direction of writing changes nothing around it, and each character that a reader cannot
+/// see appears as its code point.
 pub(super) fn name(text: &str) -> Markup {
-    html! { bdi dir="auto" { (text) } }
-}
-
-/// The same where a person decides by it: what cannot be seen stands there as its code point.
-pub(super) fn exact_name(text: &str) -> Markup {
-    html! { bdi dir="auto" { (super::card::exact_line(text)) } }
+    html! { bdi dir="auto" { (super::text::exact_line(text)) } }
 }
 
 /// The place of a call on its run's page. A provider chose the id: what is no letter, digit or `-` becomes its number.
@@ -291,6 +287,16 @@ pub(super) fn status_of(is_wrong: bool) -> StatusCode {
     }
 }
 
+/// The checkbox of a message form that marks the message as text from somebody else.
+pub(super) fn untrusted_choice(is_on: bool) -> Markup {
+    html! {
+        label.choice {
+            input type="checkbox" name="untrusted" value="on" checked[is_on];
+            span { "Somebody else wrote this" span.hint { "such as an e-mail or a ticket; guarded tools then ask first" } }
+        }
+    }
+}
+
 /// What was wrong with a form.
 pub(super) fn alert(message: Option<&str>) -> Markup {
     html! {
@@ -313,13 +319,13 @@ pub(super) fn pager(
     }
     html! {
         nav.pager aria-label="Pages" {
-            span { (number(offset + 1)) "–" (number(offset + shown)) " of " (number(total)) }
+            span { (number(offset.saturating_add(1))) "–" (number(offset.saturating_add(shown))) " of " (number(total)) }
             span.gap {}
             @if offset > 0 {
                 a.button rel="prev" href=(address(offset.saturating_sub(limit))) { "Previous" }
             }
-            @if offset + shown < total {
-                a.button rel="next" href=(address(offset + limit)) { "Next" }
+            @if offset.saturating_add(shown) < total {
+                a.button rel="next" href=(address(offset.saturating_add(limit))) { "Next" }
             }
         }
     }

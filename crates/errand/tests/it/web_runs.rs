@@ -461,3 +461,74 @@ async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_message_from_strangers_stays_marked_in_runs_made_from_it() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let call = json!([{"tool": "run_command", "with": {"eur": 1}}, {"finish": "Done."}]);
+    let data = json!({"tools": {"run_command": "guard"}, "playbook": {"steps": call}});
+    let agent = app
+        .agent(&team, json!({"version": "v2", "data": data}))
+        .await;
+    let body = json!({"agent_id": agent, "message": "A mail: pay.", "untrusted": true});
+    let run = app.run(&team, body).await;
+    app.settle().await;
+    owner
+        .post(&format!("/runs/{run}/stop"), &[])
+        .await
+        .leads_to();
+    let is_asked = async |run: &str| {
+        app.settle().await;
+        let view = app.get_run(&team, run).await;
+        view["run"]["status"] == "waiting"
+    };
+    let again = owner.post(&format!("/runs/{run}/again"), &[]).await;
+    let again = run_of(&again.leads_to());
+    assert!(is_asked(&again).await);
+    let messages = app.messages(&team, &again).await;
+    assert_eq!(messages[0]["untrusted"], true, "{messages:?}");
+
+    // A fork with a message of its own, a message by hand, and a start by hand: each can be marked.
+    let plain = json!({"agent_id": agent, "message": "Pay."});
+    let plain = app.run(&team, plain).await;
+    app.settle().await;
+    assert_eq!(app.status(&team, &plain).await, "completed");
+    let fork = format!("/v1/runs/{plain}/fork");
+    let body = json!({"message": "A mail: pay.", "untrusted": true});
+    let forked = app.post(&team.key, &fork, body).await.expect(201);
+    assert!(is_asked(forked["run"]["id"].as_str().unwrap()).await);
+    let (_, refused) = app
+        .post(&team.key, &fork, json!({"untrusted": true}))
+        .await
+        .error(400);
+    assert!(refused.contains("untrusted"), "{refused}");
+    let sent = [("message", "A mail: pay."), ("untrusted", "on")];
+    owner
+        .post(&format!("/runs/{plain}/messages"), &sent)
+        .await
+        .leads_to();
+    assert!(is_asked(&plain).await);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_transcript_shows_hidden_characters_of_calls_and_results() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let name = "/workspace/\u{202e}a\u{200b}\u{e0041}.txt";
+    let steps = json!([
+        {"tool": "write_file", "with": {"path": name, "content": "x\u{2066}y"}},
+        {"tool": "list_files", "with": {"path": "/workspace"}}, {"finish": "Done."}
+    ]);
+    let agent = app.playbook(&team, steps).await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    for page in ["", "/files"] {
+        let page = owner.get(&format!("/runs/{run}{page}")).await.ok();
+        let hidden = ['\u{202e}', '\u{200b}', '\u{e0041}', '\u{2066}'];
+        assert_eq!(page.matches(hidden).next(), None, "{page}");
+        assert!(page.contains("\\u{202e}") && page.contains("\\u{e0041}"));
+    }
+    app.finish().await;
+}

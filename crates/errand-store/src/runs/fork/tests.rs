@@ -17,6 +17,7 @@ fn fork_of(runs: &Runs, run: RunId, after: Option<MessageId>, message: Option<&s
         source: "api",
         webhook_url: None,
         human_request_webhook_url: None,
+        untrusted: false,
         message: message.map(|text| (runs.f.ids.message(runs.now), text.to_owned())),
         by: runs.f.owner.into(),
         api_key: None,

@@ -78,7 +78,8 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ),
         ("ChangeBuildRequest", both_names),
         ("ChangeWebhookRequest", any_change),
-        ("StartRunRequest", marked_message),
+        ("StartRunRequest", marked_message.clone()),
+        ("ForkRunRequest", marked_message),
         ("StopRunsRequest", which.clone()),
         ("RetryRunsRequest", which),
     ]

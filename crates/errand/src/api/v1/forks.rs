@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 
 use super::name::webhook_url;
 use super::providers::own_providers;
-use super::runs::{RunResponse, render_started};
+use super::runs::{RunResponse, render_started, unmarked_message};
 use crate::api::AppState;
 use crate::api::auth::Caller;
 use crate::api::body::{Json, RequestBody};
@@ -39,6 +39,10 @@ pub(crate) struct ForkRunRequest {
     /// A message that follows what was taken over. Needed where the run had ended with the last message.
     #[schema(min_length = 1)]
     pub(crate) message: Option<String>,
+    /// Whether strangers may have written `message`, such as an e-mail that a program passes on. Tools with the policy
+    /// `guard` then ask a person. Only with a `message`.
+    #[schema(default = false)]
+    pub(crate) untrusted: Option<bool>,
     /// Whether the fork gets a copy of the run's files, as they are now. Without, it begins with an empty sandbox.
     #[schema(default = true)]
     pub(crate) files: Option<bool>,
@@ -116,6 +120,7 @@ pub(crate) async fn make(
         webhook_url: wanted.webhook_url,
         human_request_webhook_url: wanted.human_request_webhook_url,
         message: wanted.message.map(|text| (app.ids.message(now), text)),
+        untrusted: wanted.untrusted.unwrap_or(false),
         by: by.by.clone(),
         api_key: by.api_key,
         sandbox: sandbox.clone(),
@@ -144,6 +149,9 @@ fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, Ap
             "message",
             "it takes at least 1 character",
         ));
+    }
+    if request.untrusted == Some(true) && request.message.is_none() {
+        return Err(unmarked_message());
     }
     let private = app.settings.allow_private_networks;
     Ok(ForkRunRequest {

@@ -185,10 +185,7 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
     }
     let untrusted = request.untrusted.unwrap_or(false);
     if untrusted && request.message.is_none() {
-        return Err(ApiError::invalid(
-            "untrusted",
-            "it says that strangers may have written `message`, and there is none; send both, or neither",
-        ));
+        return Err(unmarked_message());
     }
     Ok(Wanted {
         agent_id: request.agent_id,
@@ -202,6 +199,14 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
         message: request.message,
         untrusted,
     })
+}
+
+/// The refusal of `untrusted: true` without a message.
+pub(super) fn unmarked_message() -> ApiError {
+    ApiError::invalid(
+        "untrusted",
+        "it says that strangers may have written `message`, and there is none; send both, or neither",
+    )
 }
 
 pub(super) fn render_started(view: &RunView) -> StoredAnswer {

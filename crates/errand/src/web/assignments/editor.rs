@@ -28,7 +28,7 @@ use crate::web::failure::{PageError, Shown, sentence};
 use crate::web::form::{Fields, Form, Path};
 use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
-use crate::web::{Web, ui};
+use crate::web::{Web, text, ui};
 
 /// Most connections that are offered.
 const CONNECTIONS_MAX: u32 = 100;
@@ -454,7 +454,7 @@ fn tools_of(connection: &Connection, fields: &Fields) -> Markup {
                 @let by_default = word_of(connection.view().default_policy(tool));
                 (policy_row(&tool.name, fields, &html! {
                     " " span.small.dim { "default " (ui::state(by_default, by_default)) }
-                    span.sub.clamp { (tool.description.chars().take(160).collect::<String>()) }
+                    span.sub.clamp { (text::exact_line(&text::clip(&tool.description, 160))) }
                 }))
             }
         }

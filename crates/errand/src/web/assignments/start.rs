@@ -23,7 +23,7 @@ use crate::api::slots::Holder;
 use crate::web::failure::{PageError, Shown, told};
 use crate::web::form::{Path, TOKEN_FIELD, check_token};
 use crate::web::guard::Visitor;
-use crate::web::run::act::begin;
+use crate::web::run::act::{FirstMessage, begin};
 use crate::web::{Web, files, ui};
 
 /// Most bytes of a message.
@@ -45,6 +45,7 @@ pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Ma
                     label for="start-message" { "Message " span.hint { "what this run is about; optional" } }
                     textarea #start-message name="message" rows="3" {}
                 }
+                (ui::untrusted_choice(false))
                 div.drop {
                     label for="start-files" { "Files " span.hint { "drop them here, or choose; the run finds them in /workspace" } }
                     input #start-files type="file" name="files" multiple;
@@ -110,6 +111,7 @@ async fn received(
     check_token(Some(visitor), &token)?;
     web.store.agent(visitor.team_id(), agent).await?;
     let mut message = None;
+    let mut untrusted = false;
     let mut sandbox = None;
     let mut count = 0;
     while let Some(field) = form.next_field().await.map_err(|e| broken(&e))? {
@@ -118,6 +120,7 @@ async fn received(
             Some("message") => {
                 message = Some(text_of(field).await?).filter(|text| !text.trim().is_empty());
             }
+            Some("untrusted") => untrusted = text_of(field).await? == "on",
             // A browser sends one nameless, empty file where none was chosen.
             Some("files") if !filename.is_empty() => {
                 count += 1;
@@ -132,6 +135,7 @@ async fn received(
             _ => {}
         }
     }
+    let message = message.map(|text| FirstMessage { text, untrusted });
     Ok(begin(web, visitor, agent, message, sandbox).await?)
 }
 

@@ -3,15 +3,18 @@
 //! Guarantee: every argument is in the page, and every character of it can be seen: what a reader could not see stands
 //! there as its code point, marked as ours. What is long is folded, and says how much of it is shown.
 
-use errand_core::shown::{Layout, Piece, code_point, one_line, pieces};
+use errand_core::shown::one_line;
 use errand_core::transcript::ToolCall;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
+use crate::web::text::{exact, exact_line};
 use crate::web::{text, ui};
 
 /// Most characters of a value that stands beside its name.
 const SHORT_CHARS_MAX: usize = 120;
+/// Characters of a tool's description, in the words of its server, that a card shows.
+const DESCRIPTION_CHARS_MAX: usize = 300;
 /// Lines of a long text that are shown before it is unfolded.
 const LINES_SHOWN: usize = 12;
 /// Characters of it, where its lines are long.
@@ -107,10 +110,10 @@ pub(super) fn shown(call: &ToolCall, description: Option<&str>) -> Markup {
     html! {
         section.call aria-label="The call" {
             div.tool {
-                strong.mono { (ui::exact_name(&call.name)) }
+                strong.mono { (ui::name(&call.name)) }
                 @match (built_in(&call.name), description) {
                     (Some(ours), _) => span.dim.small { (ours) },
-                    (None, Some(theirs)) => span.dim.small { "Its server says: " q dir="auto" { (theirs.chars().take(300).map(|c| if c == '\n' { ' ' } else { c }).collect::<String>()) } },
+                    (None, Some(theirs)) => span.dim.small { "Its server says: " q dir="auto" { (exact_line(&text::clip(theirs, DESCRIPTION_CHARS_MAX))) } },
                     (None, None) => {}
                 }
             }
@@ -148,14 +151,14 @@ fn arguments(fields: &Map<String, Value>) -> Markup {
         @if !short.is_empty() {
             dl.facts {
                 @for (name, value) in short {
-                    dt.mono { (ui::exact_name(name)) }
+                    dt.mono { (ui::name(name)) }
                     dd { code dir="auto" { (value_of(value)) } }
                 }
             }
         }
         @for (name, value) in long {
             div.long {
-                div.name.mono { (ui::exact_name(name)) }
+                div.name.mono { (ui::name(name)) }
                 (long_text(&whole(value)))
             }
         }
@@ -210,27 +213,6 @@ fn beginning(text: &str) -> (&str, &str) {
         return (text, "");
     }
     text.split_at(end)
-}
-
-/// A text of several lines, with everything in it to be seen.
-pub(super) fn exact(text: &str) -> Markup {
-    parts(text, Layout::Lines)
-}
-
-/// The same for one line.
-pub(in crate::web) fn exact_line(text: &str) -> Markup {
-    parts(text, Layout::OneLine)
-}
-
-fn parts(text: &str, layout: Layout) -> Markup {
-    html! {
-        @for piece in pieces(text, layout) {
-            @match piece {
-                Piece::Seen(text) => (text),
-                Piece::Hidden(c) => span.hidden-char title="A character that cannot be seen" { (code_point(c)) },
-            }
-        }
-    }
 }
 
 fn value_of(value: &Value) -> Markup {

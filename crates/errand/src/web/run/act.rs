@@ -33,7 +33,7 @@ pub(in crate::web) async fn message(
         run,
         id: web.ids.message(now),
         text: text.to_owned(),
-        untrusted: false,
+        untrusted: fields.is_on("untrusted"),
         by: visitor.user_id().into(),
         now,
     };
@@ -84,7 +84,16 @@ pub(in crate::web) async fn again(
         .transcript(team, run, Reach::After(0), FIRST_ENTRIES)
         .await?;
     let first = part.entries.into_iter().find_map(|entry| match entry.body {
-        Body::User { text, .. } => Some(text),
+        // A message without an author was written by the model of the run that started this one. What that model had read
+        // is not known here, so that its words count as a stranger's.
+        Body::User {
+            text,
+            by,
+            untrusted,
+        } => Some(FirstMessage {
+            text,
+            untrusted: untrusted || by.is_none(),
+        }),
         _ => None,
     });
     let sandbox = view.run.sandbox_id.as_deref().and_then(SandboxId::parse);
@@ -103,12 +112,20 @@ pub(in crate::web) async fn again(
     Ok(to_run(started))
 }
 
+/// The first message of a run that a person starts.
+#[derive(Clone)]
+pub(in crate::web) struct FirstMessage {
+    pub(in crate::web) text: String,
+    /// Whether strangers may have written it.
+    pub(in crate::web) untrusted: bool,
+}
+
 /// Starts a run from the web.
 pub(in crate::web) async fn begin(
     web: &Web,
     visitor: &Visitor,
     agent: AgentId,
-    message: Option<String>,
+    message: Option<FirstMessage>,
     sandbox: Option<SandboxId>,
 ) -> Result<RunId, StoreError> {
     let now = web.clock.now();
@@ -123,8 +140,8 @@ pub(in crate::web) async fn begin(
         sandbox,
         webhook_url: None,
         human_request_webhook_url: None,
-        untrusted: false,
-        message: message.map(|text| (web.ids.message(now), text)),
+        untrusted: message.as_ref().is_some_and(|first| first.untrusted),
+        message: message.map(|first| (web.ids.message(now), first.text)),
         by: visitor.user_id().into(),
         api_key: None,
         sandbox_ttl_ms: web.settings.sandbox_ttl_ms,

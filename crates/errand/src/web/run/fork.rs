@@ -133,6 +133,7 @@ fn form(visitor: &Visitor, view: &RunView, builds: &[Build], sent: &Fields) -> M
                 label for="message" { "Message " span.hint { "what the fork is told after all of this; needed where the run had ended here" } }
                 textarea #message name="message" rows="3" { (sent.get("message")) }
             }
+            (ui::untrusted_choice(sent.is_on("untrusted")))
             label.choice { input type="checkbox" name="no_files" value="on" checked[sent.is_on("no_files")]; span { "Begin with an empty sandbox" span.hint { "else with a copy of the run's files as they are now" } } }
             div.buttons { button.main { (ui::icon("fork")) "Fork" } a.button href={ "/runs/" (run.id) } { "Cancel" } }
         }
@@ -161,6 +162,8 @@ async fn try_fork(
         after_message: id_of(sent, "after_message")?,
         build: id_of(sent, "build")?,
         message: sent.given("message").map(str::to_owned),
+        // Without a message, nothing is marked.
+        untrusted: Some(sent.is_on("untrusted") && sent.given("message").is_some()),
         files: Some(!sent.is_on("no_files")),
         ..ForkRunRequest::default()
     };

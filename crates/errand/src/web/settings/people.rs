@@ -67,20 +67,20 @@ pub(in crate::web) async fn before_access(
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
         @if member.disabled {
-            div.head { h1 { "Let " bdi { (name) } " in again?" } }
+            div.head { h1 { "Let " (ui::name(name)) " in again?" } }
             p.lead { "They may log in again, and " (count) " of this team that they made count again." }
         } @else {
-            div.head { h1 { "Disable " bdi { (name) } "?" } }
+            div.head { h1 { "Disable " (ui::name(name)) "?" } }
             p.lead { "They are logged out everywhere, at once, and cannot log in. " (count) " of this team that they made count no more, and their open invitations are void." }
         }
         form.buttons.block method="post" action=(action) {
             (ui::form_token(&visitor))
             @if member.disabled {
                 input type="hidden" name="disabled" value="no";
-                button.main { "Enable " bdi { (name) } }
+                button.main { "Enable " (ui::name(name)) }
             } @else {
                 input type="hidden" name="disabled" value="yes";
-                button.risky { "Disable " bdi { (name) } }
+                button.risky { "Disable " (ui::name(name)) }
             }
             a.button href="/settings/team" { "Cancel" }
         }
