@@ -10,6 +10,7 @@
 
 pub(crate) mod auth;
 mod body;
+pub(crate) mod body_memory;
 mod body_pace;
 pub(crate) mod compress;
 pub mod cors;
@@ -65,6 +66,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::config::{Config, TrustedProxies, UnknownFields};
 use crate::streaming::LargeEvents;
+use body_memory::BodyMemory;
 use cors::AllowedOrigins;
 use error::ApiError;
 use limiter::Limiter;
@@ -175,6 +177,7 @@ pub struct Inner {
     document_page: OnceLock<Bytes>,
     readiness: Readiness,
     pub(crate) large_events: LargeEvents,
+    body_memory: BodyMemory,
 }
 
 struct Limits {
@@ -225,6 +228,7 @@ impl AppState {
             document_page,
             readiness: Readiness::default(),
             large_events: LargeEvents::default(),
+            body_memory: BodyMemory::default(),
         }))
     }
 }

@@ -60,8 +60,6 @@ use places::Places;
 pub(crate) use guard::user_of;
 pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
 
-/// Most bytes of a form without files.
-const FORM_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most bytes of a form with files, all of them together; each has its own limit.
 const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many passwords are hashed at once, at 19 MiB each; the others wait.
@@ -316,7 +314,7 @@ pub fn router(state: &AppState) -> Router {
         router = router.route(page.path, route);
     }
     let router = router
-        .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(form::BYTES_MAX))
         .layer(from_fn(layout::headers))
         .with_state(web);
     api::layered(router, state)

@@ -21,6 +21,7 @@ use http::request::Parts;
 use super::error::{ApiError, ErrorCode};
 use super::limiter::Verdict;
 use super::request::OfTeam;
+use super::slots::Holder;
 use super::{Access, AppState, Route, is_api, is_public, query};
 use crate::secret_key::ApiKeySecret;
 use errand_core::cause::chain;
@@ -34,6 +35,12 @@ const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 struct Authenticated {
     caller: errand_store::model::Caller,
     key_hash: [u8; 32],
+}
+
+/// Whose memory the body of a request takes: that of the API key and of its team. `None` without a valid key.
+pub(super) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
+    let caller = &extensions.get::<Authenticated>()?.caller;
+    Some((Holder::Key(caller.api_key), Some(caller.team)))
 }
 
 /// The layer before all routes under `/v1`.

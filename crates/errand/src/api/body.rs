@@ -12,10 +12,12 @@ use axum::extract::{FromRequest, Request};
 use errand_core::limits::BODY_BYTES_MAX;
 use futures::StreamExt as _;
 use http::header::{self, HeaderMap};
+use http::request::Parts;
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use sha2::{Digest as _, Sha256};
 
 use super::AppState;
+use super::body_memory::{Charge, FREE_BYTES};
 use super::error::ApiError;
 use super::{exact, hint};
 
@@ -27,6 +29,8 @@ pub(crate) struct Json<T> {
     pub(crate) sha256: [u8; 32],
     /// Whether it has a field that is not known and was passed over.
     pub(crate) is_lossy: bool,
+    /// What it counts of the memory for bodies, as long as the value is there.
+    _charge: Charge,
 }
 
 /// A body of a call that needs none: the default of `T` where none is sent, or anything but a JSON object.
@@ -63,12 +67,13 @@ impl<T: RequestBody> FromRequest<AppState> for Json<T> {
             ));
         }
         refuse_compressed(&parts.headers)?;
-        let bytes = read(&parts.headers, body).await?;
+        let (bytes, charge) = read(&parts, body).await?;
         let (value, is_lossy) = parse(&bytes, app.settings.unknown_fields_refused)?;
         Ok(Self {
             value,
             sha256: Sha256::digest(&bytes).into(),
             is_lossy,
+            _charge: charge,
         })
     }
 }
@@ -78,7 +83,7 @@ impl<T: RequestBody + Default> FromRequest<AppState> for MaybeJson<T> {
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let (bytes, _charge) = read(&parts, body).await?;
         let text = without_bom(&bytes).trim_ascii();
         if !text.is_empty() {
             refuse_compressed(&parts.headers)?;
@@ -148,7 +153,7 @@ impl FromRequest<AppState> for NoBody {
 
     async fn from_request(request: Request, _app: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let (bytes, _charge) = read(&parts, body).await?;
         Ok(Self {
             sha256: Sha256::digest(&bytes).into(),
         })
@@ -172,27 +177,27 @@ pub(crate) fn cut_off(error: &axum::Error) -> ApiError {
     ))
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+async fn read(parts: &Parts, body: Body) -> Result<(Vec<u8>, Charge), ApiError> {
     let limit = BODY_BYTES_MAX;
     let too_large = || ApiError::too_large("a body of JSON", limit as u64);
-    let length = content_length(headers);
+    let length = content_length(&parts.headers);
+    let mut charge = Charge::of(&parts.extensions);
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(
-        length
-            .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(0),
-    );
-    let mut parts = body.into_data_stream();
-    while let Some(part) = parts.next().await {
+    // The length is the client's word: beyond the free part, memory is taken for what has come.
+    let expected = length.and_then(|length| usize::try_from(length).ok());
+    let mut bytes = Vec::with_capacity(expected.unwrap_or(0).min(FREE_BYTES));
+    let mut pieces = body.into_data_stream();
+    while let Some(part) = pieces.next().await {
         let part = part.map_err(|error| cut_off(&error))?;
         if bytes.len() + part.len() > limit {
             return Err(too_large());
         }
+        charge.add(part.len())?;
         bytes.extend_from_slice(&part);
     }
-    Ok(bytes)
+    Ok((bytes, charge))
 }
 
 /// `application/json`, `application/…+json`, or nothing said.

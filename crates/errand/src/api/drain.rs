@@ -38,7 +38,8 @@ pub(crate) async fn middleware(
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    parts.extensions.insert(app.body_memory.clone());
     let waits = parts
         .headers
         .get(header::EXPECT)

@@ -4,16 +4,22 @@
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use futures::StreamExt as _;
 use http::StatusCode;
 use subtle::ConstantTimeEq as _;
 
 use super::failure::{Failure, PageError, told};
 use super::guard::Person;
 use super::ui;
+use crate::api::body_memory::Charge;
+use crate::api::error::ApiError;
 use crate::api::path::PathIds;
 
 /// The field that holds the form's token.
 pub(super) const TOKEN_FIELD: &str = "form_token";
+
+/// Most bytes of a form without files. The text of an assignment's build is the largest one.
+pub(super) const BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The fields of a form.
 #[derive(Clone, Debug, Default)]
@@ -140,9 +146,20 @@ impl<S: Send + Sync> FromRequest<S> for OpenForm {
     type Rejection = PageError;
 
     async fn from_request(request: Request<Body>, state: &S) -> Result<Self, PageError> {
-        let bytes = bytes::Bytes::from_request(request, state)
-            .await
-            .map_err(|_| PageError::bad("The form did not arrive whole. Send it once more."))?;
+        let mut charge = Charge::of(request.extensions());
+        let body = Body::from_request(request, state).await;
+        let Ok(body) = body;
+        let mut pieces = body.into_data_stream();
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece
+                .map_err(|_| PageError::bad("The form did not arrive whole. Send it once more."))?;
+            if bytes.len() + piece.len() > BYTES_MAX {
+                return Err(ApiError::too_large("a form", BYTES_MAX as u64).into());
+            }
+            charge.add(piece.len())?;
+            bytes.extend_from_slice(&piece);
+        }
         Ok(Self(Fields::parse(&bytes)))
     }
 }

@@ -28,6 +28,7 @@ use super::{Access, Page, Web, layout};
 use crate::api::AppState;
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::request::OfTeam;
+use crate::api::slots::Holder;
 use crate::secret_key::SetUpToken;
 
 /// What the form's token is derived for.
@@ -46,6 +47,13 @@ pub(crate) struct Person {
     pub(super) open_requests: u64,
     /// When the request came.
     pub(super) now: Timestamp,
+}
+
+/// Whose memory the body of a request takes: that of the person and of the team. `None` if nobody is logged in.
+pub(crate) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
+    let person = extensions.get::<Person>()?;
+    let team = extensions.get::<Visitor>().map(Visitor::team_id);
+    Some((Holder::Person(person.user), team))
 }
 
 impl Deref for Person {
