@@ -225,6 +225,75 @@ async fn uploads_at_once_are_limited_by_key_url_and_total() {
 }
 
 #[tokio::test]
+async fn large_bodies_that_stand_still_are_bounded_by_bytes() {
+    let app = start(&[]).await;
+    let (one, two) = (app.team("one").await, app.team("two").await);
+    let path = "/v1/agents";
+    // Sends most of a large body, and then nothing.
+    let stall = |key: &str| {
+        let mut pieces = vec![vec![b' '; 3_900_000]];
+        let (read, was_read) = oneshot::channel();
+        let mut read = Some(read);
+        let body = futures::stream::poll_fn(move |_| match pieces.pop() {
+            Some(piece) => Poll::Ready(Some(Ok::<_, std::io::Error>(piece))),
+            None => {
+                if let Some(read) = read.take() {
+                    read.send(()).ok();
+                }
+                Poll::Pending
+            }
+        });
+        let request = Request::post(path)
+            .header("authorization", format!("Bearer {key}"))
+            .header("content-type", "application/json")
+            .body(Body::from_stream(body))
+            .unwrap();
+        let router = app.app().router();
+        let request = async move { router.oneshot(request).await.unwrap().status().as_u16() };
+        (tokio::spawn(request), was_read)
+    };
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let (request, was_read) = stall(&one.key);
+        tokio::time::timeout(PATIENCE, was_read)
+            .await
+            .expect("a body that is read")
+            .unwrap();
+        held.push(request);
+    }
+    // The fifth is refused; ordinary requests of the same key, and large ones of others, are not.
+    assert_eq!(stall(&one.key).0.await.unwrap(), 429);
+    app.playbook(&one, json!([{"finish": "x"}])).await;
+    let (other, was_read) = stall(&two.key);
+    tokio::time::timeout(PATIENCE, was_read)
+        .await
+        .expect("a body that is read")
+        .unwrap();
+    other.abort();
+    // Somebody who is not logged in sends no large form.
+    let form = vec![b'a'; 65 * 1024];
+    let refused = app
+        .send(Method::POST, "/log-in", &[], form.into())
+        .await
+        .status;
+    assert_eq!(refused, 413);
+    held.drain(..).for_each(|request| request.abort());
+    let free = async {
+        loop {
+            let (request, was_read) = stall(&one.key);
+            if was_read.await.is_ok() {
+                request.abort();
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, free)
+        .await
+        .expect("room that came free");
+    app.finish().await;
+}
+
+#[tokio::test]
 async fn connections_that_send_nothing_are_closed() {
     let app = start(&[("ERRAND_SERVER__IDLE_TIMEOUT", "200ms")]).await;
     // Before the first byte, within the head, and after a response.
