@@ -94,7 +94,8 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub async fn list_api_keys(&self, team: TeamId, page: PageQuery) -> Result<Page<ApiKey>> {
-        self.read(move |conn| select_keys(conn, team, page)).await
+        self.read_for(team, move |conn| select_keys(conn, team, page))
+            .await
     }
 
     /// Stores a key.

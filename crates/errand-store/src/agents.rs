@@ -92,7 +92,8 @@ impl Store {
         team: TeamId,
         page: PageQuery,
     ) -> Result<Page<(Agent, Option<Build>)>> {
-        self.read(move |conn| select_agents(conn, team, page)).await
+        self.read_for(team, move |conn| select_agents(conn, team, page))
+            .await
     }
 
     /// The team's agents, newest first, each with its newest build and the moment of its newest run.
@@ -100,7 +101,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] where a build's config cannot be read.
     pub async fn list_agent_rows(&self, team: TeamId, page: PageQuery) -> Result<Page<AgentRow>> {
-        self.read(move |conn| select_agent_rows(conn, team, page))
+        self.read_for(team, move |conn| select_agent_rows(conn, team, page))
             .await
     }
 
@@ -109,7 +110,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
     pub async fn agent(&self, team: TeamId, agent: AgentId) -> Result<(Agent, Option<Build>)> {
-        self.read(move |conn| select_agent(conn, team, agent)).await
+        self.read_for(team, move |conn| select_agent(conn, team, agent))
+            .await
     }
 
     /// Makes an agent, with its first build if there is one.
@@ -172,7 +174,7 @@ impl Store {
         agent: AgentId,
         page: PageQuery,
     ) -> Result<Page<Build>> {
-        self.read(move |conn| select_builds(conn, team, agent, page))
+        self.read_for(team, move |conn| select_builds(conn, team, agent, page))
             .await
     }
 
@@ -181,7 +183,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`].
     pub async fn build(&self, team: TeamId, build: BuildId) -> Result<Build> {
-        self.read(move |conn| select_build(conn, team, build)).await
+        self.read_for(team, move |conn| select_build(conn, team, build))
+            .await
     }
 
     /// Adds a build to an agent, with the next number. Runs that start from now on have it, unless it is a draft.

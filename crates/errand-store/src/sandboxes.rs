@@ -85,7 +85,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Sandbox> {
         let sandbox = sandbox.clone();
-        self.read(move |conn| select_sandbox(conn, team, &sandbox, now))
+        self.read_for(team, move |conn| select_sandbox(conn, team, &sandbox, now))
             .await
     }
 

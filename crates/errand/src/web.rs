@@ -20,7 +20,7 @@ mod files;
 mod form;
 #[cfg(test)]
 mod fuzz;
-mod guard;
+pub(crate) mod guard;
 mod home;
 mod inbox;
 mod join;

@@ -117,7 +117,7 @@ impl Store {
         page: PageQuery,
         now: Timestamp,
     ) -> Result<Page<Invitation>> {
-        self.read(move |conn| select_page(conn, team, page, now))
+        self.read_for(team, move |conn| select_page(conn, team, page, now))
             .await
     }
 

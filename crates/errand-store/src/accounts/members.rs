@@ -53,7 +53,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn team(&self, team: TeamId) -> Result<Team> {
-        self.read(move |conn| select_team(conn, team)).await
+        self.read_for(team, move |conn| select_team(conn, team))
+            .await
     }
 
     /// A page of a team's members, those who came first first.
@@ -61,7 +62,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] where a role cannot be read.
     pub async fn members(&self, team: TeamId, page: PageQuery) -> Result<Page<Member>> {
-        self.read(move |conn| select_members(conn, team, page))
+        self.read_for(team, move |conn| select_members(conn, team, page))
             .await
     }
 
@@ -70,8 +71,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn member(&self, team: TeamId, user: UserId) -> Result<(Member, Vec<ApiKey>)> {
-        self.read(move |conn| Ok((select_member(conn, team, user)?, keys_of(conn, team, user)?)))
-            .await
+        self.read_for(team, move |conn| {
+            Ok((select_member(conn, team, user)?, keys_of(conn, team, user)?))
+        })
+        .await
     }
 
     /// The teams of a person with their role in each, those that they joined first first. None for one who is disabled.

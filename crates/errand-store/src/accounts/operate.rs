@@ -92,7 +92,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] where it has none.
     pub async fn owner_of(&self, team: TeamId) -> Result<UserId> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let mut select = conn.prepare_cached(
                 "SELECT m.user_id FROM memberships m JOIN users u ON u.id = m.user_id AND u.disabled_at IS NULL
                  WHERE m.team_id = ?1 AND m.role = 'owner' ORDER BY m.created_at, m.user_id LIMIT 1",

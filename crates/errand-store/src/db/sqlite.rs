@@ -8,6 +8,7 @@ mod origin;
 mod reserve;
 pub(crate) mod snapshot;
 mod trial;
+mod turns;
 mod watched;
 mod whole;
 mod writer;
@@ -17,7 +18,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use errand_core::id::BootId;
+use errand_core::id::{BootId, TeamId};
 use errand_core::time::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -38,6 +39,7 @@ use crate::crypto::seal::ring::Keyring;
 use crate::db::types::Ms;
 use crate::error::{Result, StoreError};
 use crate::notify::Bell;
+use turns::TeamTurns;
 use watched::{EndMark, FileId};
 use writer::{Writer, execute};
 
@@ -55,6 +57,7 @@ struct Inner {
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
     reader_places: Arc<Semaphore>,
+    team_turns: TeamTurns,
     /// For reads on their caller's task.
     quick: Mutex<Vec<Connection>>,
     builds: Builds,
@@ -173,6 +176,21 @@ impl Store {
         // The caller may be gone before the read is done: place and connection go back together, with the read.
         let read = tokio::task::spawn_blocking(move || lent.read(act));
         read.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Does a read of a team, in the team's turn: what one team asks for keeps no other team waiting.
+    pub(crate) async fn read_for<T, F>(&self, team: TeamId, act: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let turn = self.inner.team_turns.take(team).await;
+        // The turn goes with the read: it is over when the read is, also if the caller has gone.
+        self.read(move |conn| {
+            let _turn = turn;
+            act(conn)
+        })
+        .await
     }
 
     /// Does a short read: a few rows that are found on an index. It is done where the caller is, since to hand it to

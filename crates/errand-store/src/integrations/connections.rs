@@ -189,7 +189,8 @@ impl Store {
         team: TeamId,
         page: PageQuery,
     ) -> Result<Page<Connection>> {
-        self.read(move |conn| select(conn, team, page)).await
+        self.read_for(team, move |conn| select(conn, team, page))
+            .await
     }
 
     /// One of them.

@@ -67,7 +67,8 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub async fn list_secrets(&self, team: TeamId, page: PageQuery) -> Result<Page<Secret>> {
-        self.read(move |conn| select(conn, team, page)).await
+        self.read_for(team, move |conn| select(conn, team, page))
+            .await
     }
 
     /// Makes a secret, or sets another value for the one of that name.

@@ -85,7 +85,8 @@ impl Store {
     /// # Errors
     /// [`crate::StoreError::Corrupt`] where one cannot be read.
     pub async fn open_requests(&self, team: TeamId, page: PageQuery) -> Result<Page<OpenRequest>> {
-        self.read(move |conn| select_open(conn, team, page)).await
+        self.read_for(team, move |conn| select_open(conn, team, page))
+            .await
     }
 
     /// The team's open human requests that were made after a moment, oldest first.
@@ -98,7 +99,7 @@ impl Store {
         since: Timestamp,
         limit: u32,
     ) -> Result<Vec<OpenRequest>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             conn.prepare_cached(concat!(
                 "SELECT h.request, r.id, r.title, r.agent_id, a.name ",
                 waiting!(),
@@ -123,7 +124,7 @@ impl Store {
         team: TeamId,
         ids: Vec<HumanRequestId>,
     ) -> Result<Vec<FoundRequest>> {
-        self.read(move |conn| select_requests(conn, team, &ids))
+        self.read_for(team, move |conn| select_requests(conn, team, &ids))
             .await
     }
 
@@ -136,7 +137,7 @@ impl Store {
         team: TeamId,
         runs: Vec<RunId>,
     ) -> Result<HashMap<RunId, AskedFor>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let mut all = HashMap::new();
             for run in runs {
                 if let Some(asked) = select_asked_for(conn, team, run)? {
@@ -157,7 +158,7 @@ impl Store {
         team: TeamId,
         runs: Vec<RunId>,
     ) -> Result<HashMap<RunId, HumanRequest>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let mut statement = conn.prepare_cached(
                 "SELECT request FROM human_requests WHERE run_id = ?1 AND team_id = ?2 AND closed_at IS NULL",
             )?;
@@ -184,7 +185,7 @@ impl Store {
         team: TeamId,
         tools: Vec<String>,
     ) -> Result<HashMap<String, String>> {
-        self.read(move |conn| select_descriptions(conn, team, tools))
+        self.read_for(team, move |conn| select_descriptions(conn, team, tools))
             .await
     }
 }

@@ -44,8 +44,10 @@ impl Store {
         after: u64,
         bounds: PageBounds,
     ) -> Result<EventPage> {
-        self.read(move |conn| select_events(conn, team, run, after, bounds))
-            .await
+        self.read_for(team, move |conn| {
+            select_events(conn, team, run, after, bounds)
+        })
+        .await
     }
 }
 

@@ -225,7 +225,8 @@ impl Store {
         filter: RunFilter,
         page: PageQuery,
     ) -> Result<Page<RunBody>> {
-        self.read(move |conn| list(conn, team, &filter, page)).await
+        self.read_for(team, move |conn| list(conn, team, &filter, page))
+            .await
     }
 
     /// A page of a run's messages, oldest first.
@@ -238,7 +239,7 @@ impl Store {
         run: RunId,
         page: PageQuery,
     ) -> Result<Page<MessageBody>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let row = row_of(conn, team, run)?;
             let from = position_after(conn, &row, page.offset)?;
             let mut select = conn.prepare_cached(

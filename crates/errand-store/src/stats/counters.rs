@@ -139,7 +139,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn model_calls(&self, team: TeamId, run: RunId) -> Result<Vec<ModelCallRow>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let is_there = conn
                 .prepare_cached("SELECT 1 FROM runs WHERE id = ?1 AND team_id = ?2")?
                 .exists(params![Blob(run.as_uuid()), Blob(team.as_uuid())])?;

@@ -125,7 +125,7 @@ impl Store {
     /// # Errors
     /// `Corrupt` where a request cannot be read.
     pub async fn closed_requests(&self, team: TeamId, limit: u32) -> Result<Vec<ClosedRequest>> {
-        self.read(move |conn| select_closed(conn, team, limit))
+        self.read_for(team, move |conn| select_closed(conn, team, limit))
             .await
     }
 
@@ -134,7 +134,7 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub async fn runs_by_status(&self, team: TeamId) -> Result<HashMap<Status, u64>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             conn.prepare_cached(
                 "SELECT status, count(*) FROM runs WHERE team_id = ?1 GROUP BY status",
             )?
@@ -155,7 +155,8 @@ impl Store {
     /// # Errors
     /// Those of any read.
     pub async fn figures_by_day(&self, team: TeamId, since: Timestamp) -> Result<Vec<DayFigures>> {
-        self.read(move |conn| select_days(conn, team, since)).await
+        self.read_for(team, move |conn| select_days(conn, team, since))
+            .await
     }
 
     /// The runs of each of the team's agents that were made from `since` on, and the newest run of each.
@@ -167,7 +168,7 @@ impl Store {
         team: TeamId,
         since: Timestamp,
     ) -> Result<HashMap<AgentId, AgentFigures>> {
-        self.read(move |conn| select_by_agent(conn, team, since))
+        self.read_for(team, move |conn| select_by_agent(conn, team, since))
             .await
     }
 
@@ -180,7 +181,7 @@ impl Store {
         team: TeamId,
         agents: Vec<AgentId>,
     ) -> Result<HashMap<AgentId, String>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let mut statement =
                 conn.prepare_cached("SELECT name FROM agents WHERE id = ?1 AND team_id = ?2")?;
             let mut names = HashMap::new();
@@ -245,8 +246,10 @@ impl Store {
         reach: Reach,
         bounds: PageBounds,
     ) -> Result<TranscriptPart> {
-        self.read(move |conn| select_part(conn, team, run, reach, bounds))
-            .await
+        self.read_for(team, move |conn| {
+            select_part(conn, team, run, reach, bounds)
+        })
+        .await
     }
 }
 

@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] where a run cannot be read.
     pub async fn runs_summary(&self, team: TeamId, since: Day, until: Day) -> Result<RunsSummary> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             Ok(RunsSummary {
                 days: select_days(conn, team, since, until)?,
                 agents: select_agents(conn, team, since, until)?,

@@ -97,7 +97,7 @@ impl Store {
     /// # Errors
     /// `Refused` where there are too many lines.
     pub async fn usage_by(&self, query: UsageQuery) -> Result<(Vec<UsageLine>, UsageSums)> {
-        self.read(move |conn| {
+        self.read_for(query.team, move |conn| {
             let all = UsageQuery {
                 by: Vec::new(),
                 ..query.clone()

@@ -56,7 +56,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
     pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
-        let sealed = self.read(move |conn| select_present(conn, team)).await?;
+        let sealed = self
+            .read_for(team, move |conn| select_present(conn, team))
+            .await?;
         self.open_secret(team, &sealed)
     }
 

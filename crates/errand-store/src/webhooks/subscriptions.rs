@@ -102,7 +102,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] where a row cannot be read.
     pub async fn webhooks(&self, team: TeamId, page: PageQuery) -> Result<Page<Webhook>> {
-        self.read(move |conn| select_page(conn, team, page)).await
+        self.read_for(team, move |conn| select_page(conn, team, page))
+            .await
     }
 
     /// A webhook.
@@ -110,7 +111,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn webhook(&self, team: TeamId, webhook: WebhookId) -> Result<Webhook> {
-        self.read(move |conn| select_webhook(conn, team, webhook))
+        self.read_for(team, move |conn| select_webhook(conn, team, webhook))
             .await
     }
 

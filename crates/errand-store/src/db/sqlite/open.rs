@@ -16,6 +16,7 @@ use super::migrate::migrate;
 use super::origin::{OpenMark, refuse_copy};
 use super::reserve::Reserve;
 use super::trial::Trial;
+use super::turns::TeamTurns;
 use super::watched::{EndMark, FileId};
 use super::writer::{Around, Writer};
 use super::{Condition, Inner, Store};
@@ -257,6 +258,7 @@ impl Store {
                 bell,
                 writer,
                 reader_places: Arc::new(Semaphore::new(readers.len())),
+                team_turns: TeamTurns::at(readers.len()),
                 readers: Mutex::new(readers),
                 quick: Mutex::new(quick),
                 builds,

@@ -24,7 +24,7 @@ impl Store {
         filter: RunFilter,
         page: PageQuery,
     ) -> Result<Page<ListedRun>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             let Page { items, total } = list(conn, team, &filter, page)?;
             let items = listed(conn, team, items)?;
             Ok(Page { items, total })

@@ -34,7 +34,7 @@ impl Store {
         run: RunId,
         page: PageQuery,
     ) -> Result<Page<DeliveryRow>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             crate::runs::row::row_of(conn, team, run)?;
             select_page(
                 conn,
@@ -57,7 +57,7 @@ impl Store {
         webhook: WebhookId,
         page: PageQuery,
     ) -> Result<Page<DeliveryRow>> {
-        self.read(move |conn| {
+        self.read_for(team, move |conn| {
             crate::webhooks::subscriptions::select_webhook(conn, team, webhook)?;
             select_page(
                 conn,
@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn delivery(&self, team: TeamId, delivery: DeliveryId) -> Result<DeliveryRow> {
-        self.read(move |conn| select_one(conn, team, delivery))
+        self.read_for(team, move |conn| select_one(conn, team, delivery))
             .await
     }
 }
