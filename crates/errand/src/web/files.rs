@@ -6,8 +6,8 @@
 use axum::extract::State;
 use errand_core::id::{RunId, SandboxId};
 use errand_core::path::SandboxPath;
-use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
 use errand_core::shown::one_line;
+use errand_sandbox::{Charged, Entry, FileError, Kind, Root};
 use http::header::{self, HeaderMap, HeaderValue};
 use maud::{Markup, html};
 
