@@ -1,7 +1,7 @@
-//! Who did something to a run: a person, a program with an API key, or the system itself.
+//! The author of an action on a run: a person, a program with an API key, or the system itself.
 //!
-//! An API key's name is kept with what was done, as it was at that time: a deleted key is still named. A key's creator is
-//! accountable for what is done with it, and is not its author.
+//! An API key's name is stored with the action as it was at that time, so that a deleted key is still named. The user
+//! who created a key is accountable for its use, but is not the author of what the key does.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -9,24 +9,23 @@ use uuid::Uuid;
 
 use crate::id::{ApiKeyId, UserId};
 
-/// The API key that something was done with.
+/// The API key that an action was done with, as it was at that time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsedKey {
-    /// The key (not the key itself).
+    /// The key's id, not its secret.
     pub id: ApiKeyId,
-    /// Its name at that time.
     pub name: String,
 }
 
-/// Who did something: a person, by hand or with an API key that the person created.
+/// The person who did something, either directly or with an API key of their own.
 ///
-/// Its stored form is the user's id alone for a person, so that what was stored before keys were recorded is still read.
+/// A person's stored form is the bare user id, so that records from before keys were stored remain readable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
 pub struct By {
-    /// The person; the creator of the key, where there is one.
+    /// The person, or the creator of the key.
     pub user: UserId,
-    /// The key, if it was done with one.
+    /// `None` if the person acted directly.
     pub key: Option<UsedKey>,
 }
 
@@ -73,18 +72,18 @@ impl From<UserId> for By {
 }
 
 impl By {
-    /// The id of the key that it was done with.
+    /// The id of the API key, if the action was done with one.
     #[must_use]
     pub fn key_id(&self) -> Option<ApiKeyId> {
         self.key.as_ref().map(|key| key.id)
     }
 }
 
-/// Who wrote a message, started a run or answered a request.
+/// The author of a message, a run or an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuthorBody {
-    /// `user`: a person in the web interface. `api_key`: a program with that key. `system`: the server itself, such as for
-    /// a run that another run started, or a request that expired.
+    /// `user`: a person in the web interface. `api_key`: a program with that key. `system`: the server itself, such as
+    /// for a run that another run started, or a request that expired.
     #[schema(value_type = String, example = "api_key")]
     pub kind: AuthorKind,
     /// The user's id, or the key's; absent for the system.
@@ -98,7 +97,6 @@ pub struct AuthorBody {
     pub created_by: Option<Uuid>,
 }
 
-/// What kind of author it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthorKind {
@@ -111,7 +109,7 @@ pub enum AuthorKind {
 }
 
 impl AuthorBody {
-    /// The author of something that nobody did from outside.
+    /// The system itself: no person or program outside caused the action.
     #[must_use]
     pub fn system() -> Self {
         Self {
@@ -122,7 +120,7 @@ impl AuthorBody {
         }
     }
 
-    /// A person; of unknown id where it was not recorded.
+    /// A person. `None`: older records did not store who it was.
     #[must_use]
     pub fn user(user: Option<UserId>) -> Self {
         Self {
@@ -132,7 +130,6 @@ impl AuthorBody {
         }
     }
 
-    /// An API key.
     #[must_use]
     pub fn api_key(key: ApiKeyId, name: Option<String>, created_by: Option<UserId>) -> Self {
         Self {
@@ -166,7 +163,7 @@ mod tests {
     const KEY: &str = "0198f2a4-7c1e-7000-8000-000000000002";
 
     #[test]
-    fn a_person_is_stored_as_before_keys_were_recorded() {
+    fn a_person_is_stored_as_a_bare_user_id() {
         let by = By::from(USER.parse::<UserId>().unwrap());
         assert_eq!(serde_json::to_value(&by).unwrap(), json!(USER));
         assert_eq!(serde_json::from_value::<By>(json!(USER)).unwrap(), by);

@@ -1,64 +1,66 @@
-//! What a run may still use up: decided before the step that would go beyond it, never after the money is spent.
+//! Budgets: decides before each step whether the run may take it, never after the money is spent.
 //!
-//! A limit of the build counts what the run has used. Where people can be asked, a run that reaches one asks whether to
-//! go on; an approval gives it as much again. A team's limit counts what all its runs have cost in the month; an approval
-//! lets this run go on beyond it.
+//! A build's limit applies to what the run has used. If people can be asked, a run that reaches a limit asks whether to
+//! continue; each approval grants the same amount again. A team's limit applies to the cost of all its runs in a month;
+//! an approval allows this run to continue beyond it.
 //!
-//! Left out: when working time (`limits.seconds`) is over, which somebody else than the driver decides. What a person is
-//! asked then, and what follows where they do not let the run go on, is here.
+//! # Non-goals
+//!
+//! Noticing that a run's active time (`limits.seconds`) is over: the store's deadlines do that, because a driver may
+//! hang. The request to the person and the effect of a denial are here.
 
 use crate::config::{Left, RunLimits};
 use crate::human::{Ask, OnExpire, Origin, RequestDraft};
 use crate::ledger::Ledger;
 use crate::run::RunError;
 
-/// The name of the team's limit in a request.
+/// The name of the team's limit in [`Origin::Limit`].
 pub const TEAM_COST: &str = "team_cost_usd";
 
-/// The name of the working time's limit in a request.
+/// The name of the limit on active time in [`Origin::Limit`].
 pub const SECONDS: &str = "seconds";
 
-/// What a run has used up.
+/// The usage of a run so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Used {
-    /// Model calls and tool calls.
+    /// Model calls plus tool calls.
     pub steps: u64,
-    /// Tokens, in and out.
+    /// Input plus output tokens.
     pub tokens: u64,
     /// US dollars.
     pub cost_usd: f64,
 }
 
-/// What a team may spend in a month, and has.
+/// A team's monthly limit and its cost so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TeamMonth {
-    /// US dollars; none: no limit.
+    /// US dollars per calendar month. `None`: no limit.
     pub limit_usd: Option<f64>,
-    /// US dollars of this month, as far as prices are known.
+    /// US dollars this month, counting only calls whose price is known.
     pub spent_usd: f64,
-    /// Tokens of this month whose price is not known.
+    /// Tokens used this month whose price is unknown.
     pub unpriced_tokens: u64,
 }
 
-/// What follows.
+/// The decision about the next step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// There is room.
+    /// The step may be taken.
     Within,
-    /// A person is asked whether to go on.
+    /// Ask a person whether to continue.
     Ask(Box<RequestDraft>),
-    /// The run fails.
+    /// Fail the run.
     Fail(RunError),
 }
 
-/// The limit that is reached, and what a person is told.
+/// A limit that is reached, and the sentences about it.
 struct Reached {
     limit: &'static str,
     used: String,
     more: String,
 }
 
-/// Decides whether there is room for another step. `people`: whether a person can be asked.
+/// Decides whether the run may take another step. `people`: people can be asked.
 #[must_use]
 pub fn check(
     limits: &RunLimits,
@@ -67,8 +69,8 @@ pub fn check(
     ledger: &Ledger,
     people: bool,
 ) -> Verdict {
-    let Some(reached) =
-        of_build(limits, used, ledger).or_else(|| team.and_then(|team| of_team(team, ledger)))
+    let Some(reached) = build_limit_reached(limits, used, ledger)
+        .or_else(|| team.and_then(|team| team_limit_reached(team, ledger)))
     else {
         return Verdict::Within;
     };
@@ -77,15 +79,15 @@ pub fn check(
         return Verdict::Ask(Box::new(request(&reached)));
     }
     let end = if refused {
-        "and nobody let it go on"
+        "and no person allowed it to continue"
     } else {
-        "and this assignment runs without people who could let it go on"
+        "and this assignment runs without people who could allow it to continue"
     };
     let what = if reached.limit == TEAM_COST {
-        "an admin can raise the team's limit; then retry the run".to_owned()
+        "ask an admin to raise the team's limit, then retry the run".to_owned()
     } else {
         format!(
-            "raise limits.{} in a new build and start again, or retry the run where people can be asked",
+            "raise limits.{} in a new build and start again, or retry the run, which asks again if people can be asked",
             reached.limit
         )
     };
@@ -95,25 +97,25 @@ pub fn check(
     ))
 }
 
-/// What a person is asked when a run's working time is over. `seconds`: what the build gives it.
+/// The request that a person gets when a run's active time is over. `seconds`: the build's limit.
 #[must_use]
 pub fn time_over(seconds: u64) -> RequestDraft {
     request(&Reached {
         limit: SECONDS,
-        used: worked(seconds),
+        used: time_used_up(seconds),
         more: format!(
-            "What it was doing then was cut off, and it is told so. An approval gives it {seconds} s more."
+            "Its current step was canceled, and the model sees that. An approval adds {seconds} s."
         ),
     })
 }
 
-fn worked(seconds: u64) -> String {
-    format!("the run has worked for {seconds} s and reached limits.seconds of its build")
+fn time_used_up(seconds: u64) -> String {
+    format!("the run was active for {seconds} s and reached limits.seconds of its build")
 }
 
 fn request(reached: &Reached) -> RequestDraft {
     RequestDraft {
-        title: format!("Go on beyond the limit of {}?", name(reached.limit)),
+        title: format!("Continue beyond the limit of {}?", name(reached.limit)),
         description: Some(format!("{}. {}", reached.used, reached.more)),
         ask: Ask::Approval,
         origin: Origin::Limit {
@@ -130,22 +132,23 @@ fn request(reached: &Reached) -> RequestDraft {
 fn name(limit: &str) -> &str {
     match limit {
         "cost_usd" => "cost",
-        SECONDS => "working time",
+        SECONDS => "active time",
         TEAM_COST => "the team's cost in a month",
         other => other,
     }
 }
 
-/// Whose limit it is, in a sentence.
-fn whose(of_caller: bool) -> &'static str {
+/// The owner of a limit, as part of a sentence.
+fn limit_owner(of_caller: bool) -> &'static str {
     if of_caller {
-        "the run that started it, as far as that had any left"
+        "the run that started it, reduced by what that run had used"
     } else {
         "its build"
     }
 }
 
-/// What a run has left for a run that it starts. A person's word to go on beyond a limit counts as often as it was given.
+/// The rest of a run's limits, which applies to its child runs. Each approval beyond a limit counts as the full amount
+/// again.
 #[must_use]
 pub fn left(limits: &RunLimits, used: Used, ledger: &Ledger) -> Left {
     let times = |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
@@ -161,7 +164,7 @@ pub fn left(limits: &RunLimits, used: Used, ledger: &Ledger) -> Left {
     Left { tokens, cost_usd }
 }
 
-fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> {
+fn build_limit_reached(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> {
     let times = |limit: &str| 1 + u64::from(ledger.allowed.get(limit).copied().unwrap_or_default());
     let whole = |limit: &'static str, max: Option<u64>, used: u64, whose: &str| {
         let max = max?;
@@ -171,7 +174,7 @@ fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> 
             used: format!(
                 "the run has used {used} {limit} and reached limits.{limit} of {whose} ({allowed})"
             ),
-            more: format!("An approval gives it {max} more."),
+            more: format!("An approval adds {max}."),
         })
     };
     let cost = || {
@@ -183,34 +186,35 @@ fn of_build(limits: &RunLimits, used: Used, ledger: &Ledger) -> Option<Reached> 
             used: format!(
                 "the run has cost {:.4} US dollars and reached limits.cost_usd of {} ({allowed})",
                 used.cost_usd,
-                whose(limits.cost_of_caller)
+                limit_owner(limits.cost_of_caller)
             ),
-            more: format!("An approval gives it {max} more."),
+            more: format!("An approval adds {max}."),
         })
     };
-    // Asked already, by somebody else; here is what follows from a refusal.
+    // The store has already asked the person about this limit; only a denial matters here.
     let time = || {
         (ledger.refused.as_deref() == Some(SECONDS)).then(|| Reached {
             limit: SECONDS,
-            used: worked(limits.seconds),
+            used: time_used_up(limits.seconds),
             more: String::new(),
         })
     };
     time()
-        .or_else(|| whole("steps", limits.steps, used.steps, whose(false)))
+        .or_else(|| whole("steps", limits.steps, used.steps, limit_owner(false)))
         .or_else(|| {
             whole(
                 "tokens",
                 limits.tokens,
                 used.tokens,
-                whose(limits.tokens_of_caller),
+                limit_owner(limits.tokens_of_caller),
             )
         })
         .or_else(cost)
 }
 
-fn of_team(team: TeamMonth, ledger: &Ledger) -> Option<Reached> {
+fn team_limit_reached(team: TeamMonth, ledger: &Ledger) -> Option<Reached> {
     let limit = team.limit_usd?;
+    // One approval is enough: the limit is the team's, so it cannot be doubled for one run.
     if team.spent_usd < limit || ledger.allowed.contains_key(TEAM_COST) {
         return None;
     }
@@ -220,7 +224,7 @@ fn of_team(team: TeamMonth, ledger: &Ledger) -> Option<Reached> {
             "the team's runs have cost {:.4} US dollars this month and reached its limit ({limit})",
             team.spent_usd
         ),
-        more: "An approval lets this run go on beyond it.".to_owned(),
+        more: "An approval allows this run to continue beyond it.".to_owned(),
     })
 }
 
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_the_lesser_of_its_own_limit_and_what_its_caller_had_left() {
+    fn a_child_gets_the_smaller_of_its_limit_and_its_callers_rest() {
         let own = RunLimits {
             tokens: Some(100),
             ..NONE
@@ -284,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_a_limit_asks_people_or_fails() {
+    fn reaching_a_limit_asks_people_or_fails_the_run() {
         let ledger = Ledger::default();
         let limits = RunLimits {
             steps: Some(3),
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_approval_gives_as_much_again_and_a_refusal_ends_the_run() {
+    fn an_approval_grants_the_amount_again_and_a_denial_fails() {
         let limits = RunLimits {
             tokens: Some(1000),
             ..NONE
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_more_time_ends_the_run() {
+    fn denying_more_time_fails_the_run() {
         let draft = time_over(60);
         assert!(matches!(draft.origin, Origin::Limit { limit } if limit == SECONDS));
         let mut ledger = Ledger::default();
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_s_month_is_a_limit_too() {
+    fn the_teams_monthly_limit_applies_too() {
         let mut ledger = Ledger::default();
         let month = |spent_usd| {
             Some(TeamMonth {

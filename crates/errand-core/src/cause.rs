@@ -1,14 +1,16 @@
-//! Errors as one text, for logs and for people: each layer says its own part only.
+//! Error chains as one line of text, for logs and for people.
+//!
+//! Each error type prints only its own part and leaves its source out; [`chain`] joins the parts once, at the edge.
 
 use std::error::Error;
 use std::io;
 
-/// What the system says where descriptors, memory or processes have run out: ENOMEM, EAGAIN (of a new process or thread),
-/// ENFILE, EMFILE, ENOBUFS.
+/// Error numbers (Linux) of resources that have run out: ENOMEM, EAGAIN (from `fork` or `clone`), ENFILE, EMFILE,
+/// ENOBUFS.
 const EXHAUSTED: [i32; 5] = [12, 11, 23, 24, 105];
 
-/// The error and its causes, from the outside in, separated by colons. A cause that says what was said already is left
-/// out.
+/// Formats an error and its sources, outermost first, separated by colons. A source whose text the chain already ends
+/// with is omitted, because some libraries repeat their source in `Display`.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
@@ -25,8 +27,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Whether an error, or one of its causes, says that the machine or the process has run out of descriptors, memory or
-/// processes for now: what failed can be done later, and nobody is to blame for it.
+/// Whether an error or one of its sources says that file descriptors, memory or processes have run out for now. Such
+/// a failure is temporary and not the caller's fault, so it is worth a retry.
 #[must_use]
 pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|cause| {
@@ -34,6 +36,7 @@ pub fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
             return false;
         };
         let wrapped = cause.get_ref().is_some_and(|inner| {
+            // `io::Error::source` skips the wrapped error itself and returns that error's source, so look inside.
             let inner: &(dyn Error + 'static) = inner;
             is_exhausted(inner)
         });
@@ -53,7 +56,7 @@ mod tests {
     struct Outer(&'static str, #[source] io::Error);
 
     #[test]
-    fn what_has_run_out_is_found_however_deep_it_is() {
+    fn exhaustion_is_found_at_any_depth_of_the_chain() {
         let of = io::Error::from_raw_os_error;
         assert!(is_exhausted(&Outer("open", of(24))));
         assert!(is_exhausted(&Outer("open", io::Error::other(of(23)))));

@@ -1,4 +1,9 @@
-//! A build's `config`, parsed. What is not known is kept in the stored text and passed over here.
+//! A build's `config`, parsed into types.
+//!
+//! # Guarantees
+//!
+//! The stored text of a config is never changed. Unknown settings are kept there and ignored here, so that configs
+//! written for other versions are accepted.
 
 mod advice;
 mod aliases;
@@ -25,26 +30,25 @@ pub use aliases::ModelAliases;
 pub use ignored::ignored;
 pub use reach::{HostPattern, Reach};
 
-/// `provider/name`.
+/// A model as `provider/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelName {
     /// Such as `builtin`, `anthropic`, `openai`, `gemini`.
     pub provider: String,
-    /// The provider's own name for it.
+    /// The model's name at the provider.
     pub name: String,
 }
 
 impl ModelName {
-    /// The model that needs no network.
+    /// The built-in model, which needs no network.
     pub const PLAYBOOK: (&'static str, &'static str) = ("builtin", "playbook");
 
-    /// Whether it is `builtin/playbook`.
     #[must_use]
     pub fn is_playbook(&self) -> bool {
         (self.provider.as_str(), self.name.as_str()) == Self::PLAYBOOK
     }
 
-    /// Reads `provider/name`, or a bare name whose provider is known by its beginning.
+    /// Reads `provider/name`, or a bare name whose prefix identifies the provider.
     fn parse(text: &str) -> Option<Self> {
         let of = |provider: &str, name: &str| Self {
             provider: provider.to_owned(),
@@ -79,36 +83,35 @@ impl std::fmt::Display for ModelName {
     }
 }
 
-/// One message of an `input` that is a list.
+/// One message of an `input` that is a list. All of them are part of what the model sees first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputMessage {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// Its text.
     pub content: String,
 }
 
-/// The bounds of a run. None: no bound.
+/// The limits of a run. `None`: no limit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunLimits {
-    /// Steps (model calls and tool calls).
+    /// Model calls plus tool calls.
     pub steps: Option<u64>,
-    /// Tokens, in and out.
+    /// Input plus output tokens.
     pub tokens: Option<u64>,
     /// US dollars.
     pub cost_usd: Option<f64>,
-    /// Working time in seconds.
+    /// Active time, in seconds.
     pub seconds: u64,
-    /// Runs that are started below this one, at all depths together.
+    /// Runs started below this one, at all depths together.
     pub children: u64,
-    /// Whether `tokens` is what the run that started this one had left, and not what the build says.
+    /// `tokens` is what the calling run had left, not the build's own limit.
     pub tokens_of_caller: bool,
-    /// The same of `cost_usd`.
+    /// `cost_usd` is what the calling run had left, not the build's own limit.
     pub cost_of_caller: bool,
 }
 
 impl RunLimits {
-    /// The lesser of these and what the run that started this one had left.
+    /// The smaller of these limits and what the calling run had left.
     #[must_use]
     pub fn within(mut self, left: Left) -> Self {
         if let Some(tokens) = left.tokens
@@ -127,10 +130,10 @@ impl RunLimits {
     }
 }
 
-/// What a run has left of the limits that hold for the runs below it as well. None: no limit.
+/// The rest of the limits that a run shares with the runs below it. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Left {
-    /// Tokens.
+    /// Input plus output tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
     /// US dollars.
@@ -138,51 +141,50 @@ pub struct Left {
     pub cost_usd: Option<f64>,
 }
 
-/// What happens to a request that nobody answers, unless it says otherwise itself.
+/// Defaults for human requests that do not set these themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestDefaults {
-    /// How long it may be answered; none: for ever.
+    /// How long a request can be answered, in milliseconds. `None`: it never expires.
     pub expires_in_ms: Option<u64>,
-    /// What happens then.
+    /// The consequence if it expires.
     pub on_expire: OnExpire,
 }
 
 /// A build's `config`, parsed.
 #[derive(Clone)]
 pub struct BuildConfig {
-    /// Who decides.
+    /// The model that decides.
     pub model: ModelName,
-    /// The system prompt, or the messages that open the transcript.
+    /// The system prompt, or the messages that open the conversation.
     pub input: Vec<InputMessage>,
-    /// The tools that the build names one by one, with their policies. Without `data.tools`: those of the sandbox and those
-    /// that ask.
+    /// The tools that the build names individually, with their policies. Without `data.tools`: the sandbox's tools and
+    /// those that ask people.
     pub tools: BTreeMap<String, Policy>,
-    /// Connections of which it has all tools that it does not name one by one, with the policy of each; none: as each
-    /// tool's hints say.
+    /// Connections of which the build has all tools except those it names individually, with one policy for them.
+    /// `None`: each tool gets the policy of its hints.
     pub all_of: BTreeMap<String, Option<Policy>>,
-    /// Tools of those connections that it does not have all the same.
+    /// Tools excluded from `all_of`.
     pub off: BTreeSet<String>,
-    /// Whether `data.tools` is there.
-    pub names_tools: bool,
-    /// Bounds.
+    /// Whether the config has `data.tools`.
+    pub has_tools: bool,
     pub limits: RunLimits,
-    /// Whether people can be asked.
+    /// Whether the build may ask people.
     pub human_in_the_loop: bool,
     /// Defaults for human requests.
     pub human_requests: RequestDefaults,
-    /// The steps, for `builtin/playbook`.
+    /// The steps of `builtin/playbook`.
     pub playbook: Option<Arc<Playbook>>,
-    /// How far it reaches beyond its sandbox.
+    /// The connections, secrets, hosts and assignments that the build may use.
     pub reach: Reach,
 }
 
-/// A `config` that cannot be used: where, and what it takes.
+/// A `config` that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("config.{path}: {message}")]
 pub struct BadConfig {
-    /// Such as `data.tools.read_files` or `data.playbook.steps[2].with.path`.
+    /// The setting, such as `data.tools.read_files` or `data.playbook.steps[2].with.path`.
     pub path: String,
-    /// What it takes.
+    /// The problem, or the expected form.
     pub message: String,
 }
 
@@ -197,19 +199,19 @@ impl BuildConfig {
     /// Reads `{"version": "v2", "data": {…}}`.
     ///
     /// # Errors
-    /// [`BadConfig`] names the first place that is wrong.
+    /// [`BadConfig`] for the first setting that is not valid.
     pub fn parse(config: &Value) -> Result<Self, BadConfig> {
         Self::parse_with(config, &ModelAliases::default())
     }
 
-    /// The same, where models have other names, too.
+    /// Like [`BuildConfig::parse`], with the operator's aliases for models.
     ///
     /// # Errors
-    /// [`BadConfig`] names the first place that is wrong.
+    /// [`BadConfig`] for the first setting that is not valid.
     pub fn parse_with(config: &Value, aliases: &ModelAliases) -> Result<Self, BadConfig> {
         let whole = config.as_object().ok_or_else(|| BadConfig {
             path: String::new(),
-            message: "it takes an object: {\"version\": \"v2\", \"data\": {…}}".to_owned(),
+            message: "must be an object: {\"version\": \"v2\", \"data\": {…}}".to_owned(),
         })?;
         match whole.get("version").and_then(Value::as_str) {
             Some("v2") => {}
@@ -217,21 +219,21 @@ impl BuildConfig {
                 let other = place::start_of(other);
                 return Err(bad(
                     "version",
-                    format!("{other:?} is not known; it takes \"v2\""),
+                    format!("{other:?} is not supported; must be \"v2\""),
                 ));
             }
-            None => return Err(bad("version", "it is missing; it takes \"v2\"")),
+            None => return Err(bad("version", "is missing; must be \"v2\"")),
         }
         let empty = Value::Object(serde_json::Map::new());
         let data = match whole.get("data") {
             Some(data) if data.is_object() => data,
-            Some(_) => return Err(bad("data", "it takes an object")),
+            Some(_) => return Err(bad("data", "must be an object")),
             None => &empty,
         };
         let human_in_the_loop = match data.get("human_in_the_loop") {
             None | Some(Value::Null) => true,
             Some(Value::Bool(value)) => *value,
-            Some(_) => return Err(bad("data.human_in_the_loop", "it takes true or false")),
+            Some(_) => return Err(bad("data.human_in_the_loop", "must be true or false")),
         };
         let NamedTools { tools, all_of, off } = tools(data.get("tools"), human_in_the_loop)?;
         let playbook = playbook(data.get("playbook"), &tools, human_in_the_loop)?;
@@ -239,7 +241,7 @@ impl BuildConfig {
         if model.is_playbook() && playbook.is_none() {
             return Err(bad(
                 "data.playbook",
-                "it is missing; the model builtin/playbook reads its steps there",
+                "is missing; the model builtin/playbook reads its steps from it",
             ));
         }
         let of_playbook = playbook.as_ref().map(|p| p.secrets().clone());
@@ -253,7 +255,7 @@ impl BuildConfig {
         {
             return Err(bad(
                 place::of_key("data.tools", &name),
-                "it is a tool of a connection, and the build names none; name it in data.connections, by its id",
+                "is a tool of a connection, but the build lists no connection; add the connection's id to data.connections",
             ));
         }
         Ok(Self {
@@ -263,7 +265,7 @@ impl BuildConfig {
             tools,
             all_of,
             off,
-            names_tools: data.get("tools").is_some_and(|tools| !tools.is_null()),
+            has_tools: data.get("tools").is_some_and(|tools| !tools.is_null()),
             limits: run_limits(data.get("limits"))?,
             human_in_the_loop,
             human_requests: human_requests(data.get("human_requests"))?,
@@ -271,7 +273,7 @@ impl BuildConfig {
         })
     }
 
-    /// Whether it names a tool, by itself or with all of its connection.
+    /// Whether the config names a tool, individually or with all tools of its connection.
     #[must_use]
     pub fn names(&self, tool: &str) -> bool {
         let all_of = || {
@@ -290,7 +292,7 @@ fn model(
     let of = |path: &str, text: &str| {
         aliases.model(text).ok_or_else(|| {
             let text = place::start_of(text);
-            bad(path, format!("{text:?} names no provider; it takes <provider>/<model>, such as builtin/playbook, a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-, or an alias of [models.aliases]; of suffixes in brackets, [1m] alone is known"))
+            bad(path, format!("{text:?} does not identify a provider; must be <provider>/<model>, such as builtin/playbook, a name that begins with claude-, gpt-, o1 (o3, o4-mini …) or gemini-, or an alias from [models.aliases]; the only suffix in brackets that is supported is [1m]"))
         })
     };
     let Some(models) = value.filter(|v| !v.is_null()) else {
@@ -303,7 +305,7 @@ fn model(
         }
         return Err(bad(
             "data.models",
-            "it is missing; it takes {\"agent\": {\"model\": \"<provider>/<model>\"}}",
+            "is missing; must be {\"agent\": {\"model\": \"<provider>/<model>\"}}",
         ));
     };
     if let Some(text) = models.as_str() {
@@ -312,7 +314,7 @@ fn model(
     let agent = models.get("agent").ok_or_else(|| {
         bad(
             "data.models.agent",
-            "it is missing; it takes {\"model\": \"<provider>/<model>\"}",
+            "is missing; must be {\"model\": \"<provider>/<model>\"}",
         )
     })?;
     if let Some(text) = agent.as_str() {
@@ -322,7 +324,7 @@ fn model(
         Some(text) => of("data.models.agent.model", text),
         None => Err(bad(
             "data.models.agent.model",
-            "it takes a text: <provider>/<model>",
+            "must be a string: <provider>/<model>",
         )),
     }
 }
@@ -341,13 +343,13 @@ fn input(value: Option<&Value>) -> Result<Vec<InputMessage>, BadConfig> {
             .collect(),
         Some(_) => Err(bad(
             "data.input",
-            "it takes a text, or a list of {role, content}",
+            "must be a string, or a list of {role, content}",
         )),
     }
 }
 
 fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> {
-    // A text part by itself is a part of the system prompt.
+    // A text part outside a message belongs to the system prompt.
     if item.get("role").is_none() && item.get("type").is_some() {
         return Ok(InputMessage {
             role: "system".to_owned(),
@@ -357,14 +359,14 @@ fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> 
     let text = |key: &str| {
         item.get(key)
             .and_then(Value::as_str)
-            .ok_or_else(|| bad(format!("data.input[{index}].{key}"), "it takes a text"))
+            .ok_or_else(|| bad(format!("data.input[{index}].{key}"), "must be a string"))
     };
     let role = text("role")?;
     if !["system", "user", "assistant"].contains(&role) {
         let role = place::start_of(role);
         return Err(bad(
             format!("data.input[{index}].role"),
-            format!("{role:?} is not a role; it takes system, user or assistant"),
+            format!("{role:?} is not a role; must be system, user or assistant"),
         ));
     }
     Ok(InputMessage {
@@ -373,13 +375,13 @@ fn input_message(index: usize, item: &Value) -> Result<InputMessage, BadConfig> 
     })
 }
 
-/// The text of a message of the input: a text, or the texts of a list of parts, one after another.
+/// The content of an input message: a string, or a list of text parts that are joined with newlines.
 fn content(index: usize, value: Option<&Value>) -> Result<String, BadConfig> {
     let path = format!("data.input[{index}].content");
     let parts = match value {
         Some(Value::String(text)) => return Ok(text.clone()),
         Some(Value::Array(parts)) => parts,
-        _ => return Err(bad(path, "it takes a text, or a list of text parts")),
+        _ => return Err(bad(path, "must be a string, or a list of text parts")),
     };
     let texts: Vec<&str> = parts
         .iter()
@@ -389,21 +391,20 @@ fn content(index: usize, value: Option<&Value>) -> Result<String, BadConfig> {
     Ok(texts.join("\n"))
 }
 
-/// The text of a part of a message.
 fn text_part<'v>(path: &str, part: &'v Value) -> Result<&'v str, BadConfig> {
     let kind = part.get("type").and_then(Value::as_str);
     if !matches!(kind, Some("text" | "input_text" | "output_text")) {
         return Err(bad(
             format!("{path}.type"),
-            "only text is taken here: {\"type\": \"input_text\", \"text\": \"…\"}",
+            "only text parts are supported: {\"type\": \"input_text\", \"text\": \"…\"}",
         ));
     }
     part.get("text")
         .and_then(Value::as_str)
-        .ok_or_else(|| bad(format!("{path}.text"), "it takes a text"))
+        .ok_or_else(|| bad(format!("{path}.text"), "must be a string"))
 }
 
-/// What `data.tools` names.
+/// `data.tools`, sorted by kind of entry. The fields are those of [`BuildConfig`].
 struct NamedTools {
     tools: BTreeMap<String, Policy>,
     all_of: BTreeMap<String, Option<Policy>>,
@@ -428,7 +429,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
     let object = value.as_object().ok_or_else(|| {
         bad(
             "data.tools",
-            "it takes an object: {\"<tool>\": \"allow\" | \"ask\" | \"guard\" | \"deny\" | \"off\"}",
+            "must be an object: {\"<tool>\": \"allow\" | \"ask\" | \"guard\" | \"deny\" | \"off\"}",
         )
     })?;
     for (name, word) in object {
@@ -437,7 +438,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
             return Err(bad(
                 place::of_key("data.tools", name),
                 format!(
-                    "there is no such tool; there are: {}, and those of connections, as <connection>__<tool> or <connection>__* for all of one",
+                    "there is no such tool; choose from: {}, and tools of connections, as <connection>__<tool>, or <connection>__* for all tools of one connection",
                     known.join(", ")
                 ),
             ));
@@ -461,9 +462,7 @@ fn tools(value: Option<&Value>, people: bool) -> Result<NamedTools, BadConfig> {
                     };
                     bad(
                         place::of_key("data.tools", name),
-                        format!(
-                            "it takes {more}\"allow\", \"ask\", \"guard\", \"deny\" or \"off\""
-                        ),
+                        format!("must be {more}\"allow\", \"ask\", \"guard\", \"deny\" or \"off\""),
                     )
                 })?;
                 match all_of {
@@ -490,10 +489,10 @@ fn playbook(
     };
     let tool = |name: &str| match (tools.get(name), policy::builtin(name)) {
         (Some(_), _) => Ok(()),
-        // Held against the last probe where the build is made, else at the call.
+        // Checked against the last probe when the build is created, otherwise at the call.
         (None, None) if connection::is_tool(name) => Ok(()),
         (None, Some(_)) => Err(format!(
-            "this build does not have the tool {name:?}; name it in data.tools"
+            "this build does not have the tool {name:?}; add it to data.tools"
         )),
         (None, None) => Err(format!("there is no tool {:?}", place::start_of(name))),
     };
@@ -523,7 +522,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
     let object = value.as_object().ok_or_else(|| {
         bad(
             "data.limits",
-            "it takes an object: {steps, tokens, cost_usd, seconds, children}",
+            "must be an object: {steps, tokens, cost_usd, seconds, children}",
         )
     })?;
     for (name, value) in object {
@@ -531,7 +530,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
         let whole = || {
             whole_number(value)
                 .filter(|n| (1..=1_000_000_000_000).contains(n))
-                .ok_or_else(|| bad(path.clone(), "it takes a whole number from 1"))
+                .ok_or_else(|| bad(path.clone(), "must be a whole number, at least 1"))
         };
         match name.as_str() {
             "steps" => limits.steps = Some(whole()?),
@@ -543,7 +542,7 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
                     let max = limits::RUN_CHILDREN_MAX;
                     bad(
                         path.clone(),
-                        format!("it takes a whole number from 0 to {max}"),
+                        format!("must be a whole number from 0 to {max}"),
                     )
                 })?;
             }
@@ -551,19 +550,19 @@ fn run_limits(value: Option<&Value>) -> Result<RunLimits, BadConfig> {
                 let usd = value
                     .as_f64()
                     .filter(|n| n.is_finite() && *n > 0.0)
-                    .ok_or_else(|| bad(path.clone(), "it takes a number above 0"))?;
+                    .ok_or_else(|| bad(path.clone(), "must be a number above 0"))?;
                 limits.cost_usd = Some(usd);
             }
-            _ => {} // kept and given back, as all that is not known
+            _ => {} // Unknown settings are kept in the stored text and ignored.
         }
     }
     Ok(limits)
 }
 
-/// A whole number, also where it is written as `5.0`.
+/// A non-negative whole number, also if it is written as `5.0`.
 #[must_use]
 pub fn whole_number(value: &Value) -> Option<u64> {
-    /// Below this, a double tells each whole number from its neighbors.
+    /// 2^53: up to here, a double represents every whole number exactly.
     const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {
         let double = value.as_f64()?;
@@ -585,14 +584,14 @@ fn human_requests(value: Option<&Value>) -> Result<RequestDefaults, BadConfig> {
     if !value.is_object() {
         return Err(bad(
             "data.human_requests",
-            "it takes an object: {expires_in, on_expire}",
+            "must be an object: {expires_in, on_expire}",
         ));
     }
     if let Some(text) = value.get("expires_in").filter(|v| !v.is_null()) {
         let text = text.as_str().ok_or_else(|| {
             bad(
                 "data.human_requests.expires_in",
-                "it takes a duration, such as 12h",
+                "must be a duration, such as 12h",
             )
         })?;
         let ms = parse_duration_ms(text)
@@ -603,7 +602,7 @@ fn human_requests(value: Option<&Value>) -> Result<RequestDefaults, BadConfig> {
         defaults.on_expire = serde_json::from_value(word.clone()).map_err(|_| {
             bad(
                 "data.human_requests.on_expire",
-                "it takes \"deny\", \"fail\" or \"continue\"",
+                "must be \"deny\", \"fail\" or \"continue\"",
             )
         })?;
     }
@@ -624,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_form() {
+    fn the_documented_form_is_accepted() {
         let config = of(json!({"models": {"agent": {"model": "anthropic/claude-x"}}, "input": "You help.", "something_else": 1})).unwrap();
         assert_eq!(config.model.to_string(), "anthropic/claude-x");
         assert_eq!(config.input[0].role, "system");
@@ -634,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_names_find_their_provider() {
+    fn a_bare_model_name_finds_its_provider() {
         for (name, provider) in [
             ("claude-x", "anthropic"),
             ("gpt-5", "openai"),
@@ -655,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_wrong_setting() {
         assert_eq!(
             BuildConfig::parse(&json!({"version": "v1", "data": {}}))
                 .err()
@@ -700,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_may_be_written_with_a_point() {
+    fn whole_numbers_may_have_a_decimal_point() {
         let limits = json!({"steps": 5.0, "tokens": 5.0, "seconds": 5.0, "children": 5.0});
         let config = of(json!({"models": "builtin/x", "limits": limits})).unwrap();
         assert_eq!((config.limits.steps, config.limits.children), (Some(5), 5));
@@ -710,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn without_people_the_asking_tools_are_not_offered() {
+    fn without_people_the_tools_that_ask_are_not_offered() {
         let config = of(json!({"models": "builtin/x", "human_in_the_loop": false})).unwrap();
         assert!(!config.tools.contains_key("ask_human"));
         assert!(!config.names("ask_human"));

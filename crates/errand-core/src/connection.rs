@@ -1,8 +1,10 @@
-//! Connections as builds name them: names, names of tools, policies by hints.
+//! Connections as builds refer to them: their names, the names of their tools, and the policies that follow from hints.
 //!
-//! Promised: the name under which a connection's tool is offered fits every provider (at most 64 of `[A-Za-z0-9_-]`), is
-//! the same each time, and two tools of one connection never share one; a policy that several have a word on is the
-//! strictest of their words.
+//! # Guarantees
+//!
+//! - The name under which a connection's tool is offered is accepted by every provider (at most 64 of `[A-Za-z0-9_-]`)
+//!   and is stable; two tools of one connection never share a name.
+//! - If several settings apply to one tool, its policy is the strictest of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,16 +14,16 @@ use sha2::{Digest as _, Sha256};
 use crate::policy::{Hints, Policy, Settle};
 use crate::transcript::hex;
 
-/// What stands between a connection's name and its tool's.
+/// Separates a connection's name from its tool's name.
 pub const SEPARATOR: &str = "__";
-/// Most characters of a connection's name: enough is left for the tool's.
+/// Maximum length of a connection's name, in characters: it leaves enough for the tool's name.
 pub const NAME_CHARS_MAX: usize = 24;
-/// Most characters of a tool's name, by what providers take.
+/// Maximum length of a tool's name that all providers accept, in characters.
 pub const TOOL_NAME_CHARS_MAX: usize = 64;
-/// Characters of the digest in a name that was cut.
+/// Hexadecimal digits of the digest that keeps truncated names distinct.
 const DIGEST_CHARS: usize = 8;
 
-/// Whether a text can be a connection's name: small letters, digits and single `-` or `_`, a letter first.
+/// Whether a text is a valid connection name: lowercase letters, digits and single `-` or `_`, starting with a letter.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     text.len() <= NAME_CHARS_MAX
@@ -33,34 +35,34 @@ pub fn is_name(text: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'))
 }
 
-/// Whether a tool's name is that of a connection's tool.
+/// Whether a tool's name has the form of a connection's tool.
 #[must_use]
 pub fn is_tool(name: &str) -> bool {
     connection_of(name).is_some()
 }
 
-/// The name of the connection that a tool belongs to by its name.
+/// The connection in a tool's name.
 #[must_use]
 pub fn connection_of(tool: &str) -> Option<&str> {
     let (connection, rest) = tool.split_once(SEPARATOR)?;
     (is_name(connection) && !rest.is_empty()).then_some(connection)
 }
 
-/// What stands for all tools of a connection, in a build.
+/// The name in a build that selects all tools of a connection, such as `mail__*`.
 #[must_use]
 pub fn all_of(connection: &str) -> String {
     format!("{connection}{SEPARATOR}*")
 }
 
-/// The connection, where a name stands for all of its tools.
+/// The inverse of [`all_of`]: the connection whose tools a name selects.
 #[must_use]
 pub fn is_all_of(name: &str) -> Option<&str> {
     let connection = name.strip_suffix('*')?.strip_suffix(SEPARATOR)?;
     is_name(connection).then_some(connection)
 }
 
-/// The name under which a server's tool is offered. What providers do not take is replaced, what is too long cut, and
-/// then a digest of the server's name stands at the end.
+/// The name under which a server's tool is offered. Characters that providers reject are replaced, long names are
+/// truncated, and in both cases a digest of the server's own name is appended.
 #[must_use]
 pub fn offered_name(connection: &str, tool: &str) -> String {
     let plain: String = tool
@@ -88,7 +90,8 @@ pub fn offered_name(connection: &str, tool: &str) -> String {
     format!("{kept}_{digest}")
 }
 
-/// The names under which a server's tools are offered, in their order; none for one that no name is left for.
+/// The names under which a server's tools are offered, in the same order. `None` for a tool whose name is already
+/// taken.
 #[must_use]
 pub fn offered_names<'t>(
     connection: &str,
@@ -104,30 +107,30 @@ pub fn offered_names<'t>(
         .collect()
 }
 
-/// What a server says of a tool (MCP's annotations), with MCP's meaning where it says nothing.
+/// A server's claims about a tool (MCP's annotations), with MCP's defaults if the server makes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "MCP's hints, and which of them the server says itself"
+    reason = "MCP's hints, and which of them the server states explicitly"
 )]
 pub struct ToolHints {
     /// Changes nothing.
     #[serde(default)]
     pub read_only: bool,
-    /// May remove or overwrite.
+    /// May remove or overwrite data.
     #[serde(default = "yes")]
     pub destructive: bool,
-    /// Twice is as good as once.
+    /// Repeating a call with the same arguments has no further effect.
     #[serde(default)]
     pub idempotent: bool,
     /// Reaches beyond the server itself.
     #[serde(default = "yes")]
     pub open_world: bool,
-    /// Whether the server says itself that the tool may destroy, or says nothing.
+    /// The server states `destructive` explicitly.
     #[serde(default)]
     pub says_destructive: bool,
-    /// Whether the server says itself how far the tool reaches. Of what was probed before this was kept: yes, the stricter
-    /// side.
+    /// The server states `open_world` explicitly. Tools probed before this field existed count as stating it, which is
+    /// the stricter side.
     #[serde(default = "yes")]
     pub says_open_world: bool,
 }
@@ -137,27 +140,27 @@ fn yes() -> bool {
 }
 
 impl ToolHints {
-    /// Whether the server says that the tool may destroy.
+    /// Whether the server states explicitly that the tool may destroy data.
     #[must_use]
-    pub fn destroys(self) -> bool {
+    pub fn is_destructive(self) -> bool {
         self.says_destructive && self.destructive
     }
 
-    /// Whether the tool counts as one that changes nothing. One that also says that it may destroy does not.
+    /// Whether the tool counts as read-only. One that also claims to be destructive does not.
     #[must_use]
     pub fn reads(self) -> bool {
-        self.read_only && !self.destroys()
+        self.read_only && !self.is_destructive()
     }
 }
 
-/// What admins of the team say of a tool, above what its server says.
+/// A team admin's settings for a tool. They override what its server claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolSettings {
-    /// Whether it reaches the open world: what it reads is public, and its arguments leave the team.
+    /// The tool reaches the open world: it reads public content, and its arguments leave the team.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_world: Option<bool>,
-    /// Whether the team's own people and programs write what it gives. Only for a tool that does not reach the open world.
+    /// The team's own people and programs write its results. Has no effect on a tool that reaches the open world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trusted: Option<bool>,
 }
@@ -165,22 +168,19 @@ pub struct ToolSettings {
 /// A tool as the last probe found it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ProbedTool {
-    /// The name under which it is offered.
+    /// The name under which it is offered to models.
     pub name: String,
-    /// The server's own name for it.
     pub server_name: String,
-    /// What the server says of it.
     #[serde(default)]
     pub description: String,
     /// The JSON schema of its arguments.
     pub input_schema: Value,
-    /// What the server says that it does.
     pub hints: ToolHints,
 }
 
 impl ProbedTool {
-    /// Tells a tool from what it was before. Policies follow from the probe, so that what a server does not say any more
-    /// changes nothing.
+    /// Identifies this version of the tool, to detect changes on the server. `says_open_world` is omitted: policies
+    /// follow from the last probe, so that a server that no longer states it changes nothing.
     #[must_use]
     pub fn digest(&self) -> String {
         let ToolHints {
@@ -206,8 +206,8 @@ impl ProbedTool {
         hex(&Sha256::digest(exact.to_string().as_bytes()))
     }
 
-    /// Whether it reaches the open world: as the team's admins say, else as its server says, else where it takes an
-    /// address.
+    /// Whether the tool reaches the open world: the admins' setting, else the server's claim, else whether an argument
+    /// looks like an address.
     #[must_use]
     pub fn is_open(&self, settings: ToolSettings) -> bool {
         settings.open_world.unwrap_or_else(|| {
@@ -219,8 +219,8 @@ impl ProbedTool {
         })
     }
 
-    /// The policy that follows: what only reads is allowed, or guarded where it reaches the open world, since its
-    /// arguments leave the team; what the server says may destroy asks; all else is guarded.
+    /// The default policy: read-only tools are allowed, or guarded if they reach the open world, because their
+    /// arguments leave the team; tools that claim to be destructive ask; all others are guarded.
     #[must_use]
     pub fn policy(&self, settings: ToolSettings) -> Policy {
         if self.hints.reads() {
@@ -229,15 +229,15 @@ impl ProbedTool {
             } else {
                 Policy::Allow
             }
-        } else if self.hints.destroys() {
+        } else if self.hints.is_destructive() {
             Policy::Ask
         } else {
             Policy::Guard
         }
     }
 
-    /// What the engine goes by. `trusted`: the team's admins trust what the connection's closed tools give, where they do
-    /// not say it of the tool itself.
+    /// The hints for the engine. `trusted`: the admins trust the results of the connection's closed tools, unless the
+    /// tool's own setting differs.
     #[must_use]
     pub fn engine_hints(&self, settings: ToolSettings, trusted: bool) -> Hints {
         let (reads, open) = (self.hints.reads(), self.is_open(settings));
@@ -259,10 +259,10 @@ impl ProbedTool {
     }
 }
 
-/// Most parts of a schema that are looked at; one that has more counts as taking an address.
+/// Maximum parts of a schema that are searched for addresses. A larger schema counts as taking one.
 const SCHEMA_PARTS_MAX: usize = 20_000;
 
-/// Formats of addresses, as JSON Schema names them.
+/// Names of address formats in JSON Schema, and common variants of them.
 const ADDRESS_FORMATS: [&str; 13] = [
     "uri",
     "uri-reference",
@@ -279,7 +279,7 @@ const ADDRESS_FORMATS: [&str; 13] = [
     "host",
 ];
 
-/// Words that name an address, in the name of an argument (`pageUrl`, `target_host`, `to`).
+/// Words that suggest an address in an argument's name (`pageUrl`, `target_host`, `to`).
 const ADDRESS_WORDS: [&str; 40] = [
     "url",
     "urls",
@@ -323,7 +323,7 @@ const ADDRESS_WORDS: [&str; 40] = [
     "server",
 ];
 
-/// Whether arguments hold an address that a caller may choose: by the format of one, or by its name.
+/// Whether the caller may choose an address: by an argument's format or its name.
 fn takes_address(schema: &Value) -> bool {
     let mut parts = vec![schema];
     let mut seen = 0;
@@ -341,7 +341,7 @@ fn takes_address(schema: &Value) -> bool {
                     return true;
                 }
                 let properties = map.get("properties").and_then(Value::as_object);
-                if properties.is_some_and(|names| names.keys().any(|name| names_address(name))) {
+                if properties.is_some_and(|names| names.keys().any(|name| suggests_address(name))) {
                     return true;
                 }
                 parts.extend(map.values());
@@ -353,8 +353,8 @@ fn takes_address(schema: &Value) -> bool {
     false
 }
 
-/// Whether one of an argument's words names an address. `baseURL`, `base_url` and `base-url` are two words.
-fn names_address(name: &str) -> bool {
+/// Whether a word of an argument's name suggests an address. `baseURL`, `base_url` and `base-url` have two words each.
+fn suggests_address(name: &str) -> bool {
     let mut words = vec![String::new()];
     let mut before = ' ';
     for c in name.chars() {
@@ -370,39 +370,39 @@ fn names_address(name: &str) -> bool {
         before = c;
     }
     words.iter().any(|word| {
+        // `url2` names an address as well as `url` does.
         let word = word.trim_end_matches(|c: char| c.is_ascii_digit());
         ADDRESS_WORDS.contains(&word)
     })
 }
 
-/// A connection, as far as it says which tools a build has.
+/// The parts of a connection that decide which tools a build has.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionView<'a> {
-    /// Its name.
     pub name: &'a str,
-    /// Its tools, by the last probe; none where there was none.
+    /// Its tools, as the last probe found them. `None` before the first probe.
     pub tools: Option<&'a [ProbedTool]>,
-    /// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
+    /// Minimum policies that no build can undercut, by the tool's offered name, or `*` for all tools without an entry.
     pub floors: &'a BTreeMap<String, Policy>,
-    /// What admins say of its tools, by the offered name.
+    /// The admins' settings, by the tool's offered name.
     pub settings: &'a BTreeMap<String, ToolSettings>,
 }
 
 impl<'a> ConnectionView<'a> {
-    /// What admins say of a tool.
+    /// The admins' settings for a tool.
     #[must_use]
     pub fn settings_of(&self, tool: &str) -> ToolSettings {
         self.settings.get(tool).copied().unwrap_or_default()
     }
 
-    /// One of its tools, by its offered name.
+    /// Finds a tool by its offered name.
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&'a ProbedTool> {
         self.tools?.iter().find(|tool| tool.name == name)
     }
 
-    /// The floor of one of its tools. That of all tools leaves one that only reads within the team's systems alone, where
-    /// it is `guard`: what it reads sends nothing.
+    /// The minimum policy of a tool. A `*` of `guard` does not apply to tools that only read within the team's own
+    /// systems, because they send nothing out of the team.
     #[must_use]
     pub fn floor(&self, name: &str) -> Policy {
         if let Some(floor) = self.floors.get(name) {
@@ -420,7 +420,7 @@ impl<'a> ConnectionView<'a> {
         of_all
     }
 
-    /// The policy of a tool where a build leaves it to the tool's hints.
+    /// The policy of a tool if the build does not set one.
     #[must_use]
     pub fn default_policy(&self, tool: &ProbedTool) -> Policy {
         let by_hints = tool.policy(self.settings_of(&tool.name));
@@ -434,7 +434,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_fit_every_provider_and_stay_apart() {
+    fn offered_names_fit_every_provider_and_stay_distinct() {
         assert_eq!(offered_name("mail", "search"), "mail__search");
         let (dot, slash) = (offered_name("mail", "a.b"), offered_name("mail", "a/b"));
         assert!(
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_names_its_connection() {
+    fn a_tool_name_contains_its_connection() {
         assert_eq!(connection_of("mail__search__all"), Some("mail"));
         for none in ["read_file", "__x", "mail__", "Mail__x", "a b__c"] {
             assert_eq!(connection_of(none), None, "{none}");
@@ -482,7 +482,7 @@ mod tests {
         }
     }
 
-    /// As of a server that says nothing.
+    /// The hints of a server that states nothing.
     fn silent() -> ToolHints {
         ToolHints {
             read_only: false,
@@ -505,7 +505,7 @@ mod tests {
         let policy = |hints| tool(hints, json!({})).policy(ToolSettings::default());
         assert_eq!(policy(says(true, true, false)), Policy::Allow);
         assert_eq!(policy(says(true, false, true)), Policy::Allow);
-        // It contradicts itself: the stricter side.
+        // The server contradicts itself: assume the stricter side.
         assert_eq!(policy(says(true, true, true)), Policy::Ask);
         assert_eq!(policy(says(false, true, true)), Policy::Ask);
         assert_eq!(policy(says(false, true, false)), Policy::Guard);
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_the_open_world_is_guarded_by_default() {
+    fn reading_the_open_world_is_guarded_by_default() {
         let reads = ToolHints {
             read_only: true,
             ..silent()
@@ -567,7 +567,7 @@ mod tests {
         for (hints, schema, policy) in cases {
             let tool = tool(hints, schema);
             assert_eq!(tool.policy(ToolSettings::default()), policy, "{tool:?}");
-            // An admin may say otherwise.
+            // An admin's setting overrides it.
             for open in [true, false] {
                 let settings = ToolSettings {
                     open_world: Some(open),
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_closed_and_named_is_trusted() {
+    fn only_closed_tools_declared_as_trusted_are_trusted() {
         let says = |open_world| ToolHints {
             open_world,
             says_open_world: true,
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_of_guard_for_all_leaves_closed_reading_alone() {
+    fn a_general_guard_floor_spares_closed_read_only_tools() {
         let named = |name: &str, read_only, open_world| ProbedTool {
             name: name.to_owned(),
             ..tool(

@@ -1,11 +1,13 @@
-//! Content that came into a run: what is untrusted, what is private, and where each was read.
+//! Content that a run has read: which of it is untrusted, which is private, and where each piece came from.
 //!
-//! Untrusted content may hold instructions of a stranger; private content is what must not leave the team. A call that
-//! changes something outside is guarded once untrusted content came; a call that only reads the open world sends what is
-//! in its arguments, and is guarded once both came.
+//! Untrusted content may contain instructions from outside the team; private content must not leave the team. A call
+//! that changes something is guarded once untrusted content was read. A call that only reads the open world can leak
+//! data through its arguments, so it is guarded once both kinds were read.
 //!
-//! Guarantee: text from outside (a path, a command, an address) stays data. It is kept as [`Read::item`], with bounds on
-//! the number and the length, and is part of no sentence.
+//! # Guarantees
+//!
+//! Text from outside (a path, a command, a URL) stays data: it is kept in [`Read::item`], bounded in number and length,
+//! and never becomes part of a sentence.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,38 +15,36 @@ use crate::id::RunId;
 use crate::policy::Policy;
 use crate::time::Timestamp;
 
-/// Most reads that are kept of a kind; of more, the last ones.
+/// Maximum reads kept of each kind. Beyond it, only the newest are kept.
 const READS_MAX: usize = 8;
-/// Most characters of an item: a path, or the beginning of a command.
+/// Maximum length of an item (a path, or the beginning of a command), in characters.
 const ITEM_CHARS_MAX: usize = 300;
-/// Most characters of an id of a call: providers give some 40.
+/// Maximum length of a call id, in characters. Providers use about 40.
 const CALL_ID_CHARS_MAX: usize = 200;
 
-/// Content that was read.
+/// One piece of content that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
-    /// The tool that brought it; `message` for a message that was marked as untrusted, `start` for what a run begins
-    /// with.
+    /// The tool that read it. `message` for a message that was marked as untrusted, `start` for content that a run
+    /// begins with.
     pub tool: String,
-    /// The call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call_id: Option<String>,
-    /// What was read, in the words of the call: a path, a command, an address, or the arguments as JSON.
+    /// The thing read, in the call's own words: a path, a command, a URL, or the arguments as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
-    /// When.
     pub at: Timestamp,
-    /// The position of the entry with which it came, in the transcript of the run that read it. `None`: no entry shows it, or
-    /// it was read before this was recorded.
+    /// The position of the entry that brought it, in the transcript of the run that read it. `None`: no entry shows it,
+    /// or the record is older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
-    /// The run that read it, where it is not the run itself but one above it.
+    /// The run that read it, if it was one above this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
 }
 
-/// A text that is longer is cut, and ends with `…` then.
-fn cut(text: &str, chars: usize) -> String {
+/// Truncates a text to `chars` characters and marks the cut with `…`.
+fn truncate(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -52,20 +52,20 @@ fn cut(text: &str, chars: usize) -> String {
 }
 
 impl Read {
-    /// A read of a call of the run itself, within the bounds.
+    /// A read by the run itself. Truncates id and item to their bounds.
     #[must_use]
     pub fn new(tool: &str, call_id: Option<&str>, item: Option<&str>, at: Timestamp) -> Self {
         Self {
             tool: tool.to_owned(),
-            call_id: call_id.map(|id| cut(id, CALL_ID_CHARS_MAX)),
-            item: item.map(|item| cut(item, ITEM_CHARS_MAX)),
+            call_id: call_id.map(|id| truncate(id, CALL_ID_CHARS_MAX)),
+            item: item.map(|item| truncate(item, ITEM_CHARS_MAX)),
             at,
             position: None,
             run: None,
         }
     }
 
-    /// Adds the position of the entry that shows it.
+    /// Sets the position of the entry that shows it.
     #[must_use]
     pub fn shown_at(self, position: u64) -> Self {
         Self {
@@ -79,12 +79,11 @@ impl Read {
     }
 }
 
-/// The last reads of a kind, the newest last. Each source is there once.
+/// The newest reads of one kind, oldest first. Each source appears once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reads {
-    /// The last ones.
     pub last: Vec<Read>,
-    /// How many sources more there were, at most.
+    /// An upper bound for the number of further sources.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
 }
@@ -95,15 +94,15 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Reads {
-    /// Whether none came.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.last.is_empty()
     }
 
-    /// Adds one.
+    /// Adds a read. One from a source that is already listed replaces the earlier one.
     pub fn add(&mut self, read: Read) {
         if let Some(at) = self.last.iter().position(|r| r.is_same_source(&read)) {
+            // Moves to the end, as the newest.
             self.last.remove(at);
         } else if self.last.len() >= READS_MAX {
             self.last.remove(0);
@@ -113,25 +112,24 @@ impl Reads {
     }
 }
 
-/// What came into a run.
+/// The content that a run has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
-    /// What strangers may have written.
+    /// Content that people outside the team may have written.
     #[serde(default, skip_serializing_if = "Reads::is_none")]
     pub untrusted: Reads,
-    /// What must not leave the team: files of the sandbox, output of commands, results of closed connections.
+    /// Content that must not leave the team: files of the sandbox, output of commands, results of closed connections.
     #[serde(default, skip_serializing_if = "Reads::is_none")]
     pub private: Reads,
 }
 
 impl Content {
-    /// Whether neither came.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.untrusted.is_none() && self.private.is_none()
     }
 
-    /// Adds a read of what is untrusted, private or both.
+    /// Adds a read to the untrusted content, the private content, or both.
     pub fn add(&mut self, read: Read, untrusted: bool, private: bool) {
         if untrusted && private {
             self.untrusted.add(read.clone());
@@ -143,7 +141,7 @@ impl Content {
         }
     }
 
-    /// What a run that this one starts has read with it. `run`: this one.
+    /// The content as a child run inherits it. `run`: this run.
     #[must_use]
     pub fn handed_on(&self, run: RunId) -> Self {
         let of = |reads: &Reads| Reads {
@@ -163,7 +161,7 @@ impl Content {
         }
     }
 
-    /// Takes over what another run had read.
+    /// Adds the content that another run had read.
     pub fn take_over(&mut self, other: &Self) {
         for (own, others) in [
             (&mut self.untrusted, &other.untrusted),
@@ -174,8 +172,8 @@ impl Content {
         }
     }
 
-    /// Why a call is asked for by its policy. `sends`: it is one that only reads the open world, so that what is private
-    /// counts as well.
+    /// The reason for which a policy asks about a call. `sends`: the call only reads the open world, so that private
+    /// content counts as well.
     #[must_use]
     pub fn reason(&self, policy: Policy, sends: bool) -> Reason {
         let mut sources: Vec<Source> = Vec::new();
@@ -204,29 +202,29 @@ impl Content {
     }
 }
 
-/// Why a policy asks for a call: data, for people to judge and for pages to show as quoted text.
+/// Why a policy asks about a call: data for people to judge by, which pages show as quoted text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// The policy of the call: `ask` or `guard`.
     pub policy: Policy,
-    /// What was read, the newest last. A policy `ask` asks whatever was read; that is there to judge by.
+    /// The content that was read, newest last. The policy `ask` asks regardless of it; then the list only helps to
+    /// judge.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Source>,
-    /// How many sources more there were, at most.
+    /// An upper bound for the number of further sources.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
 }
 
-/// One source of a reason.
+/// One source in a [`Reason`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// What was read.
     #[serde(flatten)]
     pub read: Read,
-    /// Whether strangers may have written it.
+    /// People outside the team may have written it.
     #[serde(default)]
     pub untrusted: bool,
-    /// Whether it must not leave the team.
+    /// It must not leave the team.
     #[serde(default)]
     pub private: bool,
 }
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sources_are_kept_within_bounds() {
+    fn only_the_newest_sources_are_kept() {
         let mut content = Content::default();
         for n in 0..20 {
             content.add(read(&format!("/workspace/{n}")), true, true);
@@ -263,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_names_what_counts_for_the_call() {
+    fn a_reason_lists_only_what_counts_for_the_call() {
         let mut content = Content::default();
         content.add(
             Read::new(

@@ -1,7 +1,10 @@
-//! The tools that a build has now: by its `tools`, the last probe of its connections, the floors of the team's admins, and
-//! the run that started this one.
+//! The effective tools of a build: its `tools`, combined with the last probe of its connections, the admins' floors,
+//! and the policies of the run that started this one.
 //!
-//! Guarantee: there is one function for it. The engine offers and calls by it, the API and the pages show it.
+//! # Guarantees
+//!
+//! One function computes them. The engine offers and executes tools by its result, and the API and the pages show the
+//! same result.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +15,17 @@ use crate::connection::{ConnectionView, ProbedTool};
 use crate::policy::{self, Hints, Policy};
 use crate::schema;
 
-/// What decided a tool's policy.
+/// The setting that determined a tool's policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecidedBy {
-    /// The build names no tools, so that it has those of the sandbox and those that ask.
+    /// The build has no `tools`, so it gets the sandbox's tools and those that ask people.
     Default,
     /// The build names the tool.
     Build,
-    /// The build names all tools of the connection, with this policy.
+    /// The build names all tools of the connection with one policy.
     Connection,
-    /// The build names all tools of the connection, each as its hints say.
+    /// The build names all tools of the connection, each with the policy of its hints.
     Hints,
     /// An admin's floor is stricter than the build.
     Floor,
@@ -31,7 +34,7 @@ pub enum DecidedBy {
 }
 
 impl DecidedBy {
-    /// As the API has it.
+    /// The name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,26 +48,24 @@ impl DecidedBy {
     }
 }
 
-/// A tool that a build has.
+/// A tool that a build has, with its policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EffectiveTool<'a> {
-    /// Its name.
     pub name: &'a str,
-    /// What it may do. A tool that is denied is not offered to the model.
+    /// A tool with the policy `deny` is not offered to the model.
     pub policy: Policy,
-    /// What decided that.
     pub by: DecidedBy,
-    /// Its connection, by its place in the list, and what was probed; none: it is part of this program.
+    /// For a connection's tool: the connection's index in the list, and the tool as probed. `None` for built-in tools.
     pub probed: Option<(usize, &'a ProbedTool)>,
 }
 
-/// The policies of a run that started another.
+/// The policies of the tools of a run that started another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallerPolicies(pub BTreeMap<String, Policy>);
 
-/// Built-in tools that stay within the sandbox or ask a person: a run that was started by another has them as its own build
-/// says, where the other does not have them.
+/// Built-in tools that stay within the sandbox or ask a person. A child run has them as its own build says even if the
+/// calling run lacks them.
 const STAY_INSIDE: [&str; 7] = [
     "list_files",
     "read_file",
@@ -76,8 +77,8 @@ const STAY_INSIDE: [&str; 7] = [
 ];
 
 impl CallerPolicies {
-    /// How strict a tool must be at least in the run that was started. A tool that the caller does not have itself, and
-    /// that acts or sends beyond the sandbox, is guarded at least: the caller's model could not use it without.
+    /// The minimum policy of a tool in the child run. A tool that the caller lacks and that acts or sends beyond the
+    /// sandbox is at least guarded: otherwise the caller's model could use it through the child.
     #[must_use]
     pub fn floor(&self, tool: &str, hints: Hints) -> Policy {
         let reads_inside = hints.read_only && !hints.open_world;
@@ -89,8 +90,8 @@ impl CallerPolicies {
     }
 }
 
-/// The tools that a build has now, those of this program first. `has`: the hints of a tool of this program, none where this
-/// server does not have it. `caller`: the policies of the run that started this one.
+/// Computes the effective tools of a build, built-in ones first. `has`: the hints of a built-in tool, `None` if this
+/// server does not offer it. `caller`: the policies of the run that started this one.
 #[must_use]
 pub fn tools<'a>(
     build: &'a BuildConfig,
@@ -98,7 +99,7 @@ pub fn tools<'a>(
     connections: &[ConnectionView<'a>],
     caller: Option<&CallerPolicies>,
 ) -> Vec<EffectiveTool<'a>> {
-    let by = if build.names_tools {
+    let by = if build.has_tools {
         DecidedBy::Build
     } else {
         DecidedBy::Default
@@ -111,7 +112,7 @@ pub fn tools<'a>(
         if hints.asks && !build.human_in_the_loop {
             continue;
         }
-        let (policy, by) = raised((*policy, by), caller.map(|of| of.floor(name, hints)));
+        let (policy, by) = with_caller_floor((*policy, by), caller.map(|of| of.floor(name, hints)));
         all.push(EffectiveTool {
             name,
             policy,
@@ -121,21 +122,22 @@ pub fn tools<'a>(
     }
     for (place, connection) in connections.iter().enumerate() {
         for tool in connection.tools.into_iter().flatten() {
-            let Some(said) = said(build, connection, tool) else {
+            let Some(by_build) = policy_of_build(build, connection, tool) else {
                 continue;
             };
-            // Nothing could be validated against it.
+            // The arguments of such a tool could not be validated in bounded time.
             if schema::weigh(&tool.input_schema).is_err() {
                 continue;
             }
             let floor = connection.floor(&tool.name);
-            let (policy, by) = if said.0.or_stricter(floor) == said.0 {
-                said
+            let (policy, by) = if by_build.0.or_stricter(floor) == by_build.0 {
+                by_build
             } else {
                 (floor, DecidedBy::Floor)
             };
             let hints = tool.engine_hints(connection.settings_of(&tool.name), false);
-            let (policy, by) = raised((policy, by), caller.map(|of| of.floor(&tool.name, hints)));
+            let (policy, by) =
+                with_caller_floor((policy, by), caller.map(|of| of.floor(&tool.name, hints)));
             all.push(EffectiveTool {
                 name: &tool.name,
                 policy,
@@ -147,8 +149,8 @@ pub fn tools<'a>(
     all
 }
 
-/// What a build says of a connection's tool; none: it does not have it.
-fn said(
+/// The policy that a build sets for a connection's tool. `None`: the build does not have the tool.
+fn policy_of_build(
     build: &BuildConfig,
     connection: &ConnectionView<'_>,
     tool: &ProbedTool,
@@ -168,7 +170,10 @@ fn said(
     })
 }
 
-fn raised((policy, by): (Policy, DecidedBy), floor: Option<Policy>) -> (Policy, DecidedBy) {
+fn with_caller_floor(
+    (policy, by): (Policy, DecidedBy),
+    floor: Option<Policy>,
+) -> (Policy, DecidedBy) {
     match floor {
         Some(floor) if policy.or_stricter(floor) != policy => (floor, DecidedBy::Caller),
         _ => (policy, by),

@@ -1,27 +1,32 @@
-//! Who gets the next free slot, where many want one: runs, deliveries, commands.
+//! Fair scheduling: decides who gets the next free slot for a run, delivery or command.
 //!
-//! Those that want slots are *members* of *groups*: API keys and people of teams, or receivers of a team's webhooks.
-//! Guarantees, for any sequence of [`Fair::take`] and [`Fair::release`]:
+//! *Members* of *groups* compete for slots: API keys and people of teams, or receivers of a team's webhooks.
 //!
-//! - **Fair.** The next slot goes to the group that holds the fewest, and within it to the member that holds the fewest;
-//!   among equals, in turn. How many wait for a member does not matter.
-//! - **A reserve.** Of four slots or more, an eighth (at least one) is kept for others: of *f* free slots in the reserve,
-//!   a member gets one only if it holds fewer than *f*. So one member holds at most seven eighths, and whoever holds
-//!   nothing finds a slot at once, unless as many others came just before. The last half of the reserve is kept for other
-//!   groups in the same way, so that the members of one group do not shut out another group either.
-//! - **Work-conserving above that.** While more slots are free than the reserve, whoever wants one gets one.
+//! # Guarantees
 //!
-//! Non-goals: priorities, and taking a slot away from who holds it.
+//! For any sequence of [`Fair::take`] and [`Fair::release`]:
+//!
+//! - **Fair.** The next slot goes to the group that holds the fewest, and within it to the member that holds the
+//!   fewest; ties are broken in turn. How many requests a member has waiting does not matter.
+//! - **Reserve.** With four slots or more, an eighth (at least one) is reserved: if only *f* slots are free and all of
+//!   them belong to the reserve, a member gets one only if it holds fewer than *f*. So one member holds at most seven
+//!   eighths, and a member that holds nothing gets a slot at once, unless as many others just did. The last half of the
+//!   reserve applies the same rule to groups, so that one group's members together cannot exclude another group.
+//! - **Work-conserving above that.** While more slots are free than the reserve, every request gets one.
+//!
+//! # Non-goals
+//!
+//! Priorities, and preempting the holder of a slot.
 
 use std::collections::BTreeMap;
 
-/// Shares slots among members of groups. It holds counts only: who waits is the caller's to say.
+/// Shares slots among members of groups. It only counts; the caller keeps the queue of requests.
 #[derive(Clone, Debug)]
 pub struct Fair<G, M> {
     slots: usize,
     held: usize,
     groups: BTreeMap<G, Group<M>>,
-    /// The group that was served last.
+    /// The group served last, for ties.
     last: Option<G>,
 }
 
@@ -29,15 +34,15 @@ pub struct Fair<G, M> {
 struct Group<M> {
     held: usize,
     members: BTreeMap<M, usize>,
-    /// The member that was served last.
+    /// The member served last, for ties.
     last: Option<M>,
 }
 
-/// How many groups without slots are remembered for the sake of their turns.
+/// How many groups that hold nothing are kept, so that their turn is remembered. Bounds the memory.
 const IDLE_GROUPS_MAX: usize = 1_024;
 
 impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
-    /// `slots`: how many there are; at least 1.
+    /// `slots`: the total, at least 1.
     #[must_use]
     pub fn new(slots: usize) -> Self {
         Self {
@@ -48,13 +53,13 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
         }
     }
 
-    /// How many slots are free.
+    /// The number of free slots.
     #[must_use]
     pub fn free(&self) -> usize {
         self.slots.saturating_sub(self.held)
     }
 
-    /// How many slots a member holds.
+    /// The number of slots that a member holds.
     #[must_use]
     pub fn held(&self, group: &G, member: &M) -> usize {
         let group = self.groups.get(group);
@@ -63,7 +68,7 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
             .unwrap_or_default()
     }
 
-    /// Whether a member may take one more slot now.
+    /// Whether a member may take another slot now.
     #[must_use]
     pub fn may_take(&self, group: &G, member: &M) -> bool {
         let (free, reserve) = (self.free(), reserve_of(self.slots));
@@ -74,8 +79,8 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
         self.held(group, member) < free && (free > reserve / 2 || of_group < free)
     }
 
-    /// Which of those that wait is next; none where nobody may take a slot. `waiting` may be in any order, and names each
-    /// member once.
+    /// Returns the index of the request to serve next, or `None` if no member may take a slot. `waiting` may be in any
+    /// order and lists each member once.
     #[must_use]
     pub fn choose<'a>(&self, waiting: impl IntoIterator<Item = (&'a G, &'a M)>) -> Option<usize>
     where
@@ -90,6 +95,8 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
             let of_group = self.groups.get(group);
             let last_member = of_group.and_then(|group| group.last.as_ref());
             let rank = (
+                // Compared field by field: fewest slots first; `false` sorts before `true`, so those after the one
+                // served last come first, which makes ties go round in order.
                 of_group.map_or(0, |group| group.held),
                 self.last.as_ref().is_some_and(|last| group <= last),
                 group,
@@ -104,7 +111,7 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
         best.map(|(_, index)| index)
     }
 
-    /// A member takes a slot.
+    /// Records that a member takes a slot. Does not check [`Fair::may_take`].
     pub fn take(&mut self, group: &G, member: &M) {
         self.held += 1;
         self.last = Some(group.clone());
@@ -118,7 +125,7 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
         *of_group.members.entry(member.clone()).or_default() += 1;
     }
 
-    /// A member gives a slot back.
+    /// Records that a member returns a slot. Ignored if it holds none.
     pub fn release(&mut self, group: &G, member: &M) {
         let Some(of_group) = self.groups.get_mut(group) else {
             return;
@@ -138,7 +145,7 @@ impl<G: Ord + Clone, M: Ord + Clone> Fair<G, M> {
     }
 }
 
-/// How many of these slots are kept for others.
+/// The number of reserved slots out of `slots`.
 #[must_use]
 pub fn reserve_of(slots: usize) -> usize {
     if slots < 4 { 0 } else { (slots / 8).max(1) }

@@ -1,4 +1,4 @@
-//! Human requests: what a person is asked, and what an answer must be.
+//! Human requests: approvals and questions, and the check of an answer against its request.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -8,22 +8,21 @@ use crate::id::HumanRequestId;
 use crate::time::Timestamp;
 use crate::transcript::ToolCall;
 
-/// One question of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// The question; also the key of its answer.
+    /// The text of the question; also the key of its answer, so it is unique within the request.
     pub question: String,
-    /// A word or two to show above it.
+    /// One or two words to show above the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// What may be chosen. Empty: free text.
+    /// The choices. Empty: the answer is free text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<QuestionOption>,
-    /// Whether several may be chosen.
+    /// Whether several options may be chosen.
     #[serde(default)]
     pub multi_select: bool,
-    /// Whether a text that is none of the options is accepted.
+    /// Whether a text that is not among the options is accepted. Default: true.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub free_text: bool,
 }
@@ -37,116 +36,105 @@ fn is_true(value: &bool) -> bool {
     *value
 }
 
-/// One option of a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuestionOption {
-    /// What is shown, and what the answer holds.
+    /// Shown to the person; also the value in the answer.
     pub label: String,
-    /// A sentence more.
+    /// One more sentence about the option.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }
 
-/// What kind of answer is wanted.
+/// The kind of answer that a request expects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Ask {
-    /// Yes or no.
+    /// Approve or deny.
     Approval,
     /// One answer for each question.
     Question {
-        /// At least one.
+        /// Not empty.
         questions: Vec<Question>,
     },
 }
 
-/// Why a person is asked: what the answer will be applied to.
+/// Why a person is asked, which decides what the answer is applied to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "of", rename_all = "snake_case")]
 pub enum Origin {
-    /// A move of the model itself (a playbook's `approve` or `ask`).
+    /// A move of the model itself (`approve` or `ask` in a playbook).
     Model,
-    /// A call of an asking tool: the answer is the call's result.
-    Tool {
-        /// The call.
-        call_id: String,
-    },
-    /// The policy `ask` on a call: an approval releases exactly it.
+    /// A call of a tool that asks (`request_approval`, `ask_human`): the answer is the call's result.
+    Tool { call_id: String },
+    /// The policy `ask` or `guard` stopped a call: an approval allows exactly this call.
     Policy {
-        /// The call.
         call_id: String,
-        /// Where it goes, as it was then: see [`crate::next::Rules::target`].
+        /// Where the call went when the request was made: see [`crate::next::Rules::target`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         target: Option<String>,
     },
-    /// A call whose outcome is unknown after a crash.
+    /// A crash left the outcome of a call unknown.
     InDoubt {
-        /// The call.
         call_id: String,
-        /// As of `Policy`: a person may say that it is carried out.
+        /// As for `Policy`, because a person may decide that the call is executed after all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         target: Option<String>,
     },
-    /// The run reached a limit: an approval lets it go on.
+    /// The run reached a limit: an approval allows it to continue.
     Limit {
-        /// `steps`, `tokens`, `cost_usd` or `seconds` of the build, or `team_cost_usd`.
+        /// `steps`, `tokens`, `cost_usd` or `seconds` for a limit of the build, `team_cost_usd` for the team's, or a
+        /// name from [`crate::progress::Stuck::limit`].
         limit: String,
     },
-    /// A connection's server asks while a call of it is under way: the answer goes to the server.
-    Connection {
-        /// The call.
-        call_id: String,
-    },
+    /// A connection's server asks while it executes a call (MCP elicitation): the answer goes to the server.
+    Connection { call_id: String },
 }
 
-/// What happens when nobody answers in time.
+/// The consequence of an expired request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExpire {
-    /// Counts as denied; for a question it is an error.
+    /// Counts as denied; a question becomes an error result.
     #[default]
     Deny,
     /// The run fails.
     Fail,
-    /// Goes on with `{expired: true, approved: false}`.
+    /// Continues with `{expired: true, approved: false}`.
     Continue,
 }
 
-/// A request before it is committed.
+/// A human request that is not committed yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestDraft {
-    /// One line.
+    /// One line for people.
     pub title: String,
-    /// More lines.
     pub description: Option<String>,
-    /// The kind of answer.
     pub ask: Ask,
-    /// What the answer is applied to.
     pub origin: Origin,
-    /// The exact call that an approval releases, or that is in doubt.
+    /// The exact call that an approval allows, or whose outcome is unknown.
     pub tool_call: Option<ToolCall>,
-    /// How long it may be answered; none: for ever.
+    /// How long it can be answered, in milliseconds. `None`: it never expires.
     pub expires_in_ms: Option<u64>,
-    /// What happens then; none: the build says.
+    /// `None`: the build's default.
     pub on_expire: Option<OnExpire>,
-    /// Why a policy asks.
+    /// Why a policy asks. `None` for requests that no policy made.
     pub reason: Option<Reason>,
-    /// What somebody outside says.
+    /// Text from a third party, such as a connection's server.
     pub quote: Option<Quote>,
 }
 
-/// What somebody outside says with a request: text that is shown as quoted, and is part of no sentence of errand's.
+/// Text from a third party that is shown with a request. Pages show it as a quotation; it never becomes part of a
+/// sentence of the product, so that it cannot pose as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {
-    /// Who says it: the name of a connection.
+    /// The name of the connection that the text came from.
     pub by: String,
-    /// The words.
     pub text: String,
 }
 
 impl RequestDraft {
-    /// With the build's defaults where the draft says nothing itself.
+    /// Fills in the build's defaults where the draft sets nothing.
     #[must_use]
     pub fn or_defaults(mut self, expires_in_ms: Option<u64>, on_expire: OnExpire) -> Self {
         self.expires_in_ms = self.expires_in_ms.or(expires_in_ms);
@@ -155,43 +143,37 @@ impl RequestDraft {
     }
 }
 
-/// A request to a person. There is never more than one pending for a run.
+/// A human request. A run has at most one pending request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HumanRequest {
-    /// Its id.
     pub id: HumanRequestId,
-    /// One line.
+    /// One line for people.
     pub title: String,
-    /// More lines.
     pub description: Option<String>,
-    /// The kind of answer.
     pub ask: Ask,
-    /// What the answer is applied to.
     pub origin: Origin,
-    /// The exact call that an approval releases.
+    /// The exact call that an approval allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call: Option<ToolCall>,
-    /// The digest of that call: what runs must have the same.
+    /// [`ToolCall::digest`] of that call: only a call with the same digest is executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it lapses.
+    /// `None`: it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// What happens then.
     #[serde(default)]
     pub on_expire: OnExpire,
-    /// Why a policy asks.
+    /// Why a policy asks. `None` for requests that no policy made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What somebody outside says.
+    /// Text from a third party, such as a connection's server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<Quote>,
 }
 
 impl HumanRequest {
-    /// The request that `draft` becomes.
+    /// Turns a draft into the request to store. `now` starts its expiry.
     #[must_use]
     pub fn new(id: HumanRequestId, draft: RequestDraft, now: Timestamp) -> Self {
         Self {
@@ -210,7 +192,7 @@ impl HumanRequest {
         }
     }
 
-    /// The call that the answer is about, if any.
+    /// The call that the answer applies to, if any.
     #[must_use]
     pub fn call_id(&self) -> Option<&str> {
         match &self.origin {
@@ -229,31 +211,25 @@ impl HumanRequest {
 pub enum Resolution {
     /// Approved by a person.
     Approved {
-        /// Why.
+        /// The person's reason, if given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
     /// Denied by a person.
     Denied {
-        /// Why.
+        /// The person's reason, if given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// A question's answers: a string, or a list of strings for `multi_select`.
+    /// The answers to a question: a string each, or a list of strings for `multi_select`.
     Answered {
-        /// By question.
+        /// By the text of the question.
         answers: Map<String, Value>,
     },
-    /// Nobody answered in time.
-    Expired {
-        /// What follows.
-        on_expire: OnExpire,
-    },
-    /// A message came instead.
-    Message {
-        /// Its text.
-        text: String,
-    },
+    /// The deadline passed without an answer.
+    Expired { on_expire: OnExpire },
+    /// A message arrived instead of an answer.
+    Message { text: String },
     /// The run was stopped.
     Stopped,
 }
@@ -272,7 +248,7 @@ impl Resolution {
         }
     }
 
-    /// The reason that a person gave.
+    /// The reason that the person gave with an approval or denial.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -283,10 +259,10 @@ impl Resolution {
         }
     }
 
-    /// What the asking move or tool gets: a value, or the error that stands for it.
+    /// The result for the move or tool that asked.
     ///
     /// # Errors
-    /// A sentence, where the request has no answer that could be a value.
+    /// An error result for the model, if the request ended without an answer that could be a value.
     pub fn value(&self, ask: &Ask) -> Result<Value, String> {
         let approval = matches!(ask, Ask::Approval);
         let decided = |approved: bool, reason: &Option<String>| match reason {
@@ -301,7 +277,7 @@ impl Resolution {
                 on_expire: OnExpire::Continue,
             } => Ok(json!({"expired": true, "approved": false})),
             Self::Expired { .. } if approval => Ok(json!({"approved": false, "expired": true})),
-            Self::Expired { .. } => Err("expired: nobody answered the question in time".to_owned()),
+            Self::Expired { .. } => Err("expired: no one answered the question in time".to_owned()),
             Self::Message { text } if approval => Ok(json!({"approved": false, "message": text})),
             Self::Message { text } => Ok(json!({"message": text})),
             Self::Stopped => Err("not_run: the run was stopped".to_owned()),
@@ -309,26 +285,24 @@ impl Resolution {
     }
 }
 
-/// What a person answers.
+/// An answer as a person submits it, not checked yet.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// To an approval.
     Approval {
-        /// Yes or no.
         approved: bool,
-        /// Why.
+        /// Optional.
         reason: Option<String>,
     },
-    /// To a question.
+    /// The answers to a question, by the text of each question.
     Answers(Map<String, Value>),
 }
 
-/// An answer that does not fit its request: a sentence that says what it takes.
+/// The answer does not fit its request. The text says what the request accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAnswer(pub String);
 
-/// Holds an answer against its request.
+/// Checks an answer against its request.
 ///
 /// # Errors
 /// [`BadAnswer`] names the question that is missing, unknown, or answered in the wrong form.
@@ -349,11 +323,11 @@ pub fn check_answer(ask: &Ask, answer: Answer) -> Result<Resolution, BadAnswer> 
             },
         ) => Ok(Resolution::Denied { reason }),
         (Ask::Approval, Answer::Answers(_)) => Err(BadAnswer(
-            "this request is an approval: it takes `approved` (true or false), not `answers`"
+            "this request is an approval: send `approved` (true or false), not `answers`"
                 .to_owned(),
         )),
         (Ask::Question { .. }, Answer::Approval { .. }) => Err(BadAnswer(
-            "this request is a question: it takes `answers` ({question: answer}), not `approved`"
+            "this request is a question: send `answers` ({question: answer}), not `approved`"
                 .to_owned(),
         )),
         (Ask::Question { questions }, Answer::Answers(mut given)) => {
@@ -386,9 +360,7 @@ fn check_one(question: &Question, value: &Value) -> Result<Value, BadAnswer> {
     let name = &question.question;
     let allowed = |text: &str| -> Result<(), BadAnswer> {
         if text.trim().is_empty() {
-            return Err(BadAnswer(format!(
-                "answers.{name}: it takes a text that is not empty"
-            )));
+            return Err(BadAnswer(format!("answers.{name}: must not be empty")));
         }
         if question.free_text || question.options.iter().any(|o| o.label == text) {
             return Ok(());
@@ -399,12 +371,14 @@ fn check_one(question: &Question, value: &Value) -> Result<Value, BadAnswer> {
             .map(|o| format!("{:?}", o.label))
             .collect();
         Err(BadAnswer(format!(
-            "answers.{name}: {text:?} is not an option; it takes {}",
+            "answers.{name}: {text:?} is not an option; choose from {}",
             labels.join(", ")
         )))
     };
     match value {
         Value::String(text)
+        // With `multi_select`, a string is one label if it matches one exactly, because labels may contain commas;
+        // otherwise it is a list separated by commas.
             if !question.multi_select || question.options.iter().any(|o| &o.label == text) =>
         {
             allowed(text)?;
@@ -430,23 +404,23 @@ fn check_one(question: &Question, value: &Value) -> Result<Value, BadAnswer> {
             let parts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
             let parts = parts.filter(|p| !p.is_empty()).ok_or_else(|| {
                 BadAnswer(format!(
-                    "answers.{name}: it takes a list of at least one label"
+                    "answers.{name}: must be a list of at least one label"
                 ))
             })?;
             parts.iter().try_for_each(|part| allowed(part))?;
             Ok(json!(parts))
         }
         _ if question.multi_select => Err(BadAnswer(format!(
-            "answers.{name}: it takes labels separated by commas, or a list of labels"
+            "answers.{name}: must be a string of labels separated by commas, or a list of labels"
         ))),
-        _ => Err(BadAnswer(format!("answers.{name}: it takes a text"))),
+        _ => Err(BadAnswer(format!("answers.{name}: must be a string"))),
     }
 }
 
 /// Reads the arguments of `request_approval`: `{title, description?, expires_in?, on_expire?}`.
 ///
 /// # Errors
-/// A sentence that names the argument.
+/// An error result that names the argument.
 pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -470,7 +444,7 @@ pub fn approval_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
 /// Reads the arguments of `ask_human`: `{title, description?, questions, expires_in?, on_expire?}`.
 ///
 /// # Errors
-/// A sentence that names the argument.
+/// An error result that names the argument.
 pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -496,19 +470,18 @@ pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
     )
 }
 
-/// Holds questions against their rules: at least one, none empty, none twice, options only with labels.
+/// Checks questions: at least one, texts not empty and unique, no empty labels, and options if free text is not
+/// accepted.
 ///
 /// # Errors
-/// A sentence that names the question.
+/// A message that names the question.
 pub fn check_questions(questions: &[Question]) -> Result<(), String> {
     if questions.is_empty() {
-        return Err("questions: it takes at least one question".to_owned());
+        return Err("questions: must contain at least one question".to_owned());
     }
     for (index, question) in questions.iter().enumerate() {
         if question.question.trim().is_empty() {
-            return Err(format!(
-                "questions[{index}].question: it takes a text that is not empty"
-            ));
+            return Err(format!("questions[{index}].question: must not be empty"));
         }
         if questions
             .iter()
@@ -516,16 +489,18 @@ pub fn check_questions(questions: &[Question]) -> Result<(), String> {
             .any(|q| q.question == question.question)
         {
             return Err(format!(
-                "questions[{index}].question: {:?} stands there twice; answers are told apart by it",
+                "questions[{index}].question: {:?} appears twice; answers are matched by this text, so each must be unique",
                 question.question
             ));
         }
         if question.options.iter().any(|o| o.label.trim().is_empty()) {
-            return Err(format!("questions[{index}].options: a label is empty"));
+            return Err(format!(
+                "questions[{index}].options: a label must not be empty"
+            ));
         }
         if !question.free_text && question.options.is_empty() {
             return Err(format!(
-                "questions[{index}]: `free_text: false` needs options"
+                "questions[{index}]: `free_text: false` requires options"
             ));
         }
     }
@@ -540,7 +515,7 @@ fn draft_of_tool(
     on_expire: Option<OnExpire>,
 ) -> Result<RequestDraft, String> {
     if title.trim().is_empty() {
-        return Err("invalid_arguments: title: it takes a text that is not empty".to_owned());
+        return Err("invalid_arguments: title: must not be empty".to_owned());
     }
     let expires_in_ms = expires_in
         .map(crate::time::parse_duration_ms)

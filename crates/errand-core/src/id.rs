@@ -1,7 +1,7 @@
-//! Ids: private newtypes, parsed once, made in one place.
+//! Ids: private newtypes that are parsed once and generated in one place.
 //!
-//! All are UUIDs of version 7, so that they sort by time, but for [`SandboxId`], an opaque string.
-//! Only [`IdGen`] makes new ones; a test seeds it and sees the same ids each time.
+//! All except [`SandboxId`] (an opaque string) are UUIDs of version 7, which sort by time. Only [`IdGen`] generates new
+//! ones; a test seeds it to get the same ids each time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::time::Timestamp;
 
-/// A text that is not an id of the kind it was read as.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a valid {kind}: it takes a UUID, as the API gave it")]
+#[error("{text:?} is not a valid {kind}: must be a UUID, exactly as the API returned it")]
 pub struct BadId {
     kind: &'static str,
     text: String,
@@ -29,13 +29,13 @@ macro_rules! ids { ($($(#[$doc:meta])* $name:ident $make:ident $label:literal),*
         pub struct $name(Uuid);
 
         impl $name {
-            /// The id as a UUID, for storing and for the wire.
+            /// The id as a UUID, for the database and the wire.
             #[must_use]
             pub fn as_uuid(self) -> Uuid {
                 self.0
             }
 
-            /// An id that was stored before. Not for making new ones.
+            /// An id read from the database. Not for creating new ones.
             #[must_use]
             pub fn from_stored(uuid: Uuid) -> Self {
                 Self(uuid)
@@ -67,7 +67,7 @@ macro_rules! ids { ($($(#[$doc:meta])* $name:ident $make:ident $label:literal),*
 
     impl IdGen {
         $(
-            #[doc = concat!("A new ", $label, ".")]
+            #[doc = concat!("Generates a ", $label, ".")]
             pub fn $make(&self, now: Timestamp) -> $name {
                 $name(self.uuid(now))
             }
@@ -76,40 +76,40 @@ macro_rules! ids { ($($(#[$doc:meta])* $name:ident $make:ident $label:literal),*
 } }
 
 ids! {
-    /// The tenant. Every store operation that serves a caller takes it first.
+    /// The tenant. The first parameter of every store operation on behalf of a caller.
     TeamId team "team id",
-    /// A person.
+    /// A person's account.
     UserId user "user id",
-    /// An API key (not the key itself).
+    /// An API key. Not secret, unlike the key itself.
     ApiKeyId api_key "API key id",
     /// An agent (*Assignment* in the web interface).
     AgentId agent "agent id",
-    /// One immutable snapshot of an agent's setup.
+    /// One immutable snapshot of an agent's configuration.
     BuildId build "build id",
     /// One execution of a build.
     RunId run "run id",
-    /// One entry of a run's transcript.
+    /// One entry of a run's transcript; a message, if the API shows it.
     MessageId message "message id",
     /// An MCP server that a team's builds may name.
     ConnectionId connection "connection id",
     /// An approval or a question to a person.
     HumanRequestId human_request "human request id",
-    /// What a webhook tells: the `webhook-id`, the same at every attempt.
+    /// An event for webhooks. Sent as `webhook-id`, the same at every attempt, so that receivers recognize repeats.
     EventId event "event id",
     /// A team's subscription to events.
     WebhookId webhook "webhook id",
-    /// One event on its way to one address.
+    /// The delivery of one event to one URL.
     DeliveryId delivery "delivery id",
-    /// A link by which somebody joins a team.
+    /// An invitation to join a team.
     InvitationId invitation "invitation id",
-    /// A claim's fresh token: who holds it may commit steps of the run.
+    /// A fencing token: new for each claim. The store accepts steps of the run only from its holder.
     ClaimToken claim_token "claim token",
-    /// One start of the program on its data.
+    /// One start of the server process on its data directory.
     BootId boot "boot id",
 }
 
 impl BootId {
-    /// When the start was, by its clock.
+    /// When the process started, by its clock.
     #[must_use]
     pub fn at(self) -> Timestamp {
         // UUIDv7: the first 48 bits are milliseconds since the epoch.
@@ -119,15 +119,15 @@ impl BootId {
 }
 
 impl MessageId {
-    /// The id of an entry that the store itself appends (a closed call's result, a note). The pair of run and position
-    /// is unique, so the id is; nothing random is needed inside a transaction that may run twice.
+    /// The id of an entry that the store itself appends (the result of a closed call, a note). It is derived from run
+    /// and position, which are unique together, because a transaction may run twice and must not draw random numbers.
     #[must_use]
     pub fn derived(run: RunId, position: u64, now: Timestamp) -> Self {
         Self(derived("message", run, position, now))
     }
 
-    /// The id of the message that a model's next turn begins with, when the transcript has come to this position at that
-    /// time: the same at every attempt to have it.
+    /// The id of the message that starts a model's next turn, for a transcript at this position and time. The same at
+    /// every attempt of the turn, so that streamed text and the committed message agree.
     #[must_use]
     pub fn of_turn(run: RunId, position: u64, at: Timestamp) -> Self {
         Self(derived("turn", run, position, at))
@@ -135,7 +135,7 @@ impl MessageId {
 }
 
 impl HumanRequestId {
-    /// The id of the copy of a request that stands at this position of a run's transcript.
+    /// The id of the copy of a human request at this position of a forked run's transcript.
     #[must_use]
     pub fn derived(run: RunId, position: u64, now: Timestamp) -> Self {
         Self(derived("human request", run, position, now))
@@ -143,7 +143,7 @@ impl HumanRequestId {
 }
 
 impl EventId {
-    /// The id of a run's event by its number: the same at every attempt to commit or deliver it.
+    /// The id of a run's event, derived from its number: the same at every attempt to commit or deliver it.
     #[must_use]
     pub fn derived(run: RunId, sequence: u64, now: Timestamp) -> Self {
         Self(derived("event", run, sequence, now))
@@ -151,18 +151,19 @@ impl EventId {
 }
 
 impl DeliveryId {
-    /// The id of an event's delivery by the number of its address, made in the transaction that has the event.
+    /// The id of an event's delivery, derived from the number of its URL. Made in the transaction that creates the
+    /// event.
     #[must_use]
     pub fn derived(event: EventId, address: u64, now: Timestamp) -> Self {
-        Self(of_number("delivery", event.0, address, now))
+        Self(derived_from("delivery", event.0, address, now))
     }
 }
 
 fn derived(kind: &str, run: RunId, number: u64, now: Timestamp) -> Uuid {
-    of_number(kind, run.0, number, now)
+    derived_from(kind, run.0, number, now)
 }
 
-fn of_number(kind: &str, of: Uuid, number: u64, now: Timestamp) -> Uuid {
+fn derived_from(kind: &str, of: Uuid, number: u64, now: Timestamp) -> Uuid {
     let digest = Sha256::new()
         .chain_update(kind)
         .chain_update(of.as_bytes())
@@ -176,20 +177,19 @@ fn of_number(kind: &str, of: Uuid, number: u64, now: Timestamp) -> Uuid {
         .into_uuid()
 }
 
-/// A sandbox: an opaque string, `sb_` and 32 hexadecimal digits.
+/// A sandbox's id: an opaque string, `sb_` and 32 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SandboxId(String);
 
 impl SandboxId {
-    /// The id as it stands on the wire, in the store and as the directory's name.
+    /// The id as it is on the wire, in the database and as the directory's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Reads an id. What does not have the form cannot name a sandbox, so that this doubles as the guard that
-    /// makes the id safe as a directory's name.
+    /// Reads an id. Only text of exactly this form is accepted, so the result is safe to use as a directory's name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sb_")?;
@@ -204,9 +204,9 @@ impl fmt::Display for SandboxId {
     }
 }
 
-/// Makes ids. Within one generator they rise strictly, also within a millisecond and when the clock steps back.
+/// Generates ids that strictly increase, also within a millisecond and if the clock steps back.
 ///
-/// The random part is a SHA-256 stream over a seed: 32 bytes from the system in the program, a fixed one in tests.
+/// The random part is a SHA-256 stream over a seed: 32 bytes from the operating system in production, fixed in tests.
 pub struct IdGen {
     state: Mutex<GenState>,
 }
@@ -219,7 +219,7 @@ struct GenState {
 }
 
 impl IdGen {
-    /// `seed`: from the system's random source, or fixed where ids must repeat.
+    /// `seed`: from the operating system's random source, or fixed if ids must be reproducible.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
@@ -232,12 +232,11 @@ impl IdGen {
         }
     }
 
-    /// A new sandbox id.
     pub fn sandbox(&self, now: Timestamp) -> SandboxId {
         SandboxId(format!("sb_{}", self.uuid(now).simple()))
     }
 
-    /// A number in `0..=1000`, to scatter pauses with.
+    /// A random number in `0..=1000`, for jitter.
     pub fn jitter_permille(&self) -> u32 {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let [a, b, ..] = state.draw();
@@ -250,9 +249,10 @@ impl IdGen {
         let mut random = state.draw();
         if ms > state.last_ms {
             state.last_ms = ms;
-            // The upper half of the counter's range stays free for the ids of the same millisecond.
+            // The counter has 12 bits. Starting in the lower half leaves at least 2,048 ids for the same millisecond.
             state.counter = u16::from_be_bytes([random[0], random[1]]) & 0x07ff;
         } else if state.counter == 0x0fff {
+            // The counter is used up: borrow the next millisecond.
             state.last_ms += 1;
             state.counter = 0;
         } else {
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_rise_within_a_millisecond_and_when_the_clock_steps_back() {
+    fn ids_increase_within_a_millisecond_and_if_the_clock_steps_back() {
         let ids = IdGen::new([7; 32]);
         let mut last = ids.run(Timestamp::from_millis(1_000_000));
         for step in 0..20_000 {
@@ -297,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats() {
+    fn the_same_seed_gives_the_same_ids() {
         let now = Timestamp::from_millis(5);
         assert_eq!(IdGen::new([1; 32]).run(now), IdGen::new([1; 32]).run(now));
         assert_ne!(IdGen::new([1; 32]).run(now), IdGen::new([2; 32]).run(now));
     }
 
     #[test]
-    fn a_sandbox_id_has_one_form() {
+    fn a_sandbox_id_has_exactly_one_form() {
         let ids = IdGen::new([3; 32]);
         let id = ids.sandbox(Timestamp::from_millis(9));
         assert_eq!(SandboxId::parse(id.as_str()), Some(id));

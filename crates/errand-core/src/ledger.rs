@@ -1,4 +1,9 @@
-//! The ledger: what a transcript adds up to. Fed entry by entry, it costs the same for the ten-thousandth as for the first.
+//! The ledger: the state that a transcript adds up to.
+//!
+//! # Guarantees
+//!
+//! It is fed entry by entry, in order, and each entry costs the same, however long the transcript is. A ledger that is
+//! fed after a restart equals the one that was in memory before.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,24 +18,24 @@ use crate::progress::Progress;
 use crate::time::Timestamp;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 
-/// Words of the options with which a person settles a call in doubt.
+/// The option by which a person declares that a call in doubt was done.
 pub const DONE: &str = "done";
-/// See [`DONE`].
+/// The option by which a person declares that a call in doubt was not done, and has it executed.
 pub const NOT_DONE: &str = "not done, run it";
-/// See [`DONE`].
+/// The option by which a person leaves a call in doubt as it is.
 pub const SKIP: &str = "skip";
-/// The question about a call in doubt.
+/// The question about a call in doubt. Also the key of its answer, so stored answers depend on it.
 pub const IN_DOUBT_QUESTION: &str = "Was it done?";
-/// In the evidence of a call's intent: the run that the call starts.
+/// Key in the evidence of a call's intent: the run that the call started.
 pub const STARTED_RUN: &str = "run";
 
-/// The text of an opening that names no file.
+/// The text of an opening that lists no files.
 pub const OPENING: &str = "Begin.";
 
-/// With these words, and a colon, begin errors of tools that hold nothing but the engine's own words and what the call
-/// itself said. In any other error of a tool that brings untrusted content there may be some: the last lines of a
-/// command, a name that was found, the address that a page leads to.
-const OWN_WORDS: [&str; 20] = [
+/// First words (before a colon) of tool errors that contain only the engine's own words and the call's arguments.
+/// Any other error of a tool that returns untrusted content may contain some of it: the last lines of a command's
+/// output, the name of a file that was found, the URL of a redirect.
+const OWN_ERROR_WORDS: [&str; 20] = [
     "bad_arguments",
     "busy",
     "denied",
@@ -53,7 +58,7 @@ const OWN_WORDS: [&str; 20] = [
     "unreadable_document",
 ];
 
-/// Whether a tool that brings untrusted content may have brought some with this outcome.
+/// Whether this outcome of a tool that returns untrusted content may contain some of it.
 fn may_hold_content(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Result(_) => true,
@@ -61,58 +66,55 @@ fn may_hold_content(outcome: &Outcome) -> bool {
             let word = error
                 .split_once(':')
                 .map_or(error.as_str(), |(word, _)| word);
-            !OWN_WORDS.contains(&word)
+            !OWN_ERROR_WORDS.contains(&word)
         }
     }
 }
 
-/// Whether a person has released a call.
+/// Whether a person has approved a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Approval {
-    /// Nobody was asked.
     NotAsked,
-    /// Released, for exactly the call with this digest, to where it went then.
+    /// Approved: exactly the call with this digest, at the target it had then.
     Given {
         /// See [`ToolCall::digest`].
         digest: String,
         /// See [`crate::next::Rules::target`].
         target: Option<String>,
     },
-    /// Refused: the error that the call gets.
+    /// Denied, or not approved in time.
     Refused {
-        /// A sentence.
+        /// The error result that the call gets.
         error: String,
     },
 }
 
-/// A call without a result.
+/// A tool call without a result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenCall {
-    /// The call.
     pub call: ToolCall,
-    /// The claim under which it was begun, and what the tool noted to settle it.
+    /// The claim under which execution began, and the tool's evidence to settle the call later.
     pub intent: Option<(ClaimToken, Option<Value>)>,
-    /// A person's word.
     pub approval: Approval,
-    /// What a person answered to the connection's server that asked during the call, and has not been given it yet.
+    /// A person's answer to the connection's server that asked during the call, until it is handed to the server.
     pub reply: Option<Resolution>,
-    /// Who carried it out was lost: whether it took effect is not known.
+    /// The server that executed the call was lost: whether the call took effect is unknown.
     pub lost: bool,
-    /// Where what it gives comes from; none: the tool says it.
-    source: Option<Noted>,
-    /// A retry makes it in place of an earlier one, with the same arguments, whose outcome nobody knew: the intent is
-    /// that one's.
+    /// The source of what the call returns. `None`: the tool itself determines it.
+    source: Option<NotedSource>,
+    /// Set if a retry repeats an earlier call with the same arguments whose outcome was unknown. `intent` is then the
+    /// earlier call's.
     pub repeats: Option<Repeats>,
 }
 
-/// What is known of the call that a retry repeats.
+/// The earlier call that a retry repeats, as far as it is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repeats {
-    /// What became of it after all, where that came late.
+    /// The earlier call's outcome, if it arrived late.
     pub late: Option<Outcome>,
 }
 
-/// What a call reads, in its own words: a path, a command, an address, or the arguments as JSON.
+/// The thing that a call reads, in the call's own words: a path, a command, a URL, or the arguments as JSON.
 fn item_of(call: &ToolCall) -> Option<String> {
     let key = match call.name.as_str() {
         "run_command" => "command",
@@ -126,62 +128,63 @@ fn item_of(call: &ToolCall) -> Option<String> {
     }
 }
 
-/// Whether what a tool gives is untrusted. Of a connection's the engine notes the source, where it is trusted.
+/// Whether a tool returns untrusted content. For a trusted tool of a connection, the engine records a source instead.
 fn brings_untrusted(name: &str) -> bool {
     policy::builtin(name).is_none_or(|h: Hints| h.untrusted)
 }
 
-/// Whether what a tool gives is private. Of a connection's the engine notes it; where it did not, it counts as such.
+/// Whether a tool returns private content. For a connection's tool, the engine records it; without a record it counts
+/// as private.
 fn brings_private(name: &str) -> bool {
     policy::builtin(name).is_none_or(|h: Hints| h.private)
 }
 
-/// Where what a call gives comes from.
+/// The recorded source of what a call returns.
 #[derive(Clone, Debug, PartialEq)]
-struct Noted {
+struct NotedSource {
     from: String,
     trusted: bool,
     private: bool,
 }
 
-/// What a transcript adds up to.
+/// The state that a transcript adds up to. [`crate::next::next`] decides from it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
     /// The position of the last entry.
     pub position: u64,
-    /// The position of the newest user's message; 0 where there is none.
+    /// The position of the newest user message; 0 if there is none.
     pub newest_user: u64,
-    /// Calls without a result, in order.
+    /// Calls without a result, in the order in which the model made them.
     pub open: VecDeque<OpenCall>,
-    /// The request that is pending.
+    /// The pending human request.
     pub request: Option<HumanRequest>,
-    /// The moment that is waited for.
+    /// When the timer that the run waits for is due.
     pub timer: Option<Timestamp>,
-    /// What untrusted and what private content came into the run.
+    /// The untrusted and the private content that the run has read.
     pub content: Content,
-    /// Attempts in a row at which a network model gave no answer.
+    /// Consecutive attempts in which a network model gave no usable answer.
     pub failures: u32,
-    /// How often people have let the run go on beyond a limit, by the limit's name.
+    /// How often a person allowed the run to continue beyond a limit, by the limit's name.
     pub allowed: BTreeMap<String, u32>,
-    /// The limit beyond which a person did not let the run go on.
+    /// The limit beyond which a person did not allow the run to continue.
     pub refused: Option<String>,
-    /// Whether the run's network model still gets anywhere, and which calls a person denied.
+    /// Whether the network model makes progress, and which calls a person denied.
     pub progress: Progress,
-    /// Calls of the last turn that were closed while their outcome was unknown.
+    /// Calls of the last turn that were closed with an unknown outcome.
     unknown: Vec<OpenCall>,
-    /// The same, from before a retry: made again, they are in doubt.
+    /// The same from before a retry: if the model makes such a call again, it is in doubt.
     doubtful: Vec<OpenCall>,
 }
 
 impl Ledger {
-    /// The ledger of a whole transcript.
+    /// Builds the ledger of a whole transcript.
     pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut ledger = Self::default();
         entries.into_iter().for_each(|entry| ledger.feed(entry));
         ledger
     }
 
-    /// Takes the next entry.
+    /// Adds the next entry.
     pub fn feed(&mut self, entry: &Entry) {
         self.position = entry.position;
         self.progress.feed(&entry.body);
@@ -194,21 +197,21 @@ impl Ledger {
                     self.content.add(read.shown_at(entry.position), true, false);
                 }
             }
-            Body::ToolCall { call, .. } => self.called(call),
+            Body::ToolCall { call, .. } => self.open_call(call),
             Body::ToolResult {
                 call_id,
                 name,
                 outcome,
             } => {
-                self.came(call_id, name, outcome, entry);
-                self.closed(call_id, outcome);
+                self.record_read(call_id, name, outcome, entry);
+                self.close_call(call_id, outcome);
             }
             Body::HumanRequest { request, .. } => self.request = Some(request.clone()),
             Body::HumanResponse {
                 request_id,
                 resolution,
                 ..
-            } => self.answered(*request_id, resolution),
+            } => self.apply_resolution(*request_id, resolution),
             Body::Intent {
                 call_id,
                 claim,
@@ -246,9 +249,9 @@ impl Ledger {
                     });
                     tool = Some(call.call.name.clone());
                 }
-                self.came_late(call_id, tool.as_deref(), outcome, entry);
+                self.record_late_read(call_id, tool.as_deref(), outcome, entry);
             }
-            // The model was told, and goes on.
+            // The model has seen the error results and decided to continue, so these calls are settled.
             Body::Assistant { .. } => self.unknown.clear(),
             Body::Error { .. } => {
                 self.timer = None;
@@ -267,12 +270,12 @@ impl Ledger {
                 trusted,
                 private,
             } => {
-                let noted = Noted {
+                let noted = NotedSource {
                     from: from.clone(),
                     trusted: *trusted,
                     private: *private,
                 };
-                self.noted(call_id, noted, entry.at);
+                self.note_source(call_id, noted, entry.at);
             }
             Body::Caller { content, .. } => self.content.take_over(content),
             Body::Lost { call_id } => {
@@ -285,10 +288,11 @@ impl Ledger {
         }
     }
 
-    fn noted(&mut self, call_id: &str, noted: Noted, at: Timestamp) {
+    fn note_source(&mut self, call_id: &str, noted: NotedSource, at: Timestamp) {
         match self.open.iter_mut().find(|o| o.call.id == call_id) {
             Some(open) => open.source = Some(noted),
-            // Of no call of this run: who started it has read it. Written before there was `Body::Caller`.
+            // Belongs to no call of this run: transcripts from before `Body::Caller` recorded this way what the run
+            // that started this one had read.
             None => {
                 let read = Read::new("start", None, None, at);
                 self.content.add(read, !noted.trusted, !noted.trusted);
@@ -296,7 +300,7 @@ impl Ledger {
         }
     }
 
-    fn called(&mut self, call: &ToolCall) {
+    fn open_call(&mut self, call: &ToolCall) {
         self.unknown.clear();
         let same = |o: &OpenCall| o.call.name == call.name && o.call.arguments == call.arguments;
         let repeated = self
@@ -322,8 +326,8 @@ impl Ledger {
         });
     }
 
-    /// Notes what a call brought in. Where its source is noted, whatever came has come from there.
-    fn came(&mut self, call_id: &str, name: &str, outcome: &Outcome, entry: &Entry) {
+    /// Records the content that a call brought in. A recorded source takes precedence over what the tool's hints say.
+    fn record_read(&mut self, call_id: &str, name: &str, outcome: &Outcome, entry: &Entry) {
         let open = self.open.iter().find(|o| o.call.id == call_id);
         let noted = open.and_then(|o| o.source.as_ref());
         let holds = noted.is_some() || may_hold_content(outcome);
@@ -332,7 +336,7 @@ impl Ledger {
         if !holds || !(untrusted || private) {
             return;
         }
-        // Of a connection's call it is known where it goes; what it read is in its arguments.
+        // For a connection's call, the target is known already and the arguments say what was read.
         let from = noted.filter(|_| !connection::is_tool(name));
         let item = from
             .map(|noted| noted.from.clone())
@@ -342,9 +346,15 @@ impl Ledger {
             .add(read.shown_at(entry.position), untrusted, private);
     }
 
-    /// The same of an outcome that came after its call was closed. Its source is not noted, and its tool is not always
-    /// known any more.
-    fn came_late(&mut self, call_id: &str, tool: Option<&str>, outcome: &Outcome, entry: &Entry) {
+    /// Records the content of an outcome that arrived after its call was closed. No source was recorded for it, and the
+    /// tool may be unknown by now; then both kinds of content are assumed.
+    fn record_late_read(
+        &mut self,
+        call_id: &str,
+        tool: Option<&str>,
+        outcome: &Outcome,
+        entry: &Entry,
+    ) {
         let untrusted = tool.is_none_or(brings_untrusted);
         let private = tool.is_none_or(brings_private);
         if may_hold_content(outcome) {
@@ -354,10 +364,11 @@ impl Ledger {
         }
     }
 
-    fn closed(&mut self, call_id: &str, outcome: &Outcome) {
+    fn close_call(&mut self, call_id: &str, outcome: &Outcome) {
         let Some(at) = self.open.iter().position(|o| o.call.id == call_id) else {
             return;
         };
+        // Without an intent the call never began, so there is no doubt to carry over to a retry.
         let unknown =
             matches!(outcome, Outcome::Error(error) if error.starts_with("outcome_unknown"));
         self.unknown.extend(
@@ -367,7 +378,7 @@ impl Ledger {
         );
     }
 
-    fn answered(&mut self, id: HumanRequestId, resolution: &Resolution) {
+    fn apply_resolution(&mut self, id: HumanRequestId, resolution: &Resolution) {
         let Some(request) = self.request.take_if(|r| r.id == id) else {
             return;
         };
@@ -375,7 +386,7 @@ impl Ledger {
             match resolution {
                 Resolution::Approved { .. } => {
                     *self.allowed.entry(limit.clone()).or_default() += 1;
-                    self.progress.approved(limit);
+                    self.progress.reset_after_approval(limit);
                 }
                 Resolution::Denied { .. } | Resolution::Expired { .. } => {
                     self.refused = Some(limit.clone());
@@ -395,7 +406,7 @@ impl Ledger {
             Resolution::Denied { .. },
         ) = (&request.origin, resolution)
         {
-            self.progress.denied(call_id);
+            self.progress.record_denial(call_id);
         }
         match &request.origin {
             Origin::Policy { target, .. } => {
@@ -410,17 +421,17 @@ impl Ledger {
                         },
                         _,
                     ) => Approval::Refused {
-                        error: format!("denied: a person refused the call: {reason}"),
+                        error: format!("denied: a person denied the call: {reason}"),
                     },
                     (Resolution::Expired { .. }, _) => Approval::Refused {
-                        error: "denied: nobody approved the call in time".to_owned(),
+                        error: "denied: no one approved the call in time".to_owned(),
                     },
                     _ => Approval::Refused {
-                        error: "denied: a person refused the call".to_owned(),
+                        error: "denied: a person denied the call".to_owned(),
                     },
                 };
             }
-            // `not done, run it`: the person's word stands for the approval, and the old intent is void.
+            // `not done, run it`: the person's answer serves as the approval, and the old intent no longer counts.
             Origin::InDoubt { target, .. } if in_doubt_answer(resolution) == Some(NOT_DONE) => {
                 open.intent = None;
                 open.repeats = None;
@@ -436,10 +447,10 @@ impl Ledger {
         }
     }
 
-    /// What a resolution appends besides itself: results of the calls that it settles or closes.
+    /// The entries that a resolution appends besides itself: results of the calls that it settles or closes.
     ///
-    /// A person's answer settles the call that asked. A message or a stop closes *every* open call: providers demand a
-    /// result for each, and what has begun has an unknown outcome.
+    /// A person's answer settles the call that asked. A message or a stop closes *every* open call, because providers
+    /// require a result for each call; those that had begun have an unknown outcome.
     #[must_use]
     pub fn results_of(&self, request: &HumanRequest, resolution: &Resolution) -> Vec<Body> {
         match resolution {
@@ -447,9 +458,9 @@ impl Ledger {
                 let mut bodies = self.close_open(if matches!(resolution, Resolution::Stopped) {
                     "the run was stopped"
                 } else {
-                    "a message came instead of an answer"
+                    "a message arrived instead of an answer"
                 });
-                // An asking tool has its answer: the message. (A stop is none.)
+                // A message is the answer to a tool that asks. (A stop is not.)
                 if let (Origin::Tool { call_id }, Ok(value)) =
                     (&request.origin, resolution.value(&request.ask))
                 {
@@ -471,12 +482,12 @@ impl Ledger {
             | Resolution::Denied { .. }
             | Resolution::Answered { .. }
             | Resolution::Expired { .. } => {
-                self.settled_by(request, resolution).into_iter().collect()
+                self.result_for(request, resolution).into_iter().collect()
             }
         }
     }
 
-    fn settled_by(&self, request: &HumanRequest, resolution: &Resolution) -> Option<Body> {
+    fn result_for(&self, request: &HumanRequest, resolution: &Resolution) -> Option<Body> {
         let open = self
             .open
             .iter()
@@ -499,7 +510,7 @@ impl Ledger {
                     "skipped: a person skipped the call; whether it was done is unknown".to_owned(),
                 ),
                 _ => Outcome::Error(
-                    "outcome_unknown: nobody could say whether the call was done".to_owned(),
+                    "outcome_unknown: no one could say whether the call was done".to_owned(),
                 ),
             },
         };
@@ -510,7 +521,7 @@ impl Ledger {
         })
     }
 
-    /// A result for each open call: not begun, or begun with an unknown outcome.
+    /// A result for each open call: `not_run` if it had not begun, `outcome_unknown` if it had.
     #[must_use]
     pub fn close_open(&self, why: &str) -> Vec<Body> {
         self.open
@@ -521,9 +532,9 @@ impl Ledger {
                     Some((_, evidence)) => {
                         let started = evidence.as_ref().and_then(|e| e.get(STARTED_RUN)?.as_str());
                         let started = started
-                            .map(|run| format!("; what the run {run} had done by then stands"));
+                            .map(|run| format!("; what run {run} had done by then remains done"));
                         format!(
-                            "outcome_unknown: {why} while the call was under way{}",
+                            "outcome_unknown: {why} during the call{}",
                             started.unwrap_or_default()
                         )
                     }
@@ -538,7 +549,7 @@ impl Ledger {
     }
 }
 
-/// Which of the three options a person chose for a call in doubt.
+/// The option that a person chose for a call in doubt.
 fn in_doubt_answer(resolution: &Resolution) -> Option<&'static str> {
     let Resolution::Answered { answers } = resolution else {
         return None;
@@ -549,13 +560,13 @@ fn in_doubt_answer(resolution: &Resolution) -> Option<&'static str> {
         .find(|option| *option == given)
 }
 
-/// Whether a request that lapses ends the run.
+/// Whether the run fails when this request expires.
 #[must_use]
 pub fn lapse_fails(request: &HumanRequest) -> bool {
     request.on_expire == OnExpire::Fail
 }
 
-/// A request's questions, where it has any.
+/// A request's questions; empty for an approval.
 #[must_use]
 pub fn questions(request: &HumanRequest) -> &[crate::human::Question] {
     match &request.ask {

@@ -1,10 +1,15 @@
-//! The pure half of errand: what a run is, what it does next, what may be done, what goes over the wire.
+//! The pure half of errand: the state of a run, its next action, what its tools may do, and the types on the wire.
+//!
+//! # Guarantees
 //!
 //! Nothing here reads a clock, draws a random number, touches a file or waits. Time, ids and randomness are
-//! parameters; the same input gives the same answer. Everything that happens because of an answer happens in
-//! `errand-store` (one transaction) and `errand-engine` (after it).
+//! parameters, so the same input always gives the same result. Effects happen in `errand-store` (inside one
+//! transaction) and in `errand-engine` (after the commit).
 //!
-//! In reading order.
+//! # Where to start
+//!
+//! [`run`] (status), [`transcript`] (what is stored), [`ledger`] (what a transcript adds up to), [`next`] (what a run
+//! does next), [`policy`] and [`content`] (which calls need a person).
 
 pub mod author;
 pub mod budget;

@@ -1,103 +1,111 @@
-//! Every bound in one file: bytes, counts, page sizes. Each with its reason.
+//! Every bound in one file: bytes, counts, page sizes, durations, each with its reason.
+//!
+//! "Fixed by the contract" means that clients rely on the number: changing it changes the API.
 
-/// Most bytes of a JSON request body. The contract's number.
+/// Maximum size of a JSON request body, in bytes. Fixed by the contract.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Most bytes of a direct upload. The contract's number.
+/// Maximum size of a direct upload, in bytes. Fixed by the contract.
 pub const DIRECT_UPLOAD_BYTES_MAX: u64 = 10 * 1024 * 1024;
-/// Most bytes of an upload by URL, unless the operator says otherwise. The contract's number.
+/// Maximum size of an upload by URL, in bytes, unless the operator configures another. Fixed by the contract.
 pub const URL_UPLOAD_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
-/// How much of a refused body is read and dropped, so that the client sees the refusal. The contract's number.
+/// How many bytes of a rejected body the server reads and discards, so that the client gets to see the error response.
+/// Fixed by the contract.
 pub const REFUSED_BODY_DRAINED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Most messages on one page. The contract's number.
+/// Maximum messages on one page. Fixed by the contract.
 pub const MESSAGES_PAGE_MAX: u32 = 50;
-/// Most bytes of stored text in one page of messages; one message larger than that comes alone. The contract's number.
+/// Maximum stored text on one page of messages, in bytes. A single message larger than this gets a page of its own.
+/// Fixed by the contract.
 pub const MESSAGES_PAGE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Most runs, agents, builds or keys on one page. The contract's number.
+/// Maximum runs, agents, builds or keys on one page. Fixed by the contract.
 pub const LIST_PAGE_MAX: u32 = 100;
-/// Entries on a page where the caller names no limit. The contract's number.
+/// Page size if the caller sets no limit. Fixed by the contract.
 pub const PAGE_DEFAULT: u32 = 20;
-/// Most characters of an `Idempotency-Key`. The contract's number.
+/// Maximum length of an `Idempotency-Key`, in characters. Fixed by the contract.
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
-/// How long an idempotency record holds: 24 hours. The contract's number.
+/// How long an idempotency record is kept: 24 hours. Fixed by the contract.
 pub const IDEMPOTENCY_TTL_MS: u64 = 24 * 3_600_000;
-/// Most characters of a name (agent, build, key, file argument).
+/// Maximum length of a name (agent, build, key, file argument), in characters.
 pub const NAME_CHARS_MAX: usize = 200;
-/// Most bytes of a build's `config`: a tenth of a body, far above any setup that a person can read.
+/// Maximum size of a build's `config`, in bytes: an eighth of a request body, far above any configuration that a person
+/// can read.
 pub const CONFIG_BYTES_MAX: usize = 512 * 1024;
-/// Moves of one start of a playbook; beyond, the run fails. PLAYBOOK's number.
+/// Moves of a playbook since its start or the newest message. Beyond it, the run fails. Fixed by the playbook format.
 pub const PLAYBOOK_MOVES_MAX: u32 = 10_000;
-/// Fuel of one template. PLAYBOOK's number.
+/// Fuel of one template evaluation. Fixed by the playbook format.
 pub const TEMPLATE_FUEL: u64 = 100_000;
-/// Working time of a run where its build names none: 24 hours. The contract's number.
+/// Active time of a run whose build sets no limit, in seconds: 24 hours. Fixed by the contract.
 pub const RUN_SECONDS_DEFAULT: u64 = 24 * 3600;
-/// Runs that are started below a run, at all depths together, where its build names no number. The contract's number.
+/// Runs started below a run, at all depths together, if its build sets no limit. Fixed by the contract.
 pub const RUN_CHILDREN_DEFAULT: u64 = 100;
-/// The same at most: each is counted where one more is started.
+/// The largest value that a build may set for it. They are counted again each time a child run starts.
 pub const RUN_CHILDREN_MAX: u64 = 10_000;
-/// Most bytes that `read_file` gives in one call: what a playbook holds whole in memory.
+/// Maximum bytes that one `read_file` call returns: a playbook holds the result in memory as a whole.
 pub const READ_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Most bytes that `write_file` takes and `edit_file` works on: above `read_file`, so that what was read can be written.
+/// Maximum bytes that `write_file` accepts and `edit_file` works on. Larger than `read_file`'s limit, so that
+/// everything that was read can be written back.
 pub const WRITE_FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// A tool result above this is cut before a model sees it; a playbook sees it whole.
+/// Tool results larger than this are truncated before a network model sees them; a playbook sees the whole result.
 pub const TOOL_RESULT_BYTES_MAX: usize = 64 * 1024;
-/// Tool calls of one turn. Beyond, a model is told so by an error result.
+/// Maximum tool calls in one turn. The calls beyond it get an error result, which the model sees.
 pub const CALLS_PER_TURN_MAX: usize = 128;
-/// Most bytes of one answer of a network model, text and arguments together: as much as `write_file` takes. What is larger
-/// is no answer of a model.
+/// Maximum bytes of a network model's answer, text and arguments together: as much as `write_file` accepts. A larger
+/// answer is an error.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Most calls in one answer that are looked at at all; beyond [`CALLS_PER_TURN_MAX`] they get an error result.
+/// Maximum calls in one answer that are recorded at all. Those beyond [`CALLS_PER_TURN_MAX`] get an error result.
 pub const CALLS_PER_ANSWER_MAX: usize = 1024;
-/// Most bytes of a document (PDF, DOCX, XLSX, HTML) whose text is read: what its parser holds in memory several times.
+/// Maximum size of a document (PDF, DOCX, XLSX, HTML) whose text is extracted, in bytes: its parser holds several times
+/// as much in memory.
 pub const DOCUMENT_BYTES_MAX: u64 = 20 * 1024 * 1024;
-/// Most pages of a PDF whose text is read: above any report that is read in one go.
+/// Maximum pages of a PDF whose text is extracted: above any report that fits a model's context.
 pub const DOCUMENT_PAGES_MAX: usize = 2_000;
-/// Most bytes of an image that a model is shown: providers take no more than 5 MB.
+/// Maximum size of an image that is sent to a model, in bytes. Providers accept 5 MB of base64, which is 3.75 MB of
+/// data.
 pub const IMAGE_BYTES_MAX: u64 = 3_750_000;
-/// Answers in a row with neither text nor a valid call, after which a run fails.
+/// Consecutive answers with neither text nor a valid call after which a run fails.
 pub const EMPTY_ANSWERS_MAX: u32 = 3;
-/// Model calls since the newest message from a person, where a build has no limit of steps. The contract's number.
+/// Model calls since the newest message from a person, if the build sets no limit of steps. Fixed by the contract.
 pub const MODEL_CALLS_DEFAULT_MAX: u32 = 250;
-/// Answers in a row that are cut off at their greatest length, after which a person is asked: a text three times as long
-/// as the model's longest is rather a model that rambles.
+/// Consecutive answers truncated at the model's maximum length after which a person is asked: a text three times as
+/// long as the model's longest answer is more likely rambling than work.
 pub const CUT_ANSWERS_MAX: u32 = 3;
-/// Turns in a row that repeat calls with the outcomes that they had before, after which a person is asked: enough to
-/// wait for something by looking now and then.
+/// Consecutive turns that repeat calls and get the same outcomes as before, after which a person is asked. It leaves
+/// room to poll for something now and then.
 pub const REPEATED_TURNS_MAX: u32 = 10;
-/// Turns in a row all of whose calls fail, after which a person is asked: enough to try every tool another way.
+/// Consecutive turns in which every call fails, after which a person is asked. It leaves room to try every tool another
+/// way.
 pub const FAILED_TURNS_MAX: u32 = 10;
-/// Calls that repeat what a person has denied, after which the person is asked whether the run goes on at all.
+/// Repetitions of denied calls after which the person is asked whether the run should continue at all.
 pub const DENIED_REPEATS_MAX: u32 = 3;
-/// Summaries in a row, after which a person is asked: one is what it takes, and each more has freed too little.
+/// Consecutive summaries after which a person is asked: one should be enough, and each further one freed too little.
 pub const SUMMARIES_IN_A_ROW_MAX: u32 = 3;
-/// Outcomes of calls that are remembered, to see that one is repeated. Each takes eight bytes.
+/// Outcomes of calls kept to detect repetition. Each takes eight bytes.
 pub const OUTCOMES_KEPT_MAX: usize = 10_000;
-/// Most bytes of a text, a result or an argument of the newest turn that are still sent where nothing else makes room:
-/// below, it would say nothing.
+/// Minimum bytes to which a text, result or argument of the newest turn is truncated if nothing else makes room. A
+/// shorter excerpt would be meaningless.
 pub const TRIMMED_BYTES_MIN: usize = 400;
-/// Most bytes of a summary that are kept: four times what a summary is asked to have.
+/// Maximum bytes of a summary that are kept: four times what the model is asked for.
 pub const SUMMARY_BYTES_MAX: usize = 64 * 1024;
-/// Attempts to get a summary that is not empty, after which the run fails: each is paid for.
+/// Attempts to get a non-empty summary after which the run fails. Each attempt costs money.
 pub const EMPTY_SUMMARIES_MAX: u32 = 3;
-/// Answers in a row that say they call a tool and hold no call, after which the run fails: each is paid for.
+/// Consecutive answers that announce a tool call but contain none, after which the run fails. Each attempt costs money.
 pub const LOST_CALLS_MAX: u32 = 3;
-/// Most bytes of a sandbox that are copied for a fork: some seconds of a disk's work while the caller waits.
+/// Maximum bytes of a sandbox that are copied for a fork: a few seconds of disk work while the caller waits.
 pub const FORK_COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// Most files and directories that are copied for a fork, for the same reason.
+/// Maximum files and directories that are copied for a fork, for the same reason.
 pub const FORK_COPY_NAMES_MAX: usize = 20_000;
-/// Most invitations of a team that are open at once: far above what is sent in one go.
+/// Maximum open invitations of a team: far more than anybody sends at once.
 pub const INVITATIONS_MAX: u64 = 100;
-/// How long an invitation works, unless it says otherwise: a week, so that somebody on holiday can still use it.
+/// How long an invitation is valid by default: a week, so that somebody on vacation can still use it.
 pub const INVITATION_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
-/// How long an invitation works at most: 30 days.
+/// How long an invitation may be valid at most: 30 days.
 pub const INVITATION_MS_MAX: u64 = 30 * 24 * 3_600_000;
-/// Most webhooks of a team: each end of a run writes a delivery for each of them, in the same transaction.
+/// Maximum webhooks of a team: each run that ends writes a delivery for each of them in the same transaction.
 pub const WEBHOOKS_MAX: u64 = 20;
-/// How long a webhook secret that was replaced still signs beside the new one: a day, to put the new one into all
-/// receivers.
+/// How long a rotated webhook secret keeps signing next to the new one: a day, to update all receivers.
 pub const RETIRED_SECRET_MS: u64 = 24 * 3_600_000;
-/// Most replaced secrets that sign at once: each is a signature more in the header.
+/// Maximum rotated secrets that sign at the same time: each adds a signature to the header.
 pub const RETIRED_SECRETS_MAX: usize = 4;
-/// How much of a receiver's answer is kept for people to read. Unit: bytes.
+/// How many bytes of a receiver's response are kept for people to read.
 pub const ANSWER_KEPT_BYTES_MAX: usize = 1024;
 const _: () = assert!(READ_FILE_BYTES_MAX < WRITE_FILE_BYTES_MAX);
 const _: () = assert!(CONFIG_BYTES_MAX < BODY_BYTES_MAX);

@@ -1,4 +1,11 @@
-//! What a run does next: pure, from its ledger and its build.
+//! Decides what a run does next: a pure function of its ledger and its build.
+//!
+//! # Guarantees
+//!
+//! - A call that a person must approve is executed only if its digest and its target are those that were approved.
+//! - A call whose execution may have begun elsewhere is never started again unless its tool allows that or a person
+//!   decides so.
+//! - Only calls that change nothing run at the same time.
 
 use crate::content::Reason;
 use crate::human::{
@@ -14,64 +21,61 @@ use crate::time::Timestamp;
 use crate::transcript::{Body, Outcome, ToolCall};
 use serde_json::{Map, Value};
 
-/// What the decision needs to know besides the ledger.
+/// The inputs of the decision besides the ledger.
 pub struct Rules<'a> {
-    /// The hints of a tool that is there; none for an unknown one.
+    /// The hints of a tool that exists; `None` for an unknown one.
     pub hints: &'a dyn Fn(&str) -> Option<Hints>,
-    /// The build's word on a tool.
+    /// The build's policy for a tool.
     pub policy: &'a dyn Fn(&str) -> Policy,
-    /// Where calls of a tool go, as far as that can change: a digest, none for what is part of this program. An approval
-    /// holds for where the call went when it was asked for.
+    /// A digest of where calls of a tool go (a connection's address or program); `None` for tools that are part of this
+    /// program. An approval applies only as long as the target stays what it was when the approval was requested.
     pub target: &'a dyn Fn(&str) -> Option<String>,
-    /// Whether a person can be asked.
+    /// Whether people can be asked (`human_in_the_loop`).
     pub people: bool,
-    /// The claim under which this driver works: an intent of another one is in doubt.
+    /// The claim under which this driver works. An intent under another claim is in doubt.
     pub claim: ClaimToken,
-    /// The build's defaults for requests of policies and calls in doubt.
+    /// The build's default expiry for requests of policies and for calls in doubt, in milliseconds.
     pub expires_in_ms: Option<u64>,
-    /// What happens when they lapse.
+    /// The consequence if such a request expires.
     pub on_expire: OnExpire,
 }
 
-/// The description of a request of the policy `ask`.
-pub const ASKED: &str = "This assignment asks for approval before this tool runs. An approval releases exactly the call shown.";
-/// The description of a request of the policy `guard`.
-pub const GUARDED: &str = "Content that this run has read may contain instructions from outside the team, so this call needs approval. An approval releases exactly the call shown.";
-/// The description of a request for a call that was approved, and goes elsewhere since.
-pub const MOVED: &str = "This call was approved before, but the connection has changed since: its address or program, or what its server says about the tool. Check the connection, and approve the call again only if the change is intended.";
+pub const POLICY_ASKS: &str = "This assignment asks for approval before this tool runs. An approval allows exactly the call shown.";
+pub const POLICY_GUARDS: &str = "Content that this run has read may contain instructions from outside the team, so this call needs approval. An approval allows exactly the call shown.";
+/// For a call that was approved but whose target has changed since.
+pub const TARGET_CHANGED: &str = "This call was approved before, but the connection has changed since: its address or program, or what its server says about the tool. Check the connection, and approve the call again only if the change is intended.";
 
-/// The description of a request for a guarded call that only reads the open world.
-pub const SENDS: &str = "This run has read content from outside the team, and private content. This call sends its arguments out of the team, so it needs approval: check that they hold nothing private. An approval releases exactly the call shown.";
-/// The description of a request for a call of `fetch_url` with headers.
-pub const HEADERS: &str = "This call sends request headers other than `accept`, which can carry data out of the team, so it needs approval. An approval releases exactly the call shown.";
-/// What such a call gets where nobody can be asked.
-const HEADERS_REFUSED: &str = "denied: a call with headers other than `accept` needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)";
+/// For a guarded call that only reads the open world.
+pub const SENDS_ARGUMENTS: &str = "This run has read content from outside the team, and private content. This call sends its arguments out of the team, so it needs approval: check that they hold nothing private. An approval allows exactly the call shown.";
+pub const SENDS_HEADERS: &str = "This call sends request headers other than `accept`, which can carry data out of the team, so it needs approval. An approval allows exactly the call shown.";
+/// The error result of such a call if people cannot be asked.
+const SENDS_HEADERS_DENIED: &str = "denied: a call with headers other than `accept` needs a person's approval, and this assignment runs without people (`human_in_the_loop: false`)";
 
-/// What a call gets whose policy is `deny`.
 const DENIED: &str = "denied: this assignment does not allow the tool";
 
-/// What is done next.
+/// The next action of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// A person's answer is awaited.
+    /// Wait for a person's answer.
     Person,
-    /// The moment is awaited.
+    /// Wait until this time.
     Timer(Timestamp),
-    /// The model decides.
+    /// Ask the model for the next turn.
     Model,
-    /// These calls are carried out: one, or several that only read.
+    /// Execute these calls: one, or several that only read.
     Calls(Vec<ToolCall>),
-    /// A call of an earlier claim has an intent and no result: its tool looks whether it was done.
+    /// A call has an intent of an earlier claim and no result: its tool checks whether it was done.
     LookUp(OpenCall),
-    /// A person has answered what a connection's server asked during the call: it is given to it.
+    /// A person answered a connection's server that asked during the call: hand over the answer.
     Reply(Box<OpenCall>, Resolution),
-    /// A person is asked first.
+    /// Make a human request first.
     Ask(Box<RequestDraft>),
-    /// A call gets this result without being carried out.
+    /// Append this result of a call without executing it.
     Answer(Body),
 }
 
-/// Decides what a run that has not ended does next.
+/// Decides what a run that has not ended does next. An open call blocks everything after it, so calls are settled in
+/// the order in which the model made them.
 #[must_use]
 pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
     if ledger.request.is_some() {
@@ -85,6 +89,7 @@ pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
     };
     match step_of(first, ledger, rules) {
         Step::Run if reads(first, rules) => {
+            // Only calls directly after the first one, so that nothing overtakes a call that changes something.
             let more = ledger
                 .open
                 .iter()
@@ -101,12 +106,12 @@ pub fn next(ledger: &Ledger, rules: &Rules<'_>) -> Next {
         Step::LookUp => Next::LookUp(first.clone()),
         Step::Reply(resolution) => Next::Reply(Box::new(first.clone()), resolution),
         Step::Ask(draft) => Next::Ask(draft),
-        Step::Error(error) => answer(first, Outcome::Error(error)),
-        Step::Known(outcome) => answer(first, outcome),
+        Step::Error(error) => answer_without_running(first, Outcome::Error(error)),
+        Step::Known(outcome) => answer_without_running(first, outcome),
     }
 }
 
-fn answer(open: &OpenCall, outcome: Outcome) -> Next {
+fn answer_without_running(open: &OpenCall, outcome: Outcome) -> Next {
     Next::Answer(Body::ToolResult {
         call_id: open.call.id.clone(),
         name: open.call.name.clone(),
@@ -130,15 +135,15 @@ fn reads(open: &OpenCall, rules: &Rules<'_>) -> bool {
 
 fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
     let Some(hints) = (rules.hints)(&open.call.name) else {
-        return Step::Error(absent(open));
+        return Step::Error(missing_tool_error(open));
     };
-    // The call is under way at the server, whoever drives the run now.
+    // The call is still in progress at the server, no matter which driver holds the run now.
     if let Some(reply) = &open.reply {
         return Step::Reply(reply.clone());
     }
     let mut policy = (rules.policy)(&open.call.name);
-    // A secret leaves the house with the call: what was read must not be what sends it.
-    let has_secret = secret::may_hold(&open.call.name)
+    // The call sends a secret to another system: content that the run has read must not be able to trigger that.
+    let has_secret = secret::accepts_marks(&open.call.name)
         && !secret::marks_in_arguments(&open.call.arguments).is_empty();
     if has_secret {
         policy = policy.or_stricter(Policy::Guard);
@@ -148,34 +153,34 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         policy = policy.or_stricter(Policy::Ask);
     }
     let target = (rules.target)(&open.call.name);
-    let is_moved =
+    let target_changed =
         matches!(&open.approval, Approval::Given { target: then, .. } if *then != target);
-    let begun_elsewhere = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
-    if (begun_elsewhere || open.lost)
+    let began_under_other_claim = matches!(&open.intent, Some((claim, _)) if *claim != rules.claim);
+    if (began_under_other_claim || open.lost)
         && let Some(step) = in_doubt(open, hints, rules)
     {
         match step {
-            // That it may be begun again does not say that it may still be begun.
+            // The tool allows repetition, but the policy may have become stricter since.
             Step::Run if policy == Policy::Deny => {
-                return Step::Error("outcome_unknown: the call was under way, and may not be made again: this assignment does not allow the tool any more".to_owned());
+                return Step::Error("outcome_unknown: the call had begun and cannot be repeated, because this assignment no longer allows the tool".to_owned());
             }
-            Step::Run if is_moved => {}
+            Step::Run if target_changed => {}
             step => return step,
         }
     }
-    // Before the question, and whatever the policy is by now: the person's word holds until the next message.
+    // Checked before asking and regardless of the current policy: a denial applies until the next message.
     if open.approval == Approval::NotAsked && ledger.progress.was_denied(&open.call) {
         return Step::Error(DENIED_BEFORE.to_owned());
     }
     if hints.asks {
-        return asking(open, policy, rules);
+        return step_of_asking_tool(open, policy, rules);
     }
     if policy == Policy::Deny {
-        // Whatever a person said before it was: a floor that was raised holds from the next call on.
+        // Even after an approval: a connection's floor that was raised applies from the next call on.
         return Step::Error(DENIED.to_owned());
     }
     match &open.approval {
-        Approval::Given { .. } if is_moved => policy = policy.or_stricter(Policy::Ask),
+        Approval::Given { .. } if target_changed => policy = policy.or_stricter(Policy::Ask),
         Approval::Given { digest, .. } if *digest == open.call.digest() => return Step::Run,
         Approval::Given { .. } => {
             return Step::Error("denied: the call is not the one that was approved".to_owned());
@@ -183,29 +188,30 @@ fn step_of(open: &OpenCall, ledger: &Ledger, rules: &Rules<'_>) -> Step {
         Approval::Refused { error } => return Step::Error(error.clone()),
         Approval::NotAsked => {}
     }
-    // What only reads the open world sends what is in its arguments: public pages alone have nothing to send.
+    // A call that only reads the open world sends nothing but its arguments. As long as the run has read public pages
+    // only, there is nothing to leak.
     let sends = hints.read_only && hints.open_world && !has_secret;
     let content = &ledger.content;
     let guarded = !content.untrusted.is_none() && (!sends || !content.private.is_none());
     match decide(policy, guarded, rules.people) {
         Decision::Run => Step::Run,
-        Decision::Refuse(_) if sends_headers => Step::Error(HEADERS_REFUSED.to_owned()),
+        Decision::Refuse(_) if sends_headers => Step::Error(SENDS_HEADERS_DENIED.to_owned()),
         Decision::Refuse(why) => Step::Error(why.to_owned()),
         Decision::Ask => {
             let why = match policy {
-                _ if matches!(open.approval, Approval::Given { .. }) => MOVED,
-                Policy::Guard if sends => SENDS,
-                Policy::Guard => GUARDED,
-                _ if sends_headers => HEADERS,
-                _ => ASKED,
+                _ if matches!(open.approval, Approval::Given { .. }) => TARGET_CHANGED,
+                Policy::Guard if sends => SENDS_ARGUMENTS,
+                Policy::Guard => POLICY_GUARDS,
+                _ if sends_headers => SENDS_HEADERS,
+                _ => POLICY_ASKS,
             };
             let reason = content.reason(policy, sends);
-            Step::Ask(Box::new(release(open, why, reason, rules)))
+            Step::Ask(Box::new(approval_request(open, why, reason, rules)))
         }
     }
 }
 
-/// Whether a call of `fetch_url` sends headers that may carry something out.
+/// Whether a call of `fetch_url` sends headers that may carry data out of the team.
 fn sends_headers(arguments: &Map<String, Value>) -> bool {
     match arguments.get("headers") {
         None | Some(Value::Null) => false,
@@ -216,11 +222,13 @@ fn sends_headers(arguments: &Map<String, Value>) -> bool {
     }
 }
 
-/// The error of a call whose tool is not there.
-fn absent(open: &OpenCall) -> String {
+/// The error result of a call whose tool does not exist.
+fn missing_tool_error(open: &OpenCall) -> String {
     let name = &open.call.name;
     if open.intent.is_some() {
-        return format!("outcome_unknown: the call was under way, and the tool {name:?} is gone");
+        return format!(
+            "outcome_unknown: the call had begun, and the tool {name:?} no longer exists"
+        );
     }
     if policy::builtin(name).is_some() {
         return format!(
@@ -230,7 +238,7 @@ fn absent(open: &OpenCall) -> String {
     format!("unknown_tool: there is no tool {name:?} in this assignment")
 }
 
-fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
+fn step_of_asking_tool(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
     if policy == Policy::Deny {
         return Step::Error(DENIED.to_owned());
     }
@@ -252,9 +260,9 @@ fn asking(open: &OpenCall, policy: Policy, rules: &Rules<'_>) -> Step {
     }
 }
 
-/// The request that releases exactly this call. Title and description are fixed sentences, but for the tool's name, which
-/// is ours or was checked; what was read is in the reason, as data.
-fn release(open: &OpenCall, why: &str, reason: Reason, rules: &Rules<'_>) -> RequestDraft {
+/// The request whose approval allows exactly this call. Title and description are fixed sentences except for the tool's
+/// name, which is ours or was validated. Content that was read appears only in `reason`, as data.
+fn approval_request(open: &OpenCall, why: &str, reason: Reason, rules: &Rules<'_>) -> RequestDraft {
     let name = &open.call.name;
     RequestDraft {
         title: format!("Allow {name}?"),
@@ -272,11 +280,10 @@ fn release(open: &OpenCall, why: &str, reason: Reason, rules: &Rules<'_>) -> Req
     }
 }
 
-/// How a call is settled that was begun under another claim. None: it is carried out as if it had not been, where its
-/// policy lets it.
+/// How a call that began under another claim is settled. `None`: execute it like a new call, if its policy allows.
 ///
-/// A retry that makes such a call again is somebody's word that the step is to be done; it does not say that it was not
-/// done already. What came late says so; of a call of the sandbox it does not matter.
+/// A retry that repeats such a call shows that a person wants the step done, but not that it was not done already. An
+/// outcome that arrived late settles that. For calls inside the sandbox a repetition does no harm.
 fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
     let again = hints.read_only
         || hints.idempotent
@@ -295,26 +302,28 @@ fn in_doubt(open: &OpenCall, hints: Hints, rules: &Rules<'_>) -> Option<Step> {
         _ if again => Step::Run,
         Settle::LookUp => Step::LookUp,
         Settle::TellModel => {
-            Step::Error("outcome_unknown: the server restarted; look at the files".to_owned())
+            Step::Error("outcome_unknown: the server restarted during the call; check the files".to_owned())
         }
-        Settle::RunAgain | Settle::AskPerson if rules.people => Step::Ask(Box::new(ask_about(open, rules))),
+        // `RunAgain` gets here only for a repeated call without a late outcome: the same call would find what it did,
+        // but this one has a new id.
+        Settle::RunAgain | Settle::AskPerson if rules.people => Step::Ask(Box::new(doubt_request(open, rules))),
         Settle::RunAgain | Settle::AskPerson => Step::Error(
-            "outcome_unknown: the call was under way when the server restarted or the run ended, the tool cannot tell whether it was done, and this assignment runs without people who could look".to_owned(),
+            "outcome_unknown: the server restarted or the run ended during the call, the tool cannot tell whether it was done, and this assignment runs without people who could check".to_owned(),
         ),
     })
 }
 
-fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
+fn doubt_request(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
     let option = |label: &str, description: &str| QuestionOption {
         label: label.to_owned(),
         description: Some(description.to_owned()),
     };
     let why = if open.lost {
-        "The connection's server was lost while this call was under way, and nobody can tell whether it was done."
+        "The connection's server was lost while it executed this call, so it is unknown whether the call was done."
     } else if open.repeats.is_some() {
-        "The run ended while this very call was under way, and the tool cannot tell whether it was done."
+        "The run ended during this call, and the tool cannot tell whether it was done."
     } else {
-        "The server restarted while this call was under way, and the tool cannot tell whether it was done."
+        "The server restarted during this call, and the tool cannot tell whether it was done."
     };
     RequestDraft {
         title: format!("Was {} done?", open.call.name),
@@ -324,9 +333,9 @@ fn ask_about(open: &OpenCall, rules: &Rules<'_>) -> RequestDraft {
                 question: IN_DOUBT_QUESTION.to_owned(),
                 header: Some("In doubt".to_owned()),
                 options: vec![
-                    option(DONE, "It was done; go on."),
-                    option(NOT_DONE, "It was not done; carry it out now."),
-                    option(SKIP, "Leave it, and tell the model so."),
+                    option(DONE, "It was done; continue."),
+                    option(NOT_DONE, "It was not done; run it now."),
+                    option(SKIP, "Skip it, and let the model know."),
                 ],
                 multi_select: false,
                 free_text: false,

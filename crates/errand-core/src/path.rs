@@ -1,9 +1,14 @@
-//! [`SandboxPath`]: where a file of a sandbox is, as a run and the API name it.
+//! [`SandboxPath`]: the name of a file in a sandbox, as runs and the API use it.
 //!
-//! A path is text, normalised once, here. It promises that its parts are plain names beneath `/workspace`: no `..`,
-//! no `.`, nothing empty, no NUL, each within what the system can open. It does not promise that anything is there,
-//! nor that no link is in the way: `errand-sandbox` sees to that when it opens. As links are never followed, taking
-//! `..` out as text means the same as following it on disk.
+//! # Guarantees
+//!
+//! A path is normalized once, here. Its parts are plain names beneath `/workspace`: no `..`, no `.`, nothing empty, no
+//! NUL, and none longer than the operating system can open. Symbolic links are never followed, so removing `..` from
+//! the text has the same effect as following it on disk.
+//!
+//! # Non-goals
+//!
+//! Whether the file exists, and whether a link is in the way. `errand-sandbox` checks that when it opens the file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,73 +17,74 @@ use serde::{Deserialize, Serialize};
 
 /// The directory that a run sees as its own, and the root of every [`SandboxPath`].
 pub const WORKSPACE: &str = "/workspace";
-/// Most bytes of a path: what Linux opens at once.
+/// Maximum length of a path, in bytes: Linux's `PATH_MAX`.
 pub const PATH_BYTES_MAX: usize = 4096;
-/// Most bytes of one name in a path: what Linux file systems store.
+/// Maximum length of one name in a path, in bytes: what Linux file systems store.
 pub const PATH_NAME_BYTES_MAX: usize = 255;
 
-/// A normalised absolute path at or beneath `/workspace`.
+/// A normalized absolute path at or beneath `/workspace`.
 ///
-/// Ordered as text, so that lists of paths sort as readers expect.
+/// Paths are ordered as text, so that lists of them are in the order that readers expect.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct SandboxPath(String);
 
-/// A text that names no place in a sandbox. Each message quotes the text (its start, where it is long).
+/// The text does not name a file in a sandbox. Each message quotes the text, truncated if it is long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
-    /// It leads out of `/workspace`, or begins elsewhere.
+    /// The path is outside `/workspace` or leads out of it.
     #[error(
-        "the path {path:?} is not in /workspace: give one beneath it, such as /workspace/notes.txt"
+        "the path {path:?} is not in /workspace: use one beneath it, such as /workspace/notes.txt"
     )]
     Outside {
-        /// The text as it came.
+        /// The path as it was given.
         path: String,
     },
-    /// It holds a NUL, which no file name can.
-    #[error("the path {path:?} holds a NUL character: take it out")]
+    /// It contains a NUL, which no file name can.
+    #[error("the path {path:?} contains a NUL character: remove it")]
     Nul {
-        /// The text as it came.
+        /// The path as it was given.
         path: String,
     },
     /// One name in it is longer than [`PATH_NAME_BYTES_MAX`].
     #[error("a name in the path {path:?} is longer than {PATH_NAME_BYTES_MAX} bytes: shorten it")]
     NameTooLong {
-        /// The text as it came.
+        /// The path as it was given.
         path: String,
     },
     /// It is longer than [`PATH_BYTES_MAX`].
     #[error("the path {path:?} is longer than {PATH_BYTES_MAX} bytes: shorten it")]
     TooLong {
-        /// The text as it came.
+        /// The path as it was given.
         path: String,
     },
-    /// A single name was wanted.
+    /// A single name was expected.
     #[error(
-        "{name:?} is not the name of a file: give one name without a slash, not empty, `.` or `..`"
+        "{name:?} is not a file name: use one name without a slash that is not empty, `.` or `..`"
     )]
     NotAName {
-        /// The text as it came.
+        /// The name as it was given.
         name: String,
     },
-    /// An upload that says neither where to nor under which name.
-    #[error("the upload names no file: give a path that does not end with a slash, or a filename")]
+    /// An upload without a path to a file and without a file name.
+    #[error(
+        "the upload does not name a file: set a path that does not end with a slash, or a filename"
+    )]
     NoFileName,
 }
 
 impl SandboxPath {
-    /// `/workspace` itself.
     #[must_use]
     pub fn root() -> Self {
         Self(WORKSPACE.to_owned())
     }
 
-    /// Reads a path: an absolute one as it stands, a relative one from `/workspace`. A slash at the end changes
-    /// nothing; see [`SandboxPath::parse_upload`] for where it does.
+    /// Parses and normalizes a path. A relative one starts at `/workspace`. A slash at the end makes no difference
+    /// here; see [`SandboxPath::parse_upload`] for where it does.
     ///
     /// # Errors
-    /// [`BadPath`] where the path, once normalised, is not at or beneath `/workspace`; where a relative one goes
-    /// above it on the way; where it holds a NUL or is too long.
+    /// [`BadPath`] if the normalized path is not at or beneath `/workspace`, if a relative path goes above it at any
+    /// point, if it contains a NUL, or if it is too long.
     pub fn parse(text: &str) -> Result<Self, BadPath> {
         if text.contains('\0') {
             return Err(BadPath::Nul {
@@ -99,7 +105,7 @@ impl SandboxPath {
             match name {
                 "" | "." => {}
                 ".." if is_absolute => {
-                    // Above the topmost directory is that directory itself, as in every shell.
+                    // The parent of the root directory is the root itself, as in every shell.
                     names.pop();
                 }
                 ".." => {
@@ -133,12 +139,12 @@ impl SandboxPath {
         Ok(Self(path))
     }
 
-    /// Where an upload goes. `path` is a file's, or, where it [means a directory](means_directory), that of the
-    /// directory that gets the file under the last part of `filename`. Without a path (or with an empty one, as forms
-    /// send it) that directory is `/workspace`. `filename` is looked at only where it is needed.
+    /// The destination of an upload. `path` names the file or, if it [names a directory](means_directory), the
+    /// directory that gets the file under the last part of `filename`. Without a path, or with an empty one as forms
+    /// send it, that directory is `/workspace`. `filename` is only used if the path does not name a file.
     ///
     /// # Errors
-    /// As [`SandboxPath::parse`]; [`BadPath::NoFileName`] where a filename is needed and has no last part.
+    /// As [`SandboxPath::parse`]; [`BadPath::NoFileName`] if a filename is needed but has no last part.
     pub fn parse_upload(path: Option<&str>, filename: &str) -> Result<Self, BadPath> {
         let path = path.unwrap_or_default();
         let directory = Self::parse(path)?;
@@ -157,7 +163,7 @@ impl SandboxPath {
         &self.0
     }
 
-    /// The path from `/workspace` on: `a/b`, and nothing for `/workspace` itself.
+    /// The path relative to `/workspace`, such as `a/b`; empty for `/workspace` itself.
     #[must_use]
     pub fn relative(&self) -> &str {
         self.0.get(WORKSPACE.len() + 1..).unwrap_or_default()
@@ -169,7 +175,7 @@ impl SandboxPath {
         self.relative().is_empty()
     }
 
-    /// The directory that this is in; nothing for `/workspace`.
+    /// The directory that contains it; `None` for `/workspace`.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
@@ -180,7 +186,7 @@ impl SandboxPath {
             .map(|(parent, _)| Self(parent.to_owned()))
     }
 
-    /// The last name; nothing for `/workspace`.
+    /// The last name; `None` for `/workspace`.
     #[must_use]
     pub fn file_name(&self) -> Option<&str> {
         self.relative()
@@ -189,10 +195,10 @@ impl SandboxPath {
             .filter(|name| !name.is_empty())
     }
 
-    /// The place called `name` in this directory. `name` is one name, not a path.
+    /// Appends one name. `name` is not a path.
     ///
     /// # Errors
-    /// [`BadPath`] where `name` is empty, `.`, `..`, holds a slash or a NUL, or is too long.
+    /// [`BadPath`] if `name` is empty, `.` or `..`, contains a slash or a NUL, or is too long.
     pub fn join(&self, name: &str) -> Result<Self, BadPath> {
         if matches!(name, "" | "." | "..") || name.contains('/') {
             return Err(BadPath::NotAName {
@@ -219,13 +225,13 @@ impl SandboxPath {
     }
 }
 
-/// Whether the text can only mean a directory: it ends with a slash, or with a name that stands for a directory.
+/// Whether the text can only name a directory: it ends with a slash, `.` or `..`.
 #[must_use]
 pub fn means_directory(text: &str) -> bool {
     matches!(text.rsplit('/').next(), Some("" | "." | ".."))
 }
 
-/// What of a refused text is repeated: enough to know it by, not the kilobytes that somebody sent.
+/// The beginning of a rejected text, for its error message.
 fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     let mut excerpt: String = text.chars().take(CHARS_MAX).collect();
@@ -279,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_normalised() {
+    fn paths_are_normalized() {
         for (text, path) in [
             ("/workspace", "/workspace"),
             ("/workspace/", "/workspace"),
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_is_refused() {
+    fn paths_that_leave_the_workspace_are_rejected() {
         for text in [
             "/",
             "/etc/passwd",
@@ -326,14 +332,14 @@ mod tests {
     }
 
     #[test]
-    fn lengths_and_nul() {
+    fn long_names_long_paths_and_nul_are_rejected() {
         let name = "n".repeat(255);
         assert!(SandboxPath::parse(&name).is_ok());
         assert!(matches!(
             SandboxPath::parse(&format!("{name}n")),
             Err(BadPath::NameTooLong { .. })
         ));
-        // 127 two-byte letters and one byte are 255 bytes; a letter more is too long.
+        // 127 two-byte letters and one byte are 255 bytes; one more letter is too long.
         assert!(SandboxPath::parse(&format!("{}n", "é".repeat(127))).is_ok());
         assert!(matches!(
             SandboxPath::parse(&"é".repeat(128)),
@@ -362,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn parts() {
+    fn a_path_has_a_parent_and_a_file_name() {
         let path = SandboxPath::parse("a/b.txt").unwrap();
         assert_eq!(path.relative(), "a/b.txt");
         assert_eq!(path.file_name(), Some("b.txt"));
@@ -382,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn uploads() {
+    fn an_upload_goes_to_its_path_or_under_its_filename() {
         let upload = |path, filename| SandboxPath::parse_upload(path, filename).map(String::from);
         for (path, filename, to) in [
             (None, "report.csv", "/workspace/report.csv"),
@@ -430,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_as_text_and_read_with_the_same_care() {
+    fn a_stored_path_is_validated_when_it_is_read() {
         let path = SandboxPath::parse("a/b").unwrap();
         assert_eq!(serde_json::to_string(&path).unwrap(), "\"/workspace/a/b\"");
         assert_eq!(
@@ -441,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_quotes_a_bounded_text() {
+    fn an_error_quotes_at_most_the_beginning_of_a_text() {
         let message = SandboxPath::parse(&format!("/{}", "x/".repeat(100_000)))
             .unwrap_err()
             .to_string();
@@ -474,7 +480,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_leads_out(text in prop_oneof![hostile(), any::<String>()], name in any::<String>()) {
+        fn no_path_leaves_the_workspace(text in prop_oneof![hostile(), any::<String>()], name in any::<String>()) {
             if let Ok(path) = SandboxPath::parse(&text) {
                 prop_assert!(stays(&path));
                 prop_assert_eq!(SandboxPath::parse(path.as_str()).unwrap(), path.clone());
@@ -488,7 +494,7 @@ mod tests {
         }
 
         #[test]
-        fn no_upload_leads_out(path in prop::option::of(hostile()), filename in prop_oneof![hostile(), any::<String>()]) {
+        fn no_upload_leaves_the_workspace(path in prop::option::of(hostile()), filename in prop_oneof![hostile(), any::<String>()]) {
             if let Ok(to) = SandboxPath::parse_upload(path.as_deref(), &filename) {
                 prop_assert!(stays(&to));
             }

@@ -1,17 +1,19 @@
-//! Where something is in a JSON value, as people read it: `data.tools.read_file`, `steps[2].with.path`.
+//! Places in a JSON value, as people read them: `data.tools.read_file`, `steps[2].with.path`.
 //!
-//! Guarantees: a place takes at most [`CHARS_MAX`] characters and a few more, however long the keys are and however deep
-//! the value is nested. Who goes over a value makes a place for each of its items: without the bound, one key of half a
-//! request's size above a list of the other half would cost gigabytes.
+//! # Guarantees
+//!
+//! A place has little more than [`CHARS_MAX`] characters, regardless of the length of the keys and the depth of the
+//! value. Code that walks a value builds a place for each item: without the bound, a key of half a request's size above
+//! a list of the other half would cost gigabytes.
 
 use std::borrow::Cow;
 
-/// Characters of a place, about. One that would be longer ends with `…`.
+/// Approximate maximum length of a place, in characters. A longer one is truncated and ends with `…`.
 const CHARS_MAX: usize = 500;
-/// Characters of one key, and of a text that an error repeats.
+/// Maximum length of one key, and of a text that an error quotes, in characters.
 const KEY_CHARS_MAX: usize = 100;
 
-/// A text of somebody else's, for an error: its start alone, where it is long.
+/// The beginning of a text from outside, to be quoted in an error.
 pub(crate) fn start_of(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(KEY_CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()).into(),
@@ -19,7 +21,7 @@ pub(crate) fn start_of(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The place of a key's value.
+/// The place of the value under a key.
 pub(crate) fn of_key(within: &str, key: &str) -> String {
     if is_full(within) {
         return within.to_owned();
@@ -28,7 +30,7 @@ pub(crate) fn of_key(within: &str, key: &str) -> String {
     ended(format!("{within}{dot}{}", start_of(key)))
 }
 
-/// The place of an item of a list.
+/// The place of an item in a list.
 pub(crate) fn of_item(within: &str, index: usize) -> String {
     if is_full(within) {
         return within.to_owned();
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_read_and_stays_short() {
+    fn a_place_is_readable_and_short() {
         assert_eq!(of_key("", "data"), "data");
         assert_eq!(of_item(&of_key("data", "steps"), 2), "data.steps[2]");
         let long = of_key("data", &"ä".repeat(1_000_000));

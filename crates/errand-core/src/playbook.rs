@@ -1,26 +1,33 @@
 //! `builtin/playbook`: a model that reads its next move from a list of steps instead of inferring it.
 //!
-//! Promised: the next move is a function of the steps and the transcript alone. Whatever was decided stays decided: a
-//! recorded move carries its step's path and the newest message it read ([`Mark`]), and a walk that is fed the
-//! transcript again comes to exactly the state it had. What a step costs does not grow with the transcript.
+//! # Guarantees
 //!
-//! Left out: carrying moves out, policy, timers, recovery. They are the engine's, and the same as for any other model.
+//! - The next move is a function of the steps and the transcript alone.
+//! - Decisions are final: a recorded move carries its step's path and the newest message that it had read ([`Mark`]),
+//!   and a walk that is fed the transcript again reaches exactly the same state.
+//! - The cost of a step does not grow with the transcript.
+//!
+//! # Non-goals
+//!
+//! Executing moves, policies, timers and recovery. The engine does that, as for any other model.
+//!
+//! # Structure
 //!
 //! - [`Playbook::parse`] checks steps and compiles templates (`parse.rs`, `template.rs`).
 //! - Templates that are not cheap (`cheap.rs`) are evaluated by an [`Evaluator`], in a process that can be killed.
-//! - [`Walk`] is the cursor: it takes the transcript's entries and gives the next move (`walk.rs`). Between two moves it
-//!   carries out the silent steps: `set`, the lists of `for_each`, what an `if` leaves out (`cursor.rs`).
+//! - [`Walk`] is fed the transcript's entries and returns the next move (`walk.rs`). Between two moves it executes
+//!   the silent steps: `set`, the lists of `for_each`, and steps that an `if` skips (`cursor.rs`).
 //!
-//! The rules that the steps' text leaves open:
+//! # Rules that the format of the steps does not show
 //!
-//! - Where the list ends, the run is completed with the text `Done.` ([`DONE_TEXT`]).
-//! - `index` counts from 0. Each round of a `for_each` has names of its own, over those outside.
-//! - A step's value: a tool's result, a request's answer, `set`'s names as an object, the list of a `for_each` (the value
-//!   of each round's last step), else null.
-//! - The templates of one `set` see the names as they were before it. A `set` that is left out changes none of its names.
-//! - What a `for_each` goes through, and what `set` gives, is evaluated again after a restart. `run.sandbox_id` changes
+//! - At the end of the list, the run completes with the text `Done.` ([`DONE_TEXT`]).
+//! - `index` counts from 0. Each iteration of a `for_each` has its own names, which hide those outside.
+//! - The value of a step is a tool's result, a request's answer, `set`'s names as an object, or the list of a
+//!   `for_each` (the value of each iteration's last step), otherwise null.
+//! - All templates of one `set` see the names as they were before it. A skipped `set` changes none of its names.
+//! - The list of a `for_each` and the values of `set` are evaluated again after a restart. `run.sandbox_id` changes
 //!   while a run works, so these (and the `if` of such steps) cannot use it; every other string can.
-//! - `retry` forgets the move whose failure ended the run: it is decided and carried out anew.
+//! - `retry` discards the move whose failure ended the run: it is decided and executed again.
 //!
 //! [`Mark`]: crate::transcript::Mark
 
@@ -46,26 +53,27 @@ pub use job::{
 };
 pub use walk::Walk;
 
-/// What a run says that comes to the end of its steps without a `finish`.
+/// The final message of a run that reaches the end of its steps without a `finish`.
 pub const DONE_TEXT: &str = "Done.";
 
-/// Steps of a playbook, inner ones included: far above what a person reads.
+/// Maximum steps of a playbook, including nested ones: far above what a person can read.
 pub const STEPS_MAX: usize = 1_000;
 
-/// How deep `for_each` steps stand in each other.
+/// Maximum nesting of `for_each` steps.
 pub const NESTING_MAX: usize = 16;
 
-/// Fuel of all templates from one move to the next: a hundred full ones, about a second of work. It bounds a playbook
-/// that computes without making a move.
+/// Fuel of all templates between two actions: enough for a hundred that use all of theirs, about a second of work. It
+/// bounds a playbook that computes without acting.
 pub const MOVE_FUEL: u64 = 100 * crate::limits::TEMPLATE_FUEL;
 
-/// Bytes (roughly) of the values that `set` may make in one start: what a run holds in memory beside its transcript.
+/// Approximate bytes of the values that `set` may create from one start to the end: a run holds them in memory next to
+/// its transcript.
 pub const SET_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Words that a playbook cannot give as names: they have their meaning already.
+/// Names with a fixed meaning, which a playbook cannot assign.
 const RESERVED: [&str; 6] = ["message", "messages", "run", "item", "index", "secret"];
 
-/// Steps, checked, with their templates ready to run. Shared in an `Arc`.
+/// A checked playbook with compiled templates. Immutable, so that runs share it in an `Arc`.
 #[derive(Debug)]
 pub struct Playbook {
     steps: Arc<[Step]>,
@@ -74,49 +82,48 @@ pub struct Playbook {
     light: bool,
 }
 
-/// A playbook that cannot be used: where, and what it takes.
+/// A playbook that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct BadPlaybook {
-    /// Such as `playbook.steps[2].with.path`.
+    /// The key that is wrong, such as `playbook.steps[2].with.path`.
     pub path: String,
-    /// What it takes.
+    /// The problem, or the expected form.
     pub message: String,
 }
 
-/// What the check needs to know of the build.
+/// The facts about the build that the check needs.
 pub struct Known<'a> {
-    /// Whether the build has a tool of this name; the error is a sentence that says why not.
+    /// Checks that the build has a tool of this name. The error says why not.
     pub tool: &'a dyn Fn(&str) -> Result<(), String>,
-    /// Whether people can be asked: a playbook with `approve` or `ask` needs it.
+    /// Whether people can be asked. Required by `approve` and `ask`.
     pub human_in_the_loop: bool,
 }
 
 /// The template variable `run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFacts {
-    /// The run's id.
     pub id: String,
-    /// The id of its sandbox, once it has one.
+    /// `None` until the run needs a sandbox.
     pub sandbox_id: Option<String>,
 }
 
 impl Playbook {
-    /// Reads `{steps: [...]}` and checks it.
+    /// Parses and checks `{steps: [...]}`.
     ///
     /// # Errors
-    /// [`BadPlaybook`] names the first place that is wrong.
+    /// [`BadPlaybook`] for the first key that is wrong.
     pub fn parse(value: &serde_json::Value, known: &Known<'_>) -> Result<Self, BadPlaybook> {
         parse::playbook(value, known)
     }
 
-    /// Whether it has a step that asks a person.
+    /// Whether a step asks a person.
     #[must_use]
     pub fn asks(&self) -> bool {
         self.asks
     }
 
-    /// The tools that its steps call, each with the step's path.
+    /// The tools that the steps call, as (step's path, tool's name).
     #[must_use]
     pub fn tools(&self) -> Vec<(&str, &str)> {
         fn of<'s>(steps: &'s [Step], found: &mut Vec<(&'s str, &'s str)>) {
@@ -133,27 +140,26 @@ impl Playbook {
         found
     }
 
-    /// The names of the secrets that arguments of its steps have marks of.
+    /// The names of the secrets that the arguments of its steps refer to.
     #[must_use]
     pub fn secrets(&self) -> &BTreeSet<String> {
         &self.secrets
     }
 
-    /// Whether a move is decided in no time worth speaking of: no string computes, no steps are repeated.
+    /// Whether each move is decided in negligible time: no template computes, and no steps are repeated.
     #[must_use]
     pub fn is_light(&self) -> bool {
         self.light
     }
 }
 
-/// One step.
 #[derive(Debug)]
 struct Step {
     /// Such as `playbook.steps[2]`.
     path: String,
     action: Action,
-    /// The name that its value gets.
-    gives: Option<Arc<str>>,
+    /// The name that its value is assigned to (`as`).
+    assigns_to: Option<Arc<str>>,
     only_if: Option<Condition>,
     /// Whether a failure becomes the value `{error}` instead of ending the run.
     continues_on_error: bool,
@@ -162,7 +168,7 @@ struct Step {
 #[derive(Debug)]
 enum Condition {
     Fixed(bool),
-    /// Left out unless it is `true`: any other value leaves the step out, too.
+    /// The step is skipped unless the value is exactly `true`.
     Expression(Expression),
 }
 
@@ -185,7 +191,7 @@ enum Action {
     Finish(Text),
 }
 
-/// What `approve` and `ask` have in common.
+/// The common part of `approve` and `ask`.
 #[derive(Debug)]
 struct Request {
     title: Text,

@@ -1,19 +1,19 @@
-//! What a tool may do: hints of the tool, policy of the build, and the decision for one call.
+//! Which calls run, which ask a person, which are refused: a tool's hints, the build's policy, and the decision.
 
 use serde::{Deserialize, Serialize};
 
-/// What a build says of a tool.
+/// The policy for a tool in a build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// Runs without asking.
     Allow,
-    /// A person sees the exact call and releases it.
+    /// A person sees the exact call and approves or denies it.
     Ask,
     /// Never runs.
     Deny,
-    /// Allowed until untrusted content came into the run, then asked; for a tool that only reads the open world: until
-    /// private content came as well.
+    /// Allowed until the run has read untrusted content, then like `ask`. For a tool that only reads the open world:
+    /// until the run has read private content as well.
     Guard,
 }
 
@@ -27,7 +27,7 @@ impl Policy {
         }
     }
 
-    /// The stricter of two words on one tool.
+    /// The stricter of two policies for one tool.
     #[must_use]
     pub fn or_stricter(self, other: Self) -> Self {
         if other.strictness() > self.strictness() {
@@ -37,7 +37,7 @@ impl Policy {
         }
     }
 
-    /// As a build has it.
+    /// The name on the wire and in a build's configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -49,41 +49,41 @@ impl Policy {
     }
 }
 
-/// What settles a call that has an intent and no result.
+/// How a call that has an intent but no result is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Settle {
-    /// The same call may be carried out again: what it does, it does once.
+    /// Execute it again: repeating the same call has no further effect.
     RunAgain,
-    /// The tool can look whether it was done, or gives an idempotency key to the other side.
+    /// The tool can check whether it was done, or sends an idempotency key to the other side.
     LookUp,
-    /// Only the model can find out, by looking at its sandbox: an error result tells it so.
+    /// Only the model can find out, by looking at its sandbox: an error result tells it to.
     TellModel,
-    /// Only a person can say.
+    /// Only a person can find out.
     AskPerson,
 }
 
-/// What a tool is, whoever calls it. The names are MCP's, but for the last two.
+/// The properties of a tool, independent of the caller. Most names are those of MCP's tool annotations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hints {
-    /// Changes nothing.
+    /// Changes nothing. Such calls may run at the same time.
     pub read_only: bool,
-    /// May remove or overwrite.
+    /// May remove or overwrite data.
     pub destructive: bool,
-    /// Twice is as good as once.
+    /// Repeating a call with the same arguments has no further effect.
     pub idempotent: bool,
     /// Reaches beyond the sandbox.
     pub open_world: bool,
-    /// Asks a person: its call *is* a human request.
+    /// Asks a person: the call itself is a human request.
     pub asks: bool,
-    /// What it returns comes from outside the team's trust.
+    /// Its results may come from outside the team.
     pub untrusted: bool,
-    /// What it returns must not leave the team.
+    /// Its results must not leave the team.
     pub private: bool,
-    /// How a call in doubt is settled.
+    /// How a call in doubt is settled: its intent exists, but no result.
     pub settle: Settle,
 }
 
-/// The built-in tools of the contract, in its order, with their hints.
+/// The built-in tools that every build has, in the contract's order, with their hints.
 pub const BUILTIN: [(&str, Hints); 8] = {
     const READ: Hints = Hints {
         read_only: true,
@@ -136,8 +136,8 @@ pub const BUILTIN: [(&str, Hints); 8] = {
     ]
 };
 
-/// The built-in tools that a build has only where it names them.
-pub const NAMED: [(&str, Hints); 2] = [
+/// The built-in tools that a build has only if it names them.
+pub const OPT_IN: [(&str, Hints); 2] = [
     (
         "fetch_url",
         Hints {
@@ -156,11 +156,11 @@ pub const NAMED: [(&str, Hints); 2] = [
         Hints {
             read_only: false,
             destructive: false,
-            // Another call starts another run. The same one finds the run that it started.
+            // A new call starts a new run, but the same call (by its id) finds the run that it started before.
             idempotent: false,
             open_world: false,
             asks: false,
-            // What the run that was started has read counts; see `Body::Source`.
+            // The content that the child run has read counts instead; see `Body::Source`.
             untrusted: false,
             private: false,
             settle: Settle::RunAgain,
@@ -168,33 +168,33 @@ pub const NAMED: [(&str, Hints); 2] = [
     ),
 ];
 
-/// The names of all built-in tools.
+/// The names of all built-in tools, in the contract's order.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    BUILTIN.iter().chain(&NAMED).map(|(name, _)| *name)
+    BUILTIN.iter().chain(&OPT_IN).map(|(name, _)| *name)
 }
 
-/// The hints of a built-in tool.
+/// The hints of a built-in tool; `None` for any other name.
 #[must_use]
 pub fn builtin(name: &str) -> Option<Hints> {
     BUILTIN
         .iter()
-        .chain(&NAMED)
+        .chain(&OPT_IN)
         .find(|(n, _)| *n == name)
         .map(|(_, hints)| *hints)
 }
 
-/// What follows for one call.
+/// The decision about one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// Carry it out.
+    /// Execute the call.
     Run,
     /// Ask a person first.
     Ask,
-    /// Refuse it, with this reason.
+    /// Do not execute it. The text is the error result.
     Refuse(&'static str),
 }
 
-/// Decides by policy. `tainted`: what a guarded call asks after came into the run. `people`: whether a person can be asked.
+/// Decides about one call. `tainted`: the run has read content that makes `guard` ask. `people`: people can be asked.
 #[must_use]
 pub fn decide(policy: Policy, tainted: bool, people: bool) -> Decision {
     match policy {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table() {
+    fn decisions_follow_the_table() {
         use Decision as D;
         use Policy as P;
         for (policy, tainted, people, runs, asks) in [

@@ -1,14 +1,19 @@
-//! Progress or end: whether the network model of a run still gets anywhere.
+//! Loop detection: whether the network model of a run still makes progress.
 //!
-//! Everything here is counted from the transcript, entry by entry and at the same cost for each, so that a restart, a
-//! fork or a resume gives the same answer. What is counted begins anew with each message from a person, and with each
-//! retry. When a bound is reached, a person is asked whether to go on (an approval begins that count anew) or, where
-//! nobody can be asked, the run fails with a code that names the bound.
+//! # Guarantees
 //!
-//! Also here: the calls that a person has denied. One that is repeated unchanged is refused without asking again.
+//! Everything is counted from the transcript, entry by entry at constant cost, so that a restart, a fork or a resume
+//! gives the same result. Each message from a person and each retry resets the counters. When a bound is reached, a
+//! person is asked whether to continue (an approval resets that counter); if people cannot be asked, the run fails with
+//! a code that names the bound.
 //!
-//! Non-goals: the calls of a playbook. It is a fixed program with a bound of its own
-//! ([`crate::limits::PLAYBOOK_MOVES_MAX`]): it may repeat a call in a loop, and each of its steps asks by itself.
+//! This module also keeps the calls that a person has denied: repeating one unchanged is refused without asking again.
+//!
+//! # Non-goals
+//!
+//!
+//! Calls of a playbook. It is a fixed program with its own bound ([`crate::limits::PLAYBOOK_MOVES_MAX`]): it may
+//! repeat a call in a loop, and each of its steps asks for itself.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -26,23 +31,23 @@ use crate::limits::{
 use crate::run::RunError;
 use crate::transcript::{AnswerKind, Body, ModelCall, Outcome, Purpose, ToolCall};
 
-/// The error that a call gets which a person has denied before.
-pub const DENIED_BEFORE: &str = "denied: a person has already denied this very call. It is not carried out, and nobody is asked again; do something else, or say why you cannot go on";
+/// The error result of a call that repeats a denied one.
+pub const DENIED_BEFORE: &str = "denied: a person has already denied this exact call. It was not run, and the person is not asked again; do something else, or explain why you cannot continue";
 
-/// A bound that is reached.
+/// A bound that has been reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stuck {
-    /// Answers in a row that were cut off at their greatest length.
+    /// Consecutive answers truncated at the model's maximum length.
     CutAnswers,
-    /// Turns in a row that repeated calls, with the outcomes that they had before.
+    /// Consecutive turns that repeated calls and got the same outcomes as before.
     RepeatedCalls,
-    /// Turns in a row all of whose calls failed.
+    /// Consecutive turns in which every call failed.
     FailedCalls,
-    /// Calls that were repeated after a person had denied them.
+    /// Calls repeated after a person had denied them.
     DeniedCalls,
-    /// Summaries in a row without a turn between them.
+    /// Consecutive summaries without a turn between them.
     Summaries,
-    /// Model calls since the newest message from a person, where the build sets no limit of steps.
+    /// Model calls since the newest message from a person, if the build sets no limit of steps.
     ModelCalls,
 }
 
@@ -69,7 +74,7 @@ impl Stuck {
         }
     }
 
-    /// The code of a run that fails because of it.
+    /// The error code of a run that fails because of it.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -84,60 +89,60 @@ impl Stuck {
 
     fn title(self) -> &'static str {
         match self {
-            Self::CutAnswers => "Go on, although the model's answers are cut off?",
-            Self::RepeatedCalls => "Go on, although the model repeats the same calls?",
-            Self::FailedCalls => "Go on, although the model's calls keep failing?",
-            Self::DeniedCalls => "Go on, although the model repeats denied calls?",
-            Self::Summaries => "Go on, although summaries free no room?",
-            Self::ModelCalls => "Go on beyond the limit of model calls?",
+            Self::CutAnswers => "Continue although the model's answers are truncated?",
+            Self::RepeatedCalls => "Continue although the model repeats the same calls?",
+            Self::FailedCalls => "Continue although the model's calls keep failing?",
+            Self::DeniedCalls => "Continue although the model repeats denied calls?",
+            Self::Summaries => "Continue although summaries free too little space?",
+            Self::ModelCalls => "Continue beyond the limit of model calls?",
         }
     }
 
-    /// What happened: a sentence without its full stop.
-    fn what(self) -> String {
+    /// The event: a sentence without a capital and a period.
+    fn what_happened(self) -> String {
         match self {
-            Self::CutAnswers => "the model's answers were cut off at their greatest length, several in a row or twice the same".to_owned(),
+            Self::CutAnswers => "the model's answers were truncated at their maximum length, several in a row or twice with the same text".to_owned(),
             Self::RepeatedCalls => format!(
-                "in {REPEATED_TURNS_MAX} turns in a row the model repeated calls that gave what they had given before"
+                "in {REPEATED_TURNS_MAX} turns in a row, the model repeated calls and got the same results as before"
             ),
             Self::FailedCalls => {
-                format!("in {FAILED_TURNS_MAX} turns in a row each call of the model failed")
+                format!("in {FAILED_TURNS_MAX} turns in a row, every call of the model failed")
             }
             Self::DeniedCalls => format!(
-                "the model repeated calls that a person had denied, {DENIED_REPEATS_MAX} times"
+                "the model repeated denied calls {DENIED_REPEATS_MAX} times"
             ),
             Self::Summaries => format!(
-                "{SUMMARIES_IN_A_ROW_MAX} summaries in a row freed no room in the model's window"
+                "{SUMMARIES_IN_A_ROW_MAX} summaries in a row freed too little space in the model's context window"
             ),
             Self::ModelCalls => format!(
-                "the run has made {MODEL_CALLS_DEFAULT_MAX} model calls since the newest message from a person, which is the limit of a build without limits.steps"
+                "the run has made {MODEL_CALLS_DEFAULT_MAX} model calls since the newest message from a person, which is the limit for a build without limits.steps"
             ),
         }
     }
 
-    /// What helps: a sentence without its full stop.
+    /// The remedy: a sentence without a capital and a period.
     fn advice(self) -> &'static str {
         match self {
             Self::CutAnswers => {
-                "ask for less in one answer, or use a model with longer answers, then retry the run"
+                "ask for less in one answer, or use a model that allows longer answers, then retry the run"
             }
             Self::RepeatedCalls | Self::FailedCalls => {
-                "look at the calls in the transcript, change the instructions or send a message, then retry the run"
+                "check the calls in the transcript, change the instructions or send a message, then retry the run"
             }
             Self::DeniedCalls => {
                 "send a message that says what to do instead, or change the instructions, then retry the run"
             }
             Self::Summaries => {
-                "use a model with a larger window, correct models.windows, or let tools return less, then retry the run"
+                "use a model with a larger context window, correct models.windows, or have the tools return less, then retry the run"
             }
             Self::ModelCalls => {
-                "set limits.steps in a new build and start again, or retry the run, which gives it as many calls again"
+                "set limits.steps in a new build and start again, or retry the run, which allows the same number of calls again"
             }
         }
     }
 }
 
-/// What the calls of the present turn came to.
+/// Counters of the current turn's calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct TurnSoFar {
     closed: u32,
@@ -145,23 +150,23 @@ struct TurnSoFar {
     repeated: u32,
 }
 
-/// See the module's document.
+/// The counters, and the calls that were denied. See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     model_calls: u32,
     cut: u32,
-    /// Digest of the last text that was cut off.
+    /// Digest of the last truncated text.
     cut_text: Option<u64>,
-    /// Whether the last answer was cut off, and its text is not fed yet.
+    /// The last answer was truncated, and the entry with its text has not been fed yet.
     cut_awaits_text: bool,
     summaries: u32,
     turn: TurnSoFar,
-    /// Turns in a row, before the present one.
+    /// Consecutive turns before the current one.
     repeated_turns: u32,
     failed_turns: u32,
-    /// Digests of open calls, by their id.
+    /// Digests of the open calls, by call id.
     open: HashMap<String, u64>,
-    /// Digests of calls with their outcomes.
+    /// Digests of calls together with their outcomes.
     seen: HashSet<u64>,
     /// Digests of the calls that a person denied.
     denied: HashSet<u64>,
@@ -169,35 +174,35 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Takes what an entry of the transcript says. What a playbook decided is left alone.
+    /// Counts an entry of the transcript. Entries that a playbook decided (those with a mark) are ignored.
     pub(crate) fn feed(&mut self, body: &Body) {
         match body {
-            Body::User { .. } => self.message(),
-            Body::Retried { .. } => self.retried(),
-            Body::ToolCall { call, mark: None } => self.called(call),
+            Body::User { .. } => self.reset_by_message(),
+            Body::Retried { .. } => self.reset_by_retry(),
+            Body::ToolCall { call, mark: None } => self.call_started(call),
             Body::ToolResult {
                 call_id, outcome, ..
-            } => self.came(call_id, outcome),
-            Body::ModelCall { call } => self.model_call(call),
-            Body::ModelAttempt { call, .. } if call.used_tokens() => self.attempted(),
+            } => self.call_ended(call_id, outcome),
+            Body::ModelCall { call } => self.count_model_call(call),
+            Body::ModelAttempt { call, .. } if call.used_tokens() => self.count_attempt(),
             Body::Assistant {
                 text, mark: None, ..
-            } => self.text(text),
+            } => self.check_truncated_text(text),
             _ => {}
         }
     }
 
-    /// A message from a person: everything begins anew.
-    fn message(&mut self) {
+    /// A message from a person resets everything.
+    fn reset_by_message(&mut self) {
         *self = Self {
-            // Calls that are open are closed with the message.
+            // The calls that are open now get their results after the message.
             open: std::mem::take(&mut self.open),
             ..Self::default()
         };
     }
 
-    /// A retry: what is counted begins anew; what a person denied stays denied.
-    fn retried(&mut self) {
+    /// A retry resets the counters; denied calls stay denied.
+    fn reset_by_retry(&mut self) {
         *self = Self {
             open: std::mem::take(&mut self.open),
             denied: std::mem::take(&mut self.denied),
@@ -205,8 +210,8 @@ impl Progress {
         };
     }
 
-    /// A person lets the run go on beyond a limit.
-    pub(crate) fn approved(&mut self, limit: &str) {
+    /// A person allowed the run to continue beyond a limit.
+    pub(crate) fn reset_after_approval(&mut self, limit: &str) {
         match Stuck::ALL.into_iter().find(|stuck| stuck.limit() == limit) {
             Some(Stuck::CutAnswers) => {
                 self.cut = 0;
@@ -227,9 +232,9 @@ impl Progress {
         }
     }
 
-    /// A network model gave an answer.
-    fn model_call(&mut self, call: &ModelCall) {
-        self.attempted();
+    /// A network model answered.
+    fn count_model_call(&mut self, call: &ModelCall) {
+        self.count_attempt();
         if call.purpose == Purpose::Summary {
             self.summaries += 1;
             return;
@@ -239,7 +244,7 @@ impl Progress {
         self.turn = TurnSoFar::default();
         match call.answer {
             AnswerKind::Cut => self.cut += 1,
-            // Nothing came: neither progress nor a reason to begin the count anew.
+            // An empty answer is neither progress nor a reason to reset the counter.
             AnswerKind::Empty | AnswerKind::Refused => {}
             AnswerKind::Whole => {
                 self.cut = 0;
@@ -249,13 +254,12 @@ impl Progress {
         self.cut_awaits_text = call.answer == AnswerKind::Cut;
     }
 
-    /// A network model was asked, and what it began to answer counts.
-    fn attempted(&mut self) {
+    /// Counts a model call, also one that failed after it had begun to answer.
+    fn count_attempt(&mut self) {
         self.model_calls = self.model_calls.saturating_add(1);
     }
 
-    /// A text of the model.
-    fn text(&mut self, text: &str) {
+    fn check_truncated_text(&mut self, text: &str) {
         if !std::mem::take(&mut self.cut_awaits_text) {
             return;
         }
@@ -263,12 +267,12 @@ impl Progress {
         text.trim().hash(&mut hasher);
         let digest = hasher.finish();
         if self.cut_text.replace(digest) == Some(digest) {
+            // The same truncated text twice: asking again would give it a third time.
             self.cut = CUT_ANSWERS_MAX;
         }
     }
 
-    /// The model calls a tool.
-    fn called(&mut self, call: &ToolCall) {
+    fn call_started(&mut self, call: &ToolCall) {
         let digest = call_digest(call);
         if self.denied.contains(&digest) {
             self.denied_repeats += 1;
@@ -276,8 +280,7 @@ impl Progress {
         self.open.insert(call.id.clone(), digest);
     }
 
-    /// A call has its outcome.
-    fn came(&mut self, call_id: &str, outcome: &Outcome) {
+    fn call_ended(&mut self, call_id: &str, outcome: &Outcome) {
         let Some(call) = self.open.remove(call_id) else {
             return;
         };
@@ -291,27 +294,26 @@ impl Progress {
         }
     }
 
-    /// A person denied a call.
-    pub(crate) fn denied(&mut self, call_id: &str) {
+    pub(crate) fn record_denial(&mut self, call_id: &str) {
         if let Some(digest) = self.open.get(call_id) {
             self.denied.insert(*digest);
         }
     }
 
-    /// Whether a person has denied this very call: the same tool with the same arguments.
+    /// Whether a person has denied this exact call: the same tool with the same arguments.
     #[must_use]
     pub fn was_denied(&self, call: &ToolCall) -> bool {
         !self.denied.is_empty() && self.denied.contains(&call_digest(call))
     }
 
-    /// Turns in a row, the present one included: that repeated what was, and all of whose calls failed.
+    /// Consecutive turns including the current one, as (all calls repeated, all calls failed).
     fn turns_in_a_row(&self) -> (u32, u32) {
         let TurnSoFar {
             closed,
             failed,
             repeated,
         } = self.turn;
-        // A turn without calls has called nothing anew, and nothing in vain.
+        // A turn without calls neither continues nor breaks a series.
         let count = |before: u32, of: u32| match closed {
             0 => before,
             _ if of == closed => before + 1,
@@ -323,7 +325,7 @@ impl Progress {
         )
     }
 
-    /// The bound that is reached. `counts_calls`: whether the build leaves the number of steps open.
+    /// The bound that is reached, if any. `counts_calls`: the build sets no limit of steps.
     #[must_use]
     pub fn stuck(&self, counts_calls: bool) -> Option<Stuck> {
         let (repeated, failed) = self.turns_in_a_row();
@@ -335,7 +337,7 @@ impl Progress {
             Stuck::Summaries => self.summaries >= SUMMARIES_IN_A_ROW_MAX,
             Stuck::ModelCalls => counts_calls && self.model_calls >= MODEL_CALLS_DEFAULT_MAX,
         };
-        // A call that was denied fails as well: the person is told of the denial.
+        // A denied call also counts as failed; report the denial, which is the cause.
         [
             Stuck::DeniedCalls,
             Stuck::CutAnswers,
@@ -349,8 +351,8 @@ impl Progress {
     }
 }
 
-/// Decides whether a network model may be asked again. `has_steps`: whether the build has a limit of steps. `people`:
-/// whether a person can be asked.
+/// Decides whether a network model may be asked again. `has_steps`: whether the build limits the steps. `people`:
+/// whether people can be asked.
 #[must_use]
 pub fn check(ledger: &Ledger, has_steps: bool, people: bool) -> Verdict {
     let Some(stuck) = ledger.progress.stuck(!has_steps) else {
@@ -361,18 +363,18 @@ pub fn check(ledger: &Ledger, has_steps: bool, people: bool) -> Verdict {
         return Verdict::Ask(Box::new(request(stuck)));
     }
     let end = if refused {
-        "and nobody let it go on"
+        "and no person allowed it to continue"
     } else {
-        "and this assignment runs without people who could let it go on"
+        "and this assignment runs without people who could allow it to continue"
     };
     Verdict::Fail(RunError::new(
         stuck.code(),
-        format!("{}, {end}: {}", stuck.what(), stuck.advice()),
+        format!("{}, {end}: {}", stuck.what_happened(), stuck.advice()),
     ))
 }
 
 fn request(stuck: Stuck) -> RequestDraft {
-    let what = stuck.what();
+    let what = stuck.what_happened();
     let mut chars = what.chars();
     let what: String = chars
         .next()
@@ -383,7 +385,7 @@ fn request(stuck: Stuck) -> RequestDraft {
     RequestDraft {
         title: stuck.title().to_owned(),
         description: Some(format!(
-            "{what}. An approval lets the run go on until that happens again; a message tells the model what to do instead."
+            "{what}. If you approve, the run continues until this happens again; send a message to tell the model what to do instead."
         )),
         ask: Ask::Approval,
         origin: Origin::Limit {
@@ -397,8 +399,8 @@ fn request(stuck: Stuck) -> RequestDraft {
     }
 }
 
-/// Digest of a tool and its arguments in their canonical form: the order of keys does not count, nor how a number is
-/// written, nor an argument that is null. It is held in memory only.
+/// Digest of a tool and its arguments in a canonical form that ignores the order of keys, the notation of numbers and
+/// null arguments. Only kept in memory, so the hash function may change between versions.
 fn call_digest(call: &ToolCall) -> u64 {
     let mut hasher = DefaultHasher::new();
     call.name.hash(&mut hasher);
@@ -411,17 +413,17 @@ fn outcome_digest(call: u64, outcome: &Outcome) -> u64 {
     call.hash(&mut hasher);
     match outcome {
         Outcome::Error(error) => (0_u8, error).hash(&mut hasher),
-        // How long a command took says nothing new.
+        // Runtimes differ each time without meaning anything.
         Outcome::Result(Value::Object(map)) => {
-            let told = map.iter().filter(|(name, _)| *name != "duration_ms");
-            (1_u8, map_digest(told)).hash(&mut hasher);
+            let kept = map.iter().filter(|(name, _)| *name != "duration_ms");
+            (1_u8, map_digest(kept)).hash(&mut hasher);
         }
         Outcome::Result(value) => (2_u8, value_digest(value)).hash(&mut hasher),
     }
     hasher.finish()
 }
 
-/// The sum of the members' digests, so that their order does not count.
+/// The sum of the members' digests, which does not depend on their order.
 fn map_digest<'a>(members: impl Iterator<Item = (&'a String, &'a Value)>) -> u64 {
     members.fold(0, |sum, (name, value)| {
         let mut hasher = DefaultHasher::new();
@@ -458,13 +460,13 @@ fn number_digest(number: &Number) -> (u8, u64) {
     let float = number.as_f64().unwrap_or_default();
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "a cast saturates; the way back shows whether it was exact"
+        reason = "a cast saturates; the comparison below shows whether it was exact"
     )]
     let whole = float as i64;
     #[expect(
         clippy::cast_precision_loss,
         clippy::float_cmp,
-        reason = "compared to find out whether the number is a whole one"
+        reason = "the comparison finds out whether the number is a whole one"
     )]
     let is_whole = whole as f64 == float && float.abs() < 9e15;
     if is_whole {

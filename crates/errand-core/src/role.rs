@@ -1,20 +1,20 @@
-//! Roles and what each may do: one table.
+//! Roles and their permissions, in one table.
 
 use serde::{Deserialize, Serialize};
 
-/// A person's place in a team.
+/// The role of a team's member. The order is significant: each role includes the permissions of the lesser ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Reads, starts and steers runs, configures agents.
+    /// Reads, starts and controls runs, and configures agents.
     Member,
-    /// Also configures keys, connections, secrets, webhooks, members.
+    /// Also manages keys, connections, secrets, webhooks and members.
     Admin,
-    /// Also makes owners.
+    /// Also appoints owners.
     Owner,
 }
 
-/// What a call needs.
+/// The permission that an operation requires of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Permission {
     /// See the team's runs, messages, files, agents and builds.
@@ -25,25 +25,25 @@ pub enum Permission {
     ManageAgents,
     /// See, create and delete API keys.
     ManageKeys,
-    /// Set providers of models up, and what the team may spend on them.
+    /// Set up model providers, and limit what the team may spend on them.
     ManageModels,
-    /// Configure the team's webhooks, see and roll the webhook secret.
+    /// Configure the team's webhooks; see and rotate the webhook secret.
     ManageWebhooks,
-    /// See, make and delete secrets.
+    /// See, create and delete secrets.
     ManageSecrets,
-    /// Make, change, probe and delete connections.
+    /// Create, change, probe and delete connections.
     ManageConnections,
-    /// Add and remove members, change roles below owner.
+    /// Add and remove members; change roles below owner.
     ManageMembers,
-    /// Make owners.
+    /// Appoint owners.
     ManageOwners,
 }
 
 impl Role {
-    /// All of them, the least first.
+    /// All roles, from least to most powerful.
     pub const ALL: [Self; 3] = [Self::Member, Self::Admin, Self::Owner];
 
-    /// The table of permissions.
+    /// Whether this role includes a permission.
     #[must_use]
     pub fn may(self, permission: Permission) -> bool {
         use Permission as P;
@@ -59,7 +59,7 @@ impl Role {
         }
     }
 
-    /// As stored and shown.
+    /// The name on the wire and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Role {
         }
     }
 
-    /// Reads [`Role::as_str`] back.
+    /// The inverse of [`Role::as_str`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Member, Self::Admin, Self::Owner]

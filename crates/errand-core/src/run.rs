@@ -1,29 +1,33 @@
-//! A run's status, and the one function that changes it.
+//! The status of a run, and the one function that changes it.
+//!
+//! # Guarantees
+//!
+//! Every change of a status goes through [`apply`], which is pure and total. Its table is a snapshot in the tests.
 
 use serde::{Deserialize, Serialize};
 
-/// Where a run is. The seven words of the wire.
+/// The status of a run, as it is on the wire and in the database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Not begun, or resumed and not begun anew.
+    /// Queued: not started yet, or resumed and not claimed again.
     Pending,
-    /// Claimed; its first step is not done.
+    /// Claimed by a driver; the first step is not committed yet.
     Starting,
-    /// At work, or on a timer.
+    /// Being driven, queued between two steps, or waiting for a timer.
     Running,
-    /// A person is needed.
+    /// Waiting for a person.
     Waiting,
-    /// Ended well.
+    /// Ended successfully.
     Completed,
     /// Ended with an error.
     Failed,
-    /// Stopped.
+    /// Stopped by a person or by the system.
     Interrupted,
 }
 
 impl Status {
-    /// All, in the order of a run's life.
+    /// All statuses, in the order of a run's life.
     pub const ALL: [Self; 7] = [
         Self::Pending,
         Self::Starting,
@@ -34,7 +38,7 @@ impl Status {
         Self::Interrupted,
     ];
 
-    /// The word of the wire, also stored.
+    /// The name on the wire and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,36 +52,34 @@ impl Status {
         }
     }
 
-    /// Reads [`Status::as_str`] back.
+    /// The inverse of [`Status::as_str`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
-    /// Completed, failed or interrupted.
     #[must_use]
     pub fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Interrupted)
     }
 
-    /// Ended, or waiting for a person: by itself it does nothing more.
+    /// Ended, or waiting for a person: the run does nothing more by itself.
     #[must_use]
     pub fn is_at_rest(self) -> bool {
         self.has_ended() || self == Self::Waiting
     }
 }
 
-/// Why a run failed: a stable code and a sentence.
+/// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
-    /// Such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `step_timeout`, `sandbox_expired`.
+    /// A stable code, such as `tool_failed`, `playbook_failed`, `limit_exceeded`, `step_timeout`, `sandbox_expired`.
     pub code: String,
-    /// What happened, and what to do.
+    /// An explanation for people, with advice on what to do.
     pub message: String,
 }
 
 impl RunError {
-    /// From a code and a sentence.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -86,33 +88,33 @@ impl RunError {
     }
 }
 
-/// What happens to a run.
+/// Something that happens to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Event {
-    /// A driver took it.
+    /// A driver claimed the run.
     Claimed,
-    /// A step is committed.
+    /// A step was committed.
     StepDone,
-    /// The step asks a person.
+    /// The step made a human request.
     Asked,
-    /// The pending request is answered by a person, or by its deadline.
+    /// The pending request was answered by a person, or expired.
     Answered,
-    /// A message came from outside.
+    /// A user sent a message.
     Message,
-    /// Somebody stops it.
+    /// A person or the system stops the run.
     Stop,
-    /// The step ends it well.
+    /// The step ends the run successfully.
     Completed,
-    /// The step, or a limit, ends it with an error.
+    /// The step or a limit ends the run with an error.
     Failed,
-    /// `retry`: goes on from the step that failed.
+    /// `retry`: continue from the step that failed.
     Retry,
-    /// Its driver is gone without a word.
+    /// The run's driver disappeared without releasing its claim (crash, kill).
     DriverLost,
 }
 
 impl Event {
-    /// All, for the table.
+    /// All events, for the transition table.
     pub const ALL: [Self; 10] = [
         Self::Claimed,
         Self::StepDone,
@@ -127,33 +129,30 @@ impl Event {
     ];
 }
 
-/// What follows from an event.
+/// The new status and the effects of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transition {
-    /// The status afterwards.
     pub to: Status,
-    /// The pending human request, and the calls that are open with it, are closed in the same transaction.
+    /// Close the pending human request, and the calls that are open with it, in the same transaction.
     pub closes_request: bool,
-    /// It wants a driver.
+    /// Queue the run for a driver.
     pub wakes: bool,
-    /// Whoever drives it holds it no longer: its commits are refused from here on.
+    /// Revoke the driver's claim: the store rejects its commits from now on.
     pub fences: bool,
 }
 
-/// The event is not allowed in the status. It changes nothing: an answer, not a fault.
+/// The event is not allowed in this status and changes nothing. Callers treat it as a normal outcome, not as a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a run that is {} takes no {event:?}", .status.as_str())]
+#[error("a run that is {} does not accept the event {event:?}", .status.as_str())]
 pub struct Refused {
-    /// Where the run is.
     pub status: Status,
-    /// What was tried.
     pub event: Event,
 }
 
-/// The only place where a run's status changes: DESIGN's table.
+/// Returns the transition for an event: the only place where a run's status changes.
 ///
 /// # Errors
-/// [`Refused`] names the status and the event.
+/// [`Refused`], if the event is not allowed in the status.
 pub fn apply(status: Status, event: Event) -> Result<Transition, Refused> {
     use Event as E;
     use Status as S;
@@ -166,7 +165,7 @@ pub fn apply(status: Status, event: Event) -> Result<Transition, Refused> {
     let to = |to| Transition { to, ..stay };
     match (status, event) {
         (S::Pending, E::Claimed) => Ok(to(S::Starting)),
-        // A driver that was lost before its first step: the next one starts it anew.
+        // The previous driver was lost before its first step; the next one starts over.
         (S::Starting | S::Running, E::Claimed) => Ok(stay),
         (S::Starting | S::Running, E::StepDone) => Ok(to(S::Running)),
         (S::Running, E::Asked) => Ok(Transition {
@@ -205,7 +204,7 @@ pub fn apply(status: Status, event: Event) -> Result<Transition, Refused> {
             fences: true,
             ..to(S::Failed)
         }),
-        // Only by `on_expire: fail`.
+        // Only for an expired request with `on_expire: fail`.
         (S::Waiting, E::Failed) => Ok(Transition {
             closes_request: true,
             ..to(S::Failed)

@@ -1,27 +1,29 @@
-//! JSON schemas that somebody else's server gave: how much work it can be to validate against them.
+//! Bounds for JSON schemas from third parties: how expensive it can be to validate a value against one.
 //!
-//! A schema is looked at as a graph. *In-place* keywords (`$ref`, `allOf`, `anyOf`, `not` and the like) apply further
-//! schemas to the same value; all others apply them to a part of it. A schema is refused if its in-place keywords lead
-//! back to where they began or expand to too many schemas, and if a schema that contains itself is applied to one value
-//! more than once: then each level of a value doubles the work.
+//! A schema is treated as a graph. *In-place* keywords (`$ref`, `allOf`, `anyOf`, `not` and similar) apply further
+//! schemas to the same value; all others apply them to a part of it. Rejected are schemas whose in-place keywords form
+//! a cycle or expand to too many schemas, and schemas that apply a recursive schema to one value more than once,
+//! because each level of the value then doubles the work.
 //!
-//! Non-goals: a proof that validation is fast. What is not [`Weight::Light`] is validated in a process with a time limit.
+//! # Non-goals
+//!
+//! A proof that validation is fast. Whatever is not [`Weight::Light`] is validated in a process with a time limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-/// Most values in a schema.
+/// Maximum values in a schema.
 pub const NODES_MAX: usize = 20_000;
-/// How deep a schema is nested, and how many references lead from one to the next.
+/// Maximum nesting of a schema, and maximum length of a chain of references.
 pub const DEPTH_MAX: usize = 100;
-/// Most schemas that are applied to one value by in-place keywords.
+/// Maximum schemas that in-place keywords apply to one value.
 pub const EXPANSION_MAX: u64 = 10_000;
-/// Most characters of a regular expression.
+/// Maximum length of a regular expression, in characters.
 pub const PATTERN_CHARS_MAX: usize = 1_000;
-/// Most values of a light schema.
+/// Maximum values in a light schema.
 const LIGHT_NODES_MAX: usize = 1_000;
-/// Most steps of the search for schemas that contain themselves.
+/// Maximum steps of the search for recursive schemas, which is quadratic in the worst case.
 const SEARCH_STEPS_MAX: usize = 2_000_000;
 
 const IN_PLACE_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
@@ -40,26 +42,26 @@ const PARTS: [&str; 8] = [
 ];
 const PART_MAPS: [&str; 2] = ["properties", "patternProperties"];
 
-/// How a schema is validated against.
+/// How values are validated against a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// In place: each of its values is looked at once for each value at most.
+    /// In this process: the work is at most the schema's size times the value's size.
     Light {
-        /// Values in the schema.
+        /// The number of values in the schema.
         nodes: usize,
     },
-    /// In a process that has a time limit.
+    /// In a process with a time limit.
     Heavy,
 }
 
-/// Weighs a schema.
+/// Classifies a schema.
 ///
 /// # Errors
-/// A clause that says why nothing is validated against it.
+/// The reason why the schema is rejected, as a clause about "it".
 pub fn weigh(schema: &Value) -> Result<Weight, String> {
     let mut graph = Graph::default();
     graph.collect(schema, 0)?;
-    let mut weigher = Weigher {
+    let mut classifier = Classifier {
         graph: &graph,
         root: schema,
         sums: BTreeMap::new(),
@@ -67,12 +69,13 @@ pub fn weigh(schema: &Value) -> Result<Weight, String> {
         recursive: BTreeMap::new(),
         steps: 0,
     };
-    let schemas = weigher.reached()?;
+    let schemas = classifier.reachable()?;
+    // Must come first: the second loop uses its sums, and relies on the absence of in-place cycles.
     for node in &schemas {
-        weigher.expansion(node, 0)?;
+        classifier.expansion(node, 0)?;
     }
     for node in &schemas {
-        weigher.multiplies(node)?;
+        classifier.reject_repeated_recursion(node)?;
     }
     let light = !graph.heavy && graph.nodes <= LIGHT_NODES_MAX;
     Ok(if light {
@@ -82,7 +85,7 @@ pub fn weigh(schema: &Value) -> Result<Weight, String> {
     })
 }
 
-/// Values in a JSON value, itself included. Stops counting at `most`.
+/// Counts the values in a JSON value, including itself. Stops at `most`.
 #[must_use]
 pub fn size(value: &Value, most: usize) -> usize {
     let mut count = 0_usize;
@@ -102,6 +105,7 @@ pub fn size(value: &Value, most: usize) -> usize {
 }
 
 fn id(value: &Value) -> usize {
+    // Schemas are compared by address: equal text in two places is two nodes of the graph.
     std::ptr::from_ref(value).addr()
 }
 
@@ -126,7 +130,7 @@ impl<'s> Graph<'s> {
                 .iter()
                 .try_for_each(|item| self.collect(item, depth + 1)),
             Value::Object(map) => {
-                self.look(map, value)?;
+                self.inspect_keywords(map, value)?;
                 map.values()
                     .try_for_each(|part| self.collect(part, depth + 1))
             }
@@ -134,7 +138,11 @@ impl<'s> Graph<'s> {
         }
     }
 
-    fn look(&mut self, map: &'s Map<String, Value>, value: &'s Value) -> Result<(), String> {
+    fn inspect_keywords(
+        &mut self,
+        map: &'s Map<String, Value>,
+        value: &'s Value,
+    ) -> Result<(), String> {
         for (key, part) in map {
             match (key.as_str(), part) {
                 ("$anchor" | "$dynamicAnchor" | "$id" | "id", Value::String(name)) => {
@@ -168,7 +176,7 @@ fn pattern_fits(pattern: &str) -> Result<(), String> {
     Ok(())
 }
 
-struct Weigher<'g, 's> {
+struct Classifier<'g, 's> {
     graph: &'g Graph<'s>,
     root: &'s Value,
     sums: BTreeMap<usize, u64>,
@@ -177,8 +185,8 @@ struct Weigher<'g, 's> {
     steps: usize,
 }
 
-impl<'s> Weigher<'_, 's> {
-    /// Where a reference leads, as far as it leads into the same document.
+impl<'s> Classifier<'_, 's> {
+    /// The schema that a reference points to, if it is in the same document.
     fn target(&self, reference: &str) -> Option<&'s Value> {
         let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let within = if base.is_empty() {
@@ -193,6 +201,7 @@ impl<'s> Weigher<'_, 's> {
             return self.graph.anchors.get(fragment).copied();
         }
         let plain = fragment.replace("%25", "%").replace("%24", "$");
+        // Pointers in URLs are percent-encoded; only the encodings that occur in practice are decoded.
         within.pointer(&plain).or_else(|| within.pointer(fragment))
     }
 
@@ -233,8 +242,8 @@ impl<'s> Weigher<'_, 's> {
         found
     }
 
-    /// All schemas that are applied to a value or to a part of it.
-    fn reached(&mut self) -> Result<Vec<&'s Value>, String> {
+    /// All schemas that are applied to the value or to a part of it.
+    fn reachable(&mut self) -> Result<Vec<&'s Value>, String> {
         let mut seen = BTreeSet::from([id(self.root)]);
         let mut found = vec![self.root];
         let mut at = 0;
@@ -250,7 +259,7 @@ impl<'s> Weigher<'_, 's> {
         Ok(found)
     }
 
-    /// How many schemas are applied to one value.
+    /// The number of schemas that are applied to one value.
     fn expansion(&mut self, schema: &'s Value, depth: usize) -> Result<u64, String> {
         if let Some(known) = self.sums.get(&id(schema)) {
             return Ok(*known);
@@ -285,9 +294,10 @@ impl<'s> Weigher<'_, 's> {
         Ok(())
     }
 
-    /// Refuses a schema that applies one that contains itself to a value more than once.
-    fn multiplies(&mut self, schema: &'s Value) -> Result<(), String> {
+    /// Rejects a schema that applies a recursive schema to one value more than once.
+    fn reject_repeated_recursion(&mut self, schema: &'s Value) -> Result<(), String> {
         if self.sums.get(&id(schema)).is_none_or(|sum| *sum < 3) {
+            // Applying a schema twice takes at least three: this one and two others.
             return Ok(());
         }
         let mut seen = BTreeSet::new();
@@ -336,7 +346,7 @@ mod tests {
 
     use super::*;
 
-    /// `allOf` of ten references to the next level.
+    /// An `allOf` of ten references to the next level, for each level.
     fn tower(levels: usize) -> Value {
         let mut defs = Map::new();
         for level in 0..levels {
@@ -415,7 +425,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_schema_is_weighed(a in schema(), b in schema(), root in schema()) {
+        fn classifying_any_schema_terminates_with_the_same_result(a in schema(), b in schema(), root in schema()) {
             let whole = json!({"$defs": {"a": a, "b": b}, "allOf": [root]});
             let weighed = weigh(&whole);
             prop_assert_eq!(weigh(&whole), weighed);

@@ -1,11 +1,13 @@
-//! Secrets as builds and transcripts name them: `{{ secret.NAME }}`, an opaque mark.
+//! References to secrets in builds and transcripts: `{{ secret.NAME }}`, an opaque mark.
 //!
-//! Promised: a mark is told from every other text by one rule, the same when a build is checked and when a call is made;
-//! [`fill`] puts values in for marks and nothing else, in one pass: a value that looks like a mark is not looked at
-//! again.
+//! # Guarantees
 //!
-//! Left out: the values. They are opened at the moment of a call (`errand-engine`), and reach neither this crate nor a
-//! transcript.
+//! - One rule distinguishes a mark from all other text, both when a build is checked and when a call is made.
+//! - [`fill`] replaces marks and nothing else, in one pass: a value that looks like a mark is not replaced again.
+//!
+//! # Non-goals
+//!
+//! The values. They are decrypted at the moment of a call (`errand-engine`) and never reach this crate or a transcript.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -14,14 +16,15 @@ use serde_json::{Map, Value};
 
 use crate::place;
 
-/// Most characters of a secret's name.
+/// Maximum length of a secret's name, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
-/// Fewest characters of a secret: shorter ones occur by chance in what comes back, and would be guessed.
+/// Minimum length of a secret, in characters. Shorter ones occur in results by chance, so they could not be redacted
+/// reliably, and they can be guessed.
 pub const VALUE_CHARS_MIN: usize = 12;
-/// Most bytes of a secret: a private key of any kind fits.
+/// Maximum size of a secret, in bytes: large enough for any private key.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024;
 
-/// Whether a text can be a secret's name: what a template can name.
+/// Whether a text is a valid name of a secret, which is also a valid identifier in a template.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     text.chars().count() <= NAME_CHARS_MAX
@@ -29,27 +32,26 @@ pub fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The mark that stands for a secret.
+/// The mark for a secret.
 #[must_use]
 pub fn mark(name: &str) -> String {
     format!("{{{{ secret.{name} }}}}")
 }
 
-/// Whether the arguments of this tool may hold marks: `fetch_url` and the tools of connections.
+/// Whether the arguments of a tool may contain marks: true for `fetch_url` and the tools of connections.
 #[must_use]
-pub fn may_hold(tool: &str) -> bool {
+pub fn accepts_marks(tool: &str) -> bool {
     tool == "fetch_url" || crate::connection::is_tool(tool)
 }
 
-/// One mark in a text.
-struct Found<'a> {
+struct MarkAt<'a> {
     start: usize,
     end: usize,
     name: &'a str,
 }
 
-/// The first mark at or after `from`.
-fn find(text: &str, from: usize) -> Option<Found<'_>> {
+/// Finds the first mark at or after `from`.
+fn find(text: &str, from: usize) -> Option<MarkAt<'_>> {
     let mut at = from;
     loop {
         let start = at + text.get(at..)?.find("{{")?;
@@ -59,13 +61,14 @@ fn find(text: &str, from: usize) -> Option<Found<'_>> {
             && is_name(name)
         {
             let end = start + 2 + expression.len() + 2;
-            return Some(Found { start, end, name });
+            return Some(MarkAt { start, end, name });
         }
+        // Not a mark. Continue right after these braces, because a mark may begin within them.
         at = start + 2;
     }
 }
 
-/// The names of all secrets that a text has marks of.
+/// The names in all marks of a text.
 #[must_use]
 pub fn marks_in(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
@@ -77,7 +80,7 @@ pub fn marks_in(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// The names of all secrets that the values of a JSON value have marks of. Keys hold none.
+/// The names in all marks of a JSON value's strings. Keys are not searched.
 #[must_use]
 pub fn marks_in_value(value: &Value) -> BTreeSet<String> {
     match value {
@@ -88,24 +91,25 @@ pub fn marks_in_value(value: &Value) -> BTreeSet<String> {
     }
 }
 
-/// The names of all secrets that a call's arguments have marks of.
+/// The names in all marks of a call's arguments.
 #[must_use]
 pub fn marks_in_arguments(arguments: &Map<String, Value>) -> BTreeSet<String> {
     arguments.values().flat_map(marks_in_value).collect()
 }
 
-/// The path of the first text in a JSON value (keys among them) that names a secret in whatever way a template could.
+/// The path of the first string in a JSON value (including keys) that refers to a secret in any form that a template
+/// might accept.
 #[must_use]
 pub fn first_named_in(path: &str, value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => names_any(text).then(|| path.to_owned()),
+        Value::String(text) => refers_to_secret(text).then(|| path.to_owned()),
         Value::Array(items) => items
             .iter()
             .enumerate()
             .find_map(|(index, item)| first_named_in(&place::of_item(path, index), item)),
         Value::Object(map) => map.iter().find_map(|(key, item)| {
             let path = place::of_key(path, key);
-            if names_any(key) {
+            if refers_to_secret(key) {
                 return Some(path);
             }
             first_named_in(&path, item)
@@ -114,8 +118,8 @@ pub fn first_named_in(path: &str, value: &Value) -> Option<String> {
     }
 }
 
-/// Whether a text has something that is a mark, or is meant as one: `{{ secret.X }}`, `{{-secret["X"]}}`.
-fn names_any(text: &str) -> bool {
+/// Whether a text contains a mark or something meant as one, such as `{{-secret["X"]}}`.
+fn refers_to_secret(text: &str) -> bool {
     text.split("{{").skip(1).any(|inner| {
         let inner = inner.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
         inner.strip_prefix("secret").is_some_and(|rest| {
@@ -124,10 +128,10 @@ fn names_any(text: &str) -> bool {
     })
 }
 
-/// A text with its marks filled in. The error: the name that has no value.
+/// Replaces the marks in a text by their values.
 ///
 /// # Errors
-/// The first name that `value_of` does not know.
+/// The first name for which `value_of` has no value.
 pub fn fill_text<'t>(
     text: &'t str,
     value_of: &dyn Fn(&str) -> Option<String>,
@@ -150,10 +154,10 @@ pub fn fill_text<'t>(
     Ok(Cow::Owned(out))
 }
 
-/// A JSON value with the marks in its texts filled in.
+/// Replaces the marks in all strings of a JSON value.
 ///
 /// # Errors
-/// The first name that `value_of` does not know.
+/// The first name for which `value_of` has no value.
 pub fn fill(value: &Value, value_of: &dyn Fn(&str) -> Option<String>) -> Result<Value, String> {
     Ok(match value {
         Value::String(text) => Value::String(fill_text(text, value_of)?.into_owned()),
@@ -168,10 +172,10 @@ pub fn fill(value: &Value, value_of: &dyn Fn(&str) -> Option<String>) -> Result<
     })
 }
 
-/// A call's arguments with their marks filled in.
+/// Replaces the marks in a call's arguments.
 ///
 /// # Errors
-/// The first name that `value_of` does not know.
+/// The first name for which `value_of` has no value.
 pub fn fill_arguments(
     arguments: &Map<String, Value>,
     value_of: &dyn Fn(&str) -> Option<String>,
@@ -188,7 +192,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_mark_is_told_from_every_other_text() {
+    fn marks_are_distinguished_from_all_other_text() {
         let text = "a {{ secret.ONE }}{{secret.TWO}} {{ secret.ONE }} {{ secrets.X }} {{ secret.1 }} {{ secret. X }} {{ secret.THREE";
         assert_eq!(
             marks_in(text).into_iter().collect::<Vec<_>>(),
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn values_go_in_once_and_for_marks_alone() {
+    fn only_marks_are_replaced_and_only_once() {
         let value_of = |name: &str| match name {
             "A" => Some("{{ secret.B }}".to_owned()),
             "B" => Some("bee".to_owned()),
@@ -220,16 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_as_a_mark_is_found_wherever_it_stands() {
+    fn attempted_marks_are_found_anywhere_in_a_value() {
         for text in [
             "{{ secret.A }}",
             "{{secret['A']}}",
             "{{-  secret . A }}",
             "{{ secret }}",
         ] {
-            assert!(names_any(text), "{text}");
+            assert!(refers_to_secret(text), "{text}");
         }
-        assert!(!names_any("{{ secretary.name }} secret.A"));
+        assert!(!refers_to_secret("{{ secretary.name }} secret.A"));
         let value = json!({"a": [{"b": "{{ secret.X }}"}]});
         assert_eq!(first_named_in("", &value).unwrap(), "a[0].b");
         assert_eq!(
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn names_are_identifiers_of_bounded_length() {
         assert!(is_name("API_TOKEN_2") && is_name("_x"));
         for bad in ["", "2X", "A-B", "a.b", "ä", &"x".repeat(65)] {
             assert!(!is_name(bad), "{bad}");

@@ -1,16 +1,20 @@
-//! Text from outside, as people are shown it: what a reader cannot see becomes its code point.
+//! Display form of text from outside: characters that a reader cannot see are replaced by their code points.
 //!
-//! Guarantee: which characters those are follows from Unicode properties, so that a new version of Unicode needs no change
-//! here. Hidden are: controls, format characters, private use and unassigned code points, line and paragraph separators,
-//! every blank other than U+0020, everything that a renderer may ignore (`Default_Ignorable_Code_Point`, which has the
-//! Hangul fillers and all variation selectors), and each combining mark after the second in a row.
+//! # Guarantees
 //!
-//! Non-goals: letters that look like others (homoglyphs).
+//! Unicode properties decide which characters are hidden, so a new version of Unicode needs no change here. Hidden are:
+//! controls, format characters, private use and unassigned code points, line and paragraph separators, every space
+//! other than U+0020, everything that a renderer may ignore (`Default_Ignorable_Code_Point`, which includes the Hangul
+//! fillers and all variation selectors), and each combining mark after the second in a row.
+//!
+//! # Non-goals
+//!
+//! Letters that resemble others (homoglyphs).
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, WhiteSpace};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-/// Characters that are drawn as nothing although no property says so: BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH FULL
+/// Characters that fonts draw as blank although no property says so: BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH FULL
 /// BLANK and HALF BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTEHEAD.
 const BLANK_BY_DRAWING: [char; 5] = [
     '\u{2800}',
@@ -19,49 +23,49 @@ const BLANK_BY_DRAWING: [char; 5] = [
     '\u{16fe4}',
     '\u{1d159}',
 ];
-/// How many combining marks in a row are shown as they are: more are piled over their neighbors.
+/// Maximum combining marks in a row that are displayed as they are. More would pile up over the neighboring text.
 const MARKS_MAX: usize = 2;
 
-/// A part of a text.
+/// A part of a text, as split by [`pieces`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// To be shown as it is.
+    /// Text to display as it is.
     Seen(&'a str),
-    /// A character to be shown as its code point.
+    /// A character to display as its code point.
     Hidden(char),
 }
 
-/// Whether line ends and tabs are layout.
+/// Whether line breaks and tabs count as layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// A text of several lines: U+000A and U+0009 stay.
+    /// Text of several lines: U+000A and U+0009 are kept.
     Lines,
-    /// What is one line, such as a name: they are shown as code points too.
+    /// Text that must stay on one line, such as a name: they are replaced, too.
     OneLine,
 }
 
-/// Shows what a reader cannot see as its code point. Line ends and tabs stay.
+/// Replaces hidden characters by their code points. Line breaks and tabs are kept.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    joined(text, Layout::Lines)
+    display(text, Layout::Lines)
 }
 
-/// The same for what is one line, such as a name: line ends and tabs are shown as code points too.
+/// Like [`printable`] for text that must stay on one line, such as a name: line breaks and tabs are replaced, too.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    joined(text, Layout::OneLine)
+    display(text, Layout::OneLine)
 }
 
-/// How a hidden character is shown: `\u{200b}`.
+/// The display form of a hidden character: `\u{200b}`.
 #[must_use]
 pub fn code_point(c: char) -> String {
     format!("\\u{{{:x}}}", u32::from(c))
 }
 
-/// The parts of a text, in order. Together they are the text.
+/// Splits a text into visible parts and hidden characters. Together they are the whole text.
 pub fn pieces(text: &str, layout: Layout) -> impl Iterator<Item = Piece<'_>> {
     let mut rest = text;
-    // Marks that end what was shown last: they count on into the next piece.
+    // Combining marks at the end of the previous piece, which count toward the next one.
     let mut marks = 0;
     std::iter::from_fn(move || {
         let mut end = 0;
@@ -82,10 +86,10 @@ pub fn pieces(text: &str, layout: Layout) -> impl Iterator<Item = Piece<'_>> {
     })
 }
 
-/// `marks`: how many combining marks come right before it; counted on.
+/// `marks`: the number of combining marks directly before `c`; updated.
 fn is_hidden_here(c: char, layout: Layout, marks: &mut usize) -> bool {
     if is_mark(c) {
-        // Never beyond the bound: a piece that ends here asks for the same character once more.
+        // At the bound, do not count further: `pieces` asks again for the character at which it ended a piece.
         if *marks >= MARKS_MAX {
             return true;
         }
@@ -100,14 +104,14 @@ fn is_hidden_here(c: char, layout: Layout, marks: &mut usize) -> bool {
         return layout == Layout::OneLine;
     }
     if is_hidden(c) {
-        // It may take no room: the marks around it pile up as if it were not there.
+        // It may have no width, so the marks around it would still pile up: keep the count.
         return true;
     }
     *marks = 0;
     false
 }
 
-fn joined(text: &str, layout: Layout) -> String {
+fn display(text: &str, layout: Layout) -> String {
     let mut shown = String::with_capacity(text.len());
     for piece in pieces(text, layout) {
         match piece {
@@ -132,7 +136,7 @@ fn is_mark(c: char) -> bool {
         )
 }
 
-/// Whether a reader cannot see a character by itself. True of line ends and tabs, too.
+/// Whether a reader cannot see this character by itself. Includes line breaks and tabs.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
@@ -161,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    /// Undoes what [`printable`] does, for a text without a backslash of its own.
-    fn undone(shown: &str) -> String {
+    /// The inverse of [`printable`] for a text without backslashes.
+    fn reversed(shown: &str) -> String {
         let mut text = String::new();
         let mut rest = shown;
         while let Some((before, after)) = rest.split_once("\\u{") {
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_or_is_not_seen_becomes_a_number() {
+    fn controls_and_invisible_characters_become_code_points() {
         assert_eq!(printable("a\tb\nc"), "a\tb\nc");
         assert_eq!(printable("\x1b]0;x\x07\r"), "\\u{1b}]0;x\\u{7}\\u{d}");
         assert_eq!(printable("pay \u{202e}001"), "pay \\u{202e}001");
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_of_the_world_stays_as_it_is() {
+    fn text_in_the_worlds_scripts_is_unchanged() {
         for text in [
             "Łódź, naïve, ½ €, “quotes” – dash …",
             "Привет мир Ελληνικά",
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_emoji_that_are_not_seen_are_shown() {
+    fn invisible_parts_of_emoji_become_code_points() {
         assert_eq!(
             printable("👩\u{200d}💻 ❤\u{fe0f} 🏴\u{e0067}"),
             "👩\\u{200d}💻 ❤\\u{fe0f} 🏴\\u{e0067}"
@@ -218,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_pile_up_are_shown_as_numbers() {
+    fn piled_up_marks_become_code_points() {
         let piled = "a\u{301}\u{302}\u{303}\u{304}b";
         assert_eq!(printable(piled), "a\u{301}\u{302}\\u{303}\\u{304}b");
-        // Nothing that takes no room begins a new pile.
+        // A character without width does not reset the count.
         let joined = "a\u{301}\u{302}\u{200d}\u{303}";
         assert_eq!(printable(joined), "a\u{301}\u{302}\\u{200d}\\u{303}");
     }
 
-    /// Each of the characters of the reports, and of their kinds.
+    /// Characters from reports of spoofed text, and others of the same categories.
     #[test]
-    fn fillers_and_blanks_become_numbers() {
+    fn fillers_and_blanks_become_code_points() {
         for c in [
             '\u{ad}',
             '\u{34f}',
@@ -271,14 +275,14 @@ mod tests {
         }
     }
 
-    /// All of Unicode: what is shown has ink or is U+0020, and says which character it was.
+    /// All of Unicode: a displayed character is visible or U+0020, or is replaced by its own code point.
     #[test]
-    fn no_character_of_unicode_is_shown_unseen() {
+    fn every_unicode_character_is_visible_or_replaced() {
         for c in '\0'..=char::MAX {
             let shown = one_line(&c.to_string());
             let is_plain = shown == c.to_string();
             assert!(is_plain || shown == code_point(c), "{c:?}");
-            // By what the standard library knows, beside the properties that decide.
+            // Checked against the standard library, which is independent of the properties above.
             let is_blank = c.is_control() || (c.is_whitespace() && c != ' ');
             assert!(!(is_plain && is_blank), "{c:?}");
             if is_plain && c != ' ' {
@@ -301,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_text_nothing_in_it_is_unseen(text in any::<String>()) {
+        fn no_text_has_invisible_characters_when_displayed(text in any::<String>()) {
             for shown in [printable(&text), one_line(&text)] {
                 prop_assert!(!shown.chars().any(|c| is_hidden(c) && !matches!(c, '\n' | '\t')));
                 prop_assert!(most_marks_in_a_row(&shown) <= MARKS_MAX);
@@ -317,8 +321,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_says_what_was_there(text in "[^\\\\]{0,40}") {
-            prop_assert_eq!(undone(&printable(&text)), text);
+        fn the_display_form_can_be_reversed(text in "[^\\\\]{0,40}") {
+            prop_assert_eq!(reversed(&printable(&text)), text);
         }
     }
 }

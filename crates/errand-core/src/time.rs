@@ -1,27 +1,25 @@
-//! Time as data: a [`Timestamp`] and durations as text. There is no "now" here.
+//! Time as data: [`Timestamp`], [`Day`] and durations in text. This module never reads a clock.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z. On the wire RFC 3339 in UTC with three decimals.
+/// A point in time, in milliseconds since 1970-01-01T00:00:00Z. On the wire it is RFC 3339 in UTC with three decimals.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
-/// The last moment that can be written with four digits for the year.
+/// The last millisecond of the year 9999, because RFC 3339 has four digits for the year.
 const MAX_MS: i64 = 253_402_300_799_999;
-/// What moments are counted from.
 const EPOCH: jiff::civil::DateTime = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 impl Timestamp {
-    /// From milliseconds since the epoch; held within the years 1970 to 9999.
+    /// Clamps to the years 1970 to 9999.
     #[must_use]
     pub fn from_millis(ms: i64) -> Self {
         Self(ms.clamp(0, MAX_MS))
     }
 
-    /// Milliseconds since the epoch.
     #[must_use]
     pub fn as_millis(self) -> i64 {
         self.0
@@ -33,26 +31,26 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// The day (UTC) that it is in.
+    /// The UTC day that contains it.
     #[must_use]
     pub fn day(self) -> Day {
         Day(self.0.div_euclid(DAY_MS))
     }
 
-    /// The moment `ms` milliseconds later.
+    /// Adds milliseconds; stops at the end of the year 9999.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
         Self::from_millis(self.0.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
     }
 
-    /// The month that it is in (UTC), counted from the first of the year 0.
+    /// The number of the UTC month that contains it, counted from January of the year 0.
     #[must_use]
     pub fn month(self) -> i64 {
         let date = self.utc();
         i64::from(date.year()) * 12 + i64::from(date.month()) - 1
     }
 
-    /// The day that it is in (UTC): `2026-11-23`.
+    /// The UTC date, such as `2026-11-23`.
     #[must_use]
     pub fn date(self) -> String {
         self.utc().date().to_string()
@@ -61,12 +59,12 @@ impl Timestamp {
     fn utc(self) -> jiff::civil::DateTime {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(at) => jiff::tz::Offset::UTC.to_datetime(at),
-            // The library's moments end a day before the year 9999 does, so that each has a date at any offset.
+            // jiff's range ends a day before the year 9999 does, so that every timestamp has a date at any offset.
             Err(_) => EPOCH.saturating_add(jiff::SignedDuration::from_millis(self.0)),
         }
     }
 
-    /// Milliseconds from `earlier` to `self`; 0 where `earlier` is the later one.
+    /// Milliseconds from `earlier` to `self`; 0 if `earlier` is later.
     #[must_use]
     pub fn ms_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
@@ -88,9 +86,8 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A text that is not a moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a time: it takes RFC 3339, such as 2026-11-23T09:30:00.000Z")]
+#[error("{0:?} is not a time: must be RFC 3339, such as 2026-11-23T09:30:00.000Z")]
 pub struct BadTimestamp(String);
 
 impl FromStr for Timestamp {
@@ -105,7 +102,7 @@ impl FromStr for Timestamp {
     }
 }
 
-/// A moment in UTC that is too near the end of the year 9999 for the library: what people write for "never".
+/// Reads a UTC time on the last day of the year 9999, which jiff rejects but people write for "never".
 fn in_the_last_day(text: &str) -> Option<Timestamp> {
     let plain = ["Z", "z", "+00:00", "-00:00"]
         .iter()
@@ -131,24 +128,23 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// A day of UTC: `2026-11-23`.
+/// A calendar day in UTC, such as `2026-11-23`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Day(i64);
 
 impl Day {
-    /// By its number; held within the years 1970 to 9999.
+    /// `days`: days since 1970-01-01. Clamps to the years 1970 to 9999.
     #[must_use]
     pub fn from_number(days: i64) -> Self {
         Self(days.clamp(0, MAX_MS / DAY_MS))
     }
 
-    /// Whole days since 1970-01-01.
     #[must_use]
     pub fn number(self) -> i64 {
         self.0
     }
 
-    /// So many days later, or earlier.
+    /// Adds days, which may be negative. Clamps as [`Day::from_number`] does.
     #[must_use]
     pub fn plus(self, days: i64) -> Self {
         Self::from_number(self.0.saturating_add(days))
@@ -162,9 +158,8 @@ impl fmt::Display for Day {
     }
 }
 
-/// A text that is not a day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a day: it takes one such as 2026-11-23, or a time in RFC 3339")]
+#[error("{0:?} is not a day: must be a date such as 2026-11-23, or a time in RFC 3339")]
 pub struct BadDay(String);
 
 impl FromStr for Day {
@@ -188,20 +183,19 @@ impl Serialize for Day {
     }
 }
 
-/// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a duration: it takes a whole number and a unit, such as 200ms, 30s, 5m, 12h or 3d (at most ten years)"
+    "{0:?} is not a duration: must be a whole number and a unit, such as 200ms, 30s, 5m, 12h or 3d (at most ten years)"
 )]
 pub struct BadDuration(String);
 
-/// Ten years: longer waits are mistakes.
+/// Ten years. A longer wait is a mistake.
 const DURATION_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
 
 /// Reads `200ms`, `2s`, `5m`, `12h`, `3d` as milliseconds.
 ///
 /// # Errors
-/// [`BadDuration`] names the text.
+/// [`BadDuration`] if the text has another form or the duration is longer than ten years.
 pub fn parse_duration_ms(text: &str) -> Result<u64, BadDuration> {
     let bad = || BadDuration(text.chars().take(64).collect());
     let trimmed = text.trim();
@@ -235,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_day_is_read_and_written() {
+    fn a_day_is_parsed_and_formatted() {
         for (text, day) in [
             ("1970-01-01", "1970-01-01"),
             ("2026-11-23", "2026-11-23"),
@@ -273,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_moment_of_the_year_9999_is_a_time() {
+    fn the_end_of_the_year_9999_is_a_valid_time() {
         for (text, shown) in [
             ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000Z"),
             ("9999-12-31T23:59:59.999+00:00", "9999-12-31T23:59:59.999Z"),
@@ -295,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_have_a_whole_number_and_a_unit() {
         for (text, ms) in [
             ("200ms", 200),
             ("2s", 2000),

@@ -1,8 +1,13 @@
-//! The transcript: the truth about a run, append-only.
+//! The transcript: the append-only record of a run, and the source of truth about it.
 //!
-//! An [`Entry`] has a position in its run (1, 2, 3, … without a gap). What people and programs see as *messages* is a
-//! part of the entries ([`Body::is_shown`]); the rest are the engine's own notes (intents, timers, interruptions).
-//! Bodies are stored as JSON: a test pins the stored form.
+//! An [`Entry`] has a position in its run (1, 2, 3, … without gaps). The *messages* that people and programs see are
+//! the entries for which [`Body::is_shown`] holds; the others are the engine's own notes (intents, timers,
+//! interruptions).
+//!
+//! # Guarantees
+//!
+//! Bodies are stored as JSON, and a test pins the stored form. A field is only ever added, with a default, so that old
+//! transcripts stay readable.
 
 use std::collections::BTreeMap;
 
@@ -22,38 +27,33 @@ use crate::time::Timestamp;
 /// One entry of a run's transcript.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// 1 for the first, without a gap.
+    /// 1 for the first entry, without gaps.
     pub position: u64,
-    /// The id under which the API shows it.
+    /// The id of the message, if the API shows the entry as one.
     pub id: MessageId,
-    /// When it was committed.
+    /// When the entry was committed.
     pub at: Timestamp,
-    /// What happened.
     pub body: Body,
 }
 
-/// An entry before it has its position: what a step wants to append.
+/// An entry before the store assigns its position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEntry {
-    /// The id it will have.
     pub id: MessageId,
-    /// What happened.
     pub body: Body,
 }
 
-/// A call of a tool, as the model made it.
+/// A tool call, as the model made it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
-    /// Unique in its run.
+    /// Unique within the run.
     pub id: String,
-    /// The tool's name.
     pub name: String,
-    /// Its arguments.
     pub arguments: Map<String, Value>,
 }
 
 impl ToolCall {
-    /// SHA-256, in hexadecimal, of name and arguments (keys sorted): what an approval is bound to.
+    /// SHA-256, in hexadecimal, of id, name and arguments (with sorted keys). An approval is bound to this digest.
     #[must_use]
     pub fn digest(&self) -> String {
         let arguments = sorted(&Value::Object(self.arguments.clone()));
@@ -62,7 +62,7 @@ impl ToolCall {
     }
 }
 
-/// The same value with the keys of each object in their order, whatever order they came in.
+/// The same value with the keys of every object sorted.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -75,7 +75,7 @@ fn sorted(value: &Value) -> Value {
     }
 }
 
-/// Bytes in lower-case hexadecimal.
+/// Formats bytes as lowercase hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
@@ -87,256 +87,245 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// What became of a tool call.
+/// How a tool call ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// A JSON value where the tool is structured, else a string.
+    /// Any JSON value if the tool returns structured results, otherwise a string.
     Result(Value),
-    /// A sentence that starts with a stable word: `not_run: …`, `outcome_unknown: …`, `denied: …`.
+    /// A sentence that starts with a stable word and a colon: `not_run: …`, `outcome_unknown: …`, `denied: …`.
     Error(String),
 }
 
-/// Where in a playbook a move comes from, and the newest user's message it was decided with.
+/// The place in a playbook that a move comes from, and the newest user message that it was decided with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// The step's path, such as `2`, or `1[3].0` for the first step of the fourth round of a `for_each`.
+    /// The step's path, such as `2`, or `1[3].0` for the first step of the fourth iteration of a `for_each`.
     pub path: String,
-    /// The position of the newest user's message that was read; 0 where there was none.
+    /// The position of the newest user message that the playbook had read; 0 if there was none.
     pub message: u64,
 }
 
-/// What an entry says.
+/// The content of an entry. "Note" marks the engine's own entries, which the API does not show.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(
     clippy::large_enum_variant,
-    reason = "a request is rare, and read where it is whole; a box would be in everybody's way"
+    reason = "human requests are rare and always used as a whole; a box would complicate every match"
 )]
 pub enum Body {
-    /// A message from outside.
+    /// A message from a user.
     User {
-        /// At least one character.
+        /// Not empty.
         text: String,
-        /// Who sent it.
+        /// The sender.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
-        /// Whether the sender says that strangers may have written it.
+        /// The sender declares that people outside the team may have written it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         untrusted: bool,
     },
     /// A message of the model.
     Assistant {
-        /// Its text.
         text: String,
-        /// It ends the run as completed, unless a user's message came meanwhile.
+        /// This message ends the run as completed, unless a user message arrived in the meantime.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         ends: bool,
-        /// Where it comes from, for a playbook.
+        /// Its place in the playbook. `None` for network models.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Mark>,
     },
     /// The model calls a tool.
     ToolCall {
-        /// The call.
         call: ToolCall,
-        /// Where it comes from, for a playbook.
+        /// Its place in the playbook. `None` for network models.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Mark>,
     },
-    /// A call has its result. Each call gets exactly one.
+    /// The result of a call. Each call gets exactly one.
     ToolResult {
-        /// Of which call.
+        /// The call that it answers.
         call_id: String,
-        /// The tool's name.
+        /// The name of the tool.
         name: String,
-        /// What became of it.
         outcome: Outcome,
     },
-    /// A person is asked; the run waits.
+    /// A request to a person; the run waits.
     HumanRequest {
-        /// The request, whole.
         request: HumanRequest,
-        /// Where it comes from, for a playbook.
+        /// Its place in the playbook. `None` for network models.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Mark>,
     },
-    /// A request is closed.
+    /// A human request was closed.
     HumanResponse {
-        /// Which one.
+        /// The request that was closed.
         request_id: HumanRequestId,
-        /// How.
         resolution: Resolution,
-        /// By whom; none where time or a stop closed it.
+        /// The author of the answer. `None` if it expired or the run was stopped.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
     },
     /// Why the run failed.
     Error {
-        /// Code and sentence.
         error: RunError,
-        /// Where it comes from, for a playbook.
+        /// Its place in the playbook. `None` for network models.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Mark>,
     },
-    /// Note: a call is about to be carried out, by the holder of this claim.
+    /// Note: the holder of this claim is about to execute a call.
     Intent {
-        /// Of which call.
+        /// The call that is executed.
         call_id: String,
-        /// Under which claim: an intent of an earlier claim without a result is in doubt.
+        /// The claim of the driver. An intent of an earlier claim without a result means that the call is in doubt.
         claim: ClaimToken,
-        /// What the tool needs to settle the call by looking, such as digests of a file before and after.
+        /// Evidence with which the tool can settle the call later, such as digests of a file before and after.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         evidence: Option<Value>,
     },
-    /// Note: the run waits for a moment.
+    /// Note: the run waits for a timer.
     Wait {
-        /// The moment.
+        /// When the timer is due.
         until: Timestamp,
-        /// Where it comes from, for a playbook.
+        /// Its place in the playbook. `None` for network models.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<Mark>,
     },
-    /// Note: the moment has come.
+    /// Note: the timer was due.
     Woke {
-        /// The moment that was waited for.
+        /// When it was due, as in the [`Body::Wait`].
         until: Timestamp,
     },
     /// Note: the run was stopped here.
     Interrupted {
-        /// By whom; none where the program did.
+        /// The author of the stop. `None` if the system stopped the run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
     },
-    /// Note: a failed run goes on from here, from the step that failed.
+    /// Note: a failed run continues from the step that failed.
     Retried {
-        /// By whom.
+        /// The author of the retry.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<By>,
     },
-    /// Note: where what a call gives comes from, where that is not said by the call itself. It stands before the result.
+    /// Note: the source of what a call returns, if the call itself does not say it. Comes before the result.
     Source {
-        /// Of which call.
+        /// The call that returns it.
         call_id: String,
-        /// Such as the address of a page, or a connection.
+        /// Such as the URL of a page, or a connection's name.
         from: String,
-        /// Whether it comes from the team's own people and programs.
+        /// It comes from the team's own people and programs.
         trusted: bool,
-        /// Whether it must not leave the team.
+        /// It must not leave the team.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         private: bool,
     },
-    /// Note: a call of another run started this one. It stands before anything else.
+    /// Note: a call of another run started this one. Always the first entry.
     Caller {
-        /// The other run.
+        /// The calling run.
         run: RunId,
-        /// What had come into the other run by then: whatever it says may be that content's word.
+        /// The content that the calling run had read by then: its message may repeat instructions from there.
         #[serde(default, skip_serializing_if = "Content::is_none")]
         content: Content,
-        /// The policies of its tools: this run's are as strict at least.
+        /// The policies of the calling run's tools. This run's policies are at least as strict.
         #[serde(default)]
         policies: CallerPolicies,
-        /// What it had left of its own limits.
+        /// The rest of the calling run's own limits.
         #[serde(default)]
         left: Left,
     },
-    /// Note: the server that a connection's call was under way at, and that had asked a person, does not have it any more.
+    /// Note: the server of a connection that had asked a person during a call is gone, and the call with it.
     Lost {
-        /// Of which call.
+        /// The call that is lost.
         call_id: String,
     },
-    /// Note: tools of a connection are not what they were when it was probed.
+    /// Note: tools of a connection differ from what the last probe found.
     ToolsChanged {
         /// The connection's name.
         connection: String,
-        /// Their names, as they are offered.
+        /// The names under which the tools are offered.
         tools: Vec<String>,
     },
-    /// Note: what really became of a call that was closed before its outcome was known.
+    /// Note: the true outcome of a call, after it had been closed with an unknown outcome.
     Late {
-        /// Of which call.
+        /// The call whose outcome this is.
         call_id: String,
-        /// What became of it.
         outcome: Outcome,
     },
-    /// Note: the user's turn with which a run without a message begins, for a network model.
+    /// Note: the user turn that a network model gets when a run starts without a message.
     Opening {
-        /// `Begin.`, and the files that were there then.
+        /// `Begin.`, and a list of the files in the sandbox at that time.
         text: String,
     },
-    /// Note: a network model was asked and answered. What it decided follows in the same step.
-    ModelCall {
-        /// What is known of the call.
-        call: ModelCall,
-    },
-    /// Note: a network model was asked and gave no answer that can be read; it is asked again.
+    /// Note: a network model answered. Its decision follows in the same step.
+    ModelCall { call: ModelCall },
+    /// Note: a network model gave no usable answer and is asked again later.
     ModelFailed {
-        /// Which attempt it was, from 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// What happened.
+        /// The error, for people.
         error: String,
-        /// When it is asked again.
+        /// When the model is asked again.
         until: Timestamp,
     },
-    /// Note: a network model was asked and gave no answer that can be used: what the attempt used up.
+    /// Note: the tokens and cost of an attempt that gave no usable answer.
     ModelAttempt {
-        /// What is known of the call; its `answer` says nothing.
+        /// Tokens and cost of the attempt. Its `answer` is meaningless.
         call: ModelCall,
-        /// What became of it.
+        /// How the attempt ended.
         outcome: AttemptOutcome,
-        /// What happened, where it failed.
+        /// The error, if the attempt failed.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         error: String,
     },
-    /// Note: what a network model is sent in place of the entries up to a position, since its window is full.
+    /// Note: a summary that replaces the entries up to a position in what a network model is sent, because its context
+    /// window is full.
     Summary {
         /// Written by the model.
         text: String,
-        /// The position of the last entry that it stands for.
+        /// The position of the last entry that it replaces.
         up_to: u64,
     },
 }
 
-/// A call of a network model that gave an answer.
+/// Tokens, cost and circumstances of one call of a network model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelCall {
     /// `provider/name`.
     pub model: String,
-    /// Tokens sent, the cached ones included.
+    /// Tokens sent, including cached ones.
     pub input_tokens: u64,
-    /// Of these, from the provider's cache.
+    /// How many of the input tokens the provider served from its cache.
     #[serde(default)]
     pub cached_tokens: u64,
-    /// Tokens that came back.
+    /// Tokens received.
     pub output_tokens: u64,
-    /// US dollars, by the prices of then; 0 where the price is not known.
+    /// US dollars at the prices of that time; 0 if the price was unknown.
     #[serde(default)]
     pub cost_usd: f64,
-    /// The price was not known: what it cost is not known either.
+    /// The price was unknown, so `cost_usd` is not the real cost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unpriced: bool,
-    /// Tokens were estimated from bytes, since the provider did not count them all.
+    /// Tokens were estimated from bytes because the provider did not report all of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
-    /// How long the answer took, in milliseconds, from the question to its end.
+    /// Milliseconds from sending the request to the end of the answer.
     #[serde(default)]
     pub ms: u64,
-    /// Which attempt gave it, from 1.
+    /// The number of the attempt that succeeded, from 1.
     #[serde(default)]
     pub attempt: u32,
-    /// The position of the last entry that was there when it was asked: messages after it were not read.
+    /// The position of the newest entry when the request was sent: the model has not read messages after it.
     #[serde(default)]
     pub read_to: u64,
-    /// What the answer was for.
     #[serde(default)]
     pub purpose: Purpose,
-    /// What became of it.
     #[serde(default)]
     pub answer: AnswerKind,
-    /// Bytes of the conversation as it was sent, where it was shortened to fit; 0: it was not.
+    /// Bytes of the conversation as sent, if it was truncated to fit the context window; otherwise 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub sent_bytes: u64,
-    /// What the provider wants back with a call of a tool, by the call's id.
+    /// Opaque data that the provider wants back with a tool call, by the call's id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub signatures: BTreeMap<String, Vec<String>>,
 }
@@ -347,24 +336,23 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl ModelCall {
-    /// Whether an answer was begun, as far as that is known: then it counts as a call.
+    /// Whether the provider began to answer, as far as known. Then the attempt counts as a model call.
     #[must_use]
     pub fn used_tokens(&self) -> bool {
         self.input_tokens > 0 || self.output_tokens > 0
     }
 }
 
-/// What became of an attempt that gave no answer.
+/// How an attempt without a usable answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
-    /// It failed.
     Failed,
-    /// It was called off.
+    /// It was canceled, for example because the run was stopped.
     Canceled,
 }
 
-/// What a model was asked for.
+/// The purpose of a model call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
@@ -375,23 +363,23 @@ pub enum Purpose {
     Summary,
 }
 
-/// What kind of answer a model gave.
+/// The kind of a model's answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerKind {
-    /// A text, or at least one call that can be carried out.
+    /// A text, or at least one executable call.
     #[default]
     Whole,
-    /// A text that was cut off at the answer's greatest length.
+    /// A text truncated at the model's maximum length.
     Cut,
-    /// Neither text nor a call that can be carried out.
+    /// Neither a text nor an executable call.
     Empty,
-    /// Held back by the provider's filter, or by the model.
+    /// Withheld by the provider's filter, or refused by the model.
     Refused,
 }
 
 impl Body {
-    /// Whether it is one of the API's messages, or the engine's own note.
+    /// Whether the API shows the entry as a message. The others are the engine's own notes.
     #[must_use]
     pub fn is_shown(&self) -> bool {
         match self {

@@ -1,53 +1,41 @@
-//! What a model decides: a turn of moves. The same for a playbook and for a network model.
+//! A model's decision: the moves of one turn. Playbooks and network models produce the same type.
 
 use serde_json::{Map, Value};
 
 use crate::human::RequestDraft;
 use crate::transcript::Mark;
 
-/// One thing that a model does.
+/// One move of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Move {
-    /// A message; the run goes on.
-    Say {
-        /// Its text.
-        text: String,
-    },
-    /// A call of a tool.
+    /// Adds a message; the run continues.
+    Say { text: String },
+    /// Calls a tool.
     Call {
-        /// The provider's id for it; none: the engine gives one.
+        /// The provider's id of the call. `None`: the engine generates one.
         id: Option<String>,
-        /// The tool's name.
         name: String,
-        /// Its arguments.
         arguments: Map<String, Value>,
     },
-    /// A human request of the model itself.
+    /// A human request that the model makes directly, not through a tool.
     Ask(Box<RequestDraft>),
-    /// A durable pause.
-    Wait {
-        /// Milliseconds.
-        ms: u64,
-    },
-    /// The last message: ends the run as completed.
-    Finish {
-        /// Its text.
-        text: String,
-    },
+    /// Pauses the run until a durable timer is due.
+    Wait { ms: u64 },
+    /// The final message: ends the run as completed.
+    Finish { text: String },
     /// Ends the run as failed.
     Fail {
-        /// A stable code, such as `playbook_failed`.
+        /// Stable error code, such as `playbook_failed`.
         code: &'static str,
-        /// A sentence.
+        /// One sentence for people.
         message: String,
     },
 }
 
-/// A move and where it comes from.
+/// A move together with its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MarkedMove {
-    /// What is done.
     pub action: Move,
-    /// For a playbook: the step's path and the message that was read.
+    /// For a playbook: the step's path and the newest message that the step had read. `None` for a network model.
     pub mark: Option<Mark>,
 }

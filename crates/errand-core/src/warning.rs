@@ -1,19 +1,18 @@
-//! Warnings: settings that are accepted and may not do what their author expects.
+//! Warnings: settings that are valid but may not do what their author expects.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A setting that is accepted, and what its author should know about it.
+/// A remark about one accepted setting. Warnings never reject a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
-    /// The setting, such as `config.data.connections`.
+    /// The setting's path, such as `config.data.connections`.
     pub path: String,
-    /// What is the case, and what to do.
+    /// What is wrong and what to do, in one or two sentences.
     pub message: String,
 }
 
 impl Warning {
-    /// A warning about a setting.
     #[must_use]
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {

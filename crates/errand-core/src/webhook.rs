@@ -1,23 +1,22 @@
-//! What a webhook can tell of.
+//! The events that webhooks can subscribe to.
 
-/// An event that a team can subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WebhookEvent {
-    /// A run asks a person.
+    /// A run made a human request.
     HumanRequest,
-    /// A run ended well.
+    /// A run ended as completed.
     RunCompleted,
-    /// A run ended with an error.
+    /// A run ended as failed.
     RunFailed,
     /// A run was stopped.
     RunInterrupted,
 }
 
-/// The event by which an address is tried out. Nobody subscribes to it.
+/// The event that tests a webhook's URL. It cannot be subscribed to.
 pub const WEBHOOK_TEST: &str = "webhook_test";
 
 impl WebhookEvent {
-    /// All, in the order in which they are shown.
+    /// All events, in the order in which lists show them.
     pub const ALL: [Self; 4] = [
         Self::HumanRequest,
         Self::RunCompleted,
@@ -25,7 +24,7 @@ impl WebhookEvent {
         Self::RunInterrupted,
     ];
 
-    /// As stored and shown.
+    /// The name on the wire and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +35,7 @@ impl WebhookEvent {
         }
     }
 
-    /// Reads [`WebhookEvent::as_str`] back.
+    /// The inverse of [`WebhookEvent::as_str`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str() == text)

@@ -1,8 +1,8 @@
-//! The objects of the wire contract: what the API answers, what streams and webhooks carry.
+//! The objects of the wire contract: what the API returns, and what event streams and webhooks carry.
 //!
-//! They are here and not with the API's handlers because a webhook's body and an idempotent answer are written in the
-//! transaction that has the effect, and must be the same bytes. A nullable field is always present; an optional one
-//! (`skip_serializing_if`) is left out.
+//! They are in this crate and not with the API's handlers because webhook bodies and idempotent responses are written
+//! in the transaction that has the effect, and must be the same bytes each time. A nullable field is always present; an
+//! optional one (`skip_serializing_if`) is omitted. The doc comments are the descriptions in the OpenAPI document.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,14 +16,14 @@ use crate::run::{RunError, Status};
 use crate::time::Timestamp;
 use crate::transcript::{Body, Entry, Outcome, ToolCall};
 
-/// A run.
+/// One execution of an agent's build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunBody {
-    /// The run.
+    /// The id of the run.
     pub id: Uuid,
-    /// The agent it runs.
+    /// The agent that the run executes.
     pub agent_id: Uuid,
-    /// The build: the agent's latest when the run was started.
+    /// The agent's build; the latest one when the run started.
     pub build_id: Uuid,
     /// `pending`, `starting`, `running`, `waiting`, `completed`, `failed` or `interrupted`.
     #[schema(value_type = String, example = "running")]
@@ -31,35 +31,36 @@ pub struct RunBody {
     /// `api`, `web`, `schedule`, `mcp` or `cli`.
     #[schema(required)]
     pub source: Option<String>,
-    /// The sandbox it works in; null until it needs one.
+    /// The sandbox of the run; null until it needs one.
     #[schema(required)]
     pub sandbox_id: Option<String>,
-    /// Its first start.
+    /// When it first started.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     pub started_at: Option<Timestamp>,
-    /// When it ended; null again once a message resumed it.
+    /// When it ended; null again if a message resumed it.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     pub completed_at: Option<Timestamp>,
-    /// When it was made.
+    /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it last changed.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// Whether its build asks people.
+    /// Whether its build may ask people.
     pub human_in_the_loop_enabled: bool,
     /// The beginning of its first message.
     #[schema(required)]
     pub title: Option<String>,
-    /// Why it failed.
+    /// Why it failed; null unless it did.
     #[schema(value_type = Option<ErrorBody>, required)]
     pub error: Option<RunError>,
-    /// What it has used up.
+    /// Its usage so far.
     pub usage: UsageBody,
-    /// What it waits for; null once ended.
+    /// The reason why it is not working right now, if there is one; null if it has ended.
     #[schema(required)]
     pub waiting_on: Option<WaitingOn>,
-    /// Who started it: a person, an API key by its name, or the system. Absent in events from before this was recorded.
+    /// The author of the start: a person, an API key (with its name), or the system. Omitted from events that are older
+    /// than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<AuthorBody>,
 }
@@ -67,43 +68,43 @@ pub struct RunBody {
 /// Why a run failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// A stable code.
+    /// A stable code for programs, such as `limit_exceeded`.
     pub code: String,
-    /// A sentence.
+    /// An explanation for people, with advice on what to do.
     pub message: String,
 }
 
-/// What a run has used up.
+/// The usage of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UsageBody {
-    /// Model calls and tool calls.
+    /// Model calls plus tool calls.
     pub steps: u64,
-    /// Model calls.
+    /// Calls of models.
     pub model_calls: u64,
-    /// Tool calls.
+    /// Calls of tools.
     pub tool_calls: u64,
-    /// Tokens that were sent.
+    /// Tokens sent to models, including cached ones.
     pub input_tokens: u64,
-    /// Of these, from the provider's cache.
+    /// How many of the input tokens came from the provider's cache.
     pub cached_tokens: u64,
-    /// Tokens that came back.
+    /// Tokens received from models.
     pub output_tokens: u64,
-    /// US dollars. Null where it is not known: the price of some of its tokens is not. `cost_known_usd` has the rest.
+    /// US dollars. Null if the price of some tokens is unknown; then `cost_known_usd` has the known part.
     #[schema(required)]
     pub cost_usd: Option<f64>,
-    /// US dollars of the tokens whose price is known, where it is not known for all.
+    /// US dollars of the tokens whose price is known, if the price of others is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_known_usd: Option<f64>,
-    /// Tokens whose price is not known: their model is not in the price list, and the operator has set none. Absent: there
-    /// are none.
+    /// Tokens whose price is unknown: their model is not in the price list, and the operator has set no price. Omitted
+    /// if there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cost_unknown_tokens: u64,
-    /// Whether a provider did not count all tokens, so that some of these are an estimate. Absent: it did.
+    /// True if a provider did not report all tokens, so that some are estimated. Omitted otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
-    /// Working time in seconds.
+    /// Active time, in seconds.
     pub seconds: f64,
-    /// Of these, spent waiting for network models' answers.
+    /// How many of these seconds the run waited for network models.
     #[serde(default)]
     pub model_seconds: f64,
 }
@@ -114,7 +115,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl UsageBody {
-    /// US dollars, as far as prices are known.
+    /// US dollars, counting only tokens whose price is known.
     #[must_use]
     pub fn known_usd(&self) -> f64 {
         self.cost_usd.or(self.cost_known_usd).unwrap_or_default()
@@ -130,7 +131,7 @@ impl Default for UsageBody {
             input_tokens: 0,
             cached_tokens: 0,
             output_tokens: 0,
-            // Nothing was used up, which is known.
+            // Nothing was used, so the cost is known.
             cost_usd: Some(0.0),
             cost_known_usd: None,
             cost_unknown_tokens: 0,
@@ -141,42 +142,43 @@ impl Default for UsageBody {
     }
 }
 
-/// What a run that has not ended waits for.
+/// The reason why a run that has not ended is waiting.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingOn {
     /// `human`, `timer`, `place`, `sandbox`, `model`, `tool`, `child_run`, `retry` or `start`.
     pub kind: String,
-    /// Whom or what, such as the tool's name.
+    /// The name of the person or thing awaited, such as a tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
-    /// Since when.
+    /// When the wait began.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// Until when at the latest.
+    /// When the wait ends at the latest, if it has an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub deadline: Option<Timestamp>,
-    /// What happens next: a sentence for people.
+    /// The next thing that will happen, as a sentence for people.
     pub next: String,
 }
 
 impl WaitingOn {
-    /// Says so where the clock was set back since the wait began: what is due by the clock comes that much later.
+    /// Appends a sentence if the clock was set back since the wait began: everything that is due by the clock is
+    /// delayed by the same amount.
     pub fn say_clock_back(&mut self, now: Timestamp) {
         let back_s = self.since.ms_since(now) / 1000;
-        // Clocks are set by a second now and then, and nobody notices.
+        // Time synchronization moves clocks by about a second, which is not worth a remark.
         if back_s >= 2 {
             self.next.push_str(&format!(
-                " The server's clock was set back, by {back_s} s at least: what is due by the clock comes that much later."
+                " The server's clock was set back by at least {back_s} s, so timers and deadlines are delayed by the same time."
             ));
         }
     }
 }
 
-/// One message of a transcript.
+/// One message of a run's transcript.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MessageBody {
-    /// The message.
+    /// The id of the message.
     pub id: Uuid,
     /// `text`, `tool_call`, `tool_result`, `human_request`, `human_response` or `error`.
     #[serde(rename = "type")]
@@ -186,25 +188,25 @@ pub struct MessageBody {
     /// When it was committed.
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
-    /// The text, for what has one.
+    /// The text, if the message has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_content: Option<String>,
-    /// The call.
+    /// The call, for a `tool_call`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call: Option<ToolCallBody>,
-    /// The result.
+    /// The result, for a `tool_result`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_result: Option<ToolResultBody>,
-    /// The request.
+    /// The request, for a `human_request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub human_request: Option<PendingRequestBody>,
-    /// What closed the request.
+    /// The response, for a `human_response`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub human_response: Option<HumanResponseBody>,
-    /// Who wrote it, for what came from outside: a person, an API key by its name, or the system.
+    /// The author, for messages and responses from outside: a person, an API key (with its name), or the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<AuthorBody>,
-    /// True where the sender said that strangers may have written the text.
+    /// True if the sender declared that people outside the team may have written the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub untrusted: Option<bool>,
 }
@@ -212,57 +214,57 @@ pub struct MessageBody {
 /// A call of a tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ToolCallBody {
-    /// Unique in the run.
+    /// The id of the call; unique within the run.
     pub id: String,
-    /// The tool.
+    /// The name of the tool.
     pub name: String,
-    /// Its arguments.
+    /// The arguments of the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub arguments: Option<Map<String, Value>>,
 }
 
-/// A call's result or error.
+/// The result or the error of a tool call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ToolResultBody {
-    /// Of which call.
+    /// The call that it answers.
     pub tool_call_id: String,
-    /// A JSON value where the tool is structured, else a string.
+    /// Any JSON value if the tool returns structured results, otherwise a string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// What went wrong.
+    /// The error. Starts with a stable word and a colon, such as `denied:`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What closed a request.
+/// How a human request was closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HumanResponseBody {
-    /// Which request.
+    /// The request that was closed.
     pub request_id: Uuid,
-    /// `approved`, `denied`, `expired`, a message's text, or the answers as JSON; null where a stop closed it.
+    /// `approved`, `denied`, `expired`, a message's text, or the answers as JSON; null if the run was stopped.
     #[schema(required)]
     pub response: Option<String>,
-    /// Why.
+    /// The reason that the person gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// One question.
+/// One question of a human request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QuestionBody {
-    /// The question; also the key of its answer.
+    /// The text of the question; also the key of its answer.
     pub question: String,
-    /// A word or two to show above it.
+    /// One or two words to show above the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// What may be chosen.
+    /// The choices. Omitted: the answer is free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<Vec<OptionBody>>,
-    /// Whether several may be chosen.
+    /// Whether several options may be chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_select: Option<bool>,
-    /// False: only the options are accepted.
+    /// False: only the options are accepted. Omitted: other text is accepted, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_text: Option<bool>,
 }
@@ -270,24 +272,24 @@ pub struct QuestionBody {
 /// One option of a question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OptionBody {
-    /// What the answer holds.
+    /// The text to show; also the value in the answer.
     pub label: String,
-    /// A sentence more.
+    /// One more sentence about the option.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }
 
-/// A pending human request.
+/// A human request that waits for an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PendingRequestBody {
-    /// The request.
+    /// The id of the request.
     pub id: Uuid,
-    /// One line.
+    /// The request in one line.
     pub title: String,
-    /// More lines.
+    /// More details.
     #[schema(required)]
     pub description: Option<String>,
-    /// When it was made.
+    /// When the request was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// `approval` or `question`.
@@ -296,136 +298,137 @@ pub struct PendingRequestBody {
     /// The questions, for a `question`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub questions: Option<Vec<QuestionBody>>,
-    /// The exact call that an approval releases.
+    /// The exact call that an approval allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call: Option<ToolCallBody>,
-    /// When it lapses.
+    /// When it expires; null if it does not.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     pub expires_at: Option<Timestamp>,
-    /// Why a policy asks for the call. Absent where no policy asks. Its texts come from outside: show them as quoted text.
+    /// Why a policy asks about the call. Omitted if no policy asks. Its texts come from outside: show them as
+    /// quotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ReasonBody>,
-    /// What a connection's server says with its request. It comes from outside: show it as quoted text.
+    /// Text from a connection's server. It comes from outside the team: show it as a quotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<QuoteBody>,
 }
 
-/// Why a policy asks for a call.
+/// Why a policy asks about a call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReasonBody {
     /// `ask` or `guard`.
     pub policy: String,
-    /// What was read that counts for the call, the newest last; at most 16. With `ask` it may be empty: that asks whatever
-    /// was read.
+    /// The content that counts for this call, newest last; at most 16. May be empty for `ask`, which asks regardless of
+    /// what was read.
     #[schema(max_items = 16)]
     pub sources: Vec<SourceBody>,
-    /// How many sources more there were, at most.
+    /// An upper bound for the number of further sources.
     pub more: u64,
 }
 
-/// Content that a run has read.
+/// A piece of content that a run has read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SourceBody {
-    /// The tool that read it; `message` for a message that was marked as untrusted, `start` for what a run began with.
+    /// The tool that read it; `message` for a message marked as untrusted, `start` for content that the run began with.
     pub tool: String,
-    /// The call, in the run's messages; null where no call read it.
+    /// The call, among the run's messages; null if no call read it.
     #[schema(required)]
     pub call_id: Option<String>,
-    /// What was read, in the words of the call: a path, a command, an address, or the arguments as JSON. At most 301
-    /// characters, the last of them `…` where it was cut.
+    /// The thing read, in the call's own words: a path, a command, a URL, or the arguments as JSON. At most 301
+    /// characters; the last one is `…` if it was truncated.
     #[schema(required, max_length = 301)]
     pub item: Option<String>,
-    /// When.
+    /// When it was read.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// The run that read it, where that is one that started this one; null for this run.
+    /// The run that read it, if it was one that started this run; null for this run.
     #[schema(required)]
     pub run_id: Option<Uuid>,
-    /// Whether strangers may have written it.
+    /// Whether people outside the team may have written it.
     pub untrusted: bool,
     /// Whether it must not leave the team.
     pub private: bool,
 }
 
-/// What somebody outside says.
+/// Text from a third party.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QuoteBody {
-    /// Who says it: the name of a connection.
+    /// The name of the connection that it comes from.
     pub by: String,
-    /// The words.
+    /// The text, to be shown as a quotation.
     pub text: String,
 }
 
-/// A human request that is answered.
+/// A human request that has been closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AnsweredRequestBody {
-    /// The request.
+    /// The id of the request.
     pub id: Uuid,
-    /// Its run.
+    /// The run that made the request.
     pub run_id: Uuid,
-    /// One line.
+    /// The request in one line.
     pub title: String,
-    /// More lines.
+    /// More details.
     #[schema(required)]
     pub description: Option<String>,
     /// `approved`, `denied`, `expired`, a message's text, or the answers as JSON.
     #[schema(required)]
     pub response: Option<String>,
-    /// When.
+    /// When it was closed.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     pub responded_at: Option<Timestamp>,
-    /// When it was made.
+    /// When the request was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// The user who answered; null where a deadline or a stop closed it.
+    /// The user who answered; null if it expired or the run was stopped.
     #[schema(required)]
     pub responded_by: Option<Uuid>,
-    /// Why.
+    /// The reason that the person gave.
     #[schema(required)]
     pub reason: Option<String>,
-    /// Who answered: a person, an API key by its name, or the system, where a deadline or the end of another run closed
-    /// it. Absent in events from before this was recorded.
+    /// The author of the answer: a person, an API key (with its name), or the system, if a deadline or the end of
+    /// another run closed it. Omitted from events that are older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<AuthorBody>,
 }
 
-/// A webhook's body.
+/// The body of a webhook request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WebhookBody {
-    /// The event's id, the same at every attempt.
+    /// The id of the event, the same at every attempt.
     pub id: Uuid,
     /// `human_request`, `run_completed`, `run_failed` or `run_interrupted`.
     pub event: String,
-    /// Rises within the run.
+    /// The number of the event, which increases within the run.
     pub sequence: u64,
-    /// When it happened.
+    /// When the event happened.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// The run.
+    /// The run that the event is about.
     pub run_id: Uuid,
-    /// Its agent.
+    /// The agent of the run.
     pub agent_id: Uuid,
-    /// The run, as `GET /v1/runs/{run_id}` gave it then.
+    /// The run as `GET /v1/runs/{run_id}` returned it at that time.
     pub run: RunBody,
     /// The pending request, for `human_request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub human_request: Option<PendingRequestBody>,
-    /// Where it is answered.
+    /// The URL to send the answer to, for `human_request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub respond_url: Option<String>,
 }
 
-/// The body of a webhook that was sent to try an address out.
+/// The body of a test request to a webhook's URL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TestWebhookBody {
-    /// The event's id, the same at every attempt.
+    /// The id of the event, the same at every attempt.
     pub id: Uuid,
     /// `webhook_test`.
     pub event: String,
-    /// When it was asked for.
+    /// When the test was requested.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// The webhook that is tried out.
+    /// The webhook under test.
     pub webhook_id: Uuid,
     /// A sentence for people.
     pub message: String,
@@ -504,7 +507,7 @@ impl From<&Reason> for ReasonBody {
 }
 
 impl MessageBody {
-    /// The message that an entry is on the wire; none for the engine's own notes.
+    /// The wire form of an entry; `None` for the engine's own notes.
     #[must_use]
     pub fn of(entry: &Entry) -> Option<Self> {
         let empty = |kind: &str, role: &str| Self {
@@ -605,7 +608,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_that_begins_later_than_now_says_that_the_clock_is_back() {
+    fn a_wait_from_the_future_reports_that_the_clock_was_set_back() {
         let mut waiting = WaitingOn {
             kind: "timer".to_owned(),
             who: None,
@@ -617,7 +620,7 @@ mod tests {
         assert_eq!(waiting.next, "It goes on.");
         waiting.say_clock_back(Timestamp::from_millis(4_000));
         assert!(
-            waiting.next.contains("set back, by 6 s"),
+            waiting.next.contains("set back by at least 6 s"),
             "{}",
             waiting.next
         );

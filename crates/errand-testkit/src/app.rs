@@ -1,4 +1,4 @@
-//! The whole program in one process, on a temporary directory.
+//! [`TestApp`]: the whole program in one process, on a temporary directory.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -27,24 +27,24 @@ use crate::contract::Contract;
 use crate::script::ScriptedModel;
 use crate::tools::OutsideTool;
 
-/// Where every test's clock begins: 2026-11-23T09:30:00Z.
+/// The start of every manual clock: 2026-11-23T09:30:00Z.
 const BEGIN_MS: i64 = 1_795_426_200_000;
 
-/// How often a start is tried whose directory seems to be in use.
+/// Maximum attempts to start while the directory seems to be in use.
 const STARTS_MAX: u32 = 100;
 
-/// How an app is set up, where it is not by default.
+/// Options for an app.
 #[derive(Clone, Default)]
 pub struct TestOptions {
     /// Settings as environment variables, such as `ERRAND_ENGINE__MAX_CONCURRENT_RUNS`.
     pub settings: Vec<(&'static str, String)>,
-    /// A settings file.
+    /// Content of the settings file.
     pub file: Option<String>,
-    /// The system's clock in place of a manual one.
+    /// Use the system clock instead of a manual one.
     pub system_clock: bool,
-    /// The program of errand, by which `run_command` isolates commands. None: it pays, in place of running commands.
+    /// The `errand` binary that isolates commands of `run_command`. `None`: `run_command` is [`OutsideTool::payment`].
     pub helper: Option<PathBuf>,
-    /// What fails to order.
+    /// Faults to inject into the store.
     pub trial: Trial,
 }
 
@@ -58,31 +58,28 @@ pub struct TestApp {
     ids: Arc<IdGen>,
     starts: u8,
     contract: Arc<Contract>,
-    /// Whose scripts builds of `script/NAME` follow.
+    /// The model behind `script/NAME`.
     pub model: ScriptedModel,
-    /// The tool that stands in for `run_command`.
+    /// The tool that replaces `run_command`.
     pub payment: OutsideTool,
 }
 
-/// A response.
+/// A complete HTTP response.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Its status.
     pub status: u16,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its bytes.
     pub bytes: bytes::Bytes,
 }
 
 impl Reply {
-    /// The body as JSON; null where it is none.
+    /// The body as JSON; null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    /// The body as JSON, of a response with this status.
+    /// Asserts the status and returns the body as JSON.
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(
             self.status,
@@ -93,7 +90,7 @@ impl Reply {
         self.json()
     }
 
-    /// The error's code and message, of a response with this status.
+    /// Asserts the status and returns the error's code and message.
     pub fn error(&self, status: u16) -> (String, String) {
         let body = self.expect(status);
         let text = |name: &str| {
@@ -105,34 +102,28 @@ impl Reply {
         (text("error"), text("message"))
     }
 
-    /// A header as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
     }
 }
 
-/// A team, its owner and the owner's key.
+/// A team, its owner and the owner's API key.
 #[derive(Clone, Debug)]
 pub struct Team {
-    /// The team.
     pub id: TeamId,
-    /// Its owner.
     pub owner: UserId,
-    /// The owner's key.
     pub key: String,
 }
 
-/// A data directory with one team, as an orderly stop left it. Apps that start from copies of it save the making.
+/// A data directory with one team, left by an orderly shutdown. Starting apps from copies of it saves the setup.
 pub struct Prepared {
     dir: Arc<TempDir>,
     contract: Arc<Contract>,
-    /// The team that is in it.
     pub team: Team,
 }
 
 impl Prepared {
-    /// Makes it.
     pub async fn new() -> Self {
         let app = TestApp::start().await;
         let team = app.team("acme").await;
@@ -149,12 +140,11 @@ impl Prepared {
 }
 
 impl TestApp {
-    /// With a manual clock, and webhooks to private networks allowed.
+    /// Starts with a manual clock; webhooks to private networks are allowed.
     pub async fn start() -> Self {
         Self::start_with(TestOptions::default()).await
     }
 
-    /// With other options.
     pub async fn start_with(options: TestOptions) -> Self {
         let begin = Timestamp::from_millis(BEGIN_MS);
         let clock = if options.system_clock {
@@ -190,7 +180,7 @@ impl TestApp {
         }
     }
 
-    /// On a copy of a prepared directory, with another seed than the preparation's.
+    /// Starts on a copy of a prepared directory, with another seed for ids than the preparation had.
     pub async fn start_from(prepared: &Prepared, options: TestOptions) -> Self {
         let dir = Arc::new(TempDir::new().unwrap());
         for entry in std::fs::read_dir(prepared.dir.path()).unwrap() {
@@ -216,13 +206,13 @@ impl TestApp {
         app
     }
 
-    /// Ends as a crash would, and starts again on the same directory.
+    /// Ends like a crash, and starts again on the same directory.
     pub async fn crash(&mut self) {
         self.die().await;
         self.come_back().await.expect("an app that starts");
     }
 
-    /// Ends as a crash would. Nothing of it is left in this process when this returns.
+    /// Ends like a crash. When this returns, nothing of the app is left in this process.
     pub async fn die(&mut self) {
         if let Some(app) = self.app.take() {
             app.crash();
@@ -231,10 +221,10 @@ impl TestApp {
         until_released(self.dir.path()).await;
     }
 
-    /// Starts again on the same directory. May be tried again.
+    /// Starts again on the same directory. Can be repeated after an error.
     ///
     /// # Errors
-    /// Why the app did not start.
+    /// The reason why the app did not start.
     pub async fn come_back(&mut self) -> Result<(), String> {
         self.starts += 1;
         let mut tries = 0;
@@ -244,8 +234,8 @@ impl TestApp {
             let app = try_launch(dir, &self.clock, &self.options, starts, parts).await;
             tries += 1;
             match app {
-                // A program that another test starts has what this process has open until it is executed: for a moment
-                // the lock on the directory is held although nobody uses it.
+                // A process that another test forks inherits this process's open files until it calls `exec`, so for a
+                // moment the lock seems to be held although no one uses the directory.
                 Err(why) if why.contains("in use by another") && tries < STARTS_MAX => {
                     until_released(dir).await;
                 }
@@ -265,12 +255,12 @@ impl TestApp {
         }
     }
 
-    /// Until the app can work no longer; why.
+    /// Waits until the app cannot continue, and returns the reason.
     pub async fn ended(&mut self) -> String {
         self.app.as_mut().expect("an app that runs").ended().await
     }
 
-    /// Stops in order. Who holds its store meanwhile may go on holding it.
+    /// Shuts down in order. Clones of its store may outlive the app.
     pub async fn stop(&mut self) {
         self.router = Router::new();
         if let Some(app) = self.app.take() {
@@ -285,55 +275,50 @@ impl TestApp {
         self.come_back().await.expect("an app that starts");
     }
 
-    /// The app itself.
     #[must_use]
     pub fn app(&self) -> &App {
         self.app.as_ref().expect("an app that runs")
     }
 
-    /// What it keeps.
     #[must_use]
     pub fn store(&self) -> &Store {
         self.app().store()
     }
 
-    /// Where it listens.
+    /// The URL that the app listens on.
     #[must_use]
     pub fn url(&self) -> &str {
         self.app().url()
     }
 
-    /// Its data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Its clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Moves the clock, and waits until what became due is done.
+    /// Moves the clock, and waits until everything that became due is done.
     pub async fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.settle().await;
     }
 
-    /// The document of its API.
+    /// The OpenAPI document of the app, which checks responses.
     #[must_use]
     pub fn contract(&self) -> &Contract {
         &self.contract
     }
 
-    /// A team with an owner and a key.
+    /// Creates a team with an owner and an API key.
     pub async fn team(&self, name: &str) -> Team {
         let now = self.now();
         let (id, owner) = (self.ids.team(now), self.ids.user(now));
@@ -361,7 +346,7 @@ impl TestApp {
         Team { id, owner, key }
     }
 
-    /// One more person of a team, with a key.
+    /// Adds a person to a team, and returns the user and an API key.
     pub async fn person(&self, team: &Team, email: &str, role: Role) -> (UserId, String) {
         let now = self.now();
         let user = self.ids.user(now);
@@ -380,7 +365,7 @@ impl TestApp {
         (user, self.key(team.id, user).await)
     }
 
-    /// A key of a person.
+    /// Creates an API key for a person.
     pub async fn key(&self, team: TeamId, user: UserId) -> String {
         let now = self.now();
         let id = self.ids.api_key(now);
@@ -404,7 +389,7 @@ impl TestApp {
         key
     }
 
-    /// A call without a body, held against the document.
+    /// Sends a GET. Like all calls here, the response is checked against the OpenAPI document.
     pub async fn get(&self, key: &str, path: &str) -> Reply {
         self.send(
             Method::GET,
@@ -415,12 +400,12 @@ impl TestApp {
         .await
     }
 
-    /// A POST of JSON, held against the document.
+    /// Sends a POST with JSON.
     pub async fn post(&self, key: &str, path: &str, body: Value) -> Reply {
         self.json(Method::POST, key, path, body, &[]).await
     }
 
-    /// A call with JSON and more headers, held against the document.
+    /// Sends JSON with additional headers.
     pub async fn json(
         &self,
         method: Method,
@@ -439,7 +424,7 @@ impl TestApp {
             .await
     }
 
-    /// Any call, held against the document.
+    /// Sends any request, and checks the response against the OpenAPI document.
     pub async fn send(
         &self,
         method: Method,
@@ -459,12 +444,12 @@ impl TestApp {
         reply
     }
 
-    /// A PATCH of JSON, held against the document.
+    /// Sends a PATCH with JSON.
     pub async fn patch(&self, key: &str, path: &str, body: Value) -> Reply {
         self.json(Method::PATCH, key, path, body, &[]).await
     }
 
-    /// A DELETE, held against the document.
+    /// Sends a DELETE.
     pub async fn delete(&self, key: &str, path: &str) -> Reply {
         self.send(
             Method::DELETE,
@@ -475,7 +460,7 @@ impl TestApp {
         .await
     }
 
-    /// A new sandbox; its id.
+    /// Creates a sandbox and returns its id.
     pub async fn sandbox(&self, team: &Team) -> String {
         let reply = self
             .post(&team.key, "/v1/sandboxes", json!({}))
@@ -484,7 +469,7 @@ impl TestApp {
         reply["sandbox_id"].as_str().unwrap().to_owned()
     }
 
-    /// A direct upload with a raw body. `path`: as it stands in the query, percent-encoded.
+    /// Uploads a raw body directly. `path`: percent-encoded for the query.
     pub async fn upload(
         &self,
         key: &str,
@@ -506,36 +491,36 @@ impl TestApp {
         .await
     }
 
-    /// Where a sandbox's files are on disk. It is made when the first file comes.
+    /// The directory of a sandbox's files. It is created with the first file.
     #[must_use]
     pub fn sandbox_dir(&self, sandbox: &str) -> std::path::PathBuf {
         self.dir().join("sandboxes").join(sandbox)
     }
 
-    /// Another setting from the next start on.
+    /// Changes a setting from the next start on.
     pub fn set(&mut self, name: &'static str, value: &str) {
         self.options.settings.retain(|(known, _)| *known != name);
         self.options.settings.push((name, value.to_owned()));
     }
 
-    /// Another settings file, from the next start on.
+    /// Changes the settings file from the next start on.
     pub fn set_file(&mut self, file: String) {
         self.options.file = Some(file);
     }
 
-    /// Another program that isolates commands, from the next start on.
+    /// Changes the binary that isolates commands from the next start on.
     pub fn set_helper(&mut self, helper: Option<PathBuf>) {
         self.options.helper = helper;
     }
 
-    /// An agent with a build; its id.
+    /// Creates an agent with a build and returns the agent's id.
     pub async fn agent(&self, team: &Team, config: Value) -> String {
         let body = json!({"name": "test", "build": {"name": "first", "config": config}});
         let reply = self.post(&team.key, "/v1/agents", body).await.expect(201);
         reply["agent"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// An agent that follows a playbook; its id.
+    /// Creates an agent that follows a playbook and returns its id.
     pub async fn playbook(&self, team: &Team, steps: Value) -> String {
         self.agent(
             team,
@@ -544,20 +529,19 @@ impl TestApp {
         .await
     }
 
-    /// Starts a run; its id.
+    /// Starts a run and returns its id.
     pub async fn run(&self, team: &Team, body: Value) -> String {
         let reply = self.post(&team.key, "/v1/runs", body).await.expect(201);
         reply["run"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// A run as `GET` gives it: `{run, pending_human_request}`.
+    /// A run as `GET` returns it: `{run, pending_human_request}`.
     pub async fn get_run(&self, team: &Team, run: &str) -> Value {
         self.get(&team.key, &format!("/v1/runs/{run}"))
             .await
             .expect(200)
     }
 
-    /// A run's status.
     pub async fn status(&self, team: &Team, run: &str) -> String {
         self.get_run(team, run).await["run"]["status"]
             .as_str()
@@ -565,7 +549,7 @@ impl TestApp {
             .to_owned()
     }
 
-    /// All messages of a run (up to 500).
+    /// All messages of a run, up to 500.
     pub async fn messages(&self, team: &Team, run: &str) -> Vec<Value> {
         let mut all = Vec::new();
         for page in 0..10 {
@@ -579,7 +563,7 @@ impl TestApp {
         all
     }
 
-    /// Until nothing is due and nothing is under way: a level, looked at again and again within a bound.
+    /// Waits until nothing is due or in progress. Level-triggered: polls the store, with a bound of a minute.
     pub async fn settle(&self) {
         let settled = async {
             while let Some(busy) = self.store().busy(self.now()).await.unwrap() {
@@ -598,13 +582,13 @@ impl TestApp {
         }
     }
 
-    /// Stops in order.
+    /// Shuts down in order.
     pub async fn finish(mut self) {
         self.stop().await;
     }
 }
 
-/// Until nobody holds the lock on a directory: the last tasks of an app hold it until they are dropped.
+/// Waits until the lock on a directory is free. The last tasks of an app hold it until they are dropped.
 async fn until_released(dir: &Path) {
     let released = async {
         while Store::lock(dir).is_err() {
@@ -613,7 +597,7 @@ async fn until_released(dir: &Path) {
     };
     tokio::time::timeout(Duration::from_secs(60), released)
         .await
-        .expect("the old app lets its directory go");
+        .expect("the previous app releases its directory");
 }
 
 async fn launch(
@@ -655,7 +639,7 @@ async fn try_launch(
         .map_err(|error| format!("{error:#}"))
 }
 
-/// The program of errand, which cargo puts beside the tests that it is built for.
+/// The `errand` binary, which cargo puts next to the tests.
 fn program() -> Option<PathBuf> {
     let tests = std::env::current_exe().ok()?;
     let program = tests.parent()?.parent()?.join("errand");
@@ -725,7 +709,7 @@ async fn call(
     }
 }
 
-/// SHA-256, as keys are stored.
+/// The hash under which API keys are stored.
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }

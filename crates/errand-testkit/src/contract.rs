@@ -1,4 +1,4 @@
-//! Holds each response against the OpenAPI document that the program itself serves.
+//! Checks each response against the OpenAPI document that the program itself serves.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -6,14 +6,14 @@ use std::sync::Mutex;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-/// The document, and validators made from it as they are needed.
+/// The document, and validators that are compiled from it on demand.
 pub struct Contract {
     document: Value,
     validators: Mutex<HashMap<String, Option<std::sync::Arc<Validator>>>>,
 }
 
 impl Contract {
-    /// From `GET /v1/documentation/json`.
+    /// `document`: the response of `GET /v1/documentation/json`.
     #[must_use]
     pub fn new(document: Value) -> Self {
         Self {
@@ -22,16 +22,15 @@ impl Contract {
         }
     }
 
-    /// The document.
     #[must_use]
     pub fn document(&self) -> &Value {
         &self.document
     }
 
-    /// Panics unless the document describes this response: path and method are there, the status is documented, a JSON
-    /// body fits its schema. A response to a path or method that is not in the document must be an error body.
+    /// Panics unless the document describes this response: path, method and status are documented, and a JSON body
+    /// conforms to its schema. Anything else must be one of the errors for unknown routes.
     pub fn check(&self, method: &str, path: &str, status: u16, body: Option<&Value>) {
-        // What a browser asks before its request: no part of the document.
+        // A browser's preflight request, which the document does not describe.
         if method == "OPTIONS" && matches!(status, 204 | 403) {
             return;
         }
@@ -39,7 +38,7 @@ impl Contract {
         let Some(template) = self.template_of(method, path) else {
             assert!(
                 matches!(status, 401 | 404 | 405 | 429 | 503),
-                "{method} {path} is not in the document, and answered {status}"
+                "{method} {path} is not in the document, but answered {status}"
             );
             return self.check_schema(
                 "error",
@@ -59,13 +58,13 @@ impl Contract {
         };
         assert!(
             !documented.is_null(),
-            "{method} {template} answered {status}, which its documentation does not name"
+            "{method} {template} answered {status}, which is not documented"
         );
         let documented = match documented["$ref"].as_str() {
             Some(reference) => self
                 .document
                 .pointer(reference.trim_start_matches('#'))
-                .expect("a response that is referred to"),
+                .expect("a response that exists"),
             None => documented,
         };
         let schema = &documented["content"]["application/json"]["schema"];
@@ -76,7 +75,7 @@ impl Contract {
             (true, _) => {}
             (false, None) if has_other_forms => {}
             (false, None) => {
-                panic!("{method} {template} answered {status} without the JSON that is documented")
+                panic!("{method} {template} answered {status} without the documented JSON")
             }
             (false, Some(_)) => self.check_schema(
                 &format!("{method} {template} {status}"),
@@ -111,7 +110,7 @@ impl Contract {
                     .map(std::sync::Arc::new)
             })
             .clone();
-        let validator = validator.unwrap_or_else(|| panic!("the schema of {key} cannot be used"));
+        let validator = validator.unwrap_or_else(|| panic!("the schema of {key} is not valid"));
         let body = body.unwrap_or_else(|| panic!("{method} {path} answered {status} without JSON"));
         let errors: Vec<String> = validator
             .iter_errors(body)
@@ -119,7 +118,7 @@ impl Contract {
             .collect();
         assert!(
             errors.is_empty(),
-            "{method} {path} answered {status} with what its documentation does not allow: {errors:?}\n{body:#}"
+            "{method} {path} answered {status} with a body that does not conform to its schema: {errors:?}\n{body:#}"
         );
     }
 
@@ -134,7 +133,7 @@ impl Contract {
                     .all(|(part, segment)| part.starts_with('{') || part == segment)
         };
         let paths = self.document["paths"].as_object()?;
-        // As OpenAPI has it: a path that stands there word for word is meant before one with parameters.
+        // As in OpenAPI: a path without parameters takes precedence over one that matches with parameters.
         let (template, item) = paths
             .iter()
             .filter(|(template, _)| fits(template))

@@ -1,5 +1,5 @@
-//! A plan is gone through once for each of its commits, and that commit fails: the program dies before it, after it, or
-//! the disk has no room for it.
+//! Crash tests: a plan is executed once for each of its commits, and that commit fails. The process dies before the
+//! commit or after it, or the disk is full.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use errand_store::{Fault, Faults};
 use crate::app::Prepared;
 use crate::world::World;
 
-/// Counts commits, and fails one.
+/// Counts commits, and makes one of them fail.
 #[derive(Default)]
 pub struct CrashPoints {
     state: Mutex<Counting>,
@@ -23,7 +23,7 @@ struct Counting {
 }
 
 impl CrashPoints {
-    /// Counts from here on. The commit of this number, from 1, fails so; none: they are only counted.
+    /// Starts counting at zero. `at`: the number (from 1) of the commit that fails, and how. `None`: only count.
     pub fn arm(&self, at: Option<(u64, Fault)>) {
         *self.state() = Counting {
             armed: true,
@@ -32,18 +32,18 @@ impl CrashPoints {
         };
     }
 
-    /// Commits fail no more, and are not counted.
+    /// Stops counting. All commits succeed from now on.
     pub fn disarm(&self) {
         self.state().armed = false;
     }
 
-    /// How the commit has failed, if it has.
+    /// The fault that has occurred, if any.
     #[must_use]
     pub fn fired(&self) -> Option<Fault> {
         self.state().fired
     }
 
-    /// Commits since it was armed.
+    /// Commits since [`CrashPoints::arm`].
     #[must_use]
     pub fn count(&self) -> u64 {
         self.state().count
@@ -71,32 +71,32 @@ impl Faults for CrashPoints {
     }
 }
 
-/// What is gone through again and again.
+/// A scenario for [`fail_everywhere`].
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Its name, for a failure's report.
+    /// For the report of a failure.
     pub name: String,
-    /// Commits that it has at least, however they are put together: below, the test would say little.
-    pub least: u64,
-    /// Settings of its app.
+    /// Minimum number of commits, however they are grouped. With fewer, the test would prove little.
+    pub min_commits: u64,
+    /// Settings of the app, as environment variables.
     pub settings: Vec<(&'static str, String)>,
-    /// Its settings file.
+    /// Content of the settings file.
     pub file: Option<String>,
 }
 
 impl Plan {
-    /// Of an app with the usual settings.
+    /// A plan with the default settings. `min_commits`: the minimum number of commits.
     #[must_use]
-    pub fn new(name: impl Into<String>, least: u64) -> Self {
+    pub fn new(name: impl Into<String>, min_commits: u64) -> Self {
         Self {
             name: name.into(),
-            least,
+            min_commits,
             settings: Vec::new(),
             file: None,
         }
     }
 
-    /// With one more setting.
+    /// Adds a setting.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.settings.push((name, value.to_owned()));
@@ -104,17 +104,17 @@ impl Plan {
     }
 }
 
-/// Goes through a plan without a failure; then for n = 1, 2, 3, …, in each way in which a commit can fail, with a failure
-/// of the n-th commit, until a pass has no n-th commit any more. How many there are differs a little between passes,
-/// since writes that wait together are committed together.
+/// Executes a plan without a failure; then for n = 1, 2, 3, … and each kind of failure, with a failure of the nth
+/// commit, until an execution has fewer than n commits. The number of commits varies a little between executions,
+/// because writes that wait at the same time share a commit.
 pub async fn fail_everywhere(plan: &Plan, act: impl AsyncFn(&mut World)) {
     let prepared = Prepared::new().await;
     let counted = pass(plan, &prepared, None, &act).await;
     assert!(
-        counted >= plan.least,
-        "{}: {counted} commits, and not {} at least",
+        counted >= plan.min_commits,
+        "{}: {counted} commits, expected at least {}",
         plan.name,
-        plan.least
+        plan.min_commits
     );
     let ways = [
         Fault::Broken { written: false },
@@ -127,14 +127,14 @@ pub async fn fail_everywhere(plan: &Plan, act: impl AsyncFn(&mut World)) {
             n += 1;
         }
         assert!(
-            n > plan.least && 2 * n > counted,
-            "{}: a pass of {counted} commits ended before its commit {n}",
+            n > plan.min_commits && 2 * n > counted,
+            "{}: with {counted} commits in total, an execution ended before commit {n}",
             plan.name
         );
     }
 }
 
-/// One pass; how many commits it had. A failure ends it with a panic, and what was done is named.
+/// Executes the plan once and returns the number of commits. If it panics, the failure is named on standard error.
 async fn pass(
     plan: &Plan,
     prepared: &Prepared,
@@ -147,14 +147,11 @@ async fn pass(
     world.end().await
 }
 
-/// Says which pass it was, where one fails.
+/// Prints which execution it was if a panic unwinds through it.
 struct NamedOnPanic<'a>(&'a Plan, Option<(u64, Fault)>);
 
 impl Drop for NamedOnPanic<'_> {
-    #[expect(
-        clippy::print_stderr,
-        reason = "beside the message of a test's failure"
-    )]
+    #[expect(clippy::print_stderr, reason = "printed next to the failure of a test")]
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;

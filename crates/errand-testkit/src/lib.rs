@@ -1,17 +1,18 @@
-//! For tests: the whole program in one process, with a clock that stands, ids that repeat, a model that follows a
-//! script, tools that count, a receiver of webhooks, and a server of scripted models.
+//! Test harness: the whole program in one process, with a manual clock, reproducible ids, a scripted model, tools that
+//! count their calls, a webhook receiver, and a server of scripted providers.
 //!
-//! Nothing here sleeps to see whether something happens: [`TestApp::settle`] waits for a level (nothing is due, nothing
-//! is under way), within a bound, and its failure says what was still open.
+//! # Guarantees
 //!
-//! A failed expectation here is a failed test, so these helpers panic.
+//! Nothing here sleeps to see whether something happens: [`TestApp::settle`] waits for a level (nothing is due or in
+//! progress), within a bound, and its error says what was still open. A failed expectation is a failed test, so these
+//! helpers panic.
 
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a helper of tests fails the test"
+    reason = "a failing helper fails the test"
 )]
 
 mod app;

@@ -1,8 +1,8 @@
-//! A server that speaks the streaming protocols of Anthropic, OpenAI and Gemini, by script and with faults.
+//! A server that speaks the streaming protocols of Anthropic, OpenAI and Gemini, with scripted answers and faults.
 //!
-//! Which answer a request gets follows from the request alone: the number of the model's turns that are in it. So a
-//! question that is asked again, after a fault or a crash, is answered as the first time. Faults are another matter: they
-//! are given to the next requests in order, each once.
+//! The answer to a request depends only on the request: on the number of the model's turns in it. So a question that is
+//! asked again after a fault or a crash gets the same answer. Faults, in contrast, apply to the next requests in order,
+//! once each.
 
 mod wire;
 
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::script::Gate;
 
-/// Whose protocol a request spoke.
+/// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// `POST /v1/messages`.
@@ -30,88 +30,84 @@ pub enum Protocol {
     Gemini,
 }
 
-/// One request that came.
+/// One request that was received.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Whose protocol.
     pub protocol: Protocol,
-    /// The model's name, as the provider knows it.
+    /// The model's name at the provider.
     pub model: String,
-    /// All headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Value,
-    /// What it was answered with; 0 where it was not, or not whole.
+    /// The status of the response; 0 if there was none, or not a complete one.
     pub answered: u16,
 }
 
 impl Asked {
-    /// How many turns of the model are in it.
+    /// The number of the model's turns in the conversation.
     #[must_use]
     pub fn turns(&self) -> usize {
         wire::turns(self.protocol, &self.body)
     }
 
-    /// The texts of all turns of the user, in order. Results of tools are not among them.
+    /// The texts of all user turns, in order, without tool results.
     #[must_use]
     pub fn user_texts(&self) -> Vec<String> {
         wire::texts(self.protocol, &self.body)
     }
 
-    /// What tools gave, in order.
+    /// The results of tools, in order.
     #[must_use]
     pub fn tool_results(&self) -> Vec<String> {
         wire::tool_results(self.protocol, &self.body)
     }
 
-    /// The instructions.
+    /// The system prompt.
     #[must_use]
     pub fn system(&self) -> String {
         wire::system(self.protocol, &self.body)
     }
 
-    /// The names of the tools that are offered.
+    /// The names of the offered tools.
     #[must_use]
     pub fn tools(&self) -> Vec<String> {
         wire::tools(self.protocol, &self.body)
     }
 }
 
-/// What an answer used up.
+/// The tokens of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens {
-    /// All that was sent, the cached share and what was newly put into the cache included.
+    /// All input tokens, including those read from and written to the cache.
     pub input: u64,
-    /// Of these, from the cache.
+    /// Input tokens read from the cache.
     pub cached: u64,
-    /// Of these, newly put into the cache (Anthropic alone).
+    /// Input tokens written to the cache (Anthropic only).
     pub cache_write: u64,
-    /// What came back.
+    /// Output tokens.
     pub output: u64,
 }
 
-/// How a provider says what an answer used up.
+/// How a provider reports the tokens of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UsageForm {
-    /// As its documentation has it.
+    /// As documented.
     #[default]
     Documented,
-    /// In a chunk that has choices (OpenAI); elsewhere as documented.
+    /// In a chunk that has choices (OpenAI); otherwise as documented.
     WithChoices,
-    /// In the first chunk, with empty ones after it (OpenAI); elsewhere as documented.
+    /// In the first chunk, followed by empty ones (OpenAI); otherwise as documented.
     Early,
-    /// With fractions in place of whole numbers.
+    /// As fractional numbers.
     Fractions,
-    /// As texts.
+    /// As strings.
     Texts,
-    /// With details that are a list, or null.
+    /// With details that are a list or null.
     OddDetails,
-    /// Not at all.
+    /// Not reported.
     Missing,
 }
 
 impl UsageForm {
-    /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Documented,
         Self::WithChoices,
@@ -123,29 +119,27 @@ impl UsageForm {
     ];
 }
 
-/// A turn of the model.
+/// One turn of the model.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Its text.
     pub text: String,
-    /// Its calls: name, and arguments as they go over the wire (they need not be JSON, but for Gemini).
+    /// Calls as (name, arguments as they go over the wire). Except for Gemini, arguments need not be valid JSON.
     pub calls: Vec<(String, String)>,
-    /// What it used up.
     pub tokens: Tokens,
-    /// Cut off at its greatest length.
+    /// Truncated at the maximum length.
     pub cut: bool,
-    /// How it says what it used up.
+    /// How the tokens are reported.
     pub usage: UsageForm,
-    /// The provider's word with which it ends; none: the one that fits.
+    /// The provider's finish reason. `None`: the one that fits.
     pub ending: Option<String>,
-    /// Without the index that OpenAI's pieces of calls have.
+    /// Omit the index of call fragments (OpenAI).
     pub no_index: bool,
-    /// The text is a refusal, in the field that OpenAI has for it.
+    /// The text is a refusal, in OpenAI's own field for it.
     pub refusal: bool,
 }
 
 impl Answer {
-    /// A text, and nothing else.
+    /// An answer with text only.
     #[must_use]
     pub fn text(text: &str) -> Self {
         Self {
@@ -165,33 +159,33 @@ impl Answer {
         }
     }
 
-    /// A call, and nothing else.
+    /// An answer with one call only.
     #[must_use]
     pub fn call(name: &str, arguments: Value) -> Self {
         Self::text("").and_call(name, arguments)
     }
 
-    /// Nothing at all.
+    /// An empty answer.
     #[must_use]
     pub fn nothing() -> Self {
         Self::text("")
     }
 
-    /// One more call.
+    /// Adds a call.
     #[must_use]
     pub fn and_call(mut self, name: &str, arguments: Value) -> Self {
         self.calls.push((name.to_owned(), arguments.to_string()));
         self
     }
 
-    /// One more call, whose arguments are this text.
+    /// Adds a call with these raw arguments.
     #[must_use]
     pub fn and_raw_call(mut self, name: &str, arguments: &str) -> Self {
         self.calls.push((name.to_owned(), arguments.to_owned()));
         self
     }
 
-    /// With other tokens: sent in all, from the cache, into the cache, back.
+    /// Sets the tokens: total input, cache reads, cache writes, output.
     #[must_use]
     pub fn with_tokens(mut self, input: u64, cached: u64, cache_write: u64, output: u64) -> Self {
         self.tokens = Tokens {
@@ -203,35 +197,35 @@ impl Answer {
         self
     }
 
-    /// Cut off at its greatest length.
+    /// Truncated at the maximum length.
     #[must_use]
     pub fn cut(mut self) -> Self {
         self.cut = true;
         self
     }
 
-    /// What it used up is said in this form.
+    /// Sets how the tokens are reported.
     #[must_use]
     pub fn with_usage(mut self, form: UsageForm) -> Self {
         self.usage = form;
         self
     }
 
-    /// Ends with this word of the provider.
+    /// Sets the provider's finish reason.
     #[must_use]
     pub fn ending(mut self, word: &str) -> Self {
         self.ending = Some(word.to_owned());
         self
     }
 
-    /// Its calls come in pieces without an index (OpenAI).
+    /// Omits the index of call fragments (OpenAI).
     #[must_use]
     pub fn without_index(mut self) -> Self {
         self.no_index = true;
         self
     }
 
-    /// Its text comes in OpenAI's field for refusals.
+    /// Sends the text in OpenAI's field for refusals.
     #[must_use]
     pub fn as_refusal(mut self) -> Self {
         self.refusal = true;
@@ -239,57 +233,55 @@ impl Answer {
     }
 }
 
-/// What goes wrong with one request.
+/// A fault of one response.
 #[derive(Clone)]
 pub enum Fault {
-    /// This status, with an error's body as the provider writes it.
+    /// This status, with the provider's usual error body.
     Status(u16),
-    /// This status, with this body and this `retry-after` (in seconds, or whatever it says).
+    /// This status, with this body and this `retry-after` header (seconds or any text).
     Refusal(u16, Value, Option<String>),
-    /// The stream breaks off after so many events.
+    /// The connection breaks after this many events.
     Cut(usize),
-    /// The stream ends in order after so many events, but before its end.
+    /// The stream ends normally after this many events, before the answer is complete.
     Short(usize),
-    /// 200, and a page for people.
+    /// Status 200 with an HTML page, like a captive portal.
     Html,
-    /// 200, and an event that is not JSON in the middle of the stream.
+    /// Status 200, with an event in the middle of the stream that is not JSON.
     BadJson,
-    /// 200, and an event of an error of this type in the middle of the stream.
+    /// Status 200, with an error event of this type in the middle of the stream.
     ErrorEvent(&'static str),
-    /// 200, and these events in place of the answer's.
+    /// Status 200, with these events instead of the answer's.
     Events(Vec<String>),
-    /// No answer at all. Whoever asks must give up.
+    /// No response at all; the client has to time out.
     Hang,
-    /// A right answer, each of whose events waits at the gate.
+    /// A correct answer, but each event waits at the gate.
     Trickle(Gate),
 }
 
-/// Answers by the request.
 type Rule = Arc<dyn Fn(&Asked) -> Answer + Send + Sync>;
-/// Fails by the request.
 type FaultRule = Arc<dyn Fn(&Asked) -> Option<Fault> + Send + Sync>;
 
 #[derive(Default)]
-struct Desk {
+struct ServerState {
     scripts: HashMap<String, Vec<Answer>>,
     rule: Option<Rule>,
     fault_rule: Option<FaultRule>,
     faults: VecDeque<Fault>,
-    /// For requests of one model only.
+    /// Faults for requests to one model.
     faults_of: HashMap<String, VecDeque<Fault>>,
     asked: Vec<Asked>,
     gate: Option<Gate>,
 }
 
-type Shared = (Arc<Mutex<Desk>>, watch::Sender<usize>);
+type Shared = (Arc<Mutex<ServerState>>, watch::Sender<usize>);
 
-/// The server. Clones are the same server; it ends with the last of them.
+/// The server. Clones share it; it stops when the last one is dropped.
 #[derive(Clone)]
 pub struct ProviderServer(Arc<Running>);
 
 struct Running {
     url: String,
-    desk: Arc<Mutex<Desk>>,
+    state: Arc<Mutex<ServerState>>,
     count: watch::Sender<usize>,
     server: tokio::task::JoinHandle<()>,
 }
@@ -301,13 +293,13 @@ impl Drop for Running {
 }
 
 impl ProviderServer {
-    /// Listens on a free port.
+    /// Listens on a free port of 127.0.0.1.
     pub async fn start() -> Self {
-        let desk = Arc::new(Mutex::new(Desk::default()));
+        let state = Arc::new(Mutex::new(ServerState::default()));
         let count = watch::Sender::new(0);
         let app = Router::new()
             .fallback(answer)
-            .with_state((Arc::clone(&desk), count.clone()));
+            .with_state((Arc::clone(&state), count.clone()));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
             .unwrap();
@@ -315,25 +307,25 @@ impl ProviderServer {
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self(Arc::new(Running {
             url,
-            desk,
+            state,
             count,
             server,
         }))
     }
 
-    /// Its address, for `ANTHROPIC_BASE_URL` and `GEMINI_BASE_URL`.
+    /// The value for `ANTHROPIC_BASE_URL` and `GEMINI_BASE_URL`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0.url
     }
 
-    /// Its address for `OPENAI_BASE_URL`.
+    /// The value for `OPENAI_BASE_URL`.
     #[must_use]
     pub fn openai_url(&self) -> String {
         format!("{}/v1", self.0.url)
     }
 
-    /// Settings under which all three providers are here.
+    /// Settings that direct all three providers to this server.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         vec![
@@ -346,66 +338,66 @@ impl ProviderServer {
         ]
     }
 
-    /// Requests to the model of this name get these answers, turn by turn; after the last, the text `Done.`
+    /// Sets the answers of a model, turn by turn; after the last, it answers `Done.`
     pub fn script(&self, model: &str, answers: Vec<Answer>) {
-        let mut desk = self.0.desk.lock().unwrap();
-        desk.scripts.insert(model.to_owned(), answers);
+        let mut state = self.0.state.lock().unwrap();
+        state.scripts.insert(model.to_owned(), answers);
     }
 
-    /// Requests to models without a script are answered by this rule.
+    /// Sets a rule for requests to models without a script.
     pub fn answer_by(&self, rule: impl Fn(&Asked) -> Answer + Send + Sync + 'static) {
-        self.0.desk.lock().unwrap().rule = Some(Arc::new(rule));
+        self.0.state.lock().unwrap().rule = Some(Arc::new(rule));
     }
 
-    /// Requests that meet no other fault meet what this rule says, after their answer was made.
+    /// Sets a rule for faults of requests without another fault. It runs after the answer was chosen.
     pub fn fail_by(&self, rule: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) {
-        self.0.desk.lock().unwrap().fault_rule = Some(Arc::new(rule));
+        self.0.state.lock().unwrap().fault_rule = Some(Arc::new(rule));
     }
 
-    /// The next requests meet these, each one of them.
+    /// Sets faults for the next requests, one each.
     pub fn fail_with(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.0.desk.lock().unwrap().faults.extend(faults);
+        self.0.state.lock().unwrap().faults.extend(faults);
     }
 
-    /// The next requests to this model meet these, each one of them.
+    /// Sets faults for the next requests to this model, one each.
     pub fn fail_model_with(&self, model: &str, faults: impl IntoIterator<Item = Fault>) {
-        let mut desk = self.0.desk.lock().unwrap();
-        let queue = desk.faults_of.entry(model.to_owned()).or_default();
+        let mut state = self.0.state.lock().unwrap();
+        let queue = state.faults_of.entry(model.to_owned()).or_default();
         queue.extend(faults);
     }
 
-    /// Each request waits at the gate before it is answered.
+    /// Makes each request wait at the gate before it is answered.
     pub fn hold_at(&self, gate: &Gate) {
-        self.0.desk.lock().unwrap().gate = Some(gate.clone());
+        self.0.state.lock().unwrap().gate = Some(gate.clone());
     }
 
-    /// All requests that came.
+    /// All requests so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
-        self.0.desk.lock().unwrap().asked.clone()
+        self.0.state.lock().unwrap().asked.clone()
     }
 
-    /// The last request that came.
+    /// The last request.
     #[must_use]
     pub fn last(&self) -> Asked {
         self.asked().pop().expect("a request that came")
     }
 
-    /// Until that many requests have come.
+    /// Waits until this many requests have arrived. Panics after a minute.
     pub async fn until(&self, n: usize) {
         let mut count = self.0.count.subscribe();
         let enough = count.wait_for(|have| *have >= n);
         let waited = tokio::time::timeout(std::time::Duration::from_secs(60), enough).await;
         assert!(
             waited.is_ok(),
-            "{n} requests were awaited, {} came",
+            "expected {n} requests, received {}",
             self.asked().len()
         );
     }
 }
 
 async fn answer(
-    State((desk, count)): State<Shared>,
+    State((state, count)): State<Shared>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
@@ -434,8 +426,8 @@ async fn answer(
         answered: 0,
     };
     let (number, answer, fault, gate) = {
-        let mut desk = desk.lock().unwrap();
-        let answer = match (desk.scripts.get(&asked.model), &desk.rule) {
+        let mut state = state.lock().unwrap();
+        let answer = match (state.scripts.get(&asked.model), &state.rule) {
             (Some(script), _) => script
                 .get(asked.turns())
                 .cloned()
@@ -443,21 +435,21 @@ async fn answer(
             (None, Some(rule)) => rule(&asked),
             (None, None) => Answer::text("Done."),
         };
-        let of_model = desk
+        let of_model = state
             .faults_of
             .get_mut(&asked.model)
             .and_then(VecDeque::pop_front);
-        let fault = of_model.or_else(|| desk.faults.pop_front());
-        let by_rule = || desk.fault_rule.as_ref().and_then(|rule| rule(&asked));
+        let fault = of_model.or_else(|| state.faults.pop_front());
+        let by_rule = || state.fault_rule.as_ref().and_then(|rule| rule(&asked));
         let fault = fault.or_else(by_rule);
-        desk.asked.push(asked);
-        (desk.asked.len() - 1, answer, fault, desk.gate.clone())
+        state.asked.push(asked);
+        (state.asked.len() - 1, answer, fault, state.gate.clone())
     };
     count.send_modify(|n| *n += 1);
     if let Some(gate) = gate {
         gate.pass().await;
     }
     let response = wire::respond(protocol, number, &answer, fault).await;
-    desk.lock().unwrap().asked[number].answered = response.status().as_u16();
+    state.lock().unwrap().asked[number].answered = response.status().as_u16();
     response
 }

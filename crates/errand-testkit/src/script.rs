@@ -1,4 +1,4 @@
-//! A model that follows a script: turn after turn, the same after a crash.
+//! A model that follows a script turn by turn, and makes the same turns again after a crash.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use errand_store::model::Usage;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-/// Holds up whoever passes until it is opened; says how many wait at it.
+/// Makes tasks wait until it is opened, and counts those that wait.
 #[derive(Clone)]
 pub struct Gate {
     open: Arc<Semaphore>,
@@ -31,23 +31,23 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Lets one pass.
+    /// Lets one task pass.
     pub fn open(&self) {
         self.open.add_permits(1);
     }
 
-    /// Lets all pass from now on.
+    /// Lets all tasks pass from now on.
     pub fn open_for_good(&self) {
         self.open.add_permits(1 << 20);
     }
 
-    /// How many wait at it now. Those that died do not.
+    /// How many tasks are waiting now. Dropped tasks do not count.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Until somebody has come to it (each arrival counts once).
+    /// Waits for the next arrival. Each arrival counts once.
     pub async fn arrival(&self) {
         self.arrived
             .acquire()
@@ -57,7 +57,7 @@ impl Gate {
     }
 
     pub(crate) async fn pass(&self) {
-        let _here = Here::at(&self.waiting);
+        let _here = WaitingGuard::at(&self.waiting);
         self.arrived.add_permits(1);
         self.open
             .acquire()
@@ -67,23 +67,23 @@ impl Gate {
     }
 }
 
-/// Somebody's stay at a gate; it ends also where the task is dropped.
-struct Here(Arc<AtomicUsize>);
+/// Counts a waiting task; also stops counting if the task is dropped.
+struct WaitingGuard(Arc<AtomicUsize>);
 
-impl Here {
+impl WaitingGuard {
     fn at(waiting: &Arc<AtomicUsize>) -> Self {
         waiting.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(waiting))
     }
 }
 
-impl Drop for Here {
+impl Drop for WaitingGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// One model for all scripts: `script/NAME` follows the script of that name.
+/// One model for all scripts: `script/NAME` follows the script with that name.
 #[derive(Clone, Default)]
 pub struct ScriptedModel {
     scripts: Arc<Mutex<HashMap<String, Vec<Vec<Move>>>>>,
@@ -93,23 +93,23 @@ pub struct ScriptedModel {
 /// Which turns wait at which gate.
 #[derive(Clone)]
 struct Held {
-    /// None: each.
+    /// `None`: every turn.
     turn: Option<usize>,
     gate: Gate,
 }
 
 impl ScriptedModel {
-    /// Adds a script; a run of `script/name` makes these turns. After the last it finishes with `Done.`
+    /// Adds a script: a run of `script/name` makes these turns, and then finishes with `Done.`
     pub fn add(&self, name: &str, turns: Vec<Vec<Move>>) {
         self.scripts.lock().unwrap().insert(name.to_owned(), turns);
     }
 
-    /// Each turn from now on waits at the gate.
+    /// Makes every turn from now on wait at the gate.
     pub fn hold_at(&self, gate: &Gate) {
         self.hold(None, gate);
     }
 
-    /// The turn of this number, from 0, waits at the gate, in every script.
+    /// Makes the turn with this number (from 0) wait at the gate, in every script.
     pub fn hold_turn_at(&self, turn: usize, gate: &Gate) {
         self.hold(Some(turn), gate);
     }
@@ -119,7 +119,7 @@ impl ScriptedModel {
         *self.gate.lock().unwrap() = Some(Held { turn, gate });
     }
 
-    /// A build's config that runs a script.
+    /// The config of a build that runs a script.
     #[must_use]
     pub fn config(name: &str, data: Value) -> Value {
         let mut data = data;
@@ -167,7 +167,7 @@ impl Session for Following {
             }
             _ => return,
         };
-        // A turn that is on record is not made again.
+        // Turns in the transcript are not made again.
         if let Some(turn) = mark.as_ref().and_then(|m| m.path.parse::<usize>().ok()) {
             self.next = self.next.max(turn + 1);
         }

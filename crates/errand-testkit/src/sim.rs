@@ -1,13 +1,17 @@
-//! A simulation by seed: the real store and the real engine on one thread, in a world where everything that can fail
-//! does, at moments that a seed decides.
+//! Seeded simulation: the real store and the real engine on one thread, in a world where everything that can fail does,
+//! at moments that a seed decides.
 //!
-//! Promised: the same seed and options do exactly the same, so that what is found once can be looked at again. Time is
-//! a manual clock, ids and chance come from the seed, every operation of the store is done on its caller's task, and
-//! the runtime has one thread. Commits, crashes, a full disk, slow and failing models, tools and receivers, clients
-//! that lose their answers: all are as many actions of a loop. What the world knows is held against what the program
-//! says, by [`Invariant`]s; at the end the world is healed, and every run must come to its end.
+//! # Guarantees
 //!
-//! Left out: the API, the files of sandboxes, real networks, threads, and syncs.
+//! The same seed and options always do exactly the same, so that a finding can be reproduced. Time is a manual clock,
+//! ids and randomness come from the seed, every store operation runs on its caller's task, and the runtime has one
+//! thread. Commits, crashes, a full disk, slow and failing models, tools and receivers, and clients that lose their
+//! responses are all actions of one loop. [`Invariant`]s compare what the world knows with what the program reports. At
+//! the end all faults stop, and every run must come to its end.
+//!
+//! # Non-goals
+//!
+//! The API, the files of sandboxes, real networks, threads, and fsync.
 
 mod actions;
 mod clients;
@@ -27,53 +31,52 @@ use std::collections::BTreeMap;
 
 use actions::Simulation;
 
-/// What is simulated.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Decides everything.
+    /// Decides everything random.
     pub seed: u64,
-    /// Actions before the world is healed.
+    /// Number of actions before all faults stop.
     pub actions: u32,
-    /// Something that is wrong on purpose, to see that the checks find it.
+    /// A deliberate defect, to verify that the checks find it.
     pub sabotage: Option<Sabotage>,
 }
 
-/// What may be wrong on purpose.
+/// Deliberate defects. A test requires that a check finds each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Payments say of themselves that they may be repeated.
+    /// Payments claim that they may be repeated.
     RepeatsPayments,
-    /// Some messages are accepted and not kept.
+    /// Some messages are accepted but not stored.
     DropsMessages,
-    /// Some webhooks are answered for a receiver that never got them.
+    /// Some webhooks are answered although the receiver never got them.
     SwallowsWebhooks,
     /// Tools begin although the run was stopped.
     BeginsAfterStop,
-    /// A model says that it has read what it has not.
+    /// A model claims to have read messages that it has not read.
     FinishesUnread,
 }
 
-/// What came of a simulation.
+/// The result of a simulation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Commits of the store.
+    /// Number of commits of the store.
     pub steps: u64,
-    /// Runs that were started.
+    /// Number of runs started.
     pub runs: u64,
-    /// Crashes, and other ends of the program.
+    /// Number of crashes and other ends of the process.
     pub crashes: u64,
-    /// Situations that came about, and how often: a simulation that never gets into one checks nothing there.
+    /// How often each situation occurred. A situation that never occurs is not tested.
     pub seen: BTreeMap<&'static str, u64>,
-    /// The digest of all that happened, in order.
+    /// Digest of the log of everything that happened. Equal digests mean equal simulations.
     pub digest: String,
-    /// The first invariant that did not hold.
+    /// The first violation found.
     pub violation: Option<Violation>,
 }
 
-/// Simulates a seed, on the calling thread.
+/// Simulates one seed on the calling thread.
 ///
 /// # Panics
-/// Where the machine gives no directory or no runtime.
+/// If the machine cannot provide a temporary directory or a runtime.
 #[must_use]
 pub fn simulate(options: Options) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()

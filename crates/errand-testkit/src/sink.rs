@@ -1,4 +1,4 @@
-//! A receiver of webhooks on the loopback, with answers to order.
+//! A webhook receiver on the loopback interface with configurable responses.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,31 +10,29 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// One request that came.
+/// One request that was received.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// `webhook-id`.
+    /// The `webhook-id` header.
     pub id: String,
-    /// The exact bytes.
+    /// The exact bytes of the body.
     pub body: Bytes,
-    /// All headers.
     pub headers: HeaderMap,
-    /// What it was answered with.
+    /// The status that was returned.
     pub answered: u16,
 }
 
 impl Received {
-    /// The body as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a webhook's body is JSON")
     }
 
-    /// Holds the signatures against the secret: whether one of them is made with it.
+    /// Whether one of the signatures was made with this secret.
     #[must_use]
     pub fn is_signed_by(&self, secret: &str) -> bool {
-        // The library reads the system's clock and refuses old timestamps, so that tests with a clock of their own
-        // sign again and compare.
+        // The library's verification uses the system clock and rejects old timestamps, but tests have a manual clock.
+        // So sign again and compare.
         let header = |name: &str| {
             self.headers
                 .get(name)
@@ -60,7 +58,7 @@ struct Inbox {
     answers: VecDeque<u16>,
 }
 
-/// The receiver.
+/// A receiver that runs until it is dropped.
 pub struct WebhookSink {
     url: String,
     inbox: Arc<Mutex<Inbox>>,
@@ -69,7 +67,7 @@ pub struct WebhookSink {
 }
 
 impl WebhookSink {
-    /// Listens on a free port.
+    /// Listens on a free port of 127.0.0.1.
     pub async fn start() -> Self {
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let count = watch::Sender::new(0);
@@ -89,24 +87,23 @@ impl WebhookSink {
         }
     }
 
-    /// Where it listens.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The next requests get these statuses; then 200.
+    /// Sets the statuses for the next requests. Afterwards, all get 200.
     pub fn answer_with(&self, statuses: impl IntoIterator<Item = u16>) {
         self.inbox.lock().unwrap().answers.extend(statuses);
     }
 
-    /// All that came.
+    /// All requests so far.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.inbox.lock().unwrap().received.clone()
     }
 
-    /// The names of the events that came and were taken, in order.
+    /// The event names of the requests that were accepted, in order.
     #[must_use]
     pub fn events(&self) -> Vec<String> {
         let taken = self.received().into_iter().filter(|r| r.answered < 300);
@@ -115,7 +112,7 @@ impl WebhookSink {
             .collect()
     }
 
-    /// Until that many requests have come.
+    /// Waits until this many requests have arrived. Panics after a minute.
     pub async fn until(&self, n: usize) {
         let mut count = self.count.subscribe();
         let waited = tokio::time::timeout(
@@ -125,7 +122,7 @@ impl WebhookSink {
         .await;
         assert!(
             waited.is_ok(),
-            "{n} webhooks were awaited, {} came",
+            "expected {n} webhooks, received {}",
             self.received().len()
         );
     }

@@ -1,11 +1,11 @@
-//! What always holds once nothing is under way.
+//! Consistency checks for a server that has nothing in progress.
 
 use errand_store::{AuditScope, Recovered};
 use serde_json::Value;
 
 use crate::app::{Team, TestApp};
 
-/// Every tool call has exactly one result, and it comes after its call.
+/// Asserts that each tool call has exactly one result, and that the result comes after the call.
 pub fn assert_well_formed(messages: &[Value]) {
     let open = calls_without_a_result(messages);
     assert!(open.is_empty(), "calls without a result: {open:?}");
@@ -30,18 +30,18 @@ fn calls_without_a_result(messages: &[Value]) -> Vec<&str> {
     open
 }
 
-/// What is stored makes sense: nothing is due or under way, a second recovery finds nothing to set right, the events of
-/// each run of the team are numbered without a gap, and the calls of each that has ended are closed.
+/// Asserts that the store is consistent: nothing is due or in progress, a second recovery finds nothing to do, the
+/// audit finds nothing, the events of each run are numbered without gaps, and all calls of ended runs have results.
 pub async fn assert_sound(app: &TestApp, team: &Team) {
     let store = app.store();
     assert_eq!(store.busy(app.now()).await.unwrap(), None);
-    // No claim is of another start, and no run that has ended holds a sandbox.
+    // Recovery would release claims of other starts and sandboxes of ended runs.
     assert_eq!(
         store.recover(app.now()).await.unwrap(),
         Recovered::default()
     );
     let found = store.audit(AuditScope::All, app.now()).await.unwrap();
-    assert_eq!(found, [], "what is stored breaks invariants");
+    assert_eq!(found, [], "the store violates invariants");
     let listed = app.get(&team.key, "/v1/runs?limit=50").await.expect(200);
     for run in listed["runs"].as_array().unwrap() {
         assert_run_sound(app, team, run).await;
@@ -63,10 +63,10 @@ async fn assert_run_sound(app: &TestApp, team: &Team, run: &Value) {
     );
     let messages = app.messages(team, id).await;
     let created = page.events.iter().filter(|e| e.kind == "message.created");
-    let told: Vec<_> = created.map(|e| e.data["id"].clone()).collect();
-    let kept: Vec<_> = messages.iter().map(|m| m["id"].clone()).collect();
+    let announced: Vec<_> = created.map(|e| e.data["id"].clone()).collect();
+    let stored: Vec<_> = messages.iter().map(|m| m["id"].clone()).collect();
     assert_eq!(
-        told, kept,
+        announced, stored,
         "each message of run {id} has one event, in order"
     );
     if page.ended {

@@ -1,4 +1,4 @@
-//! A tool that changes something outside, and counts how often.
+//! A tool with an effect outside the sandbox that counts its executions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::script::Gate;
 
-/// A tool of the outside world, under the name of a built-in one, so that builds may name it.
+/// A tool that acts on the outside world. It has the name of a built-in tool, so that builds may name it.
 #[derive(Clone)]
 pub struct OutsideTool {
     name: &'static str,
@@ -22,7 +22,8 @@ pub struct OutsideTool {
 }
 
 impl OutsideTool {
-    /// Neither read-only nor idempotent, and nothing can settle it but a person. It stands in for `run_command`.
+    /// A tool that is neither read-only nor idempotent; only a person can settle a call in doubt. Replaces
+    /// `run_command`.
     #[must_use]
     pub fn payment() -> Self {
         let hints = Hints {
@@ -44,18 +45,18 @@ impl OutsideTool {
         }
     }
 
-    /// How often it was begun.
+    /// How often execution has begun.
     #[must_use]
     pub fn begun(&self) -> u32 {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Calls wait at the gate once they have begun; none: they do not.
+    /// Makes calls wait at the gate after they have begun. `None`: they do not wait.
     pub fn hold_at(&self, gate: Option<&Gate>) {
         *self.gate.lock().unwrap() = gate.cloned();
     }
 
-    /// Calls fail with this error; none: they succeed.
+    /// Makes calls fail with this error. `None`: they succeed.
     pub fn fail_with(&self, error: Option<&str>) {
         *self.fails.lock().unwrap() = error.map(str::to_owned);
     }

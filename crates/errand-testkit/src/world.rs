@@ -1,5 +1,5 @@
-//! Around an app of which one commit fails: clients that repeat their calls, an operator who starts a server again that
-//! has died, a person who says what became of a call in doubt.
+//! The surroundings of an app in a crash test: clients that repeat their requests, an operator who restarts a server
+//! that died, and a person who settles calls in doubt.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,26 +18,25 @@ use crate::script::{Gate, ScriptedModel};
 use crate::sink::WebhookSink;
 use crate::sound::assert_sound;
 
-/// A bound, not a measure.
+/// Bound for waiting; not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a level.
+/// Pause between two polls of a level.
 const LOOK_PAUSE: Duration = Duration::from_millis(1);
-/// What waits for room on the disk looks again after no more than this.
+/// After a full disk, the engine tries again within this time.
 const NO_ROOM_PAUSE_MS: u64 = 500;
-/// Where a call's repeats end: one commit fails, so that none needs as many.
+/// Maximum repetitions of a request. Only one commit fails, so none needs this many.
 const REPEATS_MAX: u32 = 20;
 
-/// An app, and everybody around it.
+/// An app and its surroundings.
 pub struct World {
-    /// The app.
     pub app: TestApp,
-    /// The team that everything is of.
+    /// The team to which everything belongs.
     pub team: Team,
-    /// Where webhooks go.
+    /// The receiver of all webhooks.
     pub sink: WebhookSink,
     points: Arc<CrashPoints>,
     failure: Option<(u64, Fault)>,
-    /// Whether the death that the failure caused has been seen to.
+    /// Whether the server was restarted after the injected failure.
     mended: bool,
     starts_again: usize,
     calls: u32,
@@ -81,22 +80,22 @@ impl World {
         }
     }
 
-    /// What comes before is set-up; from here on commits are counted, and one fails.
+    /// Ends the setup: from now on, commits are counted, and one fails.
     pub fn begin(&self) {
         self.points.arm(self.failure);
     }
 
-    /// What the person says of a call in doubt. At first it is: done.
+    /// Sets the person's answer about calls in doubt. The default is `done`.
     pub fn say_of_doubts(&mut self, answer: &'static str) {
         self.doubt = answer;
     }
 
-    /// The payment may be begun so often more.
+    /// Allows the payment to begin this many more times.
     pub fn allow_payments(&mut self, more: u32) {
         self.payments += more;
     }
 
-    /// A call under a key of its own, repeated under the same key until it is answered.
+    /// Sends a request with a new idempotency key, and repeats it with the same key until there is a response.
     pub async fn send(&mut self, method: Method, path: &str, body: Value) -> Reply {
         let idem = self.new_key();
         for _ in 0..REPEATS_MAX {
@@ -114,12 +113,12 @@ impl World {
         panic!("{method} {path} is not answered");
     }
 
-    /// As [`World::send`].
+    /// [`World::send`] with POST.
     pub async fn post(&mut self, path: &str, body: Value) -> Reply {
         self.send(Method::POST, path, body).await
     }
 
-    /// The same call twice at once under one key, until both are answered: by the same bytes.
+    /// Sends the same request twice at once with one key, until both have responses, which must be equal.
     pub async fn post_twice(&mut self, path: &str, body: Value) -> Value {
         let idem = self.new_key();
         for _ in 0..REPEATS_MAX {
@@ -131,7 +130,7 @@ impl World {
                 match reply.status {
                     200..300 => {}
                     503 => self.mend(reply).await,
-                    // The other one is still being done.
+                    // The other one is still in progress.
                     _ => assert_eq!(reply.error(409).0, "conflict"),
                 }
             }
@@ -143,7 +142,7 @@ impl World {
         panic!("POST {path} is not answered");
     }
 
-    /// A direct upload under a key of its own, repeated until it is answered.
+    /// Uploads directly with a new idempotency key, and repeats it until there is a response.
     pub async fn upload(&mut self, sandbox: &str, path: &str, content: &'static str) {
         let idem = self.new_key();
         let url = format!("/v1/sandboxes/{sandbox}/files?path={path}");
@@ -165,7 +164,7 @@ impl World {
         panic!("an upload is not answered");
     }
 
-    /// An upload by an upload URL, repeated until it is answered.
+    /// Uploads through an upload URL, and repeats it until there is a response.
     pub async fn upload_by_url(&mut self, sandbox: &str, path: &str, content: &'static str) {
         let made = self
             .post(
@@ -175,7 +174,7 @@ impl World {
             .await
             .expect(200);
         let url = made["upload_url"].as_str().unwrap();
-        // After a restart the server listens on another port.
+        // The server listens on another port after a restart, so use only the path.
         let at = url.find("/v1/").unwrap();
         for _ in 0..REPEATS_MAX {
             let body = Body::from(content);
@@ -194,56 +193,56 @@ impl World {
         format!("call {}", self.calls)
     }
 
-    /// An agent with a build; its id.
+    /// Creates an agent with a build and returns the agent's id.
     pub async fn agent(&mut self, config: Value) -> String {
         let body = json!({"name": "test", "build": {"name": "first", "config": config}});
         let made = self.post("/v1/agents", body).await.expect(201);
         made["agent"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// An agent that follows a playbook; its id.
+    /// Creates an agent that follows a playbook and returns its id.
     pub async fn playbook(&mut self, steps: Value) -> String {
         self.agent(json!({"version": "v2", "data": {"playbook": {"steps": steps}}}))
             .await
     }
 
-    /// An agent that follows a script; its id.
+    /// Creates an agent that follows a script and returns its id.
     pub async fn script(&mut self, name: &str, turns: Vec<Vec<Move>>, data: Value) -> String {
         self.app.model.add(name, turns);
         self.agent(ScriptedModel::config(name, data)).await
     }
 
-    /// A new sandbox; its id.
+    /// Creates a sandbox and returns its id.
     pub async fn sandbox(&mut self) -> String {
         let made = self.post("/v1/sandboxes", json!({})).await.expect(201);
         made["sandbox_id"].as_str().unwrap().to_owned()
     }
 
-    /// Starts a run, with a webhook; its id.
+    /// Starts a run with a webhook and returns its id.
     pub async fn start(&mut self, mut body: Value) -> String {
         body["webhook_url"] = json!(self.sink.url());
         let started = self.post("/v1/runs", body).await.expect(201);
         self.started(&started)
     }
 
-    /// Notes a run that was answered; its id.
+    /// Records a run from the response that started it, and returns its id.
     pub fn started(&mut self, answer: &Value) -> String {
         let run = answer["run"]["id"].as_str().unwrap().to_owned();
         self.runs.push(run.clone());
         run
     }
 
-    /// Until nothing is due and nothing under way. A server that dies meanwhile is started again.
+    /// Waits until nothing is due or in progress. Restarts a server that dies meanwhile.
     pub async fn settle(&mut self) {
         self.wait_for("settled", |_| false).await;
     }
 
-    /// Until somebody waits at the gate: true. False where nothing is under way any more, and nobody will come.
+    /// Waits until a task waits at the gate. Returns false if nothing is in progress any more, so that none will come.
     pub async fn reach(&mut self, gate: &Gate) -> bool {
         self.wait_for("at the gate", |_| gate.waiting() > 0).await
     }
 
-    /// Until something is so: true. False where nothing is under way any more, and it will not come.
+    /// Waits for a condition. Returns false if nothing is in progress any more, so that it cannot become true.
     pub async fn until(&mut self, what: &str, is_so: impl Fn() -> bool) -> bool {
         self.wait_for(what, |_| is_so()).await
     }
@@ -262,7 +261,7 @@ impl World {
                     return false;
                 }
                 self.pass_time_without_room();
-                // Others need the processor more than the next look does.
+                // Yield the processor to the app, which shares it with this loop.
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         };
@@ -275,7 +274,7 @@ impl World {
         }
     }
 
-    /// Where the disk was full, the engine tries again by the clock.
+    /// After a full disk, the engine waits for its clock before it tries again: move the clock.
     fn pass_time_without_room(&self) {
         let now = self.app.now();
         if self.points.fired() == Some(Fault::Full)
@@ -287,7 +286,7 @@ impl World {
         }
     }
 
-    /// Until everything waits for the clock, a message or an answer. Calls in doubt are answered as said.
+    /// Waits until everything waits for the clock, a message or an answer. Settles calls in doubt as configured.
     pub async fn quiet(&mut self) {
         loop {
             self.settle().await;
@@ -315,14 +314,14 @@ impl World {
         }
     }
 
-    /// Moves the clock once all is quiet, and waits until what became due is done.
+    /// Moves the clock when everything is quiet, and waits until everything that became due is done.
     pub async fn advance(&mut self, by: Duration) {
         self.quiet().await;
         self.app.clock().advance(by);
         self.quiet().await;
     }
 
-    /// Answers a run's pending request once all is quiet.
+    /// Answers a run's pending request when everything is quiet.
     pub async fn respond(&mut self, run: &str, body: Value) {
         self.quiet().await;
         let pending = self.pending(run).await;
@@ -332,42 +331,39 @@ impl World {
     async fn answer(&mut self, run: &str, pending: &Value, body: Value) {
         let request = pending["id"]
             .as_str()
-            .unwrap_or_else(|| panic!("run {run} asks nobody"));
+            .unwrap_or_else(|| panic!("run {run} has no pending request"));
         let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
         self.post(&path, body).await.expect(200);
     }
 
-    /// A run's pending request; null where it has none.
+    /// A run's pending request; null if there is none.
     pub async fn pending(&self, run: &str) -> Value {
         self.app.get_run(&self.team, run).await["pending_human_request"].clone()
     }
 
-    /// Sends a message to a run.
     pub async fn message(&mut self, run: &str, text: &str) {
         let path = format!("/v1/runs/{run}/messages");
         self.post(&path, json!({"message": text})).await.expect(201);
     }
 
-    /// Stops a run.
     pub async fn stop(&mut self, run: &str) {
         let path = format!("/v1/runs/{run}/stop");
         let stopped = self.post(&path, json!({})).await.expect(200);
         assert_eq!(stopped["success"], true);
     }
 
-    /// Once all is quiet, the run has this status.
+    /// Waits until everything is quiet, and asserts a run's status.
     pub async fn assert_status(&mut self, run: &str, status: &str) {
         self.quiet().await;
         let got = self.app.get_run(&self.team, run).await;
         assert_eq!(got["run"]["status"], status, "{got:#}");
     }
 
-    /// A run's messages.
     pub async fn messages(&self, run: &str) -> Vec<Value> {
         self.app.messages(&self.team, run).await
     }
 
-    /// The text messages of a run, each with its role before it, such as `user: hello`.
+    /// The text messages of a run, with their roles, such as `user: hello`.
     pub async fn texts(&self, run: &str) -> Vec<String> {
         let text = |m: &Value| {
             if m["type"] != "text" {
@@ -379,7 +375,7 @@ impl World {
         self.messages(run).await.iter().filter_map(text).collect()
     }
 
-    /// The events of a run of which its address has heard, in the order in which they were made.
+    /// The events of a run for which webhooks were created, in order.
     pub async fn events(&self, run: &str) -> Vec<String> {
         let store = self.app.store();
         let rows = store
@@ -388,14 +384,14 @@ impl World {
         rows.unwrap().into_iter().map(|row| row.event).collect()
     }
 
-    /// The server dies, and is started again.
+    /// Kills the server and starts it again.
     pub async fn crash(&mut self) {
         self.starts_again += 1;
         self.app.die().await;
-        // Where the commit failed at the same moment, that was its end as well.
+        // If the commit failed at the same moment, this restart also covers that failure.
         self.mended |= self.has_died();
         while let Err(why) = self.app.come_back().await {
-            // The recovery's own commit may fail.
+            // The commit of the recovery itself may fail.
             assert!(
                 self.points.fired().is_some() && !self.mended,
                 "it does not start: {why}"
@@ -408,7 +404,7 @@ impl World {
         !self.mended && matches!(self.points.fired(), Some(Fault::Broken { .. }))
     }
 
-    /// After a 503: a server that has died is started again; a disk that was full has room again.
+    /// Handles a 503: restarts a server that died. A full disk has space again.
     async fn mend(&mut self, reply: &Reply) {
         if self.has_died() {
             self.start_again().await;
@@ -417,19 +413,23 @@ impl World {
         }
     }
 
-    /// A server whose commit failed reads, writes no more, and ends; then it is started again.
+    /// A server whose commit failed still reads, rejects writes, and ends. Checks that, and restarts it.
     async fn start_again(&mut self) {
         tokio::time::timeout(PATIENCE, self.app.ended())
             .await
             .expect("a server whose commit failed ends");
         let refused = self.app.post(&self.team.key, "/v1/sandboxes", json!({}));
-        assert_eq!(refused.await.status, 503, "what cannot be kept is refused");
+        assert_eq!(
+            refused.await.status,
+            503,
+            "writes are rejected after a failed commit"
+        );
         self.app.get(&self.team.key, "/v1/runs").await.expect(200);
         self.mended = true;
         self.crash().await;
     }
 
-    /// Looks at what is left; the number of commits.
+    /// Checks the final state, and returns the number of commits.
     pub(crate) async fn end(mut self) -> u64 {
         self.quiet().await;
         let count = self.points.count();
@@ -440,20 +440,20 @@ impl World {
         let there = listed["runs"].as_array().unwrap().iter();
         let there: BTreeSet<_> = there.map(|r| r["id"].as_str().unwrap()).collect();
         let accepted: BTreeSet<_> = self.runs.iter().map(String::as_str).collect();
-        assert_eq!(there, accepted, "each run that was accepted is there, once");
+        assert_eq!(there, accepted, "each accepted run exists exactly once");
         assert_eq!(listed["total"], accepted.len());
         self.assert_delivered().await;
         let begun = self.app.payment.begun();
         assert!(
             begun <= self.payments,
-            "the payment was begun {begun} times, and allowed {} times",
+            "the payment began {begun} times, but {} were allowed",
             self.payments
         );
         self.app.die().await;
         count
     }
 
-    /// Each event has arrived under its id with the same bytes, and again only where its record was lost.
+    /// Each event was delivered with the same id and bytes, and repeated only if its record was lost in a crash.
     async fn assert_delivered(&self) {
         let received = self.sink.received();
         let mut known = BTreeSet::new();
@@ -470,10 +470,10 @@ impl World {
                 let taken = came.iter().filter(|r| r.answered < 300).count();
                 assert!(
                     (1..=1 + self.starts_again).contains(&taken),
-                    "{} was taken {taken} times",
+                    "{} was accepted {taken} times",
                     row.event
                 );
-                assert!(known.insert(id), "one id for one event");
+                assert!(known.insert(id), "each event has its own id");
             }
         }
         assert!(received.iter().all(|r| known.contains(&r.id)));

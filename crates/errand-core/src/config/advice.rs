@@ -1,12 +1,12 @@
-//! What a build's author should know: settings that are accepted and may not do what is expected.
+//! Advice to a build's author: settings that are valid but probably do not do what the author expects.
 
 use super::BuildConfig;
 use crate::connection::{all_of, connection_of};
 use crate::policy::Policy;
 use crate::warning::Warning;
 
-/// Warnings about a build. `connections`: the names of those that it lists, in its order. `within`: where the config stands
-/// in a request, such as `build.`.
+/// Returns warnings about a build. `connections`: the names of the connections that it lists, in the same order.
+/// `within`: the path prefix of the config in a request, such as `build.`.
 #[must_use]
 pub fn warnings(build: &BuildConfig, connections: &[&str], within: &str) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -21,7 +21,7 @@ pub fn warnings(build: &BuildConfig, connections: &[&str], within: &str) -> Vec<
             warn(
                 format!("connections[{place}]"),
                 format!(
-                    "no tool of the connection {name} is named in data.tools, so the connection offers nothing; name its tools there, or all of them with \"{all}\": \"default\""
+                    "data.tools names no tool of the connection {name}, so it offers nothing; name its tools there, or all of them with \"{all}\": \"default\""
                 ),
             );
         }
@@ -35,13 +35,13 @@ pub fn warnings(build: &BuildConfig, connections: &[&str], within: &str) -> Vec<
     if build.tools.get("fetch_url") == Some(&Policy::Allow) && build.reach.hosts.is_none() {
         warn(
             "tools.fetch_url".to_owned(),
-            "\"allow\" without data.fetch_url.allow lets the model send what the run has read to any address, in the address itself; use \"guard\", or list the hosts in data.fetch_url.allow".to_owned(),
+            "\"allow\" without data.fetch_url.allow allows the model to send anything that the run has read to any address, as part of the URL; use \"guard\", or list the permitted hosts in data.fetch_url.allow".to_owned(),
         );
     }
     if has("run_assignment") && build.reach.assignments.is_empty() {
         warn(
             "tools.run_assignment".to_owned(),
-            "data.assignments lists no assignment, so that none can be started; list those that may be started there, by id".to_owned(),
+            "data.assignments is empty, so the tool cannot start anything; list the ids of the assignments that it may start there".to_owned(),
         );
     }
     found
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_or_sends_is_warned_of() {
+    fn settings_without_effect_and_open_fetching_are_reported() {
         let (mail, crm) = ("config.data.connections[0]", "config.data.connections[1]");
         assert_eq!(paths(json!({})), [mail, crm]);
         assert_eq!(

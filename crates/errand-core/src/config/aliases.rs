@@ -1,37 +1,40 @@
-//! Other names of models: the operator's aliases, and names of the hosted product with a suffix.
+//! Alternative names of models: the operator's aliases, and names of the hosted product with a suffix.
 //!
-//! Guarantee: what is sent to a provider is a name of that provider. An alias is replaced, the suffix `[1m]` (a longer
-//! window, which this server takes from its own table) is left out, and any other suffix in brackets is refused.
+//! # Guarantees
+//!
+//! The name sent to a provider is one of the provider's own. Aliases are replaced; the suffix `[1m]` (a larger context
+//! window, whose size this server takes from its own table) is removed; any other suffix in brackets is an error.
 
 use std::collections::BTreeMap;
 
 use super::ModelName;
 
-/// The operator's aliases: a name, and the model that it stands for.
+/// The operator's aliases, from name to model. An alias cannot refer to another alias.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelAliases(BTreeMap<String, ModelName>);
 
-/// Suffixes that say something which is no part of the provider's name.
+/// Known suffixes that are not part of the provider's name.
 const SUFFIXES: [&str; 1] = ["[1m]"];
 
 impl ModelAliases {
-    /// Adds an alias for `provider/name`, or for a bare name whose provider is known by its beginning.
+    /// Adds an alias for `provider/name`, or for a bare name whose prefix identifies the provider.
     ///
     /// # Errors
-    /// A sentence, for an alias that is empty or has a slash, and for a model that names no provider. An alias does not
-    /// stand for another one.
+    /// A message, if the alias is empty or contains a slash, or if the model does not identify a provider.
     pub fn add(&mut self, alias: &str, model: &str) -> Result<(), String> {
         if alias.trim().is_empty() || alias.contains('/') {
-            return Err("an alias is a name without a slash".to_owned());
+            return Err("an alias must be a name without a slash".to_owned());
         }
         let model = plain(model).and_then(ModelName::parse).ok_or_else(|| {
-            format!("{model:?} names no provider; it takes <provider>/<model>, and no other alias")
+            format!(
+                "{model:?} does not identify a provider; use <provider>/<model>, not another alias"
+            )
         })?;
         self.0.insert(alias.to_owned(), model);
         Ok(())
     }
 
-    /// The model that a text names.
+    /// Finds the model that a build means: an alias, or a model's own name.
     pub(super) fn model(&self, text: &str) -> Option<ModelName> {
         if let Some(model) = self.0.get(text) {
             return Some(model.clone());
@@ -44,7 +47,7 @@ impl ModelAliases {
     }
 }
 
-/// A name without a known suffix. None: it has one that is not known, or nothing before it.
+/// Removes a known suffix. `None`: the suffix is unknown, or nothing precedes it.
 fn plain(text: &str) -> Option<&str> {
     let plain = SUFFIXES
         .iter()
@@ -55,7 +58,7 @@ fn plain(text: &str) -> Option<&str> {
     (is_whole && is_clean).then_some(plain)
 }
 
-/// Whether a model's name has a suffix that is left out.
+/// Whether a model's name has a suffix that [`plain`] removes.
 #[must_use]
 pub(super) fn has_suffix(model: &str) -> bool {
     SUFFIXES.iter().any(|suffix| model.ends_with(suffix))
@@ -70,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_translated_or_refused_and_never_kept_with_a_suffix() {
+    fn names_are_resolved_or_rejected_and_suffixes_removed() {
         let mut aliases = ModelAliases::default();
         aliases.add("d1-max", "anthropic/claude-opus-4-1").unwrap();
         aliases.add("small", "gpt-5-mini").unwrap();
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_stands_for_a_model_and_not_for_an_alias() {
+    fn an_alias_cannot_refer_to_another_alias() {
         let mut aliases = ModelAliases::default();
         assert!(aliases.add("a", "nothing").is_err());
         assert!(aliases.add("a/b", "gpt-5").is_err());

@@ -1,5 +1,5 @@
-//! Whatever somebody sends as a build's config: it is taken or refused, at a place that people can read, within a moment,
-//! on a stack that is a quarter of what threads of the server have. More cases: `scripts/fuzz`.
+//! Fuzzing of a build's config: any text is accepted or rejected, with a readable place, quickly, and on a stack of a
+//! quarter of the size that the server's threads have. `scripts/fuzz` runs more cases.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use serde_json::{Map, json};
 use super::*;
 use crate::limits::CONFIG_BYTES_MAX;
 
-/// Far above what the largest config takes, and far below what anything quadratic would.
+/// Far above the time for the largest config, and far below that of anything quadratic.
 const TIME_MAX: Duration = Duration::from_secs(10);
-/// Bytes of an error at most: it goes into the response.
+/// Maximum size of an error, in bytes: it goes into the response.
 const ERROR_MAX: usize = 4 * 1024;
 
-/// Does with a request's bytes what the API does with those of a config. Whether it is taken.
+/// Parses a request's bytes as the API does. Returns whether the config is accepted.
 fn taken(text: String) -> bool {
-    // What is longer is refused before.
+    // Longer requests are rejected earlier.
     if text.len() > CONFIG_BYTES_MAX {
         return false;
     }
@@ -26,7 +26,7 @@ fn taken(text: String) -> bool {
         let Ok(config) = serde_json::from_str::<Value>(&text) else {
             return false;
         };
-        // What is stored is read again.
+        // A stored config is parsed again later.
         drop(serde_json::from_str::<Value>(&config.to_string()).unwrap());
         drop(ignored(&config, "build."));
         match BuildConfig::parse(&config) {
@@ -54,7 +54,7 @@ fn of(data: &Value) -> bool {
     taken(json!({"version": "v2", "data": data}).to_string())
 }
 
-/// Names and words that settings know.
+/// Names and values that occur in settings.
 const WORDS: [&str; 22] = [
     "builtin/playbook",
     "openai/gpt-x",
@@ -79,7 +79,7 @@ const WORDS: [&str; 22] = [
     "a__b",
     "\u{0}\u{202e}é",
 ];
-/// Keys that settings have.
+/// Keys that occur in settings.
 const KEYS: [&str; 34] = [
     "models",
     "agent",
@@ -149,7 +149,7 @@ fn leaf() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Any value: wide, deep, or with one of its parts many times over.
+/// Any value: wide, deep, or with one of its parts repeated many times.
 fn value() -> impl Strategy<Value = Value> {
     leaf().prop_recursive(6, 120, 12, |inner| {
         let items = prop::collection::vec(inner.clone(), 0..12);
@@ -165,7 +165,7 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Steps, most of which are of a known form.
+/// Steps, most of which are valid.
 fn step() -> impl Strategy<Value = Value> {
     let simple = prop_oneof![
         word().prop_map(|text| json!({"say": text})),
@@ -220,7 +220,7 @@ proptest! {
     }
 }
 
-/// A config of the greatest size that is nothing but this, as often as it fits.
+/// A config of the maximum size that repeats one piece as often as it fits.
 fn full_of(before: &str, piece: &str, after: &str) -> String {
     let room = CONFIG_BYTES_MAX - before.len() - after.len();
     let pieces = vec![piece; room / (piece.len() + 1)].join(",");
@@ -237,7 +237,7 @@ fn the_largest_configs_are_taken_or_refused_within_a_moment() {
     };
     let end = "}]}}}";
     let lists = [
-        // A key of half the size above a list of the other half: each item has the key in its place.
+        // A key of half the size above a list of the other half: the place of each item contains the key.
         full_of(&step(&format!("{{\"{long}\":[")), "1", &format!("]}}{end}")),
         full_of(
             &step(&format!("{{\"{long}\":[")),
@@ -272,7 +272,7 @@ fn the_largest_configs_are_taken_or_refused_within_a_moment() {
     for text in lists {
         taken(text);
     }
-    // A key that is nearly as long as the config, where only known ones are taken.
+    // A key that is nearly as long as the config, where only known keys are accepted.
     let unknown = "k".repeat(CONFIG_BYTES_MAX - 100);
     for data in [
         json!({"playbook": {"steps": [{"say": "a", unknown.as_str(): 1}]}}),

@@ -1,11 +1,11 @@
-//! Settings of a build that are kept and given back, and have no effect here.
+//! Settings of a build that are stored and returned but have no effect on this server.
 
 use serde_json::Value;
 
 use super::aliases::has_suffix;
 use crate::warning::Warning;
 
-/// Most warnings about one build: a config may hold any number of unknown keys.
+/// Maximum warnings about one build, because a config may contain any number of unknown keys.
 const WARNINGS_MAX: usize = 100;
 
 /// The keys of `data` that have an effect.
@@ -33,7 +33,7 @@ const WITHIN: [(&str, &[&str]); 3] = [
     ("fetch_url", &["allow"]),
 ];
 
-/// Settings that this server does not have, and what takes their place here.
+/// Settings that this server does not implement, and the alternative here.
 const SETTINGS: [(&str, &str); 7] = [
     (
         "skills",
@@ -45,24 +45,25 @@ const SETTINGS: [(&str, &str); 7] = [
     ),
     (
         "subAgents",
-        "data.assignments with the tool run_assignment lets a build start runs of other assignments",
+        "to start runs of other assignments, list them in data.assignments and use the tool run_assignment",
     ),
-    ("options", "leave it out"),
+    ("options", "remove it"),
     (
         "instructions",
-        "the model is never told of it: put it into data.input",
+        "the model never sees it, so move the text to data.input",
     ),
     (
         "files",
-        "upload files to a sandbox, and start the run with its sandbox_id",
+        "upload files to a sandbox and start the run with its sandbox_id",
     ),
     (
         "output_schema",
-        "what a run gives is not validated: ask for its form in data.input",
+        "results are not validated; describe the expected form in data.input",
     ),
 ];
 
-/// Warnings about what is in a config and does nothing. `within`: where the config stands in a request, such as `build.`.
+/// Returns warnings about settings without effect. `within`: the path prefix of the config in a request, such as
+/// `build.`.
 #[must_use]
 pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -71,8 +72,8 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
     };
     let at = |path: &str| format!("{within}config.data.{path}");
     for (name, instead) in SETTINGS {
-        if data.get(name).is_some_and(says_something) {
-            let message = format!("it is kept and has no effect here; {instead}");
+        if data.get(name).is_some_and(is_set) {
+            let message = format!("stored, but without effect here; {instead}");
             found.push(Warning::new(at(name), message));
         }
     }
@@ -91,10 +92,10 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
     }
     let agent = data.get("models").and_then(|models| models.get("agent"));
     for (name, value) in agent.and_then(Value::as_object).into_iter().flatten() {
-        if name != "model" && says_something(value) {
+        if name != "model" && is_set(value) {
             found.push(Warning::new(
                 at(&format!("models.agent.{name}")),
-                "it is kept and has no effect here: the model is asked with its provider's default",
+                "stored, but without effect here: the provider's default applies",
             ));
         }
     }
@@ -102,13 +103,13 @@ pub fn ignored(config: &Value, within: &str) -> Vec<Warning> {
     if model.is_some_and(has_suffix) {
         found.push(Warning::new(
             at("models.agent.model"),
-            "the suffix is left out when the provider is asked; the size of the window is that of the server's own table",
+            "the suffix is removed before the provider is asked; the size of the context window comes from the server's own table",
         ));
     }
     bounded(found, &at(""))
 }
 
-/// The keys of an object that are not known and hold more than a placeholder.
+/// The unknown keys of an object whose values are more than a placeholder.
 fn unknown_keys<'v>(
     object: &'v Value,
     known: &'static [&'static str],
@@ -117,7 +118,7 @@ fn unknown_keys<'v>(
         .as_object()
         .into_iter()
         .flatten()
-        .filter(|(name, value)| !known.contains(&name.as_str()) && says_something(value))
+        .filter(|(name, value)| !known.contains(&name.as_str()) && is_set(value))
         .map(|(name, _)| name.as_str())
 }
 
@@ -125,25 +126,25 @@ fn unknown(path: String, object: &str, known: &[&str]) -> Warning {
     let known = known.join(", ");
     Warning::new(
         path,
-        format!("it is not known, is kept and has no effect here; {object} takes {known}"),
+        format!("unknown setting: stored, but without effect here; {object} supports {known}"),
     )
 }
 
-/// The first warnings, and one that says how many more there are. `data`: the path of all of them.
+/// Truncates the warnings, and appends one with the number of the others. `data`: the common path.
 fn bounded(mut found: Vec<Warning>, data: &str) -> Vec<Warning> {
     let more = found.len().saturating_sub(WARNINGS_MAX);
     if more > 0 {
         found.truncate(WARNINGS_MAX);
         found.push(Warning::new(
             data.trim_end_matches('.'),
-            format!("{more} more settings in it have no effect here"),
+            format!("{more} more settings have no effect here"),
         ));
     }
     found
 }
 
-/// Whether a setting is more than a placeholder that clients always send.
-fn says_something(value: &Value) -> bool {
+/// Whether a setting is more than the placeholder that some clients always send.
+fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::Bool(true) | Value::Number(_) => true,
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_nothing_here_is_named() {
+    fn settings_without_effect_are_reported() {
         let data = json!({
             "skills": ["Gmail"], "plugins": [1], "subAgents": {"a": 1}, "options": {"x": true}, "instructions": "Ask first.",
             "files": ["a"], "models": {"agent": {"model": "claude-sonnet-4-5[1m]", "thinking": "high"}, "browsing": {"model": "x"}}
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_named_with_those_that_are_known() {
+    fn unknown_keys_are_reported_with_the_known_ones() {
         let data = json!({
             "models": "gpt-5", "text": "x", "limits": {"steps": 5, "step": 5, "minutes": null},
             "human_requests": {"expires_in": "1h", "expire_in": "2h"}, "fetch_url": {"allow": ["a.example"], "hosts": ["b.example"]}
@@ -207,13 +208,13 @@ mod tests {
         assert!(
             limits
                 .message
-                .ends_with("limits takes steps, tokens, cost_usd, seconds, children"),
+                .ends_with("limits supports steps, tokens, cost_usd, seconds, children"),
             "{limits:?}"
         );
     }
 
     #[test]
-    fn warnings_of_one_build_are_bounded() {
+    fn the_number_of_warnings_is_bounded() {
         let keys = (0..1000).map(|number| (format!("key_{number}"), json!(1)));
         let data = Value::Object(keys.collect());
         let warnings = ignored(&json!({"version": "v2", "data": data}), "");
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_not_warned_of() {
+    fn placeholders_are_not_reported() {
         let data = json!({
             "skills": [], "plugins": null, "subAgents": {}, "options": {}, "instructions": "", "files": [],
             "models": {"agent": {"model": "gpt-5", "thinking": null}}

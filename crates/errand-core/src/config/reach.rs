@@ -1,4 +1,5 @@
-//! What of a build's `config` says how far it reaches: connections, secrets, pages, assignments.
+//! The part of a build's `config` that sets what it reaches outside its sandbox: connections, secrets, hosts,
+//! assignments.
 
 use std::collections::BTreeSet;
 
@@ -8,28 +9,29 @@ use super::{BadConfig, bad};
 use crate::id::{AgentId, ConnectionId};
 use crate::{place, secret};
 
-/// Most connections of a build.
+/// Maximum connections of a build.
 const CONNECTIONS_MAX: usize = 32;
-/// Most hosts of an allow-list.
+/// Maximum hosts in an allow list.
 const HOSTS_MAX: usize = 1_000;
 
-/// Most assignments that a build may start.
+/// Maximum assignments that a build may start.
 const ASSIGNMENTS_MAX: usize = 1_000;
 
-/// How far a build reaches beyond its sandbox.
+/// The connections, secrets, hosts and assignments that a build may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// The connections whose tools it has.
+    /// The connections whose tools the build may have.
     pub connections: Vec<ConnectionId>,
-    /// The secrets that arguments of its calls may name: those it lists, and those its playbook has marks of.
+    /// The secrets that arguments of its calls may name: those listed, plus those that its playbook refers to.
     pub secrets: BTreeSet<String>,
-    /// The hosts that `fetch_url` may ask; none: every public one.
+    /// The hosts that `fetch_url` may contact. `None`: every public host.
     pub hosts: Option<Vec<HostPattern>>,
     /// The assignments that `run_assignment` may start.
     pub assignments: Vec<AgentId>,
 }
 
-/// A host, or with `*.` before it all that are below it; with a port, or at the default port of the address's scheme.
+/// A host, or with a leading `*.` all of its subdomains. Without a port it only matches the default port of the URL's
+/// scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
     name: String,
@@ -46,7 +48,7 @@ impl HostPattern {
             None => (text, false),
         };
         let (name, port) = match name.rsplit_once(':') {
-            // An address of version 6 without brackets is none of a URL; one in brackets may end with a port.
+            // An IPv6 address without brackets cannot occur in a URL; one in brackets may end with a port.
             Some((name, port)) if name.ends_with(']') || !name.contains(':') => {
                 let digits = port.bytes().all(|b| b.is_ascii_digit());
                 let port = port.parse::<u16>().ok().filter(|port| digits && *port > 0);
@@ -68,7 +70,8 @@ impl HostPattern {
         })
     }
 
-    /// Whether a host and a port, as a parsed URL has them, are meant. `port`: none where it is the default of the scheme.
+    /// Whether the pattern matches a host and port of a parsed URL. `port`: `None` if it is the scheme's default;
+    /// `default`: the scheme's default.
     #[must_use]
     pub fn matches(&self, host: &str, port: Option<u16>, default: Option<u16>) -> bool {
         let ports_fit = match self.port {
@@ -90,7 +93,7 @@ impl HostPattern {
 }
 
 impl Reach {
-    /// Reads it. `of_playbook`: the secrets that the playbook has marks of.
+    /// Reads these settings. `of_playbook`: the secrets that the playbook refers to.
     pub(super) fn parse(data: &Value, of_playbook: BTreeSet<String>) -> Result<Self, BadConfig> {
         let given = |key: &str| data.get(key).filter(|value| !value.is_null());
         if let Some(map) = data.as_object() {
@@ -98,20 +101,23 @@ impl Reach {
                 if let Some(at) = secret::first_named_in(&place::of_key("data", key), value) {
                     return Err(bad(
                         at,
-                        "a secret stands in the arguments of `fetch_url` and of connections' tools alone (and in the headers and the environment of a connection)",
+                        "secrets are only allowed in the arguments of `fetch_url` and of connections' tools (and in the headers and the environment of a connection)",
                     ));
                 }
             }
         }
         let mut secrets = of_playbook;
         if let Some(list) = given("secrets") {
-            secrets.extend(texts("data.secrets", list, "names of secrets", |text| {
-                secret::is_name(text).then(|| text.to_owned())
-            })?);
+            secrets.extend(parse_list(
+                "data.secrets",
+                list,
+                "names of secrets",
+                |text| secret::is_name(text).then(|| text.to_owned()),
+            )?);
         }
         let connections = match given("connections") {
             None => Vec::new(),
-            Some(list) => texts("data.connections", list, "ids of connections", |text| {
+            Some(list) => parse_list("data.connections", list, "ids of connections", |text| {
                 text.parse().ok()
             })?,
         };
@@ -119,19 +125,19 @@ impl Reach {
         if distinct.len() != connections.len() || connections.len() > CONNECTIONS_MAX {
             return Err(bad(
                 "data.connections",
-                format!("it takes at most {CONNECTIONS_MAX} ids, each once"),
+                format!("must be at most {CONNECTIONS_MAX} ids, without duplicates"),
             ));
         }
         let assignments = match given("assignments") {
             None => Vec::new(),
-            Some(list) => texts("data.assignments", list, "ids of agents", |text| {
+            Some(list) => parse_list("data.assignments", list, "ids of agents", |text| {
                 text.parse().ok()
             })?,
         };
         if assignments.len() > ASSIGNMENTS_MAX {
             return Err(bad(
                 "data.assignments",
-                format!("it takes at most {ASSIGNMENTS_MAX} ids"),
+                format!("must be at most {ASSIGNMENTS_MAX} ids"),
             ));
         }
         Ok(Self {
@@ -148,22 +154,22 @@ fn hosts(value: &Value) -> Result<Vec<HostPattern>, BadConfig> {
     let Some(list) = value.get("allow") else {
         return Err(bad(
             "data.fetch_url",
-            "it takes {\"allow\": [\"example.com\", \"*.example.org\"]}",
+            "must be an object such as {\"allow\": [\"example.com\", \"*.example.org\"]}",
         ));
     };
-    let hosts = texts(
+    let hosts = parse_list(
         path,
         list,
         "hosts, such as example.com, *.example.com or example.com:8443",
         HostPattern::parse,
     )?;
     if hosts.len() > HOSTS_MAX {
-        return Err(bad(path, format!("it takes at most {HOSTS_MAX} hosts")));
+        return Err(bad(path, format!("must be at most {HOSTS_MAX} hosts")));
     }
     Ok(hosts)
 }
 
-fn texts<T>(
+fn parse_list<T>(
     path: &str,
     value: &Value,
     what: &str,
@@ -171,11 +177,14 @@ fn texts<T>(
 ) -> Result<Vec<T>, BadConfig> {
     let list = value
         .as_array()
-        .ok_or_else(|| bad(path, format!("it takes a list of {what}")))?;
+        .ok_or_else(|| bad(path, format!("must be a list of {what}")))?;
     let items = list.iter().enumerate().map(|(index, item)| {
-        item.as_str()
-            .and_then(&parse)
-            .ok_or_else(|| bad(format!("{path}[{index}]"), format!("the list takes {what}")))
+        item.as_str().and_then(&parse).ok_or_else(|| {
+            bad(
+                format!("{path}[{index}]"),
+                format!("the list must contain {what}"),
+            )
+        })
     });
     items.collect()
 }
@@ -190,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_matched_whole_or_below() {
+    fn hosts_match_exactly_or_as_subdomains() {
         let hosts = of(json!({"fetch_url": {"allow": ["Example.com", "*.example.org"]}}))
             .unwrap()
             .hosts
@@ -219,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_a_port_means_the_default_port_alone() {
+    fn a_host_without_a_port_matches_only_the_default_port() {
         let matches = |pattern: &str, host: &str, port: Option<u16>| {
             let pattern = HostPattern::parse(pattern).unwrap();
             pattern.matches(host, port, Some(443))
@@ -250,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_error_names_the_wrong_setting() {
         for (data, path) in [
             (json!({"connections": "x"}), "data.connections"),
             (json!({"connections": ["x"]}), "data.connections[0]"),

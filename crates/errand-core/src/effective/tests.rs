@@ -26,7 +26,7 @@ fn probed(name: &str, read_only: bool, open_world: bool) -> ProbedTool {
     }
 }
 
-/// `name policy by` of each tool of the connection.
+/// `name policy by` for each tool of the connection.
 fn of(data: Value, floors: &[(&str, Policy)], caller: Option<&CallerPolicies>) -> Vec<String> {
     let tools = [
         probed("read", true, false),
@@ -57,7 +57,7 @@ fn of(data: Value, floors: &[(&str, Policy)], caller: Option<&CallerPolicies>) -
 }
 
 #[test]
-fn a_connection_whose_tools_are_not_named_offers_nothing() {
+fn a_connection_without_named_tools_offers_nothing() {
     for data in [
         json!({}),
         json!({"tools": null}),
@@ -72,7 +72,7 @@ fn a_connection_whose_tools_are_not_named_offers_nothing() {
 }
 
 #[test]
-fn all_tools_of_a_connection_have_the_policy_of_their_hints_or_the_given_one() {
+fn a_connections_tools_get_the_given_policy_or_that_of_hints() {
     let by_hints = [
         "read allow hints",
         "search guard hints",
@@ -110,7 +110,7 @@ fn all_tools_of_a_connection_have_the_policy_of_their_hints_or_the_given_one() {
 }
 
 #[test]
-fn a_run_that_was_started_has_the_stricter_of_both_policies() {
+fn a_child_run_gets_the_stricter_of_both_policies() {
     let caller = CallerPolicies(BTreeMap::from([
         ("mail__read".to_owned(), Policy::Ask),
         ("run_command".to_owned(), Policy::Guard),
@@ -122,7 +122,7 @@ fn a_run_that_was_started_has_the_stricter_of_both_policies() {
         of(data, &[], Some(&caller)),
         [
             "edit_file ask build",
-            // The caller does not have it: it is guarded, since it sends.
+            // The caller lacks this tool, and it sends data out, so it is guarded.
             "fetch_url guard caller",
             "read_file allow build",
             "run_command guard caller",

@@ -2,18 +2,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Everybody who waits, each with how many.
+/// The number of waiting requests of each member.
 type Waiting = BTreeMap<(u8, u8), usize>;
 
-/// Gives out slots until nobody who waits may take one. Returns who got one, in order.
+/// Grants slots until no waiting member may take one. Returns the receivers in order.
 fn fill(fair: &mut Fair<u8, u8>, waiting: &mut Waiting) -> Vec<(u8, u8)> {
     let mut got = Vec::new();
     loop {
-        let lines: Vec<(u8, u8)> = waiting.keys().copied().collect();
-        let Some(index) = fair.choose(lines.iter().map(|(g, m)| (g, m))) else {
+        let members: Vec<(u8, u8)> = waiting.keys().copied().collect();
+        let Some(index) = fair.choose(members.iter().map(|(g, m)| (g, m))) else {
             return got;
         };
-        let (group, member) = lines[index];
+        let (group, member) = members[index];
         fair.take(&group, &member);
         got.push((group, member));
         let left = waiting.get_mut(&(group, member)).unwrap();
@@ -41,7 +41,7 @@ fn one_member_leaves_an_eighth_to_others() {
 }
 
 #[test]
-fn one_group_leaves_slots_to_another_however_many_members_it_has() {
+fn a_group_leaves_slots_to_another_regardless_of_its_size() {
     let mut fair = Fair::new(64);
     let mut crowd: Waiting = (0..100).map(|member| ((1, member), 100)).collect();
     assert_eq!(fill(&mut fair, &mut crowd).len(), 60);
@@ -50,13 +50,13 @@ fn one_group_leaves_slots_to_another_however_many_members_it_has() {
 
 #[test]
 fn groups_and_members_take_turns() {
-    // One slot at a time, given back at once: nobody holds anything, and still nobody is served twice in a row.
+    // One slot, returned at once: all always hold zero, and still they are served in turn.
     let mut fair = Fair::new(1);
-    let lines = [(1, 1), (1, 2), (1, 3), (2, 1)];
+    let members = [(1, 1), (1, 2), (1, 3), (2, 1)];
     let mut served = Vec::new();
     for _ in 0..6 {
-        let index = fair.choose(lines.iter().map(|(g, m)| (g, m))).unwrap();
-        let (group, member) = lines[index];
+        let index = fair.choose(members.iter().map(|(g, m)| (g, m))).unwrap();
+        let (group, member) = members[index];
         fair.take(&group, &member);
         fair.release(&group, &member);
         served.push((group, member));
@@ -67,7 +67,7 @@ fn groups_and_members_take_turns() {
 #[derive(Clone, Debug)]
 enum Act {
     Wants(u8, u8, usize),
-    /// Who holds the nth slot gives it back.
+    /// The holder of the nth slot returns it.
     Ends(usize),
 }
 
@@ -94,14 +94,14 @@ proptest! {
                 }
                 Act::Ends(_) => {}
             }
-            // Each slot goes to the least served among those that may have one.
+            // Each slot goes to the least served of those that may take one.
             loop {
-                let lines: Vec<(u8, u8)> = waiting.keys().copied().collect();
-                let Some(index) = fair.choose(lines.iter().map(|(g, m)| (g, m))) else { break };
-                let (group, member) = lines[index];
-                let least = lines.iter().filter(|(g, m)| fair.may_take(g, m)).map(|(g, _)| held_by(&fair, *g)).min();
+                let members: Vec<(u8, u8)> = waiting.keys().copied().collect();
+                let Some(index) = fair.choose(members.iter().map(|(g, m)| (g, m))) else { break };
+                let (group, member) = members[index];
+                let least = members.iter().filter(|(g, m)| fair.may_take(g, m)).map(|(g, _)| held_by(&fair, *g)).min();
                 prop_assert_eq!(Some(held_by(&fair, group)), least);
-                let least = lines.iter().filter(|(g, m)| *g == group && fair.may_take(g, m)).map(|(g, m)| fair.held(g, m)).min();
+                let least = members.iter().filter(|(g, m)| *g == group && fair.may_take(g, m)).map(|(g, m)| fair.held(g, m)).min();
                 prop_assert_eq!(Some(fair.held(&group, &member)), least);
                 fair.take(&group, &member);
                 holders.push((group, member));
@@ -110,9 +110,9 @@ proptest! {
                 if *left == 0 { waiting.remove(&(group, member)); }
             }
             prop_assert_eq!(fair.free() + holders.len(), slots, "every slot is counted once");
-            // Work-conserving: where somebody waits, only the reserve is free.
+            // Work-conserving: while a request waits, at most the reserve is free.
             prop_assert!(waiting.is_empty() || fair.free() <= reserve);
-            // Nobody who holds nothing waits while others hold more than one, and slots are free.
+            // While slots are free beyond the groups' part of the reserve, no member without a slot waits.
             if fair.free() > reserve / 2 {
                 prop_assert!(waiting.keys().all(|(g, m)| fair.held(g, m) > 0));
             }
@@ -123,10 +123,10 @@ proptest! {
     }
 
     #[test]
-    fn two_that_always_want_more_hold_as_much(slots in 2usize..100, first in 1usize..100) {
+    fn two_members_with_endless_demand_share_equally(slots in 2usize..100, first in 1usize..100) {
         let mut fair = Fair::new(slots);
         let mut holders = fill(&mut fair, &mut Waiting::from([((1, 1), first)]));
-        // Slots come free one by one, whoever holds them: in the end both hold the same, but for what is kept for others.
+        // Slots become free in random order: in the end both hold the same, except for the reserve.
         let both = || Waiting::from([((1, 1), slots), ((1, 2), slots)]);
         let mut draw: u64 = 1;
         for _ in 0..2_000 {

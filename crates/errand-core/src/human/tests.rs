@@ -11,7 +11,7 @@ fn answers(value: Value) -> Answer {
 }
 
 #[test]
-fn an_answer_must_be_of_the_request_s_kind() {
+fn an_answer_must_match_the_kind_of_its_request() {
     let question = ask(json!([{"question": "Which?"}]));
     assert!(check_answer(&Ask::Approval, answers(json!({"Which?": "A"}))).is_err());
     assert!(
@@ -27,7 +27,7 @@ fn an_answer_must_be_of_the_request_s_kind() {
 }
 
 #[test]
-fn every_question_is_answered_and_no_other() {
+fn exactly_the_questions_asked_must_be_answered() {
     let question = ask(json!([{"question": "Which?"}, {"question": "When?"}]));
     let missing = check_answer(&question, answers(json!({"Which?": "A"}))).unwrap_err();
     assert!(missing.0.contains("When?"), "{missing}");
@@ -42,7 +42,7 @@ fn every_question_is_answered_and_no_other() {
 }
 
 #[test]
-fn several_labels_are_split_at_commas_unless_the_text_is_a_label() {
+fn labels_are_split_at_commas_unless_the_text_is_a_label() {
     let question = ask(
         json!([{"question": "Which?", "multi_select": true, "options": [{"label": "A"}, {"label": "B"}, {"label": "A, B"}]}]),
     );
@@ -56,7 +56,7 @@ fn several_labels_are_split_at_commas_unless_the_text_is_a_label() {
 }
 
 #[test]
-fn free_text_is_accepted_unless_forbidden() {
+fn free_text_is_accepted_unless_disabled() {
     let free = ask(json!([{"question": "Which?", "options": [{"label": "A"}]}]));
     assert!(check_answer(&free, answers(json!({"Which?": "something else"}))).is_ok());
     let closed =

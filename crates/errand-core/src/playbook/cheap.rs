@@ -1,12 +1,14 @@
-//! Which templates are cheap: evaluated in this process, on the caller's stack.
+//! Decides which templates are cheap, so that they are evaluated in this process, on the caller's stack.
 //!
-//! Fuel counts instructions, bytes and items. It counts neither how deep a value is nested nor how often a value shares
-//! its parts, and a value that was built in a template can be walked for ever, or overflow the stack. A template is cheap
-//! if nothing in it can put a value into another value, and if each operation is paid for by fuel or takes a time that the
-//! size of the run's data bounds. Everything else (a list of lists, a macro, sorting, a comparison of two values within a
-//! loop) is evaluated by an [`Evaluator`](super::Evaluator), which can be killed.
+//! Fuel counts instructions, bytes and items. It counts neither the nesting of a value nor how often a value shares its
+//! parts, and walking a value that was built in a template may never finish or overflow the stack. A template is cheap
+//! if nothing in it can put one value into another, and if each operation either costs fuel or takes a time that is
+//! bounded by the size of the run's data. Everything else (a list of lists, a macro, sorting, a comparison of two
+//! values within a loop) is evaluated by an [`Evaluator`](super::Evaluator), which can be killed.
 //!
-//! Guarantees: only what is named here is cheap; a statement, filter or test that is new to the template library is not.
+//! # Guarantees
+//!
+//! The lists here are allow lists: a statement, filter or test that the template library adds is not cheap.
 
 use minijinja::machinery::ast::{
     BinOpKind, CallArg, CompareOpKind, Expr, Filter, ForLoop, Stmt, Test,
@@ -16,10 +18,10 @@ use minijinja::value::ValueKind;
 
 use super::template::syntax;
 
-/// Most operations of a cheap template whose time depends on the sizes of two values, or that make a value that refers to
-/// another one.
+/// Maximum operations of a cheap template whose time depends on the sizes of two values, or that create a value that
+/// refers to another one.
 const WALKS_MAX: usize = 8;
-/// Filters that are paid for by fuel and put no value into another one.
+/// Filters that cost fuel and do not put one value into another.
 const FILTERS: [&str; 25] = [
     "abs",
     "bool",
@@ -47,7 +49,7 @@ const FILTERS: [&str; 25] = [
     "trim",
     "upper",
 ];
-/// Tests that look at no more than the kind of a value, at a number, or at as much as their argument has.
+/// Tests that look at the kind of a value, at a number, or at no more than their argument's size.
 const TESTS: [&str; 19] = [
     "boolean",
     "defined",
@@ -69,7 +71,7 @@ const TESTS: [&str; 19] = [
     "true",
     "undefined",
 ];
-/// What a loop says of itself.
+/// The attributes of `loop`.
 const LOOP_FIELDS: [&str; 7] = [
     "first",
     "index",
@@ -80,25 +82,25 @@ const LOOP_FIELDS: [&str; 7] = [
     "revindex0",
 ];
 
-/// Whether a template that parses and is within its bounds is cheap.
+/// Whether a template is cheap. It must be valid and within its bounds.
 pub(super) fn is_cheap(source: &str) -> bool {
     parse(source, "", syntax()).is_ok_and(|template| {
-        let mut found = Found::default();
-        found.statement(&template) && found.adds_up()
+        let mut found = Operations::default();
+        found.statement(&template) && found.is_within_bounds()
     })
 }
 
-/// The same for an expression without its tag.
+/// Like [`is_cheap`] for an expression without its tag.
 pub(super) fn is_cheap_expression(source: &str) -> bool {
     parse_expr(source).is_ok_and(|expr| {
-        let mut found = Found::default();
-        found.value(&expr) && found.adds_up()
+        let mut found = Operations::default();
+        found.value(&expr) && found.is_within_bounds()
     })
 }
 
 #[derive(Default)]
-struct Found {
-    /// Comparisons of two values of which neither is a constant, and the like: each may walk both.
+struct Operations {
+    /// Comparisons and similar operations on two values that are not constants: each may walk both.
     comparisons: usize,
     /// Values that refer to another one without copying it: `a + b`, `a * 2`, `a[1:]`.
     views: usize,
@@ -106,8 +108,8 @@ struct Found {
     sets: bool,
 }
 
-impl Found {
-    fn adds_up(&self) -> bool {
+impl Operations {
+    fn is_within_bounds(&self) -> bool {
         let repeated = self.loops && self.comparisons + self.views > 0;
         let chained = self.views > 0 && (self.sets || self.comparisons > 0);
         self.comparisons + self.views <= WALKS_MAX && !repeated && !chained
@@ -185,7 +187,7 @@ impl Found {
                 of => self.value(of),
             },
             Expr::GetItem(get) => {
-                // A place in a text is counted from its start.
+                // An index into a string is found by counting characters from the start.
                 let near = constant(&get.subscript_expr).is_some_and(|key| {
                     key.as_str().is_some()
                         || key.as_i64().is_some_and(|at| (0..=1_000).contains(&at))
@@ -237,7 +239,7 @@ impl Found {
         self.values([left, right])
     }
 
-    /// A comparison with a constant ends at once, or is paid for. So does the search for one.
+    /// Counts a comparison, unless one side is a constant: then it ends early or costs fuel.
     fn compare(&mut self, left: &Expr<'_>, right: &Expr<'_>, contains: bool) {
         let constants = matches!(right, Expr::List(_) | Expr::Tuple(_) | Expr::Map(_));
         let free = is_scalar(left) || is_scalar(right) || (contains && constants);
@@ -254,18 +256,19 @@ impl Found {
     fn filter(&mut self, filter: &Filter<'_>) -> bool {
         let args = &filter.args;
         let fits = match filter.name {
-            // More than a constant would be put into each place of a list.
+            // A value that is not a constant would be put into every item of the list.
             "map" => {
                 let more = args.iter().skip(1).all(|arg| {
                     matches!(arg, CallArg::Pos(value) | CallArg::Kwarg(_, value) if is_scalar(value))
                 });
-                named(args, 0, &FILTERS) && more || only_attribute(args)
+                is_known_name_at(args, 0, &FILTERS) && more || only_attribute(args)
             }
-            "select" | "reject" => args.is_empty() || named(args, 0, &TESTS),
+            "select" | "reject" => args.is_empty() || is_known_name_at(args, 0, &TESTS),
             "selectattr" | "rejectattr" => {
-                named_freely(args, 0) && (args.len() == 1 || named(args, 1, &TESTS))
+                is_string_literal_at(args, 0)
+                    && (args.len() == 1 || is_known_name_at(args, 1, &TESTS))
             }
-            // With another start it puts lists together.
+            // With another start value, it concatenates lists.
             "sum" => args.is_empty() || only_attribute(args),
             name => FILTERS.contains(&name),
         };
@@ -308,12 +311,12 @@ fn is_target(expr: &Expr<'_>) -> bool {
     }
 }
 
-/// Whether the argument at a place is a text that is written there: a name that is computed could be any.
-fn named_freely(args: &[CallArg<'_>], at: usize) -> bool {
+/// Whether the argument at an index is a string literal: a computed name could be anything.
+fn is_string_literal_at(args: &[CallArg<'_>], at: usize) -> bool {
     matches!(args.get(at), Some(CallArg::Pos(name)) if constant(name).is_some_and(|name| name.as_str().is_some()))
 }
 
-fn named(args: &[CallArg<'_>], at: usize, known: &[&str]) -> bool {
+fn is_known_name_at(args: &[CallArg<'_>], at: usize, known: &[&str]) -> bool {
     matches!(args.get(at), Some(CallArg::Pos(name))
         if constant(name).and_then(|name| name.as_str()).is_some_and(|name| known.contains(&name)))
 }

@@ -1,7 +1,8 @@
-//! Where a walk stands: the step, the rounds around it, and the names given so far; and the way to the next move.
+//! The position of a walk: the current step, the iterations around it, and the names assigned so far; and the search
+//! for the next move.
 //!
-//! A [`Cursor`] is cheap to clone: what grows with the run (names, lists, values of rounds) is shared. The cost depends
-//! on the playbook's size, not on the transcript's.
+//! A [`Cursor`] is cheap to clone: everything that grows with the run (names, lists, values of iterations) is shared.
+//! The cost depends on the size of the playbook, not of the transcript.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use crate::limits::PLAYBOOK_MOVES_MAX;
 
 use super::{Action, Condition, Playbook, RunFacts, SET_BYTES_MAX, Step};
 
-/// Fuel of a step that is looked at, beside its templates: an empty round costs something, too.
+/// Fuel of visiting a step, in addition to its templates: an empty iteration is not free, either.
 const STEP_FUEL: u64 = 10;
 
-/// What a decision sees beside the names: the messages up to the newest one that it reads.
+/// The inputs of a decision besides names: the messages up to the newest one at that time.
 pub(super) struct View<'a> {
     pub(super) users: &'a Users,
     /// The position of the newest message that is read; 0 for none.
@@ -26,23 +27,23 @@ pub(super) struct View<'a> {
     pub(super) run: &'a RunFacts,
 }
 
-/// What is looked for.
+/// The destination of a search.
 pub(super) enum Goal<'a> {
-    /// The next step that makes a move.
+    /// The next step that acts.
     Undecided,
-    /// The step of a recorded move: what stands before it was left out, whatever its `if` says.
+    /// The step of a recorded move. Steps before it stay skipped even if their `if` is true now.
     Recorded(&'a [usize]),
 }
 
-/// What a kept value is counted with: its place in two lists, what holds them, and a small object.
+/// The size that a kept value counts as: its slots in two lists, the list's node, and a small object.
 const KEPT_VALUE_BYTES: u64 = 1024;
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// The cursor stands at the step.
+pub(super) enum SeekResult {
+    /// The cursor is at a step that acts.
     Step,
-    /// The steps are at their end.
+    /// The list of steps has ended.
     End,
 }
 
@@ -50,43 +51,44 @@ pub(super) enum Found {
 pub(super) struct Cursor {
     /// Outermost first; never empty.
     frames: Vec<Frame>,
-    /// Moves that were recorded in this start.
+    /// Moves recorded since the start.
     pub(super) moves: u32,
-    /// Size of the values that `set` made in this start.
-    made: u64,
+    /// Size of the values that `set` created since the start.
+    bytes_set: u64,
 }
 
-/// A list of steps under way.
+/// A list of steps in progress.
 #[derive(Clone, Debug)]
 struct Frame {
     steps: Arc<[Step]>,
     at: usize,
     names: Arc<Vars>,
-    /// The value of the step before.
+    /// The value of the previous step.
     last: Value,
-    round: Option<Round>,
+    iteration: Option<Iteration>,
 }
 
+/// One iteration of a `for_each`.
 #[derive(Clone, Debug)]
-struct Round {
+struct Iteration {
     items: Arc<[Value]>,
     number: usize,
-    given: Chain,
-    /// Whether anybody reads the values of its rounds.
-    keeps: bool,
+    values: SharedList,
+    /// Whether anything reads the values of its iterations.
+    keeps_values: bool,
 }
 
-/// A list that is shared by the cursors that hold it, and grows in constant time.
+/// A persistent list: cursors share its nodes, and appending takes constant time.
 #[derive(Clone, Debug, Default)]
-struct Chain(Option<Arc<Link>>);
+struct SharedList(Option<Arc<Link>>);
 
 #[derive(Debug)]
 struct Link {
     value: Value,
-    before: Chain,
+    before: SharedList,
 }
 
-impl Chain {
+impl SharedList {
     fn push(&mut self, value: Value) {
         let before = Self(self.0.take());
         self.0 = Some(Arc::new(Link { value, before }));
@@ -104,8 +106,8 @@ impl Chain {
     }
 }
 
-impl Drop for Chain {
-    /// One link after the other: the derived way would go as deep into the stack as the chain is long.
+impl Drop for SharedList {
+    /// Drops the nodes in a loop: the derived destructor would recurse as deep as the chain is long.
     fn drop(&mut self) {
         let mut next = self.0.take();
         while let Some(mut link) = next.and_then(Arc::into_inner) {
@@ -119,23 +121,23 @@ impl Cursor {
         Self {
             frames: vec![Frame::new(Arc::clone(&playbook.steps), None)],
             moves: 0,
-            made: 0,
+            bytes_set: 0,
         }
     }
 
-    /// The steps that the cursor is in, and which of them it stands at (one past the last: at the end).
-    pub(super) fn place(&self) -> (Arc<[Step]>, usize) {
+    /// The innermost list of steps and the index in it (one past the last: at the end).
+    pub(super) fn position(&self) -> (Arc<[Step]>, usize) {
         self.frames.last().map_or_else(
             || (Arc::from([]), 0),
             |frame| (Arc::clone(&frame.steps), frame.at),
         )
     }
 
-    /// Steps and rounds in turn, outermost first.
+    /// Indices of steps and iterations alternately, outermost first.
     fn numbers(&self) -> impl Iterator<Item = usize> {
         let numbers = self.frames.iter().flat_map(|frame| {
             [
-                frame.round.as_ref().map(|round| round.number),
+                frame.iteration.as_ref().map(|iteration| iteration.number),
                 Some(frame.at),
             ]
         });
@@ -151,24 +153,24 @@ impl Cursor {
         self.numbers().all(|number| path.next() == Some(number)) && path.next().is_some()
     }
 
-    /// The path as a mark has it, such as `1[3].0`.
+    /// The path in the form of a [`Mark`](crate::transcript::Mark), such as `1[3].0`.
     pub(super) fn path(&self) -> String {
         let mut path = String::new();
         for frame in &self.frames {
-            if let Some(round) = &frame.round {
-                let _ = write!(path, "[{}].", round.number);
+            if let Some(iteration) = &frame.iteration {
+                let _ = write!(path, "[{}].", iteration.number);
             }
             let _ = write!(path, "{}", frame.at);
         }
         path
     }
 
-    /// Which rounds it is in, for an error's text; empty outside of all.
-    pub(super) fn rounds(&self) -> String {
+    /// The indices of the enclosing iterations, for an error message; empty outside of any.
+    pub(super) fn iteration_suffix(&self) -> String {
         let numbers: Vec<_> = self
             .frames
             .iter()
-            .filter_map(|f| f.round.as_ref())
+            .filter_map(|f| f.iteration.as_ref())
             .map(|r| r.number.to_string())
             .collect();
         if numbers.is_empty() {
@@ -178,13 +180,13 @@ impl Cursor {
         }
     }
 
-    /// The names that the step's templates see.
+    /// The names that the templates of the current step see.
     pub(super) fn names(&self, view: &View<'_>, with_sandbox: bool) -> Names {
-        let round = self
+        let iteration = self
             .frames
             .iter()
             .rev()
-            .find_map(|frame| frame.round.as_ref());
+            .find_map(|frame| frame.iteration.as_ref());
         Names {
             scopes: self
                 .frames
@@ -192,11 +194,11 @@ impl Cursor {
                 .rev()
                 .map(|frame| Arc::clone(&frame.names))
                 .collect(),
-            round: round.and_then(|round| {
-                round
+            iteration: iteration.and_then(|iteration| {
+                iteration
                     .items
-                    .get(round.number)
-                    .map(|item| (item.clone(), round.number))
+                    .get(iteration.number)
+                    .map(|item| (item.clone(), iteration.number))
             }),
             users: Arc::clone(view.users),
             read: view
@@ -207,7 +209,7 @@ impl Cursor {
         }
     }
 
-    /// Leaves the step behind, with its value.
+    /// Moves past the current step, whose value is `value`.
     pub(super) fn complete(&mut self, value: Value) {
         let Some(frame) = self.frames.last_mut() else {
             return;
@@ -215,7 +217,7 @@ impl Cursor {
         if let Some(name) = frame
             .steps
             .get(frame.at)
-            .and_then(|step| step.gives.as_ref())
+            .and_then(|step| step.assigns_to.as_ref())
         {
             Arc::make_mut(&mut frame.names).insert(Arc::clone(name), value.clone());
         }
@@ -223,41 +225,43 @@ impl Cursor {
         frame.at += 1;
     }
 
-    /// At the end of a round's steps: the next round, or the step after the `for_each`. False at the end of all.
+    /// At the end of an iteration: moves to the next one, or past the `for_each`. Returns false at the end of all
+    /// steps.
     ///
     /// # Errors
-    /// More values are kept than a start may make.
+    /// If more values are kept than one start may create.
     fn end_list(&mut self) -> Result<bool, String> {
         let Some(frame) = self.frames.last_mut() else {
             return Ok(false);
         };
-        let Some(round) = &mut frame.round else {
+        let Some(iteration) = &mut frame.iteration else {
             return Ok(false);
         };
         let last = std::mem::take(&mut frame.last);
-        if round.keeps {
-            self.made = self.made.saturating_add(KEPT_VALUE_BYTES);
-            if self.made > SET_BYTES_MAX {
+        if iteration.keeps_values {
+            self.bytes_set = self.bytes_set.saturating_add(KEPT_VALUE_BYTES);
+            if self.bytes_set > SET_BYTES_MAX {
                 return Err(format!(
-                    "playbook: this start has kept values of more than {SET_BYTES_MAX} bytes"
+                    "playbook: the values kept since the start exceed {SET_BYTES_MAX} bytes"
                 ));
             }
-            round.given.push(last);
+            iteration.values.push(last);
         }
-        round.number += 1;
-        if round.number < round.items.len() {
+        iteration.number += 1;
+        if iteration.number < iteration.items.len() {
             frame.at = 0;
             frame.names = Arc::default();
             frame.last = Value::from(());
         } else {
-            let list = round.given.to_list();
+            let list = iteration.values.to_list();
             self.frames.pop();
             self.complete(list.into());
         }
         Ok(true)
     }
 
-    /// Whether the value of the step is read: it has a name, or it is the value of a round that is.
+    /// Whether the value of the current step is used: it has a name, or it is the result of an iteration whose value
+    /// is.
     fn is_read(&self) -> bool {
         let Some(frame) = self.frames.last() else {
             return false;
@@ -265,54 +269,62 @@ impl Cursor {
         let named = frame
             .steps
             .get(frame.at)
-            .is_some_and(|step| step.gives.is_some());
-        let ends_round = frame.at + 1 == frame.steps.len();
-        named || (ends_round && frame.round.as_ref().is_some_and(|round| round.keeps))
+            .is_some_and(|step| step.assigns_to.is_some());
+        let ends_iteration = frame.at + 1 == frame.steps.len();
+        named
+            || (ends_iteration
+                && frame
+                    .iteration
+                    .as_ref()
+                    .is_some_and(|iteration| iteration.keeps_values))
     }
 
     fn enter(&mut self, steps: &Arc<[Step]>, items: Vec<Value>) {
         if items.is_empty() {
             self.complete(Vec::<Value>::new().into());
         } else {
-            let round = Round {
+            let iteration = Iteration {
                 items: items.into(),
                 number: 0,
-                given: Chain::default(),
-                keeps: self.is_read(),
+                values: SharedList::default(),
+                keeps_values: self.is_read(),
             };
-            self.frames.push(Frame::new(Arc::clone(steps), Some(round)));
+            self.frames
+                .push(Frame::new(Arc::clone(steps), Some(iteration)));
         }
     }
 
-    /// Goes on to the next move, and carries out the silent steps on the way.
+    /// Advances to the next move, executing the silent steps on the way.
     ///
     /// # Errors
-    /// A sentence that begins with the path of what failed. The cursor then stands at that step.
+    /// A sentence that begins with the path of the step that failed. The cursor then stays at that step.
     pub(super) fn seek(
         &mut self,
         goal: &Goal<'_>,
         view: &View<'_>,
         fuel: &mut Fuel<'_>,
-    ) -> Result<Found, String> {
+    ) -> Result<SeekResult, String> {
         loop {
-            let (steps, at) = self.place();
+            let (steps, at) = self.position();
             let Some(step) = steps.get(at) else {
                 if self
                     .end_list()
-                    .map_err(|e| format!("{e}{}", self.rounds()))?
+                    .map_err(|e| format!("{e}{}", self.iteration_suffix()))?
                 {
                     continue;
                 }
-                return Ok(Found::End);
+                return Ok(SeekResult::End);
             };
-            let in_rounds = |error: String| format!("{error}{}", self.rounds());
+            let in_iterations = |error: String| format!("{error}{}", self.iteration_suffix());
             fuel.burn(STEP_FUEL)
-                .map_err(|e| in_rounds(format!("{}: {e}", step.path)))?;
+                .map_err(|e| in_iterations(format!("{}: {e}", step.path)))?;
+            // The path of a recorded move proves that the steps around it were entered, so their `if` is not
+            // evaluated again. Steps that act are taken from the path; only silent steps besides it are decided anew.
             let wanted = match goal {
                 Goal::Recorded(path) if step.is_silent() && self.is_around(path) => true,
                 Goal::Recorded(path) if !step.is_silent() => self.is_at(path),
                 Goal::Undecided | Goal::Recorded(_) => {
-                    self.wants(step, view, fuel).map_err(in_rounds)?
+                    self.is_enabled(step, view, fuel).map_err(in_iterations)?
                 }
             };
             if !wanted {
@@ -323,53 +335,53 @@ impl Cursor {
                 Action::ForEach { list, steps: inner } => {
                     let (value, _) = list
                         .value(&self.names(view, false), fuel)
-                        .map_err(in_rounds)?;
+                        .map_err(in_iterations)?;
                     let items = items_of(&value)
-                        .map_err(|e| in_rounds(format!("{}.for_each: {e}", step.path)))?;
+                        .map_err(|e| in_iterations(format!("{}.for_each: {e}", step.path)))?;
                     if matches!(goal, Goal::Undecided) {
                         self.check_moves(&step.path, inner, items.len())
-                            .map_err(in_rounds)?;
+                            .map_err(in_iterations)?;
                     }
                     self.enter(inner, items);
                 }
                 Action::Set(values) => {
                     let names = self.names(view, false);
                     let mut given = Map::new();
-                    let mut made = self.made;
+                    let mut bytes_set = self.bytes_set;
                     for (name, node) in values {
-                        let (value, units) = node.value(&names, fuel).map_err(in_rounds)?;
-                        made = made.saturating_add(units);
+                        let (value, units) = node.value(&names, fuel).map_err(in_iterations)?;
+                        bytes_set = bytes_set.saturating_add(units);
                         given.insert(name.to_string(), value);
                     }
-                    if made > SET_BYTES_MAX {
-                        return Err(in_rounds(format!(
-                            "{}.set: this start has made values of more than {SET_BYTES_MAX} bytes",
+                    if bytes_set > SET_BYTES_MAX {
+                        return Err(in_iterations(format!(
+                            "{}.set: the values created since the start exceed {SET_BYTES_MAX} bytes",
                             step.path
                         )));
                     }
-                    self.made = made;
-                    self.give(&given);
+                    self.bytes_set = bytes_set;
+                    self.assign(&given);
                 }
-                _ => return Ok(Found::Step),
+                _ => return Ok(SeekResult::Step),
             }
         }
     }
 
-    /// Refuses a list before the first round if its rounds are sure to make more moves than a start may.
+    /// Fails before the first iteration if the iterations are certain to exceed the moves that one start may take.
     fn check_moves(&self, path: &str, inner: &[Step], rounds: usize) -> Result<(), String> {
-        let Some(each) = moves_of_round(inner) else {
+        let Some(each) = moves_of_iteration(inner) else {
             return Ok(());
         };
         let left = PLAYBOOK_MOVES_MAX.saturating_sub(self.moves);
         if each.saturating_mul(rounds as u64) > u64::from(left) {
             return Err(format!(
-                "{path}.for_each: {rounds} rounds make more moves than the {left} that this start has left of {PLAYBOOK_MOVES_MAX}; take a shorter list, or start a run for each part"
+                "{path}.for_each: {rounds} iterations need more moves than the {left} that remain of {PLAYBOOK_MOVES_MAX} since the start; use a shorter list, or start a run for each part"
             ));
         }
         Ok(())
     }
 
-    fn give(&mut self, given: &Map<String, Json>) {
+    fn assign(&mut self, given: &Map<String, Json>) {
         if let Some(frame) = self.frames.last_mut() {
             let names = Arc::make_mut(&mut frame.names);
             for (name, value) in given {
@@ -384,7 +396,12 @@ impl Cursor {
         self.complete(whole);
     }
 
-    fn wants(&self, step: &Step, view: &View<'_>, fuel: &mut Fuel<'_>) -> Result<bool, String> {
+    fn is_enabled(
+        &self,
+        step: &Step,
+        view: &View<'_>,
+        fuel: &mut Fuel<'_>,
+    ) -> Result<bool, String> {
         match &step.only_if {
             None => Ok(true),
             Some(Condition::Fixed(wanted)) => Ok(*wanted),
@@ -398,32 +415,32 @@ impl Cursor {
 }
 
 impl Frame {
-    fn new(steps: Arc<[Step]>, round: Option<Round>) -> Self {
+    fn new(steps: Arc<[Step]>, iteration: Option<Iteration>) -> Self {
         Self {
             steps,
             at: 0,
             names: Arc::default(),
             last: Value::from(()),
-            round,
+            iteration,
         }
     }
 }
 
 impl Step {
-    /// Whether it makes no move of its own.
+    /// Whether the step makes no move of its own.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.action, Action::Set(_) | Action::ForEach { .. })
     }
 }
 
-/// How many moves a round is sure to make. `None` where it may end the run.
-fn moves_of_round(steps: &[Step]) -> Option<u64> {
+/// The number of moves that an iteration makes at least. `None` if it may end the run.
+fn moves_of_iteration(steps: &[Step]) -> Option<u64> {
     let mut moves = 0;
     for step in steps {
         match &step.action {
             Action::Finish(_) | Action::Fail(_) => return None,
-            // The length of its list is not known, but its steps may end the run.
-            Action::ForEach { steps, .. } => drop(moves_of_round(steps)?),
+            // The length of the inner list is unknown, but its steps may end the run.
+            Action::ForEach { steps, .. } => drop(moves_of_iteration(steps)?),
             Action::Set(_) => {}
             _ if matches!(step.only_if, None | Some(Condition::Fixed(true))) => moves += 1,
             _ => {}
@@ -438,13 +455,13 @@ fn items_of(value: &Json) -> Result<Vec<Value>, String> {
         Json::Null => "null",
         Json::Bool(_) => "a boolean",
         Json::Number(_) => "a number",
-        Json::String(_) => "a text",
+        Json::String(_) => "a string",
         Json::Object(_) => "an object",
     };
-    Err(format!("it takes a list, not {kind}"))
+    Err(format!("must be a list, not {kind}"))
 }
 
-/// Reads a mark's path: `1[3].0` is 1, 3, 0.
+/// Parses the path of a mark: `1[3].0` becomes 1, 3, 0.
 pub(super) fn read_path(path: &str) -> Option<Vec<usize>> {
     let numbers: Option<Vec<usize>> = path
         .split(['[', '.'])

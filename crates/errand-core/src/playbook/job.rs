@@ -1,4 +1,4 @@
-//! A template as data, so that another process can evaluate it.
+//! Template evaluations as data, so that another process can execute them.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use serde_json::{Map, Value as Json};
 use super::json::{from_json, to_json};
 use super::template::{ENVIRONMENT, Marks, RESULT};
 
-/// What a template gives.
+/// The kind of result that a template has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
-    /// Its text.
+    /// The rendered text.
     Text,
-    /// The value of its expression.
+    /// The value of the expression, with its type.
     Value,
 }
 
-/// A template, and the names that it reads.
+/// A template together with the values of the names that it reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
     pub(super) source: String,
@@ -28,16 +28,16 @@ pub struct Job {
     pub(super) names: Map<String, Json>,
 }
 
-/// What a template gave.
+/// The result of an evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluated {
     pub(super) value: Json,
-    /// Its size, about bytes.
+    /// The value's size, in units of about a byte.
     pub(super) units: u64,
     pub(super) fuel: u64,
 }
 
-/// Why it gave nothing.
+/// The error of an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     pub(super) kind: FailedKind,
@@ -49,29 +49,28 @@ pub struct Failed {
 pub(super) enum FailedKind {
     Undefined,
     OutOfFuel,
-    /// What it gives is no JSON value.
+    /// JSON cannot represent the result.
     NoJson,
     Other,
 }
 
-/// Evaluates the templates that are not cheap, where neither an overflow of the stack nor a value that is walked for ever
-/// harms this process.
+/// Evaluates the templates that are not cheap. A stack overflow or an endless evaluation must not harm this process.
 pub trait Evaluator: Send + Sync {
-    /// Blocks until the template was evaluated. The inner error is the template's own.
+    /// Blocks until the template is evaluated. The inner error is the template's own.
     ///
     /// # Errors
-    /// A clause: it took too long or needed too much, or nobody waits for it any more.
+    /// A clause: the evaluation took too long or needed too much memory, or its result is no longer needed.
     fn evaluate(&self, job: Job) -> Result<Result<Evaluated, Failed>, String>;
 
-    /// Whether the move is still waited for: looked at between templates.
+    /// Checks whether the move is still needed; called between templates.
     ///
     /// # Errors
-    /// A clause, where it is not.
+    /// A clause, if it is not needed any more.
     fn go_on(&self) -> Result<(), String>;
 }
 
 impl Job {
-    /// A template and its names. An expression is given as the text of its tag.
+    /// `source`: a whole template for [`Form::Text`], or the inside of the tag for [`Form::Value`].
     #[must_use]
     pub fn new(source: &str, form: Form, names: Map<String, Json>) -> Self {
         let source = match form {
@@ -85,13 +84,13 @@ impl Job {
         }
     }
 
-    /// Evaluates it in this process, which may overflow its stack or never end.
+    /// Evaluates the template in this process, which may overflow its stack or never finish.
     ///
     /// # Errors
-    /// The template's own.
+    /// The template's own error.
     pub fn evaluate(&self) -> Result<Evaluated, Failed> {
         let names = self.names.iter();
-        let names = Sent(
+        let names = JobNames(
             names
                 .map(|(name, json)| (name.clone(), from_json(json)))
                 .collect(),
@@ -100,8 +99,8 @@ impl Job {
     }
 }
 
-/// The first line of an encoded job. Each name's value follows on a line of its own: within the line they would be
-/// nested more deeply than they are, and JSON is read to 128 levels.
+/// The first line of an encoded job. The value of each name follows on a line of its own: nested in this line, values
+/// would be deeper than the 128 levels that serde_json accepts.
 #[derive(Serialize, Deserialize)]
 struct JobHead {
     source: String,
@@ -109,7 +108,7 @@ struct JobHead {
     names: Vec<String>,
 }
 
-/// The first line of an encoded reply. The value follows, if there is one.
+/// The first line of an encoded reply. The value follows on the next line, if there is one.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ReplyHead {
@@ -117,7 +116,7 @@ enum ReplyHead {
     Failed(Failed),
 }
 
-/// A job for another process.
+/// Encodes a job for another process; see [`decode_job`].
 #[must_use]
 pub fn encode_job(job: &Job) -> Vec<u8> {
     let head = JobHead {
@@ -133,7 +132,7 @@ pub fn encode_job(job: &Job) -> Vec<u8> {
     lines
 }
 
-/// Reads it. `None` if it is not a job.
+/// The inverse of [`encode_job`]; `None` if the bytes are not a job.
 #[must_use]
 pub fn decode_job(bytes: &[u8]) -> Option<Job> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
@@ -150,7 +149,7 @@ pub fn decode_job(bytes: &[u8]) -> Option<Job> {
     })
 }
 
-/// What came of a job, for the process that gave it.
+/// Encodes the result of a job; see [`decode_reply`].
 #[must_use]
 pub fn encode_reply(reply: &Result<Evaluated, Failed>) -> Vec<u8> {
     let (head, value) = match reply {
@@ -168,7 +167,7 @@ pub fn encode_reply(reply: &Result<Evaluated, Failed>) -> Vec<u8> {
     lines
 }
 
-/// Reads it. `None` if it is not a reply.
+/// The inverse of [`encode_reply`]; `None` if the bytes are not a reply.
 #[must_use]
 pub fn decode_reply(bytes: &[u8]) -> Option<Result<Evaluated, Failed>> {
     let mut lines = bytes.split(|byte| *byte == b'\n');
@@ -181,11 +180,11 @@ pub fn decode_reply(bytes: &[u8]) -> Option<Result<Evaluated, Failed>> {
     })
 }
 
-/// The names of a [`Job`].
+/// The names of a [`Job`] as the root of a template.
 #[derive(Debug)]
-struct Sent(BTreeMap<String, Value>);
+struct JobNames(BTreeMap<String, Value>);
 
-impl Object for Sent {
+impl Object for JobNames {
     fn get_value(self: &std::sync::Arc<Self>, key: &Value) -> Option<Value> {
         match key.as_str()? {
             "secret" => Some(Value::from_object(Marks)),
@@ -194,14 +193,14 @@ impl Object for Sent {
     }
 }
 
-/// Evaluates a template with a root of names.
+/// Evaluates a template in this process.
 pub(super) fn evaluate(source: &str, form: Form, names: Value) -> Result<Evaluated, Failed> {
     let environment: &Environment<'_> = &ENVIRONMENT;
     let captured = environment
         .template_from_str(source)
         .and_then(|template| template.render_captured(names))
         .map_err(|error| failed(&error))?;
-    let fuel = spent(captured.state());
+    let fuel = fuel_used(captured.state());
     let (value, units) = match form {
         Form::Text => {
             let text = captured.into_output();
@@ -222,7 +221,7 @@ pub(super) fn evaluate(source: &str, form: Form, names: Value) -> Result<Evaluat
     Ok(Evaluated { value, units, fuel })
 }
 
-fn spent(state: &State<'_, '_>) -> u64 {
+fn fuel_used(state: &State<'_, '_>) -> u64 {
     state.fuel_levels().map_or(0, |(consumed, _)| consumed)
 }
 
@@ -234,15 +233,15 @@ fn failed(error: &Error) -> Failed {
     };
     Failed {
         kind,
-        message: say(error),
+        message: error_clause(error),
     }
 }
 
-/// Characters of an error's detail, which may repeat a part of the template.
+/// Maximum length of an error's detail, which may repeat a part of the template, in characters.
 const DETAIL_CHARS_MAX: usize = 500;
 
-/// An error of minijinja as a clause, without the place inside its own source.
-pub(super) fn say(error: &Error) -> String {
+/// Formats an error of minijinja as a clause, without the position in a source that the reader may not know.
+pub(super) fn error_clause(error: &Error) -> String {
     match error.detail() {
         Some(detail) => {
             let start: String = detail.chars().take(DETAIL_CHARS_MAX).collect();

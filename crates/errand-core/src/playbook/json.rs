@@ -1,7 +1,7 @@
-//! Values of templates as JSON and back.
+//! Conversion between the values of templates and JSON.
 //!
-//! What a playbook keeps is plain JSON: trees without lazy or shared parts. A value built in a template can share parts
-//! and so be far larger than what it cost to build; each conversion is therefore bounded.
+//! Everything that a playbook keeps is plain JSON: trees without lazy or shared parts. A value built in a template can
+//! share parts and thus be far larger than what it cost to build, so each conversion is bounded.
 
 use minijinja::Value;
 use minijinja::value::ValueKind;
@@ -9,37 +9,36 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::limits;
 
-/// Size units (about bytes) of one converted value: as many as the fuel of one template pays for.
+/// Maximum size of one converted value, in units of about a byte: as much as the fuel of one template pays for.
 const UNITS_MAX: u64 = limits::TEMPLATE_FUEL * 64;
 
-/// The same for all values that are sent to an evaluator with one template: as much as `set` may make.
+/// Maximum size of all values that are sent to an evaluator with one template: as much as `set` may create.
 pub(super) const SENT_UNITS_MAX: u64 = super::SET_BYTES_MAX;
 
-/// Units of a value itself, beside its text.
+/// Units of a value without its text.
 const NODE_UNITS: u64 = 24;
 
-/// How deep a value is nested at most; the same as for JSON texts that are read.
+/// Maximum nesting of a value: the same as in serde_json's parser.
 const DEPTH_MAX: usize = 128;
 
-/// A template's value as JSON, and its size in units (about bytes). Integers stay integers, floats stay floats.
+/// Converts a value to JSON and returns its size in units of about a byte. Integers stay integers, floats stay floats.
 ///
 /// # Errors
-/// A clause that says what JSON does not have.
+/// A clause that names what JSON cannot represent.
 pub(super) fn to_json(value: &Value) -> Result<(Json, u64), String> {
     let mut left = UNITS_MAX;
     let json = convert(value, &mut left, DEPTH_MAX)?;
     Ok((json, UNITS_MAX - left))
 }
 
-/// The same, with what is left for several values.
+/// Like [`to_json`], with a budget for several values, which it reduces.
 ///
 /// # Errors
-/// A clause.
+/// As [`to_json`].
 pub(super) fn to_json_within(value: &Value, left: &mut u64) -> Result<Json, String> {
     convert(value, left, DEPTH_MAX)
 }
 
-/// JSON as a template's value.
 pub(super) fn from_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -105,7 +104,7 @@ fn convert(value: &Value, left: &mut u64, depth: usize) -> Result<Json, String> 
             let mut map = Map::new();
             for key in iterate()? {
                 let part = value.get_item(&key).map_err(|e| e.to_string())?;
-                // Keys that are numbers or booleans become text, as in JSON; a container is no key.
+                // Keys that are numbers or booleans become strings, as in JSON; containers cannot be keys.
                 let name = match key.kind() {
                     ValueKind::String | ValueKind::Number | ValueKind::Bool | ValueKind::None => {
                         key.to_string()
@@ -118,7 +117,7 @@ fn convert(value: &Value, left: &mut u64, depth: usize) -> Result<Json, String> 
             Ok(Json::Object(map))
         }
         ValueKind::Undefined => Err("gives a value that is not defined".to_owned()),
-        other => Err(format!("gives a {other}, which is no JSON value")),
+        other => Err(format!("gives a {other}, which JSON cannot represent")),
     }
 }
 
@@ -133,5 +132,5 @@ fn number_to_json(value: &Value) -> Result<Json, String> {
     let float = f64::try_from(value.clone()).map_err(|e| e.to_string())?;
     Number::from_f64(float)
         .map(Json::Number)
-        .ok_or_else(|| format!("gives {float}, which is no JSON number"))
+        .ok_or_else(|| format!("gives {float}, which JSON cannot represent"))
 }

@@ -1,6 +1,6 @@
-//! Reading and checking a playbook.
+//! Parsing and checking a playbook.
 //!
-//! Whatever can be known before a run is an error here, at the path of the key that is wrong.
+//! Everything that can be known before a run is reported here, with the path of the key that is wrong.
 
 use std::sync::Arc;
 
@@ -23,17 +23,17 @@ const STEP_KEYS: [&str; 14] = [
     "as", "if", "on_error",
 ];
 
-/// Words of the template language: a variable of that name could not be read.
+/// Keywords of the template language: a variable with such a name could not be read.
 const TEMPLATE_WORDS: [&str; 15] = [
     "true", "True", "false", "False", "none", "None", "loop", "self", "not", "and", "or", "in",
     "is", "if", "else",
 ];
 
-/// Most places of a light playbook where a value is put in.
+/// Maximum templates in a light playbook.
 const LIGHT_TEMPLATES_MAX: usize = 1_000;
-/// Texts with templates in one playbook. Each is parsed several times, which costs more than reading it.
+/// Maximum strings with templates in a playbook. Each is parsed several times, which costs more than reading it.
 const TEMPLATES_MAX: usize = 10_000;
-/// Characters of an unknown key that are compared with those that are known.
+/// How many characters of an unknown key are compared with the known keys.
 const COMPARED_CHARS_MAX: usize = 64;
 
 type Parsed<T> = Result<T, BadPlaybook>;
@@ -51,7 +51,7 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
         return bad(
             "playbook",
             format!(
-                "it has {TEMPLATES_MAX} texts with templates at most; give a long list to the run as a file or a message"
+                "must have at most {TEMPLATES_MAX} strings with templates; pass a long list to the run as a file or a message"
             ),
         );
     }
@@ -71,7 +71,7 @@ pub(super) fn playbook(value: &Json, known: &Known<'_>) -> Parsed<Playbook> {
     })
 }
 
-/// How many texts of it are templates.
+/// The number of strings that are templates.
 fn templates(value: &Json) -> usize {
     match value {
         Json::String(text) => usize::from(text.contains("{{") || text.contains("{%")),
@@ -81,8 +81,8 @@ fn templates(value: &Json) -> usize {
     }
 }
 
-/// Whether no string of it computes: each is fixed, or puts in values that are there, by name. No loops of steps, and
-/// few templates (`left`), so that a move is decided in no time worth speaking of.
+/// Whether no string computes: each is fixed or only inserts existing values by name. There are no loops of steps and
+/// few templates (`left`), so deciding a move takes negligible time.
 fn is_light(value: &Json, left: &mut usize) -> bool {
     match value {
         Json::String(text) => {
@@ -115,20 +115,20 @@ impl Parser<'_> {
     fn steps(&mut self, path: &str, value: Option<&Json>, depth: usize) -> Parsed<Arc<[Step]>> {
         let list = match value {
             Some(Json::Array(list)) if !list.is_empty() => list,
-            Some(_) => return bad(path, "it takes a list of at least one step"),
-            None => return bad(path, "it is missing; it takes a list of steps"),
+            Some(_) => return bad(path, "must be a list of at least one step"),
+            None => return bad(path, "is missing; must be a list of steps"),
         };
         if depth > NESTING_MAX {
             return bad(
                 path,
-                format!("`for_each` steps stand in each other {NESTING_MAX} deep at most"),
+                format!("`for_each` steps can be nested at most {NESTING_MAX} deep"),
             );
         }
         self.count += list.len();
         if self.count > STEPS_MAX {
             return bad(
                 path,
-                format!("a playbook has {STEPS_MAX} steps at most, inner ones included"),
+                format!("a playbook can have at most {STEPS_MAX} steps, including nested ones"),
             );
         }
         let steps = list
@@ -150,7 +150,7 @@ impl Parser<'_> {
                 return bad(
                     format!("{path}.{key}"),
                     format!(
-                        "a step with `{action}` does not take it; it goes with {}",
+                        "not allowed in a step with `{action}`, only with {}",
                         of.join(", ")
                     ),
                 );
@@ -160,14 +160,14 @@ impl Parser<'_> {
             .get("if")
             .map(|value| condition(&format!("{path}.if"), value))
             .transpose()?;
-        let gives = step
+        let assigns_to = step
             .get("as")
-            .map(|value| given_name(&format!("{path}.as"), value))
+            .map(|value| assigned_name(&format!("{path}.as"), value))
             .transpose()?;
-        if gives.is_some() && ["fail", "finish"].contains(&action) {
+        if assigns_to.is_some() && ["fail", "finish"].contains(&action) {
             return bad(
                 format!("{path}.as"),
-                format!("nothing follows a `{action}`, so its value needs no name"),
+                format!("a `{action}` ends the run, so its value cannot be used; remove `as`"),
             );
         }
         let continues_on_error = match step.get("on_error") {
@@ -176,7 +176,7 @@ impl Parser<'_> {
             Some(_) => {
                 return bad(
                     format!("{path}.on_error"),
-                    "it takes `continue`; without it a failure ends the run",
+                    "must be `continue`; without `on_error`, a failure ends the run",
                 );
             }
         };
@@ -184,7 +184,7 @@ impl Parser<'_> {
         let step = Step {
             path,
             action,
-            gives,
+            assigns_to,
             only_if,
             continues_on_error,
         };
@@ -204,17 +204,17 @@ impl Parser<'_> {
         let at = format!("{path}.{action}");
         match action {
             "tool" => {
-                let name = plain(&at, value)?;
+                let name = literal_name(&at, value)?;
                 if let Err(why) = (self.known.tool)(name) {
                     return bad(at, why);
                 }
                 let with = match step.get("with") {
                     None => Vec::new(),
-                    Some(Json::Object(map)) => parts(&format!("{path}.with"), map)?,
+                    Some(Json::Object(map)) => nodes(&format!("{path}.with"), map)?,
                     Some(_) => {
                         return bad(
                             format!("{path}.with"),
-                            "it takes an object: the tool's arguments",
+                            "must be an object: the tool's arguments",
                         );
                     }
                 };
@@ -234,7 +234,7 @@ impl Parser<'_> {
                     return bad(
                         path,
                         format!(
-                            "the build says `human_in_the_loop: false`, so a step cannot `{action}`"
+                            "the build sets `human_in_the_loop: false`, so a step cannot use `{action}`"
                         ),
                     );
                 }
@@ -246,9 +246,9 @@ impl Parser<'_> {
                 }
             }
             "wait" => duration(&at, value).map(Action::Wait),
-            "say" => filled(&at, value).map(Action::Say),
-            "fail" => filled(&at, value).map(Action::Fail),
-            _ => filled(&at, value).map(Action::Finish),
+            "say" => non_empty_text(&at, value).map(Action::Say),
+            "fail" => non_empty_text(&at, value).map(Action::Fail),
+            _ => non_empty_text(&at, value).map(Action::Finish),
         }
     }
 }
@@ -263,19 +263,19 @@ fn only_action<'s>(path: &str, step: &'s Map<String, Json>) -> Parsed<&'s str> {
         [action] => Ok(action),
         [] => bad(
             path,
-            format!("it has no action; it takes one of {}", ACTIONS.join(", ")),
+            format!("has no action; add one of {}", ACTIONS.join(", ")),
         ),
         several => bad(
             path,
             format!(
-                "it has more than one action ({}); make a step of each",
+                "has more than one action ({}); make a step of each",
                 several.join(", ")
             ),
         ),
     }
 }
 
-/// What is evaluated again after a restart cannot read what changes while the run works.
+/// Values that are evaluated again after a restart must not depend on anything that changes while the run works.
 fn check_silent(step: &Step) -> Parsed<()> {
     let in_values = match &step.action {
         Action::Set(values) => values.iter().find_map(|(_, node)| node.reads_sandbox()),
@@ -291,7 +291,7 @@ fn check_silent(step: &Step) -> Parsed<()> {
     match in_values.or(in_condition) {
         Some(path) => bad(
             path,
-            "`run.sandbox_id` changes while the run works; use it in the steps that make a move, not in `set` or `for_each`",
+            "`run.sandbox_id` changes while the run works; use it in steps that act, not in `set` or `for_each`",
         ),
         None => Ok(()),
     }
@@ -299,12 +299,12 @@ fn check_silent(step: &Step) -> Parsed<()> {
 
 fn object<'v>(path: &str, value: &'v Json, keys: &[&str]) -> Parsed<&'v Map<String, Json>> {
     let Some(map) = value.as_object() else {
-        return bad(path, format!("it takes an object with {}", keys.join(", ")));
+        return bad(path, format!("must be an object with {}", keys.join(", ")));
     };
     match map.keys().find(|key| !keys.contains(&key.as_str())) {
         None => Ok(map),
         Some(unknown) => {
-            // The comparison takes room for each pair of characters.
+            // The comparison allocates memory for each pair of characters.
             let start: String = unknown.chars().take(COMPARED_CHARS_MAX).collect();
             let nearest = keys
                 .iter()
@@ -312,7 +312,7 @@ fn object<'v>(path: &str, value: &'v Json, keys: &[&str]) -> Parsed<&'v Map<Stri
             bad(
                 place::of_key(path, unknown),
                 format!(
-                    "there is no such key; the nearest one is `{}`",
+                    "there is no such key; did you mean `{}`?",
                     nearest.unwrap_or(&"")
                 ),
             )
@@ -320,7 +320,7 @@ fn object<'v>(path: &str, value: &'v Json, keys: &[&str]) -> Parsed<&'v Map<Stri
     }
 }
 
-fn parts(path: &str, map: &Map<String, Json>) -> Parsed<Vec<(String, Node)>> {
+fn nodes(path: &str, map: &Map<String, Json>) -> Parsed<Vec<(String, Node)>> {
     map.iter()
         .map(|(key, value)| Ok((key.clone(), Node::parse(&place::of_key(path, key), value)?)))
         .collect()
@@ -328,19 +328,19 @@ fn parts(path: &str, map: &Map<String, Json>) -> Parsed<Vec<(String, Node)>> {
 
 fn set(path: &str, value: &Json) -> Parsed<Action> {
     let Some(map) = value.as_object().filter(|map| !map.is_empty()) else {
-        return bad(path, "it takes an object: names and their values");
+        return bad(path, "must be an object of names and values");
     };
-    let values = parts(path, map)?;
+    let values = nodes(path, map)?;
     let named = values
         .into_iter()
         .map(|(key, node)| Ok((name(&place::of_key(path, &key), &key)?, node)));
     named.collect::<Parsed<_>>().map(Action::Set)
 }
 
-fn given_name(path: &str, value: &Json) -> Parsed<Arc<str>> {
+fn assigned_name(path: &str, value: &Json) -> Parsed<Arc<str>> {
     match value {
         Json::String(text) => name(path, text),
-        _ => bad(path, "it takes a name"),
+        _ => bad(path, "must be a name"),
     }
 }
 
@@ -351,20 +351,20 @@ fn name(path: &str, text: &str) -> Parsed<Arc<str>> {
         return bad(
             path,
             format!(
-                "{text:?} is not a name; it takes letters, digits and `_`, and begins with no digit"
+                "{text:?} is not a name; use letters, digits and `_`, and do not start with a digit"
             ),
         );
     }
     if RESERVED.contains(&text) {
         return bad(
             path,
-            format!("`{text}` has its meaning already; take another name"),
+            format!("`{text}` has a fixed meaning; use another name"),
         );
     }
     if TEMPLATE_WORDS.contains(&text) {
         return bad(
             path,
-            format!("`{text}` is a word of the template language; take another name"),
+            format!("`{text}` is a keyword of the template language; use another name"),
         );
     }
     Ok(Arc::from(text))
@@ -379,13 +379,13 @@ fn condition(path: &str, value: &Json) -> Parsed<Condition> {
                 Text::parse(path.to_owned(), source)?;
                 bad(
                     path,
-                    "a text is never true; it takes one whole `{{ expression }}`, or true or false",
+                    "a text is never true; must be a single `{{ expression }}`, or true or false",
                 )
             }
         },
         _ => bad(
             path,
-            "it takes one whole `{{ expression }}`, or true or false",
+            "must be a single `{{ expression }}`, or true or false",
         ),
     }
 }
@@ -399,46 +399,46 @@ fn list(path: &str, value: &Json) -> Parsed<Node> {
                 Text::parse(path.to_owned(), source)?;
                 bad(
                     path,
-                    "a text is no list; it takes one whole `{{ expression }}` that gives a list, or a list",
+                    "a text is not a list; must be a list, or a single `{{ expression }}` that gives one",
                 )
             }
         },
         _ => bad(
             path,
-            "it takes a list, or one whole `{{ expression }}` that gives a list",
+            "must be a list, or a single `{{ expression }}` that gives one",
         ),
     }
 }
 
-/// A text that is not a template.
-fn plain<'v>(path: &str, value: &'v Json) -> Parsed<&'v str> {
+/// A string that is not a template.
+fn literal_name<'v>(path: &str, value: &'v Json) -> Parsed<&'v str> {
     match value.as_str() {
         Some(text) if text.contains("{{") || text.contains("{%") => {
-            bad(path, "it takes a plain name, not a template")
+            bad(path, "must be a plain name, not a template")
         }
         Some(text) if !text.is_empty() => Ok(text),
-        _ => bad(path, "it takes a name"),
+        _ => bad(path, "must be a name"),
     }
 }
 
 fn text(path: &str, value: &Json) -> Parsed<Text> {
     match value {
         Json::String(source) => Text::parse(path.to_owned(), source),
-        _ => bad(path, "it takes a text"),
+        _ => bad(path, "must be a string"),
     }
 }
 
-/// A text that is not empty, as far as that can be known.
-fn filled(path: &str, value: &Json) -> Parsed<Text> {
+/// A text that is not empty, as far as that is known before the run.
+fn non_empty_text(path: &str, value: &Json) -> Parsed<Text> {
     let text = text(path, value)?;
     match text.fixed() {
-        Some(fixed) if fixed.trim().is_empty() => bad(path, "it takes a text that is not empty"),
+        Some(fixed) if fixed.trim().is_empty() => bad(path, "must not be empty"),
         _ => Ok(text),
     }
 }
 
 fn duration(path: &str, value: &Json) -> Parsed<Text> {
-    let text = filled(path, value)?;
+    let text = non_empty_text(path, value)?;
     match text.fixed().map(parse_duration_ms) {
         Some(Err(error)) => bad(path, error.to_string()),
         _ => Ok(text),
@@ -449,7 +449,7 @@ fn boolean(path: &str, value: Option<&Json>, default: bool) -> Parsed<bool> {
     match value {
         None => Ok(default),
         Some(Json::Bool(value)) => Ok(*value),
-        Some(_) => bad(path, "it takes true or false"),
+        Some(_) => bad(path, "must be true or false"),
     }
 }
 
@@ -477,14 +477,14 @@ fn ask(path: &str, value: &Json) -> Parsed<Action> {
     let request = request(path, map)?;
     let at = format!("{path}.questions");
     let Some(Json::Array(list)) = map.get("questions") else {
-        return bad(at, "it takes a list of questions");
+        return bad(at, "must be a list of questions");
     };
     let each = list
         .iter()
         .enumerate()
         .map(|(index, value)| question(&format!("{at}[{index}]"), value));
     let questions = each.collect::<Parsed<Vec<_>>>()?;
-    // What is wrong with the templates' own texts is wrong with what they give: equal ones give equal ones.
+    // Checking the templates' sources also finds duplicates in their results: equal templates give equal texts.
     let raw = list
         .iter()
         .map(|value| serde_json::from_value::<human::Question>(value.clone()));
@@ -500,7 +500,7 @@ fn ask(path: &str, value: &Json) -> Parsed<Action> {
 
 fn request(path: &str, map: &Map<String, Json>) -> Parsed<Request> {
     let Some(title) = map.get("title") else {
-        return bad(format!("{path}.title"), "it is missing; it takes a text");
+        return bad(format!("{path}.title"), "is missing; must be a string");
     };
     let on_expire = match map.get("on_expire") {
         None => None,
@@ -509,13 +509,13 @@ fn request(path: &str, map: &Map<String, Json>) -> Parsed<Request> {
             Err(_) => {
                 return bad(
                     format!("{path}.on_expire"),
-                    "it takes `deny`, `fail` or `continue`",
+                    "must be `deny`, `fail` or `continue`",
                 );
             }
         },
     };
     Ok(Request {
-        title: filled(&format!("{path}.title"), title)?,
+        title: non_empty_text(&format!("{path}.title"), title)?,
         description: map
             .get("description")
             .map(|value| text(&format!("{path}.description"), value))
@@ -535,7 +535,7 @@ fn question(path: &str, value: &Json) -> Parsed<Question> {
         &["question", "header", "options", "multi_select", "free_text"],
     )?;
     let Some(asked) = map.get("question") else {
-        return bad(format!("{path}.question"), "it is missing; it takes a text");
+        return bad(format!("{path}.question"), "is missing; must be a string");
     };
     let options = match map.get("options") {
         None => &Vec::new(),
@@ -543,7 +543,7 @@ fn question(path: &str, value: &Json) -> Parsed<Question> {
         Some(_) => {
             return bad(
                 format!("{path}.options"),
-                "it takes a list of {label, description}",
+                "must be a list of {label, description}",
             );
         }
     };
@@ -552,7 +552,7 @@ fn question(path: &str, value: &Json) -> Parsed<Question> {
         .enumerate()
         .map(|(index, value)| option(&format!("{path}.options[{index}]"), value));
     Ok(Question {
-        question: filled(&format!("{path}.question"), asked)?,
+        question: non_empty_text(&format!("{path}.question"), asked)?,
         header: map
             .get("header")
             .map(|value| text(&format!("{path}.header"), value))
@@ -570,11 +570,14 @@ fn question(path: &str, value: &Json) -> Parsed<Question> {
 fn option(path: &str, value: &Json) -> Parsed<(Text, Option<Text>)> {
     let map = object(path, value, &["label", "description"])?;
     let Some(label) = map.get("label") else {
-        return bad(format!("{path}.label"), "it is missing; it takes a text");
+        return bad(format!("{path}.label"), "is missing; must be a string");
     };
     let description = map
         .get("description")
         .map(|value| text(&format!("{path}.description"), value))
         .transpose()?;
-    Ok((filled(&format!("{path}.label"), label)?, description))
+    Ok((
+        non_empty_text(&format!("{path}.label"), label)?,
+        description,
+    ))
 }

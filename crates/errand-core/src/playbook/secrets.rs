@@ -1,4 +1,4 @@
-//! Where a playbook names secrets: in the arguments of the tools that may have them, and nowhere else.
+//! Checks where a playbook refers to secrets: only in the arguments of tools that accept them.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use super::BadPlaybook;
 use super::template::names_read;
 use crate::{place, secret};
 
-const WHERE: &str = "a secret stands in the arguments of `fetch_url` and of connections' tools alone, as {{ secret.NAME }}";
+const ALLOWED_PLACES: &str = "secrets are only allowed in the arguments of `fetch_url` and of connections' tools, as {{ secret.NAME }}";
 
-/// The names of the secrets that a list of steps has marks of.
+/// Collects the names of the secrets that a list of steps refers to.
 ///
 /// # Errors
-/// The place of the first mark that may not stand where it does.
+/// The place of the first reference that is not allowed there.
 pub(super) fn of_steps(path: &str, steps: &Json) -> Result<BTreeSet<String>, BadPlaybook> {
     let mut names = BTreeSet::new();
     for (index, step) in steps.as_array().into_iter().flatten().enumerate() {
@@ -32,13 +32,13 @@ fn of_step(
     let holds = step
         .get("tool")
         .and_then(Json::as_str)
-        .is_some_and(secret::may_hold);
+        .is_some_and(secret::accepts_marks);
     for (key, value) in step {
         let path = place::of_key(path, key);
         match key.as_str() {
             "with" if holds => collect(&path, value, names)?,
             "steps" => names.extend(of_steps(&path, value)?),
-            _ => none_in(&path, value)?,
+            _ => reject_in(&path, value)?,
         }
     }
     Ok(())
@@ -55,8 +55,9 @@ fn collect(path: &str, value: &Json, names: &mut BTreeSet<String>) -> Result<(),
                     _ if read == "secret" || read.starts_with("secret.") => {
                         return Err(BadPlaybook {
                             path: path.to_owned(),
-                            message: "a secret is named as {{ secret.NAME }}, and in no other way"
-                                .to_owned(),
+                            message:
+                                "refer to a secret as {{ secret.NAME }}; no other form is supported"
+                                    .to_owned(),
                         });
                     }
                     _ => {}
@@ -69,14 +70,14 @@ fn collect(path: &str, value: &Json, names: &mut BTreeSet<String>) -> Result<(),
             .enumerate()
             .try_for_each(|(index, item)| collect(&place::of_item(path, index), item, names)),
         Json::Object(map) => map.iter().try_for_each(|(key, item)| {
-            none_in(path, &Json::String(key.clone()))?;
+            reject_in(path, &Json::String(key.clone()))?;
             collect(&place::of_key(path, key), item, names)
         }),
         Json::Null | Json::Bool(_) | Json::Number(_) => Ok(()),
     }
 }
 
-fn none_in(path: &str, value: &Json) -> Result<(), BadPlaybook> {
+fn reject_in(path: &str, value: &Json) -> Result<(), BadPlaybook> {
     let reads = |source: &str| {
         names_read(source)
             .iter()
@@ -85,7 +86,7 @@ fn none_in(path: &str, value: &Json) -> Result<(), BadPlaybook> {
     let refused = |path: String| {
         Err(BadPlaybook {
             path,
-            message: WHERE.to_owned(),
+            message: ALLOWED_PLACES.to_owned(),
         })
     };
     match value {
@@ -93,12 +94,12 @@ fn none_in(path: &str, value: &Json) -> Result<(), BadPlaybook> {
         Json::Array(items) => items
             .iter()
             .enumerate()
-            .try_for_each(|(index, item)| none_in(&place::of_item(path, index), item)),
+            .try_for_each(|(index, item)| reject_in(&place::of_item(path, index), item)),
         Json::Object(map) => map.iter().try_for_each(|(key, item)| {
             if reads(key) {
                 return refused(place::of_key(path, key));
             }
-            none_in(&place::of_key(path, key), item)
+            reject_in(&place::of_key(path, key), item)
         }),
         _ => Ok(()),
     }

@@ -1,12 +1,14 @@
-//! Strings of a playbook: templates, and the names they see.
+//! Strings of a playbook: templates, and the names that they see.
 //!
-//! Pure: no clock, no randomness, no loader. Undefined names are errors, nothing is escaped, a trailing newline stays,
-//! and each string has the fuel of [`limits::TEMPLATE_FUEL`]. A string that is one whole `{{ expression }}` keeps the
-//! expression's type where a value is wanted. In a text, what is not a text or a number stands as JSON (`true`, `null`,
-//! `[1,2]`).
+//! # Guarantees
 //!
-//! Filters beyond minijinja's own: `fromjson`, `tojson` (nothing escaped for HTML), and `slice(start, end)` with Python's
-//! meaning instead of minijinja's columns.
+//! Templates are pure: no clock, no randomness, no loader. Undefined names are errors, nothing is escaped, a trailing
+//! newline is kept, and each string has [`limits::TEMPLATE_FUEL`]. A string that is a single `{{ expression }}` keeps
+//! the expression's type where a value is expected. In a text, everything except strings and numbers is written as JSON
+//! (`true`, `null`, `[1,2]`).
+//!
+//! Filters besides minijinja's own: `fromjson`, `tojson` (without escaping for HTML), and `slice(start, end)` with
+//! Python's meaning instead of minijinja's columns.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,12 +20,12 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior}
 use serde_json::Value as Json;
 
 use super::cheap::{is_cheap, is_cheap_expression};
-use super::job::{self, Evaluated, Evaluator, Failed, FailedKind, Form, Job, say};
+use super::job::{self, Evaluated, Evaluator, Failed, FailedKind, Form, Job, error_clause};
 use super::json::{SENT_UNITS_MAX, from_json, to_json, to_json_within};
 use super::{BadPlaybook, MOVE_FUEL, RunFacts, bounds};
 use crate::{limits, place};
 
-/// A constant: it is never changed after it is made.
+/// Never changed after it is created, so it is effectively a constant.
 pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -33,7 +35,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     environment.set_recursion_limit(RECURSION_MAX);
     environment.set_syntax(syntax());
     environment.set_formatter(write_json);
-    // `debug` prints what it finds, `namespace` is changed in place: neither has a place in a pure string.
+    // `debug` prints the context, and `namespace` can be modified in place: neither belongs in a pure template.
     environment.remove_global("debug");
     environment.remove_global("namespace");
     environment.add_filter("fromjson", fromjson);
@@ -42,10 +44,10 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     environment
 });
 
-/// How deep loops and macros call each other. A macro counts four times.
+/// Maximum depth of nested loops and macros. A macro counts four times.
 const RECURSION_MAX: usize = 200;
 
-/// What a template looks like.
+/// The syntax of templates. [`bounds`] must tokenize with the same.
 pub(super) fn syntax() -> SyntaxConfig {
     SyntaxConfig::builder()
         .keep_trailing_newline(true)
@@ -53,67 +55,69 @@ pub(super) fn syntax() -> SyntaxConfig {
         .unwrap_or_default()
 }
 
-/// The name under which the program of an [`Expression`] leaves its value.
+/// The variable in which the program of an [`Expression`] leaves its value.
 pub(super) const RESULT: &str = "__value";
 
-/// What moves are decided with.
+/// How moves are decided.
 #[derive(Default)]
-pub(super) struct Means<'a> {
-    /// Who evaluates what is not cheap; this process, if there is nobody.
+pub(super) struct EvaluationContext<'a> {
+    /// Evaluates templates that are not cheap. `None`: this process does.
     pub(super) evaluator: Option<&'a dyn Evaluator>,
-    /// Fuel of a move that is to be decided at once, with cheap templates alone.
-    pub(super) at_once: Option<u64>,
-    /// Whether that was not possible.
+    /// Set for a move that must be decided immediately, with cheap templates only: its fuel.
+    pub(super) immediate_fuel: Option<u64>,
+    /// Set if that was not possible.
     pub(super) ran_out: Cell<bool>,
 }
 
-impl Means<'_> {
-    pub(super) fn for_one_move(&self) -> Fuel<'_> {
+impl EvaluationContext<'_> {
+    pub(super) fn fuel_for_one_move(&self) -> Fuel<'_> {
         Fuel {
-            left: self.at_once.unwrap_or(MOVE_FUEL),
-            means: self,
+            left: self.immediate_fuel.unwrap_or(MOVE_FUEL),
+            context: self,
         }
     }
 }
 
-/// Fuel for all that is evaluated from one move to the next.
+/// Fuel for everything that is evaluated between two moves.
 pub(super) struct Fuel<'a> {
     left: u64,
-    means: &'a Means<'a>,
+    context: &'a EvaluationContext<'a>,
 }
 
 impl Fuel<'_> {
+    /// Uses up fuel.
+    ///
     /// # Errors
-    /// A clause, where it is used up, or nobody waits for the move any more.
+    /// A clause, if there is not enough, or if the move is no longer needed.
     pub(super) fn burn(&mut self, amount: u64) -> Result<(), String> {
-        if let Some(evaluator) = self.means.evaluator {
+        if let Some(evaluator) = self.context.evaluator {
             evaluator.go_on()?;
         }
         let Some(left) = self.left.checked_sub(amount) else {
-            self.means.ran_out.set(true);
+            self.context.ran_out.set(true);
             return Err(format!(
-                "the steps since the last move used up their fuel ({MOVE_FUEL}); let them do less between two moves"
+                "the steps since the last move used up their fuel ({MOVE_FUEL}); do less between two moves"
             ));
         };
         self.left = left;
         Ok(())
     }
 
-    /// Evaluates a template: here if it is cheap or there is no evaluator.
+    /// Evaluates a template: in this process if it is cheap or there is no evaluator.
     ///
     /// # Errors
-    /// A clause, with the name that is not defined where that is the reason.
+    /// A clause. It includes the undefined name if there is one.
     fn evaluate(&mut self, template: &Template<'_>, names: &Names) -> Result<Evaluated, String> {
-        if !template.cheap && self.means.at_once.is_some() {
-            self.means.ran_out.set(true);
-            return Err("the template is not evaluated at once".to_owned());
+        if !template.cheap && self.context.immediate_fuel.is_some() {
+            self.context.ran_out.set(true);
+            return Err("the template cannot be evaluated immediately".to_owned());
         }
-        let done = match self.means.evaluator {
+        let done = match self.context.evaluator {
             Some(evaluator) if !template.cheap => {
                 let job = Job {
                     source: template.source.to_owned(),
                     form: template.form,
-                    names: names.sent(template.source)?,
+                    names: names.values_read_by(template.source)?,
                 };
                 evaluator.evaluate(job)?
             }
@@ -129,14 +133,14 @@ impl Fuel<'_> {
     }
 }
 
-/// A template as it is evaluated.
+/// A template ready for evaluation.
 struct Template<'a> {
     source: &'a str,
     form: Form,
     cheap: bool,
 }
 
-/// A template that gives text.
+/// A template whose result is text.
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) path: String,
@@ -163,7 +167,7 @@ impl Text {
         if let Err(error) = environment.template_from_str(source) {
             return Err(BadPlaybook {
                 path,
-                message: format!("the template does not parse: {}", say(&error)),
+                message: format!("the template is not valid: {}", error_clause(&error)),
             });
         }
         Ok(Self {
@@ -174,13 +178,13 @@ impl Text {
         })
     }
 
-    /// The text, where it is the same each time.
+    /// The text, if it contains no tags.
     pub(super) fn fixed(&self) -> Option<&str> {
         self.fixed.then_some(self.source.as_str())
     }
 
     /// # Errors
-    /// A sentence that begins with the string's path.
+    /// A sentence that begins with the path of the string.
     pub(super) fn render(&self, names: &Names, fuel: &mut Fuel<'_>) -> Result<String, String> {
         if self.fixed {
             return Ok(self.source.clone());
@@ -195,23 +199,23 @@ impl Text {
                 value: Json::String(text),
                 ..
             }) => Ok(text),
-            Ok(_) => Err(format!("{}: the template gave no text", self.path)),
+            Ok(_) => Err(format!("{}: the template did not give a text", self.path)),
             Err(error) => Err(format!("{}: {error}", self.path)),
         }
     }
 }
 
-/// A string that is one whole `{{ expression }}`.
+/// A string that is a single `{{ expression }}`.
 #[derive(Debug)]
 pub(super) struct Expression {
     pub(super) path: String,
-    /// A template that stores the value: unlike a bare expression it tells how much fuel it took.
+    /// A template that assigns the value to a variable: unlike a bare expression, it reports the fuel it used.
     program: String,
     cheap: bool,
 }
 
 impl Expression {
-    /// None where the string is something else (a text, or no template).
+    /// `None` if the string is anything else, such as a text, or not a valid template.
     pub(super) fn parse(path: &str, source: &str) -> Option<Self> {
         let inner = source.strip_prefix("{{")?.strip_suffix("}}")?;
         let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
@@ -219,7 +223,7 @@ impl Expression {
         bounds::check_expression(inner).ok()?;
         let environment: &Environment<'_> = &ENVIRONMENT;
         environment.compile_expression(inner).ok()?;
-        // What parses as an expression alone has no `%}` outside of its strings, so it parses to the same in here.
+        // A valid expression has no `%}` outside of string literals, so it parses the same way inside this tag.
         let program = format!("{{% set {RESULT} = ({inner}) %}}");
         environment.template_from_str(&program).ok()?;
         Some(Self {
@@ -229,10 +233,10 @@ impl Expression {
         })
     }
 
-    /// The value, as plain JSON, and its size in units.
+    /// The value as plain JSON, and its size in units of about a byte.
     ///
     /// # Errors
-    /// A sentence that begins with the string's path.
+    /// A sentence that begins with the path of the string.
     pub(super) fn value(&self, names: &Names, fuel: &mut Fuel<'_>) -> Result<(Json, u64), String> {
         let template = Template {
             source: &self.program,
@@ -245,7 +249,6 @@ impl Expression {
         Ok((value, units))
     }
 
-    /// Whether it reads `run.sandbox_id`.
     pub(super) fn reads_sandbox(&self) -> bool {
         reads_sandbox(&self.program)
     }
@@ -292,7 +295,7 @@ impl Node {
         }
     }
 
-    /// The value and its size in units.
+    /// The value and its size in units of about a byte.
     ///
     /// # Errors
     /// A sentence that begins with the path of the string that failed.
@@ -330,7 +333,7 @@ impl Node {
         }
     }
 
-    /// The path of the first string in it that reads `run.sandbox_id`.
+    /// The path of the first string that reads `run.sandbox_id`.
     pub(super) fn reads_sandbox(&self) -> Option<&str> {
         match self {
             Self::Fixed(_) => None,
@@ -344,10 +347,10 @@ impl Node {
     }
 }
 
-/// Names given by `as` and `set`.
+/// Names assigned by `as` and `set`.
 pub(super) type Vars = BTreeMap<Arc<str>, Value>;
 
-/// The users' messages: position and text, oldest first.
+/// The users' messages as (position, text), oldest first.
 pub(super) type Users = Arc<Vec<(u64, Arc<str>)>>;
 
 /// The names that a template sees.
@@ -355,13 +358,13 @@ pub(super) type Users = Arc<Vec<(u64, Arc<str>)>>;
 pub(super) struct Names {
     /// Innermost first.
     pub(super) scopes: Vec<Arc<Vars>>,
-    /// `item` and `index` of the innermost round.
-    pub(super) round: Option<(Value, usize)>,
+    /// `item` and `index` of the innermost iteration.
+    pub(super) iteration: Option<(Value, usize)>,
     pub(super) users: Users,
-    /// How many of `users` are read.
+    /// How many of `users` the decision reads.
     pub(super) read: usize,
     pub(super) run: RunFacts,
-    /// Whether `run.sandbox_id` is there: not for what is evaluated again after a restart.
+    /// Whether `run.sandbox_id` is visible. It is not for values that are evaluated again after a restart.
     pub(super) with_sandbox: bool,
 }
 
@@ -390,8 +393,11 @@ impl Names {
                 Some(Value::from_pairs(std::iter::once(id).chain(sandbox)))
             }
             "secret" => Some(Value::from_object(Marks)),
-            "item" => self.round.as_ref().map(|(item, _)| item.clone()),
-            "index" => self.round.as_ref().map(|(_, index)| Value::from(*index)),
+            "item" => self.iteration.as_ref().map(|(item, _)| item.clone()),
+            "index" => self
+                .iteration
+                .as_ref()
+                .map(|(_, index)| Value::from(*index)),
             _ => self
                 .scopes
                 .iter()
@@ -400,11 +406,11 @@ impl Names {
         }
     }
 
-    /// The names that a template can read, with their values: each whose letters are in it.
+    /// The names that a template might read, with their values: those whose text occurs in it.
     ///
     /// # Errors
-    /// A clause, where they are more than is sent.
-    fn sent(&self, source: &str) -> Result<serde_json::Map<String, Json>, String> {
+    /// A clause, if they exceed what can be sent.
+    fn values_read_by(&self, source: &str) -> Result<serde_json::Map<String, Json>, String> {
         let mut sent = serde_json::Map::new();
         let mut left = SENT_UNITS_MAX;
         let own = self.scopes.iter().flat_map(|scope| scope.keys());
@@ -416,7 +422,7 @@ impl Names {
             if let Some(value) = self.find(name) {
                 let json = to_json_within(&value, &mut left).map_err(|_| {
                     format!(
-                        "the template reads more than {} MB of values; take less data",
+                        "the template reads more than {} MB of values; use less data",
                         SENT_UNITS_MAX / 1_000_000
                     )
                 })?;
@@ -426,7 +432,7 @@ impl Names {
         Ok(sent)
     }
 
-    /// What is defined, for an error's text.
+    /// The defined names, for an error message.
     fn list(&self) -> String {
         let mut names: Vec<&str> = self
             .scopes
@@ -434,7 +440,7 @@ impl Names {
             .flat_map(|scope| scope.keys().map(AsRef::as_ref))
             .collect();
         names.extend(["message", "messages", "run"]);
-        if self.round.is_some() {
+        if self.iteration.is_some() {
             names.extend(["item", "index"]);
         }
         names.sort_unstable();
@@ -449,7 +455,7 @@ impl Object for Names {
     }
 }
 
-/// The variable `messages`: a list that is not copied.
+/// The variable `messages`: a list that shares the texts.
 #[derive(Debug)]
 struct Messages {
     users: Users,
@@ -473,7 +479,7 @@ impl Object for Messages {
     }
 }
 
-/// The variable `secret`: each of its attributes is the mark that stands for the secret of that name, itself a text.
+/// The variable `secret`: each attribute is the mark of the secret with that name, as a string.
 #[derive(Debug)]
 pub(super) struct Marks;
 
@@ -484,7 +490,7 @@ impl Object for Marks {
     }
 }
 
-/// The names that a template reads, with their attributes where they are plain: `run.id`. None where it does not parse.
+/// The names that a template reads, with plain attributes, such as `run.id`. Empty if it is not valid.
 pub(super) fn names_read(source: &str) -> Vec<String> {
     if !source.contains('{') || bounds::check(source).is_err() {
         return Vec::new();
@@ -505,17 +511,17 @@ fn reads_sandbox(source: &str) -> bool {
     })
 }
 
-/// Why an evaluation failed, with the name that is not defined, where it can be found.
+/// The message for a failed evaluation, with the undefined name if it can be determined.
 fn explain(failed: &Failed, source: &str, names: &Names) -> String {
     match failed.kind {
         FailedKind::OutOfFuel => {
             format!(
-                "the template used up its fuel ({}); let it do less, or take less data",
+                "the template used up its fuel ({}); make it do less, or use less data",
                 limits::TEMPLATE_FUEL
             )
         }
         FailedKind::NoJson => failed.message.clone(),
-        // Operators and filters tell it as a wrong type: `undefined` and a number, say.
+        // Operators and filters report an undefined operand as a wrong type, so look for the name as well.
         kind => match undefined_name(source, names) {
             Some(name) if kind == FailedKind::Undefined => {
                 format!("`{name}` is not defined; defined here: {}", names.list())
@@ -530,7 +536,7 @@ fn explain(failed: &Failed, source: &str, names: &Names) -> String {
     }
 }
 
-/// The first name, in the alphabet's order, that the template reads and that is not there.
+/// The alphabetically first name that the template reads and that is not defined.
 fn undefined_name(source: &str, names: &Names) -> Option<String> {
     let environment: &Environment<'_> = &ENVIRONMENT;
     let template = environment.template_from_str(source).ok()?;
@@ -552,8 +558,9 @@ fn undefined_name(source: &str, names: &Names) -> Option<String> {
     })
 }
 
-/// Writes a value into a text: what is not a text or a number as JSON (`true`, `null`, `[1,2]`), where minijinja would
-/// write it as Python does. Bounded: parts that are shared cost nothing to build, but are written each time.
+/// Writes a value into a text: everything except strings and numbers as JSON (`true`, `null`, `[1,2]`), whereas
+/// minijinja would write Python literals. Bounded, because shared parts cost nothing to build but are written each
+/// time.
 fn write_json(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None
@@ -589,12 +596,12 @@ fn fromjson(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     defined(&value)?;
     let text = value
         .as_str()
-        .ok_or_else(|| invalid(format!("fromjson takes a text, not a {}", value.kind())))?;
-    // Each part is a value, which takes more memory than its text.
+        .ok_or_else(|| invalid(format!("fromjson expects a string, not a {}", value.kind())))?;
+    // Each part becomes a value, which takes more memory than its text.
     let parts = text.bytes().filter(|byte| b"[{,".contains(byte)).count();
     state.consume_fuel(fuel_of_bytes(text.len().saturating_add(16 * parts)))?;
     let json: Json = serde_json::from_str(text)
-        .map_err(|e| invalid(format!("fromjson: the text is no JSON: {e}")))?;
+        .map_err(|e| invalid(format!("fromjson: the text is not valid JSON: {e}")))?;
     Ok(from_json(&json))
 }
 
@@ -624,7 +631,7 @@ fn tojson(
     String::from_utf8(out).map_err(|e| invalid(format!("tojson: {e}")))
 }
 
-/// `value[start:end]`: a part of a list or of a text; negative numbers count from the end.
+/// `value[start:end]` of a list or string, as in Python; negative numbers count from the end.
 fn slice(
     state: &State<'_, '_>,
     value: Value,
@@ -669,7 +676,7 @@ fn slice(
                 .into())
         }
         other => Err(invalid(format!(
-            "slice takes a list or a text, not a {other}"
+            "slice expects a list or a string, not a {other}"
         ))),
     }
 }

@@ -1,4 +1,5 @@
-//! Each test drives a run by hand. [`Drive::next`] holds every decision against a walk that is fed the transcript anew.
+//! Each test drives a run manually. [`Drive::next`] compares every decision with that of a walk that is fed the whole
+//! transcript again, as after a restart.
 
 mod check;
 mod hostile;
@@ -26,7 +27,7 @@ fn parse(steps: Value) -> Playbook {
     Playbook::parse(&json!({ "steps": steps }), &known).unwrap()
 }
 
-/// A run that is driven by hand: what it decides is recorded, what becomes of it is said by the test.
+/// A run driven manually: its decisions are recorded, and the test determines their outcomes.
 struct Drive {
     playbook: Arc<Playbook>,
     walk: Walk,
@@ -55,7 +56,7 @@ impl Drive {
         }
     }
 
-    /// With a first message.
+    /// Starts with a message.
     fn started(steps: Value, message: &str) -> Self {
         let mut drive = Self::new(steps);
         drive.user(message);
@@ -83,14 +84,14 @@ impl Drive {
         });
     }
 
-    /// A walk that is fed the whole transcript.
+    /// A walk that is fed the whole transcript at once.
     fn fresh(&self) -> Walk {
         let mut walk = Walk::new(Arc::clone(&self.playbook));
         self.entries.iter().for_each(|entry| walk.feed(entry));
         walk
     }
 
-    /// The decision: the same when asked twice, and the same after a restart.
+    /// The decision, which must be the same if asked twice and after a restart.
     fn next(&mut self) -> MarkedMove {
         let decided = self.walk.next(&self.facts);
         assert_eq!(self.walk.next(&self.facts), decided, "asked twice");
@@ -98,7 +99,7 @@ impl Drive {
         decided
     }
 
-    /// Records a decision. Gives the id of the call or of the request.
+    /// Records a decision. Returns the call or the request that it opens.
     fn record(&mut self, decided: MarkedMove) -> Option<Open> {
         let MarkedMove { action, mark } = decided;
         match action {
@@ -162,7 +163,7 @@ impl Drive {
         });
     }
 
-    /// Expects a call, records it, and gives it this result. Returns name and arguments.
+    /// Expects a call, records it, and sets its result. Returns name and arguments.
     fn call(&mut self, outcome: Outcome) -> Value {
         let decided = self.next();
         let Move::Call {
@@ -178,7 +179,7 @@ impl Drive {
         json!([name, arguments])
     }
 
-    /// Expects a request, records it, and closes it in this way. Returns it.
+    /// Expects a request, records it, and closes it as `close` says. Returns it.
     fn asked(&mut self, close: impl FnOnce(&HumanRequest) -> Resolution) -> HumanRequest {
         let decided = self.next();
         let Some(Open::Request(request)) = self.record(decided.clone()) else {
@@ -224,7 +225,7 @@ impl Drive {
     }
 }
 
-/// What waits for an outcome.
+/// A move that waits for its outcome.
 enum Open {
     Call(String),
     Request(Box<HumanRequest>),
@@ -285,7 +286,7 @@ fn the_documented_playbook_runs() {
     assert_eq!(drive.said(), "0: 1,Ada");
     assert_eq!(drive.path(), "1[1].0");
     assert_eq!(drive.said(), "1: 2,Bob");
-    // 200 is not above 1000: the approval is left out.
+    // 200 is not above 1,000, so the approval is skipped.
     assert_eq!(drive.path(), "4");
     let request = drive.asked(answers(json!({"Which account?": "B"})));
     assert_eq!(request.title, "Which account?");

@@ -1,8 +1,8 @@
 //! The walk: a run's way through its playbook, rebuilt from the transcript.
 //!
-//! Recorded moves are taken in the order in which they stand in the transcript. The silent steps before a move are
-//! evaluated with the message that the move's mark names, so that a later message never changes what was decided.
-//! A decision that is not recorded yet is kept ready ([`Ahead`]): when its move comes, nothing is evaluated twice.
+//! Recorded moves are replayed in the order of the transcript. The silent steps before a move are evaluated with
+//! the message that the move's mark names, so that a later message never changes a past decision. A decision that is
+//! not recorded yet is cached ([`PendingDecision`]), so that nothing is evaluated twice when its move is recorded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use minijinja::Value;
 use serde_json::{Map, json};
 
-use super::cursor::{Cursor, Found, Goal, View, read_path};
+use super::cursor::{Cursor, Goal, SeekResult, View, read_path};
 use super::json::from_json;
-use super::template::{Fuel, Means, Names, Text, Users};
+use super::template::{EvaluationContext, Fuel, Names, Text, Users};
 use super::{Action, DONE_TEXT, Evaluator, Playbook, Question, Request, RunFacts, Step};
 use crate::human::{
     Ask, OnExpire, Origin, Question as Asked, QuestionOption, RequestDraft, Resolution,
@@ -24,52 +24,53 @@ use crate::time::parse_duration_ms;
 use crate::transcript::{Body, Entry, Mark, Outcome};
 use crate::turn::{MarkedMove, Move};
 
-/// The code of a failure in the playbook itself.
+/// The error code of a failure in the playbook itself.
 const PLAYBOOK_FAILED: &str = "playbook_failed";
-/// Fuel of a move that is decided at once: some 300 kB of texts.
-const AT_ONCE_FUEL: u64 = 5_000;
-/// Most recorded moves that are walked to at once: more are there after a restart.
-const RECORDED_AT_ONCE_MAX: usize = 4;
-/// Most bytes that a run holds whose moves are decided at once, unless its playbook is light: what is compared there.
-const FED_AT_ONCE_MAX: usize = 32 * 1024;
-/// What a person's answer is counted as.
+/// Fuel of a move that is decided immediately: about 300 kB of text.
+const IMMEDIATE_FUEL: u64 = 5_000;
+/// Maximum recorded moves that are replayed immediately. There are more only after a restart.
+const IMMEDIATE_REPLAY_MAX: usize = 4;
+/// Maximum bytes of data in a run whose moves are decided immediately, unless its playbook is light: it bounds what
+/// templates can compare.
+const IMMEDIATE_BYTES_MAX: usize = 32 * 1024;
+/// The size that a person's answer counts as.
 const RESPONSE_BYTES: usize = 1024;
-/// The code of a failed move.
+/// The error code of a failed move.
 const TOOL_FAILED: &str = "tool_failed";
 
-/// A run's way through a playbook: fed with the transcript's entries in order, each once.
+/// A run's way through a playbook. It must be fed each entry of the transcript once, in order.
 #[derive(Clone, Debug)]
 pub struct Walk {
     playbook: Arc<Playbook>,
     users: Users,
-    /// Recorded, and not yet walked to.
-    recorded: VecDeque<Fact>,
-    /// After the last recorded move that was walked to.
+    /// Recorded moves that are not replayed yet.
+    recorded: VecDeque<RecordedEvent>,
+    /// The position after the last replayed move.
     cursor: Cursor,
     /// The move that failed and ended the run.
     failed: Option<Failed>,
-    /// The transcript names a step that the playbook does not lead to.
-    lost: Option<String>,
-    /// The walk is over; a message beyond this position starts the steps again.
+    /// Set if the transcript has a move of a step that the playbook does not lead to: the explanation.
+    mismatch: Option<String>,
+    /// Set if the walk has ended. A message after this position starts the steps again.
     ended: Option<u64>,
-    ahead: Option<Ahead>,
-    /// Room for what was fed, of a run whose moves are decided at once.
-    room: usize,
+    pending: Option<PendingDecision>,
+    /// The remaining part of [`IMMEDIATE_BYTES_MAX`].
+    bytes_left: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Fact {
-    Move { mark: Mark, what: What },
+enum RecordedEvent {
+    Move { mark: Mark, result: RecordedResult },
     Retried,
 }
 
-/// A recorded move, and what became of it.
+/// A recorded move and its outcome.
 #[derive(Clone, Debug)]
-enum What {
+enum RecordedResult {
     Plain,
     Call {
         id: String,
-        /// Shared, since a walk is cloned before a move is decided at once.
+        /// Shared, because the walk is cloned before a move is decided immediately.
         outcome: Option<Arc<Outcome>>,
     },
     Request {
@@ -81,7 +82,7 @@ enum What {
 
 #[derive(Clone, Debug)]
 struct Failed {
-    /// As it was before the move was decided.
+    /// The position before the move was decided.
     before: Cursor,
     path: String,
     message: String,
@@ -89,15 +90,15 @@ struct Failed {
 
 /// A decision that is not recorded yet.
 #[derive(Clone, Debug)]
-struct Ahead {
+struct PendingDecision {
     run: RunFacts,
-    /// At the step that makes the move.
+    /// The position at the step that acts.
     cursor: Cursor,
     decided: MarkedMove,
 }
 
 impl Walk {
-    /// A walk that was fed nothing.
+    /// A walk that has not been fed anything.
     #[must_use]
     pub fn new(playbook: Arc<Playbook>) -> Self {
         let cursor = Cursor::start(&playbook);
@@ -107,16 +108,16 @@ impl Walk {
             recorded: VecDeque::new(),
             cursor,
             failed: None,
-            lost: None,
+            mismatch: None,
             ended: None,
-            ahead: None,
-            room: FED_AT_ONCE_MAX,
+            pending: None,
+            bytes_left: IMMEDIATE_BYTES_MAX,
         }
     }
 
-    /// Takes the next entry of the transcript.
+    /// Adds the next entry of the transcript.
     pub fn feed(&mut self, entry: &Entry) {
-        self.weigh(&entry.body);
+        self.subtract_bytes(&entry.body);
         match &entry.body {
             Body::User { text, .. } => {
                 Arc::make_mut(&mut self.users).push((entry.position, Arc::from(text.as_str())))
@@ -134,14 +135,14 @@ impl Walk {
             | Body::Wait {
                 mark: Some(mark), ..
             } => {
-                self.record(mark, What::Plain);
+                self.record(mark, RecordedResult::Plain);
             }
             Body::ToolCall {
                 call,
                 mark: Some(mark),
             } => self.record(
                 mark,
-                What::Call {
+                RecordedResult::Call {
                     id: call.id.clone(),
                     outcome: None,
                 },
@@ -152,7 +153,7 @@ impl Walk {
             } => {
                 self.record(
                     mark,
-                    What::Request {
+                    RecordedResult::Request {
                         id: request.id,
                         ask: request.ask.clone(),
                         resolution: None,
@@ -164,9 +165,9 @@ impl Walk {
                 outcome: result,
                 ..
             } => {
-                if let Some(Fact::Move {
-                    what:
-                        What::Call {
+                if let Some(RecordedEvent::Move {
+                    result:
+                        RecordedResult::Call {
                             id,
                             outcome: outcome @ None,
                         },
@@ -182,9 +183,9 @@ impl Walk {
                 resolution: given,
                 ..
             } => {
-                if let Some(Fact::Move {
-                    what:
-                        What::Request {
+                if let Some(RecordedEvent::Move {
+                    result:
+                        RecordedResult::Request {
                             id,
                             resolution: resolution @ None,
                             ..
@@ -197,9 +198,9 @@ impl Walk {
                 }
             }
             Body::Interrupted { .. } => self.end(entry.position),
-            Body::Retried { .. } => self.recorded.push_back(Fact::Retried),
-            // A recorded failure changes nothing: what led to it is decided again only after `Retried`. What bears no
-            // mark is not a move of the playbook.
+            Body::Retried { .. } => self.recorded.push_back(RecordedEvent::Retried),
+            // A recorded failure changes nothing: the failed move is decided again only after `Retried`. Entries
+            // without a mark are not moves of the playbook.
             Body::Error { .. }
             | Body::Assistant { .. }
             | Body::ToolCall { .. }
@@ -220,49 +221,52 @@ impl Walk {
         }
     }
 
-    /// The next move. Called only when no call is open, no request is pending and no timer is running.
+    /// Returns the next move. Call it only when no call is open, no request is pending and no timer is running.
     ///
-    /// Pure in (playbook, fed entries, `run`): called again without an entry between, it gives the same. `run.id` must
-    /// stay the same for the whole walk; `run.sandbox_id` may be given later.
+    /// Pure in (playbook, entries, `run`): a second call without a new entry returns the same move. `run.id` must be
+    /// the same for the whole walk; `run.sandbox_id` may be set later.
     pub fn next(&mut self, run: &RunFacts) -> MarkedMove {
-        self.advance(run, &Means::default())
+        self.advance(run, &EvaluationContext::default())
     }
 
-    /// The same, with somebody else to evaluate what is not cheap.
+    /// Like [`Walk::next`], with an evaluator for templates that are not cheap.
     pub fn next_with(&mut self, run: &RunFacts, evaluator: &dyn Evaluator) -> MarkedMove {
-        let means = Means {
+        let context = EvaluationContext {
             evaluator: Some(evaluator),
-            ..Means::default()
+            ..EvaluationContext::default()
         };
-        self.advance(run, &means)
+        self.advance(run, &context)
     }
 
-    /// The same, if it takes next to no time: `None` where it would take more, and nothing is changed.
+    /// Like [`Walk::next`], if the decision takes negligible time. Otherwise returns `None` and changes nothing, so
+    /// that the caller can use [`Walk::next_with`] on another thread.
     pub fn next_at_once(&mut self, run: &RunFacts) -> Option<MarkedMove> {
-        let is_small = self.playbook.is_light() || self.room > 0;
-        if !is_small || self.recorded.len() > RECORDED_AT_ONCE_MAX {
+        let is_small = self.playbook.is_light() || self.bytes_left > 0;
+        if !is_small || self.recorded.len() > IMMEDIATE_REPLAY_MAX {
             return None;
         }
+        // An attempt that runs out of fuel has changed the cursor. Cloning is cheap, because everything large is
+        // shared.
         let before = self.clone();
-        let means = Means {
-            at_once: Some(AT_ONCE_FUEL),
-            ..Means::default()
+        let context = EvaluationContext {
+            immediate_fuel: Some(IMMEDIATE_FUEL),
+            ..EvaluationContext::default()
         };
-        let next = self.advance(run, &means);
-        if means.ran_out.get() {
+        let next = self.advance(run, &context);
+        if context.ran_out.get() {
             *self = before;
             return None;
         }
         Some(next)
     }
 
-    fn advance(&mut self, run: &RunFacts, means: &Means<'_>) -> MarkedMove {
-        self.catch_up(run, means);
+    fn advance(&mut self, run: &RunFacts, context: &EvaluationContext<'_>) -> MarkedMove {
+        self.catch_up(run, context);
         let message = self.users.last().map_or(0, |(position, _)| *position);
         if let Some(bound) = self.ended
             && message <= bound
         {
-            // Nothing new came: there is nothing to do.
+            // No new message since the end, so there is nothing to do.
             return marked(
                 Move::Finish {
                     text: DONE_TEXT.to_owned(),
@@ -271,8 +275,8 @@ impl Walk {
                 message,
             );
         }
-        if let Some(what) = &self.lost {
-            return marked(fail(what.clone()), self.cursor.path(), message);
+        if let Some(why) = &self.mismatch {
+            return marked(fail(why.clone()), self.cursor.path(), message);
         }
         if let Some(failed) = &self.failed {
             let action = Move::Fail {
@@ -281,18 +285,18 @@ impl Walk {
             };
             return marked(action, failed.path.clone(), message);
         }
-        if let Some(Fact::Move { mark, .. }) = self.recorded.front() {
+        if let Some(RecordedEvent::Move { mark, .. }) = self.recorded.front() {
             return marked(
                 fail(format!("the move of step {} has no result yet", mark.path)),
                 mark.path.clone(),
                 message,
             );
         }
-        if let Some(ahead) = &self.ahead
-            && &ahead.run == run
-            && ahead.message() == Some(message)
+        if let Some(pending) = &self.pending
+            && &pending.run == run
+            && pending.message() == Some(message)
         {
-            return ahead.decided.clone();
+            return pending.decided.clone();
         }
         let mut cursor = self.cursor.clone();
         let action = decide(
@@ -302,10 +306,10 @@ impl Walk {
                 message,
                 run,
             },
-            means,
+            context,
         );
         let decided = marked(action, cursor.path(), message);
-        self.ahead = Some(Ahead {
+        self.pending = Some(PendingDecision {
             run: run.clone(),
             cursor,
             decided: decided.clone(),
@@ -313,58 +317,59 @@ impl Walk {
         decided
     }
 
-    /// Counts what a run holds, up to what is little.
-    fn weigh(&mut self, body: &Body) {
+    /// Subtracts the data that an entry adds from `bytes_left`.
+    fn subtract_bytes(&mut self, body: &Body) {
         let bytes = match body {
             Body::User { text, .. } => text.len(),
             Body::ToolResult {
                 outcome: Outcome::Result(value),
                 ..
-            } => bytes_of(value, self.room),
+            } => bytes_of(value, self.bytes_left),
             Body::HumanResponse { .. } => RESPONSE_BYTES,
             _ => 0,
         };
-        self.room = self.room.saturating_sub(bytes);
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
     }
 
-    fn record(&mut self, mark: &Mark, what: What) {
+    fn record(&mut self, mark: &Mark, result: RecordedResult) {
         self.ended = None;
-        self.recorded.push_back(Fact::Move {
+        self.recorded.push_back(RecordedEvent::Move {
             mark: mark.clone(),
-            what,
+            result,
         });
     }
 
-    /// Everything before the next start is over, walked to or not.
+    /// Ends the walk: everything before the next start is discarded, replayed or not.
     fn end(&mut self, bound: u64) {
         self.recorded.clear();
         self.cursor = Cursor::start(&self.playbook);
         self.failed = None;
-        self.lost = None;
+        self.mismatch = None;
         self.ended = Some(bound);
-        self.ahead = None;
+        self.pending = None;
     }
 
-    /// Walks to all that is recorded and settled.
-    fn catch_up(&mut self, run: &RunFacts, means: &Means<'_>) {
+    /// Replays all recorded moves that have an outcome.
+    fn catch_up(&mut self, run: &RunFacts, context: &EvaluationContext<'_>) {
         while let Some(fact) = self.recorded.pop_front() {
             match fact {
-                Fact::Retried => {
-                    self.ahead = None;
+                RecordedEvent::Retried => {
+                    self.pending = None;
                     if let Some(failed) = self.failed.take() {
                         self.cursor = failed.before;
                     }
                 }
-                Fact::Move { mark, what } => match what.settled() {
+                RecordedEvent::Move { mark, result } => match result.settled() {
                     Ok(value) => {
-                        if self.lost.is_none()
-                            && let Err(why) = self.accept(&mark, value, run, means)
+                        if self.mismatch.is_none()
+                            && let Err(why) = self.accept(&mark, value, run, context)
                         {
-                            self.lost = Some(why);
+                            self.mismatch = Some(why);
                         }
                     }
                     Err(open) => {
-                        self.recorded.push_front(Fact::Move { mark, what: open });
+                        self.recorded
+                            .push_front(RecordedEvent::Move { mark, result: open });
                         return;
                     }
                 },
@@ -372,41 +377,42 @@ impl Walk {
         }
     }
 
-    /// Walks to a recorded move and past it.
+    /// Replays one recorded move.
     fn accept(
         &mut self,
         mark: &Mark,
         value: Settled,
         run: &RunFacts,
-        means: &Means<'_>,
+        context: &EvaluationContext<'_>,
     ) -> Result<(), String> {
-        let ahead = self.ahead.take().filter(|ahead| ahead.fits(mark));
+        let pending = self.pending.take().filter(|pending| pending.fits(mark));
         let before = self.cursor.clone();
-        if let Some(ahead) = ahead {
-            self.cursor = ahead.cursor;
+        if let Some(pending) = pending {
+            self.cursor = pending.cursor;
         } else {
-            let misfit = |why: &str| {
+            let mismatch_error = |why: &str| {
                 format!(
-                    "the transcript has a move of step {}, and the playbook does not lead there{why}",
+                    "the transcript has a move of step {}, but the playbook does not lead there{why}",
                     mark.path
                 )
             };
-            let path = read_path(&mark.path).ok_or_else(|| misfit(""))?;
+            let path = read_path(&mark.path).ok_or_else(|| mismatch_error(""))?;
             let view = View {
                 users: &self.users,
                 message: mark.message,
                 run,
             };
-            match self
-                .cursor
-                .seek(&Goal::Recorded(&path), &view, &mut means.for_one_move())
-            {
-                Ok(Found::Step) => {}
-                Ok(Found::End) => return Err(misfit("")),
-                Err(error) => return Err(misfit(&format!(" ({error})"))),
+            match self.cursor.seek(
+                &Goal::Recorded(&path),
+                &view,
+                &mut context.fuel_for_one_move(),
+            ) {
+                Ok(SeekResult::Step) => {}
+                Ok(SeekResult::End) => return Err(mismatch_error("")),
+                Err(error) => return Err(mismatch_error(&format!(" ({error})"))),
             }
         }
-        let (steps, at) = self.cursor.place();
+        let (steps, at) = self.cursor.position();
         let Some(step) = steps.get(at) else {
             return Ok(());
         };
@@ -420,8 +426,8 @@ impl Walk {
                 let message = format!(
                     "{}: {} failed: {error}{}",
                     step.path,
-                    step.word(),
-                    self.cursor.rounds()
+                    step.label(),
+                    self.cursor.iteration_suffix()
                 );
                 self.failed = Some(Failed {
                     before,
@@ -434,31 +440,31 @@ impl Walk {
     }
 }
 
-impl Ahead {
+impl PendingDecision {
     fn message(&self) -> Option<u64> {
         self.decided.mark.as_ref().map(|mark| mark.message)
     }
 
-    /// Whether the recorded move is this one. Then the cursor stands where the walk would come to.
+    /// Whether the recorded move is this decision. Then the cached cursor is where a replay would end up.
     fn fits(&self, mark: &Mark) -> bool {
-        let (steps, at) = self.cursor.place();
+        let (steps, at) = self.cursor.position();
         self.decided.mark.as_ref() == Some(mark)
             && steps.get(at).is_some_and(|step| !step.is_silent())
     }
 }
 
-/// What a recorded move came to.
+/// The outcome of a recorded move.
 enum Settled {
     Value(Value),
     /// The step failed.
     Error(String),
-    /// The step failed, and the run with it, whatever `on_error` says.
+    /// The step failed and ends the run, even with `on_error: continue`.
     Fatal(String),
 }
 
-impl What {
+impl RecordedResult {
     /// # Errors
-    /// The move itself, where it has no outcome yet.
+    /// The move itself, if it has no outcome yet.
     fn settled(self) -> Result<Settled, Self> {
         match self {
             Self::Plain => Ok(Settled::Value(Value::from(()))),
@@ -475,9 +481,7 @@ impl What {
                         on_expire: OnExpire::Fail,
                     }),
                 ..
-            } => Ok(Settled::Fatal(
-                "expired: nobody answered in time".to_owned(),
-            )),
+            } => Ok(Settled::Fatal("expired: no answer in time".to_owned())),
             Self::Request {
                 resolution: Some(resolution),
                 ask,
@@ -495,8 +499,8 @@ impl What {
 }
 
 impl Step {
-    /// What failed, in a message.
-    fn word(&self) -> &str {
+    /// The name of the step in an error message.
+    fn label(&self) -> &str {
         match &self.action {
             Action::Tool { name, .. } => name,
             Action::Approve(_) => "approve",
@@ -511,7 +515,7 @@ impl Step {
     }
 }
 
-/// About the bytes of a value, counted up to `most`.
+/// The approximate size of a value in bytes. Stops counting at `most`.
 fn bytes_of(value: &serde_json::Value, most: usize) -> usize {
     let mut bytes = 0_usize;
     let mut open = vec![value];
@@ -549,25 +553,25 @@ fn fail(message: String) -> Move {
     }
 }
 
-/// Walks to the next move and makes it. The cursor then stands at its step.
-fn decide(cursor: &mut Cursor, view: &View<'_>, means: &Means<'_>) -> Move {
-    let mut fuel = means.for_one_move();
+/// Advances to the next move and builds it. The cursor then stays at its step.
+fn decide(cursor: &mut Cursor, view: &View<'_>, context: &EvaluationContext<'_>) -> Move {
+    let mut fuel = context.fuel_for_one_move();
     let found = cursor.seek(&Goal::Undecided, view, &mut fuel);
-    let (steps, at) = cursor.place();
+    let (steps, at) = cursor.position();
     match (found, steps.get(at)) {
         (Err(message), _) => fail(message),
-        (Ok(Found::End), _) | (Ok(Found::Step), None) => Move::Finish {
+        (Ok(SeekResult::End), _) | (Ok(SeekResult::Step), None) => Move::Finish {
             text: DONE_TEXT.to_owned(),
         },
-        (Ok(Found::Step), Some(step)) if cursor.moves >= PLAYBOOK_MOVES_MAX => fail(format!(
-            "{}: this start has made {PLAYBOOK_MOVES_MAX} moves, the most that there are{}",
+        (Ok(SeekResult::Step), Some(step)) if cursor.moves >= PLAYBOOK_MOVES_MAX => fail(format!(
+            "{}: the playbook has made {PLAYBOOK_MOVES_MAX} moves since its start, which is the limit{}",
             step.path,
-            cursor.rounds()
+            cursor.iteration_suffix()
         )),
-        (Ok(Found::Step), Some(step)) => {
+        (Ok(SeekResult::Step), Some(step)) => {
             let names = cursor.names(view, true);
             make(step, &names, &mut fuel)
-                .unwrap_or_else(|error| fail(format!("{error}{}", cursor.rounds())))
+                .unwrap_or_else(|error| fail(format!("{error}{}", cursor.iteration_suffix())))
         }
     }
 }
@@ -611,8 +615,10 @@ fn make(step: &Step, names: &Names, fuel: &mut Fuel<'_>) -> Result<Move, String>
         Action::Finish(text) => Move::Finish {
             text: text.render(names, fuel)?,
         },
-        // They make no move; `Cursor::seek` never stops at them.
-        Action::ForEach { .. } | Action::Set(_) => fail(format!("{}: it makes no move", step.path)),
+        // Silent steps: `Cursor::seek` never stops at them.
+        Action::ForEach { .. } | Action::Set(_) => {
+            fail(format!("{}: the step makes no move", step.path))
+        }
     })
 }
 
@@ -636,10 +642,7 @@ fn draft(
 ) -> Result<RequestDraft, String> {
     let title = request.title.render(names, fuel)?;
     if title.trim().is_empty() {
-        return Err(format!(
-            "{}: it takes a text that is not empty",
-            request.title.path
-        ));
+        return Err(format!("{}: must not be empty", request.title.path));
     }
     Ok(RequestDraft {
         title,

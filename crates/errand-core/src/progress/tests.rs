@@ -83,7 +83,7 @@ impl World {
         });
     }
 
-    /// A turn of one call, and what came of it.
+    /// A turn of one call with its outcome.
     fn turn(&mut self, arguments: Value, outcome: Outcome) {
         self.answer(AnswerKind::Whole);
         let call = self.call("read_file", arguments, None);
@@ -133,7 +133,7 @@ fn result(text: &str) -> Outcome {
 }
 
 #[test]
-fn repeated_calls_are_bounded_and_news_resets_the_count() {
+fn repeated_calls_are_bounded_and_new_outcomes_reset_the_count() {
     let mut world = World::default();
     world.add(Body::Opening {
         text: OPENING.to_owned(),
@@ -143,9 +143,9 @@ fn repeated_calls_are_bounded_and_news_resets_the_count() {
         world.turn(json!({"path": "a"}), result("1"));
         assert_eq!(world.stuck(), None);
     }
-    // Another outcome of the same call is news.
+    // Another outcome of the same call is new.
     world.turn(json!({"path": "a"}), result("2"));
-    // Two calls in turn say nothing new either.
+    // Two calls that alternate are not new, either.
     for n in 0..REPEATED_TURNS_MAX {
         assert_eq!(world.stuck(), None, "{n}");
         world.turn(
@@ -159,7 +159,7 @@ fn repeated_calls_are_bounded_and_news_resets_the_count() {
 }
 
 #[test]
-fn a_command_that_only_takes_another_time_repeats() {
+fn a_command_that_differs_only_in_duration_repeats() {
     let mut world = World::default();
     for ms in 0..=REPEATED_TURNS_MAX {
         assert_eq!(world.stuck(), None);
@@ -170,7 +170,7 @@ fn a_command_that_only_takes_another_time_repeats() {
 }
 
 #[test]
-fn calls_that_all_fail_are_bounded() {
+fn turns_of_failing_calls_are_bounded() {
     let mut world = World::default();
     for n in 0..FAILED_TURNS_MAX {
         assert_eq!(world.stuck(), None);
@@ -186,7 +186,7 @@ fn calls_that_all_fail_are_bounded() {
     let Verdict::Within = check(&world.ledger, false, false) else {
         panic!("it goes on");
     };
-    // One call of a turn that succeeds is enough.
+    // One successful call in a turn is enough.
     for n in 0..2 * FAILED_TURNS_MAX {
         world.answer(AnswerKind::Whole);
         let failing = world.call("read_file", json!({"path": n}), None);
@@ -198,7 +198,7 @@ fn calls_that_all_fail_are_bounded() {
 }
 
 #[test]
-fn cut_answers_are_bounded_and_one_that_repeats_the_last_at_once() {
+fn truncated_answers_are_bounded_and_a_repeated_one_counts_fully() {
     let mut world = World::default();
     for n in 0..CUT_ANSWERS_MAX {
         assert_eq!(world.stuck(), None);
@@ -221,7 +221,7 @@ fn cut_answers_are_bounded_and_one_that_repeats_the_last_at_once() {
 }
 
 #[test]
-fn empty_and_cut_answers_in_turn_are_no_progress() {
+fn alternating_empty_and_truncated_answers_are_no_progress() {
     let mut world = World::default();
     for n in 0..CUT_ANSWERS_MAX {
         world.answer(AnswerKind::Empty);
@@ -232,7 +232,7 @@ fn empty_and_cut_answers_in_turn_are_no_progress() {
 }
 
 #[test]
-fn summaries_in_a_row_are_bounded() {
+fn consecutive_summaries_are_bounded() {
     let mut world = World::default();
     for _ in 0..SUMMARIES_IN_A_ROW_MAX {
         assert_eq!(world.stuck(), None);
@@ -248,7 +248,7 @@ fn summaries_in_a_row_are_bounded() {
 }
 
 #[test]
-fn model_calls_are_bounded_unless_the_build_bounds_steps() {
+fn model_calls_are_bounded_unless_the_build_limits_steps() {
     let mut world = World::default();
     for n in 0..MODEL_CALLS_DEFAULT_MAX {
         assert_eq!(world.ledger.progress.stuck(true), None, "{n}");
@@ -276,7 +276,7 @@ fn a_denied_call_stays_denied_until_the_next_message() {
     let call = world.call("write_file", denied(), None);
     world.deny(&call);
     world.came(&call, Outcome::Error("denied: a person refused".to_owned()));
-    // The same in another order, with another form of the number, and without the null.
+    // The same call with another order of keys, another notation of the number, and without the null.
     let same = json!({"deep": {"y": 2, "x": 1}, "n": 5.0, "path": "a"});
     let again = world.call("write_file", same, None);
     assert!(world.ledger.progress.was_denied(&again));
@@ -284,7 +284,7 @@ fn a_denied_call_stays_denied_until_the_next_message() {
     assert!(!world.ledger.progress.was_denied(&other));
     let other = world.call("edit_file", denied(), None);
     assert!(!world.ledger.progress.was_denied(&other));
-    // A retry does not lift it.
+    // A retry does not lift the denial.
     world.add(Body::Retried { by: None });
     assert!(world.ledger.progress.was_denied(&again));
     for _ in 0..DENIED_REPEATS_MAX {
@@ -299,7 +299,7 @@ fn a_denied_call_stays_denied_until_the_next_message() {
 }
 
 #[test]
-fn calls_of_a_playbook_are_left_alone() {
+fn calls_of_a_playbook_are_ignored() {
     let mut world = World::default();
     let mark = || {
         Some(Mark {

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// The whole table, readable as the specification.
+/// The whole table as a snapshot, readable as the specification.
 #[test]
 fn the_transition_table() {
     let mut table = String::new();
@@ -32,9 +32,9 @@ fn the_transition_table() {
 }
 
 proptest! {
-    /// A run that has ended is left by a message, or by a retry where it failed, and by nothing else.
+    /// A message reopens an ended run, a retry reopens a failed one, and nothing else does.
     #[test]
-    fn an_ended_run_is_left_only_by_a_message_or_a_retry(events in prop::collection::vec(prop::sample::select(&Event::ALL[..]), 0..200)) {
+    fn only_a_message_or_a_retry_reopens_an_ended_run(events in prop::collection::vec(prop::sample::select(&Event::ALL[..]), 0..200)) {
         let mut status = Status::Pending;
         for event in events {
             let Ok(t) = apply(status, event) else { continue };
@@ -45,7 +45,7 @@ proptest! {
             if t.to == Status::Waiting && status != Status::Waiting {
                 prop_assert_eq!(event, Event::Asked);
             }
-            // Whoever leaves `waiting` closes or answers its request.
+            // Leaving `waiting` always closes or answers the request.
             if status == Status::Waiting && t.to != Status::Waiting {
                 prop_assert!(t.closes_request || event == Event::Answered);
             }
@@ -53,9 +53,9 @@ proptest! {
         }
     }
 
-    /// Wherever a run is, some sequence of what the API offers brings it to an end: nothing is stuck.
+    /// In every reachable status, a stop ends the run: no run can be stuck.
     #[test]
-    fn a_stop_always_ends(events in prop::collection::vec(prop::sample::select(&Event::ALL[..]), 0..50)) {
+    fn stop_always_ends_a_run(events in prop::collection::vec(prop::sample::select(&Event::ALL[..]), 0..50)) {
         let mut status = Status::Pending;
         for event in events {
             if let Ok(t) = apply(status, event) { status = t.to; }

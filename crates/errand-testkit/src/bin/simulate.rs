@@ -1,4 +1,4 @@
-//! Simulates new seeds for a while, and says what was found.
+//! Simulates new seeds for some time and reports violations.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,24 +15,24 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use errand_testkit::sim::{Options, Outcome, simulate};
 
-/// Runs the real engine and store in simulated worlds, and checks that what must always hold holds.
+/// Run the real engine and store in simulated worlds, and check that all invariants hold
 #[derive(Parser)]
 struct Args {
-    /// How long new seeds are tried.
+    /// How long to try new seeds, in seconds
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// Only this seed, once.
+    /// Simulate only this seed, once
     #[arg(long)]
     seed: Option<u64>,
-    /// Actions in each world before it is healed.
+    /// Number of actions in each world before all faults stop
     #[arg(long, default_value_t = 600)]
     actions: u32,
-    /// Worlds at once, each on a thread of its own.
+    /// Number of worlds to simulate at the same time, each on its own thread
     #[arg(long, default_value_t = 1)]
     jobs: u16,
 }
 
-/// What came of all seeds so far.
+/// The results of all seeds so far.
 #[derive(Default)]
 struct Sum {
     seeds: u64,
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     let seen: Vec<String> = seen
         .map(|(what, count)| format!("{what} {count}"))
         .collect();
-    println!("came about: {}", seen.join(", "));
+    println!("occurred: {}", seen.join(", "));
     for (seed, outcome) in &sum.found {
         report(*seed, args.actions, outcome);
     }
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Names the seed where the simulation itself panics.
+/// Prints the seed if the simulation itself panics.
 struct NamedOnPanic(u64, u32);
 
 impl Drop for NamedOnPanic {
@@ -91,7 +91,7 @@ impl Drop for NamedOnPanic {
     }
 }
 
-/// Tries seeds until the time is over or something was found.
+/// Simulates seeds until the time is up or a violation is found.
 fn work(args: &Args, until: Instant, sum: &Mutex<Sum>) {
     loop {
         let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
@@ -103,7 +103,7 @@ fn work(args: &Args, until: Instant, sum: &Mutex<Sum>) {
         });
         drop(named);
         if args.seed.is_some() {
-            println!("seed {seed}, all that happened: {}", outcome.digest);
+            println!("seed {seed}, digest of all events: {}", outcome.digest);
         }
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.seeds += 1;
@@ -126,12 +126,12 @@ fn report(seed: u64, actions: u32, outcome: &Outcome) {
     let Some(violation) = &outcome.violation else {
         return;
     };
-    eprintln!("\nThe last happenings of seed {seed}:");
+    eprintln!("\nThe last events of seed {seed}:");
     for line in &violation.last {
         eprintln!("  {line}");
     }
     eprintln!(
-        "\nThis did not hold: {}.\n  {:?}: {}\nSee it again with:\n  cargo run --release -p errand-testkit --bin simulate -- --seed {seed} --actions {actions}",
+        "\nThis did not hold: {}.\n  {:?}: {}\nReproduce it with:\n  cargo run --release -p errand-testkit --bin simulate -- --seed {seed} --actions {actions}",
         violation.invariant.sentence(),
         violation.invariant,
         violation.detail

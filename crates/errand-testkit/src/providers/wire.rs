@@ -1,4 +1,4 @@
-//! How the three providers write their requests and their streams.
+//! The requests and streams of the three providers' protocols.
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Answer, Fault, Protocol, UsageForm};
 use crate::script::Gate;
 
-/// Pieces that a text or arguments come in.
+/// Number of fragments into which texts and arguments are split.
 const PIECES: usize = 3;
 
 pub(super) fn turns(protocol: Protocol, body: &Value) -> usize {
@@ -29,7 +29,7 @@ fn messages(protocol: Protocol, body: &Value) -> &[Value] {
     body[key].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The parts of a message: its content where that is a list, else one part of text.
+/// The parts of a message: its content if that is a list, otherwise one text part.
 fn parts(protocol: Protocol, message: &Value) -> Vec<Value> {
     let key = match protocol {
         Protocol::Gemini => "parts",
@@ -119,7 +119,7 @@ pub(super) fn tools(protocol: Protocol, body: &Value) -> Vec<String> {
     list.iter().filter_map(name).collect()
 }
 
-/// An answer that is no stream.
+/// A response that is not a stream.
 pub(super) fn refusal(status: u16, body: &Value, retry_after: Option<&str>) -> Response {
     let mut response = Response::builder()
         .status(status)
@@ -140,7 +140,7 @@ fn error_body(protocol: Protocol, status: u16) -> Value {
         529 => "overloaded_error",
         _ => "api_error",
     };
-    let message = format!("made to fail with {status}");
+    let message = format!("injected fault: {status}");
     match protocol {
         Protocol::Anthropic => {
             json!({"type": "error", "error": {"type": word, "message": message}})
@@ -150,7 +150,7 @@ fn error_body(protocol: Protocol, status: u16) -> Value {
     }
 }
 
-/// What is sent, piece by piece.
+/// One part of a streamed response.
 enum Piece {
     Bytes(String),
     Break,
@@ -242,7 +242,7 @@ fn futures_of(
     )
 }
 
-/// A text in pieces, none of them empty.
+/// Splits a text into fragments that are not empty.
 fn pieces(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let size = chars.len().div_ceil(PIECES).max(1);
@@ -260,8 +260,8 @@ fn events(protocol: Protocol, number: usize, answer: &Answer) -> Vec<String> {
     }
 }
 
-/// A usage object in the form that an answer wants; none: it is left out.
-fn said(usage: Value, form: UsageForm) -> Option<Value> {
+/// The usage object in the requested form; `None` if it is omitted.
+fn usage_in_form(usage: Value, form: UsageForm) -> Option<Value> {
     let each = |with: &dyn Fn(u64) -> Value| match &usage {
         Value::Object(map) => {
             let pairs = map.iter().map(|(name, value)| {
@@ -305,7 +305,7 @@ fn anthropic(number: usize, answer: &Answer) -> Vec<String> {
         "cache_read_input_tokens": tokens.cached,
         "output_tokens": 1,
     });
-    let usage = said(usage, answer.usage);
+    let usage = usage_in_form(usage, answer.usage);
     event(
         "message_start",
         json!({"message": {"id": format!("msg_{number}"), "type": "message", "role": "assistant", "content": [], "usage": usage}}),
@@ -346,7 +346,7 @@ fn anthropic(number: usize, answer: &Answer) -> Vec<String> {
         (false, false) => "tool_use",
     };
     let reason = answer.ending.as_deref().unwrap_or(reason);
-    let usage = said(json!({"output_tokens": tokens.output}), answer.usage);
+    let usage = usage_in_form(json!({"output_tokens": tokens.output}), answer.usage);
     event(
         "message_delta",
         json!({"delta": {"stop_reason": reason, "stop_sequence": null}, "usage": usage}),
@@ -369,7 +369,7 @@ fn openai(number: usize, answer: &Answer) -> Vec<String> {
         "total_tokens": tokens.input + tokens.output,
         "prompt_tokens_details": {"cached_tokens": tokens.cached},
     });
-    let usage = said(usage, answer.usage).unwrap_or_default();
+    let usage = usage_in_form(usage, answer.usage).unwrap_or_default();
     let early = match answer.usage {
         UsageForm::Early => usage.clone(),
         _ => Value::Null,
@@ -422,7 +422,7 @@ fn gemini(answer: &Answer) -> Vec<String> {
         "candidatesTokenCount": tokens.output,
         "totalTokenCount": tokens.input + tokens.output,
     });
-    let usage = said(usage, answer.usage);
+    let usage = usage_in_form(usage, answer.usage);
     let mut events = Vec::new();
     let mut chunk = |parts: Value, reason: Value| {
         let mut candidate = json!({"content": {"role": "model", "parts": parts}, "index": 0});

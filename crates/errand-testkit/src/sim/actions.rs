@@ -1,4 +1,4 @@
-//! The loop: an action by chance, some turns for everybody else, the next action.
+//! The main loop: a random action, some scheduler turns for everything else, the next action.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,26 +15,25 @@ use tempfile::TempDir;
 
 use super::clients::{Heard, Tasks, Want, draw_answer};
 use super::invariants::Invariant;
-use super::program::{Program, furnish};
+use super::program::{Program, create_teams_and_agents};
 use super::receivers::Mode;
 use super::world::{World, short};
 use super::{Options, Outcome};
 
-/// How long a step may take: no simulated one takes as long.
+/// Deadline of a step, longer than any simulated one takes.
 const STEP_MS_MAX: u64 = 86_400_000;
 
-/// Where every simulation's clock begins: 2026-11-23T09:30:00Z.
+/// The start of every simulation's clock: 2026-11-23T09:30:00Z.
 const BEGIN_MS: i64 = 1_795_426_200_000;
-/// Most runs of a simulation: more give no new situations, and cost time at the end.
+/// Maximum runs of a simulation. More would cost time at the end without new situations.
 const RUNS_MAX: usize = 48;
-/// One hour, in milliseconds.
 const HOUR_MS: u64 = 3_600_000;
-/// Receivers of webhooks.
+/// Number of receivers for the webhooks of runs.
 const RECEIVERS: usize = 4;
-/// The receiver of what the webhooks of all teams are told: one more. It never says that it wants no more.
+/// An additional receiver for the webhooks of all teams. It never answers 410.
 pub(crate) const TEAMS_RECEIVER: usize = RECEIVERS;
 
-/// A simulation under way.
+/// A running simulation.
 pub(crate) struct Simulation {
     pub(crate) world: Arc<World>,
     pub(crate) tasks: Tasks,
@@ -45,13 +44,13 @@ pub(crate) struct Simulation {
     crashes: u64,
 }
 
-/// A driver that took a run and was put to sleep; it comes back late.
+/// A driver that claimed a run and was suspended. It continues later, perhaps too late.
 pub(crate) struct Paused {
     run: RunId,
     claim: ClaimToken,
 }
 
-/// What may happen.
+/// An action of the main loop.
 #[derive(Clone, Copy)]
 enum Action {
     Start,
@@ -102,7 +101,7 @@ const ACTIONS: [(u64, Action); 21] = [
 ];
 
 impl Simulation {
-    /// A world and a program that has just started in it.
+    /// Creates a world and starts the program in it.
     pub(crate) async fn new(options: Options) -> Self {
         let clock = Clock::manual(Timestamp::from_millis(BEGIN_MS));
         let world = World::new(options, clock);
@@ -128,32 +127,31 @@ impl Simulation {
         };
         simulation.start().await;
         if let Some(program) = &simulation.program {
-            furnish(&simulation.world, program).await;
+            create_teams_and_agents(&simulation.world, program).await;
         }
         simulation
     }
 
-    /// The program.
     pub(crate) fn program(&self) -> &Program {
         self.program.as_ref().expect("a program that runs")
     }
 
-    /// Whether there is anything to go on with.
-    pub(crate) fn goes_on(&self) -> bool {
+    /// Whether the program runs and no invariant is violated.
+    pub(crate) fn can_continue(&self) -> bool {
         self.program.is_some() && self.world.state().violation.is_none()
     }
 
-    /// As many actions as were asked for, or up to the first violation.
+    /// Performs the configured number of actions, or stops at the first violation.
     pub(crate) async fn act(&mut self) {
         for _ in 0..self.world.options.actions {
-            if !self.goes_on() {
+            if !self.can_continue() {
                 return;
             }
             let action = self.world.state().random.weighted(&ACTIONS);
             self.perform(action).await;
             let turns = {
                 let random = &mut self.world.state().random;
-                // Mostly few, so that actions meet steps half done; sometimes so many that all comes to rest.
+                // Usually few, so that actions meet unfinished steps; sometimes so many that everything comes to rest.
                 if random.chance(100) {
                     60
                 } else {
@@ -167,7 +165,7 @@ impl Simulation {
         }
     }
 
-    /// The store was closed after a failed commit: the program ends, and is started again.
+    /// Restarts the program if its store was closed after a failed commit.
     pub(crate) async fn start_again_where_poisoned(&mut self) {
         let poisoned = self
             .program
@@ -178,7 +176,7 @@ impl Simulation {
         }
     }
 
-    /// The program dies, and is started again. Its clients lose their connections.
+    /// Crashes and restarts the program. All clients are disconnected.
     pub(crate) async fn crash(&mut self) {
         self.world.note("crash");
         self.crashes += 1;
@@ -196,7 +194,7 @@ impl Simulation {
         }
     }
 
-    /// What came of it.
+    /// The result of the simulation.
     pub(crate) fn outcome(mut self) -> Outcome {
         self.tasks.cut_all();
         if let Some(program) = self.program.take() {
@@ -232,7 +230,7 @@ impl Simulation {
             Action::CutOff => {
                 let mut random = self.world.state().random.clone();
                 if self.tasks.cut_one(&mut random) {
-                    self.world.note("a client is cut off");
+                    self.world.note("a client is disconnected");
                     self.world.state().saw("answer lost");
                 }
                 self.world.state().random = random;
@@ -270,7 +268,7 @@ impl Simulation {
         }
     }
 
-    /// Sends a new request; now and then twice at once, under one key.
+    /// Sends a new request; sometimes twice at once with the same key.
     fn send(&self, want: Want) {
         let (with_key, twice) = {
             let random = &mut self.world.state().random;
@@ -328,7 +326,7 @@ impl Simulation {
         }
     }
 
-    /// The runs whose start was answered, in that order.
+    /// The runs whose start was accepted, in the order of the requests.
     pub(crate) fn known_runs(&self) -> Vec<RunId> {
         let state = self.world.state();
         let heard = state.requests.iter().map(|request| &request.heard);
@@ -340,7 +338,7 @@ impl Simulation {
             .collect()
     }
 
-    /// The runs of all teams with one of these statuses; with none, all runs.
+    /// The runs of all teams with one of these statuses; if empty, all runs.
     pub(crate) async fn runs_of(&self, statuses: Vec<Status>) -> Vec<RunId> {
         let teams = self.world.state().teams.clone();
         let mut all = Vec::new();
@@ -360,11 +358,11 @@ impl Simulation {
                 Err(error) => self.world.broken(Invariant::Answers, error.to_string()),
             }
         }
-        // Also those whose start no client has heard of: people see them in the list.
+        // Includes runs whose start no client got a response to: people see them in the list.
         all
     }
 
-    /// A person looks at what waits, and mostly answers; sometimes two at once.
+    /// A person looks at a waiting run and usually answers; sometimes twice at once.
     async fn answer(&self) {
         let waiting = self.runs_of(vec![Status::Waiting]).await;
         if waiting.is_empty() {
@@ -378,7 +376,7 @@ impl Simulation {
         self.answer_run(run, times).await;
     }
 
-    /// Sends so many answers to what a run asks.
+    /// Sends this many answers to the pending request of a run.
     pub(crate) async fn answer_run(&self, run: RunId, times: u32) {
         let team = {
             let state = self.world.state();
@@ -411,7 +409,7 @@ impl Simulation {
         }
     }
 
-    /// A person answers what was seen some time ago.
+    /// A person answers a request that was seen some time ago.
     fn answer_again(&self) {
         let want = {
             let mut state = self.world.state();
@@ -432,7 +430,7 @@ impl Simulation {
         self.send(want);
     }
 
-    /// A client that knows no answer asks again; now and then one that has forgotten it.
+    /// A client without a response repeats its request; sometimes one that has a response.
     fn repeat_one(&self) {
         let mut numbers = self.unheard();
         {
@@ -450,7 +448,7 @@ impl Simulation {
         }
     }
 
-    /// Requests whose clients know no answer and will ask again.
+    /// Requests whose clients have no response and will repeat them.
     pub(crate) fn unheard(&self) -> Vec<usize> {
         let state = self.world.state();
         let latest = state.latest;
@@ -476,7 +474,7 @@ impl Simulation {
         self.world.set_clock(to);
     }
 
-    /// Moves the clock to where the program wants to be woken next, if it wants that.
+    /// Moves the clock to the next time at which something is due; returns false if there is none.
     pub(crate) async fn to_the_next_moment(&self) -> bool {
         let now = self.world.now();
         let store = &self.program().store;
@@ -486,7 +484,7 @@ impl Simulation {
         ];
         let next = moments.into_iter().filter_map(Result::ok).flatten().min();
         if let Some(next) = next {
-            // A request is not on its way for days: its idempotency record would be gone when it comes.
+            // A request does not take days: its idempotency record would have expired when it arrives.
             let open = self.world.state().requests.iter().any(|r| r.open > 0);
             let last = if open { now.plus_ms(HOUR_MS) } else { next };
             self.world.set_clock(next.min(last).max(now));
@@ -494,7 +492,7 @@ impl Simulation {
         next.is_some()
     }
 
-    /// A stop in order, in which nothing that is under way is waited for very long.
+    /// Drains the program as in an orderly shutdown, but with little time for work in progress.
     async fn drain(&mut self) {
         self.world.note("the program drains");
         self.world.state().saw("drained");
@@ -518,7 +516,7 @@ impl Simulation {
             (12, Mode::Dead),
         ]);
         state.receivers[receiver] = match mode {
-            // It would disable the webhook, and what it is told of would depend on the moment.
+            // It would disable the team's webhook, so that later deliveries would depend on timing.
             Mode::Answers(410) if receiver == TEAMS_RECEIVER => Mode::Dead,
             mode => mode,
         };
@@ -543,7 +541,7 @@ impl Simulation {
         }
     }
 
-    /// Takes a run as a driver does, and goes to sleep over it.
+    /// Claims a run like a driver, and suspends that driver.
     async fn pause_a_driver(&mut self) {
         let now = self.world.now();
         let program = self.program();
@@ -555,12 +553,12 @@ impl Simulation {
         for claimed in claims.map(|claims| claims.runs).unwrap_or_default() {
             let run = claimed.ready.run;
             self.world
-                .note(&format!("a driver took {} and sleeps", short(run)));
+                .note(&format!("a driver claimed {} and is suspended", short(run)));
             self.paused.push(Paused { run, claim });
         }
     }
 
-    /// A driver that slept comes back: it gives the run back, or is refused.
+    /// A suspended driver continues: it releases the run, or its commit is rejected.
     pub(crate) async fn late_driver(&mut self) {
         if self.paused.is_empty() {
             return;
@@ -609,7 +607,7 @@ impl Simulation {
         });
         match (held, first) {
             (_, Err(why)) if why.is_passing() => return Err(why),
-            // Where it holds the run it may give it back, unless the run was taken from it meanwhile.
+            // A driver that still holds the claim may release the run, unless the claim was revoked in the meantime.
             (Some(_), Ok(_)) | (_, Err(StoreError::Fenced)) => {}
             (held, answer) => {
                 let detail = format!("{what}: held {held:?}, answer {answer:?}");
@@ -620,14 +618,14 @@ impl Simulation {
             Err(StoreError::Fenced) => {}
             Err(why) if why.is_passing() => return Err(why),
             answer => {
-                let detail = format!("{what}: a step was taken twice: {answer:?}");
+                let detail = format!("{what}: a step was accepted twice: {answer:?}");
                 self.world.broken(Invariant::Fenced, detail);
             }
         }
         store.leave(paused.run, paused.claim, Vec::new(), now).await
     }
 
-    /// Somebody reads a run.
+    /// Reads a random run and checks it.
     async fn look(&self) {
         let known = self.known_runs();
         if known.is_empty() {
@@ -638,7 +636,7 @@ impl Simulation {
     }
 }
 
-/// A directory that is gone with the simulation, in memory where the machine has that.
+/// A directory that is removed with the simulation; in memory if the machine supports that.
 fn directory() -> TempDir {
     let memory = PathBuf::from("/dev/shm");
     let mut builder = tempfile::Builder::new();
@@ -649,5 +647,5 @@ fn directory() -> TempDir {
         .expect("a temporary directory")
 }
 
-/// The step by which the clock goes on while everything is to come to rest.
+/// The step by which the clock moves while everything comes to rest.
 pub(crate) const SECOND: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Clients: they start runs, write, answer, stop and retry; lose answers, and repeat what they know no answer to.
+//! Clients that start runs, send messages, answer, stop and retry; that lose responses, and then repeat their requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,10 +19,10 @@ use super::random::Random;
 use super::receivers::url_of;
 use super::world::{Run, World, short};
 
-/// What a client wants.
+/// The content of a client's request.
 #[derive(Clone, Debug)]
 pub(crate) enum Want {
-    /// A run of an agent, with a first message of its own.
+    /// Start a run of an agent, optionally with a first message.
     Start {
         agent: usize,
         sandbox: Option<SandboxId>,
@@ -30,68 +30,68 @@ pub(crate) enum Want {
         human_webhook: Option<usize>,
         message: bool,
     },
-    /// A message.
+    /// Send a message.
     Message { run: RunId },
-    /// An answer to a human request.
+    /// Answer a human request.
     Answer {
         run: RunId,
         request: HumanRequestId,
         answer: HumanAnswer,
-        /// As the transcript will show it.
+        /// The answer as the transcript will show it.
         word: String,
     },
-    /// The end.
+    /// Stop the run.
     Stop { run: RunId },
-    /// Once more.
+    /// Retry the run.
     Retry { run: RunId },
 }
 
-/// What a client heard.
+/// A definite response that a client got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// It is done. With the run's id, for a start.
+    /// The request was accepted. For a start, with the run's id.
     Accepted(Option<RunId>),
-    /// It was refused.
+    /// The request was refused, with the error.
     Refused(String),
 }
 
-/// One request of a client, with all its repetitions.
+/// One request of a client, with all its attempts.
 pub(crate) struct Request {
     pub(crate) want: Want,
-    /// Its idempotency key, if it has one.
     pub(crate) key: Option<String>,
     pub(crate) first_at: Timestamp,
-    /// Repetitions under way.
+    /// Attempts in progress.
     pub(crate) open: u32,
     pub(crate) tries: u32,
-    /// Tries whose answer was heard: what became of the others is not known.
+    /// Attempts with a definite response. The outcome of the others is unknown.
     pub(crate) answered: u32,
     pub(crate) heard: Option<Heard>,
 }
 
 impl Request {
-    /// Whether its client sends it once more.
+    /// Whether its client will repeat it, because it has no response yet.
     pub(crate) fn wants_repeating(&self, latest: Timestamp) -> bool {
         self.open == 0 && self.heard.is_none() && self.key.is_some() && self.is_recorded(latest)
     }
 
-    /// Whether its client may send it again although it knows the answer.
+    /// Whether its client may repeat it although it has a response.
     pub(crate) fn may_be_forgotten(&self, latest: Timestamp) -> bool {
         self.heard.is_some() && self.key.is_some() && self.is_recorded(latest)
     }
 
     fn is_recorded(&self, latest: Timestamp) -> bool {
-        // Half of the time that its record holds: the other half is for the clock's jumps while it is on its way.
+        // Half of the time for which the record is kept. The other half allows for jumps of the clock during the
+        // request.
         latest.ms_since(self.first_at) < IDEMPOTENCY_TTL_MS / 2
     }
 
-    /// The text of its message: nobody else's has it.
+    /// The text of its message, which is unique.
     pub(crate) fn text(number: usize) -> String {
         format!("request {number}.")
     }
 }
 
-/// Who carries requests to the program. New after each start of it.
+/// Carries requests to the program. Each start of the program creates a new one.
 #[derive(Clone)]
 pub(crate) struct Wire {
     pub(crate) world: Arc<World>,
@@ -99,14 +99,14 @@ pub(crate) struct Wire {
     pub(crate) ids: Arc<IdGen>,
 }
 
-/// One try under way. Dropped when its answer came, or its client is gone.
+/// One attempt in progress. Dropped when its response arrives or its client disconnects.
 struct Try {
     world: Arc<World>,
     number: usize,
     wakes: Option<RunId>,
-    /// Its client had heard that it was accepted, and has forgotten it.
+    /// The client got an acceptance before, so a refusal would be a contradiction.
     known: bool,
-    /// For a stop: what had been sent to the run before.
+    /// For a stop: the run, and the number of messages and retries sent to it before.
     halts: Option<(RunId, u64)>,
 }
 
@@ -121,7 +121,7 @@ impl Drop for Try {
 }
 
 impl Wire {
-    /// A new request; its number.
+    /// Creates a request and returns its number.
     pub(crate) fn request(&self, want: Want, with_key: bool) -> usize {
         let now = self.world.now();
         let mut state = self.world.state();
@@ -141,7 +141,7 @@ impl Wire {
         number
     }
 
-    /// Sends a request, once more or for the first time.
+    /// Starts an attempt of a request.
     pub(crate) fn send(&self, number: usize) -> tokio::task::AbortHandle {
         let now = self.world.now();
         let (attempt, want, key) = {
@@ -169,7 +169,7 @@ impl Wire {
             }
             state.note(
                 now,
-                &format!("request {number}, try {tries}: {}", told(&want)),
+                &format!("request {number}, try {tries}: {}", describe(&want)),
             );
             let attempt = Try {
                 world: Arc::clone(&self.world),
@@ -183,12 +183,12 @@ impl Wire {
         let wire = self.clone();
         let sending = async move {
             wire.world.give_way().await;
-            wire.carry(&attempt, want, key).await;
+            wire.execute(&attempt, want, key).await;
         };
         tokio::spawn(sending).abort_handle()
     }
 
-    async fn carry(&self, attempt: &Try, want: Want, key: Option<String>) {
+    async fn execute(&self, attempt: &Try, want: Want, key: Option<String>) {
         let now = self.world.now();
         let number = attempt.number;
         let heard = match want {
@@ -205,7 +205,7 @@ impl Wire {
                 let once = self.once(key, "/stop", run, |_| stored(""));
                 let stopped = self.store.stop(team, run, owner, now, once).await;
                 if matches!(stopped, Ok(Answer::Fresh(_))) {
-                    self.halts(attempt);
+                    self.record_stop(attempt);
                 }
                 stopped.map(|_| None)
             }
@@ -218,7 +218,7 @@ impl Wire {
                     .map(|_| None)
             }
         };
-        self.hears(attempt, heard);
+        self.record_response(attempt, heard);
     }
 
     async fn start(
@@ -356,8 +356,8 @@ impl Wire {
         (team.id, team.owner)
     }
 
-    /// A stop was answered: nothing of the run begins before something is sent that resumes it.
-    fn halts(&self, attempt: &Try) {
+    /// Records an answered stop: nothing of the run may begin until something is sent that resumes it.
+    fn record_stop(&self, attempt: &Try) {
         let Some((run, sent_before)) = attempt.halts else {
             return;
         };
@@ -369,14 +369,14 @@ impl Wire {
         }
     }
 
-    fn hears(&self, attempt: &Try, heard: Result<Option<RunId>, StoreError>) {
+    fn record_response(&self, attempt: &Try, heard: Result<Option<RunId>, StoreError>) {
         let number = attempt.number;
         let now = self.world.now();
         let mut state = self.world.state();
         let heard = match heard {
             Ok(run) => Heard::Accepted(run),
             Err(why) if why.is_passing() => {
-                state.note(now, &format!("request {number} is not taken: {why}"));
+                state.note(now, &format!("request {number} gets no response: {why}"));
                 return;
             }
             Err(
@@ -385,12 +385,14 @@ impl Wire {
                 | StoreError::Conflict(_)),
             ) => Heard::Refused(error.to_string()),
             Err(error) => {
-                let detail = format!("request {number} got an answer that nobody may get: {error}");
+                let detail = format!(
+                    "request {number} got a response that the contract does not allow: {error}"
+                );
                 state.broken(now, Invariant::Answers, detail);
                 return;
             }
         };
-        state.note(now, &format!("request {number} hears {heard:?}"));
+        state.note(now, &format!("request {number} gets {heard:?}"));
         let want = state.requests[number].want.clone();
         if matches!((&want, &heard), (Want::Answer { .. }, Heard::Refused(_))) {
             state.saw("answer refused");
@@ -398,15 +400,16 @@ impl Wire {
         let request = &mut state.requests[number];
         request.answered += 1;
         match (&request.heard, &heard) {
-            // What was recorded is answered again, whatever has become of the run.
+            // The recorded response must be repeated, even if the run has changed since.
             (Some(Heard::Accepted(before)), Heard::Accepted(again)) if before != again => {
                 let detail = format!("request {number} started {before:?} and {again:?}");
                 state.broken(now, Invariant::StartedOnce, detail);
             }
-            // A refusal is not recorded: of two tries at once, one may have been too early, and hear it last.
+            // A refusal is not recorded: of two simultaneous attempts, the refused one may have come first and respond
+            // last.
             (Some(Heard::Accepted(_)), Heard::Refused(why)) if attempt.known => {
                 let detail =
-                    format!("request {number} was accepted, and its repetition refused: {why}");
+                    format!("request {number} was accepted, but its repetition was refused: {why}");
                 state.broken(now, Invariant::Answers, detail);
             }
             (Some(Heard::Accepted(_)), _) => {}
@@ -434,8 +437,8 @@ impl super::world::State {
     }
 }
 
-/// A request as one line.
-fn told(want: &Want) -> String {
+/// The request in one line, for the log.
+fn describe(want: &Want) -> String {
     match want {
         Want::Start { agent, sandbox, .. } => {
             format!("start agent {agent} (sandbox: {})", sandbox.is_some())
@@ -466,7 +469,7 @@ fn idem(api_key: errand_core::id::ApiKeyId, path: String, key: String) -> Idem {
     }
 }
 
-/// An answer by chance, and how the transcript will show it. Now and then one that does not fit.
+/// Draws a random answer, and returns it with its form in the transcript. Some do not fit the request.
 pub(crate) fn draw_answer(random: &mut Random, request: &HumanRequest) -> (HumanAnswer, String) {
     match &request.ask {
         Ask::Approval => {
@@ -494,7 +497,7 @@ pub(crate) fn draw_answer(random: &mut Random, request: &HumanRequest) -> (Human
     }
 }
 
-/// Whether an answer lets a call in doubt run.
+/// Whether an answer allows a call to run.
 pub(crate) fn lets_run(answer: &HumanAnswer) -> bool {
     match answer {
         HumanAnswer::Approval { approved, .. } => *approved,
@@ -502,7 +505,7 @@ pub(crate) fn lets_run(answer: &HumanAnswer) -> bool {
     }
 }
 
-/// Clients' tasks, so that they can be cut off.
+/// The clients' tasks, so that they can be disconnected.
 #[derive(Default)]
 pub(crate) struct Tasks(Mutex<Vec<tokio::task::AbortHandle>>);
 
@@ -513,7 +516,7 @@ impl Tasks {
         tasks.push(task);
     }
 
-    /// One client loses its connection.
+    /// Disconnects a random client; returns false if there is none.
     pub(crate) fn cut_one(&self, random: &mut Random) -> bool {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
@@ -525,7 +528,7 @@ impl Tasks {
         true
     }
 
-    /// All do.
+    /// Disconnects all clients.
     pub(crate) fn cut_all(&self) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.drain(..).for_each(|task| task.abort());

@@ -1,4 +1,4 @@
-//! The disk: full for a while, or gone in the middle of a commit.
+//! The simulated disk: full for a while, or failing in the middle of a commit.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use errand_store::{Fault, Faults};
 
 use super::world::World;
 
-/// The disk as the store meets it.
+/// Injects the disk's faults into the store.
 pub(crate) struct SimDisk(pub(crate) Arc<World>);
 
 impl Faults for SimDisk {

@@ -1,4 +1,4 @@
-//! The end: the world is healed, everything comes to rest, every run ends, and all is held against what is known.
+//! The end of a simulation: faults stop, everything comes to rest, every run ends, and all invariants are checked.
 
 use errand_core::id::RunId;
 use errand_core::run::Status;
@@ -10,32 +10,32 @@ use super::actions::{SECOND, Simulation};
 use super::invariants::{Invariant, Record, at_rest, at_the_end, of_run, starts, stored};
 use super::world::State;
 
-/// Turns without any happening after which all is at rest.
+/// Scheduler turns without activity after which the world is at rest.
 const QUIET_TURNS: u32 = 40;
-/// Turns within which rest must come.
+/// Maximum scheduler turns until it must be at rest.
 const TURNS_MAX: u32 = 50_000;
-/// Seconds of the clock within which nothing may be busy any more.
+/// Maximum seconds of the clock until the store must not be busy any more.
 const BUSY_SECONDS_MAX: u32 = 40;
-/// Rounds of answers and timers within which every run must end.
+/// Maximum rounds of answers and timers until every run must have ended.
 const ROUNDS_MAX: u32 = 400;
 
 impl Simulation {
-    /// Heals the world, drives everything to its end, and checks all.
+    /// Stops all faults, drives everything to its end, and checks all invariants.
     pub(crate) async fn end(&mut self) {
-        if !self.goes_on() {
+        if !self.can_continue() {
             return;
         }
-        self.world.note("the world is healed");
+        self.world.note("all faults stop");
         self.world.heal();
         self.start_again_where_poisoned().await;
-        // Whoever slept until a moment that the clock has shown before is awake now.
+        // The clock may have been set back: wake everything that sleeps until a time that was shown before.
         let latest = self.world.state().latest;
         self.world.set_clock(latest.plus_ms(1000));
-        while !self.paused.is_empty() && self.goes_on() {
+        while !self.paused.is_empty() && self.can_continue() {
             self.late_driver().await;
         }
         for round in 0.. {
-            if !self.goes_on() {
+            if !self.can_continue() {
                 return;
             }
             for number in self.unheard() {
@@ -62,7 +62,7 @@ impl Simulation {
         self.check_all().await;
     }
 
-    /// Until nothing happens and nothing is busy; false where that does not come.
+    /// Waits until nothing happens and the store is not busy; reports a violation and returns false if that fails.
     async fn comes_to_rest(&mut self) -> bool {
         for _ in 0..BUSY_SECONDS_MAX {
             if !self.quiet().await {
@@ -74,7 +74,7 @@ impl Simulation {
                 Err(error) => error.to_string(),
             };
             self.world.note(&format!("still busy: {busy}"));
-            // What waits for the clock by itself: a write that found no room, a pause of the store.
+            // For work that waits for the clock: a write that found the disk full, a pause of the store.
             self.world.set_clock(
                 self.world
                     .now()
@@ -83,12 +83,13 @@ impl Simulation {
         }
         let busy = self.program().store.busy(self.world.now()).await;
         let open = self.open_runs().await;
-        let detail = format!("nothing happens any more, but {busy:?}: {open:?}");
+        let detail =
+            format!("nothing happens any more, but the store is busy ({busy:?}): {open:?}");
         self.world.broken(Invariant::NeverStuck, detail);
         false
     }
 
-    /// Until nothing happens for some turns.
+    /// Waits until nothing happens for some scheduler turns.
     async fn quiet(&mut self) -> bool {
         let (mut last, mut quiet) = (0, 0);
         for _ in 0..TURNS_MAX {
@@ -100,12 +101,12 @@ impl Simulation {
                 return true;
             }
         }
-        let detail = format!("the program does not rest within {TURNS_MAX} turns");
+        let detail = format!("the program is still active after {TURNS_MAX} turns");
         self.world.broken(Invariant::NeverStuck, detail);
         false
     }
 
-    /// The runs that have not ended, as the API gives them.
+    /// The runs that have not ended, as the API returns them.
     async fn open_runs(&self) -> Vec<String> {
         let ended = [Status::Completed, Status::Failed, Status::Interrupted];
         let open = Status::ALL.into_iter().filter(|s| !ended.contains(s));
@@ -118,7 +119,7 @@ impl Simulation {
         all
     }
 
-    /// Reads a run as everybody can.
+    /// Reads everything that is visible of a run.
     pub(crate) async fn read(&self, id: RunId) -> Result<Record, StoreError> {
         let team = {
             let state = self.world.state();
@@ -138,7 +139,7 @@ impl Simulation {
         })
     }
 
-    /// Holds a run against what always holds.
+    /// Checks the invariants that hold for a run at any time.
     pub(crate) async fn check_run(&self, run: RunId) {
         let verdict = match self.read(run).await {
             Ok(record) => of_run(&self.world.state(), &record),
@@ -163,7 +164,7 @@ impl Simulation {
         }
     }
 
-    /// Everything, once all has ended.
+    /// Checks all invariants when everything has ended.
     async fn check_all(&self) {
         let now = self.world.now();
         let verdict = stored(&self.world, &self.program().store).await;
@@ -171,7 +172,7 @@ impl Simulation {
         let there = self.runs_of(Vec::new()).await;
         let verdict = starts(&self.world.state(), &there);
         self.judge(verdict);
-        if !self.goes_on() {
+        if !self.can_continue() {
             return;
         }
         for run in there {
@@ -188,8 +189,8 @@ impl Simulation {
                 of_run(&state, &record).and_then(|()| at_the_end(&state, now, &record))
             };
             self.judge(verdict);
-            sights(&mut self.world.state(), &record);
-            // All of it goes into the trace.
+            count_situations(&mut self.world.state(), &record);
+            // The trace, and with it the digest, covers everything.
             let (view, messages) = (json!(record.view.run), json!(record.messages));
             let events: Vec<_> = record.events.iter().map(|e| (&e.kind, &e.data)).collect();
             self.world
@@ -198,8 +199,8 @@ impl Simulation {
     }
 }
 
-/// Notes the situations that a run has been in.
-fn sights(state: &mut State, record: &Record) {
+/// Counts the situations that a run has been in.
+fn count_situations(state: &mut State, record: &Record) {
     state.saw(match record.view.run.status {
         Status::Completed => "run completed",
         Status::Failed => "run failed",

@@ -1,7 +1,7 @@
-//! What always holds, each with its sentence; and the checks that need more than a glance.
+//! The invariants of a simulation, each with a sentence, and the checks that need more than a line.
 //!
-//! Some are held the moment something happens (a call begins, an answer is heard, a webhook comes); the rest when the
-//! world is healed and everything has come to rest.
+//! Some are checked at the moment when something happens (a call begins, an answer is received, a webhook arrives), the
+//! others when faults have stopped and everything has come to rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,118 +22,97 @@ use super::receivers::url_of;
 use super::tools::{Kind, exact, kind_of};
 use super::world::{State, World};
 
-/// What always holds.
+/// A rule that must always hold. [`Invariant::sentence`] explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invariant {
-    /// See [`Invariant::sentence`].
     NoSilentRepeat,
-    /// See [`Invariant::sentence`].
     OnlyApproved,
-    /// See [`Invariant::sentence`].
     NothingDenied,
-    /// See [`Invariant::sentence`].
     StopHolds,
-    /// See [`Invariant::sentence`].
     StartedOnce,
-    /// See [`Invariant::sentence`].
     MessageKept,
-    /// See [`Invariant::sentence`].
     MessageRead,
-    /// See [`Invariant::sentence`].
     OneAnswer,
-    /// See [`Invariant::sentence`].
     Answers,
-    /// See [`Invariant::sentence`].
     Lapses,
-    /// See [`Invariant::sentence`].
     WorkingTime,
-    /// See [`Invariant::sentence`].
     SameBytes,
-    /// See [`Invariant::sentence`].
     InOrder,
-    /// See [`Invariant::sentence`].
     Delivered,
-    /// See [`Invariant::sentence`].
     Transitions,
-    /// See [`Invariant::sentence`].
     NoGaps,
-    /// See [`Invariant::sentence`].
     OneResult,
-    /// See [`Invariant::sentence`].
     Fenced,
-    /// See [`Invariant::sentence`].
     NeverStuck,
-    /// See [`Invariant::sentence`].
     NoInternal,
-    /// See [`Invariant::sentence`].
     Starts,
-    /// See [`Invariant::sentence`].
     Stored,
 }
 
 impl Invariant {
-    /// What holds.
+    /// The invariant as a sentence.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
             Self::NoSilentRepeat => {
-                "a call that is not idempotent begins once, and again only after a person's `not done, run it` or a look-up that found it undone"
+                "a call that is not idempotent begins once, and again only after a person's answer `not done, run it` or a look-up that found it not done"
             }
-            Self::OnlyApproved => "what runs after an approval is exactly what was approved",
-            Self::NothingDenied => "nothing runs that the build or a person denied",
+            Self::OnlyApproved => "a call that runs after an approval is exactly the approved one",
+            Self::NothingDenied => "no call runs that the build or a person denied",
             Self::StopHolds => {
-                "after a stop was answered, no call of a tool and no turn of the model begins until something resumes the run"
+                "after a stop was answered, no tool call and no model turn begins until something resumes the run"
             }
             Self::StartedOnce => {
-                "a start that was accepted is one run, however often it was repeated under its key; one that was refused is none"
+                "an accepted start is one run, however often it is repeated with its key; a refused start is none"
             }
-            Self::MessageKept => "a message that was accepted is in the transcript once",
-            Self::MessageRead => "a run completes only after its model has read its last message",
+            Self::MessageKept => "an accepted message is in the transcript exactly once",
+            Self::MessageRead => "a run completes only after its model has read the last message",
             Self::OneAnswer => {
-                "a human request takes one answer, which the transcript shows; a second one changes nothing"
+                "a human request accepts one answer, which the transcript shows; a second answer changes nothing"
             }
             Self::Answers => {
-                "a client gets an answer that the contract has, and a repetition the same"
+                "a client gets only responses that the contract allows, and the same response when it repeats a request"
             }
             Self::Lapses => {
-                "a request lapses when its time has come and not before, and `on_expire` says what follows"
+                "a request expires at its deadline and not before, and `on_expire` decides what follows"
             }
-            Self::WorkingTime => "no run works beyond its working time",
-            Self::SameBytes => "a webhook has one id and the same bytes at every attempt",
+            Self::WorkingTime => "no run is active beyond its limit of active time",
+            Self::SameBytes => "a webhook has the same id and the same bytes at every attempt",
             Self::InOrder => {
-                "the first attempts of a run's webhooks come in the order of its events"
+                "the first attempts of a run's webhooks arrive in the order of its events"
             }
             Self::Delivered => {
-                "each event that wants a webhook has one, and it arrives, unless the receiver said 410 or three days are over"
+                "each event with a webhook has a delivery that arrives, unless the receiver answered 410 or three days have passed"
             }
-            Self::Transitions => "a status changes only as the table has it",
-            Self::NoGaps => "events and messages have numbers without gaps, and tell the same",
+            Self::Transitions => "a status changes only as the transition table allows",
+            Self::NoGaps => {
+                "events and messages are numbered without gaps and agree with each other"
+            }
             Self::OneResult => "each call has one id and one result",
-            Self::Fenced => "a driver whose claim is gone commits nothing",
+            Self::Fenced => "a driver that has lost its claim commits nothing",
             Self::NeverStuck => {
-                "once nothing is in its way, every run that was accepted ends, and everything comes to rest"
+                "once faults have stopped, every accepted run ends, and everything comes to rest"
             }
-            Self::NoInternal => "no run fails because the program could not go on",
-            Self::Starts => "the program starts on what a crash has left",
+            Self::NoInternal => "no run fails because of an internal error",
+            Self::Starts => "the program starts on the data that a crash left behind",
             Self::Stored => "the store's own invariants hold (`errand_store::Store::audit`)",
         }
     }
 }
 
-/// An invariant that did not hold.
+/// A violated invariant.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// Which.
     pub invariant: Invariant,
-    /// What happened.
+    /// The observation that violates it.
     pub detail: String,
-    /// The last happenings before it.
+    /// The last log lines before it.
     pub last: Vec<String>,
 }
 
 type Verdict = Result<(), (Invariant, String)>;
 
-/// Whether a call that has just begun (and is counted) may have.
+/// Whether a call that has just begun (and is counted already) was allowed to begin.
 pub(crate) fn may_begin(
     state: &State,
     run: RunId,
@@ -191,7 +170,7 @@ fn says_yes(request: &Request) -> bool {
     matches!(&request.want, Want::Answer { answer, .. } if !refused && lets_run(answer))
 }
 
-/// Whether a person may have said yes to exactly this call. An answer whose own answer was lost may count.
+/// Whether a person may have approved exactly this call. An answer whose response was lost may have been accepted.
 fn approved(state: &State, run: RunId, call_id: &str, what: &str) -> Verdict {
     let mut other = None;
     for ask in asks_about(state, run, call_id) {
@@ -205,13 +184,13 @@ fn approved(state: &State, run: RunId, call_id: &str, what: &str) -> Verdict {
         }
     }
     let detail = match other {
-        Some(shown) => format!("{what} ({call_id}) of {run} runs; approved was {shown:?}"),
-        None => format!("{what} ({call_id}) of {run} runs, and nobody approved it"),
+        Some(shown) => format!("{what} ({call_id}) of {run} runs, but {shown:?} was approved"),
+        None => format!("{what} ({call_id}) of {run} runs without an approval"),
     };
     Err((Invariant::OnlyApproved, detail))
 }
 
-/// Whether a person's no to this call was accepted.
+/// Whether a person's denial of this call was accepted.
 fn denied(state: &State, run: RunId, call_id: &str) -> bool {
     asks_about(state, run, call_id).any(|ask| {
         let is_approval = state.asks[&ask].1.digest.is_some()
@@ -223,7 +202,7 @@ fn denied(state: &State, run: RunId, call_id: &str) -> bool {
     })
 }
 
-/// How often a person may have said `not done, run it` of this call.
+/// How often a person may have answered `not done, run it` for this call.
 fn releases(state: &State, run: RunId, call_id: &str) -> u32 {
     let asks = asks_about(state, run, call_id).filter(|ask| {
         matches!(
@@ -234,7 +213,7 @@ fn releases(state: &State, run: RunId, call_id: &str) -> u32 {
     u32::try_from(asks.count()).unwrap_or(u32::MAX)
 }
 
-/// A run as everybody can read it.
+/// Everything that is visible of a run.
 pub(crate) struct Record {
     pub(crate) id: RunId,
     pub(crate) view: RunView,
@@ -243,7 +222,7 @@ pub(crate) struct Record {
     pub(crate) deliveries: Vec<DeliveryRow>,
 }
 
-/// What holds of all that is stored, whenever the store can be read.
+/// Checks the store's own invariants, whenever it can be read.
 pub(crate) async fn stored(world: &World, store: &Store) -> Verdict {
     match store.audit(AuditScope::All, world.now()).await {
         Ok(found) => match found.first() {
@@ -253,13 +232,13 @@ pub(crate) async fn stored(world: &World, store: &Store) -> Verdict {
                 format!("{:?}: {}: {}", finding.run, finding.invariant, finding.what),
             )),
         },
-        // The disk is full, or the program has crashed: asked again later.
+        // The disk is full or the program has crashed; the check is repeated later.
         Err(error) if error.is_passing() => Ok(()),
         Err(error) => Err((Invariant::Stored, error.to_string())),
     }
 }
 
-/// What holds of a run at any time.
+/// Checks a run at any time.
 pub(crate) fn of_run(state: &State, record: &Record) -> Verdict {
     events_without_gaps(record)?;
     statuses_by_the_table(record)?;
@@ -278,7 +257,7 @@ pub(crate) fn of_run(state: &State, record: &Record) -> Verdict {
     Ok(())
 }
 
-/// What holds of a run when all is at rest: nothing that the clock does is overdue.
+/// Checks a run when everything is at rest: nothing that is due by the clock is overdue.
 pub(crate) fn at_rest(now: Timestamp, record: &Record) -> Verdict {
     let view = &record.view;
     if let Some(request) = &view.pending
@@ -297,7 +276,7 @@ pub(crate) fn at_rest(now: Timestamp, record: &Record) -> Verdict {
     Ok(())
 }
 
-/// What holds of a run at the end: it has ended, has read all, and its webhooks have arrived.
+/// Checks a run at the end: it has ended, its model has read everything, and its webhooks have arrived.
 pub(crate) fn at_the_end(state: &State, now: Timestamp, record: &Record) -> Verdict {
     let run = &record.view.run;
     if !run.status.has_ended() {
@@ -327,18 +306,22 @@ fn events_without_gaps(record: &Record) -> Verdict {
     let gap = |detail: String| Err((Invariant::NoGaps, format!("{}: {detail}", record.id)));
     for (index, event) in record.events.iter().enumerate() {
         if event.seq != index as u64 + 1 {
-            return gap(format!("event {} stands at {}", event.seq, index + 1));
+            return gap(format!("event {} has position {}", event.seq, index + 1));
         }
     }
-    let told: Vec<&Value> = (record.events.iter())
+    let announced: Vec<&Value> = (record.events.iter())
         .filter(|event| event.kind == "message.created")
         .map(|event| &event.data["id"])
         .collect();
     let there: Vec<Value> = (record.messages.iter())
         .map(|message| Value::String(message.id.to_string()))
         .collect();
-    if told != there.iter().collect::<Vec<_>>() {
-        return gap(format!("{} events of {} messages", told.len(), there.len()));
+    if announced != there.iter().collect::<Vec<_>>() {
+        return gap(format!(
+            "{} events of {} messages",
+            announced.len(),
+            there.len()
+        ));
     }
     let mut open = None;
     for event in &record.events {
@@ -346,7 +329,10 @@ fn events_without_gaps(record: &Record) -> Verdict {
             ("human_request.created", None) => open = Some(event.data["id"].clone()),
             ("human_request.closed", Some(id)) if *id == event.data["id"] => open = None,
             ("human_request.created" | "human_request.closed", _) => {
-                return gap(format!("event {} does not follow on {open:?}", event.seq));
+                return gap(format!(
+                    "event {} does not match the open request {open:?}",
+                    event.seq
+                ));
             }
             _ => {}
         }
@@ -361,7 +347,7 @@ fn statuses_by_the_table(record: &Record) -> Verdict {
         let allowed = match (before, status) {
             (_, None) => false,
             (None, Some(first)) => first == Status::Pending,
-            (Some(before), Some(status)) => leads(before, status),
+            (Some(before), Some(status)) => is_allowed_change(before, status),
         };
         if !allowed {
             let detail = format!(
@@ -374,7 +360,7 @@ fn statuses_by_the_table(record: &Record) -> Verdict {
     }
     if before != Some(record.view.run.status) {
         let detail = format!(
-            "{}: last told {before:?}: {:?}",
+            "{}: the last event says {before:?}, the run {:?}",
             record.id, record.view.run.status
         );
         return Err((Invariant::Transitions, detail));
@@ -382,8 +368,8 @@ fn statuses_by_the_table(record: &Record) -> Verdict {
     Ok(())
 }
 
-/// Whether one change leads from a status to another: an event of the table, or a step and what it ends with.
-fn leads(from: Status, to: Status) -> bool {
+/// Whether one commit can lead from one status to another: an event of the table, or a step and the event that ends it.
+fn is_allowed_change(from: Status, to: Status) -> bool {
     let after = |from: Status, event| apply(from, event).ok().map(|t| t.to);
     let ends = [Event::Asked, Event::Completed, Event::Failed];
     from == to
@@ -400,13 +386,13 @@ fn one_result_for_each_call(record: &Record) -> Verdict {
         if let Some(call) = &message.tool_call
             && !calls.insert(call.id.as_str())
         {
-            let detail = format!("{}: call {} is there twice", record.id, call.id);
+            let detail = format!("{}: call {} occurs twice", record.id, call.id);
             return Err((Invariant::OneResult, detail));
         }
         if let Some(result) = &message.tool_result {
             let id = result.tool_call_id.as_str();
             if !calls.contains(id) || !results.insert(id) {
-                let detail = format!("{}: a result of {id} that is not its one", record.id);
+                let detail = format!("{}: an unexpected result of {id}", record.id);
                 return Err((Invariant::OneResult, detail));
             }
         }
@@ -419,7 +405,7 @@ fn one_result_for_each_call(record: &Record) -> Verdict {
     Ok(())
 }
 
-/// Each message that was accepted is there once, and none that nobody sent.
+/// Checks that each accepted message exists once, and that every message was sent by a client.
 fn users_messages(state: &State, record: &Record) -> Verdict {
     let mut there: BTreeMap<&str, u32> = BTreeMap::new();
     for message in &record.messages {
@@ -441,15 +427,15 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
         }
         let count = there.remove(Request::text(number).as_str()).unwrap_or(0);
         let fits = match (&request.heard, &request.want) {
-            // The run is there, so its first message must be.
+            // The run exists, so its first message must exist, too.
             (_, Want::Start { .. }) | (Some(Heard::Accepted(_)), _) => count == 1,
-            // A refusal is not recorded: a later try may have been taken, and its answer lost.
+            // A refusal is not recorded: a later attempt may have been accepted, and its response lost.
             (Some(Heard::Refused(_)), _) => count <= u32::from(request.answered < request.tries),
             (None, _) => count <= 1,
         };
         if !fits {
             let detail = format!(
-                "{}: message {number} ({:?}) is there {count} times",
+                "{}: message {number} ({:?}) exists {count} times",
                 record.id, request.heard
             );
             return Err((Invariant::MessageKept, detail));
@@ -458,11 +444,11 @@ fn users_messages(state: &State, record: &Record) -> Verdict {
     if there.is_empty() {
         return Ok(());
     }
-    let detail = format!("{}: {there:?} were sent by nobody", record.id);
+    let detail = format!("{}: {there:?} were not sent by any client", record.id);
     Err((Invariant::MessageKept, detail))
 }
 
-/// The answer that was accepted is the one that the transcript shows.
+/// Checks that the transcript shows the accepted answer of each request.
 fn answers_shown(state: &State, record: &Record) -> Verdict {
     let mut shown: BTreeMap<String, Option<&str>> = BTreeMap::new();
     for message in &record.messages {
@@ -494,7 +480,7 @@ fn answers_shown(state: &State, record: &Record) -> Verdict {
     Ok(())
 }
 
-/// Requests lapse in time, and not before; those with `fail` end the run; no answer is taken after its time.
+/// Checks that requests expire in time and not before, that `fail` ends the run, and that late answers are rejected.
 fn lapses(state: &State, record: &Record) -> Verdict {
     let default =
         (state.runs.get(&record.id)).map_or("deny", |run| state.agents[run.agent].on_expire);
@@ -507,7 +493,7 @@ fn lapses(state: &State, record: &Record) -> Verdict {
             continue;
         };
         let Some(request) = asked.get(&response.request_id) else {
-            let detail = format!("{}: an answer to nothing: {response:?}", record.id);
+            let detail = format!("{}: an answer without a request: {response:?}", record.id);
             return Err((Invariant::Lapses, detail));
         };
         let over = request.expires_at.is_some_and(|at| at <= message.timestamp);
@@ -518,9 +504,9 @@ fn lapses(state: &State, record: &Record) -> Verdict {
             let detail = format!("{}: {request:?} at {}", record.id, message.timestamp);
             return Err((Invariant::Lapses, detail));
         }
-        // What asks for more than a limit is denied when it lapses, whatever the build says: the next step then fails
-        // the run, unless a message came before it.
-        let asks_for_more = request.title.starts_with("Go on beyond the limit of ");
+        // A request for more than a limit is denied when it expires, regardless of the build's default: the next step
+        // fails the run, unless a message arrived first.
+        let asks_for_more = request.title.starts_with("Continue beyond the limit of ");
         let default = if asks_for_more { "deny" } else { default };
         let on_expire = (request.title.strip_suffix(')'))
             .and_then(|title| title.rsplit_once(" ("))
@@ -528,14 +514,14 @@ fn lapses(state: &State, record: &Record) -> Verdict {
         let mut after = record.messages.iter().skip(index + 1);
         let next = after.find(|message| message.kind != "tool_result");
         if expired && on_expire == "fail" && next.is_none_or(|next| next.kind != "error") {
-            let detail = format!("{}: {request:?} lapsed, then came {next:?}", record.id);
+            let detail = format!("{}: {request:?} expired, followed by {next:?}", record.id);
             return Err((Invariant::Lapses, detail));
         }
     }
     Ok(())
 }
 
-/// Where a tool is guarded, and untrusted content had come in before it was called, a person approved the call.
+/// Checks that a guarded call after untrusted content was approved by a person.
 fn guarded(state: &State, record: &Record) -> Verdict {
     let mut names = BTreeMap::new();
     let mut tainted = false;
@@ -563,7 +549,7 @@ fn guarded(state: &State, record: &Record) -> Verdict {
     Ok(())
 }
 
-/// Each end and each human request has its webhooks, and nothing else has.
+/// Checks that each end and each human request has its deliveries, and that there are no others.
 fn deliveries_made(state: &State, record: &Record) -> Verdict {
     let Some(Want::Start {
         webhook,
@@ -573,7 +559,7 @@ fn deliveries_made(state: &State, record: &Record) -> Verdict {
     else {
         return Ok(());
     };
-    // The run's own address, and the webhook of its team.
+    // The run's own URL, and the team's webhook.
     let urls: BTreeSet<String> = (webhook.iter().copied())
         .chain([TEAMS_RECEIVER])
         .map(url_of)
@@ -609,11 +595,11 @@ fn deliveries_made(state: &State, record: &Record) -> Verdict {
     if made == wanted && made.len() == record.deliveries.len() {
         return Ok(());
     }
-    let detail = format!("{}: wanted {wanted:?}, made {made:?}", record.id);
+    let detail = format!("{}: expected {wanted:?}, found {made:?}", record.id);
     Err((Invariant::Delivered, detail))
 }
 
-/// A webhook has arrived, or is given up for a reason that counts.
+/// Checks that a webhook has arrived, or was given up for a valid reason.
 fn arrived(state: &State, now: Timestamp, record: &Record, delivery: &DeliveryRow) -> Verdict {
     let id = delivery.id.to_string();
     let heard: Vec<Option<u16>> = (state.receipts.iter())
@@ -635,18 +621,21 @@ fn arrived(state: &State, now: Timestamp, record: &Record, delivery: &DeliveryRo
     if fits {
         return Ok(());
     }
-    let detail = format!("{}: {delivery:?}; receivers heard {heard:?}", record.id);
+    let detail = format!(
+        "{}: {delivery:?}; the receivers answered {heard:?}",
+        record.id
+    );
     Err((Invariant::Delivered, detail))
 }
 
-/// Starts that were accepted are one run each; those that were refused are none.
+/// Checks that accepted starts are one run each, and refused starts none.
 pub(crate) fn starts(state: &State, there: &[RunId]) -> Verdict {
     let mut by_start: BTreeMap<usize, Vec<RunId>> = BTreeMap::new();
     for run in there {
         let Some(known) = state.runs.get(run) else {
             return Err((
                 Invariant::StartedOnce,
-                format!("{run} was started by nobody"),
+                format!("{run} was not started by any client"),
             ));
         };
         by_start.entry(known.start).or_default().push(*run);
@@ -658,12 +647,15 @@ pub(crate) fn starts(state: &State, there: &[RunId]) -> Verdict {
         let made = by_start.remove(&number).unwrap_or_default();
         let fits = match &request.heard {
             Some(Heard::Accepted(run)) => made.len() == 1 && made.first() == run.as_ref(),
-            // A refusal is not recorded: a later try may have been taken, and its answer lost.
+            // A refusal is not recorded: a later attempt may have been accepted, and its response lost.
             Some(Heard::Refused(_)) => made.len() <= usize::from(request.answered < request.tries),
             None => made.len() <= 1,
         };
         if !fits {
-            let detail = format!("start {number} heard {:?}, made {made:?}", request.heard);
+            let detail = format!(
+                "start {number} got {:?} and created {made:?}",
+                request.heard
+            );
             return Err((Invariant::StartedOnce, detail));
         }
     }

@@ -1,4 +1,4 @@
-//! Models that decide by chance, and the same again after a crash: a turn follows from the script's seed and its number.
+//! Models with random decisions that are the same after a crash: a turn follows from the script's seed and its number.
 
 use std::sync::Arc;
 
@@ -18,21 +18,21 @@ use super::random::Random;
 use super::tools::NAMES;
 use super::world::{World, short};
 
-/// A script, without end: every so many turns it finishes, and goes on when a message resumes it.
+/// An endless script: it finishes after every `len` turns, and continues when a message resumes the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) seed: u64,
-    /// Turns to a finish. At least 1.
+    /// Turns up to a finish. At least 1.
     pub(crate) len: u64,
-    /// Whether its turns may share a commit with what came before.
+    /// Whether its turns may share a commit with the step before.
     pub(crate) pure: bool,
-    /// How often a turn is slow, of a thousand.
+    /// Probability of a slow turn, in permille.
     pub(crate) slow: u64,
-    /// How often a turn fails the first time, of a thousand.
+    /// Probability that a turn fails the first time, in permille.
     pub(crate) fails: u64,
 }
 
-/// The model of all scripts: `sim/N`.
+/// The model of all scripts, `sim/N`.
 pub(crate) struct SimModel(pub(crate) Arc<World>);
 
 impl Model for SimModel {
@@ -56,11 +56,10 @@ impl Model for SimModel {
 struct Following {
     world: Arc<World>,
     script: Script,
-    /// The number of the next turn.
     next: u64,
-    /// The position of the newest user's message.
+    /// The position of the newest user message.
     newest: u64,
-    /// How many users' messages it has read.
+    /// How many user messages it has read.
     read: u64,
 }
 
@@ -181,18 +180,17 @@ impl Following {
     }
 }
 
-/// The last message of a turn that ends the run: says how many messages of users were read.
+/// The last message of a turn that ends the run, which states how many user messages were read.
 pub(crate) fn finish_text(turn: u64, read: u64) -> String {
     format!("end {turn} read {read}")
 }
 
-/// How many messages a last message says were read.
+/// The number of user messages that a last message states.
 pub(crate) fn read_by(text: &str) -> Option<u64> {
     text.rsplit_once(" read ")?.1.parse().ok()
 }
 
 impl Script {
-    /// By chance.
     pub(crate) fn draw(random: &mut Random) -> Self {
         Self {
             seed: random.next(),

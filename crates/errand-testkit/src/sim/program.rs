@@ -1,4 +1,4 @@
-//! The program under simulation: store and engine, started, crashed and started again on one directory.
+//! The program under simulation: store and engine, which are started, crashed and restarted on one directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,10 +26,10 @@ use super::receivers::{SimNetwork, url_of};
 use super::tools::{TOOLS, tools};
 use super::world::{Agent, Team, World};
 
-/// How often a start is tried while the disk is at fault.
+/// Maximum attempts to start while the disk fails.
 const STARTS_MAX: u32 = 20;
 
-/// The program while it runs.
+/// The running program.
 pub(crate) struct Program {
     pub(crate) store: Store,
     pub(crate) wire: Wire,
@@ -38,7 +38,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts on a directory, as a supervisor does: again and again while the disk is at fault.
+    /// Starts on a directory and, like a supervisor, tries again while the disk fails.
     pub(crate) async fn start(
         world: &Arc<World>,
         dir: &Path,
@@ -51,7 +51,7 @@ impl Program {
                 Err(error) => last = error,
             }
             world.note(&format!("the start failed: {last}"));
-            // Somebody makes room.
+            // An operator frees space.
             world.state().disk.full = false;
         }
         Err(last)
@@ -85,7 +85,7 @@ impl Program {
             simulated: true,
             ..Trial::default()
         };
-        let lock = free(dir).await?;
+        let lock = acquire_lock(dir).await?;
         let store = Store::open_on_trial(open, lock, trial).map_err(|e| e.to_string())?;
         let draining = CancellationToken::new();
         let parts = Parts {
@@ -118,14 +118,14 @@ impl Program {
         })
     }
 
-    /// Ends at once: nothing is finished.
+    /// Ends immediately; nothing is finished.
     pub(crate) fn crash(self) {
         self.engine.abort();
     }
 }
 
-/// The directory's lock, once the tasks of the last program have let it go.
-async fn free(dir: &Path) -> Result<std::fs::File, String> {
+/// Takes the directory's lock as soon as the tasks of the previous program have released it.
+async fn acquire_lock(dir: &Path) -> Result<std::fs::File, String> {
     let mut last = String::new();
     for _ in 0..10_000 {
         match Store::lock(dir) {
@@ -134,11 +134,11 @@ async fn free(dir: &Path) -> Result<std::fs::File, String> {
         }
         tokio::task::yield_now().await;
     }
-    Err(format!("the old program does not end: {last}"))
+    Err(format!("the previous program does not end: {last}"))
 }
 
-/// Teams, agents and their builds, by chance.
-pub(crate) async fn furnish(world: &Arc<World>, program: &Program) {
+/// Creates random teams, agents and builds.
+pub(crate) async fn create_teams_and_agents(world: &Arc<World>, program: &Program) {
     let now = world.now();
     let (store, ids) = (&program.store, &program.wire.ids);
     let teams = 1 + world.state().random.below(3);
@@ -185,11 +185,11 @@ pub(crate) async fn furnish(world: &Arc<World>, program: &Program) {
             .state()
             .random
             .index(usize::try_from(teams).unwrap_or(1));
-        furnish_agent(world, program, number, team).await;
+        create_agent(world, program, number, team).await;
     }
 }
 
-async fn furnish_agent(world: &Arc<World>, program: &Program, number: usize, team: usize) {
+async fn create_agent(world: &Arc<World>, program: &Program, number: usize, team: usize) {
     let now = world.now();
     let ids = &program.wire.ids;
     let (id, build) = (ids.agent(now), ids.build(now));

@@ -1,23 +1,22 @@
-//! The one source of chance of a simulation.
+//! The only source of randomness in a simulation.
 
 /// SplitMix64: small, fast, and the same on every machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// From a seed; equal seeds give equal numbers.
+    /// Equal seeds give equal sequences.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Another generator that belongs to `number`, whatever is drawn from this one.
+    /// An independent generator for `number`: its sequence does not depend on what is drawn from others.
     pub(crate) fn of(seed: u64, number: u64) -> Self {
         let mut random = Self(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
         random.next();
         random
     }
 
-    /// 64 random bits.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -26,28 +25,28 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number in `0..n`; 0 where `n` is 0.
+    /// A number in `0..n`; 0 if `n` is 0.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
-        // The slight preference for small numbers does not matter here.
+        // The modulo is slightly biased toward small numbers, which does not matter here.
         if n == 0 { 0 } else { self.next() % n }
     }
 
-    /// An index of a list of that length.
+    /// A random index into a list of this length.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.below(len as u64)).unwrap_or(0)
     }
 
-    /// True in so many of a thousand cases.
+    /// Returns true with this probability.
     pub(crate) fn chance(&mut self, permille: u64) -> bool {
         self.below(1000) < permille
     }
 
-    /// One of a list that is not empty.
+    /// A random item of a list that is not empty.
     pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.index(list.len())]
     }
 
-    /// One of a list of values and their weights.
+    /// A random value of a list of (weight, value).
     pub(crate) fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
         let mut left = self.below(list.iter().map(|(weight, _)| weight).sum());
         for (weight, value) in list {

@@ -1,4 +1,4 @@
-//! Receivers of webhooks: quick, slow, dead for a while, or done with it.
+//! Simulated webhook receivers: fast, slow, down for a while, or no longer interested.
 
 use std::sync::Arc;
 
@@ -15,34 +15,33 @@ use super::Sabotage;
 use super::invariants::Invariant;
 use super::world::{World, short};
 
-/// How a receiver is at the moment.
+/// The current behavior of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Answers with this status at once.
+    /// Answers immediately with this status.
     Answers(u16),
-    /// Answers 200, later.
+    /// Answers 200 before the sender times out.
     Slow,
-    /// Takes it, and answers when the sender has given up.
+    /// Receives the request but answers only after the sender has timed out.
     TooLate,
-    /// Nobody is there.
+    /// Does not accept connections.
     Dead,
 }
 
-/// How long a sender waits.
+/// The sender's timeout.
 const GIVES_UP_MS: u64 = 15_000;
 
-/// A request that came to a receiver.
+/// A request that reached a receiver.
 pub(crate) struct Receipt {
     pub(crate) url: String,
     pub(crate) id: String,
-    /// What the sender heard.
+    /// The status that the sender saw; `None` if it timed out.
     pub(crate) answered: Option<u16>,
 }
 
-/// The network to the receivers.
+/// Carries webhooks to the simulated receivers.
 pub(crate) struct SimNetwork(pub(crate) Arc<World>);
 
-/// The address of a receiver.
 pub(crate) fn url_of(receiver: usize) -> String {
     format!("http://r{receiver}.example/hook")
 }
@@ -103,7 +102,7 @@ impl Post for SimNetwork {
 }
 
 impl SimNetwork {
-    /// Notes an attempt, and the request where it came to somebody. The number of its receipt.
+    /// Records an attempt, and a receipt if the request reached the receiver. Returns the index of the receipt.
     fn attempted(&self, url: &Url, id: &str, body: &Bytes, mode: Option<Mode>) -> Option<usize> {
         let event: Value = serde_json::from_slice(body).unwrap_or_default();
         let run = event["run_id"].as_str().unwrap_or_default().to_owned();
@@ -136,7 +135,7 @@ impl SimNetwork {
             state.broken(
                 now,
                 Invariant::SameBytes,
-                format!("{what}: its id is another"),
+                format!("{what}: the body has another id"),
             );
         }
         mode?;

@@ -1,5 +1,5 @@
-//! Tools of the world outside, under names of built-in ones, so that builds may name them. Some are slow, some hang,
-//! some fail, some break off when they are told to; what they really did is known to the world.
+//! Tools of the outside world with names of built-in ones, so that builds may name them. Some are slow, some hang, some
+//! fail, some react to cancellation. The world records what they really did.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ use super::Sabotage;
 use super::invariants::{Invariant, may_begin};
 use super::world::{State, World, short};
 
-/// What a tool of the simulation is.
+/// The kind of a simulated tool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// Changes nothing.
     Reads,
-    /// Twice is as good as once.
+    /// Repeating a call has no further effect.
     Idempotent,
-    /// The tool can look whether it was done.
+    /// The tool can check whether a call was done.
     LooksUp,
     /// Only the model can find out.
     TellsModel,
-    /// Only a person can say: a payment.
+    /// Only a person can find out: a payment.
     AsksPerson,
 }
 
-/// Their names, and what each is here.
+/// The tools and their kinds.
 pub(crate) const TOOLS: [(&str, Kind); 6] = [
     ("list_files", Kind::Reads),
     ("read_file", Kind::Reads),
@@ -39,7 +39,7 @@ pub(crate) const TOOLS: [(&str, Kind); 6] = [
     ("run_command", Kind::AsksPerson),
 ];
 
-/// Their names, so often as models should choose them.
+/// The names for models to choose from; those that occur twice are chosen twice as often.
 pub(crate) const NAMES: [&str; 8] = [
     "list_files",
     "read_file",
@@ -51,7 +51,6 @@ pub(crate) const NAMES: [&str; 8] = [
     "run_command",
 ];
 
-/// What a tool is.
 pub(crate) fn kind_of(name: &str) -> Option<Kind> {
     TOOLS
         .iter()
@@ -59,7 +58,6 @@ pub(crate) fn kind_of(name: &str) -> Option<Kind> {
         .map(|(_, kind)| *kind)
 }
 
-/// All of them.
 pub(crate) fn tools(world: &Arc<World>) -> Vec<Arc<dyn Tool>> {
     let tool = |(name, kind)| -> Arc<dyn Tool> {
         Arc::new(SimTool {
@@ -77,13 +75,13 @@ struct SimTool {
     kind: Kind,
 }
 
-/// How one call goes.
+/// The course of one call.
 #[derive(Clone, Copy, Debug)]
 enum Course {
     Quick,
     Slow(u64),
     Hangs,
-    /// Hangs until it is told to break off.
+    /// Hangs until it is canceled.
     TakesCancel,
 }
 
@@ -98,7 +96,7 @@ impl Tool for SimTool {
     }
 
     fn hints(&self) -> Hints {
-        // Sabotage: a payment that says of itself that it may be repeated.
+        // Sabotage: the payment claims that it may be repeated.
         let lies = self.kind == Kind::AsksPerson && self.world.sabotages(Sabotage::RepeatsPayments);
         let reads = self.kind == Kind::Reads;
         Hints {
@@ -150,7 +148,7 @@ impl Tool for SimTool {
         let call = format!("{} of {}", self.name, short(context.run));
         if !ended {
             if self.world.sabotages(Sabotage::BeginsAfterStop) {
-                // Once the stop was answered.
+                // Only after the stop has been answered.
                 for _ in 0..50 {
                     tokio::task::yield_now().await;
                     let halted =
@@ -163,7 +161,7 @@ impl Tool for SimTool {
             }
             self.world.note(&format!("{call} breaks off"));
             self.world.state().saw("call broken off");
-            return Outcome::Error("interrupted: the tool was told to end".to_owned());
+            return Outcome::Error("interrupted: the tool was canceled".to_owned());
         }
         if fails && !at_once {
             self.world.note(&format!("{call} fails"));
@@ -210,14 +208,14 @@ impl Tool for SimTool {
     }
 }
 
-/// What two calls have in common that do the same.
+/// A text that is equal for calls that do the same.
 pub(crate) fn exact(name: &str, arguments: &Map<String, Value>) -> String {
     format!("{name} {}", Value::Object(arguments.clone()))
 }
 
 impl SimTool {
-    /// Holds the call against what may be begun, counts it, and draws how it goes: whether its effect comes at once,
-    /// and whether it fails.
+    /// Checks that the call may begin, counts it, and draws its course, whether its effect comes immediately, and
+    /// whether it fails.
     fn begin(&self, context: &ToolContext, exact: &str) -> (Course, bool, bool) {
         let now = self.world.now();
         let mut state = self.world.state();
@@ -254,7 +252,7 @@ impl SimTool {
         (course, state.random.chance(400), state.random.chance(100))
     }
 
-    /// What the call is for happens now.
+    /// Records that the call takes effect now.
     fn has_effect(&self, run: RunId, exact: &str) {
         let now = self.world.now();
         let mut state = self.world.state();
@@ -262,7 +260,7 @@ impl SimTool {
         let twice = std::mem::replace(&mut call.done, true);
         if twice && self.kind == Kind::LooksUp {
             let detail =
-                format!("{exact} of {run} had its effect twice, although it can be looked up");
+                format!("{exact} of {run} took effect twice, although its tool can look it up");
             state.broken(now, Invariant::NoSilentRepeat, detail);
         }
     }

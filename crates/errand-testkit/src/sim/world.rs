@@ -1,6 +1,6 @@
-//! What the world outside the program knows: what was sent and answered, what tools were begun, what receivers got.
+//! The knowledge of the outside world: what was sent and answered, which tools began, what receivers got.
 //!
-//! It outlives every crash of the program, and is what the program is held against.
+//! It survives every crash of the program. The invariants compare the program with it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,17 +20,17 @@ use super::random::Random;
 use super::receivers::{Mode, Receipt};
 use super::{Options, Sabotage};
 
-/// How many of the last happenings are kept for a report.
+/// How many log lines a report of a violation contains.
 const RECENT_MAX: usize = 60;
 
-/// The world. Shared by tools, models, receivers, clients and the disk.
+/// The world, shared by tools, models, receivers, clients and the disk.
 pub(crate) struct World {
     pub(crate) options: Options,
     pub(crate) clock: Clock,
     state: Mutex<State>,
 }
 
-/// A team and one person of it.
+/// A team and its owner.
 #[derive(Clone, Copy)]
 pub(crate) struct Team {
     pub(crate) id: TeamId,
@@ -38,61 +38,60 @@ pub(crate) struct Team {
     pub(crate) key: errand_core::id::ApiKeyId,
 }
 
-/// What is known of an agent.
+/// An agent with the facts that invariants need.
 #[derive(Clone)]
 pub(crate) struct Agent {
     pub(crate) id: errand_core::id::AgentId,
     pub(crate) team: usize,
     pub(crate) script: Script,
-    /// Policies by tool; a tool that is not there is denied.
+    /// Policies by tool. A tool without an entry is denied.
     pub(crate) policies: BTreeMap<&'static str, &'static str>,
-    /// What becomes of requests that lapse, where they do not say it themselves.
+    /// The outcome of requests that expire without their own setting.
     pub(crate) on_expire: &'static str,
 }
 
-/// What is known of a run.
+/// A run with the facts that invariants need.
 pub(crate) struct Run {
     pub(crate) agent: usize,
     /// The client's request that started it.
     pub(crate) start: usize,
-    /// A stop was answered, and nothing was sent since that could resume it.
+    /// A stop was answered, and nothing that could resume the run was sent since.
     pub(crate) halted: bool,
-    /// Messages and retries that were sent, and those of them under way.
+    /// Messages and retries that were sent, and those of them in progress.
     pub(crate) wakes_sent: u64,
     pub(crate) wakes_open: u64,
 }
 
-/// What is known of calls of a tool with the same arguments in a run.
+/// The calls of one tool with the same arguments in a run.
 #[derive(Default)]
 pub(crate) struct Call {
-    /// How often it was begun.
+    /// How often it began.
     pub(crate) begun: u32,
-    /// How often its tool looked and said that it was not done.
+    /// How often its tool looked it up and found it not done.
     pub(crate) found_undone: u32,
-    /// Whether it has had its effect.
+    /// Whether it has taken effect.
     pub(crate) done: bool,
-    /// The ids that it had.
+    /// The ids of these calls.
     pub(crate) ids: Vec<String>,
 }
 
-/// What the disk does.
+/// The state of the disk.
 #[derive(Default)]
 pub(crate) struct Disk {
-    /// There is no room.
     pub(crate) full: bool,
-    /// The commit after so many breaks the store; whether it is written all the same.
+    /// The number of commits until one breaks the store, and whether that one is written nevertheless.
     pub(crate) breaks: Option<(u64, bool)>,
 }
 
-/// Everything behind the lock.
+/// The world's state, behind a lock.
 pub(crate) struct State {
     pub(crate) random: Random,
     pub(crate) healed: bool,
     pub(crate) disk: Disk,
     pub(crate) commits: u64,
-    /// Rises with all that happens, so that rest can be told.
+    /// Increases with everything that happens, to detect rest.
     pub(crate) activity: u64,
-    /// The latest that the clock ever showed.
+    /// The latest time that the clock has shown.
     pub(crate) latest: Timestamp,
     pub(crate) teams: Vec<Team>,
     pub(crate) agents: Vec<Agent>,
@@ -101,19 +100,19 @@ pub(crate) struct State {
     pub(crate) requests: Vec<Request>,
     /// Human requests that a client has seen.
     pub(crate) asks: BTreeMap<HumanRequestId, (RunId, HumanRequest)>,
-    /// Those that are about a call.
+    /// Those about a call, by the call.
     pub(crate) asks_by_call: BTreeMap<(RunId, String), Vec<HumanRequestId>>,
     /// Clients' requests that answer a human request.
     pub(crate) answers: BTreeMap<HumanRequestId, Vec<usize>>,
     pub(crate) calls: BTreeMap<(RunId, String), Call>,
     pub(crate) receivers: Vec<Mode>,
     pub(crate) receipts: Vec<Receipt>,
-    /// The body's digest of each webhook, by address and id.
+    /// The digest of each webhook's body, by URL and id.
     pub(crate) bodies: BTreeMap<(String, String), [u8; 32]>,
-    /// The number of the last event whose first attempt came, by address and run.
+    /// The number of the last event whose first attempt arrived, by URL and run.
     pub(crate) first_attempts: BTreeMap<(String, String), u64>,
     pub(crate) violation: Option<Violation>,
-    /// Situations that came about, and how often.
+    /// How often each situation occurred.
     pub(crate) seen: BTreeMap<&'static str, u64>,
     holds: BTreeMap<u64, oneshot::Sender<()>>,
     held: u64,
@@ -157,7 +156,7 @@ impl World {
         })
     }
 
-    /// Never held across an await, and never while the store is called.
+    /// The lock must not be held across an await or a call of the store.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,19 +169,19 @@ impl World {
         self.options.sabotage == Some(what)
     }
 
-    /// Notes what happens: it goes into the trace, and into a report.
+    /// Adds a line to the trace and to the log for reports.
     pub(crate) fn note(&self, what: &str) {
         let now = self.now();
         self.state().note(now, what);
     }
 
-    /// An invariant does not hold.
+    /// Reports a violation of an invariant.
     pub(crate) fn broken(&self, invariant: Invariant, detail: impl Into<String>) {
         let now = self.now();
         self.state().broken(now, invariant, detail.into());
     }
 
-    /// Moves the clock, also back.
+    /// Sets the clock, forward or back.
     pub(crate) fn set_clock(&self, to: Timestamp) {
         {
             let mut state = self.state();
@@ -191,7 +190,7 @@ impl World {
         self.clock.set(to);
     }
 
-    /// Until somebody lets it go, or the world is healed.
+    /// Waits until [`World::release_one`] chooses this task, or faults stop.
     pub(crate) async fn hold(&self) {
         let released = {
             let mut state = self.state();
@@ -205,11 +204,11 @@ impl World {
             state.holds.insert(number, release);
             released
         };
-        // A sender that is dropped lets go, too.
+        // Dropping the sender releases the task, too.
         let _ = released.await;
     }
 
-    /// Lets one of those go that are held; false where there is none.
+    /// Releases a random waiting task; returns false if there is none.
     pub(crate) fn release_one(&self) -> bool {
         let mut state = self.state();
         state.holds.retain(|_, hold| !hold.is_closed());
@@ -224,7 +223,7 @@ impl World {
             .is_some_and(|hold| hold.send(()).is_ok())
     }
 
-    /// From now on nothing fails, and nobody is slow.
+    /// Stops all faults and delays from now on.
     pub(crate) fn heal(&self) {
         let holds = {
             let mut state = self.state();
@@ -238,7 +237,7 @@ impl World {
         drop(holds);
     }
 
-    /// For a while by the clock, or until the world is healed.
+    /// Waits for a time by the clock, or until faults stop.
     pub(crate) async fn linger(&self, ms: u64) {
         tokio::select! {
             biased;
@@ -247,7 +246,7 @@ impl World {
         }
     }
 
-    /// Gives way to others some times.
+    /// Yields to other tasks a random number of times.
     pub(crate) async fn give_way(&self) {
         let times = {
             let mut state = self.state();
@@ -270,12 +269,12 @@ impl State {
         self.recent.push_back(line);
     }
 
-    /// A situation came about.
+    /// Counts a situation.
     pub(crate) fn saw(&mut self, what: &'static str) {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    /// What goes into the trace alone.
+    /// Adds a line to the trace only.
     pub(crate) fn trace(&mut self, line: &str) {
         self.trace.update(line.as_bytes());
         self.trace.update(b"\n");
@@ -292,12 +291,12 @@ impl State {
         }
     }
 
-    /// The digest of all that was noted, in hexadecimal.
+    /// The digest of the trace, in hexadecimal.
     pub(crate) fn digest(&self) -> String {
         hex(&self.trace.clone().finalize())
     }
 
-    /// The policy of a run's agent for a tool.
+    /// The policy for a tool in a run's agent.
     pub(crate) fn policy(&self, run: RunId, tool: &str) -> &'static str {
         self.runs
             .get(&run)
@@ -307,7 +306,7 @@ impl State {
     }
 }
 
-/// An id, short enough to read.
+/// The last characters of an id, enough to recognize it in a log.
 pub(crate) fn short(id: impl ToString) -> String {
     let text = id.to_string();
     text[text.len().saturating_sub(6)..].to_owned()

@@ -1,4 +1,4 @@
-//! Tests of the test kit itself. One binary: each module is a topic, and linking happens once.
-#![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
+//! Tests of the test harness itself, in one binary so that linking happens once.
+#![expect(clippy::unwrap_used, reason = "a failing helper fails the test")]
 
 mod simulation;

@@ -1,14 +1,13 @@
-//! Simulations of fixed seeds: the program holds its promises in them, a seed repeats exactly, and the checks find what
-//! is wrong on purpose.
+//! Simulations of fixed seeds: all invariants hold, a seed is reproducible, and the checks find deliberate defects.
 
 use std::collections::BTreeMap;
 
 use errand_testkit::sim::{Invariant, Options, Outcome, Sabotage, simulate};
 
-/// Actions before the world is healed: few enough for a build without optimisation.
+/// Actions before all faults stop: few enough for an unoptimized build.
 const ACTIONS: u32 = 250;
 
-/// What must come about in the worlds that are tried; otherwise nothing is checked there.
+/// Situations that must occur in the simulated worlds; otherwise nothing is tested there.
 const SITUATIONS: [&str; 24] = [
     "answer lost",
     "answer refused",
@@ -44,7 +43,7 @@ fn of(seed: u64, sabotage: Option<Sabotage>) -> Outcome {
     })
 }
 
-/// Simulates seeds on two threads, in their order.
+/// Simulates seeds on two threads. The results are in the order of the seeds.
 fn all(seeds: std::ops::Range<u64>, sabotage: Option<Sabotage>) -> Vec<(u64, Outcome)> {
     let half = seeds.start + (seeds.end - seeds.start) / 2;
     let part = |seeds: std::ops::Range<u64>| {
@@ -63,7 +62,7 @@ fn all(seeds: std::ops::Range<u64>, sabotage: Option<Sabotage>) -> Vec<(u64, Out
 }
 
 #[test]
-fn in_every_simulated_world_the_promises_hold() {
+fn all_invariants_hold_in_every_simulated_world() {
     let (mut runs, mut crashes, mut steps) = (0, 0, 0);
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for (seed, outcome) in all(1..31, None) {
@@ -88,12 +87,12 @@ fn in_every_simulated_world_the_promises_hold() {
     assert!(crashes > 60, "{crashes} crashes");
     assert!(steps > 10_000, "{steps} steps");
     for what in SITUATIONS {
-        assert!(seen.contains_key(what), "{what} never came about: {seen:?}");
+        assert!(seen.contains_key(what), "{what} never occurred: {seen:?}");
     }
 }
 
 #[test]
-fn a_seed_does_the_same_again() {
+fn a_seed_is_reproducible() {
     let digests = |outcomes: Vec<(u64, Outcome)>| -> Vec<(u64, u64, String)> {
         let of = |(seed, outcome): (u64, Outcome)| (seed, outcome.steps, outcome.digest);
         outcomes.into_iter().map(of).collect()
@@ -103,7 +102,7 @@ fn a_seed_does_the_same_again() {
     assert!(first.windows(2).all(|pair| pair[0].2 != pair[1].2));
 }
 
-/// What is found in the first worlds in which something is wrong on purpose.
+/// The invariants that are violated in some worlds with a deliberate defect.
 fn found_with(sabotage: Sabotage) -> Vec<Invariant> {
     let outcomes = all(200..206, Some(sabotage));
     let violations = outcomes.into_iter().filter_map(|(_, o)| o.violation);
@@ -111,7 +110,7 @@ fn found_with(sabotage: Sabotage) -> Vec<Invariant> {
 }
 
 #[test]
-fn what_is_wrong_on_purpose_is_found() {
+fn every_sabotage_is_found() {
     for (sabotage, invariant) in [
         (Sabotage::RepeatsPayments, Invariant::NoSilentRepeat),
         (Sabotage::DropsMessages, Invariant::MessageKept),
@@ -122,7 +121,7 @@ fn what_is_wrong_on_purpose_is_found() {
         let found = found_with(sabotage);
         assert!(
             found.contains(&invariant),
-            "{sabotage:?} was to break {invariant:?}, found was {found:?}"
+            "{sabotage:?} should violate {invariant:?}, but found: {found:?}"
         );
     }
 }

@@ -350,7 +350,7 @@ async fn a_stop_during_a_tool_call_closes_it_and_keeps_the_late_outcome() {
 }
 
 #[tokio::test]
-async fn what_runs_is_exactly_what_was_approved() {
+async fn only_the_exact_approved_call_runs() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     app.model

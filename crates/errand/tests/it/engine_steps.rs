@@ -212,7 +212,7 @@ async fn asks(app: &TestApp, team: &Team, run: &str) -> Value {
     let request = got["pending_human_request"].clone();
     assert_eq!(request["type"], "approval");
     let title = request["title"].as_str().unwrap();
-    assert_eq!(title, "Go on beyond the limit of working time?");
+    assert_eq!(title, "Continue beyond the limit of active time?");
     request
 }
 
@@ -259,7 +259,10 @@ async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
     assert_eq!(ends[1]["status"], "failed");
     assert_eq!(ends[1]["error"]["code"], "limit_exceeded");
     let message = ends[1]["error"]["message"].as_str().unwrap();
-    assert!(message.contains("nobody let it go on"), "{message}");
+    assert!(
+        message.contains("no person allowed it to continue"),
+        "{message}"
+    );
     // A retry gives it its time, and asks at its end.
     let run = ends[1]["id"].as_str().unwrap();
     let path = format!("/v1/runs/{run}/retry");

@@ -94,7 +94,7 @@ async fn a_bad_key_or_request_is_not_tried_again_and_says_what_to_do() {
             (401, "model_unauthorized", "PUT /v1/providers/"),
             (403, "model_unauthorized", provider),
             (404, "model_not_found", name),
-            (400, "model_bad_request", "made to fail with 400"),
+            (400, "model_bad_request", "injected fault: 400"),
         ] {
             let before = world.server.asked().len();
             world.server.fail_with([Fault::Status(status)]);

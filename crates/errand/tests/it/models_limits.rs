@@ -119,7 +119,10 @@ async fn a_run_asks_whether_to_go_on_beyond_a_limit() {
         respond(&world, &run, json!({"approved": false})).await;
         let (code, message) = world.failed(&run).await;
         assert_eq!(code, "limit_exceeded");
-        assert!(message.contains("nobody let it go on"), "{message}");
+        assert!(
+            message.contains("no person allowed it to continue"),
+            "{message}"
+        );
         assert_eq!(world.server.asked().len(), 2 * calls);
         world.app.finish().await;
     }

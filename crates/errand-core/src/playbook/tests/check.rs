@@ -1,4 +1,4 @@
-//! What is refused, and at which path.
+//! Playbooks that are rejected, and the path that the error names.
 
 use serde_json::{Value, json};
 
@@ -25,28 +25,28 @@ fn refused(step: Value) -> String {
 }
 
 #[test]
-fn the_whole_takes_steps_alone() {
+fn a_playbook_consists_of_steps_only() {
     let cases = [
-        (json!([]), "playbook: it takes an object with steps"),
+        (json!([]), "playbook: must be an object with steps"),
         (
             json!({}),
-            "playbook.steps: it is missing; it takes a list of steps",
+            "playbook.steps: is missing; must be a list of steps",
         ),
         (
             json!({"steps": []}),
-            "playbook.steps: it takes a list of at least one step",
+            "playbook.steps: must be a list of at least one step",
         ),
         (
             json!({"steps": {"say": "hi"}}),
-            "playbook.steps: it takes a list of at least one step",
+            "playbook.steps: must be a list of at least one step",
         ),
         (
             json!({"step": []}),
-            "playbook.step: there is no such key; the nearest one is `steps`",
+            "playbook.step: there is no such key; did you mean `steps`",
         ),
         (
             json!({"steps": ["say"]}),
-            "playbook.steps[0]: it takes an object with tool,",
+            "playbook.steps[0]: must be an object with tool,",
         ),
     ];
     for (playbook, expected) in cases {
@@ -70,20 +70,20 @@ fn keys_and_tools_are_checked() {
     let cases = [
         (
             json!({}),
-            "playbook.steps[1]: it has no action; it takes one of tool, for_each, set",
+            "playbook.steps[1]: has no action; add one of tool, for_each, set",
         ),
-        (json!({"if": true}), "playbook.steps[1]: it has no action"),
+        (json!({"if": true}), "playbook.steps[1]: has no action"),
         (
             json!({"say": "a", "wait": "1s"}),
-            "playbook.steps[1]: it has more than one action (say, wait)",
+            "playbook.steps[1]: has more than one action (say, wait)",
         ),
         (
             json!({"says": "a"}),
-            "playbook.steps[1].says: there is no such key; the nearest one is `say`",
+            "playbook.steps[1].says: there is no such key; did you mean `say`",
         ),
         (
             json!({"tool": "read_file", "wiht": {}}),
-            "playbook.steps[1].wiht: there is no such key; the nearest one is `with`",
+            "playbook.steps[1].wiht: there is no such key; did you mean `with`",
         ),
         (
             json!({"tool": "read_fil"}),
@@ -91,43 +91,40 @@ fn keys_and_tools_are_checked() {
         ),
         (
             json!({"tool": "{{ name }}"}),
-            "playbook.steps[1].tool: it takes a plain name",
+            "playbook.steps[1].tool: must be a plain name",
         ),
-        (
-            json!({"tool": 1}),
-            "playbook.steps[1].tool: it takes a name",
-        ),
+        (json!({"tool": 1}), "playbook.steps[1].tool: must be a name"),
         (
             json!({"tool": "read_file", "with": "x"}),
-            "playbook.steps[1].with: it takes an object",
+            "playbook.steps[1].with: must be an object",
         ),
         (
             json!({"tool": "read_file", "with": {"path": "{{ a b }}"}}),
-            "playbook.steps[1].with.path: the template does not parse",
+            "playbook.steps[1].with.path: the template is not valid",
         ),
         (
             json!({"tool": "read_file", "with": {"a": [{"b": "{{ }}"}]}}),
-            "playbook.steps[1].with.a[0].b: the template does not parse",
+            "playbook.steps[1].with.a[0].b: the template is not valid",
         ),
         (
             json!({"tool": "read_file", "with": {"path": "{% if %}"}}),
-            "playbook.steps[1].with.path: the template does not parse",
+            "playbook.steps[1].with.path: the template is not valid",
         ),
         (
             json!({"say": "a", "with": {}}),
-            "playbook.steps[1].with: a step with `say` does not take it; it goes with tool",
+            "playbook.steps[1].with: not allowed in a step with `say`, only with tool",
         ),
         (
             json!({"say": "a", "steps": []}),
-            "playbook.steps[1].steps: a step with `say` does not take it; it goes with for_each",
+            "playbook.steps[1].steps: not allowed in a step with `say`, only with for_each",
         ),
         (
             json!({"say": "a", "on_error": "continue"}),
-            "playbook.steps[1].on_error: a step with `say` does not take it",
+            "playbook.steps[1].on_error: not allowed in a step with `say`",
         ),
         (
             json!({"tool": "read_file", "on_error": "ignore"}),
-            "playbook.steps[1].on_error: it takes `continue`",
+            "playbook.steps[1].on_error: must be `continue`",
         ),
     ];
     all_refused(&cases);
@@ -138,24 +135,24 @@ fn texts_conditions_and_names_are_checked() {
     let cases = [
         (
             json!({"say": ""}),
-            "playbook.steps[1].say: it takes a text that is not empty",
+            "playbook.steps[1].say: must not be empty",
         ),
-        (json!({"say": 5}), "playbook.steps[1].say: it takes a text"),
+        (json!({"say": 5}), "playbook.steps[1].say: must be a string"),
         (
             json!({"say": "{{ x"}),
-            "playbook.steps[1].say: the template does not parse",
+            "playbook.steps[1].say: the template is not valid",
         ),
         (
             json!({"finish": null}),
-            "playbook.steps[1].finish: it takes a text",
+            "playbook.steps[1].finish: must be a string",
         ),
         (
             json!({"finish": "x", "as": "y"}),
-            "playbook.steps[1].as: nothing follows a `finish`",
+            "playbook.steps[1].as: a `finish` ends the run",
         ),
         (
             json!({"fail": " "}),
-            "playbook.steps[1].fail: it takes a text that is not empty",
+            "playbook.steps[1].fail: must not be empty",
         ),
         (
             json!({"wait": "soon"}),
@@ -163,7 +160,7 @@ fn texts_conditions_and_names_are_checked() {
         ),
         (
             json!({"wait": 30}),
-            "playbook.steps[1].wait: it takes a text",
+            "playbook.steps[1].wait: must be a string",
         ),
         (
             json!({"say": "a", "if": "total > 3"}),
@@ -175,15 +172,15 @@ fn texts_conditions_and_names_are_checked() {
         ),
         (
             json!({"say": "a", "if": "{{ a b }}"}),
-            "playbook.steps[1].if: the template does not parse",
+            "playbook.steps[1].if: the template is not valid",
         ),
         (
             json!({"say": "a", "if": 1}),
-            "playbook.steps[1].if: it takes one whole",
+            "playbook.steps[1].if: must be a single",
         ),
         (
             json!({"say": "a", "as": "message"}),
-            "playbook.steps[1].as: `message` has its meaning already",
+            "playbook.steps[1].as: `message` has a fixed meaning",
         ),
         (
             json!({"say": "a", "as": "1x"}),
@@ -195,11 +192,11 @@ fn texts_conditions_and_names_are_checked() {
         ),
         (
             json!({"say": "a", "as": "none"}),
-            "playbook.steps[1].as: `none` is a word of the template language",
+            "playbook.steps[1].as: `none` is a keyword of the template language",
         ),
         (
             json!({"say": "a", "as": 1}),
-            "playbook.steps[1].as: it takes a name",
+            "playbook.steps[1].as: must be a name",
         ),
     ];
     all_refused(&cases);
@@ -210,15 +207,15 @@ fn set_and_for_each_are_checked() {
     let cases = [
         (
             json!({"set": {}}),
-            "playbook.steps[1].set: it takes an object",
+            "playbook.steps[1].set: must be an object",
         ),
         (
             json!({"set": {"item": 1}}),
-            "playbook.steps[1].set.item: `item` has its meaning already",
+            "playbook.steps[1].set.item: `item` has a fixed meaning",
         ),
         (
             json!({"set": {"a": {"b": "{{ ! }}"}}}),
-            "playbook.steps[1].set.a.b: the template does not parse",
+            "playbook.steps[1].set.a.b: the template is not valid",
         ),
         (
             json!({"set": {"s": "{{ run.sandbox_id }}"}}),
@@ -230,15 +227,15 @@ fn set_and_for_each_are_checked() {
         ),
         (
             json!({"for_each": [1]}),
-            "playbook.steps[1].steps: it is missing",
+            "playbook.steps[1].steps: is missing",
         ),
         (
             json!({"for_each": "a,b", "steps": [{"say": "x"}]}),
-            "playbook.steps[1].for_each: a text is no list",
+            "playbook.steps[1].for_each: a text is not a list",
         ),
         (
             json!({"for_each": 5, "steps": [{"say": "x"}]}),
-            "playbook.steps[1].for_each: it takes a list",
+            "playbook.steps[1].for_each: must be a list",
         ),
         (
             json!({"for_each": [1], "steps": [{"say": "x"}, {"sya": "x"}]}),
@@ -253,11 +250,11 @@ fn requests_are_checked() {
     let cases = [
         (
             json!({"approve": "Pay?"}),
-            "playbook.steps[1].approve: it takes an object with title",
+            "playbook.steps[1].approve: must be an object with title",
         ),
         (
             json!({"approve": {}}),
-            "playbook.steps[1].approve.title: it is missing",
+            "playbook.steps[1].approve.title: is missing",
         ),
         (
             json!({"approve": {"title": "a", "options": []}}),
@@ -269,42 +266,42 @@ fn requests_are_checked() {
         ),
         (
             json!({"approve": {"title": "a", "on_expire": "approve"}}),
-            "playbook.steps[1].approve.on_expire: it takes `deny`",
+            "playbook.steps[1].approve.on_expire: must be `deny`",
         ),
         (
             json!({"ask": {"title": "a"}}),
-            "playbook.steps[1].ask.questions: it takes a list of questions",
+            "playbook.steps[1].ask.questions: must be a list of questions",
         ),
         (
             json!({"ask": {"title": "a", "questions": []}}),
-            "playbook.steps[1].ask.questions: it takes at least one question",
+            "playbook.steps[1].ask.questions: must contain at least one question",
         ),
         (
             json!({"ask": {"title": "a", "questions": [{}]}}),
-            "playbook.steps[1].ask.questions[0].question: it is missing",
+            "playbook.steps[1].ask.questions[0].question: is missing",
         ),
         (
             json!({"ask": {"title": "a", "questions": [{"question": "a"}, {"question": "a"}]}}),
-            "playbook.steps[1].ask.questions[1].question: \"a\" stands there twice",
+            "playbook.steps[1].ask.questions[1].question: \"a\" appears twice",
         ),
         (
             json!({"ask": {"title": "a", "questions": [{"question": "a", "options": [{"lable": "x"}]}]}}),
-            "playbook.steps[1].ask.questions[0].options[0].lable: there is no such key; the nearest one is `label`",
+            "playbook.steps[1].ask.questions[0].options[0].lable: there is no such key; did you mean `label`",
         ),
         (
             json!({"ask": {"title": "a", "questions": [{"question": "a", "free_text": false}]}}),
-            "playbook.steps[1].ask.questions[0]: `free_text: false` needs options",
+            "playbook.steps[1].ask.questions[0]: `free_text: false` requires options",
         ),
         (
             json!({"ask": {"title": "a", "questions": [{"question": "a", "multi_select": "yes"}]}}),
-            "playbook.steps[1].ask.questions[0].multi_select: it takes true or false",
+            "playbook.steps[1].ask.questions[0].multi_select: must be true or false",
         ),
     ];
     all_refused(&cases);
 }
 
 #[test]
-fn asking_needs_people() {
+fn asking_requires_people() {
     let asks = json!({"steps": [{"for_each": [1], "steps": [{"approve": {"title": "Pay?"}}]}]});
     assert!(check(&asks, true).unwrap().asks());
     let refused = check(&asks, false).unwrap_err();

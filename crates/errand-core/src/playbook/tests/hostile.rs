@@ -1,4 +1,4 @@
-//! Templates that are made to harm who parses or evaluates them.
+//! Templates designed to harm the process that parses or evaluates them.
 
 use proptest::prelude::*;
 use serde_json::Map;
@@ -10,30 +10,30 @@ use crate::playbook::{
     decode_reply, encode_job, encode_reply,
 };
 
-/// Chains of one kind, `n` links long.
+/// Chains of each kind, `n` links long.
 fn chains(n: usize) -> Vec<String> {
-    let many = |link: &str| link.repeat(n);
+    let repeat = |link: &str| link.repeat(n);
     vec![
-        format!("{{{{ {}1 }}}}", many("-")),
-        format!("{{{{ {}true }}}}", many("not ")),
-        format!("{{{{ a{} }}}}", many(".b")),
-        format!("{{{{ a{} }}}}", many("[0]")),
-        format!("{{{{ a{} }}}}", many("()")),
-        format!("{{{{ 'a'{} }}}}", many("~'b'")),
-        format!("{{{{ 1{} }}}}", many("+1")),
-        format!("{{{{ 2{} }}}}", many("**1")),
-        format!("{{{{ 1{} }}}}", many("==1")),
-        format!("{{{{ 1{} }}}}", many(" in a")),
-        format!("{{{{ true{} }}}}", many(" and true")),
-        format!("{{{{ 'a'{} }}}}", many("|trim")),
-        format!("{{{{ 'a'{} }}}}", many(" is defined")),
-        format!("{{{{ {} 1 }}}}", many("1 if 0 else ")),
-        format!("{{{{ a{} }}}}", many("[1:2]")),
-        format!("{{{{ {}1{} }}}}", many("("), many(")")),
-        format!("{{{{ {}1{} }}}}", many("["), many("]")),
-        format!("{{{{ {}1{} }}}}", many("{'a':"), many("}")),
-        format!("{{{{ {}1{} }}}}", many("f(-("), many("))")),
-        format!("{{{{ [{}] }}}}", many("1,")),
+        format!("{{{{ {}1 }}}}", repeat("-")),
+        format!("{{{{ {}true }}}}", repeat("not ")),
+        format!("{{{{ a{} }}}}", repeat(".b")),
+        format!("{{{{ a{} }}}}", repeat("[0]")),
+        format!("{{{{ a{} }}}}", repeat("()")),
+        format!("{{{{ 'a'{} }}}}", repeat("~'b'")),
+        format!("{{{{ 1{} }}}}", repeat("+1")),
+        format!("{{{{ 2{} }}}}", repeat("**1")),
+        format!("{{{{ 1{} }}}}", repeat("==1")),
+        format!("{{{{ 1{} }}}}", repeat(" in a")),
+        format!("{{{{ true{} }}}}", repeat(" and true")),
+        format!("{{{{ 'a'{} }}}}", repeat("|trim")),
+        format!("{{{{ 'a'{} }}}}", repeat(" is defined")),
+        format!("{{{{ {} 1 }}}}", repeat("1 if 0 else ")),
+        format!("{{{{ a{} }}}}", repeat("[1:2]")),
+        format!("{{{{ {}1{} }}}}", repeat("("), repeat(")")),
+        format!("{{{{ {}1{} }}}}", repeat("["), repeat("]")),
+        format!("{{{{ {}1{} }}}}", repeat("{'a':"), repeat("}")),
+        format!("{{{{ {}1{} }}}}", repeat("f(-("), repeat("))")),
+        format!("{{{{ [{}] }}}}", repeat("1,")),
     ]
 }
 
@@ -48,14 +48,14 @@ fn steps_with(source: &str) -> Result<Playbook, BadPlaybook> {
     )
 }
 
-/// On a stack that is a quarter of what threads of the server have.
+/// Runs on a stack of a quarter of the size that the server's threads have.
 fn on_a_small_stack<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(512 * 1024);
     thread.spawn(act).unwrap().join().unwrap()
 }
 
 #[test]
-fn long_chains_are_refused_before_the_parser() {
+fn long_chains_are_rejected_before_parsing() {
     on_a_small_stack(|| {
         for n in [TAG_TOKENS_MAX, 5_000, 100_000] {
             for source in chains(n) {
@@ -86,7 +86,7 @@ fn long_chains_are_refused_before_the_parser() {
 }
 
 #[test]
-fn the_longest_chains_that_are_accepted_fit_the_stack() {
+fn the_longest_accepted_chains_fit_the_stack() {
     on_a_small_stack(|| {
         for n in [100, 160, 240, 480] {
             for source in chains(n) {
@@ -168,11 +168,11 @@ fn a_template_that_nests_or_shares_values_is_not_cheap() {
     }
 }
 
-/// Evaluates as another process does, and keeps count.
+/// Encodes, decodes and evaluates as another process does, and counts the evaluations.
 #[derive(Default)]
-struct Elsewhere(std::sync::atomic::AtomicUsize);
+struct RemoteEvaluator(std::sync::atomic::AtomicUsize);
 
-impl Evaluator for Elsewhere {
+impl Evaluator for RemoteEvaluator {
     fn evaluate(&self, job: Job) -> Result<Result<Evaluated, Failed>, String> {
         self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let there = decode_job(&encode_job(&job)).expect("a job that is read back");
@@ -203,7 +203,7 @@ fn walk_of(steps: &Value) -> Walk {
 }
 
 #[test]
-fn what_is_not_cheap_gives_the_same_elsewhere() {
+fn other_processes_give_the_same_results() {
     for source in [
         "{% set b=[1, {'x': [run.id]}] %}{{ b }} {{ index is defined }}",
         "{{ [3, 1, 2]|sort|join(',') }}",
@@ -217,19 +217,19 @@ fn what_is_not_cheap_gives_the_same_elsewhere() {
         "{{ range(100000)|map('string')|sort|join }}",
     ] {
         let steps = json!([{"set": {"a": {"list": [1, 2.5, "x\ny", null]}}}, {"say": source}, {"set": {"v": source}}, {"finish": "{{ v|tojson }}"}]);
-        let elsewhere = Elsewhere::default();
+        let remote = RemoteEvaluator::default();
         let here = walk_of(&steps).next(&facts());
         assert_eq!(
-            walk_of(&steps).next_with(&facts(), &elsewhere),
+            walk_of(&steps).next_with(&facts(), &remote),
             here,
             "{source}"
         );
-        assert_eq!(elsewhere.0.into_inner(), 1, "{source}");
+        assert_eq!(remote.0.into_inner(), 1, "{source}");
     }
 }
 
 #[test]
-fn a_light_playbook_leaves_long_texts_to_a_thread() {
+fn long_texts_are_not_rendered_immediately() {
     let steps = json!([{"say": "{{ message }}{{ message }}"}, {"finish": "x"}]);
     let mut walk = walk_of(&steps);
     assert!(walk.next_at_once(&facts()).is_some());
@@ -252,7 +252,7 @@ fn a_light_playbook_leaves_long_texts_to_a_thread() {
 }
 
 #[test]
-fn a_list_that_is_too_long_is_refused_before_the_first_round() {
+fn a_list_that_is_too_long_fails_before_the_first_iteration() {
     let first = |inner: Value| {
         let steps = json!([{"for_each": "{{ range(50000) }}", "steps": inner}, {"finish": "x"}]);
         walk_of(&steps).next(&facts()).action
@@ -260,7 +260,7 @@ fn a_list_that_is_too_long_is_refused_before_the_first_round() {
     let Move::Fail { message, .. } = first(json!([{"say": "x"}])) else {
         panic!("it fails");
     };
-    assert!(message.contains("50000 rounds"), "{message}");
+    assert!(message.contains("50000 iterations"), "{message}");
     for inner in [
         json!([{"set": {"a": 1}}]),
         json!([{"say": "x", "if": "{{ index == 3 }}"}]),
@@ -271,7 +271,7 @@ fn a_list_that_is_too_long_is_refused_before_the_first_round() {
     }
 }
 
-/// Pieces that templates are made of, so that many of them parse.
+/// Fragments of templates, chosen so that many combinations are valid.
 fn piece() -> impl Strategy<Value = String> {
     let fixed = |texts: &'static [&'static str]| {
         prop::sample::select(texts.to_vec()).prop_map(str::to_owned)
@@ -334,7 +334,7 @@ proptest! {
     }
 
     #[test]
-    fn any_values_are_sent_and_come_back(text in ".{0,40}", number in any::<i64>(), float in -1e300..1e300f64) {
+    fn values_survive_the_way_to_another_process(text in ".{0,40}", number in any::<i64>(), float in -1e300..1e300f64) {
         let names: Map<String, Value> = [("a", json!([text, number, float, {"k": text}]))]
             .into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         let job = Job::new("[a]", Form::Value, names);

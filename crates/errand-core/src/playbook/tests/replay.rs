@@ -1,4 +1,4 @@
-//! A walk that is fed entry by entry decides as one that is fed the whole transcript at once, whatever happens between.
+//! A walk that is fed entry by entry decides the same as one that is fed the whole transcript at once.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::playbook::{Known, Playbook};
 use crate::transcript::{Body, Outcome};
 use crate::turn::Move;
 
-/// Expressions of which some fail, in some places.
+/// Expressions, some of which fail in some places.
 fn expression() -> impl Strategy<Value = String> {
     let known = [
         "a",
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Value> {
 }
 
 fn playbook() -> impl Strategy<Value = Value> {
-    // `a` and `b` are there from the beginning, so that most walks come far.
+    // `a` and `b` are defined from the beginning, so that most walks get far.
     prop::collection::vec(step(), 1..7).prop_map(|mut steps| {
         steps.insert(0, json!({"set": {"a": 1, "b": "m1"}}));
         json!({ "steps": steps })
@@ -99,7 +99,7 @@ fn resolution(chance: u8) -> Resolution {
     }
 }
 
-/// One turn: a decision, what comes between, what becomes of it, what follows its end.
+/// One turn: a message before the decision, one after it, the outcome, and what follows.
 fn turn(drive: &mut Drive, [before, between, what, after]: [u8; 4]) {
     if before % 5 == 0 {
         drive.user(&format!("m{}", before % 3));
@@ -108,7 +108,7 @@ fn turn(drive: &mut Drive, [before, between, what, after]: [u8; 4]) {
     if between % 4 == 0 {
         drive.user(&format!("m{}", between % 3));
         if between % 8 == 0 {
-            // The process dies before it commits: the decision is lost.
+            // The process dies before the commit, so the decision is lost.
             return;
         }
     }
@@ -144,7 +144,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn fed_piece_by_piece_or_whole_it_decides_the_same(steps in playbook(), chances in prop::collection::vec(any::<[u8; 4]>(), 1..25)) {
+    fn incremental_and_full_replay_decide_the_same(steps in playbook(), chances in prop::collection::vec(any::<[u8; 4]>(), 1..25)) {
         let known = Known { tool: &|_| Ok(()), human_in_the_loop: true };
         let mut drive = Drive::of(Playbook::parse(&steps, &known).unwrap());
         drive.user("m0");
@@ -152,13 +152,13 @@ proptest! {
             // `Drive::next` asks twice, and asks a fresh walk.
             turn(&mut drive, chance);
         }
-        // No walk came to a state that its own transcript does not lead to.
+        // No walk has reached a state that its own transcript does not lead to.
         let Move::Fail { message, .. } = drive.next().action else { return Ok(()) };
         prop_assert!(!message.contains("does not lead there"), "{message}");
     }
 
     #[test]
-    fn at_every_point_a_fresh_walk_decides_what_was_recorded(steps in playbook(), chances in prop::collection::vec(any::<[u8; 4]>(), 1..25)) {
+    fn a_fresh_walk_repeats_every_recorded_decision(steps in playbook(), chances in prop::collection::vec(any::<[u8; 4]>(), 1..25)) {
         let known = Known { tool: &|_| Ok(()), human_in_the_loop: true };
         let mut drive = Drive::of(Playbook::parse(&steps, &known).unwrap());
         drive.user("m0");
@@ -167,7 +167,7 @@ proptest! {
             if matches!(decided.action, Move::Finish { .. } | Move::Fail { .. }) {
                 break;
             }
-            // A restart at each step: nothing is kept but the transcript.
+            // Restart at each step: only the transcript is kept.
             drive.walk = drive.fresh();
             match drive.record(decided) {
                 Some(Open::Call(id)) => drive.settle(&id, outcome(what)),

@@ -1,4 +1,4 @@
-//! What each step does, and what a message, a failure, a stop and a retry change.
+//! The effect of each step, and of messages, failures, stops and retries.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::turn::Move;
 const FAILED: &str = "playbook_failed";
 
 #[test]
-fn without_a_finish_it_ends_with_done() {
+fn without_a_finish_the_run_ends_with_done() {
     let mut drive = Drive::started(json!([{"say": "hi"}]), "go");
     assert_eq!(drive.said(), "hi");
     assert_eq!(drive.path(), "1");
@@ -21,7 +21,7 @@ fn without_a_finish_it_ends_with_done() {
 }
 
 #[test]
-fn a_step_is_left_out_unless_its_if_is_true() {
+fn a_step_is_skipped_unless_its_if_is_exactly_true() {
     for (condition, runs) in [
         (json!("{{ true }}"), true),
         (json!(true), true),
@@ -42,7 +42,7 @@ fn a_step_is_left_out_unless_its_if_is_true() {
 }
 
 #[test]
-fn values_of_steps() {
+fn every_kind_of_step_has_its_value() {
     let steps = json!([
         {"say": "a", "as": "said"},
         {"wait": "0s", "as": "waited"},
@@ -64,7 +64,7 @@ fn values_of_steps() {
 }
 
 #[test]
-fn a_round_has_names_of_its_own() {
+fn an_iteration_has_its_own_names() {
     let steps = json!([
         {"set": {"n": 0}},
         {"for_each": [1, 2], "steps": [
@@ -90,7 +90,7 @@ fn one_set_sees_the_names_as_they_were() {
 }
 
 #[test]
-fn requests_carry_what_the_step_says() {
+fn requests_contain_the_rendered_texts_of_the_step() {
     let steps = json!([
         {"set": {"who": "Ada", "days": 2}},
         {"approve": {"title": "Pay {{ who }}?", "description": "{{ who }}!", "expires_in": "{{ days }}d", "on_expire": "continue"}},
@@ -132,7 +132,7 @@ fn requests_carry_what_the_step_says() {
 }
 
 #[test]
-fn what_a_person_s_silence_or_message_gives() {
+fn a_request_without_an_answer_still_has_a_value() {
     let steps = |extra: Value| json!([{"approve": {"title": "Pay?"}, "as": "x"}, extra, {"finish": "{{ x | tojson }}"}]);
     let cases = [
         (
@@ -165,7 +165,7 @@ fn what_a_person_s_silence_or_message_gives() {
         drive.asked(|_| resolution);
         assert_eq!(drive.finished(), expected.to_string());
     }
-    // The message that closed the request is there for the steps that follow.
+    // The message that closed the request is available to the following steps.
     let mut drive = Drive::started(
         steps(json!({"say": "{{ message }} {{ messages | length }}"})),
         "go",
@@ -185,7 +185,7 @@ fn what_a_person_s_silence_or_message_gives() {
 }
 
 #[test]
-fn a_failed_call_ends_the_run_unless_it_continues() {
+fn a_failed_call_ends_the_run_unless_on_error_is_continue() {
     let mut drive = Drive::started(json!([{"tool": "read_file"}, {"say": "never"}]), "go");
     drive.call(error("not_found: no such file"));
     let expected = (
@@ -239,11 +239,11 @@ fn evaluation_failures_name_the_string() {
         ),
         (
             json!([{"for_each": "{{ 'abc' }}", "steps": [{"say": "x"}]}]),
-            "playbook.steps[0].for_each: it takes a list, not a text",
+            "playbook.steps[0].for_each: must be a list, not a string",
         ),
         (
             json!([{"for_each": "{{ none }}", "steps": [{"say": "x"}]}]),
-            "playbook.steps[0].for_each: it takes a list, not null",
+            "playbook.steps[0].for_each: must be a list, not null",
         ),
         (
             json!([{"wait": "{{ 'soon' }}"}]),
@@ -251,7 +251,7 @@ fn evaluation_failures_name_the_string() {
         ),
         (
             json!([{"approve": {"title": "{{ '' }}"}}]),
-            "playbook.steps[0].approve.title: it takes a text that is not empty",
+            "playbook.steps[0].approve.title: must not be empty",
         ),
         (
             json!([{"approve": {"title": "x", "expires_in": "{{ 'x' }}"}}]),
@@ -259,7 +259,7 @@ fn evaluation_failures_name_the_string() {
         ),
         (
             json!([{"ask": {"title": "x", "questions": [{"question": "a"}, {"question": "{{ 'a' }}"}]}}]),
-            "playbook.steps[0].ask.questions[1].question: \"a\" stands there twice",
+            "playbook.steps[0].ask.questions[1].question: \"a\" appears twice",
         ),
     ];
     for (steps, expected) in cases {
@@ -297,7 +297,7 @@ fn a_message_later_than_a_decision_does_not_change_it() {
             message: 1
         })
     );
-    // It arrives between decision and commit: what was decided with the first one stands.
+    // The message arrives between decision and commit: the decision made with the first one is kept.
     drive.user("two");
     drive.record(decided);
     assert_eq!(drive.said(), "B");
@@ -345,7 +345,7 @@ fn an_older_decision_may_be_recorded_after_a_newer_one_was_made() {
 }
 
 #[test]
-fn a_message_after_the_end_starts_anew() {
+fn a_message_after_the_end_starts_the_steps_again() {
     let steps = json!([{"tool": "t", "as": "x", "if": "{{ message == 'one' }}"}, {"finish": "{{ message }} {{ x is none }}"}]);
     let mut drive = Drive::started(steps, "one");
     drive.call(ok(json!(1)));
@@ -358,7 +358,7 @@ fn a_message_after_the_end_starts_anew() {
 }
 
 #[test]
-fn a_message_that_the_answer_did_not_read_starts_anew() {
+fn a_message_that_the_last_answer_missed_starts_again() {
     let mut drive = Drive::started(
         json!([{"say": "at work"}, {"finish": "{{ message }}"}]),
         "one",
@@ -397,7 +397,7 @@ fn a_stop_ends_the_walk() {
 }
 
 #[test]
-fn a_retry_calls_the_failed_tool_anew() {
+fn a_retry_repeats_the_failed_call() {
     let steps = json!([{"say": "a"}, {"set": {"m": "{{ message }}"}}, {"tool": "t", "with": {"m": "{{ m }}"}, "as": "x"}, {"finish": "{{ x }} {{ m }}"}]);
     let mut drive = Drive::started(steps, "one");
     drive.said();
@@ -427,7 +427,7 @@ fn a_retried_fail_step_fails_again_unless_its_if_changed() {
 }
 
 #[test]
-fn a_retry_after_a_failure_of_the_engine_goes_on() {
+fn a_retry_after_an_engine_failure_continues() {
     let error_of_engine = || Body::Error {
         error: RunError::new("limit_exceeded", "steps"),
         mark: None,
@@ -437,7 +437,7 @@ fn a_retry_after_a_failure_of_the_engine_goes_on() {
     drive.push(error_of_engine());
     drive.push(Body::Retried { by: None });
     assert_eq!(drive.path(), "1");
-    // A call that was open then, and was closed with an error, is called anew.
+    // A call that was open then and was closed with an error is made again.
     let call = drive.next();
     let Some(Open::Call(id)) = drive.record(call) else {
         panic!()
@@ -451,7 +451,7 @@ fn a_retry_after_a_failure_of_the_engine_goes_on() {
 }
 
 #[test]
-fn a_request_whose_lapse_failed_the_run_is_made_anew_at_retry() {
+fn a_retry_repeats_a_request_whose_expiry_failed_the_run() {
     let step = json!({"approve": {"title": "Pay?", "expires_in": "1s", "on_expire": "fail"}, "on_error": "continue", "as": "x"});
     let mut drive = Drive::started(json!([step, {"finish": "{{ x.approved }}"}]), "one");
     drive.asked(|_| Resolution::Expired {
@@ -495,7 +495,7 @@ fn entries_of_the_engine_are_not_moves() {
 }
 
 #[test]
-fn the_sandbox_s_id_may_come_later() {
+fn the_sandbox_id_may_become_known_later() {
     let steps = json!([
         {"say": "{{ run.id }} {{ run.sandbox_id }}"},
         {"set": {"id": "{{ run.id }}"}},
@@ -527,7 +527,7 @@ fn a_transcript_of_another_playbook_fails_the_run() {
         assert_eq!(code, FAILED);
         assert!(
             message.contains(&format!(
-                "a move of step {path}, and the playbook does not lead there"
+                "a move of step {path}, but the playbook does not lead there"
             )),
             "{message}"
         );
@@ -535,10 +535,10 @@ fn a_transcript_of_another_playbook_fails_the_run() {
 }
 
 #[test]
-fn a_start_has_its_number_of_moves() {
+fn the_number_of_moves_per_start_is_bounded() {
     let steps = json!([{"for_each": "{{ range(6000) }}", "steps": [{"say": "a"}, {"say": "b", "if": "{{ index >= 0 }}"}]}]);
     let mut drive = Drive::started(steps, "go");
-    // Without the second walk of `Drive::next`: it is fed the whole transcript each time.
+    // Without the second walk of `Drive::next`, which is fed the whole transcript each time.
     for _ in 0..PLAYBOOK_MOVES_MAX {
         let decided = drive.walk.next(&drive.facts);
         drive.record(decided);
@@ -547,26 +547,29 @@ fn a_start_has_its_number_of_moves() {
     let (code, message) = drive.failed();
     assert_eq!(code, FAILED);
     assert!(
-        message.starts_with("playbook.steps[0].steps[0]: this start has made 10000 moves"),
+        message.starts_with(
+            "playbook.steps[0].steps[0]: the playbook has made 10000 moves since its start"
+        ),
         "{message}"
     );
 }
 
 #[test]
-fn what_set_makes_is_bounded() {
+fn the_size_of_values_made_by_set_is_bounded() {
     let steps = json!([{"tool": "t", "as": "x"}, {"for_each": "{{ range(100) }}", "steps": [{"set": {"y": "{{ x }}"}}]}]);
     let mut drive = Drive::started(steps, "go");
     drive.call(ok(json!("x".repeat(1_000_000))));
     let (_, message) = drive.failed();
     assert!(
-        message
-            .starts_with("playbook.steps[1].steps[0].set: this start has made values of more than"),
+        message.starts_with(
+            "playbook.steps[1].steps[0].set: the values created since the start exceed"
+        ),
         "{message}"
     );
 }
 
 #[test]
-fn rounds_that_nobody_reads_keep_nothing_and_the_others_are_bounded() {
+fn values_are_kept_only_if_they_are_read_and_are_bounded() {
     let rounds = |name: Option<&str>| {
         let inner =
             json!({"for_each": "{{ range(1000) }}", "steps": [{"set": {"a": "{{ index }}"}}]});
@@ -576,11 +579,11 @@ fn rounds_that_nobody_reads_keep_nothing_and_the_others_are_bounded() {
         }
         Drive::started(json!([outer]), "go").next().action
     };
-    // The same work: in the one it ends for lack of fuel, in the other for what it would keep.
+    // The work is the same: the first runs out of fuel, the second exceeds what may be kept.
     let message = |action: Move| match action {
         Move::Fail { message, .. } => message,
         other => panic!("{other:?}"),
     };
     assert!(!message(rounds(None)).contains("kept"));
-    assert!(message(rounds(Some("all"))).contains("kept values"));
+    assert!(message(rounds(Some("all"))).contains("values kept"));
 }

@@ -1,4 +1,4 @@
-//! Templates: types, filters, bounds.
+//! Templates: types, filters and bounds.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::Drive;
 use crate::limits;
 use crate::playbook::RunFacts;
 use crate::playbook::json::{from_json, to_json};
-use crate::playbook::template::{Means, Names, Node, Vars};
+use crate::playbook::template::{EvaluationContext, Names, Node, Vars};
 use crate::turn::Move;
 
 fn names() -> Names {
@@ -27,7 +27,7 @@ fn names() -> Names {
         .collect();
     Names {
         scopes: vec![Arc::new(vars)],
-        round: None,
+        iteration: None,
         users: Arc::new(vec![
             (1, Arc::from("first")),
             (4, Arc::from("second")),
@@ -44,8 +44,11 @@ fn names() -> Names {
 
 fn value(source: impl Into<Value>) -> Result<Value, String> {
     let node = Node::parse("here", &source.into()).map_err(|e| e.to_string())?;
-    node.value(&names(), &mut Means::default().for_one_move())
-        .map(|(json, _)| json)
+    node.value(
+        &names(),
+        &mut EvaluationContext::default().fuel_for_one_move(),
+    )
+    .map(|(json, _)| json)
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn a_whole_expression_keeps_its_type() {
         ("{{ message }}", json!("second")),
         ("{{ run }}", json!({"id": "r", "sandbox_id": "sb"})),
         ("{{ 18446744073709551615 }}", json!(u64::MAX)),
-        // Not one whole expression: text.
+        // Not a single expression, so the result is text.
         ("{{ n }}{{ n }}", json!("33")),
         ("{{ n }} {{ f }}", json!("3 4.0")),
         (" {{ n }}", json!(" 3")),
@@ -93,7 +96,7 @@ fn a_whole_expression_keeps_its_type() {
 }
 
 #[test]
-fn filters() {
+fn filters_give_the_documented_results() {
     let cases = [
         ("{{ csv | lines }}", json!(["a,b", "1,2", "3,4"])),
         ("{{ csv | lines | slice(1) }}", json!(["1,2", "3,4"])),
@@ -125,7 +128,7 @@ fn filters() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_says_where_and_why() {
+fn evaluation_errors_name_the_place_and_the_reason() {
     let defined = "amp, csv, f, list, map, message, messages, n, none_, run";
     let cases = [
         (
@@ -170,16 +173,16 @@ fn what_cannot_be_evaluated_says_where_and_why() {
         ),
         (
             "{{ n | slice(1) }}",
-            "here: invalid operation: slice takes a list or a text, not a number".to_owned(),
+            "here: invalid operation: slice expects a list or a string, not a number".to_owned(),
         ),
         (
             "{{ '{' | fromjson }}",
-            "here: invalid operation: fromjson: the text is no JSON".to_owned(),
+            "here: invalid operation: fromjson: the text is not valid JSON".to_owned(),
         ),
         ("{{ range }}", "here: gives a".to_owned()),
         (
             "{{ 1e308 * 10 }}",
-            "here: gives inf, which is no JSON number".to_owned(),
+            "here: gives inf, which JSON cannot represent".to_owned(),
         ),
         (
             "{{ 2 ** 100 }}",
@@ -197,13 +200,13 @@ fn what_cannot_be_evaluated_says_where_and_why() {
 }
 
 #[test]
-fn a_string_has_its_fuel() {
+fn each_string_has_a_fuel_limit() {
     let spin = "{% for i in range(100000) %}{% endfor %}";
     assert_eq!(
         value(spin).unwrap_err(),
-        "here: the template used up its fuel (100000); let it do less, or take less data"
+        "here: the template used up its fuel (100000); make it do less, or use less data"
     );
-    // Shared parts cost nothing to build; what is written or kept is measured.
+    // Shared parts cost nothing to build; their size counts when they are written or kept.
     let shared = "[[[[[1] * 1000] * 1000] * 1000] * 1000]";
     assert!(
         value(format!("{{{{ {shared} }}}}"))
@@ -223,7 +226,7 @@ fn a_string_has_its_fuel() {
 }
 
 #[test]
-fn the_steps_between_two_moves_have_their_fuel() {
+fn the_steps_between_two_moves_have_a_fuel_limit() {
     let spin = json!({"set": {"x": "{{ range(1500) | map('string') | list | length }}"}});
     let mut drive = Drive::started(
         json!([{"for_each": "{{ range(20000) }}", "steps": [{"for_each": "{{ range(500) }}", "steps": [spin]}]}]),
@@ -242,7 +245,7 @@ fn the_steps_between_two_moves_have_their_fuel() {
 }
 
 #[test]
-fn deep_values_are_refused() {
+fn deeply_nested_values_are_rejected() {
     let deep = (0..200).fold(json!(1), |inner, _| json!([inner]));
     assert!(
         to_json(&from_json(&deep))
@@ -252,7 +255,7 @@ fn deep_values_are_refused() {
 }
 
 #[test]
-fn a_large_result_is_passed_on() {
+fn a_large_result_is_passed_on_unchanged() {
     let csv = "x".repeat(usize::try_from(limits::READ_FILE_BYTES_MAX).unwrap());
     let mut drive = Drive::started(
         json!([{"tool": "read_file", "as": "text"}, {"tool": "write_file", "with": {"content": "{{ text }}"}}]),
