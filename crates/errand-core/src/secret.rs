@@ -56,16 +56,28 @@ fn find(text: &str, from: usize) -> Option<MarkAt<'_>> {
     loop {
         let start = at + text.get(at..)?.find("{{")?;
         let inner = text.get(start + 2..)?;
-        if let Some((expression, _)) = inner.split_once("}}")
-            && let Some(name) = expression.trim().strip_prefix("secret.")
-            && is_name(name)
-        {
-            let end = start + 2 + expression.len() + 2;
+        if let Some((name, rest)) = named_at(inner) {
+            let end = text.len() - rest.len();
             return Some(MarkAt { start, end, name });
         }
         // Not a mark. Continue right after these braces, because a mark may begin within them.
         at = start + 2;
     }
+}
+
+/// The name of a mark whose text begins after its `{{`, and what follows the mark.
+///
+/// Only the mark itself is read, and never the text up to some later `}}`: a text of nothing but `{{` takes linear time.
+fn named_at(inner: &str) -> Option<(&str, &str)> {
+    let name_on = inner.trim_start().strip_prefix("secret.")?;
+    let length = name_on
+        .bytes()
+        .take(NAME_CHARS_MAX + 1)
+        .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+        .count();
+    let (name, rest) = name_on.split_at_checked(length)?;
+    let rest = rest.trim_start().strip_prefix("}}")?;
+    is_name(name).then_some((name, rest))
 }
 
 /// The names in all marks of a text.
@@ -200,6 +212,19 @@ mod tests {
         );
         assert_eq!(marks_in("{{ {{ secret.IN }} }}").len(), 1);
         assert!(marks_in("no {{ marks }} here").is_empty());
+        let longest = "N".repeat(NAME_CHARS_MAX);
+        assert_eq!(marks_in(&mark(&longest)).len(), 1);
+        assert!(marks_in(&mark(&(longest + "N"))).is_empty());
+        assert!(marks_in("{{ secret. }} {{ secret.A\u{e9} }} {{ secret.A B }}").is_empty());
+    }
+
+    #[test]
+    fn a_text_of_nothing_but_openings_takes_linear_time() {
+        // Quadratic time would be minutes.
+        for piece in ["{", "{{ secret.A", "{{ "] {
+            let text = piece.repeat(4 * 1024 * 1024 / piece.len());
+            assert!(marks_in(&text).is_empty());
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub const MASTER_KEY_FILE: &str = "master.key";
 /// Lies in the directory from before the first thing of a new store is made until its database is whole.
 const MAKING: &str = "errand.db.making";
 /// What a store makes in its directory, besides the database and the lock.
-const REMAINS: [&str; 8] = [
+const REMAINS: [&str; 9] = [
     MASTER_KEY_FILE,
     "master.key.next",
     "sandboxes",
@@ -30,6 +30,8 @@ const REMAINS: [&str; 8] = [
     "errand.db-wal",
     "errand.db-shm",
     "errand.db-journal",
+    // A restore that was interrupted: `errand restore` names it so.
+    ".restoring",
 ];
 /// Files that belong to a database that is gone: a new one would take them for its own.
 const LOGS: [&str; 3] = ["errand.db-wal", "errand.db-shm", "errand.db-journal"];

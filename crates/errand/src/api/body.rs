@@ -50,6 +50,10 @@ pub(crate) trait RequestBody: DeserializeOwned {
     /// unknown fields are ignored.
     const REFUSED: &'static [&'static str] = &[];
 
+    /// Whether fields that are not known are refused also where unknown fields are ignored, because one of them could
+    /// have changed what a person decides.
+    const STRICT: bool = false;
+
     /// The fields of the object in one of its fields; none where that is not ours to judge.
     fn fields_within(_field: &str) -> &'static [&'static str] {
         &[]
@@ -220,6 +224,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// The body, and whether something in it is not known and was passed over.
 fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool), ApiError> {
+    let refuse_unknown = refuse_unknown || T::STRICT;
     let bytes = without_bom(bytes);
     let known = fields_of::<T>();
     // A list would be read as the fields in their order, which nobody means.

@@ -5,6 +5,7 @@ pub(super) mod editor;
 mod locate;
 pub(super) mod start;
 mod trigger;
+pub(super) mod yaml;
 
 use std::collections::HashMap;
 

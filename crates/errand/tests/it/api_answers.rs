@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use errand_testkit::{Team, TestApp};
+use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
 use crate::api_runs::{NOBODY, echo, seen, waiting};
@@ -440,5 +440,41 @@ async fn of_answers_at_the_same_time_one_counts() {
         responses[0]["text_content"],
         won[0].json()["human_request"]["response"]
     );
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_with_unknown_fields_is_refused_also_where_they_are_ignored() {
+    let app = TestApp::start_with(TestOptions {
+        settings: vec![("ERRAND_API__UNKNOWN_FIELDS", "ignore".to_owned())],
+        ..TestOptions::default()
+    })
+    .await;
+    let team = app.team("acme").await;
+    let steps = json!([
+        {"tool": "write_file", "with": {"path": "/workspace/pay", "content": "1000 EUR"}}, {"finish": "x"}
+    ]);
+    let data = json!({"tools": {"write_file": "ask"}, "playbook": {"steps": steps}});
+    let agent = app
+        .agent(&team, json!({"version": "v2", "data": data}))
+        .await;
+    let run = app.run(&team, json!({"agent_id": agent})).await;
+    app.settle().await;
+    let view = app.get_run(&team, &run).await;
+    let path = respond_path(&run, view["pending_human_request"]["id"].as_str().unwrap());
+    let cases = [
+        (
+            "arguments",
+            json!({"approved": true, "arguments": {"content": "10 EUR"}}),
+        ),
+        ("grant", json!({"approved": true, "grant": {}})),
+        ("aproved", json!({"aproved": false, "approved": true})),
+    ];
+    all_refused(&app, &team, &run, &path, &cases).await;
+    app.post(&team.key, &path, json!({"approved": true}))
+        .await
+        .expect(200);
+    app.settle().await;
+    assert_eq!(app.status(&team, &run).await, "completed");
     app.finish().await;
 }

@@ -149,6 +149,11 @@ async fn what_is_wrong_with_a_provider_is_named() {
             json!({"base_url": "https://x.example/?a=b"}),
             "query",
         ),
+        (
+            "openai",
+            json!({"base_url": "https://me:hidden@x.example/v1"}),
+            "api_key",
+        ),
         // The address guard: a team does not reach the operator's networks.
         (
             "openai",

@@ -58,6 +58,9 @@ pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError
                 "the database is brought to this program's schema; the copy is the way back"
             );
         }
+        None if has_tables(conn).map_err(database)? => {
+            return Err(OpenError::Foreign(dir.to_owned()));
+        }
         None => {}
     }
     let began = Instant::now();
@@ -74,6 +77,12 @@ pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError
     Ok(())
 }
 
+/// Each migration commits together with its line in the history: otherwise, after a kill between the two, no start would
+/// get past a migration that has been made and is not on record.
+fn grouped() -> refinery::Runner {
+    migrations::runner().set_grouped(true)
+}
+
 /// One after the other, so that the time of each is known.
 fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Migration {
@@ -81,7 +90,7 @@ fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenE
         source: Box::new(source),
     };
     let Some(from) = from else {
-        return migrations::runner().run(conn).map(drop).map_err(failed);
+        return grouped().run(conn).map(drop).map_err(failed);
     };
     let runner = migrations::runner();
     let mut steps: Vec<_> = runner
@@ -92,7 +101,7 @@ fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenE
     steps.sort_by_key(|step| step.version());
     for step in steps {
         let began = Instant::now();
-        migrations::runner()
+        grouped()
             .set_target(Target::Version(step.version()))
             .run(conn)
             .map_err(failed)?;
@@ -104,6 +113,14 @@ fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenE
         );
     }
     Ok(())
+}
+
+fn has_tables(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row(
+        "SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table'",
+        [],
+        |row| row.get(0),
+    )
 }
 
 fn millis(since: Instant) -> u64 {

@@ -65,6 +65,13 @@ pub enum OpenError {
     /// Another server works on the directory.
     #[error("{} is in use by another errand server; stop it first, or take another --data-dir", .0.display())]
     InUse(PathBuf),
+    /// The database has tables, and none of errand's.
+    #[error(
+        "the database errand.db in {dir} is not errand's: it was made by another program. Put errand's own file back, or \
+         choose another data directory",
+        dir = .0.display()
+    )]
+    Foreign(PathBuf),
     /// The directory was written by a newer program.
     #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or go back to a backup or to `errand.db.before-VN` (docs/backup.md)", .dir.display())]
     Newer {

@@ -528,3 +528,21 @@ async fn a_store_that_was_lost_is_not_said_to_be_closed() {
     assert_eq!(kept, mark);
     assert!(!dir.path().join("errand.db.closed").exists());
 }
+
+#[test]
+fn a_database_of_another_program_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("errand.db");
+    let conn = Connection::open(&file).unwrap();
+    conn.execute_batch("CREATE TABLE other (a)").unwrap();
+    drop(conn);
+    assert!(matches!(
+        Store::open(options(dir.path())).err(),
+        Some(OpenError::Foreign(_))
+    ));
+    let conn = Connection::open(&file).unwrap();
+    let tables: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(tables, 1);
+}

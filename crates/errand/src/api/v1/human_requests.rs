@@ -86,7 +86,10 @@ pub(crate) struct RespondRequest {
     reason: Option<String>,
 }
 
-impl RequestBody for RespondRequest {}
+impl RequestBody for RespondRequest {
+    // Edited arguments, for example, would otherwise release the call as it was asked for.
+    const STRICT: bool = true;
+}
 
 /// The request, answered.
 #[derive(Serialize, ToSchema)]

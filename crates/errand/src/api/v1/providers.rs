@@ -165,6 +165,13 @@ fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
     if url.query().is_some() || url.fragment().is_some() || text.len() > TEXT_CHARS_MAX {
         return Err(wrong("it takes an address without a query".to_owned()));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong(
+            "it takes an address without a user name or password: every member of the team can read it. Put the \
+             provider's key into api_key"
+                .to_owned(),
+        ));
+    }
     match app.models.network() {
         Some(network) => network
             .check_base_url(&url)

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::yaml;
+
 /// A document, with the place of each key and item.
 enum Node {
     Map(Vec<(Spanned<String>, Node)>),
@@ -78,7 +80,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
 /// The line, from 1 on, at which a path stands; of a path that is not there whole, of as much of it as is.
 pub(super) fn line_of(text: &str, path: &str) -> Option<u64> {
-    let root: Node = serde_saphyr::from_str(text).ok()?;
+    let root: Node = yaml::parse(text).ok()?;
     let mut at = &root;
     let mut line = None;
     for part in parts(path) {

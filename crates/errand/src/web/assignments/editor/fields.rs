@@ -8,6 +8,7 @@ use errand_store::Connection;
 use serde_json::{Map, Value, json};
 
 use super::Wrong;
+use crate::web::assignments::yaml;
 use crate::web::form::Fields;
 
 /// What a tool's row offers, in its order.
@@ -304,13 +305,10 @@ fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), Wron
         data.remove("playbook");
         return Ok(());
     }
-    let playbook: Value = serde_saphyr::from_str(&text).map_err(|error| Wrong {
+    let playbook: Value = yaml::parse(&text).map_err(|wrong| Wrong {
         field: "playbook".to_owned(),
-        message: format!("It is not YAML: {}", first_line(&error.to_string())),
-        line: error
-            .location()
-            .map(|location| location.line())
-            .filter(|line| *line > 0),
+        message: wrong.message,
+        line: wrong.line,
     })?;
     // A list alone is the steps.
     let playbook = if playbook.is_array() {
@@ -326,10 +324,6 @@ fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), Wron
         );
     }
     Ok(())
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]

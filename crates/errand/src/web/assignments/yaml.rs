@@ -1,0 +1,101 @@
+//! YAML that people type into the editor.
+//!
+//! Guarantees: a text has at most 256 KiB and 20,000 values, aliases included, so that reading it takes milliseconds,
+//! whatever it is made of. An error is one sentence for the person who typed the text.
+
+use errand_core::limits::CONFIG_BYTES_MAX;
+use serde::de::DeserializeOwned;
+use serde_saphyr::Error;
+
+/// Most values (scalars, lists and maps) of a text. A playbook has at most 1,000 steps, of some ten values each.
+const VALUES_MAX: usize = 20_000;
+
+/// Why a text cannot be read.
+#[derive(Debug)]
+pub(in crate::web) struct NotYaml {
+    /// What is wrong.
+    pub(in crate::web) message: String,
+    /// The line, from 1 on.
+    pub(in crate::web) line: Option<u64>,
+}
+
+/// Reads a text.
+///
+/// # Errors
+/// A text that is too large or is not YAML.
+pub(in crate::web) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, NotYaml> {
+    if text.len() > CONFIG_BYTES_MAX {
+        return Err(NotYaml {
+            message: format!("It takes at most {CONFIG_BYTES_MAX} bytes."),
+            line: None,
+        });
+    }
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: VALUES_MAX,
+            max_aliases: VALUES_MAX,
+            max_anchors: VALUES_MAX,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| of(&error))
+}
+
+fn of(error: &Error) -> NotYaml {
+    let message = match error.without_snippet() {
+        Error::Budget { .. } => format!(
+            "It is too large: it takes at most {VALUES_MAX} values, and an alias counts as often as it is used."
+        ),
+        Error::DuplicateMappingKey { key, .. } => match key {
+            Some(key) => format!("It has the key {key:?} twice in one place."),
+            None => "It has a key twice in one place.".to_owned(),
+        },
+        other => format!(
+            "It is not YAML: {}",
+            other.to_string().lines().next().unwrap_or_default()
+        ),
+    };
+    NotYaml {
+        message,
+        line: error
+            .location()
+            .map(|location| location.line())
+            .filter(|line| *line > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_text_is_read() {
+        let read: Value = parse("- a: &x 1\n- *x\n").unwrap();
+        assert_eq!(read, json!([{"a": 1}, 1]));
+    }
+
+    #[test]
+    fn what_is_too_large_or_ambiguous_is_named_in_plain_words() {
+        let mut laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (name, of) in ["b", "c", "d", "e", "f"]
+            .iter()
+            .zip(["a", "b", "c", "d", "e"])
+        {
+            laughs.push_str(&format!(
+                "{name}: &{name} [*{of},*{of},*{of},*{of},*{of},*{of},*{of},*{of},*{of}]\n"
+            ));
+        }
+        for (text, words) in [
+            (laughs.as_str(), "too large"),
+            (&"- &a x\n".repeat(CONFIG_BYTES_MAX / 7), "too large"),
+            (&"#\n".repeat(CONFIG_BYTES_MAX), "bytes"),
+            ("a: 1\na: 2\n", "the key \"a\" twice"),
+            ("a: [", "not YAML"),
+        ] {
+            let wrong = parse::<Value>(text).unwrap_err();
+            assert!(wrong.message.contains(words), "{}", wrong.message);
+        }
+        assert_eq!(parse::<Value>("a: 1\na: 2\n").unwrap_err().line, Some(2));
+    }
+}
