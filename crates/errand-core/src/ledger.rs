@@ -172,7 +172,7 @@ pub struct Ledger {
     pub progress: Progress,
     /// Calls of the last turn that were closed with an unknown outcome.
     unknown: Vec<OpenCall>,
-    /// The same from before a retry: if the model makes such a call again, it is in doubt.
+    /// Such calls from before a retry: if the model makes one of them again, it is in doubt.
     doubtful: Vec<OpenCall>,
 }
 

@@ -95,7 +95,7 @@ pub const FORK_COPY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const FORK_COPY_NAMES_MAX: usize = 20_000;
 /// Maximum open invitations of a team: far more than anybody sends at once.
 pub const INVITATIONS_MAX: u64 = 100;
-/// How long an invitation is valid by default: a week, so that somebody on vacation can still use it.
+/// How long an invitation is valid by default: a week, so that a person on vacation can still use it.
 pub const INVITATION_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
 /// How long an invitation may be valid at most: 30 days.
 pub const INVITATION_MS_MAX: u64 = 30 * 24 * 3_600_000;

@@ -62,7 +62,7 @@ impl ToolCall {
     }
 }
 
-/// The same value with the keys of every object sorted.
+/// Copies a value with the keys of every object sorted.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 pub struct Warning {
     /// The setting's path, such as `config.data.connections`.
     pub path: String,
-    /// What is wrong and what to do, in one or two sentences.
+    /// The problem and the remedy, in one or two sentences.
     pub message: String,
 }
 

@@ -205,12 +205,12 @@ fn data() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn a_config_is_taken_or_refused_within_a_moment(data in data()) {
+    fn any_config_is_accepted_or_rejected_quickly(data in data()) {
         of(&data);
     }
 
     #[test]
-    fn a_text_that_is_hardly_json_is_taken_or_refused(
+    fn nearly_valid_json_is_accepted_or_rejected(
         pieces in prop::collection::vec((prop::sample::select(vec![
             "{", "}", "[", "]", ":", ",", "\"", "\\", "\\u0000", "\\ud800", "1", "-", "e9", ".5", "null", "true", " ", "\n",
             "{\"version\":\"v2\",\"data\":", "\"playbook\":{\"steps\":[", "{\"say\":\"a\"}", "{\"set\":{\"a\":", "\"tools\":{",
@@ -228,7 +228,7 @@ fn full_of(before: &str, piece: &str, after: &str) -> String {
 }
 
 #[test]
-fn the_largest_configs_are_taken_or_refused_within_a_moment() {
+fn the_largest_configs_are_accepted_or_rejected_quickly() {
     let long = "k".repeat(CONFIG_BYTES_MAX / 2);
     let step = |with: &str| {
         format!(
@@ -294,7 +294,7 @@ fn the_largest_configs_are_taken_or_refused_within_a_moment() {
 }
 
 #[test]
-fn a_config_of_each_kind_is_taken() {
+fn a_config_of_each_kind_is_accepted() {
     for data in [
         json!({"models": "openai/gpt-x", "tools": {"read_file": "allow"}, "limits": {"steps": 5.0}}),
         json!({"playbook": {"steps": [{"for_each": "{{ [1] }}", "steps": [{"set": {"a": "{{ item }}"}}]}, {"finish": "x"}]}}),

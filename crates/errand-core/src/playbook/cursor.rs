@@ -319,7 +319,7 @@ impl Cursor {
             fuel.burn(STEP_FUEL)
                 .map_err(|e| in_iterations(format!("{}: {e}", step.path)))?;
             // The path of a recorded move proves that the steps around it were entered, so their `if` is not
-            // evaluated again. Steps that act are taken from the path; only silent steps besides it are decided anew.
+            // evaluated again. Steps that act are taken from the path; only silent steps besides it are decided again.
             let wanted = match goal {
                 Goal::Recorded(path) if step.is_silent() && self.is_around(path) => true,
                 Goal::Recorded(path) if !step.is_silent() => self.is_at(path),
