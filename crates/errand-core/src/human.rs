@@ -8,6 +8,19 @@ use crate::id::HumanRequestId;
 use crate::time::Timestamp;
 use crate::transcript::ToolCall;
 
+/// Most characters of a request's title.
+pub const TITLE_CHARS_MAX: usize = 200;
+/// Most characters of a question.
+pub const QUESTION_CHARS_MAX: usize = 2_000;
+/// Most characters of the header of a question.
+pub const HEADER_CHARS_MAX: usize = 100;
+/// Most characters of an option's label.
+pub const LABEL_CHARS_MAX: usize = 200;
+/// Most characters of an option's description.
+pub const OPTION_DESCRIPTION_CHARS_MAX: usize = 1_000;
+/// Most characters of all questions of a request together, headers and options included.
+pub const QUESTIONS_CHARS_MAX: usize = 65_536;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
@@ -457,7 +470,9 @@ pub fn question_from_call(call: &ToolCall) -> Result<RequestDraft, String> {
     }
     let args: Args = serde_json::from_value(Value::Object(call.arguments.clone()))
         .map_err(|e| format!("invalid_arguments: {e}"))?;
-    check_questions(&args.questions).map_err(|e| format!("invalid_arguments: {e}"))?;
+    check_questions(&args.questions)
+        .and_then(|()| check_lengths(&args.questions))
+        .map_err(|e| format!("invalid_arguments: {e}"))?;
     let ask = Ask::Question {
         questions: args.questions,
     };
@@ -507,6 +522,62 @@ pub fn check_questions(questions: &[Question]) -> Result<(), String> {
     Ok(())
 }
 
+/// Holds a request's title against its bound.
+///
+/// # Errors
+/// What it takes, without the title's place.
+pub fn check_title(title: &str) -> Result<(), String> {
+    if title.trim().is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    within(title, TITLE_CHARS_MAX)
+}
+
+/// Holds questions against their bounds: each text, and all of them together.
+///
+/// # Errors
+/// A sentence that names the text and its bound.
+pub fn check_lengths(questions: &[Question]) -> Result<(), String> {
+    let mut left = QUESTIONS_CHARS_MAX;
+    let mut check = |place: &dyn Fn() -> String, text: &str, most: usize| {
+        within(text, most).map_err(|error| format!("{}: {error}", place()))?;
+        left = left.checked_sub(text.chars().count()).ok_or_else(|| {
+            format!(
+                "questions: must be at most {QUESTIONS_CHARS_MAX} characters together, including their options"
+            )
+        })?;
+        Ok::<(), String>(())
+    };
+    for (index, question) in questions.iter().enumerate() {
+        let place = |name: &str| format!("questions[{index}].{name}");
+        check(
+            &|| place("question"),
+            &question.question,
+            QUESTION_CHARS_MAX,
+        )?;
+        let header = question.header.as_deref().unwrap_or_default();
+        check(&|| place("header"), header, HEADER_CHARS_MAX)?;
+        for (number, option) in question.options.iter().enumerate() {
+            let of = |name: &str| place(&format!("options[{number}].{name}"));
+            check(&|| of("label"), &option.label, LABEL_CHARS_MAX)?;
+            let description = option.description.as_deref().unwrap_or_default();
+            check(
+                &|| of("description"),
+                description,
+                OPTION_DESCRIPTION_CHARS_MAX,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn within(text: &str, most: usize) -> Result<(), String> {
+    match text.chars().nth(most) {
+        None => Ok(()),
+        Some(_) => Err(format!("must be at most {most} characters")),
+    }
+}
+
 fn draft_of_tool(
     call: &ToolCall,
     (title, description): (String, Option<String>),
@@ -514,9 +585,7 @@ fn draft_of_tool(
     expires_in: Option<&str>,
     on_expire: Option<OnExpire>,
 ) -> Result<RequestDraft, String> {
-    if title.trim().is_empty() {
-        return Err("invalid_arguments: title: must not be empty".to_owned());
-    }
+    check_title(&title).map_err(|error| format!("invalid_arguments: title: {error}"))?;
     let expires_in_ms = expires_in
         .map(crate::time::parse_duration_ms)
         .transpose()

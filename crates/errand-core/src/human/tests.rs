@@ -89,3 +89,56 @@ fn an_expired_request_never_approves() {
         .is_ok()
     );
 }
+
+#[test]
+fn texts_of_a_request_have_bounds_and_the_error_names_them() {
+    let call = |arguments: Value| ToolCall {
+        id: "c".to_owned(),
+        name: "ask_human".to_owned(),
+        arguments: arguments.as_object().unwrap().clone(),
+    };
+    let text = |chars: usize| "é".repeat(chars);
+    let fits = call(json!({"title": text(200)}));
+    assert_eq!(approval_from_call(&fits).unwrap().title, text(200));
+    let error = approval_from_call(&call(json!({"title": text(201)}))).unwrap_err();
+    assert_eq!(
+        error,
+        "invalid_arguments: title: must be at most 200 characters"
+    );
+    let asks =
+        |question: Value| question_from_call(&call(json!({"title": "T", "questions": [question]})));
+    let whole = json!({
+        "question": text(2_000), "header": text(100),
+        "options": [{"label": text(200), "description": text(1_000)}],
+    });
+    assert!(asks(whole).is_ok());
+    for (question, says) in [
+        (
+            json!({"question": text(2_001)}),
+            "questions[0].question: must be at most 2000 characters",
+        ),
+        (
+            json!({"question": "Q", "header": text(101)}),
+            "questions[0].header: must be at most 100 characters",
+        ),
+        (
+            json!({"question": "Q", "options": [{"label": "A"}, {"label": text(201)}]}),
+            "questions[0].options[1].label: must be at most 200 characters",
+        ),
+        (
+            json!({"question": "Q", "options": [{"label": "A", "description": text(1_001)}]}),
+            "questions[0].options[0].description: must be at most 1000 characters",
+        ),
+    ] {
+        let error = asks(question).unwrap_err();
+        assert_eq!(error, format!("invalid_arguments: {says}"));
+    }
+    let options: Vec<Value> = (0..70)
+        .map(|number| json!({"label": number.to_string(), "description": text(1_000)}))
+        .collect();
+    let error = asks(json!({"question": "Q", "options": options})).unwrap_err();
+    assert!(
+        error.contains("at most 65536 characters together"),
+        "{error}"
+    );
+}

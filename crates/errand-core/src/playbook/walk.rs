@@ -16,7 +16,7 @@ use super::template::{EvaluationContext, Fuel, Names, Text, Users};
 use super::{Action, DONE_TEXT, Evaluator, Playbook, Question, Request, RunFacts, Step};
 use crate::human::{
     Ask, OnExpire, Origin, Question as Asked, QuestionOption, RequestDraft, Resolution,
-    check_questions,
+    check_lengths, check_questions, check_title,
 };
 use crate::id::HumanRequestId;
 use crate::limits::PLAYBOOK_MOVES_MAX;
@@ -597,7 +597,9 @@ fn make(step: &Step, names: &Names, fuel: &mut Fuel<'_>) -> Result<Move, String>
                 .iter()
                 .map(|q| question(q, names, fuel))
                 .collect::<Result<Vec<_>, _>>()?;
-            check_questions(&questions).map_err(|e| format!("{}.ask.{e}", step.path))?;
+            check_questions(&questions)
+                .and_then(|()| check_lengths(&questions))
+                .map_err(|e| format!("{}.ask.{e}", step.path))?;
             Move::Ask(Box::new(draft(
                 request,
                 Ask::Question { questions },
@@ -641,9 +643,7 @@ fn draft(
     fuel: &mut Fuel<'_>,
 ) -> Result<RequestDraft, String> {
     let title = request.title.render(names, fuel)?;
-    if title.trim().is_empty() {
-        return Err(format!("{}: must not be empty", request.title.path));
-    }
+    check_title(&title).map_err(|error| format!("{}: {error}", request.title.path))?;
     Ok(RequestDraft {
         title,
         description: optional(request.description.as_ref(), names, fuel)?,

@@ -5,9 +5,12 @@
 //!
 //! What a server says is shown to people as its words, never as errand's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use errand_core::human::{Ask, Origin, Question, QuestionOption, Quote, RequestDraft, Resolution};
+use errand_core::human::{
+    Ask, HEADER_CHARS_MAX, LABEL_CHARS_MAX, Origin, QUESTION_CHARS_MAX, Question, QuestionOption,
+    Quote, RequestDraft, Resolution, check_lengths,
+};
 use errand_core::transcript::ToolCall;
 use serde_json::{Map, Value, json};
 
@@ -48,8 +51,17 @@ const ASKS: &str = "The server of a connection asks this while a call is in prog
 /// The answer that leaves a property out.
 const LEFT_OUT: &str = "-";
 
+/// At most this many characters. A text that was cut ends with an ellipsis.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().nth(most).is_none() {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    text.chars().take(kept).chain(['…']).collect()
+}
+
 fn short(text: &str) -> String {
-    text.chars().take(TEXT_CHARS_MAX).collect()
+    cut(text, TEXT_CHARS_MAX)
 }
 
 impl Form {
@@ -82,6 +94,8 @@ impl Form {
             form.fields.push(field);
             questions.push(question);
         }
+        // Its texts were cut, but there may be too many of them.
+        check_lengths(&questions).ok()?;
         // A form without properties wants a yes or a no.
         let ask = if questions.is_empty() {
             Ask::Approval
@@ -174,6 +188,9 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
         schema
     };
     let choices = choices(options);
+    if !are_told_apart(&choices) {
+        return None;
+    }
     let kind = match schema.get("type").and_then(Value::as_str) {
         Some("string") | None => Kind::Text,
         Some("number") => Kind::Number,
@@ -183,13 +200,20 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
         Some(_) => return None,
     };
     let title = text("title").unwrap_or_else(|| property.to_owned());
-    let mut question = match text("description") {
+    let question = match text("description") {
         Some(about) if about != title => format!("{title}: {about}"),
         _ => title,
     };
-    if !required {
-        question.push_str(&format!(" (`{LEFT_OUT}` leaves it out)"));
-    }
+    let ours = if required {
+        String::new()
+    } else {
+        format!(" (`{LEFT_OUT}` leaves it out)")
+    };
+    let mut question = cut(
+        &question,
+        QUESTION_CHARS_MAX.saturating_sub(ours.chars().count()),
+    );
+    question.push_str(&ours);
     let mut labels: Vec<String> = choices.iter().map(|(label, _)| label.clone()).collect();
     if kind == Kind::Boolean {
         labels = vec!["true".to_owned(), "false".to_owned()];
@@ -200,7 +224,7 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
     }
     let asked = Question {
         question: question.clone(),
-        header: Some(property.to_owned()),
+        header: Some(cut(property, HEADER_CHARS_MAX)),
         options: labels
             .into_iter()
             .map(|label| QuestionOption {
@@ -221,6 +245,17 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
     Some((field, asked))
 }
 
+/// Whether each label stands for one value: labels may be equal after they were cut.
+fn are_told_apart(choices: &[(String, String)]) -> bool {
+    let by_label: BTreeMap<&str, &str> = choices
+        .iter()
+        .map(|(label, value)| (label.as_str(), value.as_str()))
+        .collect();
+    choices
+        .iter()
+        .all(|(label, value)| by_label.get(label.as_str()) == Some(&value.as_str()))
+}
+
 /// The choices of a property: what is shown, and its value.
 fn choices(schema: &Value) -> Vec<(String, String)> {
     let list = |key: &str| schema.get(key).and_then(Value::as_array);
@@ -230,7 +265,7 @@ fn choices(schema: &Value) -> Vec<(String, String)> {
             .filter_map(|item| {
                 let value = item.get("const")?.as_str()?;
                 let title = item.get("title").and_then(Value::as_str).unwrap_or(value);
-                Some((short(title), value.to_owned()))
+                Some((cut(title, LABEL_CHARS_MAX), value.to_owned()))
             })
             .collect();
     }
@@ -242,7 +277,10 @@ fn choices(schema: &Value) -> Vec<(String, String)> {
         .filter_map(|(index, value)| {
             let value = value.as_str()?;
             let name = names.and_then(|names| names.get(index)?.as_str());
-            Some((short(name.unwrap_or(value)), value.to_owned()))
+            Some((
+                cut(name.unwrap_or(value), LABEL_CHARS_MAX),
+                value.to_owned(),
+            ))
         })
         .collect()
 }
@@ -318,5 +356,38 @@ mod tests {
         let yes = Resolution::Approved { reason: None };
         assert_eq!(form_of_none.answer(&yes), Some(json!({})));
         assert!(form(json!({"x": {"type": "object"}}), json!([])).is_none());
+    }
+
+    #[test]
+    fn a_server_s_long_texts_are_cut_with_a_mark() {
+        let long = "é".repeat(3_000);
+        let properties = json!({"a": {
+            "type": "string", "title": long, "description": long,
+            "enum": ["x", "y"], "enumNames": [long, "Y"],
+        }});
+        let (form, draft) = form(properties, json!([])).unwrap();
+        let Ask::Question { questions } = &draft.ask else {
+            panic!("a question: {draft:?}");
+        };
+        let asked = &questions[0];
+        assert_eq!(asked.question.chars().count(), QUESTION_CHARS_MAX);
+        assert!(asked.question.ends_with("… (`-` leaves it out)"));
+        let label = &asked.options[0].label;
+        assert!(label.chars().count() == LABEL_CHARS_MAX && label.ends_with('…'));
+        let mut answers = Map::new();
+        answers.insert(asked.question.clone(), json!(label));
+        let given = Resolution::Answered { answers };
+        assert_eq!(form.answer(&given), Some(json!({"a": "x"})));
+    }
+
+    #[test]
+    fn choices_that_are_equal_after_the_cut_and_too_many_texts_are_not_asked() {
+        let long = "é".repeat(300);
+        let equal =
+            json!({"a": {"type": "string", "enum": [format!("{long}1"), format!("{long}2")]}});
+        assert!(form(equal, json!([])).is_none());
+        let many: Vec<String> = (0..400).map(|number| format!("{number}{long}")).collect();
+        let many = json!({"a": {"type": "string", "enum": many}});
+        assert!(form(many, json!([])).is_none());
     }
 }

@@ -5,7 +5,7 @@ mod listed;
 use std::collections::BTreeSet;
 
 use errand_core::author::AuthorBody;
-use errand_core::human::HumanRequest;
+use errand_core::human::{HumanRequest, TITLE_CHARS_MAX};
 use errand_core::id::{MessageId, RunId, TeamId, UserId};
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
@@ -92,7 +92,11 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
         return None;
     }
     let kind = row.waiting_kind.as_deref()?;
-    let who = row.waiting_who.clone();
+    // Requests of older versions may have longer titles.
+    let who = row
+        .waiting_who
+        .as_ref()
+        .map(|who| who.chars().take(TITLE_CHARS_MAX).collect());
     let next = match kind {
         "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
         "timer" => "It goes on by itself when the time has come.".to_owned(),

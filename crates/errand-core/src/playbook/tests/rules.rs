@@ -254,6 +254,14 @@ fn evaluation_failures_name_the_string() {
             "playbook.steps[0].approve.title: must not be empty",
         ),
         (
+            json!([{"approve": {"title": "é".repeat(201)}}]),
+            "playbook.steps[0].approve.title: must be at most 200 characters",
+        ),
+        (
+            json!([{"ask": {"title": "x", "questions": [{"question": "é".repeat(2_001)}]}}]),
+            "playbook.steps[0].ask.questions[0].question: must be at most 2000 characters",
+        ),
+        (
             json!([{"approve": {"title": "x", "expires_in": "{{ 'x' }}"}}]),
             "playbook.steps[0].approve.expires_in: \"x\" is not a duration",
         ),
