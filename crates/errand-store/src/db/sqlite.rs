@@ -14,7 +14,6 @@ mod whole;
 mod writer;
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,8 +23,8 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use condition::{Condition, Trouble};
+pub use open::{DirLock, OpenError, OpenOptions, Schema};
 pub(crate) use open::{FILE, private_file};
-pub use open::{OpenError, OpenOptions, Schema};
 use origin::OpenMark;
 pub(crate) use origin::refuse_copy;
 pub use snapshot::{DATABASE_FILE, DatabaseFacts, Snapshot, SnapshotError, database_facts};
@@ -71,7 +70,7 @@ struct Inner {
     /// After everything that has the file open, and before the lock.
     end: EndMark,
     /// Held as long as the store is open: a second server on the directory is refused.
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// A connection while it reads. It goes back also when the read panics.

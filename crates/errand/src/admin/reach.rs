@@ -7,7 +7,7 @@ use std::time::Duration;
 use errand_engine::clock::Clock;
 use errand_sandbox::Changes;
 use errand_store::data_dir::{DataDirError, Making, is_being_made};
-use errand_store::{DATABASE_FILE, OpenError, Store};
+use errand_store::{DATABASE_FILE, DirLock, OpenError, Store};
 
 use super::socket::{self, SocketError};
 use super::{Admin, AdminAnswer, AdminError, AdminRequest};
@@ -129,7 +129,7 @@ async fn back_up_stopped(
     dir: &Path,
     target: &Path,
     tell: &(dyn Fn(&ProgressLine) + Sync),
-    lock: std::fs::File,
+    lock: DirLock,
 ) -> Result<AdminAnswer, ReachError> {
     let progress = Arc::new(Progress::default());
     let source = Source {

@@ -175,7 +175,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_locked(options: OpenOptions, lock: File) -> Result<Self, OpenError> {
+    pub fn open_locked(options: OpenOptions, lock: DirLock) -> Result<Self, OpenError> {
         Self::open_on_trial(options, lock, Trial::default())
     }
 
@@ -185,7 +185,7 @@ impl Store {
     /// As [`Store::open`].
     pub fn open_on_trial(
         options: OpenOptions,
-        lock: File,
+        lock: DirLock,
         trial: Trial,
     ) -> Result<Self, OpenError> {
         let dir = options.dir;
@@ -284,18 +284,25 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError::InUse`] where a server works on it.
-    pub fn lock(dir: &Path) -> Result<File, OpenError> {
+    pub fn lock(dir: &Path) -> Result<DirLock, OpenError> {
         let failed = |source| OpenError::Directory {
             dir: dir.to_owned(),
             source,
         };
         make_private(dir).map_err(failed)?;
         let file = private_file(&dir.join(LOCK)).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        let directory = File::open(dir).map_err(failed)?;
+        for held in [&file, &directory] {
+            match held.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
         }
+        Ok(DirLock {
+            _file: file,
+            _directory: directory,
+        })
     }
 }
 
@@ -306,6 +313,16 @@ pub struct Schema {
     pub found: i64,
     /// What this program works with.
     pub known: i64,
+}
+
+/// The lock on a data directory, until it is dropped or the process ends.
+///
+/// The directory itself is locked as well as the file `lock`: somebody who removes that file, which looks like one that a
+/// dead server left, does not let a second server in.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+    _directory: File,
 }
 
 impl Store {

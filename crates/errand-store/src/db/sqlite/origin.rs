@@ -27,7 +27,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use super::open::FILE;
-use super::{OpenError, Store};
+use super::{DirLock, OpenError, Store};
 
 /// The mark's name in the data directory.
 pub(super) const MARK: &str = "store.mark";
@@ -248,7 +248,7 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError::NotWhole`] where the database is not whole; [`OpenError::Database`], [`OpenError::Directory`].
-    pub fn accept_copy(dir: &Path, _lock: &File) -> Result<(), OpenError> {
+    pub fn accept_copy(dir: &Path, _lock: &DirLock) -> Result<(), OpenError> {
         if refuse_copy(dir).is_ok() {
             return Ok(());
         }

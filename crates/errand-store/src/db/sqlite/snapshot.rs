@@ -16,7 +16,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::open::{FILE, connect, has_schema, migrations, schema_known, schema_of};
-use super::{OpenError, Store};
+use super::{DirLock, OpenError, Store};
 
 /// Pages that are copied between two looks at whether to go on: 16 MiB.
 const PAGES: i32 = 4096;
@@ -79,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn mark_restored(dir: &Path, _lock: &File) -> io::Result<()> {
+    pub fn mark_restored(dir: &Path, _lock: &DirLock) -> io::Result<()> {
         super::origin::mark_closed(dir)
     }
 }

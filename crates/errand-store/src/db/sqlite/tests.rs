@@ -546,3 +546,16 @@ fn a_database_of_another_program_is_refused_and_left_alone() {
         .unwrap();
     assert_eq!(tables, 1);
 }
+
+#[test]
+fn the_lock_holds_when_its_file_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = Store::lock(dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join("lock")).unwrap();
+    assert!(matches!(
+        Store::lock(dir.path()).err(),
+        Some(OpenError::InUse(_))
+    ));
+    drop(lock);
+    Store::lock(dir.path()).unwrap();
+}
