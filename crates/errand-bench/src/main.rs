@@ -187,7 +187,7 @@ fn bench(args: &Args) -> Result<Bench> {
     };
     anyhow::ensure!(
         binary.exists(),
-        "{} is not there; build it with `cargo build --release`",
+        "{} is not there; build it with `cargo build --profile dist`",
         binary.display()
     );
     many_files()?;

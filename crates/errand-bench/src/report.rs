@@ -43,7 +43,7 @@ impl Report {
             machine.context("the results do not say on which machine they were measured")?;
         let measured = in_order(lines);
         let mut text = format!(
-            "# Performance\n\nMeasured on {date} by `cargo run --release -p errand-bench -- --report docs/performance.md --date {date}`, which writes this document. Machines are noisy: absolute values are accurate to about a third; ratios and processor time are more reliable. The performance of the disk was measured within the same minute as each measure.\n\n## The machine\n\n{}\n",
+            "# Performance\n\nMeasured on {date} by `cargo run --profile dist -p errand-bench -- --report docs/performance.md --date {date}`, which writes this document. Machines are noisy: absolute values are accurate to about a third; ratios and processor time are more reliable. The performance of the disk was measured within the same minute as each measure.\n\n## The machine\n\n{}\n",
             machine.table()
         );
         if measured.iter().any(|measured| measured.quick) {
