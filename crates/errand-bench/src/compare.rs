@@ -31,7 +31,7 @@ pub(crate) struct Comparison {
     pub(crate) growth_max_percent: f64,
 }
 
-/// What one run costs the server.
+/// Cost of one run for the server.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Cost {
     cpu_us: f64,

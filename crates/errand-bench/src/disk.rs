@@ -1,4 +1,4 @@
-//! What the disk does: the yardstick beside every figure.
+//! Measures the disk, as a reference for every figure.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -12,19 +12,19 @@ use crate::stats::Sorted;
 
 const MIB: usize = 1024 * 1024;
 
-/// What the disk gave in the minute of a measure.
+/// Speed of the disk in the minute of a measure.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Disk {
-    /// 8 KB overwritten and synced, one after the other: how often in a second.
+    /// Overwrites of 8 KB with a sync, one after another, per second.
     pub(crate) fdatasync_per_s: f64,
-    /// One of these, in the middle. Unit: ms.
+    /// Median time of one of these, in ms.
     pub(crate) fdatasync_ms_p50: f64,
-    /// A file written from its begin to its end and synced. Unit: MB (10^6 bytes) a second.
+    /// Sequential write of a file, including the sync, in MB (10^6 bytes) per second.
     pub(crate) write_mb_per_s: f64,
 }
 
 impl Disk {
-    /// Measures both. `small`: a fifth of a second and 16 MiB, in place of a second and 256 MiB.
+    /// Measures both. `small`: for 200 ms and with 16 MiB, instead of 1 s and 256 MiB.
     pub(crate) fn measure(dir: &Path, small: bool) -> Result<Self> {
         let (time, mib) = if small {
             (Duration::from_millis(200), 16)
@@ -46,7 +46,7 @@ fn fdatasync(dir: &Path, time: Duration) -> Result<(f64, f64)> {
     Ok((rate, Sorted::of(times).at(50.0)))
 }
 
-/// ms of each overwrite of 8 KB with its sync, one after the other for so long.
+/// Times in ms of overwriting 8 KB with a sync, one after another, for `time`.
 pub(crate) fn sync_ms(dir: &Path, time: Duration) -> Result<Vec<f64>> {
     let path = dir.join("fdatasync");
     let mut file = File::create(&path)?;
@@ -65,7 +65,7 @@ pub(crate) fn sync_ms(dir: &Path, time: Duration) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// Writes a new file of so many bytes, syncs it, and removes it. MB a second, the sync included.
+/// Writes a new file of this size, syncs it and removes it. Returns MB per second, including the sync.
 pub(crate) fn write_mb_per_s(dir: &Path, bytes: u64) -> Result<f64> {
     let path = dir.join("sequential");
     let mut file = File::create(&path)?;

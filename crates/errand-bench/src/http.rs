@@ -1,8 +1,8 @@
-//! A small HTTP/1.1 client on one connection that is kept.
+//! A small HTTP/1.1 client on one persistent connection.
 //!
-//! It shares the processors with the server that it measures, so that it does as little as it can: a request is a slice
-//! of bytes, an answer is its status and its body in a buffer that is used again. It knows what errand answers
-//! (`content-length`), and streams of events, of which it only looks for a word.
+//! It shares the processors with the server that it measures, so it does as little as possible: a request is a slice
+//! of bytes, and an answer is a status and a body in a reused buffer. It understands the answers of errand
+//! (`content-length`), and event streams, in which it only searches for a word.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A connection that was silent for longer is made anew: the server closes those that ask for nothing.
+/// A connection that was idle for longer is replaced, because the server closes idle connections.
 const SILENT_MAX: Duration = Duration::from_secs(5);
 
-/// A connection, and the key that it calls with.
+/// A connection, and the API key that it uses.
 pub(crate) struct Client {
     stream: TcpStream,
     used: Instant,
@@ -24,17 +24,17 @@ pub(crate) struct Client {
     received: Vec<u8>,
 }
 
-/// An answer.
+/// A response of the server.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a str,
 }
 
-/// What is before a body.
+/// The parsed head of a response.
 struct Head {
     status: u16,
-    /// Where the body begins.
+    /// Offset at which the body begins.
     body: usize,
     length: usize,
 }
@@ -50,7 +50,7 @@ impl Client {
         })
     }
 
-    /// The bytes of a request.
+    /// Builds a request.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Vec<u8> {
         let (address, key) = (self.address, &self.key);
         let content = if body.is_empty() {
@@ -65,7 +65,7 @@ impl Client {
             .into_bytes()
     }
 
-    /// Sends a request and reads its answer, whatever its status.
+    /// Sends a request and reads its response, with any status.
     pub(crate) async fn send(&mut self, request: &[u8]) -> Result<Answer<'_>> {
         if self.used.elapsed() > SILENT_MAX {
             self.stream = connection(self.address).await?;
@@ -74,12 +74,12 @@ impl Client {
         self.answer().await
     }
 
-    /// Writes a piece of a request; the answer is read with [`Client::answer`].
+    /// Writes a part of a request. The response is read with [`Client::answer`].
     pub(crate) async fn write(&mut self, piece: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(piece).await?)
     }
 
-    /// Reads an answer.
+    /// Reads a response.
     pub(crate) async fn answer(&mut self) -> Result<Answer<'_>> {
         self.received.clear();
         let head = loop {
@@ -102,7 +102,7 @@ impl Client {
         })
     }
 
-    /// A header of the last answer.
+    /// A header of the last response.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let end = find(&self.received, b"\r\n\r\n")?;
         let head = std::str::from_utf8(self.received.get(..end)?).ok()?;
@@ -118,7 +118,7 @@ impl Client {
         Ok(())
     }
 
-    /// Calls, holds that it succeeded, and gives its body.
+    /// Sends a request, requires a 2xx status, and returns the body.
     pub(crate) async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<Value> {
         let request = self.request(method, path, body);
         let answer = self.send(&request).await?;
@@ -139,7 +139,7 @@ impl Client {
         self.call("POST", path, &body.to_string()).await
     }
 
-    /// Reads until the word has come. For a stream of events.
+    /// Reads an event stream until `word` has arrived.
     pub(crate) async fn until(&mut self, word: &str) -> Result<()> {
         loop {
             if find(&self.received, word.as_bytes()).is_some() {
@@ -158,7 +158,7 @@ async fn connection(address: SocketAddr) -> Result<TcpStream> {
 }
 
 impl Head {
-    /// None where it is not there yet.
+    /// Returns `None` if the head is not complete yet.
     fn parse(received: &[u8]) -> Result<Option<Self>> {
         let Some(end) = find(received, b"\r\n\r\n") else {
             return Ok(None);
@@ -190,7 +190,7 @@ fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
     bytes.windows(word.len()).position(|window| window == word)
 }
 
-/// The text between `mark` and the next quotation mark: enough for ids and statuses.
+/// The text between `mark` and the next quotation mark. Enough to extract ids and statuses.
 pub(crate) fn text_after<'a>(body: &'a str, mark: &str) -> Result<&'a str> {
     body.split_once(mark)
         .and_then(|(_, rest)| rest.split_once('"'))
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn answers_come_whole_however_they_are_cut() {
+    async fn responses_that_arrive_in_pieces_are_read_whole() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! What a measure gives: one line of JSON, from which the report is made.
+//! The result of a measure: one line of JSON, from which the report is built.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,17 +11,15 @@ use crate::stats::round;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Line {
-    /// The first.
-    Machine {
-        /// Where it was measured.
-        machine: Machine,
-    },
-    /// One for each measure.
+    /// The first line: the machine on which it was measured.
+    Machine { machine: Machine },
+    /// One line per measure.
     Measured(Box<Measured>),
 }
 
 impl Line {
-    /// All its figures with three digits after the point: more is noise, and what is read back from the text is the same.
+    /// Rounds all figures to three decimal places. More is noise, and rounded figures survive being read back
+    /// unchanged.
     pub(crate) fn rounded(&self) -> serde_json::Result<Self> {
         let mut value = serde_json::to_value(self)?;
         round_all(&mut value);
@@ -42,48 +40,47 @@ fn round_all(value: &mut Value) {
     }
 }
 
-/// A measure and what it gave.
+/// A measure and its result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// Its name, as `--only` takes it.
+    /// Its name, as in `--only`.
     pub(crate) measure: String,
-    /// Whether it was small: then its figures only show that it works.
+    /// Whether it was a small measure, whose figures are meaningless.
     pub(crate) quick: bool,
     #[serde(flatten)]
     pub(crate) outcome: Outcome,
 }
 
-/// What a measure gave.
+/// The result of a measure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// What is held against a goal, and what is told beside it.
+    /// Figures, with or without a goal.
     pub(crate) figures: Vec<Figure>,
-    /// The disk in the same minute.
+    /// Speed of the disk in the same minute.
     pub(crate) disk: Disk,
-    /// How times are distributed. Unit: ms.
+    /// Distributions of times, in ms.
     #[serde(default)]
     pub(crate) curves: Vec<Curve>,
-    /// What else is good to know.
+    /// Additional values.
     pub(crate) details: Value,
-    /// Sentences for the report: what was otherwise than the method says.
+    /// Sentences for the report about deviations from the described method.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
 }
 
-/// One figure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) unit: String,
     pub(crate) measured: f64,
-    /// None: it is told, and nothing was promised.
+    /// `None` if there is no goal for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) goal: Option<Bound>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Share>,
 }
 
-/// What was promised.
+/// The goal for a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {
@@ -91,23 +88,23 @@ pub(crate) enum Bound {
     AtMost(f64),
 }
 
-/// How near a figure is to what the machine can give.
+/// How close a figure is to what the machine can deliver.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
-    /// Of what.
+    /// The whole, in words.
     pub(crate) of: String,
-    /// 1: all of it.
+    /// 1 is all of it.
     pub(crate) share: f64,
 }
 
-/// Percentiles and their figures. Unit: ms.
+/// Percentiles and their values in ms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Curve {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// A figure before it is measured: the goals of a measure are data.
+/// A figure before it is measured, so that the goals of a measure are constants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
     name: &'static str,
@@ -132,8 +129,8 @@ impl Goal {
         }
     }
 
-    /// Told, without a promise.
-    pub(crate) const fn told(name: &'static str, unit: &'static str) -> Self {
+    /// A figure without a goal.
+    pub(crate) const fn informational(name: &'static str, unit: &'static str) -> Self {
         Self {
             name,
             unit,
@@ -141,8 +138,8 @@ impl Goal {
         }
     }
 
-    /// With what was measured.
-    pub(crate) fn gave(self, measured: f64) -> Figure {
+    /// Adds the measured value.
+    pub(crate) fn with_value(self, measured: f64) -> Figure {
         Figure {
             name: self.name.to_owned(),
             unit: self.unit.to_owned(),
@@ -154,7 +151,7 @@ impl Goal {
 }
 
 impl Figure {
-    /// With its share of what the machine can give.
+    /// Adds the share of what the machine can deliver.
     pub(crate) fn of_limit(mut self, of: &str, share: f64) -> Self {
         self.limit = Some(Share {
             of: of.to_owned(),
@@ -163,11 +160,11 @@ impl Figure {
         self
     }
 
-    /// How the figure stands to its goal: 1 and more is reached, 2 is twice as good. None: nothing was promised.
+    /// How the figure compares with its goal: 1 or more means reached, 2 is twice as good. `None` without a goal.
     pub(crate) fn reached(&self) -> Option<f64> {
         match self.goal? {
             Bound::AtLeast(least) => Some(self.measured / least),
-            // What is far below its bound needs no exact figure.
+            // Caps the result: a figure far below its limit needs no exact ratio, and 0 must not divide by zero.
             Bound::AtMost(most) => Some(most / self.measured.max(most / 1000.0)),
         }
     }
@@ -178,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_the_same_when_it_is_read_back() {
+    fn a_line_survives_being_read_back() {
         let line = serde_json::json!({"measure": "x", "quick": true, "figures": [], "details": {"a": [99.999_999_99, {"b": 0.123_456_789}]},
             "disk": {"fdatasync_per_s": 948.276_147_757_516_4, "fdatasync_ms_p50": 0.269_12, "write_mb_per_s": 1.0}});
         let line = serde_json::from_value::<Line>(line)
@@ -195,12 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_knows_how_it_stands_to_its_goal() {
-        let rate = Goal::at_least("rate", "/s", 100.0).gave(150.0);
+    fn a_figure_is_compared_with_its_goal() {
+        let rate = Goal::at_least("rate", "/s", 100.0).with_value(150.0);
         assert_eq!(rate.reached(), Some(1.5));
         let time = Goal::at_most("time", "ms", 10.0);
-        assert_eq!(time.gave(20.0).reached(), Some(0.5));
-        assert_eq!(time.gave(-3.0).reached(), Some(1000.0));
-        assert_eq!(Goal::told("other", "ms").gave(1.0).reached(), None);
+        assert_eq!(time.with_value(20.0).reached(), Some(0.5));
+        assert_eq!(time.with_value(-3.0).reached(), Some(1000.0));
+        assert_eq!(
+            Goal::informational("other", "ms").with_value(1.0).reached(),
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Runs as a program starts them: agents by their playbook, clients that start runs and wait for their end.
+//! Starts runs as a client program does: agents with a playbook, and clients that start runs and wait for their end.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::http::{Client, text_after};
 use crate::server::{Server, own_cpu_seconds};
 use crate::stats::Sorted;
 
-/// How long one run may take.
+/// Maximum time of one run.
 const RUN_MAX: Duration = Duration::from_secs(120);
-/// The first pause of a client that asks again and again, where the server does not know `wait_s`.
+/// First pause of a client that polls, if the server does not support `wait_s`.
 const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// The playbook of the load: two tool calls (one writes a file that is synced) and a final message.
+/// Playbook of the load: two tool calls (one writes a file that is synced) and a final message.
 pub(crate) fn two_calls() -> Value {
     json!([
         {"tool": "write_file", "with": {"path": "/workspace/out.txt", "content": "{{ run.id }}"}},
@@ -25,7 +25,7 @@ pub(crate) fn two_calls() -> Value {
     ])
 }
 
-/// Makes an agent with a playbook. Its id.
+/// Creates an agent with a playbook and returns its id.
 pub(crate) async fn agent(client: &mut Client, steps: Value) -> Result<String> {
     let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}}});
     let body = json!({"name": "bench", "build": {"name": "bench", "config": config}});
@@ -33,7 +33,7 @@ pub(crate) async fn agent(client: &mut Client, steps: Value) -> Result<String> {
     string_at(&made, "/agent/id")
 }
 
-/// Starts a run. Its id.
+/// Starts a run and returns its id.
 pub(crate) async fn start(client: &mut Client, agent: &str) -> Result<String> {
     let body = json!({"agent_id": agent});
     let started = client.post("/v1/runs", &body).await?;
@@ -48,17 +48,17 @@ pub(crate) fn string_at(value: &Value, pointer: &str) -> Result<String> {
         .with_context(|| format!("no {pointer} in {value}"))
 }
 
-/// How the end of a run is learnt.
+/// How a client learns of the end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiting {
     /// One request, which the server answers when the run ends or waits for a person.
     Held,
-    /// Asking again and again.
+    /// Repeated requests.
     Polled,
 }
 
 impl Waiting {
-    /// What the server offers: one that does not know the parameter refuses it.
+    /// Finds out what the server supports: a server that does not know the parameter refuses it.
     pub(crate) async fn of(client: &mut Client, run: &str) -> Result<Self> {
         let request = client.request("GET", &format!("/v1/runs/{run}?wait_s=0"), "");
         let answer = client.send(&request).await?;
@@ -69,7 +69,7 @@ impl Waiting {
         }
     }
 
-    /// Waits until the run has this status. Another one at which it stays is an error.
+    /// Waits until the run has this status. If it stops at another status, that is an error.
     pub(crate) async fn until(self, client: &mut Client, run: &str, wanted: &str) -> Result<()> {
         let query = match self {
             Self::Held => "?wait_s=30",
@@ -95,21 +95,22 @@ impl Waiting {
     }
 }
 
-/// What clients saw.
+/// Measurements of the clients.
 pub(crate) struct Load {
     pub(crate) runs: usize,
     pub(crate) seconds: f64,
     pub(crate) waiting: Waiting,
-    /// ms of each `POST`.
+    /// Time of each `POST`, in ms.
     pub(crate) posts: Sorted,
-    /// ms from the `POST` to the end.
+    /// Time from the `POST` to the end, in ms.
     pub(crate) turnarounds: Sorted,
     pub(crate) server_cpu_s: f64,
     pub(crate) client_cpu_s: f64,
 }
 
 impl Load {
-    /// `clients` at a time start a run and wait for its end, `runs` in all, after some that do not count.
+    /// Runs `clients` clients that each start a run and wait for its end, `runs` runs in total, after some warm-up
+    /// runs that are not counted.
     pub(crate) async fn of(
         server: &Server,
         key: &str,
@@ -143,13 +144,13 @@ impl Load {
         self.runs as f64 / self.seconds
     }
 
-    /// How much of the machine's processor time server and clients took.
+    /// Share of the machine's processor time that the server and the clients used.
     pub(crate) fn share_of_processors(&self) -> f64 {
         let there = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         (self.server_cpu_s + self.client_cpu_s) / (self.seconds * there)
     }
 
-    /// What was otherwise than the method says.
+    /// Deviations from the described method.
     pub(crate) fn notes(&self) -> Vec<String> {
         match self.waiting {
             Waiting::Held => Vec::new(),
@@ -173,7 +174,7 @@ impl Load {
     }
 }
 
-/// All clients, in one task: ms of the `POST` and of the whole, for each run.
+/// Runs all clients in one task. Returns the time of the `POST` and of the whole run, in ms, for each run.
 async fn all(
     server: &Server,
     key: &str,

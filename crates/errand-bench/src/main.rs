@@ -1,8 +1,8 @@
-//! Measures the real program against everything that is promised of it. Prints JSON lines, and writes a report.
+//! Measures the real program against the performance goals. Prints JSON lines and can write a report.
 //!
-//! Each line holds what was measured and, beside it, what the disk does in the same minute: machines are noisy, and
-//! ratios last longer than figures. Everything happens on the loopback and in temporary directories, which are removed,
-//! and ends by itself.
+//! Each line contains the measured figures and the speed of the disk in the same minute: machines are noisy, and
+//! ratios stay valid longer than absolute figures. Everything happens on the loopback and in temporary directories,
+//! which are removed, and ends by itself.
 
 mod compare;
 mod disk;
@@ -32,37 +32,38 @@ use report::machine::Machine;
 /// Measures errand on this machine.
 #[derive(Parser)]
 struct Args {
-    /// The program to measure [default: `errand` beside this program]
+    /// The program to measure [default: `errand` in the directory of this program]
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where temporary directories are made: on the disk that is measured [default: the system's]
+    /// Directory for temporary directories, on the disk to measure [default: the system's]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Only these measures
+    /// Take only these measures
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     only: Vec<Measure>,
-    /// Names the measures, and measures nothing
+    /// List the measures and exit
     #[arg(long)]
     list: bool,
-    /// Small measures, to see that they work: their figures mean nothing
+    /// Take small measures to check that they work; their figures are meaningless
     #[arg(long)]
     quick: bool,
-    /// Writes the report to this file, and its drawings into a folder of that name beside it
+    /// Write the report to this file, and its drawings into a folder of the same name next to it
     #[arg(long, value_name = "FILE", requires = "date")]
     report: Option<PathBuf>,
-    /// The day that the report names, such as 2026-11-23
+    /// The date for the report, such as 2026-11-23
     #[arg(long)]
     date: Option<String>,
-    /// Reads the lines of an earlier run from this file, and measures nothing that they hold
+    /// Read the lines of an earlier run from this file, and skip the measures that it contains
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// Compares what a run costs with this earlier program, in place of the measures; fails where a cost grew too much
+    /// Compare the cost of a run with this earlier program instead of taking measures; fails if a cost has grown too
+    /// much
     #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "report", "results", "list"])]
     against: Option<PathBuf>,
-    /// Pairs of the comparison
+    /// Number of pairs to compare
     #[arg(long, value_name = "N", default_value_t = 9, requires = "against", value_parser = clap::value_parser!(u16).range(1..=99))]
     pairs: u16,
-    /// By how many percent the median of a cost may grow
+    /// Maximum growth of the median of a cost, in percent
     #[arg(
         long,
         value_name = "PERCENT",
@@ -85,18 +86,18 @@ async fn main() -> Result<()> {
         return compare(&args, against.clone()).await;
     }
     let mut lines = match &args.results {
-        Some(file) => earlier(file)?,
+        Some(file) => read_lines(file)?,
         None => Vec::new(),
     };
-    let wanted: Vec<Measure> = wanted(&args, &lines);
-    if !wanted.is_empty() {
-        // Before the first directory is made.
+    let selected: Vec<Measure> = selected(&args, &lines);
+    if !selected.is_empty() {
+        // Must listen before the first directory is created.
         let stop = Stop::listen()?;
         tokio::select! {
-            taken = take(&args, &wanted, &mut lines) => taken?,
-            () = stop.told() => {
-                // Servers and temporary directories went with what was cut off.
-                anyhow::bail!("stopped before the end; the lines above can be used again with --results");
+            taken = measure_all(&args, &selected, &mut lines) => taken?,
+            () = stop.received() => {
+                // Dropping the measure has stopped its servers and removed its directories.
+                anyhow::bail!("stopped before the end; the lines above can be reused with --results");
             }
         }
     }
@@ -116,11 +117,11 @@ async fn compare(args: &Args, against: PathBuf) -> Result<()> {
     let stop = Stop::listen()?;
     tokio::select! {
         compared = comparison.run(&bench) => compared,
-        () = stop.told() => anyhow::bail!("stopped before the end"),
+        () = stop.received() => anyhow::bail!("stopped before the end"),
     }
 }
 
-/// Hears that somebody ends this program: by Ctrl-C, or as an operator ends one.
+/// Waits for the signals that end this program.
 struct Stop {
     interrupt: Signal,
     terminate: Signal,
@@ -134,7 +135,7 @@ impl Stop {
         })
     }
 
-    async fn told(mut self) {
+    async fn received(mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -142,8 +143,8 @@ impl Stop {
     }
 }
 
-/// What is to be measured: those named, else all; but for those that are there already.
-fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
+/// The requested measures, or all, without those that `earlier` contains.
+fn selected(args: &Args, earlier: &[Line]) -> Vec<Measure> {
     let there = |measure: &Measure| {
         earlier.iter().any(
             |line| matches!(line, Line::Measured(measured) if measured.measure == measure.name()),
@@ -152,7 +153,7 @@ fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
     in_order()
         .into_iter()
         .filter(|measure| match args.only.as_slice() {
-            // With lines from before, a report of them is wanted.
+            // With lines of an earlier run, the purpose is the report.
             [] => args.results.is_none(),
             only => only.contains(measure),
         })
@@ -160,15 +161,16 @@ fn wanted(args: &Args, earlier: &[Line]) -> Vec<Measure> {
         .collect()
 }
 
-/// All, in the order in which they are taken.
+/// All measures, in the order in which they are taken.
 fn in_order() -> Vec<Measure> {
     let mut all = Measure::value_variants().to_vec();
-    // First, while this process is small: it is forked for bare bubblewrap, and not for what is held against it.
+    // First, while this process is small: it is forked for bare bubblewrap but not for the isolated commands, and a
+    // large process would distort the ratio.
     all.sort_by_key(|measure| *measure != Measure::Commands);
     all
 }
 
-fn earlier(file: &std::path::Path) -> Result<Vec<Line>> {
+fn read_lines(file: &std::path::Path) -> Result<Vec<Line>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{} cannot be read", file.display()))?;
     text.lines()
@@ -187,10 +189,10 @@ fn bench(args: &Args) -> Result<Bench> {
     };
     anyhow::ensure!(
         binary.exists(),
-        "{} is not there; build it with `cargo build --profile dist`",
+        "{} does not exist; build it with `cargo build --profile dist`",
         binary.display()
     );
-    many_files()?;
+    raise_file_limit()?;
     Ok(Bench {
         binary,
         dir: args.dir.clone().unwrap_or_else(std::env::temp_dir),
@@ -198,7 +200,7 @@ fn bench(args: &Args) -> Result<Bench> {
     })
 }
 
-async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<()> {
+async fn measure_all(args: &Args, selected: &[Measure], lines: &mut Vec<Line>) -> Result<()> {
     let bench = bench(args)?;
     if !lines
         .iter()
@@ -207,15 +209,16 @@ async fn take(args: &Args, wanted: &[Measure], lines: &mut Vec<Line>) -> Result<
         let machine = Machine::of(&bench.dir)?;
         show(lines, Line::Machine { machine })?;
     }
-    for measure in wanted {
+    for measure in selected {
         let measured = measure.take(&bench).await.with_context(|| measure.name())?;
         show(lines, Line::Measured(Box::new(measured)))?;
     }
     Ok(())
 }
 
-/// A thousand streams are a thousand connections, here and in the server, which inherits the limit.
-fn many_files() -> Result<()> {
+/// Raises the limit on open files: a thousand streams are a thousand connections, here and in the server, which
+/// inherits the limit.
+fn raise_file_limit() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -231,7 +234,7 @@ fn show(lines: &mut Vec<Line>, line: Line) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "its results are its output")]
+#[expect(clippy::print_stdout, reason = "the results are the program's output")]
 fn print(line: &str) {
     println!("{line}");
 }

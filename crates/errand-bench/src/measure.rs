@@ -1,4 +1,4 @@
-//! The measures: each in a file of its own, with its goals as data.
+//! The measures, one file each, with their goals as constants.
 
 mod cold_start;
 mod commands;
@@ -24,7 +24,6 @@ use crate::http::Client;
 use crate::line::{Measured, Outcome};
 use crate::server::Server;
 
-/// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Measure {
@@ -32,37 +31,37 @@ pub(crate) enum Measure {
     ColdStart,
     /// Memory of a server that has nothing to do
     Idle,
-    /// Durable steps a second, on the store itself
+    /// Durable steps per second, measured on the store itself
     Commits,
-    /// Runs a second through the API, and how long one takes
+    /// Runs per second through the API, and how long one takes
     Throughput,
-    /// The same with a million finished runs in the store
+    /// Runs per second with a million finished runs in the store
     History,
-    /// A million runs that wait: memory, start, how late timers are
+    /// A million waiting runs: memory, start, lateness of timers
     Waiting,
     /// Cost of a step, and of a page, at 10,000 messages
     Transcript,
-    /// Cost of a step of a model on the network, at 50, 200 and 800 messages
+    /// Cost of a step with a network model, at 50, 200 and 800 messages
     ModelSteps,
-    /// How long the web interface's pages take with 10,000 runs, and a run's with 2,000 messages
+    /// Time of the web interface's pages with 10,000 runs, and of a run's page with 2,000 messages
     Pages,
-    /// A thousand open streams of events
+    /// A thousand open event streams
     Streams,
     /// An upload of 5 GiB
     Uploads,
-    /// What isolation costs a command, and fifty sandboxes at once
+    /// Cost of isolation for a command, and fifty sandboxes at once
     Commands,
 }
 
 impl Measure {
-    /// As `--only` takes it.
+    /// Its name, as in `--only`.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
             .unwrap_or_default()
     }
 
-    /// How it is measured, for the report.
+    /// Description of the method, for the report.
     pub(crate) fn method(self) -> &'static str {
         match self {
             Self::ColdStart => cold_start::METHOD,
@@ -107,41 +106,40 @@ impl Measure {
     }
 }
 
-/// What every measure is given.
+/// Parameters of every measure.
 pub(crate) struct Bench {
-    /// The program to measure.
     pub(crate) binary: PathBuf,
-    /// Where temporary directories are made.
+    /// Directory for temporary directories.
     pub(crate) dir: PathBuf,
-    /// Small: only to see that it works.
+    /// Whether to measure with small numbers, only to check that it works.
     pub(crate) quick: bool,
 }
 
 impl Bench {
-    /// The full number, or the small one.
+    /// The full number, or the small one for a quick measure.
     pub(crate) fn size<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// A directory that goes with its value.
+    /// Creates a directory that is removed when the value is dropped.
     pub(crate) fn scratch(&self) -> Result<TempDir> {
         Ok(tempfile::Builder::new()
             .prefix("errand-bench-")
             .tempdir_in(&self.dir)?)
     }
 
-    /// The disk as it is now.
+    /// Measures the disk.
     pub(crate) fn disk(&self) -> Result<Disk> {
         let scratch = self.scratch()?;
         Disk::measure(scratch.path(), self.quick)
     }
 
-    /// A server on a directory.
+    /// Starts a server on a directory.
     pub(crate) async fn serve(&self, dir: &Path) -> Result<Server> {
         Server::start(&self.binary, dir).await
     }
 
-    /// A server on a new directory, with a key and a connection that has it.
+    /// Starts a server on a new directory, and connects with a new API key.
     pub(crate) async fn first(&self, dir: &Path) -> Result<(Server, String, Client)> {
         let server = self.serve(dir).await?;
         let key = server.create_key(&self.binary, dir).await?;

@@ -1,7 +1,7 @@
-//! A provider of models that answers at once: OpenAI's protocol, as far as one run needs it.
+//! A model provider that answers at once, with as much of OpenAI's protocol as one run needs.
 //!
-//! Each of its answers calls a tool, until the last one, which ends the run. At the requests that are asked for it notes how
-//! much processor time the server has used: then the server does nothing but wait for the answer.
+//! Each answer calls a tool, except the last one, which ends the run. At selected requests it records how much
+//! processor time the server has used; at those moments the server does nothing but wait for the answer.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,24 +15,24 @@ use tokio::task::JoinHandle;
 
 use crate::server::cpu_seconds;
 
-/// What the answers are, from the first request of a run on.
+/// State of the current run.
 #[derive(Default)]
-struct Desk {
-    /// The server's process.
+struct RunState {
+    /// Process id of the server.
     pid: u32,
-    /// Requests of the run so far.
+    /// Requests received in this run.
     requests: u64,
-    /// The request that is answered with the end.
+    /// Number of the request that is answered with the end of the run.
     last: u64,
-    /// The server's processor time at these requests, in seconds.
-    noted: BTreeMap<u64, f64>,
-    wanted: Vec<u64>,
+    /// Processor time of the server at the selected requests, in seconds.
+    cpu_at: BTreeMap<u64, f64>,
+    watched: Vec<u64>,
 }
 
-/// The provider. It ends with this.
+/// A running provider. Dropping it stops it.
 pub(crate) struct Provider {
     pub(crate) address: SocketAddr,
-    desk: Arc<Mutex<Desk>>,
+    state: Arc<Mutex<RunState>>,
     serving: JoinHandle<()>,
 }
 
@@ -46,63 +46,63 @@ impl Provider {
     pub(crate) async fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let desk = Arc::new(Mutex::new(Desk::default()));
-        let shared = Arc::clone(&desk);
+        let state = Arc::new(Mutex::new(RunState::default()));
+        let shared = Arc::clone(&state);
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A connection that breaks off is the server's to open again.
+                // If a connection breaks, the server opens a new one.
                 tokio::spawn(serve(stream, Arc::clone(&shared)));
             }
         });
         Ok(Self {
             address,
-            desk,
+            state,
             serving,
         })
     }
 
-    /// For the next run: it ends with the answer to the request of this number, from 1; at those that are wanted the
-    /// processor time of this process is noted.
-    pub(crate) fn expect(&self, pid: u32, last: u64, wanted: &[u64]) {
-        *locked(&self.desk) = Desk {
+    /// Prepares for the next run, which ends with the answer to request number `last` (the first is 1). Records the
+    /// processor time of process `pid` at the requests in `wanted`.
+    pub(crate) fn expect(&self, pid: u32, last: u64, watched: &[u64]) {
+        *lock(&self.state) = RunState {
             pid,
             last,
-            wanted: wanted.to_vec(),
-            ..Desk::default()
+            watched: watched.to_vec(),
+            ..RunState::default()
         };
     }
 
-    /// The processor time that was noted at a request.
-    pub(crate) fn noted(&self, request: u64) -> Result<f64> {
-        let desk = locked(&self.desk);
-        let noted = desk.noted.get(&request).copied();
-        noted.with_context(|| format!("the run put {} questions", desk.requests))
+    /// The processor time that was recorded at a request.
+    pub(crate) fn cpu_at(&self, request: u64) -> Result<f64> {
+        let state = lock(&self.state);
+        let seconds = state.cpu_at.get(&request).copied();
+        seconds.with_context(|| format!("the run sent only {} requests", state.requests))
     }
 }
 
-fn locked(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<RunState>) -> MutexGuard<'_, RunState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(mut stream: TcpStream, desk: Arc<Mutex<Desk>>) -> Result<()> {
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<RunState>>) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut bytes = Vec::new();
     loop {
-        let Some(end) = whole(&mut stream, &mut bytes).await? else {
+        let Some(end) = read_request(&mut stream, &mut bytes).await? else {
             return Ok(());
         };
         bytes.drain(..end);
         let (number, ends) = {
-            let mut desk = locked(&desk);
-            desk.requests += 1;
-            let number = desk.requests;
-            if desk.wanted.contains(&number) {
-                let used = cpu_seconds(&desk.pid.to_string())?;
-                desk.noted.insert(number, used);
+            let mut state = lock(&state);
+            state.requests += 1;
+            let number = state.requests;
+            if state.watched.contains(&number) {
+                let used = cpu_seconds(&state.pid.to_string())?;
+                state.cpu_at.insert(number, used);
             }
-            (number, number >= desk.last)
+            (number, number >= state.last)
         };
-        let body = answer(number, ends);
+        let body = answer_body(number, ends);
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -111,8 +111,8 @@ async fn serve(mut stream: TcpStream, desk: Arc<Mutex<Desk>>) -> Result<()> {
     }
 }
 
-/// Reads until a request is there; where it ends. None: the other side has left.
-async fn whole(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Option<usize>> {
+/// Reads until a whole request has arrived and returns its end. `None` if the other side has closed the connection.
+async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Option<usize>> {
     loop {
         if let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(bytes.get(..head).unwrap_or_default());
@@ -134,7 +134,7 @@ async fn whole(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Option<usi
 }
 
 /// The first answer writes the file that the others read.
-fn answer(number: u64, ends: bool) -> String {
+fn answer_body(number: u64, ends: bool) -> String {
     let chunk = |choices: &str, usage: &str| {
         format!(
             "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"choices\":{choices},\"usage\":{usage}}}\n\n"
@@ -147,7 +147,7 @@ fn answer(number: u64, ends: bool) -> String {
             let arguments = json!({"path": "/workspace/note.txt", "content": "A short note."});
             ("write_file", arguments)
         } else {
-            // Each call is another: a model that repeats itself is stopped.
+            // Each call must be different: the server stops a model that repeats itself.
             let limit = 1_000 + number;
             (
                 "read_file",

@@ -1,4 +1,4 @@
-//! The report: a document for people, made of the lines and of nothing else, and its drawings.
+//! Builds the report from the result lines, and nothing else: a document and its drawings.
 
 pub(crate) mod machine;
 mod plot;
@@ -13,14 +13,14 @@ use crate::line::{Bound, Curve, Figure, Line, Measured};
 use crate::measure::Measure;
 use plot::{Bar, bars, percentiles};
 
-/// A document and its drawings.
+/// The document and its drawings.
 pub(crate) struct Report {
     text: String,
-    /// File names and what they hold.
+    /// File names and contents.
     drawings: Vec<(&'static str, String)>,
 }
 
-/// Latencies at a load; the others are about rare things.
+/// Curves drawn together: latencies under load. The other curves are about rare events.
 const AT_LOAD: [&str; 5] = [
     "a step with 256 runs",
     "a step at 15,000/s",
@@ -29,18 +29,17 @@ const AT_LOAD: [&str; 5] = [
     "POST to the end of the run, with 1,000,000 finished runs",
 ];
 
-/// Where drawings are named in the text: their folder is named after the file.
+/// Placeholder in the text for the folder of the drawings, which is named after the report file.
 const FOLDER: &str = "{folder}";
 
 impl Report {
-    /// Makes it. `date`: as it is to stand there.
+    /// Builds the report. `date` is printed as it is.
     pub(crate) fn of(date: &str, lines: &[Line]) -> Result<Self> {
         let machine = lines.iter().find_map(|line| match line {
             Line::Machine { machine } => Some(machine),
             Line::Measured(_) => None,
         });
-        let machine =
-            machine.context("the results do not say on which machine they were measured")?;
+        let machine = machine.context("the results contain no line about the machine")?;
         let measured = in_order(lines);
         let mut text = format!(
             "# Performance\n\nMeasured on {date} by `cargo run --profile dist -p errand-bench -- --report docs/performance.md --date {date}`, which writes this document. Machines are noisy: absolute values are accurate to about a third; ratios and processor time are more reliable. The performance of the disk was measured within the same minute as each measure.\n\n## The machine\n\n{}\n",
@@ -56,7 +55,7 @@ impl Report {
             let _ = write!(text, "\n![{}]({FOLDER}/{name})\n", caption(name));
         }
         text.push_str("\n## Other results\n\n");
-        text.push_str(&told(&measured));
+        text.push_str(&figures_without_goal(&measured));
         text.push_str(&notes(&measured));
         text.push_str("\n## The disk during each measure\n\n");
         text.push_str(&disks(&measured));
@@ -77,13 +76,13 @@ impl Report {
         Ok(Self { text, drawings })
     }
 
-    /// Writes the document, and the drawings into a folder of its name beside it.
+    /// Writes the document, and the drawings into a folder of the same name next to it.
     pub(crate) fn write(&self, file: &Path) -> Result<()> {
         let folder = file.with_extension("");
         let name = folder
             .file_name()
             .and_then(|name| name.to_str())
-            .with_context(|| format!("{} is no name for a report", file.display()))?;
+            .with_context(|| format!("{} is not a file name for a report", file.display()))?;
         std::fs::create_dir_all(&folder)?;
         for (drawing, svg) in &self.drawings {
             std::fs::write(folder.join(drawing), svg)?;
@@ -96,7 +95,7 @@ fn named(name: &str) -> Option<Measure> {
     Measure::from_str(name, false).ok()
 }
 
-/// The measures in the order in which `--list` names them; of one that was taken twice the last.
+/// The measures in the order of `--list`. If one was taken twice, the last result counts.
 fn in_order(lines: &[Line]) -> Vec<&Measured> {
     let last = |measure: &Measure| {
         lines.iter().rev().find_map(|line| match line {
@@ -136,7 +135,7 @@ fn goals(measured: &[&Measured]) -> String {
     table
 }
 
-fn told(measured: &[&Measured]) -> String {
+fn figures_without_goal(measured: &[&Measured]) -> String {
     let mut table = "| what | measured | share of the physical limit |\n|---|---|---|\n".to_owned();
     for figure in figures(measured).filter(|figure| figure.goal.is_none()) {
         let measured = number(figure.measured);
@@ -186,7 +185,7 @@ fn disks(measured: &[&Measured]) -> String {
     table
 }
 
-/// With as many digits as the figure deserves, and a comma between thousands.
+/// Formats a figure with as many digits as are meaningful, and commas between thousands.
 fn number(figure: f64) -> String {
     let digits = match figure.abs() {
         size if size >= 100.0 => 0,
@@ -232,7 +231,7 @@ fn drawings(measured: &[&Measured]) -> Vec<(&'static str, String)> {
         })
         .collect();
     if !goals.is_empty() {
-        // A figure that is ten times better needs no bar ten times as long.
+        // Bars are cut off at four times the goal.
         drawings.push((
             "goals.svg",
             bars(

@@ -1,8 +1,8 @@
-//! Many runs in a store, fast: one that the real server made, multiplied row by row.
+//! Fills a store with many runs quickly, by copying the rows of a run that the real server has made.
 //!
-//! The server is stopped meanwhile. The copies are what the server would have written, in all tables that hold
-//! something of a run, with ids and moments of their own; indexes and triggers are kept. Tables and columns are taken
-//! from the schema, so that a column that is added later is copied as well.
+//! The server is stopped meanwhile. The copies contain what the server would have written, in all tables with rows of
+//! a run, with their own ids and times; indexes and triggers stay in place. Tables and columns are read from the
+//! schema, so that new columns are copied too.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,27 +11,26 @@ use anyhow::{Context as _, Result};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
-/// Copies that are written in one transaction.
+/// Copies per transaction.
 const BATCH: u64 = 5_000;
-/// Moments that lie ahead: in copies they move away from now, all others into the past.
+/// Columns with times in the future. In copies they move further into the future; all other times move into the past.
 const AHEAD: [&str; 2] = ["wake_at", "waiting_deadline"];
-/// Moments that stay: what has expired would be removed.
+/// Columns with times that stay: expired rows would be removed.
 const KEPT: [&str; 2] = ["expires_at", "deadline_at"];
 
-/// Which run is multiplied.
-pub(crate) struct Wanted<'a> {
-    /// Its id.
+/// Which run to copy, and how often.
+pub(crate) struct Copies<'a> {
     pub(crate) run: &'a str,
     pub(crate) copies: u64,
-    /// Between the moments of a copy and the next. Unit: ms.
+    /// Distance between the times of two copies, in ms.
     pub(crate) apart_ms: i64,
 }
 
-/// Adds copies of runs to the database of a server that is stopped. Synced when it answers.
-pub(crate) async fn multiply(data_dir: &Path, wanted: &[Wanted<'_>]) -> Result<()> {
+/// Adds copies of runs to the database of a stopped server. On disk when it returns.
+pub(crate) async fn multiply(data_dir: &Path, wanted: &[Copies<'_>]) -> Result<()> {
     let file = data_dir.join("errand.db");
     let conn = Connection::open(&file)?;
-    // Nothing is lost if this is cut off: the directory is a temporary one.
+    // Being interrupted is harmless, because the directory is a temporary one.
     conn.execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
          PRAGMA foreign_keys = OFF; PRAGMA cache_size = -262144; PRAGMA temp_store = MEMORY",
@@ -53,13 +52,13 @@ pub(crate) async fn multiply(data_dir: &Path, wanted: &[Wanted<'_>]) -> Result<(
             }
             conn.execute_batch("COMMIT")?;
             from = to;
-            // This takes minutes: here it can be cut off.
+            // This takes minutes. Yielding lets a signal interrupt it.
             tokio::task::yield_now().await;
         }
     }
     conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_checkpoint(TRUNCATE)")?;
     conn.close().map_err(|(_, error)| error)?;
-    // What is still to be written out would disturb what is measured next.
+    // Otherwise, writing back the cache would disturb the next measure.
     Ok(File::open(file)?.sync_all()?)
 }
 
@@ -75,16 +74,16 @@ struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// What a copy has in one column.
+/// Value of one column in a copy.
 enum Cell {
     Same(Value),
-    /// The id of this number, in this form.
+    /// The id with this index, in this form.
     Id(usize, Form),
-    /// A text with ids in it.
+    /// A text that contains ids.
     Text(Vec<Piece>),
-    /// A moment that moves into the past.
+    /// A time that moves into the past.
     Past(i64),
-    /// One that moves away from now.
+    /// A time that moves into the future.
     Ahead(i64),
 }
 
@@ -100,8 +99,8 @@ enum Form {
     Sandbox,
 }
 
-/// An id of the run, as its rows have it.
-struct Known {
+/// An id of the run, as it appears in its rows.
+struct KnownId {
     value: Value,
     text: String,
     form: Form,
@@ -128,8 +127,8 @@ impl Template {
         for name in tables_of_runs(conn)? {
             raw.push(RawTable::read(conn, &name, "run_id", id.clone().into())?);
         }
-        let mut known = vec![Known::of_bytes(id)];
-        known.extend(sandbox.map(|id| Known {
+        let mut known = vec![KnownId::of_bytes(id)];
+        known.extend(sandbox.map(|id| KnownId {
             value: id.clone().into(),
             text: id,
             form: Form::Sandbox,
@@ -147,7 +146,7 @@ impl Template {
         })
     }
 
-    fn copy(&self, n: u64, wanted: &Wanted<'_>) -> Copy {
+    fn copy(&self, n: u64, wanted: &Copies<'_>) -> Copy {
         let apart = wanted.apart_ms * i64::try_from(wanted.copies - n).unwrap_or(0);
         Copy {
             n: (self.series << 32) | n,
@@ -157,7 +156,7 @@ impl Template {
     }
 }
 
-/// Tables, other than that of runs, whose rows belong to a run.
+/// Tables with rows that belong to a run, except the table of runs.
 fn tables_of_runs(conn: &Connection) -> Result<Vec<String>> {
     let names = conn
         .prepare(
@@ -177,7 +176,7 @@ struct RawTable {
 
 impl RawTable {
     fn read(conn: &Connection, name: &str, key: &str, id: Value) -> Result<Self> {
-        // A number that SQLite gives (the primary key itself) is given anew: it is left out.
+        // SQLite assigns a new number to a copied row, so that primary key is left out.
         let columns: Vec<String> = conn
             .prepare("SELECT name FROM pragma_table_info(?1) WHERE NOT (pk > 0 AND type = 'INTEGER' AND name = 'number')")?
             .query_map([name], |row| row.get(0))?
@@ -199,18 +198,20 @@ impl RawTable {
     }
 
     /// The ids of its rows.
-    fn own_ids(&self) -> Vec<Known> {
+    fn own_ids(&self) -> Vec<KnownId> {
         let Some(index) = self.columns.iter().position(|column| column == "id") else {
             return Vec::new();
         };
         let ids = self.rows.iter().filter_map(|row| match row.get(index) {
-            Some(Value::Blob(bytes)) if self.name != "runs" => Some(Known::of_bytes(bytes.clone())),
+            Some(Value::Blob(bytes)) if self.name != "runs" => {
+                Some(KnownId::of_bytes(bytes.clone()))
+            }
             _ => None,
         });
         ids.collect()
     }
 
-    fn prepared(self, known: &[Known]) -> Table {
+    fn prepared(self, known: &[KnownId]) -> Table {
         let holes: Vec<String> = (1..=self.columns.len()).map(|n| format!("?{n}")).collect();
         let insert = format!(
             "INSERT INTO {} ({}) VALUES ({})",
@@ -231,7 +232,7 @@ impl RawTable {
     }
 }
 
-fn cell(value: Value, column: &str, known: &[Known]) -> Cell {
+fn cell(value: Value, column: &str, known: &[KnownId]) -> Cell {
     if let Some(n) = known.iter().position(|known| known.value == value) {
         let form = known.get(n).map_or(Form::Bytes, |known| known.form);
         return Cell::Id(n, form);
@@ -248,8 +249,8 @@ fn cell(value: Value, column: &str, known: &[Known]) -> Cell {
     }
 }
 
-/// A text, cut at the ids in it.
-fn pieces(text: &str, known: &[Known]) -> Vec<Piece> {
+/// Splits a text at the ids in it.
+fn pieces(text: &str, known: &[KnownId]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut rest = text;
     loop {
@@ -273,7 +274,7 @@ fn pieces(text: &str, known: &[Known]) -> Vec<Piece> {
     }
 }
 
-impl Known {
+impl KnownId {
     fn of_bytes(bytes: Vec<u8>) -> Self {
         Self {
             text: hyphens(&bytes),
@@ -285,7 +286,7 @@ impl Known {
 
 /// One copy of a template.
 struct Copy {
-    /// No other copy has it.
+    /// Unique among all copies.
     n: u64,
     apart: i64,
     created_at: i64,
@@ -311,7 +312,7 @@ impl Copy {
         }
     }
 
-    /// A UUID of version 7: the moment, the number of the id among the run's, the number of the copy.
+    /// A version 7 UUID, composed of the time, the index of the id within the run, and the number of the copy.
     fn id(&self, number: usize) -> [u8; 16] {
         let moment = u128::from(self.created_at.unsigned_abs() & 0xffff_ffff_ffff) << 80;
         let number = (number as u128 & 0xfff) << 64;
@@ -328,7 +329,7 @@ impl Copy {
     }
 }
 
-/// A UUID as it is written.
+/// Formats a UUID with hyphens.
 fn hyphens(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
@@ -370,10 +371,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_has_all_rows_with_ids_and_moments_of_its_own() {
+    async fn copies_have_all_rows_with_ids_and_times_of_their_own() {
         let dir = tempfile::tempdir().unwrap();
         drop(store(dir.path()));
-        let wanted = Wanted {
+        let wanted = Copies {
             run: RUN,
             copies: 3,
             apart_ms: 10,
@@ -397,7 +398,7 @@ mod tests {
             count("SELECT count(*) FROM sandboxes WHERE expires_at = 5000"),
             4
         );
-        // Texts name the copy's ids, not those of the run that was copied.
+        // Texts contain the copy's ids, not those of the original.
         assert_eq!(
             count(&format!(
                 "SELECT count(*) FROM events WHERE data LIKE '%{RUN}%'"

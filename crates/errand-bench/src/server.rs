@@ -1,4 +1,4 @@
-//! The real program as a process.
+//! The real program as a child process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -10,12 +10,12 @@ use tokio::process::{Child, Command};
 
 use crate::http::Client;
 
-/// How long a start may take: one with a million runs in the store is among what is measured.
+/// Maximum time of a start. Starting with a million runs in the store is one of the measures.
 const START_MAX: Duration = Duration::from_secs(300);
-/// What differs from the defaults: a key may call as often as it likes.
+/// Settings that differ from the defaults: no rate limit.
 const SETTINGS: [(&str, &str); 1] = [("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000000")];
 
-/// What a process has written so far, to files and sockets.
+/// Amount that a process has written so far, to files and sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     /// Bytes that it caused to be sent to the disk (`write_bytes` of `/proc/PID/io`).
@@ -25,7 +25,7 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// What came since an earlier reading. `None` if a counter is lower than before.
+    /// The difference to an earlier reading. `None` if a counter is lower than before.
     pub(crate) fn since(&self, earlier: &Self) -> Option<Self> {
         Some(Self {
             bytes: self.bytes.checked_sub(earlier.bytes)?,
@@ -34,7 +34,7 @@ impl Written {
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Server {
     child: Child,
     pid: u32,
@@ -44,12 +44,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the program on a directory, and waits until it is ready.
+    /// Starts the program with a data directory and waits until it is ready.
     pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Self> {
         Self::start_with(binary, dir, &[]).await
     }
 
-    /// The same, with these variables.
+    /// Like [`Server::start`], with additional environment variables.
     pub(crate) async fn start_with(
         binary: &Path,
         dir: &Path,
@@ -102,7 +102,7 @@ impl Server {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
-    /// Memory that the process holds now.
+    /// Resident memory of the process.
     pub(crate) fn rss_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
         let line = status
@@ -113,7 +113,7 @@ impl Server {
         Ok(kib * 1024)
     }
 
-    /// What the server has written so far.
+    /// Amount that the server has written so far.
     pub(crate) fn written(&self) -> Result<Written> {
         let io = std::fs::read_to_string(format!("/proc/{}/io", self.pid))?;
         let counter = |name: &str| -> Result<u64> {
@@ -129,23 +129,22 @@ impl Server {
         })
     }
 
-    /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Processor time of the server so far, in user and system.
+    /// Processor time that the server has used, user and system.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(&self.pid.to_string())
     }
 
-    /// Stops it as an operator does, and waits for its end.
+    /// Stops the server with SIGTERM and waits until it has ended.
     pub(crate) async fn stop(mut self) -> Result<()> {
         let stopped = Command::new("kill")
             .args(["-TERM", &self.pid.to_string()])
             .status()
             .await?;
-        anyhow::ensure!(stopped.success(), "the server could not be told to stop");
+        anyhow::ensure!(stopped.success(), "could not send SIGTERM to the server");
         tokio::time::timeout(START_MAX, self.child.wait())
             .await
             .context("the server did not stop")??;
@@ -164,12 +163,12 @@ async fn is_ready(address: SocketAddr) -> bool {
         .is_ok_and(|answer| answer.status == 200)
 }
 
-/// Processor time of this program so far.
+/// Processor time that this program has used.
 pub(crate) fn own_cpu_seconds() -> Result<f64> {
     cpu_seconds("self")
 }
 
-/// Processor time of a process so far, by its id or `self`.
+/// Processor time that a process has used. `process` is its id or `self`.
 pub(crate) fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let after_name = stat.rsplit(')').next().context("no stat")?;

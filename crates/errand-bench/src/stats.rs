@@ -1,13 +1,13 @@
-//! Times, sorted, and what is said of them.
+//! Sorted times, and their percentiles.
 
 use crate::line::Curve;
 
-/// The percentiles that a curve has.
+/// Percentiles of a curve.
 const PERCENTILES: [f64; 13] = [
     1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.75, 99.9, 100.0,
 ];
 
-/// Figures in rising order.
+/// Figures in ascending order.
 pub(crate) struct Sorted(Vec<f64>);
 
 impl Sorted {
@@ -16,7 +16,7 @@ impl Sorted {
         Self(figures)
     }
 
-    /// The figure that `percent` of them do not exceed (nearest rank); 0 where there is none.
+    /// The value that `percent` of the figures do not exceed (nearest rank); 0 if there are none.
     pub(crate) fn at(&self, percent: f64) -> f64 {
         let rank = (self.0.len() as f64 * percent / 100.0).ceil().max(1.0);
         self.0.get(rank as usize - 1).copied().unwrap_or(0.0)
@@ -26,22 +26,22 @@ impl Sorted {
         self.0.len()
     }
 
-    /// Up to the percentile that so many figures can tell.
+    /// The percentiles that are meaningful with this number of figures: at least one figure must lie above each.
     pub(crate) fn curve(&self, name: &str) -> Curve {
-        let told =
+        let is_meaningful =
             |percent: f64| percent >= 100.0 || (100.0 - percent) * self.0.len() as f64 >= 100.0;
         Curve {
             name: name.to_owned(),
             points: PERCENTILES
                 .iter()
-                .filter(|percent| told(**percent))
+                .filter(|percent| is_meaningful(**percent))
                 .map(|percent| (*percent, round(self.at(*percent))))
                 .collect(),
         }
     }
 }
 
-/// To three digits after the point: more is noise.
+/// Rounds to three decimal places; more is noise.
 pub(crate) fn round(figure: f64) -> f64 {
     (figure * 1000.0).round() / 1000.0
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_nearest_rank() {
+    fn percentiles_use_the_nearest_rank() {
         let sorted = Sorted::of((1..=200).rev().map(f64::from).collect());
         assert_eq!(sorted.at(50.0), 100.0);
         assert_eq!(sorted.at(99.0), 198.0);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_tells_no_percentile_that_its_figures_cannot_tell() {
+    fn a_curve_omits_percentiles_without_enough_figures() {
         let points = Sorted::of((1..=100).map(f64::from).collect())
             .curve("x")
             .points;

@@ -1,4 +1,5 @@
-//! The benchmark itself, small: each measure runs to its end against the real program, and the report is written.
+//! Tests the benchmark itself: each measure runs to its end, in small, against the real program, and the report is
+//! written.
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::path::{Path, PathBuf};
@@ -8,11 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_errand-bench");
-/// A bound for what another process does, however busy the machine is.
+/// Generous bound for the actions of another process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The program that is measured. Cargo builds a package's own programs for its tests, and no others: it is told to build
-/// this one, into the same directory and in the same profile.
+/// Builds and returns the program to measure. For tests, Cargo builds only the programs of the same package, so this
+/// one is built explicitly, into the same directory and with the same profile.
 fn errand() -> PathBuf {
     let profile = Path::new(BENCH).parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
@@ -39,7 +40,7 @@ fn errand() -> PathBuf {
     profile.join("errand")
 }
 
-/// What the benchmark prints. It must succeed.
+/// Runs the benchmark, requires success, and returns its output.
 fn bench(args: &[&str]) -> String {
     let output = Command::new(BENCH).args(args).output().unwrap();
     let (out, err) = (
@@ -51,7 +52,7 @@ fn bench(args: &[&str]) -> String {
 }
 
 #[test]
-fn every_measure_runs_and_the_report_is_made_of_their_lines() {
+fn every_measure_runs_and_the_report_contains_it() {
     let scratch = tempfile::tempdir().unwrap();
     let at = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(at("measured")).unwrap();
@@ -113,7 +114,7 @@ fn every_measure_runs_and_the_report_is_made_of_their_lines() {
         );
     }
 
-    // From lines that were kept, the same report is made again, and nothing is measured.
+    // The same report can be built from saved lines without measuring anything.
     std::fs::write(at("lines"), &printed).unwrap();
     let again = at("again/performance.md");
     assert_eq!(
@@ -131,7 +132,7 @@ fn every_measure_runs_and_the_report_is_made_of_their_lines() {
 }
 
 #[test]
-fn one_that_is_ended_before_its_time_leaves_nothing() {
+fn a_stopped_benchmark_leaves_no_directories() {
     let scratch = tempfile::tempdir().unwrap();
     let (dir, program) = (scratch.path(), errand());
     let made = || std::fs::read_dir(dir).unwrap().count();
@@ -146,24 +147,24 @@ fn one_that_is_ended_before_its_time_leaves_nothing() {
     let begun = Instant::now();
     while made() == 0 {
         assert!(bench.try_wait().unwrap().is_none(), "it ended by itself");
-        assert!(begun.elapsed() < PATIENCE, "it makes no directory");
+        assert!(begun.elapsed() < PATIENCE, "it created no directory");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let told = Command::new("kill").arg(bench.id().to_string()).status();
-    assert!(told.unwrap().success());
+    let expected = Command::new("kill").arg(bench.id().to_string()).status();
+    assert!(expected.unwrap().success());
     assert!(!bench.wait().unwrap().success());
-    assert_eq!(made(), 0, "temporary directories stay");
+    assert_eq!(made(), 0, "temporary directories were left behind");
 }
 
 #[test]
-fn a_report_needs_its_date_and_a_measure_its_name() {
-    for (args, told) in [
+fn missing_dates_and_unknown_measures_are_refused() {
+    for (args, expected) in [
         (["--report", "performance.md"], "--date"),
         (["--only", "nothing"], "throughput"),
     ] {
         let output = Command::new(BENCH).args(args).output().unwrap();
         assert!(!output.status.success());
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(err.contains(told), "{err}");
+        assert!(err.contains(expected), "{err}");
     }
 }

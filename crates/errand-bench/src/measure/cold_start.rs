@@ -26,7 +26,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     }
     let (first, again) = (Sorted::of(first), Sorted::of(again));
     Ok(Outcome {
-        figures: vec![READY.gave(first.at(50.0)), AGAIN.gave(again.at(50.0))],
+        figures: vec![
+            READY.with_value(first.at(50.0)),
+            AGAIN.with_value(again.at(50.0)),
+        ],
         disk,
         curves: Vec::new(),
         details: json!({"starts": first.len(), "first_ms_max": first.at(100.0), "again_ms_max": again.at(100.0)}),

@@ -1,4 +1,4 @@
-//! What isolation costs a command: from its start, from a shell that waits, and with fifty at once.
+//! Cost of isolation for a command: from its start, in a waiting shell, and with fifty at once.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -24,17 +24,18 @@ const RATIO: Goal = Goal::at_most(
     "×",
     1.3,
 );
-const COLD: Goal = Goal::told("An isolated command, p50", "ms");
-const BARE: Goal = Goal::told("Bare bubblewrap with the same namespaces, p50", "ms");
+const COLD: Goal = Goal::informational("An isolated command, p50", "ms");
+const BARE: Goal = Goal::informational("Bare bubblewrap with the same namespaces, p50", "ms");
 const WARM: Goal = Goal::at_most("A command in a waiting shell, p50", "ms", 5.0);
-const TOGETHER: Goal = Goal::told("Each command with 50 concurrent sandboxes, p50", "ms");
+const TOGETHER: Goal = Goal::informational("Each command with 50 concurrent sandboxes, p50", "ms");
 const GROWTH: Goal = Goal::at_most("Growth of memory after 150 sandboxes", "MiB", 8.0);
 
 pub(super) const METHOD: &str = "bash runs `echo x`, 60 ms after the previous command, alternating between two methods: isolated as `run_command` does it (from nothing to the result, with cgroup, filter, watcher and cleanup), and with bubblewrap alone, with the same namespaces and nothing else, as the same user (forked, as another user's program is; before all other measures, while the forking process is small). Then a shell that was started in advance runs it, from the command to the result. Then 50 run concurrently, each in a sandbox of its own, three times; memory is that of the benchmark's process, between the first time and the last.";
 
-/// Before each: what the one before it left for the kernel to take down (namespaces, a cgroup) is not this one's cost.
+/// Pause before each command. What the previous command left for the kernel to remove (namespaces, a cgroup) must not
+/// count for the next one.
 const BETWEEN: Duration = Duration::from_millis(60);
-/// Sandboxes at once.
+/// Number of sandboxes at once.
 const AT_ONCE: u32 = 50;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
@@ -55,7 +56,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         bare_bubblewrap(uid).await?;
         bare.push(ms(began));
         let shell = exec.prepare(&root).await?;
-        // Ahead: nobody waits for it.
+        // Started ahead of the command, so this time does not count.
         tokio::time::sleep(BETWEEN).await;
         let began = Instant::now();
         run(shell).await?;
@@ -84,12 +85,12 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let together = Sorted::of(together);
     Ok(Outcome {
         figures: vec![
-            RATIO.gave(cold.at(50.0) / bare.at(50.0)),
-            COLD.gave(cold.at(50.0)),
-            BARE.gave(bare.at(50.0)),
-            WARM.gave(warm.at(50.0)),
-            TOGETHER.gave(together.at(50.0)),
-            GROWTH.gave(growth / MIB),
+            RATIO.with_value(cold.at(50.0) / bare.at(50.0)),
+            COLD.with_value(cold.at(50.0)),
+            BARE.with_value(bare.at(50.0)),
+            WARM.with_value(warm.at(50.0)),
+            TOGETHER.with_value(together.at(50.0)),
+            GROWTH.with_value(growth / MIB),
         ],
         disk,
         curves: Vec::new(),
@@ -131,7 +132,7 @@ async fn run(shell: Box<dyn Shell>) -> Result<()> {
     Ok(())
 }
 
-/// What bubblewrap takes by itself: its namespaces, a root, the command.
+/// Runs the command with bubblewrap alone: namespaces, a root directory, and the command.
 async fn bare_bubblewrap(uid: u32) -> Result<()> {
     let mut command = tokio::process::Command::new("bwrap");
     command

@@ -1,4 +1,4 @@
-//! Durable steps a second, on the store itself.
+//! Durable steps per second, measured on the store itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use crate::line::{Goal, Outcome};
 use crate::server::own_cpu_seconds;
 use crate::stats::Sorted;
 
-/// No step takes as long.
+/// Longer than any step takes.
 const STEP_MS_MAX: u64 = 3_600_000;
 
-/// Runs that commit at once.
+/// Number of runs that commit at once.
 const RUNS: usize = 256;
-/// The lone run and the disk's own syncs take turns, so that both see the disk in the same state.
+/// The lone run and the disk's syncs take turns, so that both see the disk in the same state.
 const ROUNDS: usize = 10;
 const SYNCS_FOR: Duration = Duration::from_millis(100);
-/// Between two steps of one of the runs, where all of them together make 15,000 steps a second.
+/// Time between two steps of one run, such that all runs together make 15,000 steps per second.
 const PACE: Duration = Duration::from_micros(256 * 1_000_000 / 15_000);
-/// Bytes of the message that a step appends.
+/// Size of the message that a step appends, in bytes.
 const MESSAGE_BYTES: usize = 1024;
 
 const RATE: Goal = Goal::at_least("Durable steps with 256 concurrent runs", "/s", 15_000.0);
-const P50: Goal = Goal::told("A step at that load, p50", "ms");
-const P99: Goal = Goal::told("A step at that load, p99", "ms");
-const PACED_RATE: Goal = Goal::told("Durable steps at a requested rate of 15,000/s", "/s");
-const PACED_P50: Goal = Goal::told("A step at a requested rate of 15,000/s, p50", "ms");
+const P50: Goal = Goal::informational("A step at that load, p50", "ms");
+const P99: Goal = Goal::informational("A step at that load, p99", "ms");
+const PACED_RATE: Goal = Goal::informational("Durable steps at a requested rate of 15,000/s", "/s");
+const PACED_P50: Goal = Goal::informational("A step at a requested rate of 15,000/s, p50", "ms");
 const PACED_P99: Goal = Goal::at_most("A step at a requested rate of 15,000/s, p99", "ms", 25.0);
 const LONE: Goal = Goal::at_most(
     "A step of a single run, p50, in addition to the disk's own sync",
@@ -52,7 +52,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let disk = bench.disk()?;
     let (many, lone) = (bench.size(600, 4), bench.size(500, 20));
     let rounds = bench.size(ROUNDS, 1);
-    // A runtime as the server has it; this program's own has one thread.
+    // A multi-threaded runtime, as in the server. This program's own has one thread.
     let taken = tokio::task::spawn_blocking(move || {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -64,7 +64,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
                 let (mut steps, mut syncs) = (Vec::new(), Vec::new());
                 for _ in 0..rounds {
                     syncs.extend(sync_ms(&dir, SYNCS_FOR)?);
-                    steps.extend(committer.alone(lone).await?);
+                    steps.extend(committer.lone_run_steps(lone).await?);
                 }
                 anyhow::Ok((many, paced, Sorted::of(steps), Sorted::of(syncs)))
             })
@@ -76,16 +76,16 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     );
     Ok(Outcome {
         figures: vec![
-            RATE.gave(rate).of_limit(
+            RATE.with_value(rate).of_limit(
                 "of the disk's syncs, one per step",
                 rate / disk.fdatasync_per_s,
             ),
-            P50.gave(many.times.at(50.0)),
-            P99.gave(many.times.at(99.0)),
-            PACED_RATE.gave(paced.times.len() as f64 / paced.seconds),
-            PACED_P50.gave(paced.times.at(50.0)),
-            PACED_P99.gave(paced.times.at(99.0)),
-            LONE.gave(over).of_limit(
+            P50.with_value(many.times.at(50.0)),
+            P99.with_value(many.times.at(99.0)),
+            PACED_RATE.with_value(paced.times.len() as f64 / paced.seconds),
+            PACED_P50.with_value(paced.times.at(50.0)),
+            PACED_P99.with_value(paced.times.at(99.0)),
+            LONE.with_value(over).of_limit(
                 "of its time is the disk's sync",
                 syncs.at(50.0) / lone.at(50.0),
             ),
@@ -108,14 +108,14 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-/// What it took.
-struct Taken {
+/// Result of a series of steps.
+struct Series {
     seconds: f64,
     cpu_s: f64,
     times: Sorted,
 }
 
-/// A store with an agent, and who commits to it.
+/// A store with an agent, for committing steps.
 #[derive(Clone)]
 struct Committer {
     store: Store,
@@ -128,7 +128,7 @@ struct Committer {
 impl Committer {
     async fn open(dir: &Path) -> Result<Self> {
         let (ids, now) = (Arc::new(IdGen::new([7; 32])), Clock::System.now());
-        // As the server opens it by default.
+        // With the server's defaults.
         let store = Store::open(OpenOptions {
             dir: dir.to_owned(),
             boot: ids.boot(now),
@@ -174,38 +174,38 @@ impl Committer {
         })
     }
 
-    /// So many runs commit so many steps each, all at once.
-    /// `pace`: between two steps of a run, which then begin at their time whether the one before was early or late.
-    async fn steps(&self, runs: usize, each: usize, pace: Option<Duration>) -> Result<Taken> {
+    /// Runs commit `each` steps each, all at once. `pace` is the time between two steps of a run, which begin on
+    /// schedule even if the previous one was early or late.
+    async fn steps(&self, runs: usize, each: usize, pace: Option<Duration>) -> Result<Series> {
         let (mut tasks, mut claimed) = (tokio::task::JoinSet::new(), Vec::with_capacity(runs));
         for _ in 0..runs {
-            claimed.push(self.claimed().await?);
+            claimed.push(self.claim_new_run().await?);
         }
         let (begin, cpu) = (Instant::now(), own_cpu_seconds()?);
         for (nth, (run, claim)) in claimed.into_iter().enumerate() {
-            // Evenly, not all at once.
+            // Spread the runs evenly over one interval.
             let due = pace.map(|pace| (begin + pace * u32::try_from(nth).unwrap_or(0) / 256, pace));
-            tasks.spawn(self.clone().commits(run, claim, each, due));
+            tasks.spawn(self.clone().commit_steps(run, claim, each, due));
         }
         let mut times = Vec::with_capacity(runs * each);
         while let Some(done) = tasks.join_next().await {
             times.extend(done??);
         }
-        Ok(Taken {
+        Ok(Series {
             seconds: begin.elapsed().as_secs_f64(),
             cpu_s: own_cpu_seconds()? - cpu,
             times: Sorted::of(times),
         })
     }
 
-    /// ms of each step of one run alone.
-    async fn alone(&self, steps: usize) -> Result<Vec<f64>> {
-        let (run, claim) = self.claimed().await?;
-        self.clone().commits(run, claim, steps, None).await
+    /// Times of the steps of a single run, in ms.
+    async fn lone_run_steps(&self, steps: usize) -> Result<Vec<f64>> {
+        let (run, claim) = self.claim_new_run().await?;
+        self.clone().commit_steps(run, claim, steps, None).await
     }
 
-    /// A run that was started and taken.
-    async fn claimed(&self) -> Result<(RunId, ClaimToken)> {
+    /// Starts a run and claims it.
+    async fn claim_new_run(&self) -> Result<(RunId, ClaimToken)> {
         let now = Clock::System.now();
         let start = StartRun {
             team: self.team,
@@ -236,8 +236,8 @@ impl Committer {
             .context("the run was not claimed")
     }
 
-    /// ms of each commit. `due`: when the first one is, and the pace of those that follow.
-    async fn commits(
+    /// Times of the commits, in ms. `due`: when the first one begins, and the pace of the following ones.
+    async fn commit_steps(
         self,
         run: RunId,
         claim: ClaimToken,

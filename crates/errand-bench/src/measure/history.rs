@@ -1,4 +1,4 @@
-//! Runs a second with a million finished runs in the store, against a store that is empty.
+//! Runs per second with a million finished runs in the store, compared with an empty store.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::throughput::CLIENTS;
 use crate::http::Client;
 use crate::line::{Goal, Outcome};
 use crate::load::{self, Load, Waiting};
-use crate::seed::{Wanted, multiply};
+use crate::seed::{Copies, multiply};
 use crate::stats::Sorted;
 
 const RATIO: Goal = Goal::at_least(
@@ -19,29 +19,29 @@ const RATIO: Goal = Goal::at_least(
     "×",
     0.8,
 );
-const RATE: Goal = Goal::told("Runs with 16 clients and 1,000,000 finished runs", "/s");
-const POST: Goal = Goal::told("`POST /v1/runs` with 1,000,000 finished runs, p50", "ms");
+const RATE: Goal = Goal::informational("Runs with 16 clients and 1,000,000 finished runs", "/s");
+const POST: Goal = Goal::informational("`POST /v1/runs` with 1,000,000 finished runs, p50", "ms");
 const READY: Goal = Goal::at_most("Start with 1,000,000 finished runs", "ms", 100.0);
 
-/// Between two of the finished runs: a million of them make ten days.
+/// Distance between two finished runs, in ms: a million of them span ten days.
 const APART_MS: i64 = 864;
 
-/// What is listed, and what of it is told.
+/// Measured lists and their query parameters.
 const LISTS: [(Goal, &str); 4] = [
     (
-        Goal::told("The first page of all of 1,000,000 runs, p50", "ms"),
+        Goal::informational("The first page of all of 1,000,000 runs, p50", "ms"),
         "",
     ),
     (
-        Goal::told("The first page of completed runs, p50", "ms"),
+        Goal::informational("The first page of completed runs, p50", "ms"),
         "&status=completed",
     ),
     (
-        Goal::told("The first page of failed runs (there are none), p50", "ms"),
+        Goal::informational("The first page of failed runs (there are none), p50", "ms"),
         "&status=failed",
     ),
     (
-        Goal::told("A page in the middle, at offset 500,000, p50", "ms"),
+        Goal::informational("A page in the middle, at offset 500,000, p50", "ms"),
         "&offset=500000",
     ),
 ];
@@ -81,7 +81,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let mut lists = Vec::new();
     for (goal, query) in LISTS {
         let query = query.replace("500000", &(copies / 2).to_string());
-        lists.push(goal.gave(page_ms(&mut client, &query, bench.size(50, 3)).await?));
+        lists.push(goal.with_value(page_ms(&mut client, &query, bench.size(50, 3)).await?));
     }
     server.stop().await?;
 
@@ -92,10 +92,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         .map(|load| load.posts.at(50.0))
         .fold(0.0, f64::max);
     let mut figures = vec![
-        RATIO.gave(rate(&with) / rate(&without)),
-        RATE.gave(rate(&with)),
-        POST.gave(post),
-        READY.gave(Sorted::of(ready_ms).at(50.0)),
+        RATIO.with_value(rate(&with) / rate(&without)),
+        RATE.with_value(rate(&with)),
+        POST.with_value(post),
+        READY.with_value(Sorted::of(ready_ms).at(50.0)),
     ];
     figures.extend(lists);
     Ok(Outcome {
@@ -123,7 +123,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-/// A directory with so many finished runs beside one that the server made. Key, agent, and the seconds it took.
+/// Fills a directory with this many finished runs. Returns the API key, the agent, and the seconds it took.
 async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, String, f64)> {
     let (server, key, mut client) = bench.first(dir).await?;
     let agent = load::agent(&mut client, load::two_calls()).await?;
@@ -133,7 +133,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, Strin
     drop(client);
     server.stop().await?;
     let begin = Instant::now();
-    let wanted = Wanted {
+    let wanted = Copies {
         run: &run,
         copies,
         apart_ms: APART_MS,
@@ -142,7 +142,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, Strin
     Ok((key, agent, begin.elapsed().as_secs_f64()))
 }
 
-/// ms of a page of the list, in the middle.
+/// Median time of a page of the list, in ms.
 async fn page_ms(client: &mut Client, query: &str, times: usize) -> Result<f64> {
     let request = client.request("GET", &format!("/v1/runs?limit=20{query}"), "");
     let mut taken = Vec::with_capacity(times);

@@ -8,7 +8,7 @@ use crate::line::{Goal, Outcome};
 use crate::load;
 
 const FRESH: Goal = Goal::at_most("Memory of an idle server", "MiB", 30.0);
-const USED: Goal = Goal::told("Memory of a server after 100 runs", "MiB");
+const USED: Goal = Goal::informational("Memory of a server after 100 runs", "MiB");
 
 pub(super) const METHOD: &str =
     "Resident memory (VmRSS) immediately after a first start, and again after 100 runs.";
@@ -28,7 +28,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let used = server.rss_bytes()? as f64 / MIB;
     server.stop().await?;
     Ok(Outcome {
-        figures: vec![FRESH.gave(fresh), USED.gave(used)],
+        figures: vec![FRESH.with_value(fresh), USED.with_value(used)],
         disk,
         curves: Vec::new(),
         details: json!({"runs": runs}),

@@ -1,4 +1,4 @@
-//! What a step of a model on the network costs the program itself.
+//! Processor time that the program itself needs for a step of a network model.
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -20,15 +20,15 @@ const GROWTH: Goal = Goal::at_most(
     "×",
     4.0,
 );
-const AT_200: Goal = Goal::told("Processor time of a model step at 200 messages", "ms");
-const AT_800: Goal = Goal::told("Processor time of a model step at 800 messages", "ms");
+const AT_200: Goal = Goal::informational("Processor time of a model step at 200 messages", "ms");
+const AT_800: Goal = Goal::informational("Processor time of a model step at 800 messages", "ms");
 
-/// Messages of transcript at the middle of each window, and requests on either side of it.
+/// Messages in the transcript at the middle of each window, and requests on either side of it.
 const WINDOWS: [(u64, u64); 3] = [(50, 12), (200, 20), (800, 20)];
 
 pub(super) const METHOD: &str = "The provider of a run of `openai/gpt-4.1` is a server in the benchmark that answers immediately: each answer calls `read_file` on a small file, and the last ends the run. A step is one model call with the tool call that follows it: two messages, two commits. The provider reads the server's processor time at the first and the last request of a window around 50, 200 and 800 messages, while the server waits for the answer. The sums over all runs, one after the other, are divided by the steps in the windows.";
 
-/// The request whose transcript has so many messages: the user's, and two for each answer.
+/// The request at which the transcript has this many messages: one from the user, and two per answer.
 fn request_at(messages: u64) -> u64 {
     messages / 2 + 1
 }
@@ -58,7 +58,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let disk = bench.disk()?;
     let runs = bench.size(40, 1);
     let mut spent = vec![0.0; windows.len()];
-    // The first run does not count.
+    // The first run is a warm-up.
     for round in 0..=runs {
         provider.expect(server.pid(), last, &wanted);
         let run = load::start(&mut client, &agent).await?;
@@ -66,7 +66,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         waiting.until(&mut client, &run, "completed").await?;
         for ((from, to), spent) in windows.iter().zip(&mut spent) {
             if round > 0 {
-                *spent += provider.noted(*to)? - provider.noted(*from)?;
+                *spent += provider.cpu_at(*to)? - provider.cpu_at(*from)?;
             }
         }
     }
@@ -76,12 +76,12 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         let spent = spent.get(window).copied().unwrap_or_default();
         spent * 1000.0 / (to - from) as f64 / runs as f64
     };
-    // A quick one has the first window alone: its figures mean nothing.
+    // A quick measure has only the first window; its figures are meaningless.
     let figures = vec![
-        AT_50.gave(ms(0)),
-        GROWTH.gave(ms(2) / ms(1).max(0.001)),
-        AT_200.gave(ms(1)),
-        AT_800.gave(ms(2)),
+        AT_50.with_value(ms(0)),
+        GROWTH.with_value(ms(2) / ms(1).max(0.001)),
+        AT_200.with_value(ms(1)),
+        AT_800.with_value(ms(2)),
     ];
     Ok(Outcome {
         figures,
@@ -92,11 +92,11 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-/// An agent of the model, with the built-in tools. Its id.
+/// Creates an agent with the model and the built-in tools, and returns its id.
 async fn agent(client: &mut Client) -> Result<String> {
     let data = json!({
         "models": {"agent": {"model": "openai/gpt-4.1"}},
-        // More than a build has that says nothing.
+        // Above the default limit of a build.
         "limits": {"steps": 100_000},
         "input": "You read the note again and again, and say when you are done.",
     });

@@ -1,4 +1,4 @@
-//! How long the web interface's pages take.
+//! Time of the web interface's pages.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,10 +11,10 @@ use super::Bench;
 use crate::http::{Client, text_after};
 use crate::line::{Goal, Outcome};
 use crate::load::{self, Waiting};
-use crate::seed::{Wanted, multiply};
+use crate::seed::{Copies, multiply};
 use crate::stats::Sorted;
 
-/// The pages, and what each may take.
+/// The pages and their goals.
 const PAGES: [(&str, Goal); 9] = [
     ("/", Goal::at_most("Home with 10,000 runs, p50", "ms", 20.0)),
     (
@@ -50,12 +50,12 @@ const PAGES: [(&str, Goal); 9] = [
         Goal::at_most("The team with 10,000 runs, p50", "ms", 20.0),
     ),
 ];
-/// Of the assignment that the finished runs are of.
+/// Page of the assignment that the finished runs belong to.
 const AGENT: Goal = Goal::at_most("An assignment's page with 10,000 runs, p50", "ms", 20.0);
 const EDITOR: Goal = Goal::at_most("The editor with 10,000 runs, p50", "ms", 20.0);
 const RUN: Goal = Goal::at_most("A run's page with 2,000 messages, p50", "ms", 100.0);
 
-/// Between two of the finished runs: ten thousand of them are spread over the thirty days that Home draws.
+/// Distance between two finished runs, in ms: ten thousand of them span the thirty days that Home displays.
 const APART_MS: i64 = 250_000;
 const EMAIL: &str = "bench@example.com";
 const PASSWORD: &str = "a password to measure with";
@@ -73,7 +73,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     drop(client);
     server.stop().await?;
     let copies = bench.size(10_000, 100);
-    let wanted = Wanted {
+    let wanted = Copies {
         run: &run,
         copies,
         apart_ms: APART_MS,
@@ -115,7 +115,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     for (path, goal) in all {
         let taken = page_ms(&mut client, path, &cookie, times).await?;
         slowest.insert(path.to_owned(), json!(taken.at(99.0)));
-        figures.push(goal.gave(taken.at(50.0)));
+        figures.push(goal.with_value(taken.at(50.0)));
     }
     server.stop().await?;
     Ok(Outcome {
@@ -127,7 +127,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-/// As an operator does it, on a running server.
+/// Sets the password with the command line, as an operator does, while the server is running.
 async fn set_password(bench: &Bench, dir: &Path) -> Result<()> {
     use tokio::io::AsyncWriteExt as _;
     let mut child = Command::new(&bench.binary)
@@ -148,7 +148,7 @@ async fn set_password(bench: &Bench, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The cookie.
+/// Logs in and returns the session cookie.
 async fn log_in(client: &mut Client, host: &str) -> Result<String> {
     let email = EMAIL.replace('@', "%40");
     let body = format!("email={email}&password={}", PASSWORD.replace(' ', "+"));
@@ -157,7 +157,7 @@ async fn log_in(client: &mut Client, host: &str) -> Result<String> {
         body.len()
     );
     let status = client.send(request.as_bytes()).await?.status;
-    anyhow::ensure!(status == 303, "nobody was logged in: {status}");
+    anyhow::ensure!(status == 303, "the login failed with status {status}");
     let cookie = client.header("set-cookie").context("no cookie")?;
     Ok(cookie.split(';').next().unwrap_or_default().to_owned())
 }

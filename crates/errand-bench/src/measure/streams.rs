@@ -1,4 +1,4 @@
-//! A thousand open streams of events.
+//! A thousand open event streams.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ use crate::load::{self, Waiting, string_at};
 use crate::stats::Sorted;
 
 const MEMORY: Goal = Goal::at_most("Memory that 1,000 open streams add", "MB", 50.0);
-const EVENT: Goal = Goal::told(
+const EVENT: Goal = Goal::informational(
     "From the request of an answer to its event on the stream, p50",
     "ms",
 );
-const EVENT_P99: Goal = Goal::told(
+const EVENT_P99: Goal = Goal::informational(
     "From the request of an answer to its event on the stream, p99",
     "ms",
 );
 
-/// How long an event may take to come.
+/// Maximum time until an event arrives.
 const EVENT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const METHOD: &str = "1,000 runs wait for a person, each with an event stream on a connection of its own that has received all existing events. Memory is that of the server at this point, minus that before the first stream. Then 200 of the requests are answered one after the other on another connection. The time is from the first byte of the answer's `POST` to `human_request.closed` on the run's stream.";
@@ -60,33 +60,33 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
         let answer = client.request("POST", &path, &json!({"approved": true}).to_string());
         let begin = Instant::now();
-        let told = async {
+        let event_ms = async {
             stream.until("human_request.closed").await?;
             anyhow::Ok(begin.elapsed().as_secs_f64() * 1000.0)
         };
-        let both = async { tokio::try_join!(client.send(&answer), told) };
-        let (answered, told) = tokio::time::timeout(EVENT_MAX, both).await??;
+        let answered_and_seen = async { tokio::try_join!(client.send(&answer), event_ms) };
+        let (answered, event_ms) = tokio::time::timeout(EVENT_MAX, answered_and_seen).await??;
         anyhow::ensure!(
             answered.status == 200,
             "{} {}",
             answered.status,
             answered.body
         );
-        times.push(told);
+        times.push(event_ms);
     }
     let total = client.get("/v1/runs?status=waiting&limit=1").await?;
     anyhow::ensure!(
         total.get("total").and_then(Value::as_u64) == Some((count - answers) as u64),
-        "those that were not answered should still wait: {total}"
+        "the unanswered runs should still be waiting: {total}"
     );
     drop(streams);
     server.stop().await?;
     let times = Sorted::of(times);
     Ok(Outcome {
         figures: vec![
-            MEMORY.gave((open as f64 - before as f64) / 1e6),
-            EVENT.gave(times.at(50.0)),
-            EVENT_P99.gave(times.at(99.0)),
+            MEMORY.with_value((open as f64 - before as f64) / 1e6),
+            EVENT.with_value(times.at(50.0)),
+            EVENT_P99.with_value(times.at(99.0)),
         ],
         disk,
         curves: vec![times.curve("from an answer to its event on a stream")],

@@ -1,4 +1,4 @@
-//! Runs a second through the API, and how long one takes.
+//! Runs per second through the API, and how long one takes.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::Bench;
 use crate::line::{Goal, Outcome};
 use crate::load::{self, Load};
 
-/// Clients that each start a run and wait for its end.
+/// Number of clients that start a run and wait for its end, again and again.
 pub(super) const CLIENTS: usize = 16;
 
 const RUNS: Goal = Goal::at_least("Runs with 16 clients", "/s", 1200.0);
@@ -29,11 +29,11 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     server.stop().await?;
     Ok(Outcome {
         figures: vec![
-            RUNS.gave(load.runs_per_s())
+            RUNS.with_value(load.runs_per_s())
                 .of_limit("of the processor time is used", load.share_of_processors()),
-            POST_P50.gave(load.posts.at(50.0)),
-            POST_P99.gave(load.posts.at(99.0)),
-            TURNAROUND.gave(load.turnarounds.at(50.0)),
+            POST_P50.with_value(load.posts.at(50.0)),
+            POST_P99.with_value(load.posts.at(99.0)),
+            TURNAROUND.with_value(load.turnarounds.at(50.0)),
         ],
         disk,
         curves: vec![

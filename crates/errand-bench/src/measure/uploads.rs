@@ -1,4 +1,4 @@
-//! One large upload by its URL.
+//! One large upload through an upload URL.
 
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,15 @@ const SHARE: Goal = Goal::at_least(
     "×",
     0.8,
 );
-const RATE: Goal = Goal::told("An upload of 5 GiB", "MB/s");
+const RATE: Goal = Goal::informational("An upload of 5 GiB", "MB/s");
 const MEMORY: Goal = Goal::at_most("Maximum memory that the server uses for it", "MiB", 32.0);
 
-/// What an upload URL takes.
+/// Maximum size of an upload through an upload URL.
 const BYTES: u64 = 5 * 1024 * 1024 * 1024;
-/// What stays free on the disk.
+/// Bytes that must stay free on the disk.
 const SPARE: u64 = 4 * 1024 * 1024 * 1024;
 const PIECE: usize = 1024 * 1024;
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) const METHOD: &str = "One `PUT` of 5 GiB to an upload URL, in pieces of 1 MiB, is measured until its response, which is sent when the file is synced under its name. The disk's own value is the mean for two files of the same size, written sequentially and synced, immediately before and after. Memory is the maximum during the upload, minus that before it.";
 
@@ -49,7 +49,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
         &client.post("/v1/sandboxes", &json!({})).await?,
         "/sandbox_id",
     )?;
-    // The first one pays for what is made once.
+    // The first upload pays for what is created once, so it does not count.
     upload(&server, &key, &sandbox, "first.bin", 8 * PIECE as u64).await?;
 
     let before = write_mb_per_s(scratch.path(), bytes)?;
@@ -65,10 +65,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     Ok(Outcome {
         figures: vec![
             SHARE
-                .gave(rate / own)
+                .with_value(rate / own)
                 .of_limit("of the disk's sequential write", rate / own),
-            RATE.gave(rate),
-            MEMORY.gave((uploaded.rss_max as f64 - rss as f64) / MIB),
+            RATE.with_value(rate),
+            MEMORY.with_value((uploaded.rss_max as f64 - rss as f64) / MIB),
         ],
         disk,
         curves: Vec::new(),
@@ -92,7 +92,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
 
 struct Uploaded {
     seconds: f64,
-    /// The highest that was seen.
+    /// Highest resident memory seen.
     rss_max: u64,
 }
 
@@ -115,7 +115,7 @@ async fn upload(
     let host = format!("http://{}", server.address);
     let target = url
         .strip_prefix(&host)
-        .with_context(|| format!("{url} is elsewhere"))?;
+        .with_context(|| format!("{url} is not on this server"))?;
     let head = format!(
         "PUT {target} HTTP/1.1\r\nhost: {}\r\ncontent-length: {bytes}\r\n\r\n",
         server.address
@@ -143,7 +143,7 @@ async fn upload(
     loop {
         tokio::select! {
             seconds = &mut put => return Ok(Uploaded { seconds: seconds?, rss_max }),
-            () = tokio::time::sleep(LOOK_EVERY) => rss_max = rss_max.max(server.rss_bytes()?),
+            () = tokio::time::sleep(SAMPLE_INTERVAL) => rss_max = rss_max.max(server.rss_bytes()?),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A million runs that wait.
+//! A million waiting runs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::Bench;
 use crate::http::Client;
 use crate::line::{Goal, Outcome};
 use crate::load::{self, Waiting, string_at};
-use crate::seed::{Wanted, multiply};
+use crate::seed::{Copies, multiply};
 use crate::server::Server;
 use crate::stats::Sorted;
 
@@ -22,13 +22,15 @@ const LATE: Goal = Goal::at_most(
     "ms",
     100.0,
 );
-const LATE_P50: Goal = Goal::told("Delay of timers among 1,000,000 waiting runs, p50", "ms");
+const LATE_P50: Goal =
+    Goal::informational("Delay of timers among 1,000,000 waiting runs, p50", "ms");
 
-/// Between two of the waiting runs.
+/// Distance between two waiting runs, in ms.
 const APART_MS: i64 = 500;
-/// Between two of the timers that fall due.
+/// Distance between two timers.
 const SPREAD: Duration = Duration::from_millis(20);
-/// How far ahead timers are set, beyond twice the time of a start: they fall due after the second start.
+/// How far in the future timers are set, in addition to twice the time of a start: they must fire after the second
+/// start.
 const AHEAD_S: f64 = 20.0;
 
 pub(super) const METHOD: &str = "Two runs that the server created, one that waits for a person and one for a timer 1,000 days ahead, are copied in the database file to half a million each. Memory is that of this server after its start, minus that of a server on an empty directory. Then runs with a timer are started, 20 ms apart, and the server is restarted before the timers are due. The delay is the end of such a run (its next step) minus the time of its timer.";
@@ -66,10 +68,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     let added = |rss: u64| (rss as f64 - empty_rss as f64) / 1e6;
     Ok(Outcome {
         figures: vec![
-            MEMORY.gave(added(rss.max(second_rss).max(after))),
-            READY.gave(first_ms.max(second_ms)),
-            LATE.gave(late.at(99.0)),
-            LATE_P50.gave(late.at(50.0)),
+            MEMORY.with_value(added(rss.max(second_rss).max(after))),
+            READY.with_value(first_ms.max(second_ms)),
+            LATE.with_value(late.at(99.0)),
+            LATE_P50.with_value(late.at(50.0)),
         ],
         disk,
         curves: vec![late.curve("delay of a timer among 1,000,000 waiting runs")],
@@ -85,7 +87,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-/// A directory with so many runs of each kind beside those that the server made. The key, and the seconds it took.
+/// Fills a directory with this many runs of each kind. Returns the API key, and the seconds it took.
 async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, f64)> {
     let (server, key, mut client) = bench.first(dir).await?;
     let asking = load::agent(&mut client, json!([{"approve": {"title": "Go on?"}}])).await?;
@@ -99,7 +101,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, f64)>
     drop(client);
     server.stop().await?;
     let begin = Instant::now();
-    let wanted = [&asking, &sleeping].map(|run| Wanted {
+    let wanted = [&asking, &sleeping].map(|run| Copies {
         run,
         copies,
         apart_ms: APART_MS,
@@ -108,7 +110,7 @@ async fn seeded(bench: &Bench, dir: &Path, copies: u64) -> Result<(String, f64)>
     Ok((key, begin.elapsed().as_secs_f64()))
 }
 
-/// Waits until the run sleeps, and gives the moment at which it wakes.
+/// Waits until the run sleeps, and returns the time at which it wakes.
 async fn timer_of(client: &mut Client, run: &str) -> Result<Timestamp> {
     let begin = Instant::now();
     loop {
@@ -118,13 +120,13 @@ async fn timer_of(client: &mut Client, run: &str) -> Result<Timestamp> {
         }
         anyhow::ensure!(
             begin.elapsed() < Duration::from_secs(60),
-            "it does not sleep: {got}"
+            "the run does not sleep: {got}"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Runs whose timers fall due soon.
+/// Runs with timers that will fire soon.
 struct Timers(Vec<(String, Timestamp)>);
 
 impl Timers {
@@ -141,7 +143,7 @@ impl Timers {
         Ok(Self(timers))
     }
 
-    /// ms between the moment and the end of each run, once all have ended.
+    /// Time from the timer to the end of each run, in ms, once all have ended.
     async fn lateness(self, server: &Server, key: &str) -> Result<Sorted> {
         let mut client = Client::connect(server.address, key).await?;
         let (first, _) = self.0.first().context("no timers")?;

@@ -1,4 +1,4 @@
-//! On which machine it was measured.
+//! The machine on which it was measured.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,19 +6,19 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// What the figures depend on.
+/// Properties that the figures depend on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) kernel: String,
-    /// File system and device of the directory in which was measured.
+    /// File system and device of the directory for the measures.
     pub(crate) disk: String,
 }
 
 impl Machine {
-    /// This one. `dir`: where is measured.
+    /// This machine. `dir` is the directory for the measures.
     pub(crate) fn of(dir: &Path) -> Result<Self> {
         let info = std::fs::read_to_string("/proc/cpuinfo")?;
         let memory = std::fs::read_to_string("/proc/meminfo")?;
@@ -59,7 +59,7 @@ impl Machine {
     }
 }
 
-/// The file system that a directory is on, its device, and whether that turns.
+/// The file system of a directory, its device, and whether it is a rotating disk.
 fn disk_of(dir: &Path) -> Result<String> {
     let dir = dir.canonicalize()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
@@ -78,7 +78,7 @@ fn disk_of(dir: &Path) -> Result<String> {
     let kind = match std::fs::read_to_string(format!("/sys/class/block/{device}/queue/rotational"))
     {
         _ if device.starts_with("vd") => " (virtio)",
-        Ok(turns) if turns.trim() == "1" => " (a disk that turns)",
+        Ok(turns) if turns.trim() == "1" => " (rotating disk)",
         Ok(_) => " (solid state)",
         Err(_) => "",
     };
@@ -92,7 +92,7 @@ struct Mount<'a> {
 }
 
 impl<'a> Mount<'a> {
-    /// A line of mountinfo.
+    /// Parses a line of mountinfo.
     fn parse(line: &'a str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_mountinfo_is_read() {
+    fn a_line_of_mountinfo_is_parsed() {
         let line =
             "36 35 98:0 /mnt1 /mnt/two rw,noatime master:1 - ext4 /dev/vda rw,errors=continue";
         let mount = Mount::parse(line).unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known() {
+    fn the_current_machine_is_described() {
         let machine = Machine::of(Path::new("/")).unwrap();
         assert!(machine.cores > 0 && machine.memory_bytes > 0);
         assert!(machine.table().contains(&machine.kernel));

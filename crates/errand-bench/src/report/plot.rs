@@ -1,28 +1,27 @@
-//! Two kinds of drawing, as SVG: bars, and times by percentile.
+//! Two kinds of SVG drawings: bars, and times by percentile.
 
 use std::fmt::Write as _;
 
 use crate::line::Curve;
 
-/// Told apart also by those who do not see all colours.
-const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+/// Distinguishable for people with color vision deficiency.
+const COLORS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 const WIDTH: f64 = 860.0;
 const ROW: f64 = 24.0;
 const TOP: f64 = 40.0;
-/// Where bars begin: left of them stand their labels.
+/// Left edge of the bars. Their labels are to the left of it.
 const LEFT: f64 = 480.0;
-/// What is kept for the figure behind a bar.
+/// Space to the right of a bar, for its figure.
 const RIGHT: f64 = 100.0;
 
-/// One bar.
 pub(super) struct Bar {
     pub(super) label: String,
     pub(super) value: f64,
-    /// The figure behind it.
+    /// The figure, as text.
     pub(super) shown: String,
 }
 
-/// Bars, with a line at `goal`. A bar longer than `most` is cut, and says so by an arrow.
+/// Draws bars, with a line at `goal`. A bar longer than `most` is cut off and marked with an arrow.
 pub(super) fn bars(title: &str, bars: &[Bar], goal: f64, most: f64) -> String {
     let longest = bars
         .iter()
@@ -33,7 +32,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], goal: f64, most: f64) -> String {
     let mut svg = begin(title, height);
     for (n, bar) in bars.iter().enumerate() {
         let y = TOP + ROW * n as f64;
-        let colour = if bar.value >= goal {
+        let color = if bar.value >= goal {
             "#009e73"
         } else {
             "#d55e00"
@@ -42,7 +41,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], goal: f64, most: f64) -> String {
         let arrow = if bar.value > most { " →" } else { "" };
         let _ = write!(
             svg,
-            r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect x="{LEFT:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill="{colour}"/><text x="{:.1}" y="{:.1}">{}{arrow}</text>"#,
+            r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect x="{LEFT:.1}" y="{:.1}" width="{:.1}" height="{:.1}" fill="{color}"/><text x="{:.1}" y="{:.1}">{}{arrow}</text>"#,
             LEFT - 8.0,
             y + 15.0,
             escaped(&bar.label),
@@ -66,7 +65,8 @@ pub(super) fn bars(title: &str, bars: &[Bar], goal: f64, most: f64) -> String {
     svg
 }
 
-/// Times by percentile: to the right each step is ten times rarer; upwards each is ten times longer.
+/// Draws times by percentile on two logarithmic axes: each step to the right is ten times rarer, each step upwards
+/// ten times longer.
 pub(super) fn percentiles(title: &str, curves: &[&Curve]) -> String {
     const LEFT: f64 = 70.0;
     let (plot_bottom, legend) = (380.0, ROW * curves.len() as f64);
@@ -81,7 +81,7 @@ pub(super) fn percentiles(title: &str, curves: &[&Curve]) -> String {
         .log10()
         .floor();
     let high = values().fold(1.0, f64::max).log10().ceil().max(low + 1.0);
-    // The 50th percentile is at 0.3, the 99.9th at 3; the longest of all stands at 3.5.
+    // The 50th percentile is at 0.3, the 99.9th at 3, and the maximum at 3.5.
     let place = |percent: f64| {
         if percent >= 100.0 {
             3.5
@@ -122,7 +122,7 @@ pub(super) fn percentiles(title: &str, curves: &[&Curve]) -> String {
             plot_bottom + 18.0,
         );
     }
-    for (n, (curve, colour)) in curves.iter().zip(COLOURS.iter().cycle()).enumerate() {
+    for (n, (curve, color)) in curves.iter().zip(COLORS.iter().cycle()).enumerate() {
         let points: Vec<String> = curve
             .points
             .iter()
@@ -131,7 +131,7 @@ pub(super) fn percentiles(title: &str, curves: &[&Curve]) -> String {
         let line = plot_bottom + 44.0 + ROW * n as f64;
         let _ = writeln!(
             svg,
-            r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/><rect x="{LEFT}" y="{:.1}" width="16" height="4" fill="{colour}"/><text x="{}" y="{line:.1}">{}</text>"#,
+            r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/><rect x="{LEFT}" y="{:.1}" width="16" height="4" fill="{color}"/><text x="{}" y="{line:.1}">{}</text>"#,
             points.join(" "),
             line - 6.0,
             LEFT + 24.0,

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Lines as a run prints them.
+/// Lines as the benchmark prints them.
 fn lines() -> Vec<Line> {
     let disk =
         json!({"fdatasync_per_s": 7000.0, "fdatasync_ms_p50": 0.13, "write_mb_per_s": 800.0});
@@ -23,7 +23,7 @@ fn lines() -> Vec<Line> {
 }
 
 #[test]
-fn the_report_says_what_was_promised_and_what_was_measured() {
+fn the_report_contains_goals_and_measured_figures() {
     let report = Report::of("2026-11-23", &lines()).unwrap();
     for expected in [
         "Measured on 2026-11-23",
@@ -45,7 +45,7 @@ fn the_report_says_what_was_promised_and_what_was_measured() {
 }
 
 #[test]
-fn it_is_written_with_its_drawings_and_can_be_made_again_from_its_lines() {
+fn the_report_can_be_rebuilt_from_the_lines_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("performance.md");
     Report::of("2026-11-23", &lines())
@@ -83,7 +83,7 @@ fn it_is_written_with_its_drawings_and_can_be_made_again_from_its_lines() {
 }
 
 #[test]
-fn numbers_are_written_for_people() {
+fn numbers_are_formatted_for_people() {
     for (figure, text) in [
         (0.0, "0"),
         (0.125, "0.12"),
