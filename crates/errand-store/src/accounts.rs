@@ -1,11 +1,15 @@
-//! Who may call: API keys here; [`people`], [`sessions`], [`teams`], [`members`], [`operate`], [`invitations`] and
-//! [`secrets`] beside.
+//! Access control: API keys here, and [`people`], [`sessions`], [`teams`], [`members`], [`operate`], [`invitations`]
+//! and [`secrets`] in their own modules.
 //!
-//! Promised: a key has the role that its creator has *now*, found by one query; a key ends no later than its maker;
-//! a team always has an owner that is not disabled, and only owners make or unmake owners.
+//! # Guarantees
 //!
-//! Left out: whether a caller may do what it asks (the API asks [`Caller::may`]), making keys and tokens and hashing
-//! them or passwords (secrets reach the store as hashes, but for the webhook secret, which is sealed).
+//! A key has the role that its creator has *now*, determined by a single query. A key expires no later than the key
+//! that created it. A team always has an owner who is not disabled, and only owners can create or remove owners.
+//!
+//! # Non-goals
+//!
+//! Checking whether a caller may do what it asks (the API calls [`Caller::may`]); generating keys and tokens, and
+//! hashing them or passwords. Secrets reach the store as hashes, except for the webhook secret, which is sealed.
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -36,39 +40,35 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{ApiKey, Caller, Page, PageQuery};
 
-/// How old a key's `last_used_at` grows before it is written again: a write for each request would cost more than
+/// Minimum age of a key's `last_used_at` before it is written again. A write for every request would cost more than
 /// the request.
 const TOUCH_EVERY_MS: i64 = 60_000;
 
-/// A key to store. The key itself stays with the caller.
+/// An API key to store. The store never sees the key itself.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// Its id.
     pub id: ApiKeyId,
-    /// Whose.
     pub team: TeamId,
-    /// Whose role it has. Must be of the team.
+    /// The user whose role the key has. Must be a member of the team.
     pub created_by: UserId,
-    /// Its name.
     pub name: String,
-    /// Its first characters, to tell it by.
+    /// Its first characters, to recognize it.
     pub prefix: String,
     /// SHA-256 of the key.
     pub hash: [u8; 32],
-    /// When it ends. None: never, unless `not_after` says otherwise.
+    /// When it expires. `None`: never, unless `not_after` limits it.
     pub expires_at: Option<Timestamp>,
-    /// When the key that makes it ends: it ends no later.
+    /// When the key that creates this one expires. The new key expires no later.
     pub not_after: Option<Timestamp>,
-    /// Now.
     pub now: Timestamp,
 }
 
 impl Store {
-    /// Who calls with the key of this SHA-256. None: no such key, it has ended, or its creator is disabled or not of
-    /// the team any more. Writes nothing.
+    /// The caller with the key of this SHA-256. `None` if there is no such key, it has expired, or its creator is
+    /// disabled or has left the team. Writes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where the creator's role cannot be read.
+    /// [`StoreError::Corrupt`] if the creator's role cannot be read.
     pub async fn caller_by_key_hash(
         &self,
         hash: [u8; 32],
@@ -77,11 +77,8 @@ impl Store {
         self.peek(move |conn| caller(conn, hash, now)).await
     }
 
-    /// Notes that a key was used, to the minute: it writes only where the last note is 60 s old or older. A key that
-    /// is gone is no error.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Records that a key was used. Writes only if the last record is at least 60 s old. Succeeds if the key was
+    /// deleted.
     pub async fn touch_key(&self, key: ApiKeyId, now: Timestamp) -> Result<()> {
         if !self.peek(move |conn| key_is_stale(conn, key, now)).await? {
             return Ok(());
@@ -89,10 +86,7 @@ impl Store {
         self.write(move |tx| write_last_used(tx, key, now)).await
     }
 
-    /// The team's keys, newest first; those that have ended too.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// A page of the team's keys, newest first, including expired ones.
     pub async fn list_api_keys(&self, team: TeamId, page: PageQuery) -> Result<Page<ApiKey>> {
         self.read_for(team, move |conn| select_keys(conn, team, page))
             .await
@@ -101,8 +95,8 @@ impl Store {
     /// Stores a key.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] (`expires_at`) where it would have ended already, [`StoreError::NotFound`] where its
-    /// creator is disabled or not of the team.
+    /// [`StoreError::Invalid`] (`expires_at`) if the key would already have expired; [`StoreError::NotFound`] if its
+    /// creator is disabled or not a member of the team.
     pub async fn create_api_key(
         &self,
         new: NewApiKey,
@@ -112,7 +106,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a key: from the commit on nobody calls with it.
+    /// Deletes a key. From the commit on, calls with it are refused.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -124,7 +118,7 @@ impl Store {
         recorded: Once<()>,
     ) -> Result<Answer<()>> {
         self.write(move |tx| {
-            // Whoever streams with it looks at once whether it counts.
+            // Event streams that use the key must check it again.
             tx.ring_all();
             once(tx, &recorded, now, || delete_key(tx, team, key))
         })
@@ -218,7 +212,7 @@ fn insert_key(tx: &Connection, new: &NewApiKey) -> Result<ApiKey> {
     if expires_at.is_some_and(|end| end <= new.now) {
         return Err(StoreError::Invalid {
             field: "expires_at",
-            message: "this moment is over already; take one to come".to_owned(),
+            message: "must be in the future".to_owned(),
         });
     }
     let inserted = tx

@@ -1,10 +1,14 @@
 //! Agents and their builds.
 //!
-//! Promised: the numbers of an agent's builds rise by one from 1, given in the statement that inserts; a build's
-//! `config` never changes. A deleted agent is not found, but its builds can still be read by their ids, for the runs
-//! that have them. Which build new runs use is decided in [`live`].
+//! # Guarantees
 //!
-//! Left out: whether a `config` makes sense (`errand_core::config` reads it before), limits of names.
+//! The builds of an agent are numbered from 1 without gaps; the INSERT assigns the number. The `config` of a build
+//! never changes. A deleted agent is not found, but its builds can still be read by id, for the runs that use them.
+//! [`live`] decides which build new runs use.
+//!
+//! # Non-goals
+//!
+//! Validating a `config` (`errand_core::config` does that before), and limits on names.
 
 pub(crate) mod builds;
 pub(crate) mod live;
@@ -34,8 +38,8 @@ pub struct BuildChange {
     pub promote: bool,
 }
 
-/// The id of the live build of `agents a`: the one that was made live last, or, where none was since there are drafts,
-/// the newest.
+/// The id of the live build of `agents a`: the build that was last made live, or, for agents older than drafts, the
+/// newest one.
 macro_rules! live_build {
     () => {
         "coalesce(a.live_build, (SELECT n.id FROM builds n WHERE n.agent_id = a.id AND n.draft = 0 ORDER BY n.number DESC LIMIT 1))"
@@ -43,7 +47,7 @@ macro_rules! live_build {
 }
 pub(crate) use live_build;
 
-/// The columns that [`build_at`] reads, of `builds b` with its `agents a`.
+/// The columns that [`build_at`] reads, from `builds b` with its `agents a`.
 macro_rules! build_columns {
     () => {
         concat!(
@@ -55,7 +59,7 @@ macro_rules! build_columns {
     };
 }
 
-/// The columns that [`agent_at`] reads, of `agents a`: the first eight.
+/// The columns that [`agent_at`] reads, from `agents a`.
 macro_rules! agent_columns {
     () => {
         "a.id, a.name, a.created_at, a.updated_at, a.team_id, a.created_by, (SELECT email FROM users WHERE id = a.created_by),
@@ -63,10 +67,10 @@ macro_rules! agent_columns {
     };
 }
 
-/// How many columns [`agent_columns`] has.
+/// Number of columns in [`agent_columns`].
 const AGENT_COLUMNS: usize = 9;
 
-/// Agents that are there, each with its live build.
+/// Agents that are not deleted, each with its live build.
 macro_rules! agents_with_builds {
     ($rest:literal) => {
         concat!(
@@ -83,10 +87,10 @@ macro_rules! agents_with_builds {
 }
 
 impl Store {
-    /// The team's agents, newest first, each with its live build.
+    /// A page of the team's agents, newest first, each with its live build.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a build's config cannot be read.
+    /// [`StoreError::Corrupt`] if a build's config cannot be read.
     pub async fn list_agents(
         &self,
         team: TeamId,
@@ -96,10 +100,10 @@ impl Store {
             .await
     }
 
-    /// The team's agents, newest first, each with its newest build and the moment of its newest run.
+    /// A page of the team's agents, newest first, each with its newest build and the time of its newest run.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a build's config cannot be read.
+    /// [`StoreError::Corrupt`] if a build's config cannot be read.
     pub async fn list_agent_rows(&self, team: TeamId, page: PageQuery) -> Result<Page<AgentRow>> {
         self.read_for(team, move |conn| select_agent_rows(conn, team, page))
             .await
@@ -108,16 +112,13 @@ impl Store {
     /// An agent and its live build.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
+    /// [`StoreError::NotFound`], also if it is deleted; [`StoreError::Corrupt`].
     pub async fn agent(&self, team: TeamId, agent: AgentId) -> Result<(Agent, Option<Build>)> {
         self.read_for(team, move |conn| select_agent(conn, team, agent))
             .await
     }
 
-    /// Makes an agent, with its first build if there is one.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Creates an agent, with its first build if one is given.
     pub async fn create_agent(
         &self,
         new: NewAgent,
@@ -127,7 +128,7 @@ impl Store {
             .await
     }
 
-    /// Gives an agent another name.
+    /// Renames an agent.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -149,7 +150,7 @@ impl Store {
         .await
     }
 
-    /// Deletes an agent: it is not found any more. Its runs stay and go on, with their builds.
+    /// Deletes an agent, which is then not found any more. Its runs continue, with their builds.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -164,10 +165,10 @@ impl Store {
             .await
     }
 
-    /// An agent's builds, newest first.
+    /// A page of an agent's builds, newest first.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the agent is; [`StoreError::Corrupt`].
+    /// [`StoreError::NotFound`] for an unknown agent; [`StoreError::Corrupt`].
     pub async fn list_builds(
         &self,
         team: TeamId,
@@ -178,7 +179,7 @@ impl Store {
             .await
     }
 
-    /// A build, also of an agent that is deleted.
+    /// A build, even if its agent is deleted.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`].
@@ -187,10 +188,10 @@ impl Store {
             .await
     }
 
-    /// Adds a build to an agent, with the next number. Runs that start from now on have it, unless it is a draft.
+    /// Adds a build to an agent, with the next number. New runs use it, unless it is a draft.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the agent is.
+    /// [`StoreError::NotFound`] for an unknown agent.
     pub async fn create_build(
         &self,
         team: TeamId,
@@ -209,10 +210,7 @@ impl Store {
         .await
     }
 
-    /// Which of these agents the team has. Deleted ones are not among them.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// The agents among these ids that the team has. Deleted agents do not count.
     pub async fn agents_among(&self, team: TeamId, ids: Vec<AgentId>) -> Result<Vec<AgentId>> {
         self.peek(move |conn| {
             let mut there = Vec::new();
@@ -229,11 +227,11 @@ impl Store {
         .await
     }
 
-    /// Changes a build's name and description, and makes it the live one if `change` promotes it. Where nothing is to change,
-    /// nothing is written.
+    /// Changes a build's name and description, and makes it the live one if `change` promotes it. Writes nothing if
+    /// nothing changes.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also where its agent is deleted; `Conflict` when a draft is promoted that was replaced;
+    /// [`StoreError::NotFound`], also if its agent is deleted; `Conflict` if a draft that was replaced is promoted;
     /// [`StoreError::Corrupt`].
     pub async fn update_build(
         &self,
@@ -349,10 +347,10 @@ fn agent_row(row: &Row<'_>) -> Result<(Agent, Option<Build>)> {
     ))
 }
 
-/// How many columns [`build_columns`] has.
+/// Number of columns in [`build_columns`].
 const BUILD_COLUMNS: usize = 13;
 
-/// Reads the build whose columns begin at `at`.
+/// Reads the build whose columns begin at index `at`.
 fn build_at(row: &Row<'_>, at: usize) -> Result<Build> {
     let config = row
         .get_ref(at + 5)?
@@ -404,7 +402,7 @@ fn insert_agent(tx: &Connection, new: &NewAgent) -> Result<(Agent, Option<Build>
     Ok((agent, build))
 }
 
-/// Inserts a build, and makes it the live one unless it is a draft.
+/// Inserts a build, and makes it live unless it is a draft.
 fn insert_build(
     tx: &Connection,
     team: TeamId,
@@ -445,7 +443,7 @@ fn insert_build(
     })
 }
 
-/// For an agent that the transaction has found to be the team's.
+/// Records a change of an agent. The transaction has already checked that it belongs to the team.
 fn move_updated_at(tx: &Connection, agent: AgentId, by: UserId, now: Timestamp) -> Result<()> {
     tx.prepare_cached("UPDATE agents SET updated_at = ?2, updated_by = ?3 WHERE id = ?1")?
         .execute(params![Blob(agent.as_uuid()), Ms(now), Blob(by.as_uuid())])?;
@@ -530,7 +528,7 @@ fn select_build(conn: &Connection, team: TeamId, build: BuildId) -> Result<Build
     .unwrap_or(Err(StoreError::NotFound))
 }
 
-/// A build of an agent that is not deleted.
+/// A build whose agent is not deleted.
 fn changeable_build(tx: &Connection, team: TeamId, build: BuildId) -> Result<Build> {
     let there = tx
         .prepare_cached(
@@ -564,7 +562,7 @@ fn change_build(
     if becomes_live {
         live::make_live(tx, old.agent_id, build)?;
     }
-    // An agent shows its live build: it has changed where that has.
+    // An agent includes its live build, so a change of that build is a change of the agent.
     if becomes_live || old.state == BuildState::Live {
         move_updated_at(tx, old.agent_id, by, now)?;
     }

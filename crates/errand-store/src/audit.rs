@@ -1,10 +1,14 @@
-//! Holds everything that is stored against its invariants, which are all in [`invariants`].
+//! Checks everything that is stored against the invariants in [`invariants`].
 //!
-//! Promised: an audit reads and changes nothing, whatever it finds; what cannot be read is a finding, not an error. It
-//! goes run by run on indexes, a few hundred in one reading, so that a store with a million finished runs is audited
-//! beside its work: a run is seen as it was at one moment, different runs at different ones.
+//! # Guarantees
 //!
-//! Left out: setting right what is found (`repair`), and what is on disk beside the database (files of sandboxes).
+//! An audit reads and changes nothing. A row that cannot be read is a finding, not an error. It goes run by run along
+//! indexes, with a few hundred runs per read transaction, so that a store with a million finished runs can be audited
+//! while it works. Each run is seen at one moment, different runs at different moments.
+//!
+//! # Non-goals
+//!
+//! Repairing what is found (see `repair`), and files beside the database, such as those of sandboxes.
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -27,38 +31,38 @@ use crate::error::{Result, StoreError};
 use invariants::{HAS_A_REASON, OF_RUN, OF_STORE, REASONLESS, ROW_READS, WITHOUT_REASON};
 use stored::{Stored, is_of_a_row};
 
-/// Most findings of one invariant: more say nothing new.
+/// Maximum number of findings per invariant. More of them say nothing new.
 const FINDINGS_MAX: usize = 100;
-/// Runs of one reading: what one snapshot of the database is held open for.
+/// Number of runs per read transaction, which bounds how long a snapshot is held open.
 const RUNS_AT_ONCE: usize = 256;
-/// What an audit looks at.
+/// Scope of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditScope {
     /// Everything.
     All,
-    /// Runs that have not ended, and what is found on indexes of the others.
+    /// Runs that have not ended, and what can be checked of the others with indexes.
     Open,
 }
 
-/// An invariant that does not hold.
+/// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Its name.
+    /// Name of the invariant.
     pub invariant: &'static str,
-    /// What should hold.
+    /// The invariant as a sentence.
     pub sentence: &'static str,
-    /// Where, if it is about a run.
+    /// The run concerned, if any.
     pub run: Option<RunId>,
-    /// What was found.
+    /// The violation.
     pub what: String,
 }
 
 impl Store {
-    /// Holds what is stored against the invariants. At most 100 findings for each. On a store that a crash left, claims
-    /// of the last start are findings until [`Store::recover`] has given them back.
+    /// Checks the store against the invariants. At most 100 findings for each. After a crash, claims of the last
+    /// start are findings until [`Store::recover`] has released them.
     ///
     /// # Errors
-    /// Of the store only: what is wrong with the rows is a finding.
+    /// If the store fails. Wrong rows are findings, not errors.
     pub async fn audit(&self, scope: AuditScope, now: Timestamp) -> Result<Vec<Finding>> {
         let boot = self.boot();
         let mut found = self.read(move |conn| of_store(conn, scope, boot)).await?;
@@ -90,10 +94,7 @@ impl Store {
         }
     }
 
-    /// How many runs have not ended and cannot say what they wait for, or wait for something that will never come.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Number of open runs without a reason for waiting, or with a reason that can never be fulfilled.
     pub async fn runs_without_reason(&self, _now: Timestamp) -> Result<u64> {
         let boot = self.boot();
         self.read(move |conn| {
@@ -105,10 +106,7 @@ impl Store {
         .await
     }
 
-    /// What SQLite finds wrong with its own file and with references between rows: sentences, none where all is well.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// SQLite's own check of the file, and of the references between rows. Returns a sentence for each problem.
     pub async fn integrity(&self) -> Result<Vec<String>> {
         self.read(|conn| {
             let mut wrong = conn
@@ -120,7 +118,7 @@ impl Store {
                 .prepare("SELECT \"table\", parent, count(*) FROM pragma_foreign_key_check GROUP BY 1, 2")?
                 .query_map([], |row| {
                     let (table, parent): (String, String) = (row.get(0)?, row.get(1)?);
-                    Ok(format!("{} rows of {table} refer to rows of {parent} that are not there", row.get::<_, i64>(2)?))
+                    Ok(format!("{} rows of {table} refer to rows of {parent} that do not exist", row.get::<_, i64>(2)?))
                 })?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
             wrong.extend(references);
@@ -130,7 +128,7 @@ impl Store {
     }
 }
 
-/// What was found so far, so much of each invariant and no more.
+/// Collects findings, up to a maximum for each invariant.
 #[derive(Default)]
 struct Found {
     findings: Vec<Finding>,

@@ -1,65 +1,62 @@
-//! What a store operation answers when it does not do what was asked.
+//! Why a store operation did not do what was asked.
 
 use std::borrow::Cow;
 
 use crate::db::sqlite::Trouble;
 
-/// The cases that callers act on.
+/// One variant for each case that callers handle differently.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No such thing, or it belongs to another team: the two look the same.
+    /// It does not exist, or belongs to another team. The two are indistinguishable on purpose.
     #[error("no such thing")]
     NotFound,
     /// A parameter does not fit what is stored.
     #[error("{field}: {message}")]
     Invalid {
-        /// The parameter's name on the wire.
+        /// The parameter's name in the API.
         field: &'static str,
-        /// What was wrong, and what to do.
+        /// The problem, and how to fix it.
         message: String,
     },
-    /// Something else holds what was asked for.
+    /// Something else uses what was asked for.
     #[error("{0}")]
     Conflict(String),
-    /// The state does not allow it. Nothing was changed.
+    /// The state does not allow the operation. Nothing was changed.
     #[error("{0}")]
     Refused(String),
-    /// The role of who asks does not allow it. Nothing was changed.
+    /// The caller's role does not allow the operation. Nothing was changed.
     #[error("{0}")]
     Forbidden(String),
-    /// The claim is not held any more: stop, the run is not yours.
+    /// The claim is not held any more. The driver must stop and write nothing.
     #[error("the claim on the run is not held any more")]
     Fenced,
     /// The idempotency key was used with another body.
-    #[error("this Idempotency-Key was used with another body; take a new key for a new request")]
+    #[error("this Idempotency-Key was used with another body; use a new key for a new request")]
     KeyReused,
-    /// Nothing was done, or whether it was done is unknown: repeat with the same idempotency key.
+    /// Nothing was done, or the result is unknown. Repeat with the same idempotency key.
     #[error("the store cannot take the write now: {0}")]
     Unavailable(Cow<'static, str>),
-    /// Nothing was done, because of something that an operator sets right, or that passes: repeat it with the same
-    /// idempotency key.
+    /// Nothing was done, because of a problem that an operator must fix or that passes by itself. Repeat with the
+    /// same idempotency key.
     #[error("the store cannot do this now: {what}")]
     Trouble {
-        /// What is in the way.
         what: Trouble,
-        /// What SQLite said.
+        /// SQLite's error.
         #[source]
         source: rusqlite::Error,
     },
-    /// A row that cannot be read. It is never replaced by a default.
-    #[error("{table}.{column} holds what cannot be read: {message}")]
+    /// A row that cannot be parsed. It is never replaced with a default.
+    #[error("{table}.{column} cannot be read: {message}")]
     Corrupt {
-        /// The table.
         table: &'static str,
-        /// The column.
         column: &'static str,
-        /// What was found.
+        /// The problem with the value.
         message: String,
     },
     /// SQLite refused a statement.
     #[error("a statement failed")]
     Sql(#[source] rusqlite::Error),
-    /// A secret could not be sealed or opened.
+    /// A secret could not be encrypted or decrypted.
     #[error("a sealed secret could not be used")]
     Seal(#[source] crate::crypto::seal::SealError),
 }
@@ -83,14 +80,14 @@ impl From<crate::crypto::seal::SealError> for StoreError {
 }
 
 impl StoreError {
-    /// Whether nothing is wrong with what was asked, so that it may succeed later: a run is not failed because of it.
+    /// Whether the request itself is fine and may succeed later. Such an error must not fail a run.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Trouble { .. })
     }
 
-    /// Whether the operation was understood and refused, having written nothing: its neighbours in a batch are not
-    /// touched by it.
+    /// Whether the operation was understood and refused without writing anything, so that other operations in the
+    /// same batch are unaffected.
     pub(crate) fn is_answer(&self) -> bool {
         match self {
             Self::NotFound
@@ -109,5 +106,4 @@ impl StoreError {
     }
 }
 
-/// The result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;

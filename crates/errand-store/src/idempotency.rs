@@ -1,7 +1,7 @@
-//! Idempotency: an answer that is recorded in the transaction that has the effect.
+//! Idempotency: an answer is recorded in the same transaction as its effect.
 //!
-//! The record is looked up inside the transaction and written with it, so that it holds across a crash and between two
-//! requests at once (there is one writer). What is recorded are the bytes of the answer.
+//! The record is looked up and written inside the transaction, so it holds across a crash, and for two concurrent
+//! requests (there is only one writer). The bytes of the answer are recorded.
 
 use errand_core::id::ApiKeyId;
 use errand_core::limits::IDEMPOTENCY_TTL_MS;
@@ -12,39 +12,38 @@ use crate::db::sqlite::Store;
 use crate::db::types::Blob;
 use crate::error::{Result, StoreError};
 
-/// What tells two requests apart, or makes them the same.
+/// Identifies a request. Two requests with the same values are the same request.
 #[derive(Clone, Debug)]
 pub struct Idem {
-    /// The scope: one API key.
+    /// Scope of the key.
     pub api_key: ApiKeyId,
-    /// The method.
     pub method: &'static str,
-    /// The path, without the query.
+    /// Without the query.
     pub path: String,
-    /// The `Idempotency-Key` header: 1–255 characters.
+    /// Value of the `Idempotency-Key` header: 1 to 255 characters.
     pub key: String,
-    /// SHA-256 of the body (for an upload: of path and file).
+    /// SHA-256 of the body. For an upload: of the path and the file.
     pub body_sha256: [u8; 32],
 }
 
-/// The answer that a repeat gets again, byte for byte.
+/// A recorded answer. A repeated request gets it byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredAnswer {
-    /// A 2xx status.
+    /// A 2xx status code.
     pub status: u16,
-    /// JSON; empty for 204.
+    /// JSON; empty for status 204.
     pub body: Vec<u8>,
 }
 
-/// How a result becomes the recorded answer.
+/// Turns a result into the answer to record.
 pub type Render<T> = fn(&T) -> StoredAnswer;
 
-/// Whether, and how, an operation is recorded.
+/// Whether and how an operation is recorded.
 #[derive(Clone)]
 pub struct Once<T> {
-    /// None: it is not recorded.
+    /// `None`: the operation is not recorded.
     pub idem: Option<Idem>,
-    /// The recorded form of its result.
+    /// Turns the result into the answer to record.
     pub render: Render<T>,
 }
 
@@ -62,12 +61,12 @@ impl<T> Once<T> {
     }
 }
 
-/// A result: of the operation, or of the same one before.
+/// The result of an operation, or the recorded answer of an earlier one.
 #[derive(Clone, Debug)]
 pub enum Answer<T> {
-    /// It was done now.
+    /// The operation was executed now.
     Fresh(T),
-    /// It was done before; nothing was changed.
+    /// The operation was executed before; nothing was changed.
     Replayed(StoredAnswer),
 }
 
@@ -75,7 +74,7 @@ impl<T> Answer<T> {
     /// The result of an operation that was not recorded.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`] where it was replayed after all, which a caller without a key never sees.
+    /// [`StoreError::KeyReused`] if it was replayed after all, which cannot happen without a key.
     pub fn fresh(self) -> Result<T> {
         match self {
             Self::Fresh(value) => Ok(value),
@@ -84,7 +83,7 @@ impl<T> Answer<T> {
     }
 }
 
-/// Runs `act` unless it was done before, and records its answer.
+/// Executes `act` unless that was done before, and records its answer.
 pub(crate) fn once<T>(
     conn: &Connection,
     once: &Once<T>,
@@ -136,7 +135,7 @@ fn look_up(conn: &Connection, idem: &Idem, now: Timestamp) -> Result<Option<Stor
 }
 
 fn record(conn: &Connection, idem: &Idem, answer: &StoredAnswer, now: Timestamp) -> Result<()> {
-    // A record that is a day old is no longer looked at; a few go with each new one, so that the table stays bounded.
+    // Records older than a day are ignored. Each new record deletes a few of them, which keeps the table bounded.
     conn.prepare_cached(
         "DELETE FROM idempotency WHERE (api_key_id, method, path, key) IN
              (SELECT api_key_id, method, path, key FROM idempotency WHERE created_at <= ?1 ORDER BY created_at LIMIT 4)",
@@ -164,18 +163,19 @@ fn ttl_ms() -> i64 {
 }
 
 impl Store {
-    /// The answer that was recorded for a request, if it was made before.
+    /// Looks up the answer that was recorded for a request.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`] where the key was used with another body.
+    /// [`StoreError::KeyReused`] if the key was used with another body.
     pub async fn recall(&self, idem: Idem, now: Timestamp) -> Result<Option<StoredAnswer>> {
         self.read(move |conn| look_up(conn, &idem, now)).await
     }
 
-    /// Records the answer of something that is done outside the store and harmless to do twice: an upload.
+    /// Records the answer of an operation that happens outside the store and is harmless to repeat, such as an
+    /// upload.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`] where the key was used with another body meanwhile.
+    /// [`StoreError::KeyReused`] if the key was used with another body in the meantime.
     pub async fn remember<T: Clone + Send + Sync + 'static>(
         &self,
         value: T,

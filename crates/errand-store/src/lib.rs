@@ -1,12 +1,18 @@
-//! The only crate that knows SQL: what errand keeps, and the transactions that change it.
+//! Stores everything that errand keeps, and contains the transactions that change it.
 //!
-//! Every operation is one transaction: all of it is on disk when it answers, or none of it happened. Operations take
-//! data and return data, never closures or transactions, so that SQLite can commit many callers' together and another
-//! database can do each in one statement. The team comes first: another team's things are not found.
+//! # Guarantees
 //!
-//! What is special to SQLite is in [`db::sqlite`]: the writer thread, the readers, the lock on the directory, migrations.
-//! Time and ids are parameters; nothing here reads a clock. Left out: deciding (that is `errand-core`) and doing
-//! (that is `errand-engine`).
+//! Every operation is one transaction: when it returns, either all of it is on disk, or nothing happened. Operations
+//! take and return data, not transactions, so that SQLite can commit many callers' operations together, and another
+//! database can execute each in one statement. The team is the first parameter: data of another team is reported as
+//! not found.
+//!
+//! Everything specific to SQLite is in [`db::sqlite`]: the writer thread, the readers, the lock on the directory, and
+//! migrations. Time and ids are parameters; nothing here reads a clock.
+//!
+//! # Non-goals
+//!
+//! Deciding (see `errand-core`) and acting (see `errand-engine`).
 
 pub mod error;
 pub mod idempotency;

@@ -1,4 +1,4 @@
-//! Rows as the rest sees them: domain types, no JSON, no strings for states.
+//! The store's data as other crates see it: domain types instead of rows and JSON. A few states are still strings.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,27 +24,24 @@ use crate::notify::Fence;
 pub use crate::runs::claim_order::{Principal, RunSlots};
 pub use crate::sandboxes::Sandbox;
 
-/// Who calls, proved by an API key: with the role that its creator has now.
+/// The authenticated caller of an API key, with the role that the key's creator has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The key's team.
     pub team: TeamId,
-    /// The key's creator.
+    /// Creator of the key.
     pub user: UserId,
-    /// The key.
     pub api_key: ApiKeyId,
-    /// The key's name.
     pub api_key_name: String,
-    /// The creator's present role in the team.
+    /// The creator's current role in the team.
     pub role: Role,
-    /// When the key ends.
+    /// When the key expires.
     pub expires_at: Option<Timestamp>,
-    /// When the key was last seen at work.
+    /// When the key was last used.
     pub last_used_at: Option<Timestamp>,
 }
 
 impl Caller {
-    /// Whether the role has the right.
+    /// Whether the role has this permission.
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
         self.role.may(permission)
@@ -54,57 +51,50 @@ impl Caller {
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T> {
-    /// The entries.
     pub items: Vec<T>,
-    /// How many there are in all.
+    /// Number of items on all pages.
     pub total: u64,
 }
 
-/// Which page.
+/// Limit and offset of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageQuery {
-    /// Most entries.
+    /// Maximum number of items.
     pub limit: u32,
-    /// Entries that are skipped.
+    /// Number of items to skip.
     pub offset: u64,
 }
 
-/// Configuration by name.
+/// An assignment: a named, versioned configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
-    /// Its id.
     pub id: AgentId,
-    /// Its name.
     pub name: String,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it, or its live build, last changed.
+    /// When the agent or its live build last changed.
     pub updated_at: Timestamp,
-    /// Whose it is.
     pub team_id: TeamId,
-    /// Who made it. None: it is older than this was recorded.
+    /// `None` if it is older than this column.
     pub created_by: Option<Person>,
-    /// Who last changed it or one of its builds.
+    /// The last person who changed it or one of its builds.
     pub updated_by: Option<Person>,
 }
 
-/// A user, for people.
+/// A user, as shown to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// The user's id.
     pub id: UserId,
-    /// The e-mail address. None: an operator that has none yet.
+    /// `None` for an operator without an address.
     pub email: Option<String>,
 }
 
-/// An agent as lists have it.
+/// An agent in a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentRow {
-    /// The agent.
     pub agent: Agent,
-    /// Its newest build, whatever its state.
+    /// Its newest build, in any state.
     pub latest: Option<Build>,
-    /// When its newest run was made.
+    /// When its newest run was created.
     pub last_run_at: Option<Timestamp>,
 }
 
@@ -113,14 +103,14 @@ pub struct AgentRow {
 pub enum BuildState {
     /// New runs use it.
     Live,
-    /// It was live.
+    /// It was live before.
     Historic,
-    /// It was never live; promoting it makes it so.
+    /// It was never live. Promoting makes it live.
     Draft,
 }
 
 impl BuildState {
-    /// As the API names it.
+    /// Name in the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -131,178 +121,146 @@ impl BuildState {
     }
 }
 
-/// An immutable, numbered snapshot of an agent's setup.
+/// An immutable, numbered snapshot of an agent's configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Build {
-    /// Its id.
     pub id: BuildId,
-    /// Whose.
     pub agent_id: AgentId,
-    /// 1 for the agent's first.
+    /// 1 for the agent's first build.
     pub number: u64,
-    /// Its name.
     pub name: String,
-    /// More about it.
     pub description: Option<String>,
-    /// As it was given.
+    /// The configuration as it was submitted.
     pub config: Value,
-    /// By whom.
     pub created_by: Option<UserId>,
-    /// When.
     pub created_at: Timestamp,
-    /// The e-mail address of who made it.
+    /// E-mail address of the creator.
     pub created_by_name: Option<String>,
-    /// Whether new runs use it.
     pub state: BuildState,
-    /// The build that it was made of by a change.
+    /// The build that this one was derived from.
     pub parent: Option<BuildId>,
     /// When its name, description or state last changed.
     pub updated_at: Timestamp,
-    /// What its author should know. Not stored: only the operation that creates a build gives it back.
+    /// Advice for its author. Not stored: only the operation that creates a build returns it.
     pub warnings: Vec<Warning>,
 }
 
-/// A build before it has its number.
+/// A build before it has a number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewBuild {
-    /// Its id.
     pub id: BuildId,
-    /// Its name.
     pub name: String,
-    /// More about it.
     pub description: Option<String>,
-    /// Checked by `BuildConfig::parse` before.
+    /// Already checked by `BuildConfig::parse`.
     pub config: Value,
-    /// By whom.
     pub created_by: UserId,
-    /// New runs do not use it until it is promoted.
+    /// Whether new runs use it only after it was promoted.
     pub draft: bool,
-    /// What its author should know; see [`Build::warnings`].
+    /// Advice for its author; see [`Build::warnings`].
     pub warnings: Vec<Warning>,
 }
 
-/// An agent before it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewAgent {
-    /// Whose.
     pub team: TeamId,
-    /// Its id.
     pub id: AgentId,
-    /// Its name.
     pub name: String,
     /// Its first build.
     pub build: Option<NewBuild>,
-    /// By whom.
     pub created_by: UserId,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// An API key, without the key.
+/// An API key, without the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {
-    /// Its id.
     pub id: ApiKeyId,
-    /// Its name.
     pub name: String,
-    /// Its first characters, to tell it by.
+    /// Its first characters, to recognize it.
     pub prefix: String,
-    /// Whose role it has.
+    /// The key has this user's role.
     pub created_by: UserId,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// To the minute.
+    /// Accurate to the minute.
     pub last_used_at: Option<Timestamp>,
-    /// When it ends.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A run as `GET` gives it.
+/// A run with its pending request, as `GET` returns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunView {
-    /// The run.
     pub run: RunBody,
-    /// Its pending request.
     pub pending: Option<HumanRequest>,
 }
 
-/// Which runs are listed.
+/// Filter of a list of runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFilter {
-    /// Any of these; empty: all.
+    /// Any of these; empty means all.
     pub statuses: Vec<Status>,
-    /// Of this agent.
     pub agent: Option<AgentId>,
-    /// From this source.
     pub source: Option<String>,
-    /// Made at or after.
+    /// Created at or after this time.
     pub since: Option<Timestamp>,
-    /// Made before.
+    /// Created before this time.
     pub until: Option<Timestamp>,
-    /// A part of the title, or of the id. Of those that match, the newest 10,000.
+    /// A part of the title or of the id. Only the newest 10,000 matches count.
     pub q: Option<String>,
     /// Oldest first.
     pub ascending: bool,
-    /// Started by this user, by hand or with a key of theirs.
+    /// Started by this user, directly or with an API key.
     pub user: Option<UserId>,
     /// No run matches.
     pub none: bool,
 }
 
-/// A run as a list has it.
+/// A run in a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListedRun {
-    /// The run.
     pub run: RunBody,
-    /// The agent's present name.
+    /// The agent's current name.
     pub agent_name: String,
     /// 1 for the agent's first run.
     pub number: u64,
-    /// Who started it.
+    /// The person who started it.
     pub user: Option<UserId>,
 }
 
-/// Runs that are stopped, or retried, together.
+/// A bulk operation: selects the runs to stop or retry.
 #[derive(Clone, Debug)]
 pub struct ManyRuns {
-    /// Whose.
     pub team: TeamId,
-    /// Any of these; empty: all that it can concern.
+    /// Any of these; empty means all that the operation applies to.
     pub statuses: Vec<Status>,
-    /// Of this agent.
     pub agent: Option<AgentId>,
-    /// From this source.
     pub source: Option<String>,
-    /// Made at or after.
+    /// Created at or after this time.
     pub since: Option<Timestamp>,
-    /// Made before.
+    /// Created before this time.
     pub until: Option<Timestamp>,
-    /// The oldest so many.
+    /// Maximum number of runs; the oldest come first.
     pub limit: u32,
-    /// Only says which they are.
+    /// Only list the matching runs.
     pub dry_run: bool,
-    /// By whom.
     pub by: By,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What became of [`ManyRuns`].
+/// Result of [`ManyRuns`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManyRunsDone {
-    /// How many matched, at most the limit.
+    /// Number of matching runs, at most the limit.
     pub matched: u64,
-    /// How many were changed.
     pub changed: u64,
-    /// Whether more match than the limit.
+    /// Whether more runs match than the limit allows.
     pub more: bool,
-    /// Those that were changed, or would be; the oldest first.
+    /// The changed runs, or the matching ones for a dry run; oldest first.
     pub runs: Vec<RunId>,
 }
 
 type Check = dyn Fn(&BuildConfig) -> Result<(), String> + Send + Sync;
 
-/// Says whether a build's model can be run here: a sentence where it cannot.
+/// Checks whether a build's model can be used here. The error is a sentence for people.
 #[derive(Clone)]
 pub struct Runnable(pub Arc<Check>);
 
@@ -312,244 +270,217 @@ impl fmt::Debug for Runnable {
     }
 }
 
-/// A run to start.
 #[derive(Clone, Debug)]
 pub struct StartRun {
-    /// Whose.
     pub team: TeamId,
-    /// Its id.
     pub id: RunId,
-    /// Which agent.
     pub agent: AgentId,
     /// `api`, `web`, `schedule`, `mcp` or `cli`.
     pub source: &'static str,
-    /// An existing sandbox.
+    /// An existing sandbox to use.
     pub sandbox: Option<SandboxId>,
-    /// Gets all events.
+    /// Receives all events.
     pub webhook_url: Option<String>,
-    /// Gets `human_request` only.
+    /// Receives `human_request` events only.
     pub human_request_webhook_url: Option<String>,
-    /// A first message.
+    /// First message.
     pub message: Option<(MessageId, String)>,
-    /// Whether strangers may have written it.
+    /// Whether the first message may contain text from untrusted sources.
     pub untrusted: bool,
-    /// By whom.
     pub by: By,
-    /// With which API key, if with one.
     pub api_key: Option<ApiKeyId>,
-    /// `sandbox.ttl` in milliseconds.
+    /// Lifetime of the sandbox, from the setting `sandbox.ttl`.
     pub sandbox_ttl_ms: u64,
-    /// Whether the build's model can be run here: a sentence where it cannot.
+    /// Checks whether the build's model can be used here.
     pub runnable: Runnable,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// A message to a run.
+/// A message for a run.
 #[derive(Clone, Debug)]
 pub struct PostMessage {
-    /// Whose.
     pub team: TeamId,
-    /// Which run.
     pub run: RunId,
-    /// The message's id.
     pub id: MessageId,
     /// At least one character.
     pub text: String,
-    /// Whether strangers may have written it.
+    /// Whether it may contain text from untrusted sources.
     pub untrusted: bool,
-    /// By whom.
     pub by: By,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// An answer to a human request.
+/// A response to a human request.
 #[derive(Clone, Debug)]
 pub struct Respond {
-    /// Whose.
     pub team: TeamId,
-    /// Which run.
     pub run: RunId,
-    /// Which request.
     pub request: HumanRequestId,
-    /// The answer.
     pub answer: HumanAnswer,
-    /// By whom.
     pub by: By,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// One event of a run's stream.
+/// An event of a run's stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRow {
-    /// Its number in the run.
+    /// Sequence number within the run.
     pub seq: u64,
     /// `run.updated`, `message.created`, `human_request.created` or `human_request.closed`.
     pub kind: String,
-    /// When.
     pub created_at: Timestamp,
-    /// The object as `GET` gives it.
+    /// The object as `GET` returns it.
     pub data: Value,
 }
 
-/// Some events of a run's stream.
+/// A page of a run's event stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventPage {
-    /// In order.
+    /// In ascending order.
     pub events: Vec<EventRow>,
-    /// The highest number there is.
+    /// The highest sequence number of the run.
     pub last: u64,
-    /// Whether the run has ended.
     pub ended: bool,
-    /// The page is empty because the next event alone is larger than a page: it comes with `whole`.
+    /// The page is empty because the next event alone exceeds its size. That event is returned with `whole`.
     pub large: bool,
 }
 
-/// A run that was given to a driver.
+/// A run that was claimed for a driver.
 pub struct Claimed {
-    /// Which.
     pub ready: ReadyRun,
-    /// The token that its driver has.
+    /// The token of this claim.
     pub claim: ClaimToken,
-    /// Hears when the run is taken from its driver, from the claim's commit on.
+    /// Notified when the run is taken from its driver, from the commit of the claim on.
     pub fence: Fence,
-    /// As its driver sees it. None: the transcript is long, and its driver reads it itself.
+    /// The run's data for the driver. `None` if the transcript is long; the driver then reads it itself.
     pub run: Option<DrivenRun>,
 }
 
-/// What a claim gave.
+/// Result of a claim.
 #[derive(Default)]
 pub struct Claims {
-    /// In the order in which they were taken.
+    /// In the order in which they were claimed.
     pub runs: Vec<Claimed>,
-    /// Whether these were all that wanted a driver.
+    /// Whether no other run wants a driver.
     pub all: bool,
-    /// Runs that want a driver of their own, with nothing driven beside it; see [`crate::Store::claim_alone`].
+    /// Runs that need to be driven alone, with no other run at the same time; see [`crate::Store::claim_alone`].
     pub suspects: Vec<ReadyRun>,
-    /// Whether others want a driver that may not take what is left of the slots: it is kept for others.
+    /// Whether other runs want a driver but may not use the free slots, which are reserved for other principals.
     pub held_back: bool,
-    /// The next moment at which something happens by the clock; see [`crate::Store::next_moment`].
+    /// The next deadline; see [`crate::Store::next_moment`].
     pub moment: Option<Timestamp>,
 }
 
-/// A run as its driver sees it.
+/// A run's data for its driver.
 #[derive(Clone)]
 pub struct DrivenRun {
-    /// Which.
     pub id: RunId,
-    /// Whose.
     pub team: TeamId,
-    /// Its build; or why that cannot be used.
+    /// Its build, or why that cannot be used.
     pub build: Result<Arc<BuildConfig>, BadConfig>,
-    /// The driver's own step number.
+    /// Number of the last committed step.
     pub step: u64,
-    /// Its sandbox, if it has one.
     pub sandbox: Option<SandboxId>,
     /// Bytes that the sandbox has on record. None: it has expired.
     pub sandbox_bytes: Option<u64>,
-    /// Steps so far.
+    /// Model and tool calls so far.
     pub steps: u64,
-    /// Tokens so far, in and out.
+    /// Input and output tokens so far.
     pub tokens: u64,
     /// US dollars so far.
     pub cost_usd: f64,
-    /// What the runs below it have used up so far, all depths together.
+    /// Usage of all runs below it so far, at all depths.
     pub below: Used,
     /// The whole transcript.
     pub entries: Vec<Entry>,
 }
 
-/// What a step leads to.
+/// How a step ends.
 #[derive(Clone, Debug)]
 pub enum StepEnd {
-    /// The run goes on; what it does now.
+    /// The run continues with a model or tool call.
     Go {
         /// `model` or `tool`.
         doing: &'static str,
-        /// The tool's name.
+        /// Name of the tool.
         who: Option<String>,
     },
-    /// A person is asked. The request's entry is among the step's entries.
+    /// The run asks a person. The entry of the request is among the step's entries.
     Ask(Box<HumanRequest>),
-    /// It waits for a moment and gives its place back.
+    /// The run releases its slot and sleeps until this time.
     Sleep(Timestamp),
-    /// It waits until its model is asked again, and gives its place back.
+    /// The run releases its slot and waits until its model can be asked again.
     Retry {
-        /// When.
+        /// When to ask again.
         until: Timestamp,
         /// The model.
         who: String,
     },
-    /// It waits for another run, which is started for a call, and gives its place back; or goes on with what that run
-    /// gave, where it has ended.
+    /// The run starts a child run for a call, releases its slot and waits. If the child has already ended, the run
+    /// continues with its result.
     Child(Box<crate::runs::children::StartChild>),
-    /// It ends well, unless a user's message came after `read_to`: then it goes on.
+    /// The run is completed, unless a user's message arrived after `read_to`: then it continues.
     Complete {
-        /// The position of the last entry that the last model call saw.
+        /// Position of the last entry that the last model call has seen.
         read_to: u64,
     },
-    /// It ends with an error. The error's entry is among the step's entries.
+    /// The run fails. The entry of the error is among the step's entries.
     Fail(RunError),
-    /// Its driver stops (the server does): another one goes on.
+    /// The driver stops, for example because the server does. Another driver continues.
     Release,
 }
 
-/// One step of a run: one transaction.
+/// One step of a run, committed in one transaction.
 #[derive(Clone, Debug)]
 pub struct StepCommit {
-    /// Which run.
     pub run: RunId,
-    /// Under which claim.
+    /// The driver's claim.
     pub claim: ClaimToken,
-    /// The driver's own number of it: one more than the last.
+    /// Number of this step: the last one plus one.
     pub step: u64,
-    /// The position of the last entry that the driver knows.
+    /// Position of the last entry that the driver knows.
     pub known: u64,
-    /// What it appends.
+    /// Entries to append.
     pub entries: Vec<NewEntry>,
-    /// What it leads to.
+    /// How the step ends.
     pub end: StepEnd,
-    /// What it used up.
+    /// Usage of the step.
     pub usage: Usage,
-    /// A sandbox that the run takes for its own with this step.
+    /// A new sandbox that the run takes with this step.
     pub sandbox: Option<SandboxId>,
     /// Bytes that the run's sandbox holds, where they are to be recorded.
     pub sandbox_bytes: Option<u64>,
-    /// Whether its entries are a turn of the model: open calls are looked for from here on.
+    /// Whether the entries are a model's turn. The search for open calls begins here.
     pub turn: bool,
-    /// When the step that follows has taken too long.
+    /// Deadline of the following step.
     pub step_deadline: Timestamp,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What a step used up.
+/// Resources that a step used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Model calls.
     pub model_calls: u64,
-    /// Tool calls.
     pub tool_calls: u64,
-    /// Tokens sent.
+    /// Tokens sent to the model.
     pub input_tokens: u64,
-    /// Of these, from the cache.
+    /// The part of `input_tokens` that came from the provider's cache.
     pub cached_tokens: u64,
-    /// Tokens that came back.
+    /// Tokens received from the model.
     pub output_tokens: u64,
     /// US dollars, as far as prices are known.
     pub cost_usd: f64,
-    /// Tokens whose price is not known.
+    /// Tokens without a known price.
     pub unpriced_tokens: u64,
-    /// Tokens of calls that the provider did not count, or not all.
+    /// Tokens of calls that the provider did not count, or not completely.
     pub estimated_tokens: u64,
-    /// Milliseconds spent waiting for network models' answers.
+    /// Milliseconds spent waiting for network models.
     pub model_ms: u64,
 }
 
 impl Usage {
-    /// What a model call used up. `answered`: it gave an answer; one that gave none is no call, but counts with its tokens.
+    /// Usage of a model call. `answered`: it gave an answer. A call without an answer is not counted as a call, but
+    /// its tokens are.
     #[must_use]
     pub fn of_call(call: &ModelCall, answered: bool) -> Self {
         let all = call.input_tokens.saturating_add(call.output_tokens);
@@ -566,7 +497,7 @@ impl Usage {
         }
     }
 
-    /// Adds what something else used up.
+    /// Adds another usage to this one.
     pub fn add(&mut self, more: &Self) {
         self.model_calls += more.model_calls;
         self.tool_calls += more.tool_calls;
@@ -580,12 +511,12 @@ impl Usage {
     }
 }
 
-/// What a driver leaves that a run was taken from.
+/// Unrecorded results of a driver whose run was taken from it.
 #[derive(Clone, Debug, Default)]
 pub struct Left {
-    /// What became of calls that it had begun.
+    /// Outcomes of calls that it had begun, by call id.
     pub outcomes: Vec<(String, Outcome)>,
-    /// Model calls that were paid for and are not on record.
+    /// Model calls that cost money and are not recorded yet.
     pub model_calls: Vec<ModelCall>,
 }
 
@@ -598,23 +529,21 @@ impl From<Vec<(String, Outcome)>> for Left {
     }
 }
 
-/// What a committed step gives back.
+/// Result of a committed step.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// All entries after the driver's `known`, its own among them, in order.
+    /// All entries after the driver's `known`, including its own, in order.
     pub entries: Vec<Entry>,
-    /// Whether the run goes on under this claim.
+    /// Whether the run continues under this claim.
     pub goes_on: bool,
 }
 
-/// A run that wants a driver.
+/// A run that is queued for a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadyRun {
-    /// Whose.
     pub team: TeamId,
-    /// Who started it.
+    /// On whose behalf it runs. Slots are shared fairly among principals.
     pub principal: Principal,
-    /// Which.
     pub run: RunId,
 }
 
@@ -630,63 +559,53 @@ pub enum Lane {
 /// A delivery that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueDelivery {
-    /// Its number.
     pub number: i64,
-    /// Its own id.
     pub delivery: DeliveryId,
-    /// The event's id: the `webhook-id`.
+    /// Id of the event, sent as `webhook-id`.
     pub id: uuid::Uuid,
-    /// Of which run. None: a test.
+    /// `None` for a test delivery.
     pub run: Option<RunId>,
-    /// Whose.
     pub team: TeamId,
-    /// Scheme, host and port of the address: who is called.
+    /// Scheme, host and port of the URL.
     pub receiver: String,
-    /// Where to.
     pub url: String,
     /// The body, fixed when the event was committed.
     pub body: Vec<u8>,
-    /// When its schedule began: with the event, or when it was sent again.
+    /// When the current schedule began: with the event, or when the delivery was sent again.
     pub begun_at: Timestamp,
     /// Attempts so far.
     pub attempts: u32,
-    /// Of these, before its present schedule.
+    /// The part of `attempts` that was made before the current schedule.
     pub attempts_before: u32,
 }
 
-/// One attempt of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRow {
-    /// 1 for the first.
+    /// 1 for the first attempt.
     pub attempt: u32,
-    /// When.
     pub at: Timestamp,
-    /// How long it took.
     pub duration_ms: u64,
-    /// The receiver's status.
+    /// Status code of the receiver's response.
     pub status: Option<u16>,
-    /// Why there was none, or what was wrong with it.
+    /// Why there was no response, or what was wrong with it.
     pub error: Option<String>,
-    /// The first bytes of the receiver's answer, as text.
+    /// The first bytes of the response, as text.
     pub answer: Option<String>,
 }
 
-/// A delivery and its attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRow {
-    /// Its own id.
     pub delivery: DeliveryId,
-    /// The event's id: the `webhook-id`.
+    /// Id of the event, sent as `webhook-id`.
     pub id: uuid::Uuid,
-    /// The event.
+    /// Name of the event.
     pub event: String,
-    /// Of which run. None: a test.
+    /// `None` for a test delivery.
     pub run: Option<RunId>,
-    /// To which webhook of the team. None: to the run's own address.
+    /// The team's webhook that it goes to. `None`: it goes to the run's own URL.
     pub webhook: Option<WebhookId>,
-    /// The event's number in the run.
+    /// Sequence number of the event in the run.
     pub sequence: u64,
-    /// Where to.
     pub url: String,
     /// The exact body: JSON.
     pub body: Vec<u8>,
@@ -694,79 +613,70 @@ pub struct DeliveryRow {
     pub created_at: Timestamp,
     /// `pending`, `delivered`, `gone`, `exhausted` or `dropped`.
     pub state: String,
-    /// When it is due again.
+    /// When the next attempt is due.
     pub due_at: Option<Timestamp>,
-    /// All attempts.
     pub attempts: Vec<AttemptRow>,
 }
 
-/// What follows an attempt.
+/// Result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryEnd {
-    /// It arrived.
     Delivered,
-    /// The receiver wants no more (410). A webhook of the team is disabled with it.
+    /// The receiver wants no more deliveries (status 410). If it is a team's webhook, it is disabled.
     Gone,
-    /// Again at this moment.
+    /// Try again at this time.
     Again(Timestamp),
-    /// Three days are over.
+    /// The three days for retries have passed.
     Exhausted,
 }
 
-/// A call of a network model, as a run's transcript has it.
+/// A call of a network model in a run's transcript.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelCallRow {
-    /// Its position in the transcript.
+    /// Position in the transcript.
     pub position: u64,
     /// When it was committed.
     pub at: Timestamp,
-    /// What is known of it.
     pub call: ModelCall,
-    /// Why it gave no answer, where it gave none.
+    /// How and why it failed, if it did.
     pub failed: Option<(AttemptOutcome, String)>,
 }
 
-/// A team's settings of a provider, as people see them.
+/// A team's settings of a model provider, without the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderRow {
-    /// As models name it.
+    /// The provider's name in model names.
     pub name: String,
-    /// Whose protocol it speaks.
+    /// Which protocol it speaks.
     pub kind: String,
-    /// Its address; none: the provider's own.
+    /// `None`: the provider's default address.
     pub base_url: Option<String>,
-    /// Whether a key is set.
     pub has_key: bool,
-    /// When it was set up.
     pub created_at: Timestamp,
-    /// When it was last changed.
     pub updated_at: Timestamp,
 }
 
-/// A team's settings of a provider, with the key. Without `Debug`.
+/// A team's settings of a model provider, with the key. Deliberately without `Debug`.
 #[derive(Clone)]
 pub struct ProviderSetting {
-    /// Whose protocol it speaks.
+    /// Which protocol it speaks.
     pub kind: String,
-    /// Its address; none: the provider's own.
+    /// `None`: the provider's default address.
     pub base_url: Option<String>,
-    /// Its key.
     pub key: Option<String>,
 }
 
-/// Settings of a provider to store. Without `Debug`: it holds a key.
+/// Provider settings to store. Deliberately without `Debug`, because it contains a key.
 #[derive(Clone)]
 pub struct PutProvider {
-    /// Whose.
     pub team: TeamId,
-    /// As models name it.
+    /// The provider's name in model names.
     pub name: String,
     /// `anthropic`, `openai`, `gemini` or `openai_compatible`.
     pub kind: String,
-    /// Its address; none: the provider's own.
+    /// `None`: the provider's default address.
     pub base_url: Option<String>,
-    /// Its key; none: the one that it has.
+    /// `None`: keep the stored key.
     pub key: Option<String>,
-    /// Now.
     pub now: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! The bell: "there is more". It carries nothing; who hears it reads the store.
+//! Notifications within the process: "there may be more". They carry no data; the receiver reads the store.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use errand_core::id::RunId;
 use tokio::sync::watch;
 
-/// Rings for runs that somebody watches, and for the engine.
+/// Notifies those who watch runs, and the engine.
 #[derive(Clone, Default)]
 pub struct Bell {
     watched: Arc<Mutex<HashMap<RunId, Watched>>>,
@@ -15,41 +15,39 @@ pub struct Bell {
     driven: Arc<Mutex<HashMap<RunId, Arc<tokio::sync::Notify>>>>,
 }
 
-/// What rang for a run.
+/// Number of notifications of a run.
 #[derive(Clone, Copy, Default)]
 struct Rung {
-    /// How often.
     times: u64,
-    /// How often when the run had come to rest.
+    /// Notifications at which the run was at rest.
     at_rest: u64,
 }
 
-/// A run that somebody watches.
 struct Watched {
     sender: watch::Sender<Rung>,
-    /// How many do.
+    /// Number of watches on it.
     watches: usize,
 }
 
-/// A driver's ear: hears when its run was taken from it (a stop, a limit). Made by the claim, and put in place by the
-/// writer in the order of what was committed: a stop that comes right after the claim is heard, one from before is not.
+/// Tells a driver that its run was taken from it (by a stop or a limit). Created by the claim, and registered by the
+/// writer in commit order: it receives a stop that comes right after the claim, but none from before.
 pub struct Fence {
     run: RunId,
     bell: Bell,
     notify: Arc<tokio::sync::Notify>,
 }
 
-/// Somebody's watch on a run.
+/// A subscription to the changes of a run.
 pub struct Watch {
     run: RunId,
     bell: Bell,
     receiver: watch::Receiver<Rung>,
-    /// How often the run had come to rest when that was last heard.
+    /// Value of `Rung::at_rest` when it was last received.
     at_rest: u64,
 }
 
 impl Bell {
-    /// Watches a run. What rang before is not heard: read first.
+    /// Watches a run. Earlier notifications are not received, so read the store after calling this.
     #[must_use]
     pub fn watch(&self, run: RunId) -> Watch {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,14 +66,14 @@ impl Bell {
         }
     }
 
-    /// How many runs are watched now.
+    /// Number of watched runs.
     #[must_use]
     pub fn watched(&self) -> usize {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.len()
     }
 
-    /// Something happened to a run. `at_rest`: it has ended, or waits for a person.
+    /// Notifies of a change of a run. `at_rest`: it has ended, or waits for a person.
     pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_run) = watched.get(&run) {
@@ -86,7 +84,7 @@ impl Bell {
         }
     }
 
-    /// Something happened that may concern every watcher, such as the end of a key.
+    /// Notifies all watchers, for example because an API key has ended.
     pub(crate) fn ring_all(&self) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         for of_run in watched.values() {
@@ -96,7 +94,7 @@ impl Bell {
         }
     }
 
-    /// An ear for the fencing of a run, which hears once [`Bell::listen`] has put it in place.
+    /// Creates a listener for the fencing of a run. It receives nothing until [`Bell::listen`] has registered it.
     pub(crate) fn fence(&self, run: RunId) -> Fence {
         Fence {
             run,
@@ -105,20 +103,19 @@ impl Bell {
         }
     }
 
-    /// From here on this ear hears when the run is taken from its driver. One for each run: it takes the place of an
-    /// earlier driver's.
+    /// Registers a listener for the fencing of a run. There is one per run: it replaces that of an earlier driver.
     pub(crate) fn listen(&self, run: RunId, ear: Arc<tokio::sync::Notify>) {
         let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
         driven.insert(run, ear);
     }
 
-    /// Whether somebody listens for the fencing of the run: a driver is at work on it, or has just been given it.
+    /// Whether a driver has the run, or has just received it.
     pub(crate) fn is_driven(&self, run: RunId) -> bool {
         let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
         driven.contains_key(&run)
     }
 
-    /// A run was taken from its driver.
+    /// Tells the driver that its run was taken from it.
     pub(crate) fn ring_fence(&self, run: RunId) {
         let driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(notify) = driven.get(&run) {
@@ -126,37 +123,39 @@ impl Bell {
         }
     }
 
-    /// There are runs that want a driver, or requests that may lapse at another time than before.
+    /// Notifies the engine of runs that want a driver, or of requests that may expire at a different time than
+    /// before.
     pub(crate) fn ring_work(&self) {
         self.work.notify_one();
     }
 
-    /// There are deliveries.
+    /// Notifies the outbox of new deliveries.
     pub(crate) fn ring_outbox(&self) {
         self.outbox.notify_one();
     }
 
-    /// Until there may be work for the engine. One listener.
+    /// Waits until there may be work for the engine. Only one task may wait.
     pub async fn work(&self) {
         self.work.notified().await;
     }
 
-    /// Until there may be deliveries. One listener.
+    /// Waits until there may be deliveries. Only one task may wait.
     pub async fn outbox(&self) {
         self.outbox.notified().await;
     }
 }
 
 impl Watch {
-    /// Until something happened since the last call.
+    /// Waits until something has changed since the last call.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Until the run came to rest (it ended, or waits for a person) since the watch began, or since the last call. What
-    /// happens to it on the way is passed over without a look at the store; by now it may be on its way again.
+    /// Waits until the run has come to rest (ended, or waiting for a person) since the watch began, or since the last
+    /// call. Changes in between are skipped without reading the store. When this returns, the run may already have
+    /// continued.
     pub async fn came_to_rest(&mut self) {
         let heard = self.at_rest;
         let rung = self
@@ -172,12 +171,12 @@ impl Watch {
 }
 
 impl Fence {
-    /// What [`Bell::listen`] puts in place.
+    /// The listener to register with [`Bell::listen`].
     pub(crate) fn ear(&self) -> Arc<tokio::sync::Notify> {
         Arc::clone(&self.notify)
     }
 
-    /// Until the run was taken from its driver.
+    /// Waits until the run was taken from its driver.
     pub async fn fenced(&self) {
         self.notify.notified().await;
     }
@@ -190,7 +189,7 @@ impl Drop for Fence {
             .driven
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // A later driver of the same run may have put its own ear there.
+        // A later driver of the same run may have registered its own listener.
         if driven
             .get(&self.run)
             .is_some_and(|notify| Arc::ptr_eq(notify, &self.notify))
@@ -207,7 +206,7 @@ impl Drop for Watch {
             .watched
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Counted by hand: two that go at once would each see the other's receiver still there.
+        // Counted explicitly: two watches that are dropped at once would each still see the other's receiver.
         if let Some(of_run) = watched.get_mut(&self.run) {
             of_run.watches -= 1;
             if of_run.watches == 0 {
@@ -227,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether it is done without having to wait.
+    /// Whether the future completes without waiting.
     fn is_ready(future: impl Future<Output = ()>) -> bool {
         pin!(future)
             .poll(&mut Context::from_waker(Waker::noop()))
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_for_rest_hears_nothing_else_and_each_rest_once() {
+    fn a_watch_for_rest_receives_each_rest_once() {
         let (bell, run) = (Bell::default(), run());
         let mut early = bell.watch(run);
         bell.ring(run, true);
@@ -251,17 +250,17 @@ mod tests {
         assert!(is_ready(watch.changed()));
         assert!(
             !is_ready(watch.came_to_rest()),
-            "what rang before is not heard"
+            "earlier notifications are not received"
         );
         bell.ring(run, true);
         bell.ring(run, true);
         bell.ring(run, false);
         assert!(is_ready(watch.came_to_rest()));
-        assert!(!is_ready(watch.came_to_rest()), "several are heard as one");
+        assert!(!is_ready(watch.came_to_rest()), "several count as one");
     }
 
     #[test]
-    fn a_watch_that_is_dropped_leaves_nothing() {
+    fn a_dropped_watch_leaves_no_entry() {
         let (bell, run) = (Bell::default(), run());
         let (first, second) = (bell.watch(run), bell.watch(run));
         assert_eq!(bell.watched(), 1);
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn watches_that_go_at_once_leave_nothing() {
+    fn watches_dropped_at_once_leave_no_entry() {
         let (bell, run) = (Bell::default(), run());
         for _ in 0..500 {
             let (one, other) = (bell.watch(run), bell.watch(run));

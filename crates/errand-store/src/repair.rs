@@ -1,10 +1,13 @@
-//! What an operator does to a run that is damaged or stuck: it goes on, it ends, or another goes on in its place.
+//! Repairs a run that is damaged or stuck, on behalf of an operator: it continues, it ends, or a fork continues in
+//! its place.
 //!
-//! Promised: afterwards the run is in a state from which it can go on, or has ended; its row says what its transcript
-//! says, and its requests and sandbox agree with both. Nothing of a transcript is changed or taken away. A driver that
-//! is at work is fenced: it commits nothing more, and its sandbox is kept from others until it has left.
+//! # Guarantees
 //!
-//! These operations name no team: whoever may write to the data directory may ask for them.
+//! Afterwards the run can continue, or has ended. Its row agrees with its transcript, and its requests and its
+//! sandbox agree with both. Nothing in a transcript is changed or removed. A driver that is still working is fenced:
+//! it commits nothing more, and its sandbox is not given to others until it has left.
+//!
+//! These operations have no team parameter: they are for whoever may write to the data directory.
 
 pub(crate) mod fork;
 mod rows;
@@ -26,50 +29,50 @@ use crate::runs::losses;
 use crate::runs::quarantine;
 pub use fork::{Fork, Forked};
 
-/// The code of the error with which a run is ended.
+/// Error code of a run that was ended by a repair.
 const CODE: &str = "repaired";
-/// The sentence of that error.
-const MESSAGE: &str = "an operator ended the run with `errand runs repair --fail`; a retry goes on from here, a fork takes over \
+/// Message of that error.
+const MESSAGE: &str = "an operator ended the run with `errand runs repair --fail`; a retry continues from here, a fork copies \
     what can be read";
 
-/// What became of a run that was repaired.
+/// Result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repaired {
-    /// Its status now.
+    /// The run's new status.
     pub status: Status,
-    /// What it waits for now, as `waiting_on.kind`; none once it has ended.
+    /// The reason that the run waits now, as in `waiting_on.kind`. `None` if it has ended.
     pub waits_for: Option<String>,
-    /// Whether a driver that was at work was told to leave.
+    /// Whether a working driver was told to stop.
     pub was_taken_away: bool,
-    /// Whether anything was done. False: it had ended already.
+    /// Whether anything was changed. `false` if the run had already ended.
     pub is_changed: bool,
 }
 
 impl Store {
-    /// Lets a run go on: its row is rebuilt from its transcript, its claim taken away, its request put right, and the
-    /// run is put in line. One that failed is retried.
+    /// Lets a run continue: rebuilds its row from its transcript, takes its claim away, repairs its requests, and
+    /// queues it. A failed run is retried.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Refused` for a run that is completed or interrupted, and for one whose rows cannot be
-    /// read: a sentence says what can be done instead.
+    /// [`StoreError::NotFound`]; `Refused` for a run that is completed or interrupted, or whose rows cannot be read.
+    /// The message says what can be done instead.
     pub async fn repair_resume(&self, run: RunId, now: Timestamp) -> Result<Repaired> {
         let bell = self.bell().clone();
         self.write(move |tx| resume(tx, &bell, run, now)).await
     }
 
-    /// Ends a run as failed, whatever its rows are like. One that has ended is left as it is.
+    /// Ends a run as failed, whatever the state of its rows. A run that has ended is left unchanged.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; those of any write.
+    /// [`StoreError::NotFound`].
     pub async fn repair_fail(&self, run: RunId, now: Timestamp) -> Result<Repaired> {
         let bell = self.bell().clone();
         let failed = self.write(move |tx| fail(tx, &bell, run, now)).await;
         match failed {
-            // Something that belongs to it cannot be read: it ends without being read.
+            // Some of its rows cannot be read, so it is ended without reading them.
             Err(
                 error @ (StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Sql(_)),
             ) => {
-                tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is ended as it is");
+                tracing::warn!(run.id = %run, error = &error as &dyn std::error::Error, "a run cannot be read and is failed without reading it");
                 self.write(move |tx| quarantine::end(tx, run, &RunError::new(CODE, MESSAGE), now))
                     .await?;
                 Ok(Repaired {
@@ -83,10 +86,11 @@ impl Store {
         }
     }
 
-    /// Starts a new run with what another one's transcript holds. The other one is not changed.
+    /// Starts a run from the transcript of another one, which is not changed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Refused` where its row or the build cannot be read, or not so many entries.
+    /// [`StoreError::NotFound`]; `Refused` if the run's row or the build cannot be read, or fewer entries than
+    /// requested can be read.
     pub async fn fork_run(&self, fork: Fork) -> Result<Forked> {
         self.write(move |tx| fork::fork(tx, &fork)).await
     }
@@ -95,14 +99,14 @@ impl Store {
 fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repaired> {
     let unreadable = |error: StoreError| match error {
         StoreError::Corrupt { .. } => StoreError::Refused(format!(
-            "the run cannot go on, since {error}; a fork goes on with what can be read of it, and --fail ends it"
+            "the run cannot continue, because {error}; a fork continues with what can be read of it, and --fail ends it"
         )),
         other => other,
     };
     let mut change = Change::of_run(tx, run, now).map_err(unreadable)?;
     if let status @ (Status::Completed | Status::Interrupted) = change.row.status {
         return Err(StoreError::Refused(format!(
-            "the run is {}, and nothing is to be repaired; a message resumes it",
+            "the run is {}, so there is nothing to repair; a message resumes it",
             status.as_str()
         )));
     }
@@ -115,7 +119,7 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
         change.apply(Event::Retry)?;
         change.append(None, Body::Retried { by: None })?;
         change.row.worked_ms = 0;
-        // The database lets a run that has ended go to pending and nowhere else, in whichever step comes next.
+        // A trigger allows an ended run to change to pending only, so this is written first.
         change.write()?;
     }
     change.row.completed_at = None;
@@ -147,13 +151,14 @@ fn resume(tx: &Tx<'_>, bell: &Bell, run: RunId, now: Timestamp) -> Result<Repair
     Ok(repaired)
 }
 
-/// Takes the run from its driver. Some: that is at work, and was told to leave. Frees the sandbox of who is gone.
+/// Takes the run from its driver. Returns the claim if the driver is still working and was told to stop; releases the
+/// sandbox if the driver is gone.
 fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>> {
     let claim = change.row.claim;
     let driven = claim.filter(|_| bell.is_driven(change.row.id));
     match claim {
         Some(_) => {
-            // How long a driver worked that is gone is known up to its last step only.
+            // A lost driver has certainly worked only until its last commit.
             if driven.is_none()
                 && let Some(at) = change.row.claimed_at.take()
             {
@@ -161,7 +166,7 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
             }
             change.release();
         }
-        // Nobody has worked since it was released.
+        // It was released, so nobody has worked since.
         None => {
             change.row.claimed_at = None;
             change.row.claim_boot = None;
@@ -178,7 +183,7 @@ fn take_away(change: &mut Change<'_>, bell: &Bell) -> Result<Option<ClaimToken>>
     Ok(driven)
 }
 
-/// The request that the transcript leaves open is what the run waits for, whatever its row said.
+/// Makes the run wait for the request that its transcript leaves open, regardless of what its row says.
 fn wait_for(change: &mut Change<'_>, request: &HumanRequest) -> Result<()> {
     let way: &[Event] = match change.row.status {
         Status::Pending => &[Event::Claimed, Event::StepDone, Event::Asked],

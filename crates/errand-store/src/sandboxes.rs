@@ -1,8 +1,14 @@
-//! Sandboxes: their rows. The directories are the business of `errand-sandbox`; the row comes first, the directory
-//! after, and goes after.
+//! The rows of sandboxes. `errand-sandbox` handles the directories: the row is created before the directory, and
+//! deleted before it.
 //!
-//! Promised: a sandbox does not expire while the run that it serves has not ended, and is not deleted while any run on
-//! it has not, held by the statement that would do it. Left out: taking a sandbox for a run and giving it back (a run's own transactions do it), files.
+//! # Guarantees
+//!
+//! A sandbox does not expire while the run that uses it has not ended, and is not deleted while any run on it has not
+//! ended. The statements that would do so check this themselves.
+//!
+//! # Non-goals
+//!
+//! Assigning a sandbox to a run and releasing it (transactions of the run do that), and files.
 
 pub(crate) mod bytes;
 #[cfg(test)]
@@ -18,15 +24,15 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 pub use bytes::RecordedSandbox;
 
-/// True of `sandboxes s` where the run that it serves has not ended: such a sandbox does not expire.
+/// SQL condition for `sandboxes s` whose run has not ended. Such a sandbox does not expire.
 macro_rules! held {
     () => {
         "EXISTS (SELECT 1 FROM runs r WHERE r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted'))"
     };
 }
 
-/// True of `sandboxes s` where any run on it has not ended, those that wait for it too, or a driver of one is still
-/// leaving it: such a sandbox is not deleted.
+/// SQL condition for `sandboxes s` with any run that has not ended, including runs that wait for it, or with a driver
+/// that has not left it yet. Such a sandbox is not deleted.
 macro_rules! in_use {
     () => {
         concat!(
@@ -38,26 +44,19 @@ macro_rules! in_use {
     };
 }
 
-/// A sandbox's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Its id.
     pub id: SandboxId,
-    /// Whose.
     pub team: TeamId,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it goes, unless it is used.
+    /// When it is deleted, unless it is used before.
     pub expires_at: Timestamp,
-    /// Bytes on disk when that was last recorded.
+    /// Last recorded size on disk, in bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Makes a sandbox's row. `expires_at`: now and `sandbox.ttl`.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Creates the row of a sandbox. `expires_at` is now plus the setting `sandbox.ttl`.
     pub async fn create_sandbox(
         &self,
         team: TeamId,
@@ -77,7 +76,7 @@ impl Store {
     /// A sandbox that can be used.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]: missing, another team's, deleted or expired.
+    /// [`StoreError::NotFound`]: it does not exist, belongs to another team, is deleted, or has expired.
     pub async fn sandbox(
         &self,
         team: TeamId,
@@ -89,11 +88,11 @@ impl Store {
             .await
     }
 
-    /// Notes a use: the sandbox goes no earlier than at `expires_at`. Never makes it go earlier than before. `bytes`: what it
-    /// holds on disk now, if that is known.
+    /// Records a use: the sandbox does not expire before `expires_at`. Never shortens its life. `bytes` is its current size
+    /// on disk, if known.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] as for [`Store::sandbox`].
+    /// [`StoreError::NotFound`], as for [`Store::sandbox`].
     pub async fn touch_sandbox(
         &self,
         team: TeamId,
@@ -107,10 +106,10 @@ impl Store {
             .await
     }
 
-    /// Deletes a sandbox's row; the directory may go once this has answered.
+    /// Deletes the row of a sandbox. When this returns, the directory may be removed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] as for [`Store::sandbox`], [`StoreError::Conflict`] while a run on it has not ended.
+    /// [`StoreError::NotFound`], as for [`Store::sandbox`]; [`StoreError::Conflict`] while a run on it has not ended.
     pub async fn delete_sandbox(
         &self,
         team: TeamId,
@@ -123,20 +122,17 @@ impl Store {
             .await
     }
 
-    /// Sandboxes of all teams that have expired and are not deleted, at most `limit`, those that expired first first.
+    /// Expired sandboxes of all teams that are not deleted, at most `limit`, in the order of expiry.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where an id cannot be read.
+    /// [`StoreError::Corrupt`] if an id cannot be read.
     pub async fn expired_sandboxes(&self, now: Timestamp, limit: u32) -> Result<Vec<SandboxId>> {
         self.read(move |conn| select_expired(conn, now, limit))
             .await
     }
 
-    /// Deletes a sandbox's row if it has expired *still*: a use since [`Store::expired_sandboxes`] saves it. With the record
-    /// that it had where it is deleted now, and the directory may go.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Deletes the row of a sandbox if it is *still* expired: a use since [`Store::expired_sandboxes`] keeps it. Returns its
+    /// size record if it was deleted, so that the directory may be removed.
     pub async fn mark_sandbox_deleted(
         &self,
         sandbox: &SandboxId,
@@ -147,10 +143,7 @@ impl Store {
             .await
     }
 
-    /// What the store knows of sandboxes, in the order in which they were asked for. For who tidies up the directories.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// State of sandboxes, in the order of the ids. For cleaning up directories.
     pub async fn sandbox_fates(
         &self,
         sandboxes: Vec<SandboxId>,
@@ -177,14 +170,14 @@ impl Store {
     }
 }
 
-/// What the store knows of a sandbox.
+/// State of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxFate {
-    /// It has a row: its directory, if there is one, stays.
+    /// It has a row, so its directory stays.
     Kept,
-    /// Its row is deleted: nothing will ever use its directory again.
+    /// Its row is deleted, so its directory will never be used again.
     Deleted,
-    /// It has no row. Rows come before directories, so that it is none of this store.
+    /// It has no row. Because rows are created before directories, it does not belong to this store.
     Unknown,
 }
 
@@ -275,7 +268,7 @@ fn delete(tx: &Connection, team: TeamId, sandbox: &SandboxId, now: Timestamp) ->
     if deleted > 0 {
         return Ok(());
     }
-    // It can be used, and yet was not deleted: then a run is on it.
+    // If it can be used but was not deleted, a run is using it.
     select_sandbox(tx, team, sandbox, now)?;
     Err(StoreError::Conflict(
         "a run on this sandbox has not ended; stop the run first, or wait for its end".to_owned(),

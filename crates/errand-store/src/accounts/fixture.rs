@@ -1,4 +1,4 @@
-//! For the tests of this crate's tables: a store in a directory of its own, with two teams.
+//! Test fixture for this crate: a store in its own directory, with two teams.
 
 use errand_core::id::{AgentId, ApiKeyId, BuildId, IdGen, RunId, SandboxId, TeamId, UserId};
 use errand_core::time::Timestamp;
@@ -10,10 +10,10 @@ use crate::db::sqlite::{OpenOptions, Store};
 use crate::db::types::{Blob, Ms};
 use crate::idempotency::{Answer, Idem, Once, StoredAnswer};
 
-/// The first team's webhook secret.
+/// Webhook secret of the first team.
 pub(crate) const SECRET: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
-/// A store with the team `default` and its owner, and another team with its own.
+/// A store with the team `default` and its owner, and another team with its own owner.
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) ids: IdGen,
@@ -22,12 +22,12 @@ pub(crate) struct Fixture {
     pub(crate) owner: UserId,
     pub(crate) other_team: TeamId,
     pub(crate) other_owner: UserId,
-    /// The scope of [`Fixture::once`]; no row has it.
+    /// Scope of [`Fixture::once`]. No row has this id.
     pub(crate) api_key: ApiKeyId,
     _dir: tempfile::TempDir,
 }
 
-/// A store without any team.
+/// A store without a team.
 pub(crate) fn empty_store(ids: &IdGen, now: Timestamp) -> (Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let options = OpenOptions {
@@ -85,7 +85,7 @@ impl Fixture {
         }
     }
 
-    /// A recorded operation: `key` as the `Idempotency-Key`, `body` for what was sent.
+    /// A recorded operation: `key` is the `Idempotency-Key`, `body` stands for the request's body.
     pub(crate) fn once<T: std::fmt::Debug>(&self, key: &str, body: u8) -> Once<T> {
         let idem = Idem {
             api_key: self.api_key,
@@ -100,7 +100,7 @@ impl Fixture {
         }
     }
 
-    /// An agent with one build, put there by hand.
+    /// Inserts an agent with one build directly.
     pub(crate) async fn agent_rows(&self, team: TeamId) -> (AgentId, BuildId) {
         let (agent, build, now) = (self.ids.agent(self.now), self.ids.build(self.now), self.now);
         self.store
@@ -121,7 +121,7 @@ impl Fixture {
         (agent, build)
     }
 
-    /// A run, put there by hand: these tests are about what stands beside runs, not about how they come and go.
+    /// Inserts a run directly: these tests are about what surrounds runs, not about their life cycle.
     pub(crate) async fn run_row(
         &self,
         team: TeamId,
@@ -132,7 +132,7 @@ impl Fixture {
         let (run, now, sandbox) = (self.ids.run(self.now), self.now, sandbox.cloned());
         self.store
             .write(move |tx| {
-                // Counters, positions and limits, whichever the table has and has no default for: 0.
+                // Columns without a default, such as counters, positions and limits, get 0.
                 let counters: Vec<String> = tx
                     .prepare(
                         "SELECT name FROM pragma_table_info('runs') WHERE \"notnull\" AND dflt_value IS NULL AND name NOT IN
@@ -165,7 +165,7 @@ impl Fixture {
         run
     }
 
-    /// Runs a statement that tests need and no operation offers.
+    /// Executes a statement for which there is no operation.
     pub(crate) async fn sql(&self, sql: &'static str) {
         self.store
             .write(move |tx| Ok(tx.execute_batch(sql)?))
@@ -173,13 +173,13 @@ impl Fixture {
             .unwrap();
     }
 
-    /// How many rows were ever changed.
+    /// Number of rows changed so far.
     pub(crate) async fn changes(&self) -> u64 {
         self.store.write(|tx| Ok(tx.total_changes())).await.unwrap()
     }
 }
 
-/// The recorded form in these tests: what the result is.
+/// Recorded form of a result in these tests.
 fn shown<T: std::fmt::Debug>(value: &T) -> StoredAnswer {
     StoredAnswer {
         status: 200,
@@ -187,7 +187,7 @@ fn shown<T: std::fmt::Debug>(value: &T) -> StoredAnswer {
     }
 }
 
-/// Holds that the first answer was made now, and the second is its record, byte for byte. Gives the first.
+/// Asserts that the first answer was executed and the second is its byte-for-byte replay. Returns the first.
 #[track_caller]
 pub(crate) fn assert_replayed<T: std::fmt::Debug>(first: Answer<T>, second: Answer<T>) -> T {
     match (first, second) {

@@ -1,10 +1,14 @@
-//! Invitations: links by which somebody joins a team.
+//! Invitations: links with which people join a team.
 //!
-//! Promised: a link works once, until it expires, and as long as whoever made it may make it *still*: one who is removed,
-//! disabled or demoted lets nobody in any more. It is used in the transaction in which somebody joins; a refusal uses
-//! nothing up. Of the link itself the store knows a hash alone.
+//! # Guarantees
 //!
-//! Left out: drawing tokens and hashing passwords, and the page that the link leads to.
+//! A link works once, until it expires, and only while its creator is *still* allowed to create it: the links of a
+//! user who was removed, disabled or demoted stop working. A link is used up in the transaction in which somebody
+//! joins; a refusal does not use it up. The store knows only a hash of the link's token.
+//!
+//! # Non-goals
+//!
+//! Generating tokens, hashing passwords, and the page that the link leads to.
 
 use errand_core::id::{InvitationId, TeamId, UserId};
 use errand_core::limits::{INVITATION_MS_MAX, INVITATIONS_MAX};
@@ -23,8 +27,8 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{Page, PageQuery};
 
-/// True of `invitations i` that work at the moment `?2`: neither used nor expired, and made by somebody who may do that
-/// still.
+/// SQL condition for `invitations i` that work at the time `?2`: neither used nor expired, and created by somebody
+/// who is still allowed to.
 macro_rules! works {
     () => {
         "i.used_at IS NULL AND i.expires_at > ?2 AND EXISTS (
@@ -37,67 +41,57 @@ macro_rules! works {
 /// An invitation that works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invitation {
-    /// Its id.
     pub id: InvitationId,
-    /// Into which team.
     pub team: TeamId,
-    /// The role of whoever comes.
+    /// Role of the person who joins.
     pub role: Role,
-    /// Whom it is for, in small letters. None: whoever has the link.
+    /// The person it is for, in lower case. `None`: anyone with the link.
     pub email: Option<String>,
-    /// By whom.
     pub created_by: UserId,
-    /// When.
     pub created_at: Timestamp,
-    /// Until when it works.
     pub expires_at: Timestamp,
 }
 
-/// An invitation to make.
+/// An invitation to create.
 #[derive(Clone, Debug)]
 pub struct NewInvitation {
-    /// Its id.
     pub id: InvitationId,
-    /// Into which team.
     pub team: TeamId,
-    /// SHA-256 of its token.
+    /// SHA-256 of the token.
     pub token_hash: [u8; 32],
-    /// The role of whoever comes.
+    /// Role of the person who joins.
     pub role: Role,
-    /// Whom it is for, as it was typed. None: whoever has the link.
+    /// The person it is for, as entered. `None`: anyone with the link.
     pub email: Option<String>,
-    /// By whom.
+    /// The acting user.
     pub by: UserId,
-    /// The present role of who does it.
+    /// The acting user's current role.
     pub by_role: Role,
-    /// Until when it works.
     pub expires_at: Timestamp,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// Who joins.
+/// The person who joins.
 #[derive(Clone)]
 pub enum Joining {
-    /// Somebody who has signed in.
+    /// An existing user who has logged in.
     User(UserId),
-    /// Somebody new. Without `Debug`: the hash of a password is nobody's business.
+    /// A new user. Deliberately without `Debug`, because it contains a password hash.
     New {
-        /// Their id.
         id: UserId,
-        /// Their e-mail address, as it was typed. None: the invitation's.
+        /// E-mail address, as entered. `None`: that of the invitation.
         email: Option<String>,
-        /// Their password: argon2id, as a PHC string.
+        /// Password hash: argon2id as a PHC string.
         phc_hash: String,
     },
 }
 
 impl Store {
-    /// Makes an invitation.
+    /// Creates an invitation.
     ///
     /// # Errors
-    /// `Forbidden` (members invite nobody, only owners invite owners); `Invalid` (`email`, `expires_at`); `Conflict` where
-    /// the person is of the team already, or as many invitations are open as a team may have.
+    /// `Forbidden` (the role member cannot invite; only owners can invite owners); `Invalid` (`email`, `expires_at`);
+    /// `Conflict` if the person is already a member, or the team has the maximum number of open invitations.
     pub async fn create_invitation(
         &self,
         new: NewInvitation,
@@ -107,10 +101,10 @@ impl Store {
             .await
     }
 
-    /// A page of the team's invitations that work, newest first.
+    /// A page of the team's working invitations, newest first.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a role cannot be read.
+    /// [`StoreError::Corrupt`] if a role cannot be read.
     pub async fn invitations(
         &self,
         team: TeamId,
@@ -121,10 +115,10 @@ impl Store {
             .await
     }
 
-    /// Takes an invitation back: its link works no more.
+    /// Deletes an invitation, so that its link stops working.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also for one that was used.
+    /// [`StoreError::NotFound`], also if the invitation was used.
     pub async fn delete_invitation(
         &self,
         team: TeamId,
@@ -149,10 +143,7 @@ impl Store {
         .await
     }
 
-    /// What a link leads to: its team and the invitation. None where it does not work (any more). Uses nothing up.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The team and the invitation that a link belongs to. `None` if the link does not work. Does not use it up.
     pub async fn invited(
         &self,
         token_hash: [u8; 32],
@@ -168,12 +159,12 @@ impl Store {
         .await
     }
 
-    /// Uses a link: whoever has it joins the team. Somebody new is made with it, with their password.
+    /// Uses a link to join its team. A new user is created with the given password.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where [`Store::invited`] gives none; `Refused` where the invitation is for another person,
-    /// or the user is disabled; `Invalid` (`email`); `Conflict` where the person is of the team already, or somebody new
-    /// gives an address that a user has: they sign in first. A refused link stays as it was.
+    /// [`StoreError::NotFound`] if [`Store::invited`] returns `None`; `Refused` if the invitation is for another
+    /// person, or the user is disabled; `Invalid` (`email`); `Conflict` if the person is already a member, or a new
+    /// user gives the address of an existing one, who must log in first. A refused link is not used up.
     pub async fn join(
         &self,
         token_hash: [u8; 32],
@@ -248,7 +239,7 @@ fn select_page(
 fn insert(tx: &Connection, new: &NewInvitation) -> Result<Invitation> {
     if !new.by_role.may(Permission::ManageMembers) {
         return Err(StoreError::Forbidden(
-            "the role member does not allow this: an admin or owner of the team can".to_owned(),
+            "the role member does not allow this; ask an admin or owner of the team".to_owned(),
         ));
     }
     only_owners(new.role == Role::Owner, new.by_role)?;
@@ -256,7 +247,7 @@ fn insert(tx: &Connection, new: &NewInvitation) -> Result<Invitation> {
     if new.expires_at <= new.now || new.expires_at > latest {
         return Err(StoreError::Invalid {
             field: "expires_at",
-            message: format!("it takes a moment to come, no later than {latest}"),
+            message: format!("must be in the future, no later than {latest}"),
         });
     }
     let email = new.email.as_deref().map(normal_email).transpose()?;
@@ -265,7 +256,7 @@ fn insert(tx: &Connection, new: &NewInvitation) -> Result<Invitation> {
         && role_in(tx, new.team, user.id)?.is_some()
     {
         return Err(StoreError::Conflict(
-            "this person is of the team already".to_owned(),
+            "this person is already a member of the team".to_owned(),
         ));
     }
     if how_many(tx, new.team, new.now)? >= INVITATIONS_MAX {
@@ -273,7 +264,7 @@ fn insert(tx: &Connection, new: &NewInvitation) -> Result<Invitation> {
             "a team has at most {INVITATIONS_MAX} open invitations; delete one first"
         )));
     }
-    // Those that have ended are of no use.
+    // Expired invitations are useless.
     tx.prepare_cached(
         "DELETE FROM invitations WHERE team_id = ?1 AND used_at IS NULL AND expires_at <= ?2",
     )?
@@ -336,7 +327,7 @@ fn join(
 }
 
 fn for_somebody_else() -> StoreError {
-    StoreError::Refused("this invitation is for another person; ask for one of your own".to_owned())
+    StoreError::Refused("this invitation is for another person; ask for your own".to_owned())
 }
 
 fn known(tx: &Connection, invitation: &Invitation, user: UserId) -> Result<User> {
@@ -348,7 +339,7 @@ fn known(tx: &Connection, invitation: &Invitation, user: UserId) -> Result<User>
     }
     if role_in(tx, invitation.team, user)?.is_some() {
         return Err(StoreError::Conflict(
-            "you are of this team already".to_owned(),
+            "you are already a member of this team".to_owned(),
         ));
     }
     Ok(found)
@@ -369,7 +360,7 @@ fn make_user(
         (None, None) => {
             return Err(StoreError::Invalid {
                 field: "email",
-                message: "it takes an e-mail address, such as ann@example.com".to_owned(),
+                message: "must be an e-mail address, such as ann@example.com".to_owned(),
             });
         }
     };

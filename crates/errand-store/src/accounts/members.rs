@@ -1,7 +1,9 @@
-//! The people of a team, as the team itself sees and changes them.
+//! The members of a team, as the team sees and changes them.
 //!
-//! Promised: who may do what is looked at here, by the role of who does it, in the transaction; whoever is removed takes
-//! their keys and their invitations of the team with them, so that nothing comes back should they join again.
+//! # Guarantees
+//!
+//! Permissions are checked here, by the role of the acting user, in the same transaction. Removing a member deletes
+//! the member's keys and invitations of the team, so that they do not come back if the member joins again.
 
 use errand_core::id::{ApiKeyId, TeamId, UserId};
 use errand_core::role::{Permission, Role};
@@ -15,41 +17,34 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{ApiKey, Page, PageQuery};
 
-/// A person's place in a team.
+/// A member of a team.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The person.
     pub user: UserId,
-    /// Their e-mail address. None: an owner whom nobody has claimed yet.
+    /// `None` for an owner whose account has not been claimed yet.
     pub email: Option<String>,
-    /// What they may do.
     pub role: Role,
-    /// When they came into the team.
+    /// When they joined the team.
     pub joined_at: Timestamp,
-    /// Whether they may do nothing any more, in no team.
+    /// Whether the user is disabled, which applies to all teams.
     pub disabled: bool,
-    /// How many API keys of the team have their role.
+    /// Number of the team's API keys that have this member's role.
     pub api_keys: u64,
 }
 
-/// A member whose role changes, or who goes. Who does it, and with which role.
+/// Identifies a member to change or remove, and the acting user.
 #[derive(Clone, Copy, Debug)]
 pub struct OfMember {
-    /// Of which team.
     pub team: TeamId,
-    /// Who.
     pub user: UserId,
-    /// By whom.
+    /// The acting user.
     pub by: UserId,
-    /// The present role of who does it.
+    /// The acting user's current role.
     pub by_role: Role,
-    /// Now.
     pub now: Timestamp,
 }
 
 impl Store {
-    /// A team.
-    ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn team(&self, team: TeamId) -> Result<Team> {
@@ -57,16 +52,16 @@ impl Store {
             .await
     }
 
-    /// A page of a team's members, those who came first first.
+    /// A page of a team's members, by the time at which they joined.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a role cannot be read.
+    /// [`StoreError::Corrupt`] if a role cannot be read.
     pub async fn members(&self, team: TeamId, page: PageQuery) -> Result<Page<Member>> {
         self.read_for(team, move |conn| select_members(conn, team, page))
             .await
     }
 
-    /// A member, and the keys of the team that have their role, newest first.
+    /// A member, and the team's keys that have this member's role, newest first.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -77,19 +72,19 @@ impl Store {
         .await
     }
 
-    /// The teams of a person with their role in each, those that they joined first first. None for one who is disabled.
+    /// The teams of a user with the role in each, in the order of joining. Empty for a disabled user.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a role cannot be read.
+    /// [`StoreError::Corrupt`] if a role cannot be read.
     pub async fn teams_of(&self, user: UserId) -> Result<Vec<(Team, Role)>> {
         self.read(move |conn| select_teams_of(conn, user)).await
     }
 
-    /// Gives a member another role. Their keys have it from the commit on.
+    /// Changes the role of a member. The member's keys have it from the commit on.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Forbidden` (members change no roles; only owners make or unmake owners); `Refused` (the
-    /// last owner stays one).
+    /// [`StoreError::NotFound`]; `Forbidden` (the role member cannot change roles; only owners can promote or demote
+    /// owners); `Refused` (the last owner cannot be demoted).
     pub async fn change_role(
         &self,
         of: OfMember,
@@ -104,7 +99,7 @@ impl Store {
                     present != role && (present == Role::Owner || role == Role::Owner);
                 only_owners(concerns_owners, of.by_role)?;
                 update_role(tx, of.team, of.user, role)?;
-                // Whoever streams with a key of theirs is looked at anew.
+                // Event streams that use the member's keys must check them again.
                 tx.ring_all();
                 select_member(tx, of.team, of.user)
             })
@@ -112,11 +107,12 @@ impl Store {
         .await
     }
 
-    /// Takes a member out of a team, with their keys and invitations of it. Everybody may go themselves.
+    /// Removes a member from a team, together with the member's keys and invitations of this team. All members may
+    /// remove themselves.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Forbidden` (members remove nobody else; an owner is removed by owners only); `Refused`
-    /// (the last owner stays).
+    /// [`StoreError::NotFound`]; `Forbidden` (the role member cannot remove others; only owners can remove owners);
+    /// `Refused` (the last owner cannot be removed).
     pub async fn remove(&self, of: OfMember, recorded: Once<()>) -> Result<Answer<()>> {
         self.write(move |tx| {
             once(tx, &recorded, of.now, || {
@@ -138,7 +134,7 @@ fn may_change(by_role: Role) -> Result<()> {
         return Ok(());
     }
     Err(StoreError::Forbidden(
-        "the role member does not allow this: an admin or owner of the team can".to_owned(),
+        "the role member does not allow this; ask an admin or owner of the team".to_owned(),
     ))
 }
 
@@ -157,7 +153,7 @@ pub(super) fn team_row(row: &Row<'_>) -> rusqlite::Result<Team> {
     })
 }
 
-/// What is read of a member.
+/// Columns of a member.
 const MEMBER: &str = "SELECT m.user_id, u.email, m.role, m.created_at, u.disabled_at IS NOT NULL,
         (SELECT count(*) FROM api_keys k WHERE k.created_by = m.user_id AND k.team_id = m.team_id)
     FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.team_id = ?1";

@@ -1,11 +1,13 @@
-//! What concerns a person in all teams, or a team as a whole: names of teams, people disabled and enabled again.
+//! Operations on a user in all teams, or on a team as a whole: renaming teams, and disabling and enabling users.
 //!
-//! Promised: disabling somebody ends their sessions, set-up links and unused invitations for good in the same commit, and
-//! whoever streams with a session or a key of theirs is told. Their keys count no more as long as they are disabled. Nobody
-//! is disabled who is the last owner of a team; the refusal names the teams.
+//! # Guarantees
 //!
-//! The operator may do all of it. A person may rename a team that they own, and disable or enable somebody of whose
-//! every team they are an owner: what concerns other teams is theirs.
+//! Disabling a user permanently ends the user's sessions, set-up links and unused invitations in the same commit, and
+//! notifies event streams that use a session or key of the user. The user's keys do not work as long as the user is
+//! disabled. The last owner of a team cannot be disabled; the refusal names the teams.
+//!
+//! The operator may do all of this. A user may rename a team that they own, and disable or enable somebody if they
+//! own *every* team of that person, because the effect is not limited to one team.
 
 use errand_core::id::{TeamId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
@@ -21,50 +23,44 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
 
-/// A person as an operator sees them.
+/// A user as an operator sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// Who.
     pub user: User,
-    /// Their teams, with their role in each, those that they joined first first.
+    /// Their teams, with the role in each, in the order of joining.
     pub teams: Vec<(Team, Role)>,
-    /// How many API keys they made, in all teams.
+    /// Number of API keys that they created, in all teams.
     pub api_keys: u64,
 }
 
 /// A team as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TeamFacts {
-    /// The team.
     pub team: Team,
-    /// How many people are of it.
+    /// Number of members.
     pub members: u64,
-    /// The e-mail addresses of its owners that are not disabled; none for one whom nobody has claimed.
+    /// E-mail addresses of its owners who are not disabled; `None` for an unclaimed account.
     pub owners: Vec<Option<String>>,
 }
 
-/// What was ended, or counts again.
+/// Number of sessions and keys that were ended, or work again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Sessions in the web interface.
     pub sessions: u64,
-    /// API keys.
     pub api_keys: u64,
 }
 
 impl Store {
-    /// All teams with their people, oldest first.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// All teams with their members, oldest first.
     pub async fn team_facts(&self) -> Result<Vec<TeamFacts>> {
         self.read(select_team_facts).await
     }
 
-    /// A part of all people of the server, oldest first; of one team, where that is given.
+    /// A page of the users of the server, or of one team, oldest first.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a role cannot be read.
+    /// [`StoreError::Corrupt`] if a role cannot be read.
     pub async fn people(
         &self,
         team: Option<TeamId>,
@@ -75,7 +71,7 @@ impl Store {
             .await
     }
 
-    /// A person.
+    /// A user with their teams and the number of their keys.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Corrupt`].
@@ -87,10 +83,10 @@ impl Store {
         .await
     }
 
-    /// The first owner of a team that is not disabled.
+    /// The first owner of a team who is not disabled.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] where it has none.
+    /// [`StoreError::Refused`] if the team has none.
     pub async fn owner_of(&self, team: TeamId) -> Result<UserId> {
         self.read_for(team, move |conn| {
             let mut select = conn.prepare_cached(
@@ -106,16 +102,17 @@ impl Store {
         .await
     }
 
-    /// Gives a team another name. `by_role`: the role of who does it.
+    /// Renames a team. `by_role` is the role of the acting user.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Forbidden` (owners alone); `Invalid` (`name`); `Conflict` where another team has it.
+    /// [`StoreError::NotFound`]; `Forbidden` (only owners); `Invalid` (`name`); `Conflict` if another team has the
+    /// name.
     pub async fn rename_team(&self, team: TeamId, name: String, by_role: Role) -> Result<Team> {
         let name = team_name(&name)?;
         self.write(move |tx| {
             if !by_role.may(Permission::ManageOwners) {
                 return Err(StoreError::Forbidden(
-                    "only an owner renames the team; ask one".to_owned(),
+                    "only an owner can rename the team; ask one".to_owned(),
                 ));
             }
             let present = select_team(tx, team)?;
@@ -130,11 +127,11 @@ impl Store {
         .await
     }
 
-    /// Disables a user: they cannot log in, and their sessions, links, invitations and keys count no more from the commit
-    /// on. Again is no error.
+    /// Disables a user. The user cannot log in, and the user's sessions, links, invitations and keys do not work from
+    /// the commit on. Succeeds if the user is already disabled.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Refused`] where a team would be left without an owner.
+    /// [`StoreError::NotFound`]; [`StoreError::Refused`] if a team would be left without an owner.
     pub async fn disable_user(&self, user: UserId, now: Timestamp) -> Result<Access> {
         self.write(move |tx| {
             tx.ring_all();
@@ -143,7 +140,8 @@ impl Store {
         .await
     }
 
-    /// Lets a disabled user in again: they may log in, and their API keys count again. True where they were disabled.
+    /// Enables a disabled user, who can log in again, and whose API keys work again. Returns `true` if the user was
+    /// disabled.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -151,11 +149,11 @@ impl Store {
         self.write(move |tx| enable(tx, user)).await
     }
 
-    /// Disables a member, or enables them again, for somebody who is logged in.
+    /// Disables or enables a member on behalf of another user.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team); `Forbidden` (owners alone; not oneself; the person is of a team that the
-    /// other does not own); `Refused` (the last owner of a team).
+    /// [`StoreError::NotFound`] (not a member); `Forbidden` (only owners; not oneself; the person is in a team that
+    /// the acting user does not own); `Refused` (the last owner of a team).
     pub async fn set_member_disabled(&self, of: OfMember, disabled: bool) -> Result<()> {
         self.write(move |tx| {
             role_in(tx, of.team, of.user)?.ok_or(StoreError::NotFound)?;
@@ -171,14 +169,14 @@ impl Store {
     }
 }
 
-/// A team's name without the blanks around it.
+/// Checks and trims the name of a team.
 pub(super) fn team_name(text: &str) -> Result<String> {
     let name = text.trim().to_owned();
     let is_odd = name.chars().any(char::is_control);
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || is_odd {
         return Err(StoreError::Invalid {
             field: "name",
-            message: format!("a team's name takes 1 to {NAME_CHARS_MAX} characters in one line"),
+            message: format!("must have 1 to {NAME_CHARS_MAX} characters, without line breaks"),
         });
     }
     Ok(name)
@@ -190,7 +188,7 @@ pub(super) fn refuse_taken(conn: &Connection, team: TeamId, name: &str) -> Resul
         .exists(params![name, Blob(team.as_uuid())])?;
     if taken {
         return Err(StoreError::Conflict(format!(
-            "a team is named {name:?} already; take another name"
+            "another team is already named {name:?}; use another name"
         )));
     }
     Ok(())
@@ -199,12 +197,12 @@ pub(super) fn refuse_taken(conn: &Connection, team: TeamId, name: &str) -> Resul
 fn may_disable(conn: &Connection, of: &OfMember) -> Result<()> {
     if !of.by_role.may(Permission::ManageOwners) {
         return Err(StoreError::Forbidden(
-            "only an owner disables people; ask one".to_owned(),
+            "only an owner can disable people; ask one".to_owned(),
         ));
     }
     if of.user == of.by {
         return Err(StoreError::Forbidden(
-            "nobody disables themselves; ask another owner".to_owned(),
+            "you cannot disable yourself; ask another owner".to_owned(),
         ));
     }
     let elsewhere = conn
@@ -240,7 +238,7 @@ fn disable(tx: &Connection, user: UserId, now: Timestamp) -> Result<Access> {
     if !alone.is_empty() {
         let named: Vec<String> = alone.iter().map(|name| format!("{name:?}")).collect();
         return Err(StoreError::Refused(format!(
-            "this user is the last owner of {}; make somebody else an owner there first",
+            "this user is the last owner of {}; make another member an owner there first",
             named.join(", ")
         )));
     }

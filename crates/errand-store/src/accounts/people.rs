@@ -1,7 +1,7 @@
-//! Users: their e-mail addresses, passwords and set-up links.
+//! Users: e-mail addresses, passwords and set-up links.
 //!
-//! A set-up link lets whoever holds its token set the user's password, once and until it expires. Of a user there is
-//! one that works: a new one, or a password that was set, ends those before.
+//! A set-up link allows whoever has its token to set the user's password, once and until it expires. A user has at
+//! most one working link: a new link, or a new password, invalidates earlier ones.
 
 use errand_core::id::UserId;
 use errand_core::time::Timestamp;
@@ -12,38 +12,33 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, Ms};
 use crate::error::{Result, StoreError};
 
-/// Most characters of an e-mail address: what mail servers take.
+/// Maximum length of an e-mail address in characters, as mail servers accept it.
 const EMAIL_CHARS_MAX: usize = 254;
 
-/// A person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Their id.
     pub id: UserId,
-    /// Their e-mail address, in small letters. None: an owner whom nobody has claimed yet.
+    /// In lower case. `None` for an owner whose account has not been claimed yet.
     pub email: Option<String>,
-    /// When they were made.
     pub created_at: Timestamp,
-    /// Whether they may do nothing any more.
+    /// Whether the user is disabled and may not do anything.
     pub disabled: bool,
 }
 
-/// A user to make.
+/// A user to create.
 #[derive(Clone, Debug)]
 pub struct NewUser {
-    /// Their id.
     pub id: UserId,
-    /// Their e-mail address, as it was typed.
+    /// E-mail address, as entered.
     pub email: String,
-    /// Now.
     pub now: Timestamp,
 }
 
 impl Store {
-    /// Makes a user, without a password and of no team.
+    /// Creates a user without a password and without a team.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] (`email`), [`StoreError::Conflict`] where another user has the address.
+    /// [`StoreError::Invalid`] (`email`), [`StoreError::Conflict`] if another user has the address.
     pub async fn create_user(&self, new: NewUser) -> Result<User> {
         self.write(move |tx| {
             let email = normal_email(&new.email)?;
@@ -55,10 +50,8 @@ impl Store {
         .await
     }
 
-    /// The user with an e-mail address, whatever its case. None also for a text that is no address.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The user with an e-mail address, regardless of upper and lower case. `None` also if the text is not an
+    /// address.
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>> {
         let Ok(email) = normal_email(email) else {
             return Ok(None);
@@ -66,10 +59,11 @@ impl Store {
         self.read(move |conn| select_by_email(conn, &email)).await
     }
 
-    /// Sets a user's password. `phc_hash`: argon2id, as a PHC string. Set-up links and sessions of the user work no more.
+    /// Sets a user's password, and invalidates the user's set-up links and sessions. `phc_hash`: argon2id as a PHC
+    /// string.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Refused`] where the user is disabled.
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] if the user is disabled.
     pub async fn set_password(&self, email: &str, phc_hash: String) -> Result<User> {
         let email = normal_email(email)?;
         self.write(move |tx| {
@@ -84,10 +78,7 @@ impl Store {
         .await
     }
 
-    /// The PHC string of a user's password. None: unknown, disabled, or without a password.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The PHC string of a user's password. `None` if the user does not exist, is disabled, or has no password.
     pub async fn password_hash(&self, user: UserId) -> Result<Option<String>> {
         self.read(move |conn| {
             let found = conn
@@ -103,10 +94,10 @@ impl Store {
         .await
     }
 
-    /// Stores a set-up link for a user; older ones of theirs work no more. `token_hash`: SHA-256 of its token.
+    /// Stores a set-up link for a user and invalidates earlier ones. `token_hash`: SHA-256 of its token.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Refused`] where the user is disabled.
+    /// [`StoreError::NotFound`], [`StoreError::Refused`] if the user is disabled.
     pub async fn create_set_up_link(
         &self,
         user: UserId,
@@ -125,22 +116,19 @@ impl Store {
         .await
     }
 
-    /// Whose set-up link this is, where it still works. None: unknown, used, expired, replaced, or the user is
-    /// disabled. Uses nothing up.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The user of a set-up link. `None` if the link is unknown, used, expired or replaced, or the user is disabled.
+    /// Does not use it up.
     pub async fn set_up_link(&self, token_hash: [u8; 32], now: Timestamp) -> Result<Option<User>> {
         self.read(move |conn| link_holder(conn, token_hash, now))
             .await
     }
 
-    /// Uses a set-up link: sets the password and, for a user who has none yet, the e-mail address. Works once.
+    /// Uses a set-up link: sets the password, and the e-mail address of a user who has none yet. Works once.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where [`Store::set_up_link`] gives none, [`StoreError::Invalid`] (`email`: missing, no
-    /// address, or not the user's), [`StoreError::Conflict`] where another user has the address. A refused link stays
-    /// as it was.
+    /// [`StoreError::NotFound`] if [`Store::set_up_link`] returns `None`, [`StoreError::Invalid`] (`email`: missing,
+    /// not an address, or not the user's), [`StoreError::Conflict`] if another user has the address. A refused link
+    /// is not used up.
     pub async fn claim_set_up_link(
         &self,
         token_hash: [u8; 32],
@@ -153,7 +141,7 @@ impl Store {
     }
 }
 
-/// An e-mail address without the blanks around it, in small letters.
+/// Normalizes an e-mail address: trimmed and in lower case.
 pub(super) fn normal_email(text: &str) -> Result<String> {
     let email = text.trim().to_lowercase();
     let odd = |c: char| c.is_whitespace() || c.is_control();
@@ -164,7 +152,7 @@ pub(super) fn normal_email(text: &str) -> Result<String> {
         return Ok(email);
     }
     Err(invalid_email(
-        "it takes an e-mail address, such as ann@example.com",
+        "must be an e-mail address, such as ann@example.com",
     ))
 }
 
@@ -176,13 +164,14 @@ fn invalid_email(message: &str) -> StoreError {
 }
 
 pub(super) fn email_taken() -> StoreError {
-    StoreError::Conflict("another user has this e-mail address; take another one".to_owned())
+    StoreError::Conflict("another user has this e-mail address; use another one".to_owned())
 }
 
 fn not_disabled(user: &User) -> Result<()> {
     if user.disabled {
         return Err(StoreError::Refused(
-            "this user is disabled; `errand users enable` lets them in again".to_owned(),
+            "this user is disabled; an operator can enable the user with `errand users enable`"
+                .to_owned(),
         ));
     }
     Ok(())
@@ -269,14 +258,14 @@ fn claim_link(
     let email = match (&user.email, given) {
         (None, None) => {
             return Err(invalid_email(
-                "this user has no e-mail address yet: give one",
+                "must be given, because this user has no e-mail address yet",
             ));
         }
         (None, Some(given)) if select_by_email(tx, &given)?.is_some() => return Err(email_taken()),
         (None, Some(given)) => given,
         (Some(own), Some(given)) if *own != given => {
             return Err(invalid_email(
-                "this link is for a user with another e-mail address; leave it out",
+                "does not match the user of this link; leave it out",
             ));
         }
         (Some(own), _) => own.clone(),

@@ -1,11 +1,14 @@
-//! Sessions of people in the web interface.
+//! Sessions in the web interface.
 //!
-//! Promised: a session is found by the SHA-256 of its token alone; it ends when it has not been used for a while, at the
-//! end of its longest life, when it is closed, when its user is disabled, and, but for the one that does it, when the
-//! password is changed. The role is that of *now*: whoever was taken out of a team sees it no more with the next
-//! request.
+//! # Guarantees
 //!
-//! Left out: passwords, cookies and forms (the web pages).
+//! A session is found by the SHA-256 of its token only. It ends when it was not used for a while, when it reaches its
+//! maximum age, when it is closed, when its user is disabled, and when the password is changed in another session.
+//! The role is the *current* one: a user who was removed from a team no longer sees it at the next request.
+//!
+//! # Non-goals
+//!
+//! Passwords, cookies and forms (see the web pages).
 
 use errand_core::id::{TeamId, UserId};
 use errand_core::role::Role;
@@ -19,45 +22,38 @@ use crate::error::{Result, StoreError};
 
 /// How long a session lives without being used.
 const IDLE_MS: u64 = 7 * 24 * 3_600_000;
-/// How long it lives at most.
+/// Maximum age of a session.
 const LIFE_MS: u64 = 30 * 24 * 3_600_000;
-/// How old the note of its last use grows before it is written again.
+/// Minimum age of the last recorded use before it is written again.
 const SEEN_EVERY_MS: u64 = 3_600_000;
-/// How many sessions that have ended are removed with each new one.
+/// Number of ended sessions that are deleted with each new one.
 const SWEPT_WITH_EACH: u32 = 16;
 
-/// A team of a person, with their present role.
+/// A team of a user, with the user's current role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// The team.
     pub team: TeamId,
-    /// Its name.
     pub name: String,
-    /// The person's role in it.
+    /// The user's role.
     pub role: Role,
 }
 
-/// Who is logged in.
+/// A logged-in user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The person.
     pub user: UserId,
-    /// Their e-mail address.
     pub email: String,
-    /// The team that they look at. None: they are of no team.
+    /// The currently selected team. `None`: the user is in no team.
     pub team: Option<Membership>,
-    /// All their teams, oldest first.
+    /// All teams of the user, oldest first.
     pub teams: Vec<Membership>,
-    /// When they logged in.
+    /// When the user logged in.
     pub created_at: Timestamp,
 }
 
 impl Store {
-    /// The id and the password's PHC string of whoever has this e-mail address. None: unknown, disabled, or without a
-    /// password.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The id and the password's PHC string of the user with this e-mail address. `None` if the user does not exist,
+    /// is disabled, or has no password.
     pub async fn log_in_by_email(&self, email: &str) -> Result<Option<(UserId, String)>> {
         let email = email.trim().to_lowercase();
         self.read(move |conn| {
@@ -78,7 +74,7 @@ impl Store {
     /// Opens a session. `token_hash`: SHA-256 of its token.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the user is unknown or disabled.
+    /// [`StoreError::NotFound`] if the user does not exist or is disabled.
     pub async fn open_session(
         &self,
         user: UserId,
@@ -89,10 +85,10 @@ impl Store {
             .await
     }
 
-    /// Who is logged in with this token. None: nobody any more. Notes the use, to the hour.
+    /// The session with this token. `None` if it has ended. Records the use, accurate to the hour.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a role cannot be read.
+    /// [`StoreError::Corrupt`] if a role cannot be read.
     pub async fn session(&self, token_hash: [u8; 32], now: Timestamp) -> Result<Option<Session>> {
         let found = self
             .peek(move |conn| select_session(conn, token_hash, now))
@@ -107,13 +103,10 @@ impl Store {
         Ok(Some(session))
     }
 
-    /// Ends a session. One that is gone is no error.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Ends a session. Succeeds if it does not exist.
     pub async fn close_session(&self, token_hash: [u8; 32]) -> Result<()> {
         self.write(move |tx| {
-            // Whoever streams with it looks at once whether it counts.
+            // Event streams that use the session must check it again.
             tx.ring_all();
             tx.prepare_cached("DELETE FROM sessions WHERE token_hash = ?1")?
                 .execute(params![token_hash])?;
@@ -122,10 +115,10 @@ impl Store {
         .await
     }
 
-    /// Looks at another team from now on.
+    /// Selects another team for the session.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the session's user is not of the team.
+    /// [`StoreError::NotFound`] if the session's user is not a member of the team.
     pub async fn choose_team(&self, token_hash: [u8; 32], team: TeamId) -> Result<()> {
         self.write(move |tx| {
             let changed = tx
@@ -142,11 +135,11 @@ impl Store {
         .await
     }
 
-    /// Sets another password, and ends all other sessions of the user. `phc_hash`: argon2id, as a PHC string. `kept`:
-    /// the SHA-256 of the token of the session that goes on.
+    /// Changes the user's password and ends all other sessions of the user. `phc_hash`: argon2id as a PHC string.
+    /// `kept`: SHA-256 of the token of the session that continues.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the user is unknown or disabled.
+    /// [`StoreError::NotFound`] if the user does not exist or is disabled.
     pub async fn change_password(
         &self,
         user: UserId,
@@ -168,8 +161,8 @@ impl Store {
     }
 }
 
-/// Ends all sessions of a user, such as where their password was set by somebody with a link, or by the operator; how many
-/// there were.
+/// Ends all sessions of a user, for example after the password was set with a link or by the operator. Returns their
+/// number.
 pub(super) fn end_sessions(tx: &Connection, user: UserId) -> Result<u64> {
     let ended = tx
         .prepare_cached("DELETE FROM sessions WHERE user_id = ?1")?

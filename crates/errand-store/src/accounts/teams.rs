@@ -13,65 +13,59 @@ use crate::db::types::{Blob, Ms, word};
 use crate::error::{Result, StoreError};
 use crate::webhooks::signing_secrets::seal_secret;
 
-/// The name of the team that a server begins with.
+/// Name of the first team of a server.
 const FIRST_TEAM: &str = "default";
 
-/// A tenant.
+/// A team, which is the tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Team {
-    /// Its id.
     pub id: TeamId,
-    /// Its name, which no other team has.
+    /// Unique on the server.
     pub name: String,
-    /// When it was made.
     pub created_at: Timestamp,
 }
 
-/// A team to make. Without `Debug`: it holds a secret.
+/// A team to create. Deliberately without `Debug`, because it contains a secret.
 #[derive(Clone)]
 pub struct NewTeam {
-    /// Its id.
     pub id: TeamId,
-    /// Its name, which no other team has.
+    /// Unique on the server.
     pub name: String,
     /// Its first owner.
     pub owner: UserId,
-    /// Its webhook secret: `whsec_` and 32 random bytes in base64.
+    /// Webhook secret: `whsec_` and 32 random bytes in base64.
     pub secret: String,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What a server begins with, where it has no team yet. Without `Debug`: it holds a secret.
+/// The first team of a server. Deliberately without `Debug`, because it contains a secret.
 #[derive(Clone)]
 pub struct Bootstrap {
-    /// The id for the team.
+    /// Id for the team.
     pub team: TeamId,
-    /// The id for its owner.
+    /// Id for its owner.
     pub owner: UserId,
-    /// The team's webhook secret: `whsec_` and 32 random bytes in base64.
+    /// Webhook secret: `whsec_` and 32 random bytes in base64.
     pub secret: String,
-    /// Now.
     pub now: Timestamp,
 }
 
 /// The server's first team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bootstrapped {
-    /// The team.
     pub team: TeamId,
-    /// Its first owner that is not disabled.
+    /// Its first owner who is not disabled.
     pub owner: UserId,
-    /// Whether they were made now.
+    /// Whether they were created now.
     pub created: bool,
 }
 
 impl Store {
-    /// Makes the team `default` and an owner without e-mail or password, where there is no team yet; else gives the
-    /// first team and its first owner.
+    /// Creates the team `default` and an owner without e-mail address and password, if there is no team yet.
+    /// Otherwise returns the first team and its first owner.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] where the first team has no owner, which no operation brings about.
+    /// [`StoreError::Refused`] if the first team has no owner, which no operation can cause.
     pub async fn bootstrap(&self, new: Bootstrap) -> Result<Bootstrapped> {
         self.write(move |tx| match first_team(tx)? {
             Some(found) => Ok(found),
@@ -80,11 +74,11 @@ impl Store {
         .await
     }
 
-    /// Makes a team with its first owner and its webhook secret.
+    /// Creates a team with its first owner and its webhook secret.
     ///
     /// # Errors
-    /// `Invalid` (`name`), [`StoreError::Conflict`] where another team has the name, [`StoreError::NotFound`] where the owner is not a
-    /// user or is disabled.
+    /// `Invalid` (`name`); [`StoreError::Conflict`] if another team has the name; [`StoreError::NotFound`] if the
+    /// owner does not exist or is disabled.
     pub async fn create_team(&self, new: NewTeam) -> Result<Team> {
         let new = NewTeam {
             name: team_name(&new.name)?,
@@ -95,18 +89,15 @@ impl Store {
     }
 
     /// All teams, oldest first.
-    ///
-    /// # Errors
-    /// Those of any read.
     pub async fn teams(&self) -> Result<Vec<Team>> {
         self.read(select_teams).await
     }
 
-    /// Takes a user into a team. `by_role`: the role of who does it.
+    /// Adds a user to a team. `by_role` is the role of the user who does it.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (no such team; the user is unknown or disabled), [`StoreError::Conflict`] (a member
-    /// already), `Forbidden` (only owners make owners).
+    /// [`StoreError::NotFound`] (no such team; the user does not exist or is disabled), [`StoreError::Conflict`]
+    /// (already a member), `Forbidden` (only owners can add owners).
     pub async fn add_member(
         &self,
         team: TeamId,
@@ -122,7 +113,7 @@ impl Store {
             only_owners(role == Role::Owner, by_role)?;
             if role_in(tx, team, user)?.is_some() {
                 return Err(StoreError::Conflict(
-                    "this user is of the team already; change the role instead".to_owned(),
+                    "this user is already a member of the team; change the role instead".to_owned(),
                 ));
             }
             insert_member(tx, team, user, role, now)
@@ -130,12 +121,12 @@ impl Store {
         .await
     }
 
-    /// Gives a member another role. `by_role`: the role of who does it. Keys that the member made have the new role
-    /// from the commit on.
+    /// Changes the role of a member. `by_role` is the role of the user who does it. The member's keys have the new
+    /// role from the commit on.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (only owners make or unmake owners),
-    /// [`StoreError::Refused`] (the last owner stays one).
+    /// [`StoreError::NotFound`] (not a member), `Forbidden` (only owners can promote or demote owners),
+    /// [`StoreError::Refused`] (the last owner cannot be demoted).
     pub async fn set_role(
         &self,
         team: TeamId,
@@ -154,12 +145,12 @@ impl Store {
         .await
     }
 
-    /// Takes a member out of a team, who may be the one who asks, with their keys and invitations of it. `by_role`: the
-    /// role of who does it.
+    /// Removes a member from a team, together with the member's keys and invitations of this team. `by_role` is the
+    /// role of the user who does it, who may be the member.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] (not of the team), `Forbidden` (an owner is removed by owners only), `Refused` (the
-    /// last owner stays).
+    /// [`StoreError::NotFound`] (not a member), `Forbidden` (only owners can remove owners), `Refused` (the last
+    /// owner cannot be removed).
     pub async fn remove_member(&self, team: TeamId, user: UserId, by_role: Role) -> Result<()> {
         self.write(move |tx| {
             let present = role_in(tx, team, user)?.ok_or(StoreError::NotFound)?;
@@ -171,11 +162,11 @@ impl Store {
     }
 }
 
-/// Refuses where owners are made or unmade by somebody who is none.
+/// Refuses changes that concern owners, unless an owner makes them.
 pub(super) fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
     if concerns_owners && !by_role.may(Permission::ManageOwners) {
         return Err(StoreError::Forbidden(
-            "only an owner makes, changes or removes owners; ask one".to_owned(),
+            "only an owner can add, change or remove owners; ask one".to_owned(),
         ));
     }
     Ok(())
@@ -183,7 +174,7 @@ pub(super) fn only_owners(concerns_owners: bool, by_role: Role) -> Result<()> {
 
 fn last_owner() -> StoreError {
     StoreError::Refused(
-        "this is the team's last owner; make somebody else an owner first".to_owned(),
+        "this is the team's last owner; make another member an owner first".to_owned(),
     )
 }
 
@@ -325,7 +316,7 @@ pub(super) fn delete_member(tx: &Connection, team: TeamId, user: UserId) -> Resu
     if deleted == 0 {
         return Err(last_owner());
     }
-    // Nothing of theirs comes back should they join again.
+    // These must not come back if the user joins again.
     for sql in [
         "DELETE FROM api_keys WHERE created_by = ?2 AND team_id = ?1",
         "DELETE FROM invitations WHERE created_by = ?2 AND team_id = ?1 AND used_at IS NULL",

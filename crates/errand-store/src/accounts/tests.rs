@@ -57,7 +57,7 @@ impl Fixture {
         id
     }
 
-    /// A user of the first team.
+    /// Creates a member of the first team.
     async fn member(&self, email: &str, role: Role) -> UserId {
         let user = self.user(email).await;
         self.store
@@ -128,7 +128,7 @@ async fn a_key_has_the_role_that_its_creator_has_now() {
     assert_eq!(
         f.caller(1, f.now).await,
         None,
-        "taken in again, without the old keys"
+        "joined again, without the old keys"
     );
 
     let again = NewApiKey {
@@ -506,7 +506,7 @@ async fn the_last_owner_stays() {
         .await
         .unwrap();
 
-    // An owner who is disabled does not count.
+    // A disabled owner does not count.
     f.store
         .set_role(f.team, ann, Role::Owner, Role::Owner)
         .await

@@ -1,4 +1,4 @@
-//! Builds that were read and parsed. They never change, so that they are kept.
+//! Caches parsed builds. Builds never change, so entries never become stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,19 +12,19 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, json};
 use crate::error::Result;
 
-/// Most builds that are kept. Beyond, all are forgotten: who is at work comes back at once.
+/// Maximum number of cached builds. When it is reached, the cache is cleared; builds in use are soon cached again.
 const KEPT_MAX: usize = 256;
 
 impl Store {
-    /// Sets other names of models, which builds may use; once, before any build is read.
+    /// Sets the aliases for model names in builds. Call this once, before any build is read.
     pub fn set_model_aliases(&self, aliases: ModelAliases) {
         self.builds().set_aliases(aliases);
     }
 
-    /// Reads a build's config with the names that models have here.
+    /// Parses a build's config with the model aliases of this server.
     ///
     /// # Errors
-    /// [`BadConfig`] names the first place that is wrong.
+    /// [`BadConfig`] with the first problem.
     pub fn parse_config(&self, config: &Value) -> std::result::Result<BuildConfig, BadConfig> {
         self.builds().parse(config)
     }
@@ -38,7 +38,7 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    /// A build, parsed. The inner error: its config cannot be used.
+    /// Returns a parsed build. The inner error means that its config cannot be used.
     pub(crate) fn get(
         &self,
         conn: &Connection,
@@ -63,7 +63,7 @@ impl Builds {
         Ok(Ok(build))
     }
 
-    /// Reads a config with the names that models have here.
+    /// Parses a config with the model aliases of this server.
     pub(crate) fn parse(&self, config: &Value) -> std::result::Result<BuildConfig, BadConfig> {
         match self.aliases.get() {
             Some(aliases) => BuildConfig::parse_with(config, aliases),
@@ -71,10 +71,10 @@ impl Builds {
         }
     }
 
-    /// Sets the names that models have here beside their own; once, before any build is read.
+    /// Sets the model aliases. Call this once, before any build is read.
     pub(crate) fn set_aliases(&self, aliases: ModelAliases) {
         let is_set = self.aliases.set(aliases);
-        debug_assert!(is_set.is_ok(), "the aliases are set twice");
+        debug_assert!(is_set.is_ok(), "model aliases may be set only once");
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<BuildId, Arc<BuildConfig>>> {

@@ -1,7 +1,9 @@
-//! Which build of an agent new runs use: the one that was created live, or promoted, last.
+//! Decides which build of an agent new runs use: the one that was last created as live, or promoted.
 //!
-//! Guarantee: an agent with a build that is no draft has exactly one live build. A draft is replaced by its child, and is
-//! not promoted any more: whoever promotes it would undo the change that replaced it.
+//! # Guarantees
+//!
+//! An agent with at least one build that is not a draft has exactly one live build. A draft that was revised is
+//! replaced by its child and can no longer be promoted, because promoting it would undo the revision.
 
 use errand_core::id::{AgentId, BuildId, TeamId};
 use errand_core::time::Timestamp;
@@ -14,16 +16,17 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{Build, BuildState, NewBuild};
 
-/// Most drafts in a row that a replaced draft's successor is looked for among.
+/// Maximum number of successive drafts that are followed to find the successor of a replaced one.
 const SUCCESSORS_MAX: usize = 1000;
 
 impl Store {
-    /// Makes a build with another config out of one: the child of a live build is live, the child of a draft is a draft.
-    /// `new`'s name, description and draft flag do not count: what `change` does not say is the parent's.
+    /// Creates a build with a different config from an existing one. The child of a live build is live, the child of
+    /// a draft is a draft. The name, description and draft flag of `new` are ignored: what `change` leaves out is
+    /// taken from the parent.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also where its agent is deleted; `Invalid` for a build that is neither live nor a draft;
-    /// `Conflict` for a draft that was replaced.
+    /// [`StoreError::NotFound`], also if its agent is deleted; `Invalid` for a build that is neither live nor a
+    /// draft; `Conflict` for a draft that was replaced.
     pub async fn revise_build(
         &self,
         team: TeamId,
@@ -42,10 +45,10 @@ impl Store {
     }
 }
 
-/// The build that a run which starts now has.
+/// The build for a run that starts now.
 ///
 /// # Errors
-/// [`StoreError::NotFound`] for an agent that is not there; `Invalid` for one without a build that is live.
+/// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a live build.
 pub(crate) fn live_build_of(conn: &Connection, team: TeamId, agent: AgentId) -> Result<BuildId> {
     let live: Option<Blob> = conn
         .prepare_cached(concat!(
@@ -125,7 +128,7 @@ fn revise(
     Ok(child)
 }
 
-/// Refuses a draft that has a child, and names the last of the line.
+/// Refuses a draft that has a child, and names the last draft of the chain.
 pub(super) fn check_not_replaced(tx: &Connection, draft: BuildId) -> Result<()> {
     let mut last = None;
     let mut of = Blob(draft.as_uuid());

@@ -290,7 +290,7 @@ async fn another_teams_agents_and_builds_are_not_found() {
     assert_eq!(
         f.changes().await,
         before,
-        "what is refused writes nothing, and is not recorded"
+        "a refused operation writes nothing and is not recorded"
     );
     assert_eq!(f.store.agent(f.team, agent).await.unwrap(), made);
 }
@@ -392,7 +392,7 @@ async fn of_a_build_name_and_description_change() {
     build.name = "better".to_owned();
     assert_eq!(f.changed(build.id, renamed, t1).await.unwrap(), build);
 
-    // An older build is not what the agent shows.
+    // The agent does not show an older build.
     f.built(agent.id, "second", t1).await;
     build.description = None;
     build.state = BuildState::Historic;

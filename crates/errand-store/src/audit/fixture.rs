@@ -1,4 +1,4 @@
-//! For tests: a store with runs in each state, brought there by the operations that do so in the program.
+//! Test fixture: a store with runs in each state, brought there by the same operations as in the program.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use crate::runs::row::{RunRow, row_of};
 use crate::webhooks::deliveries::DeliveryTurns;
 use crate::webhooks::subscriptions::NewWebhook;
 
-/// `sandbox.ttl` in these tests.
+/// The setting `sandbox.ttl` in these tests.
 const TTL_MS: u64 = 1_000_000;
 
-/// A store whose runs are real ones.
+/// A store with runs.
 pub(crate) struct Runs {
     pub(crate) f: Fixture,
     pub(crate) agent: AgentId,
@@ -112,7 +112,7 @@ impl Runs {
         Self { f, agent, now }
     }
 
-    /// A run that is in line, with a message and webhooks.
+    /// Starts a run with a message and webhooks, which is then queued.
     pub(crate) async fn start(&self, sandbox: Option<&SandboxId>) -> RunId {
         let f = &self.f;
         let id = f.ids.run(self.now);
@@ -139,7 +139,7 @@ impl Runs {
         id
     }
 
-    /// A webhook of the team that is told of all.
+    /// Creates a webhook of the team that is subscribed to all events.
     pub(crate) async fn webhook(&self, url: &str) -> WebhookId {
         let id = self.f.ids.webhook(self.now);
         let new = NewWebhook {
@@ -183,7 +183,7 @@ impl Runs {
         self.claim_heard(run).await.0
     }
 
-    /// Claims a run as a driver that is at work and hears when it is taken away.
+    /// Claims a run as a working driver, which is notified when the run is taken away.
     pub(crate) async fn claim_heard(&self, run: RunId) -> (ClaimToken, Fence) {
         let (claim, team) = (self.f.ids.claim_token(self.now), self.f.team);
         let ready = ReadyRun {
@@ -226,7 +226,7 @@ impl Runs {
         self.f.store.commit_step(step).await.unwrap();
     }
 
-    /// Asks, as the run's driver.
+    /// Asks a person, as the run's driver.
     pub(crate) async fn ask(&self, run: RunId, claim: ClaimToken, origin: Origin) -> HumanRequest {
         let (ask, about) = match &origin {
             Origin::InDoubt { call_id, .. } => {
@@ -318,18 +318,18 @@ impl Runs {
             .unwrap();
     }
 
-    /// In line.
+    /// A queued run.
     pub(crate) async fn pending(&self) -> RunId {
         self.start(None).await
     }
 
-    /// At work in a sandbox of its own, on a call that has begun.
+    /// A run in a sandbox of its own, during a call that has begun.
     pub(crate) async fn at_work(&self) -> (RunId, ClaimToken) {
         let (run, claim, _) = self.driven().await;
         (run, claim)
     }
 
-    /// The same, with the ear of its driver.
+    /// Like [`Runs::at_work`], with the driver's notification.
     pub(crate) async fn driven(&self) -> (RunId, ClaimToken, Fence) {
         let sandbox = self.sandbox().await;
         let run = self.start(Some(&sandbox)).await;
@@ -341,7 +341,7 @@ impl Runs {
         (run, claim, fence)
     }
 
-    /// On a timer.
+    /// A run that waits for a timer.
     pub(crate) async fn on_timer(&self) -> RunId {
         let run = self.start(None).await;
         let claim = self.claim(run).await;
@@ -352,7 +352,7 @@ impl Runs {
         run
     }
 
-    /// Waiting for the release of a call.
+    /// A run that waits for the approval of a call.
     pub(crate) async fn waiting(&self) -> (RunId, HumanRequest) {
         let run = self.start(None).await;
         let claim = self.claim(run).await;
@@ -372,7 +372,7 @@ impl Runs {
         (run, request)
     }
 
-    /// Completed, with a call that a person released and, when it was in doubt, released again.
+    /// A completed run, with a call that a person approved, and approved again when its outcome was unknown.
     pub(crate) async fn completed(&self) -> RunId {
         let (run, request) = self.waiting().await;
         self.answer(run, &request).await;
@@ -415,7 +415,7 @@ impl Runs {
         run
     }
 
-    /// Stopped at a call, and its driver has left; another run waited for the sandbox.
+    /// A run that was stopped during a call and whose driver has left. Another run waited for its sandbox.
     pub(crate) async fn interrupted(&self) -> RunId {
         let (run, claim) = self.at_work().await;
         self.stop(run).await;
@@ -428,7 +428,7 @@ impl Runs {
         run
     }
 
-    /// In line for a sandbox in which another run's driver may still be at work.
+    /// A run that is queued for a sandbox in which another run's driver may still be working.
     pub(crate) async fn behind_a_sandbox(&self) -> RunId {
         let (first, _) = self.at_work().await;
         self.stop(first).await;
@@ -436,7 +436,7 @@ impl Runs {
         self.start(Some(&sandbox)).await
     }
 
-    /// One run of each kind, and an attempt at a delivery.
+    /// One run of each kind, and an attempt of a delivery.
     pub(crate) async fn of_each_kind(&self) {
         self.webhook("http://127.0.0.1/team").await;
         self.pending().await;
@@ -478,7 +478,7 @@ impl Runs {
         self.f.store.audit(scope, self.now).await.unwrap()
     }
 
-    /// What an audit finds of one run, and of what belongs to it.
+    /// The findings of an audit for one run and its rows.
     pub(crate) async fn findings(&self, run: RunId) -> Vec<Finding> {
         let (boot, now) = (self.f.store.boot(), self.now);
         let found = self.f.store.read(move |conn| {
@@ -491,7 +491,7 @@ impl Runs {
         found
     }
 
-    /// Does something to a run's rows that no operation does: `?1` is its id. How many rows that changed.
+    /// Damages the rows of a run with a statement; `?1` is its id. Returns the number of changed rows.
     pub(crate) async fn damage(&self, run: RunId, sql: &'static str) -> usize {
         self.f
             .store
@@ -501,7 +501,7 @@ impl Runs {
     }
 }
 
-/// Whether the driver has heard that its run was taken away.
+/// Whether the driver was notified that its run was taken away.
 pub(crate) fn hears(fence: &Fence) -> bool {
     pin!(fence.fenced())
         .poll(&mut Context::from_waker(Waker::noop()))

@@ -1,4 +1,4 @@
-//! What a transcript says of its calls and requests, for the audit: what became of each, and what is out of order.
+//! Reconstructs from a transcript what happened to each call and request, and what is out of order, for the audit.
 
 use std::collections::HashMap;
 
@@ -13,18 +13,18 @@ use serde_json::Value;
 
 use super::stored::Stored;
 
-/// One call of a transcript.
+/// A call in a transcript.
 pub(super) struct CallLine {
     pub(super) id: String,
-    /// Its position.
+    /// Position of the call.
     pub(super) at: u64,
-    /// The position of its first result.
+    /// Position of its first result.
     pub(super) result: Option<u64>,
-    /// How often it began.
+    /// How many times it began.
     begun: u32,
-    /// How often a person said that it was not done and is to run.
+    /// How many times a person said that it was not done and should run.
     released: u32,
-    /// Whether beginning it twice may do something twice.
+    /// Whether beginning it twice could have its effect twice.
     begins_once: bool,
 }
 
@@ -32,19 +32,19 @@ pub(super) struct CallLine {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) calls: Vec<CallLine>,
-    /// Ids that are not unique, results that are one too many or belong to nothing.
+    /// Duplicate ids, and results that are duplicates or belong to no call.
     pub(super) wrong_calls: Vec<String>,
     /// Intents that belong to no open call.
     pub(super) wrong_intents: Vec<String>,
-    /// Calls that began again, or have a value, without what that takes.
+    /// Calls that began again, or have a value, without the entry that must precede it.
     pub(super) silent: Vec<String>,
-    /// Where in `calls` the call of an id is, the last one where there are several.
+    /// Index into `calls` by id. If an id occurs several times, the last one.
     by_id: HashMap<String, usize>,
     doubts: Vec<(HumanRequestId, String)>,
 }
 
 impl History {
-    /// None where an entry cannot be read: the calls of such a transcript are not known.
+    /// Returns `None` if an entry cannot be read, because then the calls are not known.
     pub(super) fn of(stored: &Stored) -> Option<Self> {
         let mut history = Self::default();
         for line in &stored.lines {
@@ -59,7 +59,7 @@ impl History {
                 let place = self.calls.len();
                 if self.by_id.insert(call.id.clone(), place).is_some() {
                     self.wrong_calls
-                        .push(format!("the id of call {} is there twice", call.id));
+                        .push(format!("the id of call {} occurs twice", call.id));
                 }
                 self.calls.push(CallLine {
                     id: call.id.clone(),
@@ -73,7 +73,7 @@ impl History {
             Body::ToolResult {
                 call_id, outcome, ..
             } => self.result(at, call_id, outcome),
-            // Without an intent a connection's tool is called only where it reads.
+            // Without an intent, a tool of a connection is only called if it just reads.
             Body::Source { call_id, .. } => {
                 let place = self.by_id.get(call_id).copied();
                 if let Some(call) = place.and_then(|place| self.calls.get_mut(place))
@@ -120,7 +120,7 @@ impl History {
         call.result = Some(at);
         if call.begins_once && call.begun == 0 && matches!(outcome, Outcome::Result(_)) {
             self.silent.push(format!(
-                "call {call_id} has a value at {at} and never began"
+                "call {call_id} has a value at {at} but never began"
             ));
         }
     }
@@ -133,20 +133,20 @@ impl History {
                 .push(format!("the intent at {at} belongs to no open call"));
             return;
         };
-        // The server of a connection said, when the call began, that twice is as good as once.
+        // When the call began, its connection's server declared it to be idempotent.
         if evidence.is_some_and(|evidence| evidence.get("again") == Some(&Value::Bool(true))) {
             call.begins_once = false;
         }
         if call.begins_once && call.begun > call.released {
             self.silent.push(format!(
-                "call {call_id} begins again at {at}, and nobody said that it was not done"
+                "call {call_id} begins again at {at}, although nobody said that it was not done"
             ));
         }
         call.begun += 1;
     }
 }
 
-/// Whether beginning a call of this tool twice may do something twice. Of a tool that is not known: yes.
+/// Whether beginning a call of this tool twice could have its effect twice. `true` for unknown tools.
 fn begins_once(name: &str) -> bool {
     policy::builtin(name).is_none_or(|hints| {
         !(hints.read_only

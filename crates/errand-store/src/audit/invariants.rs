@@ -1,7 +1,7 @@
-//! The invariants themselves: name, sentence, check.
+//! The invariants: name, sentence, check.
 //!
-//! A check says what is wrong, once for each thing that is; what it cannot see (a transcript that cannot be read) is
-//! another invariant's finding.
+//! A check reports each violation once. What it cannot see, such as a transcript that cannot be read, is a finding of
+//! another invariant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use super::AuditScope;
 use super::history::{History, requests_in_order};
 use super::stored::Stored;
 
-/// Codes of failures with which a run was ended whose transcript could not be read: that is known.
+/// Error codes of runs that were ended because their transcript could not be read. That is not a new finding.
 const UNREADABLE: [&str; 2] = ["unreadable", "repaired"];
 
 /// An invariant of a single run.
@@ -24,11 +24,12 @@ pub(super) struct OfRun {
     pub(super) check: fn(&Stored, &mut Vec<String>),
 }
 
-/// An invariant that one statement looks for. Its rows: a run's id or null, and what was found.
+/// An invariant that is checked with one statement. Its rows contain a run's id or null, and what was found.
 pub(super) struct OfStore {
     pub(super) name: &'static str,
     pub(super) sentence: &'static str,
-    /// In which scope it is asked: those that runs are asked for themselves need it in the other one alone.
+    /// The scope in which it is checked, or both. Invariants that are also checked for each run are needed in one
+    /// scope only.
     pub(super) scope: Option<AuditScope>,
     pub(super) sql: &'static str,
 }
@@ -238,7 +239,7 @@ pub(super) const OF_STORE: [OfStore; 9] = [
     },
 ];
 
-/// Open runs without a reason; `?1` is this start. What a run waits for that will never come is no reason.
+/// Open runs without a reason; `?1` is this start. Waiting for something that can never happen is not a reason.
 macro_rules! without_reason {
     ($what:literal) => {
         concat!(
@@ -268,7 +269,7 @@ pub(super) const REASONLESS: &str = without_reason!(
          ELSE 'waits for ' || r.waiting_kind || ', which will not come' END"
 );
 
-/// How many runs there are without a reason.
+/// Number of open runs without a reason.
 pub(super) const WITHOUT_REASON: &str = without_reason!("count(*)");
 
 /// Whether a run was ended because its rows could not be read.
@@ -374,7 +375,7 @@ fn waiting_is_one_open_request(stored: &Stored, wrong: &mut Vec<String>) {
     }
 }
 
-/// Whether these are 1, 2, 3, … up to `last`; else the first that is not.
+/// Checks that the numbers are 1, 2, 3, … up to `last`. Returns the first deviation.
 fn gap(numbers: impl IntoIterator<Item = u64>, last: u64) -> Option<String> {
     let mut expected = 0;
     for number in numbers {
@@ -664,7 +665,7 @@ fn claimed_run_holds_its_sandbox(stored: &Stored, wrong: &mut Vec<String>) {
     let (row, Some(sandbox)) = (&stored.row, &stored.sandbox) else {
         return;
     };
-    // One that had expired before the run was claimed is not taken, and the driver finds that out.
+    // A sandbox that had expired before the run was claimed is not taken, and the driver finds that out.
     let is_gone = sandbox.is_deleted || sandbox.expires_at <= stored.now;
     if row.claim.is_some() && sandbox.owner != Some(row.id) && !is_gone {
         wrong.push("it has a claim and is not the owner of its sandbox".to_owned());

@@ -1,4 +1,4 @@
-//! What is stored of one run, read at once and held against the invariants.
+//! Everything stored about one run, read at once for the audit.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ use crate::db::types::{Blob, Ms, count, json};
 use crate::error::{Result, StoreError};
 use crate::runs::row::{COLUMNS, RunRow, read_row};
 
-/// A run and all rows that belong to it.
+/// A run with all its rows.
 pub(super) struct Stored {
     pub(super) row: RunRow,
     pub(super) boot: BootId,
     pub(super) now: Timestamp,
     pub(super) lines: Vec<Line>,
     pub(super) events: Vec<EventLine>,
-    /// The rows of the requests that its transcript or its row name, or that are open.
+    /// Rows of the requests that the transcript or the run's row mentions, or that are open.
     pub(super) requests: BTreeMap<HumanRequestId, RequestLine>,
     pub(super) deliveries: Vec<DeliveryLine>,
     pub(super) sandbox: Option<SandboxLine>,
-    /// Whether agent and build are of the run's team, and the build is the agent's.
+    /// Whether agent and build belong to the run's team, and the build to the agent.
     pub(super) is_of_one_team: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Line {
     pub(super) shown: Option<u64>,
     pub(super) id: MessageId,
     pub(super) at: Timestamp,
-    /// The error's sentence where it cannot be read.
+    /// The error is a sentence that says why it cannot be read.
     pub(super) body: std::result::Result<Body, String>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct EventLine {
     pub(super) sequence: u64,
     pub(super) kind: String,
     pub(super) position: Option<u64>,
-    /// The status that a `run.updated` tells of.
+    /// The status in a `run.updated` event.
     pub(super) status: Option<String>,
     pub(super) is_of_team: bool,
 }
@@ -50,7 +50,7 @@ pub(super) struct EventLine {
 /// A row of `human_requests`.
 pub(super) struct RequestLine {
     pub(super) is_of_run: bool,
-    /// The error's sentence where it cannot be read.
+    /// The error is a sentence that says why it cannot be read.
     pub(super) request: std::result::Result<HumanRequest, String>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) is_open: bool,
@@ -68,9 +68,9 @@ pub(super) struct DeliveryLine {
     pub(super) attempts: u64,
     pub(super) is_due: bool,
     pub(super) recorded: Vec<u64>,
-    /// The webhook that it goes to; none: the run's own address.
+    /// The webhook that it goes to. `None`: it goes to the run's own address.
     pub(super) webhook: Option<uuid::Uuid>,
-    /// Whether it, and its webhook, are of the run's team.
+    /// Whether it and its webhook belong to the run's team.
     pub(super) is_of_team: bool,
 }
 
@@ -83,10 +83,10 @@ pub(super) struct SandboxLine {
 }
 
 impl Stored {
-    /// Reads a run.
+    /// Reads a run with all its rows.
     ///
     /// # Errors
-    /// `NotFound`; those for which [`is_of_a_row`] holds, where a row cannot be read.
+    /// `NotFound`; errors for which [`is_of_a_row`] is true, if a row cannot be read.
     pub(super) fn read(
         conn: &Connection,
         run: RunId,
@@ -117,7 +117,7 @@ impl Stored {
         })
     }
 
-    /// The transcript. None where an entry cannot be read.
+    /// The transcript. `None` if an entry cannot be read.
     pub(super) fn entries(&self) -> Option<Vec<Entry>> {
         let entry = |line: &Line| {
             Some(Entry {
@@ -130,7 +130,7 @@ impl Stored {
         self.lines.iter().map(entry).collect()
     }
 
-    /// The ids of the requests that are open.
+    /// Ids of the open requests.
     pub(super) fn open_requests(&self) -> Vec<HumanRequestId> {
         let open = self
             .requests
@@ -140,7 +140,7 @@ impl Stored {
     }
 }
 
-/// Whether it is a row that is wrong, and not the database.
+/// Whether the error concerns a single row and not the database.
 pub(super) fn is_of_a_row(error: &StoreError) -> bool {
     use rusqlite::Error;
     match error {

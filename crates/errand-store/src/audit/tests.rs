@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::fixture::Runs;
 use super::*;
 
-/// What is done to a sound store, and the invariants that it breaks.
+/// Statements that damage a consistent store, and the invariants that each breaks.
 const DAMAGES: [(&str, &[&str]); 47] = [
     ("UPDATE runs SET completed_at = NULL WHERE status = 'completed'", &["an_ended_run_is_at_rest"]),
     ("UPDATE runs SET completed_at = 1 WHERE status = 'waiting'", &["an_ended_run_is_at_rest"]),
@@ -123,7 +123,7 @@ const DAMAGES: [(&str, &[&str]); 47] = [
     ),
 ];
 
-/// A store with a run of each kind, whose guards in the database are gone.
+/// A store with a run of each kind, without the triggers that protect it.
 async fn unguarded() -> Runs {
     let runs = Runs::new().await;
     runs.of_each_kind().await;
@@ -153,7 +153,7 @@ async fn each_damage_is_found_as_what_it_is() {
     for (damage, broken) in DAMAGES {
         let (store, now) = (&runs.f.store, runs.now);
         let boot = store.boot();
-        // Damaged, audited and taken back in one transaction: each damage meets a sound store.
+        // Damaged, audited and rolled back in one transaction, so that each damage meets a consistent store.
         let found = store
             .write(move |tx| {
                 tx.execute_batch("SAVEPOINT damage")?;
@@ -188,7 +188,7 @@ async fn each_invariant_is_broken_by_one_of_the_damages() {
         .iter()
         .flat_map(|(_, broken)| broken.iter())
         .collect();
-    // These have tests of their own.
+    // These have their own tests.
     let own = [
         "a_run_is_of_one_team",
         "a_transcript_can_be_read",
@@ -211,7 +211,7 @@ async fn what_cannot_be_read_is_a_finding_and_no_error() {
     let found = runs.audit(AuditScope::All).await;
     assert_eq!(names(&found), ["a_transcript_can_be_read"].into());
     assert!(found[0].what.starts_with("entry 1: "), "{}", found[0].what);
-    // A run that was ended for that reason is known.
+    // A run that was ended for this reason is not a finding.
     runs.f
         .sql("UPDATE runs SET error_code = 'unreadable' WHERE status = 'failed'")
         .await;
@@ -276,7 +276,7 @@ async fn a_run_that_waits_for_nothing_is_counted() {
     runs.f
         .sql("UPDATE runs SET wake_at = NULL WHERE status = 'pending' AND waiting_kind = 'place'")
         .await;
-    // The one in line, and the one that was resumed.
+    // The queued run, and the resumed one.
     assert_eq!(runs.f.store.runs_without_reason(runs.now).await.unwrap(), 2);
     runs.f
         .sql("UPDATE runs SET waiting_kind = NULL WHERE claim_token IS NOT NULL")
@@ -306,7 +306,7 @@ async fn a_reference_to_nothing_is_told() {
     assert!(
         wrong
             .iter()
-            .any(|line| line.ends_with("rows of runs refer to rows of agents that are not there")),
+            .any(|line| line.ends_with("rows of runs refer to rows of agents that do not exist")),
         "{wrong:?}"
     );
 }

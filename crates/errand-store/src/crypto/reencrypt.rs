@@ -1,10 +1,14 @@
-//! The rotation of the master key: everything that is sealed is sealed anew, under another key.
+//! Rotation of the master key: seals everything again under a new key.
 //!
-//! Promised: a crash at any moment loses no secret, and the next start ends what was begun; a server may be at work
-//! meanwhile. All of [`SEALED`] is sealed anew in one transaction; what is sealed while that waits for its turn is under
-//! the new key already. A test holds [`SEALED`] against the schema.
+//! # Guarantees
 //!
-//! Left out: copies of the data that were made before: they need the key that they were made with.
+//! A crash at any moment loses no secret, and the next start completes the rotation. The server may keep working.
+//! Everything in [`SEALED`] is sealed again in one transaction; whatever is sealed while that transaction waits for
+//! its turn is already under the new key. A test compares [`SEALED`] with the schema.
+//!
+//! # Non-goals
+//!
+//! Earlier backups: they still need the key with which they were made.
 
 mod discard;
 
@@ -21,19 +25,19 @@ use crate::error::{Result, StoreError};
 pub(crate) use discard::sealed_under;
 pub use discard::{Discarded, SealedKeys};
 
-/// A column of sealed secrets.
+/// A column that contains sealed secrets.
 struct Place {
     table: &'static str,
     column: &'static str,
-    /// The first column of the primary key: an id.
+    /// First column of the primary key: an id.
     key: &'static str,
-    /// A text that the purpose holds beside the id; or null.
+    /// A text that is a part of the purpose, besides the id; or null.
     text: &'static str,
-    /// What it was sealed for.
+    /// Builds the purpose that the value was sealed for.
     purpose: fn(Option<Uuid>, Option<String>) -> String,
 }
 
-/// Everything that is sealed.
+/// All columns with sealed secrets.
 const SEALED: &[Place] = &[
     Place {
         table: "teams",
@@ -79,18 +83,18 @@ const SEALED: &[Place] = &[
     },
 ];
 
-/// What a rotation did.
+/// Result of a rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotated {
-    /// How many secrets were sealed anew.
+    /// Number of secrets that were sealed again.
     pub secrets: u64,
-    /// How many could not be opened, and are as they were: they were lost before.
+    /// Number of secrets that cannot be opened and are unchanged. They were lost before.
     pub lost: u64,
-    /// The new key's id.
+    /// Id of the new key.
     pub key_id: String,
 }
 
-/// The ids of the master keys that something in a database is sealed under, whatever its schema.
+/// Ids of all master keys under which something in a database is sealed. Works with older schemas.
 pub(crate) fn key_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut ids = std::collections::BTreeSet::new();
     for Place { table, column, .. } in SEALED {
@@ -111,31 +115,31 @@ pub(crate) fn key_ids(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 impl Store {
-    /// Seals everything under a new master key. Where the key has a file, the new one is drawn and takes the file over;
-    /// else `given` is it, and the operator sees to it that the next start has it.
+    /// Seals everything under a new master key. If the key is in a file, the new one is generated and replaces that
+    /// file. Otherwise the new key is `given`, and the operator must supply it at the next start.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] where a key is missing or not wanted; [`StoreError::Seal`]; those of any write. Whatever
-    /// went wrong: every secret can be opened by this store, and by the next start.
+    /// [`StoreError::Refused`] if a key is missing or not wanted; [`StoreError::Seal`]. After any error, this store
+    /// and the next start can still open every secret.
     pub async fn rotate_master_key(&self, given: Option<MasterKey>) -> Result<Rotated> {
         let keys = self.keys();
         let _alone = keys.rotating.lock().await;
         let current = keys.current();
         let file = current.file().map(ToOwned::to_owned);
         match (&file, given) {
-            // What failed half-way goes on with the key that is on disk already.
+            // A rotation that failed halfway continues with the key that is already on disk.
             (Some(file), None) if MasterKey::is_brought_in(file) => {}
             (Some(file), None) => keys.add(Arc::new(MasterKey::bring_in(file)?)),
             (None, Some(key)) if key.id() != current.id() => keys.add(Arc::new(key)),
             (None, Some(_)) => return Err(refused("the new master key is the one that is in use")),
             (Some(_), Some(_)) => {
                 return Err(refused(
-                    "the master key is in a file of the data directory, and the program draws the new one: leave ERRAND_NEW_MASTER_KEY unset",
+                    "the master key is in a file of the data directory, so the program generates the new one: leave ERRAND_NEW_MASTER_KEY unset",
                 ));
             }
             (None, None) => {
                 return Err(refused(
-                    "the master key comes from ERRAND_MASTER_KEY: put the new one into ERRAND_NEW_MASTER_KEY (`openssl rand -base64 32` makes one)",
+                    "the master key comes from ERRAND_MASTER_KEY: put the new key into ERRAND_NEW_MASTER_KEY (`openssl rand -base64 32` generates one)",
                 ));
             }
         }
@@ -156,7 +160,7 @@ fn refused(message: &str) -> StoreError {
     StoreError::Refused(message.to_owned())
 }
 
-/// The keys of a store that is being opened. A rotation that was cut off is ended first.
+/// Loads the keys of a store that is being opened. An interrupted rotation is completed first.
 pub(crate) fn open_keys(conn: &mut Connection, mut key: MasterKey) -> Result<Keyring> {
     let (next, file) = (key.take_next(), key.file().map(ToOwned::to_owned));
     let keys = Keyring::new(key);
@@ -168,13 +172,14 @@ pub(crate) fn open_keys(conn: &mut Connection, mut key: MasterKey) -> Result<Key
         MasterKey::take_over(&file)?;
         tracing::info!(
             secrets,
-            "a rotation of the master key was cut off, and is done now"
+            "an interrupted rotation of the master key was completed"
         );
     }
     Ok(keys)
 }
 
-/// Seals what is under another key than the current one. Returns how many were, and how many cannot be opened.
+/// Seals everything that is not under the current key again. Returns how many secrets were sealed, and how many
+/// cannot be opened.
 fn seal_anew(conn: &Connection, keys: &Keyring) -> Result<(u64, u64)> {
     let current = keys.current();
     let (mut done, mut lost) = (0, 0);
@@ -194,7 +199,7 @@ fn seal_anew(conn: &Connection, keys: &Keyring) -> Result<(u64, u64)> {
                     done += 1;
                 }
                 Err(error) => {
-                    tracing::warn!(%purpose, %error, "a sealed secret cannot be opened and stays as it is");
+                    tracing::warn!(%purpose, %error, "a sealed secret cannot be opened and is left unchanged");
                     lost += 1;
                 }
             }
@@ -203,10 +208,10 @@ fn seal_anew(conn: &Connection, keys: &Keyring) -> Result<(u64, u64)> {
     Ok((done, lost))
 }
 
-/// The row's key, the purpose, the bytes.
+/// Key of the row, purpose, and sealed bytes.
 type SealedRow = (Vec<u8>, String, Vec<u8>);
 
-/// What is sealed in one place.
+/// All sealed values of a column.
 fn rows(conn: &Connection, place: &Place) -> Result<Vec<SealedRow>> {
     let mut select = conn.prepare(&format!(
         "SELECT {2}, {3}, {1} FROM {0} WHERE {1} IS NOT NULL",

@@ -1,14 +1,20 @@
-//! Secrets at rest: sealed under one master key.
+//! Secrets at rest, sealed under one master key.
 //!
-//! Promised: what is sealed is kept secret and unchanged by XChaCha20-Poly1305, can be opened only under the master key
-//! *and* for the purpose it was sealed for, and a wrong master key is told apart from a damaged secret. The key's own
-//! file is made whole or not at all, and is refused when others can read it.
+//! # Guarantees
 //!
-//! The key is replaced by `crate::crypto::reencrypt`, with [`rotate`]'s files and [`ring`]'s keys.
+//! XChaCha20-Poly1305 protects the secrecy and the integrity of a sealed secret. It can be opened only with the
+//! master key *and* for the purpose that it was sealed for. A wrong master key is reported differently from a damaged
+//! secret. The key file is created whole or not at all, and is refused if other users can read it.
 //!
-//! Left out: protection of what a running process holds in memory.
+//! `crate::crypto::reencrypt` replaces the key, using the files of [`rotate`] and the keys of [`ring`].
 //!
-//! A sealed secret, from its first byte:
+//! # Non-goals
+//!
+//! Protecting secrets in the memory of a running process.
+//!
+//! # Format
+//!
+//! A sealed secret consists of:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -17,8 +23,8 @@
 //! | 24 | nonce, from the system's random source |
 //! | the rest | ciphertext and its tag of 16 bytes; the header's version and the purpose are authenticated with it |
 //!
-//! The master key itself encrypts nothing: the encryption key and those of [`MasterKey::derive`] are made from it by
-//! HMAC-SHA256 over texts that cannot be equal.
+//! The master key itself encrypts nothing. The encryption key, and the keys of [`MasterKey::derive`], are derived
+//! from it with HMAC-SHA256 over distinct texts.
 
 pub(crate) mod ring;
 mod rotate;
@@ -43,10 +49,10 @@ const KEY_ID_BYTES: usize = 8;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 
-/// By how much a sealed secret is longer than the plain one.
+/// Number of bytes by which a sealed secret is longer than the secret.
 pub const SEALED_OVERHEAD_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES + TAG_BYTES;
 
-/// The master key's file holds 44 characters; more than this is not such a file and is not read.
+/// The master key file contains 44 characters. A file larger than this is something else and is not read.
 const KEY_FILE_BYTES_MAX: u64 = 1024;
 
 /// Base64 as people paste it: padding may be missing.
@@ -55,99 +61,94 @@ const LENIENT: GeneralPurposeConfig =
 const STANDARD_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE_LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// Why a master key could not be had, or a secret not be sealed or opened. No message holds a key or a secret.
+/// Why a master key could not be loaded, or a secret could not be sealed or opened. No message contains a key or a
+/// secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// The text given as the master key is none.
+    /// The given text is not a master key.
     #[error(
         "the master key is not 32 bytes in base64 or hexadecimal; `openssl rand -base64 32` makes one"
     )]
     BadKeyText,
-    /// The master key's file could be opened but holds no key.
+    /// The master key file can be read but contains no key.
     #[error(
-        "{} holds no master key (32 bytes in base64 or hexadecimal): it is damaged; restore it from a backup. Without \
-         it the secrets sealed under it (webhook secrets and those of connections) cannot be opened by anybody. If \
-         there is no backup, move the file away and start with `errand serve --discard-secrets`, which makes a new key; \
-         each secret must then be set anew",
+        "{} contains no master key (32 bytes in base64 or hexadecimal): the file is damaged; restore it from a backup. \
+         Without it, the secrets sealed under it (webhook secrets and those of connections) cannot be opened by anybody. \
+         If there is no backup, move the file away and start with `errand serve --discard-secrets`, which creates a new \
+         key; each secret must then be set again",
         path.display()
     )]
-    DamagedKeyFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Someone else than the owner may read or change the master key's file.
-    #[error("others than its owner can open {} (mode {mode:03o}); run `chmod 600 {}`", path.display(), path.display())]
+    DamagedKeyFile { path: PathBuf },
+    /// Other users can read or change the master key file.
+    #[error("other users can access {} (mode {mode:03o}); run `chmod 600 {}`", path.display(), path.display())]
     KeyFileOpenToOthers {
-        /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The master key's file could not be read or made.
-    #[error("cannot {act} the master key's file {}", path.display())]
+    /// The master key file could not be read or created.
+    #[error("cannot {act} the master key file {}", path.display())]
     KeyFile {
-        /// What was tried: `read`, `make`.
+        /// The operation, such as `read` or `create`.
         act: &'static str,
-        /// The file.
         path: PathBuf,
-        /// What the system said.
         source: io::Error,
     },
-    /// The system gave no random bytes.
-    #[error("the system gives no random bytes")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Randomness(#[source] getrandom::Error),
-    /// The plain text is longer than the cipher takes (256 GiB).
+    /// The secret is longer than the cipher supports (256 GiB).
     #[error("the secret is too long to be sealed")]
     TooLong,
-    /// The bytes are not a sealed secret of a version that this program knows.
+    /// The bytes are not a sealed secret, or have a version that this program does not know.
     #[error("these bytes are not a sealed secret, or were sealed by a newer version of errand")]
     NotSealed,
-    /// Sealed under a key that is not this one.
+    /// The secret was sealed under a different key.
     #[error(
-        "sealed under another master key: {sealed_under} (this server's is {ours}); start with the master key that this \
-         data directory was made with, or set the secret anew"
+        "sealed under another master key: {sealed_under} (this server's is {ours}); start with the master key that \
+         belongs to this data directory, or set the secret again"
     )]
     OtherKey {
-        /// Id of the key that it was sealed under, 16 hexadecimal digits.
+        /// Id of the key that it was sealed under: 16 hexadecimal digits.
         sealed_under: String,
         /// Id of this server's key.
         ours: String,
     },
-    /// The right key, but the bytes were changed or belong to another purpose.
+    /// The key is right, but the bytes were changed or belong to another purpose.
     #[error(
-        "the sealed secret of `{purpose}` is damaged or was sealed for something else; set the secret anew"
+        "the sealed secret of `{purpose}` is damaged or was sealed for something else; set the secret again"
     )]
     Damaged {
-        /// What it was opened for.
+        /// The purpose for which it was to be opened.
         purpose: String,
     },
 }
 
-/// A sealed secret: bytes that may be stored anywhere.
+/// A sealed secret. It may be stored anywhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sealed(pub Vec<u8>);
 
-/// The key that all secrets at rest are sealed under. It can be neither printed nor copied; its bytes are overwritten
-/// when it goes.
+/// The key under which all secrets at rest are sealed. It cannot be printed or copied, and its bytes are overwritten
+/// when it is dropped.
 pub struct MasterKey {
     /// On the heap, so that moving the key leaves no copy behind.
     bytes: Box<[u8; KEY_BYTES]>,
-    /// Where it was read from.
+    /// The file that it was read from.
     file: Option<PathBuf>,
-    /// The key that is about to replace it.
+    /// The key that a rotation is replacing it with.
     next: Option<Box<MasterKey>>,
 }
 
 impl Drop for MasterKey {
     fn drop(&mut self) {
         self.bytes.fill(0);
-        // Without a reader the compiler may leave the overwriting out.
+        // Without a reader, the compiler may optimize the overwriting away.
         std::hint::black_box(&self.bytes);
     }
 }
 
 impl MasterKey {
-    /// A key of 32 random bytes that the caller drew.
+    /// Creates a key from 32 random bytes.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
         Self {
             bytes: Box::new(bytes),
@@ -156,8 +157,8 @@ impl MasterKey {
         }
     }
 
-    /// A key from text: 32 bytes in base64 (standard or URL-safe, with or without padding) or in 64 hexadecimal
-    /// digits. White space around it is dropped.
+    /// Parses a key: 32 bytes in base64 (standard or URL-safe, with or without padding), or 64 hexadecimal digits.
+    /// Surrounding white space is ignored.
     ///
     /// # Errors
     /// [`SealError::BadKeyText`], which does not repeat the text.
@@ -177,15 +178,15 @@ impl MasterKey {
         Ok(Self::from_bytes(bytes))
     }
 
-    /// Reads the key from `path`, or makes the file with a new random key if there is none.
+    /// Reads the key from `path`. If there is no such file, creates it with a new random key.
     ///
-    /// The file appears whole, mode 0600, and on disk (it and its directory are synced) before this returns; of several
-    /// processes that make it at the same time one wins and the others read its key. The directory must exist. A key
-    /// that a rotation was bringing in comes along.
+    /// The file appears whole, with mode 0600, and is on disk (together with its directory entry) before this
+    /// returns. If several processes create it at the same time, one wins and the others read its key. The directory
+    /// must exist. The key of an interrupted rotation is loaded too.
     ///
     /// # Errors
-    /// [`SealError::KeyFileOpenToOthers`], [`SealError::DamagedKeyFile`] (never overwritten: it may be all that opens
-    /// the secrets), [`SealError::KeyFile`], [`SealError::Randomness`].
+    /// [`SealError::KeyFileOpenToOthers`], [`SealError::DamagedKeyFile`] (such a file is never overwritten, because
+    /// it may be the only thing that opens the secrets), [`SealError::KeyFile`], [`SealError::Randomness`].
     pub fn load_or_create(path: &Path) -> Result<Self, SealError> {
         if let Some(key) = Self::load(path)? {
             return key.with_next(path);
@@ -201,14 +202,14 @@ impl MasterKey {
         Self::load(path)?.ok_or_else(vanished)?.with_next(path)
     }
 
-    /// `None` if there is no such file.
+    /// Returns `None` if there is no such file.
     fn load(path: &Path) -> Result<Option<Self>, SealError> {
         let failed = |source| SealError::KeyFile {
             act: "read",
             path: path.into(),
             source,
         };
-        // Asked first, since to open a FIFO would block.
+        // Checked before opening, because opening a FIFO would block.
         match std::fs::metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed(e)),
@@ -218,7 +219,7 @@ impl MasterKey {
             Ok(_) => {}
         }
         let file = File::open(path).map_err(failed)?;
-        // Of the opened file, not of the path, which could be another one by now.
+        // Checked on the open file, because the path could lead to a different file by now.
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(SealError::KeyFileOpenToOthers {
@@ -239,13 +240,13 @@ impl MasterKey {
             .ok_or_else(|| SealError::DamagedKeyFile { path: path.into() })
     }
 
-    /// `None` if the file was there already.
+    /// Returns `None` if the file already exists.
     ///
-    /// The key is written beside the final place and then linked there, because a link fails where a file is: a crash
-    /// leaves either no key or a whole one, and no key is ever replaced.
+    /// The key is written to a file next to it, which is then linked to the final name, because linking fails if the
+    /// name exists. A crash therefore leaves either no key or a whole one, and no key is ever replaced.
     fn create(path: &Path) -> Result<Option<Self>, SealError> {
         let failed = |source| SealError::KeyFile {
-            act: "make",
+            act: "create",
             path: path.into(),
             source,
         };
@@ -272,7 +273,7 @@ impl MasterKey {
         Ok(Some(key))
     }
 
-    /// Which key this is: 16 hexadecimal digits that say nothing about the key, for messages and `errand doctor`.
+    /// Identifies the key without revealing it, for messages and `errand doctor`: 16 hexadecimal digits.
     pub fn id(&self) -> String {
         to_hex(&self.id_bytes())
     }
@@ -284,12 +285,12 @@ impl MasterKey {
         id
     }
 
-    /// Seals a secret for one purpose, which names what and whose it is, such as `webhook_secret:<team id>`: moved to
-    /// another row or team it does not open. The result is [`SEALED_OVERHEAD_BYTES`] longer than `plain`, and another
-    /// one each time.
+    /// Seals a secret for one purpose. The purpose says what the secret is and whom it belongs to, such as
+    /// `webhook_secret:<team id>`, so that it cannot be opened after it was moved to another row or team. The result
+    /// is [`SEALED_OVERHEAD_BYTES`] longer than `plain`, and different each time.
     ///
     /// # Errors
-    /// [`SealError::Randomness`]; [`SealError::TooLong`], which no real secret meets.
+    /// [`SealError::Randomness`]; [`SealError::TooLong`], which no real secret reaches.
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Sealed, SealError> {
         let nonce: [u8; NONCE_BYTES] = random()?;
         let payload = Payload {
@@ -308,7 +309,7 @@ impl MasterKey {
         Ok(Sealed(sealed))
     }
 
-    /// Opens what [`MasterKey::seal`] made for the same purpose.
+    /// Opens a secret that [`MasterKey::seal`] sealed for the same purpose.
     ///
     /// # Errors
     /// [`SealError::NotSealed`], [`SealError::OtherKey`], [`SealError::Damaged`].
@@ -340,8 +341,8 @@ impl MasterKey {
             })
     }
 
-    /// A key of 32 bytes for one purpose, the same each time, from which neither the master key nor the key of another
-    /// purpose can be had: for signatures of upload URLs and the like.
+    /// Derives a key for one purpose, for example for signing upload URLs. The same purpose always gives the same
+    /// key; neither the master key nor the key of another purpose can be computed from it.
     pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
         self.mac(&["errand/derive/1\0", purpose])
     }
@@ -357,29 +358,30 @@ impl MasterKey {
     }
 }
 
-/// The id of the key that something is sealed under. None: it is not sealed.
+/// Id of the key that a secret is sealed under. `None` if it is not a sealed secret.
 pub(crate) fn key_id_of(sealed: &[u8]) -> Option<String> {
     let (version, rest) = sealed.split_first()?;
     let (id, _) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
     (*version == VERSION).then(|| to_hex(id))
 }
 
-/// HMAC's key block, filled up with zeros as HMAC itself would: the one form that cannot fail.
+/// The key block of HMAC, padded with zeros as HMAC itself does. This form cannot fail.
 fn hmac_key(key: &[u8; KEY_BYTES]) -> hmac::digest::Key<Hmac<Sha256>> {
     let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
     block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
     block
 }
 
-/// What is authenticated beside the secret: the layout's version and the purpose. The key id and the nonce need not be
-/// in it: to change them is to decrypt with another key or nonce, which fails.
+/// The data that is authenticated together with the secret: the version of the format, and the purpose. The key id
+/// and the nonce need not be included, because changing them means decrypting with a different key or nonce, which
+/// fails.
 fn associated(purpose: &str) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     bytes.extend(purpose.as_bytes());
     bytes
 }
 
-/// A file that nobody else can open, in a place where no file is; on disk when this returns.
+/// Creates a file that only its owner can access. Fails if it exists. On disk when this returns.
 fn write_private(path: &Path, key: &MasterKey) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -396,7 +398,7 @@ fn write_private(path: &Path, key: &MasterKey) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A new secret that signs a team's webhooks: `whsec_` and 32 random bytes in base64.
+/// Generates a secret for signing a team's webhooks: `whsec_` and 32 random bytes in base64.
 pub(crate) fn webhook_secret() -> Result<String, SealError> {
     Ok(format!("whsec_{}", STANDARD.encode(random::<KEY_BYTES>()?)))
 }

@@ -1,10 +1,14 @@
-//! What a data directory holds before its store is opened, and whether the store in it may be opened or made.
+//! Examines a data directory before its store is opened, and decides whether the store may be opened or created.
 //!
-//! Promised: no store is made beside what another one left (its master key, its sandboxes, its log), unless that was
-//! asked for; and no master key is drawn while the directory holds secrets that were sealed under another. A start that
-//! is cut off while it makes a store leaves a mark ([`MAKING`]), by which the next start goes on with it.
+//! # Guarantees
 //!
-//! Left out: opening (`sqlite::open`), and copies of a directory (their manifest).
+//! No store is created next to the remains of another one (its master key, sandboxes or log) unless that is
+//! requested. No master key is generated while the directory contains secrets that were sealed under a different one.
+//! A start that is interrupted while it creates a store leaves a mark ([`MAKING`]), so that the next start continues.
+//!
+//! # Non-goals
+//!
+//! Opening the store (`sqlite::open`), and copies of a directory (see their manifest).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,11 +20,11 @@ use crate::crypto::reencrypt;
 use crate::crypto::seal::{MasterKey, SealError};
 use crate::db::sqlite::{self, FILE, OpenError, Store, Wholeness, is_damage};
 
-/// The file of the master key, where the environment gives none.
+/// File of the master key, unless the environment supplies one.
 pub const MASTER_KEY_FILE: &str = "master.key";
-/// Lies in the directory from before the first thing of a new store is made until its database is whole.
+/// Mark that exists from before the first file of a new store is created until its database is complete.
 const MAKING: &str = "errand.db.making";
-/// What a store makes in its directory, besides the database and the lock.
+/// Files and directories that a store creates, besides the database and the lock.
 const REMAINS: [&str; 9] = [
     MASTER_KEY_FILE,
     "master.key.next",
@@ -30,117 +34,109 @@ const REMAINS: [&str; 9] = [
     "errand.db-wal",
     "errand.db-shm",
     "errand.db-journal",
-    // A restore that was interrupted: `errand restore` names it so.
+    // Directory of an interrupted `errand restore`.
     ".restoring",
 ];
-/// Files that belong to a database that is gone: a new one would take them for its own.
+/// Files of a database that is gone. A new database would take them for its own.
 const LOGS: [&str; 3] = ["errand.db-wal", "errand.db-shm", "errand.db-journal"];
 
-/// What is to be done where the directory holds no store.
+/// Whether to create a store if the directory contains none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Making {
-    /// A store is made in an empty directory.
+    /// Create a store in an empty directory.
     pub allowed: bool,
-    /// A store is made also beside what another one left there.
+    /// Create a store even next to the remains of another one.
     pub beside_remains: bool,
 }
 
 impl Making {
-    /// What the server does by itself: it makes a store in an empty directory.
+    /// The server's default: create a store in an empty directory only.
     pub const BY_ITSELF: Self = Self {
         allowed: true,
         beside_remains: false,
     };
 }
 
-/// Why the directory's store is neither opened nor made.
+/// Why the store is neither opened nor created.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// There is no store.
+    /// The directory contains no store.
     #[error(
-        "there is no store in {}; check --data-dir (or server.data_dir). Only `errand serve` and `errand demo` make one",
+        "there is no store in {}; check --data-dir (or server.data_dir). Only `errand serve` and `errand demo` create one",
         .0.display()
     )]
     NoStore(PathBuf),
-    /// Another store was here, and its database is not.
+    /// The directory contains remains of a store, but not its database.
     #[error(
-        "{} holds {found}, and {state}. Look whether the right volume is mounted, or restore the directory from a backup. \
-         To start over and leave what is there, use `errand serve --new`",
+        "{} contains {found}, and {state}. Check that the right volume is mounted, or restore the directory from a \
+         backup. To start over and keep these files, use `errand serve --new`",
         .dir.display()
     )]
     NoDatabase {
-        /// The data directory.
         dir: PathBuf,
-        /// What is there.
+        /// The remains.
         found: String,
-        /// What the database is like.
+        /// State of the database.
         state: &'static str,
     },
-    /// Secrets were sealed, and the key's file is gone.
+    /// There are sealed secrets, but the key file is missing.
     #[error(
-        "{} holds {count} secrets that were sealed under the master key {needs}, and there is no {MASTER_KEY_FILE} in it: \
-         put that file back, or give the key as ERRAND_MASTER_KEY. If the key is lost, `errand serve --discard-secrets` \
-         draws a new one: webhook secrets are renewed; stored secrets, providers' keys and sign-ins are to be set anew",
+        "{} contains {count} secrets that were sealed under the master key {needs}, but no {MASTER_KEY_FILE}: restore \
+         that file, or supply the key as ERRAND_MASTER_KEY. If the key is lost, `errand serve --discard-secrets` \
+         generates a new one: webhook secrets are replaced; stored secrets, providers' keys and sign-ins must be set again",
         .dir.display()
     )]
     KeyMissing {
-        /// The data directory.
         dir: PathBuf,
-        /// How many secrets.
         count: u64,
-        /// The ids of the keys that open them.
+        /// Ids of the keys that open them.
         needs: String,
     },
     /// The key opens none of the secrets.
     #[error(
-        "{} holds {count} secrets that were sealed under the master key {needs}, and {origin} is the key {got}, which \
-         opens none of them: start with the key {needs}. If it is lost, `errand serve --discard-secrets` goes on with the \
-         key {got}: webhook secrets are renewed; stored secrets, providers' keys and sign-ins are to be set anew",
+        "{} contains {count} secrets that were sealed under the master key {needs}, but {origin} is the key {got}, which \
+         opens none of them: start with the key {needs}. If it is lost, `errand serve --discard-secrets` continues with \
+         the key {got}: webhook secrets are replaced; stored secrets, providers' keys and sign-ins must be set again",
         .dir.display()
     )]
     OtherKey {
-        /// The data directory.
         dir: PathBuf,
-        /// How many secrets.
         count: u64,
-        /// The ids of the keys that open them.
+        /// Ids of the keys that open them.
         needs: String,
         /// Where the given key comes from.
         origin: &'static str,
-        /// Its id.
+        /// Id of the given key.
         got: String,
     },
-    /// The master key cannot be had.
+    /// The master key cannot be loaded.
     #[error(transparent)]
     Key(#[from] SealError),
-    /// The database cannot be looked at.
+    /// The database cannot be examined.
     #[error(transparent)]
     Open(OpenError),
-    /// The database is not what SQLite wrote.
+    /// The database is damaged.
     #[error(
         "the database in {} is damaged ({found}): stop the server if one runs, keep a copy of the directory, and restore a \
          backup",
         .dir.display()
     )]
     Damaged {
-        /// The data directory.
         dir: PathBuf,
-        /// What was found.
+        /// The findings of the check.
         found: String,
     },
-    /// The directory cannot be looked at, or the store not be made in it.
+    /// The directory cannot be examined, or the store cannot be created in it.
     #[error("the data directory {} cannot be used", .dir.display())]
     Directory {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
 }
 
 impl DataDirError {
-    /// What an error of a database that is being opened says: damage is told as such.
+    /// Converts an error of opening the database. Damage becomes [`DataDirError::Damaged`].
     #[must_use]
     pub fn of_opening(dir: &Path, error: OpenError) -> Self {
         let source: &(dyn std::error::Error + 'static) = &error;
@@ -159,33 +155,33 @@ impl DataDirError {
     }
 }
 
-/// A directory that is ready for its store to be opened.
+/// A directory whose store can be opened.
 pub struct Prepared {
     /// The key that opens its secrets.
     pub master_key: MasterKey,
-    /// Whether its database is known to be whole; else there was no time to check all of it.
+    /// Whether the whole database was checked. `false` if there was not enough time.
     pub is_whole: bool,
 }
 
-/// What a directory holds.
+/// Content of a directory.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     /// A database.
     Store,
-    /// Nothing of a store, or a store that was being made.
+    /// Nothing of a store, or a store that was being created.
     Nothing,
-    /// Something of a store whose database is not there, or is empty.
+    /// Parts of a store whose database is missing or empty.
     Remains {
         names: Vec<&'static str>,
         is_empty: bool,
     },
 }
 
-/// Whether there is a store in a directory: a database that is not empty, or one that was being made. Nothing is made,
-/// opened or locked.
+/// Checks that a directory contains a store: a database that is not empty, or one that was being created. Creates,
+/// opens and locks nothing.
 ///
 /// # Errors
-/// [`DataDirError::NoStore`], [`DataDirError::NoDatabase`] where something of a store is there.
+/// [`DataDirError::NoStore`]; [`DataDirError::NoDatabase`] if there are parts of a store.
 pub fn expect_store(dir: &Path) -> Result<(), DataDirError> {
     match look(dir)? {
         Found::Store => Ok(()),
@@ -194,13 +190,13 @@ pub fn expect_store(dir: &Path) -> Result<(), DataDirError> {
     }
 }
 
-/// Whether a store is being made in a directory, or a start was cut off while it made one.
+/// Whether a store is being created in a directory, or a start was interrupted while creating one.
 #[must_use]
 pub fn is_being_made(dir: &Path) -> bool {
     dir.join(MAKING).exists()
 }
 
-/// Checks the whole database of a directory that may be in use. None: nothing is wrong with it.
+/// Checks the whole database of a directory that may be in use. Returns what is damaged, or `None`.
 #[must_use]
 pub fn damage(dir: &Path) -> Option<String> {
     match sqlite::check(dir, None) {
@@ -209,8 +205,8 @@ pub fn damage(dir: &Path) -> Option<String> {
     }
 }
 
-/// The secrets of a database that is not open yet: how many are under which key, by its id. Those that sign no more in
-/// a day are left out.
+/// Number of secrets by the id of their key, in a database that is not open yet. Without those that expire within a
+/// day.
 ///
 /// # Errors
 /// [`OpenError::Database`].
@@ -222,12 +218,12 @@ pub fn sealed_under(dir: &Path) -> Result<BTreeMap<String, u64>, OpenError> {
     }
 }
 
-/// Makes a directory whose lock is held ready for a store to be opened: looks whether there is one, marks a new one as
-/// being made, and finds the master key. `given`: the key of the environment. `discards`: a key that opens none of the
-/// secrets is taken all the same.
+/// Prepares a directory, whose lock is held, for opening its store: checks whether there is one, marks a new one as
+/// being created, and loads or creates the master key. `given` is the key from the environment. With `discards`, a
+/// key is accepted even if it opens none of the secrets.
 ///
 /// # Errors
-/// [`DataDirError`]; nothing was made then.
+/// [`DataDirError`]; nothing was created then.
 pub fn prepare(
     dir: &Path,
     making: Making,
@@ -241,7 +237,7 @@ pub fn prepare(
     let mut is_whole = true;
     match look(dir)? {
         Found::Store => {
-            // A copy of a directory in use is told as what it is, damaged or not.
+            // Checked before damage, so that a copy of a directory in use is reported as what it is.
             sqlite::refuse_copy(dir).map_err(DataDirError::Open)?;
             is_whole = expect_whole(dir)?;
         }
@@ -250,9 +246,9 @@ pub fn prepare(
         Found::Remains { names, is_empty } if making.beside_remains => {
             tracing::warn!(
                 found = names.join(", "),
-                "a new store is made beside what another one left, which stays where it is"
+                "a new store is created next to the remains of another one, which stay where they are"
             );
-            // Before it counts as being made: a start that is cut off here finds what it found now.
+            // Done before the mark is created, so that a start that is interrupted here finds the same state again.
             set_aside(dir, is_empty).map_err(failed)?;
             begin(dir).map_err(failed)?;
         }
@@ -265,7 +261,7 @@ pub fn prepare(
     })
 }
 
-/// Whether the database is known to be whole.
+/// Whether the whole database was checked, and is not damaged.
 fn expect_whole(dir: &Path) -> Result<bool, DataDirError> {
     match sqlite::look(dir) {
         Wholeness::Whole => Ok(true),
@@ -277,10 +273,7 @@ fn expect_whole(dir: &Path) -> Result<bool, DataDirError> {
     }
 }
 
-/// The store is whole: a start that finds nothing but it from here on does not take it for a new one.
-///
-/// # Errors
-/// Of the file system.
+/// Removes the mark: the store is complete, and a later start must not treat it as new.
 pub fn made(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(MAKING)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -295,7 +288,7 @@ fn no_database(dir: &Path, names: &[&str], is_empty: bool) -> DataDirError {
         names => names.join(", "),
     };
     let state = match (is_empty, names.is_empty()) {
-        (true, true) => "no database has 0 bytes unless something went wrong",
+        (true, true) => "a database never has 0 bytes unless something went wrong",
         (true, false) => "its database errand.db has 0 bytes",
         (false, _) => "no database errand.db",
     };
@@ -317,7 +310,7 @@ fn look(dir: &Path) -> Result<Found, DataDirError> {
         Err(error) => Err(failed(error)),
     };
     let is_making = size(MAKING)?.is_some();
-    // The path may be a link: what it leads to counts.
+    // The path may be a link, so examine what it leads to.
     let database = match fs::metadata(dir.join(FILE)) {
         Ok(found) => Some(found.len()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -344,13 +337,13 @@ fn look(dir: &Path) -> Result<Found, DataDirError> {
     })
 }
 
-/// On disk before anything of the store is made.
+/// Creates the mark. On disk before anything of the store is created.
 fn begin(dir: &Path) -> io::Result<()> {
     crate::db::sqlite::private_file(&dir.join(MAKING))?.sync_all()?;
     File::open(dir)?.sync_all()
 }
 
-/// Renames the log of a database that is gone: SQLite would bring it into the new one.
+/// Renames the log of a database that is gone. SQLite would apply it to the new one.
 fn set_aside(dir: &Path, is_empty: bool) -> io::Result<()> {
     if is_empty {
         fs::remove_file(dir.join(FILE))?;
@@ -369,7 +362,7 @@ fn set_aside(dir: &Path, is_empty: bool) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// The key of the environment, else that of the file, which is made where nothing was sealed yet.
+/// The key from the environment, or else from the file, which is created only if nothing was sealed yet.
 fn fitting_key(
     dir: &Path,
     given: Option<MasterKey>,

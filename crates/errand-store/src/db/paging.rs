@@ -1,23 +1,25 @@
-//! Pages that are bounded by number and by bytes.
+//! Pages that are limited by number and by bytes.
 //!
-//! Guarantees: a page holds no more than its bounds, but for one entry that is larger than a page by itself; that one is
-//! read only by a caller that asks for it (`whole`). Sizes are those of the stored text.
+//! # Guarantees
+//!
+//! A page never exceeds its limits, except for a single entry that is larger than a page. Such an entry is only read
+//! for a caller that asks for it (`whole`). Sizes are those of the stored text.
 
 use errand_core::limits::MESSAGES_PAGE_BYTES_MAX;
 
-/// How much one page may hold.
+/// Limits of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageBounds {
-    /// Most entries.
+    /// Maximum number of entries.
     pub entries: u32,
-    /// Most bytes of stored text.
+    /// Maximum bytes of stored text.
     pub bytes: u64,
-    /// Whether a first entry that is larger than `bytes` is read all the same, alone.
+    /// Whether to read a first entry that is larger than `bytes`. It is then alone on the page.
     pub whole: bool,
 }
 
 impl PageBounds {
-    /// Those of a page of messages: it always moves forward.
+    /// Limits for pages of messages, which must always advance.
     pub(crate) fn messages(limit: u32) -> Self {
         Self {
             entries: limit,
@@ -35,25 +37,25 @@ impl PageBounds {
     }
 }
 
-/// A page while it is read.
+/// A page that is being read.
 pub(crate) struct Filling {
     bounds: PageBounds,
     entries: u32,
     bytes: u64,
 }
 
-/// Whether an entry belongs to a page.
+/// Whether an entry belongs on the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fits {
     Yes,
     /// It begins the next page.
     No,
-    /// It is larger than a page, and would be alone on it.
+    /// It is larger than a page.
     Never,
 }
 
 impl Filling {
-    /// Whether an entry of this size is on the page; counts it if so.
+    /// Checks whether an entry of this size fits, and counts it if it does.
     pub(crate) fn add(&mut self, bytes: u64) -> Fits {
         let sum = self.bytes.saturating_add(bytes);
         let is_within = sum <= self.bounds.bytes && self.entries < self.bounds.entries;
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_ends_by_bytes_and_always_holds_one() {
+    fn a_page_is_limited_by_bytes_but_holds_at_least_one_entry() {
         let bounds = |whole| PageBounds {
             entries: 3,
             bytes: 10,

@@ -1,4 +1,5 @@
-//! What is special to SQLite: one writer thread with group commit, a few readers, a lock on the directory, migrations.
+//! The SQLite back end: one writer thread with group commit, a pool of readers, a lock on the directory, and
+//! migrations.
 
 mod checkpoint;
 mod condition;
@@ -42,7 +43,7 @@ use turns::TeamTurns;
 use watched::{EndMark, FileId};
 use writer::{Writer, execute};
 
-/// What errand keeps. Cheap to clone; the last clone closes it.
+/// The store of errand's data. Cheap to clone; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -57,32 +58,33 @@ struct Inner {
     readers: Mutex<Vec<Connection>>,
     reader_places: Arc<Semaphore>,
     team_turns: TeamTurns,
-    /// For reads on their caller's task.
+    /// Connections for reads on their caller's task.
     quick: Mutex<Vec<Connection>>,
     builds: Builds,
     condition: Condition,
-    /// Simulated: reads are done on the caller's task.
+    /// Simulated: all reads run on the caller's task.
     on_callers_task: bool,
-    /// Says that the store is open, and at its end that it was closed in order: after all that has the database open.
+    /// Marks the store as open, and as closed in order at its end. Dropped after everything that has the database
+    /// open.
     mark: Option<OpenMark>,
-    /// The file that is open.
+    /// Identity of the open file.
     file: FileId,
-    /// After everything that has the file open, and before the lock.
+    /// Dropped after everything that has the file open, and before the lock.
     end: EndMark,
-    /// Held as long as the store is open: a second server on the directory is refused.
+    /// Held while the store is open, so that a second server on the directory is refused.
     _lock: DirLock,
 }
 
-/// A connection while it reads. It goes back also when the read panics.
+/// A connection that is in use for a read. It is returned to the pool even if the read panics.
 struct Lent {
     conn: Option<Connection>,
     inner: Arc<Inner>,
-    /// Of a thread's reader, given back after the connection; a quick one has none.
+    /// The permit of a pooled reader, released after the connection is returned. `None` for inline reads.
     place: Option<OwnedSemaphorePermit>,
 }
 
 impl Lent {
-    /// One snapshot for all statements of a read.
+    /// Runs all statements of a read in one snapshot.
     fn read<T>(&self, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let conn = self.conn.as_ref().ok_or_else(stopping)?;
         let read = || {
@@ -104,18 +106,18 @@ impl Drop for Lent {
         let Some(conn) = self.conn.take() else {
             return;
         };
-        // A read that panicked, or whose end failed, must not leave its snapshot to the next.
+        // A read that panicked, or could not be ended, must not pass its snapshot on to the next read.
         if !conn.is_autocommit()
             && let Err(error) = execute(&conn, "ROLLBACK")
         {
-            tracing::warn!(%error, "the end of a read failed");
+            tracing::warn!(%error, "a read could not be ended");
         }
         let home = match self.place {
             Some(_) => &self.inner.readers,
             None => &self.inner.quick,
         };
         let mut home = home.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: `Store::close` empties the pool after it has said so.
+        // Checked under the lock: `Store::close` empties the pool after it has set this flag.
         if !self.inner.writer.is_closing() {
             home.push(conn);
         }
@@ -127,8 +129,9 @@ fn stopping() -> StoreError {
 }
 
 impl Store {
-    /// Does a write: runs `act` on the writer's thread, in a transaction with others that wait. It may run twice (when a
-    /// neighbour's failure rolls the batch back), so it takes its input by reference. `Ok` means it is on disk.
+    /// Executes a write: runs `act` on the writer's thread, in a transaction together with other waiting writes.
+    /// `act` may run twice, if another write of the batch fails and the batch is rolled back, so it takes its input
+    /// by reference. `Ok` means that the write is on disk.
     pub(crate) async fn write<T, F>(&self, act: F) -> Result<T>
     where
         T: Send + 'static,
@@ -137,8 +140,8 @@ impl Store {
         self.inner.writer.write(act, false).await
     }
 
-    /// Does a write that must be possible on a full disk as well: it may have the room that is kept for that. For what
-    /// ends something, and writes little.
+    /// Executes a write that must be possible even on a full disk: it may use the reserved disk space. For operations
+    /// that end something and write little.
     pub(crate) async fn write_at_all_costs<T, F>(&self, act: F) -> Result<T>
     where
         T: Send + 'static,
@@ -147,7 +150,7 @@ impl Store {
         self.inner.writer.write(act, true).await
     }
 
-    /// Does a read, beside the writer, on what is committed.
+    /// Executes a read of committed data, in parallel with the writer.
     pub(crate) async fn read<T, F>(&self, act: F) -> Result<T>
     where
         T: Send + 'static,
@@ -172,19 +175,20 @@ impl Store {
         if self.inner.on_callers_task {
             return lent.read(act);
         }
-        // The caller may be gone before the read is done: place and connection go back together, with the read.
+        // The caller may be gone before the read is done, so permit and connection are returned together with the
+        // read.
         let read = tokio::task::spawn_blocking(move || lent.read(act));
         read.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Does a read of a team, in the team's turn: what one team asks for keeps no other team waiting.
+    /// Executes a read of a team when it is the team's turn, so that the reads of one team do not block those of other teams.
     pub(crate) async fn read_for<T, F>(&self, team: TeamId, act: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let turn = self.inner.team_turns.take(team).await;
-        // The turn goes with the read: it is over when the read is, also if the caller has gone.
+        // The read owns the turn, so that the turn ends with the read even if the caller was canceled.
         self.read(move |conn| {
             let _turn = turn;
             act(conn)
@@ -192,8 +196,8 @@ impl Store {
         .await
     }
 
-    /// Does a short read: a few rows that are found on an index. It is done where the caller is, since to hand it to
-    /// another thread costs more than the read; where all connections for that are lent, on a thread.
+    /// Executes a short read of a few rows that are found with an index. It runs inline, because handing it to
+    /// another thread costs more than the read itself. If all connections for that are in use, it runs on a thread.
     pub(crate) async fn peek<T, F>(&self, act: F) -> Result<T>
     where
         T: Send + 'static,
@@ -216,10 +220,7 @@ impl Store {
         }
     }
 
-    /// Reads one row the way a page is read: on a connection and a thread of the pool.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Reads one row like a page does: with a pooled connection on a thread.
     pub async fn check_read(&self) -> Result<()> {
         self.read(|conn| {
             conn.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM teams LIMIT 1)")?
@@ -229,41 +230,34 @@ impl Store {
         .await
     }
 
-    /// Passes an empty write through the writer: it reaches its turn, and nothing is written.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Sends an empty write through the writer. Waits for its turn, but writes nothing.
     pub async fn check_writer(&self) -> Result<()> {
         self.write(|_| Ok(())).await
     }
 
-    /// Builds that were parsed.
     pub(crate) fn builds(&self) -> Builds {
         self.inner.builds.clone()
     }
 
-    /// Rings when there is more to read.
+    /// Notifies of changes.
     #[must_use]
     pub fn bell(&self) -> &Bell {
         &self.inner.bell
     }
 
-    /// This start of the program.
+    /// Id of this start of the program.
     #[must_use]
     pub fn boot(&self) -> BootId {
         self.inner.boot
     }
 
-    /// The directory that holds everything.
+    /// The data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
 
-    /// When the store was made.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// When the store was created.
     pub async fn created_at(&self) -> Result<Timestamp> {
         self.peek(|conn| {
             let at: Ms = conn.query_row("SELECT created_at FROM store", [], |row| row.get(0))?;
@@ -272,36 +266,36 @@ impl Store {
         .await
     }
 
-    /// How many transactions were committed since this start.
+    /// Number of transactions committed since this start.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.inner.writer.commits()
     }
 
-    /// How many writes wait for the writer, beside those that it has in hand.
+    /// Number of writes that wait for the writer, without those in the current batch.
     #[must_use]
     pub fn queue(&self) -> u64 {
         self.inner.writer.waiting()
     }
 
-    /// The key that seals secrets at rest, as it is now.
+    /// The key that currently seals secrets.
     #[must_use]
     pub fn master_key(&self) -> Arc<MasterKey> {
         self.inner.keys.current()
     }
 
-    /// All keys that open what is sealed.
+    /// All keys that can open secrets.
     pub(crate) fn keys(&self) -> &Keyring {
         &self.inner.keys
     }
 
-    /// Whether it can do its work, and if not, why.
+    /// Whether the store can work, and if not, why.
     #[must_use]
     pub fn condition(&self) -> &Condition {
         &self.inner.condition
     }
 
-    /// Becomes true when a write, sync or commit failed so that its outcome is unknown: the program must end and
+    /// Becomes true when a write, sync or commit has failed with an unknown outcome. The program must then end and
     /// recover from the file.
     #[must_use]
     pub fn poisoned(&self) -> watch::Receiver<bool> {

@@ -1,4 +1,4 @@
-//! Between rows and domain types: what does not parse is [`StoreError::Corrupt`], never a default.
+//! Converts between rows and domain types. A value that cannot be parsed is [`StoreError::Corrupt`], never a default.
 
 use errand_core::time::Timestamp;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::error::{Result, StoreError};
 
-/// A UUID as 16 bytes.
+/// A UUID stored as 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Blob(pub Uuid);
 
@@ -25,7 +25,7 @@ impl FromSql for Blob {
     }
 }
 
-/// A moment as milliseconds.
+/// A timestamp stored as milliseconds since 1970.
 #[derive(Clone, Copy)]
 pub(crate) struct Ms(pub Timestamp);
 
@@ -41,7 +41,7 @@ impl FromSql for Ms {
     }
 }
 
-/// A JSON column, read.
+/// Parses a JSON column.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     table: &'static str,
     column: &'static str,
@@ -54,7 +54,8 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Where a JSON text cannot be read, and why. Without the error's own words, which repeat what stands there: this is logged.
+/// Where and why a JSON text cannot be parsed. Omits serde's own message, because that quotes the stored text, and
+/// this is logged.
 fn place_in_json(error: &serde_json::Error) -> String {
     use serde_json::error::Category;
     let what = match error.classify() {
@@ -65,7 +66,7 @@ fn place_in_json(error: &serde_json::Error) -> String {
     format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
-/// A value as JSON text for a column.
+/// Serializes a value for a JSON column.
 pub(crate) fn to_json<T: serde::Serialize>(
     table: &'static str,
     column: &'static str,
@@ -78,7 +79,7 @@ pub(crate) fn to_json<T: serde::Serialize>(
     })
 }
 
-/// A word of a closed list, read.
+/// Parses a word of a closed list.
 pub(crate) fn word<T>(
     table: &'static str,
     column: &'static str,
@@ -92,12 +93,12 @@ pub(crate) fn word<T>(
     })
 }
 
-/// A count for SQLite, which has no unsigned integers.
+/// Converts a count for SQLite, which has no unsigned integers.
 pub(crate) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// A count from SQLite.
+/// Converts a count from SQLite.
 pub(crate) fn count(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }

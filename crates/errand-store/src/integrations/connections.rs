@@ -1,10 +1,14 @@
-//! Connections: MCP servers that a team's builds may name.
+//! Connections: MCP servers that a team's builds can use.
 //!
-//! Promised: a name is a team's once; what is stored of how a server is reached holds marks of secrets and no secret; a
-//! sign-in is sealed. Where a connection leads elsewhere than before, what was known of its tools and its sign-in is
-//! forgotten with the same write.
+//! # Guarantees
 //!
-//! Left out: reaching the server (`errand-engine`), and whether an address may be reached (its guard).
+//! A name is unique within its team. The stored setup of a server contains references to secrets, but no secret; a
+//! sign-in is sealed. If a connection is pointed at a different server, the known tools and the sign-in are deleted
+//! in the same write.
+//!
+//! # Non-goals
+//!
+//! Talking to the server (see `errand-engine`), and checking whether an address is allowed (see its guard).
 
 use std::collections::BTreeMap;
 
@@ -21,92 +25,84 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{Page, PageQuery};
 
-/// Most connections of a team.
+/// Maximum number of connections of a team.
 const CONNECTIONS_MAX: i64 = 200;
 
-/// How a server is reached. Values of headers and variables may hold marks of secrets.
+/// How to reach a server. The values of headers and variables may contain references to secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Setup {
     /// Streamable HTTP.
     Http {
-        /// Its address.
         url: String,
-        /// Headers of each request.
+        /// Headers sent with each request.
         #[serde(default)]
         headers: BTreeMap<String, String>,
-        /// The client by which it is signed in to, where one was registered by hand; else one registers itself.
+        /// An OAuth client that was registered manually. Otherwise, a client registers itself.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         client: Option<OauthClient>,
     },
-    /// A program that the operator has declared, over its standard input and output.
+    /// A program that the operator has configured, over its standard input and output.
     Stdio {
-        /// The name under which it is declared.
+        /// Name under which the program is configured.
         command: String,
-        /// Variables of its environment, beside those that the operator gives it.
+        /// Environment variables, in addition to those that the operator has configured.
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
 }
 
-/// A client that was registered with a server's sign-in beforehand.
+/// An OAuth client that was registered in advance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OauthClient {
-    /// Its id.
     pub id: String,
-    /// The mark of the secret that holds its own; none: it has none.
+    /// Reference to the secret that contains the client secret. `None`: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
-/// What tokens were made for: those of one server are kept for no other.
+/// The server that tokens belong to. Tokens of one server are never stored for another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MadeFor {
-    /// The server's address, as the connection had it.
+    /// Address of the server in the connection's setup.
     pub url: String,
-    /// Whether they renew others: where those were taken away, so are these.
+    /// Whether the tokens renew earlier ones. If those were removed in the meantime, the new ones are discarded.
     pub renews: bool,
 }
 
-/// Policies below which no build can go: by the tool's offered name, or `*` for all that are not named.
+/// The least strict policy that a build may choose for a tool, by the tool's offered name, or `*` for all tools that are not
+/// named.
 pub type Floors = BTreeMap<String, Policy>;
 
-/// What admins say of tools, by their offered names.
+/// Settings that admins have made for tools, by their offered names.
 pub type ToolSettingsByName = BTreeMap<String, ToolSettings>;
 
-/// A connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
-    /// Its id.
     pub id: ConnectionId,
-    /// Whose.
     pub team: TeamId,
-    /// Its name, which no other of the team has.
+    /// Unique within the team.
     pub name: String,
-    /// How it is reached.
     pub setup: Setup,
-    /// How strict a build must be at least.
+    /// The least strict policies that a build may choose.
     pub floors: Floors,
-    /// Whether what its closed tools give counts as trusted, where `settings` do not say it of the tool.
+    /// Whether results of its closed tools are trusted, for tools without their own setting.
     pub trusted: bool,
-    /// What admins say of its tools.
+    /// Settings that admins have made for its tools.
     pub settings: ToolSettingsByName,
-    /// Its tools, by the last probe; none where there was none.
+    /// Its tools according to the last probe. `None`: never probed.
     pub tools: Option<Vec<ProbedTool>>,
-    /// When that was.
+    /// When it was last probed.
     pub probed_at: Option<Timestamp>,
-    /// Who issued its sign-in, if it has one.
+    /// Issuer of its sign-in, if it has one.
     pub signed_in_at: Option<String>,
-    /// Who made it.
     pub created_by: Option<UserId>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was changed last.
     pub updated_at: Timestamp,
 }
 
 impl Connection {
-    /// What it says of the tools that a build has.
+    /// The part of the connection that matters for the tools of a build.
     #[must_use]
     pub fn view(&self) -> ConnectionView<'_> {
         ConnectionView {
@@ -117,70 +113,63 @@ impl Connection {
         }
     }
 
-    /// The floor of one of its tools.
+    /// The floor of a tool.
     #[must_use]
     pub fn floor(&self, tool: &str) -> Policy {
         self.view().floor(tool)
     }
 
-    /// What admins say of one of its tools.
+    /// Settings that admins have made for a tool.
     #[must_use]
     pub fn settings_of(&self, tool: &str) -> ToolSettings {
         self.view().settings_of(tool)
     }
 
-    /// One of its tools, by its offered name.
+    /// A tool, by its offered name.
     #[must_use]
     pub fn tool(&self, name: &str) -> Option<&ProbedTool> {
         self.tools.as_ref()?.iter().find(|tool| tool.name == name)
     }
 }
 
-/// A connection to make.
+/// A connection to create.
 #[derive(Clone, Debug)]
 pub struct NewConnection {
-    /// Its id.
     pub id: ConnectionId,
-    /// Whose.
     pub team: TeamId,
-    /// Its name.
     pub name: String,
-    /// How it is reached.
     pub setup: Setup,
-    /// How strict a build must be at least.
+    /// The least strict policies that a build may choose.
     pub floors: Floors,
-    /// Whether what its closed tools give counts as trusted.
+    /// Whether results of its closed tools are trusted.
     pub trusted: bool,
-    /// What admins say of its tools.
+    /// Settings that admins have made for its tools.
     pub settings: ToolSettingsByName,
-    /// By whom.
     pub by: UserId,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What of a connection changes.
+/// Changes of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionChange {
-    /// How it is reached.
     pub setup: Option<Setup>,
-    /// How strict a build must be at least.
+    /// The least strict policies that a build may choose.
     pub floors: Option<Floors>,
-    /// Whether what its closed tools give counts as trusted.
+    /// Whether results of its closed tools are trusted.
     pub trusted: Option<bool>,
-    /// What admins say of its tools.
+    /// Settings that admins have made for its tools.
     pub settings: Option<ToolSettingsByName>,
 }
 
 const COLUMNS: &str = "id, team_id, name, setup, floors, trusted, tools, probed_at, sign_in_of, created_by, created_at, updated_at, tool_settings";
 
-/// What a connection's sign-in is sealed for.
+/// Context for sealing a connection's sign-in.
 fn sign_in_purpose(id: ConnectionId) -> String {
     format!("sign_in:{id}")
 }
 
 impl Store {
-    /// The team's connections, by name.
+    /// A page of the team's connections, by name.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
@@ -193,15 +182,15 @@ impl Store {
             .await
     }
 
-    /// One of them.
+    /// A connection of the team.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], also where it is deleted; [`StoreError::Corrupt`].
+    /// [`StoreError::NotFound`], also if it is deleted; [`StoreError::Corrupt`].
     pub async fn connection(&self, team: TeamId, id: ConnectionId) -> Result<Connection> {
         self.peek(move |conn| one(conn, team, id)).await
     }
 
-    /// Those of a build, in its order; those that are gone are left out.
+    /// The connections of a build, in the build's order. Deleted ones are left out.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`].
@@ -221,10 +210,9 @@ impl Store {
         .await
     }
 
-    /// Makes a connection.
-    ///
     /// # Errors
-    /// [`StoreError::Conflict`] where another has the name; [`StoreError::Refused`] where the team has as many as it may.
+    /// [`StoreError::Conflict`] if another connection has the name; [`StoreError::Refused`] if the team has the
+    /// maximum number of connections.
     pub async fn create_connection(
         &self,
         new: NewConnection,
@@ -234,8 +222,6 @@ impl Store {
             .await
     }
 
-    /// Changes a connection.
-    ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn change_connection(
@@ -255,7 +241,7 @@ impl Store {
         .await
     }
 
-    /// Deletes a connection: calls of its tools fail from now on.
+    /// Deletes a connection. Calls of its tools fail from then on.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -280,11 +266,8 @@ impl Store {
         .await
     }
 
-    /// Keeps what a probe found. `seen`: when the connection was changed last, as the prober knew it: what was found of
-    /// another setup is not kept. False where it was not.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Stores the result of a probe. `seen` is the connection's `updated_at` as the prober knew it. Returns `false`,
+    /// and stores nothing, if the connection has changed since.
     pub async fn set_tools(
         &self,
         team: TeamId,
@@ -311,7 +294,7 @@ impl Store {
         .await
     }
 
-    /// A connection's sign-in, opened; none where it has none.
+    /// A connection's sign-in, opened. `None` if it has none.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Seal`].
@@ -333,11 +316,11 @@ impl Store {
             .transpose()?)
     }
 
-    /// Keeps a connection's sign-in, or takes it away, where the connection still is what it was made for. `issuer`: who
-    /// issued it, for people.
+    /// Stores or removes a connection's sign-in, if the connection still leads to the server that it was made for.
+    /// `issuer` is shown to people.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]: the connection is gone, leads elsewhere, or was signed out of.
+    /// [`StoreError::NotFound`]: the connection was deleted, leads elsewhere, or was signed out of.
     pub async fn set_sign_in(
         &self,
         team: TeamId,
@@ -370,7 +353,7 @@ impl Store {
         .await
     }
 
-    /// Takes a connection's sign-in away. Sessions that have it are not used any more. Without one nothing happens.
+    /// Removes a connection's sign-in. Sessions that use it are not used any more. Does nothing if there is none.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -395,7 +378,7 @@ impl Store {
     }
 }
 
-/// When a change is. Two within a millisecond are two all the same: sessions are told apart by it.
+/// The time of a change. Always later than the previous one, because sessions use it to detect changes.
 fn after(before: &Connection, now: Timestamp) -> Timestamp {
     now.max(before.updated_at.plus_ms(1))
 }
@@ -459,7 +442,7 @@ fn insert(tx: &Tx<'_>, new: &NewConnection) -> Result<Connection> {
         .exists(params![team, new.name])?;
     if taken {
         return Err(StoreError::Conflict(format!(
-            "a connection is named {:?} already; take another name",
+            "another connection is already named {:?}; use another name",
             new.name
         )));
     }
@@ -470,7 +453,7 @@ fn insert(tx: &Tx<'_>, new: &NewConnection) -> Result<Connection> {
         .query_row(params![team], |row| row.get(0))?;
     if there >= CONNECTIONS_MAX {
         return Err(StoreError::Refused(format!(
-            "a team has {CONNECTIONS_MAX} connections at most; delete those that are not used any more"
+            "a team has at most {CONNECTIONS_MAX} connections; delete those that are no longer used"
         )));
     }
     tx.prepare_cached(
@@ -506,7 +489,7 @@ fn update(
         _ => true,
     };
     let now = after(&before, now);
-    // What was said of the tools of one server says nothing of those of another.
+    // Settings for the tools of one server do not apply to another server.
     let kept = if leads_elsewhere {
         BTreeMap::new()
     } else {

@@ -1,7 +1,9 @@
-//! A team's own settings of providers of models.
+//! A team's own settings of model providers.
 //!
-//! Promised: a key is sealed for its team and its provider, and is opened for the engine alone; what can be read by people
-//! tells whether there is one, and nothing of it.
+//! # Guarantees
+//!
+//! A key is encrypted for its team and provider, and only decrypted for the engine. People only see whether a key is
+//! set.
 
 use errand_core::id::TeamId;
 use errand_core::time::Timestamp;
@@ -32,10 +34,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ProviderRow> {
 }
 
 impl Store {
-    /// A team's providers, by name, without their keys.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// The team's providers, by name, without keys.
     pub async fn providers(&self, team: TeamId) -> Result<Vec<ProviderRow>> {
         self.peek(move |conn| {
             Ok(conn
@@ -48,10 +47,10 @@ impl Store {
         .await
     }
 
-    /// A provider's settings with the key opened, for the engine. None: the team has none of its own.
+    /// A provider's settings with the decrypted key, for the engine. `None` if the team has no settings for it.
     ///
     /// # Errors
-    /// [`StoreError::Seal`] where the server runs under another master key.
+    /// [`StoreError::Seal`] if the server runs with a different master key.
     pub async fn provider_setting(
         &self,
         team: TeamId,
@@ -92,11 +91,8 @@ impl Store {
         }))
     }
 
-    /// Sets a provider of a team up, or changes it. A key that is not given is kept, unless the address changes: a key
-    /// goes only where it was set for.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Creates or changes a team's provider. Without a new key, the stored one is kept, unless the address changes: a
+    /// key must only be sent to the address for which it was set.
     pub async fn put_provider(
         &self,
         put: PutProvider,
@@ -104,7 +100,8 @@ impl Store {
     ) -> Result<Answer<ProviderRow>> {
         self.write(move |tx| {
             once(tx, &recorded, put.now, || {
-                // Here, and not before: under the key that holds when it is written.
+                // Encrypted here on the writer's thread, so that a concurrent rotation cannot leave it under the old
+                // master key.
                 let master = tx.keys().current();
                 let purpose = provider_key(put.team.as_uuid(), &put.name);
                 let key = put.key.as_ref();
@@ -138,7 +135,7 @@ impl Store {
         .await
     }
 
-    /// Removes a team's settings of a provider.
+    /// Removes a team's provider settings.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].

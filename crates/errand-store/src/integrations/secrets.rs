@@ -1,8 +1,13 @@
-//! A team's secrets: written, used and deleted; their values are read by the engine alone, at the moment of a call.
+//! A team's secrets. Only the engine reads their values, at the moment of a call.
 //!
-//! Promised: a value is sealed for its team and its name, so that it opens in no other row; what is listed has no value.
+//! # Guarantees
 //!
-//! Left out: where a secret may be used (`errand_core::secret`, `errand_core::config`).
+//! A value is encrypted for its team and name, so that it cannot be decrypted in any other row. Lists never contain
+//! values.
+//!
+//! # Non-goals
+//!
+//! Where a secret may be used (see `errand_core::secret`, `errand_core::config`).
 
 use std::fmt;
 
@@ -17,34 +22,28 @@ use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 use crate::model::{Page, PageQuery};
 
-/// Most secrets of a team: all of them are looked for in whatever a connection gives back.
+/// Maximum number of secrets of a team. Every result of a connection is searched for all of them.
 const SECRETS_MAX: i64 = 200;
 
-/// A secret, without its value.
+/// A secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    /// Its name, which no other of the team has.
+    /// Unique within the team.
     pub name: String,
-    /// Who set it last.
+    /// The user who last set its value.
     pub created_by: Option<UserId>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When its value was set last.
+    /// When its value was last set.
     pub updated_at: Timestamp,
 }
 
-/// A secret to set. Its `Debug` shows nothing of the value.
+/// A secret to set. Its `Debug` output does not contain the value.
 #[derive(Clone)]
 pub struct SetSecret {
-    /// Whose.
     pub team: TeamId,
-    /// Its name.
     pub name: String,
-    /// Its value.
     pub value: String,
-    /// By whom.
     pub by: UserId,
-    /// Now.
     pub now: Timestamp,
 }
 
@@ -56,25 +55,22 @@ impl fmt::Debug for SetSecret {
     }
 }
 
-/// What a secret's value is sealed for.
+/// Encryption context of a secret's value.
 pub(crate) fn purpose(team: Uuid, name: &str) -> String {
     format!("secret:{team}:{name}")
 }
 
 impl Store {
-    /// The team's secrets, by name.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// A page of the team's secrets, by name.
     pub async fn list_secrets(&self, team: TeamId, page: PageQuery) -> Result<Page<Secret>> {
         self.read_for(team, move |conn| select(conn, team, page))
             .await
     }
 
-    /// Makes a secret, or sets another value for the one of that name.
+    /// Creates a secret, or replaces its value.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] where the team has as many as it may; [`StoreError::Seal`].
+    /// [`StoreError::Refused`] if the team has the maximum number of secrets; [`StoreError::Seal`].
     pub async fn set_secret(
         &self,
         new: SetSecret,
@@ -84,7 +80,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a secret: calls that name it fail from now on.
+    /// Deletes a secret. Calls that use it fail from then on.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -106,10 +102,7 @@ impl Store {
         .await
     }
 
-    /// The names of the team's secrets.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Names of the team's secrets.
     pub async fn secret_names(&self, team: TeamId) -> Result<Vec<String>> {
         self.peek(move |conn| {
             let mut select =
@@ -120,11 +113,12 @@ impl Store {
         .await
     }
 
-    /// All secrets of a team, opened: name and value. For the engine, which puts them into calls and takes them out of
-    /// what comes back.
+    /// All secrets of a team as pairs of name and value. For the engine, which inserts them into calls and masks them
+    /// in results.
     ///
     /// # Errors
-    /// [`StoreError::Seal`] where one cannot be opened: then none is used, since what cannot be known cannot be masked.
+    /// [`StoreError::Seal`] if any of them cannot be decrypted. Then none is used, because an unknown value could not
+    /// be masked.
     pub async fn open_secrets(&self, team: TeamId) -> Result<Vec<(String, String)>> {
         let sealed: Vec<(String, Vec<u8>)> = self
             .peek(move |conn| {
@@ -141,7 +135,7 @@ impl Store {
             let value = String::from_utf8(plain).map_err(|_| StoreError::Corrupt {
                 table: "secrets",
                 column: "value",
-                message: "it is no text".to_owned(),
+                message: "it is not text".to_owned(),
             })?;
             Ok((name, value))
         });
@@ -192,7 +186,7 @@ fn set(tx: &Tx<'_>, new: &SetSecret) -> Result<Secret> {
             .query_row(params![team], |row| row.get(0))?;
         if there >= SECRETS_MAX {
             return Err(StoreError::Refused(format!(
-                "a team has {SECRETS_MAX} secrets at most; delete those that are not used any more"
+                "a team has at most {SECRETS_MAX} secrets; delete those that are no longer used"
             )));
         }
     }

@@ -1,4 +1,4 @@
-//! A new run that goes on with what another one's transcript holds.
+//! Creates a run from the transcript of another one.
 
 use errand_core::config::BuildConfig;
 use errand_core::human::{HumanRequest, Resolution};
@@ -19,31 +19,30 @@ use crate::runs::change::Change;
 use crate::runs::queries::run_body;
 use crate::runs::row::RunRow;
 
-/// Which run is forked, and how.
+/// A fork to create.
 #[derive(Clone, Debug)]
 pub struct Fork {
-    /// The run that is forked.
+    /// The run to fork.
     pub run: RunId,
-    /// The new run's id.
+    /// Id for the new run.
     pub id: RunId,
-    /// The position of the last entry that is taken over; 0: none. None: all that can be read.
+    /// Position of the last entry to copy; 0 for none. `None`: all entries that can be read.
     pub after: Option<u64>,
-    /// Another build of the same agent. None: the old run's.
+    /// Another build of the same agent. `None`: the build of the forked run.
     pub build: Option<BuildId>,
-    /// Where the new run comes from: `api`, `web`, `schedule`, `mcp` or `cli`.
+    /// Source of the new run: `api`, `web`, `schedule`, `mcp` or `cli`.
     pub source: &'static str,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// A run that was forked off another one.
+/// Result of a fork.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forked {
     /// The new run.
     pub run: RunBody,
-    /// How many entries it took over.
+    /// Number of copied entries.
     pub taken: u64,
-    /// How many entries the old run has.
+    /// Number of entries of the forked run.
     pub of: u64,
 }
 
@@ -51,7 +50,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     let old = Change::of_run(tx, fork.run, fork.now)
         .map_err(|error| match error {
             StoreError::Corrupt { .. } => StoreError::Refused(format!(
-                "the run cannot be forked, since {error}; start a new run of its agent"
+                "the run cannot be forked, because {error}; start a new run of its agent"
             )),
             other => other,
         })?
@@ -61,7 +60,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
         && (entries.len() as u64) < after
     {
         return Err(StoreError::Refused(format!(
-            "the run's first {} entries can be read, and not {after}; fork after one of those",
+            "only the run's first {} entries can be read, not {after}; fork after one of those",
             entries.len()
         )));
     }
@@ -71,7 +70,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     let of = old.position;
     let about = (fork.id, fork.source, fork.now);
     let mut row = new_row(about, old, build, &config, sandbox);
-    // An operator makes it, on the machine itself.
+    // An operator starts it on the machine itself, so no user is recorded.
     row.started_by = None;
     row.insert(tx)?;
     crate::stats::counters::started(tx, &row, &config.model.to_string())?;
@@ -91,7 +90,7 @@ pub(super) fn fork(tx: &Tx<'_>, fork: &Fork) -> Result<Forked> {
     })
 }
 
-/// The entries from the first on, up to `after`, or to the first that is missing or cannot be read.
+/// The entries from the first one up to `after`, or up to the first one that is missing or cannot be read.
 pub(crate) fn readable(conn: &Connection, run: RunId, after: Option<u64>) -> Result<Vec<Entry>> {
     let most = after.map_or(i64::MAX, crate::db::types::int);
     let mut statement = conn.prepare_cached(
@@ -126,16 +125,16 @@ pub(crate) fn config_of(tx: &Tx<'_>, old: &RunRow, build: BuildId) -> Result<Bui
         .optional()?
         .ok_or_else(|| {
             StoreError::Refused(format!(
-                "the run's agent has no build {build}; a fork takes one of the same agent"
+                "the run's agent has no build {build}; a fork needs a build of the same agent"
             ))
         })?;
     let config: Value = json("builds", "config", &config)?;
     tx.builds()
         .parse(&config)
-        .map_err(|error| StoreError::Refused(format!("the build cannot be run: {error}")))
+        .map_err(|error| StoreError::Refused(format!("the build cannot be used: {error}")))
 }
 
-/// The old run's sandbox, where nobody uses it any more: then the new run works on its files.
+/// The sandbox of the forked run, if nobody uses it any more. The new run then continues on its files.
 fn free_sandbox_of(conn: &Connection, old: &RunRow, now: Timestamp) -> Result<Option<SandboxId>> {
     let Some(sandbox) = old.sandbox.clone().filter(|_| old.status.has_ended()) else {
         return Ok(None);
@@ -148,7 +147,7 @@ fn free_sandbox_of(conn: &Connection, old: &RunRow, now: Timestamp) -> Result<Op
     Ok(is_free.then_some(sandbox))
 }
 
-/// The row of a run that begins: `id`, source and time are its own, what it was started with is the old one's.
+/// The row of the new run: with its own id, source and time, and the parameters of the forked run.
 pub(crate) fn new_row(
     (id, source, now): (RunId, &str, Timestamp),
     old: RunRow,
@@ -200,7 +199,7 @@ pub(crate) fn new_row(
     }
 }
 
-/// Appends copies of the entries, each with its own time. Requests get ids of their own: answers go to one run.
+/// Appends copies of the entries with their times. Human requests get new ids, because a response belongs to one run.
 pub(crate) fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger> {
     let mut ledger = Ledger::default();
     let mut requests: Vec<(HumanRequestId, HumanRequest)> = Vec::new();
@@ -230,7 +229,8 @@ pub(crate) fn copy(change: &mut Change<'_>, entries: &[Entry]) -> Result<Ledger>
     Ok(ledger)
 }
 
-/// Closes what the cut left open. Where nothing of it had begun, or a failure is at the end, the step is taken again.
+/// Closes what the cut leaves open. If nothing of it had begun, or the transcript ends with a failure, the step is
+/// repeated.
 pub(crate) fn close_what_is_open(
     change: &mut Change<'_>,
     ledger: &Ledger,
@@ -260,7 +260,7 @@ pub(crate) fn close_what_is_open(
         .rev()
         .find(|entry| !matches!(entry.body, Body::User { .. } | Body::Late { .. }));
     let has_failed = ending.is_some_and(|entry| matches!(entry.body, Body::Error { .. }));
-    // A call of unknown outcome is not repeated without a word: the model, or a retry, decides.
+    // A call with an unknown outcome is not repeated automatically: the model, or a retry, decides.
     if has_failed || (is_cut && !has_begun) {
         change.append(None, Body::Retried { by: None })?;
     }

@@ -1,4 +1,4 @@
-//! Rows of a run that are put right, beneath what [`Change`] does.
+//! Repairs single rows of a run, below the level of [`Change`].
 
 use errand_core::author::By;
 use errand_core::human::{HumanRequest, Resolution};
@@ -15,10 +15,10 @@ use crate::notify::Bell;
 use crate::runs::change::Change;
 use crate::runs::queries::entries_from;
 
-/// A whole transcript.
+/// Reads a whole transcript.
 ///
 /// # Errors
-/// `Corrupt`, also where an entry is missing.
+/// `Corrupt`, also if an entry is missing.
 pub(super) fn whole(conn: &Connection, run: RunId) -> Result<Vec<Entry>> {
     let entries = entries_from(conn, run, 0)?;
     match entries
@@ -30,15 +30,12 @@ pub(super) fn whole(conn: &Connection, run: RunId) -> Result<Vec<Entry>> {
         Some((entry, at)) => Err(StoreError::Corrupt {
             table: "messages",
             column: "position",
-            message: format!(
-                "entry {at} is missing; {} comes in its place",
-                entry.position
-            ),
+            message: format!("entry {at} is missing; {} follows instead", entry.position),
         }),
     }
 }
 
-/// Sets the row's counters to what there is. `read`: the transcript and what it adds up to, where it can be read.
+/// Recomputes the counters of the row. `read` is the transcript and its ledger, if it can be read.
 pub(super) fn count_again(
     change: &mut Change<'_>,
     read: Option<(&[Entry], &Ledger)>,
@@ -60,7 +57,7 @@ pub(super) fn count_again(
         return Ok(());
     };
     row.newest_user = ledger.newest_user;
-    // Open calls are looked for from the last turn on: no later than the first of them.
+    // The search for open calls begins at the last turn, which must not come after the first open call.
     let first = ledger.open.front().and_then(|open| {
         entries.iter().find(
             |entry| matches!(&entry.body, Body::ToolCall { call, .. } if call.id == open.call.id),
@@ -71,8 +68,8 @@ pub(super) fn count_again(
     Ok(())
 }
 
-/// Makes the rows of a run's requests say what its transcript says: closed as there, and open only the pending one. A
-/// row that the transcript does not have goes: nobody can have been asked.
+/// Makes the rows of a run's requests agree with its transcript: closed as there, and only the pending one open. A
+/// row without a transcript entry is deleted, because nobody can have seen that request.
 pub(super) fn settle_requests(
     change: &Change<'_>,
     entries: &[Entry],
@@ -110,7 +107,7 @@ pub(super) fn settle_requests(
             tx.execute("DELETE FROM human_requests WHERE id = ?1", params![id])?;
         }
     }
-    // The pending one comes last: there may be one open row at a time.
+    // The pending one comes last, because only one row may be open at a time.
     let is_pending = |request: &HumanRequest| pending.is_some_and(|p| p.id == request.id);
     for (request, closed) in &known {
         if !is_pending(request) {
@@ -131,7 +128,7 @@ pub(super) fn settle_requests(
 /// When, how and by whom a request was closed.
 pub(super) type Closed = (Timestamp, Resolution, Option<By>);
 
-/// Writes the row of a request, or what of it is wrong.
+/// Inserts or corrects the row of a request.
 pub(super) fn put_request(
     change: &Change<'_>,
     request: &HumanRequest,
@@ -167,7 +164,8 @@ pub(super) fn put_request(
     Ok(())
 }
 
-/// Takes a sandbox from who cannot give it back: a run that has ended, or is not there, and a driver that is gone.
+/// Releases a sandbox that its owner cannot release: a run that has ended or does not exist, or a driver that is
+/// gone.
 pub(super) fn free_of_the_gone(tx: &Tx<'_>, bell: &Bell, sandbox: &SandboxId) -> Result<()> {
     let owner = tx
         .prepare_cached("SELECT owner_run FROM sandboxes WHERE id = ?1")?

@@ -11,7 +11,7 @@ use crate::db::types::Blob;
 use crate::model::{StepCommit, StepEnd, Usage};
 use crate::runs::queries::entries_from;
 
-/// What happens to the rows of a run that has not ended.
+/// Statements that damage the rows of an open run.
 const DAMAGES: [&str; 25] = [
     "UPDATE runs SET waiting_kind = NULL WHERE id = ?1",
     "UPDATE runs SET waiting_kind = 'sandbox' WHERE id = ?1",
@@ -41,7 +41,7 @@ const DAMAGES: [&str; 25] = [
     "UPDATE sandboxes SET owner_run = zeroblob(16), leaving = NULL WHERE id = (SELECT sandbox_id FROM runs WHERE id = ?1)",
 ];
 
-/// A run that has not ended, by number.
+/// Creates an open run in one of several states.
 async fn open_run(runs: &Runs, kind: u8) -> RunId {
     match kind {
         0 => runs.pending().await,
@@ -57,7 +57,7 @@ async fn open_run(runs: &Runs, kind: u8) -> RunId {
     }
 }
 
-/// Repairs a damaged run, and holds what the repair promises.
+/// Repairs a damaged run and checks the guarantees.
 async fn repair_damaged(runs: &Runs, kind: u8, damages: &[usize], fails: bool) {
     let run = open_run(runs, kind).await;
     for damage in damages {
@@ -114,7 +114,7 @@ async fn a_driver_hears_a_stop_that_comes_right_after_its_claim_and_none_from_be
     let runs = Runs::new().await;
     let run = runs.start(None).await;
     let (_, first) = runs.claim_heard(run).await;
-    // Nobody has listened yet.
+    // Nothing was received yet.
     runs.stop(run).await;
     assert!(hears(&first));
 
@@ -160,7 +160,7 @@ async fn a_driver_at_work_is_fenced_and_its_sandbox_waits_for_it_to_leave() {
         .unwrap();
     drop(fence);
     assert_eq!(runs.row(run).await.waiting_kind.as_deref(), Some("place"));
-    // The call is in doubt under the next claim: its intent is still there, without a result.
+    // The call is in doubt under the next claim: its intent is there, but no result.
     let next = runs.claim(run).await;
     assert_ne!(next, claim);
     let call_id = "c2".to_owned();
@@ -187,7 +187,7 @@ async fn a_driver_that_is_gone_keeps_nothing() {
         runs.stop(run).await;
         runs.start(Some(&sandbox)).await
     };
-    // The driver of the first never reports that it has left.
+    // The driver of the first run never reports that it has left.
     assert_eq!(
         runs.row(waits).await.waiting_kind.as_deref(),
         Some("sandbox")
@@ -261,7 +261,7 @@ async fn what_has_ended_is_left_as_it_is_but_for_failures_that_are_retried() {
 async fn a_request_that_was_set_aside_is_asked_again() {
     let runs = Runs::new().await;
     let (run, request) = runs.waiting().await;
-    // As a start leaves a run whose row could not be read at that time.
+    // The state after a start that could not read the row.
     let now = runs.now;
     let ended = runs
         .f
@@ -394,7 +394,7 @@ async fn a_fork_takes_entries_over_wherever_it_cuts_and_changes_nothing_else() {
                 Ledger::of(&entries.await.unwrap())
             };
             assert!(ledger.open.is_empty() && ledger.request.is_none());
-            // It goes on, and ends.
+            // It continues and ends.
             let claim = runs.claim(id).await;
             let read_to = runs.row(id).await.newest_user;
             runs.step(id, claim, vec![ending()], StepEnd::Complete { read_to })
@@ -411,7 +411,7 @@ async fn a_fork_takes_entries_over_wherever_it_cuts_and_changes_nothing_else() {
 async fn what_a_fork_cuts_is_taken_again_unless_it_may_have_been_done() {
     let runs = Runs::new().await;
     let fork = |run, after| runs.f.store.fork_run(fork_of(&runs, run, after));
-    // A request that was pending: closed, and asked again.
+    // A pending request is closed and asked again.
     let (waiting, _) = runs.waiting().await;
     let forked = fork(waiting, None).await.unwrap();
     let of = bodies(&runs, RunId::from_stored(forked.run.id)).await;
@@ -421,13 +421,13 @@ async fn what_a_fork_cuts_is_taken_again_unless_it_may_have_been_done() {
         Body::Retried { .. },
     ] if why.starts_with("not_run: "));
     assert!(closed, "{of:#?}");
-    // A call that had begun: nobody knows, and nothing is taken again.
+    // A call that had begun has an unknown outcome, and nothing is repeated.
     let (at_work, _) = runs.at_work().await;
     let forked = fork(at_work, None).await.unwrap();
     let of = bodies(&runs, RunId::from_stored(forked.run.id)).await;
     let unknown = matches!(&of[5..], [Body::ToolResult { outcome: Outcome::Error(why), .. }] if why.starts_with("outcome_unknown: "));
     assert!(unknown, "{of:#?}");
-    // A failure: from the step that failed.
+    // After a failure, it continues from the step that failed.
     let failed = runs.failed().await;
     let forked = fork(failed, None).await.unwrap();
     let of = bodies(&runs, RunId::from_stored(forked.run.id)).await;
@@ -504,10 +504,10 @@ async fn time_that_was_missed_is_nobodys_and_a_clock_set_back_holds_up_nothing()
     let moved = |at: Option<Timestamp>| at.map(|at| at.plus_ms(600_000));
     assert_eq!(after.deadline, moved(before.deadline));
     assert_eq!(after.claimed_at, moved(before.claimed_at));
-    // Who was claimed only after the gap has missed nothing.
+    // Runs that were claimed after the gap have missed nothing.
     store.time_was_missed(runs.now, 600_000).await.unwrap();
     assert_eq!(runs.row(at_work).await.deadline, after.deadline);
-    // In line since a moment that is to come once more.
+    // Queued at a time that comes again after the clock was set back.
     let earlier = Timestamp::from_millis(runs.now.as_millis() - 3_600_000);
     assert!(runs.row(later).await.wake_at > Some(earlier));
     store.clock_was_set_back(earlier).await.unwrap();

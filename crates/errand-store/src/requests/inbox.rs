@@ -1,6 +1,8 @@
-//! What a team's people are asked: the open human requests of all its runs, and what a person needs to judge one.
+//! The inbox of a team: the open human requests of all its runs, and the context needed to judge them.
 //!
-//! Guarantee: each read is bounded, however long a transcript is: see [`ASKED_BYTES_MAX`].
+//! # Guarantees
+//!
+//! Each read is bounded, no matter how long a transcript is; see [`ASKED_BYTES_MAX`].
 
 #[cfg(test)]
 mod tests;
@@ -20,39 +22,32 @@ use crate::error::Result;
 use crate::model::{Page, PageQuery};
 use crate::stats::dashboard::ClosedRequest;
 
-/// How many bytes of a transcript are looked through, backwards, for its newest user's message.
+/// Maximum bytes of a transcript that are searched, backwards, for the newest user message.
 const ASKED_BYTES_MAX: usize = 1024 * 1024;
-/// How many entries are looked through for it.
+/// Maximum number of entries that are searched for it.
 const ASKED_ENTRIES_MAX: u32 = 500;
-/// How the stored form of a user's message begins.
+/// Prefix of the stored form of a user message.
 const USER_BODY: &[u8] = br#"{"kind":"user""#;
 
-/// A request that waits for an answer, and where it comes from.
+/// An open human request with its run and agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenRequest {
-    /// The request.
     pub request: HumanRequest,
-    /// Of which run.
     pub run: RunId,
-    /// The run's title.
     pub run_title: Option<String>,
-    /// Of which agent.
     pub agent: AgentId,
-    /// The agent's name.
     pub agent_name: String,
 }
 
-/// A request, waiting or closed.
+/// An open or closed human request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FoundRequest {
-    /// It waits for an answer.
     Open(OpenRequest),
-    /// It was closed.
     Closed(ClosedRequest),
 }
 
 impl FoundRequest {
-    /// The request and where it comes from.
+    /// The request, open or closed.
     #[must_use]
     pub fn asked(&self) -> &OpenRequest {
         match self {
@@ -62,16 +57,16 @@ impl FoundRequest {
     }
 }
 
-/// What the user of a run asked for.
+/// The newest message of a run's user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AskedFor {
-    /// The body of the newest user's message.
+    /// Body of the newest user message.
     pub body: Body,
-    /// Its place in the transcript.
+    /// Position in the transcript.
     pub position: u64,
 }
 
-/// What waits, found on the index of those that do.
+/// Query for open requests, answered from their partial index.
 macro_rules! waiting {
     () => {
         "FROM runs r INDEXED BY runs_by_status JOIN human_requests h ON h.id = r.request_id JOIN agents a ON a.id = r.agent_id
@@ -80,19 +75,19 @@ macro_rules! waiting {
 }
 
 impl Store {
-    /// A page of the team's open human requests, those that wait longest first.
+    /// A page of the team's open human requests, oldest first.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where one cannot be read.
+    /// [`crate::StoreError::Corrupt`] if a request cannot be read.
     pub async fn open_requests(&self, team: TeamId, page: PageQuery) -> Result<Page<OpenRequest>> {
         self.read_for(team, move |conn| select_open(conn, team, page))
             .await
     }
 
-    /// The team's open human requests that were made after a moment, oldest first.
+    /// The team's open human requests that were created after a time, oldest first.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where one cannot be read.
+    /// [`crate::StoreError::Corrupt`] if a request cannot be read.
     pub async fn open_requests_since(
         &self,
         team: TeamId,
@@ -114,11 +109,10 @@ impl Store {
         .await
     }
 
-    /// Requests by their ids, waiting or closed, in the order in which they were made. Those that the team does not have
-    /// are left out.
+    /// Open and closed requests by id, in order of creation. Ids that the team does not have are left out.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where one cannot be read.
+    /// [`crate::StoreError::Corrupt`] if a request cannot be read.
     pub async fn requests(
         &self,
         team: TeamId,
@@ -128,10 +122,10 @@ impl Store {
             .await
     }
 
-    /// The newest user's message of each run; none where it has none, or where it is too far back to be looked for.
+    /// The newest user message of each run. A run without one, or whose newest one is too far back, is left out.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where one cannot be read.
+    /// [`crate::StoreError::Corrupt`] if an entry cannot be read.
     pub async fn asked_for(
         &self,
         team: TeamId,
@@ -149,10 +143,10 @@ impl Store {
         .await
     }
 
-    /// The pending requests of runs.
+    /// The pending requests of several runs.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where one cannot be read.
+    /// [`crate::StoreError::Corrupt`] if a request cannot be read.
     pub async fn pending_of(
         &self,
         team: TeamId,
@@ -176,10 +170,10 @@ impl Store {
         .await
     }
 
-    /// What the servers of connections say of their tools, by the names under which the tools are offered.
+    /// Descriptions that MCP servers give of their tools, by the names under which the tools are offered.
     ///
     /// # Errors
-    /// [`crate::StoreError::Corrupt`] where a connection's tools cannot be read.
+    /// [`crate::StoreError::Corrupt`] if a connection's tools cannot be read.
     pub async fn tool_descriptions(
         &self,
         team: TeamId,

@@ -1,4 +1,4 @@
-//! Many runs at once: stopped or retried in one operation, each as the call for one run does it.
+//! Bulk operations: stops or retries many runs in one operation, each like the call for a single run.
 
 use std::cell::RefCell;
 
@@ -15,22 +15,19 @@ use crate::model::{ManyRuns, ManyRunsDone};
 use crate::runs::commands::{retry, stop};
 use crate::runs::quarantine::for_each;
 
-/// The statuses of runs that a stop concerns.
+/// Statuses of runs that can be stopped.
 pub const STOPPABLE: [Status; 4] = [
     Status::Pending,
     Status::Starting,
     Status::Running,
     Status::Waiting,
 ];
-/// The statuses of runs that a retry concerns.
+/// Statuses of runs that can be retried.
 pub const RETRIABLE: [Status; 1] = [Status::Failed];
 
 impl Store {
-    /// Stops runs, the oldest first, all in one transaction with the record of the answer. A run whose rows cannot be
-    /// read is set aside as failed, holds up no other, and is not among those that were changed.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Stops runs, oldest first, in one transaction together with the record of the answer. A run whose rows cannot
+    /// be read is quarantined as failed; it does not block the others and is not counted as changed.
     pub async fn stop_many(
         &self,
         many: ManyRuns,
@@ -47,10 +44,7 @@ impl Store {
         .await
     }
 
-    /// Puts failed runs in line again, the oldest first; else as [`Store::stop_many`].
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Queues failed runs again, oldest first. Otherwise like [`Store::stop_many`].
     pub async fn retry_many(
         &self,
         many: ManyRuns,
@@ -67,7 +61,7 @@ impl Store {
     }
 }
 
-/// Changes the runs that match, or finds out which would be. `act` says whether it changed the run.
+/// Changes the matching runs, or lists them for a dry run. `act` returns whether it changed the run.
 fn change_each(
     tx: &Tx<'_>,
     many: &ManyRuns,
@@ -103,7 +97,7 @@ fn change_each(
     })
 }
 
-/// The oldest that match, one more than the limit where there are as many.
+/// The oldest matching runs: up to the limit, plus one to know whether there are more.
 fn matching(conn: &Connection, many: &ManyRuns, possible: &[Status]) -> Result<Vec<RunId>> {
     let most = i64::from(many.limit) + 1;
     let mut found = Vec::new();
@@ -113,7 +107,7 @@ fn matching(conn: &Connection, many: &ManyRuns, possible: &[Status]) -> Result<V
     for status in concerned {
         let (condition, mut values) = condition(many, *status);
         values.push(SqlValue::Integer(most));
-        // Of these statuses there are few beside the ended runs: no other criterion leaves out as many.
+        // Runs with these statuses are few compared with the ended ones, so no other index excludes as many rows.
         let rows = conn
             .prepare_cached(&format!(
                 "SELECT created_at, id FROM runs INDEXED BY runs_by_status WHERE {condition} ORDER BY created_at, id LIMIT ?"
@@ -143,7 +137,8 @@ fn condition(many: &ManyRuns, status: Status) -> (String, Vec<SqlValue>) {
             many.until.map(|at| SqlValue::Integer(at.as_millis())),
         ),
     ];
-    // The operator's to let go on: none of these is retried, and a stop concerns no run that has ended.
+    // Only the operator may release parked runs. They have failed, so this excludes them from retries and does not
+    // affect stops.
     let mut wheres = vec!["team_id = ?", "status = ?", "error_code IS NOT 'poisoned'"];
     let mut values = vec![
         blob(many.team.as_uuid()),

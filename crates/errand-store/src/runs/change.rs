@@ -1,7 +1,9 @@
-//! One change of a run inside a transaction: load the row, decide with `errand-core`, append, write once.
+//! One change of a run within a transaction: load the row, decide with `errand-core`, append, write once.
 //!
-//! Everything that changes a run's status goes through [`Change::apply`], and so through
-//! [`errand_core::run::apply`]. What the change leads to (events, deliveries, a freed sandbox, a wake) is written by
+//! # Guarantees
+//!
+//! Every change of a run's status goes through [`Change::apply`], and so through [`errand_core::run::apply`].
+//! Everything that follows from the change (events, deliveries, a released sandbox, a wake-up) is written by
 //! [`Change::finish`] in the same transaction.
 
 use errand_core::author::By;
@@ -28,7 +30,7 @@ pub(crate) struct Change<'t> {
     pub(crate) row: RunRow,
     pub(crate) now: Timestamp,
     before: Status,
-    /// What of the row is stored; what [`Change::finish`] writes depends on it.
+    /// The indexed columns as they are stored. [`Change::finish`] compares them to choose the cheaper UPDATE.
     stored: Place,
     updated: bool,
     appended: Vec<Entry>,
@@ -51,7 +53,7 @@ impl<'t> Change<'t> {
         }
     }
 
-    /// Loads a run, for the engine.
+    /// Loads a run of any team, for the engine.
     pub(crate) fn of_run(tx: &'t Tx<'t>, run: RunId, now: Timestamp) -> Result<Self> {
         let row = tx
             .prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
@@ -61,7 +63,7 @@ impl<'t> Change<'t> {
         Ok(Self::new(tx, row, now))
     }
 
-    /// A row that was just inserted.
+    /// Begins a change of a row that was just inserted.
     pub(crate) fn new(tx: &'t Tx<'t>, row: RunRow, now: Timestamp) -> Self {
         Self {
             tx,
@@ -75,7 +77,7 @@ impl<'t> Change<'t> {
         }
     }
 
-    /// The driver's guard: it holds the run, and this is its next step.
+    /// Checks that the driver still holds the claim of this run.
     pub(crate) fn held_by(self, claim: ClaimToken) -> Result<Self> {
         if self.row.claim == Some(claim) {
             Ok(self)
@@ -84,7 +86,7 @@ impl<'t> Change<'t> {
         }
     }
 
-    /// Changes the status as the table has it.
+    /// Changes the status according to the state machine.
     pub(crate) fn apply(&mut self, event: Event) -> Result<Transition> {
         let transition = run::apply(self.row.status, event)
             .map_err(|refused| StoreError::Refused(refused.to_string()))?;
@@ -95,7 +97,7 @@ impl<'t> Change<'t> {
         Ok(transition)
     }
 
-    /// Says what the run waits for.
+    /// Records what the run waits for. `waiting_since` changes only if that is something new.
     pub(crate) fn waits_on(
         &mut self,
         kind: &str,
@@ -110,12 +112,12 @@ impl<'t> Change<'t> {
         self.row.waiting_deadline = deadline;
     }
 
-    /// Appends to the transcript, with its event.
+    /// Appends an entry to the transcript. If it is a message, also writes the event `message.created`.
     pub(crate) fn append(&mut self, id: Option<MessageId>, body: Body) -> Result<Entry> {
         self.append_at(id, body, self.now)
     }
 
-    /// Appends what another run's transcript had at that time.
+    /// Appends an entry with the time that it has in another run's transcript.
     pub(crate) fn append_at(
         &mut self,
         id: Option<MessageId>,
@@ -153,7 +155,7 @@ impl<'t> Change<'t> {
         Ok(entry)
     }
 
-    /// Opens a human request: its row, its entry, its event, its webhook.
+    /// Opens a human request: its row, event and webhook. The caller appends the transcript entry.
     pub(crate) fn ask(&mut self, request: &HumanRequest) -> Result<()> {
         self.tx
             .prepare_cached("INSERT INTO human_requests (id, run_id, team_id, request, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
@@ -181,7 +183,7 @@ impl<'t> Change<'t> {
         crate::runs::children::ring_callers(self.tx, self.row.id)
     }
 
-    /// The request that is pending.
+    /// The pending human request, if there is one.
     pub(crate) fn pending(&self) -> Result<Option<HumanRequest>> {
         let Some(id) = self.row.request else {
             return Ok(None);
@@ -193,8 +195,8 @@ impl<'t> Change<'t> {
         json("human_requests", "request", &text).map(Some)
     }
 
-    /// Closes the pending request: compare-and-set on *pending*, the response's entry, results of the calls that it
-    /// settles or closes, its event.
+    /// Closes the pending request, and appends the response and the results of the calls that it settles. The UPDATE
+    /// is a compare-and-set on `closed_at IS NULL`, so that only one response wins.
     pub(crate) fn close(
         &mut self,
         request: &HumanRequest,
@@ -238,7 +240,7 @@ impl<'t> Change<'t> {
         Ok(answered)
     }
 
-    /// A result for each open call, where no pending request does it.
+    /// Appends a result to each open call. For changes that close no pending request.
     pub(crate) fn close_open_calls(&mut self, why: &str) -> Result<()> {
         for body in self.ledger()?.close_open(why) {
             self.append(None, body)?;
@@ -246,9 +248,9 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// The ledger since the model's last turn: what is open.
+    /// The ledger since the model's last turn, which knows the open calls.
     ///
-    /// A transcript that cannot be read closes nothing, and does not keep the run from ending.
+    /// If the transcript cannot be read, the ledger is empty: no call is closed, but the run can still end.
     fn ledger(&self) -> Result<Ledger> {
         match crate::runs::queries::entries_from(self.tx, self.row.id, self.row.turn) {
             Ok(entries) => Ok(Ledger::of(&entries)),
@@ -260,7 +262,7 @@ impl<'t> Change<'t> {
         }
     }
 
-    /// Gives the claim back; the time since it was taken counts as worked.
+    /// Gives up the claim, and adds the time since the claim to the active time.
     pub(crate) fn release(&mut self) {
         if let Some(at) = self.row.claimed_at.take() {
             self.row.worked_ms += self.now.ms_since(at);
@@ -270,7 +272,7 @@ impl<'t> Change<'t> {
         self.row.deadline = None;
     }
 
-    /// Puts the run in line for a driver, or, where its sandbox serves another run, in line for that.
+    /// Queues the run for a driver, or for its sandbox if another run uses that.
     pub(crate) fn queue(&mut self) -> Result<()> {
         if let Some(sandbox) = self.row.sandbox.clone()
             && !self.take_sandbox(&sandbox)?
@@ -285,8 +287,8 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Everything that goes with an end. `leaving`: the claim of a driver that was told to end and may still be at work;
-    /// the sandbox is freed when it has left.
+    /// Writes everything that belongs to the end of a run. `leaving` is the claim of a driver that was told to stop
+    /// but may still be working; the sandbox is released when that driver has left it.
     pub(crate) fn end(
         &mut self,
         error: Option<RunError>,
@@ -315,7 +317,7 @@ impl<'t> Change<'t> {
         self.count_today()
     }
 
-    /// Adds to how the agent's runs went on this day: a start, or an end.
+    /// Counts the run in the agent's daily statistics, as started or ended.
     pub(crate) fn count_today(&self) -> Result<()> {
         let is = |status: Status| i64::from(self.row.status == status);
         self.tx
@@ -336,7 +338,7 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Frees the sandbox and lets the run in that waits for it longest.
+    /// Releases the sandbox and hands it over to the run that has waited for it longest.
     pub(crate) fn free_sandbox(&mut self) -> Result<()> {
         let Some(sandbox) = self.row.sandbox.clone() else {
             return Ok(());
@@ -351,8 +353,8 @@ impl<'t> Change<'t> {
         crate::runs::quarantine::let_in(self.tx, sandbox.as_str(), self.row.id, self.now)
     }
 
-    /// Takes the run's sandbox for it. False where it serves another run. One that has expired is not taken, and its run
-    /// goes on to find that out: only a sandbox that the run holds is usable.
+    /// Takes the run's sandbox. Returns `false` if another run uses it. An expired sandbox is not taken, but the
+    /// result is `true`: the run continues and finds out that its sandbox is not usable.
     fn take_sandbox(&self, sandbox: &SandboxId) -> Result<bool> {
         let run = Blob(self.row.id.as_uuid());
         self.tx
@@ -366,13 +368,13 @@ impl<'t> Change<'t> {
             })
             .optional()?;
         Ok(match found {
-            // A driver of this very run may still be at work there: its successor waits, too.
+            // A driver of the same run may still be working there. Its successor must wait for it too.
             Some((Some(owner), leaving)) => owner == run && !leaving,
             Some((None, _)) | None => true,
         })
     }
 
-    /// Notes that a driver that was told to end may still be at work in the sandbox.
+    /// Records that a driver that was told to stop may still be working in the sandbox.
     pub(crate) fn leave_sandbox_to(&self, claim: ClaimToken) -> Result<()> {
         let Some(sandbox) = &self.row.sandbox else {
             return Ok(());
@@ -387,7 +389,8 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// A driver has left: the sandbox goes to whoever waits for it. False where it was not this driver that kept it.
+    /// Records that a driver has left, and hands its sandbox over. Returns `false` if this driver was not the one
+    /// that still held it.
     pub(crate) fn left_by(&mut self, claim: ClaimToken) -> Result<bool> {
         let Some(sandbox) = self.row.sandbox.clone() else {
             return Ok(false);
@@ -410,7 +413,7 @@ impl<'t> Change<'t> {
         Ok(true)
     }
 
-    /// An event of the run.
+    /// Writes an event of the run and returns its sequence number.
     fn event(
         &mut self,
         kind: &'static str,
@@ -432,14 +435,14 @@ impl<'t> Change<'t> {
         Ok(self.row.sequence)
     }
 
-    /// That `run.updated` is due although the status is the same.
+    /// Makes [`Change::finish`] write `run.updated` even though the status is unchanged.
     pub(crate) fn mark_updated(&mut self) {
         self.updated = true;
     }
 
-    /// Writes the row, the last events, the deliveries. Returns what was appended.
+    /// Writes the row, the remaining events and the deliveries. Returns the appended entries.
     pub(crate) fn finish(mut self) -> Result<Vec<Entry>> {
-        // What comes after an end (a late outcome, a sandbox given back) is no change of the run.
+        // What is recorded after the end (a late outcome, a released sandbox) does not change the run itself.
         let quiet = self.before.has_ended() && self.row.status == self.before && !self.updated;
         if !quiet {
             self.row.updated_at = self.now;
@@ -453,21 +456,21 @@ impl<'t> Change<'t> {
         Ok(self.appended)
     }
 
-    /// Writes the row as it is now.
+    /// Writes the row in its current state.
     pub(crate) fn write(&mut self) -> Result<()> {
         self.row.update(self.tx, &self.stored)?;
         self.stored = self.row.place();
         Ok(())
     }
 
-    /// The event that the run has changed, and the webhooks.
+    /// Writes the event `run.updated`, and the webhook deliveries.
     fn tell(&mut self, updated: bool) -> Result<()> {
         let body = run_body(self.tx, &self.row)?;
         if updated {
             self.event("run.updated", None, Some(to_json("events", "data", &body)?))?;
         }
         for (event, request) in std::mem::take(&mut self.webhooks) {
-            // A webhook tells of an event of the stream, and has its number.
+            // A webhook refers to an event of the stream and has the same sequence number.
             let sequence = request
                 .as_ref()
                 .map_or(self.row.sequence, |(_, sequence)| *sequence);
@@ -537,7 +540,7 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Where an event goes: to the run's own addresses, then to the team's webhooks; to none twice.
+    /// The addresses for an event: the run's own, then the team's webhooks. Each address occurs once.
     fn addresses(&self, event: &str) -> Result<Vec<(Option<WebhookId>, String)>> {
         let own = [
             self.row.webhook_url.as_ref(),
@@ -559,7 +562,7 @@ impl<'t> Change<'t> {
     }
 }
 
-/// A closed request as the API answers it.
+/// A closed request in the form that the API returns.
 pub(crate) fn answered_body(
     run: RunId,
     request: &HumanRequest,

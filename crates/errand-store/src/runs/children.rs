@@ -1,11 +1,16 @@
-//! Runs that other runs wait for: calls of `run_assignment`.
+//! Child runs: runs that another run starts with `run_assignment` and waits for.
 //!
-//! Promised: a call starts one run, in the step that records that its caller waits for it; a caller waits without a
-//! driver, and is in line again in the transaction that ends the run it waits for; who ends a caller ends what it waits
-//! for with the same write. What the call gives is read from the ended run, by the caller's next driver: nothing has to be
-//! delivered, and nothing can be delivered twice.
+//! # Guarantees
 //!
-//! Left out: which assignments a build may start (the caller's driver names them), and the tool itself (`errand-engine`).
+//! A call starts one run, in the same step that records that the caller waits for it. A caller waits without a
+//! driver, and is queued in the transaction that ends its child run. Whatever ends a caller ends its child run in the
+//! same write. The caller's next driver reads the result from the ended run, so nothing has to be delivered, and
+//! nothing can be delivered twice.
+//!
+//! # Non-goals
+//!
+//! Deciding which assignments a build may start (the caller's driver lists them), and the tool itself
+//! (`errand-engine`).
 
 use std::sync::Arc;
 
@@ -34,46 +39,46 @@ use crate::runs::quarantine::for_each;
 use crate::runs::queries::{entries_from, view_of};
 use crate::runs::row::{RunRow, row_of};
 
-/// How deep runs may wait for each other.
+/// Maximum nesting depth of child runs.
 const DEPTH_MAX: i64 = 3;
 
-/// Most characters of the error of a run that its caller is given.
+/// Maximum number of characters of a child run's error that its caller gets.
 const ERROR_CHARS_MAX: usize = 2_000;
 
-/// A run to start for a call.
+/// A child run to start for a call.
 #[derive(Clone, Debug)]
 pub struct StartChild {
-    /// The call.
     pub call_id: String,
-    /// The id that the run will have, unless the call has started one already.
+    /// Id for the child run, unless the call has already started one.
     pub id: RunId,
-    /// The assignment: its id, or its name.
+    /// Id or name of the assignment.
     pub assignment: String,
-    /// The assignments that the caller's build may start.
+    /// Assignments that the caller's build may start.
     pub allowed: Vec<AgentId>,
-    /// Its first message.
+    /// First message.
     pub message: Option<(MessageId, String)>,
-    /// What came into the caller's run: whatever it says from then on may be that content's word.
+    /// Content that the caller has read so far. Untrusted content may have shaped everything that the caller says from then
+    /// on.
     pub content: Content,
-    /// The policies of the caller's tools.
+    /// Policies of the caller's tools.
     pub policies: CallerPolicies,
-    /// What the caller has left of its limits.
+    /// The remaining part of the caller's limits.
     pub left: Left,
-    /// Whether the build's model can be run here.
+    /// Checks whether the build's model can be used here.
     pub runnable: Runnable,
-    /// Whether people may be asked. Who waits for a run that waits for people asks them too.
+    /// Whether people may be asked. The caller's own requirement applies to its child runs too.
     pub people: bool,
 }
 
-/// What became of it, for the caller's step.
+/// Result for the caller's step.
 pub(crate) enum Child {
     /// The caller waits for this run.
     Waits(RunId),
-    /// The call has its result: where that comes from, and itself.
+    /// The call has a result, possibly with its source.
     Gives(Option<Box<Body>>, Outcome),
 }
 
-/// Starts the run of a call, or finds the one that it started before.
+/// Starts the child run of a call, or finds the one that was started before.
 pub(crate) fn start(
     tx: &Tx<'_>,
     parent: &RunRow,
@@ -92,7 +97,7 @@ pub(crate) fn start(
     }
     match insert(tx, parent, new, now) {
         Ok(()) => Ok(Child::Waits(new.id)),
-        // Refused before anything was written: the caller's model reads why.
+        // Refused before anything was written. The caller's model gets the reason.
         Err(StoreError::Invalid { message, .. } | StoreError::Refused(message)) => Ok(
             Child::Gives(None, Outcome::Error(format!("not_run: {message}"))),
         ),
@@ -100,7 +105,7 @@ pub(crate) fn start(
     }
 }
 
-/// A build under what the run that starts it has left.
+/// Restricts a build to what remains of its caller's limits.
 pub(crate) fn limited(config: Arc<BuildConfig>, left: Left) -> Arc<BuildConfig> {
     if left == Left::default() {
         return config;
@@ -111,8 +116,8 @@ pub(crate) fn limited(config: Arc<BuildConfig>, left: Left) -> Arc<BuildConfig> 
     })
 }
 
-/// Whether one run more may be started below a run: by its own build and by those of all that wait for it, each of which
-/// counts what was started below it, at all depths.
+/// Checks that one more child run may be started, by the run's own build and by those of all its callers. Each counts
+/// the runs below it at all depths.
 fn room_below(tx: &Tx<'_>, run: RunId) -> Result<()> {
     let above: Vec<(RunId, BuildId)> = tx
         .prepare_cached(
@@ -147,7 +152,7 @@ fn room_below(tx: &Tx<'_>, run: RunId) -> Result<()> {
     Ok(())
 }
 
-/// What the runs below a run have used up, all depths together.
+/// Total usage of all runs below a run, at all depths.
 pub(crate) fn used_below(conn: &Connection, run: RunId) -> Result<Used> {
     let used = conn
         .prepare_cached(
@@ -205,7 +210,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
             "the assignment's latest build cannot be run: {error}"
         ))
     })?;
-    // A limit of the caller's counts as one of its own: what has no price cannot be held to it.
+    // A limit of the caller counts like one of the child's own: a model without a price cannot respect a cost limit.
     let config = limited(config, new.left);
     (new.runnable.0)(&config).map_err(refused)?;
     if !new.people
@@ -281,7 +286,7 @@ fn insert(tx: &Tx<'_>, parent: &RunRow, new: &StartChild, now: Timestamp) -> Res
     Ok(())
 }
 
-/// The team's agent of this id or name; of several of a name the oldest.
+/// The team's agent with this id or name. If several have the name, the oldest one.
 fn agent_named(conn: &Connection, team: TeamId, text: &str) -> Result<Option<AgentId>> {
     let id = text.parse::<AgentId>().ok().map(|id| Blob(id.as_uuid()));
     let found = conn
@@ -296,7 +301,8 @@ fn agent_named(conn: &Connection, team: TeamId, text: &str) -> Result<Option<Age
     Ok(found.map(|id| AgentId::from_stored(id.0)))
 }
 
-/// What an ended run gives its caller: its last words, trusted as far as what it read is.
+/// The result that an ended child run gives its caller: its last message. It is trusted only if everything that the
+/// child has read is.
 fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
     let entries = entries_from(conn, child.id, 0)?;
     let content = Ledger::of(&entries).content;
@@ -321,7 +327,7 @@ fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
                 .error
                 .as_ref()
                 .map_or(("", ""), |e| (&e.code, &e.message));
-            // Its words may be a stranger's, and are quoted.
+            // The message may contain untrusted text, so it is quoted.
             let message: String = message.chars().take(ERROR_CHARS_MAX).collect();
             Outcome::Error(format!(
                 "child_failed: the run {} failed with the code {code}; its message: {message:?}",
@@ -333,12 +339,12 @@ fn gives(conn: &Connection, child: &RunRow, call_id: &str) -> Result<Child> {
     Ok(Child::Gives(Some(Box::new(source)), outcome))
 }
 
-/// A run has ended: who waits for it is in line again, and what it waits for itself ends with it.
+/// Handles the end of a run: queues its caller, and stops the child runs that it was waiting for.
 pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
     let tx = change.tx;
     let left = let_go(tx, change.row.id)?;
     if !left.is_empty() {
-        // What they find of this run shall be that it has ended: it waits for them no more.
+        // The child runs must see that their caller has ended, so that they do not wake it.
         change.write()?;
     }
     for_each(tx, &left, change.now, |child| {
@@ -347,7 +353,7 @@ pub(crate) fn ended(change: &mut Change<'_>) -> Result<()> {
     wake_caller(tx, change.row.id, change.now)
 }
 
-/// Waits for no run any more: those that were waited for, and have not ended.
+/// Stops waiting for child runs. Returns those that have not ended.
 pub(crate) fn let_go(tx: &Tx<'_>, run: RunId) -> Result<Vec<RunId>> {
     let run = Blob(run.as_uuid());
     let awaited: Vec<(RunId, bool)> = tx
@@ -367,7 +373,7 @@ pub(crate) fn let_go(tx: &Tx<'_>, run: RunId) -> Result<Vec<RunId>> {
     Ok(open.map(|(child, _)| child).collect())
 }
 
-/// Puts the run in line that waits for this one, which has ended.
+/// Queues the caller of a run that has ended.
 pub(crate) fn wake_caller(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()> {
     let caller: Vec<RunId> = tx
         .prepare_cached(
@@ -386,7 +392,7 @@ pub(crate) fn wake_caller(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<()>
     })
 }
 
-/// The run that a run waits for, if it waits for one.
+/// The child run that this run waits for, if any.
 pub(crate) fn awaited(row: &RunRow) -> Option<RunId> {
     if row.status.has_ended() || row.waiting_kind.as_deref() != Some("child_run") {
         return None;
@@ -394,7 +400,7 @@ pub(crate) fn awaited(row: &RunRow) -> Option<RunId> {
     row.waiting_who.as_ref()?.parse().ok()
 }
 
-/// The run that asked, where it is not this one but one that was started by it or below.
+/// The run below this one that made a human request, if it was not this one.
 pub(crate) fn asked_below(
     conn: &Connection,
     run: RunId,
@@ -415,7 +421,7 @@ pub(crate) fn asked_below(
     Ok(found.map(|id| RunId::from_stored(id.0)))
 }
 
-/// A run asks: who watches one that waits for it, whether itself or another, hears it.
+/// Notifies those who watch the callers of a run that asks a person.
 pub(crate) fn ring_callers(tx: &Tx<'_>, run: RunId) -> Result<()> {
     let mut select = tx.prepare_cached(
         "WITH RECURSIVE above (run) AS (
@@ -430,7 +436,7 @@ pub(crate) fn ring_callers(tx: &Tx<'_>, run: RunId) -> Result<()> {
     Ok(())
 }
 
-/// The human request of the run that a run waits for, or of the one that this waits for.
+/// The pending human request of the child run that this run waits for, at any depth.
 pub(crate) fn request_below(conn: &Connection, row: &RunRow) -> Result<Option<HumanRequest>> {
     match awaited(row) {
         None => Ok(None),

@@ -1,7 +1,10 @@
-//! Whose run is claimed next: each principal of each team has its runs in order, and [`RunSlots`] says whose turn it is.
+//! Decides which run is claimed next. Each principal of each team has a queue, and [`RunSlots`] decides whose turn it
+//! is.
 //!
-//! Guarantees: what is read is one index entry for each principal that has a run in line, and one for each run that is
-//! taken; how many wait does not matter.
+//! # Guarantees
+//!
+//! Reads one index entry per principal with queued runs, and one per claimed run. The number of waiting runs does not
+//! matter.
 
 use std::collections::VecDeque;
 
@@ -15,12 +18,12 @@ use crate::db::types::{Blob, Ms};
 use crate::error::Result;
 use crate::model::ReadyRun;
 
-/// Who started a run: an API key, or a person in the web interface. Runs that a run starts have its principal.
+/// The starter of a run: an API key, or a person in the web interface. A child run has its parent's principal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal(Uuid);
 
 impl Principal {
-    /// The key that was used; otherwise the person.
+    /// The API key if one was used, otherwise the person.
     #[must_use]
     pub fn of(key: Option<ApiKeyId>, person: UserId) -> Self {
         Self(key.map_or(person.as_uuid(), ApiKeyId::as_uuid))
@@ -35,41 +38,42 @@ impl Principal {
     }
 }
 
-/// The slots of runs, shared between teams and, within a team, between those that started the runs.
+/// The slots for runs, shared fairly among teams, and within a team among principals.
 pub type RunSlots = Fair<TeamId, Principal>;
-/// The next principal that has a run in line: a skip scan, one look-up for each.
+/// The next principal with queued runs: a skip scan with one index lookup per principal.
 const NEXT: &str = "SELECT team_id, principal FROM runs INDEXED BY runs_ready
     WHERE wake_at IS NOT NULL AND claim_token IS NULL AND (team_id, principal) > (?1, ?2)
     ORDER BY team_id, principal LIMIT 1";
-/// A principal's runs that are due, from the first, or after one.
+/// The due runs of a principal, from the first one, or after a given one.
 const DUE: &str = "SELECT wake_at, id FROM runs INDEXED BY runs_ready
     WHERE team_id = ?1 AND principal = ?2 AND (wake_at, id) > (?4, ?5) AND wake_at <= ?3
       AND wake_at IS NOT NULL AND claim_token IS NULL
     ORDER BY wake_at, id LIMIT ?6";
 
-/// Most runs of a principal that are read at once: more than one, and not many that are not taken.
+/// Maximum number of a principal's runs that are read at once: enough to avoid single reads, but few that are not
+/// claimed.
 const PART_MAX: usize = 8;
 
-/// One principal's runs.
+/// The queue of one principal.
 struct Line {
     team: TeamId,
     principal: Principal,
-    /// The first of those that are left, in order.
+    /// The next runs, in order.
     runs: VecDeque<RunId>,
-    /// After which one to go on reading; none where all are read.
+    /// The run after which to continue reading. `None` if all have been read.
     read_to: Option<(Timestamp, RunId)>,
 }
 
-/// All principals that have runs in line.
+/// The queues of all principals that have queued runs.
 pub(crate) struct Turns {
     slots: RunSlots,
     lines: Vec<Line>,
-    /// How many runs of a line are read at once.
+    /// Number of runs to read at once for each queue.
     part: usize,
 }
 
 impl Turns {
-    /// `limit`: how many will be taken at most.
+    /// `limit` is the maximum number of runs that will be taken.
     pub(crate) fn read(
         conn: &Connection,
         now: Timestamp,
@@ -119,12 +123,12 @@ impl Turns {
         Ok(turns)
     }
 
-    /// Whether nobody is left that wants a driver.
+    /// Whether no run wants a driver any more.
     pub(crate) fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// The runs whose turn it is, at most `limit`.
+    /// Takes the next runs, at most `limit`.
     pub(crate) fn take(
         &mut self,
         conn: &Connection,
@@ -162,7 +166,7 @@ impl Turns {
 }
 
 impl Line {
-    /// Reads the next runs that are due, at most `part`.
+    /// Reads the next due runs, at most `part`.
     fn read(&mut self, conn: &Connection, now: Timestamp, part: usize) -> Result<()> {
         let Some((at, after)) = self.read_to else {
             return Ok(());

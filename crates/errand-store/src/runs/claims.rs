@@ -1,4 +1,5 @@
-//! What the engine does to a run: find, claim, load, commit a step, let go; and what happens by the clock.
+//! Operations of the engine on runs: find, claim, load, commit a step, release. Also deadlines and changes of the
+//! clock.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -30,36 +31,34 @@ use crate::runs::row::{COLUMNS, RunRow, read_row};
 use crate::sandboxes::bytes;
 use crate::stats::counters;
 
-/// Longest transcript that is read with the claim.
+/// Maximum number of entries that a claim loads. The driver reads longer transcripts itself.
 const LOADED_ENTRIES_MAX: u64 = 64;
 
-/// What a start found and set right.
+/// Result of the recovery at a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Runs whose driver was gone; they go on.
+    /// Runs whose driver is gone. They are queued again.
     pub runs: u64,
-    /// Sandboxes that a run had not given back.
+    /// Sandboxes that an ended run had not released.
     pub sandboxes: u64,
-    /// Runs that were parked, since they may be what ended the program again and again.
+    /// Runs that were parked because they may have crashed the program repeatedly.
     pub parked: Vec<RunId>,
 }
 
-/// What became of a run that was to be woken.
+/// Result of waking a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// It is in line for a driver.
+    /// It is queued for a driver.
     Yes,
-    /// It has one.
+    /// A driver already has it.
     Driven,
-    /// It does not wait for its model.
+    /// It is not waiting for its model.
     Gone,
 }
 
 impl Store {
-    /// After a start: whoever held a claim before is gone, since this program holds the directory's lock.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Recovers after a start. All earlier claims are dead, because this program holds the lock of the data
+    /// directory.
     pub async fn recover(&self, now: Timestamp) -> Result<Recovered> {
         let boot = self.boot();
         self.write(move |tx| {
@@ -75,7 +74,7 @@ impl Store {
                 Ok(())
             })?;
             recovered.parked = parked.into_inner();
-            // No driver of an earlier start is at work any more.
+            // No driver of an earlier start is running any more.
             tx.execute(
                 "UPDATE sandboxes INDEXED BY sandboxes_held SET leaving = NULL WHERE owner_run IS NOT NULL AND leaving IS NOT NULL",
                 [],
@@ -105,10 +104,8 @@ impl Store {
         .await
     }
 
-    /// The clock was set back: what was in line already does not wait until it is there again.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Adjusts what is already queued after the clock was set back. Otherwise it would wait until the old time is
+    /// reached again.
     pub async fn clock_was_set_back(&self, now: Timestamp) -> Result<()> {
         self.write(move |tx| {
             tx.execute(
@@ -124,11 +121,8 @@ impl Store {
         .await
     }
 
-    /// The program was stopped, the machine slept, or its clock was set forward, by `ms` milliseconds after `since`. The
-    /// runs that were claimed then have that time still.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Extends the deadlines of the runs that were claimed at `since` by `ms`, after the program was stopped, the
+    /// machine slept, or the clock was set forward for that long.
     pub async fn time_was_missed(&self, since: Timestamp, ms: u64) -> Result<()> {
         let boot = self.boot();
         self.write(move |tx| {
@@ -146,22 +140,17 @@ impl Store {
         .await
     }
 
-    /// The next moment at which something happens by the clock: a timer, a lapsing request, the end of a run's working
-    /// time or of its step's. Moments that have come count as `now`.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// The next deadline: a timer, the expiry of a request, or the end of a run's active time or of its step. A
+    /// deadline that has passed counts as `now`.
     pub async fn next_moment(&self, now: Timestamp) -> Result<Option<Timestamp>> {
         self.peek(move |conn| next_moment(conn, now)).await
     }
 
-    /// Gives runs that want a driver now to drivers of this program: at most as many as there are tokens, shared as `slots`
-    /// says (None: without a bound), those of one principal in order. With what the drivers need to begin, so that they
-    /// need not ask, and with the next moment at which something happens by the clock: it is asked for as often.
-    /// `step_deadline`: until when the first step may take.
+    /// Claims queued runs for drivers of this program: at most one per token, distributed as `slots` allows (`None`:
+    /// no limit), and in order for each principal.
     ///
-    /// # Errors
-    /// Of the store only.
+    /// The result contains everything that the drivers need to begin, and the next deadline, so that the engine needs
+    /// no further queries. `step_deadline` is the deadline of the first step.
     pub async fn claim(
         &self,
         tokens: Vec<ClaimToken>,
@@ -197,7 +186,7 @@ impl Store {
         .await
     }
 
-    /// Gives one run to a driver, whoever else is in line.
+    /// Claims a single run, regardless of the queue.
     #[cfg(test)]
     pub(crate) async fn claim_one(
         &self,
@@ -211,10 +200,10 @@ impl Store {
             .await
     }
 
-    /// A claimed run, whole.
+    /// Loads a claimed run completely.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] where the claim is not held any more.
+    /// [`StoreError::Fenced`] if the claim is not held any more.
     pub async fn driven_run(&self, run: RunId, claim: ClaimToken) -> Result<DrivenRun> {
         let builds = self.builds();
         self.read(move |conn| {
@@ -233,19 +222,19 @@ impl Store {
         .await
     }
 
-    /// Commits a step: messages, status, events, deliveries, human request and usage, in one transaction.
+    /// Commits a step in one transaction: messages, status, events, deliveries, human request and usage.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] where the claim is not held any more, or the step is not the next one: nothing was
-    /// written; stop, the run is not yours.
+    /// [`StoreError::Fenced`] if the claim is not held any more, or if this is not the next step. Nothing was written
+    /// then, and the driver must stop.
     pub async fn commit_step(&self, step: StepCommit) -> Result<Committed> {
         self.write(move |tx| commit(tx, &step)).await
     }
 
-    /// Fails a run whose driver cannot go on: its setup cannot be read, or the driver itself failed.
+    /// Fails a run whose driver cannot continue, because its setup cannot be read or the driver itself failed.
     ///
     /// # Errors
-    /// Of the store only; a claim that is not held any more is no error.
+    /// If the store fails. A claim that is not held any more is not an error.
     pub async fn fail_claimed(
         &self,
         run: RunId,
@@ -263,11 +252,9 @@ impl Store {
         .await
     }
 
-    /// A driver has left a run that was taken from it: whoever waits for the sandbox may begin. What became of calls
-    /// that it had begun is kept. Doing it twice is harmless, but for what is kept twice.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Records that a driver has left a run that was taken from it, so that the sandbox can be handed over. The
+    /// outcomes of calls that it had begun are appended. Repeating this is harmless, except that the outcomes are
+    /// appended again.
     pub async fn leave(
         &self,
         run: RunId,
@@ -300,10 +287,7 @@ impl Store {
         .await
     }
 
-    /// Resolves the requests that have lapsed. Returns how many.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Resolves the requests that have expired and returns their number.
     pub async fn lapse_requests(&self, now: Timestamp) -> Result<u64> {
         self.write(move |tx| {
             let lapsed = ids(
@@ -319,10 +303,7 @@ impl Store {
 }
 
 impl Store {
-    /// Puts a run in line that waits for its model to be asked again.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Queues a run that waits until its model can be asked again.
     pub async fn wake_for_model(&self, run: RunId, now: Timestamp) -> Result<Woken> {
         self.write(move |tx| {
             let mut change = match Change::of_run(tx, run, now) {
@@ -344,10 +325,8 @@ impl Store {
         .await
     }
 
-    /// What is due or under way now: a sentence, or none where everything waits for the clock, a person or a message.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Describes what is due or in progress, or returns `None` if everything waits for the clock, a person or a
+    /// message.
     pub async fn busy(&self, now: Timestamp) -> Result<Option<String>> {
         self.read(move |conn| {
             let mut open = Vec::new();
@@ -384,7 +363,7 @@ pub(crate) fn ids(
         .collect())
 }
 
-/// The least moment at which something happens by the clock.
+/// The earliest deadline.
 fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
     let least = |sql: &str, after: Option<Timestamp>| -> Result<Option<Timestamp>> {
         let mut statement = conn.prepare_cached(sql)?;
@@ -395,7 +374,7 @@ fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
         };
         Ok(found.map(|ms| ms.0))
     };
-    // Runs that are due already wait for a place, not for the clock.
+    // Runs that are already due wait for a slot, not for the clock.
     let timer = least(
         "SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND claim_token IS NULL AND wake_at > ?1",
         Some(now),
@@ -411,7 +390,7 @@ fn next_moment(conn: &Connection, now: Timestamp) -> Result<Option<Timestamp>> {
     Ok([timer, lapse, limit].into_iter().flatten().min())
 }
 
-/// Gives a run to a driver. None where somebody else has it, or it wants none.
+/// Claims a queued run for a driver. Returns `None` if it is already claimed or no longer queued.
 pub(crate) fn take(
     tx: &Tx<'_>,
     ready: ReadyRun,
@@ -438,7 +417,7 @@ pub(crate) fn take(
     };
     let deadline = row.deadline;
     change.waits_on(kind, None, deadline);
-    // A long transcript is read by its driver: here it would hold up everybody's commits.
+    // Drivers read long transcripts themselves. Here, on the writer's thread, that would delay all commits.
     let run = if change.row.position <= LOADED_ENTRIES_MAX {
         Some(load(tx, tx.builds(), &change.row)?)
     } else {
@@ -453,11 +432,11 @@ pub(crate) fn take(
     }))
 }
 
-/// True where the run was parked.
+/// Handles the loss of a driver: queues the run again, or parks it. Returns `true` if it was parked.
 fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
     let mut change = Change::of_run(tx, run, now)?;
     change.apply(Event::DriverLost)?;
-    // How long a driver worked that is gone is known up to its last step only.
+    // A lost driver has certainly worked only until its last commit.
     if let Some(at) = change.row.claimed_at.take() {
         change.row.worked_ms += change.row.updated_at.ms_since(at);
     }
@@ -473,7 +452,7 @@ fn lose(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool> {
     Ok(false)
 }
 
-/// Fails a run: open calls closed, the error told, the end.
+/// Fails a run: closes the open calls, appends the error, and ends the run.
 pub(crate) fn fail(
     mut change: Change<'_>,
     why: &str,
@@ -511,13 +490,13 @@ fn load(conn: &Connection, builds: &Builds, row: &RunRow) -> Result<DrivenRun> {
         if row.people || !build.human_in_the_loop {
             return build;
         }
-        // Whoever waits for this run may ask nobody.
+        // The run that waits for this one must not ask people, so this one must not either.
         Arc::new(BuildConfig {
             human_in_the_loop: false,
             ..BuildConfig::clone(&build)
         })
     });
-    // Only a build that may start runs has any below.
+    // Only a build that can start assignments can have child runs.
     let starts = (build.as_ref()).is_ok_and(|build| build.tools.contains_key("run_assignment"));
     let below = if starts {
         children::used_below(conn, row.id)?
@@ -604,7 +583,7 @@ fn count_usage(change: &mut Change<'_>, used: &Usage) {
     row.model_ms += used.model_ms;
 }
 
-/// Brings the run to where the step leads. True where it goes on under the same claim.
+/// Applies the end of a step to the run. Returns `true` if the run continues under the same claim.
 fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
     match &step.end {
         StepEnd::Go { doing, who } => {
@@ -619,7 +598,7 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
             Ok(false)
         }
         StepEnd::Child(new) => {
-            // The row as this step leaves it: the call's run is looked for by it.
+            // `start` looks for the child of this call in the row as this step leaves it.
             match children::start(change.tx, &change.row, new, step.now)? {
                 Child::Waits(child) => {
                     change.release();
@@ -662,7 +641,8 @@ fn end_step(change: &mut Change<'_>, step: &StepCommit) -> Result<bool> {
             change.tx.ring_work();
             Ok(false)
         }
-        // A message came while the last model call was under way: what would have ended the run is an ordinary answer.
+        // A message arrived during the last model call. The run continues, and what would have ended it is an
+        // ordinary answer.
         StepEnd::Complete { read_to } if change.row.newest_user > *read_to => {
             let deadline = change.row.deadline;
             change.waits_on("model", None, deadline);
@@ -709,7 +689,7 @@ fn take_new_sandbox(
     Ok(())
 }
 
-/// A run whose rows cannot be read is set aside instead of being driven.
+/// Quarantines a run whose rows cannot be read, instead of giving it to a driver.
 pub(crate) fn set_aside_unreadable(
     tx: &Tx<'_>,
     run: RunId,

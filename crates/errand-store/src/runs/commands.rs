@@ -1,4 +1,4 @@
-//! What comes from outside to a run: start, message, answer, stop, retry.
+//! Commands that reach a run from outside: start, message, answer, stop, retry.
 
 use errand_core::author::By;
 use errand_core::budget;
@@ -24,15 +24,16 @@ use crate::runs::queries::{run_body, view_of};
 use crate::runs::row::RunRow;
 use crate::stats::counters;
 
-/// Most characters of a run's title.
+/// Maximum number of characters in a run's title.
 const TITLE_CHARS_MAX: usize = 80;
 
 impl Store {
-    /// Starts a run of the agent's live build: run, first message, event, idempotency record in one transaction.
+    /// Starts a run of the agent's live build. Writes the run, the first message, the event and the idempotency
+    /// record in one transaction.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a build, a build whose model cannot
-    /// be run, an unknown or expired sandbox; `Conflict` for a sandbox in use.
+    /// [`StoreError::NotFound`] for an unknown agent; `Invalid` for an agent without a build, a build with a model
+    /// that cannot be used, and an unknown or expired sandbox; `Conflict` if the sandbox is in use.
     pub async fn start_run(
         &self,
         start: StartRun,
@@ -42,7 +43,7 @@ impl Store {
             .await
     }
 
-    /// Keeps a message, and resumes the run where its status says so.
+    /// Stores a message, and resumes the run if it has ended.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -58,8 +59,8 @@ impl Store {
     /// Answers the pending human request of a run.
     ///
     /// # Errors
-    /// `NotFound`; `Refused` where the run is not waiting or the request is not the pending one (says who was first,
-    /// and when), or the answer does not fit it (names the question).
+    /// `NotFound`; `Refused` if the run is not waiting or the request is not the pending one (the message says who
+    /// responded, and when), or if the answer does not fit (the message names the question).
     pub async fn respond(
         &self,
         respond: Respond,
@@ -69,7 +70,7 @@ impl Store {
             .await
     }
 
-    /// Stops a run. True where it had ended already and was left as it is.
+    /// Stops a run. The result is `true` if it had already ended and was left unchanged.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -82,17 +83,17 @@ impl Store {
         recorded: Once<bool>,
     ) -> Result<Answer<bool>> {
         let by = by.into();
-        // Also on a full disk: what a run does goes on until it is stopped.
+        // Must work even if the disk is full, because a run keeps using resources until it is stopped.
         self.write_at_all_costs(move |tx| {
             once(tx, &recorded, now, || stop(tx, team, run, &by, now))
         })
         .await
     }
 
-    /// Puts a failed run in line again: it goes on from the step that failed.
+    /// Queues a failed run again. It continues from the step that failed.
     ///
     /// # Errors
-    /// `NotFound`; `Refused` unless it failed.
+    /// `NotFound`; `Refused` unless the run failed.
     pub async fn retry(
         &self,
         team: TeamId,
@@ -153,7 +154,7 @@ fn check_sandbox(
 ) -> Result<()> {
     let found = conn
         .prepare_cached(
-            // An owner that has ended is about to give it back: a run started meanwhile waits for that.
+            // An owner that has ended is about to release the sandbox, and a run that is started now waits for that.
             "SELECT s.expires_at, r.id FROM sandboxes s
              LEFT JOIN runs r ON r.id = s.owner_run AND r.status NOT IN ('completed', 'failed', 'interrupted')
              WHERE s.id = ?1 AND s.team_id = ?2 AND s.deleted_at IS NULL",
@@ -270,7 +271,7 @@ fn post_message(tx: &Tx<'_>, message: &PostMessage) -> Result<MessageBody> {
 
 fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     let mut change = Change::of_team(tx, respond.team, respond.run, respond.now)?;
-    // It is shown at the run that waits, and belongs to the one that is waited for.
+    // A parent run shows the requests of its child runs. The answer goes to the run that asked.
     if let Some(below) = children::asked_below(tx, respond.run, respond.request)? {
         let mut respond = respond.clone();
         respond.run = below;
@@ -282,14 +283,14 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
         }
         _ => return Err(not_the_pending_one(tx, respond.run, respond.request)?),
     };
-    // Its deadline has come, and the lapse is about to be recorded: an answer is too late.
+    // The request has expired, even if that is not recorded yet.
     if let Some(expired) = pending.expires_at.filter(|at| *at <= respond.now) {
         return Err(StoreError::Refused(format!(
             "the request is not pending: it expired at {expired}; this answer changed nothing"
         )));
     }
     let resolution =
-        // The sentence names the question itself.
+        // The error message names the question.
         check_answer(&pending.ask, respond.answer.clone()).map_err(|e| StoreError::Refused(e.0))?;
     change.apply(Event::Answered)?;
     let answered = change.close(&pending, &resolution, Some(&respond.by))?;
@@ -301,7 +302,8 @@ fn answer(tx: &Tx<'_>, respond: &Respond) -> Result<AnsweredRequestBody> {
     Ok(answered)
 }
 
-/// Whether working time begins anew with a person's word on it: to go on in, or to fail in before anything else is done.
+/// Whether the answer resets the active time. An approval lets the run continue; after a denial, the run needs time
+/// to fail.
 fn gives_time(request: &HumanRequest, resolution: &Resolution) -> bool {
     let of_time = matches!(&request.origin, Origin::Limit { limit } if limit == budget::SECONDS);
     of_time
@@ -311,7 +313,7 @@ fn gives_time(request: &HumanRequest, resolution: &Resolution) -> bool {
         )
 }
 
-/// Why a request cannot be answered: there is none of that id, or somebody was first.
+/// Why a request cannot be answered: it does not exist, or was closed earlier.
 fn not_the_pending_one(
     conn: &Connection,
     run: RunId,
@@ -368,12 +370,12 @@ fn not_the_pending_one(
     )))
 }
 
-/// Stops a run. True where it had ended already.
+/// Stops a run. Returns `true` if it had already ended.
 pub(crate) fn stop(tx: &Tx<'_>, team: TeamId, run: RunId, by: &By, now: Timestamp) -> Result<bool> {
     stop_as(tx, team, run, Some(by), now)
 }
 
-/// The same; by nobody where the end of another run stops it.
+/// Stops a run. `by` is `None` if the system stops it, for example because its parent has ended.
 pub(crate) fn stop_as(
     tx: &Tx<'_>,
     team: TeamId,
@@ -401,7 +403,7 @@ pub(crate) fn stop_as(
     Ok(false)
 }
 
-/// Puts a failed run in line again.
+/// Queues a failed run again.
 pub(crate) fn retry(
     tx: &Tx<'_>,
     team: TeamId,
@@ -412,7 +414,7 @@ pub(crate) fn retry(
     let mut change = Change::of_team(tx, team, run, now)?;
     if change.row.status != Status::Failed {
         return Err(StoreError::Refused(format!(
-            "only a failed run is retried; this one is {}. A message resumes a run that is completed or interrupted",
+            "only a failed run can be retried; this one is {}. A message resumes a run that is completed or interrupted",
             change.row.status.as_str()
         )));
     }

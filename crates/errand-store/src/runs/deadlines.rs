@@ -1,9 +1,9 @@
-//! What becomes of runs whose time is over: decided here, by the clock, whatever their drivers do.
+//! Enforces deadlines of claimed runs, independently of what their drivers do.
 //!
-//! A run whose *working time* is over asks a person whether to go on, where people can be asked; an approval gives it as
-//! much again. Otherwise, and where a single *step* takes too long, it fails. In each case its driver is fenced: calls that
-//! are open get a result (begun ones an unknown outcome, kept when it comes late), and the sandbox is used by nobody until
-//! the driver has left it.
+//! If a run's *active time* is used up, the run asks a person whether to continue, if people can be asked; an
+//! approval grants the same time again. Otherwise, and if a single *step* takes too long, the run fails. In each
+//! case, the driver is fenced: open calls get a result (calls in progress get an unknown outcome, and a late outcome
+//! is kept), and nobody uses the sandbox until the driver has left it.
 
 use errand_core::budget;
 use errand_core::human::HumanRequest;
@@ -19,16 +19,13 @@ use crate::runs::change::Change;
 use crate::runs::claims::{fail, ids};
 use crate::runs::quarantine::for_each;
 
-/// Why the calls are closed that were open then.
+/// Reason given to the calls that are open when the active time ends.
 const TIME_OVER: &str = "the run's working time is over";
 
 impl Store {
-    /// Takes the runs from their drivers whose working time is over (they ask a person, or fail with `limit_exceeded`),
-    /// or whose step takes longer than it may (they fail with `step_timeout`). `step_seconds_max` is named in the error
-    /// alone. Returns how many.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Takes runs from their drivers if their active time is used up (they ask a person, or fail with
+    /// `limit_exceeded`), or if their step takes too long (they fail with `step_timeout`). Returns their number.
+    /// `step_seconds_max` only appears in the error message.
     pub async fn end_overdue(&self, step_seconds_max: u32, now: Timestamp) -> Result<u64> {
         self.write(move |tx| {
             let overdue = ids(
@@ -62,7 +59,7 @@ fn overrun(tx: &Tx<'_>, run: RunId, step_seconds_max: u32, now: Timestamp) -> Re
 fn time_over(change: Change<'_>) -> Result<()> {
     let seconds = change.row.limit_ms / 1000;
     let build = change.tx.builds().get(change.tx, change.row.build)?;
-    // A build that cannot be read asks nobody.
+    // A build that cannot be read does not ask anybody.
     if build.is_ok_and(|build| build.human_in_the_loop) {
         return ask(change, seconds);
     }
@@ -78,11 +75,11 @@ fn time_over(change: Change<'_>) -> Result<()> {
     )
 }
 
-/// Asks whether the run may go on. Nothing is open meanwhile.
+/// Asks a person whether the run may continue. No call is open in the meantime.
 fn ask(mut change: Change<'_>, seconds: u64) -> Result<()> {
     let driver = change.row.claim;
     change.close_open_calls(TIME_OVER)?;
-    // Its first step may be under way.
+    // The run may still be in its first step, and only a running run can ask.
     change.apply(Event::StepDone)?;
     change.apply(Event::Asked)?;
     let id = HumanRequestId::derived(change.row.id, change.row.position + 1, change.now);
@@ -105,7 +102,7 @@ fn ask(mut change: Change<'_>, seconds: u64) -> Result<()> {
 
 fn step_timeout(change: &Change<'_>, step_seconds_max: u32) -> RunError {
     let row = &change.row;
-    // What is under way is what the last committed step said. Calls that only read follow a model's turn without one.
+    // The last committed step says what is in progress. Calls that only read follow a model's turn without a commit.
     let under_way = match (row.waiting_kind.as_deref(), &row.waiting_who) {
         (Some("tool"), Some(tool)) => format!("the tool {tool}"),
         (Some("tool"), None) => {

@@ -1,4 +1,4 @@
-//! The events of a run, as streams read them.
+//! Reads the events of a run, for event streams.
 
 use errand_core::id::{RunId, TeamId};
 use errand_core::time::Timestamp;
@@ -14,7 +14,7 @@ use crate::runs::queries::{RawEntry, to_message};
 use crate::runs::row::row_of;
 
 impl Store {
-    /// The events of a run after a number, in order, whatever their size.
+    /// All events of a run after a sequence number, in order, regardless of their size.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -33,7 +33,7 @@ impl Store {
         self.event_page(team, run, after, bounds).await
     }
 
-    /// A page of a run's events after a number, in order, within bounds.
+    /// A page of a run's events after a sequence number, in order, within limits.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -65,7 +65,7 @@ fn select_events(
         ended: row.status.has_ended(),
         large: false,
     };
-    // What does not fit is not taken over: at most one such row is in SQLite's own memory, until the statement ends.
+    // A row that does not fit is not copied: at most one such row is in SQLite's memory, until the statement ends.
     let mut select = conn.prepare_cached(
         "SELECT e.sequence, e.kind, e.created_at, e.data, m.position, m.id, m.created_at, m.body,
              coalesce(octet_length(e.data), 0) + coalesce(octet_length(m.body), 0)
@@ -119,7 +119,11 @@ fn to_event((seq, kind, created_at, data, entry): RawEvent) -> Result<EventRow> 
         (None, Some(entry)) => {
             serde_json::to_value(to_message(entry)?).map_err(|e| corrupt(e.to_string()))?
         }
-        (None, None) => return Err(corrupt(format!("event {seq} tells of nothing"))),
+        (None, None) => {
+            return Err(corrupt(format!(
+                "event {seq} has neither data nor a message"
+            )));
+        }
     };
     Ok(EventRow {
         seq,

@@ -1,10 +1,14 @@
-//! Forks that a team makes: a new run that begins with another one's transcript, up to a message.
+//! Forks: a new run that begins with the transcript of another run, up to a message.
 //!
-//! Promised: the other run is not changed, whatever it does meanwhile; the new transcript is well formed: calls and
-//! requests that the cut leaves open are closed, and taken again where nothing of them had begun. What the other run used
-//! up is its own: the new one begins at nothing. The sandbox, if there is one, was filled before and gets its row here.
+//! # Guarantees
 //!
-//! Left out: the files (the API copies them), and forks by an operator of what is damaged (`repair`).
+//! The other run is not changed, and its changes in the meantime do not matter. The new transcript is well formed:
+//! calls and requests that the cut leaves open are closed, and started again if nothing of them had begun. The usage
+//! of the other run is not copied. If there is a sandbox, its files were copied before, and its row is inserted here.
+//!
+//! # Non-goals
+//!
+//! Copying the files (the API does), and forks of damaged runs by an operator (see `repair`).
 
 #[cfg(test)]
 mod tests;
@@ -25,51 +29,47 @@ use crate::runs::change::Change;
 use crate::runs::queries::run_body;
 use crate::runs::row::row_of;
 
-/// A fork to make.
+/// A fork to create.
 #[derive(Clone, Debug)]
 pub struct ForkRun {
-    /// Whose.
     pub team: TeamId,
-    /// The run that is forked.
+    /// The run to fork.
     pub run: RunId,
-    /// The new run's id.
+    /// Id for the new run.
     pub id: RunId,
-    /// The last message that is taken over. None: all there are.
+    /// The last message to copy. `None`: all messages.
     pub after: Option<MessageId>,
-    /// Another build of the same agent. None: the old run's.
+    /// Another build of the same agent. `None`: the build of the forked run.
     pub build: Option<BuildId>,
     /// `api`, `web`, `schedule`, `mcp` or `cli`.
     pub source: &'static str,
-    /// Gets all events of the new run.
+    /// Receives all events of the new run.
     pub webhook_url: Option<String>,
-    /// Gets `human_request` only.
+    /// Receives `human_request` events only.
     pub human_request_webhook_url: Option<String>,
-    /// A message that follows what was taken over.
+    /// A message to append after the copied ones.
     pub message: Option<(MessageId, String)>,
-    /// Whether strangers may have written the message.
+    /// The message may have been written by strangers.
     pub untrusted: bool,
-    /// By whom.
     pub by: By,
-    /// With which key.
     pub api_key: Option<ApiKeyId>,
-    /// A sandbox that was filled for it and has no row yet.
+    /// A sandbox whose files were already copied, but that has no row yet.
     pub sandbox: Option<SandboxId>,
-    /// `sandbox.ttl` in milliseconds.
+    /// Lifetime of the sandbox, from the setting `sandbox.ttl`.
     pub sandbox_ttl_ms: u64,
-    /// Whether the build's model can be run here: a sentence where it cannot.
+    /// Checks whether the build's model can be used here.
     pub runnable: Runnable,
-    /// Now.
     pub now: Timestamp,
 }
 
 impl Store {
-    /// Starts a run with what another one's transcript holds, up to a message: run, transcript, sandbox's row, event and
-    /// idempotency record in one transaction.
+    /// Creates a run from the transcript of another one, up to a message. Writes the run, its transcript, the
+    /// sandbox's row, the event and the idempotency record in one transaction.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] for the run; `Invalid` for a message that it does not have, one after which there is
-    /// nothing to do, a build that is not of its agent or cannot be run; `Refused` where its agent is deleted or what is
-    /// to be taken over cannot be read.
+    /// [`StoreError::NotFound`] for the run; `Invalid` for a message that the run does not have, a message after
+    /// which there is nothing to do, and a build of another agent or one that cannot be used; `Refused` if the agent
+    /// is deleted, or the entries to copy cannot be read.
     pub async fn fork(&self, fork: ForkRun, recorded: Once<RunView>) -> Result<Answer<RunView>> {
         self.write(move |tx| once(tx, &recorded, fork.now, || make(tx, &fork)))
             .await
@@ -81,7 +81,7 @@ fn make(tx: &Tx<'_>, fork: &ForkRun) -> Result<RunView> {
     crate::runs::losses::check_not_parked(old.error.as_ref(), "forked")?;
     if agent_is_deleted(tx, &old)? {
         return Err(StoreError::Refused(
-            "the run's agent is deleted; no new run of it can be started".to_owned(),
+            "the run's agent is deleted, so no new run of it can be started".to_owned(),
         ));
     }
     let last = match fork.after {
@@ -153,7 +153,7 @@ fn agent_is_deleted(conn: &Connection, run: &crate::runs::row::RunRow) -> Result
         .exists(params![Blob(run.agent.as_uuid())])?)
 }
 
-/// Where a message of a run stands in its transcript.
+/// Position of a message in the transcript of a run.
 fn position_of(conn: &Connection, run: RunId, message: MessageId) -> Result<u64> {
     let position = conn
         .prepare_cached(
@@ -167,12 +167,12 @@ fn position_of(conn: &Connection, run: RunId, message: MessageId) -> Result<u64>
     position.map(count).ok_or_else(|| StoreError::Invalid {
         field: "after_message",
         message: format!(
-            "the run has no message {message}; GET /v1/runs/{{run_id}}/messages lists those it has"
+            "the run has no message {message}; GET /v1/runs/{{run_id}}/messages lists its messages"
         ),
     })
 }
 
-/// Whether the last of the entries is the answer that ended the run, or would have.
+/// Whether the entries end with the answer that ended the run, or would have ended it.
 fn has_ended_with(entries: &[Entry]) -> bool {
     let last = entries.iter().rev().find(|entry| entry.body.is_shown());
     last.is_some_and(|entry| matches!(entry.body, Body::Assistant { ends: true, .. }))

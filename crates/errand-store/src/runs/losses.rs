@@ -1,10 +1,14 @@
-//! Runs that may be what ends the program: each loses its claim, again and again, before it has committed a step.
+//! Detects runs that may be crashing the program: runs that lose their claim repeatedly without committing a step.
 //!
-//! Guarantees: a run that lost two claims in a row is *suspect*: it is given to a driver only when that driver works alone
-//! ([`Store::claim_alone`]). After two more losses it is parked: failed, with the code [`POISONED`]. A committed step or an
-//! orderly stop of the program ends the count. The counts of runs that lost none are neither read nor written.
+//! # Guarantees
 //!
-//! Non-goals: keeping others from starting a new run of the same build.
+//! A run that lost two claims in a row is *suspect*: it is only claimed when its driver works alone
+//! ([`Store::claim_alone`]). After two more losses it is parked: failed with the code [`POISONED`]. A committed step,
+//! or an orderly shutdown, resets the count. Counts of runs that lost no claim are neither read nor written.
+//!
+//! # Non-goals
+//!
+//! Preventing others from starting a new run of the same build.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +26,16 @@ use crate::model::{Claimed, ReadyRun};
 use crate::runs::change::Change;
 use crate::runs::claims;
 
-/// The code of the error with which a run is parked.
+/// Error code of parked runs.
 pub const POISONED: &str = "poisoned";
 /// Losses in a row after which a run is driven alone.
 const SUSPECT: i64 = 2;
-/// Losses in a row after which it is parked.
+/// Losses in a row after which a run is parked.
 const PARKED: i64 = 4;
-/// Most parked runs that are named at once.
+/// Maximum number of parked runs that are listed.
 const NAMED_MAX: u32 = 20;
 
-/// The counts above zero. Cheap to clone.
+/// The counts above zero. Cheap to clone: a clone is the same table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Losses(Arc<Mutex<HashMap<RunId, i64>>>);
 
@@ -40,12 +44,13 @@ impl Losses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the run is to be driven alone.
+    /// Whether the run must be driven alone.
     pub(crate) fn suspects(&self, run: RunId) -> bool {
         self.lock().get(&run).is_some_and(|lost| *lost >= SUSPECT)
     }
 
-    /// Whether a step of the run ends a count. It says so for each step: a transaction may be rolled back.
+    /// Whether a step of the run resets a count. Stays true for the following steps, because the transaction may be
+    /// rolled back.
     fn counts(&self, run: RunId) -> bool {
         let mut counts = self.lock();
         match counts.get_mut(&run) {
@@ -59,10 +64,8 @@ impl Losses {
 }
 
 impl Store {
-    /// Gives a suspect run to a driver, which must be the only one. `None` where it wants none any more.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Claims a suspect run. No other run may be driven at the same time. Returns `None` if it is not queued any
+    /// more.
     pub async fn claim_alone(
         &self,
         ready: ReadyRun,
@@ -79,10 +82,7 @@ impl Store {
         .await
     }
 
-    /// The program ends in order, and cuts off what is still at work: the claims that are lost with that do not count.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Resets the counts at an orderly shutdown, which interrupts what is still running: those losses do not count.
     pub async fn forgive_losses(&self) -> Result<()> {
         self.write(|tx| {
             tx.execute(
@@ -94,10 +94,7 @@ impl Store {
         .await
     }
 
-    /// Runs that are parked, with how many there are.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// The parked runs, and their total number.
     pub async fn poisoned_runs(&self) -> Result<(Vec<RunId>, u64)> {
         self.read(|conn| {
             let count: i64 = conn
@@ -113,16 +110,16 @@ impl Store {
         .await
     }
 
-    /// Puts a failed run of any team in line again, a parked one, too: on behalf of the operator.
+    /// Queues a failed run of any team again on behalf of the operator, even if it is parked.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Refused` unless it failed.
+    /// [`StoreError::NotFound`]; `Refused` unless the run failed.
     pub async fn retry_by_operator(&self, run: RunId, now: Timestamp) -> Result<Status> {
         self.write(move |tx| {
             let mut change = Change::of_run(tx, run, now)?;
             if change.row.status != Status::Failed {
                 return Err(StoreError::Refused(format!(
-                    "only a failed run is retried; this one is {}",
+                    "only a failed run can be retried; this one is {}",
                     change.row.status.as_str()
                 )));
             }
@@ -141,7 +138,7 @@ impl Store {
     }
 }
 
-/// Reads the counts, at a start.
+/// Loads the counts at a start.
 pub(crate) fn read(tx: &Tx<'_>) -> Result<()> {
     let rows = tx
         .prepare_cached(
@@ -158,7 +155,7 @@ pub(crate) fn read(tx: &Tx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Counts a claim that was lost. The error: the run is to be parked with it.
+/// Counts a lost claim. Returns an error if the run must be parked with it.
 pub(crate) fn count(tx: &Tx<'_>, run: RunId) -> Result<Option<RunError>> {
     let lost: i64 = tx
         .prepare_cached("UPDATE runs SET lost = lost + 1 WHERE id = ?1 RETURNING lost")?
@@ -168,13 +165,13 @@ pub(crate) fn count(tx: &Tx<'_>, run: RunId) -> Result<Option<RunError>> {
         RunError::new(
             POISONED,
             format!(
-                "the server ended {lost} times in a row while it worked on this run, twice of them on this run alone, so the run is parked; the operator finds out why, and lets it go on with `errand runs retry --force {run}`"
+                "the server ended unexpectedly {lost} times in a row while working on this run, the last two times while working on nothing else, so the run is parked; the operator can find out why, and release it with `errand runs retry --force {run}`"
             ),
         )
     }))
 }
 
-/// A step of the run was committed.
+/// Resets the count after a committed step.
 pub(crate) fn step_done(tx: &Tx<'_>, run: RunId) -> Result<()> {
     if tx.losses().counts(run) {
         forget(tx, run)?;
@@ -182,7 +179,7 @@ pub(crate) fn step_done(tx: &Tx<'_>, run: RunId) -> Result<()> {
     Ok(())
 }
 
-/// Ends the count: a step was committed, or an operator lets the run go on.
+/// Resets the count, because a step was committed or an operator released the run.
 pub(crate) fn forget(tx: &Tx<'_>, run: RunId) -> Result<()> {
     tx.prepare_cached("UPDATE runs SET lost = 0 WHERE id = ?1 AND lost <> 0")?
         .execute(params![Blob(run.as_uuid())])?;
@@ -190,11 +187,11 @@ pub(crate) fn forget(tx: &Tx<'_>, run: RunId) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what a member may not do to a parked run.
+/// Refuses an operation that members may not perform on a parked run.
 pub(crate) fn check_not_parked(error: Option<&RunError>, what: &str) -> Result<()> {
     if error.is_some_and(|error| error.code == POISONED) {
         return Err(StoreError::Refused(format!(
-            "the run is parked, since the server ended again and again while it worked on it, and cannot be {what}; ask the operator of the server, who can let it go on"
+            "the run is parked, because the server ended unexpectedly several times while working on it, and cannot be {what}; ask the operator of the server, who can release it"
         )));
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! Runs whose rows make no sense: ended without being read, so that they hold up nobody.
+//! Quarantine: fails a run whose rows cannot be parsed, without reading them, and releases everything that waits for
+//! it.
 //!
-//! Such a run fails and holds nothing; who waited for its sandbox or for itself goes on, and what it waited for ends with
-//! it. Its transcript, its events and its webhooks are left as they are: what would be told of it cannot be read.
+//! Such a run fails and holds nothing. Runs that wait for its sandbox or for itself continue, and its child runs end.
+//! Its transcript, events and webhooks are left unchanged, because they cannot be read.
 
 use errand_core::id::{RunId, TeamId};
 use errand_core::run::RunError;
@@ -15,8 +16,8 @@ use crate::runs::change::Change;
 use crate::runs::children;
 use crate::runs::commands::stop_as;
 
-/// Does something to each run of a list. One that cannot be read, or is in a state that the table does not know, is set
-/// aside, and nothing of what was begun with it stays: it holds up no other.
+/// Calls `act` for each run, each in a savepoint. A run that cannot be read, or is in an impossible state, is
+/// quarantined and its changes are rolled back, so that it does not block the others.
 pub(crate) fn for_each(
     tx: &Tx<'_>,
     runs: &[RunId],
@@ -41,14 +42,14 @@ pub(crate) fn for_each(
     Ok(())
 }
 
-/// Ends a run that the engine came across and cannot read.
+/// Quarantines a run that the engine cannot read.
 pub(crate) fn set_aside(tx: &Tx<'_>, run: RunId, error: &StoreError, now: Timestamp) -> Result<()> {
     tracing::error!(run.id = %run, %error, "a run cannot be read and is set aside as failed");
     let why = "the rows of the run cannot be read; the log of the server says which";
     end(tx, run, &RunError::new("unreadable", why), now)
 }
 
-/// Ends a run without reading it.
+/// Fails a run without reading it.
 pub(crate) fn end(tx: &Tx<'_>, run: RunId, error: &RunError, now: Timestamp) -> Result<()> {
     let id = Blob(run.as_uuid());
     tx.execute(
@@ -82,7 +83,7 @@ pub(crate) fn end(tx: &Tx<'_>, run: RunId, error: &RunError, now: Timestamp) -> 
     Ok(())
 }
 
-/// Lets the run in that waits longest for a sandbox, which another one has given up.
+/// Hands a released sandbox over to the run that has waited for it longest. `other` is the run that released it.
 pub(crate) fn let_in(tx: &Tx<'_>, sandbox: &str, other: RunId, now: Timestamp) -> Result<()> {
     let next: Vec<RunId> = tx
         .prepare_cached(
@@ -102,7 +103,7 @@ pub(crate) fn let_in(tx: &Tx<'_>, sandbox: &str, other: RunId, now: Timestamp) -
     })
 }
 
-/// Closes the open rows of a run's requests, unread.
+/// Closes the open requests of a run without reading them.
 pub(crate) fn close_requests(conn: &Connection, run: RunId, now: Timestamp) -> Result<()> {
     conn.execute(
         "UPDATE human_requests SET closed_at = ?2, resolution = '{\"how\":\"stopped\"}' WHERE run_id = ?1 AND closed_at IS NULL",

@@ -21,7 +21,7 @@ use crate::error::{Result, StoreError};
 use crate::model::{Page, PageQuery, RunFilter, RunView};
 use crate::runs::row::{COLUMNS, RunRow, read_row, row_of};
 
-/// A run as the API gives it.
+/// A run in the form that the API returns.
 pub(crate) fn run_body(conn: &Connection, row: &RunRow) -> Result<RunBody> {
     Ok(RunBody {
         id: row.id.as_uuid(),
@@ -56,10 +56,10 @@ pub(crate) fn run_body(conn: &Connection, row: &RunRow) -> Result<RunBody> {
     })
 }
 
-/// Who started a run.
+/// The person, key or system that started a run.
 fn author(conn: &Connection, row: &RunRow) -> Result<AuthorBody> {
-    // A run that another run started has the key of that one for its usage, and was started by neither key nor person; the
-    // same holds for a fork by the server's operator.
+    // A child run has its parent's key for the usage statistics, but no person or key started it. The same holds for
+    // a fork by the server's operator.
     match (row.source.as_deref(), row.api_key) {
         (None, _) => Ok(AuthorBody::system()),
         (Some("cli"), _) if row.started_by.is_none() => Ok(AuthorBody::system()),
@@ -98,21 +98,21 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
         .as_ref()
         .map(|who| who.chars().take(TITLE_CHARS_MAX).collect());
     let next = match kind {
-        "human" => "A person answers the pending request; a message closes it, too.".to_owned(),
-        "timer" => "It goes on by itself when the time has come.".to_owned(),
+        "human" => "A person must respond to the pending request; a message closes it too.".to_owned(),
+        "timer" => "It continues by itself at the deadline.".to_owned(),
         "retry" => {
-            "The model gave no answer that can be read, or its provider has no room for another call now; it is asked when the time has come, or as soon as there is room."
+            "The model gave no usable answer, or its provider cannot take another call now. The model is asked again at the deadline, or earlier if its provider can take a call."
                 .to_owned()
         }
-        "place" => "It starts as soon as a place among the runs at work is free.".to_owned(),
+        "place" => "It starts as soon as a slot for active runs is free.".to_owned(),
         "sandbox" => "It starts when the run that uses the sandbox has ended.".to_owned(),
         "child_run" => {
-            "It goes on when the run that it started has ended; what that run asks people is shown here, too."
+            "It continues when the run that it started has ended. Requests of that run are shown here too."
                 .to_owned()
         }
         "start" => "Its first step is being prepared.".to_owned(),
         "model" => "The model decides what comes next.".to_owned(),
-        "tool" => "The result of the tool call is recorded; then the model decides.".to_owned(),
+        "tool" => "The result of the tool call is recorded. Then the model decides what comes next.".to_owned(),
         other => format!("It waits for {other}."),
     };
     Some(WaitingOn {
@@ -124,7 +124,7 @@ fn waiting_on(row: &RunRow) -> Option<WaitingOn> {
     })
 }
 
-/// The entries of a run from a position on.
+/// The entries of a run from this position on.
 pub(crate) fn entries_from(conn: &Connection, run: RunId, from: u64) -> Result<Vec<Entry>> {
     conn.prepare_cached("SELECT position, id, created_at, body FROM messages WHERE run_id = ?1 AND position >= ?2 ORDER BY position")?
         .query_map(params![Blob(run.as_uuid()), int(from)], read_entry)?
@@ -155,12 +155,12 @@ pub(crate) fn to_entry((position, id, at, body): RawEntry) -> Result<Entry> {
     })
 }
 
-/// The position from which the messages stand that come after the first so many.
+/// The position of the message after the first `messages` messages.
 fn position_after(conn: &Connection, row: &RunRow, messages: u64) -> Result<u64> {
     if messages == 0 {
         return Ok(1);
     }
-    // Positions and the numbers of messages rise together, and a position is never the lesser of the two.
+    // Binary search: positions and message numbers rise together, and a message's position is at least its number.
     let (mut low, mut high) = (messages.saturating_add(1), row.position.saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;
@@ -195,7 +195,7 @@ pub(crate) fn to_message(raw: RawEntry) -> Result<MessageBody> {
 pub(crate) fn view_of(conn: &Connection, team: TeamId, run: RunId) -> Result<RunView> {
     let row = row_of(conn, team, run)?;
     let pending = match row.request {
-        // What it waits for may ask a person.
+        // A child run may be asking a person.
         None => crate::runs::children::request_below(conn, &row)?,
         Some(id) => {
             let text: String = conn
@@ -220,9 +220,6 @@ impl Store {
     }
 
     /// A page of a team's runs, newest first unless the filter says otherwise.
-    ///
-    /// # Errors
-    /// Of the store only.
     pub async fn list_runs(
         &self,
         team: TeamId,
@@ -267,25 +264,26 @@ impl Store {
 /// A condition and its parameters.
 type Condition = (String, Vec<SqlValue>);
 
-/// Runs that a search finds, from an index that holds all that it looks at. Of those that match, the newest so many: more
-/// are of no use to people, and each costs a look at its row.
+/// Search by title or id, answered from a covering index. Only the newest 10,000 matches are returned, because each
+/// match costs one row read and nobody pages that far.
 const FOUND: &str = "id IN (SELECT id FROM (
     SELECT id FROM runs INDEXED BY runs_by_title
     WHERE team_id = ? AND created_at >= coalesce(?, 0) AND created_at < coalesce(?, 9223372036854775807)
       AND (title LIKE ? ESCAPE '!' OR instr(hex(id), ?) > 0)
     ORDER BY created_at DESC LIMIT 10000))";
 
-/// Runs that a person started, by hand or with a key of theirs: among the newest so many, since no index has it.
+/// Runs that a person started, directly or with an API key. Limited to the team's newest 10,000 runs, because there
+/// is no index for this.
 const OF_USER: &str = "id IN (SELECT id FROM (
     SELECT id, source, started_by, api_key_id FROM runs INDEXED BY runs_by_team
     WHERE team_id = ? AND created_at >= coalesce(?, 0) AND created_at < coalesce(?, 9223372036854775807)
     ORDER BY created_at DESC LIMIT 10000)
     WHERE source IS NOT NULL AND coalesce(started_by, (SELECT created_by FROM named_api_keys WHERE id = api_key_id)) = ?)";
 
-/// Fewest digits by which an id is looked for: fewer are in most of them.
+/// Minimum number of hexadecimal digits in a search by id. Shorter strings occur in most ids.
 const ID_DIGITS_MIN: usize = 4;
 
-/// What a title is held against.
+/// Pattern for `LIKE`, with its special characters escaped.
 fn pattern(q: &str) -> String {
     let mut pattern = String::from("%");
     for c in q.chars() {
@@ -298,21 +296,21 @@ fn pattern(q: &str) -> String {
     pattern
 }
 
-/// What an id is held against, where it may be a part of one.
+/// The search text as a part of an id, if it can be one.
 fn id_part(q: &str) -> Option<String> {
     let digits: String = q.chars().filter(|c| *c != '-').collect();
     let is_hex = digits.chars().all(|c| c.is_ascii_hexdigit());
     (is_hex && digits.len() >= ID_DIGITS_MIN).then(|| digits.to_uppercase())
 }
 
-/// The filter as conditions of which each is found on one index: one for each status, which exclude each other. What a
-/// search finds is looked up by id, and not among all runs of an index: the plus keeps the others away.
+/// The filter as a list of conditions, one for each status, which exclude each other. Each can be answered with a
+/// single index. The result of a search is looked up by id; a unary plus keeps SQLite from choosing another index.
 fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
     let blob = |id: uuid::Uuid| SqlValue::Blob(id.as_bytes().to_vec());
     let at = |at: Timestamp| SqlValue::Integer(at.as_millis());
     let mut wheres = Vec::new();
     let mut values = Vec::new();
-    // A pattern ends at a NUL for SQLite, and would match every title; no title has one.
+    // For SQLite, a pattern ends at NUL, and would match every title. No title contains NUL.
     if filter.none || filter.q.as_ref().is_some_and(|q| q.contains('\0')) {
         wheres.push("0".to_owned());
     }
@@ -323,7 +321,7 @@ fn conditions(team: TeamId, filter: &RunFilter) -> Vec<Condition> {
         values.push(filter.until.map_or(SqlValue::Null, at));
         values.push(blob(user.as_uuid()));
     }
-    // What is looked up by id is not looked for on another index.
+    // Keeps SQLite from using another index where rows are looked up by id.
     let plus = if filter.user.is_some() || filter.q.is_some() {
         "+"
     } else {
@@ -384,8 +382,8 @@ fn list(
     let by = format!("ORDER BY created_at {order}, id {order}");
     let (limit, offset) = (i64::from(page.limit), int(page.offset));
     let mut values = Vec::new();
-    // The page is found on indexes alone; only its rows are read. Of several conditions, each gives what the page could
-    // hold of it.
+    // The page is determined from indexes alone, and only its rows are read. With several conditions, each
+    // contributes as many rows as the page could contain.
     let ids = match conditions.as_slice() {
         [(condition, of)] => {
             values.extend(of.iter().cloned());

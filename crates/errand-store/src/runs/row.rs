@@ -13,7 +13,7 @@ use crate::db::types::{Blob, Ms, count, int, word};
 use crate::error::{Result, StoreError};
 use crate::runs::claim_order::Principal;
 
-/// A run's row, whole.
+/// All columns of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct RunRow {
     pub(crate) id: RunId,
@@ -62,21 +62,21 @@ pub(crate) struct RunRow {
     pub(crate) model_ms: u64,
     pub(crate) unpriced_tokens: u64,
     pub(crate) estimated_tokens: u64,
-    /// The person who started it, by hand or with a key of theirs. None: another run did, or it is older than this column.
+    /// The person who started it, directly or with an API key. `None` if another run did, or if the run is older than
+    /// this column.
     pub(crate) started_by: Option<UserId>,
     pub(crate) principal: Principal,
 }
 
-/// The columns that [`read_row`] reads, in its order.
+/// The columns that [`read_row`] reads, in this order.
 pub(crate) const COLUMNS: &str = "id, team_id, agent_id, build_id, status, source, title, sandbox_id, sandbox_ttl_ms, webhook_url, \
     human_webhook_url, people, error_code, error_message, created_at, updated_at, started_at, completed_at, position, shown, sequence, \
     newest_user, turn, step, claim_token, claim_boot, claimed_at, wake_at, deadline_at, seconds_limit_ms, worked_ms, waiting_kind, \
     waiting_who, waiting_since, waiting_deadline, request_id, steps, model_calls, tool_calls, input_tokens, cached_tokens, output_tokens, \
     cost_usd, api_key_id, model_ms, unpriced_tokens, estimated_tokens, started_by, principal";
 
-/// Writes back what may change. Its parameters are those of [`COLUMNS`], by number; those that never change (agent,
-/// build, what the starter gave) do not occur, but for the last one, since a statement takes as many values as its highest
-/// number.
+/// Writes the columns that can change. The parameters have the numbers of [`COLUMNS`]; columns that never change
+/// (agent, build, the starter's input) are not mentioned.
 const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code = ?13, error_message = ?14, updated_at = ?16, \
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     claim_token = ?25, claim_boot = ?26, claimed_at = ?27, wake_at = ?28, deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
@@ -84,8 +84,8 @@ const UPDATE: &str = "UPDATE runs SET status = ?5, sandbox_id = ?8, error_code =
     input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47, started_by = ?48 \
     WHERE id = ?1 AND team_id = ?2";
 
-/// The same where nothing changed but how far the run has come: the indexes by status, place and sandbox are left alone,
-/// which is most of what a step would write.
+/// Like [`UPDATE`], for steps that change only the progress. Leaving the indexed columns alone avoids most of what a
+/// step would write, because the indexes by status, queue and sandbox are not touched.
 const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message = ?14, updated_at = ?16, \
     started_at = ?17, completed_at = ?18, position = ?19, shown = ?20, sequence = ?21, newest_user = ?22, turn = ?23, step = ?24, \
     deadline_at = ?29, worked_ms = ?31, waiting_kind = ?32, \
@@ -93,7 +93,7 @@ const UPDATE_PROGRESS: &str = "UPDATE runs SET error_code = ?13, error_message =
     input_tokens = ?40, cached_tokens = ?41, output_tokens = ?42, cost_usd = ?43, model_ms = ?45, unpriced_tokens = ?46, estimated_tokens = ?47, started_by = ?48 \
     WHERE id = ?1 AND team_id = ?2";
 
-/// What of a row only [`UPDATE`] writes.
+/// The indexed columns that only [`UPDATE`] writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     status: Status,
@@ -104,7 +104,7 @@ pub(crate) struct Place {
     wake_at: Option<Timestamp>,
 }
 
-/// Reads a row of [`COLUMNS`]. The outer error is SQLite's, the inner one a row that does not parse.
+/// Reads a row of [`COLUMNS`]. The outer error is SQLite's, the inner one means that the row cannot be parsed.
 pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
     let id = |index: usize| row.get::<_, Blob>(index).map(|b| b.0);
     let maybe_id = |index: usize| row.get::<_, Option<Blob>>(index).map(|b| b.map(|b| b.0));
@@ -188,21 +188,21 @@ pub(crate) fn read_row(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
 }
 
 impl RunRow {
-    /// When its working time is over, if its driver goes on from the claim on. None: it has no driver.
+    /// When the active time ends if the driver keeps working. `None` if no driver has the run.
     pub(crate) fn working_time_ends(&self) -> Option<Timestamp> {
         let left_ms = self.limit_ms.saturating_sub(self.worked_ms);
         self.claimed_at.map(|at| at.plus_ms(left_ms))
     }
 
-    /// Sets when the run is taken from its driver: at the end of a step that takes too long, and no later than at the
-    /// end of its working time.
+    /// Sets the deadline at which the run is taken from its driver: the step's deadline or the end of the active
+    /// time, whichever comes first.
     pub(crate) fn step_ends_by(&mut self, step_deadline: Timestamp) {
         self.deadline = self
             .working_time_ends()
             .map(|working| working.min(step_deadline));
     }
 
-    /// Writes a new row.
+    /// Inserts the row.
     pub(crate) fn insert(&self, conn: &Connection) -> Result<()> {
         let holes: Vec<String> = (1..=49).map(|n| format!("?{n}")).collect();
         conn.prepare_cached(&format!(
@@ -213,7 +213,7 @@ impl RunRow {
         Ok(())
     }
 
-    /// What only a whole update writes.
+    /// The indexed columns.
     pub(crate) fn place(&self) -> Place {
         Place {
             status: self.status,
@@ -225,19 +225,19 @@ impl RunRow {
         }
     }
 
-    /// Writes what may change back. `stored`: what of it is stored.
+    /// Writes the columns that can change. `stored`: the indexed columns as they are stored.
     pub(crate) fn update(&self, conn: &Connection, stored: &Place) -> Result<()> {
         let moved = *stored != self.place();
         let sql = if moved { UPDATE } else { UPDATE_PROGRESS };
         let mut statement = conn.prepare_cached(sql)?;
-        // A statement takes as many values as its highest number, whether it names them all or not. What is beyond never
-        // changes.
+        // A statement has as many parameters as its highest number, whether or not it mentions them all. The columns
+        // beyond that never change.
         let count = statement.parameter_count();
         statement.execute(params_from_iter(self.values().into_iter().take(count)))?;
         Ok(())
     }
 
-    /// The values of [`COLUMNS`], in its order.
+    /// Values for [`COLUMNS`], in the same order.
     fn values(&self) -> Vec<SqlValue> {
         let blob = |uuid: uuid::Uuid| SqlValue::Blob(uuid.as_bytes().to_vec());
         let text = |text: &Option<String>| text.clone().map_or(SqlValue::Null, SqlValue::Text);

@@ -1,7 +1,9 @@
-//! How many bytes the sandboxes hold, by their records: what the quota of a team begins with.
+//! Recorded sizes of sandboxes, with which the totals for the teams' quotas start.
 //!
-//! Non-goals: measuring. The server measures directories and records what it finds, at the latest a minute after a change;
-//! what a crash leaves unrecorded is found when the sandbox is next measured. A deleted sandbox has 0 on record.
+//! # Non-goals
+//!
+//! Measuring. The server measures directories and records the result, at the latest a minute after a change; a change that
+//! a crash leaves unrecorded is found at the next measurement. The record of a deleted sandbox is 0.
 
 use errand_core::id::{SandboxId, TeamId};
 use rusqlite::{Connection, params};
@@ -10,22 +12,17 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, count, int, word};
 use crate::error::Result;
 
-/// A sandbox that is not deleted, with its record.
+/// A sandbox that is not deleted, with its size record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedSandbox {
-    /// Which.
     pub id: SandboxId,
-    /// Whose.
     pub team: TeamId,
-    /// Bytes on disk when that was last recorded.
+    /// Last recorded size on disk, in bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// The sum of each team whose sandboxes hold anything.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Total size of each team's sandboxes. Teams without any are left out.
     pub async fn sandbox_bytes_of_teams(&self) -> Result<Vec<(TeamId, u64)>> {
         self.read(|conn| {
             conn.prepare_cached(
@@ -40,10 +37,10 @@ impl Store {
         .await
     }
 
-    /// Sandboxes of all teams that are not deleted, in the order of their ids from `after` on, at most `limit`.
+    /// Sandboxes of all teams that are not deleted, ordered by id, after `after`, at most `limit`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) where an id cannot be read.
+    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) if an id cannot be read.
     pub async fn recorded_sandboxes(
         &self,
         after: Option<SandboxId>,
@@ -67,10 +64,7 @@ impl Store {
         .await
     }
 
-    /// Records what sandboxes hold. Returns those that were recorded: one that is deleted, or has no row yet, is not.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Records the sizes of sandboxes. Returns the recorded ones: a sandbox that is deleted, or has no row yet, is skipped.
     pub async fn record_sandbox_bytes(
         &self,
         measured: Vec<(SandboxId, u64)>,
@@ -88,7 +82,7 @@ impl Store {
     }
 }
 
-/// False where the sandbox is deleted or has no row.
+/// Returns `false` if the sandbox is deleted or has no row.
 pub(crate) fn record(tx: &Connection, sandbox: &SandboxId, bytes: u64) -> Result<bool> {
     let changed = tx
         .prepare_cached("UPDATE sandboxes SET bytes = ?2 WHERE id = ?1 AND deleted_at IS NULL")?

@@ -1,8 +1,13 @@
-//! What was used up: sums by day, and what a team may spend in a month.
+//! Records usage: totals per day, and the monthly spending limit of a team.
 //!
-//! Promised: each call of a network model is counted in the transaction that records it, once; a run in the one that
-//! starts it. Days and months are those of UTC. Left out: reading the sums (`sums`), those of a single
-//! run, which are in its row, and the calls themselves, which are in its transcript.
+//! # Guarantees
+//!
+//! Each call of a network model is counted once, in the transaction that records it; each run in the transaction that
+//! starts it. Days and months are in UTC.
+//!
+//! # Non-goals
+//!
+//! Reading the totals (see `usage_report`), usage of a single run (in its row), and the calls themselves (in its transcript).
 
 use errand_core::budget::TeamMonth;
 use errand_core::id::{RunId, TeamId};
@@ -18,7 +23,7 @@ use crate::model::{ModelCallRow, Usage};
 use crate::runs::change::Change;
 use crate::runs::row::RunRow;
 
-/// Adds to the sums of a day.
+/// Adds to the totals of a day.
 fn add(
     conn: &Connection,
     row: &RunRow,
@@ -56,12 +61,12 @@ fn add(
     Ok(())
 }
 
-/// A run was started.
+/// Counts a started run.
 pub(crate) fn started(conn: &Connection, row: &RunRow, model: &str) -> Result<()> {
     add(conn, row, model, 1, &Usage::default(), row.created_at)
 }
 
-/// Counts the model calls among what a step appends; attempts that gave no answer, as far as they used anything up.
+/// Counts the model calls among the entries of a step. An attempt without an answer counts with what it has used.
 pub(crate) fn record<'a>(
     change: &Change<'_>,
     bodies: impl IntoIterator<Item = &'a Body>,
@@ -91,7 +96,7 @@ pub(crate) fn record<'a>(
 }
 
 impl Store {
-    /// What a team may spend in the month of `now`, and has.
+    /// The team's spending limit and its spending in the month of `now`.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -99,7 +104,7 @@ impl Store {
         self.peek(move |conn| month(conn, team, now)).await
     }
 
-    /// What a team may spend in a month; none: no limit.
+    /// The team's monthly spending limit. `None`: no limit.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -113,7 +118,7 @@ impl Store {
         .await
     }
 
-    /// Sets what a team may spend in a month; none: no limit.
+    /// Sets the team's monthly spending limit. `None`: no limit.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -134,7 +139,7 @@ impl Store {
         .await
     }
 
-    /// The calls of network models of a run, in order.
+    /// The model calls of a run, in order.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -162,7 +167,7 @@ impl Store {
                     _ => Err(StoreError::Corrupt {
                         table: "messages",
                         column: "body",
-                        message: "it is no model call".to_owned(),
+                        message: "it is not a model call".to_owned(),
                     }),
                 }
             })

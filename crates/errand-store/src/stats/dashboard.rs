@@ -1,10 +1,13 @@
-//! What pages for people show at a glance: requests that wait, figures by day and by agent, a transcript with the
-//! engine's notes.
+//! Queries for the web pages: open requests, results by day and by agent, and transcripts with the engine's notes.
 //!
-//! Promised: each is one read, found on an index; counts and sums over runs that have ended come from one index alone.
-//! Of runs that have not ended, figures are as they are now.
+//! # Guarantees
 //!
-//! Left out: what the API reads too (runs, agents, deliveries: in the files of their aggregates).
+//! Each operation is one read that uses an index; counts and totals of ended runs come from a single index. Runs that
+//! have not ended are counted with their current state.
+//!
+//! # Non-goals
+//!
+//! Queries that the API needs too (runs, agents, deliveries): see the files of these aggregates.
 
 #[cfg(test)]
 mod tests;
@@ -26,113 +29,99 @@ use crate::requests::inbox::OpenRequest;
 use crate::runs::queries::{read_entry, to_entry};
 use crate::runs::row::row_of;
 
-/// Most bytes of stored text in a part of a transcript that a page shows.
+/// Maximum bytes of stored text in one part of a transcript on a page.
 const PART_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// A day in UTC, in milliseconds.
+/// A day in milliseconds.
 const DAY_MS: i64 = 86_400_000;
 
-/// A request that was closed.
+/// A human request that was closed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClosedRequest {
-    /// What it was.
     pub asked: OpenRequest,
-    /// When it was closed.
     pub closed_at: Timestamp,
-    /// How.
     pub resolution: Resolution,
-    /// By whom: an e-mail address, or `API key` and the key's name.
+    /// The person who closed it: an e-mail address, or `API key` and the key's name.
     pub by: Option<String>,
 }
 
-/// The runs of one day.
+/// Runs started on one day.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DayFigures {
-    /// When the day begins, in UTC.
+    /// Begin of the day in UTC.
     pub day: Timestamp,
-    /// Started that day, and completed.
+    /// Now completed.
     pub completed: u64,
-    /// Started that day, and failed.
+    /// Now failed.
     pub failed: u64,
-    /// Started that day, and stopped.
+    /// Now stopped.
     pub interrupted: u64,
-    /// Started that day, and not ended yet.
+    /// Not ended yet.
     pub open: u64,
-    /// US dollars, of those that have ended.
+    /// Cost of those that have ended, in US dollars.
     pub cost_usd: f64,
 }
 
-/// The runs of one agent.
+/// Runs of one agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentFigures {
-    /// Completed.
     pub completed: u64,
-    /// Failed.
     pub failed: u64,
     /// Stopped.
     pub interrupted: u64,
-    /// US dollars, of those that have ended.
+    /// Cost of those that have ended, in US dollars.
     pub cost_usd: f64,
-    /// The newest run there is, however old.
+    /// The newest run, regardless of its age.
     pub last: Option<LastRun>,
 }
 
 /// The newest run of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRun {
-    /// Which.
     pub run: RunId,
-    /// Its status.
     pub status: Status,
-    /// When it was made.
     pub created_at: Timestamp,
 }
 
-/// A part of a transcript, the engine's notes included.
+/// A part of a transcript, including the engine's notes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TranscriptPart {
-    /// In order.
+    /// In ascending order.
     pub entries: Vec<Entry>,
-    /// How many entries come before.
+    /// Number of entries before this part.
     pub before: u64,
-    /// The position of the run's last entry.
+    /// Position of the run's last entry.
     pub last: u64,
-    /// The part is empty because the entry that it would begin with is larger than its bounds.
+    /// The part is empty because its first entry alone exceeds the limits.
     pub large: bool,
 }
 
-/// Which part of a transcript.
+/// Selects a part of a transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The newest entries.
     Newest,
-    /// Those right before a position.
+    /// The entries right before a position.
     Before(u64),
-    /// Those after a position.
+    /// The entries after a position.
     After(u64),
 }
 
 impl Store {
-    /// How many requests of the team wait for an answer.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Number of the team's open human requests.
     pub async fn open_requests_count(&self, team: TeamId) -> Result<u64> {
         self.peek(move |conn| count_open(conn, team)).await
     }
 
-    /// The requests of the team that were closed last, newest first.
+    /// The team's most recently closed human requests, newest first.
     ///
     /// # Errors
-    /// `Corrupt` where a request cannot be read.
+    /// `Corrupt` if a request cannot be read.
     pub async fn closed_requests(&self, team: TeamId, limit: u32) -> Result<Vec<ClosedRequest>> {
         self.read_for(team, move |conn| select_closed(conn, team, limit))
             .await
     }
 
-    /// How many runs of the team have each status.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Number of the team's runs by status.
     pub async fn runs_by_status(&self, team: TeamId) -> Result<HashMap<Status, u64>> {
         self.read_for(team, move |conn| {
             conn.prepare_cached(
@@ -150,19 +139,14 @@ impl Store {
         .await
     }
 
-    /// The team's runs by the day on which they were made, from `since` on, in order. Days without runs are left out.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The team's runs from `since` on, by the day on which they were created, in order. Days without runs are left
+    /// out.
     pub async fn figures_by_day(&self, team: TeamId, since: Timestamp) -> Result<Vec<DayFigures>> {
         self.read_for(team, move |conn| select_days(conn, team, since))
             .await
     }
 
-    /// The runs of each of the team's agents that were made from `since` on, and the newest run of each.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// The runs of each of the team's agents from `since` on, and each agent's newest run.
     pub async fn figures_by_agent(
         &self,
         team: TeamId,
@@ -172,10 +156,7 @@ impl Store {
             .await
     }
 
-    /// The names of agents of the team, deleted ones too.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Names of the team's agents, including deleted ones.
     pub async fn agent_names(
         &self,
         team: TeamId,
@@ -196,10 +177,7 @@ impl Store {
         .await
     }
 
-    /// The e-mail addresses of people, whether they are still of a team or not.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// E-mail addresses of users, including former members.
     pub async fn emails_of(&self, users: Vec<UserId>) -> Result<HashMap<UserId, String>> {
         self.read(move |conn| {
             let mut statement =
@@ -216,10 +194,10 @@ impl Store {
         .await
     }
 
-    /// A part of a run's transcript: at most `limit` entries, and no more than a page should hold.
+    /// A part of a run's transcript: at most `limit` entries, and no more text than a page should hold.
     ///
     /// # Errors
-    /// `NotFound`; [`StoreError::Corrupt`] where an entry cannot be read.
+    /// `NotFound`; [`StoreError::Corrupt`] if an entry cannot be read.
     pub async fn transcript(
         &self,
         team: TeamId,
@@ -235,10 +213,10 @@ impl Store {
         self.transcript_page(team, run, reach, bounds).await
     }
 
-    /// A part of a run's transcript, within bounds. It begins at the end that `reach` names.
+    /// A part of a run's transcript, within limits. It begins at the end that `reach` names.
     ///
     /// # Errors
-    /// `NotFound`; [`StoreError::Corrupt`] where an entry cannot be read.
+    /// `NotFound`; [`StoreError::Corrupt`] if an entry cannot be read.
     pub async fn transcript_page(
         &self,
         team: TeamId,
@@ -387,7 +365,7 @@ fn select_part(
     let limit = bounds.entries;
     let last = row_of(conn, team, run)?.position;
     let run = Blob(run.as_uuid());
-    // Positions have no gaps: a range of them is a number of entries.
+    // Positions have no gaps, so a range of positions is a number of entries.
     let (first, end) = match reach {
         Reach::Newest => (last.saturating_sub(u64::from(limit)) + 1, last),
         Reach::Before(position) => {
@@ -399,7 +377,7 @@ fn select_part(
             position.saturating_add(u64::from(limit)).min(last),
         ),
     };
-    // From the end that the reader asks for; the other end is cut where the bytes are used up.
+    // Read from the end that the reader asked for, so that the other end is cut off when the bytes are used up.
     let newest_first = !matches!(reach, Reach::After(_));
     let mut select = conn.prepare_cached(if newest_first {
         "SELECT position, id, created_at, body, octet_length(body) FROM messages

@@ -1,9 +1,13 @@
-//! What is at work and what waits, in numbers: for metrics and for `errand doctor`.
+//! Counts of active and waiting work, for metrics and `errand doctor`.
 //!
-//! Promised: [`Store::figures`] looks at what is open alone, on indexes, so that it costs the same beside a million
-//! ended runs. What costs more is a function of its own and says so.
+//! # Guarantees
 //!
-//! Left out: whether the rows make sense (that is `audit`), and what a number means.
+//! [`Store::figures`] reads only what is open, from indexes, so that a million ended runs do not make it slower.
+//! Anything more expensive is a separate function and says so.
+//!
+//! # Non-goals
+//!
+//! Checking whether the rows are consistent (see `audit`), and interpreting the numbers.
 
 #[cfg(test)]
 mod tests;
@@ -29,67 +33,62 @@ const OPEN: [Status; 4] = [
 /// Statuses of runs that have ended.
 const ENDED: [Status; 3] = [Status::Completed, Status::Failed, Status::Interrupted];
 
-/// What is open, at one moment.
+/// Counts of open work at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figures {
-    /// Runs that have not ended, by status: each status once.
+    /// Runs that have not ended, by status. Contains each status once.
     pub open_runs: Vec<(Status, u64)>,
-    /// Runs that a driver has.
+    /// Runs that a driver has claimed.
     pub claims: u64,
-    /// Of these, the ones of another start of the program.
+    /// The part of `claims` that belongs to another start of the program.
     pub claims_of_others: u64,
-    /// When the claim that is held longest was taken.
+    /// When the oldest claim was taken.
     pub oldest_claim: Option<Timestamp>,
-    /// Human requests that nobody has answered.
+    /// Human requests without a response.
     pub requests_open: u64,
-    /// Deliveries by state.
     pub deliveries: Deliveries,
 }
 
-/// Deliveries to webhooks, by state.
+/// Number of webhook deliveries by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deliveries {
     /// To be tried, now or later.
     pub pending: u64,
-    /// Arrived.
+    /// Accepted by the receiver.
     pub delivered: u64,
-    /// The receiver wants no more of them.
+    /// The receiver wants no more deliveries.
     pub gone: u64,
-    /// Given up.
+    /// Given up after the last attempt.
     pub exhausted: u64,
-    /// Their webhook was deleted before they arrived.
+    /// The webhook was deleted before they were delivered.
     pub dropped: u64,
-    /// Since when the one that is due longest is due. None: none is due.
+    /// Since when the oldest due delivery has been due. `None` if none is due.
     pub due_since: Option<Timestamp>,
 }
 
-/// Things whose moment is over, and which nobody has taken up.
+/// Work that is past its time and has not been picked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Late {
-    /// How many.
     pub count: u64,
-    /// The earliest moment.
+    /// The earliest time.
     pub since: Option<Timestamp>,
 }
 
-/// What should have happened before a moment.
+/// Work that should have happened before some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overdue {
-    /// Runs that wait for a place.
+    /// Runs that wait for a slot.
     pub places: Late,
-    /// Runs whose timer is over.
+    /// Runs whose timer has expired.
     pub timers: Late,
-    /// Human requests that have lapsed.
+    /// Human requests that have expired.
     pub requests: Late,
     /// Deliveries that are due.
     pub deliveries: Late,
 }
 
 impl Store {
-    /// What is open now. On indexes: its cost rises with what is open, not with what has ended.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Counts what is open now. Uses indexes, so the cost grows with what is open and not with what has ended.
     pub async fn figures(&self, now: Timestamp) -> Result<Figures> {
         let boot = Blob(self.boot().as_uuid());
         self.read(move |conn| {
@@ -116,19 +115,13 @@ impl Store {
         .await
     }
 
-    /// How many runs have ended, by status: each status once. Reads an index from its beginning to its end; some 50 ms
-    /// for a million, so not to be asked at each turn.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Number of ended runs by status, each status once. Scans an index, which takes about 50 ms per million runs, so
+    /// do not call it in every round.
     pub async fn ended_runs(&self) -> Result<Vec<(Status, u64)>> {
         self.read(|conn| runs_by_status(conn, &ENDED)).await
     }
 
-    /// What should have happened before `moment` and did not.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Counts the work that should have happened before `moment` but did not.
     pub async fn overdue(&self, moment: Timestamp) -> Result<Overdue> {
         self.read(move |conn| {
             let late = |sql: &str| -> Result<Late> {
@@ -155,10 +148,7 @@ impl Store {
         .await
     }
 
-    /// The latest moment at which something is known to have been stored. None in an empty store.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// The latest time known to have been stored. `None` in an empty store.
     pub async fn newest_moment(&self) -> Result<Option<Timestamp>> {
         self.read(|conn| {
             let newest = conn
@@ -175,10 +165,10 @@ impl Store {
         .await
     }
 
-    /// The sandboxes that are not deleted.
+    /// All sandboxes that are not deleted.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) where an id cannot be read.
+    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) if an id cannot be read.
     pub async fn kept_sandboxes(&self) -> Result<Vec<SandboxId>> {
         self.read(|conn| {
             conn.prepare("SELECT id FROM sandboxes WHERE deleted_at IS NULL")?
@@ -188,10 +178,10 @@ impl Store {
         .await
     }
 
-    /// Which of these sandboxes a run has written to, by its transcript. Reads a row of every run there is.
+    /// The sandboxes among these that a run has written to, according to its transcript. Reads a row of every run.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) where an id cannot be read.
+    /// [`StoreError::Corrupt`](crate::StoreError::Corrupt) if an id cannot be read.
     pub async fn written_sandboxes(&self, of: HashSet<SandboxId>) -> Result<Vec<SandboxId>> {
         if of.is_empty() {
             return Ok(Vec::new());
@@ -226,7 +216,7 @@ impl Store {
 }
 
 fn runs_by_status(conn: &Connection, statuses: &[Status]) -> Result<Vec<(Status, u64)>> {
-    // For each team a range of the index, which alone is read.
+    // A range of the index for each team; nothing else is read.
     let mut select = conn.prepare_cached(
         "SELECT sum((SELECT count(*) FROM runs r INDEXED BY runs_by_status WHERE r.team_id = t.id AND r.status = ?1))
          FROM teams t",
@@ -252,7 +242,7 @@ fn deliveries(conn: &Connection, now: Timestamp) -> Result<Deliveries> {
         due_since,
         ..Deliveries::default()
     };
-    // As the index of these has it.
+    // Must match the condition of the partial index.
     let mut given_up = conn.prepare_cached(
         "SELECT state, count(*) FROM deliveries INDEXED BY deliveries_given_up
          WHERE state IN ('gone', 'exhausted', 'dropped') GROUP BY state",
@@ -265,7 +255,7 @@ fn deliveries(conn: &Connection, now: Timestamp) -> Result<Deliveries> {
             _ => found.exhausted = number(row, 1)?,
         }
     }
-    // Numbers are given without gaps: those that are neither pending nor given up have arrived.
+    // Numbers have no gaps, so all other deliveries were delivered.
     let made = conn
         .prepare_cached("SELECT coalesce(max(number), 0) FROM deliveries")?
         .query_row([], |row| number(row, 0))?;

@@ -1,8 +1,9 @@
-//! How a team's runs went, by day and by agent: for an overview.
+//! Run reports of a team by day and by agent, for the overview.
 //!
-//! Promised: no question reads all runs. What is summed was added up by day in the transactions that started and ended
-//! runs; what is under way is found on the index by status; an agent's last run on the index by agent. Days are those of
-//! UTC.
+//! # Guarantees
+//!
+//! No query reads all runs. Ended runs come from daily totals that are maintained by the transactions that start and
+//! end runs, open runs from the index by status, and an agent's last run from the index by agent. Days are in UTC.
 
 #[cfg(test)]
 mod tests;
@@ -21,51 +22,45 @@ use crate::error::Result;
 use crate::runs::queries::run_body;
 use crate::runs::row::{COLUMNS, read_row};
 
-/// Most agents of a summary.
+/// Maximum number of agents in a report.
 const AGENTS_MAX: u32 = 1_000;
 
-/// How runs went.
+/// Number of runs by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunSums {
-    /// Started.
     pub started: u64,
-    /// Ended well.
     pub completed: u64,
-    /// Ended with an error.
     pub failed: u64,
-    /// Were stopped.
+    /// Stopped.
     pub interrupted: u64,
 }
 
-/// How an agent's runs went, and the last of them.
+/// Results of an agent's runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentSummary {
-    /// The agent.
     pub agent: AgentId,
-    /// Its name.
     pub name: String,
-    /// How its runs went.
     pub sums: RunSums,
-    /// The newest.
+    /// The newest run.
     pub last_run: Option<RunBody>,
 }
 
-/// How a team's runs went, and what is under way.
+/// Results of a team's runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunsSummary {
-    /// Each day, the first first, also those on which nothing happened.
+    /// All days in ascending order, including those without runs.
     pub days: Vec<(Day, RunSums)>,
-    /// The agents that are there, newest first.
+    /// The existing agents, newest first.
     pub agents: Vec<AgentSummary>,
-    /// How many runs are under way, by status.
+    /// Number of open runs by status.
     pub now: Vec<(Status, u64)>,
 }
 
 impl Store {
-    /// How a team's runs went from a day on, before another, and what is under way.
+    /// Results of a team's runs from `since` until before `until`, and the open runs.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a run cannot be read.
+    /// [`StoreError::Corrupt`] if a run cannot be read.
     pub async fn runs_summary(&self, team: TeamId, since: Day, until: Day) -> Result<RunsSummary> {
         self.read_for(team, move |conn| {
             Ok(RunsSummary {
@@ -78,7 +73,7 @@ impl Store {
     }
 }
 
-/// Starts and ends by what `column` says: `day` or `agent_id`.
+/// Started and ended runs, grouped by `column`, which is `day` or `agent_id`.
 fn sums_by<K: Ord>(
     conn: &Connection,
     column: &'static str,

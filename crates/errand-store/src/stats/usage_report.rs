@@ -1,7 +1,9 @@
-//! Sums of what a team's runs used up, by day, agent, model and key, in each combination.
+//! Usage reports of a team: totals by any combination of day, agent, model and API key.
 //!
-//! Promised: no question reads runs or calls. What is summed was added up by day in the transactions that started runs and
-//! recorded calls (`usage`). Days are those of UTC.
+//! # Guarantees
+//!
+//! No report reads runs or calls. It adds up the daily totals that `counters` maintains in the transactions that start
+//! runs and record calls. Days are in UTC.
 
 #[cfg(test)]
 mod tests;
@@ -15,87 +17,81 @@ use crate::db::sqlite::Store;
 use crate::db::types::{Blob, count};
 use crate::error::{Result, StoreError};
 
-/// Most lines of one answer: a year of days for some tens of agents.
+/// Maximum number of lines of a report: a year of days for some tens of agents.
 const LINES_MAX: u32 = 20_000;
 
-/// What sums are made by.
+/// A criterion by which a report groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UsageKey {
-    /// Day (UTC).
+    /// Day in UTC.
     Day,
-    /// Agent.
     Agent,
     /// `provider/name`.
     Model,
-    /// The API key with which runs were started.
+    /// The API key that started the runs.
     ApiKey,
 }
 
-/// Which sums.
+/// Parameters of a report.
 #[derive(Clone, Debug)]
 pub struct UsageQuery {
-    /// Whose.
     pub team: TeamId,
-    /// By what; by nothing: one sum.
+    /// Criteria to group by. Empty: a single total.
     pub by: Vec<UsageKey>,
-    /// From this day on.
+    /// First day.
     pub since: Day,
-    /// Before this day.
+    /// The day after the last one.
     pub until: Day,
 }
 
-/// What was used up.
+/// Usage of one line, or the total.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct UsageSums {
-    /// Runs started.
+    /// Started runs.
     pub runs: u64,
     /// Calls of network models.
     pub model_calls: u64,
     /// Tokens sent.
     pub input_tokens: u64,
-    /// Of these, from the cache.
+    /// The part of `input_tokens` that came from the provider's cache.
     pub cached_tokens: u64,
-    /// Tokens that came back.
+    /// Tokens received.
     pub output_tokens: u64,
     /// US dollars, as far as prices are known.
     pub cost_usd: f64,
-    /// Tokens whose price is not known.
+    /// Tokens without a known price.
     pub unpriced_tokens: u64,
-    /// Tokens of calls that the provider did not count, or not whole.
+    /// Tokens of calls that the provider did not count, or not completely.
     pub estimated_tokens: u64,
-    /// Milliseconds spent waiting for models' answers.
+    /// Milliseconds spent waiting for models.
     pub model_ms: u64,
 }
 
-/// Something by which sums are made, and its name, where it has one and is there still.
+/// An id with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named<T> {
-    /// Its id.
     pub id: T,
-    /// Its name.
+    /// `None` if it has no name or was deleted.
     pub name: Option<String>,
 }
 
-/// A sum. What it is not made by is none.
+/// One line of a report. Fields that the report does not group by are `None`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsageLine {
-    /// Of which day.
     pub day: Option<Day>,
-    /// Of which agent.
     pub agent: Option<Named<AgentId>>,
-    /// Of which model: `provider/name`.
+    /// `provider/name`.
     pub model: Option<String>,
-    /// Of runs that were started with which API key; the inner none: with none.
+    /// The inner `None` stands for runs that were started without a key.
     pub api_key: Option<Option<Named<ApiKeyId>>>,
-    /// What was used up.
     pub sums: UsageSums,
 }
 
 impl Store {
-    /// What a team's runs used up, and all of it together. By day in order, then what cost most first.
+    /// A usage report and its total. Sorted by day, then by cost in descending order.
     ///
     /// # Errors
-    /// `Refused` where there are too many lines.
+    /// `Refused` if the report has too many lines.
     pub async fn usage_by(&self, query: UsageQuery) -> Result<(Vec<UsageLine>, UsageSums)> {
         self.read_for(query.team, move |conn| {
             let all = UsageQuery {
@@ -145,7 +141,7 @@ fn select_usage(conn: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>>
         .collect::<rusqlite::Result<Vec<_>>>()?;
     if lines.len() > LINES_MAX as usize {
         return Err(StoreError::Refused(format!(
-            "these are more than {LINES_MAX} sums; ask for fewer days, or group by less"
+            "the report has more than {LINES_MAX} lines; ask for fewer days, or group by less"
         )));
     }
     Ok(lines)
@@ -159,7 +155,7 @@ fn usage_line(row: &Row<'_>, by_key: bool) -> rusqlite::Result<UsageLine> {
         }),
         None => None,
     };
-    // Runs that were started without a key are under an empty one.
+    // An empty key stands for runs that were started without one.
     let key = match row.get_ref(4)? {
         ValueRef::Blob(bytes) if !bytes.is_empty() => Some(Named {
             id: ApiKeyId::from_stored(row.get::<_, Blob>(4)?.0),

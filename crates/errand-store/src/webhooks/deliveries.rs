@@ -1,12 +1,15 @@
-//! Deliveries of events to webhooks, as the outbox holds them: which are due, and what came of an attempt.
+//! Webhook deliveries in the outbox: which are due, and the result of an attempt.
 //!
-//! Promised: an attempt is recorded once, together with what follows from it. Of one run at most one delivery is given
-//! out at a time, in the events' order for each URL; a delivery that has failed once is tried again by itself, and
-//! later ones overtake it. A delivery whose attempt was not recorded (the program ended) is given out again: at least
-//! once, not exactly once. One that is sent again has a schedule of its own from then on, under the same id and with the
-//! same bytes.
+//! # Guarantees
 //!
-//! Left out: making deliveries (the transaction that commits the event does), sending, and when to try again
+//! An attempt is recorded once, together with its consequences. At most one delivery of a run is in flight at a time,
+//! in the order of events for each URL; a delivery that has failed once is retried by itself, and later ones may
+//! overtake it. A delivery whose attempt was not recorded, because the program ended, is sent again: at least once,
+//! not exactly once. Sending a delivery again starts a new schedule for it, with the same id and the same bytes.
+//!
+//! # Non-goals
+//!
+//! Creating deliveries (the transaction that commits the event does), sending them, and the retry schedule
 //! (`errand_core::retry`).
 
 mod delivery_log;
@@ -28,11 +31,8 @@ use crate::idempotency::{Answer, Once, once};
 use crate::model::{AttemptRow, DeliveryEnd, DeliveryRow};
 
 impl Store {
-    /// When the next delivery is due that is not due yet. None: there is none. Those that are due already and were
-    /// held back become free when an attempt is recorded, which rings.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// When the next delivery becomes due, or `None`. Deliveries that are due but held back do not count: they become
+    /// free when an attempt is recorded, which notifies the outbox.
     pub async fn next_delivery_at(&self, now: Timestamp) -> Result<Option<Timestamp>> {
         self.peek(move |conn| {
             let at = conn
@@ -45,12 +45,11 @@ impl Store {
         .await
     }
 
-    /// Records an attempt and what follows from it. `attempt.attempt` must be the delivery's attempts so far and one.
-    /// False where it is not, or the delivery is not pending: it was recorded before, or dropped meanwhile, and nothing
-    /// was changed.
+    /// Records an attempt and its consequences. `attempt.attempt` must be one more than the delivery's attempts so
+    /// far.
     ///
-    /// # Errors
-    /// Those of any write.
+    /// Returns `false`, and changes nothing, if it is not, or if the delivery is not pending: the attempt was already
+    /// recorded, or the delivery was dropped in the meantime.
     pub async fn record_attempt(
         &self,
         number: i64,
@@ -64,7 +63,7 @@ impl Store {
                 if end == DeliveryEnd::Gone {
                     crate::webhooks::subscriptions::disable_of(tx, number, attempt.at)?;
                 }
-                // The run's next one is free now, or this one has another time.
+                // The run's next delivery is free now, or this one has a new due time.
                 tx.ring_outbox();
             }
             Ok(recorded)
@@ -72,12 +71,11 @@ impl Store {
         .await
     }
 
-    /// Sends a delivery again: it is due at once, and tried for three days from now, under the same id and with the same
-    /// bytes. One to a webhook of the team goes to the address that it has now. One that is pending already is due at
-    /// once.
+    /// Sends a delivery again: it is due at once and retried for three days, with the same id and the same bytes. A
+    /// delivery to a team's webhook goes to that webhook's current address. A pending delivery becomes due at once.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; `Refused` where its webhook is deleted.
+    /// [`StoreError::NotFound`]; `Refused` if its webhook is deleted.
     pub async fn resend(
         &self,
         team: TeamId,
@@ -104,7 +102,7 @@ fn update_delivery(
     };
     let changed = tx
         .prepare_cached(
-            // Sent again while the attempt was under way: it has failed on the old schedule, and the new one begins.
+            // It was sent again during this attempt. The attempt belongs to the old schedule, and the new one begins.
             "UPDATE deliveries SET attempts = ?2,
                  state = iif(?3 IN ('pending', 'exhausted') AND resent_at > ?5, 'pending', ?3),
                  due_at = iif(?3 IN ('pending', 'exhausted') AND resent_at > ?5, resent_at, ?4)
@@ -150,7 +148,7 @@ fn resend(tx: &Tx<'_>, team: TeamId, delivery: DeliveryId, now: Timestamp) -> Re
         .ok_or(StoreError::NotFound)?;
     if is_deleted {
         return Err(StoreError::Refused(
-            "the webhook that this was sent to is deleted; make one with the same address for what is to come"
+            "the webhook of this delivery is deleted; create one with the same address to receive future events"
                 .to_owned(),
         ));
     }

@@ -1,7 +1,9 @@
-//! The secrets that a team's webhooks are signed with: the present one, and those that it replaced.
+//! Secrets for signing a team's webhooks: the current one, and recently replaced ones.
 //!
-//! Promised: at rest they are sealed; one that is replaced signs beside the new one for a day more, from the commit that
-//! replaces it on, so that no webhook is ever signed by a secret alone that its receiver does not have yet.
+//! # Guarantees
+//!
+//! Secrets are sealed at rest. A replaced secret keeps signing, together with the new one, for a day from the commit
+//! that replaces it. Therefore no webhook is ever signed only with a secret that its receiver does not know yet.
 
 use errand_core::id::TeamId;
 use errand_core::limits::{RETIRED_SECRET_MS, RETIRED_SECRETS_MAX};
@@ -14,16 +16,16 @@ use crate::db::types::{Blob, Ms};
 use crate::error::{Result, StoreError};
 use crate::idempotency::{Answer, Once, once};
 
-/// What signs a team's webhooks now. Without `Debug`: it holds secrets.
+/// The secrets that sign a team's webhooks now. Deliberately without `Debug`.
 #[derive(Clone)]
 pub struct SigningSecrets {
-    /// The present one: `whsec_…`.
+    /// The current secret: `whsec_…`.
     pub present: String,
-    /// Those that it replaced and that still sign, the newest first.
+    /// Replaced secrets that still sign, newest first.
     pub retired: Vec<RetiredSecret>,
 }
 
-/// A secret that was replaced. Without `Debug`: it holds a secret.
+/// A replaced secret. Deliberately without `Debug`.
 #[derive(Clone)]
 pub struct RetiredSecret {
     /// The secret: `whsec_…`.
@@ -32,29 +34,27 @@ pub struct RetiredSecret {
     pub valid_until: Timestamp,
 }
 
-/// A secret that takes the present one's place. Without `Debug`: it holds a secret.
+/// A secret that replaces the current one. Deliberately without `Debug`.
 #[derive(Clone)]
 pub struct NewSecret {
-    /// Whose.
     pub team: TeamId,
     /// `whsec_` and 32 random bytes in base64.
     pub secret: String,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What rolling a secret did.
+/// Result of replacing a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rolled {
-    /// Until when each of the replaced secrets signs beside the new one, the newest first.
+    /// Until when each of the replaced secrets keeps signing, newest first.
     pub retired_until: Vec<Timestamp>,
 }
 
 impl Store {
-    /// The team's webhook secret, opened: `whsec_…`.
+    /// The team's current webhook secret, opened: `whsec_…`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
+    /// [`StoreError::NotFound`]; [`StoreError::Seal`] if the server runs with a different master key.
     pub async fn webhook_secret(&self, team: TeamId) -> Result<String> {
         let sealed = self
             .read_for(team, move |conn| select_present(conn, team))
@@ -62,10 +62,10 @@ impl Store {
         self.open_secret(team, &sealed)
     }
 
-    /// What signs the team's webhooks now, opened. Retired secrets that cannot be opened are left out.
+    /// The secrets that sign the team's webhooks now, opened. Replaced secrets that cannot be opened are left out.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Seal`] where the server runs under another master key.
+    /// [`StoreError::NotFound`]; [`StoreError::Seal`] if the server runs with a different master key.
     pub async fn signing_secrets(&self, team: TeamId, now: Timestamp) -> Result<SigningSecrets> {
         let (present, retired) = self
             .peek(move |conn| {
@@ -89,10 +89,10 @@ impl Store {
         })
     }
 
-    /// Puts a new webhook secret in the place of the present one, which signs for a day more.
+    /// Replaces the team's webhook secret. The old one keeps signing for a day.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] where so many were replaced within a day already.
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] if the maximum number of secrets was replaced within a day.
     pub async fn roll_webhook_secret(
         &self,
         new: NewSecret,
@@ -108,7 +108,7 @@ impl Store {
         .await
     }
 
-    /// A retired secret that cannot be opened signs nothing: the present one does, which its receivers know or will know.
+    /// Skips a replaced secret that cannot be opened. Receivers know the current one, or will soon.
     fn skip_retired(&self, team: TeamId, error: &StoreError) {
         if self.keys().is_news(&purpose(team)) {
             tracing::warn!(
@@ -129,13 +129,13 @@ impl Store {
     }
 }
 
-/// Seals one inside a write: under the key that is current then.
+/// Seals a secret within a write, with the master key that is current at that moment.
 pub(crate) fn seal_secret(tx: &Tx<'_>, team: TeamId, secret: &str) -> Result<Sealed> {
     let key = tx.keys().current();
     Ok(key.seal(&purpose(team), secret.as_bytes())?)
 }
 
-/// What a team's webhook secrets are sealed for.
+/// Context for sealing a team's webhook secrets.
 fn purpose(team: TeamId) -> String {
     format!("webhook_secret:{team}")
 }
@@ -166,7 +166,7 @@ fn select_retired(
 fn roll(tx: &Tx<'_>, team: TeamId, sealed: &Sealed, now: Timestamp) -> Result<Rolled> {
     let opens = |sealed: &[u8]| tx.keys().open(&purpose(team), sealed).is_ok();
     let present = select_present(tx, team)?;
-    // What cannot be opened signs nothing, and takes no place.
+    // A secret that cannot be opened signs nothing, so it does not count toward the limit.
     let mut retired_until: Vec<Timestamp> = select_retired(tx, team, now)?
         .into_iter()
         .filter(|(sealed, _)| opens(sealed))
@@ -174,7 +174,7 @@ fn roll(tx: &Tx<'_>, team: TeamId, sealed: &Sealed, now: Timestamp) -> Result<Ro
         .collect();
     if retired_until.len() >= RETIRED_SECRETS_MAX {
         return Err(StoreError::Conflict(format!(
-            "the secret was rolled {RETIRED_SECRETS_MAX} times within a day, and all of them still sign; wait until one has ended"
+            "the secret was replaced {RETIRED_SECRETS_MAX} times within a day, and all of the old ones still sign; wait until one has expired"
         )));
     }
     tx.prepare_cached(

@@ -1,11 +1,15 @@
-//! A team's webhooks: its subscriptions to events of all its runs.
+//! Webhooks of a team: subscriptions to events of all its runs.
 //!
-//! Promised: an event goes to a webhook that was there, enabled and subscribed to it when the event was committed, and
-//! to an address once: where a run has the same address of its own, that delivery is the run's. A webhook that is
-//! deleted drops what it has not delivered, in the same transaction. What is open follows a webhook to a new address. A
-//! receiver that answers 410 disables its webhook.
+//! # Guarantees
 //!
-//! Left out: deliveries (`deliveries`), and judging addresses (the API does, and the outbox again at each attempt).
+//! An event goes to every webhook that existed, was enabled, and was subscribed to it when the event was committed,
+//! and once to each address: if the run itself has the same address, that delivery belongs to the run. Deleting a
+//! webhook drops its open deliveries in the same transaction. Open deliveries follow a webhook to a new address. If a
+//! receiver answers 410, its webhook is disabled.
+//!
+//! # Non-goals
+//!
+//! Deliveries (see `deliveries`), and checking addresses (the API does, and the outbox again at each attempt).
 
 #[cfg(test)]
 mod tests;
@@ -27,72 +31,56 @@ use crate::webhooks::deliveries::select_one;
 /// A subscription to events of all runs of a team.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// Its id.
     pub id: WebhookId,
-    /// Where its events go.
+    /// Address that receives the events.
     pub url: String,
-    /// What it is told of.
+    /// Subscribed events.
     pub events: Vec<WebhookEvent>,
-    /// What it is for.
     pub description: Option<String>,
-    /// Whether it is told of what happens.
+    /// Whether events are delivered.
     pub enabled: bool,
-    /// Where the server disabled it: why.
+    /// Why the server disabled it, if it did.
     pub disabled_reason: Option<String>,
-    /// By whom.
     pub created_by: Option<UserId>,
-    /// When.
     pub created_at: Timestamp,
-    /// When it last changed.
     pub updated_at: Timestamp,
 }
 
-/// A webhook to make. Its address was judged before.
+/// A webhook to create. Its address has been checked.
 #[derive(Clone, Debug)]
 pub struct NewWebhook {
-    /// Whose.
     pub team: TeamId,
-    /// Its id.
     pub id: WebhookId,
-    /// Where its events go.
     pub url: String,
-    /// What it is told of: at least one.
+    /// Subscribed events; at least one.
     pub events: Vec<WebhookEvent>,
-    /// What it is for.
     pub description: Option<String>,
-    /// Whether it is told of what happens.
+    /// Whether events are delivered.
     pub enabled: bool,
-    /// By whom.
     pub created_by: UserId,
-    /// Now.
     pub now: Timestamp,
 }
 
-/// What of a webhook changes.
+/// Changes of a webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookChange {
-    /// A new address, judged before. What is open goes there.
+    /// A new address, already checked. Open deliveries go there too.
     pub url: Option<String>,
-    /// What it is told of from now on: at least one.
+    /// Subscribed events; at least one.
     pub events: Option<Vec<WebhookEvent>>,
-    /// A new description; `Some(None)` removes it.
+    /// `Some(None)` removes the description.
     pub description: Option<Option<String>>,
-    /// Whether it is told of what happens from now on.
+    /// Whether events are delivered.
     pub enabled: Option<bool>,
 }
 
-/// An event to try a webhook out with.
+/// A test event for a webhook.
 #[derive(Clone, Copy, Debug)]
 pub struct TestWebhook {
-    /// Whose.
     pub team: TeamId,
-    /// Which.
     pub webhook: WebhookId,
-    /// The event's id.
     pub event: EventId,
-    /// Its delivery's id.
     pub delivery: DeliveryId,
-    /// Now.
     pub now: Timestamp,
 }
 
@@ -100,14 +88,12 @@ impl Store {
     /// A page of the team's webhooks, newest first.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a row cannot be read.
+    /// [`StoreError::Corrupt`] if a row cannot be read.
     pub async fn webhooks(&self, team: TeamId, page: PageQuery) -> Result<Page<Webhook>> {
         self.read_for(team, move |conn| select_page(conn, team, page))
             .await
     }
 
-    /// A webhook.
-    ///
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn webhook(&self, team: TeamId, webhook: WebhookId) -> Result<Webhook> {
@@ -115,10 +101,9 @@ impl Store {
             .await
     }
 
-    /// Makes a webhook.
-    ///
     /// # Errors
-    /// [`StoreError::Conflict`] where another one of the team has the address, or there are as many as a team may have.
+    /// [`StoreError::Conflict`] if another webhook of the team has the address, or the team has the maximum number of
+    /// webhooks.
     pub async fn create_webhook(
         &self,
         new: NewWebhook,
@@ -128,10 +113,10 @@ impl Store {
             .await
     }
 
-    /// Changes a webhook. What it has not delivered yet goes to a new address.
+    /// Changes a webhook. If the address changes, open deliveries go to the new one.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] where another one of the team has the address.
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] if another webhook of the team has the address.
     pub async fn change_webhook(
         &self,
         team: TeamId,
@@ -148,7 +133,7 @@ impl Store {
         .await
     }
 
-    /// Deletes a webhook. What it has not delivered is dropped.
+    /// Deletes a webhook and drops its open deliveries.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -163,7 +148,7 @@ impl Store {
             .await
     }
 
-    /// Sends a webhook an event `webhook_test`, which tells of no run; also to one that is disabled.
+    /// Sends the event `webhook_test`, which belongs to no run. Also works for a disabled webhook.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
@@ -177,7 +162,7 @@ impl Store {
     }
 }
 
-/// Where an event of a team's run goes: ids and addresses of the webhooks that are told of it.
+/// The ids and addresses of the team's webhooks that are subscribed to an event.
 pub(crate) fn subscribed(
     conn: &Connection,
     team: TeamId,
@@ -200,7 +185,7 @@ pub(crate) fn subscribed(
     Ok(found)
 }
 
-/// Disables the webhook of a delivery whose receiver wants no more; a run's own address has none.
+/// Disables the webhook of a delivery after its receiver has answered 410. Does nothing for a run's own address.
 pub(crate) fn disable_of(tx: &Connection, delivery: i64, now: Timestamp) -> Result<()> {
     tx.prepare_cached(
         "UPDATE webhooks SET enabled = 0, disabled_reason = ?2, updated_at = ?3
@@ -208,7 +193,7 @@ pub(crate) fn disable_of(tx: &Connection, delivery: i64, now: Timestamp) -> Resu
     )?
     .execute(params![
         delivery,
-        format!("the receiver answered 410 Gone at {now}: it wants no more"),
+        format!("the receiver answered 410 Gone at {now}, which means that it wants no more deliveries"),
         Ms(now)
     ])?;
     Ok(())
@@ -280,7 +265,7 @@ fn webhook_row(row: &Row<'_>) -> Result<Webhook> {
     })
 }
 
-/// The events' words, in the order in which they are shown, each once.
+/// The names of the events, in display order and without duplicates.
 fn words(events: &[WebhookEvent]) -> String {
     let listed = WebhookEvent::ALL
         .into_iter()
@@ -304,7 +289,7 @@ fn address_is_free(conn: &Connection, team: TeamId, url: &str, but: WebhookId) -
     match other {
         None => Ok(()),
         Some(other) => Err(StoreError::Conflict(format!(
-            "the webhook {} has this address; change that one, or take another address",
+            "the webhook {} already has this address; change that one, or use another address",
             other.0
         ))),
     }
@@ -359,7 +344,7 @@ fn update(
         description,
         enabled,
         Ms(now),
-        // Whoever says whether it is enabled knows why it was not.
+        // Whoever sets `enabled` explicitly knows about the reason, so it is cleared.
         change.enabled.is_some()
     ])?;
     if *url != was.url {
@@ -385,7 +370,7 @@ fn delete(tx: &Tx<'_>, team: TeamId, id: WebhookId, now: Timestamp) -> Result<()
         "UPDATE deliveries SET state = 'dropped', due_at = NULL WHERE webhook_id = ?1 AND state = 'pending'",
     )?
     .execute(params![Blob(id.as_uuid())])?;
-    // What waited behind them is free.
+    // Deliveries that waited behind the dropped ones can go out now.
     tx.ring_outbox();
     Ok(())
 }
@@ -397,7 +382,7 @@ fn send_test(tx: &Tx<'_>, test: &TestWebhook) -> Result<DeliveryRow> {
         event: WEBHOOK_TEST.to_owned(),
         created_at: test.now,
         webhook_id: webhook.id.as_uuid(),
-        message: "This is a test: somebody wants to see whether webhooks arrive here.".to_owned(),
+        message: "This is a test event, sent to check that webhooks arrive.".to_owned(),
     };
     tx.prepare_cached(
         "INSERT INTO deliveries (delivery_id, id, webhook_id, team_id, event, sequence, url, body, created_at, state, attempts, due_at)

@@ -251,7 +251,7 @@ async fn compare(url: String, cookie: String) -> Infallible {
     }
 }
 
-/// A request by hand, of whose response nothing is read.
+/// Sends a handwritten request and does not read its response.
 async fn unread(address: String, head: String) {
     let Ok(mut stream) = TcpStream::connect(&address).await else {
         return;
@@ -261,7 +261,7 @@ async fn unread(address: String, head: String) {
     }
 }
 
-/// A request by hand, of whose body a byte comes now and then; again where it is refused.
+/// Sends a handwritten request whose body arrives byte by byte, and repeats it if it is refused.
 async fn slow(address: String, head: String) -> Infallible {
     loop {
         let connected = TcpStream::connect(&address).await;

@@ -115,7 +115,7 @@ async fn who_may_change_and_remove_whom() {
         .unwrap();
     remove(f.owner, f.owner, Role::Owner).await.unwrap();
     assert_eq!(f.role_of(f.owner).await, None);
-    // Everybody may go, whatever their role.
+    // All members may leave, regardless of their role.
     change(ann, bob, Role::Owner, Role::Member).await.unwrap();
     remove(ann, ann, Role::Member).await.unwrap();
     assert_eq!(f.role_of(ann).await, None);
@@ -174,7 +174,7 @@ async fn an_invitation_lets_one_person_in_once() {
     let (team, found) = f.store.invited([1; 32], f.now).await.unwrap().unwrap();
     assert_eq!((team.id, found), (f.team, made.clone()));
     assert!(!f.works(2).await);
-    // A refusal uses nothing up.
+    // A refusal does not use up the link.
     assert!(matches!(
         f.join_new(1, None).await,
         Err(StoreError::Invalid { field: "email", .. })
@@ -214,10 +214,10 @@ async fn an_invitation_lets_one_person_in_once() {
         .await;
     assert!(
         matches!(deleted, Err(StoreError::NotFound)),
-        "who came in stays on record"
+        "the invitation records who joined"
     );
 
-    // Somebody of another team is of both then.
+    // A member of another team is then a member of both.
     f.invite(f.invitation(5, Role::Member, Some("Other@example.com")))
         .await
         .unwrap();
@@ -271,7 +271,7 @@ async fn an_invitation_works_as_long_as_its_maker_may_make_it() {
         .unwrap();
     assert!(
         !f.works(1).await && f.works(2).await,
-        "an admin makes no owners"
+        "an admin cannot make owners"
     );
     f.store
         .set_role(f.team, ann, Role::Member, Role::Owner)

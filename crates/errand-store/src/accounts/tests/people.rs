@@ -71,7 +71,7 @@ async fn a_set_up_link_claims_the_owner_without_an_address_once() {
     assert_eq!(
         f.store.set_up_link([1; 32], f.now).await.unwrap(),
         None,
-        "a newer one is there"
+        "replaced by a newer one"
     );
     assert_eq!(
         f.store

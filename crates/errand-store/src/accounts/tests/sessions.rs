@@ -20,10 +20,10 @@ async fn a_session_lives_while_it_is_used_and_thirty_days_at_most() {
     assert_eq!(found.user, f.owner);
     assert_eq!(found.team.as_ref().map(|of| of.team), Some(f.team));
     assert_eq!(f.session(2, f.now).await, None);
-    // Not used for a week: over.
+    // Not used for a week: ended.
     let week = f.now.plus_ms(7 * 24 * HOUR_MS);
     assert_eq!(f.session(1, week).await, None);
-    // Used each day: over after thirty.
+    // Used daily: ends after thirty days.
     let mut days = 0;
     while f
         .session(1, f.now.plus_ms(days * 24 * HOUR_MS))
@@ -68,7 +68,7 @@ async fn another_password_ends_the_other_sessions() {
     assert!(f.session(2, f.now).await.is_some());
     let found = f.store.log_in_by_email(" ANN@example.com ").await.unwrap();
     assert_eq!(found, Some((ann, HASH.to_owned())));
-    // The operator's word ends all of them.
+    // Setting the password as the operator ends all of them.
     f.store
         .set_password("ann@example.com", HASH.to_owned())
         .await

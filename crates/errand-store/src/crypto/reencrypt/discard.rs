@@ -1,8 +1,10 @@
-//! Secrets that no key at hand opens: found, and given up where an operator says so.
+//! Secrets that no available key can open: finds them, and discards them if an operator asks for it.
 //!
-//! Promised: what can be opened is never given up. A team's webhook secret is renewed, so that its webhooks are signed;
-//! everything else is dropped, and its object says that there is none: a provider has no key, a connection is not signed
-//! in to, a secret is not there.
+//! # Guarantees
+//!
+//! A secret that can be opened is never discarded. A team's webhook secret is replaced, so that its webhooks are
+//! signed. Everything else is removed: the provider has no key, the connection is not signed in, and the secret does
+//! not exist any more.
 
 use std::collections::BTreeMap;
 
@@ -15,38 +17,38 @@ use crate::db::sqlite::Store;
 use crate::db::types::Ms;
 use crate::error::Result;
 
-/// Secrets that end by themselves within a day: nothing is to be decided because of them.
+/// These expire within a day, so they need no decision.
 const PASSING: &str = "retired_webhook_secrets";
-/// Most names of one kind that are kept for the log.
+/// Maximum number of names per kind that are kept for the log.
 const NAMES_MAX: usize = 100;
 
-/// What was given up.
+/// Result of discarding secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Discarded {
-    /// By table: how many, and what they were for (never a value), as many as are worth naming.
+    /// By table: the number of secrets and what they were for, up to a maximum. Never a value.
     pub by_kind: BTreeMap<&'static str, (u64, Vec<String>)>,
 }
 
 impl Discarded {
-    /// How many in all.
+    /// Total number of discarded secrets.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.by_kind.values().map(|(count, _)| count).sum()
     }
 }
 
-/// The secrets of a running store, by the key that they are sealed under.
+/// Which keys the secrets of a running store are sealed under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedKeys {
-    /// The id of the key that seals now.
+    /// Id of the key that seals now.
     pub current: String,
-    /// How many secrets can be opened.
+    /// Number of secrets that can be opened.
     pub opened: u64,
-    /// Ids of keys that are not at hand, with how many secrets only they open.
+    /// Ids of keys that are not available, with the number of secrets that only they open.
     pub lost: BTreeMap<String, u64>,
 }
 
-/// How many secrets are sealed under which key, by its id. Columns that an older schema does not have are left out.
+/// Number of secrets by the id of their key. Columns that an older schema lacks are left out.
 pub(crate) fn sealed_under(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for place in SEALED.iter().filter(|place| place.table != PASSING) {
@@ -58,7 +60,7 @@ pub(crate) fn sealed_under(conn: &Connection) -> rusqlite::Result<BTreeMap<Strin
         if !is_there {
             continue;
         }
-        // The id is in a sealed value's first bytes; the rest is not read.
+        // The id is in the first bytes of a sealed value; the rest is not read.
         let mut select = conn.prepare(&format!(
             "SELECT substr({1}, 1, 9), count(*) FROM {0} WHERE {1} IS NOT NULL GROUP BY 1",
             place.table, place.column
@@ -77,9 +79,6 @@ pub(crate) fn sealed_under(conn: &Connection) -> rusqlite::Result<BTreeMap<Strin
 
 impl Store {
     /// Which keys the secrets are sealed under. For `errand doctor`.
-    ///
-    /// # Errors
-    /// Those of any read.
     pub async fn sealed_keys(&self) -> Result<SealedKeys> {
         let found = self.read(|conn| Ok(sealed_under(conn)?)).await?;
         let keys = self.keys();
@@ -92,10 +91,7 @@ impl Store {
         })
     }
 
-    /// Gives up the secrets that no key at hand opens.
-    ///
-    /// # Errors
-    /// Those of any write.
+    /// Discards the secrets that no available key can open.
     pub async fn discard_lost_secrets(&self, now: Timestamp) -> Result<Discarded> {
         self.write(move |tx| {
             let keys = tx.keys();
@@ -147,7 +143,7 @@ fn give_up(
                 params![key, Ms(now)],
             )?;
         }
-        // A value that cannot be had is none: the rows hold nothing else.
+        // The rows contain nothing else, so they are deleted or set to null.
         table => {
             tx.execute(
                 &format!(

@@ -33,7 +33,7 @@ fn open_file(dir: &Path) -> Store {
     )
 }
 
-/// A store with a team, its webhook secret and one secret.
+/// Creates a team with its webhook secret and one secret.
 async fn filled(store: &Store) -> TeamId {
     let (ids, now) = (
         IdGen::new([2; 32]),
@@ -111,7 +111,7 @@ async fn a_rotation_seals_everything_under_a_new_key() {
     let rotated = store.rotate_master_key(None).await.unwrap();
     assert_eq!((rotated.secrets, rotated.lost), (3, 0));
     assert_ne!(rotated.key_id, before);
-    // The running store goes on with it; so does the next start, from the file alone.
+    // The running store continues with the new key, and the next start with the key from the file.
     all_open(&store, team).await;
     assert!(is_under_the_current_key(&store).await);
     drop(store);
@@ -119,7 +119,7 @@ async fn a_rotation_seals_everything_under_a_new_key() {
     let store = open_file(dir.path());
     assert_eq!(store.master_key().id(), rotated.key_id);
     all_open(&store, team).await;
-    // And once more: each key is good for one rotation as for ten.
+    // A key can be rotated again and again.
     store.rotate_master_key(None).await.unwrap();
     all_open(&store, team).await;
 }
@@ -131,11 +131,11 @@ async fn a_rotation_that_is_cut_off_anywhere_is_ended_by_the_next_start() {
         let file = dir.path().join("master.key");
         let store = open_file(dir.path());
         let team = filled(&store).await;
-        // The new key is on disk, and nothing is sealed under it.
+        // The new key is on disk, and nothing is sealed under it yet.
         let next = Arc::new(MasterKey::bring_in(&file).unwrap());
         let key_id = next.id();
         if cut > 0 {
-            // A secret is set while the rotation's write waits for its turn.
+            // A secret is set while the write of the rotation waits for its turn.
             store.keys().add(next);
             let by = UserId::from_stored(Uuid::nil());
             let by = store
@@ -149,7 +149,7 @@ async fn a_rotation_that_is_cut_off_anywhere_is_ended_by_the_next_start() {
             set(&store, team, by, "TOKEN").await;
         }
         if cut > 1 {
-            // All is sealed anew, and the file is not replaced yet.
+            // Everything is sealed again, and the key file is not replaced yet.
             store
                 .write(move |tx| seal_anew(tx, tx.keys()))
                 .await

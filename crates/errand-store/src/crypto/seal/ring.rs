@@ -1,21 +1,23 @@
-//! The master keys that a running store knows: one that seals, and those that still open.
+//! The master keys of a running store: the current one, which seals, and earlier ones, which still open.
 //!
-//! Promised: what is sealed inside a write is sealed under the key that is current when the writer comes to it, so that
-//! after a rotation's own write nothing new is under an old key.
+//! # Guarantees
+//!
+//! A secret that is sealed within a write is sealed under the key that is current when the writer executes it. After
+//! the write of a rotation, nothing new is therefore sealed under an old key.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{MasterKey, SealError};
 
-/// See the module's document.
+/// The master keys of a running store.
 pub(crate) struct Keyring {
     current: RwLock<Arc<MasterKey>>,
-    /// Those before it, the newest first: what was read before a rotation is opened after it.
+    /// Earlier keys, newest first. They open what was read before a rotation.
     earlier: RwLock<Vec<Arc<MasterKey>>>,
-    /// Purposes whose secrets could not be opened, where that was logged.
+    /// Purposes for which a warning about an unreadable secret was already logged.
     told: Mutex<HashSet<String>>,
-    /// Held by the one rotation that is under way.
+    /// Held by the rotation in progress. There is at most one.
     pub(crate) rotating: tokio::sync::Mutex<()>,
 }
 
@@ -29,9 +31,9 @@ impl Keyring {
         }
     }
 
-    /// Makes another key the current one. The earlier ones still open.
+    /// Makes another key the current one. Earlier keys still open.
     pub(crate) fn add(&self, key: Arc<MasterKey>) {
-        // Into the list first: at no moment is a key in neither place.
+        // Added to the list first, so that a key is never missing from both places.
         let before = self.current();
         self.earlier
             .write()
@@ -51,7 +53,7 @@ impl Keyring {
         self.current().id() == id || earlier.iter().any(|key| key.id() == id)
     }
 
-    /// Whether this was not said of that purpose yet: for lines of the log.
+    /// Returns `true` the first time it is called for a purpose, to log a warning only once.
     pub(crate) fn is_news(&self, purpose: &str) -> bool {
         self.told
             .lock()
@@ -59,7 +61,7 @@ impl Keyring {
             .insert(purpose.to_owned())
     }
 
-    /// Opens by whichever key it was sealed under.
+    /// Opens a secret with whichever key it was sealed under.
     pub(crate) fn open(&self, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let answer = self.current().open(purpose, sealed);
         if !matches!(answer, Err(SealError::OtherKey { .. })) {

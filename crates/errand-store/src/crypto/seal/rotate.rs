@@ -1,8 +1,10 @@
-//! The master key's file when the key is replaced.
+//! The files of the master key during a rotation.
 //!
-//! Promised: a crash at any moment loses no secret. The new key is on disk, beside the old one (`master.key.next`), before
-//! anything is sealed under it; the old one is replaced only when nothing is sealed under it any more. A start that finds
-//! both goes on where the rotation was cut off ([`MasterKey::take_next`]).
+//! # Guarantees
+//!
+//! A crash at any moment loses no secret. The new key is on disk, next to the old one (`master.key.next`), before
+//! anything is sealed under it. The old key is replaced only when nothing is sealed under it any more. A start that
+//! finds both files continues the interrupted rotation ([`MasterKey::take_next`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::{KEY_ID_BYTES, MasterKey, SealError, random, to_hex, write_private};
 
-/// The file of a key that is about to replace `file`.
+/// Path of the new key that is about to replace the key in `file`.
 fn next_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".next");
@@ -26,7 +28,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
 }
 
 impl MasterKey {
-    /// A new random key.
+    /// Generates a random key.
     ///
     /// # Errors
     /// [`SealError::Randomness`].
@@ -34,13 +36,14 @@ impl MasterKey {
         Ok(Self::from_bytes(random()?))
     }
 
-    /// The file that the key was read from; none where it was given in another way.
+    /// The file that the key was read from. `None` if it was supplied in another way.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// Reads the key from a file, with the one that a rotation was bringing in. None where there is no such file.
+    /// Reads the key from a file, together with the new key of an interrupted rotation. `None` if there is no such
+    /// file.
     ///
     /// # Errors
     /// As [`MasterKey::load_or_create`].
@@ -48,19 +51,19 @@ impl MasterKey {
         Self::load(file)?.map(|key| key.with_next(file)).transpose()
     }
 
-    /// The ids of the keys that open what this one's store holds: its own, and that of a rotation that was cut off.
+    /// Ids of the keys that open what the store contains: this key, and that of an interrupted rotation.
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
         let next = self.next.as_ref().map(|next| next.id());
         std::iter::once(self.id()).chain(next).collect()
     }
 
-    /// The key that a rotation was bringing in when it was cut off.
+    /// Takes the new key of an interrupted rotation.
     pub(crate) fn take_next(&mut self) -> Option<Self> {
         self.next.take().map(|next| *next)
     }
 
-    /// Looks for the key of a rotation that was cut off.
+    /// Loads the new key of an interrupted rotation, if there is one.
     pub(super) fn with_next(mut self, file: &Path) -> Result<Self, SealError> {
         self.next = Self::load(&next_of(file))?.map(Box::new);
         if let Some(next) = &mut self.next {
@@ -70,34 +73,34 @@ impl MasterKey {
         Ok(self)
     }
 
-    /// Whether a rotation was begun and has not been ended.
+    /// Whether a rotation was started and has not finished.
     pub(crate) fn is_brought_in(file: &Path) -> bool {
         next_of(file).exists()
     }
 
-    /// The id of the key that something was sealed under. None: it is not sealed.
+    /// Id of the key that a value is sealed under. `None` if it is not a sealed value.
     pub(crate) fn id_in(sealed: &[u8]) -> Option<String> {
         let id = sealed.get(1..)?.first_chunk::<KEY_ID_BYTES>()?;
         Some(to_hex(id))
     }
 
-    /// Whether something was sealed under this key.
+    /// Whether a value is sealed under this key.
     pub(crate) fn sealed(&self, sealed: &[u8]) -> bool {
         sealed
             .get(1..)
             .is_some_and(|rest| rest.starts_with(&self.id_bytes()))
     }
 
-    /// Writes a new key beside `file`, on disk when this returns.
+    /// Writes a new key next to `file`. On disk when this returns.
     pub(crate) fn bring_in(file: &Path) -> Result<Self, SealError> {
         let next = next_of(file);
         let failed = |source| SealError::KeyFile {
-            act: "make",
+            act: "create",
             path: next.clone(),
             source,
         };
         let mut key = Self::generate()?;
-        // Whole or not at all, as the first one: a half-written key would be in the next start's way.
+        // Whole or not at all: a partly written key would make the next start fail.
         let mut beside = next.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
@@ -112,7 +115,8 @@ impl MasterKey {
         Ok(key)
     }
 
-    /// Puts the key of [`MasterKey::bring_in`] in the old one's place: nothing is sealed under that any more.
+    /// Replaces the old key with the one of [`MasterKey::bring_in`]. To be called when nothing is sealed under the
+    /// old one any more.
     pub(crate) fn take_over(file: &Path) -> Result<(), SealError> {
         let failed = |source| SealError::KeyFile {
             act: "replace",

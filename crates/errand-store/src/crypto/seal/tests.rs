@@ -81,11 +81,11 @@ fn no_byte_can_be_changed_or_left_out() {
     }
     assert!(
         key(1).open("p", &[&sealed[..], b"x"].concat()).is_err(),
-        "with a byte more"
+        "with an extra byte"
     );
 }
 
-/// A secret sealed by this version stays readable by every later one.
+/// A secret sealed by this version must stay readable by every later version.
 #[test]
 fn the_layout_is_pinned() {
     let cipher = XChaCha20Poly1305::new(&key(3).mac(&["errand/seal/1"]).into());
@@ -178,7 +178,7 @@ fn the_first_start_makes_the_file_and_the_next_reads_it() {
     assert_eq!(
         std::fs::read_dir(dir.path()).unwrap().count(),
         1,
-        "nothing is left beside it"
+        "nothing else is in the directory"
     );
 
     let again = MasterKey::load_or_create(&path).ok().unwrap();
@@ -229,7 +229,7 @@ fn a_file_that_others_can_open_is_refused() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
     assert!(
         MasterKey::load_or_create(&path).is_ok(),
-        "read-only is no worse"
+        "read-only for the owner is fine"
     );
 }
 

@@ -20,7 +20,7 @@ fn nothing_is_made_beside_what_another_store_left() {
             message.contains(name) && message.contains("--new"),
             "{message}"
         );
-        assert_eq!(names(dir.path()), [name], "nothing was made");
+        assert_eq!(names(dir.path()), [name], "nothing was created");
         assert!(matches!(
             expect_store(dir.path()),
             Err(DataDirError::NoDatabase { .. })
@@ -34,7 +34,7 @@ fn an_empty_database_is_refused_unless_one_was_being_made() {
     fs::write(dir.path().join(FILE), "").unwrap();
     let refused = prepare(dir.path(), Making::BY_ITSELF, None, false);
     assert!(refused.err().unwrap().to_string().contains("0 bytes"));
-    // A start that was cut off leaves the mark beside it.
+    // An interrupted start leaves the mark.
     begin(dir.path()).unwrap();
     prepare(dir.path(), Making::BY_ITSELF, None, false)
         .ok()

@@ -1,9 +1,10 @@
-//! Checkpoints: what stands in SQLite's log goes into the database's file, so that the log can begin anew.
+//! Checkpoints: move the content of SQLite's log into the database file, so that the log can start from the
+//! beginning.
 //!
-//! A thread with a connection of its own does the most of it beside the writer; the writer does the rest, which is
-//! little, between two commits. So no step waits for more than that, and the log stays bounded under any load.
+//! A thread with its own connection does most of this while the writer works; the writer does the small rest between
+//! two commits. So no step waits for more than that, and the log stays bounded under any load.
 //!
-//! A checkpoint that fails loses nothing: what it was to bring is in the log, which is kept until one succeeds.
+//! A failed checkpoint loses nothing: the content stays in the log until a later one succeeds.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,30 +14,29 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
-/// Frames of the log (a page each, 4 KiB) from which a checkpoint is worth it: 32 MiB.
+/// Number of log frames (pages of 4 KiB) from which a checkpoint is worthwhile: 32 MiB.
 const FRAMES: i32 = 8_000;
-/// Frames at which the writer waits for the thread, should it not keep up: 128 MiB.
+/// Number of frames at which the writer waits for the thread, if the thread cannot keep up: 128 MiB.
 const FRAMES_MAX: i32 = 4 * FRAMES;
-/// How often the thread goes over the log at a time. What is written during the first pass is little, and during the
-/// second less.
+/// Number of passes per checkpoint. Little is written during the first pass, and even less during the second.
 const PASSES: usize = 2;
 
-/// The writer's side.
+/// The writer's side of checkpoints.
 pub(super) struct Checkpoints {
     /// Frames in the log after the last commit.
     frames: Arc<AtomicI32>,
-    /// Says that the thread has brought what was there when it began its last pass.
+    /// Receives a message when the thread has completed its last pass.
     passed: Receiver<()>,
-    /// Whether the thread is at it.
+    /// Whether the thread is working on a checkpoint.
     begun: Cell<bool>,
-    /// None: the thread is to end.
+    /// `None`: the thread must end.
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Checkpoints {
-    /// Starts the thread. `writer`: the connection that writes, whose commits are counted from here on. `other`: another
-    /// one on the same file.
+    /// Starts the thread. `writer` is the writing connection, whose commits are counted from now on; `other` is
+    /// another connection to the same file.
     pub(super) fn start(writer: &mut Connection, other: Connection) -> std::io::Result<Self> {
         let frames = Arc::new(AtomicI32::new(0));
         let counted = Arc::clone(&frames);
@@ -46,7 +46,7 @@ impl Checkpoints {
                 Ok(())
             }))
             .map_err(std::io::Error::other)?;
-        // One that waits is enough, either way: the writer wakes the thread again only after it has heard.
+        // A capacity of one is enough in both directions: the writer wakes the thread again only after its answer.
         let (wake, woken) = sync_channel(1);
         let (has_passed, passed) = sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -61,7 +61,7 @@ impl Checkpoints {
         })
     }
 
-    /// After each commit of the writer, whose connection this is.
+    /// Called after each commit of the writer, with its connection.
     pub(super) fn after_commit(&self, conn: &Connection) {
         let frames = self.frames.load(Ordering::Relaxed);
         if self.passed.try_recv().is_ok() {
@@ -69,7 +69,7 @@ impl Checkpoints {
             checkpoint(conn);
         } else if frames >= FRAMES_MAX {
             if self.begun.replace(false) {
-                // A thread that is gone needs no waiting for.
+                // If the thread has ended, there is nothing to wait for.
                 let _ = self.passed.recv();
             }
             checkpoint(conn);
@@ -99,7 +99,7 @@ fn run(conn: &Connection, woken: &Receiver<()>, passed: &SyncSender<()>) {
     }
 }
 
-/// Brings what can be brought without waiting for anybody.
+/// Moves as much as possible without waiting for readers.
 fn checkpoint(conn: &Connection) {
     let brought = conn
         .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
@@ -122,7 +122,7 @@ mod tests {
         conn
     }
 
-    /// Commits until so many pages have been written.
+    /// Commits until this many pages have been written.
     fn write(conn: &Connection, checkpoints: &Checkpoints, pages: i32) {
         for _ in 0..pages / 100 {
             conn.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -143,7 +143,7 @@ mod tests {
         let checkpoints = Checkpoints::start(&mut conn, open(dir.path())).unwrap();
         write(&conn, &checkpoints, 4 * FRAMES_MAX);
         let log = std::fs::metadata(dir.path().join("log.db-wal")).unwrap();
-        // A batch more than the most, and what stands beside each page.
+        // The maximum, plus one batch and the header of each page.
         assert!(
             log.len() < 4_200 * (FRAMES_MAX as u64 + 200),
             "{}",

@@ -1,11 +1,14 @@
-//! Whether the store can do its work now, and if not, why: one place for readiness, figures, `errand doctor` and the log.
+//! Whether the store can work now, and if not, why. Used for readiness, metrics, `errand doctor` and the log.
 //!
-//! Promised: each trouble is logged once when it comes, then with a count as often as [`Condition::remind`] is called, and
-//! once when it is over. A damaged or lost database never becomes whole by itself: only a start with another file does
+//! # Guarantees
+//!
+//! Each problem is logged once when it begins, then with a count whenever [`Condition::remind`] is called, and once
+//! when it is over. A damaged or lost database never becomes usable by itself: only a start with another file fixes
 //! that.
 //!
-//! Left out: when a full disk has room again without a write that shows it (the program looks), and what is done about
-//! any of it.
+//! # Non-goals
+//!
+//! Noticing that a full disk has space again without a write (the program checks), and fixing any of these problems.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,24 +19,24 @@ use rusqlite::ErrorCode;
 
 use crate::error::StoreError;
 
-/// What is in the way.
+/// A problem that keeps the store from working.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trouble {
-    /// SQLite found that its file is not what it wrote.
+    /// SQLite has found that its file is damaged.
     Damaged,
-    /// The disk has no room.
+    /// The disk is full.
     Full,
     /// Another program holds a lock on the database.
     Locked,
-    /// The process has no memory left.
+    /// The process is out of memory.
     Memory,
 }
 
 impl Trouble {
-    /// All.
+    /// All problems.
     pub const ALL: [Self; 4] = [Self::Damaged, Self::Full, Self::Locked, Self::Memory];
 
-    /// What an error of SQLite says.
+    /// The problem that an SQLite error stands for, if any.
     #[must_use]
     pub fn of(error: &rusqlite::Error) -> Option<Self> {
         match error.sqlite_error_code()? {
@@ -45,7 +48,7 @@ impl Trouble {
         }
     }
 
-    /// The word for it, as figures have it.
+    /// Name of the problem in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,7 +75,7 @@ impl fmt::Display for Trouble {
             Self::Damaged => {
                 "the database is damaged: the operator must stop the server and restore a backup"
             }
-            Self::Full => "the disk is full; make room and try again",
+            Self::Full => "the disk is full; free some space and try again",
             Self::Locked => {
                 "another program holds a lock on the database; `errand doctor` says which one, and it must end"
             }
@@ -81,7 +84,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// See the module's document. Cheap to clone.
+/// The current problems of a store. Cheap to clone: a clone is the same state.
 #[derive(Clone, Default)]
 pub struct Condition {
     inner: Arc<Inner>,
@@ -89,9 +92,9 @@ pub struct Condition {
 
 #[derive(Default)]
 struct Inner {
-    /// Whether a commit that succeeds ends something.
+    /// Whether a successful commit ends a problem.
     passing: AtomicBool,
-    /// Whether nothing may be written any more.
+    /// Whether all writes are refused.
     refuses: AtomicBool,
     met: [AtomicU64; 4],
     state: Mutex<State>,
@@ -100,16 +103,16 @@ struct Inner {
 #[derive(Default)]
 struct State {
     now: [Option<Current>; 4],
-    /// What was logged since the last reminder: what comes and goes is not logged each time.
+    /// Problems that were logged since the last reminder. A problem that comes and goes is not logged each time.
     logged: [bool; 4],
-    /// Why the file that is open is not the data directory's any more.
+    /// Why the open file is no longer that of the data directory.
     lost: Option<String>,
 }
 
 #[derive(Clone)]
 struct Current {
     detail: String,
-    /// How often it was met since it began, and how often when it was last logged.
+    /// Number of occurrences since it began, and at the last log message.
     met: u64,
     told: u64,
     /// Whether its beginning was logged.
@@ -124,14 +127,14 @@ impl Condition {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An operation failed.
+    /// Records a failed operation.
     pub(crate) fn failed(&self, error: &StoreError) {
         if let StoreError::Trouble { what, source } = error {
             self.met(*what, &source.to_string());
         }
     }
 
-    /// Something was met.
+    /// Records an occurrence of a problem.
     pub fn met(&self, what: Trouble, detail: &str) {
         let index = what.index();
         if let Some(met) = self.inner.met.get(index) {
@@ -164,7 +167,7 @@ impl Condition {
         }
     }
 
-    /// A commit succeeded. `wrote`: it had something to write, so that there is room.
+    /// Records a successful commit. `wrote`: it wrote something, which proves that the disk has space.
     pub(crate) fn committed(&self, wrote: bool) {
         if self.inner.passing.load(Ordering::Acquire) {
             self.is_over(Trouble::Locked);
@@ -175,7 +178,7 @@ impl Condition {
         }
     }
 
-    /// Something that passes is over.
+    /// Records that a temporary problem is over.
     pub fn is_over(&self, what: Trouble) {
         let mut state = self.state();
         let Some(over) = state.now.get_mut(what.index()).and_then(Option::take) else {
@@ -195,7 +198,7 @@ impl Condition {
         }
     }
 
-    /// Logs what goes on, with how often it was met since it was last told.
+    /// Logs the current problems, with the number of occurrences since the last message.
     pub fn remind(&self) {
         for what in Trouble::ALL {
             let mut state = self.state();
@@ -220,7 +223,7 @@ impl Condition {
         }
     }
 
-    /// The file that is open is not the data directory's any more. Said once.
+    /// Records that the open file is no longer that of the data directory. Logged once.
     pub fn lose(&self, why: &str) {
         let mut state = self.state();
         if state.lost.is_none() {
@@ -228,12 +231,12 @@ impl Condition {
             drop(state);
             self.inner.refuses.store(true, Ordering::Release);
             tracing::error!(
-                "{why}: the server ends, since nothing that it writes would be found again"
+                "{why}: the server ends, because nothing that it writes would be found again"
             );
         }
     }
 
-    /// Why nothing may be written any more. None: it may.
+    /// Why all writes are refused. `None` if they are not.
     pub(crate) fn refusal(&self) -> Option<StoreError> {
         if !self.inner.refuses.load(Ordering::Acquire) {
             return None;
@@ -241,12 +244,12 @@ impl Condition {
         if let Some(lost) = &self.state().lost {
             return Some(StoreError::Unavailable(Cow::Owned(lost.clone())));
         }
-        // Nothing is written to a database that is damaged: it would become worse.
+        // Writing to a damaged database would make it worse.
         let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         Some(rusqlite::Error::SqliteFailure(corrupt, None).into())
     }
 
-    /// Whether this is in the way now.
+    /// Whether this problem exists now.
     #[must_use]
     pub fn has(&self, what: Trouble) -> bool {
         self.state()
@@ -255,7 +258,7 @@ impl Condition {
             .is_some_and(Option::is_some)
     }
 
-    /// What SQLite said when this was first met. None: it is not in the way.
+    /// SQLite's message at the first occurrence. `None` if the problem does not exist.
     #[must_use]
     pub fn detail(&self, what: Trouble) -> Option<String> {
         let state = self.state();
@@ -263,7 +266,7 @@ impl Condition {
         Some(current.detail.clone())
     }
 
-    /// How often something was met since the start.
+    /// Number of occurrences since the start.
     #[must_use]
     pub fn times(&self, what: Trouble) -> u64 {
         self.inner
@@ -272,13 +275,13 @@ impl Condition {
             .map_or(0, |met| met.load(Ordering::Relaxed))
     }
 
-    /// Why the file that is open is not the data directory's any more. None: it is, as far as is known.
+    /// Why the open file is no longer that of the data directory. `None` as far as is known.
     #[must_use]
     pub fn why_lost(&self) -> Option<String> {
         self.state().lost.clone()
     }
 
-    /// Why no request that writes can be served now, in a sentence. None: it can.
+    /// Why writes cannot be served now, as a sentence. `None` if they can.
     #[must_use]
     pub fn why_not_ready(&self) -> Option<String> {
         if let Some(lost) = &self.state().lost {
@@ -300,15 +303,15 @@ fn tell(what: Trouble, found: &str) {
         ),
         Trouble::Full => tracing::error!(
             found,
-            "the disk is full and the store cannot take a write: it is tried again until there is room; runs can still be stopped"
+            "the disk is full and the store cannot take a write: writes are tried again until there is space; runs can still be stopped"
         ),
         Trouble::Locked => tracing::error!(
             found,
-            "the database is locked by another program: writes are tried again until it lets go; `errand doctor` says which one"
+            "the database is locked by another program: writes are tried again until it releases the lock; `errand doctor` says which program it is"
         ),
         Trouble::Memory => tracing::error!(
             found,
-            "the server is out of memory: what needed it is tried again"
+            "the server is out of memory: operations that failed are tried again"
         ),
     }
 }

@@ -1,11 +1,13 @@
-//! Migrations: the database of an older version is brought to this program's schema.
+//! Migrations: upgrades the database of an older version to this program's schema.
 //!
-//! Promised: each migration is logged with its time. Before the first one there is a copy of the database beside it,
-//! `errand.db.before-VN`, whole and on disk, by which one can go back to the older version; and there is room for the
-//! copy and for the migration, or nothing is begun. A start that was cut off in between finds the copy, and keeps it. The
-//! copies of earlier migrations go once a later one has gone through.
+//! # Guarantees
 //!
-//! A database that is made anew needs none of it.
+//! Each migration is logged with its duration. Before the first one, a complete copy of the database is made next to
+//! it, `errand.db.before-VN`, with which the older version can be used again. Nothing is begun unless there is space
+//! for the copy and for the migration. A start that was interrupted in between finds the copy and keeps it. Copies of
+//! earlier migrations are removed after a later one has succeeded.
+//!
+//! A new database needs none of this.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,12 +21,12 @@ use super::OpenError;
 use super::open::{FILE, has_schema, migrations, schema_known, schema_of};
 use super::snapshot::{copy_database, private_new};
 
-/// What the name of a copy begins with; the schema that was about to come follows.
+/// Prefix of a copy's name. The version of the new schema follows.
 const COPY: &str = "errand.db.before-V";
-/// How often the size of the database must be free: once for the copy, once for the log while a table is written anew,
-/// once for that table.
+/// The database's size must be free this many times: for the copy, for the log while a table is rewritten, and for
+/// that table.
 const ROOM_TIMES: u64 = 3;
-/// What must be free besides.
+/// Space that must be free in addition, in bytes.
 const ROOM_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError> {
@@ -55,7 +57,7 @@ pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError
                 from = found,
                 to = known,
                 copy = %copy.display(),
-                "the database is brought to this program's schema; the copy is the way back"
+                "the database is being upgraded to this program's schema; the copy allows going back"
             );
         }
         None if has_tables(conn).map_err(database)? => {
@@ -70,20 +72,20 @@ pub(super) fn migrate(dir: &Path, conn: &mut Connection) -> Result<(), OpenError
             from = found,
             to = known,
             ms = millis(began),
-            "the database has this program's schema"
+            "the database now has this program's schema"
         );
         remove_older_copies(dir, known);
     }
     Ok(())
 }
 
-/// Each migration commits together with its line in the history: otherwise, after a kill between the two, no start would
-/// get past a migration that has been made and is not on record.
+/// Commits each migration together with its line in the history. Otherwise, after a kill between the two commits, every
+/// start would fail on a migration that was applied but not recorded.
 fn grouped() -> refinery::Runner {
     migrations::runner().set_grouped(true)
 }
 
-/// One after the other, so that the time of each is known.
+/// Runs the migrations one by one, so that the duration of each is known.
 fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Migration {
         dir: dir.to_owned(),
@@ -109,7 +111,7 @@ fn run(dir: &Path, conn: &mut Connection, from: Option<i64>) -> Result<(), OpenE
             to = step.version(),
             name = step.name(),
             ms = millis(began),
-            "a migration went through"
+            "a migration succeeded"
         );
     }
     Ok(())
@@ -134,7 +136,7 @@ fn failed(dir: &Path, source: io::Error) -> OpenError {
     }
 }
 
-/// What is free on the file system of a directory, for this user.
+/// Free space for this user on the file system of a directory, in bytes.
 fn free_bytes(dir: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(dir)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
@@ -160,8 +162,8 @@ fn require_room(dir: &Path, free: u64) -> Result<(), OpenError> {
     })
 }
 
-/// Keeps a copy of the database as it is before a migration to schema `to`. One that is there already was made by a start
-/// that was cut off: the database may have been changed since, so that it is kept.
+/// Keeps a copy of the database before the migration to schema `to`. An existing copy was made by an interrupted
+/// start and is kept, because the database may have changed since.
 fn keep_copy(dir: &Path, conn: &Connection, to: i64) -> Result<PathBuf, OpenError> {
     let copy = dir.join(format!("{COPY}{to}"));
     if copy.exists() {
@@ -186,7 +188,7 @@ fn keep_copy(dir: &Path, conn: &Connection, to: i64) -> Result<PathBuf, OpenErro
     Ok(copy)
 }
 
-/// Removes the copies of earlier migrations. One that cannot be removed takes room and does no other harm.
+/// Removes the copies of earlier migrations. A copy that cannot be removed only wastes space.
 fn remove_older_copies(dir: &Path, newest: i64) {
     let newest = format!("{COPY}{newest}");
     let names = fs::read_dir(dir).map(|entries| {
@@ -204,7 +206,7 @@ fn remove_older_copies(dir: &Path, newest: i64) {
         match fs::remove_file(dir.join(&name)) {
             Ok(()) => tracing::info!(copy = name, "the copy of an earlier migration was removed"),
             Err(error) => {
-                tracing::warn!(%error, copy = name, "the copy of an earlier migration was not removed");
+                tracing::warn!(%error, copy = name, "the copy of an earlier migration could not be removed");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Opening: lock, file, migrations, readers.
+//! Opens a store: lock, database file, migrations, readers.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -31,41 +31,43 @@ mod embedded {
 }
 pub(super) use embedded::migrations;
 
-/// The lock file in the data directory.
+/// Name of the lock file in the data directory.
 const LOCK: &str = "lock";
-/// The database in the data directory.
+/// Name of the database in the data directory.
 pub(crate) const FILE: &str = "errand.db";
 
-/// How much more than a reader the writer keeps in memory: the pages of all runs at work, so that a batch reads none.
+/// Cache of the writer, as a multiple of a reader's: it holds the pages of all active runs, so that a batch reads
+/// none from disk.
 const WRITER_CACHE_TIMES: i64 = 8;
-/// What a log keeps of its size when it begins anew: twice what it has between two checkpoints. Unit: bytes.
+/// Size to which a log is truncated when it starts from the beginning: twice its size between two checkpoints, in
+/// bytes.
 const LOG_BYTES_KEPT: i64 = 64 << 20;
-/// Most connections for short reads: as many as threads that work, up to this.
+/// Maximum number of connections for inline reads: one per worker thread, up to this.
 const QUICK_READERS_MAX: usize = 8;
 
-/// What the store needs to open.
+/// Parameters for opening a store.
 pub struct OpenOptions {
-    /// The data directory; made if it is not there.
+    /// The data directory. Created if it does not exist.
     pub dir: PathBuf,
-    /// This start of the program.
+    /// Id of this start of the program.
     pub boot: BootId,
-    /// The server's outer address, for `respond_url`. Without a slash at the end.
+    /// Public URL of the server for `respond_url`, without a trailing slash.
     pub respond_base: String,
     /// Seals secrets at rest.
     pub master_key: MasterKey,
-    /// Connections that read. Range 1..=64.
+    /// Number of pooled readers, 1 to 64.
     pub readers: usize,
-    /// What each connection that reads keeps in memory; the one that writes eight times that. Unit: KiB.
+    /// Cache of each reader in KiB. The writer has eight times as much.
     pub cache_kib: u32,
 }
 
-/// Why the store does not open.
+/// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another server works on the directory.
-    #[error("{} is in use by another errand server; stop it first, or take another --data-dir", .0.display())]
+    /// Another server is using the directory.
+    #[error("{} is in use by another errand server; stop it first, or use another --data-dir", .0.display())]
     InUse(PathBuf),
-    /// The database has tables, and none of errand's.
+    /// The database has tables, but none of errand's.
     #[error(
         "the database errand.db in {dir} is not errand's: it was made by another program. Put errand's own file back, or \
          choose another data directory",
@@ -75,103 +77,90 @@ pub enum OpenError {
     /// The directory was written by a newer program.
     #[error("{} was written by a newer errand (its schema is {found}, this program knows {known}); run that version, or go back to a backup or to `errand.db.before-VN` (docs/backup.md)", .dir.display())]
     Newer {
-        /// The data directory.
         dir: PathBuf,
-        /// Its schema.
+        /// Version of its schema.
         found: i64,
-        /// Ours.
+        /// Version of this program's schema.
         known: i64,
     },
-    /// The directory is a copy of one that a server worked on while it was copied.
+    /// The directory was copied while a server was using it.
     #[error(
-        "{dir} is a copy of a data directory that was in use: the files of such a copy are of different moments, so that \
-         it may be damaged, or hold runs without their files. Use a backup (`errand backup`, then `errand restore`), or \
-         stop the server before its directory is copied. If it is whole all the same, such as a copy of a snapshot of a \
-         volume, start once with `errand serve --accept-copy`",
+        "{dir} is a copy of a data directory that was in use: its files were copied at different moments, so it may be \
+         damaged, or contain runs without their files. Use a backup (`errand backup`, then `errand restore`), or stop the \
+         server before copying its directory. If the copy is consistent, such as a copy of a volume snapshot, start once \
+         with `errand serve --accept-copy`",
         dir = .0.display()
     )]
     Copied(PathBuf),
-    /// The database of a copy that was to be accepted is damaged.
-    #[error("the database in {} is not whole, so that this copy cannot be used: {what}", .dir.display())]
+    /// The database of a copy is damaged, so the copy cannot be accepted.
+    #[error("the database in {} is damaged, so this copy cannot be used: {what}", .dir.display())]
     NotWhole {
-        /// The data directory.
         dir: PathBuf,
-        /// What is wrong.
+        /// The findings of the check.
         what: String,
     },
-    /// There is no room for a migration.
+    /// There is not enough disk space for a migration.
     #[error(
-        "there is no room to bring the database in {} to this program's schema: it takes {} MiB (three times the size of the \
-         database: a copy to go back to, and the migration itself), and {} MiB are free; make room, and start again. \
-         Nothing was changed",
+        "there is not enough disk space to upgrade the database in {} to this program's schema: it needs {} MiB (three times \
+         the size of the database: for a copy to go back to, and for the migration itself), but only {} MiB are free; \
+         free some space and start again. Nothing was changed",
         .dir.display(), .needed.div_ceil(1 << 20), .free >> 20
     )]
     NoRoomToMigrate {
-        /// The data directory.
         dir: PathBuf,
         /// Bytes that must be free.
         needed: u64,
-        /// Bytes that are.
+        /// Bytes that are free.
         free: u64,
     },
-    /// The copy from before a migration cannot be made.
-    #[error("the database in {} could not be copied before it is brought to this program's schema; nothing was changed", .dir.display())]
+    /// The copy before a migration could not be made.
+    #[error("the database in {} could not be copied before the upgrade to this program's schema; nothing was changed", .dir.display())]
     NoCopy {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The directory cannot be used.
     #[error("the data directory {} cannot be used", .dir.display())]
     Directory {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The file cannot be opened.
+    /// The database cannot be opened.
     #[error("the database in {} cannot be opened", .dir.display())]
     Database {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: rusqlite::Error,
     },
-    /// A migration failed; the file is as it was before it.
-    #[error("the database in {} could not be brought to this program's schema", .dir.display())]
+    /// A migration failed. The database is unchanged.
+    #[error("the database in {} could not be upgraded to this program's schema", .dir.display())]
     Migration {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: Box<refinery::Error>,
     },
-    /// A rotation of the master key that was cut off could not be ended. No secret is lost.
-    #[error("the rotation of the master key that was begun in {} could not be ended", .dir.display())]
+    /// An interrupted rotation of the master key could not be completed. No secret is lost.
+    #[error("the interrupted rotation of the master key in {} could not be completed", .dir.display())]
     Rotation {
-        /// The data directory.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: Box<crate::error::StoreError>,
     },
 }
 
 impl Store {
-    /// Opens the store: takes the directory's lock, makes or migrates the database.
+    /// Opens the store: takes the directory's lock, and creates or migrates the database.
     ///
     /// # Errors
-    /// [`OpenError`] says what is in the way; nothing was changed, but for a migration that went through.
+    /// [`OpenError`]. Nothing was changed then, except by a migration that succeeded.
     pub fn open(options: OpenOptions) -> Result<Self, OpenError> {
         let lock = Self::lock(&options.dir)?;
         Self::open_locked(options, lock)
     }
 
-    /// Opens the store of a directory whose lock the caller has taken.
+    /// Opens the store of a directory whose lock the caller holds.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -179,7 +168,7 @@ impl Store {
         Self::open_on_trial(options, lock, Trial::default())
     }
 
-    /// As [`Store::open_locked`], with what a test wants otherwise.
+    /// Like [`Store::open_locked`], with options for tests.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -198,10 +187,10 @@ impl Store {
             source,
         };
         refuse_copy(&dir)?;
-        // SQLite gives its log the same mode.
+        // SQLite gives its log the same permissions.
         private_file(&dir.join(FILE)).map_err(directory)?;
         let closed = Arc::new(AtomicBool::new(true));
-        // Before the connections: it goes after them.
+        // Created before the connections, so that it is dropped after them.
         let mark = if trial.simulated {
             None
         } else {
@@ -280,10 +269,10 @@ impl Store {
         })
     }
 
-    /// Takes the lock on a data directory, which is made if it is not there.
+    /// Takes the lock of a data directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`OpenError::InUse`] where a server works on it.
+    /// [`OpenError::InUse`] if a server is using it.
     pub fn lock(dir: &Path) -> Result<DirLock, OpenError> {
         let failed = |source| OpenError::Directory {
             dir: dir.to_owned(),
@@ -306,19 +295,19 @@ impl Store {
     }
 }
 
-/// The schema of a data directory, by its number.
+/// The schema versions of a data directory and of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schema {
-    /// What the directory has.
+    /// Version in the directory.
     pub found: i64,
-    /// What this program works with.
+    /// Version that this program uses.
     pub known: i64,
 }
 
-/// The lock on a data directory, until it is dropped or the process ends.
+/// The lock on a data directory. Held until it is dropped or the process ends.
 ///
-/// The directory itself is locked as well as the file `lock`: somebody who removes that file, which looks like one that a
-/// dead server left, does not let a second server in.
+/// Both the directory itself and the file `lock` are locked, so that a second server is refused even if somebody removes
+/// the file because it looks like a remainder of a dead server.
 #[derive(Debug)]
 pub struct DirLock {
     _file: File,
@@ -326,7 +315,7 @@ pub struct DirLock {
 }
 
 impl Store {
-    /// Reads from a data directory's database, which is neither locked nor migrated.
+    /// Reads from a data directory's database without locking or migrating it.
     pub(crate) fn look<T>(
         dir: &Path,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -338,8 +327,8 @@ impl Store {
         })
     }
 
-    /// The schema of a data directory, which is only looked at: nothing is made, migrated or locked. None where there is
-    /// no database.
+    /// The schema of a data directory, without creating, migrating or locking anything. `None` if there is no
+    /// database.
     ///
     /// # Errors
     /// [`OpenError::Database`].
@@ -359,7 +348,7 @@ impl Store {
     }
 }
 
-/// Makes a directory that others cannot look into.
+/// Creates a directory that other users cannot enter.
 fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new()
@@ -368,8 +357,8 @@ fn make_private(dir: &Path) -> io::Result<()> {
         .create(dir)
 }
 
-/// Opens a file that only this user can read, also where the directory was made by somebody else; makes it if it is not
-/// there.
+/// Opens a file, or creates it, such that only this user can read it. Also tightens the permissions of an existing
+/// file, since somebody else may have created the directory.
 pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let mut options = File::options();
@@ -395,29 +384,29 @@ pub(super) fn connect(dir: &Path, read_only: bool, cache_kib: u32) -> rusqlite::
     let conn =
         Connection::open_with_flags(dir.join(FILE), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.set_prepared_statement_cache_capacity(128);
-    // Plans do not depend on bound values; otherwise statements whose conditions meet an index are compiled anew at each
-    // use.
+    // Query plans then do not depend on bound values. Otherwise, statements with conditions on indexed columns would
+    // be compiled again for each use.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if !read_only {
-        // Takes effect on an empty file only.
+        // Only takes effect on an empty file.
         conn.pragma_update(None, "page_size", 4096)?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
-        // Where there is no thread that does it (`checkpoint`).
+        // For stores without the checkpoint thread (`checkpoint`).
         conn.pragma_update(None, "wal_autocheckpoint", 8000)?;
-        // A log that a reader held open is cut back to this once it begins anew.
+        // A log that a reader kept from shrinking is truncated to this size once it starts from the beginning.
         conn.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
     }
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
-    // Negative: in KiB.
+    // A negative value is in KiB.
     let cache_kib = i64::from(cache_kib) * if read_only { 1 } else { WRITER_CACHE_TIMES };
     conn.pragma_update(None, "cache_size", -cache_kib)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     Ok(conn)
 }
 
-/// Notes when the store was made, where it is not noted yet: at this start.
+/// Records this start as the time of the store's creation, if no time is recorded yet.
 fn note_creation(conn: &Connection, boot: BootId) -> rusqlite::Result<()> {
     let noted = conn.query_row("SELECT count(*) > 0 FROM store", [], |row| row.get(0))?;
     if noted {

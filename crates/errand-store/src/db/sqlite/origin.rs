@@ -1,20 +1,26 @@
-//! Tells a data directory from a copy of one that was made while a server worked on it.
+//! Recognizes a copy of a data directory that was made while a server was using the original.
 //!
-//! A file beside the database, the mark, says which file the database is and whether it was closed in order. `cp -r` of a
-//! directory that is in use takes its files at different moments, so that the copy is damaged or holds rows without
-//! their files; it is found by its mark, which says that the database is open and is another file.
+//! A file next to the database, the mark, records which file the database is, and whether it was closed in order. `cp
+//! -r` of a directory in use copies its files at different moments, so that the copy may be damaged, or contain rows
+//! without their files. Such a copy is recognized by its mark, which says that the database is open and is a
+//! different file.
 //!
-//! Promised: what is refused is a directory that was not closed in order *and* whose database is not the file that the
-//! mark tells of. So a crash, a moved directory, a snapshot of a volume (which keeps the files' numbers) and a copy of a
-//! stopped server's directory all open. A directory without a mark is of an older version, and opens.
+//! # Guarantees
 //!
-//! A start on a full disk goes on: a mark that says already what it is to say is left as it is, and another one is written
-//! over where there is no room for a new file.
+//! A directory is refused only if it was not closed in order *and* its database is not the file that the mark refers
+//! to. Therefore a directory after a crash, a moved directory, a volume snapshot (which keeps the inode numbers), and
+//! a copy of a stopped server's directory all open. A directory without a mark comes from an older version, and
+//! opens.
 //!
-//! Which file it is, is told by the moment of its birth; where the file system does not keep that, by its number. Not by
-//! the device, whose number may be another one after each start of the machine.
+//! A start on a full disk works: a mark with the right content is left unchanged, and otherwise it is overwritten if
+//! there is no space for a new file.
 //!
-//! Left out: whether the files are whole. A restored directory's mark says that it was closed.
+//! A file is identified by its creation time, or, on file systems without one, by its inode number. The device number
+//! is not used, because it may change when the machine restarts.
+//!
+//! # Non-goals
+//!
+//! Checking whether the files are undamaged. The mark of a restored directory says that it was closed.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -29,26 +35,26 @@ use serde::{Deserialize, Serialize};
 use super::open::FILE;
 use super::{DirLock, OpenError, Store};
 
-/// The mark's name in the data directory.
+/// Name of the mark in the data directory.
 pub(super) const MARK: &str = "store.mark";
-/// A mark is smaller than this; more is none.
+/// A mark is smaller than this. A larger file is not a mark.
 const MARK_BYTES_MAX: u64 = 4096;
 
-/// What the mark says.
+/// Content of the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     /// Whether a server has closed the database in order.
     closed: bool,
-    /// Which file the database is.
+    /// Identity of the database file.
     database: Identity,
 }
 
-/// Which file a file is.
+/// Identity of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
-    /// Its number on its file system.
+    /// Inode number.
     inode: u64,
-    /// When it was made. Unit: nanoseconds since 1970.
+    /// Creation time, in nanoseconds since 1970.
     born_ns: Option<u64>,
 }
 
@@ -78,7 +84,8 @@ impl Identity {
     }
 }
 
-/// None where there is no mark, or one that cannot be read: it was cut off, or is of another version.
+/// Reads the mark. `None` if there is none, or if it cannot be parsed, because it was cut off or has a different
+/// version.
 fn read(dir: &Path) -> io::Result<Option<Mark>> {
     use io::Read as _;
     let file = match File::open(dir.join(MARK)) {
@@ -90,13 +97,13 @@ fn read(dir: &Path) -> io::Result<Option<Mark>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
-/// Writes the mark of the database as it is now; on disk when this returns, where `synced`.
+/// Writes the mark for the current database. With `synced`, it is on disk when this returns.
 fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
     let Some(database) = Identity::of(&dir.join(FILE))? else {
         return Ok(());
     };
     let mark = Mark { closed, database };
-    // As after a crash. Nothing that cannot be read is in the way of what is written anew.
+    // A mark that cannot be read, for example after a crash, is simply replaced.
     if read(dir).is_ok_and(|found| found.as_ref() == Some(&mark)) {
         return Ok(());
     }
@@ -107,7 +114,7 @@ fn write(dir: &Path, closed: bool, synced: bool) -> io::Result<()> {
     }
 }
 
-/// Puts a new file in the place of the mark.
+/// Replaces the mark by a new file.
 fn replace(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
     let beside = dir.join(format!("{MARK}.new"));
     let write = || {
@@ -124,7 +131,7 @@ fn replace(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
         fs::rename(&beside, dir.join(MARK))
     };
     if let Err(error) = write() {
-        // What is there of it is of no use.
+        // A partial file is useless.
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
@@ -134,8 +141,8 @@ fn replace(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes over the mark that is there, which takes no room on most file systems. Where that fails as well, the mark goes,
-/// rather than to say what is not so: a directory without one opens.
+/// Overwrites the existing mark, which needs no additional space on most file systems. If that fails too, the mark is
+/// removed, because a wrong one would be worse: a directory without a mark opens.
 fn write_over(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
     let path = dir.join(MARK);
     let write = || {
@@ -147,7 +154,7 @@ fn write_over(dir: &Path, text: &[u8], synced: bool) -> io::Result<()> {
     let Err(error) = write() else {
         return Ok(());
     };
-    tracing::warn!(%error, "the disk is full, so that a copy of the data directory is not told from it");
+    tracing::warn!(%error, "the disk is full, so a copy of the data directory will not be recognized as a copy");
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound && !is_full(&error) => Err(error),
         _ => Ok(()),
@@ -161,7 +168,7 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Refuses a copy of a directory that a server worked on. Changes nothing.
+/// Refuses a directory that was copied while a server was using it. Changes nothing.
 pub(crate) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
     let looked = || {
         let mark = read(dir)?;
@@ -179,25 +186,25 @@ pub(crate) fn refuse_copy(dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Says that the database of a directory is whole and closed, whatever its mark said. For directories that a restore has
-/// made, and for those that the operator accepts.
+/// Marks the database of a directory as complete and closed, regardless of its previous mark. For restored
+/// directories, and for copies that the operator accepts.
 pub(super) fn mark_closed(dir: &Path) -> io::Result<()> {
     write(dir, true, true)
 }
 
-/// The mark of a store while it is open. When it ends, after the database is closed, the mark says so.
+/// The mark of an open store. After the database is closed, it says so.
 pub(super) struct OpenMark {
-    /// Whether the end was written. Held while it is.
+    /// Whether the end was written. The lock is held while writing it.
     is_written: Mutex<bool>,
     dir: PathBuf,
-    /// Which file was opened: another one's mark is left alone.
+    /// The file that was opened. The mark of a different file is left unchanged.
     database: Option<Identity>,
     closed: Arc<AtomicBool>,
     synced: bool,
 }
 
 impl OpenMark {
-    /// Says that the database is open. `closed`: becomes true when it was closed in order.
+    /// Marks the database as open. `closed` becomes true when it was closed in order.
     pub(super) fn set(dir: &Path, closed: Arc<AtomicBool>, synced: bool) -> io::Result<Self> {
         write(dir, false, synced)?;
         Ok(Self {
@@ -209,7 +216,7 @@ impl OpenMark {
         })
     }
 
-    /// Whether the database that was opened is still the one in the directory, which may have been replaced.
+    /// Whether the opened database is still the one in the directory, which may have been replaced.
     fn is_still_there(&self) -> bool {
         let found = Identity::of(&self.dir.join(FILE));
         matches!((found, &self.database), (Ok(Some(found)), Some(opened)) if found.is_same_file(opened))
@@ -217,7 +224,7 @@ impl OpenMark {
 }
 
 impl OpenMark {
-    /// Says that the database is closed, if it was closed in order and that is not said yet. Blocking.
+    /// Marks the database as closed, if it was closed in order and is not marked yet. Blocking.
     pub(super) fn end(&self) {
         let mut is_written = self
             .is_written
@@ -230,7 +237,7 @@ impl OpenMark {
             Ok(()) => *is_written = true,
             Err(error) => tracing::warn!(
                 %error,
-                "the mark of an orderly end could not be written: a copy of this data directory will be refused"
+                "the orderly shutdown could not be recorded: a copy of this data directory will be refused"
             ),
         }
     }
@@ -243,11 +250,11 @@ impl Drop for OpenMark {
 }
 
 impl Store {
-    /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once: its database is looked through
-    /// first. `lock`: as [`Store::lock`] gives it.
+    /// Accepts a directory that would be refused as a copy ([`OpenError::Copied`]), once, after checking its
+    /// database. `lock` comes from [`Store::lock`].
     ///
     /// # Errors
-    /// [`OpenError::NotWhole`] where the database is not whole; [`OpenError::Database`], [`OpenError::Directory`].
+    /// [`OpenError::NotWhole`] if the database is damaged; [`OpenError::Database`], [`OpenError::Directory`].
     pub fn accept_copy(dir: &Path, _lock: &DirLock) -> Result<(), OpenError> {
         if refuse_copy(dir).is_ok() {
             return Ok(());

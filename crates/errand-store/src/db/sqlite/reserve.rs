@@ -1,8 +1,9 @@
-//! Room on the disk that is kept for what must be possible when there is no other: to stop runs.
+//! Disk space that is reserved for stopping runs, which must work even when the disk is full.
 //!
-//! A file of [`BYTES`] lies in the data directory. When a write that may have it finds no room, the file is removed, and
-//! the write is done once more. From then on nothing else is written before the file is there again: other writes would
-//! take the room that the next stop needs. A server that starts without the file writes as long as it can.
+//! A file of [`BYTES`] is kept in the data directory. When a write that may use the reserve finds no space, the file
+//! is removed and the write is repeated. From then on, no other writes are accepted until the file exists again,
+//! because they would use up the space that the next stop needs. A server that starts without the file writes as long
+//! as it can.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -14,24 +15,24 @@ use rustix::io::Errno;
 
 use super::open::private_file;
 
-/// The file in the data directory.
+/// Name of the file in the data directory.
 const NAME: &str = "errand.reserve";
-/// Room for the stops of some hundred runs. Unit: bytes.
+/// Space for stopping some hundred runs, in bytes.
 const BYTES: u64 = 4 << 20;
-/// After so many commits it is tried again to make the file, where there was no room for it.
+/// Number of commits after which creating the file is tried again, if there was no space for it.
 const TRY_AFTER: u32 = 64;
 
-/// See the module's document. Of the thread that writes.
+/// The reserve, as used by the writer's thread.
 pub(super) struct Reserve {
     path: PathBuf,
     is_there: Cell<bool>,
-    /// It was given up: nothing but what may have it is written.
+    /// The reserve is used up, so that only writes that may use it are accepted.
     is_given_up: Cell<bool>,
     commits: Cell<u32>,
 }
 
 impl Reserve {
-    /// Makes the file, where there is room.
+    /// Creates the file if there is space.
     pub(super) fn keep(dir: &Path) -> Self {
         let reserve = Self {
             path: dir.join(NAME),
@@ -46,15 +47,15 @@ impl Reserve {
     fn make(&self) -> bool {
         let made = make(&self.path);
         if let Err(error) = &made {
-            tracing::debug!(%error, "no room could be kept");
-            // A part of it would be in the way.
+            tracing::debug!(%error, "no disk space could be reserved");
+            // A partial file is useless.
             let _ = fs::remove_file(&self.path);
         }
         self.is_there.set(made.is_ok());
         made.is_ok()
     }
 
-    /// Gives the room up to a write that found none. False: there is nothing to give.
+    /// Releases the reserve for a write that found no space. Returns `false` if there is none.
     pub(super) fn give_up(&self) -> bool {
         if !self.is_there.replace(false) {
             return false;
@@ -63,7 +64,7 @@ impl Reserve {
         fs::remove_file(&self.path).is_ok()
     }
 
-    /// Whether a write that may not have the room may be tried.
+    /// Whether a write that may not use the reserve may be tried.
     pub(super) fn lets_others_write(&self) -> bool {
         if self.is_given_up.get() && self.make() {
             self.is_given_up.set(false);
@@ -71,7 +72,7 @@ impl Reserve {
         !self.is_given_up.get()
     }
 
-    /// After a commit: where there was no room for the file, there may be now.
+    /// Called after a commit: if there was no space for the file, there may be now.
     pub(super) fn after_commit(&self) {
         if self.is_there.get() || self.is_given_up.get() {
             return;
@@ -90,7 +91,7 @@ fn make(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     match fallocate(&file, FallocateFlags::empty(), 0, BYTES) {
-        // A file system that cannot: its room is taken by writing.
+        // The file system does not support fallocate, so write the bytes.
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => fill(&file),
         made => Ok(made?),
     }

@@ -1,9 +1,13 @@
-//! Copies of the database: all rows as they were at one point in time, while others write.
+//! Copies of the database as it was at one point in time, while others write.
 //!
-//! Promised: a [`Snapshot`] sees what was committed when it was taken and nothing later, holds up no write, and writes
-//! nothing to the database. SQLite's log cannot shrink before it is dropped.
+//! # Guarantees
 //!
-//! Left out: the files of sandboxes, and what a backup is made of otherwise.
+//! A [`Snapshot`] contains what was committed when it was taken, and nothing later. It delays no write and writes
+//! nothing to the database. SQLite's log cannot shrink before the snapshot is dropped.
+//!
+//! # Non-goals
+//!
+//! The files of sandboxes, and the other parts of a backup.
 
 use std::fs::File;
 use std::io;
@@ -18,11 +22,11 @@ use rusqlite::{Connection, OpenFlags};
 use super::open::{FILE, connect, has_schema, migrations, schema_known, schema_of};
 use super::{DirLock, OpenError, Store};
 
-/// Pages that are copied between two looks at whether to go on: 16 MiB.
+/// Pages copied between two calls of `go_on`: 16 MiB.
 const PAGES: i32 = 4096;
-/// Of a file that SQLite takes for a database and that holds nothing.
+/// Reported for a file that SQLite accepts as a database but that is empty.
 const EMPTY: &str = "it holds none of errand's tables";
-/// What a connection that copies keeps in memory. Unit: KiB.
+/// Cache of the copying connection, in KiB.
 const CACHE_KIB: u32 = 2048;
 
 /// All rows as they were at one point in time.
@@ -30,38 +34,36 @@ pub struct Snapshot {
     conn: Connection,
 }
 
-/// Why there is no copy of the database.
+/// Why the database could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// SQLite refused.
     #[error("the database cannot be read")]
     Database(#[source] rusqlite::Error),
-    /// The copy cannot be written.
     #[error("the copy of the database cannot be written")]
     Write(#[source] io::Error),
-    /// What was copied is no whole database.
+    /// The copy is damaged.
     #[error(
-        "the database is damaged ({0}): this backup is not made, so that it takes nobody's place; keep the backups that you have, and run `errand doctor`"
+        "the database is damaged ({0}): no backup was made, so that it does not replace a good one; keep your existing backups, and run `errand doctor`"
     )]
     Damaged(String),
-    /// It was called off.
-    #[error("the backup was called off")]
+    #[error("the backup was canceled")]
     CalledOff,
 }
 
-/// What a copy of a database holds that is needed to use it.
+/// Facts that must be known about a copy of a database to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseFacts {
-    /// Its schema.
+    /// Version of its schema.
     pub schema: i64,
-    /// The ids of the master keys that its secrets are sealed under.
+    /// Ids of the master keys that its secrets are sealed under.
     pub key_ids: Vec<String>,
     /// Its sandboxes that are not deleted.
     pub sandboxes: Vec<SandboxId>,
 }
 
 impl Store {
-    /// Takes a snapshot: of all that is committed when this returns. Blocking, for a moment.
+    /// Takes a snapshot of everything that is committed when this returns. Blocks for a moment.
     ///
     /// # Errors
     /// [`SnapshotError::Database`].
@@ -69,23 +71,20 @@ impl Store {
         Snapshot::of(self.dir())
     }
 
-    /// The schema that this program works with.
+    /// Version of the schema that this program uses.
     #[must_use]
     pub fn schema_known() -> i64 {
         schema_known(&migrations::runner())
     }
 
-    /// Says that the database of a directory that was restored is whole and closed. `lock`: as [`Store::lock`] gives it.
-    ///
-    /// # Errors
-    /// Of the file system.
+    /// Marks the database of a restored directory as complete and closed. `lock` comes from [`Store::lock`].
     pub fn mark_restored(dir: &Path, _lock: &DirLock) -> io::Result<()> {
         super::origin::mark_closed(dir)
     }
 }
 
 impl Snapshot {
-    /// Of a directory whose lock the caller holds, or whose store is open.
+    /// Takes a snapshot of a directory whose lock the caller holds, or whose store is open.
     ///
     /// # Errors
     /// [`SnapshotError::Database`].
@@ -93,7 +92,7 @@ impl Snapshot {
         let taken = || {
             let conn = connect(dir, true, CACHE_KIB)?;
             conn.execute_batch("BEGIN")?;
-            // The snapshot begins with the first read.
+            // SQLite takes the snapshot at the first read.
             conn.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
             Ok(conn)
         };
@@ -102,11 +101,11 @@ impl Snapshot {
             .map_err(SnapshotError::Database)
     }
 
-    /// Writes it to a new file, and looks whether what was written is whole. Blocking. `go_on` is told the pages that are
-    /// copied and how many there are, and says whether to go on. The caller puts the file on disk.
+    /// Writes the snapshot to a new file and checks the result. Blocking. `go_on` receives the number of copied pages
+    /// and the total, and returns whether to continue. The caller syncs the file.
     ///
     /// # Errors
-    /// [`SnapshotError`]; what was written is of no use then.
+    /// [`SnapshotError`]; the written file is useless then.
     pub fn write_to(
         self,
         path: &Path,
@@ -118,7 +117,7 @@ impl Snapshot {
             called_off = !go_on(done, all);
             !called_off
         });
-        // The log can shrink again.
+        // Ends the read transaction, so that the log can shrink again.
         drop(self);
         match copied {
             Err(_) if called_off => return Err(SnapshotError::CalledOff),
@@ -135,7 +134,7 @@ impl Snapshot {
     }
 }
 
-/// Looks through the database of a directory that nobody uses.
+/// Checks the database of a directory that nobody uses.
 pub(super) fn check_database(dir: &Path) -> Result<(), OpenError> {
     let database = |source| OpenError::Database {
         dir: dir.to_owned(),
@@ -144,7 +143,7 @@ pub(super) fn check_database(dir: &Path) -> Result<(), OpenError> {
     let conn = connect(dir, true, CACHE_KIB).map_err(database)?;
     match quick_check(&conn) {
         Ok(()) if has_schema(&conn).map_err(database)? => Ok(()),
-        // SQLite takes an empty file for a database.
+        // SQLite accepts an empty file as a database.
         Ok(()) => Err(OpenError::NotWhole {
             dir: dir.to_owned(),
             what: EMPTY.to_owned(),
@@ -167,7 +166,7 @@ fn quick_check(conn: &Connection) -> Result<(), SnapshotError> {
     Err(SnapshotError::Damaged(found))
 }
 
-/// A database that nobody writes to, opened so that nothing appears beside it.
+/// Opens a database that nobody writes to, such that no other files appear next to it.
 fn open_unchanged(path: &Path) -> rusqlite::Result<Connection> {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -198,7 +197,7 @@ fn facts(conn: &Connection) -> rusqlite::Result<DatabaseFacts> {
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let id: String = row.get(0)?;
-            // One that has not the form of an id has no directory.
+            // An id that cannot be parsed has no directory.
             sandboxes.extend(SandboxId::parse(&id));
         }
     }
@@ -214,7 +213,7 @@ pub(crate) fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool>
         .exists([name])
 }
 
-/// Makes a file that only this user can read, where there is none.
+/// Creates a file that only this user can read. Fails if it exists.
 pub(super) fn private_new(path: &Path) -> io::Result<File> {
     File::options()
         .create_new(true)
@@ -223,7 +222,7 @@ pub(super) fn private_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Copies what a connection sees into an empty file. It is not synced.
+/// Copies what a connection sees into an empty file, without syncing it.
 pub(super) fn copy_database(
     from: &Connection,
     to: &Path,
@@ -237,7 +236,7 @@ pub(super) fn copy_database(
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(io::Error::other)?;
-    // The caller syncs it, and nobody needs a half of it.
+    // The caller syncs it, and a partial copy is useless anyway.
     copy.pragma_update(None, "synchronous", "OFF")
         .and_then(|()| copy.pragma_update(None, "journal_mode", "OFF"))
         .map_err(io::Error::other)?;
@@ -265,7 +264,7 @@ pub(super) fn copy_database(
     copy.close().map_err(|(_, error)| io::Error::other(error))
 }
 
-/// The facts of a database file that nobody writes to.
+/// Reads the facts of a database file that nobody writes to.
 ///
 /// # Errors
 /// [`SnapshotError::Database`].
@@ -275,5 +274,5 @@ pub fn database_facts(path: &Path) -> Result<DatabaseFacts, SnapshotError> {
         .map_err(SnapshotError::Database)
 }
 
-/// The database's name in a data directory.
+/// Name of the database in a data directory.
 pub const DATABASE_FILE: &str = FILE;

@@ -1,40 +1,41 @@
-//! For tests and simulations: a store that fails to order, and one that works on its caller's task.
+//! Fault injection and simulation: a store whose commits fail on request, or that works on its callers' tasks.
 
 use std::sync::Arc;
 
-/// What becomes of a commit.
+/// Outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing out of the ordinary.
+    /// Nothing unusual.
     None,
-    /// The disk has no room: it is taken back.
+    /// The disk is full: the commit is rolled back.
     Full,
-    /// The disk fails, or the program dies: the store is closed to all, as after a failed sync.
+    /// The disk fails, or the program dies: the store is closed for everyone, as after a failed sync.
     Broken {
-        /// Whether it is on disk all the same: its callers do not hear so.
+        /// Whether the commit is on disk anyway. Its callers do not learn that.
         written: bool,
     },
 }
 
-/// Says what becomes of commits.
+/// Decides what happens to commits.
 pub trait Faults: Send + Sync {
-    /// Asked once for each commit, before it.
+    /// Called once before each commit.
     fn at_commit(&self) -> Fault;
 
-    /// Simulated: how often a write's caller gives way to other tasks before the write, and before it hears of it.
+    /// For simulations: how many times a writer yields to other tasks before the write, and before it receives the
+    /// result.
     fn gives_way(&self) -> (u32, u32) {
         (0, 0)
     }
 }
 
-/// How a store on trial differs from the program's.
+/// How a store under test differs from the program's.
 #[derive(Clone, Default)]
 pub struct Trial {
-    /// Asked before each commit.
+    /// Called before each commit.
     pub faults: Option<Arc<dyn Faults>>,
-    /// No sync: what a crash of the program leaves is the same without it, and only a crash of the machine asks for it.
+    /// Do not sync. After a crash of the program the result is the same; only a crash of the machine needs it.
     pub unsynced: bool,
-    /// No threads, and no sync: every operation is done on its caller's task, so that the same order of calls gives the
+    /// No threads and no syncs: every operation runs on its caller's task, so that the same order of calls gives the
     /// same order of everything.
     pub simulated: bool,
 }

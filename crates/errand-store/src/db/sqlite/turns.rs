@@ -1,8 +1,11 @@
-//! Turns of teams at the readers.
+//! Limits how many readers one team uses at the same time.
 //!
-//! Guarantees: one team has at most half of the readers at once, whatever it asks for, so that another team's read waits
-//! for at most one read before it. Within a team, reads are done in the order in which they came. Memory: one entry for
-//! each team that reads or waits.
+//! # Guarantees
+//!
+//! One team uses at most half of the readers at the same time, so that a read of another team waits for at most one read
+//! before it. The reads of one team are executed in the order in which they arrive.
+//!
+//! Memory: one entry for each team that reads or waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +20,7 @@ pub(super) struct TeamTurns {
     teams: Arc<Mutex<HashMap<TeamId, Arc<Semaphore>>>>,
 }
 
-/// One read of a team, until it is dropped.
+/// One read of a team. It ends when this is dropped.
 pub(super) struct TeamTurn {
     turns: TeamTurns,
     team: TeamId,
@@ -25,7 +28,7 @@ pub(super) struct TeamTurn {
 }
 
 impl TeamTurns {
-    /// Turns at `readers` connections.
+    /// Creates the turns for a pool of `readers` connections.
     pub(super) fn at(readers: usize) -> Self {
         Self {
             each: (readers / 2).max(1),
@@ -42,7 +45,7 @@ impl TeamTurns {
                 .or_insert_with(|| Arc::new(Semaphore::new(self.each)));
             Arc::clone(places)
         };
-        // Made before the wait, so that a caller who gives up leaves no entry behind.
+        // Created before the wait, so that a canceled caller leaves no entry behind.
         let mut turn = TeamTurn {
             turns: self.clone(),
             team,
@@ -62,7 +65,7 @@ impl Drop for TeamTurn {
             .teams
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Each read that waits or goes on holds the semaphore as well.
+        // Every other read that waits or runs holds the semaphore, too.
         let is_last = teams
             .get(&self.team)
             .is_some_and(|places| Arc::strong_count(places) == 1);

@@ -1,5 +1,5 @@
-//! What is done for an open store from outside its operations: whether its file is still the data directory's, its orderly
-//! end, its log when that was large.
+//! Supervision of an open store: whether its file is still that of the data directory, its orderly end, and shrinking
+//! its log.
 
 use std::fs;
 use std::io;
@@ -18,10 +18,10 @@ use super::whole::{self, Wholeness};
 use super::{Store, Trouble};
 use crate::error::Result;
 
-/// How long a log that was large waits for a reader before it is left for the next time.
+/// How long shrinking a large log waits for readers before it is postponed.
 const SHRINK_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Which file is open.
+/// Identity of the open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -38,7 +38,7 @@ impl FileId {
     }
 }
 
-/// Notes the orderly end of a store when the store is closed or dropped, if the file is known to be whole.
+/// Records the orderly end of a store when the store is closed or dropped, if the file is known to be undamaged.
 pub(super) struct EndMark {
     pub(super) is_noted: AtomicBool,
     pub(super) dir: PathBuf,
@@ -48,7 +48,7 @@ pub(super) struct EndMark {
 }
 
 impl EndMark {
-    /// Notes it, once. Blocking.
+    /// Records it, once. Blocking.
     fn end(&self) {
         let is_in_order = self.is_whole.load(Ordering::Acquire)
             && self.condition.refusal().is_none()
@@ -66,16 +66,16 @@ impl Drop for EndMark {
 }
 
 impl Store {
-    /// Closes the store in order, also while others hold clones of it: commits what was handed over before, notes on disk
-    /// that the database is closed, and refuses all that comes later. A store that was lost, or whose last write failed,
-    /// is left as it is. May be called more than once.
+    /// Closes the store in order, even while others hold clones of it: commits what was submitted before, records on
+    /// disk that the database is closed, and refuses everything that comes later. A store that was lost, or whose
+    /// last write failed, is left as it is. May be called more than once.
     pub async fn close(&self) {
         let inner = &self.inner;
         if *inner.writer.poisoned().borrow() {
             return;
         }
         inner.writer.begin_to_close();
-        // Readers first: SQLite removes the log when the last connection is closed that may write.
+        // Readers first: SQLite removes the log when the last connection that may write is closed.
         inner.reader_places.close();
         for pool in [&inner.readers, &inner.quick] {
             pool.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -87,27 +87,29 @@ impl Store {
             held.end.end();
         });
         if let Err(error) = noted.await {
-            tracing::warn!(%error, "the orderly end could not be noted");
+            tracing::warn!(%error, "the orderly shutdown could not be recorded");
         }
     }
 }
 
 impl Store {
-    /// The file was checked, or was closed in order: when the store is closed in order, that is noted. Where it was not,
-    /// it is checked on a thread of its own, beside the store's work.
+    /// Called after opening. `is_whole`: the file was checked or had been closed in order, so an orderly end will be
+    /// recorded. Otherwise the file is checked on a separate thread while the store works.
     pub fn is_opened(&self, is_whole: bool) {
         let noted = Arc::clone(&self.inner.end.is_whole);
         if is_whole {
             noted.store(true, Ordering::Release);
             return;
         }
-        tracing::info!("the database is large, and is checked further beside the server's work");
+        tracing::info!(
+            "the database is large, so the rest of it is checked while the server works"
+        );
         let (inner, dir) = (Arc::downgrade(&self.inner), self.inner.dir.clone());
         let condition = self.inner.condition.clone();
         let goes_on = move || inner.strong_count() > 0;
         let check = move || match whole::check_tables(&dir, goes_on) {
             Some(Wholeness::Whole) => {
-                tracing::info!("the database was checked, and is whole");
+                tracing::info!("the database was checked and is undamaged");
                 noted.store(true, Ordering::Release);
             }
             Some(Wholeness::Damaged(found)) => condition.met(Trouble::Damaged, &found),
@@ -117,11 +119,11 @@ impl Store {
             .name("store-check".to_owned())
             .spawn(check);
         if let Err(error) = started {
-            tracing::warn!(%error, "the database is not checked");
+            tracing::warn!(%error, "the database could not be checked");
         }
     }
 
-    /// Why the file that is open is not the data directory's any more. None: it is. Blocks for a moment.
+    /// Why the open file is no longer that of the data directory. `None` if it still is. Blocks for a moment.
     #[must_use]
     pub fn why_lost(&self) -> Option<String> {
         let dir = self.inner.dir.display();
@@ -133,43 +135,40 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
                 "the data directory {dir}, or its database, was removed under the running server"
             )),
-            // Whatever stands in the way of a look is met by the next write as well.
+            // Any other error will show up at the next write too.
             Err(_) => None,
         }
     }
 
-    /// Gives the store up: nothing is written any more, and the program ends.
+    /// Abandons the store: nothing is written any more, and the program ends.
     pub fn lose(&self, why: &str) {
         self.inner.condition.lose(why);
-        // Never closed: SQLite would remove the log that lies at the path now, which may be another store's.
+        // Never closed, because SQLite would remove the log at this path, which may belong to another store by now.
         std::mem::forget(self.clone());
         self.inner.writer.poison();
     }
 
-    /// Writes nothing, as any write would: what is in the way of writes is met, or over.
+    /// Executes an empty write, which detects problems of writing, and notices when they are over.
     ///
     /// # Errors
-    /// What is in the way.
+    /// The problem that prevents writes.
     pub async fn try_to_write(&self) -> Result<()> {
         self.write(|_| Ok(())).await
     }
 
-    /// Cuts a log off that was large, where nobody reads it any more: else it would keep its size until the program ends.
-    /// Blocks, for moments.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// Truncates a log that has grown large, if no reader needs it any more. Otherwise, it would keep its size until the
+    /// program ends. Blocks for moments.
     pub fn shrink_log(&self) -> Result<()> {
         if self.inner.writer.is_closing() {
             return Ok(());
         }
         let conn = connect(&self.inner.dir, false, 256)?;
         conn.busy_timeout(SHRINK_PATIENCE)?;
-        // The bulk of it is brought into the file while the writer works. Busy, frames in the log, frames brought.
+        // Most of it is moved into the file while the writer works. The columns are: busy, frames in the log, frames moved.
         let passive = "PRAGMA wal_checkpoint(PASSIVE)";
         let (frames, brought): (i64, i64) =
             conn.query_row(passive, [], |row| Ok((row.get(1)?, row.get(2)?)))?;
-        // Some commits may have come meanwhile; more than that is held back by a reader.
+        // A few new commits are normal. More frames than that are held back by a reader.
         if frames - brought < 1_000 {
             conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }

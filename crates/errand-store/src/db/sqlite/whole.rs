@@ -1,12 +1,12 @@
-//! Whether the database's file is what SQLite wrote.
+//! Checks whether the database file is undamaged.
 //!
-//! A store that is closed in order notes its file's identity, size and time ([`mark`]). A start that finds the file so
-//! takes it for whole. Any other file (after a crash, a copy, a change from outside) is checked by `PRAGMA quick_check`
-//! before it is opened, for at most [`TIME_AT_START`]: a start must not take minutes on a large database. What was not
-//! checked by then is checked beside the server, table by table ([`check_tables`]), so that no check holds a snapshot for
-//! long.
+//! A store that is closed in order records the identity, size and time of its file ([`mark`]). A start that finds the
+//! file in this state trusts it. Any other file (after a crash, a copy, or an outside change) is checked with `PRAGMA
+//! quick_check` before it is opened, for at most [`TIME_AT_START`], because a start must not take minutes on a large
+//! database. What remains is checked table by table while the server works ([`check_tables`]), so that no check holds
+//! a snapshot for long.
 //!
-//! A check is no proof: bytes that were changed inside a value are not found by it.
+//! A check is not a proof: it does not find changed bytes within a value.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,27 +18,27 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::open::{FILE, connect, private_file};
 
-/// The note of an orderly end.
+/// Record of an orderly shutdown.
 const MARK: &str = "errand.db.closed";
-/// How long the check at a start may take.
+/// Maximum time of the check at a start.
 const TIME_AT_START: Duration = Duration::from_secs(2);
-/// Steps of SQLite's machine between two looks at the time.
+/// SQLite virtual machine steps between two looks at the time.
 const STEPS: i32 = 10_000;
-/// How many findings are told.
+/// Maximum number of findings that are reported.
 const FINDINGS_MAX: usize = 5;
 
-/// What is known of a file.
+/// Result of examining a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wholeness {
     /// It was closed in order, or the check found nothing.
     Whole,
-    /// There was no time to check all of it.
+    /// There was not enough time to check all of it.
     Unknown,
-    /// It is not what SQLite wrote: what was found.
+    /// It is damaged, with the findings.
     Damaged(String),
 }
 
-/// What tells a file from any other, and from itself after a change.
+/// Identifies a file and its state: changes when the file is replaced or modified.
 fn state_of(dir: &Path) -> io::Result<String> {
     let found = fs::metadata(dir.join(FILE))?;
     Ok(format!(
@@ -55,7 +55,7 @@ fn has_log(dir: &Path) -> bool {
     fs::metadata(dir.join(format!("{FILE}-wal"))).is_ok_and(|log| log.len() > 0)
 }
 
-/// Notes that the file was closed in order. Where it cannot, the next start checks.
+/// Records that the file was closed in order. If that fails, the next start checks the file.
 pub(super) fn mark(dir: &Path) {
     if has_log(dir) {
         return;
@@ -63,11 +63,11 @@ pub(super) fn mark(dir: &Path) {
     let noted = state_of(dir)
         .and_then(|state| (&private_file(&dir.join(MARK))?).write_all(state.as_bytes()));
     if let Err(error) = noted {
-        tracing::debug!(%error, "the orderly end could not be noted; the next start checks the database");
+        tracing::debug!(%error, "the orderly shutdown could not be recorded; the next start checks the database");
     }
 }
 
-/// Looks at a file before it is opened. The note of an orderly end goes: it is made anew at the next one.
+/// Examines a file before it is opened. Removes the record of the orderly shutdown, which the next one writes again.
 pub(crate) fn look(dir: &Path) -> Wholeness {
     let noted = fs::read_to_string(dir.join(MARK)).ok();
     let is_noted = noted.is_some() && noted == state_of(dir).ok() && !has_log(dir);
@@ -78,7 +78,7 @@ pub(crate) fn look(dir: &Path) -> Wholeness {
     check(dir, Some(TIME_AT_START))
 }
 
-/// Checks a file that nobody may have open, or that a server works on. Nothing is changed.
+/// Checks a file that may be open in a server. Changes nothing.
 pub(crate) fn check(dir: &Path, time_max: Option<Duration>) -> Wholeness {
     let checked = connect(dir, true, 2048).and_then(|mut conn| {
         if let Some(time_max) = time_max {
@@ -90,7 +90,7 @@ pub(crate) fn check(dir: &Path, time_max: Option<Duration>) -> Wholeness {
     judge(checked)
 }
 
-/// Checks a file table by table. None: the server ended first.
+/// Checks a file table by table. `None`: the server ended first.
 pub(super) fn check_tables(dir: &Path, goes_on: impl Fn() -> bool) -> Option<Wholeness> {
     let tables = connect(dir, true, 2048).and_then(|conn| {
         let mut select = conn.prepare("SELECT name FROM sqlite_master WHERE type = 'table'")?;
@@ -141,7 +141,7 @@ fn judge(checked: rusqlite::Result<Vec<String>>) -> Wholeness {
     }
 }
 
-/// Whether an error says that the file is not what SQLite wrote.
+/// Whether an error says that the file is damaged.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     super::condition::Trouble::of(error) == Some(super::condition::Trouble::Damaged)
 }

@@ -1,13 +1,14 @@
-//! The writer thread: those that wait are committed together.
+//! The writer thread, which commits all waiting writes together.
 //!
-//! Each job runs inside the batch's transaction. A job that is *refused* has written nothing (held against SQLite's own
-//! count of changes) and disturbs nobody. Any other failure rolls the batch back, and its jobs run again one by one.
-//! Callers are answered only after COMMIT returned.
+//! Each job runs inside the transaction of its batch. A job that is *refused* has written nothing (verified with
+//! SQLite's count of changes) and does not affect the others. Any other failure rolls the batch back, and its jobs
+//! run again one by one. Callers get their answers only after COMMIT has returned.
 //!
-//! A full disk rolls back and is answered. Any other failure of COMMIT leaves the outcome unknown: the writer is
-//! poisoned, everybody who waits is told so, and the program ends.
+//! If the disk is full, the batch is rolled back and its callers get an error. Any other failure of COMMIT leaves the
+//! outcome unknown: the writer is poisoned, all waiting callers get an error, and the program ends.
 //!
-//! [`Writer::close`] ends the writer in order: what was handed over before is committed, and every later write is refused.
+//! [`Writer::close`] ends the writer in order: what was submitted before is committed, and every later write is
+//! refused.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -31,55 +32,56 @@ use crate::error::{Result, StoreError};
 use crate::notify::{Bell, Fence};
 use crate::runs::losses::Losses;
 
-/// Most jobs of one commit: above the number of runs that work at once, below what holds the first one up.
+/// Maximum number of jobs per commit: more than the runs that work at once, but few enough not to delay the first
+/// one.
 const BATCH_MAX: usize = 512;
-/// Most jobs that wait. Beyond, callers wait to hand theirs over.
+/// Maximum number of waiting jobs. Beyond that, callers wait to submit theirs.
 const QUEUE_MAX: usize = 4096;
-/// Why a write of a closed store is refused.
+/// Error message for writes to a closed store.
 const CLOSED: &str = "the server is stopping, and its store is closed; repeat it with the same Idempotency-Key once the \
                       server is back";
 
-/// The batch's transaction, and what rings once it is on disk.
+/// The transaction of a batch, and the notifications to send once it is on disk.
 pub(crate) struct Tx<'a> {
     conn: &'a Connection,
     rings: &'a RefCell<Rings>,
     around: &'a Around,
 }
 
-/// What writes need besides the connection.
+/// Everything that writes need besides the connection.
 pub(crate) struct Around {
-    /// Rung after commits.
+    /// Notified after commits.
     pub(crate) bell: Bell,
-    /// Where answers to human requests go.
+    /// Base URL for responses to human requests.
     pub(crate) respond_base: String,
-    /// Builds that were parsed.
+    /// Parsed builds.
     pub(crate) builds: Builds,
     /// Runs that lost claims in a row.
     pub(crate) losses: Losses,
-    /// Seal and open secrets.
+    /// Keys that seal and open secrets.
     pub(crate) keys: Arc<Keyring>,
-    /// Whether nothing is under way: false from the start of the writer until it has ended in order.
+    /// Whether the database is closed in order: false from the start of the writer until it has ended in order.
     pub(crate) closed: Arc<AtomicBool>,
-    /// Hears of what is in the way.
+    /// Records the problems of the store.
     pub(crate) condition: Condition,
 }
 
 #[derive(Default)]
 pub(crate) struct Rings {
-    /// With whether the run had come to rest.
+    /// Changed runs, and whether each has come to rest.
     runs: Vec<(RunId, bool)>,
-    /// In the order in which it happened.
+    /// In the order of events.
     fences: Vec<Fenced>,
     all: bool,
     work: bool,
     outbox: bool,
 }
 
-/// What happens to who drives a run.
+/// What happened to the driver of a run.
 enum Fenced {
-    /// It was given to a driver, which listens from here on.
+    /// A driver received the run, and its listener must be registered.
     Given(RunId, Arc<Notify>),
-    /// It was taken from its driver.
+    /// The run was taken from its driver.
     Taken(RunId),
 }
 
@@ -92,12 +94,11 @@ impl Deref for Tx<'_> {
 }
 
 impl Tx<'_> {
-    /// Where answers to human requests go.
+    /// Base URL for responses to human requests.
     pub(crate) fn respond_base(&self) -> &str {
         &self.around.respond_base
     }
 
-    /// Builds that were parsed.
     pub(crate) fn builds(&self) -> &Builds {
         &self.around.builds
     }
@@ -107,18 +108,17 @@ impl Tx<'_> {
         &self.around.losses
     }
 
-    /// What is sealed in a write is sealed with these: under the key that is current when its turn has come.
+    /// Keys for sealing secrets within a write. The current key is the one when the write is executed.
     pub(crate) fn keys(&self) -> &Keyring {
         &self.around.keys
     }
 
-    /// Something happened to a run: whoever watches it hears it after the commit. `at_rest`: it has ended, or waits for
-    /// a person.
+    /// Notifies those who watch a run, after the commit. `at_rest`: it has ended, or waits for a person.
     pub(crate) fn ring(&self, run: RunId, at_rest: bool) {
         self.rings.borrow_mut().runs.push((run, at_rest));
     }
 
-    /// A run was given to a driver, which hears through this when it is taken away again.
+    /// Creates the listener of a driver that has received a run. It is notified when the run is taken away.
     pub(crate) fn fence(&self, run: RunId) -> Fence {
         let fence = self.around.bell.fence(run);
         let given = Fenced::Given(run, fence.ear());
@@ -126,47 +126,46 @@ impl Tx<'_> {
         fence
     }
 
-    /// A run was taken from its driver.
+    /// Tells a driver, after the commit, that its run was taken away.
     pub(crate) fn ring_fence(&self, run: RunId) {
         self.rings.borrow_mut().fences.push(Fenced::Taken(run));
     }
 
-    /// Who may do what has changed: every watch looks again.
+    /// Makes all watchers check their permissions again.
     pub(crate) fn ring_all(&self) {
         self.rings.borrow_mut().all = true;
     }
 
-    /// There is work for the engine.
+    /// Tells the engine that there is work.
     pub(crate) fn ring_work(&self) {
         self.rings.borrow_mut().work = true;
     }
 
-    /// There is a delivery.
+    /// Tells the outbox that there is a delivery.
     pub(crate) fn ring_outbox(&self) {
         self.rings.borrow_mut().outbox = true;
     }
 }
 
-/// One caller's write.
+/// The write of one caller.
 trait Job: Send {
-    /// Runs it.
     fn run(&mut self, tx: &Tx<'_>) -> Ran;
-    /// Why it failed when it was run last.
+    /// The error of the last execution.
     fn failure(&self) -> Option<&StoreError>;
-    /// Whether it may have the room that is kept for when the disk is full.
+    /// Whether it may use the disk space that is reserved for a full disk.
     fn may_use_reserve(&self) -> bool;
-    /// Answers the caller with what `run` gave, or with `failure`.
+    /// Sends the caller the result of `run`, or `failure`.
     fn answer(self: Box<Self>, failure: Option<StoreError>);
 }
 
-/// What became of a job inside its batch.
+/// Result of a job within its batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ran {
-    /// It succeeded, or was refused without having written: the batch goes on.
+    /// It succeeded, or was refused without writing anything. The batch continues.
     Clean,
-    /// What it wrote must be taken back.
+    /// It has written something that must be rolled back.
     Undo,
-    /// The disk failed: what is on it is unknown.
+    /// The disk failed, and its state is unknown.
     Broken,
 }
 
@@ -206,13 +205,13 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
     fn answer(self: Box<Self>, failure: Option<StoreError>) {
         let unanswered = || StoreError::Unavailable(Cow::Borrowed("the write was not begun"));
         let result = match (failure, self.result) {
-            // A refusal stands whatever became of the commit: it wrote nothing.
+            // A refusal is valid regardless of the commit, because it wrote nothing.
             (Some(_), Some(Err(refused))) if refused.is_answer() => Err(refused),
             (Some(failure), _) => Err(failure),
             (None, Some(result)) => result,
             (None, None) => Err(unanswered()),
         };
-        // A caller that is gone needs no answer.
+        // The caller may be gone.
         let _ = self.reply.send(result);
     }
 }
@@ -220,10 +219,10 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Write<T, F> {
 /// How long the last checkpoint waits for readers, which may belong to other programs.
 const LAST_CHECKPOINT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The handle on whoever writes.
+/// Handle for submitting writes.
 pub(crate) struct Writer {
     way: Way,
-    /// Whether the writer is to end: once this is true, no later write is accepted.
+    /// Whether the writer is ending. Once this is true, no later write is accepted.
     closing: Arc<AtomicBool>,
     commits: Arc<AtomicU64>,
     poison: watch::Sender<bool>,
@@ -234,17 +233,18 @@ enum Way {
     Thread {
         jobs: Option<mpsc::Sender<Box<dyn Job>>>,
         thread: Option<JoinHandle<()>>,
-        /// Becomes true, or loses its sender, when the thread has let go of the database.
+        /// Becomes true, or loses its sender, when the thread has closed the database.
         ended: watch::Receiver<bool>,
     },
-    /// Simulated: on the caller's task.
+    /// Simulated: writes run on the caller's task.
     Here(Box<Mutex<Loop>>),
 }
 
 impl Writer {
     /// Starts the thread, unless the store is simulated.
     ///
-    /// `checkpoints`: who brings the log into the file; without it SQLite does it in the commit that makes it too long.
+    /// `checkpoints` moves the log into the database file. Without it, SQLite does that in the commit that makes the
+    /// log too long.
     pub(crate) fn start(
         conn: Connection,
         checkpoints: Option<Checkpoints>,
@@ -281,7 +281,7 @@ impl Writer {
         let (has_ended, ended) = watch::channel(false);
         let work = move || {
             writing.run(queue);
-            // Closes the connections first.
+            // Closes the connections before the message is sent.
             drop(writing);
             has_ended.send_replace(true);
         };
@@ -302,7 +302,7 @@ impl Writer {
         })
     }
 
-    /// Nothing is written any more: the program ends.
+    /// Refuses all further writes, because the program ends.
     pub(crate) fn poison(&self) {
         self.poison.send_replace(true);
     }
@@ -311,12 +311,12 @@ impl Writer {
         self.poisoned.clone()
     }
 
-    /// Transactions that were committed.
+    /// Number of committed transactions.
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Jobs that wait.
+    /// Number of waiting jobs.
     pub(crate) fn waiting(&self) -> u64 {
         match &self.way {
             Way::Thread {
@@ -326,7 +326,8 @@ impl Writer {
         }
     }
 
-    /// `may_use_reserve`: the room that is kept for when the disk is full ([`super::reserve`]).
+    /// Executes a write. `may_use_reserve`: it may use the disk space that is reserved for a full disk
+    /// ([`super::reserve`]).
     pub(crate) async fn write<T, F>(&self, act: F, may_use_reserve: bool) -> Result<T>
     where
         T: Send + 'static,
@@ -361,20 +362,20 @@ impl Writer {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Says that the writer is to end with the next write.
+    /// Makes the writer end with the next write.
     pub(crate) fn begin_to_close(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Ends the writer: commits what was handed over before, and refuses what comes later. When this returns, nothing of
-    /// it has the database open.
+    /// Ends the writer: commits what was submitted before, and refuses what comes later. When this returns, the
+    /// writer has closed the database.
     pub(crate) async fn close(&self) {
         self.begin_to_close();
         if let Way::Thread { ended, .. } = &self.way {
-            // Wakes the thread. It is refused where the thread has ended already.
+            // Wakes the thread. The write is refused if the thread has already ended.
             let _ = self.write(|_| Ok(()), false).await;
             let mut ended = ended.clone();
-            // A sender that is gone: the thread has panicked.
+            // If the sender is gone, the thread has panicked.
             let _ = ended.wait_for(|ended| *ended).await;
         }
     }
@@ -407,7 +408,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Way::Thread { jobs, thread, .. } = &mut self.way {
-            // What was handed over is still committed; then the thread ends.
+            // What was submitted is still committed; then the thread ends.
             *jobs = None;
             if let Some(thread) = thread.take() {
                 let _ = thread.join();
@@ -427,10 +428,10 @@ impl Drop for PoisonOnPanic<'_> {
 }
 
 struct Loop {
-    /// Whether it is to end as soon as the queue is empty.
+    /// Whether to end as soon as the queue is empty.
     closing: Arc<AtomicBool>,
     conn: Connection,
-    /// None where nothing is kept: in trials.
+    /// `None` in tests without a reserve.
     reserve: Option<Reserve>,
     checkpoints: Option<Checkpoints>,
     around: Around,
@@ -441,15 +442,15 @@ struct Loop {
 
 enum End {
     Committed,
-    /// Nothing of it happened; each may be tried alone.
+    /// Nothing was written. Each job may be tried alone.
     RolledBack(Option<StoreError>),
-    /// Whether it happened is unknown.
+    /// The outcome is unknown.
     Unknown,
 }
 
 impl Loop {
     fn run(&self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        // A panic in a job ends the thread: nobody must go on as if there were a store.
+        // A panic in a job ends the thread. Callers must not continue as if the store were working.
         let _poison = PoisonOnPanic(&self.poison);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
@@ -478,7 +479,7 @@ impl Loop {
         self.around.closed.store(true, Ordering::Release);
     }
 
-    /// False where the outcome is unknown.
+    /// Commits a batch. Returns `false` if the outcome is unknown.
     fn commit(&self, batch: Vec<Box<dyn Job>>) -> bool {
         let Some(mut batch) = self.let_through(batch) else {
             return true;
@@ -516,7 +517,7 @@ impl Loop {
         }
     }
 
-    /// Answers what may not be tried while the kept room is given up. None: nothing is left.
+    /// Refuses the jobs that may not run while the reserve is used up. Returns `None` if no job remains.
     fn let_through(&self, batch: Vec<Box<dyn Job>>) -> Option<Vec<Box<dyn Job>>> {
         match &self.reserve {
             Some(reserve) if !reserve.lets_others_write() => {}
@@ -574,7 +575,7 @@ impl Loop {
                 self.ring(rings.into_inner());
                 End::Committed
             }
-            // SQLite takes such a commit back: what it has written is overwritten by the next one.
+            // SQLite rolls such a commit back: the next one overwrites what it has written.
             Err(error)
                 if matches!(
                     error.sqlite_error_code(),
@@ -599,7 +600,7 @@ impl Loop {
         }
     }
 
-    /// An error of a statement around the jobs.
+    /// Handles an error of a statement outside the jobs.
     fn met(&self, error: rusqlite::Error) -> StoreError {
         let error = StoreError::from(error);
         self.around.condition.failed(&error);
@@ -612,7 +613,7 @@ impl Loop {
         error
     }
 
-    /// What a trial makes of the commit, if anything.
+    /// The injected fault for this commit, if any.
     fn fault(&self) -> Option<End> {
         match self.trial.faults.as_ref()?.at_commit() {
             Fault::None => None,
@@ -624,7 +625,7 @@ impl Loop {
             Fault::Broken { written } => {
                 let last = if written { "COMMIT" } else { "ROLLBACK" };
                 if let Err(error) = self.conn.execute_batch(last) {
-                    tracing::error!(%error, "a trial's last statement failed");
+                    tracing::error!(%error, "the last statement of an injected fault failed");
                 }
                 Some(End::Unknown)
             }
@@ -632,7 +633,7 @@ impl Loop {
     }
 
     fn roll_back(&self, failure: Option<StoreError>) -> End {
-        // SQLite may have rolled back by itself already.
+        // SQLite may have rolled back on its own.
         if self.conn.is_autocommit() {
             return End::RolledBack(failure);
         }
@@ -679,7 +680,7 @@ fn is_full(failure: Option<&StoreError>) -> bool {
     )
 }
 
-/// A statement without parameters, compiled once.
+/// Executes a statement without parameters. Compiled once.
 pub(crate) fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(drop)
 }
@@ -690,11 +691,11 @@ fn unknown() -> StoreError {
     ))
 }
 
-/// The failure again, for the next one that waits.
+/// A copy of the failure, for the next waiting caller.
 fn same(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
-        // Still a trouble: it is logged where it is met, and not by each caller that is refused.
+        // Still a `Trouble`, so that it is logged where it occurs and not for each caller that is refused.
         StoreError::Trouble { what, source } => StoreError::Trouble {
             what: *what,
             source: same_of_sqlite(source),

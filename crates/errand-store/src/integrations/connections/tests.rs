@@ -99,7 +99,7 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
         f.store
             .change_connection(f.team, mail.id, change, f.now, Once::not_recorded())
     };
-    // Another floor leaves them alone.
+    // Another floor does not change the settings.
     let said = ToolSettings {
         trusted: Some(true),
         open_world: None,
@@ -122,15 +122,15 @@ async fn what_leads_elsewhere_forgets_tools_and_sign_in() {
     };
     let moved = change(moved).await.unwrap().fresh().unwrap();
     assert_eq!((moved.tools, moved.signed_in_at), (None, None));
-    // What was said of the tools of one server says nothing of those of another.
+    // Settings for the tools of one server do not apply to another server.
     assert_eq!((moved.settings.len(), moved.trusted), (0, false));
     assert_eq!(f.store.sign_in(f.team, mail.id).await.unwrap(), None);
-    // Tokens of the server that it led to are kept for no other, whoever brings them.
+    // Tokens of the previous server are never stored for the new one.
     for renews in [false, true] {
         let late = keep(&url, renews).await;
         assert!(matches!(late, Err(StoreError::NotFound)));
     }
     assert_eq!(f.store.sign_in(f.team, mail.id).await.unwrap(), None);
-    // What a probe of the old setup finds comes too late.
+    // A probe of the old setup is too late.
     assert!(!set(mail.updated_at).await.unwrap());
 }

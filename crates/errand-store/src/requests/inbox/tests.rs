@@ -1,4 +1,4 @@
-//! What a person needs to judge a request, on runs of each kind.
+//! The inbox, on runs of each kind.
 
 use super::*;
 use crate::audit::fixture::Runs;

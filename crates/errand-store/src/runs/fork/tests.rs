@@ -77,7 +77,7 @@ async fn wherever_a_fork_cuts_it_is_well_formed_and_nothing_else_changes() {
                 assert_eq!(runs.findings(id).await, [], "after {entry:?}");
                 let taken = entries(&runs, id).await;
                 let same = taken.iter().zip(&before.1).filter(|(new, old)| {
-                    // Requests have ids of their own.
+                    // Requests have new ids.
                     new.body == old.body
                         || std::mem::discriminant(&new.body) == std::mem::discriminant(&old.body)
                 });
@@ -183,7 +183,10 @@ async fn a_fork_holds_the_sandbox_that_was_filled_for_it() {
     assert_eq!(made.run.sandbox_id, Some(sandbox.to_string()));
     let row = runs.row(id).await;
     assert_eq!(row.webhook_url.as_deref(), Some("http://127.0.0.1/mine"));
-    assert_eq!(row.human_webhook_url, None, "the old run's are its own");
+    assert_eq!(
+        row.human_webhook_url, None,
+        "the URLs of the forked run are not copied"
+    );
     runs.claim(id).await;
     assert_eq!(runs.audit(AuditScope::All).await, []);
 }

@@ -1,4 +1,4 @@
-//! Runs as lists have them: with their agent's name, their number among the agent's runs, and who started them.
+//! Runs in lists: with the agent's name, the run's number among the agent's runs, and the person who started it.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,7 @@ use crate::error::Result;
 use crate::model::{ListedRun, Page, PageQuery, RunFilter};
 
 impl Store {
-    /// A page of a team's runs, newest first unless the filter says otherwise, with what lists show beside them.
-    ///
-    /// # Errors
-    /// Of the store only.
+    /// A page of a team's runs with the additional columns of lists, newest first unless the filter says otherwise.
     pub async fn list_run_rows(
         &self,
         team: TeamId,
@@ -62,7 +59,7 @@ fn listed(conn: &Connection, team: TeamId, runs: Vec<RunBody>) -> Result<Vec<Lis
         .collect()
 }
 
-/// The person who is accountable for a run's start.
+/// The person who is accountable for starting a run.
 fn user_of(run: &RunBody) -> Option<UserId> {
     let author = run.author.as_ref()?;
     let user = match author.kind {
@@ -73,8 +70,8 @@ fn user_of(run: &RunBody) -> Option<UserId> {
     user.map(UserId::from_stored)
 }
 
-/// The number of each run among its agent's, from 1 in the order of creation. Each agent's runs are counted once, on an
-/// index that holds all that is asked for: nothing is written for it when a run starts.
+/// The number of each run among the runs of its agent, from 1 in order of creation. Counted from a covering index,
+/// once per agent, so that starting a run writes nothing extra for this.
 fn numbers(conn: &Connection, team: TeamId, runs: &[RunBody]) -> Result<HashMap<RunId, u64>> {
     let mut ordered: Vec<&RunBody> = runs.iter().collect();
     ordered.sort_unstable_by_key(|run| (run.agent_id, run.created_at, run.id));
@@ -83,7 +80,7 @@ fn numbers(conn: &Connection, team: TeamId, runs: &[RunBody]) -> Result<HashMap<
          WHERE team_id = ?1 AND agent_id = ?2 AND (created_at, id) > (?3, ?4) AND (created_at, id) <= (?5, ?6)",
     )?;
     let mut numbers = HashMap::with_capacity(runs.len());
-    // The last run of the same agent, and its number.
+    // The previous run of the same agent, and its number.
     let mut last: Option<(&RunBody, u64)> = None;
     for run in ordered {
         let before = last.filter(|(before, _)| before.agent_id == run.agent_id);

@@ -1,4 +1,4 @@
-//! What pages show at a glance, on runs of each kind.
+//! Queries for the web pages, on runs of each kind.
 
 use errand_core::id::UserId;
 

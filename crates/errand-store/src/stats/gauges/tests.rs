@@ -141,7 +141,7 @@ async fn what_is_late_is_told_from_what_is_not_yet() {
         }
     );
     assert_eq!(f.late(30).await.deliveries, one(30));
-    // A driver has it: then it is not late.
+    // A claimed run is not late.
     f.by_hand(
         "UPDATE runs SET claim_token = randomblob(16), claimed_at = ?2 WHERE id = ?1",
         place,
@@ -200,7 +200,7 @@ async fn the_store_knows_its_newest_moment_and_what_runs_have_written() {
     assert_eq!(found.unwrap(), [written]);
 }
 
-/// What is asked at each scrape reads indexes alone, whatever has ended.
+/// Scrapes read indexes only, no matter how much has ended.
 #[tokio::test]
 async fn counting_reads_indexes_alone() {
     let f = Fixture::new().await;

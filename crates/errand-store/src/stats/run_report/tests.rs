@@ -26,7 +26,7 @@ async fn a_summary_counts_starts_and_ends_and_what_is_under_way() {
         sums.started,
         counted("SELECT count(*) FROM runs").await.unwrap()
     );
-    // One that was resumed has ended once, too.
+    // A run that was resumed has also ended once.
     assert_eq!(
         sums.completed,
         1 + counted("SELECT count(*) FROM runs WHERE status = 'completed'")
@@ -70,7 +70,10 @@ async fn a_summary_counts_starts_and_ends_and_what_is_under_way() {
         .await
         .unwrap();
     assert_eq!(yesterday.agents[0].sums, RunSums::default());
-    assert!(yesterday.agents[0].last_run.is_some(), "whenever that was");
+    assert!(
+        yesterday.agents[0].last_run.is_some(),
+        "regardless of its day"
+    );
 }
 
 #[tokio::test]

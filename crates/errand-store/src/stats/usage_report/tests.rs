@@ -1,7 +1,7 @@
 use super::*;
 use crate::audit::fixture::Runs;
 
-/// Sums of some days, put there by hand: two agents, two models, a key and none.
+/// Inserts totals of some days directly: two agents, two models, with and without a key.
 async fn with_sums(runs: &Runs) {
     runs.f
         .sql(
@@ -70,7 +70,7 @@ async fn sums_are_made_by_each_combination() {
     assert_eq!(
         models,
         [("a/one", 2.0), ("b/two", 1.0)],
-        "what cost most first"
+        "the highest cost comes first"
     );
 
     let (by_agent, _) = usage(&[UsageKey::Agent], 20_000, 20_001).await;
@@ -100,5 +100,5 @@ async fn sums_are_made_by_each_combination() {
         ..query(&runs, &[], 20_000, 20_001)
     };
     let (_, theirs) = runs.f.store.usage_by(theirs).await.unwrap();
-    assert_eq!(theirs.runs, 8, "another team's are its own");
+    assert_eq!(theirs.runs, 8, "another team has its own totals");
 }

@@ -1,4 +1,4 @@
-//! Deliveries as people read them: with what was sent, what was answered, and what comes next.
+//! Deliveries as people read them: with requests, responses and the next attempt.
 
 use errand_core::id::{DeliveryId, RunId, TeamId, WebhookId};
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
@@ -8,14 +8,14 @@ use crate::db::types::{Blob, Ms, count, int};
 use crate::error::{Result, StoreError};
 use crate::model::{AttemptRow, DeliveryRow, Page, PageQuery};
 
-/// What is read of a delivery, from `deliveries d`.
+/// Columns of a delivery, from `deliveries d`.
 const COLUMNS: &str = "d.number, d.delivery_id, d.id, d.event, d.run_id, d.webhook_id, d.sequence, d.url, d.body, d.created_at, d.state, d.due_at";
 
 impl Store {
-    /// A run's deliveries with their attempts, to all addresses, in the events' order.
+    /// A run's deliveries to all addresses, with their attempts, in the order of events.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the run is.
+    /// [`StoreError::NotFound`] if the run does not exist.
     pub async fn deliveries_of(&self, team: TeamId, run: RunId) -> Result<Vec<DeliveryRow>> {
         let all = PageQuery {
             limit: u32::MAX,
@@ -24,10 +24,10 @@ impl Store {
         Ok(self.run_deliveries(team, run, all).await?.items)
     }
 
-    /// A page of a run's deliveries with their attempts, to all addresses, in the events' order.
+    /// A page of a run's deliveries to all addresses, with their attempts, in the order of events.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the run is.
+    /// [`StoreError::NotFound`] if the run does not exist.
     pub async fn run_deliveries(
         &self,
         team: TeamId,
@@ -47,10 +47,10 @@ impl Store {
         .await
     }
 
-    /// A page of what was sent to a webhook, with the attempts, newest first.
+    /// A page of a webhook's deliveries with their attempts, newest first.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where the webhook is.
+    /// [`StoreError::NotFound`] if the webhook does not exist.
     pub async fn webhook_deliveries(
         &self,
         team: TeamId,

@@ -1,8 +1,11 @@
-//! Which deliveries are tried next: in turn by team, and within a team by receiver, as [`DeliverySlots`] says.
+//! Decides which deliveries are tried next: in turn by team, and within a team by receiver, as [`DeliverySlots`]
+//! says.
 //!
-//! Guarantees: of one run's deliveries to one URL, at most one is given out at a time; a receiver gets no more than it may have at once.
-//! What is read is bounded, however many wait: as long as few are due, they are read in order; otherwise each receiver is
-//! looked at by itself, [`LINES_MAX`] of them at a time, and the caller goes on from where this ended.
+//! # Guarantees
+//!
+//! Of one run's deliveries to one URL, at most one is in flight. A receiver never gets more than its limit at once.
+//! Reads are bounded, no matter how many deliveries wait: if few are due, they are read in order; otherwise receivers
+//! are examined one by one, [`LINES_MAX`] at a time, and the caller continues from where this ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,8 +20,9 @@ use crate::db::types::{Blob, Ms};
 use crate::error::Result;
 use crate::model::{DueDelivery, Lane};
 
-/// What is due, in order, without those that an earlier event of the run holds back; `$where` narrows it down. The index
-/// gives the order, so that rows are read only until there are enough. One that tells of no run is held back by nothing.
+/// The due deliveries in order, without those that wait for an earlier event of the same run; `$where` narrows them
+/// down. The index provides the order, so that only as many rows are read as needed. A delivery without a run waits
+/// for nothing.
 macro_rules! due {
     ($where:literal) => {
         concat!(
@@ -35,7 +39,8 @@ macro_rules! due {
 }
 pub(super) const DUE: &str = due!("");
 const DUE_AT_RECEIVER: &str = due!("AND d.team_id = ?2 AND d.receiver = ?3");
-/// The next receiver that something waits for, with the time of its first: a skip scan, one look-up for each.
+/// The next receiver with waiting deliveries, and the due time of its first one: a skip scan with one index lookup
+/// per receiver.
 const NEXT_LINE: &str =
     "SELECT team_id, receiver, due_at FROM deliveries INDEXED BY deliveries_waiting
      WHERE state = 'pending' AND (team_id, receiver) > (?1, ?2) ORDER BY team_id, receiver, due_at LIMIT 1";
@@ -43,19 +48,20 @@ const ONE: &str = "SELECT run_id, number, id, team_id, url, body, coalesce(resen
         delivery_id, receiver
     FROM deliveries WHERE number = ?1";
 
-/// So many rows are gone over in order, and of one receiver. If there are more, many wait for somebody who has enough.
+/// Maximum number of rows that are scanned in order, and per receiver. If there are more, many wait for a receiver
+/// that is at its limit.
 pub(super) const IN_ORDER_MAX: usize = 500;
-/// So many receivers are looked at in one read.
+/// Maximum number of receivers that are examined in one read.
 const LINES_MAX: usize = 1_000;
 
-/// The places of deliveries that are under way, shared between teams and, within a team, between receivers.
+/// The slots for deliveries in flight, shared fairly among teams, and within a team among receivers.
 pub type DeliverySlots = Fair<TeamId, String>;
 
-/// A receiver of a team: its scheme, host and port, as the team wrote them.
+/// A receiver of a team: the scheme, host and port of its URL, as the team entered them.
 pub type Receiver = (TeamId, String);
 
 impl DueDelivery {
-    /// Its lane.
+    /// The lane that this delivery belongs to.
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self.run {
@@ -65,23 +71,23 @@ impl DueDelivery {
     }
 }
 
-/// Whose turn it is.
+/// State that decides which deliveries may be tried.
 #[derive(Clone, Debug)]
 pub struct DeliveryTurns {
-    /// Who holds how many of the places.
+    /// The holders of the slots.
     pub slots: DeliverySlots,
-    /// Lanes with a delivery in flight: nothing else of these is given out.
+    /// Lanes with a delivery in flight. Nothing else of these lanes is tried.
     pub busy: HashSet<Lane>,
-    /// Most at once for a receiver that `receivers` does not name.
+    /// Maximum number in flight for a receiver that is not in `receivers`.
     pub receiver_max: usize,
-    /// Most at once for a receiver.
+    /// Maximum number in flight by receiver.
     pub receivers: Arc<HashMap<Receiver, usize>>,
-    /// Where the last read ended, if it did not see all receivers.
+    /// Where the last read ended, if it did not examine all receivers.
     pub after: Option<Receiver>,
 }
 
 impl DeliveryTurns {
-    /// Nothing is under way, and there are places for all; each receiver has at most this many.
+    /// Nothing is in flight, and there are enough slots for everything. Each receiver has this limit.
     #[must_use]
     pub fn unshared(receiver_max: usize) -> Self {
         Self {
@@ -94,33 +100,30 @@ impl DeliveryTurns {
     }
 }
 
-/// What is tried now.
+/// The deliveries to try now.
 #[derive(Clone, Debug, Default)]
 pub struct DueDeliveries {
-    /// In the order in which they are begun.
+    /// In the order in which to begin them.
     pub due: Vec<DueDelivery>,
-    /// Not all receivers were looked at: go on from here.
+    /// Set if not all receivers were examined: continue from here.
     pub after: Option<Receiver>,
 }
 
 impl Store {
-    /// Deliveries to try now, of all teams: at most `limit`, each in its turn.
-    ///
-    /// # Errors
-    /// Those of any read.
+    /// Selects deliveries of all teams to try now: at most `limit`, in turn.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,
         limit: usize,
         turns: DeliveryTurns,
     ) -> Result<DueDeliveries> {
-        // Many that wait for one receiver may be gone over: on a thread, that nobody else waits.
+        // Not inline: scanning many deliveries that wait for one receiver would block the caller's thread.
         self.read(move |conn| select_due(conn, now, limit, turns))
             .await
     }
 }
 
-/// What waits for one receiver, in order.
+/// The deliveries that wait for one receiver, in order.
 struct Line {
     receiver: Receiver,
     waiting: VecDeque<(i64, Lane)>,
@@ -145,7 +148,7 @@ fn select_due(
     Ok(DueDeliveries { due, after })
 }
 
-/// Everything that is due; none where that is too much to be read in order.
+/// All due deliveries, or `None` if there are too many to read in order.
 fn read_in_order(
     conn: &Connection,
     now: Timestamp,
@@ -180,7 +183,8 @@ fn read_in_order(
     Ok(Some(lines))
 }
 
-/// The first that are due of each receiver that may have one more, and where to go on where there are too many receivers.
+/// The first due deliveries of each receiver that is below its limit, and where to continue if there are too many
+/// receivers.
 fn read_by_receiver(
     conn: &Connection,
     now: Timestamp,
@@ -188,7 +192,7 @@ fn read_by_receiver(
     turns: &DeliveryTurns,
 ) -> Result<(Vec<Line>, Option<Receiver>)> {
     let (receivers, after) = receivers_waiting(conn, now, turns)?;
-    // Some more than its share for each: where others have nothing that can be tried, it has what they leave.
+    // Slightly more than a fair share each, so that a receiver can use the slots that others leave.
     let part = (2 * limit).div_ceil(receivers.len().max(1));
     let mut lines = Vec::with_capacity(receivers.len());
     let mut at_receiver = conn.prepare_cached(DUE_AT_RECEIVER)?;
@@ -214,7 +218,7 @@ fn read_by_receiver(
     Ok((lines, after))
 }
 
-/// The receivers for which something is due and that may have one more at once.
+/// The receivers with due deliveries that are below their limit.
 fn receivers_waiting(
     conn: &Connection,
     now: Timestamp,
@@ -248,7 +252,7 @@ fn receivers_waiting(
     Ok((receivers, after))
 }
 
-/// Whether a receiver may have one more at once.
+/// Whether a receiver is below its limit.
 fn may_have(turns: &DeliveryTurns, receiver: &Receiver) -> bool {
     let most = turns.receivers.get(receiver).copied();
     let (team, name) = receiver;
@@ -256,11 +260,11 @@ fn may_have(turns: &DeliveryTurns, receiver: &Receiver) -> bool {
         && turns.slots.may_take(team, name)
 }
 
-/// The numbers of those whose turn it is.
+/// The numbers of the deliveries to try.
 fn choose(mut lines: Vec<Line>, limit: usize, turns: &mut DeliveryTurns) -> Vec<i64> {
     let mut chosen = Vec::new();
     while chosen.len() < limit {
-        // Those that have become busy by what was chosen before are passed over.
+        // Skip deliveries whose lane has become busy with one that was chosen before.
         for line in &mut lines {
             while line
                 .waiting

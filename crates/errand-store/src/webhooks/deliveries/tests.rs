@@ -12,7 +12,7 @@ use crate::model::{DueDelivery, Lane};
 const URL: &str = "https://example.com/hook";
 
 impl Fixture {
-    /// A delivery of a run's event, put there by hand. Due at once.
+    /// Inserts a delivery of a run's event directly. Due at once.
     async fn delivery(&self, run: RunId, sequence: u64, url: &'static str) -> i64 {
         self.delivery_for(self.team, run, sequence, url).await
     }
@@ -46,7 +46,7 @@ impl Fixture {
             .unwrap()
     }
 
-    /// The numbers of what is due.
+    /// The numbers of the due deliveries.
     async fn due(&self, after_ms: u64, limit: usize, busy: &[RunId]) -> Vec<i64> {
         let mut turns = DeliveryTurns::unshared(usize::MAX);
         let lanes = busy.iter().map(|run| Lane::Run(*run, URL.to_owned()));
@@ -130,14 +130,14 @@ async fn a_due_delivery_is_given_whole() {
 async fn a_runs_events_go_one_at_a_time_and_in_order() {
     let f = Fixture::new().await;
     let run = f.run_row(f.team, "completed", None).await;
-    // The order is that of the sequence, whatever the order of the rows.
+    // The order is that of the sequence numbers, not of the rows.
     let second = f.delivery(run, 2, URL).await;
     let first = f.delivery(run, 1, URL).await;
     assert_eq!(f.due(0, 10, &[]).await, [first]);
     assert_eq!(
         f.due(0, 10, &[run]).await,
         [] as [i64; 0],
-        "one is being tried"
+        "one is in flight"
     );
     assert!(f.record(first, 1, DeliveryEnd::Delivered).await);
     assert_eq!(f.due(0, 10, &[]).await, [second]);
@@ -158,13 +158,13 @@ async fn after_its_first_failure_later_events_overtake_one() {
     assert_eq!(
         f.due(0, 10, &[]).await,
         [second],
-        "the first is not due and holds nobody back"
+        "the first is not due and does not delay the others"
     );
     f.fails(second, 1, 7).await;
     assert_eq!(f.due(0, 10, &[]).await, [third]);
     assert!(f.record(third, 1, DeliveryEnd::Delivered).await);
 
-    // Each by itself: one at a time, by the moment at which it is due.
+    // Each by itself: one at a time, in the order of their due times.
     f.fails(first, 2, 9).await;
     assert_eq!(f.due(8, 10, &[]).await, [second]);
     assert_eq!(f.due(9, 10, &[]).await, [second]);
@@ -218,7 +218,7 @@ async fn one_receiver_leaves_room_for_the_others() {
         let due = f.store.due_deliveries(f.now, 10, turns).await.unwrap().due;
         due.iter().map(|d| d.number).collect::<Vec<_>>()
     };
-    // In turn by receiver.
+    // Receivers take turns.
     assert_eq!(
         due(DeliveryTurns::unshared(2)).await,
         [numbers[0], numbers[3], numbers[1]]
@@ -227,7 +227,7 @@ async fn one_receiver_leaves_room_for_the_others() {
     let dead = "https://dead.example".to_owned();
     turns.slots.take(&f.team, &dead);
     assert_eq!(due(turns.clone()).await, [numbers[3], numbers[0]]);
-    // A receiver that has one probe at a time has none while that is under way.
+    // A receiver that is limited to one probe gets nothing while the probe is in flight.
     turns.receivers = Arc::new(HashMap::from([((f.team, dead), 1)]));
     assert_eq!(due(turns).await, [numbers[3]]);
 }
@@ -257,7 +257,11 @@ async fn the_next_moment_is_the_least_to_come() {
     assert_eq!(next(0).await.unwrap(), None);
     let run = f.run_row(f.team, "completed", None).await;
     let (first, second) = (f.delivery(run, 1, URL).await, f.delivery(run, 2, URL).await);
-    assert_eq!(next(0).await.unwrap(), None, "due now is not to come");
+    assert_eq!(
+        next(0).await.unwrap(),
+        None,
+        "due now does not count as upcoming"
+    );
     f.fails(first, 1, 50).await;
     f.fails(second, 1, 20).await;
     assert_eq!(next(0).await.unwrap(), Some(f.now.plus_ms(20)));
@@ -431,7 +435,7 @@ async fn what_is_sent_again_during_an_attempt_is_tried_again_whatever_becomes_of
         Ok(())
     });
     again.await.unwrap();
-    // The attempt that began before has failed, for the last time that there was to be.
+    // The attempt that began before has failed, and would have been the last one.
     assert!(f.record(number, 1, DeliveryEnd::Exhausted).await);
     assert!(f.due(999, 8, &[]).await.is_empty());
     assert_eq!(f.due(1_000, 8, &[]).await, [number]);

@@ -40,7 +40,7 @@ async fn a_team_has_so_many_and_each_address_once() {
         matches!(refused, Err(StoreError::Conflict(_))),
         "{refused:?}"
     );
-    // Another team has its own count, and may have the same address.
+    // Another team is counted separately, and may use the same address.
     let theirs = new(&f, f.other_team, f.other_owner, "https://example.com/0");
     f.store
         .create_webhook(theirs, Once::not_recorded())
@@ -102,6 +102,9 @@ async fn what_a_deleted_webhook_was_owed_is_dropped_and_nothing_else() {
         .await
         .unwrap();
     assert!(is(&states(Some(webhook)).await, "dropped"));
-    assert!(is(&states(None).await, "pending"), "the run's own go on");
+    assert!(
+        is(&states(None).await, "pending"),
+        "deliveries to the run's own URL continue"
+    );
     assert_eq!(runs.audit(crate::AuditScope::All).await, []);
 }
