@@ -1,9 +1,11 @@
-//! Opening beneath a directory, without following a link and without leaving the file system.
+//! Opens files beneath a directory without following a link and without leaving the file system.
 //!
-//! `openat2` does it in one call that no race can trick. Where it is not to be had (Linux before 5.6, or the system
-//! call filter of an old container), [`How::Walk`] opens name by name, each with `O_NOFOLLOW`. That is as safe,
-//! because the names are plain (no `..`, no slash) and *every* link is refused: there is nothing left to resolve.
-//! A library that follows links inside the root, such as cap-std, would do more than is wanted here.
+//! `openat2` does this in one call that no race can defeat. Where it is missing (Linux before 5.6, or the system call
+//! filter of an old container), [`How::Walk`] opens one path component at a time with `O_NOFOLLOW`. That is
+//! as safe, because the components are plain names (no `..`, no slash) and *every* link is refused, so nothing is
+//! left to resolve.
+//!
+//! A library that resolves links inside the root, such as cap-std, would do more than we want here.
 
 use std::ffi::{CStr, CString};
 
@@ -16,41 +18,41 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// How often an `openat2` that met a rename elsewhere is repeated. Each try is a lookup of its own, so that a few
-/// suffice; the bound is there so that nobody can hold the server up.
+/// Maximum number of tries of an `openat2` that fails because of a concurrent rename. Each try is an independent
+/// lookup, so a few are enough. The bound exists so that renames in a loop cannot stall the server.
 const OPEN_TRIES_MAX: u32 = 64;
 
-/// How paths are opened: found out once for each root.
+/// How paths are opened. Probed once for each root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     /// One `openat2` with `RESOLVE_BENEATH` and no links.
     Openat2,
-    /// Name by name.
+    /// One path component at a time, each with `O_NOFOLLOW`.
     Walk,
 }
 
 impl How {
-    /// What the system allows, tried on an open directory.
+    /// Probes what the system allows, using an open directory.
     pub(crate) fn probe(dir: BorrowedFd<'_>) -> Self {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::openat2(dir, c".", flags, Mode::empty(), RESOLVE) {
-            // A filter answers "not permitted" or "no such call". Any other error will come again at the real open.
+            // A seccomp filter answers EPERM or ENOSYS. Any other error will show up again at the real open.
             Err(Errno::NOSYS | Errno::PERM) => Self::Walk,
             _ => Self::Openat2,
         }
     }
 
-    /// Opens `path`, which is made of plain names and relative to `dir`; an empty one is `dir` itself.
+    /// Opens `path`, which consists of plain names and is relative to `dir`. An empty path is `dir` itself.
     ///
-    /// Never blocks on a pipe or a device, never follows a link: `ELOOP` where one is in the way, `EXDEV` where a
-    /// mount point is.
+    /// Never blocks on a pipe or a device, and never follows a link: fails with `ELOOP` if a link is in the way, and
+    /// with `EXDEV` if a mount point is.
     pub(crate) fn open(
         self,
         dir: BorrowedFd<'_>,
         path: &[u8],
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
-        // The kernel refuses these two together with O_PATH, which opens nothing that could block.
+        // O_PATH opens nothing that could block, and the kernel refuses it together with these two flags.
         let careful = if flags.contains(OFlags::PATH) {
             OFlags::empty()
         } else {
@@ -76,6 +78,7 @@ fn open_in_one(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedF
 }
 
 fn walk(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    // Checked on each directory below: without openat2, nothing else keeps us on this file system.
     let device = rustix::fs::fstat(dir)?.st_dev;
     let mut at: Option<OwnedFd> = None;
     let mut names = path.split(|byte| *byte == b'/').peekable();
@@ -87,7 +90,7 @@ fn walk(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errn
             OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
         };
         let fd = rustix::io::retry_on_intr(|| rustix::fs::openat(here, name, flags, Mode::empty()))
-            // With O_DIRECTORY a link is answered like a file: look again, for the sake of the message.
+            // With O_DIRECTORY, a link fails with ENOTDIR as a file does. Look again to report the right error.
             .map_err(|errno| {
                 if errno == Errno::NOTDIR && is_link(here, name) {
                     Errno::LOOP
@@ -98,7 +101,7 @@ fn walk(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errn
         let stat = rustix::fs::fstat(&fd)?;
         match file_type(&stat) {
             FileType::Symlink => return Err(Errno::LOOP),
-            // Of directories only: overlay file systems give files device numbers of their own.
+            // Only directories are compared: overlay file systems give files device numbers of their own.
             FileType::Directory if stat.st_dev != device => return Err(Errno::XDEV),
             _ => {}
         }
@@ -116,21 +119,21 @@ pub(crate) fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// The size that a stat tells, in bytes.
+/// The size in bytes that a `stat` reports. 0 if it reports a negative one.
 pub(crate) fn size_bytes(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
-/// What [`scan`] found.
+/// Directory entries that [`scan`] read.
 pub(crate) struct Names {
-    /// The names, without `.` and `..`, in the order of the disk. A kind of `Unknown` is one that the file system
-    /// does not tell in passing.
+    /// Names without `.` and `..`, in the order of the disk. The type is `Unknown` if the file system does not report
+    /// it with the directory entry.
     pub(crate) names: Vec<(CString, FileType)>,
-    /// Whether there are more.
+    /// Whether the directory has more entries.
     pub(crate) truncated: bool,
 }
 
-/// The names in an open directory, at most `max` of them.
+/// Reads the names in an open directory, at most `max` of them.
 pub(crate) fn scan(dir: BorrowedFd<'_>, max: usize) -> Result<Names, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
@@ -156,7 +159,7 @@ fn is_dots(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
 
-/// A stat of what `name` is, itself: of a link, not of what it points to.
+/// Stats `name` itself: for a link, the link and not its target.
 pub(crate) fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat, Errno> {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -1,18 +1,26 @@
-//! Who changes the files of which sandbox, so that a backup can copy them as they were at one point in time.
+//! Coordinates changes of sandbox files with backups, so that a backup copies every sandbox as it was at one point in
+//! time.
 //!
-//! Every operation that changes files begins with a [`Change`]: [`Root`](crate::Root) does it itself for writes,
-//! uploads and copies, and commands are given one by whoever starts them. While no backup is made, this costs a look
-//! into a table.
+//! Every operation that changes files begins with a [`Change`]. [`Root`](crate::Root) does this for writes, uploads
+//! and copies; whoever starts a command does it for the command. While no backup is running, this costs one lookup in
+//! a table.
 //!
-//! A backup works in this order. It *arms* ([`Changes::arm`]); from then on no change begins. It takes its point in time
-//! (a snapshot of the rows), which takes milliseconds, and opens ([`Backup::open`]). From then on a change begins as soon
-//! as the files of its own sandbox have been saved: where the backup has not come to that sandbox yet, whoever wants to
-//! change it saves it first. So each sandbox is saved as it was at the point in time, nobody waits for the files of
-//! another sandbox, and a change waits at most for one copy of its own sandbox.
+//! # How a backup works
 //!
-//! A change that was under way when the backup was armed goes on. Its sandbox is saved when it has ended; the rows of the
-//! snapshot have no result of it, as after a crash at that moment. A command may take long: it is waited for within a
-//! bound, and then its sandbox is saved as it is, and marked ([`Save`]).
+//! 1. It *arms* ([`Changes::arm`]). From then on, no new change begins.
+//! 2. It takes its point in time (a snapshot of the database rows), which takes milliseconds, and opens
+//!    ([`Backup::open`]).
+//! 3. From then on, a change begins as soon as the files of its own sandbox have been saved. If the backup has not
+//!    reached that sandbox yet, the change saves it first.
+//!
+//! So each sandbox is saved as it was at the point in time, no change waits for the files of another sandbox, and a
+//! change waits for at most one copy of its own sandbox.
+//!
+//! # Changes that were in progress
+//!
+//! A change that was in progress when the backup was armed continues, and its sandbox is saved after it has ended.
+//! The rows of the snapshot do not contain its result, as after a crash at that moment. A command may take long: the
+//! backup waits for it up to a deadline, then saves the sandbox as it is and marks it ([`Save`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,15 +29,16 @@ use std::time::{Duration, Instant};
 
 use errand_core::id::SandboxId;
 
-/// Saves the files of one sandbox. The flag: whether a command that began before the point in time still runs there.
+/// Saves the files of one sandbox. The flag is true if a command that began before the point in time is still running
+/// there.
 pub type Save = Arc<dyn Fn(&SandboxId, bool) + Send + Sync>;
 
-/// What kind of change it is.
+/// How long a change may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// A write, an upload's last step, a copy: it ends soon, and is always waited for.
+    /// A write, the last step of an upload, or a copy. It ends soon, so a backup always waits for it.
     Write,
-    /// A command, which may run for minutes.
+    /// A command, which may run for minutes. A backup waits for it up to a deadline.
     Command,
 }
 
@@ -40,18 +49,19 @@ pub struct Changes(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Notified when a change ends, a sandbox was saved, or the backup moves on.
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     under_way: HashMap<SandboxId, UnderWay>,
-    /// Changes that wait for the backup.
+    /// Number of changes that wait for the backup.
     waiting: usize,
     backup: Option<Saving>,
 }
 
-/// How many changes of a sandbox are under way.
+/// Number of changes of a sandbox that are in progress.
 #[derive(Clone, Copy, Default)]
 struct UnderWay {
     writes: u32,
@@ -60,7 +70,7 @@ struct UnderWay {
 
 #[derive(Default)]
 struct Saving {
-    /// None: the point in time is not taken yet.
+    /// `None` until the point in time is taken.
     save: Option<Save>,
     stages: HashMap<SandboxId, Stage>,
 }
@@ -71,8 +81,8 @@ enum Stage {
     Saved,
 }
 
-/// A change that is under way. Dropping it says that it has ended.
-#[must_use = "the change is over when this is dropped"]
+/// A change in progress. It ends when this is dropped.
+#[must_use = "the change ends when this is dropped"]
 pub struct Change {
     changes: Changes,
     sandbox: SandboxId,
@@ -130,7 +140,7 @@ impl Changes {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a change, if it need not wait.
+    /// Begins a change, unless it would have to wait.
     pub fn try_begin(&self, sandbox: &SandboxId, kind: ChangeKind) -> Option<Change> {
         let mut state = self.state();
         let is_free = match &state.backup {
@@ -140,8 +150,8 @@ impl Changes {
         is_free.then(|| self.count(&mut state, sandbox, kind))
     }
 
-    /// Begins a change. Blocking: while a backup is made, until the sandbox is saved, which this does itself where nobody
-    /// else has begun to.
+    /// Begins a change. While a backup is running, blocks until the sandbox is saved, and saves it itself if that has
+    /// not begun.
     pub fn begin(&self, sandbox: &SandboxId, kind: ChangeKind) -> Change {
         let mut state = self.state();
         loop {
@@ -167,7 +177,7 @@ impl Changes {
         match (saving.stages.get(sandbox), &saving.save) {
             (Some(Stage::Saved), _) => Next::Go,
             (Some(Stage::InHand), _) | (None, None) => Next::Wait,
-            // What is written at this moment ends soon.
+            // A write in progress ends soon, so wait for it rather than copy half of it.
             (None, Some(_)) if state.writes_in(sandbox) => Next::Wait,
             (None, Some(save)) => Next::Save(Arc::clone(save)),
         }
@@ -190,7 +200,7 @@ impl Changes {
         saving.stages.insert(sandbox.clone(), Stage::InHand);
         let has_commands = state.commands_in(sandbox);
         drop(state);
-        // Whatever becomes of it, nobody waits for it for ever.
+        // Marks the sandbox as saved even if `save` panics, so that nobody waits for it forever.
         let _saved = Saved {
             changes: self,
             sandbox,
@@ -198,13 +208,13 @@ impl Changes {
         save(sandbox, has_commands);
     }
 
-    /// How many changes wait for a backup at this moment.
+    /// Number of changes that wait for a backup now.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.state().waiting
     }
 
-    /// Arms a backup: from now on no change begins until [`Backup::open`]. None where another backup is being made.
+    /// Arms a backup: no new change begins until [`Backup::open`]. Returns `None` if another backup is running.
     #[must_use]
     pub fn arm(&self) -> Option<Backup> {
         let mut state = self.state();
@@ -238,6 +248,7 @@ impl State {
     }
 }
 
+/// Marks a sandbox as saved when dropped.
 struct Saved<'a> {
     changes: &'a Changes,
     sandbox: &'a SandboxId,
@@ -254,8 +265,8 @@ impl Drop for Saved<'_> {
     }
 }
 
-/// A backup that is being made. Dropping it lets all changes go on.
-#[must_use = "changes wait as long as this is armed"]
+/// A backup in progress. Dropping it lets all changes continue.
+#[must_use = "changes wait as long as the backup is armed"]
 pub struct Backup {
     changes: Changes,
 }
@@ -268,7 +279,7 @@ impl Drop for Backup {
 }
 
 impl Backup {
-    /// The point in time is taken: from now on sandboxes can be saved, and changes go on.
+    /// Ends the waiting of [`Changes::arm`]: the point in time is taken, so sandboxes can be saved with `save`.
     pub fn open(&self, save: Save) {
         if let Some(saving) = self.changes.state().backup.as_mut() {
             saving.save = Some(save);
@@ -276,7 +287,7 @@ impl Backup {
         self.changes.0.moved.notify_all();
     }
 
-    /// Whether a command that began before the point in time still runs in a sandbox that is not saved yet.
+    /// Whether a command that began before the point in time is still running in a sandbox that is not saved yet.
     #[must_use]
     pub fn is_busy(&self, sandbox: &SandboxId) -> bool {
         let state = self.changes.state();
@@ -287,8 +298,8 @@ impl Backup {
         !is_saved && state.commands_in(sandbox)
     }
 
-    /// Sees to it that a sandbox is saved. Blocking. Commands that began before the point in time are waited for until
-    /// `deadline`.
+    /// Returns once the sandbox is saved. Blocking. Waits until `deadline` for commands that began before the point
+    /// in time.
     pub fn save(&self, sandbox: &SandboxId, deadline: Instant) {
         let mut state = self.changes.state();
         loop {
@@ -323,7 +334,7 @@ mod tests {
         SandboxId::parse(&format!("sb_{number:032x}")).unwrap()
     }
 
-    /// A save that says which sandbox it was called for.
+    /// A save that reports the sandbox it was called for.
     fn told() -> (Save, Receiver<(SandboxId, bool)>) {
         let (tell, hear): (Sender<_>, _) = channel();
         let tell = Mutex::new(tell);
@@ -347,7 +358,7 @@ mod tests {
         assert_eq!(saved.try_recv().unwrap(), (id(1), false));
         assert!(changes.try_begin(&id(1), ChangeKind::Command).is_some());
         assert!(changes.try_begin(&id(2), ChangeKind::Write).is_none());
-        // Saved once, whoever asks.
+        // A sandbox is saved only once.
         backup.save(&id(1), Instant::now());
         assert!(saved.try_recv().is_err());
         drop(backup);
@@ -355,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_was_under_way_is_waited_for_and_a_command_only_until_the_deadline() {
+    fn writes_are_awaited_and_commands_only_until_the_deadline() {
         let changes = Changes::default();
         let write = changes.begin(&id(1), ChangeKind::Write);
         let command = changes.begin(&id(2), ChangeKind::Command);
@@ -375,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_ends_in_time_leaves_a_quiet_sandbox() {
+    fn a_command_that_ends_in_time_is_not_reported_as_busy() {
         let changes = Changes::default();
         let command = changes.begin(&id(2), ChangeKind::Command);
         let backup = changes.arm().unwrap();
@@ -389,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_that_is_given_up_holds_up_nobody() {
+    fn dropping_a_backup_releases_waiting_changes() {
         let changes = Changes::default();
         let backup = changes.arm().unwrap();
         std::thread::scope(|scope| {

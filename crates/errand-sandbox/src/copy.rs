@@ -1,10 +1,10 @@
-//! A copy of a whole sandbox, for a run that goes on from another one's.
+//! Copies a whole sandbox, for a run that continues from another one.
 //!
-//! What is copied are regular files and directories, beneath both roots, with their modes; links, pipes, sockets and
-//! devices are left out, as a listing leaves them out. Each file is as it was at one moment, different files at different
-//! ones. The copy is on disk when the call returns; nobody must use it before.
+//! Regular files and directories are copied with their permissions. Links, pipes, sockets and devices are left out,
+//! as in listings. Each file is copied as it was at one moment, but different files at different moments. The copy is
+//! on disk when the call returns; nobody may use it before.
 //!
-//! Two directories are open for each level of the way, and the depth has a bound for that.
+//! Two directories are open for each level of depth, which is why the depth is limited.
 
 use std::ffi::CString;
 use std::io::{self, Read as _};
@@ -21,44 +21,43 @@ use crate::room::Taken;
 use crate::root::Root;
 use crate::write::{TEMP_PREFIX, is_full};
 
-/// Deepest directory that is copied: two open files for each level.
+/// Maximum depth of copied directories. Each level needs two open directories.
 const DEPTH_MAX: usize = 100;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// How much is copied at most.
+/// Maximum size of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyLimits {
-    /// The sum of all files.
+    /// Sum of the sizes of all files.
     pub bytes_max: u64,
-    /// Files and directories.
+    /// Files and directories together.
     pub names_max: usize,
 }
 
-/// What was copied.
+/// Result of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// Regular files.
     pub files: u64,
-    /// The sum of their sizes.
+    /// Sum of the sizes of all files.
     pub bytes: u64,
 }
 
-/// Why there is no copy, or no whole one: what was made of it is of no use.
+/// Why a copy failed. A partial copy may exist and is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// More than the limits allow.
+    /// The sandbox is larger than the limits allow.
     #[error(
-        "the sandbox holds more than is copied: at most {bytes_max} bytes in {names_max} files and directories, {DEPTH_MAX} deep",
+        "the sandbox is too large to copy: at most {bytes_max} bytes in {names_max} files and directories, nested at most {DEPTH_MAX} levels deep",
         bytes_max = .0.bytes_max, names_max = .0.names_max
     )]
     TooMuch(CopyLimits),
-    /// A file cannot be read, or written.
+    /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
 impl Root {
-    /// Copies all that is in this sandbox into another one, which is empty and which nobody uses.
+    /// Copies everything in this sandbox into another one, which must be empty and unused.
     ///
     /// # Errors
     /// [`CopyError`].
@@ -99,7 +98,7 @@ impl Root {
                 .open(level.source.as_fd(), name.as_bytes(), DIRECTORY);
             let source = match inner {
                 Ok(source) => source,
-                // Gone, or something else by now.
+                // It was removed or replaced in the meantime.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
                 Err(errno) => return Err(failed(errno).into()),
             };
@@ -116,9 +115,9 @@ impl Root {
             levels.push(copying.enter(source, target)?);
         }
         to.has_changed();
-        // Before the room that was taken for the copy is given back.
+        // Measured before the space that was reserved for the copy is returned.
         to.measure()?;
-        // One call for all files: thousands of small ones would take as many.
+        // One call for all files: syncing thousands of small files one by one would take much longer.
         rustix::fs::syncfs(to.dir())
             .and_then(|()| to.settle())
             .map_err(failed)?;
@@ -126,7 +125,7 @@ impl Root {
     }
 }
 
-/// A directory whose files are copied; its directories are still to be.
+/// A directory whose files are copied and whose subdirectories remain to be copied.
 struct Level {
     source: OwnedFd,
     target: OwnedFd,
@@ -135,12 +134,12 @@ struct Level {
 
 struct Copying<'a> {
     to: &'a Root,
-    /// The copy's room, where that is bounded.
+    /// Space reserved for the copy, if the size of the target is limited.
     taken: Option<Taken>,
     how: How,
     limits: CopyLimits,
     names_left: usize,
-    /// To whom the copy belongs, where its sandbox has a user of its own.
+    /// Owner of the copied files, if the target has a user of its own.
     user: Option<(Uid, Gid)>,
     copied: Copied,
 }
@@ -163,8 +162,8 @@ impl Copying<'_> {
             if name.to_bytes().starts_with(TEMP_PREFIX.as_bytes()) {
                 continue;
             }
-            // What it is, is asked of what was opened. A name that is gone, or may not be opened, is left out as a
-            // listing leaves it out.
+            // The type is read from the opened file, not from the name. A name that was removed or cannot be opened
+            // is left out, as in listings.
             let flags = OFlags::PATH;
             let Ok(fd) = self.how.open(level.source.as_fd(), name.as_bytes(), flags) else {
                 continue;
@@ -209,7 +208,7 @@ impl Copying<'_> {
             return Err(Stopped::TooMuch);
         }
         if let Some(taken) = &mut self.taken {
-            // A file with holes takes less than its size here, and all of it in the copy.
+            // A sparse file uses less than its size here, but all of it in the copy.
             taken
                 .more(self.to, size_bytes(&stat))
                 .map_err(Stopped::File)?
@@ -221,7 +220,7 @@ impl Copying<'_> {
         let target = target.map_err(io::Error::from)?;
         self.give(&target).map_err(io::Error::from)?;
         let mut target = std::fs::File::from(target);
-        // It may grow while it is read: no more than there was room for.
+        // The file may grow while it is read. Read at most one byte more than allowed, to notice it.
         let mut source = std::fs::File::from(source).take(left.saturating_add(1));
         let copied = io::copy(&mut source, &mut target)?;
         if copied > left {
@@ -245,7 +244,7 @@ impl From<io::Error> for Stopped {
     }
 }
 
-/// The permissions of what is copied, without those that give a program another user's rights.
+/// Permissions without set-user-id, set-group-id and the sticky bit.
 fn mode_of(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777)
 }

@@ -1,8 +1,8 @@
-//! Editing text: replacing one passage by another, so that a repeat after a crash can be told from the first time.
+//! Edits text by replacing one passage with another, such that after a crash it is known whether the edit was made.
 //!
-//! [`Root::plan_edit`] says what an edit would do, with the digests of the file before and after. Whoever stores both
-//! before [`Edit::text`] is written can ask [`Root::digest_of`] after a crash: the digest after means done, the digest
-//! before means not done.
+//! [`Root::plan_edit`] computes an edit, including the digests of the file before and after. A caller that stores
+//! both before writing [`Edit::text`] can compare them with [`Root::digest_of`] after a crash: the digest after means
+//! done, the digest before means not done.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -15,48 +15,49 @@ use sha2::{Digest, Sha256};
 use crate::error::FileError;
 use crate::root::Root;
 
-/// An edit that was worked out.
+/// A computed edit, not written yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     /// The whole text after the edit.
     pub text: String,
-    /// Passages replaced; at least 1.
+    /// Number of passages replaced; at least 1.
     pub replaced: usize,
-    /// SHA-256 of the file before, in hexadecimal.
+    /// SHA-256 of the file before the edit, in hexadecimal.
     pub digest_before: String,
-    /// SHA-256 of the text after. The same as before where `old` and `new` are.
+    /// SHA-256 of [`Edit::text`]. Equal to `digest_before` if `old` and `new` are equal.
     pub digest_after: String,
 }
 
-/// Why an edit does not fit a text.
+/// Why an edit does not match a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// Nothing to look for.
     #[error("`old` is empty: give the text to replace")]
     EmptyOld,
     /// `old` is not in the text.
     #[error(
-        "`old` does not occur in the file: read the file and give the text exactly, with its spaces and line ends"
+        "`old` does not occur in the file: read the file and give the text exactly, with its spaces and line breaks"
     )]
     NotFound,
-    /// `old` is in the text more than once, and one place was meant.
+    /// `old` is in the text more than once, and `all` is not set.
     #[error(
-        "`old` occurs more than once in the file: give more of the text around the one that is meant, or set `all`"
+        "`old` occurs more than once in the file: include more of the surrounding text, or set `all`"
     )]
     NotUnique,
-    /// The text would grow beyond what may be written.
+    /// The text would become larger than a file may be.
     #[error("the file would be larger than {limit_bytes} bytes after the edit: replace less")]
     TooLarge {
-        /// The most that is allowed.
+        /// In bytes.
         limit_bytes: u64,
     },
 }
 
-/// The text with `old` replaced by `new`, and how many times. `old` must occur exactly once, counting also places that
-/// overlap; with `all` at least once, and those that do not overlap are replaced, from the front.
+/// Replaces `old` with `new` and returns the text and the number of replacements.
+///
+/// Without `all`, `old` must occur exactly once, and overlapping occurrences count. With `all`, it must occur at
+/// least once, and occurrences that do not overlap are replaced from the front.
 ///
 /// # Errors
-/// [`EditError`], also where the result would be larger than [`WRITE_FILE_BYTES_MAX`].
+/// [`EditError`], also if the result would be larger than [`WRITE_FILE_BYTES_MAX`].
 pub fn apply_edit(
     text: &str,
     old: &str,
@@ -76,7 +77,7 @@ pub fn apply_edit(
         }
         1
     };
-    // Computed before anything is built: a letter replaced by a megabyte, a million times, must not be tried.
+    // Computed before the text is built: replacing a letter by a megabyte, a million times, must not even be tried.
     let added = new.len().checked_mul(replaced);
     let size = added.and_then(|added| (text.len() - old.len() * replaced).checked_add(added));
     if size
@@ -97,10 +98,10 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 impl Root {
-    /// What an edit of `path` would do; changes nothing. Files up to [`WRITE_FILE_BYTES_MAX`].
+    /// Computes an edit of `path` without writing it. The file may have up to [`WRITE_FILE_BYTES_MAX`] bytes.
     ///
     /// # Errors
-    /// [`FileError::Edit`] where it does not fit the text; otherwise as [`Root::read_to_string`].
+    /// [`FileError::Edit`] if the edit does not match the text; otherwise as [`Root::read_to_string`].
     pub fn plan_edit(
         &self,
         path: &SandboxPath,
@@ -122,8 +123,10 @@ impl Root {
         })
     }
 
-    /// Edits a file, and returns how many passages were replaced. The file is on disk when this returns. What another
-    /// writer puts there between the reading and the writing is lost: one writer at a time is the caller's business.
+    /// Edits a file and returns the number of replacements. The file is on disk when this returns.
+    ///
+    /// A change that another writer makes between the reading and the writing is lost: the caller must ensure that
+    /// there is one writer at a time.
     ///
     /// # Errors
     /// As [`Root::plan_edit`] and [`Root::write`].
@@ -139,11 +142,13 @@ impl Root {
         Ok(edit.replaced)
     }
 
-    /// SHA-256 of a file's bytes, in hexadecimal. Reads the file in parts. Files up to [`WRITE_FILE_BYTES_MAX`]: no edit
-    /// makes a larger one, and a sparse one of a terabyte would hold the server up for an hour.
+    /// SHA-256 of a file's bytes, in hexadecimal. Reads the file in chunks.
+    ///
+    /// The file may have up to [`WRITE_FILE_BYTES_MAX`] bytes. No edit makes a larger one, and hashing a sparse file
+    /// of a terabyte would occupy the server for an hour.
     ///
     /// # Errors
-    /// As [`Root::open_file`]; `TooLarge`.
+    /// As [`Root::open_file`], and `TooLarge`.
     pub fn digest_of(&self, path: &SandboxPath) -> Result<String, FileError> {
         let open = self.open_file(path)?;
         if open.size_bytes > WRITE_FILE_BYTES_MAX {
@@ -156,7 +161,7 @@ impl Root {
     }
 }
 
-/// Ends at the size that was measured, so that a file that somebody goes on appending to does not hold it up.
+/// Stops at the size that was measured, so that a file to which a command keeps appending is not read forever.
 fn digest(file: &File, size_bytes: u64) -> std::io::Result<String> {
     const PART_BYTES: usize = 64 * 1024;
     let mut part = vec![0; PART_BYTES];

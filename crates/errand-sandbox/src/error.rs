@@ -1,4 +1,4 @@
-//! [`FileError`]: what can be wrong with a path of a sandbox, in words for whoever gave it.
+//! [`FileError`]: why a file operation failed, in words for the caller who supplied the path.
 
 use std::io;
 
@@ -7,173 +7,133 @@ use rustix::io::Errno;
 
 use crate::edit::EditError;
 
-/// Why a file operation did not happen. Unless a variant says otherwise, nothing was changed.
+/// Why a file operation failed. Unless a variant says otherwise, nothing was changed.
 ///
-/// The messages name paths as a run sees them, never those of the machine, and are fit to be shown to a caller and
-/// to a model.
+/// The messages contain paths as a run sees them, never those of the machine. They may be shown to callers and
+/// models.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// Nothing has this path.
+    /// Nothing exists at this path.
     #[error("there is nothing at {path}: list the directory that it should be in")]
-    NotFound {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// A directory was wanted, at the path's end or before it, and something else is there.
+    NotFound { path: SandboxPath },
+    /// A directory was expected at the path or above it, and something else is there.
     #[error(
-        "{path} does not lead to a directory, or a name on the way is not one: list the directories above it"
+        "{path} is not a directory, or one of the names above it is not: list the directories above it"
     )]
-    NotADirectory {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// A file was wanted and a directory is there.
+    NotADirectory { path: SandboxPath },
+    /// A file was expected, and a directory is there.
     #[error("{path} is a directory: name a file in it")]
-    IsADirectory {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// A pipe, a socket or a device.
+    IsADirectory { path: SandboxPath },
+    /// A pipe, a socket or a device is there.
     #[error(
         "{path} is neither a file nor a directory (a pipe, a socket or a device): use another path"
     )]
-    NotARegularFile {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The path, or a name on its way, is a symbolic link.
+    NotARegularFile { path: SandboxPath },
+    /// The path, or one of the names above it, is a symbolic link.
     #[error(
-        "a symbolic link is in the way of {path}, and links are not followed: use the path that it stands for"
+        "{path} is or contains a symbolic link, and links are not followed: use the path that the link points to"
     )]
-    LinkInTheWay {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The path leads through a mount point.
+    LinkInTheWay { path: SandboxPath },
+    /// The path crosses a mount point.
     #[error(
-        "{path} is on another file system than the sandbox, which is not entered: use another path"
+        "{path} is on a different file system than the sandbox, which is not allowed: use another path"
     )]
-    OtherFileSystem {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// More bytes than are allowed.
+    OtherFileSystem { path: SandboxPath },
+    /// The file is, or would become, larger than allowed.
     #[error(
-        "{path} would be, or is, larger than the limit of {limit_bytes} bytes: make it smaller, or take it in parts"
+        "{path} exceeds the limit of {limit_bytes} bytes: make it smaller, or process it in parts"
     )]
     TooLarge {
-        /// What was asked for.
         path: SandboxPath,
-        /// The most that is allowed.
+        /// In bytes.
         limit_bytes: u64,
     },
-    /// The sandbox may hold no more.
+    /// The sandbox has reached its maximum size or number of files.
     #[error(
         "{path} does not fit: a sandbox may hold {disk_bytes_max} bytes on disk (sandbox.disk_bytes_max) in {files_max} files and directories (sandbox.files_max). Delete files, or use another sandbox"
     )]
     SandboxFull {
-        /// What was to be written.
         path: SandboxPath,
-        /// The most bytes.
+        /// Maximum bytes on disk.
         disk_bytes_max: u64,
-        /// The most files and directories.
+        /// Maximum number of files and directories.
         files_max: u64,
     },
-    /// The sandboxes of the team may hold no more together.
+    /// The team's sandboxes together have reached the team's quota.
     #[error(
         "{path} does not fit: the sandboxes of this team may hold {disk_bytes_max} bytes on disk together (sandbox.team_disk_bytes_max). Delete files or sandboxes that are no longer needed, or ask the operator to raise the quota"
     )]
     TeamFull {
-        /// What was to be written.
         path: SandboxPath,
-        /// The most bytes.
+        /// Maximum bytes on disk.
         disk_bytes_max: u64,
     },
-    /// Text was wanted, and the file holds other bytes.
+    /// Text was expected, and the file contains bytes that are not UTF-8.
     #[error("{path} is not UTF-8 text: it cannot be read or edited as text")]
-    NotUtf8 {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// A name that is kept for unfinished writes, and not listed.
-    #[error("{path} holds a name that begins with {prefix}, which is kept for unfinished writes: use another name", prefix = crate::write::TEMP_PREFIX)]
-    ReservedName {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The modes of the file, or of a directory on the way, do not let the server in.
+    NotUtf8 { path: SandboxPath },
+    /// The path uses a name that is reserved for unfinished writes.
+    #[error("{path} contains a name that begins with {prefix}, which is reserved for unfinished writes: use another name", prefix = crate::write::TEMP_PREFIX)]
+    ReservedName { path: SandboxPath },
+    /// The permissions of the file, or of a directory above it, lock out the server.
     #[error(
-        "the permissions of {path}, or of a directory on the way, do not allow this: change them, or use another path"
+        "the permissions of {path}, or of a directory above it, do not allow this: change them, or use another path"
     )]
-    NoPermission {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The disk, or the quota on it, is full.
-    #[error("there is no space left for {path}: the operator must make room on the server's disk")]
-    NoSpace {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The server has run out of descriptors or memory for now. Nothing was changed, but directories may have been made
-    /// above; later it may go.
+    NoPermission { path: SandboxPath },
+    /// The disk is full, or its quota is used up.
+    #[error(
+        "there is no disk space left for {path}: the operator must free space on the server's disk"
+    )]
+    NoSpace { path: SandboxPath },
+    /// The server has run out of file descriptors or memory for now; trying again later may work. Nothing was
+    /// changed, except that directories above the path may have been created.
     #[error(
         "the server has run out of open files or memory and could not {op} {path}: try again later"
     )]
     Exhausted {
-        /// What was being done: a verb, as `read`.
+        /// The operation, as a verb such as `read`.
         op: &'static str,
-        /// What was asked for.
         path: SandboxPath,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
-    /// An upload went on after a part of it had been refused.
+    /// The upload was continued after one of its parts had been refused.
     #[error(
-        "the upload of {path} was refused before its end, and nothing of it was kept: send it anew"
+        "the upload of {path} failed earlier and nothing was kept: start it again from the beginning"
     )]
-    UploadBroken {
-        /// What was asked for.
-        path: SandboxPath,
-    },
-    /// The directory of the whole sandbox is gone, or was never made.
-    #[error("the sandbox has no directory on the server")]
+    UploadBroken { path: SandboxPath },
+    /// The sandbox's directory was removed, or never created.
+    #[error("the directory of the sandbox does not exist on the server")]
     SandboxMissing,
-    /// A pattern that is not a regular expression, or too large a one.
+    /// The pattern is not a valid regular expression, or too large when compiled.
     #[error(
-        "the pattern is not a regular expression that can be used here: simplify or correct it"
+        "the pattern is not a valid regular expression, or is too large: correct or simplify it"
     )]
     BadPattern {
-        /// What is wrong with it.
         #[source]
         source: Box<regex::Error>,
     },
-    /// An edit that does not fit the text of the file.
+    /// The edit does not match the text of the file.
     #[error("{path} was not edited")]
     Edit {
-        /// What was asked for.
         path: SandboxPath,
-        /// Why it does not fit.
+        /// Why it does not match.
         #[source]
         source: EditError,
     },
-    /// The system failed. Whether a write took effect is then unknown where `op` is a sync or a rename; repeating it
-    /// is harmless.
+    /// The system failed. If `op` is a sync or a rename, a write may or may not have taken effect; repeating it is
+    /// harmless.
     #[error("the server could not {op} {path}")]
     Io {
-        /// What was being done: a verb, as `read`.
+        /// The operation, as a verb such as `read`.
         op: &'static str,
-        /// What was asked for.
         path: SandboxPath,
-        /// What the system said.
         #[source]
         source: io::Error,
     },
 }
 
 impl FileError {
-    /// What an error number means for `path`, where `op` (a verb) was tried.
+    /// Maps an error number to the error for `path`. `op` is the verb that was tried.
     pub(crate) fn from_errno(errno: Errno, op: &'static str, path: &SandboxPath) -> Self {
         let path = path.clone();
         match errno {
@@ -181,7 +141,7 @@ impl FileError {
             Errno::NOTDIR => Self::NotADirectory { path },
             Errno::ISDIR => Self::IsADirectory { path },
             Errno::LOOP => Self::LinkInTheWay { path },
-            // What opening a socket, or a device without a driver, answers.
+            // Opening a socket, or a device without a driver, fails with these.
             Errno::NXIO | Errno::NODEV => Self::NotARegularFile { path },
             Errno::XDEV => Self::OtherFileSystem { path },
             Errno::ACCESS | Errno::PERM => Self::NoPermission { path },
@@ -199,7 +159,7 @@ impl FileError {
         }
     }
 
-    /// The same for an error of the standard library.
+    /// Maps an error of the standard library.
     pub(crate) fn from_io(source: io::Error, op: &'static str, path: &SandboxPath) -> Self {
         match Errno::from_io_error(&source) {
             Some(errno) => Self::from_errno(errno, op, path),

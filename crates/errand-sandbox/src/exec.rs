@@ -1,17 +1,23 @@
-//! Isolated commands and services, behind one seam: [`SandboxExec`].
+//! Isolated commands and services, behind one trait: [`SandboxExec`].
 //!
-//! Promised, by [`Bubblewrap`], of what runs inside, whatever it does, short of a hole in the kernel:
+//! # Guarantees
 //!
-//! * It sees the programs of the machine (or of another root) read-only, its `/workspace`, and small file systems in
-//!   memory. Nothing of the server: no file, no variable, no descriptor, no process. No network, for commands.
-//! * It is never root outside, bubblewrap is never started by root, and where the server is root each sandbox is a user
-//!   of its own.
-//! * It is bounded in memory, processes, processor time, files, disk and output; what passes a bound is stopped.
-//! * It ends with its command, with the time limit, with a stop, or with the server, and all its processes with it.
+//! [`Bubblewrap`] guarantees the following for whatever runs inside, short of a vulnerability in the kernel:
 //!
-//! Where that cannot be had there is no [`Bubblewrap`], and [`Unavailable`] says why. There is no way around it.
+//! * It sees the programs of the machine (or of another root directory) read-only, its `/workspace`, and small
+//!   in-memory file systems. It sees nothing of the server: no file, no variable, no descriptor, no process. Commands
+//!   have no network.
+//! * It is never root outside, and root never starts bubblewrap. If the server is root, each sandbox has a user id of
+//!   its own.
+//! * Its memory, processes, processor time, files, disk space and output are limited; whatever exceeds a limit is
+//!   stopped.
+//! * It ends with its command, at the time limit, on a stop, or with the server, and all its processes end with it.
 //!
-//! Left out: who may run what, and what a result means.
+//! Where this is impossible, there is no [`Bubblewrap`], and [`Unavailable`] says why. There is no way around it.
+//!
+//! # Non-goals
+//!
+//! Deciding who may run what, and what a result means.
 
 mod bubblewrap;
 mod cgroup;
@@ -48,34 +54,34 @@ pub use output::{OUTPUT_BYTES_MAX, Output};
 pub use service::{Service, ServicePipes, ServiceSpec};
 pub use uids::Uids;
 
-/// How long what runs inside has to end after it was asked to.
+/// Time that processes inside have to end after they were asked to, before they are killed.
 pub const GRACE: Duration = Duration::from_secs(2);
-/// Most bytes of a command: it goes through a pipe, so that the kernel's bound on arguments does not hold.
+/// Maximum size of a command in bytes. It goes through a pipe, so the kernel's limit on arguments does not apply.
 pub const COMMAND_BYTES_MAX: usize = 1024 * 1024;
-/// Most open files of one process inside.
+/// Maximum number of open files of one process inside.
 const DESCRIPTORS_MAX: u64 = 1024;
 
-/// How much a sandbox may take.
+/// Resource limits of one sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory of all processes together, files in memory among it, in bytes.
+    /// Memory of all processes together, including files in memory, in bytes.
     pub memory_bytes_max: u64,
     /// Processes and threads.
     pub processes_max: u32,
-    /// Processor time, in percent of one processor.
+    /// Processor time, as a percentage of one processor.
     pub cpu_percent_max: u32,
-    /// What the workspace takes on disk, in bytes.
+    /// Disk space that the workspace uses, in bytes.
     pub disk_bytes_max: u64,
-    /// What all sandboxes of its team take on disk together, in bytes; 0: no limit. The workspace's own room holds it.
+    /// Disk space of all sandboxes of the team together, in bytes; 0: no limit. Enforced by [`Rooms`](crate::Rooms).
     pub team_disk_bytes_max: u64,
     /// Files and directories in the workspace.
     pub files_max: u64,
-    /// One file, in bytes.
+    /// Size of one file, in bytes.
     pub file_bytes_max: u64,
 }
 
 impl Limits {
-    /// What the group of all processes is bounded to: bubblewrap's own two are in it.
+    /// Limit for the cgroup, which also contains bubblewrap's own two processes.
     fn cgroup_tasks_max(&self) -> u64 {
         u64::from(self.processes_max) + 2
     }
@@ -95,32 +101,32 @@ impl Default for Limits {
     }
 }
 
-/// How isolation is set up.
+/// Settings of the isolation.
 #[derive(Clone, Debug)]
 pub struct ExecSettings {
-    /// The program that is started as helper, with [`HELPER_ARGUMENT`]: it must call [`run_helper`] first of all.
+    /// Program to start as the helper, with [`HELPER_ARGUMENT`]. It must call [`run_helper`] before anything else.
     pub helper: PathBuf,
-    /// Where programs of the machine are looked for: as in `PATH`.
+    /// Directories in which programs of the machine are looked up, in the format of `PATH`.
     pub search_path: std::ffi::OsString,
-    /// Tells this server's processes and groups from those of others: a plain name that stays the same after a restart.
+    /// Distinguishes the processes and cgroups of this server from those of others. A plain name that stays the same
+    /// after a restart.
     pub instance: String,
-    /// Another root directory, whose programs are seen in place of the machine's.
+    /// Another root directory, whose programs are visible inside instead of the machine's.
     pub root: Option<PathBuf>,
-    /// The users that sandboxes are, where the server is root.
+    /// User ids for sandboxes, if the server is root.
     pub uids: Arc<Uids>,
-    /// The bounds.
     pub limits: Limits,
-    /// Whether cgroups are used where they can be had.
+    /// Whether to use cgroups if they are available.
     pub uses_cgroups: bool,
 }
 
-/// Why nothing can be isolated, and what would change that.
+/// Why isolation is impossible, and how to fix that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unavailable {
-    /// A sentence without a full stop.
+    /// A sentence without a period.
     pub reason: String,
-    /// What to do: a sentence without a full stop.
+    /// The fix: a sentence without a period.
     pub remedy: String,
 }
 
@@ -133,18 +139,18 @@ impl Unavailable {
     }
 }
 
-/// A command.
+/// A shell command to run.
 #[derive(Clone, Debug)]
 pub struct Command {
-    /// What the shell is given. No NUL, at most [`COMMAND_BYTES_MAX`] bytes.
+    /// Script for the shell. No NUL, at most [`COMMAND_BYTES_MAX`] bytes.
     pub script: String,
-    /// Where it begins.
+    /// Working directory in which it begins.
     pub cwd: SandboxPath,
-    /// How long it may take.
+    /// Time limit.
     pub timeout: Duration,
 }
 
-/// A bound of [`Limits`], or of the output.
+/// The limit that a command exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// [`Limits::memory_bytes_max`].
@@ -159,63 +165,58 @@ pub enum Bound {
     Files,
     /// [`Limits::file_bytes_max`].
     FileSize,
-    /// What is read of an output before nobody reads on: 1 GiB.
+    /// Bytes written to one output: 1 GiB. More is not read.
     Output,
-    /// Pseudo terminals open at once: 64.
+    /// Open pseudoterminals: 64.
     Terminals,
 }
 
-/// What ended a command before it ended by itself.
+/// The reason that a command was ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedBy {
-    /// Its time was over.
     TimeLimit,
-    /// Whoever called wanted it.
+    /// The caller asked for it.
     Stop,
-    /// It passed a bound.
+    /// It exceeded a limit.
     Bound(Bound),
 }
 
-/// How a command ended.
+/// Result of a command that ran.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// The shell's: 128 and the signal's number where a signal ended it.
+    /// Exit code of the shell, or 128 plus the signal number if a signal ended it.
     pub exit_code: i32,
-    /// What it wrote to its standard output.
     pub stdout: Output,
-    /// What it wrote to its standard error.
     pub stderr: Output,
-    /// None: it ended by itself.
+    /// `None` if it ended by itself.
     pub ended_by: Option<EndedBy>,
-    /// From the moment at which it was given to the shell.
+    /// Measured from the moment at which the shell was given the command.
     pub duration: Duration,
 }
 
-/// Why there is no result: nothing of the command was done, unless it says otherwise.
+/// Why a command or service did not start. Nothing of it has run.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The isolation could not be set up. With what bubblewrap, or the helper, said.
+    /// The isolation could not be set up, with the message of bubblewrap or the helper.
     #[error("the isolation could not be set up: {0}")]
     SetUp(String),
-    /// The sandbox belongs to a user that no command may be: root, where the server is root.
-    #[error("the sandbox's directory belongs to uid {0}, and commands are never run as that")]
+    /// The sandbox belongs to a user that commands must not run as, such as root.
+    #[error("the sandbox's directory belongs to uid {0}, and commands never run as that user")]
     Owner(u32),
-    /// All users of the range are in use.
-    #[error("no user is left in the range of sandbox.uid_base and sandbox.uid_count")]
+    #[error("all user ids in the range of sandbox.uid_base and sandbox.uid_count are in use")]
     NoUserLeft,
-    /// The system failed.
+    /// A system call failed.
     #[error("{what}")]
     Io {
-        /// What was attempted.
+        /// The attempted action.
         what: &'static str,
         #[source]
-        /// Why it failed.
         source: std::io::Error,
     },
 }
 
 impl ExecError {
-    /// Whether the helper or bubblewrap said, in words, that descriptors, memory or processes had run out.
+    /// Whether the message of the helper or of bubblewrap says that descriptors, memory or processes have run out.
     #[must_use]
     pub fn says_exhausted(&self) -> bool {
         const WORDS: [&str; 4] = [
@@ -232,40 +233,39 @@ impl ExecError {
     }
 }
 
-/// When a command is to be ended early.
+/// Completes when a command is to be ended early.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What isolates: a boundary between what runs inside and everything else. Another implementation may put a kernel of
-/// its own in between (gVisor, a virtual machine); what is promised above binds it too.
+/// An isolation technique: the boundary between what runs inside and everything else. Another implementation may put
+/// a separate kernel in between (gVisor, a virtual machine); the guarantees of this module apply to it too.
 #[async_trait]
 pub trait SandboxExec: Send + Sync {
-    /// Starts an isolated shell on a sandbox, which waits for its one command. May be done ahead of time.
+    /// Starts an isolated shell in a sandbox. It waits for its one command, so this can be done ahead of time.
     ///
     /// # Errors
     /// [`ExecError`]; nothing is left running then.
     async fn prepare(&self, workspace: &Root) -> Result<Box<dyn Shell>, ExecError>;
 
-    /// Starts a program that stays: with the host's network, without a workspace.
+    /// Starts a long-running program with the host's network and without a workspace.
     ///
     /// # Errors
     /// [`ExecError`]; nothing is left running then.
     async fn service(&self, spec: &ServiceSpec) -> Result<Service, ExecError>;
 
-    /// The bounds.
     fn limits(&self) -> Limits;
 }
 
-/// An isolated shell that waits. Dropped, it ends, with everything in it.
+/// An isolated shell that waits for its command. Dropping it ends it, with everything in it.
 #[async_trait]
 pub trait Shell: Send {
-    /// Whether it still waits.
+    /// Whether the shell is still waiting.
     fn is_alive(&mut self) -> bool;
 
-    /// Runs the one command. When this returns, no process of the sandbox is left. Dropped meanwhile, the processes are
-    /// killed.
+    /// Runs the shell's one command. When this returns, no process of the sandbox is left. Dropping the future kills
+    /// the processes.
     ///
     /// # Errors
-    /// [`ExecError`], where the command did not begin.
+    /// [`ExecError`] if the command did not begin.
     async fn run(self: Box<Self>, command: &Command, stop: Stop) -> Result<Finished, ExecError>;
 }
 

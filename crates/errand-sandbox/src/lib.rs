@@ -1,20 +1,24 @@
-//! Files beneath a root: the one way to what a run sees as `/workspace`. And, in [`exec`], commands that are shut off
-//! from everything else.
+//! Safe access to the files of a sandbox (what a run sees as `/workspace`), and, in [`exec`], isolated commands.
 //!
-//! Promised, for every operation of [`Root`], also while commands of the same sandbox move things about:
+//! # Guarantees
 //!
-//! * Nothing outside the sandbox's directory is read, written, listed or removed. Links are not followed, not even
-//!   those that point inside; a mount point is not crossed.
-//! * A pipe, a socket or a device is refused and blocks nobody.
-//! * A file that was written is on disk, with the directories that lead to it, when the call returns. It appears
-//!   whole or not at all; a write or an upload that fails or is dropped changes nothing that can be seen.
-//! * Every loop has a bound, and says so where it was reached.
+//! For every operation of [`Root`], even while commands of the same sandbox move files around:
 //!
-//! Left out: who may do what (the callers' business), the making of ids, and anything that waits but for a backup, which
-//! saves a sandbox's files before they change ([`Changes`]). All calls block: asynchronous callers put them on a thread for
-//! that. No program is started on a sandbox's files, and no lock is taken there. (All of this is said of files; [`exec`] has a document of its own, and is asynchronous.)
+//! * Nothing outside the sandbox's directory is read, written, listed or removed. Symbolic links are never followed,
+//!   not even those that point inside, and mount points are not crossed.
+//! * Pipes, sockets and devices are refused, and opening one never blocks.
+//! * When a write returns, the file and the directories that lead to it are on disk. The file appears whole or not at
+//!   all; a write or an upload that fails or is dropped changes nothing visible.
+//! * Every loop has a bound, and the result says whether the bound was reached.
 //!
-//! In reading order.
+//! # Non-goals
+//!
+//! * Deciding who may do what, and generating ids. That is the caller's business.
+//! * Async. All calls block, so asynchronous callers run them on a blocking thread. The only thing that a call waits
+//!   for is a backup, which saves a sandbox's files before they change ([`Changes`]).
+//! * Starting programs on a sandbox's files, or locking them.
+//!
+//! [`exec`] is asynchronous and has its own guarantees.
 
 mod beneath;
 mod changes;

@@ -1,4 +1,4 @@
-//! What is in a directory.
+//! Lists directories.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,48 +12,45 @@ use crate::error::FileError;
 use crate::root::Root;
 use crate::write::is_temp;
 
-/// Most names of one directory that are looked at: far above what a person reads.
+/// Maximum number of names of one directory that are read; far more than a person reads.
 pub const LIST_ENTRIES_MAX: usize = 100_000;
-/// Most bytes of names and paths in one listing. Most listings of [`LIST_ENTRIES_MAX`] entries fit; those of a
-/// hundred thousand paths of four thousand bytes do not.
+/// Maximum bytes of names and paths in one listing. [`LIST_ENTRIES_MAX`] entries usually fit; a hundred thousand
+/// paths of four thousand bytes do not.
 const LIST_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// A file or a directory. Nothing else is ever shown.
+/// Type of a listed entry. Other types are never listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A regular file.
     File,
-    /// A directory.
     Dir,
 }
 
 /// One file or directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name. Bytes that are not UTF-8 are shown as `�` and their hexadecimal value.
+    /// File name. Bytes that are not UTF-8 are replaced with `�` and their hexadecimal value.
     pub name: String,
-    /// The directory's path and the name: what [`SandboxPath::parse`] takes. The path of a name that is not UTF-8
-    /// opens nothing; a path that is too long to be opened at once is refused by `parse`.
+    /// The directory's path and the name, as [`SandboxPath::parse`] accepts it. For a name that is not UTF-8, the
+    /// path does not open anything; a path that is too long to be opened is refused by `parse`.
     pub path: String,
-    /// Which of the two.
     pub kind: Kind,
-    /// The size of a file, in bytes; 0 for a directory.
+    /// Size of a file, in bytes; 0 for a directory.
     pub size_bytes: u64,
 }
 
-/// What a directory holds.
+/// Content of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// Sorted by name.
     pub entries: Vec<Entry>,
-    /// Whether the directory holds more than [`LIST_ENTRIES_MAX`] names, or more text than fits one listing (32 MiB).
-    /// Which of them are shown is then up to the disk.
+    /// Whether the directory has more than [`LIST_ENTRIES_MAX`] names, or more text than fits into one listing (32
+    /// MiB). Which entries are listed then depends on the disk.
     pub truncated: bool,
 }
 
 impl Root {
-    /// The files and directories in the directory `path`. Links, pipes, sockets, devices and unfinished writes are
-    /// left out, and so is what disappears meanwhile.
+    /// Lists the files and directories in the directory `path`. Links, pipes, sockets, devices, unfinished writes,
+    /// and entries that disappear in the meantime are left out.
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `LinkInTheWay`, `OtherFileSystem`, `NoPermission`, `Io`.
@@ -95,7 +92,7 @@ impl Root {
     }
 }
 
-/// Nothing where it is neither file nor directory, or gone.
+/// Returns `None` if the entry is neither a file nor a directory, or was removed.
 fn kind_and_size(
     dir: BorrowedFd<'_>,
     name: &CStr,
@@ -103,7 +100,7 @@ fn kind_and_size(
 ) -> Result<Option<(Kind, u64)>, Errno> {
     match told {
         FileType::Directory => return Ok(Some((Kind::Dir, 0))),
-        // The size is wanted, and some file systems do not tell the kind.
+        // A file's size is not in the directory entry, and some file systems do not report the type there.
         FileType::RegularFile | FileType::Unknown => {}
         _ => return Ok(None),
     }
@@ -118,8 +115,8 @@ fn kind_and_size(
     }
 }
 
-/// A name for showing that no other file in the directory has: whoever opens it finds nothing, rather than a file
-/// that somebody put under the shown name.
+/// A printable name that no other file in the directory has. Otherwise, opening it could open a file that a command
+/// placed under that name.
 fn lossy_name(dir: BorrowedFd<'_>, bytes: &[u8]) -> String {
     let mut name = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -128,7 +125,7 @@ fn lossy_name(dir: BorrowedFd<'_>, bytes: &[u8]) -> String {
             name.push_str(&format!("\u{fffd}{byte:02X}"));
         }
     }
-    // Ends at the latest where the name is longer than any name on disk can be.
+    // Ends at the latest when the name is longer than any name on disk can be.
     while rustix::fs::statat(dir, name.as_str(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         name.push('\u{fffd}');
     }

@@ -1,35 +1,38 @@
-//! The disk quota of a team: how many bytes all of its sandboxes hold together.
+//! The disk quota of a team: limits the total bytes of all its sandboxes.
 //!
-//! Guarantees: writes through [`crate::Root`] never take a team beyond its quota, also where they go on at once in many of
-//! its sandboxes: each takes its bytes from the team's room as it takes them from the sandbox's.
+//! # Guarantees
 //!
-//! The sums begin with what the store has on record for each sandbox and follow every write and measure from there on.
-//! A record that a crash left behind is corrected when the sandbox is next measured.
+//! Writes through [`crate::Root`] never make a team exceed its quota, even when they run at once in many of its sandboxes:
+//! each reserves its bytes for the team as it does for the sandbox.
 //!
-//! Non-goals: keeping records. The callers do that.
+//! The totals start with the records of the store and follow every write and measurement from then on. A record that a
+//! crash left outdated is corrected when the sandbox is next measured.
+//!
+//! # Non-goals
+//!
+//! Storing the records. The callers do that.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use errand_core::id::TeamId;
 
-/// The team whose quota a sandbox counts for, and the bytes that the store has on record for the sandbox.
+/// The team whose quota a sandbox counts toward, and the bytes recorded for the sandbox in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
-    /// The team.
     pub team: TeamId,
-    /// Bytes on disk.
+    /// On disk.
     pub bytes: u64,
 }
 
-/// The room of each team. Cheap to clone: a clone is the same.
+/// The quotas of all teams. Cheap to clone: a clone is the same table.
 #[derive(Clone, Debug)]
 pub(crate) struct Quotas {
     bytes_max: u64,
     teams: Arc<Mutex<HashMap<TeamId, Arc<TeamRoom>>>>,
 }
 
-/// The room of one team.
+/// Used space of one team.
 #[derive(Debug)]
 pub(crate) struct TeamRoom {
     /// 0: no limit.
@@ -39,9 +42,9 @@ pub(crate) struct TeamRoom {
 
 #[derive(Debug, Default)]
 struct Sums {
-    /// What the sandboxes hold.
+    /// Bytes that the sandboxes hold.
     held: u64,
-    /// Bytes of writes that are under way.
+    /// Bytes reserved by writes in progress.
     taken: u64,
 }
 
@@ -74,20 +77,20 @@ impl TeamRoom {
         self.sums().held
     }
 
-    /// A sandbox that held `before` bytes holds `after`.
+    /// Records that a sandbox with `before` bytes now has `after`.
     pub(crate) fn moved(&self, before: u64, after: u64) {
         let mut sums = self.sums();
         sums.held = sums.held.saturating_sub(before).saturating_add(after);
     }
 
-    /// A write that had taken `taken` bytes is done: a sandbox that held `before` bytes holds `after`.
+    /// Completes a write that had reserved `taken` bytes: a sandbox with `before` bytes now has `after`.
     pub(crate) fn placed(&self, taken: u64, before: u64, after: u64) {
         let mut sums = self.sums();
         sums.taken = sums.taken.saturating_sub(taken);
         sums.held = sums.held.saturating_sub(before).saturating_add(after);
     }
 
-    /// Takes room for a write. False: there is none, and nothing was taken.
+    /// Reserves bytes for a write. Returns `false`, and reserves nothing, if the quota is used up.
     pub(crate) fn take(&self, bytes: u64) -> bool {
         let mut sums = self.sums();
         let taken = sums.taken.saturating_add(bytes);
@@ -103,7 +106,8 @@ impl TeamRoom {
         sums.taken = sums.taken.saturating_sub(bytes);
     }
 
-    /// Bytes that a sandbox may hold which counts for `counted` now: what its team's other sandboxes leave. None: no limit.
+    /// Maximum bytes of a sandbox that counts with `counted` bytes now: what the team's other sandboxes leave. `None`: no
+    /// limit.
     pub(crate) fn allows(&self, counted: u64) -> Option<u64> {
         let sums = self.sums();
         let others = sums.held.saturating_sub(counted).saturating_add(sums.taken);

@@ -1,4 +1,4 @@
-//! Reading files.
+//! Reads files.
 
 use std::fs::File;
 use std::io;
@@ -15,17 +15,17 @@ use crate::root::Root;
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub struct OpenFile {
-    /// The file, at its beginning. It goes on to be what it was when a write puts another in its place; a command in
-    /// the sandbox may still change or cut it.
+    /// The file, positioned at its beginning. A write through [`Root`] puts a new file in its place and leaves this
+    /// one unchanged; a command in the sandbox may still change or truncate it.
     pub file: File,
-    /// Its size when it was opened, in bytes.
+    /// Size when it was opened, in bytes.
     pub size_bytes: u64,
-    /// When it was last changed, by the clock of the machine.
+    /// Time of the last change, by the machine's clock.
     pub modified_at: Timestamp,
 }
 
 impl Root {
-    /// Opens a file for reading: for downloads and ranges.
+    /// Opens a file for reading, for example for downloads and ranges.
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`, `NotARegularFile`, `LinkInTheWay`, `NotADirectory`, `OtherFileSystem`,
@@ -39,7 +39,7 @@ impl Root {
         })
     }
 
-    /// At most `limit_bytes` bytes from `offset` on: fewer where the file ends, none beyond its end.
+    /// Reads at most `limit_bytes` bytes from `offset`. Returns fewer at the end of the file, and none beyond it.
     ///
     /// # Errors
     /// As [`Root::open_file`].
@@ -58,11 +58,11 @@ impl Root {
             .map_err(|e| FileError::from_io(e, "read", path))
     }
 
-    /// The whole file as text.
+    /// Reads the whole file as text.
     ///
     /// # Errors
-    /// `TooLarge` above `bytes_max`; `NotUtf8`, as text that was made to fit could not be written back unharmed;
-    /// otherwise as [`Root::open_file`].
+    /// `TooLarge` above `bytes_max`. `NotUtf8` for other bytes, because text with replacement characters could not be
+    /// written back without damage. Otherwise as [`Root::open_file`].
     pub fn read_to_string(&self, path: &SandboxPath, bytes_max: u64) -> Result<String, FileError> {
         let too_large = || FileError::TooLarge {
             path: path.clone(),
@@ -72,7 +72,7 @@ impl Root {
         if open.size_bytes > bytes_max {
             return Err(too_large());
         }
-        // One byte more than allowed: the file may have grown since it was measured.
+        // Read one byte more than allowed: the file may have grown since it was measured.
         let bytes = read_at_most(&open.file, 0, bytes_max.saturating_add(1), open.size_bytes)
             .map_err(|e| FileError::from_io(e, "read", path))?;
         if u64::try_from(bytes.len()).is_ok_and(|len| len > bytes_max) {
@@ -82,8 +82,8 @@ impl Root {
     }
 }
 
-/// Reads until `limit_bytes` or the end. `expected` only sizes the buffer, and is not trusted beyond a megabyte: a
-/// sparse file of a terabyte costs nothing to make.
+/// Reads until `limit_bytes` or the end of the file. `expected` only sizes the buffer and is trusted up to a
+/// megabyte: a sparse file of a terabyte costs nothing to create.
 pub(crate) fn read_at_most(
     file: &File,
     offset: u64,

@@ -1,12 +1,16 @@
-//! How much room a sandbox has left, for files that the server writes: uploads and file tools.
+//! Limits the size of a sandbox for files that the server writes: uploads and file tools.
 //!
-//! Guarantees: what is written through [`Root`] never makes a sandbox hold more than [`RoomLimits`] allows, also where many
-//! writes go on at once: each takes its room before the bytes are written, and gives back what it did not use.
+//! # Guarantees
 //!
-//! What a sandbox holds is measured when that is first needed and counted from there on. A command may change anything, so
-//! after one it is measured again. Its bytes also count for the team that it belongs to; see [`crate::quota`].
+//! Writes through [`Root`] never make a sandbox exceed [`RoomLimits`], even when many writes run at once: each
+//! reserves space before its bytes are written and returns what it does not use.
 //!
-//! Non-goals: what a command writes itself. The watch over commands bounds that.
+//! The used space is measured when it is first needed and updated from then on. A command may change anything, so it
+//! is measured again after one. The bytes also count toward the quota of the sandbox's team; see [`crate::quota`].
+//!
+//! # Non-goals
+//!
+//! Limiting the writes of commands. [`exec`](crate::exec) watches those.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,21 +22,21 @@ use crate::error::FileError;
 use crate::quota::{Charged, Quotas, TeamRoom};
 use crate::root::Root;
 
-/// Sandboxes whose room is remembered while nothing uses them.
+/// Number of sandboxes above which the unused ones are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// How much one sandbox may hold.
+/// Maximum size of one sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomLimits {
-    /// Bytes on disk.
+    /// On disk.
     pub disk_bytes_max: u64,
-    /// Files and directories.
+    /// Files and directories together.
     pub files_max: u64,
     /// Bytes on disk of all sandboxes of one team together. 0: no limit.
     pub team_disk_bytes_max: u64,
 }
 
-/// The room of all sandboxes. Cheap to clone: a clone is the same.
+/// Used space of all sandboxes. Cheap to clone: a clone is the same table.
 #[derive(Clone, Debug)]
 pub struct Rooms {
     limits: RoomLimits,
@@ -40,7 +44,7 @@ pub struct Rooms {
     quotas: Quotas,
 }
 
-/// The room of one sandbox.
+/// Used space of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Room {
     limits: RoomLimits,
@@ -50,41 +54,41 @@ pub(crate) struct Room {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the sandbox holds. None: it is not known.
+    /// Space in use. `None`: unknown, to be measured.
     held: Option<Held>,
-    /// Bytes of writes that are under way.
+    /// Bytes reserved by writes in progress.
     taken_bytes: u64,
-    /// Files of writes that are under way.
+    /// Files reserved by writes in progress.
     taken_files: u64,
-    /// How often it was changed: a measure that was begun before may have missed that.
+    /// Number of changes. A measurement that began before the last one may have missed it.
     changes: u64,
-    /// Whether it was changed, in a way that nobody counted, since it was last measured.
+    /// Whether there were changes of unknown size since the last measurement.
     is_unmeasured: bool,
-    /// Bytes that count for the team: what it held when that was last known, and what was written since.
+    /// Bytes that count toward the team's quota: the last known size, and what was written since.
     counted: u64,
-    /// Bytes that the store has on record.
+    /// Bytes recorded in the store.
     recorded: u64,
-    /// The sandbox was deleted: it counts no more.
+    /// The sandbox was deleted and does not count any more.
     is_gone: bool,
 }
 
-/// What a sandbox holds.
+/// Space that a sandbox uses.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Held {
     pub(crate) bytes: u64,
     pub(crate) files: u64,
 }
 
-/// There is no room, by these limits.
+/// A limit is reached.
 #[derive(Debug)]
 pub(crate) enum Full {
     /// The sandbox is full.
     Sandbox(RoomLimits),
-    /// The sandboxes of the team together are.
+    /// The team's sandboxes together have reached the team's quota.
     Team(RoomLimits),
 }
 
-/// Room that one write has taken. Dropped, it is given back.
+/// Space that one write has reserved. Returned when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken {
     room: Arc<Room>,
@@ -93,7 +97,6 @@ pub(crate) struct Taken {
 }
 
 impl Rooms {
-    /// None is known yet.
     #[must_use]
     pub fn new(limits: RoomLimits) -> Self {
         Self {
@@ -107,34 +110,34 @@ impl Rooms {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the sandboxes of the teams hold by the records of the store. Called once, before any sandbox is used.
+    /// Initializes the teams' totals from the records of the store. Call this once, before any sandbox is used.
     pub fn begin_with(&self, teams: impl IntoIterator<Item = (TeamId, u64)>) {
         for (team, bytes) in teams {
             self.quotas.of(team).moved(0, bytes);
         }
     }
 
-    /// Bytes that the sandboxes of a team hold together, as far as that is known.
+    /// Total bytes of a team's sandboxes, as far as known.
     #[must_use]
     pub fn team_bytes(&self, team: TeamId) -> u64 {
         self.quotas.of(team).held()
     }
 
-    /// The most that they may hold together. None: no limit.
+    /// Quota of each team, in bytes. `None`: no limit.
     #[must_use]
     pub fn team_bytes_max(&self) -> Option<u64> {
         let most = self.limits.team_disk_bytes_max;
         (most > 0).then_some(most)
     }
 
-    /// The room of the sandbox in a directory. `is_empty`: it was made just now.
+    /// The record of the sandbox in a directory. `is_empty`: it was created just now, so there is nothing to measure.
     pub(crate) fn of(&self, dir: &Path, is_empty: bool, charged: Charged) -> Arc<Room> {
         let mut known = self.known();
         if let Some(room) = known.get(dir) {
             return Arc::clone(room);
         }
         if known.len() >= REMEMBERED_MAX {
-            // One whose bytes are not on record yet would count by an old record when it is opened again.
+            // A sandbox whose bytes are not recorded yet is kept. Otherwise it would count with an old record when it is opened again.
             known.retain(|_, room| Arc::strong_count(room) > 1 || !room.is_on_record());
         }
         let state = State {
@@ -155,8 +158,8 @@ impl Rooms {
         room
     }
 
-    /// Forgets a sandbox that was moved or removed: its bytes count no more. `charged`: what the store had on record when
-    /// it deleted it; none where it was deleted before, or had no record.
+    /// Forgets a sandbox that was moved or removed, so that its bytes do not count any more. `charged` is its record in the
+    /// store at the deletion; `None` if it was deleted before, or had no record.
     pub fn forget(&self, dir: &Path, charged: Option<Charged>) {
         let room = self.known().remove(dir);
         match (room, charged) {
@@ -166,7 +169,7 @@ impl Rooms {
         }
     }
 
-    /// Bytes that a sandbox counts for. None: it was not used since the start.
+    /// Bytes with which a sandbox counts. `None` if it was not used since the start.
     #[must_use]
     pub fn bytes_of(&self, dir: &Path) -> Option<u64> {
         let room = self.known().get(dir).map(Arc::clone)?;
@@ -174,7 +177,7 @@ impl Rooms {
         Some(state.counted)
     }
 
-    /// The sandboxes whose bytes differ from those on record by more than `by`, with their bytes.
+    /// The sandboxes whose bytes differ from their record by more than `by`, with their bytes.
     #[must_use]
     pub fn unrecorded(&self, by: u64) -> Vec<(PathBuf, u64)> {
         let known = self.known();
@@ -185,7 +188,7 @@ impl Rooms {
         known.iter().filter_map(of).collect()
     }
 
-    /// By how many bytes a sandbox differs from its record, and its bytes.
+    /// The difference between a sandbox and its record, and its bytes.
     #[must_use]
     pub fn unrecorded_of(&self, dir: &Path) -> Option<(u64, u64)> {
         let room = self.known().get(dir).map(Arc::clone)?;
@@ -193,7 +196,7 @@ impl Rooms {
         Some((state.counted.abs_diff(state.recorded), state.counted))
     }
 
-    /// The store has so many bytes on record for a sandbox.
+    /// Notes the bytes that were recorded in the store for a sandbox.
     pub fn has_recorded(&self, dir: &Path, bytes: u64) {
         let room = self.known().get(dir).map(Arc::clone);
         if let Some(room) = room {
@@ -201,7 +204,7 @@ impl Rooms {
         }
     }
 
-    /// The sandboxes that were changed since they were last measured, at most `limit`.
+    /// The sandboxes with changes since their last measurement, at most `limit`.
     #[must_use]
     pub fn unmeasured(&self, limit: usize) -> Vec<PathBuf> {
         let known = self.known();
@@ -212,19 +215,19 @@ impl Rooms {
         unmeasured.take(limit).collect()
     }
 
-    /// Measures a sandbox, unless what it holds is known; one without a directory holds nothing. Returns how many files
-    /// and directories it has. Blocking.
+    /// Measures a sandbox, unless its size is known. A sandbox without a directory is empty. Returns the number of its
+    /// files and directories. Blocking.
     ///
     /// # Errors
-    /// Of the measuring.
+    /// If the measurement fails.
     pub fn measure(&self, dir: &Path, charged: Charged) -> Result<u64, FileError> {
         self.of(dir, false, charged).measured_at(dir)
     }
 
-    /// The same for one that was used since the start; none where it was not.
+    /// Like [`Rooms::measure`], for a sandbox that was used since the start. Returns `None` if it was not.
     ///
     /// # Errors
-    /// Of the measuring.
+    /// If the measurement fails.
     pub fn measure_known(&self, dir: &Path) -> Result<Option<u64>, FileError> {
         let room = self.known().get(dir).map(Arc::clone);
         room.map(|room| room.measured_at(dir)).transpose()
@@ -250,7 +253,7 @@ impl Room {
         }
     }
 
-    /// Something has changed files without saying how.
+    /// Discards the measurement, because files were changed in an unknown way.
     pub(crate) fn is_unknown(&self) {
         let mut state = self.state();
         state.held = None;
@@ -258,7 +261,7 @@ impl Room {
         state.changes += 1;
     }
 
-    /// The sandbox was deleted.
+    /// Records that the sandbox was deleted.
     fn is_deleted(&self) {
         let mut state = self.state();
         self.count(&mut state, 0);
@@ -270,7 +273,7 @@ impl Room {
         state.counted == state.recorded && !state.is_unmeasured
     }
 
-    /// So many bytes count for the team from now on.
+    /// Changes the bytes with which the sandbox counts toward the team's quota.
     fn count(&self, state: &mut State, bytes: u64) {
         if !state.is_gone {
             self.team.moved(state.counted, bytes);
@@ -284,23 +287,23 @@ impl Room {
         self.count(state, held.bytes);
     }
 
-    /// Bytes that count for the team.
+    /// Bytes that count toward the team's quota.
     pub(crate) fn counted(&self) -> u64 {
         self.state().counted
     }
 
-    /// Bytes that the sandbox may hold by the quota of its team. None: the team has none.
+    /// Maximum bytes of the sandbox under its team's quota. `None` if the team has no quota.
     pub(crate) fn team_allows(&self) -> Option<u64> {
         let state = self.state();
         self.team.allows(state.counted)
     }
 
-    /// What a measure that begins now is compared with when it is done: [`Room::is_measured`].
+    /// Returns the token for a measurement that begins now, for [`Room::is_measured`].
     pub(crate) fn begin_measure(&self) -> u64 {
         self.state().changes
     }
 
-    /// Somebody else has measured the sandbox. `begun`: [`Room::begin_measure`].
+    /// Records a measurement from elsewhere. `begun` comes from [`Room::begin_measure`].
     pub(crate) fn is_measured(&self, begun: u64, held: Held) {
         let mut state = self.state();
         if state.changes == begun {
@@ -310,7 +313,7 @@ impl Room {
         }
     }
 
-    /// What the sandbox holds, measured if it is not known. Blocking: in proportion to the number of its files.
+    /// The used space, measured if it is unknown. Blocking: takes time in proportion to the number of files.
     pub(crate) fn held(&self, root: &Root) -> Result<Held, FileError> {
         let begun = {
             let state = self.state();
@@ -325,11 +328,11 @@ impl Room {
             files: usage.files.saturating_add(usage.directories),
         };
         let mut state = self.state();
-        // Another one that was done first has counted what was written since.
+        // A concurrent measurement has finished first, and includes what was written since.
         if let Some(held) = state.held {
             return Ok(held);
         }
-        // Files that changed meanwhile may be in the measure or not: it is good for this once, and is taken again.
+        // Files that changed in the meantime may or may not be included. Use the result once, and measure again next time.
         if state.changes != begun {
             return Ok(measured);
         }
@@ -340,7 +343,7 @@ impl Room {
     /// Begins a write of one file. `is_new`: it replaces none.
     ///
     /// # Errors
-    /// [`Full`] as the inner error, where no file more fits; of the measuring.
+    /// The inner error is [`Full`], if no more files are allowed; the outer one comes from the measurement.
     pub(crate) fn begin(
         self: &Arc<Self>,
         root: &Root,
@@ -364,10 +367,10 @@ impl Room {
 }
 
 impl Taken {
-    /// Takes room for so many bytes more.
+    /// Reserves more bytes.
     ///
     /// # Errors
-    /// [`Full`] as the inner error; nothing was taken then.
+    /// The inner error is [`Full`], and nothing is reserved then; the outer one comes from the measurement.
     pub(crate) fn more(&mut self, root: &Root, bytes: u64) -> Result<Result<(), Full>, FileError> {
         let held = self.room.held(root)?;
         let mut state = self.room.state();
@@ -387,9 +390,9 @@ impl Taken {
         Ok(Ok(()))
     }
 
-    /// The file is in its place, on so many bytes of disk, instead of one that took `before` (None: there was none).
+    /// Records that the file is in its place and uses `bytes` on disk, instead of one that used `before` (`None`: it is new).
     pub(crate) fn placed(mut self, bytes: u64, before: Option<u64>) {
-        // Given back with the same step that counts the file: nobody sees its bytes twice.
+        // Returned in the same step that counts the file, so that its bytes are never counted twice.
         let taken = std::mem::take(&mut self.bytes);
         let mut state = self.room.state();
         let after = |held: u64| {
@@ -400,7 +403,7 @@ impl Taken {
             held.bytes = after(held.bytes);
             held.files += u64::from(before.is_none());
         }
-        // A measure that is under way may have missed it.
+        // A measurement in progress may have missed it.
         state.changes += 1;
         state.taken_bytes = state.taken_bytes.saturating_sub(taken);
         let counted = if state.is_gone {

@@ -16,29 +16,31 @@ use crate::error::FileError;
 use crate::quota::Charged;
 use crate::room::{Room, Rooms};
 
-/// The directory of one sandbox. All access goes beneath it; the crate's document says what that promises.
+/// The directory of one sandbox. All access goes beneath it; the crate documentation lists the guarantees.
 ///
-/// Cheap to open and to clone (a clone is the same directory). The directory is held open: should it be moved, access
-/// follows it; should it be removed, there is nothing in it, and what is written is refused.
+/// Cheap to open and to clone (a clone is the same directory). The directory is held open: if it is moved, access
+/// follows it; if it is removed, reads find nothing and writes are refused.
 #[derive(Clone, Debug)]
 pub struct Root {
     dir: Arc<OwnedFd>,
-    /// Where unfinished writes have their names. None: in the directory itself.
+    /// Where unfinished writes have their names. `None`: in the sandbox's directory itself.
     temps: Option<Arc<OwnedFd>>,
     how: How,
     unnamed_temps: bool,
-    /// The user to whom what is written is given. None: the server's own.
+    /// Owner of newly written files. `None`: the server's own user.
     user: Option<(Uid, Gid)>,
-    /// Where it is noted whether the directory itself is on disk yet. None: it is.
+    /// The list of directories that may not be on disk yet, and this directory's path. `None`: it is on disk.
     fresh: Option<(Fresh, Arc<PathBuf>)>,
-    /// How much more may be written. None: as much as the disk takes.
+    /// How much more may be written. `None`: only the disk limits it.
     room: Option<Arc<Room>>,
-    /// Where its changes are announced, and whose they are. None: nobody makes a backup of it meanwhile.
+    /// Where changes are announced, and for which sandbox. `None`: no backup can run at the same time.
     changes: Option<(Changes, SandboxId)>,
 }
 
-/// Sandboxes' directories that were made a moment ago, and may not be on disk yet: the first write to one sees to that.
-/// A sandbox that was never written to has nothing to lose. Cheap to clone: a clone is the same list.
+/// Sandbox directories that were created without syncing their parent, so that they may not be on disk yet. The first
+/// write to one syncs it; a sandbox that was never written to has nothing to lose.
+///
+/// Cheap to clone: a clone is the same list.
 #[derive(Clone, Debug, Default)]
 pub struct Fresh(Arc<Mutex<HashSet<PathBuf>>>);
 
@@ -47,7 +49,7 @@ impl Fresh {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the directory's name on disk, unless it is there.
+    /// Puts the directory's name on disk if it is still listed here.
     fn settle(&self, dir: &Path) -> Result<(), Errno> {
         if !self.list().contains(dir) {
             return Ok(());
@@ -73,14 +75,15 @@ fn sync_above(dir: &Path) -> Result<(), Errno> {
 }
 
 impl Root {
-    /// Makes the sandbox's directory, readable by the server's user alone, and opens it. One that is there is opened
-    /// as it is, so that a creation that a crash cut short can be repeated. The directory above must exist.
+    /// Creates the sandbox's directory, readable only by the server's user, and opens it. A directory that already
+    /// exists is opened unchanged, so that a creation that a crash interrupted can be repeated. The parent directory
+    /// must exist.
     ///
-    /// When this returns the directory is on disk.
+    /// When this returns, the directory is on disk.
     ///
     /// # Errors
     /// [`FileError::Io`] and [`FileError::NoSpace`] from the system; [`FileError::NotADirectory`] and
-    /// [`FileError::LinkInTheWay`] where something else has its name.
+    /// [`FileError::LinkInTheWay`] if something else has this name.
     pub fn create(dir: &Path) -> Result<Self, FileError> {
         make(dir).map_err(not_made)?;
         let root = Self::open(dir)?;
@@ -88,13 +91,13 @@ impl Root {
         Ok(root)
     }
 
-    /// The same, but for the directory's name: that is on disk when the first file in it is. `fresh` is the same for all
-    /// who may write there.
+    /// Like [`Root::create`], but the directory's name is only on disk once the first file in it is. That saves a
+    /// sync for each new sandbox. Everyone who may write there must use the same `fresh` list.
     ///
     /// # Errors
     /// As [`Root::create`].
     pub fn create_fresh(dir: &Path, fresh: &Fresh) -> Result<Self, FileError> {
-        // Noted before it is there: whoever finds it there finds it noted.
+        // Listed before it exists, so that whoever sees the directory also sees that it is not synced.
         if rustix::fs::access(dir, rustix::fs::Access::EXISTS).is_err() {
             fresh.list().insert(dir.to_owned());
         }
@@ -106,7 +109,8 @@ impl Root {
         })
     }
 
-    /// Puts the name of the sandbox's own directory on disk, unless it is there: after what is in it.
+    /// Puts the name of the sandbox's own directory on disk if that has not happened yet. To be called after its
+    /// content is synced.
     pub(crate) fn settle(&self) -> Result<(), Errno> {
         match &self.fresh {
             Some((fresh, dir)) => fresh.settle(dir),
@@ -114,10 +118,11 @@ impl Root {
         }
     }
 
-    /// Opens the directory of a sandbox. `dir` is the server's own path: links above its last name are followed.
+    /// Opens the directory of a sandbox. `dir` is the server's own path: links in its parent directories are
+    /// followed, a link as its last name is not.
     ///
     /// # Errors
-    /// [`FileError::SandboxMissing`] where nothing is there; otherwise as [`Root::create`].
+    /// [`FileError::SandboxMissing`] if nothing is there; otherwise as [`Root::create`].
     pub fn open(dir: &Path) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| match errno {
@@ -148,8 +153,8 @@ impl Root {
         })
     }
 
-    /// The same sandbox, which holds no more than `rooms` allows. `dir`: the directory that it was opened by. `charged`: whose
-    /// quota it counts for.
+    /// Limits the total size of the sandbox to what `rooms` allows. `dir` is the directory by which this root was opened;
+    /// `charged` is the team whose quota it counts toward.
     #[must_use]
     pub fn with_room(self, rooms: &Rooms, dir: &Path, charged: Charged) -> Self {
         let is_empty = self
@@ -162,7 +167,7 @@ impl Root {
         }
     }
 
-    /// The same sandbox, whose changes are announced before they begin, so that a backup sees none of them.
+    /// Announces changes of this sandbox before they begin, so that a backup does not copy half of one.
     #[must_use]
     pub fn with_changes(self, changes: &Changes, id: &SandboxId) -> Self {
         Self {
@@ -171,17 +176,18 @@ impl Root {
         }
     }
 
-    /// Something else than a write through this has changed the files: what they take is measured again when that is needed.
+    /// Records that the files were changed by something other than a write through this root. The used space is
+    /// measured again when it is next needed.
     pub fn has_changed(&self) {
         if let Some(room) = &self.room {
             room.is_unknown();
         }
     }
 
-    /// Measures what the sandbox holds, if that is not known. Blocking.
+    /// Measures the sandbox, unless its size is known. Blocking.
     ///
     /// # Errors
-    /// Of the measuring.
+    /// If the measurement fails.
     pub fn measure(&self) -> Result<(), FileError> {
         match &self.room {
             Some(room) => room.held(self).map(drop),
@@ -189,11 +195,11 @@ impl Root {
         }
     }
 
-    /// The same where the quota of the team leaves the sandbox little room: what is stopped for taking too much then depends
-    /// on what it held before.
+    /// Measures the sandbox if its team's quota leaves it little space. Whether a command is stopped then depends on the
+    /// size of the sandbox before it.
     ///
     /// # Errors
-    /// Of the measuring.
+    /// If the measurement fails.
     pub fn measure_where_tight(&self) -> Result<(), FileError> {
         if self.is_tight() {
             self.measure()
@@ -202,7 +208,7 @@ impl Root {
         }
     }
 
-    /// Whether the quota of the team leaves the sandbox little room.
+    /// Whether the team's quota leaves the sandbox little space.
     pub(crate) fn is_tight(&self) -> bool {
         const LITTLE_BYTES: u64 = 64 << 20;
         self.room.as_ref().is_some_and(|room| {
@@ -215,14 +221,14 @@ impl Root {
         self.room.as_ref()
     }
 
-    /// Announces a change of the sandbox's files, which lasts until what this gives is dropped. Blocking, while a backup
-    /// saves the sandbox. None: nobody is to be told.
+    /// Announces a change of the sandbox's files, which lasts until the returned value is dropped. Blocks while a
+    /// backup saves the sandbox. Returns `None` if changes of this root are not announced.
     pub fn begin_change(&self, kind: ChangeKind) -> Option<Change> {
         let (changes, id) = self.changes.as_ref()?;
         Some(changes.begin(id, kind))
     }
 
-    /// The same where it need not wait; none where it would have to.
+    /// Like [`Root::begin_change`], but returns the outer `None` instead of blocking.
     pub fn try_begin_change(&self, kind: ChangeKind) -> Option<Option<Change>> {
         match &self.changes {
             None => Some(None),
@@ -230,12 +236,12 @@ impl Root {
         }
     }
 
-    /// The same sandbox, whose unfinished writes have their names in `temps`: one place for all sandboxes, so that what
-    /// a crash leaves is found without a search. It must exist, and be on the sandboxes' file system, since a finished
-    /// file is moved from there to its place.
+    /// Puts the names of unfinished writes into `temps`, one directory for all sandboxes, so that whatever a crash
+    /// leaves is found without a search. It must exist and be on the same file system as the sandboxes, because a
+    /// finished file is moved from there by a rename.
     ///
     /// # Errors
-    /// [`FileError::Io`] where `temps` cannot be opened.
+    /// [`FileError::Io`] if `temps` cannot be opened.
     pub fn with_temps(self, temps: &Path) -> Result<Self, FileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let temps = rustix::fs::open(temps, flags, Mode::empty()).map_err(|errno| {
@@ -251,7 +257,7 @@ impl Root {
         })
     }
 
-    /// The same directory as on a system that lacks `openat2`, or a file system that lacks unnamed files.
+    /// Behaves as on a system without `openat2`, or on a file system without unnamed files.
     #[cfg(test)]
     pub(crate) fn with(self, how: How, unnamed_temps: bool) -> Self {
         Self {
@@ -261,10 +267,10 @@ impl Root {
         }
     }
 
-    /// The user to whom the sandbox's directory belongs.
+    /// The user id that owns the sandbox's directory.
     ///
     /// # Errors
-    /// Of the system.
+    /// The system's error, if the directory cannot be examined.
     pub fn owner(&self) -> std::io::Result<u32> {
         Ok(rustix::fs::fstat(self.dir())?.st_uid)
     }
@@ -273,12 +279,12 @@ impl Root {
         self.dir.as_fd()
     }
 
-    /// Where unfinished writes have their names.
+    /// Directory in which unfinished writes have their names.
     pub(crate) fn temps(&self) -> BorrowedFd<'_> {
         self.temps.as_ref().unwrap_or(&self.dir).as_fd()
     }
 
-    /// The user to whom what is written is given, where that is not the server's own.
+    /// Owner of newly written files, if it is not the server's own user.
     pub(crate) fn user(&self) -> Option<(Uid, Gid)> {
         self.user
     }
@@ -291,31 +297,31 @@ impl Root {
         self.how
     }
 
-    /// Whether files without a name are worth a try.
+    /// Whether to try files without a name (`O_TMPFILE`).
     pub(crate) fn tries_unnamed_temps(&self) -> bool {
         self.unnamed_temps
     }
 
-    /// Opens what `path` names, whatever it is.
+    /// Opens whatever `path` names: a file, a directory, or anything else that is not a link.
     pub(crate) fn open_any(&self, path: &SandboxPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         self.how.open(self.dir(), path.relative().as_bytes(), flags)
     }
 
-    /// Whether there is a directory at `path`.
+    /// Checks that `path` is a directory.
     ///
     /// # Errors
-    /// Why there is none: as [`Root::list`].
+    /// As [`Root::list`].
     pub fn check_directory(&self, path: &SandboxPath) -> Result<(), FileError> {
         self.open_dir(path).map(drop)
     }
 
-    /// Opens a directory for reading its names.
+    /// Opens a directory to read its entries.
     pub(crate) fn open_dir(&self, path: &SandboxPath) -> Result<OwnedFd, FileError> {
         self.open_any(path, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| FileError::from_errno(errno, "open the directory", path))
     }
 
-    /// Opens a regular file for reading, and refuses all else.
+    /// Opens a regular file for reading and refuses everything else.
     pub(crate) fn open_regular(&self, path: &SandboxPath) -> Result<(OwnedFd, Stat), FileError> {
         let failed = |errno| FileError::from_errno(errno, "open", path);
         let fd = self.open_any(path, OFlags::RDONLY).map_err(failed)?;
@@ -328,7 +334,7 @@ impl Root {
     }
 }
 
-/// Makes a sandbox's directory, or finds it.
+/// Creates the directory. Succeeds if something already has this name; opening it then decides.
 fn make(dir: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(dir, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -344,8 +350,8 @@ fn not_made(errno: Errno) -> FileError {
     )
 }
 
-/// To whom a sandbox belongs, where the server is root and it belongs to another: files that the server writes are then
-/// given to that user, so that commands can work on them.
+/// The owner that new files get: the owner of the directory, if the server is root and the owner is not. Commands run
+/// as that user and must be able to change what the server writes.
 fn user_of(dir: &OwnedFd) -> Result<Option<(Uid, Gid)>, Errno> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);

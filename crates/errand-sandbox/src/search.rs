@@ -1,4 +1,4 @@
-//! Searching files for a pattern.
+//! Searches files for a pattern.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -15,25 +15,26 @@ use crate::read::read_at_most;
 use crate::root::Root;
 use crate::write::is_temp;
 
-/// Most bytes of a compiled pattern: the time that a byte of text can take grows with it.
+/// Maximum size of a compiled pattern, in bytes. The matching time per byte of text grows with it.
 const PATTERN_BYTES_MAX: usize = 512 * 1024;
-/// What of one line is looked at. Lines of programs and people are shorter; those of packed files are not read.
+/// Maximum bytes of a line that are searched. Lines that people and programs write are shorter; only minified files
+/// have longer ones.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// How far a search goes.
+/// Bounds of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SearchLimits {
-    /// Most lines found.
+    /// Maximum number of matching lines.
     pub matches_max: usize,
-    /// Characters of a line that are given; the rest is cut.
+    /// Maximum characters of each returned line; the rest is cut off.
     pub line_chars_max: usize,
-    /// Files above this many bytes are skipped.
+    /// Larger files are skipped. In bytes.
     pub file_bytes_max: u64,
-    /// Bytes read in all.
+    /// Maximum bytes read in total.
     pub total_bytes_max: u64,
-    /// Names looked at in all.
+    /// Maximum number of directory entries looked at in total.
     pub entries_max: usize,
-    /// Directories within each other that are entered, counted from where the search begins.
+    /// Maximum depth of nested directories, counted from where the search begins.
     pub depth_max: usize,
 }
 
@@ -50,37 +51,38 @@ impl Default for SearchLimits {
     }
 }
 
-/// One line that matches.
+/// A matching line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
-    /// The file.
     pub path: SandboxPath,
-    /// The line's number; the first is 1.
+    /// Line number; the first line is 1.
     pub line: u64,
-    /// The line without its end, cut where it is long; bytes that are not UTF-8 are shown as `�`.
+    /// The line without its line break, cut off if it is long. Bytes that are not UTF-8 are replaced with `�`.
     pub text: String,
 }
 
-/// What a search found.
+/// Result of a search.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// Sorted by path, then by line.
     pub matches: Vec<Match>,
-    /// Whether the search ended at a limit, or was stopped, before it had seen all.
+    /// Whether the search ended at a limit, or was stopped, before it had seen everything.
     pub truncated: bool,
-    /// Files not looked into: too large, or holding NUL bytes, or not readable.
+    /// Number of files that were not searched: too large, containing NUL bytes, or not readable.
     pub files_skipped: u64,
 }
 
 impl Root {
-    /// The lines that match a regular expression, in the file `path`, or in all regular files in and below the
-    /// directory `path`. Links are not followed; names that are not UTF-8, and paths longer than can be opened at
-    /// once, are skipped. Lines are matched one by one, each up to its first 64 KiB.
+    /// Finds the lines that match a regular expression, in the file `path`, or in all regular files in and below the
+    /// directory `path`.
     ///
-    /// `stop` is asked between lines: when it answers `true`, the search ends with what it has.
+    /// Links are not followed. Names that are not UTF-8, and paths that are too long to be opened, are skipped. Lines
+    /// are matched one by one, each up to its first 64 KiB.
+    ///
+    /// `stop` is called between lines: when it returns `true`, the search ends with the matches so far.
     ///
     /// # Errors
-    /// `BadPattern`; and of `path` itself those of [`Root::list`]. What is wrong with a file below it skips that file.
+    /// `BadPattern`; for `path` itself, the errors of [`Root::list`]. A file below it that cannot be read is skipped.
     pub fn search(
         &self,
         path: &SandboxPath,
@@ -118,11 +120,12 @@ struct Search<'a> {
     entries: usize,
 }
 
-/// A file or directory that is still to be seen.
+/// A file or directory that remains to be searched.
 struct Todo {
-    /// Shared, so that a hundred thousand names in a long path are not as many long paths.
+    /// Shared, because a hundred thousand names in a directory with a long path must not need that many copies of the
+    /// path.
     dir: Rc<SandboxPath>,
-    /// Nothing for where the search begins.
+    /// `None` for the path where the search begins.
     name: Option<String>,
     is_dir: bool,
     depth: usize,
@@ -131,14 +134,14 @@ struct Todo {
 impl Search<'_> {
     fn begin(&mut self, path: &SandboxPath) -> Result<(), FileError> {
         let failed = |errno| FileError::from_errno(errno, "search", path);
-        // Opened as a path only: what it is is looked at before it is opened for reading.
+        // Opened with O_PATH, which has no side effects on devices and pipes, to check the type first.
         let at = self.root.open_any(path, OFlags::PATH).map_err(failed)?;
         let is_dir = match file_type(&rustix::fs::fstat(at).map_err(failed)?) {
             FileType::Directory => true,
             FileType::RegularFile => false,
             _ => return Err(FileError::NotARegularFile { path: path.clone() }),
         };
-        // A stack rather than recursion: how deep directories go is up to whoever made them.
+        // A stack instead of recursion: whoever created the directories decides how deep they are.
         let mut todo = vec![Todo {
             dir: Rc::new(path.clone()),
             name: None,
@@ -153,7 +156,7 @@ impl Search<'_> {
             let is_first = next.name.is_none();
             match self.look_into(next, &mut todo) {
                 Err(e) if is_first => return Err(e),
-                // Gone, swapped for a link, not ours to read, or its path too long.
+                // It was removed or replaced by a link, is not readable, or its path is too long.
                 Err(_) => self.found.files_skipped += 1,
                 Ok(()) => {}
             }
@@ -164,7 +167,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Whether a limit was reached that leaves nothing to be added.
+    /// Whether a limit was reached after which nothing more can be added.
     fn is_full(&self) -> bool {
         self.found.truncated
             && (self.found.matches.len() >= self.limits.matches_max
@@ -174,7 +177,7 @@ impl Search<'_> {
     fn look_into(&mut self, next: Todo, todo: &mut Vec<Todo>) -> Result<(), FileError> {
         let path = match &next.name {
             None => next.dir,
-            // As if it were not there: a path that is too long cannot be named in an answer either.
+            // Treated as missing: a path that is too long could not be returned in a result either.
             Some(name) => match next.dir.join(name) {
                 Ok(path) => Rc::new(path),
                 Err(_) => {
@@ -234,7 +237,7 @@ impl Search<'_> {
                 Err(_) => self.found.files_skipped += 1,
             }
         }
-        // In reverse, as the last is taken first; a directory is placed as its files will be, by path with a slash.
+        // In reverse order, because the last one is taken first. See `order`.
         inner.sort_unstable_by(|a, b| order(b).cmp(order(a)));
         todo.append(&mut inner);
         Ok(())
@@ -292,7 +295,8 @@ impl Search<'_> {
     }
 }
 
-/// The bytes by which files and directories of one directory come in the order of the files' whole paths.
+/// Sort key that puts the entries of one directory in the order of the whole paths of the files below: a directory
+/// sorts with a trailing slash.
 fn order(todo: &Todo) -> impl Iterator<Item = u8> + '_ {
     let slash = if todo.is_dir { "/" } else { "" };
     todo.name

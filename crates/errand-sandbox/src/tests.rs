@@ -1,4 +1,5 @@
-//! Every test that opens files runs twice: with `openat2`, and as on a system that has neither it nor unnamed files.
+//! Every test that opens files runs twice: with `openat2`, and as on a system that has neither `openat2` nor unnamed
+//! files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,12 @@ mod user;
 mod vast;
 mod write;
 
-/// A sandbox, and beside it a directory that nothing may reach.
+/// A sandbox, and next to it a directory that no operation may reach.
 pub(crate) struct Ground {
     pub(crate) root: Root,
     /// The sandbox's directory on disk.
     pub(crate) dir: PathBuf,
-    /// The directory beside it. Holds `secret.txt`.
+    /// The directory next to it. Contains `secret.txt`.
     pub(crate) outside: PathBuf,
     temp: TempDir,
 }
@@ -52,7 +53,7 @@ impl Ground {
         }
     }
 
-    /// What is beside the sandbox is as it was.
+    /// Asserts that everything outside the sandbox is unchanged.
     pub(crate) fn assert_outside_untouched(&self) {
         assert_eq!(names_on_disk(&self.outside), ["secret.txt"]);
         assert_eq!(
@@ -62,7 +63,7 @@ impl Ground {
         assert_eq!(names_on_disk(self.temp.path()), ["outside", "sandbox"]);
     }
 
-    /// The sandbox is gone, and nothing else is.
+    /// Asserts that the sandbox is gone and everything else is still there.
     pub(crate) fn assert_only_outside_left(&self) {
         assert_eq!(names_on_disk(self.temp.path()), ["outside"]);
         assert_eq!(
@@ -71,7 +72,7 @@ impl Ground {
         );
     }
 
-    /// No unfinished write was left anywhere.
+    /// Asserts that no unfinished write was left anywhere.
     pub(crate) fn assert_no_temps(&self) {
         let mut todo = vec![self.dir.clone()];
         while let Some(dir) = todo.pop() {
@@ -87,7 +88,7 @@ impl Ground {
     }
 }
 
-/// Runs a test in both ways of opening and of keeping unfinished writes.
+/// Runs a test with both open strategies and both ways of keeping unfinished writes.
 pub(crate) fn both_ways(test: impl Fn(&Ground)) {
     let ground = Ground::new();
     test(&ground);
@@ -100,7 +101,7 @@ pub(crate) fn at(path: &str) -> SandboxPath {
     SandboxPath::parse(path).unwrap()
 }
 
-/// All names in a directory, hidden ones too, sorted.
+/// All names in a directory, including hidden ones, sorted.
 pub(crate) fn names_on_disk(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .unwrap()
@@ -110,7 +111,7 @@ pub(crate) fn names_on_disk(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The names that a listing shows.
+/// The names that a listing contains.
 pub(crate) fn names_listed(root: &Root, path: &str) -> Vec<String> {
     root.list(&at(path))
         .unwrap()
@@ -120,7 +121,7 @@ pub(crate) fn names_listed(root: &Root, path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Runs `test` on a thread that file modes bind, as they bind a server that does not run as root.
+/// Runs `test` on a thread without the privileges of root, so that file permissions apply to it.
 pub(crate) fn without_privileges<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     std::thread::scope(|scope| {
@@ -145,7 +146,7 @@ macro_rules! assert_refused {
 pub(crate) use assert_refused;
 
 #[test]
-fn a_root_is_made_once_and_opened_again() {
+fn a_root_is_created_once_and_opened_again() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("sb");
     assert_refused!(Root::open(&dir), SandboxMissing);
@@ -167,7 +168,7 @@ fn a_root_is_made_once_and_opened_again() {
 }
 
 #[test]
-fn messages_name_the_path_as_a_run_sees_it() {
+fn errors_name_the_path_as_a_run_sees_it() {
     both_ways(|ground| {
         let error = ground.root.read(&at("a/b.txt"), 0, 1).unwrap_err();
         assert_eq!(

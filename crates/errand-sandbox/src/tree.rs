@@ -1,7 +1,7 @@
 //! Whole trees: removing a sandbox's directory, and measuring one.
 //!
-//! Neither recurses, nor builds long paths, nor holds more than a few files open, so that the depth of a tree, which
-//! is up to whoever made it, costs time and nothing else.
+//! Neither recurses, builds long paths, or holds more than a few files open. The depth of a tree, which is up to
+//! whoever created it, therefore costs time and nothing else.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,21 +16,25 @@ use crate::beneath::{How, file_type, scan, size_bytes, stat_name};
 use crate::error::FileError;
 use crate::root::Root;
 
-/// Names read at a time: removing while reading may skip some, so that directories are read anew until empty.
+/// Names read at a time. Removing entries while reading a directory may skip some, so directories are read again
+/// until they are empty.
 const BATCH: usize = 1024;
-/// Names looked at when measuring; minutes of work on a slow disk.
+/// Maximum number of names that a measurement looks at; minutes of work on a slow disk.
 const USAGE_NAMES_MAX: usize = 2_000_000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// Removes the directory of a sandbox and all that is in it. One that is not there is removed already.
+/// Removes the directory of a sandbox and everything in it. Succeeds if it does not exist.
 ///
-/// `dir` is the server's own path: links above its last name are followed, none below. Directories whose modes forbid
-/// it are opened up first. A mount point stays, and so does what is above it. For a sandbox in which nothing runs any
-/// more: what others put there meanwhile is removed too, but may make the call fail.
+/// `dir` is the server's own path: links in its parent directories are followed, links in the sandbox are not.
+/// Directories whose permissions forbid the removal are opened up first. A mount point stays, and so do the
+/// directories above it.
+///
+/// Nothing may be running in the sandbox any more. Files that others create at the same time are removed too, but may
+/// make the call fail.
 ///
 /// # Errors
-/// [`FileError`] of the first thing that could not be removed; all that could be is gone. May be repeated.
+/// The first [`FileError`]; everything that could be removed is gone. The call can be repeated.
 pub fn remove_tree(dir: &Path) -> Result<(), FileError> {
     let failed = |errno| {
         FileError::from_errno(
@@ -72,8 +76,9 @@ fn remove_at(above: BorrowedFd<'_>, name: &CString) -> Result<(), Errno> {
     rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR)
 }
 
-/// Empties a tree by flattening it: a directory that is not empty is moved up, next to the topmost ones, and emptied
-/// when its turn comes. At no time are more than two directories open, nor is one ever left through `..`.
+/// Empties a tree by flattening it: a directory that is not empty is moved up next to the topmost ones and emptied
+/// when its turn comes. At most two directories are open at a time, and none is ever left through `..`, which a
+/// concurrent rename could redirect.
 struct Remover {
     how: How,
     device: u64,
@@ -97,8 +102,8 @@ impl Remover {
             if remove_simple(dir.as_fd(), inner)? {
                 return Ok(());
             }
-            // Its own ".." changes when it moves, so that it must be writable itself. Opening sees to that, and
-            // refuses what is on another device.
+            // Moving a directory rewrites its own "..", so it must be writable itself. Opening it ensures that, and
+            // refuses other devices.
             drop(self.open(dir.as_fd(), inner)?);
             self.move_up(dir.as_fd(), inner, moved)
         })?;
@@ -106,7 +111,7 @@ impl Remover {
     }
 
     fn move_up(&self, from: BorrowedFd<'_>, name: &CString, moved: &mut u64) -> Result<(), Errno> {
-        // Each name in the way is one of finitely many, and is passed once.
+        // Terminates: only finitely many names are in the way, and each is passed once.
         loop {
             let up = format!(".errand-removed-{moved}");
             *moved += 1;
@@ -126,7 +131,7 @@ impl Remover {
     }
 }
 
-/// Removes each name in `dir`, until none is left or a whole round removed none.
+/// Removes the names in `dir` until none is left, or until a whole round removed none.
 fn until_empty(
     dir: BorrowedFd<'_>,
     mut remove: impl FnMut(&CString) -> Result<(), Errno>,
@@ -150,7 +155,7 @@ fn until_empty(
     }
 }
 
-/// Removes all but a directory that is not empty: then `false`.
+/// Removes a file or an empty directory. Returns `false` for a directory that is not empty.
 fn remove_simple(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
     let refused = match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(true),
@@ -160,18 +165,18 @@ fn remove_simple(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-        // It was no directory: the first answer is the one that tells.
+        // It was not a directory, so the first error is the meaningful one.
         Err(Errno::NOTDIR) => Err(refused),
         Err(errno) => Err(errno),
     }
 }
 
-/// Opens a directory so that what is in it can be removed, whatever its mode was.
+/// Opens a directory so that its entries can be removed, whatever its permissions are.
 fn open_to_empty(how: How, dir: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
     let fd = match how.open(dir, name.as_bytes(), DIRECTORY) {
         Err(Errno::ACCESS) => {
-            // An O_PATH descriptor needs no permission, and holds on to the directory; its mode can be changed only
-            // by way of /proc.
+            // An O_PATH descriptor needs no permission and pins the directory. Its mode can only be changed through
+            // /proc.
             let path = how.open(dir, name.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
             rustix::fs::chmodat(
                 CWD,
@@ -190,23 +195,23 @@ fn open_to_empty(how: How, dir: BorrowedFd<'_>, name: &CString) -> Result<OwnedF
     Ok(fd)
 }
 
-/// What a sandbox holds.
+/// Space and number of files that a sandbox uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// The sizes of all regular files, in bytes. A file with two names counts twice.
+    /// Sum of the sizes of all regular files, in bytes. A file with two names counts twice.
     pub size_bytes: u64,
-    /// What all of it takes on disk, in bytes: less than the size for sparse files, more for many small ones.
+    /// Space used on disk, in bytes: less than the size for sparse files, more for many small files.
     pub disk_bytes: u64,
-    /// Regular files, unfinished writes with a name among them.
+    /// Regular files, including unfinished writes that have a name.
     pub files: u64,
     /// Directories, without `/workspace` itself.
     pub directories: u64,
-    /// Whether all was seen. It was not where a directory forbids it, or changed meanwhile, or beyond 2,000,000
-    /// names.
+    /// Whether everything was measured. `false` if a directory could not be read, changed in the meantime, or the
+    /// sandbox has more than 2,000,000 names.
     pub is_complete: bool,
 }
 
-/// One directory that is being measured, with the directories in it that are still to be entered.
+/// A directory being measured, with the subdirectories that remain to be entered.
 struct Level {
     id: (u64, u64),
     todo: Vec<CString>,
@@ -216,7 +221,7 @@ impl Root {
     /// Measures the sandbox. Takes time in proportion to the number of names in it.
     ///
     /// # Errors
-    /// Those of opening `/workspace` itself; below it, see [`Usage::is_complete`].
+    /// The errors of opening `/workspace` itself. Problems below it only clear [`Usage::is_complete`].
     pub fn usage(&self) -> Result<Usage, FileError> {
         let path = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "measure", &path);
@@ -243,7 +248,8 @@ impl Root {
             }
             levels.pop();
             let Some(above) = levels.last() else { break };
-            // Back up through "..", which is believed only where it is the directory that we came from.
+            // Go back up through "..", but accept it only if it is the directory that we came from: a command may
+            // have moved this one.
             let flags = DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(&at, c"..", flags, Mode::empty()) {
                 Ok(up) if rustix::fs::fstat(&up).is_ok_and(|stat| id(&stat) == above.id) => at = up,
@@ -257,14 +263,14 @@ impl Root {
     }
 }
 
-/// A measuring under way.
+/// State of a measurement.
 struct Measure {
     usage: Usage,
     names_left: usize,
 }
 
 impl Measure {
-    /// Counts what is in one directory, and notes the directories in it.
+    /// Counts the entries of one directory and remembers its subdirectories.
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<Level, Errno> {
         let mut level = Level {
             id: id(&rustix::fs::fstat(dir)?),
@@ -279,7 +285,7 @@ impl Measure {
                 usage.is_complete = false;
                 continue;
             };
-            // The unit of the field is 512 bytes, whatever the file system's own is.
+            // st_blocks counts units of 512 bytes, regardless of the file system's block size.
             let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
             usage.disk_bytes = usage.disk_bytes.saturating_add(blocks.saturating_mul(512));
             match file_type(&stat) {

@@ -1,4 +1,5 @@
-//! A user for each sandbox, where the server is root: its directory, and all that is in it, is given to one.
+//! One user per sandbox, if the server runs as root: the sandbox's directory and everything in it belong to that
+//! user.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,17 +14,17 @@ use crate::exec::Uids;
 use crate::root::Root;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
-/// Most names of one directory that are given away: more than a sandbox may have.
+/// Maximum number of names in one directory; more than a sandbox may hold.
 const NAMES_MAX: usize = 10_000_000;
 
 impl Root {
-    /// Sees to it that the sandbox belongs to a user of its own. One that belongs to the server, as those do that were made
-    /// before commands could run, is given away with all that is in it: nothing but the server has been at work there.
+    /// Ensures that the sandbox belongs to a user of its own. A sandbox that belongs to the server (created before
+    /// commands could be isolated) changes hands with everything in it; only the server has written to it so far.
     ///
-    /// Changes nothing where the server is not root.
+    /// Changes nothing if the server does not run as root.
     ///
     /// # Errors
-    /// `Io`, where no user is left or the system refuses; it may be repeated.
+    /// `Io` if no user id is free or the system refuses. The call can be repeated.
     pub fn with_user_of_its_own(mut self, uids: &Uids) -> Result<Self, FileError> {
         let failed = |errno| FileError::from_errno(errno, "give a user to", &SandboxPath::root());
         if !rustix::process::geteuid().is_root() {
@@ -46,7 +47,7 @@ impl Root {
         Ok(self)
     }
 
-    /// Gives everything to a user: the topmost directory last, so that it says whether all is done.
+    /// Changes the owner of everything. The top directory comes last, so that its owner tells whether all is done.
     fn give_to(&self, uid: u32) -> Result<(), Errno> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
         let top: OwnedFd = self.how().open(self.dir(), b"", DIRECTORY)?;
@@ -55,7 +56,7 @@ impl Root {
             for (name, _) in scan(dir.as_fd(), NAMES_MAX)?.names {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW;
                 let Ok(found) = self.how().open(dir.as_fd(), name.to_bytes(), flags) else {
-                    // A link, or gone.
+                    // A link, or removed in the meantime.
                     let _ = rustix::fs::chownat(&dir, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
                     continue;
                 };

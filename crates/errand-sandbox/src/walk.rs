@@ -1,11 +1,15 @@
-//! All that is in a sandbox, one thing after the other: for a backup.
+//! Visits everything in a sandbox, for backups.
 //!
-//! Promised: nothing outside the sandbox is opened, and no link is followed, also while a command moves things about. The
-//! depth of a tree costs time and nothing else: few files are open at any time. What the modes hide from the server's own
-//! user is opened up for the moment and gets its mode back.
+//! # Guarantees
 //!
-//! Left out, and counted: pipes, sockets and devices, what is on another file system, names of unfinished writes, and
-//! paths longer than [`PATH_BYTES_MAX`], which no program could open by their name.
+//! Nothing outside the sandbox is opened, and no link is followed, even while a command moves files around. The depth
+//! of a tree costs time and nothing else: only a few files are open at any moment. If the permissions of a file or
+//! directory lock out the server's own user, they are widened for the moment and then restored.
+//!
+//! # Non-goals
+//!
+//! These are skipped and counted: pipes, sockets and devices, anything on another file system, unfinished writes, and
+//! paths longer than [`PATH_BYTES_MAX`], which no program could open by name.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -19,65 +23,65 @@ use crate::beneath::{file_type, scan, size_bytes, stat_name};
 use crate::root::Root;
 use crate::write::TEMP_PREFIX;
 
-/// Longest path of what is visited, beneath `/workspace`: with the directory that it is restored to before it, it must
-/// stay below the 4,096 bytes that the system takes.
+/// Longest path that is visited, relative to `/workspace`, in bytes. Together with the directory that it is restored
+/// to, it must stay below the kernel's limit of 4,096.
 pub const PATH_BYTES_MAX: usize = 3_000;
-/// Most names of one directory: more than a sandbox may have.
+/// Maximum number of names in one directory; more than a sandbox may hold.
 const NAMES_MAX: usize = 10_000_000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// One thing in a sandbox.
+/// A file, directory or link in a sandbox.
 #[derive(Debug)]
 pub struct Visited<'a> {
-    /// Where it is, beneath `/workspace`: plain names with slashes between them, in any encoding. Empty: `/workspace`.
+    /// Path relative to `/workspace`: plain names separated by slashes, in any encoding. Empty for `/workspace`
+    /// itself.
     pub path: &'a [u8],
-    /// Its permissions, without those that give a program another user's rights.
+    /// Permission bits, without set-user-id, set-group-id and the sticky bit.
     pub mode: u32,
-    /// The user to whom it belongs.
+    /// User id of the owner.
     pub uid: u32,
-    /// The group to which it belongs.
+    /// Group id of the owner.
     pub gid: u32,
-    /// When it was last modified. Unit: seconds since 1970.
+    /// Time of the last modification, in seconds since 1970. 0 if it was before.
     pub modified_s: u64,
-    /// What it is.
     pub what: What,
 }
 
-/// What a thing in a sandbox is.
+/// Type of a visited item, with its content.
 #[derive(Debug)]
 pub enum What {
-    /// A directory; what is in it is visited after it.
+    /// A directory. Its entries are visited after it.
     Directory,
-    /// A file, opened for reading.
+    /// A regular file, opened for reading.
     File {
-        /// The open file.
         file: File,
-        /// Its size when it was opened.
+        /// Size at the moment of opening, in bytes.
         size_bytes: u64,
-        /// Whether it takes less on disk than its size says: it has holes.
+        /// Whether the file has holes: it uses less disk space than its size.
         is_sparse: bool,
     },
-    /// A symbolic link, and what it points to.
+    /// A symbolic link and its target.
     Link(Vec<u8>),
 }
 
-/// What became of a walk.
+/// Summary of a walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Walked {
-    /// How many things were left out.
+    /// Number of items that were skipped.
     pub left_out: u64,
-    /// Whether something moved meanwhile, so that not all was seen: a command is at work.
+    /// Whether something was moved or removed during the walk, so that items may be missing. A command is at work
+    /// then.
     pub moved: bool,
 }
 
-/// A directory that was entered, with the names in it that are still to be visited.
+/// A directory that was entered, with the entries that remain to be visited.
 struct Level {
     id: (u64, u64),
     todo: Vec<CString>,
-    /// How long the path of the directory above is.
+    /// Length of the parent directory's path.
     above: usize,
-    /// The mode that it gets back when it is left.
+    /// The permissions to restore when the walk leaves it, if they were widened.
     mode: Option<Mode>,
 }
 
@@ -89,10 +93,10 @@ struct Walk<'a> {
 }
 
 impl Root {
-    /// Visits `/workspace` and all that is in it, a directory before what is in it.
+    /// Visits `/workspace` and everything in it. A directory comes before its entries.
     ///
     /// # Errors
-    /// The first one of `visit`, or of the system.
+    /// The first error that `visit` or the system returns.
     pub fn walk(&self, visit: &mut dyn FnMut(Visited<'_>) -> io::Result<()>) -> io::Result<Walked> {
         let mut walk = Walk {
             root: self,
@@ -115,7 +119,7 @@ impl Walk<'_> {
                 let above = self.path.len();
                 self.push(&name);
                 match self.thing(at.as_fd(), &name)? {
-                    // Its path stays until it is left.
+                    // The path keeps this name until the directory is left.
                     Some((inner, mode)) => {
                         levels.push(level(inner.as_fd(), above, mode)?);
                         at = inner;
@@ -126,6 +130,7 @@ impl Walk<'_> {
             }
             let Some(left) = levels.pop() else { break };
             self.path.truncate(left.above);
+            // The parent is opened before the permissions are restored, because they may forbid "..".
             let up = levels.last().map(|above| up(at.as_fd(), above.id));
             if let Some(mode) = left.mode {
                 rustix::fs::fchmod(&at, mode)?;
@@ -149,7 +154,7 @@ impl Walk<'_> {
         self.path.extend_from_slice(name.to_bytes());
     }
 
-    /// Visits one thing. Some: a directory that is to be entered, and the mode that it gets back.
+    /// Visits one entry. Returns a directory that is to be entered, and the permissions to restore when it is left.
     fn thing(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -197,7 +202,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What cannot be opened because it is not there, or is something else, by now.
+    /// Handles an entry that could not be opened because it was removed or replaced in the meantime.
     fn gone<T>(&mut self, errno: Errno) -> io::Result<Option<T>> {
         match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => self.walked.moved = true,
@@ -207,7 +212,8 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Opens what the modes may forbid to open; the mode that it had, where that was so.
+    /// Opens an entry, widening its permissions if they forbid it. Returns the original permissions if they were
+    /// changed.
     fn open(
         &self,
         dir: BorrowedFd<'_>,
@@ -220,7 +226,7 @@ impl Walk<'_> {
         match how.open(dir, name.to_bytes(), flags) {
             Err(Errno::ACCESS) => {}
             Ok(fd) if flags.contains(OFlags::DIRECTORY) => {
-                // It may be listed, and yet nothing in it be opened.
+                // Read permission alone allows listing, but not opening the entries.
                 let mode = permissions(&rustix::fs::fstat(&fd)?);
                 if is_open_to_us(mode) || rustix::process::geteuid().is_root() {
                     return Ok((fd, None));
@@ -230,7 +236,8 @@ impl Walk<'_> {
             }
             opened => return opened.map(|fd| (fd, None)),
         }
-        // Of a file that is held by a descriptor that needs no permission the mode can be changed by way of /proc alone.
+        // Without read permission only an O_PATH descriptor can be opened, and /proc is the only way to change the
+        // mode through one.
         let held = how.open(dir, name.to_bytes(), OFlags::PATH)?;
         let mode = permissions(&rustix::fs::fstat(&held)?);
         let by_proc = format!("/proc/self/fd/{}", held.as_raw_fd());
@@ -283,7 +290,8 @@ fn level(dir: BorrowedFd<'_>, above: usize, mode: Option<Mode>) -> io::Result<Le
     })
 }
 
-/// Back up through `..`, which is believed only where it is the directory that we came from.
+/// Opens the parent through `..`, and accepts it only if it is the directory that the walk came from: a command may
+/// have moved the current one.
 fn up(at: BorrowedFd<'_>, above: (u64, u64)) -> Option<OwnedFd> {
     let flags = DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let up = rustix::fs::openat(at, c"..", flags, Mode::empty()).ok()?;

@@ -1,13 +1,14 @@
-//! Writing files: whole or not at all, and on disk when it is said.
+//! Writes files: whole or not at all, and on disk when the call returns.
 //!
-//! The bytes go into a file that has no name. When they are complete and on disk it gets a temporary name and is
-//! renamed over its target, so that a reader sees the old file or the new one. A crash before that leaves nothing; one
-//! between the two steps leaves a temporary name. Where the file system has no unnamed files (some overlays and network
-//! ones), the bytes go into a file with a temporary name from the beginning.
+//! The bytes go into a file without a name. When they are complete and on disk, the file gets a temporary name and is
+//! renamed over its target, so a reader sees either the old file or the new one. A crash before that leaves nothing;
+//! a crash between the two steps leaves a temporary name. Where the file system has no unnamed files (some overlay
+//! and network file systems), the bytes go into a file with a temporary name from the beginning.
 //!
-//! Temporary names are at one place, so that what a crash leaves is found there: in the directory that
-//! [`Root::with_temps`] names, else in the sandbox's topmost directory, where no listing shows them. They are never
-//! beside the target: its directory may not exist yet, and an upload that fails shall leave no directories either.
+//! All temporary names are in one place, where leftovers of crashes are easy to find: in the directory that
+//! [`Root::with_temps`] names, otherwise in the sandbox's top directory, where listings hide them. They are never
+//! next to the target, because its directory may not exist yet, and a failed upload must not leave directories
+//! behind.
 
 use std::fs::File;
 use std::io::Write;
@@ -24,45 +25,50 @@ use crate::error::FileError;
 use crate::room::{Full, Taken};
 use crate::root::Root;
 
-/// How the names of unfinished writes begin. They are not listed, not searched, and cannot be written to.
+/// Prefix of the names of unfinished writes. Such names are not listed, not searched, and cannot be written to.
 pub const TEMP_PREFIX: &str = ".errand-tmp-";
 
-/// Names tried before giving up: those in the way are leftovers of crashes, or somebody's joke.
+/// Maximum number of temporary names tried. Names that are taken are leftovers of crashes, or were created by a
+/// command.
 const TEMP_TRIES_MAX: u32 = 1000;
 
 const NEW_FILE: Mode = Mode::from_raw_mode(0o644);
 const NEW_DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 
-/// Tells the writes of this process apart. Names need not be secret: whoever can guess one could write the target.
+/// Makes temporary names unique in this process. They need not be secret: whoever could create one in advance could
+/// also write the target.
 static TEMP_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn is_temp(name: &[u8]) -> bool {
     name.starts_with(TEMP_PREFIX.as_bytes())
 }
 
-/// A file on its way in. Nothing of it is to be seen before [`Upload::finish`]; dropped, it leaves nothing.
+/// A file being received. Nothing of it is visible before [`Upload::finish`]; dropping it removes it.
 #[derive(Debug)]
 pub struct Upload {
     root: Root,
     path: SandboxPath,
     file: File,
-    /// Its temporary name, where it could not go without one.
+    /// Its temporary name, if the file system has no unnamed files.
     named: Option<String>,
     written_bytes: u64,
     limit_bytes: u64,
     is_broken: bool,
-    /// Its room in the sandbox, where that is bounded.
+    /// Space reserved for it, if the size of the sandbox is limited.
     taken: Option<Taken>,
 }
 
 impl Root {
-    /// Puts a file with these bytes at `path`, in place of one that is there, whose permissions it keeps. Makes the
-    /// directories above. When this returns, the file is on disk.
+    /// Writes a file with these bytes to `path`, replacing an existing one but keeping its permissions. Creates
+    /// missing parent directories. When this returns, the file is on disk.
     ///
     /// # Errors
-    /// `IsADirectory`, `NotARegularFile` and `LinkInTheWay` where such a thing is at `path`; `NotADirectory`,
-    /// `LinkInTheWay` and `OtherFileSystem` for what is above; `ReservedName`, `NoPermission`, `NoSpace`, `Io`. In all
-    /// of them the file is as it was, but for an `Io` of the last sync; directories may have been made above.
+    /// `IsADirectory`, `NotARegularFile` and `LinkInTheWay` if such a thing is at `path`; `NotADirectory`,
+    /// `LinkInTheWay` and `OtherFileSystem` for the directories above; `ReservedName`, `SandboxFull`, `NoPermission`,
+    /// `NoSpace`, `Io`.
+    ///
+    /// After an error the file is unchanged, except after an `Io` error of the last sync. Parent directories may have
+    /// been created.
     pub fn write(&self, path: &SandboxPath, bytes: &[u8]) -> Result<(), FileError> {
         let mut upload = self.begin_upload(path, u64::MAX)?;
         upload.write(bytes)?;
@@ -70,8 +76,8 @@ impl Root {
         Ok(())
     }
 
-    /// Begins a file of at most `limit_bytes` bytes that comes in parts. What is wrong with the path is said here,
-    /// before the parts come, and once more at the end, should it have changed.
+    /// Begins to receive a file of at most `limit_bytes` bytes in parts. The path is checked now, before the parts
+    /// arrive, and again at the end in case it has changed.
     ///
     /// # Errors
     /// As [`Root::write`].
@@ -92,7 +98,7 @@ impl Root {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(failed(errno)),
         };
-        // The temporary file need not be in the sandbox: whether that is there is asked for itself.
+        // The temporary file may be outside the sandbox, so creating it does not prove that the sandbox still exists.
         if rustix::fs::fstat(self.dir()).map_err(failed)?.st_nlink == 0 {
             return Err(FileError::SandboxMissing);
         }
@@ -104,7 +110,7 @@ impl Root {
             None => None,
         };
         let (file, named) = self.temp_file().map_err(failed)?;
-        // From here on dropping it takes the temporary file away.
+        // From here on, dropping the upload removes the temporary file.
         let upload = Upload {
             root: self.clone(),
             path: path.clone(),
@@ -124,8 +130,8 @@ impl Root {
         Ok(upload)
     }
 
-    /// What an error number means for a write: file systems answer differently to a new file in a directory that is
-    /// gone, ext4 "not permitted".
+    /// Maps an error number of a write. Creating a file in a removed directory fails with different errors on
+    /// different file systems (EPERM on ext4), so that case is checked separately.
     fn write_error(&self, errno: Errno, op: &'static str, path: &SandboxPath) -> FileError {
         match rustix::fs::fstat(self.dir()) {
             Ok(dir) if dir.st_nlink == 0 => FileError::SandboxMissing,
@@ -137,7 +143,7 @@ impl Root {
         if self.tries_unnamed_temps() {
             let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
             match rustix::fs::openat(self.dir(), c".", flags, NEW_FILE) {
-                // It gets its name by way of /proc; some containers have none.
+                // An unnamed file gets its name through /proc, which some containers lack.
                 Ok(file) if is_reachable(&file) => return Ok((file, None)),
                 Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
                 Err(errno) => return Err(errno),
@@ -150,10 +156,10 @@ impl Root {
         Ok((file, Some(name)))
     }
 
-    /// Opens the directory that `path` is in, making those that are missing, each on disk before this returns.
+    /// Opens the parent directory of `path`, creating missing directories. Each is on disk before this returns.
     ///
-    /// Directories that are there are synced as well: a command, or another write that is not done yet, may have
-    /// made them a moment ago.
+    /// Existing directories are synced too: a command, or another write that is still in progress, may have created
+    /// them a moment ago.
     fn make_parents(&self, path: &SandboxPath) -> Result<OwnedFd, Errno> {
         let parents = path.parent().unwrap_or_else(SandboxPath::root);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
@@ -167,12 +173,13 @@ impl Root {
                 Err(Errno::NOENT) => {
                     match rustix::fs::mkdirat(&at, name, NEW_DIRECTORY) {
                         Ok(()) => self.has_changed(),
-                        // Another write was faster.
+                        // A concurrent write created it first.
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
                     let made = self.how().open(at.as_fd(), name.as_bytes(), flags)?;
-                    // Should a command have put another directory there meanwhile, that is its own already.
+                    // If a command has replaced the directory in the meantime, it already owns the new one, so this
+                    // is harmless.
                     if let Some((uid, gid)) = self.user() {
                         rustix::fs::fchown(&made, Some(uid), Some(gid))?;
                     }
@@ -188,23 +195,22 @@ impl Root {
 }
 
 impl Upload {
-    /// Where the file will be.
     #[must_use]
     pub fn path(&self) -> &SandboxPath {
         &self.path
     }
 
-    /// Bytes taken so far.
+    /// Bytes received so far.
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// Takes the next part.
+    /// Appends the next part.
     ///
     /// # Errors
-    /// `TooLarge` where the file would be larger than its limit: nothing of this part is taken. `NoSpace`, `Io`. After
-    /// any of them only dropping is left: further calls answer `UploadBroken`.
+    /// `TooLarge` if the file would exceed its limit; nothing of this part is kept. Also `SandboxFull`, `NoSpace` and
+    /// `Io`. After any error the upload can only be dropped: further calls fail with `UploadBroken`.
     pub fn write(&mut self, part: &[u8]) -> Result<(), FileError> {
         if self.is_broken {
             return Err(FileError::UploadBroken {
@@ -239,12 +245,11 @@ impl Upload {
         Ok(())
     }
 
-    /// Puts the file in its place. When this returns it is on disk, with the directories that lead to it.
-    ///
-    /// Returns its size in bytes.
+    /// Puts the file in its place and returns its size in bytes. When this returns, the file is on disk, with the
+    /// directories that lead to it.
     ///
     /// # Errors
-    /// As [`Root::write`]; `UploadBroken` where a part was refused.
+    /// As [`Root::write`], and `UploadBroken` if a part was refused.
     pub fn finish(mut self) -> Result<u64, FileError> {
         if self.is_broken {
             return Err(FileError::UploadBroken {
@@ -276,7 +281,7 @@ impl Upload {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(failed("write")(errno)),
         };
-        // Should a link or a pipe take the name now, it is replaced itself: a rename follows nothing.
+        // If a link or a pipe takes the name now, the rename replaces it: a rename does not follow links.
         match &self.named {
             None => {
                 let temps = self.root.temps();
@@ -302,7 +307,7 @@ impl Upload {
     }
 }
 
-/// The unit of the field is 512 bytes, whatever the file system's own is.
+/// `st_blocks` counts units of 512 bytes, regardless of the file system's block size.
 fn disk_bytes(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks)
         .unwrap_or(0)
@@ -332,8 +337,8 @@ impl Drop for Upload {
     }
 }
 
-/// Does what must be done once a file is in its place, where it may take a moment until there is a descriptor for it: an
-/// error would say that nothing was changed.
+/// Repeats an action that must succeed once the file is in its place, while the system is short of descriptors or
+/// memory. Returning that error would claim that nothing was changed. Gives up after five minutes.
 fn patiently(act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
     const TRIES_MAX: u32 = 15_000;
@@ -343,12 +348,12 @@ fn patiently(act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
             done => return done,
         }
     }
-    // Not one of those that say that nothing was changed.
+    // Not one of the errors that promise that nothing was changed.
     Err(Errno::IO)
 }
 
-/// What permissions a file gets that takes the place of this one: the same, but never such that the server could not
-/// read what it wrote. Only a regular file has its place taken.
+/// Permissions for a file that replaces `target`: the same, but always readable and writable for the server, and
+/// without set-user-id and set-group-id. Refuses anything but a regular file.
 fn mode_of_target(path: &SandboxPath, target: &Stat) -> Result<Mode, FileError> {
     let path = path.clone();
     match file_type(target) {
@@ -372,14 +377,14 @@ fn is_reachable(file: &OwnedFd) -> bool {
     matches!((seen, own), (Ok(seen), Ok(own)) if (seen.st_dev, seen.st_ino) == (own.st_dev, own.st_ino))
 }
 
-/// Gives a file without a name a temporary one in `dir`.
+/// Gives an unnamed file a temporary name in `dir`.
 fn link_temp(file: &File, dir: BorrowedFd<'_>) -> Result<String, Errno> {
     let from = proc_name(file);
     with_temp_name(|name| rustix::fs::linkat(CWD, &from, dir, name, AtFlags::SYMLINK_FOLLOW))
         .map(|((), name)| name)
 }
 
-/// Does `make` with a name that is free.
+/// Calls `make` with new names until one is free.
 fn with_temp_name<T>(mut make: impl FnMut(&str) -> Result<T, Errno>) -> Result<(T, String), Errno> {
     for _ in 0..TEMP_TRIES_MAX {
         let number = TEMP_COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -393,7 +398,7 @@ fn with_temp_name<T>(mut make: impl FnMut(&str) -> Result<T, Errno>) -> Result<(
     Err(Errno::EXIST)
 }
 
-/// Removes a temporary name. Should even that fail, the name stays, and is found where all of them are.
+/// Removes a temporary name. If that fails, the name stays in the place where leftovers are searched.
 fn take_away(dir: BorrowedFd<'_>, temp: &str) {
     let _ = rustix::fs::unlinkat(dir, temp, AtFlags::empty());
 }

@@ -1,4 +1,4 @@
-//! [`Bubblewrap`]: the isolation by namespaces of the kernel.
+//! [`Bubblewrap`]: isolation with kernel namespaces.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,24 +27,25 @@ use super::{
 };
 use crate::root::Root;
 
-/// The indices of descriptors beside the launcher's own: the filter of system calls, and the workspace.
+/// Indices of the descriptors after the launcher's own: the system call filter, and the workspace.
 const FILTER: usize = MORE;
 const WORKSPACE: usize = MORE + 1;
-/// Places at which a workspace may be mounted in between, for the eyes of bubblewrap alone.
+/// Places at which the workspace may be mounted on the way, visible to bubblewrap only.
 const MOUNT_POINTS: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
-/// Processes and threads that may be started beyond the bound where only the kernel's limit of a user counts: so many that
-/// whoever looks sees the bound passed.
+/// Added to the process limit where only the kernel's per-user limit counts, so that the watcher can see that the
+/// limit was exceeded.
 const BEYOND: u32 = 16;
-/// Processes and threads that a sandbox's user may have beside those of its commands: bubblewrap's own, and those of a
-/// shell that waits.
+/// Processes and threads of a sandbox's user besides those of its commands: bubblewrap's own, and those of a waiting
+/// shell.
 const OWN_PROCESSES: u64 = 32;
-/// How long the killing of what an earlier server left may take.
+/// Maximum time to wait for a leftover process to die.
 const LEFT_OVER_WAIT: Duration = Duration::from_secs(5);
 
-/// What bash is told first: to read where to begin and what to do, each ended by a NUL, and to do it. Its own input is
-/// empty then. Processes are bounded here, inside, where they are counted by themselves.
+/// Startup script for bash. It reads the working directory and the script from standard input, each terminated by a
+/// NUL, replaces standard input by an empty one, and runs the script. The process limit is set here, inside the
+/// namespace, where the processes are counted separately.
 const BASH: &str = r#"IFS= read -r -d '' d && IFS= read -r -d '' s || exit 125; exec </dev/null; ulimit -u PROCESSES 2>/dev/null; cd -- "$d" || exit 125; unset OLDPWD; eval "unset d s; $s""#;
-/// The same for a plain shell, which reads with the help of other programs.
+/// Startup script for a plain shell, which needs other programs to read NULs.
 const SH: &str = r#"m=$(tr '\0' '\001'; echo .) || exit 125
 exec </dev/null
 x=$(printf '\001')
@@ -53,14 +54,13 @@ s=${s%.} s=${s%"$x"}
 cd -- "$d" || exit 125
 eval "unset m x d s; $s""#;
 
-/// Which shell there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ShellKind {
     Bash,
     Sh,
 }
 
-/// Commands in bubblewrap. Cheap to clone. What it started ends when the last clone is dropped.
+/// Runs commands in bubblewrap. Cheap to clone. What it started ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Bubblewrap {
     inner: Arc<Inner>,
@@ -77,17 +77,17 @@ pub(super) struct Inner {
     launcher: Launcher,
     over: Over,
     is_root: bool,
-    /// Whether groups may be made: not for the trial, which changes nothing.
+    /// Whether cgroups may be created. `false` during the probe, which changes nothing.
     is_ready: bool,
 }
 
-/// The filters of system calls, each as a file in memory.
+/// The system call filters, each as an in-memory file.
 #[derive(Debug)]
 struct Filters {
-    /// For commands, by who bounds their memory.
+    /// For commands. Depends on what limits their memory.
     commands: OwnedFd,
-    /// For services, which the operator declares: without the calls that are refused only because nothing counts what they
-    /// hold in the kernel.
+    /// For services, which the operator configures. Allows the calls that are refused only because nothing counts the
+    /// kernel memory that they hold.
     services: OwnedFd,
 }
 
@@ -100,34 +100,32 @@ impl Filters {
         });
         both.map_err(|error| {
             Unavailable::new(
-                format!("the filter of system calls cannot be made: {error}"),
+                format!("the system call filter cannot be built: {error}"),
                 "run errand on x86_64 or aarch64",
             )
         })
     }
 }
 
-/// Who keeps which bound.
+/// The mechanisms that enforce the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepers {
-    /// Of memory.
     pub memory: Keeper,
-    /// Of processes.
+    /// Of processes and threads.
     pub processes: Keeper,
-    /// Of processor time.
     pub cpu: Keeper,
 }
 
 impl Bubblewrap {
-    /// Finds out whether commands can be isolated here, by isolating one.
+    /// Finds out whether commands can be isolated here, by isolating one, and prepares the cgroups.
     ///
     /// # Errors
-    /// Why they cannot, and what would change that.
+    /// Why they cannot, and how to fix that.
     pub async fn find(settings: ExecSettings) -> Result<Self, Unavailable> {
         let mut inner = Self::tried(settings).await?;
         if let Err(error) = inner.cgroups.prepare() {
-            // Then there are the watcher and limits.
-            tracing::warn!(%error, "the cgroup of the server cannot be divided");
+            // The watcher and per-process limits take over.
+            tracing::warn!(%error, "the server's cgroup cannot be divided; limits are enforced without cgroups");
             inner.cgroups = Cgroups::default();
             inner.filters = Filters::make(Keeper::Watcher)?;
         }
@@ -137,10 +135,11 @@ impl Bubblewrap {
         })
     }
 
-    /// The same, and who would keep which bound, without changing anything.
+    /// Like [`Bubblewrap::find`], but changes nothing. Returns what would enforce each limit, and whether the inside
+    /// has a separate `/proc`.
     ///
     /// # Errors
-    /// As [`Bubblewrap::find`].
+    /// See [`Bubblewrap::find`].
     pub async fn look(settings: ExecSettings) -> Result<(Keepers, bool), Unavailable> {
         let inner = Self::tried(settings).await?;
         Ok((inner.keepers(), inner.abilities.own_proc))
@@ -151,8 +150,8 @@ impl Bubblewrap {
         let shell = shell_of(settings.root.as_deref())?;
         let launcher = Launcher::start(&settings.helper).map_err(|error| {
             Unavailable::new(
-                format!("threads cannot be started: {error}"),
-                "raise the limit on processes",
+                format!("cannot start threads: {error}"),
+                "raise the limit on the number of processes",
             )
         })?;
         let cgroups = if settings.uses_cgroups {
@@ -180,8 +179,8 @@ impl Bubblewrap {
         trial::with_abilities(inner).await
     }
 
-    /// Kills what an earlier server of the same instance left, and removes its groups, and the directories of old trials.
-    /// To be called before anything is started. How many processes there were. Blocking.
+    /// Kills the processes that an earlier server of the same instance left, and removes its cgroups and old probe
+    /// directories. Call this before anything is started. Returns the number of processes killed. Blocking.
     #[must_use]
     pub fn kill_left_over(&self) -> usize {
         trial::remove_abandoned();
@@ -194,7 +193,7 @@ impl Bubblewrap {
             .iter()
             .filter_map(|pid| {
                 let process = processes::hold(*pid)?;
-                // Looked at again now that it is held.
+                // Checked after it is held by a pidfd, so that its id cannot be reused any more.
                 inner.is_left_over(*pid).then_some(process)
             })
             .collect();
@@ -208,13 +207,13 @@ impl Bubblewrap {
         held.len()
     }
 
-    /// Who keeps which bound here.
+    /// The mechanisms that enforce the limits here.
     #[must_use]
     pub fn keepers(&self) -> Keepers {
         self.inner.keepers()
     }
 
-    /// Whether the inside has a `/proc` of its own.
+    /// Whether the inside has a separate `/proc`.
     #[must_use]
     pub fn has_own_proc(&self) -> bool {
         self.inner.abilities.own_proc
@@ -227,7 +226,7 @@ impl Bubblewrap {
     }
 }
 
-/// Until a process is gone.
+/// Waits until a process is gone, up to a limit.
 fn wait_for(process: &OwnedFd) {
     let timeout = Timespec {
         tv_sec: i64::try_from(LEFT_OVER_WAIT.as_secs()).unwrap_or(5),
@@ -249,8 +248,8 @@ fn shell_of(root: Option<&Path>) -> Result<ShellKind, Unavailable> {
         Ok(ShellKind::Sh)
     } else {
         Err(Unavailable::new(
-            format!("there is neither bash nor sh beneath {}", base.display()),
-            "set sandbox.root to a root directory with programs, or leave it unset",
+            format!("neither bash nor sh was found in {}", base.display()),
+            "set sandbox.root to a root directory that contains programs, or leave it unset",
         ))
     }
 }
@@ -296,8 +295,8 @@ impl Inner {
         line.split(|byte| *byte == 0).next() == Some(self.label().as_bytes())
     }
 
-    /// Whether a process is what an earlier server left: of a user that sandboxes are, so that nobody else's is killed
-    /// for calling itself so.
+    /// Whether a process belongs to a user that sandboxes run as. Anybody can give a process our label, but must not
+    /// make us kill another user's process.
     fn is_left_over(&self, pid: u32) -> bool {
         let Ok(found) = fs::metadata(format!("/proc/{pid}")) else {
             return false;

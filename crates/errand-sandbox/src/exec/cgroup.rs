@@ -1,9 +1,11 @@
-//! Cgroups: what counts and bounds the memory, the processes and the processor time of a sandbox as a whole.
+//! Cgroups, which count and limit the memory, processes and processor time of a sandbox as a whole.
 //!
-//! Found out once: version 2 where this server may make groups beneath its own (delegated), version 1 where it may (as
-//! root), else nothing, controller by controller. What no cgroup does, limits of each process and the watcher do.
+//! The available version is determined once: version 2 if this server may create groups beneath its own (delegation),
+//! otherwise version 1 if it may (as root), per controller. Limits that no cgroup enforces are left to per-process
+//! limits and the watcher.
 //!
-//! Groups are `errand-INSTANCE/NUMBER` beneath the server's own, so that what a dead server left is found by name.
+//! Groups are named `errand-INSTANCE/NUMBER` beneath the server's own group, so that leftovers of a dead server are
+//! found by name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,40 +16,40 @@ use std::time::Duration;
 
 use super::Limits;
 
-/// The length of the interval in which processor time is counted, in microseconds.
+/// Length of the interval in which processor time is counted, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
-/// How often, and how long apart, it is tried to remove a group whose processes are still on their way out.
+/// Tries, and the pause between them, to remove a group whose processes are still exiting.
 const REMOVALS_MAX: u32 = 100;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
-/// Where the server itself goes where version 2 forbids processes beside groups.
+/// Group for the server itself. Version 2 does not allow a group to contain both processes and limited groups.
 const OWN_LEAF: &str = "errand-server";
 
-/// Which version keeps a bound.
+/// The mechanism that enforces a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeper {
-    /// A cgroup of version 2.
+    /// Cgroup version 2.
     CgroupV2,
-    /// A cgroup of version 1.
+    /// Cgroup version 1.
     CgroupV1,
-    /// Limits of each process, and the server looking.
+    /// Per-process limits, and regular checks by the server.
     Watcher,
 }
 
-/// Where groups can be made.
+/// Where groups can be created.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cgroups {
-    /// Of version 1: the server's own group, by controller.
+    /// Version 1: the server's own group, by controller.
     v1: BTreeMap<&'static str, PathBuf>,
-    /// Of version 2: the group beneath which groups are made.
+    /// Version 2: the group beneath which groups are created.
     v2: Option<PathBuf>,
-    /// The name of this server's groups.
+    /// Name of this server's groups.
     name: String,
 }
 
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 impl Cgroups {
-    /// Finds out where groups can be made. `name`: a plain name for this server's groups.
+    /// Finds out where groups can be created. `name` is a plain name for this server's groups.
     pub(super) fn find(name: &str) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         Self::beneath(
@@ -78,14 +80,14 @@ impl Cgroups {
                 }
             }
         }
-        // One version keeps all: they count apart.
+        // A single version for all limits: their counts are separate.
         if found.v2.is_some() {
             found.v1.clear();
         }
         found
     }
 
-    /// Who keeps the bound of a controller.
+    /// The mechanism that enforces the limit of a controller.
     pub(super) fn keeper(&self, controller: &str) -> Keeper {
         if self.v2.is_some() {
             Keeper::CgroupV2
@@ -96,8 +98,8 @@ impl Cgroups {
         }
     }
 
-    /// Makes version 2 ready: it forbids processes in a group that has groups with bounds in it, so that the server goes
-    /// into a group of its own.
+    /// Prepares version 2: moves the server into a group of its own, because a group with limited subgroups must not
+    /// contain processes.
     pub(super) fn prepare(&self) -> io::Result<()> {
         let Some(dir) = &self.v2 else { return Ok(()) };
         let leaf = dir.join(OWN_LEAF);
@@ -113,7 +115,7 @@ impl Cgroups {
         format!("errand-{}", self.name)
     }
 
-    /// The directories of this server's groups.
+    /// Directories that hold this server's groups.
     fn ours(&self) -> Vec<PathBuf> {
         let dirs = self.v2.iter().chain(self.v1.values());
         let mut dirs: Vec<PathBuf> = dirs.map(|dir| dir.join(self.group_name())).collect();
@@ -122,7 +124,7 @@ impl Cgroups {
         dirs
     }
 
-    /// A new group with these bounds.
+    /// Creates a group with these limits.
     pub(super) fn create(&self, limits: &Limits) -> io::Result<Group> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +139,7 @@ impl Cgroups {
             make(&dir)?;
             group.dirs.push(dir);
         }
-        // From here on, dropping it takes away what there is.
+        // From here on, dropping the group removes what has been created.
         if let Some(dir) = &self.v2 {
             let dir = dir.join(self.group_name()).join(&child);
             bound_v2(&dir, limits)?;
@@ -164,7 +166,7 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// The processes in groups that an earlier server of this name made. To be asked before this one makes any.
+    /// Processes in the groups of an earlier server with this name. Call this before creating groups.
     pub(super) fn left_over(&self) -> Vec<u32> {
         let groups = self
             .ours()
@@ -176,14 +178,14 @@ impl Cgroups {
         pids
     }
 
-    /// Removes the directory of this server's groups, where nothing is in it any more.
+    /// Removes the directories that hold this server's groups, if they are empty.
     pub(super) fn remove_empty(&self) {
         for ours in self.ours() {
             let _ = fs::remove_dir(ours);
         }
     }
 
-    /// Removes groups that an earlier server of this name made and that are empty.
+    /// Removes the empty groups of an earlier server with this name.
     pub(super) fn remove_left_over(&self) {
         for ours in self.ours() {
             for group in subdirectories(&ours) {
@@ -194,7 +196,7 @@ impl Cgroups {
     }
 }
 
-/// One group of a sandbox. Removed when it is dropped, once its processes are gone.
+/// The cgroup of one sandbox. Removed when it is dropped, if its processes are gone.
 #[derive(Debug)]
 pub(super) struct Group {
     dirs: Vec<PathBuf>,
@@ -209,12 +211,12 @@ struct Files {
 }
 
 impl Group {
-    /// The files by which a process joins.
+    /// The files through which a process joins the group.
     pub(super) fn join(&self) -> impl Iterator<Item = &Path> {
         self.files.join.iter().map(PathBuf::as_path)
     }
 
-    /// Whether a process was ended because the group's memory was used up.
+    /// Whether a process was killed because the group was out of memory.
     pub(super) fn was_out_of_memory(&self) -> bool {
         let file = self.files.memory_events.as_deref();
         file.is_some_and(|file| counted(file, "oom_kill") > 0)
@@ -226,7 +228,7 @@ impl Group {
         file.is_some_and(|file| counted(file, "max") > 0)
     }
 
-    /// Removes the directories, waiting until the processes are gone. Blocking, for two seconds at most.
+    /// Removes the group after its processes are gone. Blocks for two seconds at most.
     pub(super) fn remove(&self) {
         for dir in &self.dirs {
             remove(dir);
@@ -236,14 +238,14 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Where nobody waited: the next start removes what is left.
+        // A single try without waiting. The next start of the server removes what is left.
         for dir in &self.dirs {
             let _ = fs::remove_dir(dir);
         }
     }
 }
 
-/// A number in a file of lines `name number`.
+/// Reads a number from a file of `name number` lines. 0 if it is missing.
 fn counted(file: &Path, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let number = text.lines().find_map(|line| {
@@ -255,7 +257,7 @@ fn counted(file: &Path, name: &str) -> u64 {
 
 fn bound_v2(dir: &Path, limits: &Limits) -> io::Result<()> {
     fs::write(dir.join("memory.max"), limits.memory_bytes_max.to_string())?;
-    // Machines without swap have none of these.
+    // These files are missing on machines without swap.
     let _ = fs::write(dir.join("memory.swap.max"), "0");
     let _ = fs::write(dir.join("memory.oom.group"), "1");
     fs::write(dir.join("pids.max"), limits.cgroup_tasks_max().to_string())?;
@@ -268,7 +270,7 @@ fn bound_v1(controller: &str, dir: &Path, limits: &Limits) -> io::Result<()> {
         "memory" => {
             let bytes = limits.memory_bytes_max.to_string();
             fs::write(dir.join("memory.limit_in_bytes"), &bytes)?;
-            // Memory and swap together; only where the kernel counts swap.
+            // Memory and swap together. The file exists only if the kernel accounts for swap.
             let _ = fs::write(dir.join("memory.memsw.limit_in_bytes"), &bytes);
             Ok(())
         }
@@ -322,7 +324,7 @@ fn processes_in(group: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Whether groups with bounds may be made beneath a group of version 2.
+/// Whether groups with limits can be created beneath a group of version 2.
 fn delegates(dir: &Path) -> bool {
     let offered = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     let has = |name: &str| offered.split_ascii_whitespace().any(|one| one == name);
@@ -339,10 +341,10 @@ fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// A mount of a hierarchy of groups, out of a line of `mountinfo`.
+/// A mounted cgroup hierarchy, parsed from a line of `mountinfo`.
 struct Mount<'a> {
     kind: &'a str,
-    /// Which part of the hierarchy is mounted.
+    /// The part of the hierarchy that is mounted.
     root: &'a str,
     at: &'a str,
     options: Vec<&'a str>,
@@ -366,7 +368,7 @@ impl<'a> Mount<'a> {
         })
     }
 
-    /// Where the server's own group is, by its `/proc/self/cgroup`.
+    /// Directory of the server's own group, according to `/proc/self/cgroup`.
     fn place(&self, own: &str, is_of: impl Fn(&str) -> bool) -> Option<PathBuf> {
         let path = own.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -376,7 +378,7 @@ impl<'a> Mount<'a> {
             .strip_prefix(self.root.trim_end_matches('/'))
             .unwrap_or("");
         let dir = Path::new(self.at).join(beneath.trim_start_matches('/'));
-        // In a container the path may be the host's.
+        // In a container, the path may be that of the host and not exist here.
         Some(if dir.is_dir() {
             dir
         } else {
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_is_found_by_controller_and_bounded() {
+    fn version_1_is_found_and_limited_per_controller() {
         let dir = tempfile::tempdir().unwrap();
         let (memory, cpu) = (dir.path().join("memory"), dir.path().join("cpu"));
         fs::create_dir_all(memory.join("own")).unwrap();
@@ -444,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_takes_all_its_controllers_and_a_place_for_the_server() {
+    fn version_2_needs_all_controllers_and_moves_the_server() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("service");
         fs::create_dir_all(&own).unwrap();
@@ -483,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn without_hierarchies_there_are_none() {
+    fn without_hierarchies_the_watcher_enforces_all_limits() {
         let group = Cgroups::default().create(&limits()).unwrap();
         assert!(group.dirs.is_empty() && group.join().next().is_none());
         assert_eq!(Cgroups::default().keeper("memory"), Keeper::Watcher);

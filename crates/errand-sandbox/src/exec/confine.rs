@@ -1,5 +1,4 @@
-//! A process of the program that does one thing for the server, bounds itself before it begins, and gives up what it
-//! does not need: see [`confine`].
+//! Limits a process of this program that does a single job for the server, before it begins: see [`confine`].
 
 use std::fs;
 use std::io;
@@ -8,30 +7,30 @@ use rustix::process::Resource;
 
 use super::helper::{OOM_SCORE, close_inherited, give_up_privileges, set_limit};
 
-/// How much such a process may take.
+/// Limits of a confined process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confinement {
-    /// Processor time, in seconds; what takes more is ended by the kernel.
+    /// Processor time, in seconds. The kernel ends a process that uses more.
     pub cpu_seconds_max: u64,
-    /// Memory, in bytes.
+    /// In bytes.
     pub memory_bytes_max: u64,
 }
 
-/// The user that such a process is where the server is root: nobody.
+/// User id of a confined process if the server is root: `nobody`.
 const NOBODY: u32 = 65_534;
-/// Descriptors of such a process: the first three, and one to look at what is open.
+/// Maximum number of descriptors: the first three, and a few to list the open ones.
 const DESCRIPTORS_MAX: u64 = 8;
 
-/// Bounds this process, and gives up its privileges. To be called first, while there is one thread.
+/// Limits the current process and gives up its privileges. Call this first, while there is only one thread.
 ///
-/// Afterwards it can open no file for writing that has room for a byte, holds no descriptor but the first three, and is
+/// Afterwards, the process cannot write a single byte to a file, has no descriptors except the first three, and is
 /// not root.
 ///
 /// # Errors
-/// A part of it cannot be had: the process is to end.
+/// If a part of this fails. The process must end then.
 pub fn confine(confinement: Confinement) -> io::Result<()> {
     close_inherited()?;
-    // Not everywhere; it only decides who goes first.
+    // Missing on some systems, and only decides which process is killed first.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = rustix::process::nice(super::helper::NICE);
     set_limit(Resource::Core, 0)?;

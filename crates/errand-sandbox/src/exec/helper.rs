@@ -1,8 +1,10 @@
-//! The helper: `errand __exec`. It becomes bubblewrap.
+//! The helper, `errand __exec`, which turns itself into bubblewrap.
 //!
-//! Promised: what it starts has no environment, no descriptor but those of its order, no privilege, and is never uid 0.
-//! It runs in a process of its own with one thread, so that everything it changes about itself concerns nobody else.
-//! It ends without having started anything where a part of that cannot be had.
+//! # Guarantees
+//!
+//! The started program has no environment, no descriptors except those of its order, no privileges, and is never uid 0.
+//! The helper is a separate process with one thread, so whatever it changes about itself affects nothing else. If any
+//! of this fails, it ends without having started anything.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,15 +21,17 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::order::{self, Arg, Order, Rlimits};
 
-/// The word on the command line that makes the program a helper.
+/// The command line argument that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "__exec";
 
-/// How much rather than the server the kernel kills what runs inside, when the machine has no memory left.
+/// OOM score adjustment, so that the kernel kills what runs inside before the server when the machine is out of
+/// memory.
 pub(super) const OOM_SCORE: &str = "500";
-/// How much the processor prefers the server.
+/// Niceness, so that the server gets the processor first.
 pub(super) const NICE: i32 = 5;
 
-/// Is the helper, if the command line says so. Returns only if it does not, or with what the process is to end with.
+/// Acts as the helper if the command line asks for it. Returns `None` if it does not; returns the exit code if
+/// becoming bubblewrap failed.
 #[must_use]
 pub fn run_helper<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<ExitCode> {
     let wanted = args.nth(1)?;
@@ -35,7 +39,7 @@ pub fn run_helper<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<
         return None;
     }
     let Err(error) = become_bubblewrap();
-    // The server reads this, and tells it as the reason.
+    // The server reads this and reports it as the reason.
     let _ = writeln!(io::stderr(), "errand: {error}");
     Some(ExitCode::from(125))
 }
@@ -43,18 +47,18 @@ pub fn run_helper<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<
 fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     let failed =
         |what: &'static str| move |error: io::Error| io::Error::other(format!("{what}: {error}"));
-    close_inherited().map_err(failed("close what was inherited"))?;
+    close_inherited().map_err(failed("close inherited descriptors"))?;
     let (cgroups, _) =
-        order::receive::<Vec<String>>(io::stdin().as_fd()).map_err(failed("read its cgroups"))?;
+        order::receive::<Vec<String>>(io::stdin().as_fd()).map_err(failed("read the cgroups"))?;
     for file in &cgroups {
-        // "0" is the writer itself; one thread moves without waiting for the others of its group.
+        // "0" stands for the writing process itself.
         fs::write(file, "0").map_err(failed("join the cgroup"))?;
     }
-    // Not everywhere; it only decides who goes first.
+    // Missing on some systems, and only decides which process is killed first.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = rustix::process::nice(NICE);
     let has_own_mounts = rustix::process::geteuid().is_root()
-        && own_mounts().map_err(failed("have mounts of its own"))?;
+        && own_mounts().map_err(failed("create a mount namespace"))?;
     let (order, descriptors) =
         order::receive::<Order>(io::stdin().as_fd()).map_err(failed("read the order"))?;
     let workspace = order
@@ -68,9 +72,9 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
         .map_err(failed("reach the workspace"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     set_limits(order.limits).map_err(failed("set limits"))?;
-    // Opened while /proc/self is still this process's own.
+    // Opened while /proc/self is still owned by the current user.
     let (args, opened) = arguments(&order, &descriptors, workspace.as_deref())
-        .map_err(failed("lay out the arguments"))?;
+        .map_err(failed("prepare the arguments"))?;
     let stdin = descriptors.get(order.stdin).ok_or_else(missing)?;
     rustix::stdio::dup2_stdin(stdin).map_err(|e| failed("pass the input")(e.into()))?;
     give_up_privileges(order.uid).map_err(failed("give up privileges"))?;
@@ -89,33 +93,33 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     Err(failed("start bubblewrap")(error))
 }
 
-/// What bubblewrap does not look at, but has in its list of mounts, which it reads again for each that it makes: cgroups
-/// above all, now that they are joined. Half of the list, as a rule.
+/// Mounts that bubblewrap does not use but that are in its mount list, which it reads again for each mount that it
+/// adds. Usually half of the list, mostly cgroups; those are joined by now.
 const NOT_NEEDED: [&str; 4] = ["/sys", "/dev/pts", "/dev/mqueue", "/dev/hugepages"];
 
 fn missing() -> io::Error {
     io::Error::other("a descriptor of the order is missing")
 }
 
-/// Closes every descriptor but the first three: whatever the server, or a library in it, left open.
+/// Closes all descriptors except the first three, which the server or a library may have left open.
 pub(super) fn close_inherited() -> io::Result<()> {
     let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number| *number > 2)
         .collect();
     for number in open {
-        // The one by which the list was read is closed already.
+        // The descriptor through which the list was read is closed already.
         let _ = nix::unistd::close(number);
     }
     Ok(())
 }
 
-/// Gets this process and its children mounts of their own, which nobody else sees. False where that is forbidden.
+/// Enters a private mount namespace. Returns `false` if that is forbidden.
 fn own_mounts() -> io::Result<bool> {
     if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
         return Ok(false);
     }
-    // What is mounted outside later is seen: a workspace may be there.
+    // Mounts that are made outside later stay visible, because a workspace may be on one.
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
@@ -126,26 +130,28 @@ fn own_mounts() -> io::Result<bool> {
     Ok(true)
 }
 
-/// The path by which bubblewrap, as the user that it will be, finds the workspace.
+/// Returns the path by which bubblewrap, running as the sandbox's user, finds the workspace.
 ///
-/// A server that is root keeps its data where others cannot look into, and that stays so: the directory is mounted, for
-/// this process and its children alone, at a place that all can reach.
+/// A server that runs as root keeps its data in directories that other users cannot enter, and that must stay so.
+/// Therefore the workspace is mounted at a place that everyone can reach, but only in the mount namespace of this
+/// process and its children.
 fn place_workspace(
     dir: &OwnedFd,
     mount_points: &[String],
     has_own_mounts: bool,
 ) -> io::Result<String> {
-    // A descriptor holds on to the directory, and to the old mount namespace: in a new one it is found by its path.
+    // A descriptor refers to the old mount namespace. In the new one, the directory must be found by its path.
     let path = fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
     if has_own_mounts {
         let found = mount_points
             .iter()
             .find(|point| fs::metadata(point).is_ok_and(|found| found.is_dir()));
-        let target = found.ok_or_else(|| io::Error::other("no place to mount it at"))?;
+        let target = found.ok_or_else(|| io::Error::other("no directory to mount it at"))?;
         rustix::mount::mount_bind(&path, target.as_str())?;
+        // The path was resolved a moment ago: check that the mount shows the directory that was meant.
         let (meant, found) = (rustix::fs::fstat(dir)?, rustix::fs::stat(target.as_str())?);
         if (meant.st_dev, meant.st_ino) != (found.st_dev, found.st_ino) {
-            return Err(io::Error::other("it was moved meanwhile"));
+            return Err(io::Error::other("the directory was moved in the meantime"));
         }
         return Ok(target.clone());
     }
@@ -167,7 +173,7 @@ fn set_limits(limits: Rlimits) -> io::Result<()> {
     Ok(())
 }
 
-/// Bounds this process; never above what the server itself has.
+/// Sets a limit of this process, but never above the server's own.
 pub(super) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     let own = rustix::process::getrlimit(resource).maximum;
     let value = own.map_or(value, |own| own.min(value));
@@ -180,7 +186,8 @@ pub(super) fn set_limit(resource: Resource, value: u64) -> io::Result<()> {
     )?)
 }
 
-/// The arguments, each ended by a NUL, and what must stay open until bubblewrap has read them.
+/// Returns the arguments, each terminated by a NUL, and the descriptors that must stay open until bubblewrap has read
+/// them.
 fn arguments(
     order: &Order,
     descriptors: &[OwnedFd],
@@ -218,7 +225,7 @@ fn arguments(
     Ok((text, opened))
 }
 
-/// A file in memory that holds this, to be read from its beginning.
+/// An in-memory file with this content, positioned at its beginning.
 pub(super) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(rustix::fs::memfd_create("errand", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
@@ -226,7 +233,8 @@ pub(super) fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Becomes the user of the order, if it names one, and gives up every capability. The last thing before bubblewrap.
+/// Switches to the user of the order, if there is one, and gives up every capability. The last step before bubblewrap
+/// starts.
 pub(super) fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
     if let Some(id) = uid {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
@@ -234,7 +242,7 @@ pub(super) fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     }
-    // A service manager may have given some to a server that is no root.
+    // A service manager may have given capabilities to a server that is not root.
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),
@@ -242,13 +250,14 @@ pub(super) fn give_up_privileges(uid: Option<u32>) -> io::Result<()> {
     };
     rustix::thread::clear_ambient_capability_set()?;
     rustix::thread::set_capabilities(None, none)?;
-    // A bubblewrap that is installed with the set-uid bit gets nothing by it.
+    // Makes the set-user-id bit of an installed bubblewrap ineffective.
     rustix::thread::set_no_new_privs(true)?;
+    // Verify instead of trusting the calls above.
     let left = rustix::thread::capabilities(None)?;
     let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
     if real.is_root() || effective.is_root() || !left.permitted.is_empty() {
         return Err(io::Error::other(
-            "bubblewrap is never started with privileges",
+            "bubblewrap must not be started with privileges",
         ));
     }
     Ok(())

@@ -1,6 +1,7 @@
-//! Starting bubblewrap, and clearing up after it: on two threads that live as long as the server.
+//! Starts bubblewrap and cleans up after it, on two threads that live as long as the server.
 //!
-//! The kernel ends what is inside when the *thread* that started it ends, so that it must be one that stays.
+//! The kernel kills a child with `--die-with-parent` when the *thread* that started it ends, so that thread must
+//! stay.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,25 +28,26 @@ use super::output::{Output, collect};
 use super::uids::Uids;
 use super::{Limits, processes};
 
-/// Starts that wait for the thread.
+/// Maximum number of starts that wait for the thread.
 const WAITING_MAX: usize = 1024;
-/// How long after a start the next one is made ready: what was started has begun by then, and is not held up.
+/// Delay after a start before the next one is prepared. By then, the started command is running and is not delayed by
+/// the preparation.
 const BEGUN_AFTER: Duration = Duration::from_millis(30);
-/// How long what is ready waits for the next command: an idle server has none.
+/// How long a prepared helper waits for the next command. An idle server keeps none.
 const READY_TIME: Duration = Duration::from_secs(60);
-/// Most bytes of what bubblewrap says of how it went.
+/// Maximum bytes read from bubblewrap's status output.
 const STATUS_BYTES_MAX: usize = 4096;
 
 struct Request {
     order: Order,
     descriptors: Vec<OwnedFd>,
     means: Means,
-    /// Whether another one is likely to follow.
+    /// Whether another start is likely to follow, so that it is worth preparing one.
     more_come: bool,
     answer: oneshot::Sender<io::Result<(Child, Group)>>,
 }
 
-/// What a start needs that is the same for all.
+/// Parameters of a start that are the same for all.
 #[derive(Clone)]
 pub(super) struct Means {
     pub(super) cgroups: Cgroups,
@@ -53,8 +55,9 @@ pub(super) struct Means {
     pub(super) runtime: Handle,
 }
 
-/// What is made ahead, while commands come: a large program takes longer to begin than all that the helper does. The
-/// helper waits for its order, and ends by itself when nobody is left who could give it one.
+/// A helper prepared ahead of its command, while commands keep coming. Starting a large program takes longer than
+/// everything that the helper does. It waits for its order, and ends by itself when the server's end of the socket is
+/// closed.
 struct Ready {
     helper: Helper,
     group: Group,
@@ -63,10 +66,11 @@ struct Ready {
 impl Ready {
     fn make(program: &Path, means: &Means) -> io::Result<Self> {
         let _runtime = means.runtime.enter();
-        // What says that descriptors or memory have run out stays what it is: such a start is tried again.
+        // Errors with an error number, such as being out of descriptors, stay as they are: such a start is tried
+        // again.
         let failed = |error: io::Error| match error.raw_os_error() {
             Some(_) => error,
-            None => io::Error::other(format!("make its cgroup: {error}")),
+            None => io::Error::other(format!("create its cgroup: {error}")),
         };
         let group = means.cgroups.create(&means.limits).map_err(failed)?;
         Ok(Self {
@@ -85,17 +89,17 @@ impl Ready {
         }
     }
 
-    /// It is not needed: the helper ends when nobody is left who could give it an order.
+    /// Drops a helper that is not needed. It ends when the server's end of the socket is closed.
     fn discard(self) {
         drop(self.helper);
         self.group.remove();
     }
 }
 
-/// How far the next start has been prepared.
+/// State of the preparation of the next start.
 enum Next {
     Nothing,
-    /// It will be, when the last one has begun.
+    /// To be prepared when the last one has begun.
     Due(Means),
     Ready(Ready),
 }
@@ -108,7 +112,7 @@ impl Next {
     }
 }
 
-/// Starts what is asked for, until nobody is left who could ask.
+/// Serves requests until all senders are gone.
 fn start_all(program: &Path, requests: &mpsc::Receiver<Request>) {
     let mut next = Next::Nothing;
     let mut cgroups = Cgroups::default();
@@ -148,7 +152,7 @@ fn start(program: &Path, request: Request, next: Next) -> Next {
     };
     let _runtime = means.runtime.enter();
     let started = ready.and_then(|ready| ready.obey(&request.order, &request.descriptors));
-    // Whoever asked may have gone.
+    // The caller may have given up in the meantime.
     if let Err(Ok((mut child, group))) = request.answer.send(started) {
         kill_outer(&mut child);
         group.remove();
@@ -160,14 +164,14 @@ fn start(program: &Path, request: Request, next: Next) -> Next {
     }
 }
 
-/// What is to be cleared up once a sandbox's processes are gone.
+/// Resources to clean up once the processes of a sandbox are gone.
 #[derive(Debug)]
 struct Rest {
     group: Arc<Group>,
     uid: Option<GivenUid>,
 }
 
-/// A user that is given back when nothing of it is left.
+/// A user id that is released when this is dropped.
 #[derive(Debug)]
 pub(super) struct GivenUid {
     pub(super) uids: Arc<Uids>,
@@ -180,17 +184,17 @@ impl Drop for GivenUid {
     }
 }
 
-/// The two threads. They end when this is dropped; what they started ends with them.
+/// The two threads. They end when this is dropped, and what they started ends with them.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    /// None: it is being dropped.
+    /// `None` while being dropped.
     requests: Option<mpsc::SyncSender<Request>>,
     starter: Option<JoinHandle<()>>,
     rests: mpsc::Sender<Rest>,
 }
 
 impl Drop for Launcher {
-    /// Waits for the thread that starts, so that what it has made ready is removed before the program ends.
+    /// Waits for the starting thread, so that a prepared helper and its cgroup are removed before the program ends.
     fn drop(&mut self) {
         self.requests = None;
         if let Some(starter) = self.starter.take() {
@@ -222,8 +226,8 @@ impl Launcher {
         })
     }
 
-    /// Starts what the order says, in a cgroup of its own. `order.stdin` and its status descriptor are made here, as the
-    /// first two.
+    /// Starts an order in a new cgroup. Creates the pipes for standard input and for the status, which become the
+    /// first two descriptors.
     pub(super) async fn launch(
         &self,
         order: Order,
@@ -270,11 +274,11 @@ impl Launcher {
     }
 }
 
-/// The index of the descriptor that is the standard input.
+/// Index of the descriptor that becomes standard input.
 pub(super) const STDIN: usize = 0;
-/// The index of the descriptor to which bubblewrap tells how it went.
+/// Index of the descriptor to which bubblewrap reports its status.
 pub(super) const STATUS: usize = 1;
-/// The index of the first of the others.
+/// Index of the first additional descriptor.
 pub(super) const MORE: usize = 2;
 
 /// A helper that waits for its order.
@@ -298,9 +302,9 @@ impl Helper {
         Ok(Self { child, orders })
     }
 
-    /// Whether it still waits: an operator may have ended it.
+    /// Whether it is still waiting. It may have been killed from outside.
     fn is_there(&self) -> bool {
-        // It says nothing before it has its order, so that what can be read is its end.
+        // It sends nothing before it has its order, so a readable socket means that it has ended.
         let mut ends = [PollFd::new(&self.orders, PollFlags::IN)];
         matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
     }
@@ -314,7 +318,7 @@ impl Helper {
     }
 }
 
-/// What bubblewrap tells: a line of JSON when the first process is there, and one when the command has ended.
+/// bubblewrap's status output: a line of JSON when the first process is running, and one when the command has ended.
 #[derive(Debug)]
 struct Status {
     pipe: pipe::Receiver,
@@ -322,11 +326,11 @@ struct Status {
 }
 
 impl Status {
-    /// A number by its name, from what has come so far.
+    /// Looks up a number by name in what has arrived so far.
     fn number(&mut self, name: &str) -> Option<i64> {
         let mut buffer = [0; 512];
         while self.text.len() < STATUS_BYTES_MAX {
-            // An empty read attempt is what makes the pipe's readiness known to be stale; it never blocks.
+            // Never blocks. A read that finds nothing also tells tokio that the pipe is not readable any more.
             match self.pipe.try_read(&mut buffer) {
                 Ok(read) if read > 0 => {
                     self.text
@@ -342,13 +346,13 @@ impl Status {
             .find_map(|value| value.get(name)?.as_i64())
     }
 
-    /// Until something has come, or the other end is closed.
+    /// Waits until more has arrived, or the other end is closed.
     async fn changed(&self) {
         let _ = self.pipe.ready(Interest::READABLE).await;
     }
 }
 
-/// A bubblewrap that was started. Dropped, everything in it is killed.
+/// A running bubblewrap. Dropping it kills everything in it.
 #[derive(Debug)]
 pub(super) struct Launched {
     pub(super) child: Child,
@@ -356,7 +360,7 @@ pub(super) struct Launched {
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
     status: Status,
-    /// The process that holds the namespace, as soon as it is known.
+    /// The process that holds the namespace, once it is known, with its pidfd.
     first: Option<(u32, OwnedFd)>,
     pub(super) group: Arc<Group>,
     uid: Option<GivenUid>,
@@ -364,12 +368,13 @@ pub(super) struct Launched {
 }
 
 impl Launched {
-    /// The first process inside, by its number outside. None as long as there is none.
+    /// Process id, outside, of the first process inside. `None` until it exists.
     pub(super) fn first(&mut self) -> Option<u32> {
         if self.first.is_none() {
             let pid = u32::try_from(self.status.number("child-pid")?).ok()?;
             let held = processes::hold(pid)?;
-            // Held first and looked at after: it is bubblewrap's child, which nobody else is.
+            // Opened first, examined second: this is certainly bubblewrap's child, and not a process that reused its
+            // id.
             if processes::children_of(self.child.id()?).contains(&pid) {
                 self.first = Some((pid, held));
             }
@@ -377,17 +382,18 @@ impl Launched {
         self.first.as_ref().map(|(pid, _)| *pid)
     }
 
-    /// How the command ended, as bubblewrap says. None where it did not begin, or was killed with bubblewrap.
+    /// Exit code of the command as bubblewrap reports it. `None` if it did not begin, or was killed together with
+    /// bubblewrap.
     pub(super) fn exit_code(&mut self) -> Option<i32> {
         i32::try_from(self.status.number("exit-code")?).ok()
     }
 
-    /// Whether there has been a process inside, also where all are gone.
+    /// Whether a process inside has ever been started.
     pub(super) fn has_begun(&mut self) -> bool {
         self.status.number("child-pid").is_some()
     }
 
-    /// Until the first process is there, or bubblewrap has failed.
+    /// Waits until the first process is running, or bubblewrap has failed.
     pub(super) async fn begun(&mut self) {
         while self.first().is_none() && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             tokio::select! {
@@ -397,7 +403,7 @@ impl Launched {
         }
     }
 
-    /// What it said on its standard error, where it failed before anything began.
+    /// Reads standard error, after bubblewrap has failed to start anything.
     pub(super) async fn last_words(&mut self) -> Output {
         match self.stderr.take() {
             Some(stderr) => collect(stderr).await,
@@ -412,8 +418,9 @@ impl Launched {
         }
     }
 
-    /// Kills everything inside at once: the kernel does it with the first process. Bubblewrap then ends by itself, and
-    /// takes the first process with it; killed before that, it would leave it to whoever inherits orphans.
+    /// Kills everything inside at once, by killing the first process: the kernel then ends its namespace. bubblewrap
+    /// ends by itself after that and reaps the first process. If bubblewrap were killed first, the first process
+    /// would be left to whichever process inherits orphans.
     pub(super) fn kill(&mut self) {
         match self.first() {
             Some(_) => {
@@ -425,14 +432,14 @@ impl Launched {
         }
     }
 
-    /// The harder way, where [`Launched::kill`] was not enough, or nothing is known of the first process yet.
+    /// Kills bubblewrap itself, if [`Launched::kill`] was not enough, or the first process is not known yet.
     pub(super) fn kill_outer(&mut self) {
         kill_outer(&mut self.child);
     }
 }
 
-/// Kills bubblewrap, and what it has made. It is stopped first: killed between making the first process and setting it up,
-/// it would leave it waiting for ever.
+/// Kills bubblewrap and its children. It is stopped first: if it were killed between creating the first process and
+/// setting it up, that process would wait forever.
 fn kill_outer(child: &mut Child) {
     if let Some(outer) = child.id()
         && let Some(held) = processes::hold(outer)
@@ -440,7 +447,7 @@ fn kill_outer(child: &mut Child) {
         processes::signal(&held, Signal::STOP);
         processes::until_stopped(outer);
         for inner in processes::children_of(outer) {
-            // A child of one that is stopped is waited for by nobody: its number stays its own.
+            // A stopped parent reaps no children, so their ids cannot be reused.
             if let Some(inner) = processes::hold(inner) {
                 processes::signal(&inner, Signal::KILL);
             }
@@ -454,7 +461,7 @@ impl Drop for Launched {
         if self.child.id().is_some() {
             self.kill();
         }
-        // The thread may be gone with the server: then the group's own drop does what it can.
+        // The thread may have ended with the server. Dropping the group then removes what it can.
         let _ = self.rests.send(Rest {
             group: Arc::clone(&self.group),
             uid: self.uid.take(),

@@ -1,9 +1,9 @@
-//! What the server tells the helper, over the socket that is the helper's standard input: at once, the files by which it
-//! joins its cgroups; later one order, with descriptors.
+//! Messages from the server to the helper, over the socket that is the helper's standard input: first the files
+//! through which it joins its cgroups, later one order, with descriptors.
 //!
-//! The helper is `errand` itself, started anew, because what must happen between fork and exec (giving up root, limits,
-//! closing descriptors) is not to be done in the child of a program with many threads. It has one thread, no arguments
-//! that say anything, and no environment.
+//! The helper is the `errand` program itself, started again. Between fork and exec there is work to do (giving up
+//! root, setting limits, closing descriptors) that is not safe in the forked child of a program with many threads.
+//! The helper has one thread, no revealing arguments, and no environment.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,28 +17,30 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Most descriptors of one order: pipes, a filter, a workspace, and room.
+/// Maximum number of descriptors of one order: pipes, a filter, a workspace, and some to spare.
 const DESCRIPTORS_MAX: usize = 16;
-/// Most bytes of an order: arguments of bubblewrap and of a service, no data.
+/// Maximum size of an order. It holds the arguments of bubblewrap and of a service, and no data.
 const ORDER_BYTES_MAX: u32 = 1024 * 1024;
 
-/// What is to be started, and as what.
+/// The process to start, and its user.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
-    /// By what a later start of the server finds the process: its first argument, in place of the program's name.
+    /// First argument of the process, in place of the program name. A later start of the server finds the process by
+    /// it.
     pub(super) label: String,
-    /// The program of bubblewrap.
+    /// Path of bubblewrap.
     pub(super) program: String,
-    /// The user to become. None where the server is an ordinary user already.
+    /// User id to switch to. `None` if the server is an ordinary user.
     pub(super) uid: Option<u32>,
-    /// The directory that becomes `/workspace`: which of the descriptors. With it, where it may be mounted in between.
+    /// Index of the descriptor of the directory that becomes `/workspace`, and the places where it may be mounted on
+    /// the way.
     pub(super) workspace: Option<(usize, Vec<String>)>,
     pub(super) limits: Rlimits,
-    /// What bubblewrap is told where nobody sees it.
+    /// Arguments of bubblewrap. They are passed in a file, because other users can read a command line.
     pub(super) args: Vec<Arg>,
-    /// What runs inside.
+    /// The program to run inside, with its arguments.
     pub(super) command: Vec<String>,
-    /// The standard input of that: which of the descriptors.
+    /// Index of the descriptor that becomes its standard input.
     pub(super) stdin: usize,
 }
 
@@ -46,28 +48,28 @@ pub(super) struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Arg {
     Text(String),
-    /// The number of a descriptor from which this text can be read.
+    /// Becomes the number of a descriptor from which this text can be read.
     Data(String),
-    /// The number of the descriptor with this index.
+    /// Becomes the number of the descriptor with this index.
     Descriptor(usize),
-    /// The same, opened anew, so that it is read from its beginning.
+    /// Like [`Arg::Descriptor`], but opened again so that it is read from its beginning.
     Reopened(usize),
-    /// The path under which bubblewrap finds the workspace.
+    /// Becomes the path under which bubblewrap finds the workspace.
     Workspace,
 }
 
-/// Limits of each process, where the kernel keeps them.
+/// Limits of each process, enforced by the kernel.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Rlimits {
     pub(super) file_bytes: u64,
     pub(super) descriptors: u64,
-    /// Of all processes of the user: only where the user is the sandbox's alone.
+    /// Processes of the user. Only set if the user belongs to this sandbox alone.
     pub(super) processes: Option<u64>,
-    /// Data of one process: only where no cgroup counts memory.
+    /// Data size of one process. Only set if no cgroup limits the memory.
     pub(super) data_bytes: Option<u64>,
 }
 
-/// Sends a message. Blocks for no longer than the helper needs to start.
+/// Sends a message. Blocks at most until the helper has started.
 pub(super) fn send(
     socket: &UnixStream,
     message: &impl Serialize,
@@ -100,7 +102,7 @@ pub(super) fn send(
     Ok(())
 }
 
-/// Receives a message, in the helper.
+/// Receives a message. Called in the helper.
 pub(super) fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<(T, Vec<OwnedFd>)> {
@@ -114,7 +116,9 @@ pub(super) fn receive<T: DeserializeOwned>(
         RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
     )?;
     if received.bytes != header.len() {
-        return Err(io::Error::other("there is no order"));
+        return Err(io::Error::other(
+            "the server closed the socket without an order",
+        ));
     }
     let mut descriptors = Vec::new();
     for message in control.drain() {

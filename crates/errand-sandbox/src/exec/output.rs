@@ -1,4 +1,4 @@
-//! What is kept of an output: its head, its tail, and how much was in between.
+//! Keeps the beginning and the end of an output, and counts what is dropped in between.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Most bytes that are kept of one output, half of them from its end. Two outputs together are 1 MB.
+/// Maximum bytes kept of one output, half of them from its end. The two outputs of a command together are 1 MB.
 pub const OUTPUT_BYTES_MAX: usize = 500_000;
 
-/// What is read at a time.
+/// Size of one read.
 const READ_BYTES: usize = 64 * 1024;
 
-/// An output as far as it was kept.
+/// An output, as far as it was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// The text: bytes that are no UTF-8 are replaced, what was left out is marked.
+    /// The text. Bytes that are not UTF-8 are replaced, and a mark shows where bytes were dropped.
     pub text: String,
-    /// All bytes that were written.
+    /// Bytes written in total.
     pub total_bytes: u64,
-    /// Whether something was left out.
+    /// Whether bytes were dropped.
     pub truncated: bool,
 }
 
-/// Takes an output in, whatever its length, in bounded memory.
+/// Collects an output of any length in bounded memory.
 pub(super) struct Collector {
     half: usize,
     head: Vec<u8>,
@@ -46,7 +46,7 @@ impl Collector {
         let room = self.half.saturating_sub(self.head.len());
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
-        // Only the last bytes of a long part can be of the tail.
+        // Only the last bytes of a long part can be in the tail.
         let rest = rest
             .get(rest.len().saturating_sub(self.half)..)
             .unwrap_or_default();
@@ -87,14 +87,14 @@ impl Collector {
     }
 }
 
-/// Which end of a text is kept.
+/// Which end of a text to keep.
 #[derive(Clone, Copy)]
 enum End {
     Head,
     Tail,
 }
 
-/// As text of at most so many bytes: a byte that is no UTF-8 becomes three.
+/// Converts to text of at most `bytes_max` bytes. The limit is needed because an invalid byte becomes three.
 fn bounded(bytes: &[u8], bytes_max: usize, end: End) -> (String, bool) {
     let text = String::from_utf8_lossy(bytes).into_owned();
     if text.len() <= bytes_max {
@@ -112,7 +112,7 @@ pub(super) async fn collect(pipe: impl AsyncRead + Unpin) -> Output {
     collect_counted(pipe, Arc::default()).await
 }
 
-/// The same, and adds up as it goes what was read.
+/// Like [`collect`], and adds the number of bytes read to `read` as it goes.
 pub(super) async fn collect_counted(
     mut pipe: impl AsyncRead + Unpin,
     read: Arc<AtomicU64>,
@@ -141,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_whole_however_it_comes() {
+    fn a_short_output_is_kept_whole() {
         let whole = collected(&[b"abcd", b"", b"efgh", b"ij"], 10);
         assert_eq!(
             (whole.text.as_str(), whole.total_bytes, whole.truncated),
             ("abcdefghij", 10, false)
         );
-        // A character that comes in two parts, on both sides of the middle.
+        // A character that arrives in two parts, across the middle.
         let split = collected(&[b"aaaa\xc3", b"\xa9bbbb"], 10);
         assert_eq!(split.text, "aaaaébbbb");
     }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_replaced_and_stays_within_bounds() {
+    fn invalid_utf8_is_replaced_within_the_bound() {
         let binary = collected(&[&[0xff; 3]], 100);
         assert_eq!(binary.text, "\u{fffd}\u{fffd}\u{fffd}");
         let much = collected(&[&[0xff; 100]], 100);

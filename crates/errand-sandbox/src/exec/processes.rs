@@ -1,5 +1,5 @@
-//! The processes inside a sandbox, as the server sees them: found from the first one on, signalled without ever meeting
-//! another process that took over a number.
+//! The processes inside a sandbox, as the server sees them: found by following the first one's children, and signaled
+//! such that a reused process id never hits another process.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,27 +10,28 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// Most processes that are looked at; more than a sandbox may have.
+/// Maximum number of processes examined; more than a sandbox may have.
 const PROCESSES_MAX: usize = 20_000;
-/// Most open files of one process that are looked at.
+/// Maximum number of open files examined per process.
 const FILES_MAX: usize = 4096;
 
-/// Descriptors of a process that are not counted: the smallest table that the kernel makes has room for them.
+/// Descriptors per process that are not counted: the smallest table that the kernel allocates has room for them.
 const DESCRIPTORS_FREE: u64 = 64;
-/// Memory of one more descriptor: half of a pipe of two pages, which is the most that a user has who has many.
+/// Memory counted per descriptor above that: half of a pipe with two pages, the most that a user with many pipes
+/// gets.
 const DESCRIPTOR_BYTES: u64 = 4096;
-/// Memory of one mapping: its record (`vm_area_struct`), and its share of the tree that holds the records.
+/// Kernel memory per mapping, in bytes: its `vm_area_struct`, and its share of the tree that contains it.
 const MAPPING_BYTES: u64 = 256;
-/// The smallest mapping. Unit: KiB.
+/// Size of the smallest mapping, in KiB.
 const MAPPING_SIZE_MIN_KIB: u64 = 4;
-/// The kernel's own default of `vm.max_map_count`, where it cannot be read.
+/// The kernel's default for `vm.max_map_count`, used if it cannot be read.
 const MAPPINGS_MAX: u64 = 65_530;
-/// The kernel's own default of `net.core.wmem_default`, where it cannot be read.
+/// The kernel's default for `net.core.wmem_default`, used if it cannot be read.
 const SOCKET_BUFFER_BYTES: u64 = 212_992;
-/// TCP sockets whose queues are not looked at: reading the kernel's table takes milliseconds.
+/// Number of TCP sockets up to which their queues are ignored, because reading the kernel's table takes milliseconds.
 const TCP_SOCKETS_FREE: u64 = 16;
 
-/// All processes below this one, without it.
+/// All descendants of a process, without the process itself.
 pub(super) fn below(first: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([first]);
@@ -46,7 +47,7 @@ pub(super) fn below(first: u32) -> Vec<u32> {
     found
 }
 
-/// The children of a process, whichever of its threads has them.
+/// The children of a process, no matter which of its threads started them.
 pub(super) fn children_of(pid: u32) -> Vec<u32> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
@@ -61,22 +62,22 @@ pub(super) fn children_of(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// A hold on a process: what is done through it concerns this process, or nothing.
+/// Opens a pidfd. Signals sent through it reach this process or none, even if its id is reused.
 pub(super) fn hold(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 pub(super) fn signal(process: &OwnedFd, signal: Signal) {
-    // One that is gone needs none.
+    // The process may be gone, which is fine.
     let _ = rustix::process::pidfd_send_signal(process, signal);
 }
 
-/// Until a process that was told to stop stands, or a short while: a millisecond at a time.
+/// Waits until a process has reacted to SIGSTOP, for at most 50 ms.
 pub(super) fn until_stopped(pid: u32) {
     for _ in 0..50 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name before it may hold anything, brackets too.
+        // The process name before it is in parentheses and may itself contain any characters, including parentheses.
         let state = stat
             .rsplit_once(") ")
             .and_then(|(_, rest)| rest.chars().next());
@@ -87,20 +88,20 @@ pub(super) fn until_stopped(pid: u32) {
     }
 }
 
-/// The namespace of process numbers that a process is in.
+/// The PID namespace that a process is in.
 fn namespace_of(pid: u32) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
     link.into_os_string().into_string().ok()
 }
 
-/// Signals everything inside, but the first process, which holds the namespace. `first`: that one, which is held, so that
-/// its number is not taken by another.
+/// Signals every process inside except the first, which holds the namespace. `first` must be held by a pidfd, so that
+/// its id cannot be reused.
 pub(super) fn signal_below(first: u32, with: Signal) {
     let Some(inside) = namespace_of(first) else {
         return;
     };
     for pid in below(first) {
-        // Held first and looked at after: then what was looked at is what is signalled.
+        // Opened first, examined second: what was examined is then what gets the signal.
         if let Some(process) = hold(pid)
             && namespace_of(pid).as_ref() == Some(&inside)
         {
@@ -109,21 +110,20 @@ pub(super) fn signal_below(first: u32, with: Signal) {
     }
 }
 
-/// What the processes take together.
+/// Resources that processes use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Memory, in bytes, as far as it is not shared with files.
+    /// Memory in bytes, without pages shared with files.
     pub(super) memory_bytes: u64,
-    /// What the kernel keeps of their mappings, at most. It is not part of `memory_bytes`: [`mapping_bytes`] counts it.
+    /// Upper bound of the kernel memory for their mappings. Not included in `memory_bytes`: [`mapping_bytes`] counts it.
     pub(super) mapping_bytes_max: u64,
-    /// Threads.
     pub(super) threads: u64,
 }
 
-/// What the processes inside take now, with what the kernel holds for them. For machines without cgroups.
+/// Measures what the processes inside use now, including kernel memory. For machines without cgroups.
 ///
-/// Memory that belongs to no process is counted by what it can be at most, so that nothing can be hidden in it: sockets
-/// (also those that are on their way through another socket), page tables, pipes and other descriptors, files in memory.
+/// Memory that belongs to no process is counted with the maximum it can be, so that nothing can hide in it: sockets
+/// (also those in transit through another socket), page tables, pipes and other descriptors, and files in memory.
 pub(super) fn taken(first: u32) -> Taken {
     let mut taken = Taken {
         memory_bytes: socket_bytes(first).saturating_add(file_bytes(first)),
@@ -140,7 +140,7 @@ pub(super) fn taken(first: u32) -> Taken {
             let number = line.and_then(|rest| rest.split_ascii_whitespace().next());
             number.and_then(|number| number.parse().ok()).unwrap_or(0)
         };
-        // Each counts in full what it shares with others: rather too much than too little.
+        // Memory shared between processes is counted for each of them: too much rather than too little.
         let kib = field("RssAnon:") + field("RssShmem:") + field("VmSwap:") + field("VmPTE:");
         let descriptors = field("FDSize:").saturating_sub(DESCRIPTORS_FREE);
         taken.memory_bytes += kib * 1024 + descriptors * DESCRIPTOR_BYTES;
@@ -151,15 +151,15 @@ pub(super) fn taken(first: u32) -> Taken {
     taken
 }
 
-/// Most mappings of one process.
+/// Maximum number of mappings of one process.
 fn mappings_max() -> u64 {
     let most = fs::read_to_string("/proc/sys/vm/max_map_count");
     let most = most.ok().and_then(|text| text.trim().parse().ok());
     most.unwrap_or(MAPPINGS_MAX)
 }
 
-/// What the kernel keeps of the mappings of the processes inside. Reads a line for each mapping, which takes about a
-/// millisecond for 2,000 of them, and stops where there is more than `enough`.
+/// Kernel memory for the mappings of the processes inside, in bytes. Reads a line for each mapping, which takes about a
+/// millisecond per 2,000 mappings, and stops once the result exceeds `enough`.
 pub(super) fn mapping_bytes(first: u32, enough: u64) -> u64 {
     let mut bytes: u64 = 0;
     for pid in below(first) {
@@ -174,12 +174,12 @@ pub(super) fn mapping_bytes(first: u32, enough: u64) -> u64 {
 fn mappings_of(pid: u32) -> u64 {
     let mut table = match fs::File::open(format!("/proc/{pid}/maps")) {
         Ok(table) => table,
-        // What nobody may look at is taken to be as much as there can be.
+        // A table that cannot be read counts as the maximum, so that nothing can hide there.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return mappings_max(),
         Err(_) => return 0,
     };
     let (mut lines, mut buffer) = (0, vec![0; 64 * 1024]);
-    // A process that ends meanwhile has an end, or an error.
+    // If the process ends in the meantime, this is the end of the file or an error.
     while let Ok(count @ 1..) = table.read(&mut buffer) {
         let read = buffer.get(..count).unwrap_or_default();
         lines += read.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -187,8 +187,8 @@ fn mappings_of(pid: u32) -> u64 {
     lines
 }
 
-/// Memory that the sockets of the network namespace of a process hold at most, those among them that no process has open
-/// because they are on their way through another one.
+/// Maximum memory held by the sockets in the network namespace of a process, including those that no process has open
+/// because they are in transit through another socket.
 fn socket_bytes(of: u32) -> u64 {
     let read = |name: &str| fs::read_to_string(format!("/proc/{of}/net/{name}"));
     let (Ok(v4), v6) = (read("sockstat"), read("sockstat6").unwrap_or_default()) else {
@@ -203,9 +203,10 @@ fn socket_bytes(of: u32) -> u64 {
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(SOCKET_BUFFER_BYTES);
-    // A full buffer takes one more piece, of half its size at most (unix_stream_sendmsg).
+    // A full buffer accepts one more piece of at most half its size (see unix_stream_sendmsg in the kernel).
     let mut bytes = sockets.saturating_mul(buffer + buffer / 2);
-    // Buffers of TCP grow by themselves, so that what is in them is read. The kernel keeps a small piece in a large page.
+    // TCP buffers grow on their own, so their content is read. Doubled, because the kernel may keep a small piece in
+    // a large page.
     let tcp = count_in(&v4, "TCP:", "inuse") + count_in(&v6, "TCP6:", "inuse");
     if tcp > TCP_SOCKETS_FREE {
         for name in ["tcp", "tcp6"] {
@@ -216,8 +217,8 @@ fn socket_bytes(of: u32) -> u64 {
     bytes
 }
 
-/// What the file systems in memory hold. Until bubblewrap has changed the root, other file systems have these names: only
-/// those of the right size are a sandbox's.
+/// Bytes used in the in-memory file systems. Before bubblewrap has changed the root, these paths lead to other file
+/// systems, so only those with the exact size are counted.
 fn file_bytes(first: u32) -> u64 {
     let of = |(place, size): &(&str, u64)| {
         let path = format!("/proc/{first}/root{place}");
@@ -230,7 +231,7 @@ fn file_bytes(first: u32) -> u64 {
     places.fold(0, u64::saturating_add)
 }
 
-/// A number of `/proc/net/sockstat`: of a line, the one after a word.
+/// Reads a number from `/proc/net/sockstat`: the field after `word` in the line that starts with `line`.
 fn count_in(text: &str, line: &str, word: &str) -> u64 {
     let fields = text.lines().find_map(|found| found.strip_prefix(line));
     let mut fields = fields.unwrap_or_default().split_ascii_whitespace();
@@ -241,7 +242,7 @@ fn count_in(text: &str, line: &str, word: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// What stands in the queues of `/proc/net/tcp`: the fifth field of each line is `sent:received`, in hexadecimal.
+/// Sums the queues in `/proc/net/tcp`: the fifth field of each line is `sent:received`, in hexadecimal.
 fn queued_bytes(table: &str) -> u64 {
     let of_line = |line: &str| {
         let (sent, received) = line.split_ascii_whitespace().nth(4)?.split_once(':')?;
@@ -252,11 +253,11 @@ fn queued_bytes(table: &str) -> u64 {
     lines.fold(0, u64::saturating_add)
 }
 
-/// Pseudo terminals that are open inside. They come from one limit of the whole machine (kernel.pty.max).
+/// Number of pseudoterminals open inside. They count against a limit of the whole machine (kernel.pty.max).
 pub(super) fn terminals(first: u32) -> usize {
     let place = PathBuf::from(format!("/proc/{first}/root")).join("dev/pts");
     let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
-    // Until bubblewrap has changed the root, these are the machine's.
+    // Before bubblewrap has changed the root, this is the machine's directory.
     if device(&place) == device(Path::new("/dev/pts")) {
         return 0;
     }
@@ -271,7 +272,7 @@ pub(super) fn terminals(first: u32) -> usize {
         .count()
 }
 
-/// Bytes on a device in files that have no name any more and that processes inside hold open, or mapped.
+/// Bytes on a device in deleted files that processes inside still have open or mapped.
 pub(super) fn nameless_bytes(first: u32, device: u64) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes: u64 = 0;
@@ -298,7 +299,7 @@ pub(super) fn nameless_bytes(first: u32, device: u64) -> u64 {
     bytes
 }
 
-/// A mapping of a file on the device: its inode, and how much is mapped.
+/// Parses a line of `maps`: returns the inode and the mapped size, if the file is on the device.
 fn mapped(line: &str, device: u64) -> Option<(u64, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (from, to) = fields.next()?.split_once('-')?;
@@ -313,7 +314,7 @@ fn mapped(line: &str, device: u64) -> Option<(u64, u64)> {
     (found == device).then_some((inode, size))
 }
 
-/// All bytes that processes inside have had written to disks so far, those that have ended among them.
+/// Bytes that processes inside have written to disk so far, including those that have ended.
 pub(super) fn written_bytes(first: u32) -> u64 {
     let of = |pid: u32| -> u64 {
         let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -323,7 +324,7 @@ pub(super) fn written_bytes(first: u32) -> u64 {
         line.and_then(|number| number.trim().parse().ok())
             .unwrap_or(0)
     };
-    // Whoever ends is added to whoever waited for it: in the end the first.
+    // The kernel adds the counts of an ended process to the process that waited for it, in the end to the first.
     below(first)
         .into_iter()
         .map(of)
@@ -337,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_counted_with_what_they_can_hold() {
+    fn sockets_count_with_the_most_they_can_hold() {
         let stat =
             "sockets: used 24\nTCP: inuse 5 orphan 0 tw 0 alloc 5 mem 210\nUDP: inuse 0 mem 0\n";
         assert_eq!(count_in(stat, "sockets:", "used"), 24);
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_are_counted_and_bounded_by_the_size_of_a_process() {
+    fn mappings_are_counted_and_bounded_by_the_process_size() {
         let piped = std::process::Stdio::piped;
         let mut shell = std::process::Command::new("/bin/sh")
             .args(["-c", "cat; true"])
@@ -358,7 +359,7 @@ mod tests {
             .stdout(piped())
             .spawn()
             .unwrap();
-        // Its child is there when it answers.
+        // When it answers, its child is running.
         let mut answer = [0];
         shell.stdin.as_ref().unwrap().write_all(b"x").unwrap();
         let mut out = shell.stdout.take().unwrap();

@@ -1,4 +1,4 @@
-//! What bubblewrap is told: the world inside.
+//! The arguments for bubblewrap: what the world inside looks like.
 
 use std::fs;
 use std::io;
@@ -8,33 +8,33 @@ use super::order::Arg;
 use super::service::ServiceSpec;
 
 const MIB: u64 = 1 << 20;
-/// How large the small file systems in memory are. They count as memory of the command.
+/// Sizes of the in-memory file systems. They count as memory of the command.
 const TMP_BYTES: u64 = 256 * MIB;
 const SHM_BYTES: u64 = 64 * MIB;
 const HOME_BYTES: u64 = 64 * MIB;
-/// What programs that are fetched for a service take.
+/// Larger than for a command, because services may download programs to their home.
 const SERVICE_HOME_BYTES: u64 = 512 * MIB;
 
-/// Where the home inside is.
+/// Home directory inside.
 const HOME: &str = "/home";
-/// The file systems in memory that a command can write to, with their sizes in bytes.
+/// In-memory file systems that a command can write to, with their sizes in bytes.
 pub(super) const IN_MEMORY: [(&str, u64); 3] = [
     ("/tmp", TMP_BYTES),
     ("/dev/shm", SHM_BYTES),
     (HOME, HOME_BYTES),
 ];
-/// Which user the command is inside, whichever it is outside.
+/// User id inside, regardless of the one outside.
 const INSIDE_ID: &str = "1000";
-/// Where programs are looked for inside.
+/// `PATH` inside.
 pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// Directories at the top of a root that belong to `/usr`, some as links into it.
+/// Top-level directories that belong to `/usr`, some of them as links into it.
 const OF_USR: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-/// What of the host's /etc programs need to run. No names, no addresses, no settings of services.
+/// Files of the host's /etc that programs need. No names, no addresses, no settings of services.
 const OF_ETC: [&str; 4] = ["alternatives", "ld.so.cache", "localtime", "mime.types"];
-/// What else of another root is shown.
+/// Directories of a custom root that are visible beside its programs.
 const OF_IMAGE: [&str; 3] = ["etc", "opt", "srv"];
-/// What of the host's /etc finds names in the network, and knows whom to trust there.
+/// Files of the host's /etc that a service needs to resolve names and verify certificates.
 const OF_NETWORK: [&str; 6] = [
     "ssl/certs",
     "resolv.conf",
@@ -49,29 +49,30 @@ const GROUP: &str = "root:x:0:\nsandbox:x:1000:\nnogroup:x:65534:\n";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 
-/// What the installed bubblewrap and the machine can do.
+/// Features that depend on the installed bubblewrap and on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Abilities {
-    /// It knows `--disable-userns`.
+    /// bubblewrap supports `--disable-userns`.
     pub(super) disables_user_namespaces: bool,
-    /// A `/proc` of its own can be mounted.
+    /// A separate `/proc` can be mounted.
     pub(super) own_proc: bool,
 }
 
-/// A world to be made.
+/// Describes the world inside.
 pub(super) struct Profile<'a> {
     pub(super) abilities: Abilities,
-    /// Another root than the host's.
+    /// A root directory other than the host's.
     pub(super) root: Option<&'a Path>,
-    /// Of a service, which sees the host's network. None: of a command, which sees `/workspace`, the order's workspace.
+    /// The service, which sees the host's network. `None` for a command, which sees the order's workspace as
+    /// `/workspace`.
     pub(super) service: Option<&'a ServiceSpec>,
-    /// The index of the descriptor: the filter of system calls.
+    /// Index of the descriptor with the system call filter.
     pub(super) filter: usize,
-    /// The index of the descriptor to which bubblewrap says how it went.
+    /// Index of the descriptor to which bubblewrap reports its status.
     pub(super) status: usize,
 }
 
-/// Builds the list of arguments.
+/// Builds the argument list.
 #[derive(Default)]
 struct Args(Vec<Arg>);
 
@@ -103,7 +104,7 @@ impl Profile<'_> {
     /// The arguments, without the command.
     ///
     /// # Errors
-    /// Where the root cannot be looked at.
+    /// If the root directory cannot be examined.
     pub(super) fn args(&self) -> io::Result<Vec<Arg>> {
         let mut args = Args::default();
         args.add(["--unshare-all", "--unshare-user"]);
@@ -178,7 +179,7 @@ impl Profile<'_> {
         Ok(args.0)
     }
 
-    /// The programs, read-only: the host's, or those of another root.
+    /// Makes the programs visible, read-only: the host's, or those of a custom root.
     fn root(&self, args: &mut Args) -> io::Result<()> {
         let base = self.root.unwrap_or(Path::new("/"));
         args.add(["--perms", "0755", "--dir", "/etc"]);
@@ -206,7 +207,7 @@ impl Profile<'_> {
             let network = OF_NETWORK.iter().filter(|_| self.service.is_some());
             for name in OF_ETC.iter().chain(network) {
                 let path = format!("/etc/{name}");
-                // A mount takes a sixth of a millisecond of each start: what is in /usr is there already.
+                // Each mount adds a sixth of a millisecond to every start. A link into /usr works without one.
                 match in_usr(&path) {
                     Some(place) => args.add(["--symlink", text(&place)?, &path]),
                     None => args.add(["--ro-bind-try", &path, &path]),
@@ -232,7 +233,7 @@ impl Profile<'_> {
     }
 }
 
-/// Where in `/usr` a symbolic link leads.
+/// The path in `/usr` to which a symbolic link leads, if it does.
 fn in_usr(path: &str) -> Option<PathBuf> {
     if !fs::symlink_metadata(path).ok()?.is_symlink() {
         return None;
@@ -241,7 +242,7 @@ fn in_usr(path: &str) -> Option<PathBuf> {
     place.starts_with("/usr").then_some(place)
 }
 
-/// A path as an argument.
+/// Converts a path to an argument.
 fn text(path: &Path) -> io::Result<&str> {
     path.to_str()
         .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))

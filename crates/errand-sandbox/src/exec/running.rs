@@ -1,4 +1,4 @@
-//! One command in its sandbox: given in, read out, watched, and brought to an end.
+//! Runs one command in its sandbox: passes it in, reads its output, watches its limits, and ends it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,11 +16,11 @@ use super::watch::{INTERVAL, Over, Watch};
 use super::{Bound, Command, EndedBy, ExecError, Finished, GRACE, Limits, Shell, Stop};
 use crate::root::Root;
 
-/// How long an output may stay open after the last process of the sandbox is gone: no longer than it takes to read what
-/// is left in the pipe.
+/// Time that an output may stay open after the last process of the sandbox is gone: enough to read what is left in
+/// the pipe.
 const READ_OUT: Duration = Duration::from_secs(1);
 
-/// What a shell needs to know of its sandbox.
+/// A launched shell, and what is needed to watch it.
 pub(super) struct ShellParts {
     pub(super) launched: Launched,
     pub(super) workspace: Root,
@@ -46,7 +46,7 @@ impl Shell for ShellParts {
     }
 }
 
-/// A command under way.
+/// A command in progress.
 struct Running {
     launched: Launched,
     began: Instant,
@@ -56,7 +56,7 @@ struct Running {
     watch: Option<Watch>,
 }
 
-/// How far the end has come.
+/// How far the command has been brought to its end.
 #[derive(Clone, Copy)]
 enum End {
     NotYet,
@@ -85,7 +85,7 @@ impl Running {
         message.push(0);
         message.extend_from_slice(command.script.as_bytes());
         message.push(0);
-        // A shell that is gone reads nothing; what came of it shows elsewhere.
+        // If the shell is gone, nothing reads this. The exit status then tells what happened.
         let input = tokio::spawn(async move {
             let _ = stdin.write_all(&message).await;
         });
@@ -111,7 +111,7 @@ impl Running {
         let mut end = End::NotYet;
         let mut ticks = ticks();
         let mut time_limit = Box::pin(sleep(limit));
-        // Until then nothing waits for it.
+        // Never fires before `ask` or a kill replaces it.
         let mut patience = Box::pin(sleep(Duration::MAX));
         let failed = ExecError::io("wait for the command");
         loop {
@@ -151,7 +151,7 @@ impl Running {
         self.finish(end).await
     }
 
-    /// Asks it to end, for the grace.
+    /// Asks the command to end, and gives it [`GRACE`].
     fn ask(&mut self, by: EndedBy, patience: &mut std::pin::Pin<Box<tokio::time::Sleep>>) -> End {
         self.launched.terminate();
         *patience = Box::pin(sleep(GRACE));
@@ -171,7 +171,7 @@ impl Running {
         }
     }
 
-    /// Does something that blocks with the watch.
+    /// Runs blocking work on the watch.
     async fn watched<R: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Watch) -> R + Send + 'static,
@@ -197,8 +197,8 @@ impl Running {
         let told = self.launched.exit_code();
         let exit_code = match (told, end) {
             (Some(code), _) => code,
-            // Killed from outside, by the machine's lack of memory or a person, while the shell was there: what its
-            // command had done is done.
+            // Killed from outside while the shell was running, for example by the machine's OOM killer or by a
+            // person. Whatever the command did has happened, so this is a result and not an error.
             (None, End::NotYet) if self.launched.has_begun() => 128 + libc::SIGKILL,
             (None, End::NotYet) => return Err(ExecError::SetUp(said(&stderr))),
             (None, End::Asked(_) | End::Killed(_)) => 128 + libc::SIGKILL,
@@ -225,12 +225,12 @@ impl Running {
     }
 }
 
-/// What the helper or bubblewrap said, in one line.
+/// The error message of the helper or bubblewrap, in one line.
 pub(super) fn said(stderr: &Output) -> String {
     let text = stderr.text.trim();
     let text: String = text.chars().take(500).collect();
     if text.is_empty() {
-        "bubblewrap ended without a word".to_owned()
+        "bubblewrap ended without an error message".to_owned()
     } else {
         text.replace('\n', "; ")
     }
@@ -242,7 +242,7 @@ fn ticks() -> Interval {
     ticks
 }
 
-/// What was read of an output whose writers are gone.
+/// The output that was read before its writers were gone.
 async fn read_out(reading: &mut JoinHandle<Output>) -> Output {
     match timeout(READ_OUT, &mut *reading).await {
         Ok(Ok(output)) => output,

@@ -1,8 +1,8 @@
-//! Which system calls are refused inside. Namespaces do not cover these: keyrings, `io_uring`, vsock, and calls whose
-//! only use inside would be a way out or a large surface of the kernel.
+//! The filter of system calls for what runs inside. Namespaces do not cover what it refuses: keyrings, `io_uring`,
+//! vsock, and calls that inside could only serve to break out or to reach a large part of the kernel.
 //!
-//! What is refused answers with an error rather than death, so that programs that only try go on. A call that enters by
-//! the 32-bit way ends its process.
+//! A refused call fails with an error instead of ending the process, so that programs that merely try it keep
+//! running. A call through the 32-bit entry ends its process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,12 +13,12 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-/// The first number of a call that was not looked at. What is newer, and the numbers of the x32 way, do not exist here.
+/// The first call number that was not reviewed. Newer calls, and the numbers of the x32 ABI, fail with `ENOSYS`.
 const UNKNOWN_FROM: u32 = 463;
 
-/// Calls that are refused whatever their arguments are.
+/// Calls that are refused with `EPERM`, regardless of their arguments.
 const REFUSED: &[i64] = &[
-    // Mounts, old and new, and other roots.
+    // Mounts, through the old and the new interface, and other roots.
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -44,7 +44,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,
-    // Large surfaces.
+    // Large parts of the kernel.
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
@@ -66,7 +66,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_clock_settime,
     libc::SYS_clock_adjtime,
     libc::SYS_adjtimex,
-    // Files by number, past every path.
+    // Access to files by handle, which bypasses every path.
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_lookup_dcookie,
@@ -83,47 +83,47 @@ const REFUSED_HERE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[libc::SYS_kexec_file_load];
 
-/// Calls that do not exist inside: programs have another way for these.
+/// Calls that fail with `ENOSYS`. Programs have a fallback for each of them.
 const MISSING: &[i64] = &[
     libc::SYS_clone3,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     MEMFD_SECRET,
-    // The mode of a file that it makes is where no filter reads.
+    // Its mode argument is in memory, where a filter cannot read it.
     libc::SYS_openat2,
-    // Requests of asynchronous I/O count against one limit of the whole machine (fs.aio-max-nr).
+    // Asynchronous I/O requests count against one limit of the whole machine (fs.aio-max-nr).
     libc::SYS_io_setup,
 ];
 
-/// Calls that do not exist inside where no cgroup counts the memory of a command: each holds memory in the kernel that
-/// belongs to no process, so that the watcher cannot see it.
+/// Calls that fail with `ENOSYS` if no cgroup counts the memory of a command. Each holds kernel memory that belongs
+/// to no process, so the watcher cannot see it.
 const UNCOUNTED: &[i64] = &[libc::SYS_memfd_create, libc::SYS_semget, libc::SYS_msgget];
-/// Largest System V shared memory segment where no cgroup counts memory. There are at most 4,096 of them
-/// (kernel.shmmni), so that all together hold 64 MiB at most. PostgreSQL makes one of 56 bytes.
+/// Maximum size of a System V shared memory segment if no cgroup counts memory. There are at most 4,096 segments
+/// (kernel.shmmni), so together they hold at most 64 MiB. PostgreSQL needs one of 56 bytes.
 const UNCOUNTED_SHM_BYTES_MAX: u64 = 16 << 10;
 
-// Of the numbers that are the same on every architecture, those that the library does not name everywhere.
+// Call numbers that are the same on every architecture, but that `libc` does not define everywhere.
 const PIDFD_GETFD: i64 = 438;
 const QUOTACTL_FD: i64 = 443;
 const MEMFD_SECRET: i64 = 447;
 const FCHMODAT2: i64 = 452;
 
-/// Every kind of namespace, as flags of `clone`: time, mounts, cgroup, uts, ipc, user, pid, net.
+/// All namespace flags of `clone`: time, mount, cgroup, uts, ipc, user, pid, net.
 const CLONE_NEW: u64 = 0x7e02_0080;
 
-/// Requests to a terminal that type for somebody else.
+/// Terminal requests that inject input, as if somebody else had typed it.
 const IOCTLS: [u64; 2] = [
     0x5412, // TIOCSTI
     0x541c, // TIOCLINUX
 ];
 
-/// `fcntl(F_SETLEASE)`: a lease makes whoever opens the file wait, the server among them.
+/// `fcntl(F_SETLEASE)`: a lease blocks everyone who opens the file, including the server.
 const SET_LEASE: u64 = 1024;
-/// The first command of `fcntl` that was not looked at. Newer ones are leases of another name, among other things.
+/// The first `fcntl` command that was not reviewed. Newer ones include leases under another name.
 const FCNTL_UNKNOWN_FROM: u64 = 1039;
 
-/// `setsockopt` options that make a socket's buffers larger: their level, and their names (asm-generic/socket.h).
+/// `setsockopt` level and options that enlarge the buffers of a socket (asm-generic/socket.h).
 const SOCKET_LEVEL: u64 = 1;
 const BUFFER_SIZES: [u64; 4] = [
     7,  // SO_SNDBUF
@@ -132,75 +132,76 @@ const BUFFER_SIZES: [u64; 4] = [
     33, // SO_RCVBUFFORCE
 ];
 
-/// Families of sockets that there are: unix, internet, and netlink as far as it tells routes. Not vsock, not packets, nor
-/// any other.
+/// Allowed socket families: unix, IPv4, and IPv6. Netlink is allowed for routes only. No vsock, packet or other
+/// sockets.
 const FAMILIES: [u64; 3] = [1, 2, 10];
 const NETLINK: u64 = 16;
 
-/// Bits of a mode that make a program run as its owner.
+/// Mode bits that make a program run as its owner or group.
 const SET_ID: u64 = 0o6000;
-/// A bit that the kinds of devices have, of characters and of blocks, and no other kind that can be made.
+/// A mode bit that only character and block devices have, among the file types that `mknod` can create.
 const DEVICE: u64 = 0o020_000;
-/// Flags of `open` with which a file may be made: `O_CREAT`, and the own bit of `O_TMPFILE`. Without them its mode means
-/// nothing, and may be anything.
+/// Flags of `open` that can create a file: `O_CREAT`, and the bit specific to `O_TMPFILE`. Without them, the mode
+/// argument is ignored and may be anything.
 const MAKES: u64 = 0o100 | 0o20_000_000;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-/// One instruction, as `struct sock_filter` has it: code, jump if true, jump if false, constant.
+/// One BPF instruction, in the order of `struct sock_filter`: code, jump if true, jump if false, constant.
 type Instruction = (u16, u8, u8, u32);
 
-// Instructions of classic BPF, and what a filter answers (linux/bpf_common.h, linux/seccomp.h).
+// Opcodes of classic BPF, and return values of a filter (linux/bpf_common.h, linux/seccomp.h).
 const LOAD: u16 = 0x20; // the 32 bits at an offset of `struct seccomp_data`
 const JUMP: u16 = 0x05;
 const AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
-/// Where the number of the call stands in `struct seccomp_data`.
+/// Offset of the call number in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 
-/// What becomes of a call.
+/// How a call is decided.
 enum Rule {
-    /// It answers with this error.
+    /// Fails with this error.
     Refused(i32),
-    /// It is refused but where all tests of one row hold.
+    /// Allowed if all tests of at least one row hold; otherwise refused.
     Unless(Vec<Vec<Test>>),
 }
 
-/// A test of an argument, by its place. The kernel reads these as 32 bits; what stands above them means nothing.
+/// A test of an argument, given by its index. The kernel reads these arguments as 32 bits and ignores the upper half.
 #[derive(Clone, Copy)]
 enum Test {
     Is(u8, u64),
     IsNot(u8, u64),
-    /// It has none of these bits.
+    /// None of these bits is set.
     HasNone(u8, u64),
-    /// It is less than this, as an unsigned number.
+    /// Less than the value, as an unsigned number.
     Below(u8, u64),
-    /// All 64 bits are at most this.
+    /// At most the value, compared with all 64 bits.
     AtMostWhole(u8, u64),
 }
 
-/// What the calls from a number on are answered with, up to the next one.
+/// The program for all call numbers from `from` up to the next segment.
 struct Segment {
     from: u32,
     program: Vec<Instruction>,
 }
 
-/// The filter, as the kernel reads it.
+/// Builds the filter in the kernel's binary format.
 ///
-/// When a filter is set, the kernel translates it, and goes through it with each number that there is; bubblewrap sets it
-/// twice. So it is short, and the calls do not stand in one row: a tree leads to each.
+/// When a filter is installed, the kernel compiles it and evaluates it for every call number; bubblewrap installs it
+/// twice. To keep that fast, the filter is a binary search tree over the call numbers instead of a linear list.
 ///
-/// `memory`: who bounds the memory of what runs inside. Without a cgroup, calls that hold memory where the watcher cannot
-/// see it are refused as well.
+/// `memory`: what limits the memory of the processes inside. Without a cgroup, calls that hold memory where the
+/// watcher cannot see it are refused too.
 ///
 /// # Errors
-/// Where the machine's architecture is none that is known.
+/// If the machine's architecture is not supported.
 pub(super) fn filter(memory: Keeper) -> io::Result<Vec<u8>> {
     let arch = std::env::consts::ARCH
         .try_into()
         .map_err(|_| io::Error::other("system calls of this architecture cannot be filtered"))?;
-    // Without rules it looks at the architecture alone. What it would refuse, at its end, goes on.
+    // With no rules, the library's program checks only the architecture. Its last instruction refuses everything
+    // else, so it is dropped and the tree follows instead.
     let mut program = compile(arch, Rules::new())?;
     program.pop();
     program.push((LOAD, 0, 0, NUMBER));
@@ -208,7 +209,7 @@ pub(super) fn filter(memory: Keeper) -> io::Result<Vec<u8>> {
     Ok(bytes_of(&program))
 }
 
-/// All numbers, in their order.
+/// All segments, in ascending order.
 fn segments(arch: TargetArch, memory: Keeper) -> io::Result<Vec<Segment>> {
     let allowed = || vec![(RETURN, 0, 0, ALLOW)];
     let refused = |errno: i32| vec![(RETURN, 0, 0, ERRNO | errno.unsigned_abs())];
@@ -222,7 +223,7 @@ fn segments(arch: TargetArch, memory: Keeper) -> io::Result<Vec<Segment>> {
             Rule::Refused(errno) => refused(errno),
             Rule::Unless(allowed) => compile(arch, Rules::from([(call, library_s(&allowed)?)]))?,
         };
-        // What is allowed between two of them would be nothing where one follows the other.
+        // Drop the allowing segment between two adjacent calls, which would be empty.
         segments.pop_if(|last| last.from == from);
         segments.push(Segment { from, program });
         segments.push(Segment {
@@ -238,7 +239,7 @@ fn segments(arch: TargetArch, memory: Keeper) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Leads from the number, which is loaded, to the program of its segment.
+/// Builds the search tree that jumps from the loaded call number to the program of its segment.
 fn tree(segments: &[Segment]) -> io::Result<Vec<Instruction>> {
     let (lower, upper) = segments.split_at(segments.len() / 2);
     let ([_, ..], [middle, ..]) = (lower, upper) else {
@@ -258,7 +259,7 @@ fn tree(segments: &[Segment]) -> io::Result<Vec<Instruction>> {
     Ok(program)
 }
 
-/// The library's program: all is refused but the calls that are named, and they where one of their rules holds.
+/// Compiles rules with the library. The program refuses everything but the calls in `allowed` for which a rule holds.
 fn compile(arch: TargetArch, allowed: Rules) -> io::Result<Vec<Instruction>> {
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let program: BpfProgram = SeccompFilter::new(allowed, refused, SeccompAction::Allow, arch)
@@ -267,7 +268,7 @@ fn compile(arch: TargetArch, allowed: Rules) -> io::Result<Vec<Instruction>> {
     Ok(program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect())
 }
 
-/// Rules as the library has them.
+/// Converts rows of tests to the library's rules.
 fn library_s(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
     let condition = |test: &Test| {
         let low = SeccompCmpArgLen::Dword;
@@ -288,7 +289,7 @@ fn library_s(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
     rules.map_err(io::Error::other)
 }
 
-/// Every call that is not simply allowed.
+/// The rule for every call that is not simply allowed.
 fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
     use Test::{AtMostWhole, Below, HasNone, Is, IsNot};
     let refused =
@@ -341,7 +342,7 @@ fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
     refused(REFUSED, libc::EPERM)
         .chain(refused(REFUSED_HERE, libc::EPERM))
         .chain(refused(MISSING, libc::ENOSYS))
-        // Growth of files then takes the time of writing them.
+        // Without fallocate, growing a file takes as long as writing it, so the watcher notices in time.
         .chain(refused(&[libc::SYS_fallocate], libc::EOPNOTSUPP))
         .chain(refused(uncounted, libc::ENOSYS))
         .chain(
@@ -353,7 +354,7 @@ fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
         .collect()
 }
 
-/// `struct sock_filter` one after the other.
+/// Serializes the program as an array of `struct sock_filter`.
 fn bytes_of(program: &[Instruction]) -> Vec<u8> {
     program
         .iter()
@@ -379,8 +380,8 @@ mod tests {
     };
     const OTHER_ARCH: u32 = 0x4000_0003;
 
-    /// Does what the kernel does with a program: its answer to `struct seccomp_data`, as 32 bits at a time, and how many
-    /// instructions that took.
+    /// Interprets a program as the kernel does. `data` is `struct seccomp_data` as 32-bit words. Returns the result,
+    /// and the number of instructions that were executed.
     fn run(program: &[Instruction], data: &[u32; 16]) -> (u32, usize) {
         let (mut at, mut accumulator, mut steps) = (0, 0, 0);
         loop {
@@ -414,8 +415,8 @@ mod tests {
             .collect()
     }
 
-    /// What the filter is to answer, said another way. None: to what the kernel itself refuses. `above`: the upper 32 bits
-    /// of each argument.
+    /// The expected result, written independently of the rules above. `None` for calls that the kernel itself
+    /// refuses. `above`: the upper 32 bits of each argument.
     fn meant(call: u32, args: &[u32], above: u32, memory: Keeper) -> Option<u32> {
         let call = i64::from(call);
         let refuse = |errno: i32| ERRNO | errno.unsigned_abs();
@@ -479,14 +480,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn it_answers_as_it_is_meant_to(
+        fn the_filter_matches_an_independent_description(
             args in proptest::array::uniform6(prop_oneof![
-                // Of each argument: one bit, families of sockets, what else means something, and anything.
+                // Per argument: a single bit, a socket family, other values with a meaning, or anything.
                 (0..32_u32).prop_map(|bit| 1 << bit),
                 0..46_u32, 1020..1045_u32, Just(16_384), Just(16_385), Just(0o4755), Just(0o20_644), Just(0o60_644), Just(0o100_644), Just(0o10_600), Just(0x5412), Just(0x541c), Just(0o1101),
                 any::<u32>(),
             ]),
-            // What stands above the 32 bits that the kernel reads changes nothing.
+            // The upper 32 bits, which must not change the result.
             above in prop_oneof![Just(0), any::<u32>()],
             memory in prop_oneof![Just(Keeper::Watcher), Just(Keeper::CgroupV2)],
             other_arch in proptest::bool::weighted(0.05),
@@ -509,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_each_call_is_short() {
+    fn every_call_is_decided_within_30_instructions() {
         let filter = read(&filter(Keeper::Watcher).unwrap());
         for call in 0..UNKNOWN_FROM {
             let mut data = [0; 16];

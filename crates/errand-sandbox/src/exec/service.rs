@@ -1,4 +1,5 @@
-//! Programs that stay: isolated as commands are, but with the network, without a workspace, and talked to over pipes.
+//! Long-running programs: isolated like commands, but with the network, without a workspace, and reached through
+//! pipes.
 
 use std::path::PathBuf;
 
@@ -8,33 +9,31 @@ use tokio::process::{ChildStderr, ChildStdout};
 use super::GRACE;
 use super::launch::Launched;
 
-/// A program that stays.
+/// Describes a long-running program.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceSpec {
-    /// The program, looked for in the inner `PATH`, and its arguments.
+    /// The program, looked up in the `PATH` inside, and its arguments.
     pub argv: Vec<String>,
-    /// Its environment, beside PATH, HOME, LANG, TERM, TMPDIR and USER, which it may replace.
+    /// Environment variables, in addition to PATH, HOME, LANG, TERM, TMPDIR and USER. They may replace those.
     pub env: Vec<(String, String)>,
-    /// Paths of the host that it sees, read-only, at the same place. Never the data directory or what it lies in.
+    /// Paths of the host that are visible at the same place, read-only. Must not contain, or be in, the data
+    /// directory.
     pub read_only: Vec<PathBuf>,
 }
 
-/// A program that runs. Dropped, it is killed, with everything that it started.
+/// A running service. Dropping it kills it, with everything that it has started.
 ///
-/// It sees the network as the host does, with the host's loopback and its abstract sockets.
+/// It sees the network as the host does, including the host's loopback and abstract sockets.
 #[derive(Debug)]
 pub struct Service {
     launched: Launched,
 }
 
-/// The pipes of a service.
 #[derive(Debug)]
 pub struct ServicePipes {
-    /// Its standard input.
     pub stdin: pipe::Sender,
-    /// Its standard output.
     pub stdout: ChildStdout,
-    /// Its standard error. To be read, or it blocks; what it holds is untrusted.
+    /// Must be read, or the service blocks. Its content is untrusted.
     pub stderr: ChildStderr,
 }
 
@@ -43,7 +42,7 @@ impl Service {
         Self { launched }
     }
 
-    /// Its pipes, once.
+    /// Takes the pipes. `None` if they were taken before.
     pub fn pipes(&mut self) -> Option<ServicePipes> {
         let launched = &mut self.launched;
         Some(ServicePipes {
@@ -53,13 +52,13 @@ impl Service {
         })
     }
 
-    /// Until it has ended by itself; its exit code, 128 and the signal's number where a signal ended it.
+    /// Waits until it has ended by itself. Returns its exit code, or 128 plus the signal number if a signal ended it.
     pub async fn ended(&mut self) -> i32 {
         let _ = self.launched.child.wait().await;
         self.launched.exit_code().unwrap_or(1)
     }
 
-    /// Asks it to end, and kills it and all that it started two seconds later.
+    /// Asks it to end, and kills it with everything it has started after [`GRACE`].
     pub async fn stop(mut self) {
         self.launched.terminate();
         if tokio::time::timeout(GRACE, self.launched.child.wait())

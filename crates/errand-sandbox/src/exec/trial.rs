@@ -1,4 +1,4 @@
-//! Finds out whether commands can be isolated, by isolating one; and says, where they cannot, why and what to do.
+//! Finds out whether commands can be isolated, by isolating one. If not, explains why and what to do.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,28 +16,28 @@ use super::running::ShellParts;
 use super::{Command, EndedBy, ExecError, Finished, Shell as _, Unavailable};
 use crate::root::Root;
 
-/// The program of bubblewrap.
 const PROGRAM: &str = "bwrap";
-/// How long the trial may take: a busy machine takes its time.
+/// Time limit of the probe, long enough for a busy machine.
 const TRIAL: Duration = Duration::from_secs(20);
-/// How the names of the directories of trials begin.
+/// Prefix of the names of probe directories.
 const PREFIX: &str = ".errand-isolation-trial-";
-/// What is in such a directory, and what the trial writes there.
+/// The workspace in such a directory, and the file that the probe writes there.
 const WORKSPACE: &str = "workspace";
 const WRITTEN: &str = "trial";
-/// A trial's directory that is older is of a server that was killed. Longer than any trial, with all its repetitions, takes.
+/// Age from which a probe directory must be left over from a server that was killed. Longer than any probe, with all
+/// its repetitions, takes.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// What the trial says when all is well.
+/// Output of a successful probe.
 const WELL: &str = "errand-trial: well";
 
-/// What the trial does inside. It must be able to write its workspace, and nothing of the machine: the file of the kernel
-/// is opened, and not written to. The network has nothing but a loopback that is down or its own.
+/// The command that the probe runs. It must be able to write to its workspace, and to nothing of the machine. The
+/// kernel file is opened but not written to.
 const SCRIPT: &str = r#": > /workspace/trial || exit 3
 if (: >> /proc/sys/kernel/core_pattern) 2>/dev/null; then exit 4; fi
 if (: >> /usr/.errand-trial) 2>/dev/null; then exit 5; fi
 echo "errand-trial: well""#;
 
-/// Where bubblewrap is.
+/// Looks up bubblewrap.
 pub(super) fn program(search_path: &OsStr) -> Result<String, Unavailable> {
     let found = std::env::split_paths(search_path)
         .filter(|dir| dir.is_absolute())
@@ -52,12 +52,13 @@ pub(super) fn program(search_path: &OsStr) -> Result<String, Unavailable> {
     })
 }
 
-/// Tries it, with less where the machine or bubblewrap has less, and says what holds.
+/// Probes the isolation, and drops features that the machine or bubblewrap lacks. Returns `inner` with the features
+/// that work.
 pub(super) async fn with_abilities(mut inner: Inner) -> Result<Inner, Unavailable> {
     let place = Place::make(&inner).map_err(|error| {
         Unavailable::new(
-            format!("a directory for the trial of the isolation cannot be made: {error}"),
-            "see to it that the directory for temporary files can be written to (TMPDIR, else /tmp), and, where the server is root, that the users from sandbox.uid_base on exist in its user namespace",
+            format!("cannot create a directory to test the isolation: {error}"),
+            "make the directory for temporary files writable (TMPDIR, otherwise /tmp). If the server is root, make sure that the user ids from sandbox.uid_base on exist in its user namespace",
         )
     })?;
     loop {
@@ -67,7 +68,7 @@ pub(super) async fn with_abilities(mut inner: Inner) -> Result<Inner, Unavailabl
         };
         let abilities = inner.abilities();
         if abilities.disables_user_namespaces && said.contains("--disable-userns") {
-            // The filters forbid them as well.
+            // The seccomp filter forbids user namespaces as well.
             abilities.disables_user_namespaces = false;
         } else if abilities.own_proc && said.contains("mount proc") {
             abilities.own_proc = false;
@@ -77,7 +78,7 @@ pub(super) async fn with_abilities(mut inner: Inner) -> Result<Inner, Unavailabl
     }
 }
 
-/// One trial. The error is what was said.
+/// Runs one probe. The error is its message.
 async fn once(inner: &Inner, workspace: &Path) -> Result<(), String> {
     let told = |error: &ExecError| chain(error);
     let root = Root::open(workspace).map_err(|error| chain(&error))?;
@@ -99,20 +100,20 @@ fn judge(finished: &Finished) -> Result<(), String> {
     match (finished.exit_code, finished.ended_by) {
         (0, None) if finished.stdout.text.trim() == WELL => Ok(()),
         (_, Some(EndedBy::TimeLimit)) => Err(format!(
-            "the trial did not end within {} s",
+            "the test command did not end within {} s",
             TRIAL.as_secs()
         )),
-        (3, _) => Err("the workspace cannot be written to from inside".to_owned()),
-        (4, _) => Err("a file of the kernel can be opened for writing from inside".to_owned()),
-        (5, _) => Err("the machine's programs can be written to from inside".to_owned()),
+        (3, _) => Err("the workspace is not writable from inside".to_owned()),
+        (4, _) => Err("a kernel setting can be opened for writing from inside".to_owned()),
+        (5, _) => Err("the machine's programs are writable from inside".to_owned()),
         (code, _) => Err(format!(
-            "the trial ended with {code}: {}",
+            "the test command ended with exit code {code}: {}",
             finished.stderr.text.trim()
         )),
     }
 }
 
-/// Why it does not work, for people.
+/// Explains a failed probe, and how to fix it.
 fn explain(said: &str) -> Unavailable {
     let kernel = kernel_setting();
     let because = kernel
@@ -121,13 +122,13 @@ fn explain(said: &str) -> Unavailable {
     let remedy = if let Some((_, remedy)) = kernel {
         remedy.to_owned()
     } else if said.contains("new namespace") || said.contains("namespaces exceeded") {
-        "allow user namespaces: user.max_user_namespaces above 0, and in a container a seccomp profile that lets unshare and mount through".to_owned()
+        "allow user namespaces: set user.max_user_namespaces above 0, and in a container use a seccomp profile that permits unshare and mount".to_owned()
     } else if said.contains("give up privileges") {
-        "give the server the capabilities SETUID, SETGID and SETPCAP and a sandbox.uid_base that exists in its user namespace, or start it as an ordinary user".to_owned()
+        "give the server the capabilities SETUID, SETGID and SETPCAP and a sandbox.uid_base that exists in its user namespace, or run it as an ordinary user".to_owned()
     } else if said.contains("reach the workspace") || said.contains("source path") {
-        "start the server as an ordinary user, or give it the capability SYS_ADMIN, so that it can show commands their directory alone".to_owned()
+        "run the server as an ordinary user, or give it the capability SYS_ADMIN, which it needs to show commands only their own directory".to_owned()
     } else {
-        "see what it says; `errand doctor` tries again".to_owned()
+        "fix what the message says, then run `errand doctor` to check again".to_owned()
     };
     Unavailable::new(
         format!("commands cannot be isolated: {said}{because}"),
@@ -135,24 +136,24 @@ fn explain(said: &str) -> Unavailable {
     )
 }
 
-/// A setting of the kernel that forbids what bubblewrap needs: what is so, and what to do.
+/// A kernel setting that forbids what bubblewrap needs: its value, and what to do.
 fn kernel_setting() -> Option<(&'static str, &'static str)> {
     let is =
         |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|found| found.trim() == value);
     [
         (
             ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-            ("kernel.unprivileged_userns_clone is 0", "set the kernel's kernel.unprivileged_userns_clone to 1"),
+            ("kernel.unprivileged_userns_clone is 0", "set the kernel setting kernel.unprivileged_userns_clone to 1"),
         ),
         (
             ("/proc/sys/user/max_user_namespaces", "0"),
-            ("user.max_user_namespaces is 0", "set the kernel's user.max_user_namespaces to 1000 or more"),
+            ("user.max_user_namespaces is 0", "set the kernel setting user.max_user_namespaces to 1000 or more"),
         ),
         (
             ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
             (
                 "kernel.apparmor_restrict_unprivileged_userns is 1",
-                "give bwrap a profile of AppArmor that allows user namespaces, or set kernel.apparmor_restrict_unprivileged_userns to 0",
+                "give bwrap an AppArmor profile that allows user namespaces, or set kernel.apparmor_restrict_unprivileged_userns to 0",
             ),
         ),
     ]
@@ -161,8 +162,8 @@ fn kernel_setting() -> Option<(&'static str, &'static str)> {
     .map(|(_, told)| told)
 }
 
-/// A workspace for the trial, in a directory that others cannot look into, as the real ones are. Removed when dropped; for
-/// what a server that was killed has left there is [`remove_abandoned`].
+/// A workspace for a probe, in a directory that other users cannot enter, like the real ones. Removed when dropped;
+/// [`remove_abandoned`] removes what a killed server has left.
 struct Place {
     workspace: PathBuf,
     _dir: TempDir,
@@ -171,7 +172,7 @@ struct Place {
 impl Place {
     fn make(inner: &Inner) -> std::io::Result<Self> {
         let private = fs::Permissions::from_mode(0o700);
-        // A name with chance in it: in a container each start has the same process id.
+        // A random name: in a container, each start has the same process id.
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(private.clone())
@@ -190,9 +191,10 @@ impl Place {
     }
 }
 
-/// Removes the directories of trials that have been there for longer than a trial takes: what a server that was killed has
-/// left. They are in the directory for temporary files, where others write as well: what a trial leaves is removed by its
-/// names, and a directory in which there is anything else stays. Blocking.
+/// Removes probe directories that a killed server has left. Blocking.
+///
+/// They are in the shared directory for temporary files. Therefore only files with the probe's names are removed, and
+/// a directory that contains anything else stays.
 pub(super) fn remove_abandoned() {
     remove_abandoned_in(&std::env::temp_dir(), time_of_files());
 }
@@ -222,7 +224,7 @@ fn remove_abandoned_in(above: &Path, now: SystemTime) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "compared with times of files, which have the machine's, not that of a clock given"
+    reason = "compared with modification times, which come from the machine's clock and not from an injected one"
 )]
 fn time_of_files() -> SystemTime {
     SystemTime::now()
@@ -233,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_trials_left_is_removed_when_it_is_old_and_nothing_else() {
+    fn only_old_leftovers_of_probes_are_removed() {
         assert!(SCRIPT.starts_with(&format!(": > /{WORKSPACE}/{WRITTEN} ")));
         let (above, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let named = |name: &str| above.path().join(format!("{PREFIX}{name}"));

@@ -1,11 +1,12 @@
-//! Which user a sandbox is, where the server is root: one for each, so that commands of two cannot reach each other.
+//! Assigns user ids to sandboxes if the server is root: one per sandbox, so that commands of two sandboxes cannot
+//! reach each other.
 //!
-//! Nothing is written down: a sandbox's user is the owner of its directory.
+//! Nothing is stored: the user id of a sandbox is the owner of its directory.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The users that are in use, out of a range that nothing else on the machine may use.
+/// The user ids in use, out of a range that nothing else on the machine may use.
 #[derive(Debug)]
 pub struct Uids {
     base: u32,
@@ -21,8 +22,8 @@ struct State {
 }
 
 impl Uids {
-    /// `count` users from `base` on, none of them used yet. `base`: 1 or more, so that root is never among them. The last is
-    /// that of trials, so that `count` should be 2 or more.
+    /// Manages `count` user ids from `base` on, none of them in use. `base` is raised to 1, so that root is never
+    /// among them. The last id is reserved for probes, so `count` should be at least 2.
     #[must_use]
     pub fn new(base: u32, count: u32) -> Self {
         Self {
@@ -33,29 +34,29 @@ impl Uids {
         }
     }
 
-    /// Whether it is one of the range: whoever may be started, that of trials among them.
+    /// Whether a user id is in the range, including the one for probes. Only such users may be started.
     #[must_use]
     pub fn contains(&self, uid: u32) -> bool {
         uid.checked_sub(self.base)
             .is_some_and(|offset| offset <= self.count)
     }
 
-    /// The user of trials, which no sandbox is.
+    /// User id for probes. It is never assigned to a sandbox.
     pub(super) fn of_trials(&self) -> u32 {
         self.base + self.count
     }
 
-    /// Notes that it is used. False where it was noted already, or is not of the range.
+    /// Marks a user id as used. Returns `false` if it was used already, or may not be assigned.
     pub fn claim(&self, uid: u32) -> bool {
         self.contains(uid) && uid != self.of_trials() && self.lock().used.insert(uid)
     }
 
-    /// One that nobody uses. None where all are used.
+    /// Takes a free user id. Returns `None` if all are used.
     pub fn take(&self) -> Option<u32> {
         let mut state = self.lock();
         for _ in 0..self.count {
             let uid = self.base + state.next;
-            // The next in order, not the one given back last: what a dead one left is then not met at once.
+            // Round robin rather than the most recently released one, which may still own leftovers.
             state.next = (state.next + 1) % self.count;
             if state.used.insert(uid) {
                 return Some(uid);
@@ -64,12 +65,12 @@ impl Uids {
         None
     }
 
-    /// Nobody uses it any more.
+    /// Releases a user id.
     pub fn give_back(&self, uid: u32) {
         self.lock().used.remove(&uid);
     }
 
-    /// Held by whoever gives a sandbox its user, so that two do not give it two.
+    /// Hold this while assigning a user to a sandbox, so that two threads do not assign two.
     pub(crate) fn assigning(&self) -> MutexGuard<'_, ()> {
         self.assigning
             .lock()
@@ -77,7 +78,7 @@ impl Uids {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A set is whole whatever its holder did.
+        // The set is consistent even if a holder of the lock panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -87,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_given_once_and_again_when_it_is_given_back() {
+    fn a_uid_is_used_once_until_it_is_released() {
         let uids = Uids::new(100, 4);
         assert!(uids.claim(101) && !uids.claim(101) && !uids.claim(103) && !uids.claim(0));
         assert_eq!(

@@ -1,9 +1,9 @@
-//! Looks whether a command passes a bound that the kernel does not hold by itself, or holds without a word.
+//! Watches a command for limits that the kernel does not enforce by itself, or enforces silently.
 //!
-//! Memory and processes: the cgroup's own counts, or, without cgroups, those of the processes. Disk and files: the
-//! workspace is measured. That takes time in proportion to its files, so that it is done when the file system as a whole
-//! has taken up enough for it to matter, and else now and then. Files that have no name any more count while a process
-//! holds them open.
+//! Memory and processes: read from the cgroup's counters, or, without cgroups, from the processes. Disk and files:
+//! the workspace is measured. That takes time in proportion to its files, so it only happens when the file system as
+//! a whole has grown enough to matter, and otherwise at intervals. Deleted files count while a process holds them
+//! open.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
@@ -17,54 +17,55 @@ use super::{Bound, Limits, processes};
 use crate::room::Held;
 use crate::root::Root;
 
-/// How often it is looked.
+/// Time between two checks.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
-/// How long a measuring is good at least, in parts of the time that it took: a hundredth of a processor goes into it.
+/// A measurement stays valid for at least this many times the time it took. Measuring then uses at most about a
+/// twentieth of a processor.
 const REST_PER_WORK: u32 = 20;
-/// How long a measuring is good where the file system has not changed much.
+/// Minimum validity of a measurement, unless the file system has grown much.
 const REST_MIN: Duration = Duration::from_secs(1);
-/// Growth of the file system that is not the workspace's before files without a name are looked for.
+/// Growth of the file system above which deleted files that are still open are searched for.
 const UNEXPLAINED_BYTES: u64 = 64 << 20;
-/// Pseudo terminals of one command. All on a machine come from one limit, 4,096 as a rule.
+/// Maximum open pseudoterminals of one command. All of a machine usually share a limit of 4,096.
 const TERMINALS_MAX: usize = 64;
-/// How long a count of mappings is good, in parts of the time that it took: counting takes a fifth of a processor at most.
+/// A count of mappings stays valid for this many times the time it took. Counting then uses at most a fifth of a processor.
 const MAPPINGS_REST_PER_WORK: u32 = 4;
-/// Growth of the file system after which a command that ended is measured at once, where its team has a quota.
+/// Growth of the file system from which the workspace is measured when a command has ended, if its team has a quota.
 const TEAM_GROWTH_BYTES: u64 = 1 << 20;
-/// What is read of an output before nobody reads on.
+/// Bytes read of one command's outputs before it is stopped.
 const OUTPUT_READ_BYTES_MAX: u64 = 1 << 30;
 
-/// Sandboxes that were over a bound when their last command ended, by device and inode, with what they held: they may
-/// hold so much, so that a command can remove it, and not more.
+/// Sandboxes that exceeded a limit when their last command ended, by device and inode, with what they held. The next
+/// command may hold that much but not more; otherwise it could never run to delete files.
 pub(super) type Over = Arc<Mutex<HashMap<(u64, u64), Held>>>;
 
-/// How much of a file system is taken.
+/// Used part of a file system.
 #[derive(Clone, Copy, Debug)]
 struct Filled {
     bytes: u64,
     files: u64,
 }
 
-/// What is watched of one command.
+/// State of watching one command.
 pub(super) struct Watch {
     workspace: Root,
     id: (u64, u64),
     limits: Limits,
-    /// What it may hold.
+    /// Maximum size of the workspace: the limits, or its earlier size if that was larger.
     may: Held,
-    /// Bytes that it may hold however full its team's quota is: what it held before.
+    /// Bytes that it may keep even if its team's quota is used up: its size before the command.
     may_keep_bytes: u64,
     over: Over,
     group: Arc<Group>,
     keepers: (Keeper, Keeper),
-    /// Bytes of output so far.
+    /// Bytes of output read so far.
     output: Arc<AtomicU64>,
     at_start: Option<Filled>,
     measured: Option<Measured>,
     mappings: Option<Mappings>,
 }
 
-/// What the mappings of all processes took when they were counted.
+/// The last count of the kernel memory for mappings.
 struct Mappings {
     at: Instant,
     took: Duration,
@@ -122,7 +123,7 @@ impl Watch {
         &self.workspace
     }
 
-    /// Looks. `first`: the first process inside. Blocking.
+    /// Checks all limits. `first` is the first process inside. Blocking.
     pub(super) fn look(&mut self, first: Option<u32>) -> Option<Bound> {
         if let Some(bound) = self.counted() {
             return Some(bound);
@@ -152,8 +153,8 @@ impl Watch {
         self.judge(held, self.nameless(held, first))
     }
 
-    /// Mappings are counted only where they could make the difference: that takes milliseconds for each process that has
-    /// many.
+    /// Whether the memory limit is exceeded. Mappings are counted only if they could make the difference, because that takes
+    /// milliseconds for each process with many mappings.
     fn is_over_memory(&mut self, taken: Taken, first: u32) -> bool {
         let Some(room) = self.limits.memory_bytes_max.checked_sub(taken.memory_bytes) else {
             return true;
@@ -175,23 +176,23 @@ impl Watch {
         bytes > room
     }
 
-    /// What the kernel says of a command whose processes are all gone.
+    /// The limit that the kernel enforced, judging by counters and the exit code, after all processes are gone.
     pub(super) fn told(&self, exit_code: i32) -> Option<Bound> {
         const FILE_SIZE_SIGNAL: i32 = 128 + libc::SIGXFSZ;
         self.counted()
             .or_else(|| (exit_code == FILE_SIZE_SIGNAL).then_some(Bound::FileSize))
     }
 
-    /// Whether the workspace is to be measured when all processes are gone.
+    /// Whether the workspace must be measured after all processes are gone.
     pub(super) fn is_to_be_measured(&self) -> bool {
         self.measured.is_some()
             || self.has_grown_much()
-            // What was taken or removed there counts for the whole team.
+            // Every change counts toward the team's quota.
             || self.workspace.is_tight()
             || self.team_allows().is_some() && self.growth().0 > TEAM_GROWTH_BYTES
     }
 
-    /// Measures a last time. Blocking.
+    /// Measures a last time, after the command has ended. Blocking.
     pub(super) fn look_back(&mut self) -> Option<Bound> {
         let held = self.measure();
         let bound = self.judge(held, 0);
@@ -199,7 +200,7 @@ impl Watch {
         bound
     }
 
-    /// What the workspace holds when a command was stopped for it: the next one may hold as much.
+    /// Records what the workspace holds after its command was stopped for it. The next command may hold that much.
     pub(super) fn look_after_stop(&mut self) {
         let held = self.measure();
         self.note(held);
@@ -230,12 +231,12 @@ impl Watch {
         }
     }
 
-    /// Bytes that the workspace may hold by its team's quota. None: the team has none.
+    /// Maximum bytes of the workspace under its team's quota. `None` if the team has no quota.
     fn team_allows(&self) -> Option<u64> {
         self.workspace.room().and_then(|room| room.team_allows())
     }
 
-    /// Bytes that the command may bring the workspace to.
+    /// Maximum bytes of the workspace that the command may reach.
     fn bytes_max(&self) -> u64 {
         self.team_allows().map_or(self.may.bytes, |allowed| {
             self.may.bytes.min(allowed.max(self.may_keep_bytes))
@@ -255,7 +256,7 @@ impl Watch {
         }
     }
 
-    /// Whether the workspace is to be measured now.
+    /// Whether the workspace must be measured now.
     fn is_due(&self) -> bool {
         let Some(last) = &self.measured else {
             return self.at_start.is_none() || self.has_grown_much() || self.growth() > (0, 0);
@@ -264,8 +265,8 @@ impl Watch {
         last.at.elapsed() >= rest || self.has_grown_much()
     }
 
-    /// Whether the file system has taken up half of what the workspace may still take, since it was measured last: by
-    /// whomever.
+    /// Whether the file system has used up half of what the workspace may still grow, since the last measurement. It
+    /// does not matter which process used it.
     fn has_grown_much(&self) -> bool {
         let held = self
             .measured
@@ -277,7 +278,7 @@ impl Watch {
             || files > self.may.files.saturating_sub(held.files) / 2
     }
 
-    /// By how much the file system has grown since the workspace was measured last, or the command began.
+    /// Growth of the file system since the last measurement, or since the command began: bytes and files.
     fn growth(&self) -> (u64, u64) {
         let before = self
             .measured
@@ -332,7 +333,7 @@ impl Watch {
         held
     }
 
-    /// Bytes in files without a name, where there is a reason to look for them.
+    /// Bytes in deleted files that are still open, if there is a reason to search for them.
     fn nameless(&self, held: Held, first: u32) -> u64 {
         let (Some(now), Some(start)) = (self.filled(), self.at_start) else {
             return 0;
@@ -342,8 +343,8 @@ impl Watch {
             return 0;
         }
         let nameless = processes::nameless_bytes(first, self.id.0);
-        // What is held where nobody can look (a descriptor on its way through a socket) is found by its effect: the
-        // file system has grown by more than is seen, and this command has written as much.
+        // Files held where nobody can look (a descriptor in transit through a socket) are found by their effect: the
+        // file system has grown by more than can be explained, and this command has written that much.
         let unseen = grown.saturating_sub(held.bytes).saturating_sub(nameless);
         if unseen > self.may.bytes && processes::written_bytes(first) > self.may.bytes {
             return unseen.max(nameless);

@@ -52,7 +52,7 @@ fn files_and_directories_are_copied_with_their_modes() {
         "it can still be run"
     );
     assert!(two.copied("empty").is_dir());
-    // The copy is one's own.
+    // The copy is independent of the original.
     fs::write(two.copied("a.txt"), "changed").unwrap();
     assert_eq!(
         fs::read_to_string(two.dir.path().join("from/a.txt")).unwrap(),
@@ -61,7 +61,7 @@ fn files_and_directories_are_copied_with_their_modes() {
 }
 
 #[test]
-fn nothing_outside_and_nothing_that_blocks_is_copied() {
+fn links_pipes_and_the_outside_are_not_copied() {
     let two = Two::new();
     two.put("a.txt", "one");
     let outside = two.dir.path().join("secret");
@@ -87,7 +87,7 @@ fn nothing_outside_and_nothing_that_blocks_is_copied() {
 }
 
 #[test]
-fn more_than_the_limits_is_refused() {
+fn a_copy_above_the_limits_is_refused() {
     let over = |limits: CopyLimits, fill: &dyn Fn(&Two)| {
         let two = Two::new();
         fill(&two);

@@ -7,7 +7,7 @@ use super::{assert_refused, at, both_ways};
 use crate::{EditError, apply_edit, sha256_hex};
 
 #[test]
-fn the_passage_must_be_there_once_unless_all_are_meant() {
+fn the_passage_must_be_unique_unless_all_is_set() {
     let done = |text: &str, replaced| Ok((text.to_owned(), replaced));
     assert_eq!(apply_edit("a b c", "b", "x", false), done("a x c", 1));
     assert_eq!(
@@ -18,7 +18,7 @@ fn the_passage_must_be_there_once_unless_all_are_meant() {
     assert_eq!(apply_edit("abc", "d", "x", true), Err(EditError::NotFound));
     assert_eq!(apply_edit("", "d", "x", false), Err(EditError::NotFound));
     assert_eq!(apply_edit("abc", "", "x", true), Err(EditError::EmptyOld));
-    // Two places that overlap are two places.
+    // Overlapping occurrences count as two.
     assert_eq!(
         apply_edit("aaa", "aa", "b", false),
         Err(EditError::NotUnique)
@@ -29,12 +29,12 @@ fn the_passage_must_be_there_once_unless_all_are_meant() {
         Err(EditError::NotUnique)
     );
     assert_eq!(apply_edit("a\r\nb", "\n", "", false), done("a\rb", 1));
-    // What is put in is not looked at again.
+    // Inserted text is not searched again.
     assert_eq!(apply_edit("ab", "a", "aa", true), done("aab", 1));
 }
 
 #[test]
-fn an_edit_cannot_blow_a_file_up() {
+fn an_edit_cannot_exceed_the_file_size_limit() {
     let text = "a".repeat(1_000_000);
     let new = "b".repeat(1_000_000);
     assert_eq!(
@@ -49,7 +49,7 @@ fn an_edit_cannot_blow_a_file_up() {
 }
 
 #[test]
-fn a_repeat_can_be_told_from_the_first_time() {
+fn the_digests_tell_a_repeat_from_the_first_time() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("f"), b"price: 1").unwrap();
@@ -64,7 +64,7 @@ fn a_repeat_can_be_told_from_the_first_time() {
 }
 
 #[test]
-fn an_edit_that_does_not_fit_changes_nothing() {
+fn an_edit_that_does_not_match_changes_nothing() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("f"), b"one two one").unwrap();
@@ -89,7 +89,7 @@ fn a_known_digest() {
 
 proptest! {
     #[test]
-    fn one_edit_is_that_of_one_place(before in "[abé]{0,8}", old in "[abé]{1,3}", after in "[abé]{0,8}", new in "[abé]{0,3}") {
+        fn a_unique_passage_is_replaced_in_place(before in "[abé]{0,8}", old in "[abé]{1,3}", after in "[abé]{0,8}", new in "[abé]{0,3}") {
         let text = format!("{before}{old}{after}");
         let places = text.char_indices().filter(|(at, _)| text[*at..].starts_with(&old)).count();
         match apply_edit(&text, &old, &new, false) {

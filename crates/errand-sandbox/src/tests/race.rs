@@ -1,4 +1,4 @@
-//! A directory that turns into a link to the outside and back, as fast as a command can swap the two.
+//! A directory is replaced by a link to the outside and back, as fast as a command can do it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,10 +9,10 @@ use rustix::fs::{CWD, RenameFlags};
 use super::{Ground, SECRET, at, both_ways};
 use crate::{FileError, SearchLimits};
 
-/// Rounds at least made, and at most waited for until both sides of the swap were met.
+/// Minimum rounds, and maximum rounds to wait until both states were seen.
 const ROUNDS_MIN: u32 = 4_000;
 const ROUNDS_MAX: u32 = 2_000_000;
-/// Writes sync the disk, so that they are made in some rounds only.
+/// Writes sync the disk, so they happen only in some rounds.
 const WRITE_EVERY: u32 = 40;
 
 #[test]
@@ -39,7 +39,7 @@ fn a_link_swapped_in_is_never_followed() {
                 match attempt(ground, round) {
                     Ok(()) => inside += 1,
                     Err(FileError::LinkInTheWay { .. }) => refused += 1,
-                    // The walk looks twice for the sake of the message; a swap in between makes it the other one.
+                    // The walk looks a second time to report the right error. A swap in between changes the error.
                     Err(FileError::NotADirectory { .. }) => {}
                     Err(other) => panic!("{other:?}"),
                 }
@@ -54,7 +54,7 @@ fn a_link_swapped_in_is_never_followed() {
     });
 }
 
-/// One operation of each kind in turn. What it saw must be the inside.
+/// Runs one operation, a different one in each round, and asserts that it saw the inside.
 fn attempt(ground: &Ground, round: u32) -> Result<(), FileError> {
     let root = &ground.root;
     let file = at("dir/secret.txt");
@@ -82,7 +82,7 @@ fn attempt(ground: &Ground, round: u32) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Ends the swapping also where an assertion fails, so that the test ends, too.
+/// Ends the swapping thread even if an assertion fails, so that the test ends too.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {

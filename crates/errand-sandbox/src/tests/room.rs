@@ -1,4 +1,4 @@
-//! How much a sandbox may hold.
+//! Limits on the size of a sandbox.
 
 use std::fs;
 use std::sync::Barrier;
@@ -34,7 +34,7 @@ fn is_full(result: Result<(), FileError>) -> bool {
 }
 
 #[test]
-fn writes_fill_a_sandbox_and_no_more() {
+fn a_sandbox_cannot_be_filled_beyond_its_limit() {
     let temp = tempfile::tempdir().unwrap();
     let (root, rooms) = sandbox(temp.path());
     let part = vec![1; 400 << 10];
@@ -42,17 +42,17 @@ fn writes_fill_a_sandbox_and_no_more() {
     root.write(&at("b"), &part).unwrap();
     assert!(is_full(root.write(&at("c"), &part)));
     assert!(!temp.path().join("sandbox/c").exists());
-    // A file that is replaced makes room only once it is replaced: both are there for a moment.
+    // Replacing a file frees space only afterwards: both versions exist for a moment.
     assert!(is_full(root.write(&at("a"), &part)));
     root.write(&at("a"), b"small").unwrap();
     root.write(&at("c"), &part).unwrap();
-    // Another root of the same sandbox has the same room.
+    // Another root of the same sandbox shares the limit.
     let dir = temp.path().join("sandbox");
     let again = Root::open(&dir)
         .unwrap()
         .with_room(&rooms, &dir, charged(1));
     assert!(is_full(again.write(&at("d"), &part)));
-    // What something else removed is found once it is said.
+    // Space freed by something else counts only after `has_changed`.
     fs::remove_file(dir.join("b")).unwrap();
     assert!(is_full(root.write(&at("d"), &part)));
     root.has_changed();
@@ -60,7 +60,7 @@ fn writes_fill_a_sandbox_and_no_more() {
 }
 
 #[test]
-fn an_upload_that_is_dropped_gives_its_room_back() {
+fn a_dropped_upload_returns_its_reserved_space() {
     let temp = tempfile::tempdir().unwrap();
     let (root, _) = sandbox(temp.path());
     let part = vec![1; 900 << 10];
@@ -72,7 +72,7 @@ fn an_upload_that_is_dropped_gives_its_room_back() {
 }
 
 #[test]
-fn files_and_directories_are_counted() {
+fn files_and_directories_count_toward_the_limit() {
     let temp = tempfile::tempdir().unwrap();
     let (root, _) = sandbox(temp.path());
     root.write(&at("a/b/c/d/e/one"), b"").unwrap();
@@ -83,7 +83,7 @@ fn files_and_directories_are_counted() {
 }
 
 #[test]
-fn many_writes_at_once_do_not_exceed_the_room() {
+fn concurrent_writes_do_not_exceed_the_limit() {
     let temp = tempfile::tempdir().unwrap();
     let (root, _) = sandbox(temp.path());
     root.has_changed();

@@ -1,4 +1,4 @@
-//! Searching.
+//! Searching files.
 
 use std::cell::Cell;
 use std::fs;
@@ -22,7 +22,7 @@ fn lines(found: &Found) -> Vec<(&str, u64, &str)> {
 }
 
 #[test]
-fn lines_are_found_in_the_order_of_paths() {
+fn matches_are_sorted_by_path_and_line() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("a/x.txt"), b"no\nTotal: 5\r\n\nTotal: 7")
@@ -56,7 +56,7 @@ fn lines_are_found_in_the_order_of_paths() {
             )),
             [expected[2]]
         );
-        // The end of a file is no line of its own; an empty line is one.
+        // The line break at the end of the file does not begin another line, but an empty line counts.
         let found = search_with(ground, "", "^$", SearchLimits::default());
         assert_eq!(lines(&found), [("a/x.txt", 3, "")]);
         assert_eq!(
@@ -72,7 +72,7 @@ fn lines_are_found_in_the_order_of_paths() {
 }
 
 #[test]
-fn every_limit_holds_and_is_said() {
+fn every_limit_is_enforced_and_reported() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("a"), "äx\n".repeat(10).as_bytes()).unwrap();
@@ -182,7 +182,7 @@ fn a_search_can_be_stopped() {
 }
 
 #[test]
-fn binary_and_unfinished_files_are_skipped_and_odd_text_is_shown() {
+fn binary_and_unfinished_files_are_skipped() {
     both_ways(|ground| {
         ground.root.write(&at("binary"), b"x\0x").unwrap();
         ground.root.write(&at("latin1"), b"caf\xe9 x\n").unwrap();
@@ -194,7 +194,7 @@ fn binary_and_unfinished_files_are_skipped_and_odd_text_is_shown() {
 }
 
 #[test]
-fn a_pattern_that_cannot_be_used_is_refused() {
+fn an_invalid_pattern_is_refused() {
     both_ways(|ground| {
         for pattern in ["(", "(?<x", r"\w{1000}{1000}", &"(".repeat(10_000)] {
             assert_refused!(
@@ -214,7 +214,7 @@ fn a_pattern_that_cannot_be_used_is_refused() {
 }
 
 #[test]
-fn only_the_beginning_of_a_very_long_line_is_read() {
+fn only_the_beginning_of_a_long_line_is_searched() {
     both_ways(|ground| {
         let line = "y".repeat(64 * 1024);
         ground

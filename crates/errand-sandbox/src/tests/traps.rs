@@ -1,4 +1,4 @@
-//! What somebody puts into a sandbox so that the server falls over it.
+//! Traps that a command could put into its sandbox to attack the server.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,7 +21,7 @@ fn search(root: &Root, path: &str) -> Result<crate::Found, crate::FileError> {
 }
 
 #[test]
-fn a_link_as_the_last_name_leads_nowhere() {
+fn a_link_as_the_last_name_is_not_followed() {
     both_ways(|ground| {
         fs::write(ground.dir.join("inside.txt"), "inside content").unwrap();
         symlink(ground.outside.join("secret.txt"), ground.dir.join("file")).unwrap();
@@ -58,7 +58,7 @@ fn a_link_as_the_last_name_leads_nowhere() {
 }
 
 #[test]
-fn a_link_in_the_middle_leads_nowhere() {
+fn a_link_in_the_middle_is_not_followed() {
     both_ways(|ground| {
         symlink(&ground.outside, ground.dir.join("out")).unwrap();
         symlink("..", ground.dir.join("up")).unwrap();
@@ -83,7 +83,7 @@ fn a_link_in_the_middle_leads_nowhere() {
 }
 
 #[test]
-fn a_link_that_appears_during_an_upload_is_refused_at_the_end() {
+fn a_link_that_appears_during_an_upload_is_refused() {
     both_ways(|ground| {
         let mut upload = ground.root.begin_upload(&at("dir/file"), 99).unwrap();
         upload.write(b"x").unwrap();
@@ -97,7 +97,7 @@ fn a_link_that_appears_during_an_upload_is_refused_at_the_end() {
     });
 }
 
-/// Whether a device could be made: that takes root, and a file system that allows it.
+/// Creates a device. Returns `false` if that is not allowed, which takes root and a suitable file system.
 fn make_device(at: &Path) -> bool {
     let null = rustix::fs::makedev(1, 3);
     match rustix::fs::mknodat(
@@ -150,7 +150,7 @@ fn a_pipe_a_socket_and_a_device_are_refused_and_block_nobody() {
 }
 
 #[test]
-fn a_directory_is_no_file_and_a_file_no_directory() {
+fn files_and_directories_are_not_confused() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("dir/file"), b"1").unwrap();
@@ -174,7 +174,7 @@ fn a_directory_is_no_file_and_a_file_no_directory() {
 }
 
 #[test]
-fn a_directory_that_appears_during_an_upload_is_not_replaced() {
+fn a_directory_created_during_an_upload_is_not_replaced() {
     both_ways(|ground| {
         let upload = ground.root.begin_upload(&at("name"), 99).unwrap();
         fs::create_dir(ground.dir.join("name")).unwrap();
@@ -229,13 +229,13 @@ fn hard_names() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_is_shown_and_opens_nothing_else() {
+fn a_name_that_is_not_utf8_is_listed_and_opens_nothing() {
     both_ways(|ground| {
         let long = [0xff; 255];
         for bytes in [&b"r\xe9sum\xe9"[..], b"\xff", &long] {
             fs::write(ground.dir.join(OsStr::from_bytes(bytes)), "x").unwrap();
         }
-        // The names under which the others would be shown, taken by somebody.
+        // The printable names of the other two, already taken by a command.
         for taken in [
             "\u{fffd}FF",
             "\u{fffd}FF\u{fffd}",
@@ -275,7 +275,7 @@ fn a_name_that_is_not_utf8_is_shown_and_opens_nothing_else() {
 }
 
 #[test]
-fn modes_that_forbid_are_said_so() {
+fn missing_permissions_are_reported() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("file"), b"x").unwrap();
@@ -293,7 +293,7 @@ fn modes_that_forbid_are_said_so() {
                 .search(&at(""), "x", &SearchLimits::default(), &|| false)
                 .unwrap();
             assert_eq!((found.matches.len(), found.files_skipped), (0, 2));
-            // Writing over it takes no permission of the file's; the new one can be read.
+            // Replacing the file needs no permission on it, and the new file is readable.
             root.write(&at("file"), b"y").unwrap();
             assert_eq!(root.read(&at("file"), 0, 1).unwrap(), b"y");
         });
@@ -302,7 +302,7 @@ fn modes_that_forbid_are_said_so() {
 }
 
 #[test]
-fn a_removed_sandbox_has_nothing_and_takes_nothing() {
+fn a_removed_sandbox_is_empty_and_refuses_writes() {
     both_ways(|ground: &Ground| {
         let mut upload = ground.root.begin_upload(&at("late"), 9).unwrap();
         upload.write(b"x").unwrap();

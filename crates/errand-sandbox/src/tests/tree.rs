@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use super::{assert_refused, at, both_ways, without_privileges};
 use crate::remove_tree;
 
-/// A chain of directories, deeper than any path can be long. `last_mode` is that of each.
+/// Creates a chain of directories, deeper than any path can be long, each with this mode.
 fn make_deep(top: &Path, levels: usize, mode: Mode) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut at: OwnedFd = rustix::fs::open(top, flags, Mode::empty()).unwrap();
@@ -55,7 +55,7 @@ fn a_deep_tree_without_permissions_is_removed() {
 }
 
 #[test]
-fn directories_of_every_mode_are_removed() {
+fn directories_of_any_mode_are_removed() {
     both_ways(|ground| {
         for mode in [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600, 0o700] {
             let dir = ground.dir.join(format!("mode-{mode:o}"));
@@ -91,7 +91,7 @@ fn links_are_removed_and_not_followed() {
 }
 
 #[test]
-fn names_that_are_in_the_way_of_removing_go_as_well() {
+fn names_that_collide_with_the_removal_are_removed_too() {
     both_ways(|ground| {
         for number in 0..5 {
             fs::create_dir_all(ground.dir.join(format!("dir-{number}/deep/deeper/deepest")))
@@ -126,7 +126,7 @@ fn a_wide_tree_is_removed() {
 }
 
 #[test]
-fn what_is_not_there_is_removed_already_and_a_file_is_no_sandbox() {
+fn removing_a_missing_sandbox_succeeds_and_a_file_fails() {
     both_ways(|ground| {
         remove_tree(&ground.dir.join("no")).unwrap();
         remove_tree(&ground.dir.join("no/such")).unwrap();
@@ -142,7 +142,7 @@ fn what_is_not_there_is_removed_already_and_a_file_is_no_sandbox() {
 }
 
 #[test]
-fn usage_counts_files_and_what_they_take() {
+fn usage_counts_files_and_disk_space() {
     both_ways(|ground| {
         let root = &ground.root;
         assert_eq!(root.usage().unwrap().files, 0);

@@ -1,4 +1,4 @@
-//! A user for each sandbox, where the server is root. As an ordinary user nothing is given away.
+//! One user per sandbox, if the server is root. As an ordinary user, nothing changes hands.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -18,7 +18,7 @@ fn owner(path: &std::path::Path) -> u32 {
 }
 
 #[test]
-fn what_is_there_and_what_comes_belongs_to_the_sandboxs_user() {
+fn old_and_new_files_belong_to_the_sandbox_user() {
     let ground = Ground::new();
     ground.root.write(&at("deep/er/old"), b"x").unwrap();
     symlink(
@@ -45,7 +45,7 @@ fn what_is_there_and_what_comes_belongs_to_the_sandboxs_user() {
         assert_eq!(owner(&ground.dir.join(name)), expected, "{name}");
     }
     assert_eq!(owner(&ground.outside.join("secret.txt")), of_secret);
-    // Opened anew, it is whose it was, and what is written is theirs.
+    // Opened again, it keeps its owner, and new files get the same one.
     let again = Root::open(&ground.dir).unwrap();
     again.write(&at("later"), b"x").unwrap();
     assert_eq!(owner(&ground.dir.join("later")), expected);
@@ -56,7 +56,7 @@ fn what_is_there_and_what_comes_belongs_to_the_sandboxs_user() {
 }
 
 #[test]
-fn no_two_have_the_same_user_and_none_is_had_beyond_the_range() {
+fn user_ids_are_unique_and_within_the_range() {
     let uids = Uids::new(BASE, 3);
     let grounds = [Ground::new(), Ground::new(), Ground::new()];
     let given: Vec<_> = grounds

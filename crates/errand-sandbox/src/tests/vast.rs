@@ -1,4 +1,4 @@
-//! Files that are large in name only, or in truth: they cost neither memory nor much time.
+//! Very large files, sparse or not, must cost neither memory nor much time.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use super::{assert_refused, at, both_ways, names_listed};
 use crate::SearchLimits;
 
-/// A tebibyte of nothing.
+/// Size of the sparse file: one tebibyte.
 const VAST: u64 = 1 << 40;
 
 fn peak_memory_kib() -> u64 {
@@ -38,7 +38,8 @@ fn a_sparse_file_costs_no_memory() {
         let listed = root.list(&at("")).unwrap().entries;
         assert_eq!(listed[0].size_bytes, VAST);
         assert_eq!(root.usage().unwrap().disk_bytes, 0);
-        // Other tests run beside this one: what it would have cost is thousands of times as much.
+        // Other tests run at the same time, so this is generous. Reading the file would use thousands of times as
+        // much.
         assert!(
             peak_memory_kib() - before < (1 << 20),
             "{before} KiB before"
@@ -49,7 +50,7 @@ fn a_sparse_file_costs_no_memory() {
 }
 
 #[test]
-fn set_user_id_does_not_stay_and_another_name_leads_nowhere() {
+fn set_user_id_and_hard_links_are_dropped_on_replace() {
     both_ways(|ground| {
         let path = ground.dir.join("program");
         fs::write(&path, "old").unwrap();
@@ -59,7 +60,8 @@ fn set_user_id_does_not_stay_and_another_name_leads_nowhere() {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
         assert_eq!(fs::read_to_string(ground.dir.join("other")).unwrap(), "old");
         assert_eq!(names_listed(&ground.root, ""), ["other", "program"]);
-        // A link to a file outside, made by whoever could: it is a file of the sandbox then, and replaced, not written.
+        // A hard link to a file outside, made by somebody with access to both: writing replaces the link and leaves
+        // the outside file unchanged.
         fs::hard_link(ground.outside.join("secret.txt"), ground.dir.join("linked")).unwrap();
         ground.root.write(&at("linked"), b"mine").unwrap();
         ground.assert_outside_untouched();

@@ -1,4 +1,4 @@
-//! Files that come in: whole or not at all.
+//! Files are written whole or not at all.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,7 @@ use super::{assert_refused, at, both_ways, names_listed, names_on_disk};
 use crate::TEMP_PREFIX;
 
 #[test]
-fn a_write_makes_directories_and_replaces_the_file() {
+fn a_write_creates_directories_and_replaces_the_file() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("a/b/c/file.txt"), b"one").unwrap();
@@ -21,7 +21,7 @@ fn a_write_makes_directories_and_replaces_the_file() {
         assert_eq!(names_listed(root, "a/b"), ["c", "other.txt"]);
         assert_eq!(names_on_disk(&ground.dir.join("a/b/c")), ["file.txt"]);
         let mode = |path: &str| fs::metadata(ground.dir.join(path)).unwrap().mode() & 0o7777;
-        // Whatever the umask takes away, nothing is there that was not asked for.
+        // The umask may remove permissions, but none may be added.
         assert_eq!(mode("a/b/c/file.txt") & !0o644, 0);
         assert_eq!(mode("a/b") & !0o755, 0);
         ground.assert_no_temps();
@@ -29,7 +29,7 @@ fn a_write_makes_directories_and_replaces_the_file() {
 }
 
 #[test]
-fn a_replaced_file_keeps_its_permissions_and_its_open_readers() {
+fn a_replaced_file_keeps_its_permissions_and_open_readers() {
     both_ways(|ground| {
         let root = &ground.root;
         root.write(&at("run.sh"), b"old").unwrap();
@@ -49,7 +49,7 @@ fn a_replaced_file_keeps_its_permissions_and_its_open_readers() {
 }
 
 #[test]
-fn another_name_of_a_replaced_file_keeps_the_old_content() {
+fn a_hard_link_of_a_replaced_file_keeps_the_old_content() {
     both_ways(|ground| {
         fs::write(ground.dir.join("one"), "old").unwrap();
         fs::hard_link(ground.dir.join("one"), ground.dir.join("two")).unwrap();
@@ -116,7 +116,7 @@ fn an_upload_over_its_limit_leaves_nothing() {
 }
 
 #[test]
-fn unfinished_writes_are_hidden_and_their_names_kept() {
+fn unfinished_writes_are_hidden_and_their_names_reserved() {
     both_ways(|ground| {
         let name = format!("{TEMP_PREFIX}1-1");
         fs::write(ground.dir.join(&name), "left by a crash").unwrap();
@@ -129,9 +129,9 @@ fn unfinished_writes_are_hidden_and_their_names_kept() {
 }
 
 #[test]
-fn names_of_crashed_writes_are_stepped_over() {
+fn names_left_by_crashes_are_skipped() {
     both_ways(|ground| {
-        // Whatever numbers this process takes next, some are taken.
+        // Some of the numbers that this process uses next are taken.
         for number in 0..300 {
             fs::write(
                 ground
@@ -148,7 +148,7 @@ fn names_of_crashed_writes_are_stepped_over() {
 }
 
 #[test]
-fn unfinished_writes_of_all_sandboxes_are_at_one_place() {
+fn unfinished_writes_of_all_sandboxes_are_in_one_place() {
     both_ways(|ground| {
         let temps = tempfile::tempdir().unwrap();
         let root = ground.root.clone().with_temps(temps.path()).unwrap();
@@ -162,14 +162,14 @@ fn unfinished_writes_of_all_sandboxes_are_at_one_place() {
         drop(root.begin_upload(&at("other"), 100).unwrap());
         assert!(names_on_disk(temps.path()).is_empty());
         assert_eq!(names_on_disk(&ground.dir), ["dir"]);
-        // A sandbox that is gone is refused before the bytes come, wherever they would go.
+        // A removed sandbox is refused before the bytes arrive, even though they would go elsewhere.
         fs::remove_dir_all(&ground.dir).unwrap();
         assert_refused!(root.begin_upload(&at("late"), 100), SandboxMissing);
     });
 }
 
 #[test]
-fn two_writers_of_one_new_place_both_succeed() {
+fn two_writers_of_the_same_new_path_both_succeed() {
     both_ways(|ground| {
         std::thread::scope(|scope| {
             for writer in 0..4_u8 {
@@ -222,7 +222,7 @@ fn reading_in_parts() {
 }
 
 #[test]
-fn a_full_disk_and_a_full_quota_have_a_name() {
+fn a_full_disk_and_a_full_quota_are_reported_as_no_space() {
     let path = at("a");
     for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
         let error = crate::FileError::from_io(errno.into(), "write", &path);

@@ -96,7 +96,7 @@ async fn what_the_kernel_refuses_is_told() {
         checks[0]["found"]
             .as_str()
             .unwrap()
-            .contains("without a word"),
+            .contains("without an error message"),
         "{checks:?}"
     );
     let bin = bubblewrap(dir.path(), "shift 3; exec \"$@\"");
