@@ -14,7 +14,7 @@ use errand_engine::tool::Tools;
 use errand_engine::{Engine, EngineOptions, Parts};
 use errand_store::model::{NewAgent, NewBuild};
 use errand_store::seal::MasterKey;
-use errand_store::{NewTeam, NewUser, NewWebhook, Once, OpenOptions, Store, Trial};
+use errand_store::{DirLock, NewTeam, NewUser, NewWebhook, Once, OpenOptions, Store, Trial};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +125,7 @@ impl Program {
 }
 
 /// Takes the directory's lock as soon as the tasks of the previous program have released it.
-async fn acquire_lock(dir: &Path) -> Result<std::fs::File, String> {
+async fn acquire_lock(dir: &Path) -> Result<DirLock, String> {
     let mut last = String::new();
     for _ in 0..10_000 {
         match Store::lock(dir) {
