@@ -197,6 +197,7 @@ pub static PAGES: &[Page] = &[
     page(Method::GET, "/runs/{run_id}/older", READ, || get(run::older)),
     page(Method::GET, "/runs/{run_id}/live", READ, || get(run::live::stream)),
     page(Method::GET, "/runs/{run_id}/entries/{position}", READ, || get(run::entry)),
+    page(Method::GET, "/runs/{run_id}/requests/{request_id}/text", READ, || get(card::whole::show)),
     page(Method::POST, "/runs/{run_id}/answers/{request_id}", RUNS, || post(run::answer::answer)),
     page(Method::POST, "/runs/{run_id}/messages", RUNS, || post(run::act::message)),
     page(Method::POST, "/runs/{run_id}/stop", RUNS, || post(run::act::stop)),

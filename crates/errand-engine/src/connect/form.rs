@@ -188,7 +188,7 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
         schema
     };
     let choices = choices(options);
-    if !are_told_apart(&choices) {
+    if !labels_are_distinct(&choices) {
         return None;
     }
     let kind = match schema.get("type").and_then(Value::as_str) {
@@ -245,8 +245,8 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
     Some((field, asked))
 }
 
-/// Whether each label stands for one value: labels may be equal after they were cut.
-fn are_told_apart(choices: &[(String, String)]) -> bool {
+/// Whether each label has one value. Labels may be equal after they were cut.
+fn labels_are_distinct(choices: &[(String, String)]) -> bool {
     let by_label: BTreeMap<&str, &str> = choices
         .iter()
         .map(|(label, value)| (label.as_str(), value.as_str()))

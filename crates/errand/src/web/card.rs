@@ -6,16 +6,19 @@
 //! - Text from outside never stands in a sentence of ours. What a model, a playbook or a server says is framed as a
 //!   quotation, below a fixed line of ours that says who asks and what an answer does; only a request of the engine has
 //!   the engine's frame.
+//! - A card has a bounded size, however long what it shows is; so has a page of cards ([`open_within`]). What is left out
+//!   is said, with the way to it.
 //! - A card that was answered has the same size as before: what became of it is laid over its buttons.
 
 mod call;
+pub(super) mod whole;
 
 use std::collections::HashMap;
 
-use errand_core::human::{Ask, HumanRequest, Origin, Question, Resolution};
+use errand_core::human::{Ask, HumanRequest, Origin, Question, Resolution, TITLE_CHARS_MAX};
 use errand_core::id::RunId;
 use errand_core::role::Permission;
-use errand_core::shown::{one_line, printable};
+use errand_core::shown::{Layout, one_line, printable};
 use errand_core::time::Timestamp;
 use errand_core::transcript::Body;
 use errand_store::{AskedFor, ClosedRequest, OpenRequest, StoreError};
@@ -25,12 +28,22 @@ use serde_json::Value;
 use super::form::Fields;
 use super::guard::Visitor;
 use super::reason::reason as reason_of;
-use super::text::exact_line;
+use super::text::{exact_cut, exact_line};
 use super::{Web, text, ui};
 pub(super) use call::{brief, long_text};
 
 /// Characters of the user's message that a card shows.
 const ASKED_CHARS_MAX: usize = 300;
+/// Most bytes of a description that is read as Markdown; beyond, it is shown as a long text.
+const MARKDOWN_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of HTML of a question, and of a description of ours.
+const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of HTML of a short text: a header, a label, an answer.
+const SHORT_BYTES_MAX: usize = 4 * 1024;
+/// Most answers that are shown of a request that was answered, and most values of each of them.
+const ANSWERS_MAX: usize = 50;
+/// Most bytes of HTML of the cards of a page. The card with which it is reached is the last one that is shown whole.
+pub(super) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +168,30 @@ pub(super) fn open(setting: &Setting<'_>, open: &OpenRequest, sent: SentBack<'_>
     card(setting, open, None, sent)
 }
 
+/// A request that waits, on a page that has `room` bytes left. With no room left, it is its heading and a link to the run.
+pub(super) fn open_within(setting: &Setting<'_>, open: &OpenRequest, room: &mut usize) -> Markup {
+    let shown = if *room > 0 {
+        card(setting, open, None, None)
+    } else {
+        elsewhere(setting, open)
+    };
+    *room = room.saturating_sub(shown.0.len());
+    shown
+}
+
+fn elsewhere(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
+    let request = &open.request;
+    let id = request.id.to_string();
+    html! {
+        article class=(Voice::of(request).class()) id={ "r-" (id) } data-request=(id) aria-labelledby={ "t-" (id) } {
+            (origin_line(setting, open))
+            h2 id={ "t-" (id) } tabindex="-1" { (heading(request)) }
+            p { "There is more on this page than it can show. " a href={ "/runs/" (open.run) } { "Open the run to answer" } }
+            div.decide { div data-outcome {} }
+        }
+    }
+}
+
 /// A request that was answered, where it stood; with what somebody sent too late.
 pub(super) fn closed(setting: &Setting<'_>, closed: &ClosedRequest, sent: SentBack<'_>) -> Markup {
     card(setting, &closed.asked, Some(closed), sent)
@@ -177,10 +214,10 @@ fn card(
             (asked_for(setting, open))
             // The buttons stay in view from here on: never above a title that has not been seen.
             div.body {
-                @if let Some(description) = &request.description { (described(voice, request, description)) }
+                @if let Some(description) = &request.description { (described(voice, request, open.run, description)) }
                 (reason_of(request, open.run, setting.visitor.now))
                 @if let Some(call) = &request.tool_call {
-                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str)))
+                    (call::shown(call, setting.around.tools.get(&call.name).map(String::as_str), &|of| whole::way_to(open.run, request.id, of)))
                 }
                 @if setting.visitor.may(Permission::ManageRuns) {
                     (form(setting, open, closed, sent))
@@ -212,21 +249,22 @@ fn origin_line(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
 
 /// The title; one that is not ours as a quotation.
 pub(super) fn heading(request: &HumanRequest) -> Markup {
+    let title = text::start(&request.title, TITLE_CHARS_MAX);
     html! {
         @match Voice::of(request).asks() {
-            None => (ui::name(&request.title)),
-            Some(asks) => { span.asks { (asks) } " " q dir="auto" { (exact_line(&request.title)) } }
+            None => (ui::name(&title)),
+            Some(asks) => { span.asks { (asks) } " " q.outside { (ui::name(&title)) } }
         }
     }
 }
 
 /// A request as an entry of a transcript, where it cannot be answered.
-pub(super) fn in_transcript(request: &HumanRequest) -> Markup {
+pub(super) fn in_transcript(request: &HumanRequest, run: RunId) -> Markup {
     let voice = Voice::of(request);
     html! {
         strong { (heading(request)) }
         (line_of_call(request))
-        @if let Some(description) = &request.description { (described(voice, request, description)) }
+        @if let Some(description) = &request.description { (described(voice, request, run, description)) }
     }
 }
 
@@ -241,9 +279,9 @@ pub(super) fn line(request: &HumanRequest) -> Markup {
             Some(call) => span.sub { (brief(call)) },
             None => {
                 @if let Ask::Question { questions } = &request.ask {
-                    span.sub { @for (index, question) in questions.iter().take(3).enumerate() { @if index > 0 { " · " } bdi { (one_line(&text::clip(&question.question, 80))) } } }
+                    span.sub { @for (index, question) in questions.iter().take(3).enumerate() { @if index > 0 { " " } span.arg { bdi { (exact_line(&text::start(&question.question, 80))) } } } }
                 } @else if let Some(description) = &request.description {
-                    span.sub { bdi { (one_line(&text::clip(description, 160))) } }
+                    span.sub { bdi { (exact_line(&text::clip(description, 160))) } }
                 }
             }
         }
@@ -252,7 +290,7 @@ pub(super) fn line(request: &HumanRequest) -> Markup {
 
 /// The title of a request for a place that shows plain text alone.
 pub(super) fn plain_heading(request: &HumanRequest) -> String {
-    let title = one_line(&request.title);
+    let title = one_line(&text::start(&request.title, TITLE_CHARS_MAX));
     match Voice::of(request).asks() {
         None => title,
         Some(asks) => format!("{asks} “{title}”"),
@@ -268,22 +306,28 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
         return html! {};
     };
     html! {
-        p.asked-for {
-            span.dim { "The run was asked: " }
-            q dir="auto" { (exact_line(&text::clip(text.trim(), ASKED_CHARS_MAX))) }
-            " " a.small href={ "/runs/" (open.run) "#e-" (asked.position) } { "View message" }
+        div.asked-for {
+            div.small { span.dim { "The run was asked: " } a href={ "/runs/" (open.run) "#e-" (asked.position) } { "View message" } }
+            q.outside.line { (ui::name(&text::clip(text.trim(), ASKED_CHARS_MAX))) }
         }
     }
 }
 
 /// More lines of a request. Those of the engine are ours and plain; all others are somebody's words.
-fn described(voice: Voice, request: &HumanRequest, description: &str) -> Markup {
+fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str) -> Markup {
+    let ours =
+        || html! { p.why dir="auto" { (exact_cut(description, Layout::Lines, TEXT_BYTES_MAX)) } };
+    let theirs = || {
+        let way = whole::way_to(run, request.id, whole::DESCRIPTION);
+        html! { blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description, &way)) } }
+    };
     html! {
         @match voice {
-            Voice::Engine => p.why dir="auto" { (text::exact(description)) },
+            Voice::Engine => (ours()),
             // The server's own words are the request's quote; those of older requests stand here.
-            Voice::Server if request.quote.is_some() => p.why dir="auto" { (text::exact(description)) },
-            Voice::Server => blockquote.quoted aria-label=(voice.quoted()) { (call::long_text(description)) },
+            Voice::Server if request.quote.is_some() => (ours()),
+            Voice::Server => (theirs()),
+            Voice::Model | Voice::Playbook if description.len() > MARKDOWN_BYTES_MAX => (theirs()),
             Voice::Model | Voice::Playbook => blockquote.quoted dir="auto" aria-label=(voice.quoted()) { (text::markdown(&printable(description))) },
         }
     }
@@ -360,13 +404,13 @@ fn one_question(
     html! {
         fieldset {
             legend dir="auto" {
-                @if let Some(header) = &question.header { span.hint { (exact_line(header)) } }
-                (text::exact(&question.question))
+                @if let Some(header) = &question.header { span.hint { (exact_cut(header, Layout::OneLine, SHORT_BYTES_MAX)) } }
+                (exact_cut(&question.question, Layout::Lines, TEXT_BYTES_MAX))
             }
             @for option in &question.options {
                 label.choice {
                     input type=(kind) name=(name) value=(option.label) checked[chosen.contains(&option.label.as_str())] disabled[is_closed];
-                    span dir="auto" { (exact_line(&option.label)) @if let Some(more) = &option.description { span.hint { (exact_line(more)) } } }
+                    span dir="auto" { (exact_cut(&option.label, Layout::OneLine, SHORT_BYTES_MAX)) @if let Some(more) = &option.description { span.hint { (exact_cut(more, Layout::OneLine, SHORT_BYTES_MAX)) } } }
                 }
             }
             @if question.free_text {
@@ -383,7 +427,7 @@ pub(super) fn outcome(closed: &ClosedRequest, now: Timestamp) -> Markup {
         div.outcome tabindex="-1" {
             span {
                 (verdict(&closed.resolution))
-                @if let Some(by) = &closed.by { " by " (ui::name(by)) }
+                @if let Some(by) = &closed.by { " by " (ui::who(by)) }
                 ", " (ui::time(closed.closed_at, now)) ". "
                 a href={ "/runs/" (closed.asked.run) } { "View run" }
             }
@@ -407,9 +451,9 @@ fn verdict(resolution: &Resolution) -> Markup {
 fn details(resolution: &Resolution) -> Markup {
     html! {
         @match resolution {
-            Resolution::Approved { reason: Some(reason) } | Resolution::Denied { reason: Some(reason) } => span.sub.text dir="auto" { (text::exact(reason)) },
+            Resolution::Approved { reason: Some(reason) } | Resolution::Denied { reason: Some(reason) } => span.sub.text dir="auto" { (exact_cut(reason, Layout::Lines, SHORT_BYTES_MAX)) },
             Resolution::Answered { answers } => {
-                @for (question, value) in answers { span.sub { (answered(question, value)) } }
+                @for (question, value) in answers.iter().take(ANSWERS_MAX) { span.sub { (answered(question, value)) } }
             }
             Resolution::Message { text } => span.sub dir="auto" { (exact_line(&text::clip(text, 120))) },
             _ => {}
@@ -435,8 +479,8 @@ fn answered(question: &str, value: &Value) -> Markup {
         _ => Vec::new(),
     };
     html! {
-        bdi { (exact_line(question)) } (separator)
-        @for (index, one) in given.iter().enumerate() { @if index > 0 { ", " } bdi.text { (text::exact(one)) } }
+        bdi { (exact_cut(question, Layout::OneLine, SHORT_BYTES_MAX)) } (separator)
+        @for (index, one) in given.iter().take(ANSWERS_MAX).enumerate() { @if index > 0 { ", " } bdi.text { (exact_cut(one, Layout::Lines, SHORT_BYTES_MAX)) } }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The inbox: all requests of the team that wait for a person.
 //!
-//! Guarantees: what is answered goes through the one operation that the API uses, which says who was first. Nothing on an
-//! open page is moved or replaced: [`open`] tells a page what became of the cards that it shows, and gives it cards that
-//! it does not show yet, which the page puts at its end when the person asks for them.
+//! Guarantees: a page has a bounded size, however long the requests are. What is answered goes through the one operation
+//! that the API uses, which says who was first. Nothing on an open page is moved or replaced: [`open`] tells a page what
+//! became of the cards that it shows, and gives it cards that it does not show yet, which the page puts at its end when
+//! the person asks for them.
 
 use axum::extract::State;
 use errand_core::human::Ask;
@@ -119,7 +120,8 @@ pub(super) async fn open(
             around: &around,
             back: "/inbox",
         };
-        html! { @for open in &fresh { (card::open(&setting, open, None)) } }
+        let mut room = card::PAGE_BYTES_MAX;
+        html! { @for open in &fresh { (card::open_within(&setting, open, &mut room)) } }
     } else {
         html! {}
     };
@@ -175,12 +177,13 @@ async fn requests(
             .partition_point(|open| made(open) < made(&closed.asked))
     });
     let (before, after) = open.items.split_at(place);
+    let mut room = card::PAGE_BYTES_MAX;
     Ok(html! {
         div #open-requests.inbox data-seen=(visitor.now.as_millis()) data-open=(open.total) data-newest=[newest_id]
             data-title=[newest.map(|open| card::plain_heading(&open.request))] {
-            @for request in before { (card::open(&setting, request, None)) }
+            @for request in before { (card::open_within(&setting, request, &mut room)) }
             @if let Some(closed) = answered { (card::closed(&setting, closed, None)) }
-            @for request in after { (card::open(&setting, request, None)) }
+            @for request in after { (card::open_within(&setting, request, &mut room)) }
         }
         @if open.items.is_empty() && answered.is_none() {
             div.card { (ui::empty("You're all caught up", &html! { "Runs that ask for an approval or an answer show up here. A run asks where its assignment says " code { "ask" } " for a tool, or where its playbook or model asks." })) }
@@ -227,7 +230,7 @@ fn closed_table(closed: &[ClosedRequest], now: Timestamp) -> Markup {
                         tr {
                             td.title { a href={ "/runs/" (one.asked.run) } { (card::heading(&one.asked.request)) } (card::line(&one.asked.request)) span.sub { (ui::name(&one.asked.agent_name)) } }
                             td { (card::answer(&one.resolution)) }
-                            td { @match &one.by { Some(by) => (ui::name(by)), None => "–" } }
+                            td { @match &one.by { Some(by) => (ui::who(by)), None => "–" } }
                             td { (ui::time(one.closed_at, now)) }
                         }
                     }

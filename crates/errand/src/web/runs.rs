@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use errand_core::author::AuthorKind;
-use errand_core::human::HumanRequest;
+use errand_core::human::{HumanRequest, TITLE_CHARS_MAX};
 use errand_core::id::{AgentId, RunId, TeamId};
 use errand_core::run::Status;
 use errand_core::time::{Timestamp, parse_duration_ms};
@@ -17,12 +17,14 @@ use super::failure::Shown;
 use super::form::{Fields, Params};
 use super::guard::Visitor;
 use super::layout::{Section, page};
-use super::{Web, card, ui};
+use super::{Web, card, text, ui};
 
 /// Runs of one page.
 const LIMIT: u32 = 25;
 /// Most agents that the filter offers.
 const AGENTS_MAX: u32 = 100;
+/// Characters of a run's error that the list shows.
+const ERROR_CHARS_MAX: usize = 300;
 /// What stands for the statuses of runs that are at work.
 const WORKING: &str = "working";
 
@@ -248,7 +250,7 @@ fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
         tr {
             td.title {
                 a href={ "/runs/" (whole) } { (ui::name(&title(run))) }
-                @if let Some(error) = &run.error { span.sub dir="auto" { (error.message) } }
+                @if let Some(error) = &run.error { span.sub dir="auto" { (text::exact_line(&text::clip(&error.message, ERROR_CHARS_MAX))) } }
                 @else if let Some(request) = beside.requests.get(&RunId::from_stored(run.id)) {
                     span.sub { (card::heading(request)) }
                     (card::line(request))
@@ -259,7 +261,7 @@ fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
             @if let Some(names) = names {
                 td.of { a.link href={ "/assignments/" (agent) } { (ui::name(names.get(&agent).map_or("deleted", String::as_str))) } }
             }
-            td.dim { (run.source.as_deref().unwrap_or("–")) @if let Some(key) = key_of(run) { span.sub { "API key " (ui::name(key)) } } }
+            td.dim { (run.source.as_deref().unwrap_or("–")) @if let Some(key) = key_of(run) { span.sub { (ui::api_key(key)) } } }
             td { (ui::time(run.created_at, now)) }
             td.num data-label="took" { (took.as_deref().unwrap_or("–")) }
             @if names.is_some() { td.num data-label="tokens" { @if tokens > 0 { (ui::number(tokens)) } @else { "–" } } }
@@ -279,11 +281,12 @@ fn key_of(run: &RunBody) -> Option<&str> {
 
 /// What a run is called: its title, or its id.
 pub(super) fn title(run: &RunBody) -> String {
-    run.title.clone().unwrap_or_else(|| {
-        let id = run.id.to_string();
-        format!(
-            "Run {}",
-            id.get(id.len().saturating_sub(8)..).unwrap_or(&id)
-        )
-    })
+    if let Some(title) = &run.title {
+        return text::start(title, TITLE_CHARS_MAX).into_owned();
+    }
+    let id = run.id.to_string();
+    format!(
+        "Run {}",
+        id.get(id.len().saturating_sub(8)..).unwrap_or(&id)
+    )
 }

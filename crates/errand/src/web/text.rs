@@ -3,8 +3,10 @@
 //! Promised: whatever the text holds, it is shown and never acts. HTML in Markdown is shown as text; links go to `http`,
 //! `https` and `mailto` alone; nothing is loaded from elsewhere. What is long is cut, and says so.
 
+use std::borrow::Cow;
+
 use errand_core::shown::{Layout, Piece, code_point, one_line, pieces};
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, Render as _, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Map, Value};
 
@@ -16,6 +18,12 @@ const ROWS_MAX: usize = 200;
 const COLUMNS_MAX: usize = 40;
 /// Most bytes of Markdown that are read as such; beyond, it is shown as it is.
 const MARKDOWN_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of the HTML of a Markdown text; beyond, the text is shown as it is.
+const HTML_BYTES_MAX: usize = 512 * 1024;
+/// Most parts of a Markdown text; beyond, the text is shown as it is.
+const EVENTS_MAX: usize = 20_000;
+/// Most bytes of the HTML of a text in letters of one width.
+const CODE_BYTES_MAX: usize = 128 * 1024;
 
 /// Markdown as a model writes it.
 pub(super) fn markdown(text: &str) -> Markup {
@@ -28,6 +36,9 @@ pub(super) fn markdown(text: &str) -> Markup {
     let mut links: Vec<Option<String>> = Vec::new();
     for event in Parser::new_ext(text, options) {
         harmless(event, &mut links, &mut safe);
+        if safe.len() > EVENTS_MAX {
+            return plain(text);
+        }
     }
     let mut markup = String::new();
     pulldown_cmark::html::push_html(&mut markup, safe.into_iter());
@@ -54,6 +65,9 @@ pub(super) fn markdown(text: &str) -> Markup {
         "blockquote",
     ] {
         markup = markup.replace(&format!("<{block}>"), &format!("<{block} dir=\"auto\">"));
+    }
+    if markup.len() > HTML_BYTES_MAX {
+        return plain(text);
     }
     html! { div.prose dir="auto" { (PreEscaped(markup)) } }
 }
@@ -138,13 +152,93 @@ pub(super) fn exact_line(text: &str) -> Markup {
 }
 
 fn parts(text: &str, layout: Layout) -> Markup {
-    html! {
-        @for piece in pieces(text, layout) {
-            @match piece {
-                Piece::Seen(text) => (text),
-                Piece::Hidden(c) => span.hidden-char title="A character that cannot be seen" { (code_point(c)) },
+    exact_within(text, layout, usize::MAX).0
+}
+
+/// Shows a text where there is little room: at most about `most` bytes of HTML. A text that was cut ends with an ellipsis.
+pub(super) fn exact_cut(text: &str, layout: Layout, most: usize) -> Markup {
+    let (shown, bytes) = exact_within(text, layout, most);
+    html! { (shown) @if bytes < text.len() { "…" } }
+}
+
+/// The beginning of a text with at most about `most` bytes of HTML, and how many bytes of the text that is. A run of equal
+/// hidden characters is one mark with its count, however long it is. Takes time by what is shown and by such runs.
+pub(super) fn exact_within(text: &str, layout: Layout, most: usize) -> (Markup, usize) {
+    let mut markup = String::new();
+    let mut shown = 0;
+    loop {
+        let rest = text.get(shown..).unwrap_or_default();
+        let room = most.saturating_sub(markup.len());
+        if rest.is_empty() || room == 0 {
+            return (PreEscaped(markup), shown);
+        }
+        // Pieces are made of no more than there is room for. After a long run the next part begins.
+        let mut pieces = pieces(up_to(rest, room), layout).peekable();
+        while let Some(piece) = pieces.next() {
+            let room = most.saturating_sub(markup.len());
+            match piece {
+                _ if room == 0 => break,
+                Piece::Seen(seen) => {
+                    let part = fitting(seen, room);
+                    part.render_to(&mut markup);
+                    shown += part.len();
+                    if part.len() < seen.len() {
+                        return (PreEscaped(markup), shown);
+                    }
+                }
+                Piece::Hidden(c) => {
+                    let run = text.get(shown..).unwrap_or_default();
+                    let count = run.chars().take_while(|one| *one == c).count();
+                    while pieces.next_if_eq(&Piece::Hidden(c)).is_some() {}
+                    hidden(c, count).render_to(&mut markup);
+                    shown += count * c.len_utf8();
+                }
             }
         }
+    }
+}
+
+/// The mark for a character that a reader cannot see, or for several equal ones in a row.
+fn hidden(c: char, count: usize) -> Markup {
+    html! {
+        span.hidden-char title="A character that cannot be seen" {
+            (code_point(c)) @if count > 1 { " × " (super::ui::number(count as u64)) }
+        }
+    }
+}
+
+/// The beginning of a text: at most `most` bytes, but at least one character.
+pub(super) fn up_to(text: &str, most: usize) -> &str {
+    let first = text.chars().next().map_or(0, char::len_utf8);
+    let mut end = most.max(first).min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// The beginning of a text that takes at most `room` bytes of HTML, but at least one character.
+fn fitting(text: &str, room: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += match c {
+            '"' => 6,
+            '&' => 5,
+            '<' | '>' => 4,
+            c => c.len_utf8(),
+        };
+        if used > room && at > 0 {
+            return text.get(..at).unwrap_or_default();
+        }
+    }
+    text
+}
+
+/// At most this many characters of a text, as they are. A text that was cut ends with an ellipsis.
+pub(super) fn start(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}…", text.get(..at).unwrap_or_default())),
     }
 }
 
@@ -164,9 +258,11 @@ pub(super) fn clip(text: &str, most: usize) -> String {
 /// A text in letters of one width.
 pub(super) fn code(text: &str) -> Markup {
     let (shown, rest) = cut(text);
+    let (markup, bytes) = exact_within(shown, Layout::Lines, CODE_BYTES_MAX);
+    let left = shown.get(bytes..).unwrap_or_default();
     html! {
-        pre.block-code tabindex="0" { (exact(shown)) }
-        (and_more(rest))
+        pre.block-code tabindex="0" { (markup) }
+        (and_more(rest + left.chars().count()))
     }
 }
 
@@ -253,6 +349,48 @@ pub(super) fn brief(value: &Value) -> String {
 /// JSON with line breaks.
 pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// The first `most` bytes of JSON with line breaks, and whether that is all. Nothing beyond them is made.
+pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
+    let mut kept = Kept {
+        bytes: Vec::new(),
+        most,
+    };
+    let is_all = serde_json::to_writer_pretty(&mut kept, value).is_ok();
+    let text = match String::from_utf8(kept.bytes) {
+        Ok(text) => text,
+        // It was cut within a character.
+        Err(error) => {
+            let whole = error.utf8_error().valid_up_to();
+            let mut bytes = error.into_bytes();
+            bytes.truncate(whole);
+            String::from_utf8(bytes).unwrap_or_default()
+        }
+    };
+    (text, is_all)
+}
+
+/// Keeps the first bytes that are written, and fails when there are more.
+struct Kept {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = self.most.saturating_sub(self.bytes.len());
+        if room == 0 && !bytes.is_empty() {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        let part = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn is_short(value: &Value) -> bool {
@@ -493,5 +631,67 @@ mod tests {
     fn what_is_long_is_cut_and_says_so() {
         let shown = code(&"é".repeat(20_000)).into_string();
         assert!(shown.contains("4,000 more characters"), "{}", shown.len());
+    }
+
+    #[test]
+    fn equal_hidden_characters_are_one_mark_with_their_count() {
+        let long = "\u{200b}".repeat(1_250_000);
+        let shown = exact(&format!("a{long}b")).into_string();
+        assert!(shown.contains("\\u{200b} × 1,250,000<"), "{shown}");
+        assert!(shown.starts_with('a') && shown.ends_with('b') && shown.len() < 200);
+        let (shown, bytes) = exact_within(&long, Layout::Lines, 100);
+        assert_eq!(bytes, long.len());
+        assert!(shown.into_string().contains("× 1,250,000<"));
+        let lines = exact_line(&"\n".repeat(1_000)).into_string();
+        assert!(lines.contains("\\u{a} × 1,000<"), "{lines}");
+        let mixed = exact("\u{200b}\u{200c}\u{200b}").into_string();
+        assert_eq!(mixed.matches("\\u{200b}<").count(), 2, "{mixed}");
+    }
+
+    #[test]
+    fn what_is_drawn_has_a_bound_and_says_how_much_of_the_text_it_is() {
+        for unit in [
+            "\u{200b}\u{200c}",
+            "é",
+            "<\"&",
+            "a\u{1}",
+            "x\n",
+            "\u{301}\u{302}",
+        ] {
+            let text = unit.repeat(100_000);
+            let (shown, bytes) = exact_within(&text, Layout::OneLine, 10_000);
+            let shown = shown.into_string();
+            assert!(shown.len() > 9_800 && shown.len() < 10_200, "{unit:?}");
+            assert!(bytes > 0 && text.is_char_boundary(bytes), "{unit:?}");
+            let again = exact_within(&text[..bytes], Layout::OneLine, usize::MAX);
+            assert_eq!(again.1, bytes, "{unit:?}");
+        }
+        let (shown, bytes) = exact_within("😀😀", Layout::Lines, 1);
+        assert_eq!((shown.into_string().as_str(), bytes), ("😀", 4));
+        assert_eq!(exact_cut("ab", Layout::Lines, 1).into_string(), "a…");
+        assert_eq!(exact_cut("ab", Layout::Lines, 2).into_string(), "ab");
+    }
+
+    #[test]
+    fn markdown_that_grows_is_shown_as_it_is() {
+        let table = format!(
+            "{}|\n{}|\n{}",
+            "|a".repeat(2_000),
+            "|-".repeat(2_000),
+            "|x|\n".repeat(4_000)
+        );
+        let shown = markdown(&table).into_string();
+        assert!(shown.len() < HTML_BYTES_MAX && !shown.contains("<table"));
+    }
+
+    #[test]
+    fn json_is_made_no_longer_than_it_is_shown() {
+        let value = json!({"a": ["é", 1]});
+        let whole = pretty(&value);
+        assert_eq!(pretty_within(&value, whole.len()), (whole.clone(), true));
+        for most in 0..whole.len() {
+            let (text, is_all) = pretty_within(&value, most);
+            assert!(!is_all && whole.starts_with(&text) && text.len() + 1 >= most);
+        }
     }
 }

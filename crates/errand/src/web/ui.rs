@@ -19,6 +19,19 @@ pub(super) fn name(text: &str) -> Markup {
     html! { bdi dir="auto" { (super::text::exact_line(text)) } }
 }
 
+/// The name of an API key after the words that say so. The name is set apart from our words.
+pub(super) fn api_key(key: &str) -> Markup {
+    html! { "API key " code.outside { (name(key)) } }
+}
+
+/// The author of an answer, as the store gives it: an e-mail address, or `API key` and the name of the key.
+pub(super) fn who(by: &str) -> Markup {
+    match by.strip_prefix("API key ") {
+        Some(key) => api_key(key),
+        None => name(by),
+    }
+}
+
 /// The place of a call on its run's page. A provider chose the id: what is no letter, digit or `-` becomes its number.
 pub(super) fn call_anchor(id: &str) -> String {
     let mut anchor = "call-".to_owned();

@@ -1,28 +1,46 @@
-//! The call that an answer is about, as a person is shown it: whole, with the arguments that decide first.
+//! The call that an answer is about, as a person is shown it, with the arguments that decide first.
 //!
-//! Guarantee: every argument is in the page, and every character of it can be seen: what a reader could not see stands
-//! there as its code point, marked as ours. What is long is folded, and says how much of it is shown.
+//! Guarantees:
+//! - Every character that is shown can be seen: what a reader could not see stands there as its code point, marked as
+//!   ours.
+//! - What is long is folded, and says how much of it is shown. A card has a bounded part of a call; where that is not all,
+//!   it says so, with the way to the rest.
+//! - The name of an argument, and its value, stand in elements of their own: neither can imitate what is between them.
 
-use errand_core::shown::one_line;
+use errand_core::shown::{Layout, is_hidden};
 use errand_core::transcript::ToolCall;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 
-use crate::web::text::{exact, exact_line};
+use crate::web::text::{exact_line, exact_within, start, up_to};
 use crate::web::{text, ui};
 
 /// Most characters of a value that stands beside its name.
 const SHORT_CHARS_MAX: usize = 120;
+/// Most characters of an argument's name on a card.
+const NAME_CHARS_MAX: usize = 120;
 /// Characters of a tool's description, in the words of its server, that a card shows.
 const DESCRIPTION_CHARS_MAX: usize = 300;
 /// Lines of a long text that are shown before it is unfolded.
 const LINES_SHOWN: usize = 12;
 /// Characters of it, where its lines are long.
 const CHARS_SHOWN: usize = 1_200;
+/// Most lines of a long text on a card, unfolded.
+const LINES_MAX: usize = 400;
+/// Most bytes of HTML of it.
+const TEXT_BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of HTML of all arguments of a card.
+const CALL_BYTES_MAX: usize = 64 * 1024;
+/// Most arguments of a card.
+const ARGUMENTS_MAX: usize = 200;
+/// Most arguments that are put in order. Those after them are not on a card.
+const ORDERED_MAX: usize = 5_000;
 /// Arguments that a list shows of a call.
 const BRIEF_ARGUMENTS: usize = 3;
-/// Characters of each of them.
+/// Characters of the value of each of them.
 const BRIEF_CHARS: usize = 80;
+/// Characters of its name.
+const BRIEF_NAME_CHARS: usize = 40;
 
 /// Words in the names of arguments, by what they decide, most first: whom it goes to, how much, which thing, where, what.
 const DECIDING: [&[&str]; 5] = [
@@ -105,8 +123,12 @@ const DECIDING: [&[&str]; 5] = [
     ],
 ];
 
-/// The call: its tool, what the tool is for, its arguments.
-pub(super) fn shown(call: &ToolCall, description: Option<&str>) -> Markup {
+/// The call: its tool, what the tool is for, its arguments. `way`: the address of one of the request's texts, by its name.
+pub(super) fn shown(
+    call: &ToolCall,
+    description: Option<&str>,
+    way: &dyn Fn(&str) -> String,
+) -> Markup {
     html! {
         section.call aria-label="The call" {
             div.tool {
@@ -117,7 +139,7 @@ pub(super) fn shown(call: &ToolCall, description: Option<&str>) -> Markup {
                     (None, None) => {}
                 }
             }
-            (arguments(&call.arguments))
+            (arguments(&call.arguments, way))
         }
     }
 }
@@ -139,80 +161,173 @@ fn built_in(tool: &str) -> Option<&'static str> {
     })
 }
 
-/// All arguments, those that decide first, long texts last.
-fn arguments(fields: &Map<String, Value>) -> Markup {
+/// An argument, and its place among those of the call.
+struct Argument<'a> {
+    index: usize,
+    name: &'a str,
+    value: &'a Value,
+}
+
+/// The arguments, those that decide first, long texts last.
+fn arguments(fields: &Map<String, Value>, way: &dyn Fn(&str) -> String) -> Markup {
     if fields.is_empty() {
         return html! { p.dim { "No arguments." } };
     }
-    let (short, long): (Vec<_>, Vec<_>) = ordered(fields)
-        .into_iter()
-        .partition(|(_, value)| is_short(value));
-    html! {
-        @if !short.is_empty() {
-            dl.facts {
-                @for (name, value) in short {
-                    dt.mono { (ui::name(name)) }
-                    dd { code dir="auto" { (value_of(value)) } }
+    let mut room = CALL_BYTES_MAX;
+    let (mut rows, mut texts) = (Vec::new(), Vec::new());
+    let mut are_names_whole = true;
+    for argument in ordered(fields).into_iter().take(ARGUMENTS_MAX) {
+        if room == 0 {
+            break;
+        }
+        let name = start(argument.name, NAME_CHARS_MAX);
+        are_names_whole &= name.len() == argument.name.len();
+        let is_row = is_short(argument.value);
+        let shown = if is_row {
+            html! {
+                dt.mono { (ui::name(&name)) }
+                dd { code dir="auto" { (value_of(argument.value)) } }
+            }
+        } else {
+            let way = way(&argument.index.to_string());
+            html! {
+                div.long {
+                    div.name.mono { (ui::name(&name)) }
+                    (long_value(argument.value, &way, room))
                 }
             }
+        };
+        room = room.saturating_sub(shown.0.len());
+        if is_row {
+            rows.push(shown);
+        } else {
+            texts.push(shown);
         }
-        @for (name, value) in long {
-            div.long {
-                div.name.mono { (ui::name(name)) }
-                (long_text(&whole(value)))
-            }
+    }
+    let is_whole = are_names_whole && rows.len() + texts.len() == fields.len();
+    html! {
+        @if !rows.is_empty() { dl.facts { @for row in &rows { (row) } } }
+        @for text in &texts { (text) }
+        @if !is_whole {
+            p.small { "This call has more than a card shows: " (ui::counted(fields.len() as u64, "argument", "arguments")) ". " a href=(way("call")) { "View the whole call" } }
         }
     }
 }
 
-/// A text that may be long: its beginning, and the rest behind a fold that says how much that is.
-pub(in crate::web) fn long_text(whole: &str) -> Markup {
-    let (first, rest) = beginning(whole);
-    if rest.is_empty() {
-        return html! { pre.block-code tabindex="0" dir="auto" { (exact(whole)) } };
+fn long_value(value: &Value, way: &str, room: usize) -> Markup {
+    match value {
+        Value::String(text) => long_within(text, true, way, room),
+        other => {
+            let (text, is_all) = text::pretty_within(other, TEXT_BYTES_MAX);
+            long_within(&text, is_all, way, room)
+        }
     }
-    let lines = whole.lines().count();
-    let says = if lines > 1 {
-        format!(
-            "{} lines, {} shown",
-            ui::number(lines as u64),
-            ui::number(first.lines().count() as u64)
-        )
+}
+
+/// A text that may be long: its beginning, and more of it behind a fold that says how much that is. `way`: where all of it
+/// can be read.
+pub(in crate::web) fn long_text(text: &str, way: &str) -> Markup {
+    long_within(text, true, way, TEXT_BYTES_MAX)
+}
+
+/// `is_all`: whether there is no more of the text than is given. `room`: most bytes of HTML.
+fn long_within(text: &str, is_all: bool, way: &str, room: usize) -> Markup {
+    let room = room.min(TEXT_BYTES_MAX);
+    let (first, rest) = beginning(text);
+    let (first_shown, first_bytes) = exact_within(first, Layout::Lines, room);
+    let room = room.saturating_sub(first_shown.0.len());
+    let (rest_shown, rest_bytes) = if first_bytes < first.len() {
+        (html! {}, 0)
     } else {
-        format!(
-            "{} characters, {} shown",
-            ui::number(whole.chars().count() as u64),
-            ui::number(first.chars().count() as u64)
-        )
+        exact_within(up_to_lines(rest, room), Layout::Lines, room)
+    };
+    let is_whole = is_all && first_bytes + rest_bytes == text.len();
+    if is_whole && rest_bytes == 0 {
+        return html! { pre.block-code tabindex="0" dir="auto" { (first_shown) } };
+    }
+    let (closed, open) = if is_whole {
+        how_much(text, first)
+    } else {
+        ("Show more".to_owned(), "Show less".to_owned())
     };
     html! {
         div.folded {
-            pre.block-code tabindex="0" dir="auto" { (exact(first)) }
-            details {
-                summary { span.when-closed { (says) ". Show all" } span.when-open { (says.split(',').next().unwrap_or_default()) ". Show less" } }
-                pre.block-code tabindex="0" dir="auto" { (exact(rest)) }
+            pre.block-code tabindex="0" dir="auto" { (first_shown) }
+            @if rest_bytes > 0 {
+                details {
+                    summary { span.when-closed { (closed) } span.when-open { (open) } }
+                    pre.block-code tabindex="0" dir="auto" { (rest_shown) }
+                }
+            }
+        }
+        @if !is_whole {
+            p.small {
+                "This text is longer than a card shows"
+                @if is_all { ": " (ui::size(text.len() as u64)) }
+                ". " a href=(way) { "View the whole text" }
             }
         }
     }
 }
 
-/// What is shown before a text is unfolded, and what comes then. Both with whole lines, unless a line is too long.
+/// The words of a fold around a text that is all in the page, before and after it is unfolded.
+fn how_much(text: &str, first: &str) -> (String, String) {
+    let lines = text.lines().count();
+    let (all, shown, of) = if lines > 1 {
+        (lines, first.lines().count(), "lines")
+    } else {
+        (text.chars().count(), first.chars().count(), "characters")
+    };
+    let all = format!("{} {of}", ui::number(all as u64));
+    let shown = ui::number(shown as u64);
+    (
+        format!("{all}, {shown} shown. Show all"),
+        format!("{all}. Show less"),
+    )
+}
+
+/// What is shown before a text is unfolded, and what comes then. Both with whole lines, unless a line is too long; a run
+/// of equal hidden characters, which is one mark, is in one of them. Looks at the beginning of the text alone.
 fn beginning(text: &str) -> (&str, &str) {
-    let by_lines = text
+    let head = up_to(text, 4 * (CHARS_SHOWN + 1));
+    let by_lines = head
         .match_indices('\n')
         .nth(LINES_SHOWN - 1)
         .map_or(text.len(), |(at, _)| at + 1);
-    let by_chars = text
+    let by_chars = head
         .char_indices()
         .nth(CHARS_SHOWN)
         .map_or(text.len(), |(at, _)| at);
-    let end = by_lines.min(by_chars);
+    let end = after_run(text, by_lines.min(by_chars));
     // Not for a few characters more.
     let rest = text.get(end..).unwrap_or_default();
-    if rest.lines().count() <= 2 && rest.chars().count() <= SHORT_CHARS_MAX {
+    let is_little = rest.len() <= 4 * SHORT_CHARS_MAX
+        && rest.lines().count() <= 2
+        && rest.chars().count() <= SHORT_CHARS_MAX;
+    if is_little {
         return (text, "");
     }
     text.split_at(end)
+}
+
+/// Where the run of equal hidden characters ends that a part of the text ends in.
+fn after_run(text: &str, end: usize) -> usize {
+    let (before, after) = text.split_at(end);
+    match before.chars().next_back() {
+        Some(c) if is_hidden(c) && !matches!(c, '\n' | '\t') => {
+            end + after.chars().take_while(|one| *one == c).count() * c.len_utf8()
+        }
+        _ => end,
+    }
+}
+
+/// The lines of a text that a fold may hold. Looks at no more than `most` bytes.
+fn up_to_lines(text: &str, most: usize) -> &str {
+    let mut ends = up_to(text, most).match_indices('\n');
+    match ends.nth(LINES_MAX - LINES_SHOWN - 1) {
+        Some((at, _)) => text.get(..=at).unwrap_or(text),
+        None => text,
+    }
 }
 
 fn value_of(value: &Value) -> Markup {
@@ -222,16 +337,9 @@ fn value_of(value: &Value) -> Markup {
     }
 }
 
-fn whole(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => text::pretty(other),
-    }
-}
-
 fn is_short(value: &Value) -> bool {
     match value {
-        Value::String(text) => !text.contains('\n') && text.chars().nth(SHORT_CHARS_MAX).is_none(),
+        Value::String(text) => text.chars().nth(SHORT_CHARS_MAX).is_none() && !text.contains('\n'),
         Value::Array(all) => all.is_empty(),
         Value::Object(all) => all.is_empty(),
         Value::Null | Value::Bool(_) | Value::Number(_) => true,
@@ -239,21 +347,35 @@ fn is_short(value: &Value) -> bool {
 }
 
 /// Arguments in the order of what they decide; among equals, as the call has them.
-fn ordered(fields: &Map<String, Value>) -> Vec<(&String, &Value)> {
-    let mut all: Vec<_> = fields.iter().collect();
-    all.sort_by_key(|(name, value)| {
-        let is_text = matches!(value, Value::String(_));
-        (!is_short(value), rank(name), !is_short(value) && is_text)
+fn ordered(fields: &Map<String, Value>) -> Vec<Argument<'_>> {
+    let all = fields.iter().take(ORDERED_MAX).enumerate();
+    let mut all: Vec<_> = all
+        .map(|(index, (name, value))| Argument { index, name, value })
+        .collect();
+    all.sort_by_cached_key(|argument| {
+        let is_long = !is_short(argument.value);
+        let is_text = matches!(argument.value, Value::String(_));
+        (is_long, rank(argument.name), is_long && is_text)
     });
     all
 }
 
-fn rank(name: &str) -> usize {
+/// First names whose every word decides, then those that have such a word beside others, then all else; among these, by
+/// what the words decide. A text that is no plain name decides nothing, whatever words are in it.
+fn rank(name: &str) -> (usize, usize) {
+    let none = (2, DECIDING.len());
+    let is_plain = name.len() <= BRIEF_NAME_CHARS
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    if !is_plain {
+        return none;
+    }
     let words = words(name);
-    DECIDING
-        .iter()
-        .position(|of| words.iter().any(|word| of.contains(&word.as_str())))
-        .unwrap_or(DECIDING.len())
+    let decides = |word: &String| DECIDING.iter().position(|of| of.contains(&word.as_str()));
+    let first = words.iter().filter_map(decides).min();
+    let all = words.iter().all(|word| decides(word).is_some());
+    first.map_or(none, |first| (usize::from(!all), first))
 }
 
 /// `recipientEmail`, `recipient_email` and `recipient-email` are two words.
@@ -271,36 +393,39 @@ fn words(name: &str) -> Vec<String> {
             word.extend(c.to_lowercase());
         }
     }
+    words.retain(|word| !word.is_empty());
     words
 }
 
-/// A call in a line of a list: what decides, and how long the rest is.
+/// A call in a line of a list: what decides, and how long the rest is. Each argument is in a box of its own.
 pub(in crate::web) fn brief(call: &ToolCall) -> Markup {
-    let all = ordered(&call.arguments);
-    let more = all.len().saturating_sub(BRIEF_ARGUMENTS);
+    let more = call.arguments.len().saturating_sub(BRIEF_ARGUMENTS);
     html! {
-        @for (index, (name, value)) in all.into_iter().take(BRIEF_ARGUMENTS).enumerate() {
-            @if index > 0 { " · " }
-            span.dim { (one_line(name)) ": " } bdi { (brief_value(value)) }
+        @for argument in ordered(&call.arguments).into_iter().take(BRIEF_ARGUMENTS) {
+            span.arg { code { bdi { (exact_line(&start(argument.name, BRIEF_NAME_CHARS))) } } " " bdi { (brief_value(argument.value)) } } " "
         }
-        @if more > 0 { span.dim { " · " (more) " more" } }
+        @if more > 0 { span.dim { (ui::number(more as u64)) " more" } }
     }
 }
 
-fn brief_value(value: &Value) -> String {
+fn brief_value(value: &Value) -> Markup {
     let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Array(all) => return ui::counted(all.len() as u64, "item", "items"),
-        Value::Object(all) => return ui::counted(all.len() as u64, "field", "fields"),
-        other => other.to_string(),
+        Value::String(text) => text,
+        Value::Array(all) => {
+            return html! { (ui::counted(all.len() as u64, "item", "items")) };
+        }
+        Value::Object(all) => {
+            return html! { (ui::counted(all.len() as u64, "field", "fields")) };
+        }
+        other => return html! { (other) },
     };
-    let lines = text.lines().count();
-    if lines > 1 {
-        return ui::counted(lines as u64, "line", "lines");
+    let head = up_to(text, TEXT_BYTES_MAX);
+    let lines = head.lines().count();
+    match (lines > 1, head.len() < text.len()) {
+        (true, false) => html! { (ui::counted(lines as u64, "line", "lines")) },
+        (true, true) => html! { (ui::size(text.len() as u64)) " of text" },
+        (false, _) => exact_line(&start(text, BRIEF_CHARS)),
     }
-    let cut: String = text.chars().take(BRIEF_CHARS).collect();
-    let is_cut = cut.len() < text.len();
-    format!("{}{}", one_line(&cut), if is_cut { "…" } else { "" })
 }
 
 #[cfg(test)]
@@ -308,6 +433,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn way(of: &str) -> String {
+        format!("/whole?of={of}")
+    }
 
     fn call(arguments: &Value) -> ToolCall {
         ToolCall {
@@ -325,7 +454,7 @@ mod tests {
         }));
         let names: Vec<_> = ordered(&call.arguments)
             .into_iter()
-            .map(|(name, _)| name.as_str())
+            .map(|argument| argument.name)
             .collect();
         let wanted = [
             "recipient_iban",
@@ -345,12 +474,12 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_shown_whole_and_every_character_of_it_can_be_seen() {
-        let long = format!("{}pay \u{202e}001", "x".repeat(20_000));
+    fn every_character_of_a_call_can_be_seen() {
+        let long = format!("{}pay \u{202e}001", "x".repeat(9_000));
         let call = call(&json!({
             "to": "a\u{200b}b\u{3164}", "body": long, "more": {"deep": [1, "\u{ad}"]}, "na\u{2800}me": 1,
         }));
-        let shown = shown(&call, None).into_string();
+        let shown = shown(&call, None, &way).into_string();
         for number in [
             "\\u{200b}",
             "\\u{3164}",
@@ -363,14 +492,15 @@ mod tests {
         for hidden in ['\u{200b}', '\u{3164}', '\u{202e}', '\u{ad}', '\u{2800}'] {
             assert!(!shown.contains(hidden), "{hidden:?}");
         }
-        assert!(shown.matches('x').count() >= 20_000 && shown.contains("001</pre>"));
+        assert!(shown.matches('x').count() >= 9_000 && shown.contains("001</pre>"));
+        assert!(!shown.contains("/whole"), "{shown}");
     }
 
     #[test]
     fn what_is_folded_says_how_much_is_shown() {
-        let shown = |text: &str| long_text(text).into_string();
-        let lines = format!("{}rm -rf /", "\n".repeat(402));
-        assert!(shown(&lines).contains("403 lines, 12 shown"));
+        let shown = |text: &str| long_text(text, "/whole").into_string();
+        let lines = format!("{}rm -rf /", "\n".repeat(302));
+        assert!(shown(&lines).contains("303 lines, 12 shown"));
         assert!(shown(&lines).contains("rm -rf /"));
         let long = "é".repeat(6_400);
         assert!(shown(&long).contains("6,400 characters, 1,200 shown"));
@@ -378,6 +508,68 @@ mod tests {
         assert!(
             !shown(&"a\n".repeat(13)).contains("<details"),
             "one line more is shown"
+        );
+    }
+
+    #[test]
+    fn a_card_has_a_bounded_part_of_a_text_and_says_where_the_rest_is() {
+        let hidden = "\u{200b}".repeat(1_250_000);
+        let shown = long_text(&hidden, "/whole").into_string();
+        assert!(shown.contains("\\u{200b} × 1,250,000<"), "{shown}");
+        assert!(shown.len() < 1_000 && !shown.contains("/whole"), "{shown}");
+        for unit in ["\n", "x", "\u{200b}\u{200c}", "<", "é\n"] {
+            let text = format!("{}the end", unit.repeat(500_000));
+            let shown = long_text(&text, "/whole").into_string();
+            assert!(shown.len() < 2 * TEXT_BYTES_MAX, "{unit:?}");
+            assert!(!shown.contains("the end"), "{unit:?}");
+            assert!(shown.contains("href=\"/whole\""), "{unit:?}");
+        }
+        let line = "x\n".repeat(1_000);
+        let shown = long_text(&line, "/whole").into_string();
+        assert_eq!(shown.matches("x\n").count(), LINES_MAX);
+    }
+
+    #[test]
+    fn all_arguments_of_a_card_have_a_bound_together() {
+        let mut fields = Map::new();
+        for number in 0..2_000 {
+            fields.insert(format!("a{number}"), json!("\u{1}\u{2}".repeat(60)));
+        }
+        fields.insert("recipient".to_owned(), json!("R"));
+        fields.insert("long".to_owned(), json!([vec!["\u{1}x"; 100_000]]));
+        let shown = shown(&call(&Value::Object(fields)), None, &way).into_string();
+        assert!(shown.len() < 2 * CALL_BYTES_MAX, "{}", shown.len());
+        assert!(shown.contains("2,002 arguments") && shown.contains("/whole?of=call"));
+        let place = shown.find(">recipient<").unwrap();
+        assert!(place < shown.find(">a0<").unwrap(), "what decides is first");
+        let nested = json!({"long": vec!["x"; 100_000]});
+        let shown = super::shown(&call(&nested), None, &way).into_string();
+        assert!(shown.len() < 2 * TEXT_BYTES_MAX && shown.contains("/whole?of=0"));
+    }
+
+    #[test]
+    fn a_name_is_set_apart_and_one_that_is_no_plain_name_decides_nothing() {
+        let call = call(&json!({
+            "recipient\u{202e}ID": "x", "to”: R2 · amount": "1", "note_to_payee": "n",
+            "recipient": "R", "amount": 5, "long_".repeat(30): true,
+        }));
+        let names: Vec<_> = ordered(&call.arguments)
+            .into_iter()
+            .map(|argument| argument.name)
+            .collect();
+        assert_eq!(names[..3], ["recipient", "amount", "note_to_payee"]);
+        let brief = brief(&call).into_string();
+        assert!(
+            brief.starts_with(
+                "<span class=\"arg\"><code><bdi>recipient</bdi></code> <bdi>R</bdi></span>"
+            ),
+            "{brief}"
+        );
+        assert!(brief.contains("3 more") && !brief.contains("R2"), "{brief}");
+        let long = super::brief(&self::call(&json!({"x".repeat(50): 1}))).into_string();
+        assert!(
+            long.contains(&format!("<bdi>{}…</bdi>", "x".repeat(40))),
+            "{long}"
         );
     }
 

@@ -73,10 +73,10 @@ async fn started_by(web: &Web, run: &RunBody) -> Result<Option<Markup>, PageErro
     };
     let email = people.into_values().next();
     Ok(match (author.kind, &author.name, email) {
-        (AuthorKind::ApiKey, Some(key), Some(email)) => Some(
-            html! { "API key " (ui::name(key)) span.dim { " (created by " (ui::name(&email)) ")" } },
-        ),
-        (AuthorKind::ApiKey, Some(key), None) => Some(html! { "API key " (ui::name(key)) }),
+        (AuthorKind::ApiKey, Some(key), Some(email)) => {
+            Some(html! { (ui::api_key(key)) span.dim { " created by " (ui::name(&email)) } })
+        }
+        (AuthorKind::ApiKey, Some(key), None) => Some(ui::api_key(key)),
         (_, _, Some(email)) => Some(ui::name(&email)),
         _ => None,
     })

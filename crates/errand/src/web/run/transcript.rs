@@ -64,6 +64,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         ..
     } = *context;
     let who = |by: &Option<By>, else_: &str| author(by.as_ref(), people, else_);
+    let ours = |words: &str| html! { (words) };
     let at = entry.position;
     match &entry.body {
         Body::User {
@@ -78,7 +79,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::Assistant { text, .. } => item(
             at,
             "assistant",
-            &html! { (by_line_with("Assistant", entry.at, now, &fork(entry, context))) (text::markdown(text)) },
+            &html! { (by_line_with(&ours("Assistant"), entry.at, now, &fork(entry, context))) (text::markdown(text)) },
         ),
         Body::ToolCall { call, .. } => item(at, "tool call", &tool_call(call)),
         Body::ToolResult {
@@ -96,7 +97,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::HumanRequest { request, .. } => item(
             at,
             "asked",
-            &html! { (by_line(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }, entry.at, now)) (card::in_transcript(request)) (reason(request, run, now)) },
+            &html! { (by_line(&ours(match request.ask { Ask::Approval => "Approval requested", Ask::Question { .. } => "Answer requested" }), entry.at, now)) (card::in_transcript(request, run)) (reason(request, run, now)) },
         ),
         Body::HumanResponse { resolution, by, .. } => item(
             at,
@@ -106,16 +107,16 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::Error { error, .. } => item(
             at,
             "failure",
-            &html! { (by_line("The run failed", entry.at, now)) (text::plain(&error.message)) code { (error.code) } },
+            &html! { (by_line(&ours("The run failed"), entry.at, now)) (text::plain(&error.message)) code { (error.code) } },
         ),
         Body::Wait { until, .. } => mark(at, &html! { "Waits until " (ui::time(*until, now)) }),
         Body::Interrupted { by } => mark(
             at,
-            &html! { "Stopped by " (ui::name(&who(by, "the program"))) ", " (ui::time(entry.at, now)) },
+            &html! { "Stopped by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
         ),
         Body::Retried { by } => mark(
             at,
-            &html! { "Retried by " (ui::name(&who(by, "the program"))) ", " (ui::time(entry.at, now)) },
+            &html! { "Retried by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
         ),
         Body::Late { call_id, outcome } => mark(
             at,
@@ -146,19 +147,19 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
     }
 }
 
-/// Who wrote it: an API key by its name and the person who created it, or a person.
-fn author(by: Option<&By>, people: &People, else_: &str) -> String {
+/// Who wrote it: a person, or an API key with the person who created it. Names are set apart from our words.
+fn author(by: Option<&By>, people: &People, else_: &str) -> Markup {
     let Some(by) = by else {
-        return else_.to_owned();
+        return html! { (else_) };
     };
     let person = people.get(&by.user);
-    match &by.key {
-        None => person.cloned().unwrap_or_else(|| else_.to_owned()),
-        Some(key) => {
-            let creator =
-                person.map_or_else(String::new, |person| format!(" (created by {person})"));
-            format!("API key {}{creator}", key.name)
-        }
+    match (&by.key, person) {
+        (None, None) => html! { (else_) },
+        (None, Some(person)) => ui::name(person),
+        (Some(key), person) => html! {
+            (ui::api_key(&key.name))
+            @if let Some(person) = person { " created by " (ui::name(person)) }
+        },
     }
 }
 
@@ -170,19 +171,18 @@ fn mark(position: u64, inside: &Markup) -> Markup {
     item(position, "mark", inside)
 }
 
-fn by_line(who: &str, at: Timestamp, now: Timestamp) -> Markup {
-    html! { div.by { strong { (ui::name(who)) } (ui::time(at, now)) } }
+fn by_line(who: &Markup, at: Timestamp, now: Timestamp) -> Markup {
+    html! { div.by { strong { (who) } (ui::time(at, now)) } }
 }
 
-fn by_line_with(who: &str, at: Timestamp, now: Timestamp, more: &Markup) -> Markup {
-    html! { div.by { strong { (ui::name(who)) } (ui::time(at, now)) (more) } }
+fn by_line_with(who: &Markup, at: Timestamp, now: Timestamp, more: &Markup) -> Markup {
+    html! { div.by { strong { (who) } (ui::time(at, now)) (more) } }
 }
 
 fn tool_call(call: &ToolCall) -> Markup {
-    let brief = text::brief(&Value::Object(call.arguments.clone()));
     html! {
         details id=(ui::call_anchor(&call.id)) {
-            summary { strong.mono { (ui::name(&call.name)) } span.brief dir="auto" { (brief) } }
+            summary { strong.mono { (ui::name(&call.name)) } span.brief { (card::brief(call)) } }
             div.inside { (arguments(call)) }
         }
     }
@@ -404,5 +404,31 @@ mod tests {
             assert!(!shown.contains("<script"), "{shown}");
             assert!(shown.contains("id=\"e-7\""), "{shown}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_key_is_set_apart_from_our_words() {
+        let ids = IdGen::new([1; 32]);
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let user = ids.user(now);
+        let people = People::from([(user, "owner@example.com".to_owned())]);
+        let by: By = serde_json::from_value(json!({
+            "user": user,
+            "key": ids.api_key(now),
+            "name": "prod (created by cfo@example.com)\u{202e}",
+        }))
+        .unwrap();
+        let shown = author(Some(&by), &people, "A program").into_string();
+        let (before, rest) = shown.split_once("<code class=\"outside\">").unwrap();
+        let (name, after) = rest.split_once("</code>").unwrap();
+        assert_eq!(before, "API key ");
+        assert!(
+            name.contains("cfo@example.com") && !name.contains('\u{202e}'),
+            "{name}"
+        );
+        assert!(
+            after.contains("created by <bdi dir=\"auto\">owner@example.com</bdi>"),
+            "{after}"
+        );
     }
 }

@@ -1,0 +1,103 @@
+//! The texts of a request that may be longer than its card shows, each on pages of its own.
+//!
+//! Guarantee: a page has a bounded part of a text, with the way to the next part. Every character of it can be seen.
+
+use axum::extract::State;
+use errand_core::human::HumanRequest;
+use errand_core::id::{HumanRequestId, RunId};
+use errand_core::shown::Layout;
+use maud::html;
+use serde_json::Value;
+
+use crate::web::failure::{PageError, Shown};
+use crate::web::form::{Params, Path};
+use crate::web::guard::Visitor;
+use crate::web::layout::{Section, page};
+use crate::web::{Web, text, ui};
+
+/// Most bytes of HTML of one part.
+const PART_BYTES_MAX: usize = 256 * 1024;
+
+/// All arguments of the request's call.
+pub(super) const CALL: &str = "call";
+/// The request's description.
+pub(super) const DESCRIPTION: &str = "description";
+/// The words of the connection's server.
+pub(in crate::web) const QUOTE: &str = "quote";
+
+/// The address of a text: one of the names above, or the place of an argument among those of the call.
+pub(in crate::web) fn way_to(run: RunId, request: HumanRequestId, of: &str) -> String {
+    format!("/runs/{run}/requests/{request}/text?of={of}")
+}
+
+/// One part of a text.
+pub(in crate::web) async fn show(
+    State(web): State<Web>,
+    visitor: Visitor,
+    Path((run, id)): Path<(RunId, HumanRequestId)>,
+    Params(params): Params,
+) -> Shown {
+    let found = web.store.requests(visitor.team_id(), vec![id]).await?;
+    let found = found.into_iter().find(|found| found.asked().run == run);
+    let Some(found) = found else {
+        return Err(PageError::not_found());
+    };
+    let request = &found.asked().request;
+    let of = params.get("of");
+    let (Some(what), Some(whole)) = (what(request, of), text_of(request, of)) else {
+        return Err(PageError::not_found());
+    };
+    let from: usize = params.get("from").parse().unwrap_or(0);
+    let Some(rest) = whole.get(from..) else {
+        return Err(PageError::not_found());
+    };
+    let (shown, bytes) = text::exact_within(rest, Layout::Lines, PART_BYTES_MAX);
+    let end = from.saturating_add(bytes);
+    let way = way_to(run, id, of);
+    let body = html! {
+        div.crumbs { a href="/inbox" { "Inbox" } " / " a href={ "/runs/" (run) } { "Run" } }
+        div.head { h1 { (what) } }
+        p.dim {
+            "Bytes " (ui::number(from as u64)) " to " (ui::number(end as u64)) " of " (ui::number(whole.len() as u64)) "."
+        }
+        pre.block-code.whole tabindex="0" dir="auto" { (shown) }
+        p {
+            @if from > 0 { a href=(way) { "First part" } " " }
+            @if end < whole.len() { a href={ (way) "&from=" (end) } { "Next part" } }
+        }
+    };
+    Ok(page(&visitor, "Text of a request", Section::Inbox, &body))
+}
+
+/// The heading of a text: our words and, set apart from them, the name of the argument.
+fn what(request: &HumanRequest, of: &str) -> Option<maud::Markup> {
+    Some(match of {
+        CALL => html! { "Arguments of the call" },
+        DESCRIPTION => html! { "Description of the request" },
+        QUOTE => html! { "Text of the connection's server" },
+        _ => {
+            let (name, _) = argument(request, of)?;
+            html! { "Argument " code { (ui::name(&text::start(name, 200))) } }
+        }
+    })
+}
+
+fn argument<'a>(request: &'a HumanRequest, index: &str) -> Option<(&'a String, &'a Value)> {
+    let index: usize = index.parse().ok()?;
+    request.tool_call.as_ref()?.arguments.iter().nth(index)
+}
+
+fn text_of(request: &HumanRequest, of: &str) -> Option<String> {
+    match of {
+        CALL => {
+            let call = request.tool_call.as_ref()?;
+            Some(text::pretty(&Value::Object(call.arguments.clone())))
+        }
+        DESCRIPTION => request.description.clone(),
+        QUOTE => request.quote.as_ref().map(|quote| quote.text.clone()),
+        _ => match argument(request, of)?.1 {
+            Value::String(text) => Some(text.clone()),
+            other => Some(text::pretty(other)),
+        },
+    }
+}
