@@ -361,7 +361,7 @@ fn ordered(fields: &Map<String, Value>) -> Vec<Argument<'_>> {
 }
 
 /// First names whose every word decides, then those that have such a word beside others, then all else; among these, by
-/// what the words decide. A text that is no plain name decides nothing, whatever words are in it.
+/// what the words decide. A text that is no plain name decides nothing.
 fn rank(name: &str) -> (usize, usize) {
     let none = (2, DECIDING.len());
     let is_plain = name.len() <= BRIEF_NAME_CHARS
