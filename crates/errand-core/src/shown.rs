@@ -14,6 +14,8 @@
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, WhiteSpace};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
+use crate::limits::NAME_CHARS_MAX;
+
 /// Characters that fonts draw as blank although no property says so: BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH FULL
 /// BLANK and HALF BLANK, KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTEHEAD.
 const BLANK_BY_DRAWING: [char; 5] = [
@@ -159,6 +161,15 @@ pub fn is_hidden(c: char) -> bool {
         || BLANK_BY_DRAWING.contains(&c)
 }
 
+/// Whether a text can be a name that people choose: 1 to [`NAME_CHARS_MAX`] characters, no control character, and at
+/// least one character that a reader can see.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    text.chars().nth(NAME_CHARS_MAX).is_none()
+        && !text.chars().any(char::is_control)
+        && text.chars().any(|c| c != ' ' && !is_hidden(c))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -300,6 +311,27 @@ mod tests {
                     "{c:?} {written:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_name_can_be_seen_and_is_one_line() {
+        for name in ["a", "Łódź \u{202e}x", "日本語", "👩\u{200d}💻"] {
+            assert!(is_name(name), "{name:?}");
+        }
+        assert!(is_name(&"é".repeat(200)) && !is_name(&"é".repeat(201)));
+        for name in [
+            "",
+            "  ",
+            "\u{200b}",
+            "\u{202e}\u{2066}",
+            " \u{3164}\u{a0}",
+            "a\u{0}b",
+            "a\nb",
+            "a\tb",
+            "a\u{85}b",
+        ] {
+            assert!(!is_name(name), "{name:?}");
         }
     }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use errand_core::id::{ApiKeyId, IdGen, UserId};
 use errand_core::role::Role;
+use errand_core::shown::is_name;
 use errand_core::time::Timestamp;
 use errand_engine::clock::Clock;
 use errand_sandbox::Changes;
@@ -545,10 +546,7 @@ impl Admin {
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         let name = name.trim().to_owned();
-        if name.is_empty()
-            || name.chars().count() > NAME_CHARS_MAX
-            || name.chars().any(char::is_control)
-        {
+        if !is_name(&name) {
             return Err(AdminError::Bad(format!(
                 "the key's name takes 1 to {NAME_CHARS_MAX} characters in one line"
             )));

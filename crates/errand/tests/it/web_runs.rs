@@ -532,3 +532,71 @@ async fn a_transcript_shows_hidden_characters_of_calls_and_results() {
     }
     app.finish().await;
 }
+
+#[tokio::test]
+async fn a_call_of_any_size_has_a_bounded_card_and_its_text_is_on_pages() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let with = json!({"path": "/workspace/a", "content": "{{ message }}"});
+    let data = json!({
+        "tools": {"write_file": "ask"},
+        "playbook": {"steps": [{"tool": "write_file", "with": with}, {"finish": "x"}]},
+    });
+    let agent = app
+        .agent(&team, json!({"version": "v2", "data": data}))
+        .await;
+    let message = format!(
+        "{}{}the end",
+        "\u{200b}".repeat(300_000),
+        "x\u{ad}".repeat(10_000)
+    );
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": message}))
+        .await;
+    app.settle().await;
+    let page = owner.get("/inbox").await.ok();
+    assert!(page.len() < 200_000, "{}", page.len());
+    assert!(page.contains("\\u{200b} × 300,000<"));
+    let link = format!("href=\"/runs/{run}/requests/");
+    let mut rest = between(&page, &link, "\"").unwrap().to_owned();
+    let base = rest.split('?').next().unwrap().to_owned();
+    let mut pages = 0;
+    loop {
+        let way = format!("/runs/{run}/requests/{}", rest.replace("&amp;", "&"));
+        let page = owner.get(&way).await.ok();
+        assert!(page.len() < 400_000, "{}", page.len());
+        pages += 1;
+        if page.contains("the end</pre>") {
+            break;
+        }
+        let (before, _) = page.split_once("\">Next part<").unwrap();
+        let (_, next) = before.rsplit_once(&link).unwrap();
+        rest = next.to_owned();
+    }
+    assert!(pages > 2, "{pages}");
+    let none = owner
+        .get(&format!("/runs/{run}/requests/{base}?of=7"))
+        .await;
+    assert_eq!(none.status, 404);
+    app.finish().await;
+}
+
+#[tokio::test]
+async fn a_title_that_is_too_long_fails_the_step() {
+    let app = TestApp::start().await;
+    let (owner, team) = Browser::owner(&app, "acme").await;
+    let agent = app
+        .playbook(&team, json!([{"approve": {"title": "{{ message }}"}}]))
+        .await;
+    let long = "é".repeat(201);
+    let run = app
+        .run(&team, json!({"agent_id": agent, "message": long}))
+        .await;
+    app.settle().await;
+    let page = owner.get(&format!("/runs/{run}")).await.ok();
+    assert!(
+        page.contains("approve.title: must be at most 200 characters"),
+        "{page}"
+    );
+    app.finish().await;
+}

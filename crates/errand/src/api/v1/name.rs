@@ -1,6 +1,7 @@
 //! Texts with a length: names and what is alike.
 
 use errand_core::limits::NAME_CHARS_MAX;
+use errand_core::shown::is_name;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -9,19 +10,18 @@ use crate::api::error::ApiError;
 /// Most bytes of an address that a team gives: what servers commonly take.
 const URL_BYTES_MAX: usize = 2_048;
 
-/// A name: 1 to 200 characters, not all of them white.
+/// A name: 1 to 200 characters, some of which can be seen, and no control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let fits = !text.trim().is_empty() && text.chars().count() <= NAME_CHARS_MAX;
-        if fits {
+        if is_name(&text) {
             Ok(Self(text))
         } else {
             Err(D::Error::custom(format!(
-                "it takes 1 to {NAME_CHARS_MAX} characters"
+                "it takes 1 to {NAME_CHARS_MAX} characters that can be seen, in one line"
             )))
         }
     }
@@ -81,6 +81,9 @@ mod tests {
         assert!(fits(&"é".repeat(200)));
         assert!(!fits(""));
         assert!(!fits("  "));
+        assert!(!fits("\u{200b}"));
+        assert!(!fits("a\u{0}b"));
+        assert!(!fits("a\nb"));
         assert!(!fits(&"a".repeat(201)));
     }
 

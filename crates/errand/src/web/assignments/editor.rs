@@ -15,6 +15,7 @@ use errand_core::config::BadConfig;
 use errand_core::id::AgentId;
 use errand_core::limits::{CONFIG_BYTES_MAX, NAME_CHARS_MAX};
 use errand_core::policy;
+use errand_core::shown::is_name;
 use errand_store::model::{NewAgent, NewBuild, PageQuery};
 use errand_store::{Connection, Once, StoreError};
 use http::StatusCode;
@@ -219,8 +220,8 @@ fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewB
 
 fn name_of(sent: &Fields) -> Result<String, Wrong> {
     let name = sent.get("name").trim();
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
-        let message = format!("It takes 1 to {NAME_CHARS_MAX} characters.");
+    if !is_name(name) {
+        let message = format!("It takes 1 to {NAME_CHARS_MAX} characters that can be seen.");
         return Err(Wrong::new("name", message));
     }
     Ok(name.to_owned())

@@ -135,7 +135,7 @@ pub(super) fn shown(
                 strong.mono { (ui::name(&call.name)) }
                 @match (built_in(&call.name), description) {
                     (Some(ours), _) => span.dim.small { (ours) },
-                    (None, Some(theirs)) => span.dim.small { "Its server says: " q dir="auto" { (exact_line(&text::clip(theirs, DESCRIPTION_CHARS_MAX))) } },
+                    (None, Some(theirs)) => span.dim.small { "Its server says: " q.outside dir="auto" { (exact_line(&text::clip(theirs, DESCRIPTION_CHARS_MAX))) } },
                     (None, None) => {}
                 }
             }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
 use errand_core::id::{ApiKeyId, UserId};
 use errand_core::limits::NAME_CHARS_MAX;
-use errand_core::shown::one_line;
+use errand_core::shown::{is_name, one_line};
 use errand_store::model::{ApiKey, PageQuery};
 use errand_store::{NewApiKey, Once};
 use http::Method;
@@ -67,9 +67,11 @@ pub(in crate::web) async fn create(
     Form(sent): Form,
 ) -> Shown {
     let name = sent.get("name").trim().to_owned();
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+    if !is_name(&name) {
         let told = Told {
-            wrong: Some(format!("The name takes 1 to {NAME_CHARS_MAX} characters.")),
+            wrong: Some(format!(
+                "The name takes 1 to {NAME_CHARS_MAX} characters that can be seen."
+            )),
             sent,
             ..Told::default()
         };
