@@ -22,6 +22,8 @@ use crate::api::v1::runs::{SOURCES, STATUS_ALIASES};
 
 /// `http` or `https`, in letters of any size.
 const WEB_ADDRESS: &str = "^[Hh][Tt][Tt][Pp][Ss]?://";
+/// A name has no control characters, and is not blank.
+const NAME: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$";
 
 /// Makes the document say what the server refuses. `unknown_fields_refused`: as the settings have it.
 pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
@@ -87,7 +89,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
 
 /// Fields of request bodies: schema, field, what it takes.
 fn fields() -> Vec<(&'static str, &'static str, Value)> {
-    let name = json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": "\\S"});
+    let name = json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": NAME});
     let url = json!({"format": "uri", "minLength": 1, "maxLength": 2048, "pattern": WEB_ADDRESS});
     let words = |words: &[&str]| json!({ "enum": words });
     let statuses = |statuses: &[Status]| {
