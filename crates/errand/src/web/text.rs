@@ -23,7 +23,11 @@ const HTML_BYTES_MAX: usize = 512 * 1024;
 /// Most parts of a Markdown text; beyond, the text is shown as it is.
 const EVENTS_MAX: usize = 20_000;
 /// Most bytes of the HTML of a text in letters of one width.
-const CODE_BYTES_MAX: usize = 128 * 1024;
+const CODE_BYTES_MAX: usize = 64 * 1024;
+/// Most fields of an object that are shown by name.
+const FIELDS_MAX: usize = 200;
+/// Most characters of such a name.
+const FIELD_NAME_CHARS_MAX: usize = 200;
 
 /// Markdown as a model writes it.
 pub(super) fn markdown(text: &str) -> Markup {
@@ -304,8 +308,8 @@ pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
     }
     html! {
         dl.facts {
-            @for (name, value) in fields {
-                dt.mono { (super::ui::name(name)) }
+            @for (name, value) in fields.iter().take(FIELDS_MAX) {
+                dt.mono { (super::ui::name(&start(name, FIELD_NAME_CHARS_MAX))) }
                 dd {
                     @match value {
                         Value::String(text) if text.contains('\n') || text.chars().count() > 120 => (code(text)),
@@ -315,6 +319,16 @@ pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
                     }
                 }
             }
+        }
+        (more_fields(fields.len()))
+    }
+}
+
+fn more_fields(all: usize) -> Markup {
+    let more = all.saturating_sub(FIELDS_MAX);
+    html! {
+        @if more > 0 {
+            p.small.dim { (super::ui::number(more as u64)) " more fields are not shown." }
         }
     }
 }
@@ -412,11 +426,12 @@ fn is_table(rows: &[Value]) -> bool {
 fn names_and_values(fields: &Map<String, Value>) -> Markup {
     html! {
         dl.facts {
-            @for (name, value) in fields {
-                dt.mono { (super::ui::name(name)) }
+            @for (name, value) in fields.iter().take(FIELDS_MAX) {
+                dt.mono { (super::ui::name(&start(name, FIELD_NAME_CHARS_MAX))) }
                 dd { code { (exact_line(&shown(value))) } }
             }
         }
+        (more_fields(fields.len()))
     }
 }
 
@@ -682,6 +697,18 @@ mod tests {
         );
         let shown = markdown(&table).into_string();
         assert!(shown.len() < HTML_BYTES_MAX && !shown.contains("<table"));
+    }
+
+    #[test]
+    fn an_object_of_many_fields_is_cut_and_says_so() {
+        let fields: Map<String, Value> = (0..1_200)
+            .map(|number| (format!("f{number}"), json!(number)))
+            .collect();
+        let shown = arguments(&fields).into_string();
+        assert_eq!(shown.matches("<dt").count(), FIELDS_MAX);
+        assert!(shown.contains("1,000 more fields are not shown."));
+        let shown = value(&Value::Object(fields)).into_string();
+        assert!(shown.contains("1,000 more fields are not shown."));
     }
 
     #[test]
