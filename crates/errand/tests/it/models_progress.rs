@@ -215,9 +215,9 @@ async fn answers_that_are_cut_off_are_bounded() {
         assert_eq!(world.server.asked().len(), CUT_ANSWERS_MAX as usize);
         // With people, they are asked; an approval begins the count anew.
         let run = world.run(model, json!({}), "Tell.").await;
-        assert!(title(&world, &run).await.contains("cut off"));
+        assert!(title(&world, &run).await.contains("truncated"));
         respond(&world, &run, json!({"approved": true})).await;
-        assert!(title(&world, &run).await.contains("cut off"));
+        assert!(title(&world, &run).await.contains("truncated"));
         assert_eq!(world.server.asked().len(), 3 * CUT_ANSWERS_MAX as usize);
         respond(&world, &run, json!({"approved": false})).await;
         assert_eq!(world.failed(&run).await.0, "model_answers_cut_off");
@@ -287,7 +287,7 @@ async fn calls_that_repeat_or_fail_are_bounded() {
             assert_eq!(world.failed(&run).await.0, *code, "{model}");
             assert!(world.server.asked().len() <= 2 * *calls as usize);
             let run = world.run(model, json!({}), "Go.").await;
-            assert!(title(&world, &run).await.starts_with("Go on"));
+            assert!(title(&world, &run).await.starts_with("Continue"));
             world.app.finish().await;
         }
     }
