@@ -2,14 +2,14 @@
 //!
 //! # Guarantees
 //!
-//! [`Bubblewrap`] guarantees the following for whatever runs inside, short of a vulnerability in the kernel:
+//! [`Bubblewrap`] guarantees the following for everything that runs inside, short of a vulnerability in the kernel:
 //!
 //! * It sees the programs of the machine (or of another root directory) read-only, its `/workspace`, and small
 //!   in-memory file systems. It sees nothing of the server: no file, no variable, no descriptor, no process. Commands
 //!   have no network.
 //! * It is never root outside, and root never starts bubblewrap. If the server is root, each sandbox has a user id of
 //!   its own.
-//! * Its memory, processes, processor time, files, disk space and output are limited; whatever exceeds a limit is
+//! * Its memory, processes, processor time, files, disk space and output are limited; everything that exceeds a limit is
 //!   stopped.
 //! * It ends with its command, at the time limit, on a stop, or with the server, and all its processes end with it.
 //!

@@ -302,7 +302,7 @@ impl Root {
         self.unnamed_temps
     }
 
-    /// Opens whatever `path` names: a file, a directory, or anything else that is not a link.
+    /// Opens anything that `path` names: a file, a directory, or anything else that is not a link.
     pub(crate) fn open_any(&self, path: &SandboxPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         self.how.open(self.dir(), path.relative().as_bytes(), flags)
     }

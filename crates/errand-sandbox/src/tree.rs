@@ -171,7 +171,7 @@ fn remove_simple(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
     }
 }
 
-/// Opens a directory so that its entries can be removed, whatever its permissions are.
+/// Opens a directory so that its entries can be removed, regardless of its permissions.
 fn open_to_empty(how: How, dir: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
     let fd = match how.open(dir, name.as_bytes(), DIRECTORY) {
         Err(Errno::ACCESS) => {

@@ -1,4 +1,4 @@
-//! What a team connects errand with: MCP servers, model providers, and the secrets that both use.
+//! Services that a team connects errand to: MCP servers, model providers, and the secrets that both use.
 
 pub(crate) mod connections;
 pub(crate) mod providers;

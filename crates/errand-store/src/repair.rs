@@ -60,7 +60,7 @@ impl Store {
         self.write(move |tx| resume(tx, &bell, run, now)).await
     }
 
-    /// Ends a run as failed, whatever the state of its rows. A run that has ended is left unchanged.
+    /// Ends a run as failed, regardless of the state of its rows. A run that has ended is left unchanged.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].

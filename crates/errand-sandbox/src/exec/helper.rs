@@ -51,7 +51,7 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
     let (cgroups, _) =
         order::receive::<Vec<String>>(io::stdin().as_fd()).map_err(failed("read the cgroups"))?;
     for file in &cgroups {
-        // "0" stands for the writing process itself.
+        // "0" means the writing process itself.
         fs::write(file, "0").map_err(failed("join the cgroup"))?;
     }
     // Missing on some systems, and only decides which process is killed first.

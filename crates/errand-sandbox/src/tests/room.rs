@@ -101,7 +101,7 @@ fn concurrent_writes_do_not_exceed_the_limit() {
     assert!(root.usage().unwrap().files >= 4);
 }
 
-/// Each team may hold 1 MiB, in sandboxes of which each could hold as much.
+/// Limits each team to 1 MiB, and each of its sandboxes, too.
 fn teams() -> Rooms {
     Rooms::new(RoomLimits {
         team_disk_bytes_max: 1 << 20,
@@ -218,7 +218,7 @@ fn a_copy_takes_room_of_its_team() {
         matches!(refused, CopyError::File(FileError::TeamFull { .. })),
         "{refused}"
     );
-    // What is left of it is removed by whoever wanted it.
+    // The caller removes the remains.
     rooms.forget(&temp.path().join("three"), None);
     assert_eq!(rooms.team_bytes(charged(1).team), held);
 }

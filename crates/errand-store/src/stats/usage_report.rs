@@ -82,7 +82,7 @@ pub struct UsageLine {
     pub agent: Option<Named<AgentId>>,
     /// `provider/name`.
     pub model: Option<String>,
-    /// The inner `None` stands for runs that were started without a key.
+    /// The inner `None` means the runs that were started without a key.
     pub api_key: Option<Option<Named<ApiKeyId>>>,
     pub sums: UsageSums,
 }
@@ -155,7 +155,7 @@ fn usage_line(row: &Row<'_>, by_key: bool) -> rusqlite::Result<UsageLine> {
         }),
         None => None,
     };
-    // An empty key stands for runs that were started without one.
+    // An empty key means the runs that were started without one.
     let key = match row.get_ref(4)? {
         ValueRef::Blob(bytes) if !bytes.is_empty() => Some(Named {
             id: ApiKeyId::from_stored(row.get::<_, Blob>(4)?.0),

@@ -182,7 +182,7 @@ async fn nobody_else_reads_the_files_whoever_made_the_directory() {
     }
 }
 
-/// What a store of an older schema holds: a run that ended, with a delivery that failed once and one that arrived.
+/// Content of a store of an older schema: a run that ended, with a delivery that failed once and one that arrived.
 const OLD: &str = "
     INSERT INTO teams (id, name, created_at, webhook_secret) VALUES (zeroblob(16), 't', 1, x'00');
     INSERT INTO users (id, created_at) VALUES (zeroblob(16), 1);

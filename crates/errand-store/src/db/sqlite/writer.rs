@@ -77,7 +77,7 @@ pub(crate) struct Rings {
     outbox: bool,
 }
 
-/// What happened to the driver of a run.
+/// Change of a run's driver.
 enum Fenced {
     /// A driver received the run, and its listener must be registered.
     Given(RunId, Arc<Notify>),
