@@ -210,7 +210,7 @@ async fn every_route_asks_for_a_key_and_answers_404_for_what_is_not_there() {
             }
             // Nobody has begun a sign-in of that name.
             Access::Public if route.path.contains("{sign_in}") => {
-                drop(open.error(400, "bad_request"))
+                drop(open.error(404, "not_found"))
             }
             Access::Public => assert_eq!(open.status, 200, "{path}"),
             Access::Needs(_) => {

@@ -464,7 +464,7 @@ async fn a_bad_pattern_is_said_in_one_line() {
             .error("search_files", json!({"pattern": pattern}))
             .await;
         assert!(
-            error.starts_with("invalid_arguments: the pattern is not a regular expression"),
+            error.starts_with("invalid_arguments: the pattern is not a valid regular expression"),
             "{error}"
         );
         assert!(error.contains(end) && !error.contains('\n'), "{error}");
@@ -672,10 +672,7 @@ async fn work_that_panics_is_an_error_of_the_server() {
 fn a_full_disk_is_told_from_other_failures() {
     let path = SandboxPath::root();
     let text = |error: FileError| CallError::File(error).text();
-    assert!(
-        text(FileError::NoSpace { path: path.clone() })
-            .starts_with("no_space: there is no space left")
-    );
+    assert!(text(FileError::NoSpace { path: path.clone() }).starts_with("no_space: XX"));
     let failed = FileError::Io {
         op: "sync",
         path,

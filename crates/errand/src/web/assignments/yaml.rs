@@ -41,7 +41,12 @@ pub(in crate::web) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, NotYam
 }
 
 fn of(error: &Error) -> NotYaml {
-    let message = match error.without_snippet() {
+    // The library wraps an error in a piece of the text, and in the alias that led to it.
+    let mut cause = error.without_snippet();
+    while let Error::AliasError { error, .. } | Error::WithSnippet { error, .. } = cause {
+        cause = error;
+    }
+    let message = match cause {
         Error::Budget { .. } => format!(
             "It is too large: it takes at most {VALUES_MAX} values, and an alias counts as often as it is used."
         ),
