@@ -672,7 +672,10 @@ async fn work_that_panics_is_an_error_of_the_server() {
 fn a_full_disk_is_told_from_other_failures() {
     let path = SandboxPath::root();
     let text = |error: FileError| CallError::File(error).text();
-    assert!(text(FileError::NoSpace { path: path.clone() }).starts_with("no_space: XX"));
+    assert!(
+        text(FileError::NoSpace { path: path.clone() })
+            .starts_with("no_space: there is no disk space left")
+    );
     let failed = FileError::Io {
         op: "sync",
         path,
