@@ -149,7 +149,7 @@ impl Tool for SimTool {
         if !ended {
             if self.world.sabotages(Sabotage::BeginsAfterStop) {
                 // Only after the stop has been answered.
-                for _ in 0..50 {
+                for _ in 0..500 {
                     tokio::task::yield_now().await;
                     let halted =
                         |state: &State| state.runs.get(&context.run).is_some_and(|r| r.halted);
