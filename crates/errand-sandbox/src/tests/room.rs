@@ -189,7 +189,7 @@ fn what_a_command_left_is_measured_when_it_is_asked_for() {
     assert_eq!(rooms.unmeasured(9), Vec::<std::path::PathBuf>::new());
     fs::write(dir.join("large"), vec![1; 2 << 20]).unwrap();
     root.has_changed();
-    assert_eq!(rooms.unmeasured(9), [dir.clone()]);
+    assert_eq!(rooms.unmeasured(9), std::slice::from_ref(&dir));
     assert_eq!(rooms.measure_known(&dir).unwrap(), Some(2));
     assert_eq!(rooms.unmeasured(9), Vec::<std::path::PathBuf>::new());
     let other = of_team(&rooms, temp.path(), "b", charged(1));

@@ -163,7 +163,7 @@ pub(super) fn shown(run: RunId, path: &str) -> Markup {
 
 /// A link to a file's preview.
 pub(super) fn link_to(run: RunId, path: &str) -> Markup {
-    html! { a href={ "/runs/" (run) "/files/view?" (query_of(path)) } { "Open " (path) } }
+    html! { a href={ "/runs/" (run) "/files/view?" (query_of(path)) } { "Open " (ui::name(path)) } }
 }
 
 /// The beginning of a file, if it is text.

@@ -187,7 +187,7 @@ async fn look(caller: &Caller, agent: &str) -> Look {
     Look { get, post, run }
 }
 
-/// The medians of some looks, and the longest.
+/// The medians of some looks.
 async fn looks(what: &str, caller: &Caller, agent: &str, server: &Server) -> Look {
     let (mut all, mut memory) = (Vec::new(), 0);
     for _ in 0..LOOKS {
@@ -198,17 +198,13 @@ async fn looks(what: &str, caller: &Caller, agent: &str, server: &Server) -> Loo
     let of = |part: fn(&Look) -> Duration| {
         let mut times: Vec<Duration> = all.iter().map(part).collect();
         times.sort();
-        (times[LOOKS / 2], times[LOOKS - 1])
+        times[LOOKS / 2]
     };
-    let (get, post, run) = (of(|l| l.get), of(|l| l.post), of(|l| l.run));
-    println!(
-        "{what}: GET {get:?}, POST {post:?}, run {run:?} (median, longest); {memory} KiB at most"
-    );
     assert!(memory < MEMORY_KIB_MAX, "{what}: {memory} KiB");
     Look {
-        get: get.0,
-        post: post.0,
-        run: run.0,
+        get: of(|look| look.get),
+        post: of(|look| look.post),
+        run: of(|look| look.run),
     }
 }
 
