@@ -7,7 +7,7 @@
 //!
 //! # Non-goals
 //!
-//! A proof that validation is fast. Whatever is not [`Weight::Light`] is validated in a process with a time limit.
+//! A proof that validation is fast. A schema that is not [`Weight::Light`] is validated in a process with a time limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 

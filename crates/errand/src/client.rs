@@ -566,7 +566,7 @@ impl Client {
         .await
     }
 
-    /// Uploads a file of `size_bytes`, whatever its size: directly up to the contract's limit, else to an upload URL.
+    /// Uploads a file of `size_bytes`, directly up to the contract's limit and to an upload URL above it.
     ///
     /// # Errors
     /// Those of any call.

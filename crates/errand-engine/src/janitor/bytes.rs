@@ -52,7 +52,7 @@ impl Janitor {
         let swept = self.sweep().await;
         let sandboxes = self.parts.sandboxes.clone();
         let measured = blocking(move || sandboxes.measure_changed().map_err(of_file)).await;
-        // What was measured is recorded, whatever could not be.
+        // The measured sandboxes are recorded even if others could not be measured.
         self.record().await?;
         swept?;
         Ok(measured?)

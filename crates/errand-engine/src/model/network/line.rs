@@ -75,7 +75,7 @@ impl Line {
             .retain(|waiting| waiting.held_until.is_none_or(|until| until > now));
     }
 
-    /// Lets a run in if it is its turn; otherwise it waits.
+    /// Gives a run its turn if the turn has come; otherwise the run waits.
     fn enters(&mut self, (team, run): (TeamId, RunId), most: usize, now: Timestamp) -> bool {
         self.forget_the_late(now);
         if self.waiting.iter().all(|waiting| waiting.run != run) {
