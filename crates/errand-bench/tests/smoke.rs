@@ -104,7 +104,7 @@ fn every_measure_runs_and_the_report_contains_it() {
     assert!(left.is_empty(), "temporary directories stay: {left:?}");
 
     let text = std::fs::read_to_string(&report).unwrap();
-    assert!(text.contains("the figures mean nothing"), "{text}");
+    assert!(text.contains("the values mean nothing"), "{text}");
     for drawing in ["goals", "runs", "latency"] {
         assert!(
             Path::new(&at("performance"))
