@@ -1,7 +1,7 @@
 //! Opens files beneath a directory without following a link and without leaving the file system.
 //!
 //! `openat2` does this in one call that no race can defeat. Where it is missing (Linux before 5.6, or the system call
-//! filter of an old container), [`How::Walk`] opens one path component at a time with `O_NOFOLLOW`. That is
+//! filter of an old container), [`OpenStrategy::Walk`] opens one path component at a time with `O_NOFOLLOW`. That is
 //! as safe, because the components are plain names (no `..`, no slash) and *every* link is refused, so nothing is
 //! left to resolve.
 //!
@@ -24,14 +24,14 @@ const OPEN_TRIES_MAX: u32 = 64;
 
 /// How paths are opened. Probed once for each root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum OpenStrategy {
     /// One `openat2` with `RESOLVE_BENEATH` and no links.
     Openat2,
     /// One path component at a time, each with `O_NOFOLLOW`.
     Walk,
 }
 
-impl How {
+impl OpenStrategy {
     /// Probes what the system allows, using an open directory.
     pub(crate) fn probe(dir: BorrowedFd<'_>) -> Self {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -53,21 +53,21 @@ impl How {
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
         // O_PATH opens nothing that could block, and the kernel refuses it together with these two flags.
-        let careful = if flags.contains(OFlags::PATH) {
+        let nonblocking = if flags.contains(OFlags::PATH) {
             OFlags::empty()
         } else {
             OFlags::NONBLOCK | OFlags::NOCTTY
         };
-        let flags = flags | careful | OFlags::CLOEXEC;
+        let flags = flags | nonblocking | OFlags::CLOEXEC;
         let path = if path.is_empty() { b"." } else { path };
         match self {
-            Self::Openat2 => open_in_one(dir, path, flags),
-            Self::Walk => walk(dir, path, flags),
+            Self::Openat2 => open_with_openat2(dir, path, flags),
+            Self::Walk => open_by_walking(dir, path, flags),
         }
     }
 }
 
-fn open_in_one(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open_with_openat2(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     for _ in 1..OPEN_TRIES_MAX {
         match rustix::fs::openat2(dir, path, flags, Mode::empty(), RESOLVE) {
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -77,7 +77,7 @@ fn open_in_one(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedF
     rustix::fs::openat2(dir, path, flags, Mode::empty(), RESOLVE)
 }
 
-fn walk(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+fn open_by_walking(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     // Checked on each directory below: without openat2, nothing else keeps us on this file system.
     let device = rustix::fs::fstat(dir)?.st_dev;
     let mut at: Option<OwnedFd> = None;

@@ -50,26 +50,26 @@ pub struct Changes(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     /// Notified when a change ends, a sandbox was saved, or the backup moves on.
-    moved: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    under_way: HashMap<SandboxId, UnderWay>,
+    active: HashMap<SandboxId, ActiveChanges>,
     /// Number of changes that wait for the backup.
     waiting: usize,
-    backup: Option<Saving>,
+    backup: Option<BackupState>,
 }
 
 /// Number of changes of a sandbox that are in progress.
 #[derive(Clone, Copy, Default)]
-struct UnderWay {
+struct ActiveChanges {
     writes: u32,
     commands: u32,
 }
 
 #[derive(Default)]
-struct Saving {
+struct BackupState {
     /// `None` until the point in time is taken.
     save: Option<Save>,
     stages: HashMap<SandboxId, Stage>,
@@ -77,7 +77,7 @@ struct Saving {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    InHand,
+    Saving,
     Saved,
 }
 
@@ -104,22 +104,22 @@ impl fmt::Debug for Change {
 impl Drop for Change {
     fn drop(&mut self) {
         let mut state = self.changes.state();
-        if let Some(count) = state.under_way.get_mut(&self.sandbox) {
+        if let Some(count) = state.active.get_mut(&self.sandbox) {
             let count_of_kind = count.of(self.kind);
             *count_of_kind = count_of_kind.saturating_sub(1);
             if count.writes == 0 && count.commands == 0 {
-                state.under_way.remove(&self.sandbox);
+                state.active.remove(&self.sandbox);
             }
         }
         let is_watched = state.backup.is_some();
         drop(state);
         if is_watched {
-            self.changes.0.moved.notify_all();
+            self.changes.0.changed.notify_all();
         }
     }
 }
 
-impl UnderWay {
+impl ActiveChanges {
     fn of(&mut self, kind: ChangeKind) -> &mut u32 {
         match kind {
             ChangeKind::Write => &mut self.writes,
@@ -135,7 +135,7 @@ impl Changes {
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.0
-            .moved
+            .changed
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,11 +143,11 @@ impl Changes {
     /// Begins a change, unless it would have to wait.
     pub fn try_begin(&self, sandbox: &SandboxId, kind: ChangeKind) -> Option<Change> {
         let mut state = self.state();
-        let is_free = match &state.backup {
+        let may_begin = match &state.backup {
             None => true,
-            Some(saving) => saving.stages.get(sandbox) == Some(&Stage::Saved),
+            Some(backup) => backup.stages.get(sandbox) == Some(&Stage::Saved),
         };
-        is_free.then(|| self.count(&mut state, sandbox, kind))
+        may_begin.then(|| self.add(&mut state, sandbox, kind))
     }
 
     /// Begins a change. While a backup is running, blocks until the sandbox is saved, and saves it itself if that has
@@ -155,14 +155,14 @@ impl Changes {
     pub fn begin(&self, sandbox: &SandboxId, kind: ChangeKind) -> Change {
         let mut state = self.state();
         loop {
-            match Self::next(&state, sandbox) {
-                Next::Go => return self.count(&mut state, sandbox, kind),
-                Next::Wait => {
+            match Self::next_step(&state, sandbox) {
+                Step::Go => return self.add(&mut state, sandbox, kind),
+                Step::Wait => {
                     state.waiting += 1;
                     state = self.wait(state);
                     state.waiting -= 1;
                 }
-                Next::Save(save) => {
+                Step::Save(save) => {
                     self.save_now(state, sandbox, &save);
                     state = self.state();
                 }
@@ -170,21 +170,21 @@ impl Changes {
         }
     }
 
-    fn next(state: &State, sandbox: &SandboxId) -> Next {
-        let Some(saving) = &state.backup else {
-            return Next::Go;
+    fn next_step(state: &State, sandbox: &SandboxId) -> Step {
+        let Some(backup) = &state.backup else {
+            return Step::Go;
         };
-        match (saving.stages.get(sandbox), &saving.save) {
-            (Some(Stage::Saved), _) => Next::Go,
-            (Some(Stage::InHand), _) | (None, None) => Next::Wait,
+        match (backup.stages.get(sandbox), &backup.save) {
+            (Some(Stage::Saved), _) => Step::Go,
+            (Some(Stage::Saving), _) | (None, None) => Step::Wait,
             // A write in progress ends soon, so wait for it rather than copy half of it.
-            (None, Some(_)) if state.writes_in(sandbox) => Next::Wait,
-            (None, Some(save)) => Next::Save(Arc::clone(save)),
+            (None, Some(_)) if state.writes_in(sandbox) => Step::Wait,
+            (None, Some(save)) => Step::Save(Arc::clone(save)),
         }
     }
 
-    fn count(&self, state: &mut State, sandbox: &SandboxId, kind: ChangeKind) -> Change {
-        let count = state.under_way.entry(sandbox.clone()).or_default();
+    fn add(&self, state: &mut State, sandbox: &SandboxId, kind: ChangeKind) -> Change {
+        let count = state.active.entry(sandbox.clone()).or_default();
         *count.of(kind) += 1;
         Change {
             changes: self.clone(),
@@ -194,14 +194,14 @@ impl Changes {
     }
 
     fn save_now(&self, mut state: MutexGuard<'_, State>, sandbox: &SandboxId, save: &Save) {
-        let Some(saving) = state.backup.as_mut() else {
+        let Some(backup) = state.backup.as_mut() else {
             return;
         };
-        saving.stages.insert(sandbox.clone(), Stage::InHand);
+        backup.stages.insert(sandbox.clone(), Stage::Saving);
         let has_commands = state.commands_in(sandbox);
         drop(state);
         // Marks the sandbox as saved even if `save` panics, so that nobody waits for it forever.
-        let _saved = Saved {
+        let _saved = MarkSaved {
             changes: self,
             sandbox,
         };
@@ -221,14 +221,14 @@ impl Changes {
         if state.backup.is_some() {
             return None;
         }
-        state.backup = Some(Saving::default());
+        state.backup = Some(BackupState::default());
         Some(Backup {
             changes: self.clone(),
         })
     }
 }
 
-enum Next {
+enum Step {
     Go,
     Wait,
     Save(Save),
@@ -236,32 +236,32 @@ enum Next {
 
 impl State {
     fn writes_in(&self, sandbox: &SandboxId) -> bool {
-        self.under_way
+        self.active
             .get(sandbox)
             .is_some_and(|count| count.writes > 0)
     }
 
     fn commands_in(&self, sandbox: &SandboxId) -> bool {
-        self.under_way
+        self.active
             .get(sandbox)
             .is_some_and(|count| count.commands > 0)
     }
 }
 
 /// Marks a sandbox as saved when dropped.
-struct Saved<'a> {
+struct MarkSaved<'a> {
     changes: &'a Changes,
     sandbox: &'a SandboxId,
 }
 
-impl Drop for Saved<'_> {
+impl Drop for MarkSaved<'_> {
     fn drop(&mut self) {
         let mut state = self.changes.state();
-        if let Some(saving) = state.backup.as_mut() {
-            saving.stages.insert(self.sandbox.clone(), Stage::Saved);
+        if let Some(backup) = state.backup.as_mut() {
+            backup.stages.insert(self.sandbox.clone(), Stage::Saved);
         }
         drop(state);
-        self.changes.0.moved.notify_all();
+        self.changes.0.changed.notify_all();
     }
 }
 
@@ -274,17 +274,17 @@ pub struct Backup {
 impl Drop for Backup {
     fn drop(&mut self) {
         self.changes.state().backup = None;
-        self.changes.0.moved.notify_all();
+        self.changes.0.changed.notify_all();
     }
 }
 
 impl Backup {
     /// Ends the waiting of [`Changes::arm`]: the point in time is taken, so sandboxes can be saved with `save`.
     pub fn open(&self, save: Save) {
-        if let Some(saving) = self.changes.state().backup.as_mut() {
-            saving.save = Some(save);
+        if let Some(backup) = self.changes.state().backup.as_mut() {
+            backup.save = Some(save);
         }
-        self.changes.0.moved.notify_all();
+        self.changes.0.changed.notify_all();
     }
 
     /// Whether a command that began before the point in time is still running in a sandbox that is not saved yet.
@@ -294,7 +294,7 @@ impl Backup {
         let is_saved = state
             .backup
             .as_ref()
-            .is_some_and(|saving| saving.stages.contains_key(sandbox));
+            .is_some_and(|backup| backup.stages.contains_key(sandbox));
         !is_saved && state.commands_in(sandbox)
     }
 
@@ -303,19 +303,19 @@ impl Backup {
     pub fn save(&self, sandbox: &SandboxId, deadline: Instant) {
         let mut state = self.changes.state();
         loop {
-            match Changes::next(&state, sandbox) {
-                Next::Go => return,
-                Next::Wait => state = self.changes.wait(state),
-                Next::Save(_) if state.commands_in(sandbox) && Instant::now() < deadline => {
+            match Changes::next_step(&state, sandbox) {
+                Step::Go => return,
+                Step::Wait => state = self.changes.wait(state),
+                Step::Save(_) if state.commands_in(sandbox) && Instant::now() < deadline => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let waited = self
                         .changes
                         .0
-                        .moved
+                        .changed
                         .wait_timeout(state, left.max(Duration::from_millis(1)));
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
-                Next::Save(save) => {
+                Step::Save(save) => {
                     self.changes.save_now(state, sandbox, &save);
                     return;
                 }
@@ -335,7 +335,7 @@ mod tests {
     }
 
     /// A save that reports the sandbox it was called for.
-    fn told() -> (Save, Receiver<(SandboxId, bool)>) {
+    fn recording_save() -> (Save, Receiver<(SandboxId, bool)>) {
         let (tell, hear): (Sender<_>, _) = channel();
         let tell = Mutex::new(tell);
         let save: Save = Arc::new(move |id: &SandboxId, busy: bool| {
@@ -352,7 +352,7 @@ mod tests {
         let backup = changes.arm().unwrap();
         assert!(changes.arm().is_none(), "one backup at a time");
         assert!(changes.try_begin(&id(1), ChangeKind::Write).is_none());
-        let (save, saved) = told();
+        let (save, saved) = recording_save();
         backup.open(save);
         drop(changes.begin(&id(1), ChangeKind::Write));
         assert_eq!(saved.try_recv().unwrap(), (id(1), false));
@@ -371,7 +371,7 @@ mod tests {
         let write = changes.begin(&id(1), ChangeKind::Write);
         let command = changes.begin(&id(2), ChangeKind::Command);
         let backup = changes.arm().unwrap();
-        let (save, saved) = told();
+        let (save, saved) = recording_save();
         backup.open(save);
         assert!(backup.is_busy(&id(2)));
         std::thread::scope(|scope| {
@@ -382,7 +382,7 @@ mod tests {
         });
         assert_eq!(saved.recv_timeout(NEVER).unwrap(), (id(1), false));
         drop(command);
-        assert!(changes.state().under_way.is_empty());
+        assert!(changes.state().active.is_empty());
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
         let changes = Changes::default();
         let command = changes.begin(&id(2), ChangeKind::Command);
         let backup = changes.arm().unwrap();
-        let (save, saved) = told();
+        let (save, saved) = recording_save();
         backup.open(save);
         std::thread::scope(|scope| {
             scope.spawn(|| backup.save(&id(2), Instant::now() + NEVER));

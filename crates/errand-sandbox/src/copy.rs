@@ -14,12 +14,12 @@ use errand_core::path::SandboxPath;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::beneath::{How, file_type, scan, size_bytes};
+use crate::beneath::{OpenStrategy, file_type, scan, size_bytes};
 use crate::changes::ChangeKind;
 use crate::error::FileError;
-use crate::room::Taken;
+use crate::room::Reservation;
 use crate::root::Root;
-use crate::write::{TEMP_PREFIX, is_full};
+use crate::write::{TEMP_PREFIX, sandbox_full};
 
 /// Maximum depth of copied directories. Each level needs two open directories.
 const DEPTH_MAX: usize = 100;
@@ -65,17 +65,17 @@ impl Root {
         let _change = to.begin_change(ChangeKind::Write);
         let root = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
-        let taken = match to.room() {
+        let reservation = match to.room() {
             Some(room) => Some(
                 room.begin(to, false)?
-                    .map_err(|full| is_full(&root, &full))?,
+                    .map_err(|full| sandbox_full(&root, &full))?,
             ),
             None => None,
         };
-        let mut copying = Copying {
+        let mut copier = Copier {
             to,
-            taken,
-            how: self.how(),
+            reservation,
+            strategy: self.strategy(),
             limits,
             names_left: limits.names_max,
             user: to.user(),
@@ -83,7 +83,7 @@ impl Root {
         };
         let source = self.open_dir(&root)?;
         let target = to.open_dir(&root)?;
-        let mut levels = vec![copying.enter(source, target)?];
+        let mut levels = vec![copier.enter(source, target)?];
         while let Some(level) = levels.last_mut() {
             let Some((name, mode)) = level.todo.pop() else {
                 levels.pop();
@@ -93,8 +93,8 @@ impl Root {
                 return Err(CopyError::TooMuch(limits));
             }
             let Some(level) = levels.last() else { break };
-            let inner = copying
-                .how
+            let inner = copier
+                .strategy
                 .open(level.source.as_fd(), name.as_bytes(), DIRECTORY);
             let source = match inner {
                 Ok(source) => source,
@@ -111,17 +111,17 @@ impl Root {
                 Mode::empty(),
             );
             let target = target.map_err(failed)?;
-            copying.give(&target).map_err(failed)?;
-            levels.push(copying.enter(source, target)?);
+            copier.chown(&target).map_err(failed)?;
+            levels.push(copier.enter(source, target)?);
         }
         to.has_changed();
         // Measured before the space that was reserved for the copy is returned.
         to.measure()?;
         // One call for all files: syncing thousands of small files one by one would take much longer.
         rustix::fs::syncfs(to.dir())
-            .and_then(|()| to.settle())
+            .and_then(|()| to.sync_parent())
             .map_err(failed)?;
-        Ok(copying.copied)
+        Ok(copier.copied)
     }
 }
 
@@ -132,11 +132,11 @@ struct Level {
     todo: Vec<(CString, Mode)>,
 }
 
-struct Copying<'a> {
+struct Copier<'a> {
     to: &'a Root,
     /// Space reserved for the copy, if the size of the target is limited.
-    taken: Option<Taken>,
-    how: How,
+    reservation: Option<Reservation>,
+    strategy: OpenStrategy,
     limits: CopyLimits,
     names_left: usize,
     /// Owner of the copied files, if the target has a user of its own.
@@ -144,7 +144,7 @@ struct Copying<'a> {
     copied: Copied,
 }
 
-impl Copying<'_> {
+impl Copier<'_> {
     fn enter(&mut self, source: OwnedFd, target: OwnedFd) -> Result<Level, CopyError> {
         let root = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "copy the files of the sandbox,", &root);
@@ -165,15 +165,18 @@ impl Copying<'_> {
             // The type is read from the opened file, not from the name. A name that was removed or cannot be opened
             // is left out, as in listings.
             let flags = OFlags::PATH;
-            let Ok(fd) = self.how.open(level.source.as_fd(), name.as_bytes(), flags) else {
+            let Ok(fd) = self
+                .strategy
+                .open(level.source.as_fd(), name.as_bytes(), flags)
+            else {
                 continue;
             };
             let stat = rustix::fs::fstat(&fd).map_err(failed)?;
             match file_type(&stat) {
                 FileType::RegularFile => self.file(&level, &name).map_err(|error| match error {
-                    Stopped::TooMuch => CopyError::TooMuch(self.limits),
-                    Stopped::File(error) => CopyError::File(error),
-                    Stopped::Io(error) => FileError::from_errno(
+                    CopyFailure::TooMuch => CopyError::TooMuch(self.limits),
+                    CopyFailure::File(error) => CopyError::File(error),
+                    CopyFailure::Io(error) => FileError::from_errno(
                         Errno::from_io_error(&error).unwrap_or(Errno::IO),
                         "copy a file of",
                         &root,
@@ -187,16 +190,16 @@ impl Copying<'_> {
         Ok(level)
     }
 
-    fn give(&self, made: &OwnedFd) -> Result<(), Errno> {
+    fn chown(&self, made: &OwnedFd) -> Result<(), Errno> {
         let Some((uid, gid)) = self.user else {
             return Ok(());
         };
         rustix::fs::fchown(made, Some(uid), Some(gid))
     }
 
-    fn file(&mut self, level: &Level, name: &CString) -> Result<(), Stopped> {
+    fn file(&mut self, level: &Level, name: &CString) -> Result<(), CopyFailure> {
         let source = self
-            .how
+            .strategy
             .open(level.source.as_fd(), name.as_bytes(), OFlags::RDONLY)
             .map_err(io::Error::from)?;
         let stat = rustix::fs::fstat(&source).map_err(io::Error::from)?;
@@ -205,26 +208,26 @@ impl Copying<'_> {
         }
         let left = self.limits.bytes_max.saturating_sub(self.copied.bytes);
         if size_bytes(&stat) > left {
-            return Err(Stopped::TooMuch);
+            return Err(CopyFailure::TooMuch);
         }
-        if let Some(taken) = &mut self.taken {
+        if let Some(reservation) = &mut self.reservation {
             // A sparse file uses less than its size here, but all of it in the copy.
-            taken
-                .more(self.to, size_bytes(&stat))
-                .map_err(Stopped::File)?
-                .map_err(|full| Stopped::File(is_full(&SandboxPath::root(), &full)))?;
+            reservation
+                .reserve(self.to, size_bytes(&stat))
+                .map_err(CopyFailure::File)?
+                .map_err(|full| CopyFailure::File(sandbox_full(&SandboxPath::root(), &full)))?;
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = mode_of(&stat) | Mode::RUSR | Mode::WUSR;
         let target = rustix::fs::openat(&level.target, name, flags, mode);
         let target = target.map_err(io::Error::from)?;
-        self.give(&target).map_err(io::Error::from)?;
+        self.chown(&target).map_err(io::Error::from)?;
         let mut target = std::fs::File::from(target);
         // The file may grow while it is read. Read at most one byte more than allowed, to notice it.
         let mut source = std::fs::File::from(source).take(left.saturating_add(1));
         let copied = io::copy(&mut source, &mut target)?;
         if copied > left {
-            return Err(Stopped::TooMuch);
+            return Err(CopyFailure::TooMuch);
         }
         self.copied.files += 1;
         self.copied.bytes += copied;
@@ -232,13 +235,13 @@ impl Copying<'_> {
     }
 }
 
-enum Stopped {
+enum CopyFailure {
     TooMuch,
     File(FileError),
     Io(io::Error),
 }
 
-impl From<io::Error> for Stopped {
+impl From<io::Error> for CopyFailure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }

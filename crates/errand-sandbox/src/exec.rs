@@ -26,12 +26,12 @@ mod helper;
 mod launch;
 mod order;
 mod output;
+mod probe;
 mod processes;
 mod profile;
 mod running;
 mod seccomp;
 mod service;
-mod trial;
 mod uids;
 mod watch;
 

@@ -96,9 +96,9 @@ impl Root {
 fn kind_and_size(
     dir: BorrowedFd<'_>,
     name: &CStr,
-    told: FileType,
+    entry_type: FileType,
 ) -> Result<Option<(Kind, u64)>, Errno> {
-    match told {
+    match entry_type {
         FileType::Directory => return Ok(Some((Kind::Dir, 0))),
         // A file's size is not in the directory entry, and some file systems do not report the type there.
         FileType::RegularFile | FileType::Unknown => {}

@@ -57,9 +57,9 @@ struct State {
     /// Space in use. `None`: unknown, to be measured.
     held: Option<Held>,
     /// Bytes reserved by writes in progress.
-    taken_bytes: u64,
+    reserved_bytes: u64,
     /// Files reserved by writes in progress.
-    taken_files: u64,
+    reserved_files: u64,
     /// Number of changes. A measurement that began before the last one may have missed it.
     changes: u64,
     /// Whether there were changes of unknown size since the last measurement.
@@ -90,7 +90,7 @@ pub(crate) enum Full {
 
 /// Space that one write has reserved. Returned when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct Reservation {
     room: Arc<Room>,
     bytes: u64,
     files: u64,
@@ -254,7 +254,7 @@ impl Room {
     }
 
     /// Discards the measurement, because files were changed in an unknown way.
-    pub(crate) fn is_unknown(&self) {
+    pub(crate) fn mark_unknown(&self) {
         let mut state = self.state();
         state.held = None;
         state.is_unmeasured = true;
@@ -348,17 +348,17 @@ impl Room {
         self: &Arc<Self>,
         root: &Root,
         is_new: bool,
-    ) -> Result<Result<Taken, Full>, FileError> {
+    ) -> Result<Result<Reservation, Full>, FileError> {
         let files = u64::from(is_new);
         if is_new {
             let held = self.held(root)?;
             let mut state = self.state();
-            if held.files.saturating_add(state.taken_files) >= self.limits.files_max {
+            if held.files.saturating_add(state.reserved_files) >= self.limits.files_max {
                 return Ok(Err(Full::Sandbox(self.limits)));
             }
-            state.taken_files += files;
+            state.reserved_files += files;
         }
-        Ok(Ok(Taken {
+        Ok(Ok(Reservation {
             room: Arc::clone(self),
             bytes: 0,
             files,
@@ -366,17 +366,21 @@ impl Room {
     }
 }
 
-impl Taken {
+impl Reservation {
     /// Reserves more bytes.
     ///
     /// # Errors
     /// The inner error is [`Full`], and nothing is reserved then; the outer one comes from the measurement.
-    pub(crate) fn more(&mut self, root: &Root, bytes: u64) -> Result<Result<(), Full>, FileError> {
+    pub(crate) fn reserve(
+        &mut self,
+        root: &Root,
+        bytes: u64,
+    ) -> Result<Result<(), Full>, FileError> {
         let held = self.room.held(root)?;
         let mut state = self.room.state();
         let whole = held
             .bytes
-            .saturating_add(state.taken_bytes)
+            .saturating_add(state.reserved_bytes)
             .saturating_add(bytes);
         if whole > self.room.limits.disk_bytes_max {
             return Ok(Err(Full::Sandbox(self.room.limits)));
@@ -384,14 +388,14 @@ impl Taken {
         if !self.room.team.take(bytes) {
             return Ok(Err(Full::Team(self.room.limits)));
         }
-        state.taken_bytes += bytes;
+        state.reserved_bytes += bytes;
         drop(state);
         self.bytes += bytes;
         Ok(Ok(()))
     }
 
     /// Records that the file is in its place and uses `bytes` on disk, instead of one that used `before` (`None`: it is new).
-    pub(crate) fn placed(mut self, bytes: u64, before: Option<u64>) {
+    pub(crate) fn commit(mut self, bytes: u64, before: Option<u64>) {
         // Returned in the same step that counts the file, so that its bytes are never counted twice.
         let taken = std::mem::take(&mut self.bytes);
         let mut state = self.room.state();
@@ -405,7 +409,7 @@ impl Taken {
         }
         // A measurement in progress may have missed it.
         state.changes += 1;
-        state.taken_bytes = state.taken_bytes.saturating_sub(taken);
+        state.reserved_bytes = state.reserved_bytes.saturating_sub(taken);
         let counted = if state.is_gone {
             0
         } else {
@@ -416,11 +420,11 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.room.state();
-        state.taken_bytes = state.taken_bytes.saturating_sub(self.bytes);
-        state.taken_files = state.taken_files.saturating_sub(self.files);
+        state.reserved_bytes = state.reserved_bytes.saturating_sub(self.bytes);
+        state.reserved_files = state.reserved_files.saturating_sub(self.files);
         self.room.team.give_back(self.bytes);
     }
 }

@@ -10,7 +10,7 @@ use errand_core::path::SandboxPath;
 use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::beneath::{How, file_type};
+use crate::beneath::{OpenStrategy, file_type};
 use crate::changes::{Change, ChangeKind, Changes};
 use crate::error::FileError;
 use crate::quota::Charged;
@@ -25,7 +25,7 @@ pub struct Root {
     dir: Arc<OwnedFd>,
     /// Where unfinished writes have their names. `None`: in the sandbox's directory itself.
     temps: Option<Arc<OwnedFd>>,
-    how: How,
+    strategy: OpenStrategy,
     unnamed_temps: bool,
     /// Owner of newly written files. `None`: the server's own user.
     user: Option<(Uid, Gid)>,
@@ -50,11 +50,11 @@ impl Fresh {
     }
 
     /// Puts the directory's name on disk if it is still listed here.
-    fn settle(&self, dir: &Path) -> Result<(), Errno> {
+    fn sync_parent(&self, dir: &Path) -> Result<(), Errno> {
         if !self.list().contains(dir) {
             return Ok(());
         }
-        sync_above(dir)?;
+        sync_parent_of(dir)?;
         self.list().remove(dir);
         Ok(())
     }
@@ -65,13 +65,13 @@ impl Fresh {
     }
 }
 
-fn sync_above(dir: &Path) -> Result<(), Errno> {
-    let above = dir
+fn sync_parent_of(dir: &Path) -> Result<(), Errno> {
+    let parent = dir
         .parent()
-        .filter(|above| !above.as_os_str().is_empty())
+        .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(above, flags, Mode::empty()).and_then(rustix::fs::fsync)
+    rustix::fs::open(parent, flags, Mode::empty()).and_then(rustix::fs::fsync)
 }
 
 impl Root {
@@ -85,9 +85,9 @@ impl Root {
     /// [`FileError::Io`] and [`FileError::NoSpace`] from the system; [`FileError::NotADirectory`] and
     /// [`FileError::LinkInTheWay`] if something else has this name.
     pub fn create(dir: &Path) -> Result<Self, FileError> {
-        make(dir).map_err(not_made)?;
+        create_dir(dir).map_err(create_failed)?;
         let root = Self::open(dir)?;
-        sync_above(dir).map_err(not_made)?;
+        sync_parent_of(dir).map_err(create_failed)?;
         Ok(root)
     }
 
@@ -101,7 +101,7 @@ impl Root {
         if rustix::fs::access(dir, rustix::fs::Access::EXISTS).is_err() {
             fresh.list().insert(dir.to_owned());
         }
-        make(dir).map_err(not_made)?;
+        create_dir(dir).map_err(create_failed)?;
         let fresh = Some((fresh.clone(), Arc::new(dir.to_owned())));
         Ok(Self {
             fresh,
@@ -111,9 +111,9 @@ impl Root {
 
     /// Puts the name of the sandbox's own directory on disk if that has not happened yet. To be called after its
     /// content is synced.
-    pub(crate) fn settle(&self) -> Result<(), Errno> {
+    pub(crate) fn sync_parent(&self) -> Result<(), Errno> {
         match &self.fresh {
-            Some((fresh, dir)) => fresh.settle(dir),
+            Some((fresh, dir)) => fresh.sync_parent(dir),
             None => Ok(()),
         }
     }
@@ -133,8 +133,8 @@ impl Root {
                 &SandboxPath::root(),
             ),
         })?;
-        let how = How::probe(dir.as_fd());
-        let user = user_of(&dir).map_err(|errno| {
+        let strategy = OpenStrategy::probe(dir.as_fd());
+        let user = owner_to_assign(&dir).map_err(|errno| {
             FileError::from_errno(
                 errno,
                 "look at the directory of the sandbox,",
@@ -144,7 +144,7 @@ impl Root {
         Ok(Self {
             dir: Arc::new(dir),
             temps: None,
-            how,
+            strategy,
             unnamed_temps: true,
             user,
             fresh: None,
@@ -180,7 +180,7 @@ impl Root {
     /// measured again when it is next needed.
     pub fn has_changed(&self) {
         if let Some(room) = &self.room {
-            room.is_unknown();
+            room.mark_unknown();
         }
     }
 
@@ -259,9 +259,9 @@ impl Root {
 
     /// Behaves as on a system without `openat2`, or on a file system without unnamed files.
     #[cfg(test)]
-    pub(crate) fn with(self, how: How, unnamed_temps: bool) -> Self {
+    pub(crate) fn with(self, strategy: OpenStrategy, unnamed_temps: bool) -> Self {
         Self {
-            how,
+            strategy,
             unnamed_temps,
             ..self
         }
@@ -293,8 +293,8 @@ impl Root {
         self.user = Some(user);
     }
 
-    pub(crate) fn how(&self) -> How {
-        self.how
+    pub(crate) fn strategy(&self) -> OpenStrategy {
+        self.strategy
     }
 
     /// Whether to try files without a name (`O_TMPFILE`).
@@ -304,7 +304,8 @@ impl Root {
 
     /// Opens anything that `path` names: a file, a directory, or anything else that is not a link.
     pub(crate) fn open_any(&self, path: &SandboxPath, flags: OFlags) -> Result<OwnedFd, Errno> {
-        self.how.open(self.dir(), path.relative().as_bytes(), flags)
+        self.strategy
+            .open(self.dir(), path.relative().as_bytes(), flags)
     }
 
     /// Checks that `path` is a directory.
@@ -335,14 +336,14 @@ impl Root {
 }
 
 /// Creates the directory. Succeeds if something already has this name; opening it then decides.
-fn make(dir: &Path) -> Result<(), Errno> {
+fn create_dir(dir: &Path) -> Result<(), Errno> {
     match rustix::fs::mkdir(dir, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
-fn not_made(errno: Errno) -> FileError {
+fn create_failed(errno: Errno) -> FileError {
     FileError::from_errno(
         errno,
         "make the directory of the sandbox,",
@@ -352,7 +353,7 @@ fn not_made(errno: Errno) -> FileError {
 
 /// The owner that new files get: the owner of the directory, if the server is root and the owner is not. Commands run
 /// as that user and must be able to change what the server writes.
-fn user_of(dir: &OwnedFd) -> Result<Option<(Uid, Gid)>, Errno> {
+fn owner_to_assign(dir: &OwnedFd) -> Result<Option<(Uid, Gid)>, Errno> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

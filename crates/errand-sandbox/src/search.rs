@@ -121,7 +121,7 @@ struct Search<'a> {
 }
 
 /// A file or directory that remains to be searched.
-struct Todo {
+struct Pending {
     /// Shared, because a hundred thousand names in a directory with a long path must not need that many copies of the
     /// path.
     dir: Rc<SandboxPath>,
@@ -142,19 +142,19 @@ impl Search<'_> {
             _ => return Err(FileError::NotARegularFile { path: path.clone() }),
         };
         // A stack instead of recursion: whoever created the directories decides how deep they are.
-        let mut todo = vec![Todo {
+        let mut pending = vec![Pending {
             dir: Rc::new(path.clone()),
             name: None,
             is_dir,
             depth: 0,
         }];
-        while let Some(next) = todo.pop() {
+        while let Some(next) = pending.pop() {
             if (self.stop)() {
                 self.found.truncated = true;
                 break;
             }
             let is_first = next.name.is_none();
-            match self.look_into(next, &mut todo) {
+            match self.visit(next, &mut pending) {
                 Err(e) if is_first => return Err(e),
                 // It was removed or replaced by a link, is not readable, or its path is too long.
                 Err(_) => self.found.files_skipped += 1,
@@ -174,7 +174,7 @@ impl Search<'_> {
                 || self.bytes >= self.limits.total_bytes_max)
     }
 
-    fn look_into(&mut self, next: Todo, todo: &mut Vec<Todo>) -> Result<(), FileError> {
+    fn visit(&mut self, next: Pending, pending: &mut Vec<Pending>) -> Result<(), FileError> {
         let path = match &next.name {
             None => next.dir,
             // Treated as missing: a path that is too long could not be returned in a result either.
@@ -188,7 +188,7 @@ impl Search<'_> {
             },
         };
         if next.is_dir {
-            self.directory(&path, next.depth, todo)
+            self.directory(&path, next.depth, pending)
         } else {
             self.file(&path)
         }
@@ -198,7 +198,7 @@ impl Search<'_> {
         &mut self,
         dir: &Rc<SandboxPath>,
         depth: usize,
-        todo: &mut Vec<Todo>,
+        pending: &mut Vec<Pending>,
     ) -> Result<(), FileError> {
         if depth > self.limits.depth_max {
             self.found.truncated = true;
@@ -228,7 +228,7 @@ impl Search<'_> {
                 continue;
             }
             match name.into_string() {
-                Ok(name) => inner.push(Todo {
+                Ok(name) => inner.push(Pending {
                     dir: Rc::clone(dir),
                     name: Some(name),
                     is_dir,
@@ -237,9 +237,9 @@ impl Search<'_> {
                 Err(_) => self.found.files_skipped += 1,
             }
         }
-        // In reverse order, because the last one is taken first. See `order`.
-        inner.sort_unstable_by(|a, b| order(b).cmp(order(a)));
-        todo.append(&mut inner);
+        // In reverse order, because the last one is taken first. See `sort_key`.
+        inner.sort_unstable_by(|a, b| sort_key(b).cmp(sort_key(a)));
+        pending.append(&mut inner);
         Ok(())
     }
 
@@ -297,9 +297,10 @@ impl Search<'_> {
 
 /// Sort key that puts the entries of one directory in the order of the whole paths of the files below: a directory
 /// sorts with a trailing slash.
-fn order(todo: &Todo) -> impl Iterator<Item = u8> + '_ {
-    let slash = if todo.is_dir { "/" } else { "" };
-    todo.name
+fn sort_key(pending: &Pending) -> impl Iterator<Item = u8> + '_ {
+    let slash = if pending.is_dir { "/" } else { "" };
+    pending
+        .name
         .iter()
         .flat_map(|name| name.bytes())
         .chain(slash.bytes())

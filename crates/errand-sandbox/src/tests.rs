@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use errand_core::path::SandboxPath;
 use tempfile::TempDir;
 
-use crate::beneath::How;
+use crate::beneath::OpenStrategy;
 use crate::{FileError, Root};
 
 mod copy;
@@ -22,7 +22,7 @@ mod vast;
 mod write;
 
 /// A sandbox, and next to it a directory that no operation may reach.
-pub(crate) struct Ground {
+pub(crate) struct TestSandbox {
     pub(crate) root: Root,
     /// The sandbox's directory on disk.
     pub(crate) dir: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct Ground {
 
 pub(crate) const SECRET: &str = "outside content";
 
-impl Ground {
+impl TestSandbox {
     fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
         let (dir, outside) = (temp.path().join("sandbox"), temp.path().join("outside"));
@@ -41,8 +41,8 @@ impl Ground {
         fs::write(outside.join("secret.txt"), SECRET).unwrap();
         let root = Root::create(&dir).unwrap();
         assert_eq!(
-            root.how(),
-            How::Openat2,
+            root.strategy(),
+            OpenStrategy::Openat2,
             "these tests need Linux 5.6 and no filter against openat2"
         );
         Self {
@@ -89,12 +89,12 @@ impl Ground {
 }
 
 /// Runs a test with both open strategies and both ways of keeping unfinished writes.
-pub(crate) fn both_ways(test: impl Fn(&Ground)) {
-    let ground = Ground::new();
-    test(&ground);
-    let mut ground = Ground::new();
-    ground.root = ground.root.clone().with(How::Walk, false);
-    test(&ground);
+pub(crate) fn with_both_strategies(test: impl Fn(&TestSandbox)) {
+    let sandbox = TestSandbox::new();
+    test(&sandbox);
+    let mut sandbox = TestSandbox::new();
+    sandbox.root = sandbox.root.clone().with(OpenStrategy::Walk, false);
+    test(&sandbox);
 }
 
 pub(crate) fn at(path: &str) -> SandboxPath {
@@ -169,8 +169,8 @@ fn a_root_is_created_once_and_opened_again() {
 
 #[test]
 fn errors_name_the_path_as_a_run_sees_it() {
-    both_ways(|ground| {
-        let error = ground.root.read(&at("a/b.txt"), 0, 1).unwrap_err();
+    with_both_strategies(|sandbox| {
+        let error = sandbox.root.read(&at("a/b.txt"), 0, 1).unwrap_err();
         assert_eq!(
             error.to_string(),
             "there is nothing at /workspace/a/b.txt: list the directory that it should be in"

@@ -12,7 +12,7 @@ use errand_core::path::SandboxPath;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::beneath::{How, file_type, scan, size_bytes, stat_name};
+use crate::beneath::{OpenStrategy, file_type, scan, size_bytes, stat_name};
 use crate::error::FileError;
 use crate::root::Root;
 
@@ -65,10 +65,10 @@ fn remove_at(above: BorrowedFd<'_>, name: &CString) -> Result<(), Errno> {
         Err(Errno::NOTEMPTY | Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let how = How::probe(above);
-    let top = open_to_empty(how, above, name)?;
+    let strategy = OpenStrategy::probe(above);
+    let top = open_for_removal(strategy, above, name)?;
     let remover = Remover {
-        how,
+        strategy,
         device: rustix::fs::fstat(&top)?.st_dev,
         top,
     };
@@ -80,7 +80,7 @@ fn remove_at(above: BorrowedFd<'_>, name: &CString) -> Result<(), Errno> {
 /// when its turn comes. At most two directories are open at a time, and none is ever left through `..`, which a
 /// concurrent rename could redirect.
 struct Remover {
-    how: How,
+    strategy: OpenStrategy,
     device: u64,
     top: OwnedFd,
 }
@@ -94,12 +94,12 @@ impl Remover {
     }
 
     fn remove_from_top(&self, name: &CString, moved: &mut u64) -> Result<(), Errno> {
-        if remove_simple(self.top.as_fd(), name)? {
+        if remove_file_or_empty_dir(self.top.as_fd(), name)? {
             return Ok(());
         }
         let dir = self.open(self.top.as_fd(), name)?;
         until_empty(dir.as_fd(), |inner| {
-            if remove_simple(dir.as_fd(), inner)? {
+            if remove_file_or_empty_dir(dir.as_fd(), inner)? {
                 return Ok(());
             }
             // Moving a directory rewrites its own "..", so it must be writable itself. Opening it ensures that, and
@@ -123,7 +123,7 @@ impl Remover {
     }
 
     fn open(&self, dir: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
-        let fd = open_to_empty(self.how, dir, name)?;
+        let fd = open_for_removal(self.strategy, dir, name)?;
         if rustix::fs::fstat(&fd)?.st_dev != self.device {
             return Err(Errno::XDEV);
         }
@@ -156,7 +156,7 @@ fn until_empty(
 }
 
 /// Removes a file or an empty directory. Returns `false` for a directory that is not empty.
-fn remove_simple(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
+fn remove_file_or_empty_dir(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
     let refused = match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(true),
         Err(refused @ (Errno::ISDIR | Errno::PERM)) => refused,
@@ -172,19 +172,23 @@ fn remove_simple(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
 }
 
 /// Opens a directory so that its entries can be removed, regardless of its permissions.
-fn open_to_empty(how: How, dir: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
-    let fd = match how.open(dir, name.as_bytes(), DIRECTORY) {
+fn open_for_removal(
+    strategy: OpenStrategy,
+    dir: BorrowedFd<'_>,
+    name: &CString,
+) -> Result<OwnedFd, Errno> {
+    let fd = match strategy.open(dir, name.as_bytes(), DIRECTORY) {
         Err(Errno::ACCESS) => {
             // An O_PATH descriptor needs no permission and pins the directory. Its mode can only be changed through
             // /proc.
-            let path = how.open(dir, name.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
+            let path = strategy.open(dir, name.as_bytes(), OFlags::PATH | OFlags::DIRECTORY)?;
             rustix::fs::chmodat(
                 CWD,
                 format!("/proc/self/fd/{}", path.as_raw_fd()),
                 Mode::RWXU,
                 AtFlags::empty(),
             )?;
-            how.open(path.as_fd(), b"", DIRECTORY)?
+            strategy.open(path.as_fd(), b"", DIRECTORY)?
         }
         result => result?,
     };
@@ -225,7 +229,7 @@ impl Root {
     pub fn usage(&self) -> Result<Usage, FileError> {
         let path = SandboxPath::root();
         let failed = |errno| FileError::from_errno(errno, "measure", &path);
-        let mut measure = Measure {
+        let mut measurement = Measurement {
             usage: Usage {
                 is_complete: true,
                 ..Usage::default()
@@ -233,16 +237,16 @@ impl Root {
             names_left: USAGE_NAMES_MAX,
         };
         let mut at = self.open_dir(&path)?;
-        let mut levels = vec![measure.enter(at.as_fd()).map_err(failed)?];
+        let mut levels = vec![measurement.enter(at.as_fd()).map_err(failed)?];
         while let Some(level) = levels.last_mut() {
             if let Some(name) = level.todo.pop() {
-                let inner = self.how().open(at.as_fd(), name.as_bytes(), DIRECTORY);
-                match inner.and_then(|inner| Ok((measure.enter(inner.as_fd())?, inner))) {
+                let inner = self.strategy().open(at.as_fd(), name.as_bytes(), DIRECTORY);
+                match inner.and_then(|inner| Ok((measurement.enter(inner.as_fd())?, inner))) {
                     Ok((level, inner)) => {
                         levels.push(level);
                         at = inner;
                     }
-                    Err(_) => measure.usage.is_complete = false,
+                    Err(_) => measurement.usage.is_complete = false,
                 }
                 continue;
             }
@@ -254,22 +258,22 @@ impl Root {
             match rustix::fs::openat(&at, c"..", flags, Mode::empty()) {
                 Ok(up) if rustix::fs::fstat(&up).is_ok_and(|stat| id(&stat) == above.id) => at = up,
                 _ => {
-                    measure.usage.is_complete = false;
+                    measurement.usage.is_complete = false;
                     break;
                 }
             }
         }
-        Ok(measure.usage)
+        Ok(measurement.usage)
     }
 }
 
 /// State of a measurement.
-struct Measure {
+struct Measurement {
     usage: Usage,
     names_left: usize,
 }
 
-impl Measure {
+impl Measurement {
     /// Counts the entries of one directory and remembers its subdirectories.
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<Level, Errno> {
         let mut level = Level {

@@ -37,7 +37,7 @@ impl Root {
             owner
         } else {
             let uid = uids.take().ok_or_else(|| failed(Errno::USERS))?;
-            if let Err(errno) = self.give_to(uid) {
+            if let Err(errno) = self.chown_tree(uid) {
                 uids.give_back(uid);
                 return Err(failed(errno));
             }
@@ -48,21 +48,25 @@ impl Root {
     }
 
     /// Changes the owner of everything. The top directory comes last, so that its owner tells whether all is done.
-    fn give_to(&self, uid: u32) -> Result<(), Errno> {
+    fn chown_tree(&self, uid: u32) -> Result<(), Errno> {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)));
-        let top: OwnedFd = self.how().open(self.dir(), b"", DIRECTORY)?;
+        let top: OwnedFd = self.strategy().open(self.dir(), b"", DIRECTORY)?;
         let mut todo = VecDeque::from([top]);
         while let Some(dir) = todo.pop_front() {
             for (name, _) in scan(dir.as_fd(), NAMES_MAX)?.names {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW;
-                let Ok(found) = self.how().open(dir.as_fd(), name.to_bytes(), flags) else {
+                let Ok(found) = self.strategy().open(dir.as_fd(), name.to_bytes(), flags) else {
                     // A link, or removed in the meantime.
                     let _ = rustix::fs::chownat(&dir, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
                     continue;
                 };
                 rustix::fs::chownat(&found, c"", uid, gid, AtFlags::EMPTY_PATH)?;
                 if file_type(&rustix::fs::fstat(&found)?) == FileType::Directory {
-                    todo.push_back(self.how().open(dir.as_fd(), name.to_bytes(), DIRECTORY)?);
+                    todo.push_back(self.strategy().open(
+                        dir.as_fd(),
+                        name.to_bytes(),
+                        DIRECTORY,
+                    )?);
                 }
             }
         }

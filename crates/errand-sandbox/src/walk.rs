@@ -104,21 +104,21 @@ impl Root {
             path: Vec::new(),
             walked: Walked::default(),
         };
-        let top = self.how().open(self.dir(), b"", DIRECTORY)?;
+        let top = self.strategy().open(self.dir(), b"", DIRECTORY)?;
         walk.visit_directory(&rustix::fs::fstat(&top)?)?;
         let levels = vec![level(top.as_fd(), 0, None)?];
-        walk.go(top, levels)?;
+        walk.run(top, levels)?;
         Ok(walk.walked)
     }
 }
 
 impl Walk<'_> {
-    fn go(&mut self, mut at: OwnedFd, mut levels: Vec<Level>) -> io::Result<()> {
+    fn run(&mut self, mut at: OwnedFd, mut levels: Vec<Level>) -> io::Result<()> {
         while let Some(here) = levels.last_mut() {
             if let Some(name) = here.todo.pop() {
                 let above = self.path.len();
                 self.push(&name);
-                match self.thing(at.as_fd(), &name)? {
+                match self.visit_entry(at.as_fd(), &name)? {
                     // The path keeps this name until the directory is left.
                     Some((inner, mode)) => {
                         levels.push(level(inner.as_fd(), above, mode)?);
@@ -155,7 +155,7 @@ impl Walk<'_> {
     }
 
     /// Visits one entry. Returns a directory that is to be entered, and the permissions to restore when it is left.
-    fn thing(
+    fn visit_entry(
         &mut self,
         dir: BorrowedFd<'_>,
         name: &CStr,
@@ -166,13 +166,13 @@ impl Walk<'_> {
         }
         let stat = match stat_name(dir, name) {
             Ok(stat) => stat,
-            Err(errno) => return self.gone(errno),
+            Err(errno) => return self.not_opened(errno),
         };
         match file_type(&stat) {
             FileType::Directory => {
                 let (inner, mode) = match self.open(dir, name, DIRECTORY, Mode::RWXU) {
                     Ok(opened) => opened,
-                    Err(errno) => return self.gone(errno),
+                    Err(errno) => return self.not_opened(errno),
                 };
                 self.visit_directory(&stat)?;
                 Ok(Some((inner, mode)))
@@ -180,7 +180,7 @@ impl Walk<'_> {
             FileType::RegularFile => {
                 let (file, mode) = match self.open(dir, name, OFlags::RDONLY, Mode::RUSR) {
                     Ok(opened) => opened,
-                    Err(errno) => return self.gone(errno),
+                    Err(errno) => return self.not_opened(errno),
                 };
                 if let Some(mode) = mode {
                     rustix::fs::fchmod(&file, mode)?;
@@ -191,7 +191,7 @@ impl Walk<'_> {
             FileType::Symlink => {
                 match rustix::fs::readlinkat(dir, name, Vec::new()) {
                     Ok(target) => self.visit(&stat, What::Link(target.into_bytes()))?,
-                    Err(errno) => return self.gone(errno),
+                    Err(errno) => return self.not_opened(errno),
                 }
                 Ok(None)
             }
@@ -203,7 +203,7 @@ impl Walk<'_> {
     }
 
     /// Handles an entry that could not be opened because it was removed or replaced in the meantime.
-    fn gone<T>(&mut self, errno: Errno) -> io::Result<Option<T>> {
+    fn not_opened<T>(&mut self, errno: Errno) -> io::Result<Option<T>> {
         match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => self.walked.moved = true,
             Errno::XDEV => self.walked.left_out += 1,
@@ -221,14 +221,14 @@ impl Walk<'_> {
         flags: OFlags,
         needs: Mode,
     ) -> Result<(OwnedFd, Option<Mode>), Errno> {
-        let how = self.root.how();
-        let is_open_to_us = |mode: Mode| needs.contains(Mode::RUSR) && mode.contains(needs);
-        match how.open(dir, name.to_bytes(), flags) {
+        let strategy = self.root.strategy();
+        let is_open_to_server = |mode: Mode| needs.contains(Mode::RUSR) && mode.contains(needs);
+        match strategy.open(dir, name.to_bytes(), flags) {
             Err(Errno::ACCESS) => {}
             Ok(fd) if flags.contains(OFlags::DIRECTORY) => {
                 // Read permission alone allows listing, but not opening the entries.
                 let mode = permissions(&rustix::fs::fstat(&fd)?);
-                if is_open_to_us(mode) || rustix::process::geteuid().is_root() {
+                if is_open_to_server(mode) || rustix::process::geteuid().is_root() {
                     return Ok((fd, None));
                 }
                 rustix::fs::fchmod(&fd, mode | needs)?;
@@ -238,11 +238,11 @@ impl Walk<'_> {
         }
         // Without read permission only an O_PATH descriptor can be opened, and /proc is the only way to change the
         // mode through one.
-        let held = how.open(dir, name.to_bytes(), OFlags::PATH)?;
+        let held = strategy.open(dir, name.to_bytes(), OFlags::PATH)?;
         let mode = permissions(&rustix::fs::fstat(&held)?);
-        let by_proc = format!("/proc/self/fd/{}", held.as_raw_fd());
-        rustix::fs::chmodat(CWD, by_proc, mode | needs, AtFlags::empty())?;
-        Ok((how.open(dir, name.to_bytes(), flags)?, Some(mode)))
+        let proc_path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        rustix::fs::chmodat(CWD, proc_path, mode | needs, AtFlags::empty())?;
+        Ok((strategy.open(dir, name.to_bytes(), flags)?, Some(mode)))
     }
 
     fn visit_directory(&mut self, stat: &Stat) -> io::Result<()> {

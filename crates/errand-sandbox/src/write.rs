@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::beneath::file_type;
 use crate::changes::ChangeKind;
 use crate::error::FileError;
-use crate::room::{Full, Taken};
+use crate::room::{Full, Reservation};
 use crate::root::Root;
 
 /// Prefix of the names of unfinished writes. Such names are not listed, not searched, and cannot be written to.
@@ -55,7 +55,7 @@ pub struct Upload {
     limit_bytes: u64,
     is_broken: bool,
     /// Space reserved for it, if the size of the sandbox is limited.
-    taken: Option<Taken>,
+    reservation: Option<Reservation>,
 }
 
 impl Root {
@@ -102,10 +102,10 @@ impl Root {
         if rustix::fs::fstat(self.dir()).map_err(failed)?.st_nlink == 0 {
             return Err(FileError::SandboxMissing);
         }
-        let taken = match self.room() {
+        let reservation = match self.room() {
             Some(room) => Some(
                 room.begin(self, mode.is_none())?
-                    .map_err(|full| is_full(path, &full))?,
+                    .map_err(|full| sandbox_full(path, &full))?,
             ),
             None => None,
         };
@@ -119,7 +119,7 @@ impl Root {
             written_bytes: 0,
             limit_bytes,
             is_broken: false,
-            taken,
+            reservation,
         };
         if let Some((uid, gid)) = self.user() {
             rustix::fs::fchown(&upload.file, Some(uid), Some(gid)).map_err(failed)?;
@@ -163,13 +163,13 @@ impl Root {
     fn make_parents(&self, path: &SandboxPath) -> Result<OwnedFd, Errno> {
         let parents = path.parent().unwrap_or_else(SandboxPath::root);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let mut at = self.how().open(self.dir(), b"", flags)?;
+        let mut at = self.strategy().open(self.dir(), b"", flags)?;
         for name in parents
             .relative()
             .split('/')
             .filter(|name| !name.is_empty())
         {
-            let inner = match self.how().open(at.as_fd(), name.as_bytes(), flags) {
+            let inner = match self.strategy().open(at.as_fd(), name.as_bytes(), flags) {
                 Err(Errno::NOENT) => {
                     match rustix::fs::mkdirat(&at, name, NEW_DIRECTORY) {
                         Ok(()) => self.has_changed(),
@@ -177,7 +177,7 @@ impl Root {
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
-                    let made = self.how().open(at.as_fd(), name.as_bytes(), flags)?;
+                    let made = self.strategy().open(at.as_fd(), name.as_bytes(), flags)?;
                     // If a command has replaced the directory in the meantime, it already owns the new one, so this
                     // is harmless.
                     if let Some((uid, gid)) = self.user() {
@@ -227,11 +227,11 @@ impl Upload {
                 limit_bytes: self.limit_bytes,
             });
         };
-        if let Some(taken) = &mut self.taken {
+        if let Some(reservation) = &mut self.reservation {
             let length = total - self.written_bytes;
-            let fits = taken.more(&self.root, length);
+            let fits = reservation.reserve(&self.root, length);
             if let Err(error) =
-                fits.and_then(|fits| fits.map_err(|full| is_full(&self.path, &full)))
+                fits.and_then(|fits| fits.map_err(|full| sandbox_full(&self.path, &full)))
             {
                 self.is_broken = true;
                 return Err(error);
@@ -257,11 +257,11 @@ impl Upload {
             });
         }
         let _change = self.root.begin_change(ChangeKind::Write);
-        self.put()?;
+        self.place()?;
         Ok(self.written_bytes)
     }
 
-    fn put(&mut self) -> Result<(), FileError> {
+    fn place(&mut self) -> Result<(), FileError> {
         let path = &self.path;
         let root = &self.root;
         let failed = |op| move |errno| root.write_error(errno, op, path);
@@ -287,7 +287,7 @@ impl Upload {
                 let temps = self.root.temps();
                 let temp = link_temp(&self.file, temps).map_err(failed("write"))?;
                 rustix::fs::renameat(temps, &temp, &dir, name).map_err(|errno| {
-                    take_away(temps, &temp);
+                    remove_temp(temps, &temp);
                     failed("rename")(errno)
                 })?;
             }
@@ -295,13 +295,13 @@ impl Upload {
                 .map_err(failed("rename"))?,
         }
         let synced = rustix::fs::fsync(&dir)
-            .and_then(|()| patiently(|| root.settle()))
+            .and_then(|()| retry_while_exhausted(|| root.sync_parent()))
             .map_err(failed("sync the directory of"));
         self.named = None;
-        if let Some(taken) = self.taken.take() {
+        if let Some(reservation) = self.reservation.take() {
             let bytes =
                 rustix::fs::fstat(&self.file).map_or(self.written_bytes, |made| disk_bytes(&made));
-            taken.placed(bytes, before);
+            reservation.commit(bytes, before);
         }
         synced
     }
@@ -314,7 +314,7 @@ fn disk_bytes(stat: &Stat) -> u64 {
         .saturating_mul(512)
 }
 
-pub(crate) fn is_full(path: &SandboxPath, full: &Full) -> FileError {
+pub(crate) fn sandbox_full(path: &SandboxPath, full: &Full) -> FileError {
     let path = path.clone();
     match full {
         Full::Sandbox(limits) => FileError::SandboxFull {
@@ -332,14 +332,14 @@ pub(crate) fn is_full(path: &SandboxPath, full: &Full) -> FileError {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(temp) = &self.named {
-            take_away(self.root.temps(), temp);
+            remove_temp(self.root.temps(), temp);
         }
     }
 }
 
 /// Repeats an action that must succeed once the file is in its place, while the system is short of descriptors or
 /// memory. Returning that error would claim that nothing was changed. Gives up after five minutes.
-fn patiently(act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+fn retry_while_exhausted(act: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
     const TRIES_MAX: u32 = 15_000;
     for _ in 0..TRIES_MAX {
@@ -399,6 +399,6 @@ fn with_temp_name<T>(mut make: impl FnMut(&str) -> Result<T, Errno>) -> Result<(
 }
 
 /// Removes a temporary name. If that fails, the name stays in the place where leftovers are searched.
-fn take_away(dir: BorrowedFd<'_>, temp: &str) {
+fn remove_temp(dir: BorrowedFd<'_>, temp: &str) {
     let _ = rustix::fs::unlinkat(dir, temp, AtFlags::empty());
 }

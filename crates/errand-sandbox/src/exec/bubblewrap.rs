@@ -15,15 +15,15 @@ use tokio::runtime::Handle;
 
 use super::cgroup::{Cgroups, Keeper};
 use super::helper::memory_file;
-use super::launch::{GivenUid, Launched, Launcher, MORE, Means, STATUS, STDIN};
+use super::launch::{LaunchContext, Launched, Launcher, MORE, STATUS, STDIN, UidGuard};
 use super::order::{Order, Rlimits};
 use super::profile::{Abilities, Profile};
-use super::running::{ShellParts, said};
+use super::running::{ShellParts, error_line};
 use super::service::{Service, ServiceSpec};
-use super::watch::Over;
+use super::watch::OverLimit;
 use super::{
-    DESCRIPTORS_MAX, ExecError, ExecSettings, Limits, SandboxExec, Shell, Unavailable, processes,
-    seccomp, trial,
+    DESCRIPTORS_MAX, ExecError, ExecSettings, Limits, SandboxExec, Shell, Unavailable, probe,
+    processes, seccomp,
 };
 use crate::root::Root;
 
@@ -34,10 +34,10 @@ const WORKSPACE: usize = MORE + 1;
 const MOUNT_POINTS: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
 /// Added to the process limit where only the kernel's per-user limit counts, so that the watcher can see that the
 /// limit was exceeded.
-const BEYOND: u32 = 16;
+const NPROC_HEADROOM: u32 = 16;
 /// Processes and threads of a sandbox's user besides those of its commands: bubblewrap's own, and those of a waiting
 /// shell.
-const OWN_PROCESSES: u64 = 32;
+const OWN_PROCESSES_MAX: u64 = 32;
 /// Maximum time to wait for a leftover process to die.
 const LEFT_OVER_WAIT: Duration = Duration::from_secs(5);
 
@@ -75,7 +75,7 @@ pub(super) struct Inner {
     filters: Filters,
     cgroups: Cgroups,
     launcher: Launcher,
-    over: Over,
+    over: OverLimit,
     is_root: bool,
     /// Whether cgroups may be created. `false` during the probe, which changes nothing.
     is_ready: bool,
@@ -122,7 +122,7 @@ impl Bubblewrap {
     /// # Errors
     /// Why they cannot, and how to fix that.
     pub async fn find(settings: ExecSettings) -> Result<Self, Unavailable> {
-        let mut inner = Self::tried(settings).await?;
+        let mut inner = Self::probed(settings).await?;
         if let Err(error) = inner.cgroups.prepare() {
             // The watcher and per-process limits take over.
             tracing::warn!(%error, "the server's cgroup cannot be divided; limits are enforced without cgroups");
@@ -141,13 +141,13 @@ impl Bubblewrap {
     /// # Errors
     /// See [`Bubblewrap::find`].
     pub async fn look(settings: ExecSettings) -> Result<(Keepers, bool), Unavailable> {
-        let inner = Self::tried(settings).await?;
+        let inner = Self::probed(settings).await?;
         Ok((inner.keepers(), inner.abilities.own_proc))
     }
 
-    async fn tried(settings: ExecSettings) -> Result<Inner, Unavailable> {
-        let program = trial::program(&settings.search_path)?;
-        let shell = shell_of(settings.root.as_deref())?;
+    async fn probed(settings: ExecSettings) -> Result<Inner, Unavailable> {
+        let program = probe::program(&settings.search_path)?;
+        let shell = find_shell(settings.root.as_deref())?;
         let launcher = Launcher::start(&settings.helper).map_err(|error| {
             Unavailable::new(
                 format!("cannot start threads: {error}"),
@@ -176,23 +176,23 @@ impl Bubblewrap {
             is_root: rustix::process::geteuid().is_root(),
             is_ready: false,
         };
-        trial::with_abilities(inner).await
+        probe::probe(inner).await
     }
 
     /// Kills the processes that an earlier server of the same instance left, and removes its cgroups and old probe
     /// directories. Call this before anything is started. Returns the number of processes killed. Blocking.
     #[must_use]
     pub fn kill_left_over(&self) -> usize {
-        trial::remove_abandoned();
+        probe::remove_abandoned();
         let inner = &self.inner;
-        let mut pids = inner.labelled();
-        pids.extend(inner.cgroups.left_over());
+        let mut pids = inner.labeled();
+        pids.extend(inner.cgroups.leftover_pids());
         pids.sort_unstable();
         pids.dedup();
         let held: Vec<OwnedFd> = pids
             .iter()
             .filter_map(|pid| {
-                let process = processes::hold(*pid)?;
+                let process = processes::open_pidfd(*pid)?;
                 // Checked after it is held by a pidfd, so that its id cannot be reused any more.
                 inner.is_left_over(*pid).then_some(process)
             })
@@ -203,7 +203,7 @@ impl Bubblewrap {
         for process in &held {
             wait_for(process);
         }
-        inner.cgroups.remove_left_over();
+        inner.cgroups.remove_leftover_groups();
         held.len()
     }
 
@@ -235,7 +235,7 @@ fn wait_for(process: &OwnedFd) {
     let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout));
 }
 
-fn shell_of(root: Option<&Path>) -> Result<ShellKind, Unavailable> {
+fn find_shell(root: Option<&Path>) -> Result<ShellKind, Unavailable> {
     let base = root.unwrap_or(Path::new("/"));
     let there = |name: &str| {
         ["usr/bin", "bin"]
@@ -280,15 +280,15 @@ impl Inner {
     }
 
     /// Processes whose first argument is this server's label.
-    fn labelled(&self) -> Vec<u32> {
+    fn labeled(&self) -> Vec<u32> {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| self.is_labelled(*pid))
+            .filter(|pid| self.is_labeled(*pid))
             .collect()
     }
 
-    fn is_labelled(&self, pid: u32) -> bool {
+    fn is_labeled(&self, pid: u32) -> bool {
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
             return false;
         };
@@ -316,7 +316,7 @@ impl Inner {
             descriptors: DESCRIPTORS_MAX,
             processes: self
                 .is_root
-                .then(|| u64::from(limits.processes_max) + OWN_PROCESSES),
+                .then(|| u64::from(limits.processes_max) + OWN_PROCESSES_MAX),
             data_bytes: (keepers.memory == Keeper::Watcher).then_some(limits.memory_bytes_max),
         }
     }
@@ -335,7 +335,7 @@ impl Inner {
         &self,
         order: Order,
         workspace: Option<OwnedFd>,
-        given: Option<GivenUid>,
+        uid_guard: Option<UidGuard>,
     ) -> Result<Launched, ExecError> {
         let failed = ExecError::io("start the sandbox");
         let filter = match workspace {
@@ -344,7 +344,7 @@ impl Inner {
         };
         let filter = filter.try_clone().map_err(&failed)?;
         let more = std::iter::once(filter).chain(workspace).collect();
-        let means = Means {
+        let context = LaunchContext {
             cgroups: if self.is_ready {
                 self.cgroups.clone()
             } else {
@@ -355,7 +355,7 @@ impl Inner {
         };
         let launched = self
             .launcher
-            .launch(order, more, means, given, self.is_ready);
+            .launch(order, more, context, uid_guard, self.is_ready);
         launched.await.map_err(failed)
     }
 
@@ -398,7 +398,7 @@ impl Inner {
             (true, false) => return Err(ExecError::Owner(owner)),
         };
         let profile = self.profile(None);
-        let processes = (self.settings.limits.processes_max + BEYOND).to_string();
+        let processes = (self.settings.limits.processes_max + NPROC_HEADROOM).to_string();
         let command: Vec<String> = match self.shell {
             ShellKind::Bash => [
                 "bash",
@@ -441,20 +441,20 @@ impl SandboxExec for Bubblewrap {
     async fn service(&self, spec: &ServiceSpec) -> Result<Service, ExecError> {
         let inner = &self.inner;
         let uids = &inner.settings.uids;
-        let given = match inner.is_root {
+        let uid_guard = match inner.is_root {
             false => None,
-            true => Some(GivenUid {
+            true => Some(UidGuard {
                 uid: uids.take().ok_or(ExecError::NoUserLeft)?,
                 uids: Arc::clone(uids),
             }),
         };
         let profile = inner.profile(Some(spec));
-        let uid = given.as_ref().map(|given| given.uid);
+        let uid = uid_guard.as_ref().map(|uid_guard| uid_guard.uid);
         let order = inner.order(uid, &profile, spec.argv.clone())?;
-        let mut launched = inner.launch(order, None, given).await?;
+        let mut launched = inner.launch(order, None, uid_guard).await?;
         launched.begun().await;
         if launched.first().is_none() {
-            return Err(ExecError::SetUp(said(&launched.last_words().await)));
+            return Err(ExecError::SetUp(error_line(&launched.read_stderr().await)));
         }
         Ok(Service::new(launched))
     }

@@ -66,14 +66,14 @@ impl Cgroups {
         };
         for mount in mounts.lines().filter_map(Mount::parse) {
             if mount.kind == "cgroup2" {
-                let dir = mount.place(own, |controllers| controllers.is_empty());
+                let dir = mount.own_group_dir(own, |controllers| controllers.is_empty());
                 found.v2 = dir.filter(|dir| delegates(dir)).or(found.v2);
                 continue;
             }
             for controller in CONTROLLERS {
                 if mount.options.contains(&controller)
-                    && let Some(dir) =
-                        mount.place(own, |list| list.split(',').any(|one| one == controller))
+                    && let Some(dir) = mount
+                        .own_group_dir(own, |list| list.split(',').any(|one| one == controller))
                     && may_make_groups(&dir)
                 {
                     found.v1.insert(controller, dir);
@@ -103,12 +103,15 @@ impl Cgroups {
     pub(super) fn prepare(&self) -> io::Result<()> {
         let Some(dir) = &self.v2 else { return Ok(()) };
         let leaf = dir.join(OWN_LEAF);
-        make(&leaf)?;
+        create_dir(&leaf)?;
         fs::write(leaf.join("cgroup.procs"), "0")?;
         fs::write(dir.join("cgroup.subtree_control"), "+memory +pids +cpu")?;
-        let ours = dir.join(self.group_name());
-        make(&ours)?;
-        fs::write(ours.join("cgroup.subtree_control"), "+memory +pids +cpu")
+        let server_dirs = dir.join(self.group_name());
+        create_dir(&server_dirs)?;
+        fs::write(
+            server_dirs.join("cgroup.subtree_control"),
+            "+memory +pids +cpu",
+        )
     }
 
     fn group_name(&self) -> String {
@@ -116,7 +119,7 @@ impl Cgroups {
     }
 
     /// Directories that hold this server's groups.
-    fn ours(&self) -> Vec<PathBuf> {
+    fn server_dirs(&self) -> Vec<PathBuf> {
         let dirs = self.v2.iter().chain(self.v1.values());
         let mut dirs: Vec<PathBuf> = dirs.map(|dir| dir.join(self.group_name())).collect();
         dirs.sort();
@@ -133,16 +136,16 @@ impl Cgroups {
             dirs: Vec::new(),
             files: Files::default(),
         };
-        for ours in self.ours() {
-            let dir = ours.join(&child);
-            make(&ours)?;
-            make(&dir)?;
+        for server_dirs in self.server_dirs() {
+            let dir = server_dirs.join(&child);
+            create_dir(&server_dirs)?;
+            create_dir(&dir)?;
             group.dirs.push(dir);
         }
         // From here on, dropping the group removes what has been created.
         if let Some(dir) = &self.v2 {
             let dir = dir.join(self.group_name()).join(&child);
-            bound_v2(&dir, limits)?;
+            set_limits_v2(&dir, limits)?;
             group.files = Files {
                 memory_events: Some(dir.join("memory.events")),
                 pids_events: Some(dir.join("pids.events")),
@@ -152,7 +155,7 @@ impl Cgroups {
         }
         for (controller, dir) in &self.v1 {
             let dir = dir.join(self.group_name()).join(&child);
-            bound_v1(controller, &dir, limits)?;
+            set_limits_v1(controller, &dir, limits)?;
             let join = dir.join("tasks");
             if !group.files.join.contains(&join) {
                 group.files.join.push(join);
@@ -167,11 +170,11 @@ impl Cgroups {
     }
 
     /// Processes in the groups of an earlier server with this name. Call this before creating groups.
-    pub(super) fn left_over(&self) -> Vec<u32> {
+    pub(super) fn leftover_pids(&self) -> Vec<u32> {
         let groups = self
-            .ours()
+            .server_dirs()
             .into_iter()
-            .flat_map(|ours| subdirectories(&ours));
+            .flat_map(|server_dirs| subdirectories(&server_dirs));
         let mut pids: Vec<u32> = groups.flat_map(|group| processes_in(&group)).collect();
         pids.sort_unstable();
         pids.dedup();
@@ -180,18 +183,18 @@ impl Cgroups {
 
     /// Removes the directories that hold this server's groups, if they are empty.
     pub(super) fn remove_empty(&self) {
-        for ours in self.ours() {
-            let _ = fs::remove_dir(ours);
+        for server_dirs in self.server_dirs() {
+            let _ = fs::remove_dir(server_dirs);
         }
     }
 
     /// Removes the empty groups of an earlier server with this name.
-    pub(super) fn remove_left_over(&self) {
-        for ours in self.ours() {
-            for group in subdirectories(&ours) {
+    pub(super) fn remove_leftover_groups(&self) {
+        for server_dirs in self.server_dirs() {
+            for group in subdirectories(&server_dirs) {
                 remove(&group);
             }
-            let _ = fs::remove_dir(&ours);
+            let _ = fs::remove_dir(&server_dirs);
         }
     }
 }
@@ -219,13 +222,13 @@ impl Group {
     /// Whether a process was killed because the group was out of memory.
     pub(super) fn was_out_of_memory(&self) -> bool {
         let file = self.files.memory_events.as_deref();
-        file.is_some_and(|file| counted(file, "oom_kill") > 0)
+        file.is_some_and(|file| read_counter(file, "oom_kill") > 0)
     }
 
     /// Whether a process could not be started because there were too many.
     pub(super) fn was_out_of_processes(&self) -> bool {
         let file = self.files.pids_events.as_deref();
-        file.is_some_and(|file| counted(file, "max") > 0)
+        file.is_some_and(|file| read_counter(file, "max") > 0)
     }
 
     /// Removes the group after its processes are gone. Blocks for two seconds at most.
@@ -246,7 +249,7 @@ impl Drop for Group {
 }
 
 /// Reads a number from a file of `name number` lines. 0 if it is missing.
-fn counted(file: &Path, name: &str) -> u64 {
+fn read_counter(file: &Path, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let number = text.lines().find_map(|line| {
         let (found, number) = line.split_once(' ')?;
@@ -255,7 +258,7 @@ fn counted(file: &Path, name: &str) -> u64 {
     number.unwrap_or(0)
 }
 
-fn bound_v2(dir: &Path, limits: &Limits) -> io::Result<()> {
+fn set_limits_v2(dir: &Path, limits: &Limits) -> io::Result<()> {
     fs::write(dir.join("memory.max"), limits.memory_bytes_max.to_string())?;
     // These files are missing on machines without swap.
     let _ = fs::write(dir.join("memory.swap.max"), "0");
@@ -265,7 +268,7 @@ fn bound_v2(dir: &Path, limits: &Limits) -> io::Result<()> {
     fs::write(dir.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))
 }
 
-fn bound_v1(controller: &str, dir: &Path, limits: &Limits) -> io::Result<()> {
+fn set_limits_v1(controller: &str, dir: &Path, limits: &Limits) -> io::Result<()> {
     match controller {
         "memory" => {
             let bytes = limits.memory_bytes_max.to_string();
@@ -289,7 +292,7 @@ fn cpu_quota_us(limits: &Limits) -> u64 {
     u64::from(limits.cpu_percent_max) * CPU_PERIOD_US / 100
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
@@ -369,7 +372,7 @@ impl<'a> Mount<'a> {
     }
 
     /// Directory of the server's own group, according to `/proc/self/cgroup`.
-    fn place(&self, own: &str, is_of: impl Fn(&str) -> bool) -> Option<PathBuf> {
+    fn own_group_dir(&self, own: &str, is_of: impl Fn(&str) -> bool) -> Option<PathBuf> {
         let path = own.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
             is_of(controllers).then_some(path)
@@ -481,7 +484,7 @@ mod tests {
         fs::write(made.join("pids.events"), "max 12\n").unwrap();
         assert!(group.was_out_of_memory() && group.was_out_of_processes());
         fs::write(made.join("cgroup.procs"), "4711\n4712\n1\n").unwrap();
-        assert_eq!(found.left_over(), [4711, 4712]);
+        assert_eq!(found.leftover_pids(), [4711, 4712]);
     }
 
     #[test]

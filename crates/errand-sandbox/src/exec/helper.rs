@@ -95,7 +95,7 @@ fn become_bubblewrap() -> Result<std::convert::Infallible, io::Error> {
 
 /// Mounts that bubblewrap does not use but that are in its mount list, which it reads again for each mount that it
 /// adds. Usually half of the list, mostly cgroups; those are joined by now.
-const NOT_NEEDED: [&str; 4] = ["/sys", "/dev/pts", "/dev/mqueue", "/dev/hugepages"];
+const UNNEEDED_MOUNTS: [&str; 4] = ["/sys", "/dev/pts", "/dev/mqueue", "/dev/hugepages"];
 
 fn missing() -> io::Error {
     io::Error::other("a descriptor of the order is missing")
@@ -124,7 +124,7 @@ fn own_mounts() -> io::Result<bool> {
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )?;
-    for place in NOT_NEEDED {
+    for place in UNNEEDED_MOUNTS {
         while rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH).is_ok() {}
     }
     Ok(true)

@@ -32,24 +32,24 @@ use super::{Limits, processes};
 const WAITING_MAX: usize = 1024;
 /// Delay after a start before the next one is prepared. By then, the started command is running and is not delayed by
 /// the preparation.
-const BEGUN_AFTER: Duration = Duration::from_millis(30);
+const PREPARE_DELAY: Duration = Duration::from_millis(30);
 /// How long a prepared helper waits for the next command. An idle server keeps none.
-const READY_TIME: Duration = Duration::from_secs(60);
+const PREPARED_TIME: Duration = Duration::from_secs(60);
 /// Maximum bytes read from bubblewrap's status output.
 const STATUS_BYTES_MAX: usize = 4096;
 
 struct Request {
     order: Order,
     descriptors: Vec<OwnedFd>,
-    means: Means,
+    context: LaunchContext,
     /// Whether another start is likely to follow, so that it is worth preparing one.
-    more_come: bool,
+    prepare_next: bool,
     answer: oneshot::Sender<io::Result<(Child, Group)>>,
 }
 
 /// Parameters of a start that are the same for all.
 #[derive(Clone)]
-pub(super) struct Means {
+pub(super) struct LaunchContext {
     pub(super) cgroups: Cgroups,
     pub(super) limits: Limits,
     pub(super) runtime: Handle,
@@ -58,29 +58,29 @@ pub(super) struct Means {
 /// A helper prepared ahead of its command, while commands keep coming. Starting a large program takes longer than
 /// everything that the helper does. It waits for its order, and ends by itself when the server's end of the socket is
 /// closed.
-struct Ready {
+struct PreparedHelper {
     helper: Helper,
     group: Group,
 }
 
-impl Ready {
-    fn make(program: &Path, means: &Means) -> io::Result<Self> {
-        let _runtime = means.runtime.enter();
+impl PreparedHelper {
+    fn make(program: &Path, context: &LaunchContext) -> io::Result<Self> {
+        let _runtime = context.runtime.enter();
         // Errors with an error number, such as being out of descriptors, stay as they are: such a start is tried
         // again.
         let failed = |error: io::Error| match error.raw_os_error() {
             Some(_) => error,
             None => io::Error::other(format!("create its cgroup: {error}")),
         };
-        let group = means.cgroups.create(&means.limits).map_err(failed)?;
+        let group = context.cgroups.create(&context.limits).map_err(failed)?;
         Ok(Self {
             helper: Helper::start(program, &group)?,
             group,
         })
     }
 
-    fn obey(self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<(Child, Group)> {
-        match self.helper.obey(order, descriptors) {
+    fn run_order(self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<(Child, Group)> {
+        match self.helper.run_order(order, descriptors) {
             Ok(child) => Ok((child, self.group)),
             Err(error) => {
                 self.group.remove();
@@ -100,34 +100,34 @@ impl Ready {
 enum Next {
     Nothing,
     /// To be prepared when the last one has begun.
-    Due(Means),
-    Ready(Ready),
+    Due(LaunchContext),
+    Ready(PreparedHelper),
 }
 
 impl Next {
     fn discard(self) {
-        if let Self::Ready(ready) = self {
-            ready.discard();
+        if let Self::Ready(prepared) = self {
+            prepared.discard();
         }
     }
 }
 
 /// Serves requests until all senders are gone.
-fn start_all(program: &Path, requests: &mpsc::Receiver<Request>) {
+fn serve_requests(program: &Path, requests: &mpsc::Receiver<Request>) {
     let mut next = Next::Nothing;
     let mut cgroups = Cgroups::default();
     loop {
-        let patience = match next {
-            Next::Due(_) => BEGUN_AFTER,
-            Next::Nothing | Next::Ready(_) => READY_TIME,
+        let timeout = match next {
+            Next::Due(_) => PREPARE_DELAY,
+            Next::Nothing | Next::Ready(_) => PREPARED_TIME,
         };
-        next = match (requests.recv_timeout(patience), next) {
+        next = match (requests.recv_timeout(timeout), next) {
             (Ok(request), next) => {
-                cgroups = request.means.cgroups.clone();
+                cgroups = request.context.cgroups.clone();
                 start(program, request, next)
             }
-            (Err(RecvTimeoutError::Timeout), Next::Due(means)) => {
-                Ready::make(program, &means).map_or(Next::Nothing, Next::Ready)
+            (Err(RecvTimeoutError::Timeout), Next::Due(context)) => {
+                PreparedHelper::make(program, &context).map_or(Next::Nothing, Next::Ready)
             }
             (Err(RecvTimeoutError::Timeout), next) => {
                 next.discard();
@@ -142,23 +142,24 @@ fn start_all(program: &Path, requests: &mpsc::Receiver<Request>) {
 }
 
 fn start(program: &Path, request: Request, next: Next) -> Next {
-    let means = request.means;
-    let ready = match next {
-        Next::Ready(ready) if ready.helper.is_there() => Ok(ready),
+    let context = request.context;
+    let prepared = match next {
+        Next::Ready(prepared) if prepared.helper.is_waiting() => Ok(prepared),
         next => {
             next.discard();
-            Ready::make(program, &means)
+            PreparedHelper::make(program, &context)
         }
     };
-    let _runtime = means.runtime.enter();
-    let started = ready.and_then(|ready| ready.obey(&request.order, &request.descriptors));
+    let _runtime = context.runtime.enter();
+    let started =
+        prepared.and_then(|prepared| prepared.run_order(&request.order, &request.descriptors));
     // The caller may have given up in the meantime.
     if let Err(Ok((mut child, group))) = request.answer.send(started) {
-        kill_outer(&mut child);
+        kill_bubblewrap(&mut child);
         group.remove();
     }
-    if request.more_come {
-        Next::Due(means)
+    if request.prepare_next {
+        Next::Due(context)
     } else {
         Next::Nothing
     }
@@ -166,19 +167,19 @@ fn start(program: &Path, request: Request, next: Next) -> Next {
 
 /// Resources to clean up once the processes of a sandbox are gone.
 #[derive(Debug)]
-struct Rest {
+struct Cleanup {
     group: Arc<Group>,
-    uid: Option<GivenUid>,
+    uid: Option<UidGuard>,
 }
 
 /// A user id that is released when this is dropped.
 #[derive(Debug)]
-pub(super) struct GivenUid {
+pub(super) struct UidGuard {
     pub(super) uids: Arc<Uids>,
     pub(super) uid: u32,
 }
 
-impl Drop for GivenUid {
+impl Drop for UidGuard {
     fn drop(&mut self) {
         self.uids.give_back(self.uid);
     }
@@ -190,7 +191,7 @@ pub(super) struct Launcher {
     /// `None` while being dropped.
     requests: Option<mpsc::SyncSender<Request>>,
     starter: Option<JoinHandle<()>>,
-    rests: mpsc::Sender<Rest>,
+    cleanups: mpsc::Sender<Cleanup>,
 }
 
 impl Drop for Launcher {
@@ -206,15 +207,15 @@ impl Drop for Launcher {
 impl Launcher {
     pub(super) fn start(helper: &Path) -> io::Result<Self> {
         let (requests, to_start) = mpsc::sync_channel::<Request>(WAITING_MAX);
-        let (rests, to_clear) = mpsc::channel::<Rest>();
+        let (cleanups, to_clear) = mpsc::channel::<Cleanup>();
         let helper = helper.to_owned();
         let starter = std::thread::Builder::new()
             .name("errand-exec".to_owned())
-            .spawn(move || start_all(&helper, &to_start))?;
+            .spawn(move || serve_requests(&helper, &to_start))?;
         std::thread::Builder::new()
             .name("errand-exec-end".to_owned())
             .spawn(move || {
-                for Rest { group, uid } in to_clear {
+                for Cleanup { group, uid } in to_clear {
                     group.remove();
                     drop(uid);
                 }
@@ -222,7 +223,7 @@ impl Launcher {
         Ok(Self {
             requests: Some(requests),
             starter: Some(starter),
-            rests,
+            cleanups,
         })
     }
 
@@ -232,9 +233,9 @@ impl Launcher {
         &self,
         order: Order,
         more: Vec<OwnedFd>,
-        means: Means,
-        uid: Option<GivenUid>,
-        more_come: bool,
+        context: LaunchContext,
+        uid: Option<UidGuard>,
+        prepare_next: bool,
     ) -> io::Result<Launched> {
         let (input, to_input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (from_status, status) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -246,8 +247,8 @@ impl Launcher {
         let request = Request {
             order,
             descriptors,
-            means,
-            more_come,
+            context,
+            prepare_next,
             answer,
         };
         let gone = || io::Error::other("the thread that starts commands is gone");
@@ -269,7 +270,7 @@ impl Launcher {
             first: None,
             group: Arc::new(group),
             uid,
-            rests: self.rests.clone(),
+            cleanups: self.cleanups.clone(),
         })
     }
 }
@@ -303,13 +304,13 @@ impl Helper {
     }
 
     /// Whether it is still waiting. It may have been killed from outside.
-    fn is_there(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         // It sends nothing before it has its order, so a readable socket means that it has ended.
         let mut ends = [PollFd::new(&self.orders, PollFlags::IN)];
         matches!(poll(&mut ends, Some(&Timespec::default())), Ok(0))
     }
 
-    fn obey(mut self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
+    fn run_order(mut self, order: &Order, descriptors: &[OwnedFd]) -> io::Result<Child> {
         if let Err(error) = order::send(&self.orders, order, descriptors) {
             let _ = self.child.start_kill();
             return Err(error);
@@ -363,8 +364,8 @@ pub(super) struct Launched {
     /// The process that holds the namespace, once it is known, with its pidfd.
     first: Option<(u32, OwnedFd)>,
     pub(super) group: Arc<Group>,
-    uid: Option<GivenUid>,
-    rests: mpsc::Sender<Rest>,
+    uid: Option<UidGuard>,
+    cleanups: mpsc::Sender<Cleanup>,
 }
 
 impl Launched {
@@ -372,7 +373,7 @@ impl Launched {
     pub(super) fn first(&mut self) -> Option<u32> {
         if self.first.is_none() {
             let pid = u32::try_from(self.status.number("child-pid")?).ok()?;
-            let held = processes::hold(pid)?;
+            let held = processes::open_pidfd(pid)?;
             // Opened first, examined second: this is certainly bubblewrap's child, and not a process that reused its
             // id.
             if processes::children_of(self.child.id()?).contains(&pid) {
@@ -404,7 +405,7 @@ impl Launched {
     }
 
     /// Reads standard error, after bubblewrap has failed to start anything.
-    pub(super) async fn last_words(&mut self) -> Output {
+    pub(super) async fn read_stderr(&mut self) -> Output {
         match self.stderr.take() {
             Some(stderr) => collect(stderr).await,
             None => Output::default(),
@@ -414,7 +415,7 @@ impl Launched {
     /// Asks everything inside to end.
     pub(super) fn terminate(&mut self) {
         if let Some(first) = self.first() {
-            processes::signal_below(first, Signal::TERM);
+            processes::signal_descendants(first, Signal::TERM);
         }
     }
 
@@ -428,27 +429,27 @@ impl Launched {
                     processes::signal(held, Signal::KILL);
                 }
             }
-            None => self.kill_outer(),
+            None => self.kill_bubblewrap(),
         }
     }
 
     /// Kills bubblewrap itself, if [`Launched::kill`] was not enough, or the first process is not known yet.
-    pub(super) fn kill_outer(&mut self) {
-        kill_outer(&mut self.child);
+    pub(super) fn kill_bubblewrap(&mut self) {
+        kill_bubblewrap(&mut self.child);
     }
 }
 
 /// Kills bubblewrap and its children. It is stopped first: if it were killed between creating the first process and
 /// setting it up, that process would wait forever.
-fn kill_outer(child: &mut Child) {
+fn kill_bubblewrap(child: &mut Child) {
     if let Some(outer) = child.id()
-        && let Some(held) = processes::hold(outer)
+        && let Some(held) = processes::open_pidfd(outer)
     {
         processes::signal(&held, Signal::STOP);
-        processes::until_stopped(outer);
+        processes::wait_until_stopped(outer);
         for inner in processes::children_of(outer) {
             // A stopped parent reaps no children, so their ids cannot be reused.
-            if let Some(inner) = processes::hold(inner) {
+            if let Some(inner) = processes::open_pidfd(inner) {
                 processes::signal(&inner, Signal::KILL);
             }
         }
@@ -462,7 +463,7 @@ impl Drop for Launched {
             self.kill();
         }
         // The thread may have ended with the server. Dropping the group then removes what it can.
-        let _ = self.rests.send(Rest {
+        let _ = self.cleanups.send(Cleanup {
             group: Arc::clone(&self.group),
             uid: self.uid.take(),
         });

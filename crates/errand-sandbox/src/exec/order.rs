@@ -80,8 +80,8 @@ pub(super) fn send(
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let is_told = borrowed.is_empty() || control.push(SendAncillaryMessage::ScmRights(&borrowed));
-    if !is_told {
+    let fits = borrowed.is_empty() || control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    if !fits {
         return Err(io::Error::other("too many descriptors for an order"));
     }
     let header = length.to_le_bytes();

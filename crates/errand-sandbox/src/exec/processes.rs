@@ -32,7 +32,7 @@ const SOCKET_BUFFER_BYTES: u64 = 212_992;
 const TCP_SOCKETS_FREE: u64 = 16;
 
 /// All descendants of a process, without the process itself.
-pub(super) fn below(first: u32) -> Vec<u32> {
+pub(super) fn descendants(first: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([first]);
     let mut next = vec![first];
@@ -63,7 +63,7 @@ pub(super) fn children_of(pid: u32) -> Vec<u32> {
 }
 
 /// Opens a pidfd. Signals sent through it reach this process or none, even if its id is reused.
-pub(super) fn hold(pid: u32) -> Option<OwnedFd> {
+pub(super) fn open_pidfd(pid: u32) -> Option<OwnedFd> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
 }
@@ -74,7 +74,7 @@ pub(super) fn signal(process: &OwnedFd, signal: Signal) {
 }
 
 /// Waits until a process has reacted to SIGSTOP, for at most 50 ms.
-pub(super) fn until_stopped(pid: u32) {
+pub(super) fn wait_until_stopped(pid: u32) {
     for _ in 0..50 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // The process name before it is in parentheses and may itself contain any characters, including parentheses.
@@ -96,13 +96,13 @@ fn namespace_of(pid: u32) -> Option<String> {
 
 /// Signals every process inside except the first, which holds the namespace. `first` must be held by a pidfd, so that
 /// its id cannot be reused.
-pub(super) fn signal_below(first: u32, with: Signal) {
+pub(super) fn signal_descendants(first: u32, with: Signal) {
     let Some(inside) = namespace_of(first) else {
         return;
     };
-    for pid in below(first) {
+    for pid in descendants(first) {
         // Opened first, examined second: what was examined is then what gets the signal.
-        if let Some(process) = hold(pid)
+        if let Some(process) = open_pidfd(pid)
             && namespace_of(pid).as_ref() == Some(&inside)
         {
             signal(&process, with);
@@ -112,7 +112,7 @@ pub(super) fn signal_below(first: u32, with: Signal) {
 
 /// Resources that processes use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct ProcessUsage {
     /// Memory in bytes, without pages shared with files.
     pub(super) memory_bytes: u64,
     /// Upper bound of the kernel memory for their mappings. Not included in `memory_bytes`: [`mapping_bytes`] counts it.
@@ -124,14 +124,14 @@ pub(super) struct Taken {
 ///
 /// Memory that belongs to no process is counted with the maximum it can be, so that nothing can hide in it: sockets
 /// (also those in transit through another socket), page tables, pipes and other descriptors, and files in memory.
-pub(super) fn taken(first: u32) -> Taken {
-    let mut taken = Taken {
+pub(super) fn usage(first: u32) -> ProcessUsage {
+    let mut usage = ProcessUsage {
         memory_bytes: socket_bytes(first).saturating_add(file_bytes(first)),
         mapping_bytes_max: 0,
         threads: 0,
     };
     let mappings_max = mappings_max();
-    for pid in below(first) {
+    for pid in descendants(first) {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
             continue;
         };
@@ -143,12 +143,12 @@ pub(super) fn taken(first: u32) -> Taken {
         // Memory shared between processes is counted for each of them: too much rather than too little.
         let kib = field("RssAnon:") + field("RssShmem:") + field("VmSwap:") + field("VmPTE:");
         let descriptors = field("FDSize:").saturating_sub(DESCRIPTORS_FREE);
-        taken.memory_bytes += kib * 1024 + descriptors * DESCRIPTOR_BYTES;
+        usage.memory_bytes += kib * 1024 + descriptors * DESCRIPTOR_BYTES;
         let mappings = (field("VmSize:") / MAPPING_SIZE_MIN_KIB).min(mappings_max);
-        taken.mapping_bytes_max += mappings * MAPPING_BYTES;
-        taken.threads += field("Threads:").max(1);
+        usage.mapping_bytes_max += mappings * MAPPING_BYTES;
+        usage.threads += field("Threads:").max(1);
     }
-    taken
+    usage
 }
 
 /// Maximum number of mappings of one process.
@@ -162,7 +162,7 @@ fn mappings_max() -> u64 {
 /// millisecond per 2,000 mappings, and stops once the result exceeds `enough`.
 pub(super) fn mapping_bytes(first: u32, enough: u64) -> u64 {
     let mut bytes: u64 = 0;
-    for pid in below(first) {
+    for pid in descendants(first) {
         bytes = bytes.saturating_add(mappings_of(pid).saturating_mul(MAPPING_BYTES));
         if bytes > enough {
             break;
@@ -194,7 +194,7 @@ fn socket_bytes(of: u32) -> u64 {
     let (Ok(v4), v6) = (read("sockstat"), read("sockstat6").unwrap_or_default()) else {
         return 0;
     };
-    let sockets = count_in(&v4, "sockets:", "used");
+    let sockets = read_counter(&v4, "sockets:", "used");
     if sockets == 0 {
         return 0;
     }
@@ -207,7 +207,7 @@ fn socket_bytes(of: u32) -> u64 {
     let mut bytes = sockets.saturating_mul(buffer + buffer / 2);
     // TCP buffers grow on their own, so their content is read. Doubled, because the kernel may keep a small piece in
     // a large page.
-    let tcp = count_in(&v4, "TCP:", "inuse") + count_in(&v6, "TCP6:", "inuse");
+    let tcp = read_counter(&v4, "TCP:", "inuse") + read_counter(&v6, "TCP6:", "inuse");
     if tcp > TCP_SOCKETS_FREE {
         for name in ["tcp", "tcp6"] {
             let queued = queued_bytes(&read(name).unwrap_or_default());
@@ -232,7 +232,7 @@ fn file_bytes(first: u32) -> u64 {
 }
 
 /// Reads a number from `/proc/net/sockstat`: the field after `word` in the line that starts with `line`.
-fn count_in(text: &str, line: &str, word: &str) -> u64 {
+fn read_counter(text: &str, line: &str, word: &str) -> u64 {
     let fields = text.lines().find_map(|found| found.strip_prefix(line));
     let mut fields = fields.unwrap_or_default().split_ascii_whitespace();
     fields.find(|field| *field == word);
@@ -254,7 +254,7 @@ fn queued_bytes(table: &str) -> u64 {
 }
 
 /// Number of pseudoterminals open inside. They count against a limit of the whole machine (kernel.pty.max).
-pub(super) fn terminals(first: u32) -> usize {
+pub(super) fn open_terminals(first: u32) -> usize {
     let place = PathBuf::from(format!("/proc/{first}/root")).join("dev/pts");
     let device = |path: &Path| fs::metadata(path).ok().map(|found| found.dev());
     // Before bubblewrap has changed the root, this is the machine's directory.
@@ -273,10 +273,10 @@ pub(super) fn terminals(first: u32) -> usize {
 }
 
 /// Bytes on a device in deleted files that processes inside still have open or mapped.
-pub(super) fn nameless_bytes(first: u32, device: u64) -> u64 {
+pub(super) fn deleted_bytes(first: u32, device: u64) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes: u64 = 0;
-    for pid in below(first) {
+    for pid in descendants(first) {
         let open = fs::read_dir(format!("/proc/{pid}/fd"));
         for entry in open.into_iter().flatten().flatten().take(FILES_MAX) {
             if let Ok(file) = fs::metadata(entry.path())
@@ -289,7 +289,7 @@ pub(super) fn nameless_bytes(first: u32, device: u64) -> u64 {
         }
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         for line in maps.lines().filter(|line| line.ends_with(" (deleted)")) {
-            if let Some((inode, size)) = mapped(line, device)
+            if let Some((inode, size)) = parse_deleted_mapping(line, device)
                 && seen.insert(inode)
             {
                 bytes = bytes.saturating_add(size);
@@ -300,7 +300,7 @@ pub(super) fn nameless_bytes(first: u32, device: u64) -> u64 {
 }
 
 /// Parses a line of `maps`: returns the inode and the mapped size, if the file is on the device.
-fn mapped(line: &str, device: u64) -> Option<(u64, u64)> {
+fn parse_deleted_mapping(line: &str, device: u64) -> Option<(u64, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (from, to) = fields.next()?.split_once('-')?;
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
@@ -325,7 +325,7 @@ pub(super) fn written_bytes(first: u32) -> u64 {
             .unwrap_or(0)
     };
     // The kernel adds the counts of an ended process to the process that waited for it, in the end to the first.
-    below(first)
+    descendants(first)
         .into_iter()
         .map(of)
         .fold(of(first), u64::saturating_add)
@@ -341,9 +341,9 @@ mod tests {
     fn sockets_count_with_the_most_they_can_hold() {
         let stat =
             "sockets: used 24\nTCP: inuse 5 orphan 0 tw 0 alloc 5 mem 210\nUDP: inuse 0 mem 0\n";
-        assert_eq!(count_in(stat, "sockets:", "used"), 24);
-        assert_eq!(count_in(stat, "TCP:", "alloc"), 5);
-        assert_eq!(count_in(stat, "RAW:", "inuse"), 0);
+        assert_eq!(read_counter(stat, "sockets:", "used"), 24);
+        assert_eq!(read_counter(stat, "TCP:", "alloc"), 5);
+        assert_eq!(read_counter(stat, "RAW:", "inuse"), 0);
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr\n   0: 0100007F:1F90 00000000:0000 0A 00000010:00000002 00:00000000\n   1: broken\n";
         assert_eq!(queued_bytes(table), 18);
         let (own, socket) = (std::process::id(), std::os::unix::net::UnixStream::pair());
@@ -365,7 +365,7 @@ mod tests {
         let mut out = shell.stdout.take().unwrap();
         out.read_exact(&mut answer).unwrap();
         let counted = mapping_bytes(shell.id(), u64::MAX);
-        let most = taken(shell.id()).mapping_bytes_max;
+        let most = usage(shell.id()).mapping_bytes_max;
         assert!(counted >= 5 * MAPPING_BYTES, "{counted}");
         assert!(counted <= most, "{counted} {most}");
         drop(shell.stdin.take());
@@ -374,10 +374,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_maps_is_read() {
+    fn a_line_of_maps_is_parsed() {
         let line = "7f0000000000-7f0000002000 rw-s 00000000 fe:00 4711 /workspace/x (deleted)";
         let device = rustix::fs::makedev(0xfe, 0);
-        assert_eq!(mapped(line, device), Some((4711, 0x2000)));
-        assert_eq!(mapped(line, device + 1), None);
+        assert_eq!(parse_deleted_mapping(line, device), Some((4711, 0x2000)));
+        assert_eq!(parse_deleted_mapping(line, device + 1), None);
     }
 }

@@ -29,13 +29,13 @@ const INSIDE_ID: &str = "1000";
 pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// Top-level directories that belong to `/usr`, some of them as links into it.
-const OF_USR: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+const USR_DIRS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 /// Files of the host's /etc that programs need. No names, no addresses, no settings of services.
-const OF_ETC: [&str; 4] = ["alternatives", "ld.so.cache", "localtime", "mime.types"];
+const ETC_FILES: [&str; 4] = ["alternatives", "ld.so.cache", "localtime", "mime.types"];
 /// Directories of a custom root that are visible beside its programs.
-const OF_IMAGE: [&str; 3] = ["etc", "opt", "srv"];
+const IMAGE_DIRS: [&str; 3] = ["etc", "opt", "srv"];
 /// Files of the host's /etc that a service needs to resolve names and verify certificates.
-const OF_NETWORK: [&str; 6] = [
+const NETWORK_FILES: [&str; 6] = [
     "ssl/certs",
     "resolv.conf",
     "hosts",
@@ -155,7 +155,7 @@ impl Profile<'_> {
             .into_iter()
             .flat_map(|service| &service.read_only)
         {
-            let path = text(path)?;
+            let path = path_str(path)?;
             args.add(["--ro-bind", path, path]);
         }
         if self.service.is_none() {
@@ -183,33 +183,33 @@ impl Profile<'_> {
     fn root(&self, args: &mut Args) -> io::Result<()> {
         let base = self.root.unwrap_or(Path::new("/"));
         args.add(["--perms", "0755", "--dir", "/etc"]);
-        args.add(["--ro-bind", text(&base.join("usr"))?, "/usr"]);
-        for name in OF_USR {
+        args.add(["--ro-bind", path_str(&base.join("usr"))?, "/usr"]);
+        for name in USR_DIRS {
             let path = base.join(name);
             let inside = format!("/{name}");
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_symlink() => {
-                    args.add(["--symlink", text(&fs::read_link(&path)?)?, &inside]);
+                    args.add(["--symlink", path_str(&fs::read_link(&path)?)?, &inside]);
                 }
-                Ok(_) => args.add(["--ro-bind", text(&path)?, &inside]),
+                Ok(_) => args.add(["--ro-bind", path_str(&path)?, &inside]),
                 Err(_) => {}
             }
         }
         if self.root.is_some() {
-            for name in OF_IMAGE {
+            for name in IMAGE_DIRS {
                 args.add([
                     "--ro-bind-try",
-                    text(&base.join(name))?,
+                    path_str(&base.join(name))?,
                     &format!("/{name}"),
                 ]);
             }
         } else {
-            let network = OF_NETWORK.iter().filter(|_| self.service.is_some());
-            for name in OF_ETC.iter().chain(network) {
+            let network = NETWORK_FILES.iter().filter(|_| self.service.is_some());
+            for name in ETC_FILES.iter().chain(network) {
                 let path = format!("/etc/{name}");
                 // Each mount adds a sixth of a millisecond to every start. A link into /usr works without one.
                 match in_usr(&path) {
-                    Some(place) => args.add(["--symlink", text(&place)?, &path]),
+                    Some(place) => args.add(["--symlink", path_str(&place)?, &path]),
                     None => args.add(["--ro-bind-try", &path, &path]),
                 }
             }
@@ -243,7 +243,7 @@ fn in_usr(path: &str) -> Option<PathBuf> {
 }
 
 /// Converts a path to an argument.
-fn text(path: &Path) -> io::Result<&str> {
+fn path_str(path: &Path) -> io::Result<&str> {
     path.to_str()
         .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))
 }

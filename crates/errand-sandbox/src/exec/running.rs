@@ -12,20 +12,20 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at, sleep, timeout};
 use super::cgroup::{Group, Keeper};
 use super::launch::Launched;
 use super::output::{Output, collect_counted};
-use super::watch::{INTERVAL, Over, Watch};
+use super::watch::{INTERVAL, OverLimit, Watch};
 use super::{Bound, Command, EndedBy, ExecError, Finished, GRACE, Limits, Shell, Stop};
 use crate::root::Root;
 
 /// Time that an output may stay open after the last process of the sandbox is gone: enough to read what is left in
 /// the pipe.
-const READ_OUT: Duration = Duration::from_secs(1);
+const READ_REMAINING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A launched shell, and what is needed to watch it.
 pub(super) struct ShellParts {
     pub(super) launched: Launched,
     pub(super) workspace: Root,
     pub(super) limits: Limits,
-    pub(super) over: Over,
+    pub(super) over: OverLimit,
     pub(super) group: Arc<Group>,
     pub(super) keepers: (Keeper, Keeper),
 }
@@ -41,7 +41,7 @@ impl Shell for ShellParts {
 
     async fn run(self: Box<Self>, command: &Command, stop: Stop) -> Result<Finished, ExecError> {
         Running::begin(*self, command)?
-            .see_to_its_end(command.timeout, stop)
+            .run_to_end(command.timeout, stop)
             .await
     }
 }
@@ -103,16 +103,12 @@ impl Running {
         })
     }
 
-    async fn see_to_its_end(
-        mut self,
-        limit: Duration,
-        mut stop: Stop,
-    ) -> Result<Finished, ExecError> {
+    async fn run_to_end(mut self, limit: Duration, mut stop: Stop) -> Result<Finished, ExecError> {
         let mut end = End::NotYet;
         let mut ticks = ticks();
         let mut time_limit = Box::pin(sleep(limit));
-        // Never fires before `ask` or a kill replaces it.
-        let mut patience = Box::pin(sleep(Duration::MAX));
+        // Never fires before `ask_to_end` or a kill replaces it.
+        let mut grace_timer = Box::pin(sleep(Duration::MAX));
         let failed = ExecError::io("wait for the command");
         loop {
             tokio::select! {
@@ -122,27 +118,27 @@ impl Running {
                     break;
                 }
                 () = &mut stop, if matches!(end, End::NotYet) => {
-                    end = self.ask(EndedBy::Stop, &mut patience);
+                    end = self.ask_to_end(EndedBy::Stop, &mut grace_timer);
                 }
                 () = &mut time_limit, if matches!(end, End::NotYet) => {
-                    end = self.ask(EndedBy::TimeLimit, &mut patience);
+                    end = self.ask_to_end(EndedBy::TimeLimit, &mut grace_timer);
                 }
-                () = &mut patience, if !matches!(end, End::NotYet) => match end {
+                () = &mut grace_timer, if !matches!(end, End::NotYet) => match end {
                     End::NotYet => {}
                     End::Asked(by) => {
                         self.launched.kill();
-                        patience = Box::pin(sleep(GRACE));
+                        grace_timer = Box::pin(sleep(GRACE));
                         end = End::Killed(by);
                     }
                     End::Killed(_) => {
-                        self.launched.kill_outer();
-                        patience = Box::pin(sleep(GRACE));
+                        self.launched.kill_bubblewrap();
+                        grace_timer = Box::pin(sleep(GRACE));
                     }
                 },
                 _ = ticks.tick(), if !matches!(end, End::Killed(_)) => {
-                    if let Some(bound) = self.look().await {
+                    if let Some(bound) = self.check().await {
                         self.launched.kill();
-                        patience = Box::pin(sleep(GRACE));
+                        grace_timer = Box::pin(sleep(GRACE));
                         end = End::Killed(EndedBy::Bound(bound));
                     }
                 }
@@ -152,27 +148,35 @@ impl Running {
     }
 
     /// Asks the command to end, and gives it [`GRACE`].
-    fn ask(&mut self, by: EndedBy, patience: &mut std::pin::Pin<Box<tokio::time::Sleep>>) -> End {
+    fn ask_to_end(
+        &mut self,
+        by: EndedBy,
+        grace_timer: &mut std::pin::Pin<Box<tokio::time::Sleep>>,
+    ) -> End {
         self.launched.terminate();
-        *patience = Box::pin(sleep(GRACE));
+        *grace_timer = Box::pin(sleep(GRACE));
         End::Asked(by)
     }
 
-    async fn look(&mut self) -> Option<Bound> {
+    async fn check(&mut self) -> Option<Bound> {
         let first = self.launched.first();
-        self.watched(move |watch| watch.look(first)).await.flatten()
+        self.with_watch(move |watch| watch.check(first))
+            .await
+            .flatten()
     }
 
-    async fn look_back(&mut self, exit_code: i32) -> Option<Bound> {
+    async fn check_after_exit(&mut self, exit_code: i32) -> Option<Bound> {
         let watch = self.watch.as_ref()?;
-        match watch.told(exit_code) {
-            None if watch.is_to_be_measured() => self.watched(Watch::look_back).await.flatten(),
-            told => told,
+        match watch.kernel_bound(exit_code) {
+            None if watch.must_measure() => {
+                self.with_watch(Watch::check_after_exit).await.flatten()
+            }
+            bound => bound,
         }
     }
 
     /// Runs blocking work on the watch.
-    async fn watched<R: Send + 'static>(
+    async fn with_watch<R: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Watch) -> R + Send + 'static,
     ) -> Option<R> {
@@ -191,26 +195,26 @@ impl Running {
             watch.workspace().has_changed();
         }
         let duration = self.began.elapsed();
-        let stdout = read_out(&mut self.stdout).await;
-        let stderr = read_out(&mut self.stderr).await;
+        let stdout = remaining_output(&mut self.stdout).await;
+        let stderr = remaining_output(&mut self.stderr).await;
         self.input.abort();
-        let told = self.launched.exit_code();
-        let exit_code = match (told, end) {
+        let reported = self.launched.exit_code();
+        let exit_code = match (reported, end) {
             (Some(code), _) => code,
             // Killed from outside while the shell was running, for example by the machine's OOM killer or by a
             // person. Whatever the command did has happened, so this is a result and not an error.
             (None, End::NotYet) if self.launched.has_begun() => 128 + libc::SIGKILL,
-            (None, End::NotYet) => return Err(ExecError::SetUp(said(&stderr))),
+            (None, End::NotYet) => return Err(ExecError::SetUp(error_line(&stderr))),
             (None, End::Asked(_) | End::Killed(_)) => 128 + libc::SIGKILL,
         };
         let ended_by = match end {
-            End::NotYet => self.look_back(exit_code).await.map(EndedBy::Bound),
+            End::NotYet => self.check_after_exit(exit_code).await.map(EndedBy::Bound),
             End::Asked(by) | End::Killed(by) => {
                 if matches!(
                     by,
                     EndedBy::Bound(Bound::Disk | Bound::TeamDisk | Bound::Files)
                 ) {
-                    self.watched(Watch::look_after_stop).await;
+                    self.with_watch(Watch::record_after_stop).await;
                 }
                 Some(by)
             }
@@ -226,7 +230,7 @@ impl Running {
 }
 
 /// The error message of the helper or bubblewrap, in one line.
-pub(super) fn said(stderr: &Output) -> String {
+pub(super) fn error_line(stderr: &Output) -> String {
     let text = stderr.text.trim();
     let text: String = text.chars().take(500).collect();
     if text.is_empty() {
@@ -243,8 +247,8 @@ fn ticks() -> Interval {
 }
 
 /// The output that was read before its writers were gone.
-async fn read_out(reading: &mut JoinHandle<Output>) -> Output {
-    match timeout(READ_OUT, &mut *reading).await {
+async fn remaining_output(reading: &mut JoinHandle<Output>) -> Output {
+    match timeout(READ_REMAINING_TIMEOUT, &mut *reading).await {
         Ok(Ok(output)) => output,
         Ok(Err(_)) | Err(_) => {
             reading.abort();

@@ -143,7 +143,7 @@ const SET_ID: u64 = 0o6000;
 const DEVICE: u64 = 0o020_000;
 /// Flags of `open` that can create a file: `O_CREAT`, and the bit specific to `O_TMPFILE`. Without them, the mode
 /// argument is ignored and may be anything.
-const MAKES: u64 = 0o100 | 0o20_000_000;
+const CREATES_FILE: u64 = 0o100 | 0o20_000_000;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// One BPF instruction, in the order of `struct sock_filter`: code, jump if true, jump if false, constant.
@@ -221,7 +221,9 @@ fn segments(arch: TargetArch, memory: Keeper) -> io::Result<Vec<Segment>> {
         let from = u32::try_from(call).map_err(io::Error::other)?;
         let program = match rule {
             Rule::Refused(errno) => refused(errno),
-            Rule::Unless(allowed) => compile(arch, Rules::from([(call, library_s(&allowed)?)]))?,
+            Rule::Unless(allowed) => {
+                compile(arch, Rules::from([(call, to_library_rules(&allowed)?)]))?
+            }
         };
         // Drop the allowing segment between two adjacent calls, which would be empty.
         segments.pop_if(|last| last.from == from);
@@ -269,7 +271,7 @@ fn compile(arch: TargetArch, allowed: Rules) -> io::Result<Vec<Instruction>> {
 }
 
 /// Converts rows of tests to the library's rules.
-fn library_s(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
+fn to_library_rules(rows: &[Vec<Test>]) -> io::Result<Vec<SeccompRule>> {
     let condition = |test: &Test| {
         let low = SeccompCmpArgLen::Dword;
         let (arg, length, op, value) = match *test {
@@ -297,10 +299,14 @@ fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
     let families = FAMILIES.map(|family| vec![Is(0, family)]);
     let routes = vec![Is(0, NETLINK), Is(2, 0)];
     let no_typing = IOCTLS.map(|request| IsNot(1, request)).to_vec();
-    let harmless = |mode| vec![vec![HasNone(mode, SET_ID)]];
+    let no_set_id = |mode| vec![vec![HasNone(mode, SET_ID)]];
     let no_device = |mode| vec![vec![HasNone(mode, SET_ID | DEVICE)]];
-    let harmless_if_made =
-        |flags, mode| vec![vec![HasNone(flags, MAKES)], vec![HasNone(mode, SET_ID)]];
+    let no_set_id_if_created = |flags, mode| {
+        vec![
+            vec![HasNone(flags, CREATES_FILE)],
+            vec![HasNone(mode, SET_ID)],
+        ]
+    };
     let unless = [
         (libc::SYS_clone, vec![vec![HasNone(0, CLONE_NEW)]]),
         (libc::SYS_ioctl, vec![no_typing]),
@@ -312,19 +318,19 @@ fn rules(memory: Keeper) -> BTreeMap<i64, Rule> {
             libc::SYS_socket,
             families.into_iter().chain([routes]).collect(),
         ),
-        (libc::SYS_fchmod, harmless(1)),
-        (libc::SYS_fchmodat, harmless(2)),
-        (FCHMODAT2, harmless(2)),
+        (libc::SYS_fchmod, no_set_id(1)),
+        (libc::SYS_fchmodat, no_set_id(2)),
+        (FCHMODAT2, no_set_id(2)),
         (libc::SYS_mknodat, no_device(2)),
-        (libc::SYS_openat, harmless_if_made(2, 3)),
+        (libc::SYS_openat, no_set_id_if_created(2, 3)),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_chmod, harmless(1)),
+        (libc::SYS_chmod, no_set_id(1)),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_creat, harmless(1)),
+        (libc::SYS_creat, no_set_id(1)),
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_mknod, no_device(1)),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_open, harmless_if_made(1, 2)),
+        (libc::SYS_open, no_set_id_if_created(1, 2)),
     ];
     let buffers = BUFFER_SIZES.map(|name| IsNot(2, name)).to_vec();
     let unless_counted = [
@@ -417,13 +423,13 @@ mod tests {
 
     /// The expected result, written independently of the rules above. `None` for calls that the kernel itself
     /// refuses. `above`: the upper 32 bits of each argument.
-    fn meant(call: u32, args: &[u32], above: u32, memory: Keeper) -> Option<u32> {
+    fn expected(call: u32, args: &[u32], above: u32, memory: Keeper) -> Option<u32> {
         let call = i64::from(call);
         let refuse = |errno: i32| ERRNO | errno.unsigned_abs();
-        let refused_if = |is: bool| if is { refuse(libc::EPERM) } else { ALLOW };
+        let refuse_if = |is: bool| if is { refuse(libc::EPERM) } else { ALLOW };
         let sets_id = |mode: u32| mode & 0o4000 != 0 || mode & 0o2000 != 0;
         let makes = |flags: u32| flags & 0o100 != 0 || flags & 0o20_000_000 != 0;
-        let is_made = |mode: u32| match mode & libc::S_IFMT {
+        let device_allowed = |mode: u32| match mode & libc::S_IFMT {
             libc::S_IFCHR | libc::S_IFBLK => Some(false),
             0 | libc::S_IFREG | libc::S_IFIFO | libc::S_IFSOCK => Some(!sets_id(mode)),
             _ => None,
@@ -443,35 +449,35 @@ mod tests {
             _ if MISSING.contains(&call) => refuse(libc::ENOSYS),
             _ if REFUSED.contains(&call) || REFUSED_HERE.contains(&call) => refuse(libc::EPERM),
             _ if memory == Keeper::Watcher && UNCOUNTED.contains(&call) => refuse(libc::ENOSYS),
-            libc::SYS_fcntl => refused_if(args[1] == 1024 || args[1] > 1038),
+            libc::SYS_fcntl => refuse_if(args[1] == 1024 || args[1] > 1038),
             libc::SYS_setsockopt if memory == Keeper::Watcher => {
-                refused_if(args[1] == 1 && matches!(args[2], 7 | 8 | 32 | 33))
+                refuse_if(args[1] == 1 && matches!(args[2], 7 | 8 | 32 | 33))
             }
             libc::SYS_shmget if memory == Keeper::Watcher => {
-                refused_if(above != 0 || args[1] > 16 * 1024)
+                refuse_if(above != 0 || args[1] > 16 * 1024)
             }
             libc::SYS_fallocate => refuse(libc::EOPNOTSUPP),
-            libc::SYS_clone => refused_if(
+            libc::SYS_clone => refuse_if(
                 namespaces
                     .iter()
                     .any(|bit| args[0] & bit.cast_unsigned() != 0),
             ),
-            libc::SYS_ioctl => refused_if(matches!(args[1], 0x5412 | 0x541c)),
+            libc::SYS_ioctl => refuse_if(matches!(args[1], 0x5412 | 0x541c)),
             libc::SYS_socket => match args[0].cast_signed() {
                 libc::AF_UNIX | libc::AF_INET | libc::AF_INET6 => ALLOW,
-                libc::AF_NETLINK => refused_if(args[2] != 0),
-                _ => refused_if(true),
+                libc::AF_NETLINK => refuse_if(args[2] != 0),
+                _ => refuse_if(true),
             },
-            libc::SYS_fchmod => refused_if(sets_id(args[1])),
-            libc::SYS_fchmodat | FCHMODAT2 => refused_if(sets_id(args[2])),
-            libc::SYS_mknodat => refused_if(!is_made(args[2])?),
-            libc::SYS_openat => refused_if(makes(args[2]) && sets_id(args[3])),
+            libc::SYS_fchmod => refuse_if(sets_id(args[1])),
+            libc::SYS_fchmodat | FCHMODAT2 => refuse_if(sets_id(args[2])),
+            libc::SYS_mknodat => refuse_if(!device_allowed(args[2])?),
+            libc::SYS_openat => refuse_if(makes(args[2]) && sets_id(args[3])),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_chmod | libc::SYS_creat => refused_if(sets_id(args[1])),
+            libc::SYS_chmod | libc::SYS_creat => refuse_if(sets_id(args[1])),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_mknod => refused_if(!is_made(args[1])?),
+            libc::SYS_mknod => refuse_if(!device_allowed(args[1])?),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_open => refused_if(makes(args[1]) && sets_id(args[2])),
+            libc::SYS_open => refuse_if(makes(args[1]) && sets_id(args[2])),
             _ => ALLOW,
         })
     }
@@ -502,9 +508,9 @@ mod tests {
                 for (at, arg) in args.iter().enumerate() {
                     data[4 + 2 * at] = *arg;
                 }
-                let meant = if other_arch { Some(libc::SECCOMP_RET_KILL_PROCESS) } else { meant(call, &args, above, memory) };
-                let answer = run(&filter, &data).0;
-                prop_assert!(meant.is_none_or(|meant| meant == answer), "call {call}: {answer:#x}, not {meant:x?}");
+                let expected = if other_arch { Some(libc::SECCOMP_RET_KILL_PROCESS) } else { expected(call, &args, above, memory) };
+                let result = run(&filter, &data).0;
+                prop_assert!(expected.is_none_or(|wanted| wanted == result), "call {call}: {result:#x}, not {expected:x?}");
             }
         }
     }

@@ -70,7 +70,7 @@ impl Service {
                 .await
                 .is_err()
             {
-                self.launched.kill_outer();
+                self.launched.kill_bubblewrap();
             }
         }
     }

@@ -42,13 +42,13 @@ impl Uids {
     }
 
     /// User id for probes. It is never assigned to a sandbox.
-    pub(super) fn of_trials(&self) -> u32 {
+    pub(super) fn probe_uid(&self) -> u32 {
         self.base + self.count
     }
 
     /// Marks a user id as used. Returns `false` if it was used already, or may not be assigned.
     pub fn claim(&self, uid: u32) -> bool {
-        self.contains(uid) && uid != self.of_trials() && self.lock().used.insert(uid)
+        self.contains(uid) && uid != self.probe_uid() && self.lock().used.insert(uid)
     }
 
     /// Takes a free user id. Returns `None` if all are used.

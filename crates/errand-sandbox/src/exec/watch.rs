@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::cgroup::{Group, Keeper};
-use super::processes::Taken;
+use super::processes::ProcessUsage;
 use super::{Bound, Limits, processes};
 use crate::room::Held;
 use crate::root::Root;
@@ -21,15 +21,15 @@ use crate::root::Root;
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
 /// A measurement stays valid for at least this many times the time it took. Measuring then uses at most about a
 /// twentieth of a processor.
-const REST_PER_WORK: u32 = 20;
+const VALIDITY_PER_COST: u32 = 20;
 /// Minimum validity of a measurement, unless the file system has grown much.
-const REST_MIN: Duration = Duration::from_secs(1);
+const VALIDITY_MIN: Duration = Duration::from_secs(1);
 /// Growth of the file system above which deleted files that are still open are searched for.
 const UNEXPLAINED_BYTES: u64 = 64 << 20;
 /// Maximum open pseudoterminals of one command. All of a machine usually share a limit of 4,096.
 const TERMINALS_MAX: usize = 64;
 /// A count of mappings stays valid for this many times the time it took. Counting then uses at most a fifth of a processor.
-const MAPPINGS_REST_PER_WORK: u32 = 4;
+const MAPPINGS_VALIDITY_PER_COST: u32 = 4;
 /// Growth of the file system from which the workspace is measured when a command has ended, if its team has a quota.
 const TEAM_GROWTH_BYTES: u64 = 1 << 20;
 /// Bytes read of one command's outputs before it is stopped.
@@ -37,7 +37,7 @@ const OUTPUT_READ_BYTES_MAX: u64 = 1 << 30;
 
 /// Sandboxes that exceeded a limit when their last command ended, by device and inode, with what they held. The next
 /// command may hold that much but not more; otherwise it could never run to delete files.
-pub(super) type Over = Arc<Mutex<HashMap<(u64, u64), Held>>>;
+pub(super) type OverLimit = Arc<Mutex<HashMap<(u64, u64), Held>>>;
 
 /// Used part of a file system.
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +52,15 @@ pub(super) struct Watch {
     id: (u64, u64),
     limits: Limits,
     /// Maximum size of the workspace: the limits, or its earlier size if that was larger.
-    may: Held,
+    allowed: Held,
     /// Bytes that it may keep even if its team's quota is used up: its size before the command.
-    may_keep_bytes: u64,
-    over: Over,
+    kept_bytes: u64,
+    over: OverLimit,
     group: Arc<Group>,
     keepers: (Keeper, Keeper),
     /// Bytes of output read so far.
     output: Arc<AtomicU64>,
-    at_start: Option<Filled>,
+    filled_at_start: Option<Filled>,
     measured: Option<Measured>,
     mappings: Option<Mappings>,
 }
@@ -83,7 +83,7 @@ impl Watch {
     pub(super) fn new(
         workspace: Root,
         limits: Limits,
-        over: Over,
+        over: OverLimit,
         group: Arc<Group>,
         keepers: (Keeper, Keeper),
         output: Arc<AtomicU64>,
@@ -96,26 +96,26 @@ impl Watch {
             .get(&id)
             .copied();
         let known = known.unwrap_or_default();
-        let may = Held {
+        let allowed = Held {
             bytes: limits.disk_bytes_max.max(known.bytes),
             files: limits.files_max.max(known.files),
         };
         let counted = workspace.room().map_or(0, |room| room.counted());
         let mut watch = Self {
-            may_keep_bytes: known.bytes.max(counted),
+            kept_bytes: known.bytes.max(counted),
             workspace,
             id,
             limits,
-            may,
+            allowed,
             over,
             group,
             keepers,
             output,
-            at_start: None,
+            filled_at_start: None,
             measured: None,
             mappings: None,
         };
-        watch.at_start = watch.filled();
+        watch.filled_at_start = watch.filled();
         watch
     }
 
@@ -124,19 +124,19 @@ impl Watch {
     }
 
     /// Checks all limits. `first` is the first process inside. Blocking.
-    pub(super) fn look(&mut self, first: Option<u32>) -> Option<Bound> {
-        if let Some(bound) = self.counted() {
+    pub(super) fn check(&mut self, first: Option<u32>) -> Option<Bound> {
+        if let Some(bound) = self.cgroup_bound() {
             return Some(bound);
         }
         if self.output.load(Ordering::Relaxed) > OUTPUT_READ_BYTES_MAX {
             return Some(Bound::Output);
         }
         let first = first?;
-        if processes::terminals(first) > TERMINALS_MAX {
+        if processes::open_terminals(first) > TERMINALS_MAX {
             return Some(Bound::Terminals);
         }
         if matches!(self.keepers, (Keeper::Watcher, _) | (_, Keeper::Watcher)) {
-            let taken = processes::taken(first);
+            let taken = processes::usage(first);
             if self.keepers.0 == Keeper::Watcher && self.is_over_memory(taken, first) {
                 return Some(Bound::Memory);
             }
@@ -146,24 +146,25 @@ impl Watch {
                 return Some(Bound::Processes);
             }
         }
-        if !self.is_due() {
+        if !self.is_measurement_due() {
             return None;
         }
         let held = self.measure();
-        self.judge(held, self.nameless(held, first))
+        self.exceeded(held, self.deleted_bytes(held, first))
     }
 
     /// Whether the memory limit is exceeded. Mappings are counted only if they could make the difference, because that takes
     /// milliseconds for each process with many mappings.
-    fn is_over_memory(&mut self, taken: Taken, first: u32) -> bool {
+    fn is_over_memory(&mut self, taken: ProcessUsage, first: u32) -> bool {
         let Some(room) = self.limits.memory_bytes_max.checked_sub(taken.memory_bytes) else {
             return true;
         };
         if taken.mapping_bytes_max <= room {
             return false;
         }
-        let is_good = |last: &&Mappings| last.at.elapsed() < last.took * MAPPINGS_REST_PER_WORK;
-        if let Some(last) = self.mappings.as_ref().filter(is_good) {
+        let is_valid =
+            |last: &&Mappings| last.at.elapsed() < last.took * MAPPINGS_VALIDITY_PER_COST;
+        if let Some(last) = self.mappings.as_ref().filter(is_valid) {
             return last.bytes > room;
         }
         let began = Instant::now();
@@ -177,14 +178,14 @@ impl Watch {
     }
 
     /// The limit that the kernel enforced, judging by counters and the exit code, after all processes are gone.
-    pub(super) fn told(&self, exit_code: i32) -> Option<Bound> {
+    pub(super) fn kernel_bound(&self, exit_code: i32) -> Option<Bound> {
         const FILE_SIZE_SIGNAL: i32 = 128 + libc::SIGXFSZ;
-        self.counted()
+        self.cgroup_bound()
             .or_else(|| (exit_code == FILE_SIZE_SIGNAL).then_some(Bound::FileSize))
     }
 
     /// Whether the workspace must be measured after all processes are gone.
-    pub(super) fn is_to_be_measured(&self) -> bool {
+    pub(super) fn must_measure(&self) -> bool {
         self.measured.is_some()
             || self.has_grown_much()
             // Every change counts toward the team's quota.
@@ -193,20 +194,20 @@ impl Watch {
     }
 
     /// Measures a last time, after the command has ended. Blocking.
-    pub(super) fn look_back(&mut self) -> Option<Bound> {
+    pub(super) fn check_after_exit(&mut self) -> Option<Bound> {
         let held = self.measure();
-        let bound = self.judge(held, 0);
-        self.note(held);
+        let bound = self.exceeded(held, 0);
+        self.record(held);
         bound
     }
 
     /// Records what the workspace holds after its command was stopped for it. The next command may hold that much.
-    pub(super) fn look_after_stop(&mut self) {
+    pub(super) fn record_after_stop(&mut self) {
         let held = self.measure();
-        self.note(held);
+        self.record(held);
     }
 
-    fn counted(&self) -> Option<Bound> {
+    fn cgroup_bound(&self) -> Option<Bound> {
         if self.group.was_out_of_memory() {
             Some(Bound::Memory)
         } else if self.group.was_out_of_processes() {
@@ -216,7 +217,7 @@ impl Watch {
         }
     }
 
-    fn note(&self, held: Held) {
+    fn record(&self, held: Held) {
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over_quota = self
             .team_allows()
@@ -238,18 +239,18 @@ impl Watch {
 
     /// Maximum bytes of the workspace that the command may reach.
     fn bytes_max(&self) -> u64 {
-        self.team_allows().map_or(self.may.bytes, |allowed| {
-            self.may.bytes.min(allowed.max(self.may_keep_bytes))
+        self.team_allows().map_or(self.allowed.bytes, |allowed| {
+            self.allowed.bytes.min(allowed.max(self.kept_bytes))
         })
     }
 
-    fn judge(&self, held: Held, nameless_bytes: u64) -> Option<Bound> {
-        let bytes = held.bytes.saturating_add(nameless_bytes);
-        if bytes > self.may.bytes {
+    fn exceeded(&self, held: Held, deleted_bytes: u64) -> Option<Bound> {
+        let bytes = held.bytes.saturating_add(deleted_bytes);
+        if bytes > self.allowed.bytes {
             Some(Bound::Disk)
         } else if bytes > self.bytes_max() {
             Some(Bound::TeamDisk)
-        } else if held.files > self.may.files {
+        } else if held.files > self.allowed.files {
             Some(Bound::Files)
         } else {
             None
@@ -257,12 +258,14 @@ impl Watch {
     }
 
     /// Whether the workspace must be measured now.
-    fn is_due(&self) -> bool {
+    fn is_measurement_due(&self) -> bool {
         let Some(last) = &self.measured else {
-            return self.at_start.is_none() || self.has_grown_much() || self.growth() > (0, 0);
+            return self.filled_at_start.is_none()
+                || self.has_grown_much()
+                || self.growth() > (0, 0);
         };
-        let rest = (last.took * REST_PER_WORK).max(REST_MIN);
-        last.at.elapsed() >= rest || self.has_grown_much()
+        let valid_for = (last.took * VALIDITY_PER_COST).max(VALIDITY_MIN);
+        last.at.elapsed() >= valid_for || self.has_grown_much()
     }
 
     /// Whether the file system has used up half of what the workspace may still grow, since the last measurement. It
@@ -275,7 +278,7 @@ impl Watch {
             .unwrap_or_default();
         let (bytes, files) = self.growth();
         bytes > self.bytes_max().saturating_sub(held.bytes) / 2
-            || files > self.may.files.saturating_sub(held.files) / 2
+            || files > self.allowed.files.saturating_sub(held.files) / 2
     }
 
     /// Growth of the file system since the last measurement, or since the command began: bytes and files.
@@ -284,7 +287,7 @@ impl Watch {
             .measured
             .as_ref()
             .and_then(|last| last.filled)
-            .or(self.at_start);
+            .or(self.filled_at_start);
         match (self.filled(), before) {
             (Some(now), Some(before)) => (
                 now.bytes.saturating_sub(before.bytes),
@@ -334,21 +337,23 @@ impl Watch {
     }
 
     /// Bytes in deleted files that are still open, if there is a reason to search for them.
-    fn nameless(&self, held: Held, first: u32) -> u64 {
-        let (Some(now), Some(start)) = (self.filled(), self.at_start) else {
+    fn deleted_bytes(&self, held: Held, first: u32) -> u64 {
+        let (Some(now), Some(start)) = (self.filled(), self.filled_at_start) else {
             return 0;
         };
         let grown = now.bytes.saturating_sub(start.bytes);
         if grown < UNEXPLAINED_BYTES.min(self.limits.disk_bytes_max / 2) {
             return 0;
         }
-        let nameless = processes::nameless_bytes(first, self.id.0);
+        let deleted_bytes = processes::deleted_bytes(first, self.id.0);
         // Files held where nobody can look (a descriptor in transit through a socket) are found by their effect: the
         // file system has grown by more than can be explained, and this command has written that much.
-        let unseen = grown.saturating_sub(held.bytes).saturating_sub(nameless);
-        if unseen > self.may.bytes && processes::written_bytes(first) > self.may.bytes {
-            return unseen.max(nameless);
+        let unseen = grown
+            .saturating_sub(held.bytes)
+            .saturating_sub(deleted_bytes);
+        if unseen > self.allowed.bytes && processes::written_bytes(first) > self.allowed.bytes {
+            return unseen.max(deleted_bytes);
         }
-        nameless
+        deleted_bytes
     }
 }

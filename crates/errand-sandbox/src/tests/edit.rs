@@ -3,7 +3,7 @@
 use errand_core::limits::WRITE_FILE_BYTES_MAX;
 use proptest::prelude::*;
 
-use super::{assert_refused, at, both_ways};
+use super::{assert_refused, at, with_both_strategies};
 use crate::{EditError, apply_edit, sha256_hex};
 
 #[test]
@@ -50,8 +50,8 @@ fn an_edit_cannot_exceed_the_file_size_limit() {
 
 #[test]
 fn the_digests_tell_a_repeat_from_the_first_time() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("f"), b"price: 1").unwrap();
         let edit = root.plan_edit(&at("f"), "1", "11", false).unwrap();
         assert_eq!((edit.text.as_str(), edit.replaced), ("price: 11", 1));
@@ -65,8 +65,8 @@ fn the_digests_tell_a_repeat_from_the_first_time() {
 
 #[test]
 fn an_edit_that_does_not_match_changes_nothing() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("f"), b"one two one").unwrap();
         assert_refused!(root.edit(&at("f"), "one", "1", false), Edit);
         assert_refused!(root.edit(&at("f"), "three", "3", true), Edit);
@@ -80,7 +80,7 @@ fn an_edit_that_does_not_match_changes_nothing() {
 }
 
 #[test]
-fn a_known_digest() {
+fn sha256_hex_matches_a_known_digest() {
     assert_eq!(
         sha256_hex(b"abc"),
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

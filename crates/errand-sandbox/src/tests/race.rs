@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{Ground, SECRET, at, both_ways};
+use super::{SECRET, TestSandbox, at, with_both_strategies};
 use crate::{FileError, SearchLimits};
 
 /// Minimum rounds, and maximum rounds to wait until both states were seen.
@@ -17,14 +17,14 @@ const WRITE_EVERY: u32 = 40;
 
 #[test]
 fn a_link_swapped_in_is_never_followed() {
-    both_ways(|ground| {
-        fs::create_dir(ground.dir.join("dir")).unwrap();
-        fs::write(ground.dir.join("dir/secret.txt"), "inside").unwrap();
-        symlink(&ground.outside, ground.dir.join("link")).unwrap();
+    with_both_strategies(|sandbox| {
+        fs::create_dir(sandbox.dir.join("dir")).unwrap();
+        fs::write(sandbox.dir.join("dir/secret.txt"), "inside").unwrap();
+        symlink(&sandbox.outside, sandbox.dir.join("link")).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (dir, link) = (ground.dir.join("dir"), ground.dir.join("link"));
+                let (dir, link) = (sandbox.dir.join("dir"), sandbox.dir.join("link"));
                 while !done.load(Ordering::Relaxed) {
                     rustix::fs::renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE)
                         .unwrap();
@@ -36,7 +36,7 @@ fn a_link_swapped_in_is_never_followed() {
                 if round >= ROUNDS_MIN && inside > 0 && refused > 0 {
                     break;
                 }
-                match attempt(ground, round) {
+                match attempt(sandbox, round) {
                     Ok(()) => inside += 1,
                     Err(FileError::LinkInTheWay { .. }) => refused += 1,
                     // The walk looks a second time to report the right error. A swap in between changes the error.
@@ -50,13 +50,13 @@ fn a_link_swapped_in_is_never_followed() {
                 "inside {inside} times, refused {refused} times"
             );
         });
-        ground.assert_outside_untouched();
+        sandbox.assert_outside_untouched();
     });
 }
 
 /// Runs one operation, a different one in each round, and asserts that it saw the inside.
-fn attempt(ground: &Ground, round: u32) -> Result<(), FileError> {
-    let root = &ground.root;
+fn attempt(sandbox: &TestSandbox, round: u32) -> Result<(), FileError> {
+    let root = &sandbox.root;
     let file = at("dir/secret.txt");
     if round.is_multiple_of(WRITE_EVERY) {
         return root.write(&at(&format!("dir/new-{round}/file.txt")), b"new");

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::fs;
 
-use super::{Ground, assert_refused, at, both_ways};
+use super::{TestSandbox, assert_refused, at, with_both_strategies};
 use crate::{Found, SearchLimits};
 
-fn search_with(ground: &Ground, path: &str, pattern: &str, limits: SearchLimits) -> Found {
-    ground
+fn search_with(sandbox: &TestSandbox, path: &str, pattern: &str, limits: SearchLimits) -> Found {
+    sandbox
         .root
         .search(&at(path), pattern, &limits, &|| false)
         .unwrap()
@@ -23,15 +23,15 @@ fn lines(found: &Found) -> Vec<(&str, u64, &str)> {
 
 #[test]
 fn matches_are_sorted_by_path_and_line() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("a/x.txt"), b"no\nTotal: 5\r\n\nTotal: 7")
             .unwrap();
         root.write(&at("a.txt"), b"Total: 1\n").unwrap();
         root.write(&at("a/b/c.txt"), b"Total: 3\n").unwrap();
         root.write(&at("ab"), b"total: 9\n").unwrap();
         root.write(&at("empty"), b"").unwrap();
-        let found = search_with(ground, "", r"^Total: \d$", SearchLimits::default());
+        let found = search_with(sandbox, "", r"^Total: \d$", SearchLimits::default());
         let expected = [
             ("a.txt", 1, "Total: 1"),
             ("a/b/c.txt", 1, "Total: 3"),
@@ -44,12 +44,12 @@ fn matches_are_sorted_by_path_and_line() {
         sorted.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
         assert_eq!(sorted, found.matches);
         assert_eq!(
-            lines(&search_with(ground, "a/b", "T", SearchLimits::default())),
+            lines(&search_with(sandbox, "a/b", "T", SearchLimits::default())),
             [expected[1]]
         );
         assert_eq!(
             lines(&search_with(
-                ground,
+                sandbox,
                 "a/x.txt",
                 "5",
                 SearchLimits::default()
@@ -57,11 +57,11 @@ fn matches_are_sorted_by_path_and_line() {
             [expected[2]]
         );
         // The line break at the end of the file does not begin another line, but an empty line counts.
-        let found = search_with(ground, "", "^$", SearchLimits::default());
+        let found = search_with(sandbox, "", "^$", SearchLimits::default());
         assert_eq!(lines(&found), [("a/x.txt", 3, "")]);
         assert_eq!(
             lines(&search_with(
-                ground,
+                sandbox,
                 "",
                 "(?i)TOTAL: 9",
                 SearchLimits::default()
@@ -73,16 +73,16 @@ fn matches_are_sorted_by_path_and_line() {
 
 #[test]
 fn every_limit_is_enforced_and_reported() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("a"), "äx\n".repeat(10).as_bytes()).unwrap();
         root.write(&at("b"), "äx\n".repeat(10).as_bytes()).unwrap();
         root.write(&at("d/e/f"), b"x").unwrap();
         let all = SearchLimits::default();
-        let found = search_with(ground, "", "x", all);
+        let found = search_with(sandbox, "", "x", all);
         assert_eq!((found.matches.len(), found.truncated), (21, false));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -92,7 +92,7 @@ fn every_limit_is_enforced_and_reported() {
         );
         assert_eq!((found.matches.len(), found.truncated), (12, true));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -102,7 +102,7 @@ fn every_limit_is_enforced_and_reported() {
         );
         assert_eq!((found.matches.len(), found.truncated), (21, false));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -112,7 +112,7 @@ fn every_limit_is_enforced_and_reported() {
         );
         assert_eq!((found.matches.len(), found.truncated), (10, true));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -122,7 +122,7 @@ fn every_limit_is_enforced_and_reported() {
         );
         assert_eq!((found.matches.len(), found.truncated), (20, true));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -132,7 +132,7 @@ fn every_limit_is_enforced_and_reported() {
         );
         assert_eq!((found.matches.len(), found.truncated), (20, true));
         let found = search_with(
-            ground,
+            sandbox,
             "",
             "x",
             SearchLimits {
@@ -145,7 +145,7 @@ fn every_limit_is_enforced_and_reported() {
             (1, false, 2)
         );
         let found = search_with(
-            ground,
+            sandbox,
             "a",
             "x",
             SearchLimits {
@@ -159,8 +159,8 @@ fn every_limit_is_enforced_and_reported() {
 
 #[test]
 fn a_search_can_be_stopped() {
-    both_ways(|ground| {
-        ground
+    with_both_strategies(|sandbox| {
+        sandbox
             .root
             .write(&at("a"), "x\n".repeat(1000).as_bytes())
             .unwrap();
@@ -169,7 +169,7 @@ fn a_search_can_be_stopped() {
             asked.set(asked.get() + 1);
             asked.get() > 10
         };
-        let found = ground
+        let found = sandbox
             .root
             .search(&at(""), "x", &SearchLimits::default(), &stop)
             .unwrap();
@@ -183,11 +183,11 @@ fn a_search_can_be_stopped() {
 
 #[test]
 fn binary_and_unfinished_files_are_skipped() {
-    both_ways(|ground| {
-        ground.root.write(&at("binary"), b"x\0x").unwrap();
-        ground.root.write(&at("latin1"), b"caf\xe9 x\n").unwrap();
-        fs::write(ground.dir.join(".errand-tmp-1-1"), "x").unwrap();
-        let found = search_with(ground, "", "x", SearchLimits::default());
+    with_both_strategies(|sandbox| {
+        sandbox.root.write(&at("binary"), b"x\0x").unwrap();
+        sandbox.root.write(&at("latin1"), b"caf\xe9 x\n").unwrap();
+        fs::write(sandbox.dir.join(".errand-tmp-1-1"), "x").unwrap();
+        let found = search_with(sandbox, "", "x", SearchLimits::default());
         assert_eq!(lines(&found), [("latin1", 1, "caf\u{fffd} x")]);
         assert_eq!(found.files_skipped, 1);
     });
@@ -195,17 +195,17 @@ fn binary_and_unfinished_files_are_skipped() {
 
 #[test]
 fn an_invalid_pattern_is_refused() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         for pattern in ["(", "(?<x", r"\w{1000}{1000}", &"(".repeat(10_000)] {
             assert_refused!(
-                ground
+                sandbox
                     .root
                     .search(&at(""), pattern, &SearchLimits::default(), &|| false),
                 BadPattern
             );
         }
         assert_refused!(
-            ground
+            sandbox
                 .root
                 .search(&at("no"), "x", &SearchLimits::default(), &|| false),
             NotFound
@@ -215,13 +215,13 @@ fn an_invalid_pattern_is_refused() {
 
 #[test]
 fn only_the_beginning_of_a_long_line_is_searched() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         let line = "y".repeat(64 * 1024);
-        ground
+        sandbox
             .root
             .write(&at("a"), format!("{line}x\n{}x\n", &line[1..]).as_bytes())
             .unwrap();
-        let found = search_with(ground, "", "x", SearchLimits::default());
+        let found = search_with(sandbox, "", "x", SearchLimits::default());
         assert_eq!(
             found.matches.iter().map(|hit| hit.line).collect::<Vec<_>>(),
             [2]

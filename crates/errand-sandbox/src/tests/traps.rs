@@ -12,7 +12,8 @@ use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 
 use super::{
-    Ground, assert_refused, at, both_ways, names_listed, names_on_disk, without_privileges,
+    TestSandbox, assert_refused, at, names_listed, names_on_disk, with_both_strategies,
+    without_privileges,
 };
 use crate::{Kind, Root, SearchLimits};
 
@@ -22,15 +23,15 @@ fn search(root: &Root, path: &str) -> Result<crate::Found, crate::FileError> {
 
 #[test]
 fn a_link_as_the_last_name_is_not_followed() {
-    both_ways(|ground| {
-        fs::write(ground.dir.join("inside.txt"), "inside content").unwrap();
-        symlink(ground.outside.join("secret.txt"), ground.dir.join("file")).unwrap();
-        symlink(&ground.outside, ground.dir.join("dir")).unwrap();
-        symlink("inside.txt", ground.dir.join("inner")).unwrap();
-        symlink("nowhere", ground.dir.join("dangling")).unwrap();
-        symlink("loop", ground.dir.join("loop")).unwrap();
-        symlink("/proc/self/root", ground.dir.join("magic")).unwrap();
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        fs::write(sandbox.dir.join("inside.txt"), "inside content").unwrap();
+        symlink(sandbox.outside.join("secret.txt"), sandbox.dir.join("file")).unwrap();
+        symlink(&sandbox.outside, sandbox.dir.join("dir")).unwrap();
+        symlink("inside.txt", sandbox.dir.join("inner")).unwrap();
+        symlink("nowhere", sandbox.dir.join("dangling")).unwrap();
+        symlink("loop", sandbox.dir.join("loop")).unwrap();
+        symlink("/proc/self/root", sandbox.dir.join("magic")).unwrap();
+        let root = &sandbox.root;
         for name in ["file", "dir", "inner", "dangling", "loop", "magic"] {
             let path = at(name);
             assert_refused!(root.open_file(&path), LinkInTheWay);
@@ -49,22 +50,22 @@ fn a_link_as_the_last_name_is_not_followed() {
         assert_eq!(found.matches[0].path, at("inside.txt"));
         assert_eq!(root.usage().unwrap().size_bytes, 14);
         assert_eq!(
-            fs::read_to_string(ground.dir.join("inside.txt")).unwrap(),
+            fs::read_to_string(sandbox.dir.join("inside.txt")).unwrap(),
             "inside content"
         );
-        ground.assert_outside_untouched();
-        ground.assert_no_temps();
+        sandbox.assert_outside_untouched();
+        sandbox.assert_no_temps();
     });
 }
 
 #[test]
 fn a_link_in_the_middle_is_not_followed() {
-    both_ways(|ground| {
-        symlink(&ground.outside, ground.dir.join("out")).unwrap();
-        symlink("..", ground.dir.join("up")).unwrap();
-        fs::create_dir(ground.dir.join("real")).unwrap();
-        symlink("real", ground.dir.join("inner")).unwrap();
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        symlink(&sandbox.outside, sandbox.dir.join("out")).unwrap();
+        symlink("..", sandbox.dir.join("up")).unwrap();
+        fs::create_dir(sandbox.dir.join("real")).unwrap();
+        symlink("real", sandbox.dir.join("inner")).unwrap();
+        let root = &sandbox.root;
         for path in [
             "out/secret.txt",
             "up/outside/secret.txt",
@@ -76,24 +77,24 @@ fn a_link_in_the_middle_is_not_followed() {
             assert_refused!(search(root, path), LinkInTheWay);
             assert_refused!(root.write(&at(path), b"x"), LinkInTheWay);
         }
-        assert!(names_on_disk(&ground.dir.join("real")).is_empty());
-        ground.assert_outside_untouched();
-        ground.assert_no_temps();
+        assert!(names_on_disk(&sandbox.dir.join("real")).is_empty());
+        sandbox.assert_outside_untouched();
+        sandbox.assert_no_temps();
     });
 }
 
 #[test]
 fn a_link_that_appears_during_an_upload_is_refused() {
-    both_ways(|ground| {
-        let mut upload = ground.root.begin_upload(&at("dir/file"), 99).unwrap();
+    with_both_strategies(|sandbox| {
+        let mut upload = sandbox.root.begin_upload(&at("dir/file"), 99).unwrap();
         upload.write(b"x").unwrap();
-        symlink(&ground.outside, ground.dir.join("dir")).unwrap();
+        symlink(&sandbox.outside, sandbox.dir.join("dir")).unwrap();
         assert_refused!(upload.finish(), LinkInTheWay);
-        let upload = ground.root.begin_upload(&at("file"), 99).unwrap();
-        symlink(ground.outside.join("secret.txt"), ground.dir.join("file")).unwrap();
+        let upload = sandbox.root.begin_upload(&at("file"), 99).unwrap();
+        symlink(sandbox.outside.join("secret.txt"), sandbox.dir.join("file")).unwrap();
         assert_refused!(upload.finish(), LinkInTheWay);
-        ground.assert_outside_untouched();
-        ground.assert_no_temps();
+        sandbox.assert_outside_untouched();
+        sandbox.assert_no_temps();
     });
 }
 
@@ -115,19 +116,19 @@ fn make_device(at: &Path) -> bool {
 
 #[test]
 fn a_pipe_a_socket_and_a_device_are_refused_and_block_nobody() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         rustix::fs::mknodat(
             CWD,
-            ground.dir.join("pipe"),
+            sandbox.dir.join("pipe"),
             FileType::Fifo,
             Mode::RUSR | Mode::WUSR,
             0,
         )
         .unwrap();
-        let _socket = UnixListener::bind(ground.dir.join("socket")).unwrap();
+        let _socket = UnixListener::bind(sandbox.dir.join("socket")).unwrap();
         let mut names = vec!["pipe", "socket"];
-        if make_device(&ground.dir.join("device")) {
+        if make_device(&sandbox.dir.join("device")) {
             names.push("device");
         }
         for name in names {
@@ -143,16 +144,16 @@ fn a_pipe_a_socket_and_a_device_are_refused_and_block_nobody() {
         assert!(names_listed(root, "").is_empty());
         assert!(search(root, "").unwrap().matches.is_empty());
         assert_eq!(root.usage().unwrap().files, 0);
-        ground.assert_no_temps();
-        crate::remove_tree(&ground.dir).unwrap();
-        assert!(!ground.dir.exists());
+        sandbox.assert_no_temps();
+        crate::remove_tree(&sandbox.dir).unwrap();
+        assert!(!sandbox.dir.exists());
     });
 }
 
 #[test]
 fn files_and_directories_are_not_confused() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("dir/file"), b"1").unwrap();
         for path in ["", "dir"] {
             assert_refused!(root.read(&at(path), 0, 1), IsADirectory);
@@ -168,24 +169,24 @@ fn files_and_directories_are_not_confused() {
         assert_refused!(root.list(&at("dir/file")), NotADirectory);
         assert_refused!(root.list(&at("no")), NotFound);
         assert_refused!(root.read(&at("no/file"), 0, 1), NotFound);
-        assert_eq!(names_on_disk(&ground.dir), ["dir"]);
-        assert_eq!(names_on_disk(&ground.dir.join("dir")), ["file"]);
+        assert_eq!(names_on_disk(&sandbox.dir), ["dir"]);
+        assert_eq!(names_on_disk(&sandbox.dir.join("dir")), ["file"]);
     });
 }
 
 #[test]
 fn a_directory_created_during_an_upload_is_not_replaced() {
-    both_ways(|ground| {
-        let upload = ground.root.begin_upload(&at("name"), 99).unwrap();
-        fs::create_dir(ground.dir.join("name")).unwrap();
+    with_both_strategies(|sandbox| {
+        let upload = sandbox.root.begin_upload(&at("name"), 99).unwrap();
+        fs::create_dir(sandbox.dir.join("name")).unwrap();
         assert_refused!(upload.finish(), IsADirectory);
-        assert_eq!(names_on_disk(&ground.dir), ["name"]);
+        assert_eq!(names_on_disk(&sandbox.dir), ["name"]);
     });
 }
 
 #[test]
-fn hard_names() {
-    both_ways(|ground| {
+fn unusual_names_work() {
+    with_both_strategies(|sandbox| {
         let long = "é".repeat(127) + "n";
         let names = [
             " ",
@@ -203,12 +204,12 @@ fn hard_names() {
         ];
         for name in names {
             let path = SandboxPath::root().join(name).unwrap();
-            ground.root.write(&path, name.as_bytes()).unwrap();
-            assert_eq!(ground.root.read_to_string(&path, 999).unwrap(), name);
+            sandbox.root.write(&path, name.as_bytes()).unwrap();
+            assert_eq!(sandbox.root.read_to_string(&path, 999).unwrap(), name);
         }
         let mut expected = names.map(str::to_owned);
         expected.sort();
-        let listed = ground.root.list(&at("")).unwrap();
+        let listed = sandbox.root.list(&at("")).unwrap();
         assert_eq!(
             listed
                 .entries
@@ -219,7 +220,7 @@ fn hard_names() {
         );
         for entry in listed.entries {
             let path = SandboxPath::parse(&entry.path).unwrap();
-            assert_eq!(ground.root.read_to_string(&path, 999).unwrap(), entry.name);
+            assert_eq!(sandbox.root.read_to_string(&path, 999).unwrap(), entry.name);
             assert_eq!(
                 (entry.kind, entry.size_bytes),
                 (Kind::File, entry.name.len() as u64)
@@ -230,10 +231,10 @@ fn hard_names() {
 
 #[test]
 fn a_name_that_is_not_utf8_is_listed_and_opens_nothing() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         let long = [0xff; 255];
         for bytes in [&b"r\xe9sum\xe9"[..], b"\xff", &long] {
-            fs::write(ground.dir.join(OsStr::from_bytes(bytes)), "x").unwrap();
+            fs::write(sandbox.dir.join(OsStr::from_bytes(bytes)), "x").unwrap();
         }
         // The printable names of the other two, already taken by a command.
         for taken in [
@@ -241,10 +242,10 @@ fn a_name_that_is_not_utf8_is_listed_and_opens_nothing() {
             "\u{fffd}FF\u{fffd}",
             "r\u{fffd}E9sum\u{fffd}E9",
         ] {
-            fs::write(ground.dir.join(taken), "another file").unwrap();
+            fs::write(sandbox.dir.join(taken), "another file").unwrap();
         }
-        fs::create_dir(ground.dir.join(OsStr::from_bytes(b"dir\xfe"))).unwrap();
-        let listed = ground.root.list(&at("")).unwrap().entries;
+        fs::create_dir(sandbox.dir.join(OsStr::from_bytes(b"dir\xfe"))).unwrap();
+        let listed = sandbox.root.list(&at("")).unwrap().entries;
         let names: Vec<&str> = listed.iter().map(|entry| entry.name.as_str()).collect();
         let shown_long = "\u{fffd}FF".repeat(255);
         assert_eq!(
@@ -264,24 +265,24 @@ fn a_name_that_is_not_utf8_is_listed_and_opens_nothing() {
             .filter(|entry| entry.size_bytes == 1 || entry.kind == Kind::Dir)
         {
             if let Ok(path) = SandboxPath::parse(&entry.path) {
-                assert_refused!(ground.root.read(&path, 0, 9), NotFound);
+                assert_refused!(sandbox.root.read(&path, 0, 9), NotFound);
             } else {
                 assert_eq!(entry.name, shown_long);
             }
         }
-        assert_eq!(search(&ground.root, "").unwrap().files_skipped, 4);
-        crate::remove_tree(&ground.dir).unwrap();
+        assert_eq!(search(&sandbox.root, "").unwrap().files_skipped, 4);
+        crate::remove_tree(&sandbox.dir).unwrap();
     });
 }
 
 #[test]
 fn missing_permissions_are_reported() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("file"), b"x").unwrap();
         root.write(&at("dir/file"), b"x").unwrap();
         for name in ["file", "dir"] {
-            fs::set_permissions(ground.dir.join(name), fs::Permissions::from_mode(0o000)).unwrap();
+            fs::set_permissions(sandbox.dir.join(name), fs::Permissions::from_mode(0o000)).unwrap();
         }
         without_privileges(|| {
             assert_refused!(root.read(&at("file"), 0, 1), NoPermission);
@@ -297,18 +298,18 @@ fn missing_permissions_are_reported() {
             root.write(&at("file"), b"y").unwrap();
             assert_eq!(root.read(&at("file"), 0, 1).unwrap(), b"y");
         });
-        ground.assert_outside_untouched();
+        sandbox.assert_outside_untouched();
     });
 }
 
 #[test]
 fn a_removed_sandbox_is_empty_and_refuses_writes() {
-    both_ways(|ground: &Ground| {
-        let mut upload = ground.root.begin_upload(&at("late"), 9).unwrap();
+    with_both_strategies(|sandbox: &TestSandbox| {
+        let mut upload = sandbox.root.begin_upload(&at("late"), 9).unwrap();
         upload.write(b"x").unwrap();
-        crate::remove_tree(&ground.dir).unwrap();
+        crate::remove_tree(&sandbox.dir).unwrap();
         assert_refused!(upload.finish(), SandboxMissing);
-        assert_refused!(ground.root.write(&at("a/b"), b"x"), SandboxMissing);
-        assert_refused!(ground.root.read(&at("a"), 0, 1), NotFound);
+        assert_refused!(sandbox.root.write(&at("a/b"), b"x"), SandboxMissing);
+        assert_refused!(sandbox.root.read(&at("a"), 0, 1), NotFound);
     });
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use super::{assert_refused, at, both_ways, without_privileges};
+use super::{assert_refused, at, with_both_strategies, without_privileges};
 use crate::remove_tree;
 
 /// Creates a chain of directories, deeper than any path can be long, each with this mode.
@@ -32,33 +32,33 @@ fn make_deep(top: &Path, levels: usize, mode: Mode) {
 
 #[test]
 fn a_deep_tree_is_measured_and_removed() {
-    both_ways(|ground| {
-        make_deep(&ground.dir, 2_000, Mode::RWXU);
-        let usage = ground.root.usage().unwrap();
+    with_both_strategies(|sandbox| {
+        make_deep(&sandbox.dir, 2_000, Mode::RWXU);
+        let usage = sandbox.root.usage().unwrap();
         assert_eq!(
             (usage.files, usage.directories, usage.is_complete),
             (2_000, 2_000, true)
         );
-        remove_tree(&ground.dir).unwrap();
-        assert!(!ground.dir.exists());
-        ground.assert_only_outside_left();
+        remove_tree(&sandbox.dir).unwrap();
+        assert!(!sandbox.dir.exists());
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn a_deep_tree_without_permissions_is_removed() {
-    both_ways(|ground| {
-        make_deep(&ground.dir, 2_000, Mode::empty());
-        without_privileges(|| remove_tree(&ground.dir)).unwrap();
-        ground.assert_only_outside_left();
+    with_both_strategies(|sandbox| {
+        make_deep(&sandbox.dir, 2_000, Mode::empty());
+        without_privileges(|| remove_tree(&sandbox.dir)).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn directories_of_any_mode_are_removed() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         for mode in [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600, 0o700] {
-            let dir = ground.dir.join(format!("mode-{mode:o}"));
+            let dir = sandbox.dir.join(format!("mode-{mode:o}"));
             fs::create_dir_all(dir.join("sub/empty")).unwrap();
             fs::write(dir.join("file"), "x").unwrap();
             fs::write(dir.join("sub/file"), "x").unwrap();
@@ -66,89 +66,93 @@ fn directories_of_any_mode_are_removed() {
                 fs::set_permissions(dir.join(inner), fs::Permissions::from_mode(mode)).unwrap();
             }
         }
-        fs::set_permissions(&ground.dir, fs::Permissions::from_mode(0o000)).unwrap();
-        without_privileges(|| remove_tree(&ground.dir)).unwrap();
-        ground.assert_only_outside_left();
+        fs::set_permissions(&sandbox.dir, fs::Permissions::from_mode(0o000)).unwrap();
+        without_privileges(|| remove_tree(&sandbox.dir)).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn links_are_removed_and_not_followed() {
-    both_ways(|ground| {
-        fs::create_dir_all(ground.dir.join("a/b")).unwrap();
+    with_both_strategies(|sandbox| {
+        fs::create_dir_all(sandbox.dir.join("a/b")).unwrap();
         for dir in [
-            ground.dir.join("a"),
-            ground.dir.join("a/b"),
-            ground.dir.clone(),
+            sandbox.dir.join("a"),
+            sandbox.dir.join("a/b"),
+            sandbox.dir.clone(),
         ] {
-            symlink(&ground.outside, dir.join("out")).unwrap();
-            symlink(ground.outside.join("secret.txt"), dir.join("file")).unwrap();
+            symlink(&sandbox.outside, dir.join("out")).unwrap();
+            symlink(sandbox.outside.join("secret.txt"), dir.join("file")).unwrap();
             rustix::fs::mknodat(CWD, dir.join("pipe"), FileType::Fifo, Mode::empty(), 0).unwrap();
         }
-        remove_tree(&ground.dir).unwrap();
-        ground.assert_only_outside_left();
+        remove_tree(&sandbox.dir).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn names_that_collide_with_the_removal_are_removed_too() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         for number in 0..5 {
-            fs::create_dir_all(ground.dir.join(format!("dir-{number}/deep/deeper/deepest")))
-                .unwrap();
+            fs::create_dir_all(
+                sandbox
+                    .dir
+                    .join(format!("dir-{number}/deep/deeper/deepest")),
+            )
+            .unwrap();
             fs::write(
-                ground.dir.join(format!("dir-{number}/deep/deeper/file")),
+                sandbox.dir.join(format!("dir-{number}/deep/deeper/file")),
                 "x",
             )
             .unwrap();
         }
-        fs::write(ground.dir.join(".errand-removed-0"), "x").unwrap();
-        fs::create_dir(ground.dir.join(".errand-removed-1")).unwrap();
-        fs::create_dir_all(ground.dir.join(".errand-removed-2/full/fuller")).unwrap();
-        symlink(&ground.outside, ground.dir.join(".errand-removed-3")).unwrap();
-        remove_tree(&ground.dir).unwrap();
-        ground.assert_only_outside_left();
+        fs::write(sandbox.dir.join(".errand-removed-0"), "x").unwrap();
+        fs::create_dir(sandbox.dir.join(".errand-removed-1")).unwrap();
+        fs::create_dir_all(sandbox.dir.join(".errand-removed-2/full/fuller")).unwrap();
+        symlink(&sandbox.outside, sandbox.dir.join(".errand-removed-3")).unwrap();
+        remove_tree(&sandbox.dir).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn a_wide_tree_is_removed() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         for number in 0..3_000 {
-            fs::write(ground.dir.join(format!("file-{number}")), "").unwrap();
+            fs::write(sandbox.dir.join(format!("file-{number}")), "").unwrap();
         }
         for number in 0..1_500 {
-            fs::create_dir_all(ground.dir.join(format!("dir/sub-{number}/x"))).unwrap();
+            fs::create_dir_all(sandbox.dir.join(format!("dir/sub-{number}/x"))).unwrap();
         }
-        remove_tree(&ground.dir).unwrap();
-        ground.assert_only_outside_left();
+        remove_tree(&sandbox.dir).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn removing_a_missing_sandbox_succeeds_and_a_file_fails() {
-    both_ways(|ground| {
-        remove_tree(&ground.dir.join("no")).unwrap();
-        remove_tree(&ground.dir.join("no/such")).unwrap();
-        fs::write(ground.dir.join("file"), "x").unwrap();
-        assert_refused!(remove_tree(&ground.dir.join("file")), NotADirectory);
-        symlink(&ground.outside, ground.dir.join("link")).unwrap();
-        assert_refused!(remove_tree(&ground.dir.join("link")), NotADirectory);
-        ground.assert_outside_untouched();
-        remove_tree(&ground.dir).unwrap();
-        remove_tree(&ground.dir).unwrap();
-        ground.assert_only_outside_left();
+    with_both_strategies(|sandbox| {
+        remove_tree(&sandbox.dir.join("no")).unwrap();
+        remove_tree(&sandbox.dir.join("no/such")).unwrap();
+        fs::write(sandbox.dir.join("file"), "x").unwrap();
+        assert_refused!(remove_tree(&sandbox.dir.join("file")), NotADirectory);
+        symlink(&sandbox.outside, sandbox.dir.join("link")).unwrap();
+        assert_refused!(remove_tree(&sandbox.dir.join("link")), NotADirectory);
+        sandbox.assert_outside_untouched();
+        remove_tree(&sandbox.dir).unwrap();
+        remove_tree(&sandbox.dir).unwrap();
+        sandbox.assert_only_outside_left();
     });
 }
 
 #[test]
 fn usage_counts_files_and_disk_space() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         assert_eq!(root.usage().unwrap().files, 0);
         root.write(&at("a/b"), &[1; 5000]).unwrap();
         root.write(&at("c"), &[1; 10]).unwrap();
-        fs::File::create(ground.dir.join("sparse"))
+        fs::File::create(sandbox.dir.join("sparse"))
             .unwrap()
             .set_len(1 << 40)
             .unwrap();

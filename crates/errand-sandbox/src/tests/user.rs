@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
-use super::{Ground, at};
+use super::{TestSandbox, at};
 use crate::Root;
 use crate::exec::Uids;
 
@@ -19,16 +19,16 @@ fn owner(path: &std::path::Path) -> u32 {
 
 #[test]
 fn old_and_new_files_belong_to_the_sandbox_user() {
-    let ground = Ground::new();
-    ground.root.write(&at("deep/er/old"), b"x").unwrap();
+    let sandbox = TestSandbox::new();
+    sandbox.root.write(&at("deep/er/old"), b"x").unwrap();
     symlink(
-        ground.outside.join("secret.txt"),
-        ground.dir.join("deep/link"),
+        sandbox.outside.join("secret.txt"),
+        sandbox.dir.join("deep/link"),
     )
     .unwrap();
-    let of_secret = owner(&ground.outside.join("secret.txt"));
+    let of_secret = owner(&sandbox.outside.join("secret.txt"));
     let uids = Uids::new(BASE, 4);
-    let root = ground.root.clone().with_user_of_its_own(&uids).unwrap();
+    let root = sandbox.root.clone().with_user_of_its_own(&uids).unwrap();
     root.write(&at("new/dir/file"), b"x").unwrap();
     root.write(&at("deep/er/old"), b"y").unwrap();
     let expected = if is_root() { BASE } else { of_secret };
@@ -42,13 +42,13 @@ fn old_and_new_files_belong_to_the_sandbox_user() {
         "new/dir",
         "new/dir/file",
     ] {
-        assert_eq!(owner(&ground.dir.join(name)), expected, "{name}");
+        assert_eq!(owner(&sandbox.dir.join(name)), expected, "{name}");
     }
-    assert_eq!(owner(&ground.outside.join("secret.txt")), of_secret);
+    assert_eq!(owner(&sandbox.outside.join("secret.txt")), of_secret);
     // Opened again, it keeps its owner, and new files get the same one.
-    let again = Root::open(&ground.dir).unwrap();
+    let again = Root::open(&sandbox.dir).unwrap();
     again.write(&at("later"), b"x").unwrap();
-    assert_eq!(owner(&ground.dir.join("later")), expected);
+    assert_eq!(owner(&sandbox.dir.join("later")), expected);
     assert_eq!(
         again.with_user_of_its_own(&uids).unwrap().owner().unwrap(),
         expected
@@ -58,10 +58,10 @@ fn old_and_new_files_belong_to_the_sandbox_user() {
 #[test]
 fn user_ids_are_unique_and_within_the_range() {
     let uids = Uids::new(BASE, 3);
-    let grounds = [Ground::new(), Ground::new(), Ground::new()];
-    let given: Vec<_> = grounds
+    let sandboxes = [TestSandbox::new(), TestSandbox::new(), TestSandbox::new()];
+    let given: Vec<_> = sandboxes
         .iter()
-        .map(|ground| ground.root.clone().with_user_of_its_own(&uids))
+        .map(|sandbox| sandbox.root.clone().with_user_of_its_own(&uids))
         .collect();
     if is_root() {
         let owners: Vec<u32> = given[..2]
@@ -70,7 +70,7 @@ fn user_ids_are_unique_and_within_the_range() {
             .collect();
         assert_eq!(owners, [BASE, BASE + 1]);
         assert!(given[2].is_err());
-        assert_eq!(owner(&grounds[2].dir), 0);
+        assert_eq!(owner(&sandboxes[2].dir), 0);
     } else {
         assert!(given.iter().all(Result::is_ok));
     }

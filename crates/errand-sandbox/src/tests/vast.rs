@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use super::{assert_refused, at, both_ways, names_listed};
+use super::{assert_refused, at, names_listed, with_both_strategies};
 use crate::SearchLimits;
 
 /// Size of the sparse file: one tebibyte.
@@ -21,10 +21,10 @@ fn peak_memory_kib() -> u64 {
 
 #[test]
 fn a_sparse_file_costs_no_memory() {
-    both_ways(|ground| {
-        let file = fs::File::create(ground.dir.join("vast")).unwrap();
+    with_both_strategies(|sandbox| {
+        let file = fs::File::create(sandbox.dir.join("vast")).unwrap();
         file.set_len(VAST).unwrap();
-        let root = &ground.root;
+        let root = &sandbox.root;
         let before = peak_memory_kib();
         assert_refused!(root.read_to_string(&at("vast"), 1 << 20), TooLarge);
         assert_refused!(root.edit(&at("vast"), "a", "b", true), TooLarge);
@@ -45,25 +45,32 @@ fn a_sparse_file_costs_no_memory() {
             "{before} KiB before"
         );
         root.write(&at("vast"), b"small").unwrap();
-        assert_eq!(fs::metadata(ground.dir.join("vast")).unwrap().len(), 5);
+        assert_eq!(fs::metadata(sandbox.dir.join("vast")).unwrap().len(), 5);
     });
 }
 
 #[test]
 fn set_user_id_and_hard_links_are_dropped_on_replace() {
-    both_ways(|ground| {
-        let path = ground.dir.join("program");
+    with_both_strategies(|sandbox| {
+        let path = sandbox.dir.join("program");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
-        fs::hard_link(&path, ground.dir.join("other")).unwrap();
-        ground.root.write(&at("program"), b"new").unwrap();
+        fs::hard_link(&path, sandbox.dir.join("other")).unwrap();
+        sandbox.root.write(&at("program"), b"new").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o755);
-        assert_eq!(fs::read_to_string(ground.dir.join("other")).unwrap(), "old");
-        assert_eq!(names_listed(&ground.root, ""), ["other", "program"]);
+        assert_eq!(
+            fs::read_to_string(sandbox.dir.join("other")).unwrap(),
+            "old"
+        );
+        assert_eq!(names_listed(&sandbox.root, ""), ["other", "program"]);
         // A hard link to a file outside, made by somebody with access to both: writing replaces the link and leaves
         // the outside file unchanged.
-        fs::hard_link(ground.outside.join("secret.txt"), ground.dir.join("linked")).unwrap();
-        ground.root.write(&at("linked"), b"mine").unwrap();
-        ground.assert_outside_untouched();
+        fs::hard_link(
+            sandbox.outside.join("secret.txt"),
+            sandbox.dir.join("linked"),
+        )
+        .unwrap();
+        sandbox.root.write(&at("linked"), b"mine").unwrap();
+        sandbox.assert_outside_untouched();
     });
 }

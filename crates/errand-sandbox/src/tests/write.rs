@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::{assert_refused, at, both_ways, names_listed, names_on_disk};
+use super::{assert_refused, at, names_listed, names_on_disk, with_both_strategies};
 use crate::TEMP_PREFIX;
 
 #[test]
 fn a_write_creates_directories_and_replaces_the_file() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("a/b/c/file.txt"), b"one").unwrap();
         root.write(&at("a/b/c/file.txt"), b"second").unwrap();
         root.write(&at("a/b/other.txt"), b"").unwrap();
@@ -19,22 +19,22 @@ fn a_write_creates_directories_and_replaces_the_file() {
             "second"
         );
         assert_eq!(names_listed(root, "a/b"), ["c", "other.txt"]);
-        assert_eq!(names_on_disk(&ground.dir.join("a/b/c")), ["file.txt"]);
-        let mode = |path: &str| fs::metadata(ground.dir.join(path)).unwrap().mode() & 0o7777;
+        assert_eq!(names_on_disk(&sandbox.dir.join("a/b/c")), ["file.txt"]);
+        let mode = |path: &str| fs::metadata(sandbox.dir.join(path)).unwrap().mode() & 0o7777;
         // The umask may remove permissions, but none may be added.
         assert_eq!(mode("a/b/c/file.txt") & !0o644, 0);
         assert_eq!(mode("a/b") & !0o755, 0);
-        ground.assert_no_temps();
+        sandbox.assert_no_temps();
     });
 }
 
 #[test]
 fn a_replaced_file_keeps_its_permissions_and_open_readers() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("run.sh"), b"old").unwrap();
         fs::set_permissions(
-            ground.dir.join("run.sh"),
+            sandbox.dir.join("run.sh"),
             fs::Permissions::from_mode(0o4750),
         )
         .unwrap();
@@ -43,25 +43,25 @@ fn a_replaced_file_keeps_its_permissions_and_open_readers() {
         let mut text = String::new();
         open.file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "old");
-        let mode = fs::metadata(ground.dir.join("run.sh")).unwrap().mode() & 0o7777;
+        let mode = fs::metadata(sandbox.dir.join("run.sh")).unwrap().mode() & 0o7777;
         assert_eq!(mode, 0o750, "kept but for set-user-id");
     });
 }
 
 #[test]
 fn a_hard_link_of_a_replaced_file_keeps_the_old_content() {
-    both_ways(|ground| {
-        fs::write(ground.dir.join("one"), "old").unwrap();
-        fs::hard_link(ground.dir.join("one"), ground.dir.join("two")).unwrap();
-        ground.root.write(&at("one"), b"new").unwrap();
-        assert_eq!(fs::read(ground.dir.join("two")).unwrap(), b"old");
+    with_both_strategies(|sandbox| {
+        fs::write(sandbox.dir.join("one"), "old").unwrap();
+        fs::hard_link(sandbox.dir.join("one"), sandbox.dir.join("two")).unwrap();
+        sandbox.root.write(&at("one"), b"new").unwrap();
+        assert_eq!(fs::read(sandbox.dir.join("two")).unwrap(), b"old");
     });
 }
 
 #[test]
 fn an_upload_is_seen_when_it_is_finished_and_not_before() {
-    both_ways(|ground| {
-        let root = &ground.root;
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         root.write(&at("in/data.bin"), b"old").unwrap();
         let mut upload = root.begin_upload(&at("in/data.bin"), 6).unwrap();
         upload.write(b"abc").unwrap();
@@ -73,37 +73,37 @@ fn an_upload_is_seen_when_it_is_finished_and_not_before() {
         assert_eq!(upload.written_bytes(), 6);
         assert_eq!(upload.finish().unwrap(), 6);
         assert_eq!(root.read(&at("in/data.bin"), 0, 9).unwrap(), b"abcdef");
-        ground.assert_no_temps();
+        sandbox.assert_no_temps();
     });
 }
 
 #[test]
 fn half_an_upload_leaves_nothing() {
-    both_ways(|ground| {
-        let mut upload = ground
+    with_both_strategies(|sandbox| {
+        let mut upload = sandbox
             .root
             .begin_upload(&at("new/dir/data.bin"), 100)
             .unwrap();
         upload.write(&[7; 50]).unwrap();
         drop(upload);
-        assert!(names_on_disk(&ground.dir).is_empty());
+        assert!(names_on_disk(&sandbox.dir).is_empty());
     });
 }
 
 #[test]
 fn an_upload_over_its_limit_leaves_nothing() {
-    both_ways(|ground| {
-        let mut upload = ground.root.begin_upload(&at("new/data.bin"), 100).unwrap();
+    with_both_strategies(|sandbox| {
+        let mut upload = sandbox.root.begin_upload(&at("new/data.bin"), 100).unwrap();
         upload.write(&[7; 100]).unwrap();
         assert_refused!(upload.write(&[7; 1]), TooLarge);
         assert_refused!(upload.write(b""), UploadBroken);
         assert_refused!(upload.finish(), UploadBroken);
-        assert!(names_on_disk(&ground.dir).is_empty());
-        let mut upload = ground.root.begin_upload(&at("empty"), 0).unwrap();
+        assert!(names_on_disk(&sandbox.dir).is_empty());
+        let mut upload = sandbox.root.begin_upload(&at("empty"), 0).unwrap();
         assert_refused!(upload.write(b"x"), TooLarge);
         drop(upload);
         assert_eq!(
-            ground
+            sandbox
                 .root
                 .begin_upload(&at("empty"), 0)
                 .unwrap()
@@ -111,69 +111,69 @@ fn an_upload_over_its_limit_leaves_nothing() {
                 .unwrap(),
             0
         );
-        assert_eq!(names_on_disk(&ground.dir), ["empty"]);
+        assert_eq!(names_on_disk(&sandbox.dir), ["empty"]);
     });
 }
 
 #[test]
 fn unfinished_writes_are_hidden_and_their_names_reserved() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         let name = format!("{TEMP_PREFIX}1-1");
-        fs::write(ground.dir.join(&name), "left by a crash").unwrap();
-        assert!(names_listed(&ground.root, "").is_empty());
+        fs::write(sandbox.dir.join(&name), "left by a crash").unwrap();
+        assert!(names_listed(&sandbox.root, "").is_empty());
         for path in [name.clone(), format!("{name}/file"), format!("dir/{name}")] {
-            assert_refused!(ground.root.write(&at(&path), b"x"), ReservedName);
+            assert_refused!(sandbox.root.write(&at(&path), b"x"), ReservedName);
         }
-        assert_eq!(names_on_disk(&ground.dir), [name]);
+        assert_eq!(names_on_disk(&sandbox.dir), [name]);
     });
 }
 
 #[test]
 fn names_left_by_crashes_are_skipped() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         // Some of the numbers that this process uses next are taken.
         for number in 0..300 {
             fs::write(
-                ground
+                sandbox
                     .dir
                     .join(format!("{TEMP_PREFIX}{}-{number}", std::process::id())),
                 "",
             )
             .unwrap();
         }
-        ground.root.write(&at("file"), b"x").unwrap();
-        assert_eq!(ground.root.read(&at("file"), 0, 9).unwrap(), b"x");
-        assert_eq!(names_listed(&ground.root, ""), ["file"]);
+        sandbox.root.write(&at("file"), b"x").unwrap();
+        assert_eq!(sandbox.root.read(&at("file"), 0, 9).unwrap(), b"x");
+        assert_eq!(names_listed(&sandbox.root, ""), ["file"]);
     });
 }
 
 #[test]
 fn unfinished_writes_of_all_sandboxes_are_in_one_place() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         let temps = tempfile::tempdir().unwrap();
-        let root = ground.root.clone().with_temps(temps.path()).unwrap();
+        let root = sandbox.root.clone().with_temps(temps.path()).unwrap();
         root.write(&at("dir/file"), b"old").unwrap();
         let mut upload = root.begin_upload(&at("dir/file"), 100).unwrap();
         upload.write(b"new").unwrap();
-        assert_eq!(names_on_disk(&ground.dir), ["dir"]);
-        assert_eq!(names_on_disk(&ground.dir.join("dir")), ["file"]);
+        assert_eq!(names_on_disk(&sandbox.dir), ["dir"]);
+        assert_eq!(names_on_disk(&sandbox.dir.join("dir")), ["file"]);
         assert_eq!(upload.finish().unwrap(), 3);
         assert_eq!(root.read(&at("dir/file"), 0, 9).unwrap(), b"new");
         drop(root.begin_upload(&at("other"), 100).unwrap());
         assert!(names_on_disk(temps.path()).is_empty());
-        assert_eq!(names_on_disk(&ground.dir), ["dir"]);
+        assert_eq!(names_on_disk(&sandbox.dir), ["dir"]);
         // A removed sandbox is refused before the bytes arrive, even though they would go elsewhere.
-        fs::remove_dir_all(&ground.dir).unwrap();
+        fs::remove_dir_all(&sandbox.dir).unwrap();
         assert_refused!(root.begin_upload(&at("late"), 100), SandboxMissing);
     });
 }
 
 #[test]
 fn two_writers_of_the_same_new_path_both_succeed() {
-    both_ways(|ground| {
+    with_both_strategies(|sandbox| {
         std::thread::scope(|scope| {
             for writer in 0..4_u8 {
-                let root = ground.root.clone();
+                let root = sandbox.root.clone();
                 scope.spawn(move || {
                     for round in 0..10 {
                         root.write(&at(&format!("new-{round}/deep/file")), &[writer; 1000])
@@ -183,7 +183,7 @@ fn two_writers_of_the_same_new_path_both_succeed() {
             }
         });
         for round in 0..10 {
-            let bytes = ground
+            let bytes = sandbox
                 .root
                 .read(&at(&format!("new-{round}/deep/file")), 0, 9999)
                 .unwrap();
@@ -193,14 +193,14 @@ fn two_writers_of_the_same_new_path_both_succeed() {
                 "a mixture of two writes"
             );
         }
-        ground.assert_no_temps();
+        sandbox.assert_no_temps();
     });
 }
 
 #[test]
-fn reading_in_parts() {
-    both_ways(|ground| {
-        let root = &ground.root;
+fn files_can_be_read_in_parts() {
+    with_both_strategies(|sandbox| {
+        let root = &sandbox.root;
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
         root.write(&at("f"), &bytes).unwrap();
         assert_eq!(root.read(&at("f"), 0, u64::MAX).unwrap(), bytes);
