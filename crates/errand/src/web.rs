@@ -1,14 +1,15 @@
-//! Pages for people, made by the server.
+//! Web pages, rendered by the server.
 //!
-//! Promised: [`PAGES`] is the one table of pages: the router is built from it, and tests go through it. What is true of
-//! all pages is done once, in [`guard`]: who is logged in, what their role may, that a form was sent by our own page, the
-//! headers that keep strangers' text from acting. A handler takes a [`guard::Visitor`], calls the operations of the store
-//! that the API's handlers call, and renders; what a role may not do is not offered, and refused all the same.
+//! Guarantees:
+//! - [`PAGES`] is the one table of pages. The router is built from it, and tests iterate over it.
+//! - [`guard`] applies the rules of all pages in one place: who is logged in, what their role permits, that one of our
+//!   pages sent the form, and the headers that keep foreign text from acting.
+//! - A handler takes a [`guard::Visitor`], calls the same store operations as the API's handlers, and renders. An
+//!   action that a role does not permit is not offered, and the server refuses it as well.
+//! - Everything except live updates works without scripts. Text of people, models, tools and files is escaped by the
+//!   template language; [`text`] renders Markdown without letting HTML through.
 //!
-//! Everything works without a script but live updates. Text of people, models, tools and files is escaped by the template
-//! language; what it renders itself (Markdown) lets no HTML through.
-//!
-//! Left out: deciding anything about runs, and everything that programs do (the API).
+//! Non-goals: deciding anything about runs (the store and the core do), and calls of programs (the API).
 
 mod account;
 mod assets;
@@ -60,24 +61,23 @@ use places::Places;
 pub(crate) use guard::user_of;
 pub(crate) use layout::{confirm_sign_in_page, error_page, signed_in_page};
 
-/// Most bytes of a form with files, all of them together; each has its own limit.
+/// Maximum size in bytes of a form with files, in total. Each field has its own limit.
 const UPLOAD_BYTES_MAX: usize = 512 * 1024 * 1024;
-/// How many passwords are hashed at once, at 19 MiB each; the others wait.
+/// Passwords that are hashed at the same time, at 19 MiB each. The others wait.
 const HASHES_MAX: usize = 2;
-/// How many wait for that: some seconds' worth.
+/// Maximum number of waiting password checks, a few seconds' worth. Further ones are refused with [`BUSY`].
 const HASHES_WAITING_MAX: usize = 64;
-/// What those are told who come beyond.
 const BUSY: &str =
-    "the server has too many passwords to check, or is stopping: try again in a moment";
-/// Failed attempts to log in to one account in a minute; after them, attempts from an address that failed are slow.
+    "the server is checking too many passwords, or is shutting down; try again in a moment";
+/// Failed log-ins to one account per minute. After that, attempts from addresses that have failed are slowed down.
 const FAILED_LOG_INS_PER_MINUTE: u32 = 10;
-/// How often somebody who is logged in may give their password in a minute.
+/// Password checks per minute within a session, for example when the password is changed.
 const SESSION_PASSWORDS_PER_MINUTE: u32 = 10;
 
-/// How many people compare builds at once.
+/// Comparisons of builds that run at the same time, on all pages.
 const COMPARISONS_MAX: usize = 4;
 
-/// What pages work with. Cheap to clone.
+/// State of the pages. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Web(Arc<Inner>);
 
@@ -85,11 +85,11 @@ pub(crate) struct Inner {
     app: AppState,
     hashes: Semaphore,
     waiting: Semaphore,
-    /// Failed attempts, by account.
+    /// Failed attempts per account.
     failed_log_ins: Limiter<[u8; 32]>,
-    /// Passwords that were asked for anew within a session, by its token.
+    /// Password checks within a session, by the hash of its token.
     session_passwords: Limiter<[u8; 32]>,
-    /// Attempts that are slow, while they wait.
+    /// Slowed attempts that are waiting.
     slow_log_ins: Slots,
     shown_once: shown_once::ShownOnce,
     comparisons: Places,
@@ -119,17 +119,15 @@ impl Web {
 }
 
 impl Web {
-    /// Secrets that wait for the page that shows them.
     fn shown_once(&self) -> &shown_once::ShownOnce {
         &self.0.shown_once
     }
 
-    /// Who compares builds now.
     fn comparisons(&self) -> &Places {
         &self.0.comparisons
     }
 
-    /// A place among the passwords that are hashed at once.
+    /// Waits for a permit to hash a password. Fails if too many wait already.
     async fn place_to_hash(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         let Ok(_waiting) = self.0.waiting.try_acquire() else {
             return Err(ApiError::unavailable(BUSY));
@@ -139,24 +137,22 @@ impl Web {
     }
 }
 
-/// Who may see a page.
+/// Who can see a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Everyone.
     Open,
-    /// Whoever is logged in, also without a team.
+    /// Logged-in users, even without a team.
     LoggedIn,
-    /// Whoever is logged in, and whose role in the team has this permission now.
+    /// Logged-in users whose current role in the team has this permission.
     Needs(Permission),
 }
 
-/// One page, or one form.
+/// A page or the target of a form.
 pub struct Page {
-    /// Its method.
     pub method: Method,
-    /// Its path.
+    /// Path template, such as `/runs/{run_id}`.
     pub path: &'static str,
-    /// Who may see it.
     pub access: Access,
     handler: fn() -> MethodRouter<Web>,
 }
@@ -174,7 +170,7 @@ const OWNERS: Access = Access::Needs(Permission::ManageOwners);
 const MEMBERS: Access = Access::Needs(Permission::ManageMembers);
 const WEBHOOKS: Access = Access::Needs(Permission::ManageWebhooks);
 
-/// All pages.
+/// All pages, in the order of the router.
 #[rustfmt::skip]
 pub static PAGES: &[Page] = &[
     page(Method::GET, assets::PATH, OPEN, || get(assets::serve)),
@@ -260,15 +256,15 @@ pub static PAGES: &[Page] = &[
     page(Method::POST, "/settings/api-keys/{key_id}/delete", KEYS, || post(settings::keys::delete)),
 ];
 
-/// Whether an address can be looked at.
+/// Whether a `GET` of the address shows a page.
 fn has_page(path: &str) -> bool {
     PAGES
         .iter()
         .any(|page| page.method == Method::GET && page.path == path)
 }
 
-/// Where somebody is sent who looks at the address of a form: a restored tab, or a page that was loaded again from its
-/// address. It is the page that the form is on, by the longest part of the address that can be looked at.
+/// Redirects a `GET` of a form's address, for example from a restored tab, to the page that contains the form: the
+/// longest prefix of the address that is a page.
 fn nearest_page(template: &str, path: &str) -> Redirect {
     let parts = |text: &str| -> Vec<String> {
         let parts = text.trim_start_matches('/').split('/');
@@ -299,7 +295,7 @@ const fn page(
     }
 }
 
-/// The pages' routes, complete.
+/// The router of all pages, with their middleware.
 pub fn router(state: &AppState) -> Router {
     let web = Web::new(state.clone());
     let mut router = Router::new();

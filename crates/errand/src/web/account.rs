@@ -1,4 +1,4 @@
-//! What belongs to a person: their password, and the team that they look at.
+//! The account page: the user's password, and the team they work in.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -31,14 +31,14 @@ pub(super) async fn change_password(
         return Ok(again(message));
     }
     let Some(present) = web.store.password_hash(person.user).await? else {
-        return Err(ApiError::new(ErrorCode::Forbidden, "you have no password").into());
+        return Err(ApiError::new(ErrorCode::Forbidden, "your account has no password").into());
     };
     if !verify(&web, fields.get("present").to_owned(), present).await? {
-        return Ok(again("That is not your present password."));
+        return Ok(again("The current password is incorrect."));
     }
     let password = fields.get("password").to_owned();
     if password != fields.get("again") {
-        return Ok(again("The two new passwords differ."));
+        return Ok(again("The new passwords do not match."));
     }
     let hash = match set_up::hash(&web, password).await {
         Ok(hash) => hash,
@@ -67,10 +67,10 @@ pub(super) async fn choose_team(
 fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bool) -> Response {
     let body = html! {
         div.head { h1 { "Your account" } }
-        @if changed { div.note.good role="status" { "Your password is changed. You are logged out everywhere else." } }
+        @if changed { div.note.good role="status" { "Your password was changed. You were logged out on all other devices." } }
         section {
             dl.facts {
-                dt { "E-mail address" } dd { (ui::name(&person.email)) }
+                dt { "Email" } dd { (ui::name(&person.email)) }
                 dt { "Logged in" } dd { (ui::time(person.created_at, person.now)) }
                 @for of in &person.teams {
                     dt { "Team" } dd { (ui::name(&of.name)) ", as " (of.role.as_str()) }
@@ -78,13 +78,13 @@ fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bo
             }
         }
         section {
-            div.head { h2 { "Change the password" } }
+            div.head { h2 { "Change password" } }
             (ui::alert(wrong))
             form.form method="post" action="/account/password" {
                 (ui::form_token(person))
                 input type="hidden" name="username" value=(person.email) autocomplete="username";
                 div.field {
-                    label for="present" { "Present password" }
+                    label for="present" { "Current password" }
                     input #present name="present" type="password" autocomplete="current-password" required;
                 }
                 div.field {
@@ -92,10 +92,10 @@ fn account(status: StatusCode, person: &Person, wrong: Option<&str>, changed: bo
                     input #password name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
                 }
                 div.field {
-                    label for="again" { "New password once more" }
+                    label for="again" { "Confirm new password" }
                     input #again name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
                 }
-                div.buttons { button.main { "Change the password" } }
+                div.buttons { button.main { "Change password" } }
             }
         }
     };

@@ -1,7 +1,7 @@
-//! Scripts and the stylesheet: in the binary, under addresses that hold a digest of what they are.
+//! Scripts, style sheet and icon, embedded in the binary and served under addresses that contain their digest.
 //!
-//! Promised: an address never gives two contents, so that a browser keeps it for a year; a request that takes gzip gets
-//! it. What is vendored, in which version and under which licence, is in `assets/README.md`.
+//! Guarantees: the content of an address never changes, so browsers cache it for a year. Requests that accept gzip get
+//! it. `assets/README.md` lists what is vendored, with versions and licenses.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
@@ -16,37 +16,31 @@ use sha2::{Digest as _, Sha256};
 
 use errand_core::transcript::hex;
 
-/// Where they are.
 pub(super) const PATH: &str = "/assets/{name}";
-/// How many characters of the digest an address holds.
+/// Characters of the digest in an address.
 const DIGEST_CHARS: usize = 16;
 
-/// One file.
 pub(super) struct Asset {
-    /// Its address.
+    /// Path in URLs, with the digest.
     pub(super) path: String,
     kind: &'static str,
     plain: &'static [u8],
     packed: Vec<u8>,
 }
 
-/// All files.
 pub(super) struct Assets {
-    /// The stylesheet.
     pub(super) style: Asset,
-    /// htmx.
     pub(super) htmx: Asset,
-    /// Its extension for server-sent events.
+    /// htmx's extension for server-sent events.
     pub(super) sse: Asset,
-    /// Our own script.
+    /// Our script for all pages.
     pub(super) script: Asset,
-    /// Our own script for answering requests.
+    /// Our script for answering requests.
     pub(super) answer: Asset,
-    /// The icon of the pages.
     pub(super) icon: Asset,
 }
 
-/// They are packed once, at the first page.
+/// Compressed once, when the first page is rendered.
 pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     style: Asset::new("app", "css", include_bytes!("assets/app.css")),
     htmx: Asset::new("htmx", "js", include_bytes!("assets/htmx.min.js")),
@@ -68,7 +62,7 @@ impl Assets {
         ]
     }
 
-    /// How many bytes of script and style cross the network, packed.
+    /// Total compressed size of scripts and style sheet.
     #[cfg(test)]
     pub(super) fn packed_bytes(&self) -> usize {
         self.all().iter().map(|asset| asset.packed.len()).sum()
@@ -93,14 +87,13 @@ impl Asset {
     }
 }
 
-/// Packing into memory does not fail; were it to, the file would be sent as it is.
+/// Compressing into memory cannot fail. If it did, the file would be sent uncompressed.
 fn packed(plain: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::best());
     let packed = packer.write_all(plain).and_then(|()| packer.finish());
     packed.unwrap_or_default()
 }
 
-/// One file.
 pub(super) async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let path = format!("/assets/{name}");
     let Some(asset) = ASSETS.all().into_iter().find(|asset| asset.path == path) else {

@@ -1,4 +1,4 @@
-//! Assignments: what the API calls agents.
+//! Assignments: the pages' name for the API's agents.
 
 pub(super) mod builds;
 pub(super) mod editor;
@@ -28,11 +28,10 @@ use super::runs::Beside;
 use super::{Web, runs, text, ui};
 use crate::api::v1::effective::{EffectiveToolBody, tools_of_config, warnings_of_config};
 
-/// Assignments of one page.
 const LIMIT: u32 = 25;
-/// Runs that an assignment's page shows.
+/// Runs on an assignment's page.
 const RUNS: u32 = 8;
-/// Of how many days the figures are.
+/// Period of the figures in the list: 30 days.
 const DAYS_MS: i64 = 30 * 86_400_000;
 
 pub(super) async fn list(
@@ -58,7 +57,7 @@ pub(super) async fn list(
         }
         div.card {
             @if found.items.is_empty() {
-                (ui::empty("There are no assignments yet", &html! { "An assignment says what an agent does: its model, its instructions, its tools and what each of them may do." }))
+                (ui::empty("No assignments yet", &html! { "An assignment says what an agent does: its model, its instructions, its tools, and the policy of each tool." }))
             } @else {
                 (table(&web, &found.items, &figures, visitor.now))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments?offset={offset}")))
@@ -83,8 +82,8 @@ fn table(
                         th scope="col" { "Assignment" }
                         th scope="col" { "Model" }
                         th scope="col" { "Last run" }
-                        th.num scope="col" title="Runs of the last 30 days that have ended" { "Runs, 30 days" }
-                        th.num scope="col" title="Completed, of the runs of the last 30 days that completed or failed" { "Success" }
+                        th.num scope="col" title="Runs that ended in the last 30 days" { "Runs, 30 days" }
+                        th.num scope="col" title="Share of completed runs among those that completed or failed in the last 30 days" { "Success" }
                         th.num scope="col" { "Cost, 30 days" }
                         th.num scope="col" { "Build" }
                     }
@@ -111,16 +110,15 @@ fn table(
     }
 }
 
-/// `98 %`, of the runs that completed or failed.
+/// `98%` of the runs that completed or failed; a dash if there are none.
 fn success(of: &AgentFigures) -> String {
     let ended = of.completed + of.failed;
     if ended == 0 {
         return "–".to_owned();
     }
-    format!("{} %", of.completed * 100 / ended)
+    format!("{}%", of.completed * 100 / ended)
 }
 
-/// The model of a build, as it says it.
 fn model_of(web: &Web, build: &Build) -> String {
     web.store.parse_config(&build.config).map_or_else(
         |_| "cannot be read".to_owned(),
@@ -136,7 +134,7 @@ pub(super) async fn show(
     overview(&web, &visitor, agent, None).await
 }
 
-/// An assignment's page. `wrong`: why a run was not started.
+/// Renders an assignment's page. `wrong`: why a run could not be started.
 async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>) -> Shown {
     let team = visitor.team_id();
     let (agent, build) = web.store.agent(team, id).await?;
@@ -163,11 +161,11 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
         div.grid-2 {
             div {
                 @if build.is_some() { (start::card(visitor, id, wrong)) }
-                @else { div.card { (ui::empty("This assignment has no build yet", &html! { a href={ "/assignments/" (id) "/edit" } { "Set it up" } " to run it." })) } }
+                @else { div.card { (ui::empty("This assignment has no build yet", &html! { a href={ "/assignments/" (id) "/edit" } { "Configure it" } " to run it." })) } }
                 section {
                     div.head { h2 { "Runs" } @if found.total > 0 { a href={ "/runs?assignment=" (id) } { "All " (ui::number(found.total)) } } }
                     div.card {
-                        @if found.items.is_empty() { (ui::empty("No run yet", &html! { "Press " strong { "Run now" } ", or start one by the API." })) }
+                        @if found.items.is_empty() { (ui::empty("No runs yet", &html! { "Press " strong { "Run now" } ", or start one through the API." })) }
                         @else { (runs::table(&found.items, &beside, visitor.now)) }
                     }
                 }
@@ -186,7 +184,7 @@ async fn overview(web: &Web, visitor: &Visitor, id: AgentId, wrong: Option<&str>
     ))
 }
 
-/// The parts of an assignment's pages.
+/// Tabs of an assignment's pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tab {
     Overview,
@@ -208,7 +206,7 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
             @if manages && tab == Tab::Overview {
                 div.actions {
                     a.button href={ "/assignments/" (id) "/edit" } { (ui::icon("edit")) "Edit" }
-                    form method="post" action={ "/assignments/" (id) "/delete" } data-confirm="Delete this assignment? Its runs stay readable and go on; no new one can be started." {
+                    form method="post" action={ "/assignments/" (id) "/delete" } data-confirm="Delete this assignment? You can no longer start runs. Existing runs continue and stay readable." {
                         (ui::form_token(visitor))
                         button.risky { "Delete" }
                     }
@@ -223,7 +221,7 @@ fn head(visitor: &Visitor, agent: &Agent, tab: Tab) -> Markup {
     }
 }
 
-/// What the latest build is made of, in short.
+/// Summary of the latest build.
 fn setup(
     web: &Web,
     build: &Build,
@@ -235,16 +233,16 @@ fn setup(
         section {
             div.head { h2 { "Build " (build.number) } }
             dl.facts {
-                dt { "Made" } dd { (ui::time(build.created_at, now)) }
+                dt { "Created" } dd { (ui::time(build.created_at, now)) }
                 @match &parsed {
                     Err(error) => { dt { "Problem" } dd.wrong { (error) } }
                     Ok(config) => {
                         dt { "Model" } dd.mono { (config.model) }
-                        dt { "People" } dd { @if config.human_in_the_loop { "may be asked" } @else { "are never asked" } }
+                        dt { "People" } dd { @if config.human_in_the_loop { "can be asked" } @else { "are never asked" } }
                         @if let Some(steps) = config.limits.steps { dt { "Steps" } dd { "at most " (ui::number(steps)) } }
                         @if let Some(tokens) = config.limits.tokens { dt { "Tokens" } dd { "at most " (ui::number(tokens)) } }
                         @if let Some(usd) = config.limits.cost_usd { dt { "Cost" } dd { "at most " (ui::cost(usd)) } }
-                        dt { "Working time" } dd { "at most " (ui::duration(config.limits.seconds.saturating_mul(1000))) }
+                        dt { "Active time" } dd { "at most " (ui::duration(config.limits.seconds.saturating_mul(1000))) }
                     }
                 }
             }
@@ -268,18 +266,17 @@ fn setup(
     }
 }
 
-/// What decided a tool's policy, in words.
+/// What decided a tool's policy, in words. `from` is the API's value.
 fn from_of(from: &str) -> &'static str {
     match from {
-        "build" => "named",
-        "connection" => "all of its connection",
-        "hints" => "by its hints",
-        "floor" => "an admin's minimum",
-        _ => "by default",
+        "build" => "set by this build",
+        "connection" => "set for all tools of the connection",
+        "hints" => "from the tool's hints",
+        "floor" => "minimum set by an admin",
+        _ => "default",
     }
 }
 
-/// The word of a policy.
 pub(super) fn word_of(policy: Policy) -> &'static str {
     match policy {
         Policy::Allow => "allow",

@@ -1,14 +1,14 @@
 //! The card of a human request: what a person needs to judge it, and the form that answers it.
 //!
 //! Guarantees:
-//! - No key pressed in a text field submits the form: its first submit button, which is what a browser presses then, is
-//!   disabled. The server takes nothing but the value of the button that was pressed, see [`super::run::answer`].
-//! - Text from outside never stands in a sentence of ours. What a model, a playbook or a server says is framed as a
-//!   quotation, below a fixed line of ours that says who asks and what an answer does; only a request of the engine has
-//!   the engine's frame.
-//! - A card has a bounded size, however long what it shows is; so has a page of cards ([`open_within`]). What is left out
-//!   is said, with the way to it.
-//! - A card that was answered has the same size as before: what became of it is laid over its buttons.
+//! - Pressing a key in a text field never submits the form: its first submit button, which a browser activates in this
+//!   case, is disabled. The server accepts only the value of the pressed button (see [`super::run::answer`]).
+//! - Foreign text is never part of our sentences. Text of a model, a playbook or a server is framed as a quotation,
+//!   below a fixed line of ours that says who asks and what an answer does. Only requests of the engine have the
+//!   engine's frame.
+//! - A card has a bounded size, however long its content is; so does a page of cards ([`open_within`]). If something is
+//!   left out, the card says so and links to it.
+//! - An answered card keeps its size: the outcome is laid over its buttons.
 
 mod call;
 pub(super) mod whole;
@@ -32,27 +32,27 @@ use super::text::{exact_cut, exact_line};
 use super::{Web, text, ui};
 pub(super) use call::{brief, long_text};
 
-/// Characters of the user's message that a card shows.
+/// Maximum length in characters of the run's message on a card.
 const ASKED_CHARS_MAX: usize = 300;
-/// Most bytes of a description that is read as Markdown; beyond, it is shown as a long text.
+/// Maximum size in bytes of a description that is rendered as Markdown. A longer one is shown as plain text.
 const MARKDOWN_BYTES_MAX: usize = 16 * 1024;
-/// Most bytes of HTML of a question, and of a description of ours.
+/// Maximum size in bytes of the HTML of a question, or of a description written by us.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
-/// Most bytes of HTML of a short text: a header, a label, an answer.
+/// Maximum size in bytes of the HTML of a short text: a header, a label, an answer.
 const SHORT_BYTES_MAX: usize = 4 * 1024;
-/// Most answers that are shown of a request that was answered, and most values of each of them.
+/// Answers shown on an answered card, and values shown per answer.
 const ANSWERS_MAX: usize = 50;
-/// Most bytes of HTML of the cards of a page. The card with which it is reached is the last one that is shown whole.
+/// Maximum size in bytes of the HTML of a page's cards. The card that exceeds it is the last one shown completely.
 pub(super) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Who asks.
+/// The author of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Voice {
     /// The engine, about a call or a limit.
     Engine,
-    /// The model, in words of its own.
+    /// The model, in its own words.
     Model,
-    /// The playbook: text of whoever wrote the build, which may hold data of the run.
+    /// The playbook: text of the build's author, which may contain data of the run.
     Playbook,
     /// The server of a connection.
     Server,
@@ -77,7 +77,7 @@ impl Voice {
         }
     }
 
-    /// The words before a title that is not ours.
+    /// The words before a foreign title. `None` for titles of ours.
     fn asks(self) -> Option<&'static str> {
         match self {
             Self::Engine => None,
@@ -87,29 +87,29 @@ impl Voice {
         }
     }
 
-    /// The fixed line: who asks, and what an answer does.
+    /// The fixed line that says who asks and what an answer does.
     fn line(self, ask: &Ask) -> Option<&'static str> {
         match (self, ask) {
             (Self::Engine, _) => None,
             (Self::Model, Ask::Approval) => {
-                Some("The model asks this. Approving releases no call by itself.")
+                Some("The model asks for this. Approving does not approve any tool call.")
             }
             (Self::Model, Ask::Question { .. }) => {
-                Some("The model asks this. Answering releases no call by itself.")
+                Some("The model asks this. Answering does not approve any tool call.")
             }
             (Self::Playbook, Ask::Approval) => Some(
-                "The playbook of this assignment asks this. Your decision goes to its next steps.",
+                "The playbook of this assignment asks for this. Its next steps receive your decision.",
             ),
             (Self::Playbook, Ask::Question { .. }) => Some(
-                "The playbook of this assignment asks this. Your answers go to its next steps.",
+                "The playbook of this assignment asks this. Its next steps receive your answers.",
             ),
             (Self::Server, _) => Some(
-                "The server of a connection asks this during the call below. Your answer goes to that server.",
+                "The server of a connection asks this during the call below. It receives your answer.",
             ),
         }
     }
 
-    /// Whose words a quotation holds.
+    /// Accessible label of a quotation: who wrote it.
     fn quoted(self) -> &'static str {
         match self {
             Self::Engine => "Text of the request",
@@ -120,7 +120,7 @@ impl Voice {
     }
 }
 
-/// What cards show besides their requests.
+/// Data that cards show besides their requests.
 #[derive(Default)]
 pub(super) struct Around {
     asked_for: HashMap<RunId, AskedFor>,
@@ -128,7 +128,7 @@ pub(super) struct Around {
 }
 
 impl Around {
-    /// Reads it for all cards of a page.
+    /// Reads the data for all cards of a page with two queries.
     pub(super) async fn of<'a>(
         web: &Web,
         visitor: &Visitor,
@@ -150,25 +150,24 @@ impl Around {
     }
 }
 
-/// Where a card stands, and with what.
+/// The page a card is on.
 pub(super) struct Setting<'a> {
-    /// Who looks.
     pub(super) visitor: &'a Visitor,
-    /// What it shows besides the request.
     pub(super) around: &'a Around,
-    /// The page that it is on: `run`, or the address of the inbox.
+    /// The page to return to after answering: `run`, or the address of the inbox.
     pub(super) back: &'a str,
 }
 
-/// What was answered and did not fit, and why.
+/// The submitted fields of a refused answer, and the reason for the refusal.
 pub(super) type SentBack<'a> = Option<(&'a Fields, &'a str)>;
 
-/// A request that waits.
+/// The card of an open request.
 pub(super) fn open(setting: &Setting<'_>, open: &OpenRequest, sent: SentBack<'_>) -> Markup {
     card(setting, open, None, sent)
 }
 
-/// A request that waits, on a page that has `room` bytes left. With no room left, it is its heading and a link to the run.
+/// The card of an open request on a page that has `room` bytes left. If no room is left, only its heading and a link to
+/// the run.
 pub(super) fn open_within(setting: &Setting<'_>, open: &OpenRequest, room: &mut usize) -> Markup {
     let shown = if *room > 0 {
         card(setting, open, None, None)
@@ -186,13 +185,13 @@ fn elsewhere(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
         article class=(Voice::of(request).class()) id={ "r-" (id) } data-request=(id) aria-labelledby={ "t-" (id) } {
             (origin_line(setting, open))
             h2 id={ "t-" (id) } tabindex="-1" { (heading(request)) }
-            p { "There is more on this page than it can show. " a href={ "/runs/" (open.run) } { "Open the run to answer" } }
+            p { "This page is too long to show the whole request. " a href={ "/runs/" (open.run) } { "Open the run to answer" } }
             div.decide { div data-outcome {} }
         }
     }
 }
 
-/// A request that was answered, where it stood; with what somebody sent too late.
+/// The card of an answered request, in its old position. `sent`: an answer that came too late.
 pub(super) fn closed(setting: &Setting<'_>, closed: &ClosedRequest, sent: SentBack<'_>) -> Markup {
     card(setting, &closed.asked, Some(closed), sent)
 }
@@ -212,7 +211,7 @@ fn card(
             h2 id={ "t-" (id) } tabindex="-1" { (heading(request)) }
             @if let Some(line) = voice.line(&request.ask) { p.says { (line) } }
             (asked_for(setting, open))
-            // The buttons stay in view from here on: never above a title that has not been seen.
+            // The buttons are sticky from here on, so that they never cover a title that was not seen.
             div.body {
                 @if let Some(description) = &request.description { (described(voice, request, open.run, description)) }
                 (reason_of(request, open.run, setting.visitor.now))
@@ -224,7 +223,7 @@ fn card(
                 } @else if let Some(closed) = closed {
                     (outcome(closed, setting.visitor.now))
                 } @else {
-                    // Where what becomes of it is shown.
+                    // The script puts the outcome here.
                     div.decide { div data-outcome {} }
                 }
             }
@@ -232,7 +231,7 @@ fn card(
     }
 }
 
-/// Of which run it is, and since when it waits.
+/// The run that asks, and the time of the request.
 fn origin_line(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
     let now = setting.visitor.now;
     html! {
@@ -247,7 +246,7 @@ fn origin_line(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
     }
 }
 
-/// The title; one that is not ours as a quotation.
+/// The title. A foreign one is quoted.
 pub(super) fn heading(request: &HumanRequest) -> Markup {
     let title = text::start(&request.title, TITLE_CHARS_MAX);
     html! {
@@ -258,7 +257,7 @@ pub(super) fn heading(request: &HumanRequest) -> Markup {
     }
 }
 
-/// A request as an entry of a transcript, where it cannot be answered.
+/// A request as an entry of a transcript, without a form.
 pub(super) fn in_transcript(request: &HumanRequest, run: RunId) -> Markup {
     let voice = Voice::of(request);
     html! {
@@ -272,7 +271,7 @@ fn line_of_call(request: &HumanRequest) -> Markup {
     html! { @if let Some(call) = &request.tool_call { span.small { (brief(call)) } } }
 }
 
-/// A request in a line of a list: what it asks, and what decides.
+/// A request in one line of a list: the deciding arguments of its call, or its questions.
 pub(super) fn line(request: &HumanRequest) -> Markup {
     html! {
         @match &request.tool_call {
@@ -288,7 +287,7 @@ pub(super) fn line(request: &HumanRequest) -> Markup {
     }
 }
 
-/// The title of a request for a place that shows plain text alone.
+/// The title as plain text, for places without markup.
 pub(super) fn plain_heading(request: &HumanRequest) -> String {
     let title = one_line(&text::start(&request.title, TITLE_CHARS_MAX));
     match Voice::of(request).asks() {
@@ -297,7 +296,7 @@ pub(super) fn plain_heading(request: &HumanRequest) -> String {
     }
 }
 
-/// What the user of the run asked for.
+/// The message that the run is working on.
 fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
     let Some(asked) = setting.around.asked_for.get(&open.run) else {
         return html! {};
@@ -307,13 +306,13 @@ fn asked_for(setting: &Setting<'_>, open: &OpenRequest) -> Markup {
     };
     html! {
         div.asked-for {
-            div.small { span.dim { "The run was asked: " } a href={ "/runs/" (open.run) "#e-" (asked.position) } { "View message" } }
+            div.small { span.dim { "Message to the run: " } a href={ "/runs/" (open.run) "#e-" (asked.position) } { "View message" } }
             q.outside.line { (ui::name(&text::clip(text.trim(), ASKED_CHARS_MAX))) }
         }
     }
 }
 
-/// More lines of a request. Those of the engine are ours and plain; all others are somebody's words.
+/// The request's description. The engine's own is a plain paragraph; all others are quoted.
 fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str) -> Markup {
     let ours =
         || html! { p.why dir="auto" { (exact_cut(description, Layout::Lines, TEXT_BYTES_MAX)) } };
@@ -324,7 +323,8 @@ fn described(voice: Voice, request: &HumanRequest, run: RunId, description: &str
     html! {
         @match voice {
             Voice::Engine => (ours()),
-            // The server's own words are the request's quote; those of older requests stand here.
+            // The server's words are in the request's `quote`. Requests stored by older versions have them in the
+            // description.
             Voice::Server if request.quote.is_some() => (ours()),
             Voice::Server => (theirs()),
             Voice::Model | Voice::Playbook if description.len() > MARKDOWN_BYTES_MAX => (theirs()),
@@ -350,7 +350,7 @@ fn form(
     };
     html! {
         form.form method="post" action={ "/runs/" (open.run) "/answers/" (id) } data-answer {
-            // What a key pressed in a text field would press: nothing.
+            // A browser presses the first submit button when Enter is pressed in a text field. This one does nothing.
             button type="submit" disabled hidden tabindex="-1" {}
             (ui::form_token(setting.visitor))
             input type="hidden" name="back" value=(setting.back);
@@ -414,14 +414,14 @@ fn one_question(
                 }
             }
             @if question.free_text {
-                @let label = if question.options.is_empty() { "Your answer" } else { "Or in your own words" };
+                @let label = if question.options.is_empty() { "Your answer" } else { "Or write your own answer" };
                 textarea id={ (own) "-" (id) } name=(own) aria-label=(label) placeholder=(label) rows=(if question.options.is_empty() { "3" } else { "1" }) dir="auto" readonly[is_closed] { (text) }
             }
         }
     }
 }
 
-/// What became of a request: who answered, what and when. It takes the place of the buttons.
+/// The outcome of a request: who answered what, and when. Takes the place of the buttons.
 pub(super) fn outcome(closed: &ClosedRequest, now: Timestamp) -> Markup {
     html! {
         div.outcome tabindex="-1" {
@@ -447,7 +447,7 @@ fn verdict(resolution: &Resolution) -> Markup {
     }
 }
 
-/// What was said with an answer.
+/// The content of an answer: reason, answers, or message.
 fn details(resolution: &Resolution) -> Markup {
     html! {
         @match resolution {
@@ -461,12 +461,12 @@ fn details(resolution: &Resolution) -> Markup {
     }
 }
 
-/// How a request was closed, in a few words.
+/// How a request was closed, with the content of the answer.
 pub(super) fn answer(resolution: &Resolution) -> Markup {
     html! { (verdict(resolution)) (details(resolution)) }
 }
 
-/// `Cost centre: 4712 Sales`, `Which months? January, February`.
+/// `Cost center: 4712 Sales`, `Which months? January, February`.
 fn answered(question: &str, value: &Value) -> Markup {
     let separator = if question.trim_end().ends_with(['?', ':', '？', '؟']) {
         " "
@@ -484,15 +484,15 @@ fn answered(question: &str, value: &Value) -> Markup {
     }
 }
 
-/// A closed request in words, for whoever's answer came too late.
+/// The message for a person whose answer came too late.
 pub(super) fn too_late(closed: &ClosedRequest) -> String {
     let how = match closed.resolution {
         Resolution::Approved { .. } => "approved",
         Resolution::Denied { .. } => "denied",
         Resolution::Answered { .. } => "answered",
-        Resolution::Expired { .. } => "closed because it expired",
+        Resolution::Expired { .. } => "closed, because it expired",
         Resolution::Message { .. } => "closed by a message",
-        Resolution::Stopped => "closed because the run was stopped",
+        Resolution::Stopped => "closed, because the run was stopped",
     };
     let by = closed
         .by
@@ -500,7 +500,7 @@ pub(super) fn too_late(closed: &ClosedRequest) -> String {
         .map(|by| format!(" by {}", one_line(by)))
         .unwrap_or_default();
     let at = closed.closed_at;
-    format!("Your answer was not sent: it was {how}{by} at {at}.")
+    format!("Your answer was not sent: the request was already {how}{by} at {at}.")
 }
 
 #[cfg(test)]

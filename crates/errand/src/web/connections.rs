@@ -1,7 +1,7 @@
-//! Connections: MCP servers whose tools assignments may have. Added, probed with the tools that were found, changed,
-//! removed; which assignments use them.
+//! Connections: MCP servers whose tools assignments can use. Adds, probes, edits and removes them, and shows which
+//! assignments use them.
 //!
-//! What an address, a header or a variable may be is checked by the same functions as in the API.
+//! Addresses, headers and variables are validated by the functions that the API uses.
 
 mod tool_settings;
 
@@ -30,16 +30,18 @@ use crate::api::v1::connections::{Transport, check_floors, check_settings, setup
 use crate::api::v1::name::address_to_show;
 use crate::api::v1::sign_ins::{Brought, begin, finish};
 
-/// Connections of one page.
 const LIMIT: u32 = 25;
-/// Among how many assignments it is looked for who uses a connection.
+/// Assignments that are searched for uses of a connection.
 const AGENTS_MAX: u32 = 500;
-/// The floors that the form offers, and what they mean.
+/// Minimum policies in the form, with their labels.
 const FLOORS: [(&str, &str); 4] = [
-    ("", "as the server describes each tool"),
-    ("guard", "guard: asked for after untrusted content"),
-    ("ask", "ask: a person releases each call"),
-    ("deny", "deny: no tool may be called"),
+    ("", "None: as the server describes each tool"),
+    (
+        "guard",
+        "Guard: ask once the run has read untrusted content",
+    ),
+    ("ask", "Ask: a person approves each call"),
+    ("deny", "Deny: no tool can be called"),
 ];
 
 pub(super) async fn list(
@@ -60,9 +62,9 @@ async fn render_list(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> 
     let shown = found.items.len() as u64;
     let body = html! {
         div.head { h1 { "Connections" } }
-        p.lead { "A connection is an MCP server. Its tools are offered in the set-up of assignments, each with its own policy." }
+        p.lead { "A connection is an MCP server. Assignments can use its tools, each with its own policy." }
         div.card {
-            @if found.items.is_empty() { (ui::empty("There are no connections yet", &html! { "Add a server to give assignments its tools." })) }
+            @if found.items.is_empty() { (ui::empty("No connections yet", &html! { "Add a server to give assignments its tools." })) }
             @else {
                 (table(visitor, &found.items))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/connections?offset={offset}")))
@@ -89,7 +91,7 @@ fn table(visitor: &Visitor, connections: &[Connection]) -> Markup {
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Connection" } th scope="col" { "Server" } th.num scope="col" { "Tools" } th scope="col" { "Probed" } } }
+                thead { tr { th scope="col" { "Connection" } th scope="col" { "Server" } th.num scope="col" { "Tools" } th scope="col" { "Tools loaded" } } }
                 tbody {
                     @for connection in connections {
                         tr {
@@ -112,7 +114,7 @@ fn server_of(connection: &Connection, visitor: &Visitor) -> String {
     }
 }
 
-/// `there`: the connection that is changed; none: a new one.
+/// The form. `there`: the connection that is edited; `None` for a new one.
 fn form(
     web: &Web,
     visitor: &Visitor,
@@ -129,42 +131,42 @@ fn form(
         form.form method="post" action=(action) {
             (ui::form_token(visitor))
             @if is_new {
-                div.field { label for="name" { "Name " span.hint { "its tools are called name__tool" } } input #name name="name" value=(sent.get("name")) placeholder="mail" maxlength=(NAME_CHARS_MAX) required autocomplete="off"; }
+                div.field { label for="name" { "Name " span.hint { "the model sees its tools as name__tool" } } input #name name="name" value=(sent.get("name")) placeholder="mail" maxlength=(NAME_CHARS_MAX) required autocomplete="off"; }
             }
             fieldset {
                 legend { "Server" }
-                label.choice { input type="radio" name="kind" value="http" checked[kind == "http"]; span { "At an address" } }
-                div.field { label for="url" { "Address" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://mcp.example.com/mcp" autocomplete="off"; }
-                label.choice { input type="radio" name="kind" value="stdio" checked[kind == "stdio"] disabled[declared.is_empty()]; span { "A program that the operator has declared" @if declared.is_empty() { span.hint { "none is declared in errand.toml" } } } }
+                label.choice { input type="radio" name="kind" value="http" checked[kind == "http"]; span { "Remote server (URL)" } }
+                div.field { label for="url" { "URL" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://mcp.example.com/mcp" autocomplete="off"; }
+                label.choice { input type="radio" name="kind" value="stdio" checked[kind == "stdio"] disabled[declared.is_empty()]; span { "Local program (configured by your operator)" @if declared.is_empty() { span.hint { "errand.toml declares none" } } } }
                 @if !declared.is_empty() {
                     div.field { label for="command" { "Program" } select #command name="command" { @for name in &declared { option value=(name) selected[sent.get("command") == *name] { (name) } } } }
                 }
             }
             div.field.wide {
-                label for="values" { "Headers, or variables of the program " span.hint { "one in each line, NAME: value; a secret as {{ secret.NAME }}" } }
+                label for="values" { "Headers or environment variables " span.hint { "one per line, NAME: value; insert a secret with {{ secret.NAME }}" } }
                 textarea.code #values name="values" rows="3" spellcheck="false" placeholder="Authorization: Bearer {{ secret.MAIL_TOKEN }}" { (sent.get("values")) }
             }
             div.field {
-                label for="floor" { "Least strict policy of its tools " span.hint { "a build can only be stricter" } }
+                label for="floor" { "Minimum policy " span.hint { "for all tools; a build can only be stricter" } }
                 select #floor name="floor" { @for (word, text) in FLOORS { option value=(word) selected[word == floor] { (text) } } }
             }
             @if let Some(connection) = there { (tool_settings::rows(connection, sent)) }
             @if !is_probed {
-                label.choice { input type="checkbox" name="trusted" value="on" checked[sent.is_on("trusted")]; span { "Trust what its tools return" span.hint { "only those that do not reach the open world; after a probe, choose for each tool" } } }
+                label.choice { input type="checkbox" name="trusted" value="on" checked[sent.is_on("trusted")]; span { "Trust tool results" span.hint { "applies to tools that do not reach the open world; you can choose per tool once the tools are loaded" } } }
             }
             div.buttons { button.main { @if is_new { "Add" } @else { "Save" } } }
         }
     }
 }
 
-/// `NAME: value` lines.
+/// Parses lines of `NAME: value`.
 fn values_of(text: &str) -> Result<BTreeMap<String, String>, PageError> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .map(|line| {
             let (name, value) = line.split_once(':').ok_or_else(|| {
-                PageError::bad(format!("“{line}” has no colon: it takes NAME: value"))
+                PageError::bad(format!("“{line}” has no colon. Write NAME: value."))
             })?;
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         })
@@ -187,7 +189,8 @@ fn transport_of(sent: &Fields) -> Result<Transport, PageError> {
     })
 }
 
-/// The floors that a form gives, on top of those of single tools, which it does not know.
+/// Applies the form's minimum policy to the connection's floors. Floors of single tools, which the form does not show,
+/// stay.
 fn floors_of(sent: &Fields, mut floors: Floors) -> Floors {
     match sent.given("floor").and_then(policy_of) {
         Some(policy) => floors.insert("*".to_owned(), policy),
@@ -200,7 +203,7 @@ fn policy_of(word: &str) -> Option<Policy> {
     serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
 }
 
-/// What the API's check answers, as what a form is told.
+/// Turns a validation error of the API into a message for the form.
 fn as_told(error: ApiError) -> PageError {
     if error.status() == StatusCode::BAD_REQUEST {
         let message = error.message().trim_start_matches("transport.");
@@ -228,7 +231,7 @@ async fn try_create(
     let name = sent.get("name").trim().to_owned();
     if !is_name(&name) {
         return Err(PageError::bad(format!(
-            "The name takes 1 to {NAME_CHARS_MAX} small letters, digits, “-” and single “_”, and begins with a letter."
+            "The name must have 1 to {NAME_CHARS_MAX} lowercase letters, digits, “-” and single “_”, and must start with a letter."
         )));
     }
     let floors = floors_of(sent, Floors::new());
@@ -281,14 +284,14 @@ async fn render_one(
             (ui::id(&id.to_string()))
             @if manages {
                 div.actions {
-                    form method="post" action={ "/connections/" (id) "/probe" } { (ui::form_token(visitor)) button { (ui::icon("again")) "Probe" } }
+                    form method="post" action={ "/connections/" (id) "/probe" } { (ui::form_token(visitor)) button { (ui::icon("again")) "Fetch tools" } }
                     @if matches!(connection.setup, Setup::Http { .. }) {
                         form method="post" action={ "/connections/" (id) "/sign-in" } { (ui::form_token(visitor)) button { (ui::icon("key")) @if connection.signed_in_at.is_some() { "Sign in again" } @else { "Sign in" } } }
                     }
                     @if connection.signed_in_at.is_some() {
-                        form method="post" action={ "/connections/" (id) "/sign-out" } data-confirm="Sign out? Calls that need the sign-in fail from then on." { (ui::form_token(visitor)) button { "Sign out" } }
+                        form method="post" action={ "/connections/" (id) "/sign-out" } data-confirm="Sign out? Calls that need this sign-in will fail." { (ui::form_token(visitor)) button { "Sign out" } }
                     }
-                    form method="post" action={ "/connections/" (id) "/delete" } data-confirm="Remove this connection? Assignments that use it lose its tools." { (ui::form_token(visitor)) button.risky { "Remove" } }
+                    form method="post" action={ "/connections/" (id) "/delete" } data-confirm="Remove this connection? Assignments that use it will lose its tools." { (ui::form_token(visitor)) button.risky { "Remove" } }
                 }
             }
         }
@@ -296,12 +299,12 @@ async fn render_one(
         div.grid-2 {
             div {
                 section {
-                    div.head { h2 { "Tools" } @if let Some(at) = connection.probed_at { span.dim.small { "as probed " (ui::time(at, visitor.now)) } } }
+                    div.head { h2 { "Tools" } @if let Some(at) = connection.probed_at { span.dim.small { "loaded " (ui::time(at, visitor.now)) } } }
                     div.card { (tools(&connection)) }
                 }
                 @if manages {
                     section.card.pad {
-                        div.head { h2 { "Change it" } }
+                        div.head { h2 { "Edit" } }
                         (ui::alert(told.wrong.as_deref()))
                         (form(web, visitor, &format!("/connections/{id}"), &fields, Some(&connection)))
                     }
@@ -312,7 +315,7 @@ async fn render_one(
                     dt { "Server" } dd.mono { (server_of(&connection, visitor)) }
                     dt { "Trusted" } dd { (trusted_tools(&connection)) }
                     dt { "Signed in" } dd { @match &connection.signed_in_at { Some(issuer) => (issuer), None => "no" } }
-                    dt { "Made" } dd { (ui::time(connection.created_at, visitor.now)) }
+                    dt { "Created" } dd { (ui::time(connection.created_at, visitor.now)) }
                 }
                 section {
                     div.head { h2 { "Used by" } }
@@ -335,9 +338,9 @@ fn trusted_tools(connection: &Connection) -> Markup {
     let trusted = tool_settings::trusted(connection);
     html! {
         @if !trusted.is_empty() {
-            "The policy guard does not ask after the results of " span.mono { (trusted.join(", ")) } "."
+            "The guard policy treats results as trusted from " span.mono { (trusted.join(", ")) } "."
         } @else if connection.trusted && connection.tools.is_none() {
-            "All tools that do not reach the open world, once it is probed."
+            "All tools that do not reach the open world, once the tools are loaded."
         } @else { "no" }
     }
 }
@@ -345,26 +348,26 @@ fn trusted_tools(connection: &Connection) -> Markup {
 fn tools(connection: &Connection) -> Markup {
     let Some(tools) = connection.tools.as_ref() else {
         return ui::empty(
-            "Not probed yet",
-            &html! { "A probe asks the server for its tools." },
+            "Tools not loaded yet",
+            &html! { "Fetch the tools to see what the server offers." },
         );
     };
     if tools.is_empty() {
         return ui::empty(
             "The server has no tools",
-            &html! { "Probe it again when it has." },
+            &html! { "Fetch the tools again when it has some." },
         );
     }
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Tool" } th scope="col" { "Does" } th scope="col" { "Default policy" } } }
+                thead { tr { th scope="col" { "Tool" } th scope="col" { "Effect" } th scope="col" { "Default policy" } } }
                 tbody {
                     @for tool in tools {
                         @let policy = super::assignments::word_of(connection.view().default_policy(tool));
                         tr {
                             td.title { span.mono { (ui::name(&tool.name)) } span.sub dir="auto" { (text::exact_line(&text::clip(&tool.description, 300))) }
-                                @if let Err(why) = errand_core::schema::weigh(&tool.input_schema) { span.sub { "Refused, no assignment has it: the schema of its arguments cannot be checked (" (why) ")." } } }
+                                @if let Err(why) = errand_core::schema::weigh(&tool.input_schema) { span.sub { "Unavailable to assignments: the schema of its arguments cannot be checked (" (why) ")." } } }
                             td.small { (does(connection, tool)) }
                             td { (ui::state(policy, policy)) }
                         }
@@ -377,12 +380,17 @@ fn tools(connection: &Connection) -> Markup {
 
 fn does(connection: &Connection, tool: &errand_core::connection::ProbedTool) -> String {
     let hints = &tool.hints;
-    let mut words = vec![if hints.reads() { "reads" } else { "changes" }];
+    let effect = if hints.reads() {
+        "read-only"
+    } else {
+        "makes changes"
+    };
+    let mut words = vec![effect];
     if hints.destructive && !hints.reads() {
-        words.push("may remove");
+        words.push("can delete");
     }
     if hints.idempotent {
-        words.push("can be repeated");
+        words.push("safe to retry");
     }
     if tool.is_open(connection.settings_of(&tool.name)) {
         words.push("reaches the open world");
@@ -418,7 +426,7 @@ fn fields_of(connection: &Connection) -> Fields {
     fields
 }
 
-/// The assignments whose latest build names the connection.
+/// The assignments whose latest build uses the connection.
 async fn users_of(
     web: &Web,
     visitor: &Visitor,
@@ -472,7 +480,7 @@ async fn try_save(
     let mut setup = setup_of(web, team, transport_of(sent)?)
         .await
         .map_err(as_told)?;
-    // The page has no fields for it: it stays as it is.
+    // The form has no fields for the OAuth client, so it stays unchanged.
     if let (Setup::Http { client, .. }, Setup::Http { client: was, .. }) =
         (&mut setup, &connection.setup)
     {
@@ -480,7 +488,7 @@ async fn try_save(
     }
     let (trusted, settings) = tool_settings::of_form(&connection, sent);
     check_settings(&connection.name, Some(&connection), &settings).map_err(as_told)?;
-    // What was said of the tools of one server says nothing of those of another.
+    // Trust in the tools of one server must not carry over to another server.
     let is_same_place = match (&setup, &connection.setup) {
         (Setup::Http { url, .. }, Setup::Http { url: was, .. }) => url == was,
         (Setup::Stdio { command, .. }, Setup::Stdio { command: was, .. }) => command == was,
@@ -508,14 +516,14 @@ pub(super) async fn probe(
     match web.connections.probe(&connection).await? {
         Ok(_) => Ok(Redirect::to(&format!("/connections/{id}")).into_response()),
         Err(error) => {
-            let above = html! { div.alert role="alert" { "The server was not reached: " (sentence(&error)) } };
+            let above = html! { div.alert role="alert" { "Could not reach the server: " (sentence(&error)) } };
             render_one(&web, &visitor, id, Some(&above), &Told::default()).await
         }
     }
 }
 
-/// Shows where a person signs in. A link, not a redirect: a page's form leads nowhere but here (`form-action`), and people
-/// see where they go.
+/// Shows a link to the page where the person signs in. Not a redirect: `form-action` forbids forms that lead to other
+/// sites, and people should see where they go.
 pub(super) async fn sign_in(
     State(web): State<Web>,
     visitor: Visitor,
@@ -533,7 +541,7 @@ pub(super) async fn sign_in(
             let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
             html! {
                 div.note.look role="status" {
-                    p { "Sign in at " strong { (host) } ". You come back here by yourself; the link ends " (ui::time(begun.ends, visitor.now)) "." }
+                    p { "Sign in at " strong { (host) } ". You will return to this page afterwards. The link expires " (ui::time(begun.ends, visitor.now)) "." }
                     p { a.button.main #sign-in href=(begun.url) rel="noreferrer" { "Go to " (host) } }
                 }
             }
@@ -546,7 +554,7 @@ pub(super) async fn sign_in(
     render_one(&web, &visitor, id, Some(&above), &Told::default()).await
 }
 
-/// Forgets the sign-in.
+/// Deletes the stored sign-in.
 pub(super) async fn sign_out(
     State(web): State<Web>,
     visitor: Visitor,
@@ -560,7 +568,7 @@ pub(super) async fn sign_out(
     Ok(Redirect::to(&format!("/connections/{id}")).into_response())
 }
 
-/// Ends a sign-in that was begun over the API, for somebody who has read whose connection it is.
+/// Completes a sign-in that was started over the API, after the person has confirmed for whose connection it is.
 pub(super) async fn confirm_sign_in(
     State(web): State<Web>,
     axum::extract::Path(token): axum::extract::Path<String>,

@@ -1,7 +1,7 @@
-//! What a page answers when it cannot do what was asked.
+//! Error pages.
 //!
-//! A handler returns a [`Failure`]; the guard, which knows who is logged in, makes a page of it. Faults inside go the
-//! API's way, which logs their cause and shows the request's id.
+//! Handlers return a [`PageError`]. The guard, which knows who is logged in, renders a page for a [`Failure`]. Internal
+//! errors take the API's path, which logs their cause and shows the request ID.
 
 use axum::response::{IntoResponse, Response};
 use errand_sandbox::FileError;
@@ -13,7 +13,7 @@ use super::guard::Person;
 use super::layout::{Section, lone_page, page_with_status};
 use crate::api::error::ApiError;
 
-/// A page that says what was wrong.
+/// An error page that tells the person what is wrong.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -21,15 +21,15 @@ pub(super) struct Failure {
     message: String,
 }
 
-/// Why a handler has no page.
+/// Why a handler cannot show its page.
 pub(super) enum PageError {
-    /// The person can do something about it.
+    /// An error that the person can do something about.
     Told(Failure),
-    /// The server failed.
+    /// An internal error.
     Inside(ApiError),
 }
 
-/// What handlers return.
+/// The result of page handlers.
 pub(super) type Shown = Result<Response, PageError>;
 
 impl Failure {
@@ -41,7 +41,7 @@ impl Failure {
         }
     }
 
-    /// The whole page.
+    /// The page for a logged-in person, with navigation.
     pub(super) fn into_page(self, person: &Person) -> Response {
         let body = html! {
             div.head { h1 { (self.title) } }
@@ -51,7 +51,7 @@ impl Failure {
         page_with_status(self.status, person, self.title, Section::None, &body)
     }
 
-    /// The page for somebody who is not logged in.
+    /// The page for someone who is not logged in.
     pub(super) fn into_lone_page(self) -> Response {
         let body = html! {
             h1 { (self.title) }
@@ -63,29 +63,29 @@ impl Failure {
 }
 
 impl PageError {
-    /// There is nothing here, or it is another team's.
+    /// The page does not exist or belongs to another team; the answer does not reveal which.
     pub(super) fn not_found() -> Self {
         Self::Told(Failure::new(
             StatusCode::NOT_FOUND,
             "Not found",
-            "There is no such thing, or it belongs to another team.",
+            "This page does not exist, or you do not have access to it.",
         ))
     }
 
-    /// The person, or others, have the server do as much as it does at once.
+    /// A limit on concurrent work is reached, by this person or by all.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::Told(Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "Too much at once",
+            "Too many requests",
             message,
         ))
     }
 
-    /// What was sent does not fit.
+    /// Invalid input.
     pub(super) fn bad(message: impl Into<String>) -> Self {
         Self::Told(Failure::new(
             StatusCode::BAD_REQUEST,
-            "That did not work",
+            "Something went wrong",
             message,
         ))
     }
@@ -116,7 +116,7 @@ impl From<StoreError> for PageError {
             }
             StoreError::Conflict(message) => Self::Told(Failure::new(
                 StatusCode::CONFLICT,
-                "That did not work",
+                "Something went wrong",
                 message,
             )),
             other => Self::Inside(other.into()),
@@ -148,7 +148,7 @@ impl From<FileError> for PageError {
     }
 }
 
-/// What the person can read of an error, for a form that is shown again; a fault inside stays one.
+/// The message for a form that is shown again. Internal errors are passed on.
 pub(super) fn told(error: PageError) -> Result<String, PageError> {
     match error {
         PageError::Told(failure) => Ok(sentence(&failure.message)),
@@ -156,7 +156,7 @@ pub(super) fn told(error: PageError) -> Result<String, PageError> {
     }
 }
 
-/// With a capital letter at its beginning and a full stop at its end.
+/// Starts a text with a capital letter and ends it with a period.
 pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.trim().chars();
     let mut sentence: String = chars

@@ -1,7 +1,7 @@
-//! The files of a run's sandbox: listing, preview, download.
+//! The files of a run's sandbox: list, preview, download.
 //!
-//! Promised: what people or agents made is served so that it cannot act in our origin: `sandbox`, `nosniff`, a download
-//! unless it is a picture of a kind that holds no script, or a PDF; previews of text are text.
+//! Guarantees: content made by people or agents cannot act in our origin. Responses have `sandbox` and `nosniff`.
+//! Everything is a download, except PDFs and image types that cannot contain scripts. Text is previewed as text.
 
 use axum::extract::State;
 use errand_core::id::{RunId, SandboxId};
@@ -18,13 +18,13 @@ use super::layout::{Section, page};
 use super::{Web, text, ui};
 use crate::api::v1::files::{answer, describe};
 
-/// Most bytes of a text that is read for its preview.
+/// Maximum size in bytes of the part of a text file that a preview reads.
 const PREVIEW_BYTES_MAX: u64 = 256 * 1024;
-/// Pictures that hold no script.
+/// Image types that cannot contain scripts.
 const PICTURES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 const PDF: &str = "application/pdf";
 
-/// What is in the top directory. None: the sandbox is gone.
+/// The entries of the sandbox's top directory. `None` if the sandbox no longer exists.
 pub(super) async fn top(web: &Web, visitor: &Visitor, sandbox: &SandboxId) -> Option<Vec<Entry>> {
     let root = root_of(web, visitor, sandbox).await.ok()?;
     let path = SandboxPath::root();
@@ -32,7 +32,7 @@ pub(super) async fn top(web: &Web, visitor: &Visitor, sandbox: &SandboxId) -> Op
     Some(listed.map(|listing| listing.entries).unwrap_or_default())
 }
 
-/// Files as links to their previews.
+/// Links to the previews of files.
 pub(super) fn links<'a>(run: RunId, entries: impl Iterator<Item = &'a Entry>) -> Markup {
     html! {
         ul.files {
@@ -76,16 +76,16 @@ pub(super) async fn list(
     let body = html! {
         (crumbs(run, &path))
         div.head { h1 { "Files" } }
-        @if listing.truncated { div.note { "There are more files than are shown." } }
+        @if listing.truncated { div.note { "Only some of the files are shown." } }
         div.card.pad {
-            @if listing.entries.is_empty() { (ui::empty("This directory is empty", &html! { "Files that the run writes, and those that were uploaded, show up here." })) }
+            @if listing.entries.is_empty() { (ui::empty("This directory is empty", &html! { "Files that the run writes and files that were uploaded appear here." })) }
             @else { (links(run, listing.entries.iter())) }
         }
     };
     Ok(page(&visitor, "Files", Section::Runs, &body))
 }
 
-/// The way to a file, each directory a link.
+/// The path of a file, with a link for each directory.
 fn crumbs(run: RunId, path: &SandboxPath) -> Markup {
     let text = path.to_string();
     let mut at = String::new();
@@ -141,7 +141,7 @@ fn raw_of(run: RunId, path: &str) -> String {
     format!("/runs/{run}/files/raw?{}", query_of(path))
 }
 
-/// A picture or a PDF, by its name.
+/// An image or a PDF, by its file name. `None` for other types.
 fn as_picture(name: &str, raw: &str) -> Option<Markup> {
     let kind = kind_of(name);
     if PICTURES.contains(&kind.as_str()) {
@@ -149,10 +149,10 @@ fn as_picture(name: &str, raw: &str) -> Option<Markup> {
             html! { img.preview src={ (raw) "&inline=1" } alt=(one_line(name)) loading="lazy"; },
         );
     }
-    (kind == PDF).then(|| html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(one_line(name)) { p { "Your browser shows no PDFs here. " a href=(raw) { "Download it" } } } })
+    (kind == PDF).then(|| html! { object.preview type=(PDF) data={ (raw) "&inline=1" } aria-label=(one_line(name)) { p { "Your browser cannot show PDFs here. " a href=(raw) { "Download it" } } } })
 }
 
-/// A picture or a PDF of a run's sandbox as it is now, within another page; a link to it.
+/// Embeds an image or a PDF from the run's sandbox in its current state; for other types, a link.
 pub(super) fn shown(run: RunId, path: &str) -> Markup {
     let name = path.rsplit('/').next().unwrap_or(path);
     html! {
@@ -166,9 +166,9 @@ pub(super) fn link_to(run: RunId, path: &str) -> Markup {
     html! { a href={ "/runs/" (run) "/files/view?" (query_of(path)) } { "Open " (ui::name(path)) } }
 }
 
-/// The beginning of a file, if it is text.
+/// The beginning of a text file; otherwise a note.
 fn preview(name: &str, size: u64, bytes: &[u8]) -> Markup {
-    // The last character may be cut in half.
+    // The read may have ended within a character.
     let read = match std::str::from_utf8(bytes) {
         Ok(read) => Some(read),
         Err(error) if error.error_len().is_none() => {
@@ -178,7 +178,7 @@ fn preview(name: &str, size: u64, bytes: &[u8]) -> Markup {
         Err(_) => None,
     };
     let Some(read) = read.filter(|read| !read.contains('\0')) else {
-        return html! { p.dim { "There is no preview of this kind of file." } };
+        return html! { p.dim { "No preview is available for this type of file." } };
     };
     html! {
         @if size > PREVIEW_BYTES_MAX { p.note { "The first " (ui::size(PREVIEW_BYTES_MAX)) " are shown." } }
@@ -188,7 +188,7 @@ fn preview(name: &str, size: u64, bytes: &[u8]) -> Markup {
     }
 }
 
-/// The bytes: a download, or, with `inline` and only where that is safe, to be shown.
+/// The bytes as a download, or for display if `inline` is set and the type is safe.
 pub(super) async fn raw(
     State(web): State<Web>,
     visitor: Visitor,
@@ -215,7 +215,7 @@ pub(super) async fn raw(
         );
     }
     if params.is_on("inline") && kind == PDF {
-        // A browser's reader of PDFs does not start in a sandbox; it has an origin of its own, and may load nothing.
+        // A browser's PDF viewer does not start under `sandbox`. It runs in its own origin and may load nothing.
         headers.insert(
             header::CONTENT_SECURITY_POLICY,
             HeaderValue::from_static("default-src 'none'; object-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"),
@@ -224,7 +224,7 @@ pub(super) async fn raw(
     Ok(response)
 }
 
-/// What is a stranger's cannot act.
+/// Headers that keep foreign content from acting.
 pub(super) fn make_harmless(headers: &mut HeaderMap) {
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
@@ -270,7 +270,7 @@ pub(super) async fn root_of(
     blocking(move || sandboxes.root(&row.id, charged)).await
 }
 
-/// Does file work on a thread for that.
+/// Runs file operations on a blocking thread.
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, PageError> {

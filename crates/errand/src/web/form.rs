@@ -1,6 +1,6 @@
-//! Forms: read whole, their token held against the session.
+//! Forms: reads them completely and checks their token against the session.
 //!
-//! A form's fields are text by name, in order; a name may stand there several times (check boxes).
+//! A form's fields are text by name, in order. A name can occur several times (checkboxes).
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
@@ -15,35 +15,35 @@ use crate::api::body_memory::Charge;
 use crate::api::error::ApiError;
 use crate::api::path::PathIds;
 
-/// The field that holds the form's token.
+/// The field that contains the form's token.
 pub(super) const TOKEN_FIELD: &str = "form_token";
 
-/// Most bytes of a form without files. The text of an assignment's build is the largest one.
+/// Maximum size in bytes of a form without files. The largest is the one with an assignment's build.
 pub(super) const BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// The fields of a form.
+/// The fields of a form or a query string.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads what a form, or a query, is made of.
+    /// Parses the URL-encoded fields.
     pub(super) fn parse(text: &[u8]) -> Self {
         let pairs = url::form_urlencoded::parse(text);
         Self(pairs.into_owned().collect())
     }
 
-    /// The first field of a name; nothing where there is none.
+    /// The first field with this name; empty if there is none.
     pub(super) fn get(&self, name: &str) -> &str {
         let found = self.0.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
-    /// The same without blanks around it; none where nothing is left.
+    /// The trimmed value of a field. `None` if it is empty.
     pub(super) fn given(&self, name: &str) -> Option<&str> {
         Some(self.get(name).trim()).filter(|text| !text.is_empty())
     }
 
-    /// All fields of a name.
+    /// The values of all fields with this name.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0
             .iter()
@@ -51,28 +51,26 @@ impl Fields {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Whether a box is ticked.
+    /// Whether a checkbox is selected.
     pub(super) fn is_on(&self, name: &str) -> bool {
         !self.get(name).is_empty()
     }
 
-    /// The names that occur.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Gives a field its value, in place of those it has.
+    /// Sets a field and removes its other values.
     pub(super) fn set(&mut self, name: &str, value: &str) {
         self.0.retain(|(key, _)| key != name);
         self.0.push((name.to_owned(), value.to_owned()));
     }
 
-    /// One field more, also of a name that is there.
+    /// Adds a field, even if the name already exists.
     pub(super) fn add(&mut self, name: &str, value: &str) {
         self.0.push((name.to_owned(), value.to_owned()));
     }
 
-    /// One field more.
     #[cfg(test)]
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         self.0.push((name.to_owned(), value.to_owned()));
@@ -80,7 +78,7 @@ impl Fields {
     }
 }
 
-/// What is wrong with a form, and what was sent: for the page that shows it again.
+/// A form that is shown again: what is wrong with it, and the submitted fields.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) wrong: Option<String>,
@@ -88,7 +86,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What the person can do something about. A fault inside stays one.
+    /// Keeps an error that the person can do something about. Internal errors are passed on.
     pub(super) fn of(error: PageError, sent: Fields) -> Result<Self, PageError> {
         Ok(Self {
             wrong: Some(told(error)?),
@@ -96,12 +94,11 @@ impl Told {
         })
     }
 
-    /// Of the page.
     pub(super) fn status(&self) -> StatusCode {
         ui::status_of(self.wrong.is_some())
     }
 
-    /// What was sent, where something is wrong with it; else what there is.
+    /// The submitted fields if something is wrong with them, otherwise the given ones.
     pub(super) fn fields_or(&self, there_is: impl FnOnce() -> Fields) -> Fields {
         if self.wrong.is_some() {
             self.sent.clone()
@@ -111,7 +108,7 @@ impl Told {
     }
 }
 
-/// A form that was sent by one of our pages to the person who is logged in.
+/// A form that one of our pages sent for the logged-in person.
 pub(super) struct Form(pub(super) Fields);
 
 impl<S: Send + Sync> FromRequest<S> for Form {
@@ -125,7 +122,7 @@ impl<S: Send + Sync> FromRequest<S> for Form {
     }
 }
 
-/// Holds a form's token against the session.
+/// Checks a form's token against the session, in constant time.
 pub(super) fn check_token(person: Option<&Person>, token: &str) -> Result<(), PageError> {
     let fits = person
         .is_some_and(|person| bool::from(person.form_token.as_bytes().ct_eq(token.as_bytes())));
@@ -135,11 +132,11 @@ pub(super) fn check_token(person: Option<&Person>, token: &str) -> Result<(), Pa
     Err(PageError::Told(Failure::new(
         StatusCode::FORBIDDEN,
         "This form is out of date",
-        "You logged in again since the page was opened. Open it once more, and send the form from there.",
+        "You logged in again after opening the page. Reload the page and send the form again.",
     )))
 }
 
-/// A form of somebody who is not logged in: without a token.
+/// A form of someone who is not logged in, without a token.
 pub(super) struct OpenForm(pub(super) Fields);
 
 impl<S: Send + Sync> FromRequest<S> for OpenForm {
@@ -152,8 +149,8 @@ impl<S: Send + Sync> FromRequest<S> for OpenForm {
         let mut pieces = body.into_data_stream();
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.next().await {
-            let piece = piece
-                .map_err(|_| PageError::bad("The form did not arrive whole. Send it once more."))?;
+            let piece =
+                piece.map_err(|_| PageError::bad("The form arrived incomplete. Send it again."))?;
             if bytes.len() + piece.len() > BYTES_MAX {
                 return Err(ApiError::too_large("a form", BYTES_MAX as u64).into());
             }
@@ -164,7 +161,7 @@ impl<S: Send + Sync> FromRequest<S> for OpenForm {
     }
 }
 
-/// The parameters of an address.
+/// The query parameters of an address.
 pub(super) struct Params(pub(super) Fields);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -179,7 +176,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     }
 }
 
-/// The ids of a path, by the names of the table of pages.
+/// The IDs in a path, by the names in the table of pages.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<T: PathIds, S: Send + Sync> FromRequestParts<S> for Path<T> {

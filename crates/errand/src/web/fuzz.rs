@@ -1,5 +1,5 @@
-//! Whatever text reaches a page or the editor: it is shown, or refused, within a moment, on a stack that is a quarter of
-//! what threads of the server have. More cases: `scripts/fuzz`.
+//! Property: any text that reaches a page or the editor is shown or refused quickly, on a stack that is a quarter of
+//! the size of the server's thread stacks. `scripts/fuzz` runs more cases.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::assignments::yaml;
 use super::text;
 
-/// Far above what the largest text takes, and far below what anything quadratic would.
+/// Far above what the largest text needs, and far below what a quadratic algorithm would need.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 pub(super) fn within_bounds<T: Send + 'static>(

@@ -1,12 +1,15 @@
-//! Who is logged in, what they may, and whether a form was sent by our own page.
+//! Checks who is logged in, what they are permitted to do, and that one of our pages sent a form.
 //!
-//! Promised, in this order, for every page of the table: a request that changes something comes from our own origin, as
-//! the browser says (`Sec-Fetch-Site`, else `Origin`); whoever is not logged in is sent to log in, and back afterwards;
-//! the role that the person has *now* in the team must have the permission that the table names. [`super::form`] holds
-//! each form's token against the session besides.
+//! Guarantees, in this order, for each page of the table:
+//! - A request that changes something comes from our own origin, as reported by the browser (`Sec-Fetch-Site`,
+//!   otherwise `Origin`).
+//! - Someone who is not logged in is sent to the log-in page, and back afterwards.
+//! - The person's *current* role in the team has the permission that the table names.
 //!
-//! The cookie is a random token of which the store has the SHA-256. It is `HttpOnly` and `SameSite=Lax`; where people
-//! reach the server by TLS it is `Secure` and has the prefix `__Host-`.
+//! In addition, [`super::form`] checks each form's token against the session.
+//!
+//! The cookie contains a random token; the store has its SHA-256. It is `HttpOnly` and `SameSite=Lax`. If people reach
+//! the server over TLS, it is also `Secure` and has the prefix `__Host-`.
 
 use std::ops::Deref;
 
@@ -31,25 +34,26 @@ use crate::api::request::OfTeam;
 use crate::api::slots::Holder;
 use crate::secret_key::SetUpToken;
 
-/// What the form's token is derived for.
+/// Separates form tokens from other values derived from the session token.
 const FORM_PURPOSE: &[u8] = b"errand form ";
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Somebody who is logged in.
+/// A logged-in person.
 #[derive(Clone)]
 pub(crate) struct Person {
     session: Session,
     /// SHA-256 of the cookie's token.
     pub(super) token_hash: [u8; 32],
-    /// What each form of theirs holds.
+    /// The token that each of their forms contains.
     pub(super) form_token: String,
-    /// How many requests of their team wait for an answer.
+    /// Open requests of their team.
     pub(super) open_requests: u64,
-    /// When the request came.
+    /// When the request arrived.
     pub(super) now: Timestamp,
 }
 
-/// Whose memory the body of a request takes: that of the person and of the team. `None` if nobody is logged in.
+/// The holders that the memory of a request's body counts for: the person and their team. `None` if the person is not
+/// logged in.
 pub(crate) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
     let person = extensions.get::<Person>()?;
     let team = extensions.get::<Visitor>().map(Visitor::team_id);
@@ -64,7 +68,7 @@ impl Deref for Person {
     }
 }
 
-/// Somebody who is logged in and of a team.
+/// A logged-in person with a team.
 #[derive(Clone)]
 pub(crate) struct Visitor {
     person: Person,
@@ -80,32 +84,29 @@ impl Deref for Visitor {
 }
 
 impl Visitor {
-    /// The team: the first argument of every operation.
+    /// The team, which is the first argument of every store operation.
     pub(super) fn team_id(&self) -> TeamId {
         self.membership.team
     }
 
-    /// The team's name.
     pub(super) fn team_name(&self) -> &str {
         &self.membership.name
     }
 
-    /// Who it is.
     pub(super) fn user_id(&self) -> UserId {
         self.person.session.user
     }
 
-    /// Their role in the team now.
+    /// Their current role in the team.
     pub(super) fn role(&self) -> Role {
         self.membership.role
     }
 
-    /// Whether their role has the right.
     pub(super) fn may(&self, permission: Permission) -> bool {
         self.membership.role.may(permission)
     }
 
-    /// Whether they are still logged in and may read, for what goes on longer than a request.
+    /// Whether they are still logged in and can still read. Long-lived streams check it again and again.
     pub(super) async fn still_counts(&self, web: &Web) -> bool {
         let session = web.store.session(self.person.token_hash, web.clock.now());
         session.await.is_ok_and(|session| {
@@ -119,22 +120,21 @@ impl Visitor {
     }
 }
 
-/// The layer around each page.
+/// The middleware of each page.
 pub(super) async fn middleware(
     State(web): State<Web>,
     mut request: Request,
     next: Next,
 ) -> Response {
     if web.draining.is_cancelled() {
-        return ApiError::unavailable("the server is stopping: try again in a moment")
+        return ApiError::unavailable("the server is shutting down; try again in a moment")
             .into_response();
     }
     let Some(page) = request.extensions().get::<&'static Page>().copied() else {
         return ApiError::internal("a page is not in the table of pages").into_response();
     };
     if request.method() != Method::GET && !is_of_our_own(&web, request.headers()) {
-        let message =
-            "this form was sent from another site; open the page here and send it once more";
+        let message = "this form was sent from another site; open the page here and send it again";
         return ApiError::new(ErrorCode::Forbidden, message).into_response();
     }
     let person = match person(&web, request.headers(), request.method()).await {
@@ -208,7 +208,7 @@ async fn person(
     }))
 }
 
-/// Who is logged in in the browser that sends this, for what is no page of the table.
+/// The logged-in user of a request that is not in the table of pages.
 pub(crate) async fn user_of(
     app: &AppState,
     headers: &HeaderMap,
@@ -220,7 +220,7 @@ pub(crate) async fn user_of(
     Ok(session.map(|session| session.user))
 }
 
-/// What the forms of a session hold: nobody makes it who does not know the cookie.
+/// The form token of a session. It cannot be derived without the cookie.
 fn form_token(token: &SetUpToken) -> String {
     let digest = Sha256::new()
         .chain_update(FORM_PURPOSE)
@@ -234,7 +234,7 @@ fn to_log_in(method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
         return ApiError::new(ErrorCode::Unauthorized, "log in again").into_response();
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    // A form that was sent is not sent again after the log-in.
+    // A submitted form is not sent again after the log-in.
     let next = if method == Method::GET { path } else { "/" };
     if next == "/" {
         return Redirect::to("/log-in").into_response();
@@ -243,8 +243,8 @@ fn to_log_in(method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
     Redirect::to(&format!("/log-in?next={next}")).into_response()
 }
 
-/// Whether the browser says that the request comes from our own pages. A caller that says nothing is no browser of these
-/// days, and has no cookie that a page could make it send.
+/// Whether the browser reports that one of our pages sent the request. A client that sends neither header is not a
+/// current browser, so no site can make it send a cookie.
 fn is_of_our_own(web: &Web, headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = text(SEC_FETCH_SITE) {
@@ -254,12 +254,12 @@ fn is_of_our_own(web: &Web, headers: &HeaderMap) -> bool {
         return !headers.contains_key(header::ORIGIN);
     };
     let host = origin.split_once("://").map(|(_, host)| host);
-    // The public address; or the one that the browser itself says it connects to, where nobody has set a public one.
+    // The configured public address. Without one, the address that the browser says it connected to.
     origin == web.settings.public_url
         || host.is_some_and(|host| text(header::HOST.as_str()) == Some(host))
 }
 
-/// Whether people reach the server by TLS.
+/// Whether people reach the server over TLS.
 fn is_secure(web: &AppState) -> bool {
     web.settings.public_url.starts_with("https:")
 }
@@ -284,7 +284,7 @@ fn token_of(web: &AppState, headers: &HeaderMap) -> Option<SetUpToken> {
         .and_then(|(_, value)| SetUpToken::parse(value))
 }
 
-/// Opens a session for somebody who has shown who they are: the header that sets its cookie.
+/// Opens a session for an authenticated user and returns the header that sets its cookie.
 pub(super) async fn open_session(web: &Web, user: UserId) -> Result<HeaderValue, ApiError> {
     let token = SetUpToken::generate().map_err(ApiError::internal)?;
     web.store
@@ -293,7 +293,7 @@ pub(super) async fn open_session(web: &Web, user: UserId) -> Result<HeaderValue,
     cookie(web, token.expose(), 30 * 24 * 3600)
 }
 
-/// The header that takes the cookie away.
+/// The header that deletes the cookie.
 pub(super) fn no_cookie(web: &Web) -> Result<HeaderValue, ApiError> {
     cookie(web, "", 0)
 }

@@ -1,4 +1,4 @@
-//! Home: what needs me, what is running, what failed, and the last thirty days.
+//! The home page: open requests, active runs, failures, and the last 30 days.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use super::layout::{Section, page};
 use super::runs::{Beside, table};
 use super::{Web, inbox, ui};
 
-/// How many days the chart has.
+/// Days in the chart.
 const DAYS: u32 = 30;
 const DAY_MS: i64 = 86_400_000;
-/// How many requests and runs are shown of each kind.
+/// Requests and runs shown per list.
 const SHOWN: u32 = 5;
 
 pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
@@ -51,18 +51,18 @@ pub(super) async fn show(State(web): State<Web>, visitor: Visitor) -> Shown {
         section {
             div.head { h2 { "Needs your attention" } @if open.total > u64::from(SHOWN) { a href="/inbox" { "All " (open.total) " in the inbox" } } }
             @if open.items.is_empty() {
-                div.card { (ui::empty("You're all caught up", &html! { "Runs that ask for an approval or an answer show up here." })) }
+                div.card { (ui::empty("You're all caught up", &html! { "Runs that need an approval or an answer appear here." })) }
             } @else {
                 div.card { (inbox::short(&open.items, visitor.now)) }
             }
         }
         section {
             div.head { h2 { "Running" } @if working.total > u64::from(SHOWN) { a href="/runs?status=working" { "All " (ui::number(working.total)) } } }
-            div.card { (runs(&working.items, &beside_working, visitor.now, "Nothing is running", "Start a run from an assignment or through the API.")) }
+            div.card { (runs(&working.items, &beside_working, visitor.now, "No runs in progress", "Start a run from an assignment or through the API.")) }
         }
         section {
             div.head { h2 { "Failed" } @if failed.total > u64::from(SHOWN) { a href="/runs?status=failed" { "All " (ui::number(failed.total)) } } }
-            div.card { (runs(&failed.items, &beside_failed, visitor.now, "Nothing failed", "Runs that end with an error show up here, with a button to retry.")) }
+            div.card { (runs(&failed.items, &beside_failed, visitor.now, "No failed runs", "Runs that end with an error appear here, with a button to retry them.")) }
         }
         section {
             div.head { h2 { "The last 30 days" } }
@@ -85,7 +85,7 @@ fn runs(
     table(items, beside, now)
 }
 
-/// The first of the chart's days.
+/// The first day of the chart.
 fn first_day(now: Timestamp) -> Timestamp {
     let today = now.as_millis() / DAY_MS;
     Timestamp::from_millis((today - i64::from(DAYS - 1)) * DAY_MS)
@@ -110,7 +110,7 @@ fn tiles(days: &[DayFigures], open: u64, working: u64) -> Markup {
     }
 }
 
-/// Bars of runs by day, as a drawing in the page; the same as a table for whoever does not see it.
+/// A bar chart of runs per day as SVG, with the same data as a table for people who cannot see it.
 fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     let by_day: HashMap<i64, &DayFigures> =
         days.iter().map(|day| (day.day.as_millis(), day)).collect();
@@ -128,14 +128,14 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
     let total = |day: &DayFigures| day.completed + day.failed + day.interrupted + day.open;
     let most = all.iter().map(|(_, day)| total(day)).max().unwrap_or(0);
     if most == 0 {
-        return html! { div.card { (ui::empty("No runs in the last 30 days", &html! { "The chart begins with the first one." })) } };
+        return html! { div.card { (ui::empty("No runs in the last 30 days", &html! { "The chart starts with your first run." })) } };
     }
     let top = nice(most);
     html! {
         figure.card.chart {
             div.scroll tabindex="0" role="region" aria-label="Chart" {
                 svg viewBox="0 0 900 176" role="img" aria-labelledby="chart-title" {
-                    title #chart-title { "Runs and cost by day, of the last 30 days" }
+                    title #chart-title { "Runs and cost by day, last 30 days" }
                     @for (y, label) in [(16, top), (80, top / 2), (144, 0)] {
                         line.grid x1="44" x2="896" y1=(y) y2=(y) {}
                         text x="38" y=(y + 4) text-anchor="end" { (ui::number(label)) }
@@ -147,7 +147,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
                 }
             }
             figcaption.legend {
-                @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "not ended")] {
+                @for (kind, name) in [("completed", "completed"), ("failed", "failed"), ("interrupted", "stopped"), ("open", "in progress")] {
                     span { svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "bar-" (kind) } width="10" height="10" rx="2" {} } (name) }
                 }
                 @if dearest(&all) > 0.0 { span { svg viewBox="0 0 10 10" aria-hidden="true" { line.line-cost x1="0" x2="10" y1="5" y2="5" {} } "cost, at most " (ui::cost(dearest(&all))) " a day" } }
@@ -156,7 +156,7 @@ fn chart(days: &[DayFigures], now: Timestamp) -> Markup {
                 summary { "As a table" }
                 div.scroll tabindex="0" role="region" aria-label="Runs by day" {
                     table {
-                        thead { tr { th scope="col" { "Day" } @for name in ["Completed", "Failed", "Stopped", "Not ended", "Cost"] { th.num scope="col" { (name) } } } }
+                        thead { tr { th scope="col" { "Day" } @for name in ["Completed", "Failed", "Stopped", "In progress", "Cost"] { th.num scope="col" { (name) } } } }
                         tbody {
                             @for (at, day) in all.iter().rev().filter(|(_, day)| total(day) > 0) {
                                 tr {
@@ -177,7 +177,7 @@ fn dearest(all: &[(Timestamp, &DayFigures)]) -> f64 {
     all.iter().map(|(_, day)| day.cost_usd).fold(0.0, f64::max)
 }
 
-/// The cost of each day as a line, on a scale of its own.
+/// The cost per day as a line, with its own scale.
 fn cost_line(all: &[(Timestamp, &DayFigures)]) -> Markup {
     let most = dearest(all);
     if most <= 0.0 {
@@ -231,7 +231,7 @@ fn day_name(at: Timestamp) -> String {
     at.to_string().chars().take(10).collect()
 }
 
-/// The next even number that reads well.
+/// The smallest round, even number that is at least `most`: the top of the axis.
 fn nice(most: u64) -> u64 {
     let mut step = 1_u64;
     loop {

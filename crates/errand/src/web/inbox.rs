@@ -1,9 +1,8 @@
-//! The inbox: all requests of the team that wait for a person.
+//! The inbox: all open requests of the team.
 //!
-//! Guarantees: a page has a bounded size, however long the requests are. What is answered goes through the one operation
-//! that the API uses, which says who was first. Nothing on an open page is moved or replaced: [`open`] tells a page what
-//! became of the cards that it shows, and gives it cards that it does not show yet, which the page puts at its end when
-//! the person asks for them.
+//! Guarantees: a page has a bounded size, however long the requests are. Answers use the store operation of the API,
+//! which decides who was first. Nothing on an open page moves or is replaced: [`open`] reports the outcome of the
+//! page's cards and returns new cards, which the page appends when the person asks for them.
 
 use axum::extract::State;
 use errand_core::human::Ask;
@@ -20,14 +19,13 @@ use super::guard::Visitor;
 use super::layout::{Section, fragment, page};
 use super::{Web, card, ui};
 
-/// Requests of one page.
 const LIMIT: u32 = 25;
-/// How many of those that were closed last are shown.
+/// Recently closed requests shown.
 const CLOSED: u32 = 20;
-/// Most cards that a page names when it asks what became of them.
+/// Maximum number of cards that a page names when it asks for updates.
 const SHOWN_MAX: usize = 200;
-/// Requests that were made this long before a page was read count as new unless it shows them: their commit may have
-/// been under way.
+/// Requests created up to this long before the page was rendered count as new unless the page shows them, because their
+/// transaction may not have been committed yet.
 const OVERLAP_MS: i64 = 5_000;
 
 pub(super) async fn show(
@@ -49,7 +47,7 @@ pub(super) async fn show(
         section {
             div.head { h2 { "Recently answered" } }
             div.card {
-                @if closed.is_empty() { (ui::empty("No answers yet", &html! { "Who answered, and what, is listed here." })) }
+                @if closed.is_empty() { (ui::empty("No answers yet", &html! { "Answers and who gave them appear here." })) }
                 @else { (closed_table(&closed, visitor.now)) }
             }
         }
@@ -57,7 +55,7 @@ pub(super) async fn show(
     Ok(page(&visitor, "Inbox", Section::Inbox, &body))
 }
 
-/// The request that an address says was just answered.
+/// The closed request that the parameter `answered` names.
 pub(super) async fn answered(
     web: &Web,
     team: TeamId,
@@ -73,7 +71,7 @@ pub(super) async fn answered(
     }))
 }
 
-/// Says which request was answered, and how.
+/// A note that says which request was answered, and how.
 fn answered_note(closed: &ClosedRequest, now: Timestamp) -> Markup {
     html! {
         div.note.good role="status" {
@@ -83,8 +81,8 @@ fn answered_note(closed: &ClosedRequest, now: Timestamp) -> Markup {
     }
 }
 
-/// What became of the cards that a page shows, and how many there are that it does not show: what the page asks for
-/// again and again. With `cards`, those themselves.
+/// Polled by open pages: the outcome of the cards that a page shows, and the number of requests that it does not show.
+/// With `cards`, also the cards of those.
 pub(super) async fn open(
     State(web): State<Web>,
     visitor: Visitor,
@@ -136,7 +134,7 @@ pub(super) async fn open(
     }))
 }
 
-/// What became of a request, for a page that shows its card.
+/// The outcome of a request, for a page that shows its card.
 pub(super) fn outcome_of(closed: &ClosedRequest, now: Timestamp) -> Markup {
     html! { div data-outcome-of=(closed.asked.request.id) { (card::outcome(closed, now)) } }
 }
@@ -170,7 +168,7 @@ async fn requests(
     let newest = open.items.iter().max_by_key(|open| open.request.created_at);
     let newest_id = newest.map(|open| open.request.id.to_string());
     let shown = open.items.len() as u64;
-    // The card that was answered stays among the others where it was.
+    // The answered card stays in its place among the others.
     let place = answered.map_or(0, |closed| {
         let made = |open: &OpenRequest| (open.request.created_at, open.request.id);
         open.items
@@ -186,19 +184,19 @@ async fn requests(
             @for request in after { (card::open_within(&setting, request, &mut room)) }
         }
         @if open.items.is_empty() && answered.is_none() {
-            div.card { (ui::empty("You're all caught up", &html! { "Runs that ask for an approval or an answer show up here. A run asks where its assignment says " code { "ask" } " for a tool, or where its playbook or model asks." })) }
+            div.card { (ui::empty("You're all caught up", &html! { "Runs that need an approval or an answer appear here. A run asks if its assignment has the policy " code { "ask" } " for a tool, or if its playbook or model asks." })) }
         }
         (news())
         (ui::pager(offset, shown, open.total, u64::from(LIMIT), &|offset| format!("/inbox?offset={offset}")))
     })
 }
 
-/// The bar that tells of new requests. It lies over the page, so that nothing moves when it appears.
+/// The notification bar for new requests. It overlays the page, so that nothing moves when it appears.
 pub(super) fn news() -> Markup {
     html! { div #news.news hidden { button.main type="button" data-news data-decides {} } }
 }
 
-/// Requests as a table, each with a link to where it is answered.
+/// Requests as a table that links to where they can be answered.
 pub(super) fn short(open: &[OpenRequest], now: Timestamp) -> Markup {
     html! {
         div.scroll {

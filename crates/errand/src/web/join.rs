@@ -1,7 +1,7 @@
-//! The page to which an invitation leads: whoever has the link joins the team, with a password of their own, or as who
-//! they are logged in.
+//! The page of an invitation link. Whoever has the link joins the team, either with a new password or as the logged-in
+//! user.
 //!
-//! The token is the only permission, and is as good as a password: the page is not stored and sends no referrer.
+//! The token is the only permission and as powerful as a password, so the page is not stored and sends no referrer.
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -67,7 +67,7 @@ pub(super) async fn join(
         None => {
             let password = sent.get("password").to_owned();
             if password != sent.get("again") {
-                return Ok(again("The two passwords differ."));
+                return Ok(again("The passwords do not match."));
             }
             match hash(&web, password).await {
                 Ok(phc_hash) => Joining::New {
@@ -120,7 +120,7 @@ fn form_page(
     let email = invitation.email.as_deref();
     let body = html! {
         h1 { "Join " (ui::name(&team.name)) }
-        p { "You are invited as " strong { (invitation.role.as_str()) } "." }
+        p { "You were invited as " strong { (invitation.role.as_str()) } "." }
         (ui::alert(wrong))
         form.form method="post" {
             @if let Some(person) = person {
@@ -129,7 +129,7 @@ fn form_page(
                 button.main { "Join the team" }
             } @else {
                 div.field {
-                    label for="email" { "E-mail address" }
+                    label for="email" { "Email" }
                     input #email name="email" type="email" value=(email.unwrap_or_else(|| sent.get("email"))) readonly[email.is_some()] autocomplete="username" required;
                 }
                 div.field {
@@ -137,26 +137,26 @@ fn form_page(
                     input #password name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
                 }
                 div.field {
-                    label for="again" { "Once more" }
+                    label for="again" { "Confirm password" }
                     input #again name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
                 }
-                button.main { "Set the password and join" }
+                button.main { "Set password and join" }
             }
         }
-        @if person.is_none() { p.small.dim { "Are you here already? " a href="/log-in" { "Log in" } " first, then open the link again." } }
+        @if person.is_none() { p.small.dim { "Already have an account? " a href="/log-in" { "Log in" } " first, then open the link again." } }
     };
     private(lone_page(status, "Join a team", &body))
 }
 
 fn dead_link() -> Response {
     let body = html! {
-        h1 { "This invitation does not work" }
-        p { "It was used, has expired, or was taken back. Ask for a new one." }
+        h1 { "This invitation is no longer valid" }
+        p { "It was used, expired or revoked. Ask for a new one." }
         p { a href="/log-in" { "Log in" } }
     };
     private(lone_page(
         StatusCode::NOT_FOUND,
-        "This invitation does not work",
+        "This invitation is no longer valid",
         &body,
     ))
 }

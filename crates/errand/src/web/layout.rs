@@ -1,4 +1,4 @@
-//! The frame of every page: navigation, headers, pages that stand alone.
+//! The frame of every page: navigation, headers, standalone pages.
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -13,13 +13,13 @@ use super::guard::Person;
 use super::ui::{form_token, icon};
 use crate::api::v1::sign_ins::ConfirmSignIn;
 
-/// What a page may load: our own files, and nothing that stands in the page itself.
+/// Content security policy: a page can load only our own files; inline scripts and styles are forbidden.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     object-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
-/// htmx evaluates nothing, adds no style, and asks only our own server.
+/// htmx evaluates no code, injects no styles, and requests only our own server.
 const HTMX: &str = r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"allowScriptTags":false,"historyCacheSize":0}"#;
 
-/// Which part of the navigation a page belongs to.
+/// The navigation entry of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
     None,
@@ -37,12 +37,10 @@ pub(super) enum Section {
     Account,
 }
 
-/// A page.
 pub(super) fn page(person: &Person, title: &str, section: Section, body: &Markup) -> Response {
     page_with_status(StatusCode::OK, person, title, section, body)
 }
 
-/// A page with a status of its own.
 pub(super) fn page_with_status(
     status: StatusCode,
     person: &Person,
@@ -51,7 +49,7 @@ pub(super) fn page_with_status(
     body: &Markup,
 ) -> Response {
     let body = html! {
-        a.skip href="#main" { "Skip to the content" }
+        a.skip href="#main" { "Skip to content" }
         p #says.visually-hidden role="status" {}
         header.top {
             (brand())
@@ -75,7 +73,7 @@ pub(super) fn page_with_status(
     respond(status, document(&title, now, &body))
 }
 
-/// A page of somebody who is not logged in.
+/// A page for someone who is not logged in.
 pub(super) fn lone_page(status: StatusCode, title: &str, body: &Markup) -> Response {
     let body = html! {
         main.alone #main {
@@ -86,7 +84,7 @@ pub(super) fn lone_page(status: StatusCode, title: &str, body: &Markup) -> Respo
     respond(status, document(title, None, &body))
 }
 
-/// The page of an error that no page has told itself.
+/// The page for an error that no handler rendered.
 pub(crate) fn error_page(status: StatusCode, message: &str) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = html! {
@@ -99,25 +97,25 @@ pub(crate) fn error_page(status: StatusCode, message: &str) -> Response {
     response
 }
 
-/// Where the browser comes back to from signing in to a connection's server.
+/// The page shown after signing in to a connection's server.
 pub(crate) fn signed_in_page() -> Response {
     let body = html! {
         h1 { "Signed in" }
-        p { "The connection is signed in to its server. You can close this page." }
-        p { a href="/connections" { "Go to the connections" } }
+        p { "The connection is now signed in to its server. You can close this page." }
+        p { a href="/connections" { "Go to Connections" } }
     };
     let mut response = lone_page(StatusCode::OK, "Signed in", &body);
     secure(&mut response);
     response
 }
 
-/// Asks whoever comes back from a sign-in that was begun over the API whether they mean to give what they signed in with
-/// to that team: the address to sign in at may have been sent to them by anybody.
+/// Asks the person to confirm a sign-in that was started over the API. Anyone could have sent them the sign-in address,
+/// so the page names the team that would get access.
 pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
     let body = html! {
-        h1 { "Give this access away?" }
-        p { strong { (super::ui::name(asked.who)) } " of the team " strong { (super::ui::name(asked.team)) } " began this sign-in, for the connection " strong { (super::ui::name(asked.connection)) } " to " code { (asked.place) } "." }
-        p { "If you go on, assignments of " strong { (super::ui::name(asked.team)) } " act there with the account that you have just signed in with." }
+        h1 { "Authorize access for team " (super::ui::name(asked.team)) "?" }
+        p { strong { (super::ui::name(asked.who)) } " of the team " strong { (super::ui::name(asked.team)) } " started this sign-in for the connection " strong { (super::ui::name(asked.connection)) } " to " code { (asked.place) } "." }
+        p { "If you continue, assignments of " strong { (super::ui::name(asked.team)) } " can act there with the account that you just signed in with." }
         p { "Close this page if you do not know why you are here." }
         form method="post" action=(format!("/sign-ins/{}", asked.token)) {
             input type="hidden" name="code" value=(asked.brought.code);
@@ -131,11 +129,11 @@ pub(crate) fn confirm_sign_in_page(asked: &ConfirmSignIn<'_>) -> Response {
     response
 }
 
-/// For somebody who is of no team.
+/// The page for a user without a team.
 pub(super) fn no_team(person: &Person) -> Response {
     let body = html! {
-        h1 { "You are of no team" }
-        p { "You are logged in as " strong { (super::ui::name(&person.email)) } ", and no team has you as a member now. Ask an admin of your team to invite you." }
+        h1 { "You're not on a team yet" }
+        p { "You are logged in as " strong { (super::ui::name(&person.email)) } ", but you are not a member of any team. Ask an admin of your team to invite you." }
         form method="post" action="/log-out" { (form_token(person)) button { "Log out" } }
     };
     lone_page(StatusCode::FORBIDDEN, "No team", &body)
@@ -164,7 +162,8 @@ fn document(title: &str, now: Option<i64>, body: &Markup) -> Markup {
     }
 }
 
-/// A name for a place without markup, such as a window's title: its direction of writing ends with it.
+/// A name in a place without markup, such as a window title, isolated so that its writing direction does not affect the
+/// rest.
 fn isolated(name: &str) -> String {
     if name.is_ascii() {
         return name.to_owned();
@@ -176,7 +175,7 @@ fn respond(status: StatusCode, markup: Markup) -> Response {
     (status, Html(markup.0)).into_response()
 }
 
-/// A piece of a page.
+/// A part of a page.
 pub(super) fn fragment(markup: Markup) -> Response {
     Html(markup.0).into_response()
 }
@@ -193,7 +192,8 @@ fn brand() -> Markup {
     }
 }
 
-/// `is_main`: the column at the left; else the menu at the top, of which only one is seen.
+/// The navigation. `is_main`: the column on the left; otherwise the menu at the top. The style sheet shows only one of
+/// them.
 fn side(person: &Person, section: Section, is_main: bool) -> Markup {
     let link = |of: Section, href: &str, name: &str, picture: &str, after: Markup| {
         html! {
@@ -242,7 +242,7 @@ fn side(person: &Person, section: Section, is_main: bool) -> Markup {
     }
 }
 
-/// The team that is looked at; a choice where there are several.
+/// The current team, with a choice if the person has several.
 fn team(person: &Person) -> Markup {
     let Some(team) = &person.team else {
         return html! {};
@@ -258,7 +258,7 @@ fn team(person: &Person) -> Markup {
                     option value=(of.team) selected[of.team == team.team] { (of.name) }
                 }
             }
-            button aria-label="Switch to the team" { "Go" }
+            button aria-label="Switch team" { "Go" }
         }
     }
 }
@@ -267,11 +267,11 @@ fn open_count(person: &Person) -> Markup {
     let open = person.open_requests;
     html! {
         span.count data-open-count { @if open > 0 { (open) } }
-        @if open > 0 { span.visually-hidden { " requests wait for an answer" } }
+        @if open > 0 { span.visually-hidden { " requests waiting for an answer" } }
     }
 }
 
-/// The layer that gives each page its headers, unless it has its own.
+/// Middleware that adds security headers to each response that does not set its own.
 pub(super) async fn headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     secure(&mut response);

@@ -1,10 +1,12 @@
 //! Logging in and out.
 //!
-//! Promised: an answer never says whether there is such a person; a wrong password and an unknown address take the same
-//! time. Failed attempts are counted by address and by account. Beyond a limit, nobody is shut out: further attempts from
-//! an address that failed are slow, one at a time for an account, so that the right password still works and guessing
-//! does not pay. An address that has not failed is not slowed by the attempts of others. Of passwords that are checked at
-//! once there are a few, since each takes memory, and few wait.
+//! Guarantees:
+//! - A response never reveals whether a user exists: a wrong password and an unknown address take the same time.
+//! - Failed attempts are counted per address and per account. Beyond a limit, no one is locked out: further attempts
+//!   from an address that failed are slow, one at a time per account. The correct password still works, and guessing
+//!   does not pay.
+//! - An address that has not failed is not slowed by the attempts of others.
+//! - Only a few passwords are checked at the same time, because each check takes memory, and only a few attempts wait.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
@@ -30,15 +32,15 @@ use crate::api::error::{ApiError, ErrorCode};
 use crate::api::slots::{Holder, NoSlot};
 use crate::password::{PASSWORD_BYTES_MAX, hash_password};
 
-/// How long an attempt waits before its password is checked, where many have failed before.
+/// Delay before a password check after many failed attempts.
 const SLOW: Duration = Duration::from_secs(2);
-/// Most attempts of one address that wait so at once.
+/// Slowed attempts of one address that can wait at the same time.
 const SLOW_PER_ADDRESS: usize = 4;
 
-const TOO_MANY: &str = "Many attempts have failed, and the last one is still being checked. Wait a few seconds, then try again.";
-const WRONG: &str = "The e-mail address and the password do not fit together.";
+const TOO_MANY: &str = "Many attempts have failed, and the previous one is still being checked. Wait a few seconds, then try again.";
+const WRONG: &str = "Incorrect email or password.";
 
-/// What is checked for somebody who is not there, so that it takes as long.
+/// Checked for unknown users, so that their log-in takes as long as any other.
 static NOBODY: LazyLock<String> =
     LazyLock::new(|| hash_password("nobody has this password").unwrap_or_default());
 
@@ -73,7 +75,7 @@ pub(super) async fn log_in(
     let fits = verify(&web, fields.get("password").to_owned(), hash).await?;
     let Some(user) = user.filter(|_| fits) else {
         web.0.failed_log_ins.count(account, now);
-        // Counts for the address. What it says is the same within the limit and beyond: the password is wrong.
+        // Counts against the address. The response is the same within and beyond the limit: the password is wrong.
         let refusal = ApiError::new(ErrorCode::Unauthorized, WRONG);
         let _ = refuse(&web, &headers, peer, now, refusal);
         return Ok(form_page(StatusCode::UNAUTHORIZED, &fields, Some(WRONG)));
@@ -83,7 +85,7 @@ pub(super) async fn log_in(
     Ok(([(header::SET_COOKIE, cookie)], next).into_response())
 }
 
-/// Waits, as one of few. The error: too many wait already.
+/// Waits in one of a few slots. The error means that too many attempts wait already.
 async fn slow(web: &Web, address: IpAddr, account: &[u8; 32]) -> Result<(), NoSlot> {
     let attempt = Sha256::new()
         .chain_update(address.to_string())
@@ -95,7 +97,8 @@ async fn slow(web: &Web, address: IpAddr, account: &[u8; 32]) -> Result<(), NoSl
         (Holder::Address(address), SLOW_PER_ADDRESS),
     ];
     let _slot = web.0.slow_log_ins.take(&holders, usize::MAX)?;
-    // Not by the clock that is set: the time is the client's to lose, whatever the date.
+    // Real time, not the application clock, which tests and administrators can change: the delay must cost the client
+    // time.
     tokio::time::sleep(SLOW).await;
     Ok(())
 }
@@ -106,7 +109,7 @@ pub(super) async fn log_out(State(web): State<Web>, person: Person, Form(_): For
     Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/log-in")).into_response())
 }
 
-/// Whether a password is the one of a hash. Takes tens of milliseconds of a thread of its own.
+/// Checks a password against a hash, on a blocking thread for tens of milliseconds.
 pub(super) async fn verify(web: &Web, password: String, hash: String) -> Result<bool, PageError> {
     if password.len() > PASSWORD_BYTES_MAX {
         return Ok(false);
@@ -122,7 +125,7 @@ pub(super) async fn verify(web: &Web, password: String, hash: String) -> Result<
     Ok(fits.await.map_err(ApiError::internal)?)
 }
 
-/// A path of ours: never another site's address.
+/// Accepts only a path on this server, never another site's address.
 fn own_path(next: &str) -> &str {
     let is_own = next.starts_with('/')
         && !next.starts_with("//")
@@ -139,7 +142,7 @@ fn form_page(status: StatusCode, fields: &Fields, wrong: Option<&str>) -> Respon
         form.form method="post" action="/log-in" {
             input type="hidden" name="next" value=(next);
             div.field {
-                label for="email" { "E-mail address" }
+                label for="email" { "Email" }
                 input #email name="email" type="email" value=(fields.get("email")) autocomplete="username" required autofocus;
             }
             div.field {
@@ -148,7 +151,7 @@ fn form_page(status: StatusCode, fields: &Fields, wrong: Option<&str>) -> Respon
             }
             button.main { "Log in" }
         }
-        p.small.dim { "No password yet, or forgotten? Ask an admin of your team for a link; the server's operator makes one with " code { "errand users link EMAIL" } "." }
+        p.small.dim { "Forgot your password, or never set one? Ask an admin of your team. The server's operator can create a link with " code { "errand users link EMAIL" } "." }
     };
     lone_page(status, "Log in", &body)
 }

@@ -1,18 +1,18 @@
-//! A bounded number of places for work that takes a processor: one for each person.
+//! A bounded number of permits for processor-intensive work, at most one per person.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::id::UserId;
 
-/// Who is in a place. Cheap to clone.
+/// The people who hold a permit. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     people: Arc<Mutex<HashSet<UserId>>>,
     most: usize,
 }
 
-/// A place, which is free again when this is dropped.
+/// A permit. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Place {
     of: Places,
@@ -27,7 +27,7 @@ impl Places {
         }
     }
 
-    /// Takes a place. `None` where the person has one, or all are taken.
+    /// Takes a permit. `None` if the person already has one or all are taken.
     pub(super) fn enter(&self, person: UserId) -> Option<Place> {
         let mut people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
         if people.len() >= self.most || !people.insert(person) {

@@ -1,5 +1,5 @@
-//! What a request carries from outside: what was read before a call, and what a connection's server says. Shown as quoted
-//! plain text, never as words of this program, and never as markup.
+//! Foreign content in a request: what the run had read before the call, and what a connection's server says. It is
+//! shown as quoted plain text, never as our words or as markup.
 
 use errand_core::content::{Read, Source};
 use errand_core::human::HumanRequest;
@@ -12,13 +12,12 @@ use super::card::{long_text, whole};
 use super::text::start;
 use super::ui;
 
-/// Most characters of a tool's name.
 const TOOL_CHARS_MAX: usize = 200;
-/// Most characters of what a read is of: a file's path, an address.
+/// Maximum length in characters of the source of a read: a file's path, an address.
 const ITEM_CHARS_MAX: usize = 400;
 
-/// The sources of a request's reason, each with the way to its place in the transcript, and its quote. `run`: the run
-/// that asks.
+/// The sources of a request's reason, each with a link into the transcript, and the server's quote. `run`: the run that
+/// asks.
 pub(super) fn reason(request: &HumanRequest, run: RunId, now: Timestamp) -> Markup {
     let sources = request.reason.as_ref();
     let more = sources.map_or(0, |reason| reason.more);
@@ -32,16 +31,16 @@ pub(super) fn reason(request: &HumanRequest, run: RunId, now: Timestamp) -> Mark
             blockquote.quoted aria-label="Text of the connection's server" { (long_text(&quote.text, &way)) }
         }
         @if !sources.is_empty() {
-            p.small.dim { "What was read before, the newest last:" }
+            p.small.dim { "Read before this request, newest last:" }
             ul.small.sources {
                 @for source in sources { li { (one(source, run, now)) } }
             }
-            @if more > 0 { p.small.dim { "And up to " (more) " more before." } }
+            @if more > 0 { p.small.dim { "And up to " (more) " earlier reads." } }
         }
     }
 }
 
-/// Our words about a read first, then what was read, as it is called outside, on a line of its own.
+/// One read: first our words, then the foreign name of the source on its own line.
 fn one(source: &Source, run: RunId, now: Timestamp) -> Markup {
     let read = &source.read;
     html! {
@@ -50,15 +49,15 @@ fn one(source: &Source, run: RunId, now: Timestamp) -> Markup {
             @if source.untrusted { span.tag { "untrusted" } }
             @if source.private { span.tag { "private" } }
             (ui::time(read.at, now))
-            @let words = if read.run.is_some() { "View in another run" } else { "View in the transcript" };
+            @let words = if read.run.is_some() { "View in the other run" } else { "View in the transcript" };
             @if let Some(place) = place_of(read, run) { a href=(place) { (words) } }
         }
         @if let Some(item) = &read.item { code.outside.line { (ui::name(&start(item, ITEM_CHARS_MAX))) } }
     }
 }
 
-/// The way to where a read is shown: the part of the transcript that has its entry. Reads from before positions were
-/// recorded have a call, which is looked for in the newest part. `run`: the run that asks.
+/// Link to the entry of a read. Reads that were recorded without a position name a call, which is looked up in the
+/// newest part. `run`: the run that asks.
 fn place_of(read: &Read, run: RunId) -> Option<String> {
     let of = read.run.unwrap_or(run);
     match (read.position, &read.call_id) {

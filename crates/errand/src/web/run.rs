@@ -1,8 +1,8 @@
-//! A run: its transcript, live, and all that is to be known of it.
+//! The page of a run: its live transcript and everything known about it.
 //!
-//! Promised: the page holds the newest part of the transcript, however long that is, and older parts come when they are
-//! asked for; a link to an entry ([`way_to`]) shows the part that has it, wherever that is; what is shown live is made by
-//! the same functions as the page.
+//! Guarantees: the page contains the newest part of the transcript, however long the transcript is; older parts load on
+//! request. A link to an entry ([`way_to`]) shows the part that contains it. The same functions render the page and its
+//! live updates.
 
 pub(super) mod act;
 pub(super) mod answer;
@@ -32,19 +32,18 @@ use super::layout::{Section, fragment, page_with_status};
 use super::{Web, card, files, inbox, runs, ui};
 use transcript::{Calls, Context, People};
 
-/// Entries of one part of the transcript.
+/// Entries in one part of the transcript.
 const PART: u32 = 100;
 
-/// Entries that are shown before one that a link leads to, so that it can be understood.
+/// Entries shown before the linked one, for context.
 const CONTEXT: u64 = 10;
 
-/// Which part of the transcript a page shows.
 #[derive(Clone, Copy)]
 enum Part {
     Newest,
-    /// The entries right before a position.
+    /// The entries before a position.
     Before(u64),
-    /// The newest part if that has the position, otherwise the entries around it.
+    /// The newest part if it contains the position, otherwise the entries around it.
     Around(u64),
 }
 
@@ -64,7 +63,7 @@ pub(super) fn way_to(run: RunId, position: u64) -> String {
     format!("/runs/{run}?around={position}#e-{position}")
 }
 
-/// A part of a run's transcript, and whether it is an older one.
+/// Reads a part of a run's transcript. The flag says whether it is older than the newest part.
 async fn read_part(
     web: &Web,
     team: TeamId,
@@ -79,7 +78,7 @@ async fn read_part(
     };
     let has_it = |part: &TranscriptPart| part.entries.iter().any(|e| e.position == position);
     let newest = read(Reach::Newest).await?;
-    // A position that no entry has yet is not worth more than the newest part.
+    // A position that no entry has yet shows the newest part.
     if has_it(&newest) || position == 0 || position > newest.last {
         return Ok((newest, false));
     }
@@ -88,11 +87,11 @@ async fn read_part(
     if has_it(&around) {
         return Ok((around, true));
     }
-    // What comes before it fills the part by itself.
+    // The entries before it fill the part completely.
     Ok((read(Reach::After(position.saturating_sub(1))).await?, true))
 }
 
-/// What was answered and did not fit, and why.
+/// A refused answer and the reason for the refusal.
 pub(super) struct Sent {
     request: HumanRequestId,
     fields: Fields,
@@ -111,7 +110,7 @@ pub(super) async fn show(
     render_with(&web, &visitor, run, part, None, answered).await
 }
 
-/// Older entries: as items of the list for htmx, else a whole page.
+/// Older entries: as list items for htmx, otherwise as a whole page.
 pub(super) async fn older(
     State(web): State<Web>,
     visitor: Visitor,
@@ -132,7 +131,7 @@ pub(super) async fn older(
     Ok(fragment(items(&visitor, run, &part, &people)))
 }
 
-/// One entry's value as it is: for what a page cuts.
+/// The complete value of one entry as plain text, for values that the page cuts.
 pub(super) async fn entry(
     State(web): State<Web>,
     visitor: Visitor,
@@ -173,7 +172,6 @@ pub(super) async fn entry(
     Ok(response)
 }
 
-/// Everything that the page is made of.
 struct Whole {
     view: RunView,
     agent_name: Option<String>,
@@ -181,14 +179,14 @@ struct Whole {
     part: TranscriptPart,
     people: People,
     around: Around,
-    /// The request that was just answered, in place of a pending one.
+    /// The request that was just answered, shown in place of an open one.
     answered: Option<ClosedRequest>,
 }
 
-/// The page, with a part of the transcript.
+/// Renders the page with a part of the transcript.
 async fn render(web: &Web, visitor: &Visitor, run: RunId, part: Part, sent: Option<Sent>) -> Shown {
     let answered = match &sent {
-        // Somebody was first: the card says who, with what was typed.
+        // Someone else answered first: the card says who, and keeps what was typed.
         Some(sent) => {
             let found = web
                 .store
@@ -213,7 +211,7 @@ async fn render_with(
     answered: Option<ClosedRequest>,
 ) -> Shown {
     let team = visitor.team_id();
-    // The transcript first: what comes meanwhile is sent by the stream.
+    // The transcript is read first; the live stream sends everything that is committed afterwards.
     let (part, is_older) = read_part(web, team, run, part).await?;
     let view = web.store.run(team, run).await?;
     let agent = AgentId::from_stored(view.run.agent_id);
@@ -286,12 +284,12 @@ fn body(
                 div.run {
                     div #request { (requests(visitor, whole, pending.as_ref(), sent)) }
                     (inbox::news())
-                    @if is_older { p.note { "This is an older part of the transcript. " a href={ "/runs/" (id) } { "Go to the newest" } } }
+                    @if is_older { p.note { "This is an older part of the transcript. " a href={ "/runs/" (id) } { "Go to the newest entries" } } }
                     ol #transcript.transcript sse-swap="entry" hx-swap="beforeend" aria-label="Transcript" {
                         (items(visitor, run_id, &whole.part, &whole.people))
                     }
                     div #draft.block-draft sse-swap="draft" aria-live="off" {}
-                    @if whole.part.entries.is_empty() { p.dim { "Nothing has happened yet." } }
+                    @if whole.part.entries.is_empty() { p.dim { "No entries yet." } }
                     (composer(visitor, &whole.view))
                 }
                 div #side sse-swap="side" { (side) }
@@ -300,7 +298,7 @@ fn body(
     }
 }
 
-/// The cards: the one that was just answered, and the one that waits.
+/// The cards of the just answered and of the open request.
 fn requests(
     visitor: &Visitor,
     whole: &Whole,
@@ -323,7 +321,7 @@ fn requests(
     }
 }
 
-/// The items of a part, with a link to what comes before them.
+/// The entries of a part, with a link to earlier ones.
 fn items(visitor: &Visitor, run: RunId, part: &TranscriptPart, people: &People) -> Markup {
     let calls = Calls::of(&part.entries);
     let context = Context {
@@ -343,17 +341,17 @@ fn items(visitor: &Visitor, run: RunId, part: &TranscriptPart, people: &People) 
     }
 }
 
-/// Status and what it waits for.
+/// The run's status and what it waits for.
 fn state(view: &RunView) -> Markup {
     html! {
         (ui::status(view.run.status))
         @if let Some(waiting) = &view.run.waiting_on {
             " " span.dim.small title=(waiting.next) {
                 @match waiting.kind.as_str() {
-                    "human" => "Waiting for a person",
+                    "human" => "Waiting for an answer",
                     "timer" => "Waiting for a timer",
                     "place" => "Waiting for a free slot",
-                    "sandbox" => "Waiting for its sandbox",
+                    "sandbox" => "Waiting for the sandbox",
                     "model" => "Waiting for the model",
                     "tool" => { "Running " (ui::name(waiting.who.as_deref().unwrap_or("a tool"))) }
                     "start" => "Starting…",
@@ -378,7 +376,7 @@ fn actions(visitor: &Visitor, view: &RunView) -> Markup {
         }
     };
     html! {
-            @if !run.status.has_ended() { (act("stop", "Stop", "stop", Some("Stop this run? What it is doing now is cut off."))) }
+            @if !run.status.has_ended() { (act("stop", "Stop", "stop", Some("Stop this run? Its current work is interrupted."))) }
             @if run.status == Status::Failed { (act("retry", "Retry", "again", None)) }
             @if run.status.has_ended() { (act("again", "Run again", "play", None)) }
     }
@@ -401,10 +399,10 @@ fn composer(visitor: &Visitor, view: &RunView) -> Markup {
     }
 }
 
-/// What a message does now.
+/// What sending a message does in the run's current status.
 fn hint_of(view: &RunView) -> &'static str {
     match view.run.status {
-        Status::Failed => "The message is kept and read when the run is retried.",
+        Status::Failed => "The run reads the message when you retry it.",
         Status::Completed | Status::Interrupted => "Sending a message resumes this run.",
         Status::Waiting => "Sending a message closes the open request without approving it.",
         Status::Pending | Status::Starting | Status::Running => {
@@ -413,7 +411,7 @@ fn hint_of(view: &RunView) -> &'static str {
     }
 }
 
-/// The pending request, as a card takes it.
+/// The open request, in the form that cards take.
 fn open_request(view: &RunView, agent_name: Option<&str>) -> Option<OpenRequest> {
     view.pending.as_ref().map(|request| OpenRequest {
         run: RunId::from_stored(view.run.id),
@@ -424,7 +422,7 @@ fn open_request(view: &RunView, agent_name: Option<&str>) -> Option<OpenRequest>
     })
 }
 
-/// The e-mail addresses of those who wrote and answered.
+/// Email addresses of the people in the entries.
 async fn people_of(web: &Web, entries: &[Entry]) -> Result<People, StoreError> {
     let mut users: Vec<UserId> = entries
         .iter()
@@ -444,7 +442,6 @@ async fn people_of(web: &Web, entries: &[Entry]) -> Result<People, StoreError> {
     web.store.emails_of(users).await
 }
 
-/// To the run's page.
 fn to_run(run: RunId) -> Response {
     axum::response::Redirect::to(&format!("/runs/{run}")).into_response()
 }

@@ -19,13 +19,12 @@ use super::guard::Visitor;
 use super::layout::{Section, page};
 use super::{Web, card, text, ui};
 
-/// Runs of one page.
 const LIMIT: u32 = 25;
-/// Most agents that the filter offers.
+/// Assignments in the filter.
 const AGENTS_MAX: u32 = 100;
-/// Characters of a run's error that the list shows.
+/// Maximum length in characters of a run's error in the list.
 const ERROR_CHARS_MAX: usize = 300;
-/// What stands for the statuses of runs that are at work.
+/// Filter value that selects all statuses of active runs.
 const WORKING: &str = "working";
 
 pub(super) async fn list(
@@ -66,9 +65,9 @@ pub(super) async fn list(
         div.card {
             @if found.items.is_empty() {
                 @if is_filtered {
-                    (ui::empty("No run fits these filters", &html! { a href="/runs" { "Show all runs" } }))
+                    (ui::empty("No runs match these filters", &html! { a href="/runs" { "Show all runs" } }))
                 } @else {
-                    (ui::empty("There are no runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one through the API." }))
+                    (ui::empty("No runs yet", &html! { "Open an " a href="/assignments" { "assignment" } " and press " strong { "Run now" } ", or start one through the API." }))
                 }
             } @else {
                 (table(&found.items, &beside, visitor.now))
@@ -109,7 +108,7 @@ fn filter(params: &Fields, now: Timestamp) -> RunFilter {
     }
 }
 
-/// The same list from another run on.
+/// The address of the same list at another offset.
 fn address(params: &Fields, offset: u64) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for name in ["q", "status", "assignment", "source", "since"] {
@@ -137,7 +136,7 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
         }
     };
     let pair = |value: &str, text: &str| (value.to_owned(), text.to_owned());
-    let mut statuses = vec![pair(WORKING, "at work")];
+    let mut statuses = vec![pair(WORKING, "active")];
     statuses.extend(Status::ALL.map(|status| pair(status.as_str(), status.as_str())));
     let agents: Vec<_> = agents
         .iter()
@@ -154,7 +153,7 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
         form.filters method="get" action="/runs" role="search" {
             div.field.search {
                 label for="filter-q" { "Search" }
-                input #filter-q type="search" name="q" value=(params.get("q")) placeholder="A part of the title, or of the id";
+                input #filter-q type="search" name="q" value=(params.get("q")) placeholder="Part of the title or ID";
             }
             (choice("status", "State", &statuses))
             (choice("assignment", "Assignment", &agents))
@@ -165,17 +164,17 @@ fn filters(params: &Fields, agents: &[(AgentId, String)]) -> Markup {
     }
 }
 
-/// What a table of runs shows besides them.
+/// Data that a table of runs shows besides the runs.
 #[derive(Default)]
 pub(super) struct Beside {
-    /// The names of their assignments; none where all are of one.
+    /// The names of the assignments. `None` if all runs have the same one.
     names: Option<HashMap<AgentId, String>>,
-    /// What those that wait for a person ask.
+    /// The open requests of the runs that wait for an answer.
     requests: HashMap<RunId, HumanRequest>,
 }
 
 impl Beside {
-    /// Of runs of several assignments.
+    /// Reads the data for runs of several assignments.
     pub(super) async fn of(web: &Web, team: TeamId, runs: &[RunBody]) -> Result<Self, StoreError> {
         let mut agents: Vec<AgentId> = runs
             .iter()
@@ -190,7 +189,7 @@ impl Beside {
         })
     }
 
-    /// Of runs of one assignment.
+    /// Reads the data for runs of one assignment.
     pub(super) async fn of_one(
         web: &Web,
         team: TeamId,
@@ -213,7 +212,6 @@ impl Beside {
     }
 }
 
-/// Runs as a table.
 pub(super) fn table(runs: &[RunBody], beside: &Beside, now: Timestamp) -> Markup {
     let names = beside.names.as_ref();
     html! {
@@ -270,7 +268,7 @@ fn row(run: &RunBody, beside: &Beside, now: Timestamp) -> Markup {
     }
 }
 
-/// The name of the API key that a run was started with.
+/// The name of the API key that started the run.
 fn key_of(run: &RunBody) -> Option<&str> {
     let author = run.author.as_ref()?;
     match author.kind {
@@ -279,7 +277,7 @@ fn key_of(run: &RunBody) -> Option<&str> {
     }
 }
 
-/// What a run is called: its title, or its id.
+/// The run's title, or its ID if it has none.
 pub(super) fn title(run: &RunBody) -> String {
     if let Some(title) = &run.title {
         return text::start(title, TITLE_CHARS_MAX).into_owned();

@@ -1,8 +1,8 @@
-//! The page by which somebody sets a password.
+//! The page on which a user sets a password.
 //!
-//! `GET` and `POST /set-up/{token}`: whoever has the link may set the user's password, once. The token is the only
-//! permission, and is as good as a password: the page is not stored, not framed, and sends no referrer. A password is
-//! hashed only for a link that works. Whoever has set it is logged in.
+//! `GET` and `POST /set-up/{token}`: whoever has the link can set the user's password, once. The token is the only
+//! permission and as powerful as a password, so the page is not stored, cannot be framed, and sends no referrer. A
+//! password is hashed only if the link is valid. Setting it logs the user in.
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -39,7 +39,7 @@ pub(super) async fn claim(
     let again = |wrong: &str| form_page(StatusCode::BAD_REQUEST, &user, email, Some(wrong));
     let password = sent.get("password").to_owned();
     if password != sent.get("again") {
-        return Ok(again("The two passwords differ."));
+        return Ok(again("The passwords do not match."));
     }
     let hash = match hash(&web, password).await {
         Ok(hash) => hash,
@@ -72,7 +72,7 @@ async fn holder(web: &Web, token: &str) -> Result<Option<(SetUpToken, User)>, St
     Ok(user.map(|user| (token, user)))
 }
 
-/// The error is none where the server stops meanwhile, or too many wait.
+/// Hashes a password. The error is `None` if the server is shutting down or too many checks wait.
 pub(super) async fn hash(web: &Web, password: String) -> Result<String, Option<PasswordError>> {
     let _place = web.place_to_hash().await.map_err(|_| None)?;
     let hashed = tokio::task::spawn_blocking(move || hash_password(&password)).await;
@@ -85,9 +85,9 @@ fn form_page(status: StatusCode, user: &User, email: &str, wrong: Option<&str>) 
         (ui::alert(wrong))
         form.form method="post" {
             div.field {
-                label for="email" { "E-mail address" }
+                label for="email" { "Email" }
                 @if let Some(email) = &user.email {
-                    // For the password manager; the address is settled.
+                    // For the password manager; the address cannot be changed here.
                     input #email name="email" type="email" value=(email) autocomplete="username" readonly;
                 } @else {
                     input #email name="email" type="email" value=(email) autocomplete="username" required;
@@ -98,10 +98,10 @@ fn form_page(status: StatusCode, user: &User, email: &str, wrong: Option<&str>) 
                 input #password name="password" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
             }
             div.field {
-                label for="again" { "Once more" }
+                label for="again" { "Confirm password" }
                 input #again name="again" type="password" autocomplete="new-password" minlength=(PASSWORD_CHARS_MIN) required;
             }
-            button.main { "Set the password" }
+            button.main { "Set password" }
         }
     };
     private(lone_page(status, "Set your password", &body))
@@ -109,18 +109,18 @@ fn form_page(status: StatusCode, user: &User, email: &str, wrong: Option<&str>) 
 
 fn dead_link() -> Response {
     let body = html! {
-        h1 { "This link does not work" }
-        p { "It was used, has expired, or was replaced by a newer one. Ask the server's operator for a new one: " code { "errand users link EMAIL" } }
+        h1 { "This link is no longer valid" }
+        p { "It was used, expired or replaced by a newer one. Ask the server's operator for a new one: " code { "errand users link EMAIL" } }
         p { a href="/log-in" { "Log in" } }
     };
     private(lone_page(
         StatusCode::NOT_FOUND,
-        "This link does not work",
+        "This link is no longer valid",
         &body,
     ))
 }
 
-/// The address is a secret: it is not told to where a link leads.
+/// Keeps the page, whose address is a secret, out of caches and out of the referrer of links.
 pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(
         header::REFERRER_POLICY,

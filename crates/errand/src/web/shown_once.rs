@@ -1,19 +1,18 @@
-//! Secrets that a page shows once: made by a form, shown by the page that the form leads to.
+//! Secrets that are shown once: created by a form, shown on the page that the form redirects to.
 //!
-//! Guarantee: a form that makes something answers with a redirect, so that loading the page again makes nothing. The
-//! secret stands in no address and on no disk: it waits here, for the session that made it alone, until the first `GET`
-//! that takes it or until [`WAITS_MS`] are over. At most [`KEPT_MAX`] wait; then the oldest is forgotten.
+//! Guarantees: a form that creates something answers with a redirect, so reloading the page creates nothing. The secret
+//! is in no address and not on disk. It is kept here, for the session that created it, until the first `GET` that takes
+//! it, or for [`WAITS_MS`]. At most [`KEPT_MAX`] secrets are kept; then the oldest is dropped.
 //!
-//! Non-goals: a restart in between. The page says then that the secret is gone.
+//! Non-goals: surviving a restart. The page then says that the secret can no longer be shown.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use errand_core::time::Timestamp;
 
-/// How long a secret waits for its page.
+/// How long a secret is kept for its page.
 const WAITS_MS: u64 = 60_000;
-/// How many wait.
 const KEPT_MAX: usize = 256;
 
 struct Kept {
@@ -27,7 +26,7 @@ struct Kept {
 pub(super) struct ShownOnce(Mutex<VecDeque<Kept>>);
 
 impl ShownOnce {
-    /// Keeps the secret of something that was made. `of`: its id, which the page's address names.
+    /// Keeps a new secret. `of`: the ID in the page's address.
     pub(super) fn keep(&self, session: [u8; 32], of: &str, secret: &str, now: Timestamp) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|kept| kept.until > now);
@@ -42,7 +41,7 @@ impl ShownOnce {
         });
     }
 
-    /// Gives a secret away, for the only time.
+    /// Removes and returns a secret.
     pub(super) fn take(&self, session: [u8; 32], of: &str, now: Timestamp) -> Option<String> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|kept| kept.until > now);

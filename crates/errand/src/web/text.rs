@@ -1,7 +1,7 @@
-//! What models, tools and files say, made readable: Markdown, JSON, tables.
+//! Renders content of models, tools and files: Markdown, JSON, tables.
 //!
-//! Promised: whatever the text holds, it is shown and never acts. HTML in Markdown is shown as text; links go to `http`,
-//! `https` and `mailto` alone; nothing is loaded from elsewhere. What is long is cut, and says so.
+//! Guarantees: any text is shown and never acts. HTML in Markdown is shown as text; links lead only to `http`, `https`
+//! and `mailto`; nothing is loaded from other servers. Long content is cut, and the page says so.
 
 use std::borrow::Cow;
 
@@ -10,26 +10,24 @@ use maud::{Markup, PreEscaped, Render as _, html};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd};
 use serde_json::{Map, Value};
 
-/// Most characters of a text that a page shows of one result.
+/// Maximum length in characters of a text shown for one result.
 const CHARS_MAX: usize = 16_000;
-/// Most rows of a table.
 const ROWS_MAX: usize = 200;
-/// Most columns of a table.
 const COLUMNS_MAX: usize = 40;
-/// Most bytes of Markdown that are read as such; beyond, it is shown as it is.
+/// Maximum size in bytes of rendered Markdown. A longer text is shown as plain text.
 const MARKDOWN_BYTES_MAX: usize = 64 * 1024;
-/// Most bytes of the HTML of a Markdown text; beyond, the text is shown as it is.
+/// Maximum size in bytes of the HTML of Markdown. Beyond that, the text is shown as plain text.
 const HTML_BYTES_MAX: usize = 512 * 1024;
-/// Most parts of a Markdown text; beyond, the text is shown as it is.
+/// Maximum number of Markdown events. Beyond that, the text is shown as plain text.
 const EVENTS_MAX: usize = 20_000;
-/// Most bytes of the HTML of a text in letters of one width.
+/// Maximum size in bytes of the HTML of preformatted text.
 const CODE_BYTES_MAX: usize = 64 * 1024;
-/// Most fields of an object that are shown by name.
+/// Fields of an object that are shown by name.
 const FIELDS_MAX: usize = 200;
-/// Most characters of such a name.
+/// Maximum length in characters of a field's name.
 const FIELD_NAME_CHARS_MAX: usize = 200;
 
-/// Markdown as a model writes it.
+/// Renders Markdown as models write it.
 pub(super) fn markdown(text: &str) -> Markup {
     if text.len() > MARKDOWN_BYTES_MAX {
         return plain(text);
@@ -46,7 +44,7 @@ pub(super) fn markdown(text: &str) -> Markup {
     }
     let mut markup = String::new();
     pulldown_cmark::html::push_html(&mut markup, safe.into_iter());
-    // A style of its own would be refused by the page's policy. In a text `<` is escaped: these are tags.
+    // The content security policy forbids style attributes. Text content has `<` escaped, so these matches are tags.
     for (word, class) in [("right", "num"), ("center", "mid"), ("left", "left")] {
         for tag in ["th", "td"] {
             markup = markup.replace(
@@ -76,7 +74,7 @@ pub(super) fn markdown(text: &str) -> Markup {
     html! { div.prose dir="auto" { (PreEscaped(markup)) } }
 }
 
-/// Where a link leads: the host of a web address, or the recipients of a mail. None where it may lead nowhere.
+/// The target of a link: the host of a web address, or the recipients of a mail. `None` if the link is not permitted.
 fn leads_to(address: &str) -> Option<String> {
     let parsed = url::Url::parse(address).ok()?;
     match parsed.scheme() {
@@ -90,7 +88,7 @@ fn leads_to(address: &str) -> Option<String> {
     }
 }
 
-/// Lets through what cannot act. `links`: for each open link where it leads; none where it was not let through.
+/// Passes on the events that cannot act. `links`: the target of each open link; `None` for links that were removed.
 fn harmless<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Vec<Event<'a>>) {
     match event {
         Event::Html(text) | Event::InlineHtml(text) => safe.push(Event::Text(text)),
@@ -112,14 +110,14 @@ fn harmless<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Ve
             links.push(host);
         }
         Event::End(TagEnd::Link) => {
-            // Whatever its text says: where it leads stands after it.
+            // The target follows the link, whatever its text claims.
             if let Some(host) = links.pop().flatten() {
                 safe.push(Event::End(TagEnd::Link));
                 let host = html! { " " span.host { "(" bdi { (one_line(&host)) } ")" } };
                 safe.push(Event::InlineHtml(CowStr::from(host.into_string())));
             }
         }
-        // A picture would be loaded from elsewhere: its text stands for it.
+        // An image would be loaded from another server; its text takes its place.
         Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
         Event::Start(Tag::HtmlBlock) => safe.push(Event::Start(Tag::Paragraph)),
         Event::End(TagEnd::HtmlBlock) => safe.push(Event::End(TagEnd::Paragraph)),
@@ -130,13 +128,13 @@ fn harmless<'a>(event: Event<'a>, links: &mut Vec<Option<String>>, safe: &mut Ve
                 "☐ "
             })));
         }
-        // Who writes a line break means one.
+        // Models and people who type a line break expect one.
         Event::SoftBreak => safe.push(Event::HardBreak),
         other => safe.push(other),
     }
 }
 
-/// A text as it is, with its line breaks.
+/// Plain text with its line breaks.
 pub(super) fn plain(text: &str) -> Markup {
     let (shown, rest) = cut(text);
     html! {
@@ -145,12 +143,12 @@ pub(super) fn plain(text: &str) -> Markup {
     }
 }
 
-/// A text of several lines. Each character that a reader cannot see appears as its code point.
+/// A text of several lines in which every invisible character appears as its code point.
 pub(super) fn exact(text: &str) -> Markup {
     parts(text, Layout::Lines)
 }
 
-/// The same for one line: line ends and tabs appear as code points too.
+/// Like [`exact`], for one line: line ends and tabs appear as code points too.
 pub(super) fn exact_line(text: &str) -> Markup {
     parts(text, Layout::OneLine)
 }
@@ -159,14 +157,15 @@ fn parts(text: &str, layout: Layout) -> Markup {
     exact_within(text, layout, usize::MAX).0
 }
 
-/// Shows a text where there is little room: at most about `most` bytes of HTML. A text that was cut ends with an ellipsis.
+/// A text cut to about `most` bytes of HTML, with an ellipsis if it was cut.
 pub(super) fn exact_cut(text: &str, layout: Layout, most: usize) -> Markup {
     let (shown, bytes) = exact_within(text, layout, most);
     html! { (shown) @if bytes < text.len() { "…" } }
 }
 
-/// The beginning of a text with at most about `most` bytes of HTML, and how many bytes of the text that is. A run of equal
-/// hidden characters is one mark with its count, however long it is. Takes time by what is shown and by such runs.
+/// The beginning of a text with about `most` bytes of HTML, and its length in bytes of text. A run of equal hidden
+/// characters is one mark with a count, however long it is. The time depends on what is shown and on the length of such
+/// runs.
 pub(super) fn exact_within(text: &str, layout: Layout, most: usize) -> (Markup, usize) {
     let mut markup = String::new();
     let mut shown = 0;
@@ -176,7 +175,7 @@ pub(super) fn exact_within(text: &str, layout: Layout, most: usize) -> (Markup, 
         if rest.is_empty() || room == 0 {
             return (PreEscaped(markup), shown);
         }
-        // Pieces are made of no more than there is room for. After a long run the next part begins.
+        // Renders no more than fits. After a long run, the next part starts.
         let mut pieces = pieces(up_to(rest, room), layout).peekable();
         while let Some(piece) = pieces.next() {
             let room = most.saturating_sub(markup.len());
@@ -202,10 +201,10 @@ pub(super) fn exact_within(text: &str, layout: Layout, most: usize) -> (Markup, 
     }
 }
 
-/// The mark for a character that a reader cannot see, or for several equal ones in a row.
+/// The mark for an invisible character, or for several equal ones in a row.
 fn hidden(c: char, count: usize) -> Markup {
     html! {
-        span.hidden-char title="A character that cannot be seen" {
+        span.hidden-char title="An invisible character" {
             (code_point(c)) @if count > 1 { " × " (super::ui::number(count as u64)) }
         }
     }
@@ -238,7 +237,7 @@ fn fitting(text: &str, room: usize) -> &str {
     text
 }
 
-/// At most this many characters of a text, as they are. A text that was cut ends with an ellipsis.
+/// At most `most` characters of a text, with an ellipsis if it was cut.
 pub(super) fn start(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => Cow::Borrowed(text),
@@ -246,7 +245,7 @@ pub(super) fn start(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// At most this many characters of a text, in one line. A text that was cut ends with an ellipsis.
+/// At most `most` characters of a text on one line, with an ellipsis if it was cut.
 pub(super) fn clip(text: &str, most: usize) -> String {
     let cut: String = text
         .chars()
@@ -259,7 +258,7 @@ pub(super) fn clip(text: &str, most: usize) -> String {
     cut
 }
 
-/// A text in letters of one width.
+/// Preformatted text.
 pub(super) fn code(text: &str) -> Markup {
     let (shown, rest) = cut(text);
     let (markup, bytes) = exact_within(shown, Layout::Lines, CODE_BYTES_MAX);
@@ -270,7 +269,7 @@ pub(super) fn code(text: &str) -> Markup {
     }
 }
 
-/// The beginning of a text, and how many characters it leaves out.
+/// The beginning of a text, and the number of characters left out.
 fn cut(text: &str) -> (&str, usize) {
     match text.char_indices().nth(CHARS_MAX) {
         None => (text, 0),
@@ -289,7 +288,7 @@ fn and_more(rest: usize) -> Markup {
     }
 }
 
-/// A JSON value: a table where it is a list of alike objects, names and values where it is a flat object, else text.
+/// A JSON value: a table for a list of similar objects, a list of fields for a flat object, otherwise text.
 pub(super) fn value(value: &Value) -> Markup {
     match value {
         Value::String(text) => code(text),
@@ -301,7 +300,7 @@ pub(super) fn value(value: &Value) -> Markup {
     }
 }
 
-/// The arguments of a call. A long text among them is shown with its lines.
+/// The arguments of a call. Long texts keep their lines.
 pub(super) fn arguments(fields: &Map<String, Value>) -> Markup {
     if fields.is_empty() {
         return html! { p.dim { "No arguments." } };
@@ -333,7 +332,7 @@ fn more_fields(all: usize) -> Markup {
     }
 }
 
-/// Arguments or a value in one short line.
+/// Arguments or a value on one short line.
 pub(super) fn brief(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -360,12 +359,11 @@ pub(super) fn brief(value: &Value) -> String {
     one_line(&line)
 }
 
-/// JSON with line breaks.
 pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// The first `most` bytes of JSON with line breaks, and whether that is all. Nothing beyond them is made.
+/// The first `most` bytes of indented JSON, and whether that is everything. Stops serializing after that.
 pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
     let mut kept = Kept {
         bytes: Vec::new(),
@@ -374,7 +372,7 @@ pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
     let is_all = serde_json::to_writer_pretty(&mut kept, value).is_ok();
     let text = match String::from_utf8(kept.bytes) {
         Ok(text) => text,
-        // It was cut within a character.
+        // The cut was within a character.
         Err(error) => {
             let whole = error.utf8_error().valid_up_to();
             let mut bytes = error.into_bytes();
@@ -385,7 +383,7 @@ pub(super) fn pretty_within(value: &Value, most: usize) -> (String, bool) {
     (text, is_all)
 }
 
-/// Keeps the first bytes that are written, and fails when there are more.
+/// Keeps the first bytes that are written, and fails if there are more.
 struct Kept {
     bytes: Vec<u8>,
     most: usize,
@@ -461,13 +459,13 @@ fn json_table(rows: &[Value]) -> Markup {
     table(&heading, cells.collect())
 }
 
-/// Whether a file's name says that it is a table.
+/// Whether a file name has the extension of a table.
 pub(super) fn is_csv(name: &str) -> bool {
     let name = name.to_lowercase();
     name.ends_with(".csv") || name.ends_with(".tsv")
 }
 
-/// Comma-separated values as a table; `name` says which character separates.
+/// Renders CSV as a table. The file name tells whether tabs separate the fields.
 pub(super) fn csv(name: &str, text: &str) -> Markup {
     let separator = if name.to_lowercase().ends_with(".tsv") {
         '\t'
@@ -479,7 +477,7 @@ pub(super) fn csv(name: &str, text: &str) -> Markup {
     table(&heading, rows.collect())
 }
 
-/// The first line says it: semicolons are what spreadsheets write where commas are decimal.
+/// Guesses the separator from the first line: spreadsheets write semicolons in locales with decimal commas.
 fn separator_of(text: &str) -> char {
     let line = text.lines().next().unwrap_or_default();
     if line.matches(';').count() > line.matches(',').count() {
@@ -489,7 +487,7 @@ fn separator_of(text: &str) -> char {
     }
 }
 
-/// Rows of fields, with quotes as RFC 4180 has them. Stops where there are more rows than are shown.
+/// Parses rows as in RFC 4180. Stops when there are more rows than are shown.
 fn csv_rows(text: &str, separator: char) -> Vec<Vec<String>> {
     let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), String::new());
     let mut is_quoted = false;
@@ -522,7 +520,7 @@ fn csv_rows(text: &str, separator: char) -> Vec<Vec<String>> {
 
 fn table(heading: &[String], rows: Vec<Vec<String>>) -> Markup {
     let is_cut = rows.len() > ROWS_MAX;
-    // A column is one of numbers where it holds nothing else.
+    // A column is numeric if it contains only numbers.
     let numbers: Vec<bool> = (0..heading.len().min(COLUMNS_MAX))
         .map(|column| {
             let mut cells = rows.iter().filter_map(|row| row.get(column));

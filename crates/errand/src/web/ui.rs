@@ -1,4 +1,4 @@
-//! Small pieces that pages share: times, ids, states, icons, fields.
+//! Components that pages share: times, IDs, states, icons, fields.
 
 use errand_core::run::Status;
 use errand_core::time::Timestamp;
@@ -8,23 +8,23 @@ use maud::{Markup, PreEscaped, html};
 use super::form::TOKEN_FIELD;
 use super::guard::Person;
 
-/// The hidden field that each form of a logged-in person has.
+/// The hidden token field of each form of a logged-in person.
 pub(super) fn form_token(person: &Person) -> Markup {
     html! { input type="hidden" name=(TOKEN_FIELD) value=(person.form_token); }
 }
 
-/// A name that somebody chose. Its direction of writing changes nothing around it, and each character that a reader cannot
-/// see appears as its code point.
+/// A name that someone chose. Its writing direction does not affect its surroundings, and every invisible character
+/// appears as its code point.
 pub(super) fn name(text: &str) -> Markup {
     html! { bdi dir="auto" { (super::text::exact_line(text)) } }
 }
 
-/// The name of an API key after the words that say so. The name is set apart from our words.
+/// "API key" and the key's name, which is set apart from our words.
 pub(super) fn api_key(key: &str) -> Markup {
     html! { "API key " code.outside { (name(key)) } }
 }
 
-/// The author of an answer, as the store gives it: an e-mail address, or `API key` and the name of the key.
+/// The author of an answer as stored: an email address, or `API key` and the key's name.
 pub(super) fn who(by: &str) -> Markup {
     match by.strip_prefix("API key ") {
         Some(key) => api_key(key),
@@ -32,7 +32,8 @@ pub(super) fn who(by: &str) -> Markup {
     }
 }
 
-/// The place of a call on its run's page. A provider chose the id: what is no letter, digit or `-` becomes its number.
+/// The HTML ID of a call on its run's page. Providers choose call IDs, so other characters than letters, digits and `-`
+/// are replaced by their code points.
 pub(super) fn call_anchor(id: &str) -> String {
     let mut anchor = "call-".to_owned();
     for c in id.chars() {
@@ -45,7 +46,7 @@ pub(super) fn call_anchor(id: &str) -> String {
     anchor
 }
 
-/// A moment: how long ago, with the exact time on hover.
+/// A time as its distance from now, with the exact time as a tooltip.
 pub(super) fn time(at: Timestamp, now: Timestamp) -> Markup {
     let exact = at.to_string();
     html! {
@@ -93,7 +94,7 @@ pub(super) fn duration(ms: u64) -> String {
     }
 }
 
-/// A duration in two units; in one where the other is nothing.
+/// A duration in two units, or in one if the smaller is zero.
 fn two((large, of): (u64, &str), (small, of_small): (u64, &str)) -> String {
     if small == 0 {
         format!("{large} {of}")
@@ -129,7 +130,7 @@ pub(super) fn number(n: u64) -> String {
     text
 }
 
-/// `$1.23`; more decimals where it is less than a cent; a dash for nothing.
+/// `$1.23`; more decimals below one cent; a dash for zero.
 pub(super) fn cost(usd: f64) -> String {
     if usd <= 0.0 {
         return "–".to_owned();
@@ -140,7 +141,7 @@ pub(super) fn cost(usd: f64) -> String {
     format!("${usd:.2}")
 }
 
-/// A cost of which a part may not be known.
+/// A cost, part of which may be unknown.
 pub(super) fn cost_of(known_usd: f64, unpriced_tokens: u64) -> String {
     match unpriced_tokens {
         0 => cost(known_usd),
@@ -149,7 +150,7 @@ pub(super) fn cost_of(known_usd: f64, unpriced_tokens: u64) -> String {
     }
 }
 
-/// `940`, `1.2 k`, `3.4 M`: where there is little room.
+/// `940`, `1.2 k`, `3.4 M`, for places with little room.
 pub(super) fn short(n: f64) -> String {
     match n {
         n if n < 1e3 => format!("{n:.0}"),
@@ -163,7 +164,7 @@ pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", number(n), if n == 1 { one } else { many })
 }
 
-/// An id: its last characters, which differ, with a button that copies it whole.
+/// The last characters of an ID, in which IDs differ, with a button that copies all of it.
 pub(super) fn id(whole: &str) -> Markup {
     let short = whole.get(whole.len().saturating_sub(8)..).unwrap_or(whole);
     html! {
@@ -174,19 +175,18 @@ pub(super) fn id(whole: &str) -> Markup {
     }
 }
 
-/// A button that copies a text.
 pub(super) fn copy(text: &str, label: &str) -> Markup {
     html! {
         button.plain.copy type="button" data-copy=(text) aria-label=(label) title=(label) { (icon("copy")) }
     }
 }
 
-/// A run's status: a shape, a word, a colour.
+/// A run's status as a shape, a word and a color.
 pub(super) fn status(status: Status) -> Markup {
     state(status.as_str(), status.as_str())
 }
 
-/// A state by its word. `kind`: what it looks like.
+/// A state with a word. `kind`: its look, one of [`KINDS`].
 pub(super) fn state(kind: &str, word: &str) -> Markup {
     let kind = if KINDS.contains(&kind) { kind } else { "other" };
     html! {
@@ -194,7 +194,7 @@ pub(super) fn state(kind: &str, word: &str) -> Markup {
     }
 }
 
-/// The states that have a look.
+/// The states that have a style.
 const KINDS: [&str; 17] = [
     "pending",
     "starting",
@@ -239,7 +239,7 @@ fn shape(kind: &str) -> Markup {
     html! { svg viewBox="0 0 12 12" aria-hidden="true" { (PreEscaped(inside)) } }
 }
 
-/// A picture of 16 px, by name; for the eye only.
+/// A decorative icon of 16 px.
 pub(super) fn icon(name: &str) -> Markup {
     let inside = match name {
         "home" => r#"<path d="M2.5 7L8 2.5 13.5 7v6.5h-4v-4h-3v4h-4z"/>"#,
@@ -286,12 +286,12 @@ pub(super) fn icon(name: &str) -> Markup {
     html! { svg.icon viewBox="0 0 16 16" aria-hidden="true" { (PreEscaped(inside)) } }
 }
 
-/// An empty place: what it is for, and what to do.
+/// An empty state: what belongs here, and what to do.
 pub(super) fn empty(title: &str, more: &Markup) -> Markup {
     html! { div.empty { strong { (title) } div { (more) } } }
 }
 
-/// The status of a page whose form may have been wrong.
+/// The status code of a page that shows a form, possibly again with an error.
 pub(super) fn status_of(is_wrong: bool) -> StatusCode {
     if is_wrong {
         StatusCode::BAD_REQUEST
@@ -300,17 +300,16 @@ pub(super) fn status_of(is_wrong: bool) -> StatusCode {
     }
 }
 
-/// The checkbox of a message form that marks the message as text from somebody else.
+/// The checkbox that marks a message as text from someone else.
 pub(super) fn untrusted_choice(is_on: bool) -> Markup {
     html! {
         label.choice {
             input type="checkbox" name="untrusted" value="on" checked[is_on];
-            span { "Somebody else wrote this" span.hint { "such as an e-mail or a ticket; guarded tools then ask first" } }
+            span { "Someone else wrote this" span.hint { "for example, an email or a ticket; tools with the guard policy will then ask first" } }
         }
     }
 }
 
-/// What was wrong with a form.
 pub(super) fn alert(message: Option<&str>) -> Markup {
     html! {
         @if let Some(message) = message {
@@ -319,7 +318,7 @@ pub(super) fn alert(message: Option<&str>) -> Markup {
     }
 }
 
-/// Links to the pages before and after. `address`: of the same list from another entry on.
+/// Links to the previous and next page. `address` returns the address for an offset.
 pub(super) fn pager(
     offset: u64,
     shown: u64,

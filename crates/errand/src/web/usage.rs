@@ -1,7 +1,7 @@
-//! Usage: runs, tokens and cost by day, assignment, model and key, as charts, tables and CSV; what the team may spend in
-//! a month.
+//! Usage: runs, tokens and cost by day, assignment, model and key, as charts, tables and CSV; the team's monthly
+//! budget.
 //!
-//! The sums are those of `GET /v1/usage`, and so is the CSV. Who may not see API keys sees no sums by them.
+//! The figures and the CSV are those of `GET /v1/usage`. Only people who can see API keys see figures by key.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
@@ -18,16 +18,16 @@ use super::layout::{Section, page_with_status};
 use super::{Web, ui};
 use crate::api::v1::usage::csv_file;
 
-/// What the pages show at most of each kind.
+/// Rows per table.
 const ROWS: usize = 20;
-/// What can be chosen.
+/// Selectable periods in days.
 const SPANS: [(&str, &str, i64); 4] = [
     ("7", "Last 7 days", 7),
     ("30", "Last 30 days", 30),
     ("90", "Last 90 days", 90),
     ("365", "Last year", 365),
 ];
-/// What the charts draw.
+/// The figures that have a chart.
 const MEASURES: [Measure; 3] = [
     Measure {
         name: "Cost",
@@ -57,7 +57,7 @@ fn float(n: u64) -> f64 {
     n as f64
 }
 
-/// The days that are looked at.
+/// The selected days.
 #[derive(Clone, Copy)]
 struct Span {
     since: Day,
@@ -113,7 +113,7 @@ async fn render(web: &Web, visitor: &Visitor, params: &Fields, wrong: Option<&st
         div.head {
             h1 { "Usage" }
             form.actions method="get" action="/usage" {
-                label.visually-hidden for="days" { "Time" }
+                label.visually-hidden for="days" { "Period" }
                 select #days name="days" {
                     @for (value, text, _) in SPANS { option value=(value) selected[value == chosen] { (text) } }
                 }
@@ -157,17 +157,17 @@ fn tiles(sum: &UsageSums) -> Markup {
     }
 }
 
-/// What the figures leave open.
+/// What the figures do not include, and which of them are estimates.
 fn unknown(sum: &UsageSums) -> Markup {
     html! {
         @if sum.unpriced_tokens > 0 {
             p.small.dim {
-                "The cost of " (ui::number(sum.unpriced_tokens)) " tokens is unknown: their models have no price. An operator sets one with "
-                code { "[models.prices.\"provider/name\"]" } " or " code { "[models.default_price]" } "; it counts from then on."
+                "The cost of " (ui::number(sum.unpriced_tokens)) " tokens is unknown because their models have no price. The operator can set one with "
+                code { "[models.prices.\"provider/name\"]" } " or " code { "[models.default_price]" } "; it applies from then on."
             }
         }
         @if sum.estimated_tokens > 0 {
-            p.small.dim { (ui::number(sum.estimated_tokens)) " tokens are an estimate: the provider did not count them." }
+            p.small.dim { (ui::number(sum.estimated_tokens)) " tokens are estimated because the provider did not report counts." }
         }
     }
 }
@@ -176,14 +176,14 @@ fn csv_link(by: &str, word: &str, span: Span) -> Markup {
     html! { a.small href={ "/usage/csv?by=" (by) "&days=" (span.days) } download aria-label={ "By " (word) ", as CSV" } { "CSV" } }
 }
 
-/// A chart of each measure that is not nothing.
+/// A chart for each figure that is not zero.
 fn charts(lines: &[UsageLine], span: Span) -> Markup {
     let some: Vec<&Measure> = MEASURES
         .iter()
         .filter(|measure| lines.iter().any(|line| (measure.of)(&line.sums) > 0.0))
         .collect();
     if some.is_empty() {
-        return html! { div.card { (ui::empty("Nothing was used in this time", &html! { "The charts begin with the first run." })) } };
+        return html! { div.card { (ui::empty("No usage in this period", &html! { "The charts start with your first run." })) } };
     }
     html! { div.charts { @for measure in some { (chart(measure, lines, span)) } } }
 }
@@ -234,7 +234,7 @@ fn bar(n: i64, wide: f64, share: f64, says: &str) -> Markup {
     }
 }
 
-/// What a line is of.
+/// The label of a row.
 fn name_of(line: &UsageLine) -> Markup {
     if let Some(agent) = &line.agent {
         return html! { a href={ "/assignments/" (agent.id) } { (ui::name(agent.name.as_deref().unwrap_or("deleted"))) } };
@@ -244,7 +244,7 @@ fn name_of(line: &UsageLine) -> Markup {
     }
     match line.api_key.as_ref() {
         Some(Some(key)) => html! { (ui::name(key.name.as_deref().unwrap_or("a deleted key"))) },
-        _ => html! { span.dim { "without a key: web, schedules, other runs" } },
+        _ => html! { span.dim { "no key (web, schedules, other runs)" } },
     }
 }
 
@@ -263,22 +263,22 @@ fn table(title: &str, by: &str, span: Span, lines: &[UsageLine]) -> Markup {
         section {
             div.head { h2 { (title) } (csv_link(by, word, span)) }
             div.card {
-                @if lines.is_empty() { (ui::empty("Nothing yet", &html! { "Rows come with the first run." })) }
+                @if lines.is_empty() { (ui::empty("No data yet", &html! { "Figures appear with your first run." })) }
                 @else {
                     div.scroll {
                         table.stack {
-                            thead { tr { th scope="col" { "Name" } @for name in ["Runs", "Model calls", "Tokens in", "of these cached", "Tokens out", "Cost"] { th.num scope="col" { (name) } } } }
+                            thead { tr { th scope="col" { "Name" } @for name in ["Runs", "Model calls", "Tokens in", "Cached", "Tokens out", "Cost"] { th.num scope="col" { (name) } } } }
                             tbody { @for line in lines.iter().take(ROWS) { (row(line, weight(line), most)) } }
                         }
                     }
-                    @if lines.len() > ROWS { p.pager { "The first " (ROWS) "; the others are in the CSV." } }
+                    @if lines.len() > ROWS { p.pager { "The first " (ROWS) " rows. Download the CSV for all." } }
                 }
             }
         }
     }
 }
 
-/// A line with a bar for its share.
+/// A row with a bar for its share.
 fn row(line: &UsageLine, weight: f64, most: f64) -> Markup {
     let sums = &line.sums;
     let share = if weight > 0.0 {
@@ -309,17 +309,17 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
             p {
                 strong { (ui::cost(month.spent_usd)) } " spent"
                 @match month.limit_usd { Some(limit) => { " of " (ui::cost(limit)) } None => ", no limit" } "."
-                @if month.unpriced_tokens > 0 { " The cost of " (ui::number(month.unpriced_tokens)) " more tokens is unknown, since their models have no price." }
+                @if month.unpriced_tokens > 0 { " The cost of " (ui::number(month.unpriced_tokens)) " more tokens is unknown because their models have no price." }
             }
             @if month.limit_usd.is_some() {
-                p.small.dim { "A model without a known price is not run while there is a limit." }
+                p.small.dim { "While there is a budget, models without a known price are not used." }
             }
             @if visitor.may(Permission::ManageModels) {
                 (ui::alert(wrong))
                 form.row.block method="post" action="/usage/limit" {
                     (ui::form_token(visitor))
                     div.field {
-                        label for="limit" { "Most US dollars in a month " span.hint { "empty: no limit; it is looked at before each model call" } }
+                        label for="limit" { "Monthly budget (USD) " span.hint { "leave empty for no limit; checked before each model call" } }
                         input #limit name="limit" inputmode="decimal" value=[month.limit_usd] autocomplete="off";
                     }
                     button { "Save" }
@@ -329,7 +329,7 @@ fn limit(visitor: &Visitor, month: TeamMonth, wrong: Option<&str>) -> Markup {
     }
 }
 
-/// What the files of the team's sandboxes take.
+/// Disk usage of the team's sandboxes.
 fn disk(web: &Web, visitor: &Visitor) -> Markup {
     let held = web.sandboxes.team_bytes(visitor.team_id());
     html! {
@@ -340,7 +340,7 @@ fn disk(web: &Web, visitor: &Visitor) -> Markup {
                 @match web.sandboxes.team_bytes_max() { Some(most) => { " of " (ui::size(most)) } None => ", no limit" } "."
             }
             @if web.sandboxes.team_bytes_max().is_some_and(|most| held >= most) {
-                (ui::alert(Some("There is no room left: uploads and runs that write files are refused. Delete sandboxes that are no longer needed, or ask the operator to raise the quota.")))
+                (ui::alert(Some("The quota is used up, so uploads and runs that write files are refused. Delete sandboxes that you no longer need, or ask the operator to raise the quota.")))
             }
         }
     }
@@ -351,7 +351,7 @@ pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sen
         None => None,
         Some(Ok(usd)) if usd.is_finite() && usd > 0.0 => Some(usd),
         Some(_) => {
-            let wrong = "It takes a number above 0, or nothing.";
+            let wrong = "The budget must be a number above 0, or empty.";
             return render(&web, &visitor, &Fields::default(), Some(wrong)).await;
         }
     };
@@ -366,7 +366,7 @@ pub(super) async fn set_limit(State(web): State<Web>, visitor: Visitor, Form(sen
     Ok(Redirect::to("/usage").into_response())
 }
 
-/// The same figures for a spreadsheet.
+/// The figures as CSV.
 pub(super) async fn csv(State(web): State<Web>, visitor: Visitor, Params(params): Params) -> Shown {
     let key = match params.get("by") {
         "day" => UsageKey::Day,

@@ -1,6 +1,6 @@
-//! Webhooks of the team: subscriptions, what was sent and what came of it, the secret that signs.
+//! Webhooks of the team: subscriptions, deliveries and their results, the signing secret.
 //!
-//! Whoever may not manage webhooks sees where events go without what may be secret in an address.
+//! People who cannot manage webhooks see where events go, but not the parts of an address that may be secret.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
@@ -20,9 +20,8 @@ use crate::api::error::ApiError;
 use crate::api::v1::name::{address_to_show, webhook_url};
 use crate::secret_key::webhook_secret;
 
-/// Webhooks, and deliveries, of one page.
+/// Webhooks or deliveries per page.
 const LIMIT: u32 = 25;
-/// Most characters of a description.
 const DESCRIPTION_CHARS_MAX: usize = 500;
 
 pub(super) async fn list(
@@ -56,9 +55,9 @@ async fn render_list(
     };
     let body = html! {
         div.head { h1 { "Webhooks" } }
-        p.lead { "What happens to the team's runs is told to these addresses, signed, and tried for three days. A run can be started with addresses of its own, too." }
+        p.lead { "We send signed events about the team's runs to these URLs and retry for three days. A run can also be started with its own webhook URLs." }
         div.card {
-            @if found.items.is_empty() { (ui::empty("There are no webhooks yet", &html! { "A webhook tells a program when a run asks a person, or ends." })) }
+            @if found.items.is_empty() { (ui::empty("No webhooks yet", &html! { "A webhook notifies a program when a run needs an answer or ends." })) }
             @else {
                 (table(visitor, &found.items))
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/webhooks?offset={offset}")))
@@ -98,7 +97,7 @@ fn table(visitor: &Visitor, webhooks: &[Webhook]) -> Markup {
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Address" } th scope="col" { "Events" } th scope="col" { "State" } th scope="col" { "Made" } } }
+                thead { tr { th scope="col" { "URL" } th scope="col" { "Events" } th scope="col" { "State" } th scope="col" { "Created" } } }
                 tbody {
                     @for webhook in webhooks {
                         tr {
@@ -128,21 +127,21 @@ fn form(visitor: &Visitor, action: &str, sent: &Fields, does: &str) -> Markup {
     html! {
         form.form method="post" action=(action) {
             (ui::form_token(visitor))
-            div.field { label for="url" { "Address" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://example.com/hook" required autocomplete="off"; }
+            div.field { label for="url" { "URL" } input #url name="url" type="url" value=(sent.get("url")) placeholder="https://example.com/hook" required autocomplete="off"; }
             fieldset {
                 legend { "Events" }
                 @for event in WebhookEvent::ALL {
                     label.choice { input type="checkbox" name="event" value=(event.as_str()) checked[is_new || chosen.contains(&event.as_str())]; span.mono { (event.as_str()) } }
                 }
             }
-            div.field { label for="description" { "What it is for " span.hint { "optional" } } input #description name="description" value=(sent.get("description")) maxlength=(DESCRIPTION_CHARS_MAX) autocomplete="off"; }
+            div.field { label for="description" { "Description " span.hint { "optional" } } input #description name="description" value=(sent.get("description")) maxlength=(DESCRIPTION_CHARS_MAX) autocomplete="off"; }
             label.choice { input type="checkbox" name="enabled" value="on" checked[is_new || sent.is_on("enabled")]; span { "Enabled" } }
             div.buttons { button.main { (does) } }
         }
     }
 }
 
-/// What a form says of a webhook.
+/// A webhook as described by a form.
 struct Wanted {
     url: String,
     events: Vec<WebhookEvent>,
@@ -239,15 +238,15 @@ async fn render_one(
             (enabled(&webhook))
             @if manages {
                 div.actions {
-                    (act("test", "Send a test", false, None))
-                    (act("delete", "Delete", true, Some("Delete this webhook? What it has not been told yet is dropped.")))
+                    (act("test", "Send test event", false, None))
+                    (act("delete", "Delete", true, Some("Delete this webhook? Pending deliveries are dropped.")))
                 }
             }
         }
         section {
             div.head { h2 { "Deliveries" } }
             div.card {
-                @if sent.items.is_empty() { (ui::empty("Nothing was sent yet", &html! { "Send a test, or wait for a run to end." })) }
+                @if sent.items.is_empty() { (ui::empty("No deliveries yet", &html! { "Send a test event, or wait for a run to end." })) }
                 @else {
                     div.pad.folds { @for delivery in &sent.items { (delivery_fold(visitor, delivery)) } }
                     (ui::pager(offset, shown, sent.total, u64::from(LIMIT), &|offset| format!("/webhooks/{id}?offset={offset}")))
@@ -256,7 +255,7 @@ async fn render_one(
         }
         @if manages {
             section.card.pad {
-                div.head { h2 { "Change it" } }
+                div.head { h2 { "Edit" } }
                 (ui::alert(told.wrong.as_deref()))
                 (form(visitor, &format!("/webhooks/{id}"), &fields, "Save"))
             }
@@ -287,7 +286,7 @@ fn fields_of(webhook: &Webhook) -> Fields {
     fields
 }
 
-/// One delivery: what was sent, what came back, when it is tried again.
+/// One delivery: what was sent, what was returned, and when the next attempt is.
 pub(super) fn delivery_fold(visitor: &Visitor, delivery: &DeliveryRow) -> Markup {
     let request = serde_json::from_slice(&delivery.body).map_or_else(
         |_| String::from_utf8_lossy(&delivery.body).into_owned(),
@@ -304,13 +303,13 @@ pub(super) fn delivery_fold(visitor: &Visitor, delivery: &DeliveryRow) -> Markup
                 dl.facts {
                     dt { "To" } dd.mono { (shown_url(visitor, &delivery.url)) }
                     dt { "webhook-id" } dd { (ui::id(&delivery.id.to_string())) }
-                    @if let Some(run) = delivery.run { dt { "Run" } dd { a href={ "/runs/" (run) } { "the run" } } }
+                    @if let Some(run) = delivery.run { dt { "Run" } dd { a href={ "/runs/" (run) } { "View run" } } }
                     @if let Some(due) = delivery.due_at { dt { "Next attempt" } dd { (ui::time(due, visitor.now)) } }
                 }
                 @for attempt in &delivery.attempts {
                     div.small {
                         "Attempt " (attempt.attempt) ", " (ui::time(attempt.at, visitor.now)) ": "
-                        @match attempt.status { Some(status) => strong { (status) }, None => strong { "no answer" } }
+                        @match attempt.status { Some(status) => strong { (status) }, None => strong { "no response" } }
                         " in " (ui::duration(attempt.duration_ms))
                         @if let Some(error) = &attempt.error { br; span.dim { (error) } }
                         @if let Some(answer) = attempt.answer.as_deref().filter(|answer| !answer.is_empty()) { (text::code(answer)) }
@@ -414,24 +413,24 @@ pub(super) async fn resend(
     Ok(Redirect::to(&to).into_response())
 }
 
-/// The secret, behind a fold, and the button that replaces it.
+/// The signing secret in a fold, and the button that rotates it.
 async fn secret_card(web: &Web, visitor: &Visitor, rolled: bool) -> Result<Markup, PageError> {
     let now = visitor.now;
     let secrets = web.store.signing_secrets(visitor.team_id(), now).await?;
     Ok(html! {
         section.card.pad {
-            div.head { h2 { "Secret" } }
-            @if rolled { div.note.good role="status" { "There is a new secret. The old one signs beside it for 24 hours." } }
-            p.dim { "It signs all webhooks of the team, as the Standard Webhooks specification says." }
+            div.head { h2 { "Signing secret" } }
+            @if rolled { div.note.good role="status" { "The secret was rotated. The old secret stays valid beside the new one for 24 hours." } }
+            p.dim { "Signs all webhooks of the team as described in the Standard Webhooks specification." }
             div.form.block {
                 details.fold {
-                    summary { "Show the secret" }
-                    div.inside { div.secret { code { (secrets.present) } (ui::copy(&secrets.present, "Copy the secret")) } }
+                    summary { "Show secret" }
+                    div.inside { div.secret { code { (secrets.present) } (ui::copy(&secrets.present, "Copy secret")) } }
                 }
-                @for old in &secrets.retired { p.small { "A secret that was replaced still signs, until " (ui::time(old.valid_until, now)) "." } }
-                form method="post" action="/webhooks/secret" data-confirm="Make a new secret? The present one signs beside it for 24 hours." {
+                @for old in &secrets.retired { p.small { "An older secret stays valid until " (ui::time(old.valid_until, now)) "." } }
+                form method="post" action="/webhooks/secret" data-confirm="Rotate the secret? The current secret stays valid beside the new one for 24 hours." {
                     (ui::form_token(visitor))
-                    button { (ui::icon("again")) "Roll the secret" }
+                    button { (ui::icon("again")) "Rotate secret" }
                 }
             }
         }

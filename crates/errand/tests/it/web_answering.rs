@@ -371,7 +371,7 @@ async fn of_two_tabs_of_the_inbox_the_second_says_who_answered_in_the_first() {
     browser
         .decide(&format!("{} button[value=answer]", card(&request)))
         .await;
-    browser.until("Every question must be answered.").await;
+    browser.until("Answer all questions.").await;
     let chosen = "return [...document.querySelectorAll('input:checked')].map(i => i.value)";
     assert_eq!(browser.script(chosen).await, json!(["B"]));
     let second = browser.here().await;

@@ -238,7 +238,7 @@ async fn runs_are_found_by_what_they_are() {
             .get("/runs?source=web")
             .await
             .ok()
-            .contains("No run fits these filters")
+            .contains("No runs match these filters")
     );
     let home = owner.get("/").await.ok();
     assert!(
@@ -246,7 +246,7 @@ async fn runs_are_found_by_what_they_are() {
         "{home}"
     );
     let list = owner.get("/assignments").await.ok();
-    assert!(list.contains("100 %") && list.contains("0 %"), "{list}");
+    assert!(list.contains("100%") && list.contains("0%"), "{list}");
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     browser.go(&format!("{}/runs/{run}", app.url())).await;
     browser.script("window.stays = true").await;
     browser.until("Send the order?").await;
-    browser.until("Waiting for a person").await;
+    browser.until("Waiting for an answer").await;
 
     // Approved in the inbox, in another tab.
     let watching = browser.here().await;
@@ -226,7 +226,7 @@ async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
     browser.switch(&second).await;
     browser.decide("button[value=approve]").await;
     browser
-        .until("it was denied by owner@acme.example at")
+        .until("already denied by owner@acme.example at")
         .await;
     // What was typed can still be read.
     let typed = "return document.querySelector('textarea[name=reason]').value";

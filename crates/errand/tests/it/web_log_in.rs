@@ -68,7 +68,7 @@ async fn a_wrong_password_and_an_unknown_address_are_told_alike_and_limited() {
     let unknown = log_in(&app, "nobody@acme.example", "wrong")
         .await
         .refused(401);
-    let says = "The e-mail address and the password do not fit together.";
+    let says = "Incorrect email or password.";
     assert!(wrong.contains(says) && unknown.contains(says));
     // The right password is not counted.
     for _ in 0..12 {
@@ -221,7 +221,7 @@ async fn another_password_logs_out_everywhere_else() {
         change("wrong", "another password")
             .await
             .refused(400)
-            .contains("present password")
+            .contains("current password")
     );
     assert!(
         change(PASSWORD, "short")
@@ -263,7 +263,7 @@ async fn a_session_ends_by_itself_and_with_the_membership() {
             .get("/")
             .await
             .refused(403)
-            .contains("You are of no team")
+            .contains("You're not on a team yet")
     );
     app.advance(Duration::from_secs(31 * 24 * 3600)).await;
     assert_eq!(browser.get("/account").await.status, 303);

@@ -128,7 +128,7 @@ async fn the_second_who_answers_sees_who_was_first() {
         .await
         .refused(400);
     assert!(
-        page.contains("it was denied by owner@acme.example at"),
+        page.contains("already denied by owner@acme.example at"),
         "{page}"
     );
     app.settle().await;
@@ -152,7 +152,7 @@ async fn an_answer_that_does_not_fit_is_told_at_the_question_and_kept() {
     let sent = [("decision", "answer"), ("q1_text", "because it is so")];
     let page = owner.post(&path, &sent).await.refused(400);
     assert!(
-        page.contains("Which account?") && page.contains("Every question must be answered."),
+        page.contains("Which account?") && page.contains("Answer all questions."),
         "{page}"
     );
     assert!(page.contains("because it is so"), "{page}");
@@ -422,7 +422,7 @@ async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
         let card = between(&page, "<article", "</article>").unwrap();
         assert!(card.contains("class=\"request model\""), "{card}");
         assert!(
-            card.contains("The model asks this. Approving releases no call by itself."),
+            card.contains("The model asks for this. Approving does not approve any tool call."),
             "{card}"
         );
         assert!(

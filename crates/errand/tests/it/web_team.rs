@@ -163,7 +163,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
         .await
         .ok();
     assert!(
-        page.contains("Keys that end with them") && page.contains("test"),
+        page.contains("Keys that will stop working") && page.contains("test"),
         "{page}"
     );
     owner
@@ -315,6 +315,6 @@ async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
             .get("/runs?q=nothing")
             .await
             .ok()
-            .contains("No run fits these filters")
+            .contains("No runs match these filters")
     );
 }

@@ -1,6 +1,6 @@
-// Answering requests. Nothing under a person's hands moves, is replaced or loses what was typed; a button that has just
-// appeared or moved does not act; a card that was answered stays where it is. Without this script pages stay as they are
-// until they are loaded again.
+// Answering requests. Elements that a person is using never move, are never replaced and never lose typed text. A button
+// that has just appeared or moved does not act. An answered card stays in its place. Without this script, a page changes
+// only when it is reloaded.
 (function () {
   'use strict'
 
@@ -15,7 +15,7 @@
 
   // --- buttons settle before they act ---
   var places = new WeakMap()
-  // Since when a button has been where it is now.
+  // The time since which each button has been in its present position.
   function settled(button, now) {
     var at = button.getBoundingClientRect()
     var was = places.get(button)
@@ -33,7 +33,7 @@
   }
   look()
   window.setInterval(look, LOOK_EVERY_MS)
-  // Somebody who comes back to the page has not seen what moved meanwhile.
+  // A person who returns to the page has not seen what moved in the meantime.
   document.addEventListener('visibilitychange', function () { places = new WeakMap(); look() })
   document.addEventListener('click', function (event) {
     var button = event.target.closest && event.target.closest('[data-decides]')
@@ -43,7 +43,7 @@
     say('This button has just appeared or moved. Press it again.')
   }, true)
 
-  // --- what a person's hands are on stays where it is in the window ---
+  // --- the element that a person is using keeps its position in the window ---
   var held = null
   var heldTop = 0
   function hands() {
@@ -71,12 +71,12 @@
       var top = heldTop
       if (!what) { note(); return }
       keep(what, top)
-      // The browser may have moved it, too.
+      // The browser's scroll anchoring may have moved it, too.
       window.requestAnimationFrame(function () { keep(what, top); note() })
     }).observe(main, { childList: true, characterData: true, subtree: true })
   }
 
-  // --- a card that was answered ---
+  // --- answered cards ---
   function cardOf(id) { return document.querySelector('[data-request="' + id + '"]') }
   function close(card, outcome) {
     if (card.hasAttribute('data-closed')) return
@@ -90,7 +90,7 @@
     say(card.querySelector('h2').textContent + ': ' + outcome.textContent)
   }
   function parsed(html) { return new DOMParser().parseFromString(html, 'text/html') }
-  // Closes the cards that a piece of a page tells of; how many.
+  // Closes the cards whose outcome a fragment contains, and returns their number.
   function outcomes(piece) {
     var closed = 0
     piece.querySelectorAll('[data-outcome-of]').forEach(function (of) {
@@ -131,9 +131,9 @@
     }).then(function () { form.removeAttribute('data-busy') })
   }
 
-  // --- new requests are told of, and shown when the person asks for them ---
+  // --- new requests are announced, and shown when the person asks for them ---
   var news = document.getElementById('news')
-  // The card of a run's new request, until it is asked for.
+  // The card of a run's new request, until the person asks for it.
   var waiting = null
   function bar(text) {
     if (!news) return
@@ -166,7 +166,7 @@
     }
   })
 
-  // --- the inbox asks what has changed ---
+  // --- the inbox polls for changes ---
   var list = document.getElementById('open-requests')
   function get(more) {
     var shown = []
@@ -196,7 +196,7 @@
   }
   if (list) window.setInterval(ask, ASK_EVERY_MS)
 
-  // --- a run's page is told by its stream ---
+  // --- a run's page is updated by its stream ---
   document.addEventListener('errand:stream', function (event) {
     event.detail.addEventListener('outcome', function (message) { outcomes(parsed(message.data)) })
     event.detail.addEventListener('request', function (message) {
@@ -206,7 +206,7 @@
       bar('New request: ' + card.querySelector('h2').textContent.trim().slice(0, 60))
     })
   })
-  // The request that the page knows of, for a stream that goes on.
+  // The request that the page shows, sent when the stream reconnects.
   document.addEventListener('errand:asked', function (event) {
     var open = document.querySelectorAll('#request [data-request]:not([data-closed])')
     var last = waiting || open[open.length - 1]

@@ -1,10 +1,10 @@
-// What the pages add to themselves. Each part works on elements that name it by an attribute; without any of it the
-// pages work all the same, but for live updates.
+// Enhancements of the pages. Each part acts on the elements that have its attribute. Without scripts, everything except
+// live updates still works.
 (function () {
   'use strict'
 
   // --- links into the transcript ---
-  // One to an entry that the page shows leads there without loading the page anew: what was typed stays.
+  // A link to an entry that is on the page scrolls there without reloading, so that typed text is kept.
   document.addEventListener('click', function (event) {
     var link = event.target.closest('a[href*="?around="]')
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return
@@ -29,7 +29,7 @@
     else window.prompt('Copy this:', text)
   })
 
-  // Says something to those who do not see the page.
+  // Announces a text to screen readers.
   function say(text) {
     var place = document.getElementById('says')
     if (place) place.textContent = text
@@ -43,7 +43,7 @@
     var text = s < 5 ? 'now' : s < 60 ? s + ' s' : s < 3600 ? Math.floor(s / 60) + ' min' : s < 86400 ? Math.floor(s / 3600) + ' h' : s < 172800 ? '1 day' : Math.floor(s / 86400) + ' days'
     return text === 'now' ? text : future ? 'in ' + text : text + ' ago'
   }
-  // The server's clock counts: the page says what time it was there when it was made.
+  // Times are relative to the server's clock: the page contains the server's time at which it was rendered.
   var skew = Number(document.documentElement.getAttribute('data-now') || Date.now()) - Date.now()
   function times(root) {
     root.querySelectorAll('time[data-ms]').forEach(function (time) {
@@ -66,7 +66,7 @@
     var list = form.querySelector('[data-files]')
     var none = form.querySelector('[data-none]')
     var kept = new DataTransfer()
-    // Files are added to those that are there, however they come; one of the same name takes the other's place.
+    // Dropped and chosen files are added to the existing ones; a file with the same name replaces the earlier one.
     function add(files) {
       var all = new DataTransfer()
       var names = Array.prototype.map.call(files, function (file) { return file.name })
@@ -126,7 +126,7 @@
 
   if (!window.htmx) return
 
-  // --- a run, live: goes on from what is shown, also after a lost connection ---
+  // --- a live run: continues after the last shown entry, also after a lost connection ---
   window.htmx.createEventSource = function (url) {
     var last = 0
     document.querySelectorAll('#transcript > li[data-at]').forEach(function (entry) { last = Math.max(last, Number(entry.getAttribute('data-at'))) })
@@ -139,7 +139,7 @@
     document.dispatchEvent(new CustomEvent('errand:stream', { detail: source }))
     return source
   }
-  // What a person points at, or is in with the keyboard, is changed once they have left it.
+  // An element under the pointer or with keyboard focus is updated only after the person has left it.
   var later = new Map()
   function inHands(place) { return place.matches(':hover') || place.contains(document.activeElement) }
   function flush() {
@@ -156,7 +156,7 @@
   ;['pointerout', 'focusout'].forEach(function (name) {
     document.addEventListener(name, function () { if (later.size) window.setTimeout(flush, 0) })
   })
-  // What was unfolded stays so.
+  // Unfolded elements stay unfolded.
   function unfolded(place) {
     return Array.prototype.map.call(place.querySelectorAll('details[open] > summary'), function (summary) { return summary.textContent })
   }
@@ -193,7 +193,7 @@
   document.body.addEventListener('htmx:sseError', function () { live('lost') })
   document.body.addEventListener('htmx:sseClose', function () { live('') })
 
-  // --- what waits for a person: counted in the title, told by the browser when allowed ---
+  // --- open requests: counted in the title, and shown as browser notifications if permitted ---
   var known = null
   function counted() {
     var place = document.getElementById('open-requests')

@@ -1,4 +1,4 @@
-//! Builds of an assignment: listed, compared line by line, restored.
+//! Builds of an assignment: list, line-by-line comparison, restoring.
 
 #[cfg(test)]
 mod fuzz;
@@ -24,15 +24,14 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
 use crate::web::{Web, ui};
 
-/// Builds of one page.
 const LIMIT: u32 = 25;
-/// How long the comparison of two builds may take.
+/// Time limit for comparing two builds. After that, the rest counts as changed.
 const COMPARE_TIME_MAX: Duration = Duration::from_millis(500);
-/// Most bytes of a difference that are shown, with [`LINE_BYTES`] for each line.
+/// Maximum size in bytes of a shown difference, counting [`LINE_BYTES`] per line.
 const SHOWN_BYTES_MAX: usize = 1024 * 1024;
-/// What a line takes on a page beside its text.
+/// Overhead of a line on the page, in addition to its text.
 const LINE_BYTES: usize = 64;
-/// How many lines around a difference are shown.
+/// Unchanged lines shown around each difference.
 const AROUND: usize = 4;
 
 pub(in crate::web) async fn list(
@@ -59,11 +58,11 @@ pub(in crate::web) async fn list(
     let body = html! {
         (head(&visitor, &agent, Tab::Builds))
         div.card {
-            @if found.items.is_empty() { (ui::empty("There is no build yet", &html! { "Saving the set-up makes one." })) }
+            @if found.items.is_empty() { (ui::empty("No builds yet", &html! { "Saving the configuration creates the first build." })) }
             @else {
                 form method="get" action={ "/assignments/" (id) "/builds/compare" } id="compare" {}
                 (table(&web, &visitor, &found.items, &people))
-                @if found.items.len() > 1 { div.pager { button form="compare" { "Compare the two" } } }
+                @if found.items.len() > 1 { div.pager { button form="compare" { "Compare" } } }
                 (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/assignments/{id}/builds?offset={offset}")))
             }
         }
@@ -86,7 +85,7 @@ fn table(
                     tr {
                         @if compares { th scope="col" { "From" } th scope="col" { "To" } }
                         th.num scope="col" { "Build" }
-                        th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Made" } th scope="col" { "State" }
+                        th scope="col" { "What changed" } th scope="col" { "Model" } th scope="col" { "By" } th scope="col" { "Created" } th scope="col" { "State" }
                     }
                 }
                 tbody {
@@ -139,16 +138,17 @@ pub(in crate::web) async fn compare(
     let (from, to) = (find("from").await?, find("to").await?);
     let (from_number, to_number) = (from.number, to.number);
     let place = web.comparisons().enter(visitor.user_id()).ok_or_else(|| {
-        PageError::busy("You are comparing builds in another window, or too many people do at once. Wait a moment, then reload this page.")
+        PageError::busy("You are already comparing builds in another window, or too many people are comparing builds right now. Wait a moment, then reload this page.")
     })?;
-    // Off the threads that serve others. It ends by its deadline, also if nobody waits any more.
+    // On a blocking thread, so that it does not delay other requests. It stops at its deadline, even if the browser has
+    // disconnected.
     let compared = tokio::task::spawn_blocking(move || {
         let _place = place;
         difference(&yaml(&from.config), &yaml(&to.config))
     });
     let compared = compared
         .await
-        .map_err(|_| PageError::busy("The comparison was cut off. Reload this page."))?;
+        .map_err(|_| PageError::busy("The comparison was interrupted. Reload this page."))?;
     let body = html! {
         (head(&visitor, &agent, Tab::Builds))
         div.head { h2 { "From build " (from_number) " to build " (to_number) } a href={ "/assignments/" (id) "/builds" } { "All builds" } }
@@ -159,7 +159,7 @@ pub(in crate::web) async fn compare(
 
 fn difference(old: &str, new: &str) -> Markup {
     if old == new {
-        return html! { div.card { (ui::empty("These builds are alike", &html! { "Only their names may differ." })) } };
+        return html! { div.card { (ui::empty("These builds have the same configuration", &html! { "Only their names can differ." })) } };
     }
     let began = Instant::now();
     let mut config = TextDiff::configure();
@@ -181,7 +181,7 @@ fn difference(old: &str, new: &str) -> Markup {
         }
     }
     html! {
-        @if cut_short { p { "The builds differ in so many lines that the comparison was cut short: more lines are marked as changed than were changed." } }
+        @if cut_short { p { "The builds differ in too many lines to compare completely. Some unchanged lines are marked as changed." } }
         pre.diff tabindex="0" role="region" aria-label="Difference" {
             @for (tag, line) in &lines {
                 @match tag {
@@ -192,11 +192,11 @@ fn difference(old: &str, new: &str) -> Markup {
                 }
             }
         }
-        @if left == 0 { p { "The rest of the difference is not shown: it is longer than a page holds." } }
+        @if left == 0 { p { "The rest of the difference is too long to show." } }
     }
 }
 
-/// A button that does something to a build.
+/// A button for an action on a build.
 fn act(visitor: &Visitor, build: &Build, action: &str, label: &str) -> Markup {
     html! {
         form method="post" action={ "/assignments/" (build.agent_id) "/builds/" (build.id) "/" (action) } {
@@ -206,7 +206,7 @@ fn act(visitor: &Visitor, build: &Build, action: &str, label: &str) -> Markup {
     }
 }
 
-/// Makes a draft the build that new runs use.
+/// Promotes a draft to the build that new runs use.
 pub(in crate::web) async fn promote(
     State(web): State<Web>,
     visitor: Visitor,
@@ -228,7 +228,7 @@ pub(in crate::web) async fn promote(
     Ok(Redirect::to(&format!("/assignments/{id}/builds")).into_response())
 }
 
-/// Makes a new build of an old one's config.
+/// Creates a new build from an old build's configuration.
 pub(in crate::web) async fn restore(
     State(web): State<Web>,
     visitor: Visitor,

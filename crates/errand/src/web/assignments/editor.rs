@@ -1,7 +1,7 @@
-//! The editor of an assignment. Saving makes a new build.
+//! The editor of an assignment. Saving creates a new build.
 //!
-//! Promised: what the form does not know of a build's `config` is kept as it was; what is wrong is told beside its field,
-//! for a playbook beside its line, and nothing that was typed is lost.
+//! Guarantees: parts of a build's `config` that the form does not show stay unchanged. An error appears next to its
+//! field, for a playbook next to its line, and nothing that was typed is lost.
 
 mod fields;
 
@@ -31,10 +31,10 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, text, ui};
 
-/// Most connections that are offered.
+/// Connections shown in the form.
 const CONNECTIONS_MAX: u32 = 100;
 
-/// What is wrong with a form: at which field, what, and in which line of it.
+/// What is wrong with a form: the field, the message, and the line within a playbook.
 pub(super) struct Wrong {
     field: String,
     message: String,
@@ -58,13 +58,12 @@ pub(in crate::web) async fn blank(State(web): State<Web>, visitor: Visitor) -> S
     Ok(new_page(&visitor, &offered, &fields, None))
 }
 
-/// What the form offers.
+/// The choices in the form.
 struct Offered {
-    /// The team's connections, whose tools can be chosen.
     connections: Vec<Connection>,
-    /// Tools that cannot do their work on this server, and why.
+    /// Tools that do not work on this server, and why.
     off: BTreeMap<String, String>,
-    /// The team's assignments, which `run_assignment` may start.
+    /// The assignments of the team, which `run_assignment` can start.
     assignments: Vec<(AgentId, String)>,
 }
 
@@ -172,7 +171,7 @@ pub(in crate::web) async fn save(
     Ok(Redirect::to(&format!("/assignments/{id}")).into_response())
 }
 
-/// Name and config of a form, checked as the API checks them. The inner error is for the person.
+/// Name and configuration from a form, validated like in the API. The inner error is for the person.
 async fn made(
     web: &Web,
     visitor: &Visitor,
@@ -221,25 +220,25 @@ fn new_build(web: &Web, visitor: &Visitor, sent: &Fields, config: Value) -> NewB
 fn name_of(sent: &Fields) -> Result<String, Wrong> {
     let name = sent.get("name").trim();
     if !is_name(name) {
-        let message = format!("It takes 1 to {NAME_CHARS_MAX} characters that can be seen.");
+        let message = format!("The name must have 1 to {NAME_CHARS_MAX} visible characters.");
         return Err(Wrong::new("name", message));
     }
     Ok(name.to_owned())
 }
 
-/// The config that a form describes.
+/// Builds the configuration that a form describes, based on `base`.
 fn config_of(sent: &Fields, base: Value, offered: &Offered) -> Result<Value, Wrong> {
     let config = fields::to_config(sent, base, &offered.connections)?;
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(Wrong::new(
             "instructions",
-            format!("All of it together takes at most {CONFIG_BYTES_MAX} bytes."),
+            format!("The whole configuration must not exceed {CONFIG_BYTES_MAX} bytes."),
         ));
     }
     Ok(config)
 }
 
-/// At which field of the form a path of the config stands.
+/// Finds the form field that belongs to a path in the configuration.
 fn wrong_at(bad: &BadConfig, sent: &Fields) -> Wrong {
     let path = bad.path.trim_start_matches("data.");
     let message = sentence(&bad.message);
@@ -314,17 +313,17 @@ fn form(
     html! {
         @if let Some(wrong) = wrong {
             div.alert role="alert" {
-                "Nothing was saved. "
+                "Could not save. "
                 @if wrong.field.is_empty() { (wrong.message) }
-                @else { a href={ "#" (wrong.field) } { "Look at “" (wrong.field.replace('_', " ")) "”" } ": " (wrong.message) }
+                @else { a href={ "#" (wrong.field) } { "Check “" (wrong.field.replace('_', " ")) "”" } ": " (wrong.message) }
             }
         }
         form.form method="post" action=(action) {
             (ui::form_token(visitor))
             (line("name", "Name", "", fields, of("name"), true))
-            (line("model", "Model", "provider/name, such as anthropic/claude-sonnet-4-5; builtin/playbook follows the playbook below", fields, of("model"), false))
+            (line("model", "Model", "provider/name, for example anthropic/claude-sonnet-4-5; builtin/playbook runs the playbook below", fields, of("model"), false))
             div.field.wide {
-                label for="instructions" { "Instructions " span.hint { "Markdown; what the agent is told before anything else" } }
+                label for="instructions" { "Instructions " span.hint { "Markdown; the agent reads this before anything else" } }
                 textarea #instructions name="instructions" rows="8" aria-describedby=[of("instructions").map(|_| "instructions-wrong")] { (fields.get("instructions")) }
                 (says("instructions", of("instructions")))
             }
@@ -333,15 +332,15 @@ fn form(
             (assignments_of(&offered.assignments, fields, of("assignments")))
             (people(fields, of("expires_in"), of("people")))
             fieldset {
-                legend { "Limits of a run " span.hint { "an empty field is no limit; working time is a day, and 100 runs may be started below a run" } }
+                legend { "Limits of a run " span.hint { "leave a field empty for no limit; by default the active time is limited to one day and a run can start 100 runs" } }
                 div.row {
-                    @for (name, label) in [("limit_steps", "Steps"), ("limit_tokens", "Tokens"), ("limit_cost_usd", "US dollars"), ("limit_seconds", "Seconds of work"), ("limit_children", "Runs below it")] {
+                    @for (name, label) in [("limit_steps", "Steps"), ("limit_tokens", "Tokens"), ("limit_cost_usd", "Budget (USD)"), ("limit_seconds", "Active time (seconds)"), ("limit_children", "Child runs")] {
                         (line(name, label, "", fields, of(name), false))
                     }
                 }
             }
             (playbook(fields, of("playbook")))
-            (line("build_name", "What changes with this build", "shown in the list of builds; optional", fields, None, false))
+            (line("build_name", "What changes with this build", "optional; shown in the list of builds", fields, None, false))
             div.buttons { button.main { (does) } a.button href=(action.trim_end_matches("/edit").trim_end_matches("/new")) { "Cancel" } }
         }
     }
@@ -368,13 +367,12 @@ fn line(
     }
 }
 
-/// Which connections the assignment has.
 fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
     let chosen: Vec<&str> = fields.all("connection").collect();
     html! {
         @if !offered.is_empty() {
             fieldset #connections {
-                legend { "Connections " span.hint { "a ticked connection gives the assignment those of its tools that are not off below" } }
+                legend { "Connections " span.hint { "a selected connection gives the assignment all of its tools that are not off below" } }
                 (says("connections", wrong))
                 @for connection in offered {
                     @let id = connection.id.to_string();
@@ -385,15 +383,14 @@ fn connections_of(offered: &[Connection], fields: &Fields, wrong: Option<&Wrong>
     }
 }
 
-/// Which assignments `run_assignment` may start.
 fn assignments_of(offered: &[(AgentId, String)], fields: &Fields, wrong: Option<&Wrong>) -> Markup {
     let chosen: Vec<&str> = fields.all("assignment").collect();
-    // One that is not offered here is kept as it is.
+    // A selected assignment that is not in the list stays selected.
     let known = |id: &str| offered.iter().any(|(of, _)| of.to_string() == id);
     html! {
         @if !offered.is_empty() || !chosen.is_empty() {
             fieldset #assignments {
-                legend { "Other assignments " span.hint { "those that run_assignment may start; their runs are as strict as this one at least, and count against its limits of tokens and cost" } }
+                legend { "Other assignments " span.hint { "assignments that run_assignment can start; their runs are at least as strict as this one and count toward its token and cost limits" } }
                 (says("assignments", wrong))
                 @for (id, name) in offered {
                     @let id = id.to_string();
@@ -412,13 +409,14 @@ fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup
         let tools = offered.connections.iter().flat_map(|of| of.tools.iter());
         tools.flatten().any(|tool| tool.name == name)
     };
-    // Those of connections stand with them; one that its connection has no more, with the built-in ones.
+    // Tools of connections have their own groups below. A tool that its connection no longer has is listed with the
+    // built-in ones.
     let names = fields::tools(fields)
         .into_iter()
         .filter(|name| !probed(name));
     html! {
         fieldset #tools {
-            legend { "Tools " span.hint { "allow: it runs · ask: a person sees the exact call first · guard: allowed until untrusted content came into the run (for a tool that only reads the open world: and private content as well), then asked · deny: the model is told no · off: the model does not have it" } }
+            legend { "Tools " span.hint { "Allow: runs immediately · Ask: a person approves the exact call first · Guard: asks once the run has read untrusted content (for a tool that only reads public sources: and private content as well) · Deny: always refused · Off: not offered to the model" } }
             (says("tools", wrong))
             div.card.scroll {
                 table.policies {
@@ -441,14 +439,14 @@ fn policies(offered: &Offered, fields: &Fields, wrong: Option<&Wrong>) -> Markup
     }
 }
 
-/// The tools of a connection, each with the policy that it has at least.
+/// The tools of a connection, each with its default policy.
 fn tools_of(connection: &Connection, fields: &Fields) -> Markup {
     html! {
         tbody {
             tr {
                 th.group scope="rowgroup" colspan="6" {
                     span.mono { (ui::name(&connection.name)) }
-                    span.hint { "Only where it is ticked above. “off” is off: what is off is not offered to the model." }
+                    span.hint { "Applies if the connection is selected above. Tools that are off are not offered to the model." }
                 }
             }
             @for tool in connection.tools.iter().flatten() {
@@ -475,22 +473,22 @@ fn policy_row(name: &str, fields: &Fields, about: &Markup) -> Markup {
     }
 }
 
-/// What a built-in tool does, in a few words.
+/// A short description of a built-in tool.
 fn about(name: &str) -> Option<&'static str> {
     policy::builtin(name)?;
     Some(match name {
-        "list_files" => "lists a directory of the sandbox",
-        "read_file" => "reads a file of the sandbox",
-        "write_file" => "writes a file of the sandbox",
-        "edit_file" => "changes a part of a file",
-        "search_files" => "looks for a text in files",
-        "run_command" => "runs a command in the sandbox, isolated",
-        "request_approval" => "asks a person for a yes or no",
+        "list_files" => "lists a directory in the sandbox",
+        "read_file" => "reads a file in the sandbox",
+        "write_file" => "writes a file in the sandbox",
+        "edit_file" => "changes part of a file",
+        "search_files" => "searches files for text",
+        "run_command" => "runs an isolated command in the sandbox",
+        "request_approval" => "asks a person to approve or deny",
         "ask_human" => "asks a person questions",
         "fetch_url" => {
-            "reads a page of the web; guard is proposed: with allow, and no list of hosts in the build, it can send what the run has read to any address"
+            "reads a web page; guard is recommended: with allow and no list of hosts in the build, it can send anything the run has read to any address"
         }
-        "run_assignment" => "starts a run of another assignment",
+        "run_assignment" => "starts a run of another assignment and waits for its result",
         _ => return None,
     })
 }
@@ -502,15 +500,15 @@ fn people(fields: &Fields, expires: Option<&Wrong>, wrong: Option<&Wrong>) -> Ma
             legend { "People" }
             label.choice {
                 input type="checkbox" name="people" value="on" checked[fields.is_on("people")];
-                span { "Runs may ask people" span.hint { "without it, what would ask is denied at once, and no run waits for anybody" } }
+                span { "Runs can ask people" span.hint { "If off, calls that need approval are denied immediately." } }
             }
             (says("people", wrong))
             div.row {
-                (line("expires_in", "A request lapses after", "such as 12h or 3d; empty: never", fields, expires, false))
+                (line("expires_in", "Requests expire after", "for example 12h or 3d; empty: never", fields, expires, false))
                 div.field {
-                    label for="on_expire" { "Then it counts as" }
+                    label for="on_expire" { "When a request expires" }
                     select #on_expire name="on_expire" {
-                        @for (word, text) in [("deny", "denied"), ("fail", "a failure: the run ends"), ("continue", "lapsed: the run goes on")] {
+                        @for (word, text) in [("deny", "Deny it"), ("fail", "Fail the run"), ("continue", "Continue without an answer")] {
                             option value=(word) selected[word == chosen] { (text) }
                         }
                     }
@@ -524,7 +522,7 @@ fn playbook(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
     let text = fields.get("playbook");
     html! {
         div.field.wide {
-            label for="playbook" { "Playbook " span.hint { "YAML; steps that are followed without inference, for the model builtin/playbook" } }
+            label for="playbook" { "Playbook " span.hint { "YAML; fixed steps, run without a model by builtin/playbook" } }
             textarea.code #playbook name="playbook" rows=(if text.is_empty() { 6 } else { 16 }) spellcheck="false" aria-invalid=[wrong.map(|_| "true")] aria-describedby=[wrong.map(|_| "playbook-wrong")] { (text) }
             @if let Some(wrong) = wrong {
                 div #playbook-wrong {
@@ -538,7 +536,7 @@ fn playbook(fields: &Fields, wrong: Option<&Wrong>) -> Markup {
     }
 }
 
-/// The text with its lines counted, and the message beside the one that is wrong.
+/// The text with line numbers, and the message at the incorrect line.
 fn with_lines(text: &str, at: u64, message: &str) -> Markup {
     html! {
         pre.block-code.lines tabindex="0" aria-label="The playbook with line numbers" {

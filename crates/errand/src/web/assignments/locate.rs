@@ -1,4 +1,4 @@
-//! Where in a playbook's text a step stands: the line of a path such as `steps[2].with.path`.
+//! Finds the line of a playbook step in the text, for a path such as `steps[2].with.path`.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::yaml;
 
-/// A document, with the place of each key and item.
+/// A parsed document with the position of each key and item.
 enum Node {
     Map(Vec<(Spanned<String>, Node)>),
     List(Vec<Spanned<Node>>),
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
-/// The line, from 1 on, at which a path stands; of a path that is not there whole, of as much of it as is.
+/// The line, starting at 1, of a path. If the path is incomplete in the text, the line of its longest part that exists.
 pub(super) fn line_of(text: &str, path: &str) -> Option<u64> {
     let root: Node = yaml::parse(text).ok()?;
     let mut at = &root;
@@ -110,7 +110,7 @@ enum Part<'a> {
     Index(usize),
 }
 
-/// `steps[2].with` is a key, an index and a key.
+/// Splits `steps[2].with` into a key, an index and a key.
 fn parts(path: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     for name in path.split('.') {

@@ -1,7 +1,7 @@
-//! *Run now*: a run with a message and files.
+//! *Run now*: starts a run with a message and files.
 //!
-//! Promised: the form's token is the first part, and is looked at before anything else is read; files are in the run's
-//! sandbox, whole, before it starts; where one does not arrive, no run is started.
+//! Guarantees: the form's token is the first part, and is checked before anything else is read. All files are
+//! completely in the run's sandbox before the run starts. If a file does not arrive, no run is started.
 
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest as _, Multipart, Request, State};
@@ -26,12 +26,10 @@ use crate::web::guard::Visitor;
 use crate::web::run::act::{FirstMessage, begin};
 use crate::web::{Web, files, ui};
 
-/// Most bytes of a message.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// Most files of one form.
 const FILES_MAX: usize = 50;
 
-/// The card with the button. `wrong`: why a run was not started.
+/// The card with the form. `wrong`: why a run could not be started.
 pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Markup {
     if !visitor.may(Permission::ManageRuns) {
         return html! {};
@@ -42,15 +40,15 @@ pub(super) fn card(visitor: &Visitor, agent: AgentId, wrong: Option<&str>) -> Ma
             form.form method="post" action={ "/assignments/" (agent) "/runs" } enctype="multipart/form-data" data-upload {
                 (ui::form_token(visitor))
                 div.field.wide {
-                    label for="start-message" { "Message " span.hint { "what this run is about; optional" } }
+                    label for="start-message" { "Message " span.hint { "optional; what this run is about" } }
                     textarea #start-message name="message" rows="3" {}
                 }
                 (ui::untrusted_choice(false))
                 div.drop {
-                    label for="start-files" { "Files " span.hint { "drop them here, or choose; the run finds them in /workspace" } }
+                    label for="start-files" { "Files " span.hint { "drop files here or choose them; the run finds them in /workspace" } }
                     input #start-files type="file" name="files" multiple;
                     p.small data-files aria-live="polite" {}
-                    button.plain type="button" data-none hidden { "Take no file" }
+                    button.plain type="button" data-none hidden { "Remove all files" }
                 }
                 progress hidden value="0" max="1" aria-label="Upload" {}
                 p.wrong data-wrong role="alert" { @if let Some(wrong) = wrong { (wrong) } }
@@ -83,7 +81,7 @@ pub(in crate::web) async fn start(
     }
 }
 
-/// A script follows by itself, so that it does not load the page twice.
+/// A script gets the address as text, because it would otherwise follow the redirect and load the page twice.
 fn gone_to(address: &str, by_script: bool) -> Response {
     if by_script {
         Json(json!({ "go": address })).into_response()
@@ -102,7 +100,7 @@ async fn received(
     let _slot = web.begin_upload(visitor.team_id(), by)?;
     let mut form = Multipart::from_request(request, &())
         .await
-        .map_err(|_| PageError::bad("The form did not arrive whole."))?;
+        .map_err(|_| PageError::bad("The form arrived incomplete. Send it again."))?;
     let first = form.next_field().await.map_err(|e| broken(&e))?;
     let token = match first.filter(|field| field.name() == Some(TOKEN_FIELD)) {
         Some(field) => text_of(field).await?,
@@ -121,12 +119,12 @@ async fn received(
                 message = Some(text_of(field).await?).filter(|text| !text.trim().is_empty());
             }
             Some("untrusted") => untrusted = text_of(field).await? == "on",
-            // A browser sends one nameless, empty file where none was chosen.
+            // If no file was chosen, browsers send one empty file without a name.
             Some("files") if !filename.is_empty() => {
                 count += 1;
                 if count > FILES_MAX {
                     return Err(PageError::bad(format!(
-                        "A run takes at most {FILES_MAX} files here; upload more by the API."
+                        "This form accepts at most {FILES_MAX} files. Upload more through the API."
                     )));
                 }
                 let into = sandbox_for(web, visitor, &mut sandbox).await?;
@@ -139,7 +137,7 @@ async fn received(
     Ok(begin(web, visitor, agent, message, sandbox).await?)
 }
 
-/// The form's sandbox, made with its first file.
+/// Returns the form's sandbox, creating it for the first file.
 async fn sandbox_for(
     web: &Web,
     visitor: &Visitor,
@@ -174,10 +172,11 @@ async fn put(
     let limit = web.settings.direct_upload_bytes_max;
     let path = SandboxPath::parse_upload(None, filename)
         .map_err(|error| PageError::bad(error.to_string()))?;
-    let parts = field.map_err(|_| ApiError::bad_request("the form did not arrive whole"));
+    let parts =
+        field.map_err(|_| ApiError::bad_request("the form arrived incomplete; send it again"));
     let too_large = || {
         PageError::bad(format!(
-            "The file {filename} is larger than {}, the most that a form takes. Upload it by the API.",
+            "The file {filename} is larger than {}, the limit of this form. Upload it through the API.",
             ui::size(limit)
         ))
     };
@@ -185,7 +184,7 @@ async fn put(
         .await
         .map_err(|error| told_of_upload(error, &too_large))?;
     let root = files::root_of(web, visitor, sandbox).await?;
-    // It is not too large by now: where it does not fit, the sandbox or the team has no room, and the error says which.
+    // The size was checked already, so a refusal means that the sandbox or the team has no room. The error says which.
     let received = spooled
         .into_received(root, path, limit)
         .await
@@ -217,16 +216,16 @@ async fn text_of(mut field: Field<'_>) -> Result<String, PageError> {
         bytes.extend_from_slice(&part);
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(PageError::bad(
-                "The message is too long: put it into a file.",
+                "The message is too long. Put it in a file instead.",
             ));
         }
     }
-    String::from_utf8(bytes).map_err(|_| PageError::bad("The message is not UTF-8."))
+    String::from_utf8(bytes).map_err(|_| PageError::bad("The message is not valid UTF-8."))
 }
 
 fn broken(error: &MultipartError) -> PageError {
     PageError::bad(format!(
-        "The form did not arrive whole: {}",
+        "The form arrived incomplete: {}",
         error.body_text()
     ))
 }

@@ -1,10 +1,9 @@
-//! How a program starts this assignment: commands that work as they stand, once the key is there.
+//! Code samples that start this assignment. They work unchanged once the API key is set.
 
 use maud::{Markup, html};
 
 use crate::web::ui;
 
-/// The card.
 pub(super) fn card(url: &str, agent: &str) -> Markup {
     let examples = [
         ("curl", "curl", curl(url, agent)),
@@ -15,13 +14,13 @@ pub(super) fn card(url: &str, agent: &str) -> Markup {
         section {
             div.head { h2 { "API trigger" } }
             div.card.pad.form {
-                p.dim { "A program starts this assignment with an API key in " code { "ERRAND_API_KEY" } ". The answer comes at once; the run does its work in the background, and a webhook tells when it is done." }
+                p.dim { "Start this assignment from a program. Put an API key in " code { "ERRAND_API_KEY" } ". The API responds immediately, the run continues in the background, and a webhook reports when it ends." }
                 @for (index, (id, name, text)) in examples.iter().enumerate() {
                     details.fold open[index == 0] {
                         summary { strong { (name) } }
                         div.inside {
                             pre.block-code.raw tabindex="0" id={ "trigger-" (id) } { (text) }
-                            div.buttons { button type="button" data-copy="" data-copy-from={ "trigger-" (id) } { (ui::icon("copy")) "Copy" } a href="/v1/documentation" { "All of the API" } }
+                            div.buttons { button type="button" data-copy="" data-copy-from={ "trigger-" (id) } { (ui::icon("copy")) "Copy" } a href="/v1/documentation" { "API documentation" } }
                         }
                     }
                 }

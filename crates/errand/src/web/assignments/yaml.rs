@@ -1,32 +1,31 @@
-//! YAML that people type into the editor.
+//! Parses the YAML that people type into the editor.
 //!
-//! Guarantees: a text has at most 256 KiB and 20,000 values, aliases included, so that reading it takes milliseconds,
-//! whatever it is made of. An error is one sentence for the person who typed the text.
+//! Guarantees: a text has at most 256 KiB and 20,000 values, including aliases, so that parsing takes milliseconds for
+//! any input. An error is one sentence for the person who typed the text.
 
 use errand_core::limits::CONFIG_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Error;
 
-/// Most values (scalars, lists and maps) of a text. A playbook has at most 1,000 steps, of some ten values each.
+/// Maximum number of values (scalars, lists and maps). A playbook has at most 1,000 steps with about ten values each.
 const VALUES_MAX: usize = 20_000;
 
-/// Why a text cannot be read.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(in crate::web) struct NotYaml {
-    /// What is wrong.
     pub(in crate::web) message: String,
-    /// The line, from 1 on.
+    /// The line, starting at 1.
     pub(in crate::web) line: Option<u64>,
 }
 
-/// Reads a text.
+/// Parses a text.
 ///
 /// # Errors
-/// A text that is too large or is not YAML.
+/// The text is too large or is not YAML.
 pub(in crate::web) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, NotYaml> {
     if text.len() > CONFIG_BYTES_MAX {
         return Err(NotYaml {
-            message: format!("It takes at most {CONFIG_BYTES_MAX} bytes."),
+            message: format!("Must not exceed {CONFIG_BYTES_MAX} bytes."),
             line: None,
         });
     }
@@ -41,21 +40,21 @@ pub(in crate::web) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, NotYam
 }
 
 fn of(error: &Error) -> NotYaml {
-    // The library wraps an error in a piece of the text, and in the alias that led to it.
+    // The library wraps an error with an excerpt of the text, and with the alias that led to it.
     let mut cause = error.without_snippet();
     while let Error::AliasError { error, .. } | Error::WithSnippet { error, .. } = cause {
         cause = error;
     }
     let message = match cause {
         Error::Budget { .. } => format!(
-            "It is too large: it takes at most {VALUES_MAX} values, and an alias counts as often as it is used."
+            "Too large: at most {VALUES_MAX} values are allowed, and an alias counts each time it is used."
         ),
         Error::DuplicateMappingKey { key, .. } => match key {
-            Some(key) => format!("It has the key {key:?} twice in one place."),
-            None => "It has a key twice in one place.".to_owned(),
+            Some(key) => format!("The key {key:?} occurs twice in the same mapping."),
+            None => "A key occurs twice in the same mapping.".to_owned(),
         },
         other => format!(
-            "It is not YAML: {}",
+            "Invalid YAML: {}",
             other.to_string().lines().next().unwrap_or_default()
         ),
     };

@@ -1,11 +1,10 @@
-//! The call that an answer is about, as a person is shown it, with the arguments that decide first.
+//! The tool call that a request is about, as shown to a person: deciding arguments first.
 //!
 //! Guarantees:
-//! - Every character that is shown can be seen: what a reader could not see stands there as its code point, marked as
-//!   ours.
-//! - What is long is folded, and says how much of it is shown. A card has a bounded part of a call; where that is not all,
-//!   it says so, with the way to the rest.
-//! - The name of an argument, and its value, stand in elements of their own: neither can imitate what is between them.
+//! - Every character is visible: invisible ones appear as their code point, marked as ours.
+//! - Long texts are folded, and the fold says how much is shown. A card shows a bounded part of a call; if that is not
+//!   everything, it says so and links to the rest.
+//! - Names and values of arguments have their own elements, so neither can imitate the markup between them.
 
 use errand_core::shown::{Layout, is_hidden};
 use errand_core::transcript::ToolCall;
@@ -15,34 +14,32 @@ use serde_json::{Map, Value};
 use crate::web::text::{exact_line, exact_within, start, up_to};
 use crate::web::{text, ui};
 
-/// Most characters of a value that stands beside its name.
+/// Maximum length in characters of a value shown next to its name.
 const SHORT_CHARS_MAX: usize = 120;
-/// Most characters of an argument's name on a card.
 const NAME_CHARS_MAX: usize = 120;
-/// Characters of a tool's description, in the words of its server, that a card shows.
+/// Maximum length in characters of the server's description of a tool.
 const DESCRIPTION_CHARS_MAX: usize = 300;
-/// Lines of a long text that are shown before it is unfolded.
+/// Lines of a long text shown before it is unfolded.
 const LINES_SHOWN: usize = 12;
-/// Characters of it, where its lines are long.
+/// Characters shown before a text is unfolded, if its lines are long.
 const CHARS_SHOWN: usize = 1_200;
-/// Most lines of a long text on a card, unfolded.
+/// Lines of a long text on a card when unfolded.
 const LINES_MAX: usize = 400;
-/// Most bytes of HTML of it.
+/// Maximum size in bytes of the HTML of a long text.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
-/// Most bytes of HTML of all arguments of a card.
+/// Maximum size in bytes of the HTML of all arguments on a card.
 const CALL_BYTES_MAX: usize = 64 * 1024;
-/// Most arguments of a card.
 const ARGUMENTS_MAX: usize = 200;
-/// Most arguments that are put in order. Those after them are not on a card.
+/// Arguments that are sorted. Later ones do not appear on a card.
 const ORDERED_MAX: usize = 5_000;
-/// Arguments that a list shows of a call.
+/// Arguments shown in a list.
 const BRIEF_ARGUMENTS: usize = 3;
-/// Characters of the value of each of them.
+/// Maximum length in characters of each value in a list.
 const BRIEF_CHARS: usize = 80;
-/// Characters of its name.
+/// Maximum length in characters of each name in a list.
 const BRIEF_NAME_CHARS: usize = 40;
 
-/// Words in the names of arguments, by what they decide, most first: whom it goes to, how much, which thing, where, what.
+/// Words in argument names by importance for the decision: recipient, amount, object, place, content.
 const DECIDING: [&[&str]; 5] = [
     &[
         "account",
@@ -123,7 +120,8 @@ const DECIDING: [&[&str]; 5] = [
     ],
 ];
 
-/// The call: its tool, what the tool is for, its arguments. `way`: the address of one of the request's texts, by its name.
+/// The call: its tool, the tool's description, its arguments. `way` returns the address of one of the request's texts
+/// by name.
 pub(super) fn shown(
     call: &ToolCall,
     description: Option<&str>,
@@ -135,7 +133,7 @@ pub(super) fn shown(
                 strong.mono { (ui::name(&call.name)) }
                 @match (built_in(&call.name), description) {
                     (Some(ours), _) => span.dim.small { (ours) },
-                    (None, Some(theirs)) => span.dim.small { "Its server says: " q.outside dir="auto" { (exact_line(&text::clip(theirs, DESCRIPTION_CHARS_MAX))) } },
+                    (None, Some(theirs)) => span.dim.small { "Description from its server: " q.outside dir="auto" { (exact_line(&text::clip(theirs, DESCRIPTION_CHARS_MAX))) } },
                     (None, None) => {}
                 }
             }
@@ -151,24 +149,24 @@ fn built_in(tool: &str) -> Option<&'static str> {
         "list_files" => "Lists files in the run's sandbox.",
         "search_files" => "Searches files in the run's sandbox.",
         "write_file" => "Creates or replaces a file in the run's sandbox.",
-        "edit_file" => "Changes a part of a file in the run's sandbox.",
+        "edit_file" => "Changes part of a file in the run's sandbox.",
         "run_command" => "Runs a command in the run's sandbox, without network access.",
-        "fetch_url" => "Requests an address on the network.",
+        "fetch_url" => "Fetches a URL.",
         "run_assignment" => "Starts another assignment and waits for its result.",
-        "request_approval" => "Asks a person for an approval.",
+        "request_approval" => "Asks a person for approval.",
         "ask_human" => "Asks a person questions.",
         _ => return None,
     })
 }
 
-/// An argument, and its place among those of the call.
+/// An argument and its index in the call.
 struct Argument<'a> {
     index: usize,
     name: &'a str,
     value: &'a Value,
 }
 
-/// The arguments, those that decide first, long texts last.
+/// The arguments: deciding ones first, long texts last.
 fn arguments(fields: &Map<String, Value>, way: &dyn Fn(&str) -> String) -> Markup {
     if fields.is_empty() {
         return html! { p.dim { "No arguments." } };
@@ -209,7 +207,7 @@ fn arguments(fields: &Map<String, Value>, way: &dyn Fn(&str) -> String) -> Marku
         @if !rows.is_empty() { dl.facts { @for row in &rows { (row) } } }
         @for text in &texts { (text) }
         @if !is_whole {
-            p.small { "This call has more than a card shows: " (ui::counted(fields.len() as u64, "argument", "arguments")) ". " a href=(way("call")) { "View the whole call" } }
+            p.small { "This call is too long to show here. " (ui::counted(fields.len() as u64, "argument", "arguments")) ". " a href=(way("call")) { "View the whole call" } }
         }
     }
 }
@@ -224,13 +222,13 @@ fn long_value(value: &Value, way: &str, room: usize) -> Markup {
     }
 }
 
-/// A text that may be long: its beginning, and more of it behind a fold that says how much that is. `way`: where all of it
-/// can be read.
+/// A possibly long text: its beginning, and more of it in a fold that says how much. `way`: the address of the complete
+/// text.
 pub(in crate::web) fn long_text(text: &str, way: &str) -> Markup {
     long_within(text, true, way, TEXT_BYTES_MAX)
 }
 
-/// `is_all`: whether there is no more of the text than is given. `room`: most bytes of HTML.
+/// `is_all`: whether `text` is complete. `room`: maximum size in bytes of the HTML.
 fn long_within(text: &str, is_all: bool, way: &str, room: usize) -> Markup {
     let room = room.min(TEXT_BYTES_MAX);
     let (first, rest) = beginning(text);
@@ -262,7 +260,7 @@ fn long_within(text: &str, is_all: bool, way: &str, room: usize) -> Markup {
         }
         @if !is_whole {
             p.small {
-                "This text is longer than a card shows"
+                "This text is too long to show here"
                 @if is_all { ": " (ui::size(text.len() as u64)) }
                 ". " a href=(way) { "View the whole text" }
             }
@@ -270,7 +268,7 @@ fn long_within(text: &str, is_all: bool, way: &str, room: usize) -> Markup {
     }
 }
 
-/// The words of a fold around a text that is all in the page, before and after it is unfolded.
+/// The labels of a closed and an open fold around a text that is completely in the page.
 fn how_much(text: &str, first: &str) -> (String, String) {
     let lines = text.lines().count();
     let (all, shown, of) = if lines > 1 {
@@ -286,8 +284,9 @@ fn how_much(text: &str, first: &str) -> (String, String) {
     )
 }
 
-/// What is shown before a text is unfolded, and what comes then. Both with whole lines, unless a line is too long; a run
-/// of equal hidden characters, which is one mark, is in one of them. Looks at the beginning of the text alone.
+/// Splits a text into the part shown before unfolding and the part shown after. Both consist of whole lines, unless a
+/// line is too long. A run of equal hidden characters, which is shown as one mark, is never split. Reads only the
+/// beginning of the text.
 fn beginning(text: &str) -> (&str, &str) {
     let head = up_to(text, 4 * (CHARS_SHOWN + 1));
     let by_lines = head
@@ -299,7 +298,7 @@ fn beginning(text: &str) -> (&str, &str) {
         .nth(CHARS_SHOWN)
         .map_or(text.len(), |(at, _)| at);
     let end = after_run(text, by_lines.min(by_chars));
-    // Not for a few characters more.
+    // A fold for a few more characters would not help.
     let rest = text.get(end..).unwrap_or_default();
     let is_little = rest.len() <= 4 * SHORT_CHARS_MAX
         && rest.lines().count() <= 2
@@ -310,7 +309,7 @@ fn beginning(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Where the run of equal hidden characters ends that a part of the text ends in.
+/// If `end` is within a run of equal hidden characters, the end of that run.
 fn after_run(text: &str, end: usize) -> usize {
     let (before, after) = text.split_at(end);
     match before.chars().next_back() {
@@ -321,7 +320,7 @@ fn after_run(text: &str, end: usize) -> usize {
     }
 }
 
-/// The lines of a text that a fold may hold. Looks at no more than `most` bytes.
+/// The lines of a text that fit in a fold. Reads at most `most` bytes.
 fn up_to_lines(text: &str, most: usize) -> &str {
     let mut ends = up_to(text, most).match_indices('\n');
     match ends.nth(LINES_MAX - LINES_SHOWN - 1) {
@@ -346,7 +345,7 @@ fn is_short(value: &Value) -> bool {
     }
 }
 
-/// Arguments in the order of what they decide; among equals, as the call has them.
+/// Sorts arguments by importance; equal ones keep the call's order.
 fn ordered(fields: &Map<String, Value>) -> Vec<Argument<'_>> {
     let all = fields.iter().take(ORDERED_MAX).enumerate();
     let mut all: Vec<_> = all
@@ -360,8 +359,8 @@ fn ordered(fields: &Map<String, Value>) -> Vec<Argument<'_>> {
     all
 }
 
-/// First names whose every word decides, then those that have such a word beside others, then all else; among these, by
-/// what the words decide. A text that is no plain name decides nothing.
+/// Sort key: names that consist only of deciding words, then names that contain one, then all others; within a group by
+/// [`DECIDING`]. A name with unusual characters counts as unimportant.
 fn rank(name: &str) -> (usize, usize) {
     let none = (2, DECIDING.len());
     let is_plain = name.len() <= BRIEF_NAME_CHARS
@@ -378,7 +377,7 @@ fn rank(name: &str) -> (usize, usize) {
     first.map_or(none, |first| (usize::from(!all), first))
 }
 
-/// `recipientEmail`, `recipient_email` and `recipient-email` are two words.
+/// Splits `recipientEmail`, `recipient_email` and `recipient-email` into two words.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut was_lower = false;
@@ -397,7 +396,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// A call in a line of a list: what decides, and how long the rest is. Each argument is in a box of its own.
+/// A call in one line of a list: the deciding arguments and the length of the others. Each argument has its own
+/// element.
 pub(in crate::web) fn brief(call: &ToolCall) -> Markup {
     let more = call.arguments.len().saturating_sub(BRIEF_ARGUMENTS);
     html! {

@@ -1,6 +1,6 @@
-//! The texts of a request that may be longer than its card shows, each on pages of its own.
+//! Pages for texts of a request that may be too long for its card.
 //!
-//! Guarantee: a page has a bounded part of a text, with the way to the next part. Every character of it can be seen.
+//! Guarantees: a page shows a bounded part of a text and links to the next part. Every character is visible.
 
 use axum::extract::State;
 use errand_core::human::HumanRequest;
@@ -15,22 +15,20 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
 use crate::web::{Web, text, ui};
 
-/// Most bytes of HTML of one part.
 const PART_BYTES_MAX: usize = 256 * 1024;
 
 /// All arguments of the request's call.
 pub(super) const CALL: &str = "call";
-/// The request's description.
 pub(super) const DESCRIPTION: &str = "description";
-/// The words of the connection's server.
+/// The quoted words of the connection's server.
 pub(in crate::web) const QUOTE: &str = "quote";
 
-/// The address of a text: one of the names above, or the place of an argument among those of the call.
+/// The address of a text. `of`: one of the names above, or the index of an argument.
 pub(in crate::web) fn way_to(run: RunId, request: HumanRequestId, of: &str) -> String {
     format!("/runs/{run}/requests/{request}/text?of={of}")
 }
 
-/// One part of a text.
+/// Shows one part of a text.
 pub(in crate::web) async fn show(
     State(web): State<Web>,
     visitor: Visitor,
@@ -66,14 +64,14 @@ pub(in crate::web) async fn show(
             @if end < whole.len() { a href={ (way) "&from=" (end) } { "Next part" } }
         }
     };
-    Ok(page(&visitor, "Text of a request", Section::Inbox, &body))
+    Ok(page(&visitor, "Request text", Section::Inbox, &body))
 }
 
-/// The heading of a text: our words and, set apart from them, the name of the argument.
+/// The heading of a text: our words and, set apart, the name of the argument.
 fn what(request: &HumanRequest, of: &str) -> Option<maud::Markup> {
     Some(match of {
-        CALL => html! { "Arguments of the call" },
-        DESCRIPTION => html! { "Description of the request" },
+        CALL => html! { "Call arguments" },
+        DESCRIPTION => html! { "Request description" },
         QUOTE => html! { "Text of the connection's server" },
         _ => {
             let (name, _) = argument(request, of)?;

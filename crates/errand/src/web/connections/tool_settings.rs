@@ -1,4 +1,5 @@
-//! What admins say of a connection's tools: whether each reaches the open world, and whether what it gives is trusted.
+//! The form rows in which admins set, for each tool of a connection, whether it reaches the open world and whether its
+//! results are trusted.
 
 use errand_core::connection::{ProbedTool, ToolSettings};
 use errand_store::{Connection, ToolSettingsByName};
@@ -6,7 +7,7 @@ use maud::{Markup, html};
 
 use crate::web::form::Fields;
 
-/// A field that says that the form has a row for each tool.
+/// Present in forms that have a row for each tool.
 const HAS_ROWS: &str = "tool_settings";
 
 /// The rows of all probed tools.
@@ -18,7 +19,7 @@ pub(super) fn rows(connection: &Connection, sent: &Fields) -> Markup {
     let repeated = !sent.get(HAS_ROWS).is_empty();
     html! {
         fieldset {
-            legend { "Tools " span.hint { "“Open world” means that a tool's arguments leave the team, and what it reads is public. “Trusted” means that nobody outside the team can write what the tool returns: the policy guard does not ask after it. A mailbox is full of strangers' text." } }
+            legend { "Tools " span.hint { "“Open world”: the tool's arguments leave the team, and it reads public content. “Trusted”: nobody outside the team can write what the tool returns, so the guard policy does not ask because of it. A mailbox, for example, contains text from strangers." } }
             input type="hidden" name=(HAS_ROWS) value="on";
             div.scroll {
                 table {
@@ -37,9 +38,9 @@ fn row(connection: &Connection, tool: &ProbedTool, sent: Option<&Fields>) -> Mar
     };
     let hints = tool.engine_hints(settings, connection.trusted && sent.is_none());
     let by_server = if tool.is_open(ToolSettings::default()) {
-        "as detected: yes"
+        "detected: yes"
     } else {
-        "as detected: no"
+        "detected: no"
     };
     let chosen = match settings.open_world {
         None => "",
@@ -71,7 +72,8 @@ fn of_row(tool: &str, sent: &Fields) -> ToolSettings {
     }
 }
 
-/// What a form says: whether the connection as a whole is trusted, and its tools. A form with rows says it of each tool.
+/// Reads from a form whether the connection as a whole is trusted, and the settings of its tools. A form with rows sets
+/// each tool.
 pub(super) fn of_form(connection: &Connection, sent: &Fields) -> (bool, ToolSettingsByName) {
     if sent.get(HAS_ROWS).is_empty() {
         return (sent.is_on("trusted"), connection.settings.clone());

@@ -1,4 +1,4 @@
-//! What a person does to a run: a message, stop, retry, run again.
+//! Actions on a run: message, stop, retry, run again.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::web::failure::{PageError, Shown};
 use crate::web::form::{Form, Path};
 use crate::web::guard::Visitor;
 
-/// How many entries are looked through for a run's first message.
+/// Entries searched for a run's first message.
 const FIRST_ENTRIES: u32 = 20;
 
 pub(in crate::web) async fn message(
@@ -25,7 +25,7 @@ pub(in crate::web) async fn message(
     Form(fields): Form,
 ) -> Shown {
     let Some(text) = fields.given("message") else {
-        return Err(PageError::bad("A message takes at least one character."));
+        return Err(PageError::bad("The message is empty."));
     };
     let now = web.clock.now();
     let message = PostMessage {
@@ -69,8 +69,8 @@ pub(in crate::web) async fn retry(
     Ok(to_run(run))
 }
 
-/// A new run of the same assignment's latest build, with the same first message, on the same files where they are still
-/// there and free.
+/// Starts the assignment's latest build with the first message of this run, and on the same files if they still exist
+/// and no other run uses them.
 pub(in crate::web) async fn again(
     State(web): State<Web>,
     visitor: Visitor,
@@ -84,8 +84,8 @@ pub(in crate::web) async fn again(
         .transcript(team, run, Reach::After(0), FIRST_ENTRIES)
         .await?;
     let first = part.entries.into_iter().find_map(|entry| match entry.body {
-        // A message without an author was written by the model of the run that started this one. What that model had read
-        // is not known here, so that its words count as a stranger's.
+        // A message without an author was written by the model of the parent run. What that model had read is unknown
+        // here, so its words count as untrusted.
         Body::User {
             text,
             by,
@@ -116,11 +116,11 @@ pub(in crate::web) async fn again(
 #[derive(Clone)]
 pub(in crate::web) struct FirstMessage {
     pub(in crate::web) text: String,
-    /// Whether strangers may have written it.
+    /// Whether someone outside the team may have written it.
     pub(in crate::web) untrusted: bool,
 }
 
-/// Starts a run from the web.
+/// Starts a run from a page.
 pub(in crate::web) async fn begin(
     web: &Web,
     visitor: &Visitor,

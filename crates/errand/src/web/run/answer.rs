@@ -1,8 +1,8 @@
-//! Answers to human requests, from a form.
+//! Answers to human requests from a form.
 //!
-//! Guarantees: nothing but the value of a button of the card approves, denies or answers: a form that comes without one,
-//! or with several, changes nothing. A page that sends its form in place is answered with what became of the request; all
-//! others are sent to where they were, at the card that was answered.
+//! Guarantees: only the value of a button on the card approves, denies or answers. A form without such a value, or with
+//! several, changes nothing. A page that sends its form in place gets the outcome of the request; other pages are
+//! redirected to where they were, at the answered card.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -21,7 +21,7 @@ use crate::web::guard::Visitor;
 use crate::web::layout::fragment;
 use crate::web::{Web, card, inbox};
 
-/// Says that the page changes itself: it wants what became of the request, and no page.
+/// Header of pages that update themselves: they want the outcome of the request instead of a page.
 const IN_PLACE: &str = "x-in-place";
 
 pub(in crate::web) async fn answer(
@@ -36,7 +36,7 @@ pub(in crate::web) async fn answer(
         Ok(()) if is_in_place => in_place(&web, &visitor, request, None).await,
         Ok(()) => Ok(back(run, request, &fields)),
         Err(wrong) if is_in_place => in_place(&web, &visitor, request, Some(&wrong)).await,
-        // Somebody was first, or the answer does not fit: said where the request stands.
+        // Someone else was first, or the answer is invalid: the message appears at the request.
         Err(wrong) => {
             let sent = Sent {
                 request,
@@ -48,7 +48,7 @@ pub(in crate::web) async fn answer(
     }
 }
 
-/// Answers the request; or what the person reads of why not.
+/// Answers the request. The error is a message for the person.
 async fn respond(
     web: &Web,
     visitor: &Visitor,
@@ -85,7 +85,7 @@ async fn respond(
     }
 }
 
-/// What the button that was pressed says. No other field decides anything.
+/// Reads the answer from the pressed button. No other field decides anything.
 fn answer_of(request: &HumanRequest, fields: &Fields) -> Result<Answer, String> {
     let pressed: Vec<&str> = fields.all("decision").collect();
     let reason = || fields.given("reason").map(str::to_owned);
@@ -105,7 +105,7 @@ fn answer_of(request: &HumanRequest, fields: &Fields) -> Result<Answer, String> 
                 .find(|question| !answers.contains_key(&question.question));
             match missing {
                 Some(missing) => Err(format!(
-                    "Every question must be answered. This one has no answer yet: {}",
+                    "Answer all questions. This one has no answer yet: {}",
                     errand_core::shown::one_line(&missing.question)
                 )),
                 None => Ok(Answer::Answers(answers)),
@@ -120,7 +120,7 @@ fn answer_of(request: &HumanRequest, fields: &Fields) -> Result<Answer, String> 
     }
 }
 
-/// Where the form was, at the card that was answered.
+/// Redirects to where the form was, at the answered card.
 fn back(run: RunId, request: HumanRequestId, fields: &Fields) -> Response {
     let back = fields.get("back");
     let page = match back.split_once('?') {
@@ -137,7 +137,7 @@ fn back(run: RunId, request: HumanRequestId, fields: &Fields) -> Response {
     Redirect::to(&page).into_response()
 }
 
-/// What became of the request, for a page that changes itself.
+/// The outcome of the request, for a page that updates itself.
 async fn in_place(
     web: &Web,
     visitor: &Visitor,
@@ -161,7 +161,7 @@ async fn in_place(
     Ok((status, response).into_response())
 }
 
-/// The answers by question. A text of one's own counts where there is one.
+/// The answers by question. Free text takes precedence over options.
 fn answers(questions: &[Question], fields: &Fields) -> Map<String, Value> {
     let mut answers = Map::new();
     for (index, question) in questions.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! *Fork from here*: a new run that begins with this one's transcript up to a message, with a build of the same assignment
-//! and a copy of the files.
+//! *Fork from here*: starts a new run with this run's transcript up to a message, a build of the same assignment, and a
+//! copy of the files.
 //!
-//! The fork is made by the function that `POST /v1/runs/{run_id}/fork` has.
+//! The same function as for `POST /v1/runs/{run_id}/fork` creates the fork.
 
 use axum::extract::State;
 use errand_core::id::{AgentId, BuildId, MessageId, RunId};
@@ -18,7 +18,7 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, runs, ui};
 
-/// Builds that can be chosen: the newest.
+/// Builds in the form: the newest.
 const BUILDS: u32 = 50;
 
 pub(in crate::web) async fn show(
@@ -34,14 +34,14 @@ pub(in crate::web) async fn show(
     render(&web, &visitor, run, &told).await
 }
 
-/// The way to the page, from an entry.
+/// A link from an entry to the page.
 pub(super) fn link(run: RunId, message: MessageId, position: u64) -> Markup {
     let to = format!(
         "/runs/{run}/fork?after_message={}&at={position}",
         message.as_uuid()
     );
     html! {
-        a.button.plain.fork href=(to) title="Fork: a new run that begins with all of this" aria-label="Fork from here" { (ui::icon("fork")) }
+        a.button.plain.fork href=(to) title="Fork: start a new run from this point" aria-label="Fork from here" { (ui::icon("fork")) }
     }
 }
 
@@ -55,7 +55,7 @@ async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown 
     let agent = AgentId::from_stored(view.run.agent_id);
     let builds = match web.store.list_builds(team, agent, first).await {
         Ok(builds) => builds.items,
-        // The assignment is deleted: what comes of it, the fork says.
+        // The assignment was deleted. The fork will report that.
         Err(StoreError::NotFound) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
@@ -64,7 +64,7 @@ async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown 
     let body = html! {
         div.crumbs { a href="/runs" { "Runs" } " / " a href={ "/runs/" (run) } { (ui::name(&title)) } }
         div.head { h1 { "Fork from here" } }
-        p.lead { "A new run that begins with all that this one holds up to here. What happened later is not in it, and may be done again; this run is not changed." }
+        p.lead { "Creates a new run that starts with everything up to this point. Later actions are not included and may be repeated. The original run does not change." }
         (ui::alert(told.wrong.as_deref()))
         @if let Some(last) = &last { section { div.head { h2 { "Last message included" } } ol.transcript aria-label="The last entry" { (last) } } }
         (form(visitor, &view, &builds, &told.sent))
@@ -78,7 +78,7 @@ async fn render(web: &Web, visitor: &Visitor, run: RunId, told: &Told) -> Shown 
     ))
 }
 
-/// The entry that is named, as the transcript has it.
+/// The named entry, rendered as in the transcript.
 async fn last_of(
     web: &Web,
     visitor: &Visitor,
@@ -130,11 +130,11 @@ fn form(visitor: &Visitor, view: &RunView, builds: &[Build], sent: &Fields) -> M
                 }
             }
             div.field.wide {
-                label for="message" { "Message " span.hint { "what the fork is told after all of this; needed where the run had ended here" } }
+                label for="message" { "Message " span.hint { "optional, but required if the run had ended at this point; the fork reads it first" } }
                 textarea #message name="message" rows="3" { (sent.get("message")) }
             }
             (ui::untrusted_choice(sent.is_on("untrusted")))
-            label.choice { input type="checkbox" name="no_files" value="on" checked[sent.is_on("no_files")]; span { "Begin with an empty sandbox" span.hint { "else with a copy of the run's files as they are now" } } }
+            label.choice { input type="checkbox" name="no_files" value="on" checked[sent.is_on("no_files")]; span { "Start with an empty sandbox" span.hint { "otherwise with a copy of the run's current files" } } }
             div.buttons { button.main { (ui::icon("fork")) "Fork" } a.button href={ "/runs/" (run.id) } { "Cancel" } }
         }
     }
@@ -162,7 +162,7 @@ async fn try_fork(
         after_message: id_of(sent, "after_message")?,
         build: id_of(sent, "build")?,
         message: sent.given("message").map(str::to_owned),
-        // Without a message, nothing is marked.
+        // The mark is about the message, so without one there is nothing to mark.
         untrusted: Some(sent.is_on("untrusted") && sent.given("message").is_some()),
         files: Some(!sent.is_on("no_files")),
         ..ForkRunRequest::default()

@@ -1,10 +1,10 @@
-//! A run, live: what is appended to its transcript, its state, its request, its side column, as pieces of the page.
+//! Live updates of a run's page: new entries, state, request and side column as fragments of the page.
 //!
-//! Promised: every entry after the position that the page names, in order; an event's id is its position, so that a
-//! connection that was lost goes on where it was. The bell only says that there is more. The stream ends when the run has
-//! ended and all is told, when the session no longer counts, when the server stops, and when the browser takes nothing for
-//! a minute ([`crate::streaming`]). Entries are read in parts of 256 KiB; one that is larger is read alone, when few
-//! others like it are in memory.
+//! Guarantees: the stream sends every entry after the position that the page names, in order. The ID of an event is its
+//! position, so a lost connection continues where it stopped. The notifier only says that there is more. The stream
+//! ends when the run has ended and everything is sent, when the session is no longer valid, when the server shuts down,
+//! and when the browser reads nothing for a minute ([`crate::streaming`]). Entries are read in parts of 256 KiB; a
+//! larger one is read alone, while few others like it are in memory.
 
 use std::collections::VecDeque;
 
@@ -28,9 +28,9 @@ use crate::web::form::{Params, Path};
 use crate::web::guard::Visitor;
 use crate::web::{Web, card, inbox, text};
 
-/// What a driver does in quick succession is told together.
+/// Pause after an update, so that rapid steps of a driver are sent together.
 const PAUSE_MS: u64 = 100;
-/// How much is read at once.
+/// Limits for one read.
 const LIVE_PART: PageBounds = PageBounds {
     entries: PART,
     bytes: 256 * 1024,
@@ -51,7 +51,7 @@ pub(in crate::web) async fn stream(
     let after = last.unwrap_or_else(|| params.get("after").parse().unwrap_or(0));
     let holder = Holder::Person(visitor.user_id());
     let slot = web.begin_stream(holder)?;
-    // Watched before it is read: what happens in between rings.
+    // Subscribed before the first read, so that no notification is missed in between.
     let watch = web.store.bell().watch(run);
     let listener = web.deltas.listen(run);
     web.store.run(visitor.team_id(), run).await?;
@@ -78,7 +78,7 @@ pub(in crate::web) async fn stream(
     Ok(respond(&web, follower, slot))
 }
 
-/// What a network model has said of the message that is to come.
+/// The text streamed so far for the model's next message.
 #[derive(Default)]
 struct Draft {
     of: Option<(MessageId, u32)>,
@@ -88,7 +88,7 @@ struct Draft {
 impl Draft {
     fn take(&mut self, delta: Delta) {
         let of = Some((delta.message, delta.attempt));
-        // Another attempt replaces the text of the last; what has a gap is left as it is until the message comes.
+        // A new attempt replaces the previous text. A draft with a gap stays unchanged until the message arrives.
         if self.of != of {
             self.of = of;
             self.text.clear();
@@ -99,7 +99,7 @@ impl Draft {
     }
 }
 
-/// The parts of a run's page, for a session.
+/// A live page of a session.
 struct LivePage {
     web: Web,
     visitor: Visitor,
@@ -107,7 +107,7 @@ struct LivePage {
     after: u64,
     /// The request that the page shows.
     asked: Option<HumanRequestId>,
-    /// The state that was told last.
+    /// The last state that was sent.
     told: String,
     calls: Calls,
     watch: Watch,
@@ -150,8 +150,8 @@ impl Source for LivePage {
 }
 
 fn tell(ready: &mut VecDeque<Event>, name: &str, markup: &Markup, position: Option<u64>) {
-    // A line break of another kind cannot be in an event's data; for a page it is the same. An event without data is
-    // not told at all.
+    // Event data cannot contain carriage returns, and pages do not need them. An event without data would not be
+    // dispatched.
     let data = if markup.0.is_empty() {
         "<!-- nothing -->".to_owned()
     } else {
@@ -170,7 +170,7 @@ impl LivePage {
         let now = self.web.clock.now();
         let store = &self.web.store;
         if self.is_first {
-            // Results that come now are of calls that the page shows already.
+            // New results may belong to calls that the page already shows.
             let before = store
                 .transcript(team, self.run, Reach::Before(self.after + 1), PART)
                 .await?;
@@ -229,8 +229,8 @@ impl LivePage {
         Ok(PageRead::Whole)
     }
 
-    /// What became of the request that the page shows, and the card of one that it does not show. The page decides when
-    /// it puts a card where.
+    /// The outcome of the request that the page shows, and the card of a new one. The page decides when it shows the
+    /// card.
     async fn tell_request(
         &mut self,
         pending: Option<OpenRequest>,

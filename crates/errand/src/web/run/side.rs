@@ -1,4 +1,4 @@
-//! What stands beside a transcript: facts, steps with their durations, files, deliveries.
+//! The column next to a transcript: facts, steps with their durations, files, deliveries.
 
 use std::collections::HashMap;
 
@@ -13,12 +13,10 @@ use crate::web::failure::PageError;
 use crate::web::guard::Visitor;
 use crate::web::{Web, files, ui, webhooks};
 
-/// How many steps are shown: the newest.
+/// Newest steps shown.
 const STEPS_MAX: usize = 40;
-/// How many files are shown.
 const FILES_MAX: usize = 12;
 
-/// The column.
 pub(super) async fn of(
     web: &Web,
     visitor: &Visitor,
@@ -87,7 +85,7 @@ fn facts(run: &RunBody, started_by: Option<&Markup>, now: Timestamp) -> Markup {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "seconds of work, shown"
+        reason = "active time, shown with one decimal"
     )]
     let worked_ms = (usage.seconds * 1000.0) as u64;
     html! {
@@ -97,7 +95,7 @@ fn facts(run: &RunBody, started_by: Option<&Markup>, now: Timestamp) -> Markup {
             @if let Some(end) = run.completed_at { dt { "Ended" } dd { (ui::time(end, now)) } }
             dt { "Active time" } dd { (ui::duration(worked_ms)) }
             dt { "Steps" } dd { (ui::number(usage.steps)) span.dim { " (" (usage.model_calls) " model, " (usage.tool_calls) " tool)" } }
-            dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } @if usage.estimated { span.dim { " (partly estimated: the provider did not count them all)" } } }
+            dt { "Tokens" } dd { (ui::number(usage.input_tokens)) " in, " (ui::number(usage.output_tokens)) " out" @if usage.cached_tokens > 0 { span.dim { " (" (ui::number(usage.cached_tokens)) " cached)" } } @if usage.estimated { span.dim { " (partly estimated: the provider did not report all counts)" } } }
             dt { "Cost" } dd {
                 (ui::cost_of(usage.known_usd(), usage.cost_unknown_tokens))
                 @if usage.cost_unknown_tokens > 0 { span.dim { " (no price is known for " (ui::number(usage.cost_unknown_tokens)) " tokens)" } }
@@ -108,15 +106,15 @@ fn facts(run: &RunBody, started_by: Option<&Markup>, now: Timestamp) -> Markup {
     }
 }
 
-/// What a stretch of time went to.
+/// An activity with its duration.
 struct Step {
     kind: &'static str,
     name: String,
     from: Timestamp,
-    /// None: it is not over.
+    /// `None` if it is still in progress.
     to: Option<Timestamp>,
     failed: bool,
-    /// Tokens and cost, for a call of a network model.
+    /// Tokens and cost, for a model call.
     note: Option<String>,
 }
 
@@ -133,7 +131,7 @@ impl Step {
     }
 }
 
-/// The step of a call of a network model.
+/// The step of a model call over the network.
 fn model_step(call: &ModelCall, at: Timestamp) -> Step {
     let began = at.as_millis() - i64::try_from(call.ms).unwrap_or(0);
     let name = call.model.rsplit('/').next().unwrap_or(&call.model);
@@ -150,7 +148,7 @@ fn model_step(call: &ModelCall, at: Timestamp) -> Step {
     }
 }
 
-/// The steps of a part of a transcript. A model's step is the time before what it said.
+/// The steps in a part of a transcript. For a playbook, a model step is the time before its output.
 fn steps(entries: &[Entry]) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut open: Vec<(String, usize)> = Vec::new();
@@ -192,7 +190,7 @@ fn steps(entries: &[Entry]) -> Vec<Step> {
             }
             Body::HumanRequest { request, .. } => {
                 open.push((request.id.to_string(), steps.len()));
-                steps.push(Step::new("person", "Waiting for a person", at, None));
+                steps.push(Step::new("person", "Waiting for an answer", at, None));
             }
             Body::HumanResponse { request_id, .. } => {
                 close(&mut steps, &mut open, &request_id.to_string(), at, false);

@@ -1,4 +1,4 @@
-//! The entries of a transcript, each as one item of a list.
+//! The entries of a transcript, each as a list item.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use serde_json::Value;
 use crate::web::reason::reason;
 use crate::web::{card, files, text, ui};
 
-/// E-mail addresses by user.
+/// Email addresses by user.
 pub(super) type People = HashMap<UserId, String>;
 
-/// From how many characters on a result is offered whole on a page of its own.
+/// Length in characters from which a result links to a page with all of it.
 const WHOLE_FROM_CHARS: usize = 16_000;
 
-/// The calls of a part, by their ids: what a result is of.
+/// The calls of a part by ID, needed to render their results.
 #[derive(Default)]
 pub(super) struct Calls(HashMap<String, (ToolCall, Timestamp)>);
 
@@ -39,22 +39,22 @@ impl Calls {
     }
 }
 
-/// What items are shown with.
+/// What entries are rendered with.
 pub(super) struct Context<'a> {
     pub(super) run: RunId,
     pub(super) calls: &'a Calls,
     pub(super) people: &'a People,
     pub(super) now: Timestamp,
-    /// Whether the run may be forked by whoever looks.
+    /// Whether the person can fork the run.
     pub(super) forks: bool,
 }
 
-/// The way to a new run that begins with the transcript up to here.
+/// A link that forks the run at this entry.
 fn fork(entry: &Entry, context: &Context<'_>) -> Markup {
     html! { @if context.forks { (super::fork::link(context.run, entry.id, entry.position)) } }
 }
 
-/// One item; nothing for the engine's own notes that tell people nothing.
+/// One list item. Empty for internal entries that tell people nothing.
 pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
     let Context {
         run,
@@ -74,7 +74,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         } => item(
             at,
             "user",
-            &html! { (by_line_with(&who(by, "A program"), entry.at, now, &fork(entry, context))) @if *untrusted { p.small.dim { "Marked as untrusted by the sender: tools with the policy guard ask after it." } } (text::plain(text)) },
+            &html! { (by_line_with(&who(by, "A program"), entry.at, now, &fork(entry, context))) @if *untrusted { p.small.dim { "Marked as untrusted by the sender: tools with the guard policy ask from here on." } } (text::plain(text)) },
         ),
         Body::Assistant { text, .. } => item(
             at,
@@ -102,7 +102,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::HumanResponse { resolution, by, .. } => item(
             at,
             "user",
-            &html! { (by_line_with(&who(by, "Nobody"), entry.at, now, &fork(entry, context))) div { (card::answer(resolution)) } },
+            &html! { (by_line_with(&who(by, "No one"), entry.at, now, &fork(entry, context))) div { (card::answer(resolution)) } },
         ),
         Body::Error { error, .. } => item(
             at,
@@ -112,15 +112,15 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
         Body::Wait { until, .. } => mark(at, &html! { "Waits until " (ui::time(*until, now)) }),
         Body::Interrupted { by } => mark(
             at,
-            &html! { "Stopped by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
+            &html! { "Stopped by " (who(by, "the system")) ", " (ui::time(entry.at, now)) },
         ),
         Body::Retried { by } => mark(
             at,
-            &html! { "Retried by " (who(by, "the program")) ", " (ui::time(entry.at, now)) },
+            &html! { "Retried by " (who(by, "the system")) ", " (ui::time(entry.at, now)) },
         ),
         Body::Late { call_id, outcome } => mark(
             at,
-            &html! { "What came late of " (calls.0.get(call_id).map_or("a call", |(call, _)| call.name.as_str())) ": " (outcome_brief(outcome)) },
+            &html! { "Late result of " (calls.0.get(call_id).map_or("a call", |(call, _)| call.name.as_str())) ": " (outcome_brief(outcome)) },
         ),
         Body::Opening { text } => mark(at, &html! { (text.chars().take(400).collect::<String>()) }),
         Body::ModelFailed {
@@ -129,7 +129,7 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
             until,
         } => mark(
             at,
-            &html! { "The model gave no answer (attempt " (attempt) "): " (error) " Asked again " (ui::time(*until, now)) "." },
+            &html! { "The model call failed (attempt " (attempt) "): " (error) " Retrying " (ui::time(*until, now)) "." },
         ),
         Body::ModelAttempt {
             call,
@@ -137,17 +137,17 @@ pub(super) fn entry(entry: &Entry, context: &Context<'_>) -> Markup {
             ..
         } if call.used_tokens() => mark(
             at,
-            &html! { "A model call was called off; it had used " (ui::number(call.input_tokens + call.output_tokens)) " tokens." },
+            &html! { "A model call was canceled after using " (ui::number(call.input_tokens + call.output_tokens)) " tokens." },
         ),
         Body::Summary { .. } => mark(
             at,
-            &html! { "The model's window is full: what came before is summed up for it." },
+            &html! { "The model's context window is full. Earlier entries were summarized." },
         ),
         _ => html! {},
     }
 }
 
-/// Who wrote it: a person, or an API key with the person who created it. Names are set apart from our words.
+/// The author: a person, or an API key and the person who created it. Names are set apart from our words.
 fn author(by: Option<&By>, people: &People, else_: &str) -> Markup {
     let Some(by) = by else {
         return html! { (else_) };
@@ -188,7 +188,7 @@ fn tool_call(call: &ToolCall) -> Markup {
     }
 }
 
-/// Arguments; a file's content among them as its name says.
+/// The arguments of a call. The content of a written file is rendered by file type.
 fn arguments(call: &ToolCall) -> Markup {
     let content = call.arguments.get("content").and_then(Value::as_str);
     match (call.name.as_str(), path_of(call), content) {
@@ -205,7 +205,7 @@ fn path_of(call: &ToolCall) -> Option<&str> {
     call.arguments.get("path").and_then(Value::as_str)
 }
 
-/// A text as the name of its file says.
+/// A file's content, rendered by file type.
 fn as_file(path: &str, content: &str) -> Markup {
     if text::is_csv(path) {
         return text::csv(path, content);
@@ -216,7 +216,7 @@ fn as_file(path: &str, content: &str) -> Markup {
     as_text(content)
 }
 
-/// JSON as what it holds, else letters of one width.
+/// JSON as a value, other text preformatted.
 fn as_text(content: &str) -> Markup {
     match serde_json::from_str::<Value>(content) {
         Ok(parsed @ (Value::Object(_) | Value::Array(_))) => text::value(&parsed),
@@ -254,7 +254,7 @@ fn result(
                     Outcome::Result(value) => (shown(run, value, call.map(|(call, _)| call))),
                     Outcome::Error(error) => (text::code(error)),
                 }
-                @if length(outcome) > WHOLE_FROM_CHARS { p { a href=(whole) { "The whole result of " (name) } } }
+                @if length(outcome) > WHOLE_FROM_CHARS { p { a href=(whole) { "View the whole result of " (name) } } }
             }
         }
     };
@@ -275,14 +275,14 @@ fn outcome_brief(outcome: &Outcome) -> String {
     }
 }
 
-/// What a call gave: a file's content as its name says, a picture or a PDF as such; else as the value is.
+/// The result of a call: a file by its type, an image or a PDF embedded, everything else as a value.
 fn shown(run: RunId, value: &Value, call: Option<&ToolCall>) -> Markup {
     let of_file = |names: &[&str]| {
         call.filter(|call| names.contains(&call.name.as_str()))
             .and_then(path_of)
     };
     if let Some(path) = of_file(&["read_file"]) {
-        // Pictures are not in the transcript: the file is shown as it is now.
+        // The transcript contains no images, so the file is shown in its current state.
         if let Some(picture) = value.get("image").and_then(|image| image.get("path")) {
             return files::shown(run, picture.as_str().unwrap_or(path));
         }
@@ -361,7 +361,7 @@ mod tests {
         );
         let written = given("write_file", "/workspace/a b.md", json!({"size_bytes": 3}));
         assert!(written.contains("path=%2Fworkspace%2Fa+b.md"), "{written}");
-        // A name is text, whatever stands in it.
+        // A file name is text, whatever it contains.
         let evil = json!({"image": {"path": "\"><script>alert(1)</script>.png"}});
         let evil = given("read_file", "x", evil);
         assert!(!evil.contains("<script"), "{evil}");

@@ -1,4 +1,4 @@
-//! API keys: created, shown once, listed, deleted.
+//! API keys: creates them and shows each once, lists and deletes them.
 
 use std::collections::HashMap;
 
@@ -20,21 +20,20 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
 
-/// Keys of one page.
 const LIMIT: u32 = 50;
 const DAY_MS: u64 = 86_400_000;
 
 /// A key that was just created.
 struct Created {
     id: ApiKeyId,
-    /// The key itself; none where it was shown already.
+    /// The key itself. `None` if it was already shown.
     secret: Option<String>,
 }
 
-/// What a page of keys tells besides.
+/// Messages on the page of keys.
 #[derive(Default)]
 struct Told {
-    /// Where a key was just created.
+    /// A key that was just created.
     created: Option<Created>,
     wrong: Option<String>,
     sent: Fields,
@@ -70,7 +69,7 @@ pub(in crate::web) async fn create(
     if !is_name(&name) {
         let told = Told {
             wrong: Some(format!(
-                "The name takes 1 to {NAME_CHARS_MAX} characters that can be seen."
+                "The name must have 1 to {NAME_CHARS_MAX} visible characters."
             )),
             sent,
             ..Told::default()
@@ -147,7 +146,7 @@ async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown
         }
         section {
             div.card {
-                @if found.items.is_empty() { (ui::empty("There are no keys yet", &html! { "Create one above and give it to the program that starts runs." })) }
+                @if found.items.is_empty() { (ui::empty("No API keys yet", &html! { "Create one above and give it to the program that starts runs." })) }
                 @else {
                     (table(visitor, &found.items, &people))
                     (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/settings/api-keys?offset={offset}")))
@@ -197,7 +196,7 @@ fn table(visitor: &Visitor, keys: &[ApiKey], people: &HashMap<UserId, String>) -
                             td data-label="used" { @match key.last_used_at { Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
                             td data-label="expires" { @match key.expires_at { Some(_) if has_ended => (ui::state("failed", "expired")), Some(at) => (ui::time(at, visitor.now)), None => span.dim { "never" } } }
                             td {
-                                form method="post" action={ "/settings/api-keys/" (key.id) "/delete" } data-confirm={ "Delete the key “" (one_line(&key.name)) "”? Programs that use it are refused at once." } {
+                                form method="post" action={ "/settings/api-keys/" (key.id) "/delete" } data-confirm={ "Delete the key “" (one_line(&key.name)) "”? Programs that use it lose access immediately." } {
                                     (ui::form_token(visitor))
                                     button.risky aria-label={ "Delete the key " (key.name) } { "Delete" }
                                 }

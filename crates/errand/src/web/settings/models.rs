@@ -1,4 +1,4 @@
-//! Providers of models: the team's own keys and addresses. A key is sealed, and shown to nobody.
+//! Model providers: the team's own keys and addresses. A key is stored encrypted and never shown.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
@@ -15,15 +15,15 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
 
-/// How far back models without a price are looked for.
+/// How many days back models without a price are searched.
 const UNPRICED_DAYS: i64 = 30;
 
-/// The protocols, and what they are called.
+/// The protocols and their labels.
 const KINDS: [(&str, &str); 4] = [
     ("anthropic", "Anthropic"),
     ("openai", "OpenAI"),
     ("gemini", "Gemini"),
-    ("openai_compatible", "another one with OpenAI's protocol"),
+    ("openai_compatible", "OpenAI-compatible"),
 ];
 
 pub(in crate::web) async fn list(State(web): State<Web>, visitor: Visitor) -> Shown {
@@ -43,9 +43,9 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
     let manages = visitor.may(Permission::ManageModels);
     let body = html! {
         div.head { h1 { "Models" } }
-        p.lead { "An assignment names its model as " code { "provider/name" } ". Where the team sets nothing, what the operator has set holds." }
+        p.lead { "An assignment names its model as " code { "provider/name" } ". Defaults come from the server's configuration." }
         div.card {
-            @if rows.is_empty() { (ui::empty("The team has no keys of its own", &html! { "Set one below; until then the operator's are used, if there are any." })) }
+            @if rows.is_empty() { (ui::empty("No providers set up by the team", &html! { "Add one below. Until then, runs use the server's keys, if there are any." })) }
             @else { (table(visitor, &rows, manages)) }
         }
         (unpriced(&used))
@@ -67,7 +67,7 @@ async fn render(web: &Web, visitor: &Visitor, sent: &Fields, wrong: Option<&str>
     ))
 }
 
-/// The models that were used and have no price.
+/// The models in use that have no price.
 fn unpriced(used: &[UsageLine]) -> Markup {
     let lines: Vec<&UsageLine> = used
         .iter()
@@ -77,8 +77,8 @@ fn unpriced(used: &[UsageLine]) -> Markup {
         @if !lines.is_empty() {
             section.card.pad {
                 div.head { h2 { "Models without a known price" } }
-                p { "What these cost is unknown, so no limit of money can count it: a run with such a limit is not started. An operator sets a price with " code { "[models.prices.\"provider/name\"]" } ", or one for all of them with " code { "[models.default_price]" } "." }
-                ul { @for line in lines { li { span.mono { (line.model.as_deref().unwrap_or_default()) } ": " (ui::number(line.sums.unpriced_tokens)) " tokens in " (UNPRICED_DAYS) " days" } } }
+                p { "The cost of these models is unknown and cannot count toward a budget, so a run with a budget is not started. The operator can set a price with " code { "[models.prices.\"provider/name\"]" } ", or one price for all such models with " code { "[models.default_price]" } "." }
+                ul { @for line in lines { li { span.mono { (line.model.as_deref().unwrap_or_default()) } ": " (ui::number(line.sums.unpriced_tokens)) " tokens in the last " (UNPRICED_DAYS) " days" } } }
             }
         }
     }
@@ -88,13 +88,13 @@ fn table(visitor: &Visitor, rows: &[ProviderRow], manages: bool) -> Markup {
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Provider" } th scope="col" { "Kind" } th scope="col" { "Address" } th scope="col" { "Key" } th scope="col" { "Changed" } th { span.visually-hidden { "Delete" } } } }
+                thead { tr { th scope="col" { "Provider" } th scope="col" { "Kind" } th scope="col" { "Base URL" } th scope="col" { "Key" } th scope="col" { "Changed" } th { span.visually-hidden { "Delete" } } } }
                 tbody {
                     @for row in rows {
                         tr {
                             td.title { span.mono { (ui::name(&row.name)) } }
                             td { (row.kind) }
-                            td.mono { (row.base_url.as_deref().unwrap_or("the provider's own")) }
+                            td.mono { (row.base_url.as_deref().unwrap_or("provider's default")) }
                             td { @if row.has_key { (ui::state("completed", "set")) } @else { (ui::state("other", "none")) } }
                             td data-label="changed" { (ui::time(row.updated_at, visitor.now)) }
                             td.num {
@@ -119,24 +119,24 @@ fn form(visitor: &Visitor, sent: &Fields) -> Markup {
         form.form method="post" action="/settings/models" {
             (ui::form_token(visitor))
             div.row {
-                div.field { label for="name" { "Name " span.hint { "as models name it" } } input #name name="name" value=(sent.get("name")) placeholder="anthropic" required autocomplete="off"; }
+                div.field { label for="name" { "Name " span.hint { "used in model names as name/model" } } input #name name="name" value=(sent.get("name")) placeholder="anthropic" required autocomplete="off"; }
                 div.field {
                     label for="kind" { "Kind" }
                     select #kind name="kind" { @for (kind, text) in KINDS { option value=(kind) selected[sent.get("kind") == kind] { (text) } } }
                 }
             }
-            div.field { label for="base_url" { "Address " span.hint { "only where it is not the provider's own" } } input #base_url name="base_url" type="url" value=(sent.get("base_url")) placeholder="https://models.example.com/v1" autocomplete="off"; }
-            div.field { label for="api_key" { "Key " span.hint { "empty keeps the one that is set, unless the address changes" } } input #api_key name="api_key" type="password" autocomplete="off"; }
+            div.field { label for="base_url" { "Base URL " span.hint { "only if it differs from the provider's default" } } input #base_url name="base_url" type="url" value=(sent.get("base_url")) placeholder="https://models.example.com/v1" autocomplete="off"; }
+            div.field { label for="api_key" { "Key " span.hint { "leave empty to keep the current key, unless you change the address" } } input #api_key name="api_key" type="password" autocomplete="off"; }
             div.buttons { button.main { "Save" } }
         }
     }
 }
 
-/// What the API's check answers, with the form's own names of fields.
+/// A validation message of the API, with the labels of the form.
 fn told(message: &str) -> String {
     let names = [
         ("kind", "Kind"),
-        ("base_url", "Address"),
+        ("base_url", "Base URL"),
         ("api_key", "Key"),
     ];
     let known = names.iter().find_map(|(field, name)| {
@@ -158,7 +158,7 @@ pub(in crate::web) async fn put(
     };
     let name = sent.get("name").trim().to_owned();
     if ProviderName::read(&|_| Some(name.clone())).is_err() {
-        let wrong = "The name takes small letters, digits, “_” and “-”.";
+        let wrong = "The name must consist of lowercase letters, digits, “_” and “-”.";
         return render(&web, &visitor, &sent, Some(wrong)).await;
     }
     let put = match checked_provider(&web, visitor.team_id(), name, request) {

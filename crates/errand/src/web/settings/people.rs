@@ -1,7 +1,7 @@
-//! What an owner does to the team's name, and to whether a person may do anything at all.
+//! What an owner can do to the team's name and to a person's access.
 //!
-//! Somebody who is disabled is shut out of every team, so that an owner of all their teams alone may do it; the store says
-//! so. Both are asked once more, on a page that says what ends.
+//! A disabled user loses access to all teams, so only an owner of all of the user's teams can disable them; the store
+//! enforces this. Both actions are confirmed on a page that says what ends.
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Redirect};
@@ -16,14 +16,14 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page};
 use crate::web::{Web, ui};
 
-/// The form for the team's name, for those who may change it.
+/// The form for the team's name, for people who can change it.
 pub(super) fn name_form(visitor: &Visitor) -> Markup {
     if !visitor.may(Permission::ManageOwners) {
         return html! {};
     }
     html! {
         section.card.pad {
-            div.head { h2 { "Name of the team" } }
+            div.head { h2 { "Team name" } }
             form.row.block method="post" action="/settings/team/name" {
                 (ui::form_token(visitor))
                 div.field { label for="team-name" { "Name" } input #team-name name="name" value=(visitor.team_name()) required maxlength="200" autocomplete="off"; }
@@ -33,7 +33,7 @@ pub(super) fn name_form(visitor: &Visitor) -> Markup {
     }
 }
 
-/// The way to disable a member, or to enable them again, for those who may.
+/// The link that disables or enables a member, for people who can do so.
 pub(super) fn access_link(visitor: &Visitor, member: &Member) -> Markup {
     if !visitor.may(Permission::ManageOwners) || member.user == visitor.user_id() {
         return html! {};
@@ -54,7 +54,7 @@ pub(in crate::web) async fn rename(
     Ok(Redirect::to("/settings/team").into_response())
 }
 
-/// Asks once more, and says what ends.
+/// The confirmation page, which says what ends.
 pub(in crate::web) async fn before_access(
     State(web): State<Web>,
     visitor: Visitor,
@@ -67,11 +67,11 @@ pub(in crate::web) async fn before_access(
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
         @if member.disabled {
-            div.head { h1 { "Let " (ui::name(name)) " in again?" } }
-            p.lead { "They may log in again, and " (count) " of this team that they made count again." }
+            div.head { h1 { "Enable " (ui::name(name)) "?" } }
+            p.lead { "They can log in again, and " (count) " that they created for this team will work again." }
         } @else {
             div.head { h1 { "Disable " (ui::name(name)) "?" } }
-            p.lead { "They are logged out everywhere, at once, and cannot log in. " (count) " of this team that they made count no more, and their open invitations are void." }
+            p.lead { "They are logged out everywhere immediately and cannot log in. " (count) " that they created for this team will stop working, and their pending invitations become invalid." }
         }
         form.buttons.block method="post" action=(action) {
             (ui::form_token(&visitor))
@@ -85,7 +85,7 @@ pub(in crate::web) async fn before_access(
             a.button href="/settings/team" { "Cancel" }
         }
     };
-    Ok(page(&visitor, "Access of a member", Section::Team, &body))
+    Ok(page(&visitor, "Member access", Section::Team, &body))
 }
 
 pub(in crate::web) async fn set_access(

@@ -1,4 +1,4 @@
-//! Secrets of the team: set, replaced, deleted; never shown.
+//! Secrets of the team: set, replace, delete. They are never shown.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,6 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page_with_status};
 use crate::web::{Web, ui};
 
-/// Secrets of one page.
 const LIMIT: u32 = 50;
 
 pub(in crate::web) async fn list(
@@ -52,7 +51,7 @@ async fn render(
     let manages = visitor.may(Permission::ManageSecrets);
     let body = html! {
         div.head { h1 { "Secrets" } }
-        p.lead { "Connections name a secret as " code { "{{ secret.NAME }}" } ". Its value is sealed, is put in when it is needed, and is shown to nobody, models included." }
+        p.lead { "Use a secret in a connection as " code { "{{ secret.NAME }}" } ". Its value is stored encrypted, inserted only when needed, and never shown to anyone, including models." }
         @if manages {
             section.card.pad {
                 div.head { h2 { "Set a secret" } }
@@ -60,14 +59,14 @@ async fn render(
                 form.row method="post" action="/settings/secrets" {
                     (ui::form_token(visitor))
                     div.field { label for="name" { "Name" } input #name name="name" value=(name) placeholder="MAIL_TOKEN" required autocomplete="off"; }
-                    div.field { label for="value" { "Value " span.hint { "one that is there is replaced" } } input #value name="value" type="password" required autocomplete="off"; }
+                    div.field { label for="value" { "Value " span.hint { "at least 12 characters; replaces the current value" } } input #value name="value" type="password" required autocomplete="off"; }
                     button.main { "Set" }
                 }
             }
         }
         section {
             div.card {
-                @if found.items.is_empty() { (ui::empty("There are no secrets yet", &html! { "Set one above, and name it in a connection." })) }
+                @if found.items.is_empty() { (ui::empty("No secrets yet", &html! { "Set one above, then use it in a connection." })) }
                 @else {
                     (table(visitor, &found.items, &people, manages))
                     (ui::pager(offset, shown, found.total, u64::from(LIMIT), &|offset| format!("/settings/secrets?offset={offset}")))
@@ -94,17 +93,17 @@ fn table(
     html! {
         div.scroll {
             table.stack {
-                thead { tr { th scope="col" { "Name" } th scope="col" { "Set by" } th scope="col" { "Made" } th scope="col" { "Replaced" } th { span.visually-hidden { "Delete" } } } }
+                thead { tr { th scope="col" { "Name" } th scope="col" { "Set by" } th scope="col" { "Created" } th scope="col" { "Replaced" } th { span.visually-hidden { "Delete" } } } }
                 tbody {
                     @for secret in secrets {
                         tr {
                             td.title { span.mono { (ui::name(&secret.name)) } }
                             td { (secret.created_by.and_then(|user| people.get(&user)).map_or("–", String::as_str)) }
-                            td data-label="made" { (ui::time(secret.created_at, visitor.now)) }
+                            td data-label="created" { (ui::time(secret.created_at, visitor.now)) }
                             td data-label="replaced" { @if secret.updated_at > secret.created_at { (ui::time(secret.updated_at, visitor.now)) } @else { span.dim { "never" } } }
                             td.num {
                                 @if manages {
-                                    form method="post" action="/settings/secrets/delete" data-confirm={ "Delete the secret “" (secret.name) "”? Connections that name it fail from now on." } {
+                                    form method="post" action="/settings/secrets/delete" data-confirm={ "Delete the secret “" (secret.name) "”? Connections that use it will fail." } {
                                         (ui::form_token(visitor))
                                         input type="hidden" name="name" value=(secret.name);
                                         button.risky aria-label={ "Delete the secret " (secret.name) } { "Delete" }

@@ -1,7 +1,7 @@
 //! The team: members and their roles, invitations.
 //!
-//! Whoever removes a member sees first which keys end with them. What a role may not do is not offered; the store
-//! refuses it besides.
+//! Before removing a member, a person sees which keys will stop working. Actions that a role does not permit are not
+//! offered, and the store refuses them as well.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,13 @@ use crate::web::guard::Visitor;
 use crate::web::layout::{Section, page, page_with_status};
 use crate::web::{Web, ui};
 
-/// Members of one page.
 const LIMIT: u32 = 50;
 const DAY_MS: u64 = 86_400_000;
 
-/// What the page tells besides.
+/// Messages on the page.
 #[derive(Default)]
 struct Told {
-    /// The link of an invitation that was just created; none where it was shown already.
+    /// The link of a new invitation. The inner `None` means that it was already shown.
     link: Option<Option<String>>,
     wrong: Option<String>,
     sent: Fields,
@@ -117,7 +116,7 @@ pub(in crate::web) async fn change_role(
     Form(sent): Form,
 ) -> Shown {
     let role = Role::parse(sent.get("role")).ok_or_else(PageError::not_found)?;
-    // What was confirmed is a change from one role to another, and nothing else.
+    // The person confirmed a change from one role to another. If the role changed meanwhile, they are asked again.
     let (member, _) = web.store.member(visitor.team_id(), user).await?;
     if Role::parse(sent.get("from")) != Some(member.role) {
         let page = format!("/settings/team/{user}/role?to={}", role.as_str());
@@ -139,7 +138,7 @@ pub(in crate::web) async fn change_role(
     }
 }
 
-/// Asks whether a member's role is to change, and says what the new one may do.
+/// The confirmation page for a new role, which says what the role permits.
 pub(in crate::web) async fn before_change(
     State(web): State<Web>,
     visitor: Visitor,
@@ -154,7 +153,7 @@ pub(in crate::web) async fn before_change(
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
         div.head { h1 { "Change the role of " (ui::name(name_of(&member))) "?" } }
-        p.lead { "From " strong { (member.role.as_str()) } " to " strong { (to.as_str()) } ". " (allows(to)) " The change takes effect immediately, also for the API keys that they created." }
+        p.lead { "From " strong { (member.role.as_str()) } " to " strong { (to.as_str()) } ". " (allows(to)) " The change takes effect immediately, including for the API keys that they created." }
         form.buttons.block method="post" action={ "/settings/team/" (user) "/role" } {
             (ui::form_token(&visitor))
             input type="hidden" name="from" value=(member.role.as_str());
@@ -166,16 +165,15 @@ pub(in crate::web) async fn before_change(
     Ok(page(&visitor, "Change a role", Section::Team, &body))
 }
 
-/// What a role allows, in a sentence.
 fn allows(role: Role) -> &'static str {
     match role {
         Role::Member => "Members start runs, answer requests and change assignments.",
         Role::Admin => "Admins also manage connections, secrets, webhooks, API keys and members.",
-        Role::Owner => "Owners may do everything, and can change and remove other owners.",
+        Role::Owner => "Owners can do everything, including changing and removing other owners.",
     }
 }
 
-/// Asks once more, with the keys that end.
+/// The confirmation page for a removal, with the keys that will stop working.
 pub(in crate::web) async fn before_removal(
     State(web): State<Web>,
     visitor: Visitor,
@@ -185,11 +183,11 @@ pub(in crate::web) async fn before_removal(
     let body = html! {
         div.crumbs { a href="/settings/team" { "Team" } }
         div.head { h1 { "Remove " (ui::name(name_of(&member))) "?" } }
-        p.lead { "They see nothing of this team any more, from now on." }
+        p.lead { "They lose access to this team immediately." }
         section {
-            div.head { h2 { "Keys that end with them" } }
+            div.head { h2 { "Keys that will stop working" } }
             div.card {
-                @if keys.is_empty() { (ui::empty("They made no keys", &html! { "No program stops working." })) }
+                @if keys.is_empty() { (ui::empty("They created no API keys", &html! { "No program will stop working." })) }
                 @else { (keys_table(&keys, &visitor)) }
             }
         }
@@ -248,7 +246,7 @@ fn name_of(member: &Member) -> &str {
     member
         .email
         .as_deref()
-        .unwrap_or("the owner whom nobody has claimed yet")
+        .unwrap_or("the unclaimed owner account")
 }
 
 async fn render(web: &Web, visitor: &Visitor, offset: u64, told: &Told) -> Shown {
@@ -360,14 +358,14 @@ fn invite_form(visitor: &Visitor, sent: &Fields) -> Markup {
             p.dim { "An invitation is a link that works once. Anyone who opens it can join the team." }
             form.row.block method="post" action="/settings/team/invitations" {
                 (ui::form_token(visitor))
-                div.field { label for="email" { "E-mail address " span.hint { "optional; without it, whoever has the link joins" } } input #email name="email" type="email" value=(sent.get("email")) autocomplete="off"; }
+                div.field { label for="email" { "Email " span.hint { "optional; without it, anyone who has the link can join" } } input #email name="email" type="email" value=(sent.get("email")) autocomplete="off"; }
                 div.field {
                     label for="role" { "Role" }
                     select #role name="role" { @for role in roles(visitor) { option value=(role.as_str()) selected[sent.get("role") == role.as_str()] { (role.as_str()) } } }
                 }
                 div.field {
-                    label for="days" { "Works for" }
-                    select #days name="days" { @for (days, text) in [("1", "a day"), ("7", "a week"), ("30", "30 days")] { option value=(days) selected[days == "7"] { (text) } } }
+                    label for="days" { "Valid for" }
+                    select #days name="days" { @for (days, text) in [("1", "1 day"), ("7", "7 days"), ("30", "30 days")] { option value=(days) selected[days == "7"] { (text) } } }
                 }
                 button.main { "Create link" }
             }
@@ -386,7 +384,7 @@ fn invitations_table(
                 thead { tr { th scope="col" { "For" } th scope="col" { "Role" } th scope="col" { "Created by" } th scope="col" { "Expires" } th { span.visually-hidden { "Revoke" } } } }
                 tbody {
                     @for one in open {
-                        @let whom = one.email.as_deref().unwrap_or("whoever has the link");
+                        @let whom = one.email.as_deref().unwrap_or("anyone with the link");
                         tr {
                             td.title { (ui::name(whom)) }
                             td { (one.role.as_str()) }

@@ -1,5 +1,5 @@
-//! Whatever two builds hold: their comparison ends within a moment, its page has a bound, and nothing of the builds is
-//! markup in it. More cases: `scripts/fuzz`.
+//! Property: for any two builds, the comparison ends quickly, its page has a bounded size, and nothing from the builds
+//! becomes markup. `scripts/fuzz` runs more cases.
 
 use errand_core::limits::CONFIG_BYTES_MAX;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use super::{SHOWN_BYTES_MAX, difference};
 use crate::web::assignments::editor::yaml;
 use crate::web::fuzz::{repeated, within_bounds};
 
-/// What a page may take: a character that is escaped takes up to six, and each line has its marks.
+/// Maximum size of a page: an escaped character takes up to six bytes, and each line has markup.
 const PAGE_MAX: usize = 10 * SHOWN_BYTES_MAX;
 
 /// The page that compares two texts.
@@ -35,7 +35,7 @@ const LINES: [&str; 12] = [
     "\t",
 ];
 
-/// Two texts of which one was made of the other: parts were left out, doubled, turned round.
+/// Two texts, one of which was derived from the other by removing, doubling and reversing parts.
 fn edited() -> impl Strategy<Value = (String, String)> {
     let edits = prop::collection::vec((0..4u8, 0..5_000usize, 1..500usize), 0..8);
     (repeated(&LINES), edits).prop_map(|(old, edits)| {
@@ -58,7 +58,7 @@ fn edited() -> impl Strategy<Value = (String, String)> {
     })
 }
 
-/// Any config, as a build has it.
+/// An arbitrary configuration.
 fn config() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         "[ -~\n\t]{0,40}".prop_map(Value::from),
@@ -89,7 +89,7 @@ proptest! {
     fn texts_are_compared_within_a_moment((old, new) in edited()) {
         let is_alike = old == new;
         let page = compared(old, new);
-        prop_assert_eq!(page.contains("These builds are alike"), is_alike);
+        prop_assert_eq!(page.contains("These builds have the same configuration"), is_alike);
     }
 
     #[test]
@@ -131,7 +131,7 @@ fn the_largest_builds_are_compared_within_a_moment() {
         compared(pair[1].clone(), pair[0].clone());
     }
     let page = compared(texts[0].clone(), texts[1].clone());
-    // Lines that are gone come first, and may be all that a page holds.
-    let is_cut = page.contains("The rest of the difference is not shown");
+    // Removed lines come first, and may fill the page by themselves.
+    let is_cut = page.contains("The rest of the difference is too long to show");
     assert!(page.contains("removed: ") && (is_cut || page.contains("added: ")));
 }

@@ -1,4 +1,4 @@
-//! Between a build's `config` and the fields of the editor.
+//! Converts between a build's `config` and the fields of the editor.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,13 @@ use super::Wrong;
 use crate::web::assignments::yaml;
 use crate::web::form::Fields;
 
-/// What a tool's row offers, in its order.
+/// The choices in a tool's row, in this order.
 pub(super) const POLICIES: [&str; 5] = ["allow", "ask", "guard", "deny", "off"];
-/// The model that follows the playbook.
 const PLAYBOOK_MODEL: &str = "builtin/playbook";
 
-/// The fields that show a config. Of a connection that it lists each tool shows what it says of it, and `off` where it does
-/// not have it; of another one the policy that is its default, which holds once the connection is ticked.
+/// The fields for a configuration. For a connection that the configuration lists, each tool shows its configured
+/// policy, or `off` if the build does not have the tool. For other connections, each tool shows its default policy,
+/// which applies once the connection is selected.
 pub(super) fn of_config(config: &Value, connections: &[Connection]) -> Fields {
     let empty = Map::new();
     let data = config
@@ -31,7 +31,7 @@ pub(super) fn of_config(config: &Value, connections: &[Connection]) -> Fields {
     let by_default = |name: &str| policy::BUILTIN.iter().any(|(known, _)| *known == name);
     for name in policy::names() {
         let word = match tools {
-            // Without a word on tools a build has those of the sandbox and those that ask.
+            // Without `tools`, a build has the sandbox tools and the tools that ask people.
             None if by_default(name) => "allow",
             None => "off",
             Some(tools) => tools.get(name).and_then(Value::as_str).unwrap_or("off"),
@@ -75,13 +75,13 @@ pub(super) fn of_config(config: &Value, connections: &[Connection]) -> Fields {
     fields
 }
 
-/// Whether a config lists a connection.
+/// Whether a configuration lists a connection.
 fn lists(data: &Map<String, Value>, id: &str) -> bool {
     let listed = data.get("connections").and_then(Value::as_array);
     listed.is_some_and(|ids| ids.iter().any(|of| of.as_str() == Some(id)))
 }
 
-/// What the row of each tool of a connection says.
+/// The choice shown for each tool of a connection.
 fn words_of<'c>(
     data: &Map<String, Value>,
     connection: &'c Connection,
@@ -106,7 +106,7 @@ fn words_of<'c>(
     words
 }
 
-/// A word that a row offers.
+/// The choice for a policy word; unknown words count as `off`.
 fn known(word: &str) -> &'static str {
     POLICIES
         .into_iter()
@@ -114,8 +114,8 @@ fn known(word: &str) -> &'static str {
         .unwrap_or("off")
 }
 
-/// What a form says of the tools: of those of connections that are ticked, tool by tool. A connection whose rows nobody
-/// changed keeps the config's own words, such as `mail__*`.
+/// The `tools` that a form describes: one entry per tool of the selected connections. If none of a connection's rows
+/// was changed, the configuration keeps its own notation, such as `mail__*`.
 fn tools_of(
     sent: &Fields,
     data: &Map<String, Value>,
@@ -152,7 +152,7 @@ fn tools_of(
     said
 }
 
-/// A value as YAML; as JSON where that cannot be.
+/// A value as YAML, or as JSON if it cannot be represented as YAML.
 pub(in crate::web::assignments) fn yaml(value: &Value) -> String {
     serde_saphyr::to_string(value).unwrap_or_else(|_| crate::web::text::pretty(value))
 }
@@ -175,7 +175,8 @@ fn model_of(data: &Map<String, Value>) -> String {
         .unwrap_or_default()
 }
 
-/// An opening of several messages is not shown as text: [`to_config`] keeps it as it is.
+/// The instructions, if they are a single message. An opening of several messages is not shown as text; [`to_config`]
+/// keeps it unchanged.
 fn instructions_of(data: &Map<String, Value>) -> String {
     match data.get("input") {
         Some(Value::String(text)) => text.clone(),
@@ -189,7 +190,7 @@ fn instructions_of(data: &Map<String, Value>) -> String {
     }
 }
 
-/// All tools that the form has a row for, the built-in ones first.
+/// All tools that have a row in the form, built-in ones first.
 pub(super) fn tools(fields: &Fields) -> Vec<String> {
     let mut names: Vec<String> = policy::names().map(str::to_owned).collect();
     let others: BTreeSet<String> = fields
@@ -202,7 +203,7 @@ pub(super) fn tools(fields: &Fields) -> Vec<String> {
     names
 }
 
-/// The config that the fields describe, on top of what it was.
+/// Applies the fields to the previous configuration.
 pub(super) fn to_config(
     sent: &Fields,
     base: Value,
@@ -257,7 +258,7 @@ pub(super) fn to_config(
             Some(text) => {
                 let number: serde_json::Number = text
                     .parse()
-                    .map_err(|_| Wrong::new(&field, "It takes a number."))?;
+                    .map_err(|_| Wrong::new(&field, "Must be a number."))?;
                 limits.insert(name.to_owned(), Value::Number(number));
             }
         }
@@ -310,7 +311,7 @@ fn set_playbook(data: &mut Map<String, Value>, sent: &Fields) -> Result<(), Wron
         message: wrong.message,
         line: wrong.line,
     })?;
-    // A list alone is the steps.
+    // A list without a mapping around it is the steps.
     let playbook = if playbook.is_array() {
         json!({ "steps": playbook })
     } else {
@@ -416,16 +417,16 @@ mod tests {
             let made = to_config(&fields, config, &connections).ok().unwrap();
             made["data"]["tools"].clone()
         };
-        // Of one that is not listed the rows show the defaults, and count once it is ticked.
+        // For an unlisted connection, the rows show defaults, which count once it is selected.
         assert_eq!(tools_of(of(json!({}), false), &|_| {}), json!({}));
         let tick = |fields: &mut Fields| fields.add("connection", &id);
         assert_eq!(
             tools_of(of(json!({}), false), &tick),
             json!({"mail__read": "allow", "mail__send": "guard"})
         );
-        // One that is listed, and whose tools are not named, has none.
+        // A listed connection whose tools are not named has none.
         assert_eq!(tools_of(of(json!({}), true), &|_| {}), json!({}));
-        // What nobody touched keeps its form; what was is written out.
+        // Unchanged rows keep their notation; changed ones are written out.
         let all = json!({"mail__*": "default", "mail__send": "off"});
         assert_eq!(tools_of(of(all.clone(), true), &|_| {}), all);
         let allow = |fields: &mut Fields| fields.set("tool.mail__send", "ask");
