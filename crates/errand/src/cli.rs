@@ -1,13 +1,16 @@
 //! The command line.
 //!
-//! Commands are of three kinds. `serve`, `config`, `demo` and `selftest` are the server. `keys`, `users`, `teams`, `backup`,
-//! `restore` and `doctor` work on the server's own machine, on its data directory ([`crate::admin`]). `agents`, `builds`,
-//! `connections`, `runs`, `sandboxes` and `webhooks` go through the API ([`crate::client`]), with `ERRAND_API_KEY` and `ERRAND_URL`; `runs repair` and
-//! `webhooks secret` alone work on the data directory.
+//! There are three kinds of commands:
+//! - `serve`, `config`, `demo` and `selftest` run a server or describe its settings.
+//! - `keys`, `users`, `teams`, `secrets`, `sandbox`, `backup`, `restore` and `doctor` work on the server's machine,
+//!   with its data directory ([`crate::admin`]).
+//! - `agents`, `builds`, `connections`, `runs`, `sandboxes` and `webhooks` use the API ([`crate::client`]), with
+//!   `ERRAND_API_KEY` and `ERRAND_URL`. Exceptions are `runs repair` and `webhooks secret`, which work with the data
+//!   directory.
 //!
-//! Promised: results on standard output, everything else on standard error ([`out`]); with `--json` the API's own JSON;
-//! exit code 0 where it went well, 1 where it did not, with the whole chain of causes, 2 where the command line itself
-//! is wrong.
+//! Guarantees: results go to standard output, everything else to standard error ([`out`]). With `--json`, results are
+//! the API's own JSON. The exit code is 0 on success, 1 on failure (the whole chain of causes is printed), and 2 if the
+//! command line is invalid.
 
 pub mod out;
 
@@ -51,14 +54,14 @@ use crate::client::Client;
 use crate::config::{self as settings, Config, Flags};
 use out::{Out, Style, printable};
 
-/// Where a server is looked for, unless `ERRAND_URL` or `--url` says otherwise.
+/// Base URL of the API, unless `ERRAND_URL` or `--url` sets another.
 const URL_DEFAULT: &str = "http://127.0.0.1:8700";
 
 /// Runs AI assignments for other programs.
 #[derive(Debug, Parser)]
 #[command(name = "errand", version, about, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Print JSON for programs in place of tables
+    /// Print JSON instead of tables
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -69,38 +72,38 @@ pub struct Cli {
 enum Command {
     /// Start the server
     Serve(serve::Args),
-    /// Show a whole run in one command: server, files, approval, webhook, result
+    /// Show a complete run with one command: server, files, approval, webhook, result
     Demo(demo::Args),
-    /// Kill a server of its own again and again under load, and check that nothing is lost or done twice
+    /// Test crash safety: kill a server repeatedly under load, and check that nothing is lost or done twice
     Selftest(selftest::Args),
-    /// List every setting with its value, origin, default and unit
+    /// List all settings with value, source, default and unit
     Config(Flags),
-    /// Copy everything that the server keeps into a new directory, on the server's machine
+    /// Back up all data of the server to a new directory (on the server's machine)
     ///
-    /// The server may be at work, and goes on; it makes the backup itself, so that its user must be able to write to DIR.
-    /// Rows and files are of one point in time. The master key is left out: keep a copy of it somewhere else.
-    /// docs/backup.md says how to schedule backups.
+    /// The server can keep running. It writes the backup itself, so its user needs write access to DIR. Rows and files
+    /// are from the same point in time. The master key is not included: keep a copy of it somewhere else.
+    /// docs/backup.md explains how to schedule backups.
     Backup(backup::BackupArgs),
-    /// Make a data directory out of a backup, on the server's machine
+    /// Restore a backup to a data directory (on the server's machine)
     ///
-    /// All of the backup is verified first. The data directory must not exist, or hold nothing but master.key. Runs go on
-    /// from the point in time of the backup; docs/backup.md says what that means for what happened since.
+    /// The whole backup is verified first. The data directory must not exist, or contain only master.key. Runs continue
+    /// from the backup's point in time; docs/backup.md explains what that means for later actions.
     Restore(backup::RestoreArgs),
-    /// Look whether the server can do its work, on the server's machine
+    /// Check the installation (on the server's machine)
     Doctor(doctor::Args),
-    /// Make, list and delete API keys, on the server's machine
+    /// Create, list and delete API keys (on the server's machine)
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Let people in and shut them out, on the server's machine
+    /// Manage users (on the server's machine)
     #[command(subcommand)]
     Users(users::Command),
-    /// Make, list and rename teams, on the server's machine
+    /// Create, list and rename teams (on the server's machine)
     #[command(subcommand)]
     Teams(teams::Command),
-    /// Webhooks of the team, their deliveries and their secret
+    /// Manage the team's webhooks, deliveries and signing secret
     #[command(subcommand)]
     Webhooks(webhooks::Command),
-    /// Replace the key that secrets are sealed under, on the server's machine
+    /// Replace the key that encrypts secrets (on the server's machine)
     #[command(subcommand)]
     Secrets(secrets::Command),
     /// Create, list and delete agents
@@ -109,43 +112,43 @@ enum Command {
     /// Create, list and promote an agent's builds
     #[command(subcommand)]
     Builds(builds::Command),
-    /// Show the team's connections, and say which of their tools are trusted
+    /// Show the team's connections, and set which of their tools are trusted
     #[command(subcommand)]
     Connections(connections::Command),
-    /// Start runs, follow them, answer what they ask
+    /// Start runs, follow them, and answer their requests
     #[command(subcommand)]
     Runs(runs::Command),
-    /// What commands find in their sandboxes, on the server's machine
+    /// Build root directories for commands (on the server's machine)
     #[command(subcommand)]
     Sandbox(sandbox::Command),
-    /// Put files into sandboxes and get them out
+    /// Upload and download files of sandboxes
     #[command(subcommand)]
     Sandboxes(sandboxes::Command),
 }
 
-/// For commands on the server's machine: which server.
+/// Selects a server on this machine.
 #[derive(Clone, Debug, Default, Args)]
 struct Place {
-    /// Directory that holds everything the server keeps [default: ./errand-data]
+    /// Directory with all data of the server [default: ./errand-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Settings file [default: errand.toml, if there is one]
+    /// Settings file [default: errand.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// For commands that go through the API: which server.
+/// Selects a server by its API.
 #[derive(Clone, Debug, Default, Args)]
 struct Remote {
-    /// The server's address [default: ERRAND_URL, else http://127.0.0.1:8700]
+    /// Base URL of the server [default: ERRAND_URL, or http://127.0.0.1:8700]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 }
 
-/// What a command works with beside its arguments.
+/// What a command works with besides its arguments.
 struct Surroundings {
     out: Out,
-    /// The variables whose names begin with `ERRAND_`.
+    /// Environment variables whose names begin with `ERRAND_`.
     env: BTreeMap<String, String>,
 }
 
@@ -184,10 +187,10 @@ impl Surroundings {
     }
 }
 
-/// Does what the command line asks for. What went wrong has been printed when this returns.
+/// Runs the command line. Errors have been printed when this returns.
 ///
 /// # Errors
-/// [`Failed`], where it did not go well.
+/// [`Failed`] if the command failed.
 pub fn run(cli: Cli) -> Result<(), Failed> {
     let out = Out::new(cli.json);
     let result = settings::environment(std::env::vars_os())
@@ -199,13 +202,13 @@ pub fn run(cli: Cli) -> Result<(), Failed> {
             let runtime = runtime.context("the program's threads cannot be started")?;
             let surroundings = Surroundings { out, env };
             let result = runtime.block_on(Box::pin(dispatch(cli.command, &surroundings)));
-            // A thread that reads from a terminal cannot be ended; nobody waits for it.
+            // A thread that is blocked reading from the terminal cannot be ended, so do not wait for it.
             runtime.shutdown_background();
             result
         });
     match result {
         Ok(()) => Ok(()),
-        // Whoever read the output has enough of it, as `head` does.
+        // The reader of the output has closed it, like `head` does.
         Err(error) if is_broken_pipe(&error) => Ok(()),
         Err(error) => {
             Out::new(cli.json).error(error.as_ref());
@@ -214,7 +217,7 @@ pub fn run(cli: Cli) -> Result<(), Failed> {
     }
 }
 
-/// It did not go well, and that has been said.
+/// The command failed, and the error was already printed.
 #[derive(Debug)]
 pub struct Failed;
 
@@ -253,7 +256,7 @@ async fn dispatch(command: Command, with: &Surroundings) -> Result<()> {
     }
 }
 
-/// Prints on standard error what the server warns of.
+/// Prints the warnings about settings to standard error.
 fn warn(with: &Surroundings, warnings: &[Warning]) -> Result<()> {
     for warning in warnings {
         let text = format!("{}: {}", warning.path, warning.message);
@@ -263,7 +266,7 @@ fn warn(with: &Surroundings, warnings: &[Warning]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an answer that is not of the request's kind, which the same program on both sides never gives.
+/// The response has the wrong type for the request. Only another version of the server returns one.
 fn strange_answer() -> anyhow::Error {
     anyhow::anyhow!("the server gave another answer than was asked for; is it of this version?")
 }

@@ -12,14 +12,14 @@ use crate::client::{AgentReply, Client, Reply};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create an agent from a file and print its id
+    /// Create an agent from a file and print its ID
     Create {
-        /// YAML or JSON, as in examples/invoices.yaml; `-` is standard input
+        /// YAML or JSON, see examples/invoices.yaml; `-` reads standard input
         file: PathBuf,
         #[command(flatten)]
         remote: Remote,
     },
-    /// List the agents, newest first
+    /// List agents, newest first
     List {
         #[command(flatten)]
         page: Paging,
@@ -28,27 +28,27 @@ pub(super) enum Command {
     },
     /// Show an agent and the build that new runs use
     Get {
-        /// Id or name
+        /// ID or name
         agent: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Delete an agent; its runs go on and stay readable
+    /// Delete an agent; its runs continue and stay readable
     Delete {
-        /// Id or name
+        /// ID or name
         agent: String,
         #[command(flatten)]
         remote: Remote,
     },
 }
 
-/// Which part of a list.
+/// Selects a page of a list.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Paging {
-    /// How many at most
+    /// Maximum number of entries
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub(super) limit: u32,
-    /// How many to pass over
+    /// Number of entries to skip
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(super) offset: u64,
 }
@@ -90,7 +90,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Delete { agent, remote } => {
             let client = with.client(&remote)?;
             client.delete_agent(&id_of(&client, &agent).await?).await?;
-            out.note("The agent is deleted.")?;
+            out.note("The agent was deleted.")?;
         }
     }
     Ok(())
@@ -114,7 +114,7 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
         ]),
         None => rows.push([
             "build".to_owned(),
-            "none; `errand builds create` makes one".to_owned(),
+            "none; create one with `errand builds create`".to_owned(),
         ]),
     }
     out.table(&["agent", ""], rows)?;
@@ -125,7 +125,7 @@ fn show(with: &Surroundings, reply: &Reply<AgentReply>) -> Result<()> {
     Ok(())
 }
 
-/// Says on standard error that a list has more than was shown.
+/// Notes on standard error that the list has more entries.
 pub(super) fn note_the_rest(
     with: &Surroundings,
     shown: usize,
@@ -135,16 +135,16 @@ pub(super) fn note_the_rest(
     let end = offset + shown as u64;
     if end < total {
         with.out.note(&format!(
-            "{shown} of {total}; --offset {end} shows the next"
+            "{shown} of {total} shown; continue with --offset {end}"
         ))?;
     }
     Ok(())
 }
 
-/// An agent's id out of its id or its name.
+/// Resolves an agent's ID or name to its ID.
 ///
 /// # Errors
-/// Where no agent has the name, or more than one has.
+/// No agent has the name, or several agents have it.
 pub(super) async fn id_of(client: &Client, agent: &str) -> Result<String> {
     if agent.parse::<AgentId>().is_ok() {
         return Ok(agent.to_owned());
@@ -152,10 +152,10 @@ pub(super) async fn id_of(client: &Client, agent: &str) -> Result<String> {
     let named = client.agents_named(agent).await?;
     match named.as_slice() {
         [one] => Ok(one.id.clone()),
-        [] => bail!("no agent is named {agent:?}; `errand agents list` shows those there are"),
+        [] => bail!("no agent is named {agent:?}; `errand agents list` lists all agents"),
         several => {
             let ids: Vec<_> = several.iter().map(|agent| agent.id.as_str()).collect();
-            Err(anyhow::anyhow!("take one of the ids: {}", ids.join(", ")))
+            Err(anyhow::anyhow!("use one of the IDs: {}", ids.join(", ")))
                 .with_context(|| format!("{} agents are named {agent:?}", several.len()))
         }
     }

@@ -1,16 +1,16 @@
-//! Answers to questions, as the command line takes them: `--answer 'Question=Answer'`.
+//! Parses answers to questions: `--answer 'Question=Answer'`.
 //!
-//! A question may hold `=` itself, so the questions that are asked tell where it ends. Where only one is asked, its
-//! answer alone will do. Several answers to one question become a list, where it takes several.
+//! A question may itself contain `=`, so the open questions determine where it ends. If only one question is open, the
+//! answer alone is sufficient. Several answers to one question become a list, if the question accepts several.
 
 use anyhow::{Result, bail};
 use errand_core::wire::QuestionBody;
 use serde_json::{Map, Value, json};
 
-/// The `answers` of a response. `questions`: those asked; empty where they are not known.
+/// The `answers` of a response. `questions`: the open questions; empty if they are unknown.
 ///
 /// # Errors
-/// Where an argument answers none of them, or one that takes a single answer is given two.
+/// An argument matches no question, or a question that accepts one answer has two.
 pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<Value> {
     let mut answers = Map::new();
     for argument in arguments {
@@ -22,7 +22,7 @@ pub(super) fn parse(arguments: &[String], questions: &[QuestionBody]) -> Result<
             None if several => drop(answers.insert(question.to_owned(), json!([answer]))),
             None => drop(answers.insert(question.to_owned(), json!(answer))),
             Some(Value::Array(given)) => given.push(json!(answer)),
-            Some(_) => bail!("{question:?} is answered twice, and takes one answer"),
+            Some(_) => bail!("{question:?} has two answers, but accepts only one"),
         }
     }
     Ok(Value::Object(answers))
@@ -35,7 +35,7 @@ fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a st
             .strip_prefix('=')?;
         Some((question.question.as_str(), answer))
     };
-    // The longest one, should one question be the beginning of another.
+    // The longest match, in case one question is a prefix of another.
     let known = questions
         .iter()
         .filter_map(answered)
@@ -46,14 +46,14 @@ fn split<'a>(argument: &'a str, questions: &'a [QuestionBody]) -> Result<(&'a st
     match (questions, argument.split_once('=')) {
         ([one], _) => Ok((&one.question, argument)),
         ([], Some(found)) => Ok(found),
-        ([], None) => bail!("{argument:?} is not of the form Question=Answer"),
+        ([], None) => bail!("{argument:?} must have the form Question=Answer"),
         _ => {
             let asked: Vec<_> = questions
                 .iter()
                 .map(|q| format!("{:?}", q.question))
                 .collect();
             bail!(
-                "{argument:?} answers none of the questions: {}; write Question=Answer",
+                "{argument:?} matches none of the questions: {}; write Question=Answer",
                 asked.join(", ")
             )
         }

@@ -1,7 +1,7 @@
-//! The file that describes an agent: YAML, or JSON, which is YAML too.
+//! Reads files that describe an agent, in YAML or JSON (which is YAML too).
 //!
-//! Three forms: that of `POST /v1/agents` (`name`, `build: {name, config}`); `name` and `config`; and the short one for
-//! people, in which everything beside `name` is the `data` of the build's config:
+//! Three forms are accepted: that of `POST /v1/agents` (`name`, `build: {name, config}`); `name` and `config`; and a
+//! short form, in which everything except `name` is the `data` of the build's configuration:
 //!
 //! ```yaml
 //! name: Pay invoices
@@ -9,43 +9,42 @@
 //! playbook: {steps: [...]}
 //! ```
 //!
-//! In the short form a `playbook` brings its model with it. What the keys mean is checked by the API.
+//! In the short form, a `playbook` also selects the model that runs it. The API validates the configuration.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
-/// The version of a build's config that the short form is.
+/// Version of the build configuration in the short form.
 const CONFIG_VERSION: &str = "v2";
-/// The model that a playbook needs.
 const PLAYBOOK_MODEL: &str = "builtin/playbook";
 
-/// Reads a file that describes an agent. `-` is standard input.
+/// Reads a file that describes an agent. `-` reads standard input.
 ///
 /// # Errors
-/// Where it cannot be read or is of none of the forms.
+/// The file cannot be read or has none of the forms.
 pub(super) fn read(path: &Path) -> Result<Value> {
     let text = if path.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin()).context("standard input cannot be read")
     } else {
         std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
     };
-    parse(&text?).with_context(|| format!("{} does not describe an agent", path.display()))
+    parse(&text?).with_context(|| format!("{} is not a valid agent file", path.display()))
 }
 
-/// The body of `POST /v1/agents`, out of any of the forms.
+/// Converts any of the forms to the body of `POST /v1/agents`.
 ///
 /// # Errors
-/// Where the text is none of them: says what it takes.
+/// The text has none of the forms; the message says what is expected.
 pub(super) fn parse(text: &str) -> Result<Value> {
-    let value: Value = serde_saphyr::from_str(text).context("it is neither YAML nor JSON")?;
+    let value: Value = serde_saphyr::from_str(text).context("must be YAML or JSON")?;
     let Value::Object(mut fields) = value else {
-        bail!("it takes `name: …` and the agent's setup, such as `playbook: …`");
+        bail!("must contain `name: …` and the agent's configuration, such as `playbook: …`");
     };
     let name = match fields.remove("name") {
         Some(Value::String(name)) if !name.trim().is_empty() => name,
-        Some(_) => bail!("`name` takes a text; put it in quotes"),
+        Some(_) => bail!("`name` must be text; put it in quotes"),
         None => bail!("`name` is missing"),
     };
     if let Some(build) = fields.remove("build") {
@@ -69,17 +68,17 @@ pub(super) fn parse(text: &str) -> Result<Value> {
     Ok(json!({ "name": name, "build": { "name": name, "config": config } }))
 }
 
-/// The body of a new build (`name`, `config`), out of any of the forms.
+/// Reads the body of a new build (`name`, `config`) from a file in any of the forms.
 ///
 /// # Errors
-/// Where the text is none of them, or describes no build.
+/// The file has none of the forms, or contains no build.
 pub(super) fn read_build(path: &Path) -> Result<Value> {
     let agent = read(path)?;
     let build = agent
         .get("build")
         .filter(|build| build.is_object())
         .cloned();
-    build.with_context(|| format!("{} describes an agent without a build", path.display()))
+    build.with_context(|| format!("{} contains an agent without a build", path.display()))
 }
 
 fn only(rest: &Map<String, Value>, form: &str) -> Result<()> {
@@ -88,7 +87,7 @@ fn only(rest: &Map<String, Value>, form: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "beside `name` and `{form}` there is {}; either leave it out, or leave `{form}` out",
+        "{} cannot be combined with `{form}`; remove one of them",
         rest.join(", ")
     );
 }
@@ -143,12 +142,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        assert!(error("- a\n").contains("it takes `name: …`"));
+        assert!(error("- a\n").contains("must contain `name: …`"));
         assert!(error("playbook: {}").contains("`name` is missing"));
         assert!(error("name: 7").contains("takes a text"));
         assert!(error("name: A\nbuild: {}\ntools: {}").contains("there is `tools`"));
-        assert!(error("name: [").contains("neither YAML nor JSON"));
-        assert!(error("name: A\nname: B\n").contains("neither YAML nor JSON"));
+        assert!(error("name: [").contains("must be YAML or JSON"));
+        assert!(error("name: A\nname: B\n").contains("must be YAML or JSON"));
     }
 
     #[test]

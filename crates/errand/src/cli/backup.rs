@@ -1,4 +1,4 @@
-//! `errand backup` and `errand restore`: a data directory to another place, and back.
+//! `errand backup` and `errand restore`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::admin::{AdminAnswer, BackupLine};
 use crate::backup::{Manifest, Progress, ProgressLine, restore, verify};
 use crate::config::Config;
 
-/// How often a terminal is told how far it has come.
+/// Interval between updates of the progress line.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 const MIB: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BackupArgs {
-    /// Where the backup will be; nothing may be in it
+    /// New or empty directory for the backup
     dir: PathBuf,
     #[command(flatten)]
     place: Place,
@@ -30,7 +30,7 @@ pub(super) struct BackupArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreArgs {
-    /// The backup
+    /// Directory of the backup
     dir: PathBuf,
     /// Only verify the backup
     #[arg(long)]
@@ -39,7 +39,7 @@ pub(super) struct RestoreArgs {
     place: Place,
 }
 
-/// A line on the terminal that says how far it has come; nothing where nobody watches.
+/// Progress line on a terminal; hidden if standard error is not one.
 struct Told(ProgressBar);
 
 impl Told {
@@ -66,7 +66,7 @@ impl Told {
             format!("{files} of {files_all} archives, {mib} MiB")
         } else {
             let percent = pages.saturating_mul(100).checked_div(pages_all);
-            format!("database: {} %", percent.unwrap_or(0))
+            format!("database: {}%", percent.unwrap_or(0))
         });
     }
 }
@@ -79,7 +79,7 @@ impl Drop for Told {
 
 pub(super) async fn back_up(args: &BackupArgs, with: &Surroundings) -> Result<()> {
     let config = with.settings_of(&args.place)?;
-    let dir = std::path::absolute(&args.dir).context("where is that?")?;
+    let dir = std::path::absolute(&args.dir).context("the path cannot be resolved")?;
     let told = Told::begin(&with.out)?;
     let answer = reach::back_up(&config, &dir, &|line| told.say(line)).await?;
     drop(told);
@@ -94,7 +94,7 @@ fn tell_backup(backup: &BackupLine, out: &Out) -> Result<()> {
         return Ok(out.json_value(backup)?);
     }
     out.line(&format!(
-        "The backup in {} is whole: everything as it was at {}, {} sandboxes with files, {} MiB.",
+        "The backup in {} is complete: the state of {}, {} sandboxes with files, {} MiB.",
         backup.dir.display(),
         backup.taken_at,
         backup.sandboxes,
@@ -104,13 +104,13 @@ fn tell_backup(backup: &BackupLine, out: &Out) -> Result<()> {
     if !backup.command_was_running.is_empty() {
         let ids = backup.command_was_running.join(", ");
         out.note(&out.paint_note(Style::Yellow, &format!(
-            "Commands were running for so long that the files of these sandboxes were saved meanwhile: {ids}. A restore \
-             tells their runs that the command's outcome is unknown."
+            "Long-running commands were still active while the files of these sandboxes were saved: {ids}. After a restore, \
+             their runs are told that the command's outcome is unknown."
         )))?;
     }
     if backup.left_out > 0 {
         out.note(&format!(
-            "{} things in sandboxes were left out: pipes, sockets, devices, unfinished writes, or paths that are too long.",
+            "{} entries in sandboxes were skipped: pipes, sockets, devices, unfinished writes, or paths that are too long.",
             backup.left_out
         ))?;
     }
@@ -119,10 +119,10 @@ fn tell_backup(backup: &BackupLine, out: &Out) -> Result<()> {
 
 fn key_needed(ids: &[String]) -> String {
     match ids {
-        [] => "No secret is in it, so that no master key is needed.".to_owned(),
+        [] => "It contains no secrets, so no master key is needed.".to_owned(),
         ids => format!(
-            "The master key ({}) is NOT in the backup. Keep a copy of it somewhere else: without it nobody can open the \
-             secrets in the backup.",
+            "The master key ({}) is NOT in the backup. Keep a copy of it somewhere else: without it, the secrets \
+             in the backup cannot be decrypted.",
             ids.join(", ")
         ),
     }
@@ -147,7 +147,7 @@ pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Resul
     let told = Told::begin(out)?;
     let manifest = loop {
         tokio::select! {
-            done = &mut work => break done.context("it was cut off")??,
+            done = &mut work => break done.context("the operation was interrupted")??,
             () = tokio::time::sleep(TOLD_EVERY) => told.say(&progress.line()),
         }
     };
@@ -166,7 +166,7 @@ pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Resul
     }
     if only_check {
         out.line(&format!(
-            "The backup in {} is whole and unchanged: everything as it was at {}.",
+            "The backup in {} is complete and unchanged: the state of {}.",
             args.dir.display(),
             manifest.taken_at
         ))?;
@@ -177,7 +177,7 @@ pub(super) async fn bring_back(args: &RestoreArgs, with: &Surroundings) -> Resul
 
 fn tell_restored(to: &Path, key: Option<&str>, manifest: &Manifest, out: &Out) -> Result<()> {
     out.line(&format!(
-        "{} holds everything as it was at {}.",
+        "{} now contains the state of {}.",
         to.display(),
         manifest.taken_at
     ))?;
@@ -186,25 +186,25 @@ fn tell_restored(to: &Path, key: Option<&str>, manifest: &Manifest, out: &Out) -
         _ if manifest.master_key_ids.is_empty() => {
             "Start the server with `errand serve`.".to_owned()
         }
-        true => "The master key fits. Start the server with `errand serve`.".to_owned(),
+        true => "The master key matches. Start the server with `errand serve`.".to_owned(),
         false => format!(
-            "Before you start the server: put the master key {ids} into {}, with mode 0600, or into ERRAND_MASTER_KEY{}.",
+            "Before you start the server, put the master key {ids} in {}, with mode 0600, or in ERRAND_MASTER_KEY{}.",
             to.join("master.key").display(),
             key.map_or_else(String::new, |found| format!(
-                " (the one that is there, {found}, is another)"
+                " (the present key, {found}, does not match)"
             ))
         ),
     };
     out.note(&next)?;
     out.note(
-        "Runs that had not ended go on from that moment when the server starts: what they did outside since then is not \
-         known to them and may be done again, and webhooks may be sent again under the same webhook-id. Keys, people and \
-         sessions are as they were, too. docs/backup.md says more.",
+        "When the server starts, active runs continue from that point in time. They do not know what they did in the outside \
+         world since then and may do it again, and webhooks may be sent again with the same webhook-id. API keys, users and \
+         sessions are also as they were. See docs/backup.md.",
     )?;
     Ok(())
 }
 
-/// The id of the master key that a server on the data directory would have, without making one.
+/// The ID of the present master key, without creating a key.
 fn key_of(config: &Config) -> Option<String> {
     if let Some(key) = crate::app::master_key_of(config) {
         return Some(key.id());

@@ -1,4 +1,5 @@
-//! `errand builds`: an agent's builds, through the API. A build's setup never changes; new runs use the live build.
+//! `errand builds`: an agent's builds, through the API. A build's configuration never changes; new runs use the live
+//! build.
 
 use std::path::PathBuf;
 
@@ -12,13 +13,13 @@ use super::{Remote, Surroundings, assignment, warn};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a build of an agent from a file and print its id
+    /// Create a build of an agent from a file and print its ID
     Create {
-        /// Id or name of the agent
+        /// ID or name of the agent
         agent: String,
-        /// YAML or JSON, as for `errand agents create`; its `name` names the build
+        /// YAML or JSON, as for `errand agents create`; its `name` becomes the build's name
         file: PathBuf,
-        /// Leave the live build as it is; `errand builds promote` makes the new one live
+        /// Create a draft; `errand builds promote` makes it the live build later
         #[arg(long)]
         draft: bool,
         #[command(flatten)]
@@ -26,12 +27,12 @@ pub(super) enum Command {
     },
     /// Make a build the live one, which new runs use
     Promote {
-        /// The build's id
+        /// ID of the build
         build: String,
-        /// Rename it as well
+        /// Also rename the build
         #[arg(long)]
         name: Option<String>,
-        /// Give it this description as well
+        /// Also change the build's description
         #[arg(long)]
         description: Option<String>,
         #[command(flatten)]
@@ -39,16 +40,16 @@ pub(super) enum Command {
     },
     /// List an agent's builds
     List {
-        /// Id or name of the agent
+        /// ID or name of the agent
         agent: String,
         #[command(flatten)]
         page: Paging,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show a build's setup
+    /// Show a build's configuration
     Get {
-        /// The build's id
+        /// ID of the build
         build: String,
         #[command(flatten)]
         remote: Remote,
@@ -97,7 +98,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&promoted.text)?);
             }
-            out.note("The build is live: new runs use it.")?;
+            out.note("The build is now live: new runs use it.")?;
         }
         Command::List {
             agent,

@@ -1,4 +1,4 @@
-//! `errand config`: every setting, and where its value comes from.
+//! `errand config`: all settings and the sources of their values.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! `errand connections`: MCP servers of the team and what admins say of their tools, through the API.
+//! `errand connections`: MCP servers of the team and the settings of their tools, through the API.
 
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
@@ -12,7 +12,7 @@ use crate::client::connections::{ConnectionLine, ConnectionReply, TransportLine}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the team's connections, by name
+    /// List the team's connections, sorted by name
     List {
         #[command(flatten)]
         page: Paging,
@@ -21,18 +21,19 @@ pub(super) enum Command {
     },
     /// Show a connection and its tools
     Get(One),
-    /// Ask a connection's server which tools it offers, and show them
+    /// Fetch the list of tools from a connection's server, and show it
     Probe(One),
-    /// Say whether a tool's results are trusted, and whether it reaches the open world
+    /// Set whether a tool's results are trusted, and whether it reaches the open world
     ///
-    /// A run that has read an untrusted result asks a person before it makes a call with the policy guard. Trust a tool only
-    /// if nobody outside the team can write what it returns: a mailbox or a ticket system is full of strangers' text.
+    /// Once a run has read an untrusted result, calls with the guard policy need an approval. Trust a tool only if
+    /// nobody outside the team can write what it returns. Mailboxes and ticket systems, for example, contain text from
+    /// strangers.
     SetTool(SetTool),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct One {
-    /// Id or name
+    /// ID or name
     connection: String,
     #[command(flatten)]
     remote: Remote,
@@ -41,14 +42,14 @@ pub(super) struct One {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("setting").required(true).multiple(true).args(["trusted", "open_world"])))]
 pub(super) struct SetTool {
-    /// Id or name of the connection
+    /// ID or name of the connection
     connection: String,
-    /// The tool's name, with the connection's name before it or without
+    /// Name of the tool, with or without the connection's prefix
     tool: String,
-    /// Whether its results count as trusted; default: as the connection's own setting says
+    /// Whether its results are trusted; default: the connection's own setting
     #[arg(long, value_name = "CHOICE")]
     trusted: Option<Choice>,
-    /// Whether it reaches beyond the team's own systems; default: as its server says
+    /// Whether it reaches systems outside the team; default: what its server says
     #[arg(long, value_name = "CHOICE")]
     open_world: Option<Choice>,
     #[command(flatten)]
@@ -59,7 +60,7 @@ pub(super) struct SetTool {
 enum Choice {
     Yes,
     No,
-    /// Remove what was said
+    /// Remove the setting
     Default,
 }
 
@@ -97,7 +98,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             }
             match probed.value.error {
                 None => Ok(()),
-                Some(error) => bail!("the connection's server was not reached: {error}"),
+                Some(error) => bail!("the connection's server could not be reached: {error}"),
             }
         }
         Command::SetTool(args) => set_tool(args, with).await,
@@ -154,7 +155,7 @@ fn show(reply: &ConnectionReply, with: &Surroundings) -> Result<()> {
 fn show_tools(connection: &ConnectionLine, with: &Surroundings) -> Result<()> {
     let out = &with.out;
     let Some(tools) = &connection.tools else {
-        return Ok(out.note("`errand connections probe` asks its server for its tools.")?);
+        return Ok(out.note("Tools not loaded yet; run `errand connections probe`.")?);
     };
     let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let rows = tools.iter().map(|tool| {
@@ -183,13 +184,13 @@ async fn set_tool(args: SetTool, with: &Surroundings) -> Result<()> {
     } else {
         format!("{}__{}", connection.name, args.tool)
     };
-    // The API takes any name, since a server may offer other tools tomorrow; here, a name that is not known is a typo.
+    // The API accepts any name, because a server may offer other tools later. Here, an unknown name is a typo.
     if let Some(tools) = &connection.tools
         && !tools.iter().any(|one| one.name == tool)
         && !connection.tool_settings.contains_key(&tool)
     {
         bail!(
-            "the connection {} has no tool {tool}; `errand connections get {}` lists its tools",
+            "connection {} has no tool {tool}; `errand connections get {}` lists its tools",
             connection.name,
             connection.name
         );
@@ -212,10 +213,10 @@ async fn set_tool(args: SetTool, with: &Surroundings) -> Result<()> {
     show(&changed.value, with)
 }
 
-/// A connection's id out of its id or its name.
+/// Resolves a connection's ID or name to its ID.
 ///
 /// # Errors
-/// Where no connection has the name.
+/// No connection has the name.
 async fn id_of(client: &Client, connection: &str) -> Result<String> {
     if connection.parse::<ConnectionId>().is_ok() {
         return Ok(connection.to_owned());
@@ -223,7 +224,7 @@ async fn id_of(client: &Client, connection: &str) -> Result<String> {
     match client.connection_named(connection).await? {
         Some(id) => Ok(id),
         None => bail!(
-            "no connection is named {connection:?}; `errand connections list` shows those there are"
+            "no connection is named {connection:?}; `errand connections list` lists all connections"
         ),
     }
 }

@@ -1,7 +1,7 @@
-//! `errand demo`: a whole run, in one command and on one screen.
+//! `errand demo`: a complete run with one command, on one screen.
 //!
-//! Promised: the server, the receiver of webhooks and their directory are this command's own, and are gone when it
-//! ends, however it ends (but for `--keep`, which waits for Ctrl-C first). What it does, it does through the API.
+//! Guarantees: the server, the webhook receiver and their directory belong to this command and are gone when it ends,
+//! however it ends (with `--keep`, it waits for Ctrl-C first). All actions go through the API.
 
 mod by_hand;
 mod more;
@@ -22,21 +22,21 @@ use crate::client::Client;
 use receiver::Receiver;
 use server::Server;
 
-/// The assignment, and the file it works on.
+/// The demo's assignment and input file.
 const ASSIGNMENT: &str = include_str!("../../../../examples/invoices.yaml");
 const INVOICES: &str = include_str!("../../../../examples/invoices.csv");
-/// Where the file goes, and where the result will be.
+/// Paths of the input file and of the result.
 const INVOICES_PATH: &str = "/workspace/invoices.csv";
 const REPORT_PATH: &str = "/workspace/report.md";
-/// What the run is told.
+/// First message of the run.
 const MESSAGE: &str = "Please pay these invoices.";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Approve what the run asks, without asking you
+    /// Approve automatically
     #[arg(long)]
     yes: bool,
-    /// Leave the server running, until Ctrl-C
+    /// Keep the server running until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
@@ -44,13 +44,13 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     if !args.yes && !terminal::is_there() {
         bail!(
-            "the demo asks for an approval, and there is no terminal to ask at; `errand demo --yes` approves for you"
+            "the demo asks for an approval, but there is no terminal; use `errand demo --yes` to approve automatically"
         );
     }
     let out = &with.out;
     let place = tempfile::Builder::new().prefix("errand-demo-").tempdir();
-    let place =
-        place.context("no temporary directory can be made; TMPDIR names the place for it")?;
+    let place = place
+        .context("no temporary directory can be created; set TMPDIR to a writable directory")?;
     let mut server = Server::start(place.path()).await?;
     let shown = {
         let shown = async {
@@ -80,8 +80,8 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
 async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) -> Result<()> {
     let say = |text: &str| say(out, text);
     say(&format!(
-        "{} on {}, in a temporary directory. It needs no model key and no other server.\n",
-        out.paint(Style::Bold, "A whole run"),
+        "{} on {}, in a temporary directory, without a model key or another server.\n",
+        out.paint(Style::Bold, "A complete run"),
         client.base()
     ))?;
 
@@ -135,7 +135,7 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
     let (_, pieces) = client
         .download(&sandbox, REPORT_PATH)
         .await
-        .context("there is no result file")?;
+        .context("the result file cannot be downloaded")?;
     let report = pieces.try_fold(Vec::new(), |mut all, piece| async move {
         all.extend_from_slice(&piece);
         Ok(all)
@@ -153,7 +153,7 @@ async fn show(client: &Client, receiver: &mut Receiver, args: &Args, out: &Out) 
         .map_or(0, |end| end.ms_since(run.created_at));
     let line = format!("run {} completed in {took_ms} ms", run.id);
     say(&format!("\n{}\n", out.paint(Style::Bold, &line)))?;
-    say(&out.paint(Style::Dim, "The same by hand, with curl and jq:"))?;
+    say(&out.paint(Style::Dim, "The same steps with curl and jq:"))?;
     say(&format!(
         "\n{}",
         by_hand::commands(client.base(), &receiver.url())
@@ -182,7 +182,7 @@ async fn follow(client: &Client, run: &RunBody, args: &Args, out: &Out) -> Resul
 
 async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bool> {
     if request.kind != "approval" {
-        bail!("the run asks a question, and this demo answers approvals only");
+        bail!("the run asks a question, but the demo can only answer approvals");
     }
     loop {
         out.prompt(&out.paint_note(Style::Yellow, "             Approve? [y/n] "))?;
@@ -198,22 +198,22 @@ async fn asked_on_terminal(request: &PendingRequestBody, out: &Out) -> Result<bo
 }
 
 async fn keep(client: &Client, key: &str, link: Option<&str>, out: &Out) -> Result<()> {
-    say(out, "\nThe server goes on until Ctrl-C:\n")?;
+    say(out, "\nThe server runs until you press Ctrl-C:\n")?;
     say(out, &format!("  export ERRAND_URL={}", client.base()))?;
     say(out, &format!("  export ERRAND_API_KEY={key}"))?;
     if let Some(link) = link {
         say(
             out,
-            "\nIts pages, with more runs in them; set a password first:\n",
+            "\nWeb pages with more example runs; set a password first:\n",
         )?;
         say(out, &format!("  {link}"))?;
     }
     tokio::signal::ctrl_c()
         .await
-        .context("signals cannot be received")
+        .context("cannot receive signals")
 }
 
-/// What is for people; with `--json` it makes room for the events.
+/// Prints text for people. With `--json`, it goes to standard error to keep standard output for JSON.
 fn say(out: &Out, text: &str) -> io::Result<()> {
     if out.json() {
         out.note(text)

@@ -1,7 +1,7 @@
-//! `errand doctor`: whether the server can do its work on this machine and with this data.
+//! `errand doctor`: checks whether the server can work on this machine and with this data.
 //!
-//! Works beside a running server, which then looks itself, and without one. A directory whose schema is not this
-//! program's is not opened: that would migrate it.
+//! If a server is running, it examines the data itself. A directory with another schema version is not opened, because
+//! that would migrate it.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         Err(error) => vec![Check::problem(
             "settings",
             chain(error.as_ref()),
-            "set them right; `errand config` shows what each takes",
+            "correct them; `errand config` lists all settings",
         )],
     };
     print(&checks, with)?;
@@ -47,31 +47,29 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         .count()
     {
         0 => Ok(()),
-        1 => bail!("there is a problem"),
-        problems => bail!("there are {problems} problems"),
+        1 => bail!("1 problem found"),
+        problems => bail!("{problems} problems found"),
     }
 }
 
 fn settings(config: &Config) -> Vec<Check> {
     let doubtful = warnings(config);
     if doubtful.is_empty() {
-        return vec![Check::ok(
-            "settings",
-            "they can be read, and none is doubtful",
-        )];
+        return vec![Check::ok("settings", "valid, without warnings")];
     }
-    let check = |warning: String| Check::warning("settings", warning, "see what it says");
+    let check =
+        |warning: String| Check::warning("settings", warning, "follow the advice in the message");
     doubtful.into_iter().map(check).collect()
 }
 
-/// The data directory, by the server that works on it or by itself; and the machine.
+/// Checks the data directory, through the running server or directly, and the machine.
 async fn of_data(config: &Config) -> Vec<Check> {
     let dir = &config.server.data_dir;
     if let Err(error) = expect_store(dir) {
         let mut checks = vec![Check::problem(
             "store",
             chain(&error),
-            "do what it says; `errand doctor` looks at the directory that the server was started with",
+            "follow the advice in the message; `errand doctor` must use the data directory that the server was started with",
         )];
         checks.extend(machine(dir).await);
         return checks;
@@ -82,18 +80,15 @@ async fn of_data(config: &Config) -> Vec<Check> {
                 Ok(AdminAnswer::Examined { checks }) => {
                     let mut all = vec![Check::ok(
                         "store",
-                        format!(
-                            "it opens, and its schema is this program's ({})",
-                            schema.known
-                        ),
+                        format!("opens, with the schema of this version ({})", schema.known),
                     )];
                     all.extend(checks);
                     return all;
                 }
                 Ok(_) => Check::problem(
                     "server",
-                    "it gave another answer than was asked for",
-                    "use the errand of the server's version",
+                    "returned an unexpected response",
+                    "use the errand program of the server's version",
                 ),
                 Err(error) => not_reached(dir, &error),
             }
@@ -101,14 +96,14 @@ async fn of_data(config: &Config) -> Vec<Check> {
         Ok(Some(schema)) => other_schema(schema),
         Ok(None) => Check::problem(
             "store",
-            "its database errand.db is gone since this began",
-            "look again",
+            "its database errand.db was removed during this check",
+            "run `errand doctor` again",
         ),
         Err(error) => {
             let said = chain(&error);
             match DataDirError::of_opening(dir, error) {
                 DataDirError::Damaged { .. } => Check::damaged("store", &said),
-                _ => Check::problem("store", said, "see to it that the file can be read"),
+                _ => Check::problem("store", said, "make sure that the file is readable"),
             }
         }
     };
@@ -117,7 +112,7 @@ async fn of_data(config: &Config) -> Vec<Check> {
     checks
 }
 
-/// The store does not open, or a server does not answer: one whose database is damaged does not.
+/// The store cannot be opened, or a server does not answer, for example because its database is damaged.
 fn not_reached(dir: &Path, error: &ReachError) -> Check {
     let found = match error {
         ReachError::DataDir(DataDirError::Damaged { found, .. }) => Some(found.clone()),
@@ -129,7 +124,7 @@ fn not_reached(dir: &Path, error: &ReachError) -> Check {
         None => Check::problem(
             "store",
             chain(error),
-            "do what it says; if a server runs there, look at its log",
+            "follow the advice in the message; if a server uses the directory, see its log",
         ),
     }
 }
@@ -139,16 +134,18 @@ fn other_schema(schema: Schema) -> Check {
     if found > known {
         return Check::problem(
             "store",
-            format!("a newer errand wrote it: its schema is {found}, this program knows {known}"),
-            "use that version of errand, or restore a copy from before",
+            format!(
+                "written by a newer version of errand: its schema is {found}, and this program knows {known}"
+            ),
+            "use that version of errand, or restore an earlier backup",
         );
     }
     Check::warning(
         "store",
         format!(
-            "an older errand wrote it: its schema is {found}, and the next start brings it to {known}"
+            "written by an older version of errand: its schema is {found}, and the next start upgrades it to {known}"
         ),
-        "make a backup before you start this version (`errand backup DIR`); then look again",
+        "make a backup (`errand backup DIR`) before you start this version",
     )
 }
 

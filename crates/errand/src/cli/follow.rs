@@ -1,4 +1,4 @@
-//! A run as it goes: its transcript, printed while it grows.
+//! Prints a run's transcript while it grows.
 
 use anyhow::{Context as _, Result, bail};
 use errand_core::run::Status;
@@ -12,15 +12,15 @@ use super::transcript::Transcript;
 use crate::client::Client;
 use crate::client::events::{Events, ServerEvent};
 
-/// What has happened, where the caller may want to do something about it.
+/// What has happened, for callers that act on requests.
 pub(super) enum Moment {
-    /// A person is asked.
+    /// The run waits for an answer.
     Asked(Box<PendingRequestBody>),
     /// Anything else.
     Other,
 }
 
-/// Follows one run.
+/// Follows the events of one run.
 pub(super) struct Follow<'o> {
     out: &'o Out,
     events: Events,
@@ -29,7 +29,7 @@ pub(super) struct Follow<'o> {
 }
 
 impl<'o> Follow<'o> {
-    /// `begin`: when the run was made.
+    /// `begin`: the creation time of the run.
     pub(super) fn new(client: &Client, run: &str, begin: Timestamp, out: &'o Out) -> Self {
         Self {
             out,
@@ -39,7 +39,7 @@ impl<'o> Follow<'o> {
         }
     }
 
-    /// Prints what happens next. None once the run has ended.
+    /// Prints what happens next. Returns `None` once the run has ended.
     pub(super) async fn next(&mut self) -> Result<Option<Moment>> {
         let Some(event) = self.events.next().await? else {
             return Ok(None);
@@ -55,7 +55,7 @@ impl<'o> Follow<'o> {
             }
             "run.updated" => {
                 let run: RunBody = read(&event)?;
-                // What it waits for is worth a line; that it was told again is not.
+                // What the run waits for is printed only when it changes.
                 let status = (
                     run.status,
                     run.waiting_on.as_ref().map(|waiting| waiting.kind.clone()),
@@ -79,15 +79,15 @@ impl<'o> Follow<'o> {
     }
 }
 
-/// The event's object. Its fields stand beside `run_id` and `created_at`.
+/// Parses the event's object, whose fields are next to `run_id` and `created_at`.
 fn read<T: DeserializeOwned>(event: &ServerEvent) -> Result<T> {
-    T::deserialize(&event.data).with_context(|| format!("the event {} cannot be read", event.kind))
+    T::deserialize(&event.data).with_context(|| format!("event {} cannot be parsed", event.kind))
 }
 
-/// Follows a run to its end; where it asks a person, says how to answer.
+/// Follows a run to its end. If it waits for an answer, prints the command that answers.
 ///
 /// # Errors
-/// Where the run failed or was interrupted, too.
+/// Also if the run failed or was interrupted.
 pub(super) async fn to_the_end(client: &Client, run: &str, out: &Out) -> Result<()> {
     let begin = client.run(run).await?.value.run.created_at;
     let mut follow = Follow::new(client, run, begin, out);
@@ -95,7 +95,7 @@ pub(super) async fn to_the_end(client: &Client, run: &str, out: &Out) -> Result<
         let Moment::Asked(request) = moment else {
             continue;
         };
-        // The request may be one of long ago, answered since.
+        // The event may be about an old request that was answered since.
         let pending = client.run(run).await?.value.pending_human_request;
         if !out.json() && pending.is_some_and(|pending| pending.id == request.id) {
             out.note(&out.paint_note(Style::Dim, &how_to_answer(run, &request)))?;
@@ -114,7 +114,7 @@ pub(super) fn how_to_answer(run: &str, request: &PendingRequestBody) -> String {
     format!("answer with: errand runs respond {run} {how}")
 }
 
-/// Nothing where a run is completed; else why not.
+/// `Ok` if the run completed, otherwise an error with the reason.
 pub(super) fn ended_well(run: &RunBody) -> Result<()> {
     match (run.status, &run.error) {
         (Status::Completed, _) => Ok(()),

@@ -1,4 +1,4 @@
-//! `errand keys`: API keys of a team, made on the server's machine.
+//! `errand keys`: API keys of a team, on the server's machine.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,33 +10,33 @@ use crate::admin::{AdminAnswer, AdminRequest, reach};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a key and print it alone; it cannot be shown again
+    /// Create an API key and print it; it cannot be shown again
     Create {
-        /// What the key is for
+        /// Name that says what the key is for
         #[arg(long)]
         name: String,
-        /// How long it works, such as 12h or 30d [default: until it is deleted]
+        /// Lifetime, for example 12h or 30d [default: no expiry]
         #[arg(long, value_name = "TIME", value_parser = parse_duration_ms)]
         expires_in: Option<u64>,
-        /// The team whose things it reaches, by name or id [default: the first team]
+        /// Name or ID of the team [default: the first team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
-    /// List the keys
+    /// List the API keys
     List {
-        /// Of which team, by name or id [default: the first team]
+        /// Name or ID of the team [default: the first team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
-    /// Delete a key; it works no more from then on
+    /// Delete an API key; it stops working immediately
     Delete {
-        /// The key's id, as `errand keys list` shows it
+        /// ID of the key, from `errand keys list`
         id: String,
-        /// Of which team, by name or id [default: the first team]
+        /// Name or ID of the team [default: the first team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
@@ -93,7 +93,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 rows,
             )?;
         }
-        AdminAnswer::KeyDeleted => out.note("The key is deleted; it works no more.")?,
+        AdminAnswer::KeyDeleted => out.note("The key was deleted and no longer works.")?,
         _ => return Err(strange_answer()),
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! Where the server's log lines go: to standard error.
+//! Writes the server's log to standard error.
 //!
-//! Guarantees: each event is one line. Text from outside that reached one is escaped, so that it can neither begin a line
-//! nor move a terminal's cursor, and a line has at most [`LINE_BYTES_MAX`] bytes. Libraries say warnings and errors at
-//! most, whatever the level is, and those whose lines hold what a foreign server said are silent.
+//! Guarantees: each event is one line. Foreign text is escaped, so it can neither start a line nor move a terminal's
+//! cursor, and a line has at most [`LINE_BYTES_MAX`] bytes. Libraries log only warnings and errors at any level.
+//! Libraries that log content of foreign servers are silent.
 
 use std::io::{self, Stderr, Write};
 
@@ -15,15 +15,15 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::out::Out;
 use crate::config::{LogConfig, LogFormat};
 
-/// Most bytes of a line.
+/// Maximum length of a line in bytes.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// Most characters of one value, in a line that is too long.
+/// Maximum length in characters of a value in a line that is too long.
 const VALUE_CHARS_MAX: usize = 500;
 
-/// What of whom is logged: errand's own lines at its level, and of libraries what is wrong.
+/// The filter: errand's own lines at the configured level; from libraries, only warnings and errors.
 ///
-/// `rmcp` and `genai` repeat headers, arguments and answers of foreign servers in their lines, also in those that are
-/// errors; the engine says what of these matters.
+/// `rmcp` and `genai` log headers, arguments and responses of foreign servers, even in error lines. The engine reports
+/// what is relevant of these.
 fn directives(level: &str) -> String {
     let libraries = if level == "error" { "error" } else { "warn" };
     format!("{libraries},errand={level},rmcp=off,genai=off")
@@ -31,13 +31,13 @@ fn directives(level: &str) -> String {
 
 type SetFilter = Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>;
 
-/// The log of the process: what it tells can be changed.
+/// The log of the process, whose level can change.
 pub(super) struct Log {
     set: SetFilter,
 }
 
 impl Log {
-    /// Tells from now on what these settings say. The format stays.
+    /// Applies the level of new settings. The format stays.
     pub(super) fn set_level(&self, config: &LogConfig) -> Result<()> {
         (self.set)(filter(config))
     }
@@ -47,14 +47,14 @@ fn filter(config: &LogConfig) -> EnvFilter {
     EnvFilter::builder().parse_lossy(directives(config.level.as_str()))
 }
 
-/// Sets the process's log up. Once.
+/// Sets up the log of the process. Can be called once.
 ///
 /// # Errors
-/// Where it is set up already.
+/// The log is already set up.
 pub(super) fn start(config: &LogConfig, out: &Out) -> Result<Log> {
     let lines = tracing_subscriber::fmt().with_ansi(out.log_colours());
     let filter = filter(config);
-    // The format decides the types: what sets the filter anew is made by each branch for itself.
+    // The format determines the types, so each branch creates its own function that changes the filter.
     let (set, started): (SetFilter, _) = match config.format {
         LogFormat::Text => {
             let lines = lines
@@ -82,7 +82,7 @@ pub(super) fn start(config: &LogConfig, out: &Out) -> Result<Log> {
     Ok(Log { set })
 }
 
-/// Makes what writes one event, which the subscriber hands over whole.
+/// Creates a writer per event. The subscriber passes each event to it in one piece.
 struct Lines {
     clean: fn(&str) -> String,
 }
@@ -117,7 +117,7 @@ impl Write for Line {
     }
 }
 
-/// A line of text: colors stay, other control characters and line ends are shown as their numbers.
+/// A line of text. Colors stay; other control characters and line ends are shown as code points.
 fn clean_text(event: &str) -> String {
     let mut line = String::with_capacity(event.len());
     let mut rest = event;
@@ -136,7 +136,7 @@ fn clean_text(event: &str) -> String {
     cut(line)
 }
 
-/// The length of a color's escape sequence at the beginning of a text, as the subscriber writes it.
+/// The length of a color escape sequence at the start of a text, as the subscriber writes it.
 fn color_of(text: &str) -> Option<usize> {
     let inner = text.strip_prefix("\u{1b}[")?;
     let ends = inner.find(|c: char| !c.is_ascii_digit() && c != ';')?;
@@ -147,12 +147,12 @@ fn cut(mut line: String) -> String {
     if line.len() > LINE_BYTES_MAX {
         let bytes = line.len();
         line.truncate(line.floor_char_boundary(LINE_BYTES_MAX - 64));
-        line.push_str(&format!("… (cut; {bytes} bytes)"));
+        line.push_str(&format!("… (truncated; {bytes} bytes)"));
     }
     line
 }
 
-/// A JSON object: its writer has escaped what it holds. One that is too long keeps the beginning of each value.
+/// A JSON object, whose writer has already escaped its content. If it is too long, each value is truncated.
 fn clean_json(event: &str) -> String {
     if event.len() <= LINE_BYTES_MAX {
         return event.to_owned();
@@ -165,7 +165,7 @@ fn clean_json(event: &str) -> String {
         Ok(line) if line.len() <= LINE_BYTES_MAX => line,
         _ => {
             let bytes = event.len();
-            serde_json::json!({"level": "WARN", "message": format!("a line of {bytes} bytes was left out")}).to_string()
+            serde_json::json!({"level": "WARN", "message": format!("a line of {bytes} bytes was omitted")}).to_string()
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `errand runs stop` and `errand runs retry`: one run, or all that meet some criteria.
+//! `errand runs stop` and `errand runs retry`: one run, or all runs that match criteria.
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
@@ -13,56 +13,56 @@ use super::{Place, Remote, Surroundings, strange_answer};
 use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::client::{Client, ManyRunsReply, Reply};
 
-/// The criteria, by their names here.
+/// Names of the arguments that are criteria.
 const CRITERIA: [&str; 6] = ["all", "statuses", "agent", "source", "since", "until"];
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("which").required(true).multiple(true).args(["run"]).args(CRITERIA)))]
 pub(super) struct Which {
-    /// The run's id
+    /// ID of the run
     #[arg(conflicts_with_all = CRITERIA, conflicts_with_all = ["limit", "dry_run"])]
     run: Option<String>,
-    /// Every run that it concerns
+    /// All runs to which the command applies
     #[arg(long)]
     all: bool,
-    /// Only runs with this status; may be repeated
+    /// Only runs with this status; can be repeated
     #[arg(long = "status", value_name = "STATUS", value_parser = status)]
     statuses: Vec<Status>,
-    /// Only runs of this agent (id or name)
+    /// Only runs of this agent (ID or name)
     #[arg(long)]
     agent: Option<String>,
-    /// Only runs from here: api, web, schedule, mcp or cli
+    /// Only runs from this source: api, web, schedule, mcp or cli
     #[arg(long)]
     source: Option<String>,
-    /// Only runs made at this moment or later, such as 2026-11-23T09:30:00Z
+    /// Only runs created at or after this time, for example 2026-11-23T09:30:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
-    /// Only runs made before this moment
+    /// Only runs created before this time
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
-    /// Only the oldest so many [default: 1000, which is the most]
+    /// At most this many, oldest first [default and maximum: 1000]
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
-    /// Only print which they are
+    /// Only print the matching runs
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// What `errand runs retry` takes.
+/// Arguments of `errand runs retry`.
 #[derive(Debug, Args)]
 pub(super) struct Retry {
     #[command(flatten)]
     which: Which,
-    /// On the server's machine, as its operator: also a run of any team that is parked as poisoned
+    /// As the operator, on the server's machine: also a poisoned run, of any team
     #[arg(long, requires = "run")]
     force: bool,
     #[command(flatten)]
     place: Place,
 }
 
-/// Stops one run, or several.
+/// Stops one run or several.
 pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
     let (client, out) = (with.client(&which.remote)?, &with.out);
     let Some(run) = &which.run else {
@@ -74,10 +74,10 @@ pub(super) async fn stop(which: Which, with: &Surroundings) -> Result<()> {
         return Ok(out.json_text(&reply.text)?);
     }
     let message = reply.value.message.as_deref();
-    Ok(out.note(message.unwrap_or("The run is interrupted."))?)
+    Ok(out.note(message.unwrap_or("The run was stopped."))?)
 }
 
-/// Lets one failed run go on, or several.
+/// Retries one failed run or several.
 pub(super) async fn retry(args: Retry, with: &Surroundings) -> Result<()> {
     let which = args.which;
     if let (true, Some(run)) = (args.force, &which.run) {
@@ -94,17 +94,17 @@ pub(super) async fn retry(args: Retry, with: &Surroundings) -> Result<()> {
     let Some(run) = &which.run else {
         let body = which.body(&client).await?;
         let reply = client.retry_many(&body).await?;
-        return show(&reply, "in line again", &which, out);
+        return show(&reply, "queued again", &which, out);
     };
     let reply = client.retry(run).await?;
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
     }
-    Ok(out.note("The run goes on from the step that failed.")?)
+    Ok(out.note("The run continues from the step that failed.")?)
 }
 
 impl Which {
-    /// What the API is asked.
+    /// The body of the API request.
     async fn body(&self, client: &Client) -> Result<Value> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
@@ -136,7 +136,7 @@ impl Which {
     }
 }
 
-/// The runs as the result, and beside it how many there are.
+/// Prints the runs as the result, and their number as a note.
 fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> Result<()> {
     if out.json() {
         return Ok(out.json_text(&reply.text)?);
@@ -152,7 +152,7 @@ fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> R
     let is = |n: u64| if n == 1 { "is" } else { "are" };
     if which.dry_run {
         out.note(&format!(
-            "{} would be {what}; nothing was changed.",
+            "{} would be {what}. Nothing was changed.",
             runs(done.matched)
         ))?;
     } else {
@@ -164,14 +164,14 @@ fn show(reply: &Reply<ManyRunsReply>, what: &str, which: &Which, out: &Out) -> R
         let left = done.matched.saturating_sub(done.changed);
         if left > 0 {
             out.note(&format!(
-                "{} cannot be read and {} set aside as failed; the server's log says why.",
+                "{} cannot be read and {} quarantined as failed; see the server's log.",
                 runs(left),
                 is(left)
             ))?;
         }
     }
     if done.more {
-        out.note("There are more; the same command again takes the next.")?;
+        out.note("More runs match; run the same command again to continue.")?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The one place that prints.
+//! All output goes through this module.
 //!
-//! Promised: results go to standard output and everything else to standard error; colours only where a terminal shows
-//! them and `NO_COLOR` is not set; text from outside cannot steer the terminal, nor look other than it is
-//! ([`printable`]). With `--json`, standard output holds JSON and nothing else.
+//! Guarantees: results go to standard output, everything else to standard error. Colors appear only on a terminal, and
+//! only if `NO_COLOR` is not set. Foreign text can neither control the terminal nor look different from what it is
+//! ([`printable`]). With `--json`, standard output contains nothing but JSON.
 
 use errand_core::cause::chain;
 pub use errand_core::shown::printable;
@@ -13,27 +13,26 @@ use std::sync::{Mutex, PoisonError};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// Columns of a terminal below which a table is not made to fit.
+/// Minimum width of a terminal, in columns, to which tables are fitted.
 const NARROWEST: u16 = 40;
 
 fn is_id(cell: &str) -> bool {
     cell.parse::<uuid::Uuid>().is_ok()
 }
 
-/// How a piece of text is shown on a terminal.
+/// Style of a text on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// A heading.
     Bold,
-    /// What matters less.
+    /// Less important text.
     Dim,
-    /// It went well.
+    /// Success.
     Green,
     /// A person is needed.
     Yellow,
-    /// It went wrong.
+    /// Failure.
     Red,
-    /// What a tool is called with.
+    /// A tool call.
     Cyan,
 }
 
@@ -50,7 +49,7 @@ impl Style {
     }
 }
 
-/// Where output goes.
+/// Standard output and standard error, or their replacements in tests.
 pub struct Out {
     json: bool,
     stdout: Sink,
@@ -72,7 +71,7 @@ impl Sink {
 }
 
 impl Out {
-    /// The program's own. `json`: whether results are printed for programs.
+    /// Output of the process. `json`: whether results are printed as JSON.
     #[must_use]
     pub fn new(json: bool) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -89,7 +88,7 @@ impl Out {
         }
     }
 
-    /// Into two writers that are no terminals.
+    /// Output to two writers that are not terminals.
     #[must_use]
     pub fn into_writers(
         json: bool,
@@ -108,13 +107,13 @@ impl Out {
         }
     }
 
-    /// Whether results are printed for programs.
+    /// Whether results are printed as JSON.
     #[must_use]
     pub fn json(&self) -> bool {
         self.json
     }
 
-    /// Whether somebody watches standard error.
+    /// Whether standard error is a terminal.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.stderr.terminal
@@ -126,21 +125,21 @@ impl Out {
         self.stdout.terminal
     }
 
-    /// Whether logs on standard error may have colours.
+    /// Whether log lines on standard error can have colors.
     #[must_use]
     pub fn log_colours(&self) -> bool {
         self.stderr.colours
     }
 
-    /// A line of the result.
+    /// Prints a line of the result.
     ///
     /// # Errors
-    /// Where standard output is closed or full.
+    /// Standard output is closed or full.
     pub fn line(&self, text: &str) -> io::Result<()> {
         self.stdout.write(format!("{text}\n"))
     }
 
-    /// Text of the result as it is, without a line's end.
+    /// Prints text of the result unchanged, without a line end.
     ///
     /// # Errors
     /// As [`Out::line`].
@@ -148,7 +147,7 @@ impl Out {
         self.stdout.write(text)
     }
 
-    /// Bytes of the result as they are.
+    /// Prints bytes of the result unchanged.
     ///
     /// # Errors
     /// As [`Out::line`].
@@ -156,7 +155,7 @@ impl Out {
         self.stdout.write(bytes)
     }
 
-    /// A JSON text, as it came.
+    /// Prints a JSON text unchanged.
     ///
     /// # Errors
     /// As [`Out::line`].
@@ -164,7 +163,7 @@ impl Out {
         self.line(text.trim_end())
     }
 
-    /// A value as JSON, for people to read as well.
+    /// Prints a value as indented JSON.
     ///
     /// # Errors
     /// As [`Out::line`].
@@ -172,15 +171,15 @@ impl Out {
         self.line(&serde_json::to_string_pretty(value)?)
     }
 
-    /// A line beside the result: what is going on, what to do next. Not part of what a program reads.
+    /// Prints a note for people on standard error: progress, or what to do next.
     ///
     /// # Errors
-    /// Where standard error is closed or full.
+    /// Standard error is closed or full.
     pub fn note(&self, text: &str) -> io::Result<()> {
         self.stderr.write(format!("{text}\n"))
     }
 
-    /// A question to the person at the terminal, without a line's end.
+    /// Prints a question to the person at the terminal, without a line end.
     ///
     /// # Errors
     /// As [`Out::note`].
@@ -188,7 +187,7 @@ impl Out {
         self.stderr.write(text)
     }
 
-    /// A table; columns are as wide as their content, and are wrapped where a terminal is narrower.
+    /// Prints a table. Columns are as wide as their content, and wrap if the terminal is narrower.
     ///
     /// # Errors
     /// As [`Out::line`].
@@ -208,7 +207,7 @@ impl Out {
     ) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        // A terminal that does not say how wide it is, as in some services, gets whole lines.
+        // If a terminal does not report its width, as in some services, lines are not wrapped.
         if self.stdout.terminal
             && let Some(width) = width.filter(|width| *width >= NARROWEST)
         {
@@ -227,10 +226,10 @@ impl Out {
             }
             table.add_row(cells);
         }
-        // The first column begins at the line's first character, and nothing stands after the last.
+        // The first column starts at the beginning of the line, and the last one has no padding.
         for (column, holds_ids) in table.column_iter_mut().zip(holds_ids) {
             column.set_padding((0, 2));
-            // An id that is wrapped cannot be copied.
+            // A wrapped ID could not be copied.
             if holds_ids {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
@@ -238,26 +237,26 @@ impl Out {
         self.line(&table.trim_fmt())
     }
 
-    /// Text with a style, where standard output shows styles.
+    /// Text with a style, if standard output shows styles.
     #[must_use]
     pub fn paint(&self, style: Style, text: &str) -> String {
         paint(self.stdout.colours, style, text)
     }
 
-    /// Text with a style, where standard error shows styles.
+    /// Text with a style, if standard error shows styles.
     #[must_use]
     pub fn paint_note(&self, style: Style, text: &str) -> String {
         paint(self.stderr.colours, style, text)
     }
 
-    /// An error with its causes, and nothing if even that cannot be printed.
+    /// Prints an error with its causes, and ignores that this fails.
     pub fn error(&self, error: &(dyn Error + 'static)) {
         let text = format!(
             "{} {}",
             self.paint_note(Style::Red, "error:"),
             printable(&chain(error))
         );
-        // There is nowhere left to tell of it.
+        // There is nowhere left to report it.
         drop(self.note(&text));
     }
 }
@@ -276,7 +275,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What was printed.
+    /// What was printed so far.
     #[derive(Clone, Default)]
     pub(crate) struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -297,7 +296,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// An output and what it printed: to standard output, to standard error.
+    /// An output in memory, and what it printed to standard output and standard error.
     pub(crate) fn memory(json: bool) -> (Out, Printed, Printed) {
         let (stdout, stderr) = (Printed::default(), Printed::default());
         (

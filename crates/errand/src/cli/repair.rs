@@ -1,4 +1,4 @@
-//! `errand runs repair`: sets a damaged or stuck run right, on the server's machine.
+//! `errand runs repair`: repairs a damaged or stuck run, on the server's machine.
 
 use anyhow::Result;
 use clap::ArgGroup;
@@ -9,15 +9,15 @@ use crate::admin::{AdminAnswer, AdminRequest, RepairWay, reach};
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("way").args(["resume", "fail", "fork"])))]
 pub(super) struct Args {
-    /// The run's id
+    /// ID of the run
     run: String,
-    /// Take it from its driver and let it go on with what its transcript says; retries a failed run [default]
+    /// Release the run from its driver and continue it from its transcript; retries a failed run [default]
     #[arg(long)]
     resume: bool,
-    /// End it as failed, whatever its rows are like
+    /// End the run as failed, even if its rows cannot be read
     #[arg(long)]
     fail: bool,
-    /// Leave it, and let a new run go on with what can be read of it; prints the new run's id
+    /// Leave the run unchanged, start a new run from the readable part of its transcript, and print the new ID
     #[arg(long)]
     fork: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `errand runs`: runs, through the API; to repair one, on the server's machine.
+//! `errand runs`: runs, through the API. Repairing a run works on the server's machine.
 
 use std::path::PathBuf;
 
@@ -14,55 +14,56 @@ use super::transcript::{Transcript, question};
 use super::{Remote, Surroundings, answers, follow, many_runs, repair, sandboxes};
 use crate::client::{Client, Reply, RunReply};
 
-/// Most messages of one page: the contract's number.
+/// Maximum number of messages per page in the API.
 const MESSAGES_PAGE: u32 = errand_core::limits::MESSAGES_PAGE_MAX;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Start a run and print its id
+    /// Start a run and print its ID
     Start(Start),
     /// List runs, newest first
     List(List),
-    /// Show a run, and what it asks
+    /// Show a run and its open request
     Get(One),
     /// Print a run's messages, oldest first
     Messages(Messages),
-    /// Print a run's messages as they come, until it ends
+    /// Print a run's messages as they arrive, until it ends
     Follow(One),
-    /// Send a run a message
+    /// Send a message to a run
     Message(Message),
-    /// Answer what a run asks
+    /// Answer a run's request
     Respond(Respond),
-    /// Stop a run, or all that meet some criteria
+    /// Stop a run, or all runs that match criteria
     Stop(many_runs::Which),
-    /// Let a failed run go on from the step that failed, or all that meet some criteria
+    /// Retry a failed run from the step that failed, or all runs that match criteria
     Retry(many_runs::Retry),
-    /// Start a new run with what a run's transcript holds, up to a message, and print its id
+    /// Start a new run from a run's transcript up to a message, and print its ID
     Fork(Fork),
-    /// Set a damaged or stuck run right, on the server's machine
+    /// Repair a damaged or stuck run (on the server's machine)
     Repair(repair::Args),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Start {
-    /// Id or name of the agent
+    /// ID or name of the agent
     agent: String,
-    /// A file for its sandbox; may be repeated
+    /// File for its sandbox; can be repeated
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// A first message
+    /// First message
     #[arg(long)]
     message: Option<String>,
-    /// Treat the first message as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    /// Treat the first message as untrusted, for example if it quotes an email: calls with the guard policy need an
+    /// approval
     #[arg(long, requires = "message")]
     untrusted: bool,
-    /// The sandbox to work in [default: a new one where there are files, else when a tool needs one]
+    /// Sandbox to work in [default: a new one if there are files, otherwise when a tool needs one]
     #[arg(long, value_name = "ID")]
     sandbox: Option<String>,
-    /// Where to send webhooks
+    /// URL for the run's webhooks
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
-    /// Print its messages as they come; fails where the run does
+    /// Print its messages as they arrive; fails if the run fails
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
@@ -71,19 +72,19 @@ pub(super) struct Start {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only runs with this status; may be repeated
+    /// Only runs with this status; can be repeated
     #[arg(long = "status", value_name = "STATUS", value_parser = status)]
     statuses: Vec<Status>,
-    /// Only runs of this agent (id or name)
+    /// Only runs of this agent (ID or name)
     #[arg(long)]
     agent: Option<String>,
-    /// Only runs with this in their title or id
+    /// Only runs with this text in their title or ID
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Only runs made at this moment or later
+    /// Only runs created at or after this time
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
-    /// Only runs made before this moment
+    /// Only runs created before this time
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
     #[command(flatten)]
@@ -94,24 +95,24 @@ pub(super) struct List {
 
 #[derive(Debug, Args)]
 pub(super) struct Fork {
-    /// The run's id
+    /// ID of the run
     run: String,
-    /// The last message that is taken over [default: the run's last]
+    /// Last message to include [default: the run's last]
     #[arg(long, value_name = "MESSAGE_ID")]
     after: Option<String>,
     /// Another build of the run's agent [default: the run's own]
     #[arg(long, value_name = "ID")]
     build: Option<String>,
-    /// A message that follows what was taken over
+    /// New message after the included ones
     #[arg(long)]
     message: Option<String>,
-    /// Treat the message as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    /// Treat the message as untrusted, for example if it quotes an email: calls with the guard policy need an approval
     #[arg(long, requires = "message")]
     untrusted: bool,
-    /// Begin with an empty sandbox in place of a copy of the run's files
+    /// Start with an empty sandbox instead of a copy of the run's files
     #[arg(long)]
     no_files: bool,
-    /// Print the new run's messages as they come; fails where it does
+    /// Print the new run's messages as they arrive; fails if the new run fails
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
@@ -125,7 +126,7 @@ pub(super) fn status(word: &str) -> Result<Status, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct One {
-    /// The run's id
+    /// ID of the run
     run: String,
     #[command(flatten)]
     remote: Remote,
@@ -133,12 +134,12 @@ pub(super) struct One {
 
 #[derive(Debug, Args)]
 pub(super) struct Messages {
-    /// The run's id
+    /// ID of the run
     run: String,
-    /// How many at most [default: all]
+    /// Maximum number of messages [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// How many to pass over
+    /// Number of messages to skip
     #[arg(long, default_value_t = 0, value_name = "N")]
     offset: u64,
     #[command(flatten)]
@@ -147,11 +148,11 @@ pub(super) struct Messages {
 
 #[derive(Debug, Args)]
 pub(super) struct Message {
-    /// The run's id
+    /// ID of the run
     run: String,
-    /// The message
+    /// Text of the message
     text: String,
-    /// Treat it as text from strangers, for example if it quotes a mail: guarded calls ask a person
+    /// Treat the message as untrusted, for example if it quotes an email: calls with the guard policy need an approval
     #[arg(long)]
     untrusted: bool,
     #[command(flatten)]
@@ -161,20 +162,20 @@ pub(super) struct Message {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("response").required(true).args(["approve", "deny", "answer"])))]
 pub(super) struct Respond {
-    /// The run's id
+    /// ID of the run
     run: String,
-    /// The request's id [default: the one that is pending]
+    /// ID of the request [default: the open request]
     request: Option<String>,
-    /// Approve
+    /// Approve the request
     #[arg(long)]
     approve: bool,
-    /// Deny
+    /// Deny the request
     #[arg(long)]
     deny: bool,
-    /// Answer a question; may be repeated
+    /// Answer to a question; can be repeated
     #[arg(long, value_name = "QUESTION=ANSWER")]
     answer: Vec<String>,
-    /// Why; the run gets to read it
+    /// Reason, which the agent sees
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
@@ -212,7 +213,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&reply.text)?);
             }
-            Ok(out.note("The message is kept; the run reads it before its next step.")?)
+            Ok(out.note("The message was saved. The run reads it before its next step.")?)
         }
         Command::Respond(args) => respond(args, with).await,
         Command::Stop(which) => many_runs::stop(which, with).await,
@@ -274,7 +275,7 @@ async fn start(args: Start, with: &Surroundings) -> Result<()> {
     began(&client, &started, args.follow, out).await
 }
 
-/// Says that a run has begun, or what it does.
+/// Prints the ID of a new run, or follows it.
 async fn began(client: &Client, started: &Reply<RunReply>, follow: bool, out: &Out) -> Result<()> {
     let run = started.value.run.id.to_string();
     match (follow, out.json()) {
@@ -353,7 +354,7 @@ fn show(reply: &RunReply, out: &Out) -> Result<()> {
     .to_vec();
     if let Some(waiting) = &run.waiting_on {
         rows.push([
-            "waits for".to_owned(),
+            "waiting for".to_owned(),
             format!("{}: {}", waiting.kind, waiting.next),
         ]);
     }
@@ -408,7 +409,10 @@ async fn respond(args: Respond, with: &Surroundings) -> Result<()> {
         (None, Some(pending)) => pending.id.to_string(),
         (None, None) => {
             let status = value.run.status.as_str();
-            anyhow::bail!("run {} asks nothing; it is {status}", args.run)
+            anyhow::bail!(
+                "run {} has no open request; its status is {status}",
+                args.run
+            )
         }
     };
     let questions = pending
@@ -430,10 +434,12 @@ async fn respond(args: Respond, with: &Surroundings) -> Result<()> {
     if with.out.json() {
         return Ok(with.out.json_text(&answered)?);
     }
-    Ok(with.out.note("The answer is taken; the run goes on.")?)
+    Ok(with
+        .out
+        .note("The answer was accepted. The run continues.")?)
 }
 
 async fn answer(client: &Client, run: &str, request: &str, body: Value) -> Result<String> {
     let answered = client.respond(run, request, &body).await;
-    Ok(answered.context("the answer was not taken")?.text)
+    Ok(answered.context("the answer was not accepted")?.text)
 }

@@ -1,8 +1,9 @@
-//! `errand sandbox`: what commands find in their sandboxes, on the server's machine.
+//! `errand sandbox`: builds root directories for commands, on the server's machine.
 //!
-//! `build-root` makes a root directory for `sandbox.root`: of Debian's packages, by `mmdebstrap` or `debootstrap`, or out
-//! of an image in an archive ([`crate::root_image`]). The directory appears whole or not at all, and holds no program
-//! that would run as its owner.
+//! `build-root` creates a directory for the setting `sandbox.root`, either from Debian packages with `mmdebstrap` or
+//! `debootstrap`, or from an image in an archive ([`crate::root_image`]).
+//!
+//! Guarantees: the directory appears completely or not at all, and contains no set-uid or set-gid programs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,16 +18,16 @@ use tokio::process::Command as Process;
 use super::Surroundings;
 use crate::root_image;
 
-/// What a root of Debian's has beside its smallest variant, so that commands find what they expect.
+/// Packages added to Debian's smallest variant, so that commands find the usual programs.
 const PACKAGES: &str = "bash,ca-certificates,gawk,python3-minimal,unzip,xz-utils,bzip2";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a root directory whose programs commands see: for the setting sandbox.root
+    /// Create a root directory with the programs that commands see, for the setting sandbox.root
     BuildRoot {
-        /// Where it will be; nothing may be there
+        /// Directory to create
         dir: PathBuf,
-        /// Of Debian: a suite such as bookworm, by mmdebstrap or debootstrap, which must be installed
+        /// Debian suite, for example bookworm; requires mmdebstrap or debootstrap
         #[arg(
             long,
             value_name = "SUITE",
@@ -34,13 +35,13 @@ pub(super) enum Command {
             conflicts_with = "oci"
         )]
         debian: Option<String>,
-        /// More packages of Debian, separated by commas
+        /// Additional Debian packages, separated by commas
         #[arg(long, value_name = "PACKAGES", requires = "debian")]
         include: Option<String>,
-        /// Where packages come from [default: the tool's own]
+        /// Package mirror [default: that of the tool]
         #[arg(long, value_name = "URL", requires = "debian")]
         mirror: Option<String>,
-        /// Of an image: an archive as `docker save` or `skopeo copy … oci-archive:` write it
+        /// Image archive, as written by `docker save` or `skopeo copy … oci-archive:`
         #[arg(long, value_name = "FILE")]
         oci: Option<PathBuf>,
     },
@@ -66,21 +67,21 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
             let (archive, to) = (archive.clone(), building.dir.path().to_owned());
             tokio::task::spawn_blocking(move || root_image::unpack(&archive, &to))
                 .await
-                .context("the unpacking was cut off")??;
+                .context("unpacking was interrupted")??;
         }
-        (None, None) => bail!("say of what: --debian SUITE or --oci FILE"),
+        (None, None) => bail!("give --debian SUITE or --oci FILE"),
     }
     let made = building.finish()?;
     with.out.note(&format!(
-        "{} is ready. In errand.toml: [sandbox] root = \"{}\"; `errand doctor` tries it",
+        "{} is ready. Set it in errand.toml ([sandbox] root = \"{}\"), then test it with `errand doctor`",
         made.display(),
         made.display()
     ))?;
     Ok(())
 }
 
-/// A directory on its way. Dropped before it is finished, it is removed; what a process that was killed leaves has a name
-/// that says so.
+/// A directory under construction. If it is dropped before it is finished, it is removed. If the process is killed, the
+/// remaining directory's name says that it is incomplete.
 struct Building {
     dir: TempDir,
     target: PathBuf,
@@ -88,21 +89,21 @@ struct Building {
 
 impl Building {
     fn begin(target: &Path) -> Result<Self> {
-        let target = std::path::absolute(target).context("where is that?")?;
+        let target = std::path::absolute(target).context("the path cannot be resolved")?;
         if fs::symlink_metadata(&target).is_ok() {
             bail!(
-                "{} is there already; take another name, or remove it",
+                "{} already exists; choose another name or remove it",
                 target.display()
             );
         }
         let (Some(above), Some(name)) = (target.parent(), target.file_name()) else {
-            bail!("{} cannot be made", target.display());
+            bail!("{} cannot be created", target.display());
         };
         let dir = tempfile::Builder::new()
             .prefix(&format!(".{}.building-", name.to_string_lossy()))
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir_in(above)
-            .with_context(|| format!("{} cannot be made", target.display()))?;
+            .with_context(|| format!("{} cannot be created", target.display()))?;
         Ok(Self { dir, target })
     }
 
@@ -112,11 +113,11 @@ impl Building {
             .iter()
             .any(|shell| fs::symlink_metadata(self.dir.path().join(shell)).is_ok());
         if !has_shell {
-            bail!("there is no shell in it: commands could not run");
+            bail!("the root directory contains no shell, so commands could not run");
         }
         fs::rename(self.dir.path(), &self.target)
-            .with_context(|| format!("{} cannot be made", self.target.display()))?;
-        // There is nothing under that name any more, for the drop to remove.
+            .with_context(|| format!("{} cannot be created", self.target.display()))?;
+        // The directory was renamed, so there is nothing left for the drop to remove.
         let _ = self.dir.keep();
         Ok(self.target)
     }
@@ -141,9 +142,11 @@ async fn of_debian(suite: &str, packages: &str, mirror: Option<&str>, dir: &Path
             .await;
         match started {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("{program} does not start")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("{program} cannot be started"));
+            }
             Ok(ended) if ended.success() => return Ok(()),
-            Ok(ended) => bail!("{program} failed ({ended}); what it said is above"),
+            Ok(ended) => bail!("{program} failed ({ended}); see its output above"),
         }
     }
     bail!(

@@ -1,4 +1,4 @@
-//! `errand sandboxes`: files into sandboxes and out of them, through the API.
+//! `errand sandboxes`: uploads and downloads files of sandboxes, through the API.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,34 +15,34 @@ use super::out::Out;
 use super::{Remote, Surroundings};
 use crate::client::{Client, Reply, UploadedReply};
 
-/// How large the pieces are in which files are sent.
+/// Size of the pieces in which files are uploaded.
 const PIECE_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a sandbox and print its id
+    /// Create a sandbox and print its ID
     Create {
         #[command(flatten)]
         remote: Remote,
     },
     /// List a directory
     Ls {
-        /// The sandbox's id
+        /// ID of the sandbox
         sandbox: String,
-        /// The directory
+        /// Path of the directory
         #[arg(default_value = "/workspace")]
         path: String,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Upload files; those that are there are replaced
+    /// Upload files; existing files are replaced
     Upload {
-        /// The sandbox's id
+        /// ID of the sandbox
         sandbox: String,
-        /// The files
+        /// Files to upload
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// A directory (with `/` at its end) or, for one file, its path
+        /// Directory (with a trailing `/`) or, for one file, its path
         #[arg(long, default_value = "/workspace/", value_name = "PATH")]
         to: String,
         #[command(flatten)]
@@ -50,22 +50,22 @@ pub(super) enum Command {
     },
     /// Download a file
     Download {
-        /// The sandbox's id
+        /// ID of the sandbox
         sandbox: String,
-        /// Its path in the sandbox
+        /// Path in the sandbox
         path: String,
-        /// Where to put it; `-` is standard output [default: its own name, here]
+        /// Where to save the file; `-` writes to standard output [default: its own name, in this directory]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Replace a file that is there
+        /// Replace an existing file
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Delete a sandbox with its files
+    /// Delete a sandbox and its files
     Rm {
-        /// The sandbox's id
+        /// ID of the sandbox
         sandbox: String,
         #[command(flatten)]
         remote: Remote,
@@ -115,7 +115,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             remote,
         } => {
             if files.len() > 1 && !to.ends_with('/') {
-                bail!("--to takes a directory with `/` at its end where there are several files");
+                bail!("with several files, --to must be a directory that ends with `/`");
             }
             let client = with.client(&remote)?;
             for file in &files {
@@ -147,16 +147,16 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         }
         Command::Rm { sandbox, remote } => {
             with.client(&remote)?.delete_sandbox(&sandbox).await?;
-            out.note("The sandbox is deleted.")?;
+            out.note("The sandbox was deleted.")?;
         }
     }
     Ok(())
 }
 
-/// Uploads a file, with a progress bar where somebody watches. `to`: a directory with `/` at its end, or the path.
+/// Uploads a file, with a progress bar on a terminal. `to`: a directory with a trailing `/`, or the path.
 ///
 /// # Errors
-/// Where the file cannot be read, or the upload fails.
+/// The file cannot be read, or the upload fails.
 pub(super) async fn upload(
     client: &Client,
     sandbox: &str,
@@ -166,7 +166,8 @@ pub(super) async fn upload(
 ) -> Result<Reply<UploadedReply>> {
     let unreadable = || format!("{} cannot be read", file.display());
     let name = file.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("{} has no name that can be sent", file.display()))?;
+    let name =
+        name.with_context(|| format!("the name of {} is not valid UTF-8", file.display()))?;
     let to = if to.ends_with('/') {
         format!("{to}{name}")
     } else {
@@ -185,7 +186,7 @@ pub(super) async fn upload(
         .upload(sandbox, &to, meta.len(), reqwest::Body::wrap_stream(pieces))
         .await;
     bar.finish_and_clear();
-    uploaded.with_context(|| format!("{} was not uploaded", file.display()))
+    uploaded.with_context(|| format!("{} could not be uploaded", file.display()))
 }
 
 async fn download(
@@ -197,12 +198,15 @@ async fn download(
     out: &Out,
 ) -> Result<()> {
     if !force && output.symlink_metadata().is_ok() {
-        bail!("{} is there already; --force replaces it", output.display());
+        bail!(
+            "{} already exists; use --force to replace it",
+            output.display()
+        );
     }
     let (length, pieces) = client.download(sandbox, path).await?;
     let mut pieces = std::pin::pin!(pieces);
     let bar = progress(out, path, length);
-    // Under its final name it appears whole, or not at all.
+    // A temporary file is renamed at the end, so the file appears completely or not at all.
     let dir = output
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -223,10 +227,10 @@ async fn download(
         beside.persist_noclobber(output)
     };
     kept.map_err(|error| error.error).with_context(unwritable)?;
-    // A temporary file is its owner's alone; a download is like any other file that a command makes.
+    // Temporary files are private to their owner; a download has the mode of any other new file.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(output, mode).with_context(unwritable)?;
-    out.note(&format!("{path} is in {}", output.display()))?;
+    out.note(&format!("saved {path} to {}", output.display()))?;
     Ok(())
 }
 
@@ -241,7 +245,7 @@ async fn print(client: &Client, sandbox: &str, path: &str, out: &Out) -> Result<
 
 fn own_name(path: &str) -> Result<PathBuf> {
     let name = Path::new(path).file_name().map(PathBuf::from);
-    name.with_context(|| format!("{path} names no file; say with --output where to put it"))
+    name.with_context(|| format!("{path} has no file name; give one with --output"))
 }
 
 fn progress(out: &Out, name: &str, length: Option<u64>) -> ProgressBar {

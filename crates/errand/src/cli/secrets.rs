@@ -1,4 +1,4 @@
-//! `errand secrets`: the key that secrets are sealed under, on the server's machine.
+//! `errand secrets`: the key that encrypts secrets, on the server's machine.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -7,16 +7,16 @@ use serde_json::json;
 use super::{Place, Surroundings, strange_answer};
 use crate::admin::{AdminAnswer, AdminRequest, KeyText, reach};
 
-/// Holds the new key, where the old one comes from `ERRAND_MASTER_KEY`.
+/// Environment variable with the new key, if the old one comes from `ERRAND_MASTER_KEY`.
 const NEW_KEY: &str = "ERRAND_NEW_MASTER_KEY";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Seal every secret anew, under a new master key
+    /// Encrypt all secrets again with a new master key
     ///
-    /// A server may be at work meanwhile. Where the key is in the data directory's file, the new one is drawn and replaces
-    /// it. Where it comes from ERRAND_MASTER_KEY, put the new one into ERRAND_NEW_MASTER_KEY, and start the server with it
-    /// from then on. Copies of the data that were made before need the old key.
+    /// The server can keep running. If the key is in the data directory's file, a new one is generated and replaces it.
+    /// If the key comes from ERRAND_MASTER_KEY, set the new one as ERRAND_NEW_MASTER_KEY, and start the server with it
+    /// from then on. Earlier backups still need the old key.
     Rotate {
         #[command(flatten)]
         place: Place,
@@ -47,16 +47,16 @@ pub(super) async fn run(command: &Command, with: &Surroundings) -> Result<()> {
             .json_value(&json!({"secrets": secrets, "lost": lost, "key_id": key_id}))?);
     }
     with.out.line(&format!(
-        "{secrets} secrets are sealed under the new master key {key_id}."
+        "{secrets} secrets were encrypted again with the new master key {key_id}."
     ))?;
     if lost > 0 {
         with.out.note(&format!(
-            "{lost} secrets could not be opened, and are as they were: set them anew."
+            "{lost} secrets could not be decrypted and were not changed. Set them again."
         ))?;
     }
     if from_environment {
         with.out.note(
-            "Start the server with the new key in ERRAND_MASTER_KEY from now on; the old one opens nothing any more.",
+            "From now on, start the server with the new key in ERRAND_MASTER_KEY. The old key no longer works.",
         )?;
     }
     Ok(())

@@ -1,14 +1,14 @@
-//! `errand selftest`: what is promised about crashes, tried on this machine.
+//! `errand selftest`: tests the guarantees about crashes on this machine.
 //!
-//! A real server on a directory of its own is killed again and again, and paused, while clients start runs of every
-//! kind, repeat what was not answered, answer what is asked, and a receiver takes webhooks. Then everything is read back
-//! and looked at ([`check`]): what is lost, what happened twice, what does not go on.
+//! The test repeatedly kills and pauses a real server in its own directory. Meanwhile, clients start runs of every
+//! kind, repeat requests that got no response, and answer the runs' requests; a receiver accepts webhooks. At the end,
+//! everything is read back and checked ([`check`]): what was lost, what happened twice, what does not continue.
 //!
-//! Promised: it needs nothing but this program; it ends by itself; the server ends with it, also on Ctrl-C and SIGTERM;
-//! the directory is gone when nothing was wrong, and is kept and named when something was. Kills come by the progress of
-//! the work and by the seed, never by time.
+//! Guarantees: the test needs only this program, and it always ends. The server ends with it, also on Ctrl-C and
+//! SIGTERM. The directory is deleted if nothing was wrong; otherwise it is kept and named. The times of kills depend on
+//! the progress of the work and on the seed, never on the clock.
 //!
-//! Left out: what only the hardware can do, such as a disk that loses what it said it had written.
+//! Non-goals: faults of hardware, such as a disk that loses data it has reported as written.
 
 mod caller;
 mod check;
@@ -45,29 +45,29 @@ use crate::admin::{AdminAnswer, AdminRequest, reach};
 use crate::config::{self, Config, Flags};
 use crate::secret_key::random_bytes;
 
-/// Runs for each kill, where it is not said: so many that every kill meets runs of several kinds.
+/// Default number of runs per kill: enough that every kill hits runs of several kinds.
 const RUNS_PER_KILL: u64 = 6;
-/// The fewest runs, where it is not said.
+/// Minimum of the default number of runs.
 const RUNS_MIN: u64 = 60;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How often the server is killed
+    /// Number of times the server is killed
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     kills: u64,
-    /// How often the server is paused for a few seconds
+    /// Number of times the server is paused for a few seconds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=1_000))]
     stops: u64,
-    /// How many runs there are [default: six for each kill, at least 60]
+    /// Number of runs [default: six per kill, at least 60]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     runs: Option<u64>,
-    /// Where the temporary directory is made: on the disk that is to be tested [default: the system's]
+    /// Parent of the temporary directory, on the disk to test [default: the system's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Repeats the choices of an earlier test [default: other ones each time]
+    /// Seed that repeats an earlier test's choices [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Keep the directory, with the server's data and its log
+    /// Keep the directory with the server's data and log
     #[arg(long)]
     keep: bool,
 }
@@ -76,16 +76,16 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     let place = place(args.dir.as_deref())?;
     let hidden = with.env.keys().cloned().collect();
     let mut server = Server::new(place.path(), hidden)?;
-    let listen = |kind| signal(kind).context("signals cannot be received");
+    let listen = |kind| signal(kind).context("cannot receive signals");
     let mut terminated = listen(SignalKind::terminate())?;
     let mut hung_up = listen(SignalKind::hangup())?;
     let tested = tokio::select! {
         tested = Box::pin(test(args, with, &mut server)) => tested,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminated.recv() => Err(anyhow::anyhow!("told to end")),
-        _ = hung_up.recv() => Err(anyhow::anyhow!("the terminal is gone")),
+        _ = terminated.recv() => Err(anyhow::anyhow!("terminated by a signal")),
+        _ = hung_up.recv() => Err(anyhow::anyhow!("the terminal was closed")),
     };
-    // In any case first: nothing may be written into the directory any more.
+    // Always first: nothing may write into the directory after this.
     server.kill().await?;
     let wrong = match &tested {
         Ok(report) => !report.faults.is_empty(),
@@ -100,11 +100,8 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         None
     };
     let tested = tested.with_context(|| match &kept {
-        Some(kept) => format!(
-            "the test did not come to its end; {} is kept",
-            kept.display()
-        ),
-        None => "the test did not come to its end".to_owned(),
+        Some(kept) => format!("the test was not completed; {} is kept", kept.display()),
+        None => "the test was not completed".to_owned(),
     });
     let mut report = tested?;
     report.kept = kept;
@@ -112,7 +109,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     if report.faults.is_empty() {
         Ok(())
     } else {
-        bail!("what is promised about crashes did not hold")
+        bail!("a guarantee about crashes was violated")
     }
 }
 
@@ -122,10 +119,10 @@ fn place(dir: Option<&Path>) -> Result<TempDir> {
     match dir {
         Some(dir) => builder
             .tempdir_in(dir)
-            .with_context(|| format!("no directory can be made in {}", dir.display())),
+            .with_context(|| format!("no directory can be created in {}", dir.display())),
         None => builder
             .tempdir()
-            .context("no temporary directory can be made; --dir names the place for it"),
+            .context("no temporary directory can be created; choose its location with --dir"),
     }
 }
 
@@ -133,7 +130,7 @@ async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<R
     let began = Instant::now();
     let seed = match args.seed {
         Some(seed) => seed,
-        // Short enough to be typed.
+        // 32 bits, short enough to type.
         None => u64::from(u32::from_le_bytes(random_bytes()?)),
     };
     let runs = args
@@ -146,7 +143,7 @@ async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<R
     let progress = Arc::new(Progress::new());
     let receiver = Receiver::start(&secret, seed, Arc::clone(&progress)).await?;
     let clients = Clients::new(Arc::clone(&caller), Arc::clone(&progress), receiver);
-    let clients = Arc::new(clients.await.context("the agents cannot be made")?);
+    let clients = Arc::new(clients.await.context("the agents cannot be created")?);
     if !with.out.json() {
         with.out.note(&format!(
             "{runs} runs on {}; {} kills and {} pauses; seed {seed}",
@@ -185,7 +182,7 @@ async fn test(args: &Args, with: &Surroundings, server: &mut Server) -> Result<R
     })
 }
 
-/// An API key and the webhook secret, made on the directory before a server runs there.
+/// Creates an API key and the webhook secret in the directory before a server runs there.
 async fn keys(server: &Server) -> Result<(String, String)> {
     let config = settings(&server.data_dir())?;
     reach::make_store(&config).await?;
@@ -195,20 +192,21 @@ async fn keys(server: &Server) -> Result<(String, String)> {
         team: None,
     };
     let AdminAnswer::Key { secret: key, .. } = reach::execute(&config, request).await? else {
-        bail!("no key was made");
+        bail!("no API key was created");
     };
     let AdminAnswer::WebhookSecret { secret } =
         reach::execute(&config, AdminRequest::WebhookSecret { team: None }).await?
     else {
-        bail!("there is no webhook secret");
+        bail!("no webhook secret was returned");
     };
     Ok((key, secret))
 }
 
-/// The defaults, whatever the environment says.
+/// The default settings, regardless of the environment.
 fn settings(data_dir: &Path) -> Result<Config> {
     let data_dir = data_dir.to_str().map(str::to_owned);
-    let data_dir = data_dir.context("the directory's path is not UTF-8; --dir names another")?;
+    let data_dir = data_dir
+        .context("the path of the directory is not UTF-8; choose another one with --dir")?;
     let flags = Flags {
         data_dir: Some(data_dir),
         ..Flags::default()
@@ -216,7 +214,7 @@ fn settings(data_dir: &Path) -> Result<Config> {
     Ok(config::load(&flags, &BTreeMap::new(), None)?)
 }
 
-/// The clients' work and the troubles, until both are over or nothing moves any more.
+/// Runs the clients and the disturbances until both are done, or nothing makes progress any more.
 async fn work(
     args: &Args,
     seed: u64,
@@ -241,7 +239,7 @@ async fn work(
     Ok(made)
 }
 
-/// Reads everything back, once the webhooks have come.
+/// Reads everything back after the webhooks have arrived.
 async fn evidence(plan: &[Planned], clients: &Clients) -> Result<Evidence> {
     let caller = &clients.caller;
     let runs = collect::records(caller, plan, &clients.stories()).await;
@@ -252,7 +250,7 @@ async fn evidence(plan: &[Planned], clients: &Clients) -> Result<Evidence> {
         let deliveries = clients.receiver.deliveries();
         let is_waited_for = runs.iter().any(|run| awaits_webhooks(run, &deliveries));
         let came = async {
-            // The sender is at hand as long as this waits.
+            // The sender lives at least as long as this future.
             let _ = count.changed().await;
         };
         if !is_waited_for || tokio::time::timeout(PATIENCE, came).await.is_err() {

@@ -1,4 +1,4 @@
-//! `errand serve`: the server, until it is told to stop.
+//! `errand serve`: runs the server until a signal stops it.
 
 mod reload;
 
@@ -22,24 +22,25 @@ use crate::descriptors;
 use crate::secret_key::random_bytes;
 use reload::Reload;
 
-/// How long after the grace period the process ends in any case.
+/// Additional time after the grace period, after which the process ends in any case.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
-/// How long a stop that was cut short waits until the store is closed.
+/// Time limit for closing the store after an immediate stop.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     flags: Flags,
-    /// Take a copy of a data directory that was in use when it was copied, once, after its database was looked through:
-    /// for copies of a volume's snapshot
+    /// Accept a copy of a data directory that was in use when it was copied (for example a volume snapshot), after
+    /// checking its database; needed once
     #[arg(long)]
     accept_copy: bool,
-    /// Make a new store also in a directory that holds what another one left (a master key, sandboxes), which is kept
+    /// Create a new store even if the directory contains remains of another one (a master key, sandboxes), which are
+    /// kept
     #[arg(long)]
     new: bool,
-    /// Give up the secrets that the master key does not open: webhook secrets are renewed, stored secrets, keys of
-    /// providers and sign-ins are dropped
+    /// Discard the secrets that the master key cannot decrypt: webhook secrets are renewed; stored secrets, provider
+    /// keys and sign-ins are deleted
     #[arg(long)]
     discard_secrets: bool,
 }
@@ -101,13 +102,13 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         tracing::info!("metrics on {url}");
     }
     tracing::info!(data_dir = %dir.display(), "listening on {}", app.url());
-    // Beside the log, and never in it: whoever has the link becomes the owner.
+    // Printed next to the log, never in it: whoever has the link becomes the owner.
     match claim {
         Ok(Some(link)) => with.out.note(&format!(
-            "Nobody has claimed this server yet. Whoever opens this link within 24 hours becomes its owner:\n\n  {link}\n"
+            "This server has no owner yet. The first person who opens this link within 24 hours becomes its owner:\n\n  {link}\n"
         ))?,
         Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "no link to claim the server was made; `errand users link EMAIL` makes one"),
+        Err(error) => tracing::warn!(%error, "cannot create a link to claim the server; create one with `errand users link EMAIL`"),
     }
 
     let failure = loop {
@@ -118,10 +119,10 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
         }
     };
     tracing::info!(
-        "stopping: no new work, and up to {} s for what is in progress",
+        "stopping: no new work, and up to {} s for work in progress",
         grace.as_secs()
     );
-    // Of a directory that is another one now, nothing is removed.
+    // If the data directory was replaced, the socket in it belongs to someone else and is not removed.
     let socket = socket.filter(|_| !app.has_lost_its_data());
     let store = app.store().clone();
     let stopped = async {
@@ -132,12 +133,13 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     };
     tokio::select! {
         () = stopped => tracing::info!("stopped"),
-        () = signals.stop.told() => tracing::warn!("stopped at once; runs in progress go on at the next start"),
+        () = signals.stop.told() => tracing::warn!("stopped immediately; active runs continue at the next start"),
         () = tokio::time::sleep(grace + AFTER_GRACE) => {
-            tracing::warn!("stopped with work in progress, which goes on at the next start");
+            tracing::warn!("stopped with work in progress, which continues at the next start");
         }
     }
-    // Where the stop was cut short: whatever goes on until the process ends, nothing of it is written any more.
+    // After an immediate stop, tasks may still run until the process ends. Closing the store prevents them from
+    // writing.
     let _ = tokio::time::timeout(CLOSE_MAX, store.close()).await;
     match failure {
         Some(why) => bail!(why),
@@ -145,7 +147,7 @@ pub(super) async fn run(args: &Args, with: &Surroundings) -> Result<()> {
     }
 }
 
-/// Blocking work on a thread for that: all of the database is read.
+/// Runs on a blocking thread, because it reads the whole database.
 async fn accept_copy(config: &Config) -> Result<()> {
     let dir = config.server.data_dir.clone();
     if !dir.exists() {
@@ -155,16 +157,17 @@ async fn accept_copy(config: &Config) -> Result<()> {
         let lock = Store::lock(&dir)?;
         Store::accept_copy(&dir, &lock)
     });
-    Ok(accepted.await.context("it was cut off")??)
+    Ok(accepted.await.context("the operation was interrupted")??)
 }
 
-/// A server whose database is damaged answers so until it is told to stop. Any other error ends it.
+/// If the database is damaged, runs a substitute server that reports this until a signal stops it. Returns any other
+/// error.
 async fn stand_in(error: anyhow::Error, signals: &mut Signals) -> Result<()> {
     let Some(damaged) = error.downcast_ref::<Damaged>() else {
         return Err(error);
     };
     tracing::error!(
-        "{damaged}. The server is not ready, and does nothing but say so; `errand doctor` says more"
+        "{damaged}. The server stays not ready and answers only with this state; run `errand doctor` for details"
     );
     if let Some(url) = &damaged.metrics_url {
         tracing::info!("metrics on {url}");
@@ -173,7 +176,7 @@ async fn stand_in(error: anyhow::Error, signals: &mut Signals) -> Result<()> {
     loop {
         tokio::select! {
             () = signals.stop.told() => break,
-            _ = signals.hang_up.recv() => tracing::info!("SIGHUP: a damaged database takes a restart"),
+            _ = signals.hang_up.recv() => tracing::info!("SIGHUP: a damaged database requires a restart"),
         }
     }
     damaged.shut_down();
@@ -196,11 +199,12 @@ fn admin_socket(dir: &Path, admin: Admin) -> Option<AdminSocket> {
 
 fn bind(config: &Config) -> Result<TcpListener> {
     let address = config.server.listen;
-    TcpListener::bind(address)
-        .with_context(|| format!("cannot listen on {address}; take another address with --listen"))
+    TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address}; choose another address with --listen")
+    })
 }
 
-/// What the process is told by signals.
+/// The signals that the server reacts to.
 struct Signals {
     stop: Stop,
     hang_up: Signal,
@@ -208,8 +212,8 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("signals cannot be received");
-        // Of no meaning here: they are taken, so that they do not end the process. The handlers stay.
+        let listen = |kind| signal(kind).context("cannot receive signals");
+        // Handled without effect, so that they do not end the process. The handlers stay installed.
         drop(listen(SignalKind::user_defined1())?);
         drop(listen(SignalKind::user_defined2())?);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! `errand teams`: teams of the server, on the server's machine.
+//! `errand teams`: teams, on the server's machine.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,14 +9,14 @@ use crate::admin::{AdminAnswer, AdminRequest, reach};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a team
+    /// Create a team
     ///
-    /// Teams share a server and nothing else: each has its own people, keys, agents, runs, secrets and connections. With
-    /// --owner, the person with that address owns it; somebody new gets a link, which is printed, to set a password.
+    /// Teams share a server and nothing else: each has its own users, API keys, agents, runs, secrets and connections.
+    /// With --owner, the user with this address becomes its owner. For a new user, a link to set a password is printed.
     Create {
-        /// Its name, which no other team has
+        /// Unique name of the team
         name: String,
-        /// The e-mail address of its owner [default: the owner of the first team]
+        /// Email address of its owner [default: the owner of the first team]
         #[arg(long, value_name = "EMAIL")]
         owner: Option<String>,
         #[command(flatten)]
@@ -27,11 +27,11 @@ pub(super) enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Give a team another name
+    /// Rename a team
     Rename {
-        /// Its name or its id
+        /// Name or ID of the team
         team: String,
-        /// The new name
+        /// New name
         name: String,
         #[command(flatten)]
         place: Place,
@@ -60,15 +60,15 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         AdminAnswer::TeamMade { team, link } => {
             out.line(&team.id)?;
             let next = format!(
-                "`errand keys create --name NAME --team {}` makes a key for it; `errand users link EMAIL --team {} --role ROLE` \
-                 lets people in.",
+                "Create an API key with `errand keys create --name NAME --team {}`; add people with `errand users link EMAIL \
+                 --team {} --role ROLE`.",
                 team.id, team.id
             );
             out.note(&out.paint_note(Style::Dim, &next))?;
             if let Some(link) = link {
                 out.line(&link.url)?;
                 out.note(&format!(
-                    "The link is for its owner, who is new: it works once, until {}.",
+                    "The link is for the new owner. It works once, until {}.",
                     link.expires_at
                 ))?;
             }
@@ -78,7 +78,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 let owners: Vec<String> = team
                     .owners
                     .into_iter()
-                    .map(|email| email.unwrap_or_else(|| "nobody has claimed it yet".to_owned()))
+                    .map(|email| email.unwrap_or_else(|| "unclaimed".to_owned()))
                     .collect();
                 [
                     team.id,
@@ -91,14 +91,14 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             out.table(&["id", "name", "people", "owners", "created"], rows)?;
         }
         AdminAnswer::TeamRenamed { team, was } => {
-            out.note(&format!("The team {was:?} is named {:?} now.", team.name))?;
+            out.note(&format!("Team {was:?} was renamed to {:?}.", team.name))?;
         }
         _ => return Err(strange_answer()),
     }
     Ok(())
 }
 
-/// An answer as JSON for programs, without the word that says what kind of answer it is.
+/// The response as JSON, without the tag of its variant.
 pub(super) fn without_tag(answer: &AdminAnswer) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(answer)?;
     if let Some(object) = value.as_object_mut() {

@@ -1,6 +1,6 @@
-//! What the person at the terminal types.
+//! Reads input from the terminal.
 //!
-//! Reading blocks a thread that is not waited for, so that a signal ends the program all the same.
+//! Reading blocks a thread that nothing waits for, so signals still end the program.
 
 use std::io::{self, BufRead as _, IsTerminal as _};
 
@@ -10,15 +10,15 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use super::out::Out;
 use crate::password::PASSWORD_BYTES_MAX;
 
-/// Most bytes of a line.
+/// Maximum length of a line in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Whether somebody can be asked.
+/// Whether standard input is a terminal, so that a person can be asked.
 pub(super) fn is_there() -> bool {
     io::stdin().is_terminal()
 }
 
-/// A line from standard input, without its end. None where it has ended.
+/// Reads a line from standard input, without its end. `None` at the end of the input.
 pub(super) async fn read_line() -> Result<Option<String>> {
     let read = || {
         let mut line = String::new();
@@ -27,29 +27,29 @@ pub(super) async fn read_line() -> Result<Option<String>> {
     };
     let line = tokio::task::spawn_blocking(read)
         .await
-        .context("reading was cut off")?;
+        .context("reading was interrupted")?;
     line.context("standard input cannot be read")
 }
 
-/// A new password: from a terminal twice and without echo, else the first line of standard input.
+/// Reads a new password: twice and without echo from a terminal, otherwise the first line of standard input.
 pub(super) async fn new_password(out: &Out) -> Result<String> {
     if !is_there() {
         let password = read_line().await?;
-        return password.context("no password came on standard input; give it as the first line");
+        return password.context("no password on standard input; give it as the first line");
     }
     let first = ask_hidden(out, "Password: ").await?;
-    let second = ask_hidden(out, "Once more: ").await?;
+    let second = ask_hidden(out, "Confirm password: ").await?;
     if first != second {
-        bail!("the two passwords differ; nothing was changed");
+        bail!("the passwords do not match; nothing was changed");
     }
     if first.len() > PASSWORD_BYTES_MAX {
-        bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes; take a shorter one");
+        bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes; choose a shorter one");
     }
     Ok(first)
 }
 
 async fn ask_hidden(out: &Out, question: &str) -> Result<String> {
-    // Silent before it is asked: whoever types at once is not shown either.
+    // Echo is turned off before the prompt, so that fast typing is not shown either.
     let silence = Silence::begin()?;
     out.prompt(question)?;
     let read = tokio::select! {
@@ -58,17 +58,17 @@ async fn ask_hidden(out: &Out, question: &str) -> Result<String> {
     };
     drop(silence);
     out.note("")?;
-    read?.context("no password was given; nothing was changed")
+    read?.context("no password was entered; nothing was changed")
 }
 
-/// As long as it lives, the terminal does not show what is typed.
+/// While this value lives, the terminal does not show typed characters.
 struct Silence {
     before: Termios,
 }
 
 impl Silence {
     fn begin() -> Result<Self> {
-        let failed = "the terminal's echo cannot be switched off";
+        let failed = "cannot turn off the terminal's echo";
         let before = tcgetattr(io::stdin()).context(failed)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
@@ -79,7 +79,7 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // Without a terminal there is no echo to switch on.
+        // Without a terminal there is no echo to restore.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -1,4 +1,4 @@
-//! The command line's form, and its commands on a directory and against a server of their own.
+//! Tests of the command-line syntax, and of commands on a directory and against a server.
 
 use clap::CommandFactory as _;
 use errand_core::id::IdGen;
@@ -100,7 +100,7 @@ fn a_wrong_command_line_is_refused_as_such() {
     }
 }
 
-/// Runs a command line on a data directory of its own; gives what it printed on standard output.
+/// Runs a command line on a data directory, and returns its standard output.
 async fn printed(line: &str, dir: &std::path::Path) -> Result<String> {
     let cli = parse(line)?;
     let (out, stdout, _) = memory(cli.json);
@@ -110,7 +110,7 @@ async fn printed(line: &str, dir: &std::path::Path) -> Result<String> {
     Ok(stdout.text())
 }
 
-/// A data directory with a store in it, as a server leaves it.
+/// A data directory with a store, as a server leaves it.
 fn stored() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let setup = crate::app::StoreSetup {
@@ -242,7 +242,7 @@ async fn the_demo_shows_a_run_from_one_end_to_the_other() {
     );
 }
 
-/// A server, and the variables by which commands find it.
+/// A server, and the environment variables that select it.
 async fn server(dir: &std::path::Path) -> (crate::app::App, BTreeMap<String, String>) {
     use crate::admin::{Admin, AdminAnswer, AdminRequest};
     use crate::app::{App, Ingredients};
@@ -275,7 +275,7 @@ async fn server(dir: &std::path::Path) -> (crate::app::App, BTreeMap<String, Str
     )
 }
 
-/// Runs a command line, its words given, against a server; gives what it printed on standard output.
+/// Runs a command line against a server, and returns its standard output.
 async fn called(words: &[&str], env: &BTreeMap<String, String>) -> Result<String> {
     let cli = Cli::try_parse_from(std::iter::once(&"errand").chain(words))?;
     let (out, stdout, _) = memory(cli.json);
@@ -324,7 +324,7 @@ async fn a_run_is_started_answered_and_read_from_the_command_line() {
     .unwrap();
     let run = run.trim();
 
-    // The stream tells when it asks; the answer is given by another command.
+    // The stream shows when the run asks; another command answers.
     let (out, ..) = memory(false);
     let client = Surroundings {
         out,
@@ -368,7 +368,8 @@ async fn a_run_is_started_answered_and_read_from_the_command_line() {
         .await
         .unwrap_err();
     assert!(
-        late.to_string().contains("asks nothing; it is completed"),
+        late.to_string()
+            .contains("has no open request; its status is completed"),
         "{late}"
     );
     app.shut_down().await;
@@ -383,7 +384,7 @@ async fn several_runs_are_stopped_and_retried_from_the_command_line() {
         .unwrap();
     let mut runs = Vec::new();
     for _ in 0..2 {
-        // Without its file the run fails.
+        // The run fails without its file.
         let run = called(&["runs", "start", "Pay invoices"], &env).await;
         let run = run.unwrap().trim().to_owned();
         let failed = called(&["runs", "follow", &run], &env).await;

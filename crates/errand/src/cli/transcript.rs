@@ -1,7 +1,7 @@
-//! A transcript for people: one or a few lines for each message.
+//! Formats a transcript for people: one or a few lines per message.
 //!
-//! Everything in it may come from outside (files, tools, models), so that all of it goes through [`printable`]. Long
-//! texts of tools are cut; what people wrote, what they are asked, and the call that an approval releases are not.
+//! All content may be foreign (files, tools, models), so all of it goes through [`printable`]. Long texts of tools are
+//! truncated. Messages of people, requests, and the call that an approval permits are not.
 
 use errand_core::run::Status;
 use errand_core::shown::one_line;
@@ -11,30 +11,30 @@ use serde_json::Value;
 
 use super::out::{Out, Style, printable};
 
-/// Most characters of an argument or a result in one line.
+/// Maximum length in characters of an argument or a result on one line.
 const CUT_CHARS: usize = 96;
-/// How wide the column of times is.
+/// Width of the time column in characters.
 const TIME_CHARS: usize = 9;
 
-/// Makes the lines.
+/// Formats messages.
 pub(super) struct Transcript<'o> {
     out: &'o Out,
-    /// Times are counted from here; without it there are none.
+    /// Times are relative to this. `None`: no times are shown.
     begin: Option<Timestamp>,
 }
 
 impl<'o> Transcript<'o> {
-    /// `begin`: when the run was made.
+    /// `begin`: the creation time of the run.
     pub(super) fn new(out: &'o Out, begin: Option<Timestamp>) -> Self {
         Self { out, begin }
     }
 
-    /// Counts times from `begin`, unless they are counted already.
+    /// Sets the time that other times are relative to, unless it is already set.
     pub(super) fn begin(&mut self, begin: Timestamp) {
         self.begin.get_or_insert(begin);
     }
 
-    /// A message's lines.
+    /// The lines of a message.
     pub(super) fn message(&self, message: &MessageBody) -> String {
         let text = message.text_content.as_deref().unwrap_or_default();
         let (mark, style, text) = match message.kind.as_str() {
@@ -88,7 +88,7 @@ impl<'o> Transcript<'o> {
         self.lines(message.timestamp, mark, style, &text)
     }
 
-    /// A line on what a run's status has become. None where the messages tell it anyhow.
+    /// A line for a run's new status. `None` if the messages already show it.
     pub(super) fn status(&self, run: &RunBody) -> Option<String> {
         let style = match run.status {
             Status::Completed => Style::Green,
@@ -135,7 +135,7 @@ impl<'o> Transcript<'o> {
     }
 }
 
-/// What a person is asked: everything that the answer depends on, uncut.
+/// A request with everything that its answer depends on, in full.
 pub(super) fn question(request: &PendingRequestBody) -> String {
     let mut text = request.title.clone();
     let mut add = |line: &str| {
@@ -154,7 +154,7 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
     }
     if let Some(reason) = &request.reason {
         if !reason.sources.is_empty() {
-            add("What was read before, the newest last:");
+            add("Read before this request, newest last:");
         }
         for source in &reason.sources {
             let item = source.item.as_deref().map(one_line).unwrap_or_default();
@@ -165,11 +165,14 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
             ));
         }
         if reason.more > 0 {
-            add(&format!("- and up to {} more before", reason.more));
+            add(&format!("- and up to {} earlier reads", reason.more));
         }
     }
     if let Some(call) = &request.tool_call {
-        add(&format!("It releases exactly this call of {}:", call.name));
+        add(&format!(
+            "An approval permits exactly this call of {}:",
+            call.name
+        ));
         let arguments = call.arguments.clone().unwrap_or_default();
         add(&serde_json::to_string_pretty(&arguments).unwrap_or_default());
     }
@@ -189,7 +192,7 @@ pub(super) fn question(request: &PendingRequestBody) -> String {
 
 fn call(call: &ToolCallBody) -> String {
     let mut arguments: Vec<_> = call.arguments.iter().flatten().collect();
-    // What a call is about is short; what it carries is not.
+    // Short arguments come first, and texts of several lines last.
     arguments.sort_by_key(|(_, value)| value.as_str().is_some_and(|text| text.contains('\n')));
     let shown = arguments
         .into_iter()
@@ -204,7 +207,7 @@ fn brief_value(value: &Value) -> String {
     }
 }
 
-/// The first line, cut, and how much more there is.
+/// The first line, truncated, and the number of further lines.
 fn brief(text: &str) -> String {
     let lines = text.lines().count();
     let first = text.lines().next().unwrap_or_default();
@@ -217,7 +220,7 @@ fn brief(text: &str) -> String {
     shown
 }
 
-/// A time that has passed, to read at a glance.
+/// A short duration.
 fn duration(ms: u64) -> String {
     match ms {
         0..10_000 => format!("{ms} ms"),

@@ -1,4 +1,4 @@
-//! `errand users`: people of the server, from the server's machine.
+//! `errand users`: manages users, on the server's machine.
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
@@ -13,18 +13,18 @@ use crate::password::hash_password;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print a link by which somebody sets a password
+    /// Print a link with which a user sets a password
     ///
-    /// For the user with this address; where there is none, for the server's first owner, if nobody has claimed that
-    /// place yet; else a new user is made, in the first team. With --team, the person comes into that team, whoever they
-    /// are. The link works once, for a week.
+    /// For the user with this address. If there is none, the link is for the server's first owner if the server is
+    /// unclaimed; otherwise a new user is created in the first team. With --team, the user is added to that team. The
+    /// link works once and expires after a week.
     Link {
-        /// The person's e-mail address
+        /// Email address of the user
         email: String,
-        /// The role of somebody who comes into the team [default: member]
+        /// Role of a user who is added to the team [default: member]
         #[arg(long)]
         role: Option<RoleName>,
-        /// The team that they come into, by name or id
+        /// Name or ID of the team that the user is added to
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
@@ -32,58 +32,57 @@ pub(super) enum Command {
     },
     /// Set a password, read from the terminal or from standard input
     ///
-    /// For the user with this address; where there is none, for the server's first owner, if nobody has claimed that
-    /// place yet.
+    /// For the user with this address. If there is none, for the server's first owner if the server is unclaimed.
     SetPassword {
-        /// The person's e-mail address
+        /// Email address of the user
         email: String,
         #[command(flatten)]
         place: Place,
     },
-    /// List people, with their teams and roles
+    /// List users with their teams and roles
     List {
-        /// Of one team alone, by name or id
+        /// Only users of this team (name or ID)
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
-    /// Shut somebody out of all teams, at once
+    /// Disable a user in all teams immediately
     ///
-    /// Their sessions end, what they watch is cut off, their links and invitations are void, and their API keys count no
-    /// more. Refused for the last owner of a team: make somebody else an owner there first.
+    /// The user's sessions end, open streams are cut, links and invitations become invalid, and API keys stop working.
+    /// Refused for the last owner of a team: make another user an owner first.
     Disable {
-        /// Their e-mail address, or their id
+        /// Email address or ID of the user
         user: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Let somebody in again who was disabled; their API keys count again
+    /// Enable a disabled user; their API keys work again
     Enable {
-        /// Their e-mail address, or their id
+        /// Email address or ID of the user
         user: String,
         #[command(flatten)]
         place: Place,
     },
-    /// Give somebody another role in a team
+    /// Change a user's role in a team
     Role {
-        /// Their e-mail address, or their id
+        /// Email address or ID of the user
         user: String,
-        /// The role
+        /// New role
         role: RoleName,
-        /// In which team, by name or id [default: the one that they are of]
+        /// Name or ID of the team [default: the user's only team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
-    /// Take somebody out of a team, with their API keys of it
+    /// Remove a user from a team, and delete their API keys for it
     ///
-    /// They stay in their other teams. Refused for the last owner of the team.
+    /// The user stays in other teams. Refused for the last owner of the team.
     Remove {
-        /// Their e-mail address, or their id
+        /// Email address or ID of the user
         user: String,
-        /// Of which team, by name or id [default: the one that they are of]
+        /// Name or ID of the team [default: the user's only team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
@@ -91,7 +90,7 @@ pub(super) enum Command {
     },
 }
 
-/// A role's word on the command line.
+/// A role on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum RoleName {
     Owner,
@@ -163,23 +162,21 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         } => {
             out.line(&url)?;
             let whose = match holder {
-                LinkHolder::User => {
-                    "for a user who was there already; older links of theirs work no more"
-                }
-                LinkHolder::FirstOwner => "whoever opens it becomes the server's owner",
+                LinkHolder::User => "for an existing user, whose older links no longer work",
+                LinkHolder::FirstOwner => "the person who opens it becomes the server's owner",
                 LinkHolder::NewUser => "for a new user",
             };
             let note = format!("It works once, until {expires_at}: {whose}.");
             out.note(&out.paint_note(Style::Dim, &note))?;
         }
-        AdminAnswer::PasswordSet => out.note("The password is set.")?,
+        AdminAnswer::PasswordSet => out.note("The password was set.")?,
         answer if out.json() => out.json_value(&without_tag(&answer)?)?,
         answer => out.note(&told(&answer)?)?,
     }
     Ok(())
 }
 
-/// What was done to a person, in a sentence.
+/// Describes what was done to a user, in a sentence.
 fn told(answer: &AdminAnswer) -> Result<String> {
     let name = |user: &UserLine| user.email.clone().unwrap_or_else(|| user.id.clone());
     Ok(match answer {
@@ -188,25 +185,25 @@ fn told(answer: &AdminAnswer) -> Result<String> {
             sessions,
             api_keys,
         } => format!(
-            "{} is disabled: {sessions} sessions ended, and {api_keys} API keys count no more.",
+            "{} was disabled: {sessions} sessions ended, and {api_keys} API keys no longer work.",
             name(user)
         ),
         AdminAnswer::UserEnabled {
             user,
             was_disabled: false,
-        } => format!("{} was not disabled; nothing was changed.", name(user)),
+        } => format!("{} was not disabled. Nothing was changed.", name(user)),
         AdminAnswer::UserEnabled { user, .. } => format!(
-            "{} may log in again, and {} API keys of theirs count again.",
+            "{} can log in again, and {} of their API keys work again.",
             name(user),
             user.api_keys
         ),
         AdminAnswer::UserChanged { user, team } => {
             let of = user.teams.iter().find(|of| of.name == *team);
-            let role = of.map_or("of the team", |of| of.role.as_str());
-            format!("{} is {role} in {team:?} now.", name(user))
+            let role = of.map_or("a member", |of| of.role.as_str());
+            format!("{} is now {role} in team {team:?}.", name(user))
         }
         AdminAnswer::UserRemoved { user, team } => format!(
-            "{} is of the team {team:?} no more, and their API keys of it are gone.",
+            "{} was removed from team {team:?}, and their API keys for it were deleted.",
             name(user)
         ),
         _ => return Err(strange_answer()),
@@ -242,12 +239,11 @@ async fn list(team: Option<String>, place: &Place, with: &Surroundings) -> Resul
             .collect();
         [
             user.id,
-            user.email
-                .unwrap_or_else(|| "nobody has claimed it yet".to_owned()),
+            user.email.unwrap_or_else(|| "unclaimed".to_owned()),
             if user.disabled { "disabled" } else { "enabled" }.to_owned(),
             user.api_keys.to_string(),
             places.join(", "),
         ]
     });
-    Ok(out.table(&["id", "e-mail", "state", "keys", "teams"], rows)?)
+    Ok(out.table(&["id", "email", "state", "keys", "teams"], rows)?)
 }

@@ -1,5 +1,5 @@
-//! `errand webhooks`: the team's webhooks, their deliveries and their secret, through the API; the secret also on the
-//! server's machine.
+//! `errand webhooks`: the team's webhooks, their deliveries and their signing secret, through the API. The secret is
+//! also available on the server's machine.
 
 use anyhow::Result;
 use clap::{ArgGroup, Args, Subcommand};
@@ -12,15 +12,15 @@ use crate::client::webhooks::DeliveryLine;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print the secret that webhooks are signed with, on the server's machine
+    /// Print the secret that signs webhooks (on the server's machine)
     Secret {
-        /// Of which team, by name or id [default: the first team]
+        /// Name or ID of the team [default: the first team]
         #[arg(long)]
         team: Option<String>,
         #[command(flatten)]
         place: Place,
     },
-    /// Put a new secret in the place of the present one, and print it; both sign for 24 hours
+    /// Rotate the signing secret and print the new one; both sign for 24 hours
     Roll {
         #[command(flatten)]
         remote: Remote,
@@ -32,17 +32,17 @@ pub(super) enum Command {
         #[command(flatten)]
         remote: Remote,
     },
-    /// Tell an address of events of all runs, and print the webhook's id
+    /// Create a webhook for the events of all runs, and print its ID
     Create(Create),
-    /// Delete a webhook; what it has not delivered is dropped
+    /// Delete a webhook; pending deliveries are dropped
     Delete(One),
-    /// Send a webhook a test
+    /// Send a test event to a webhook
     Test(One),
-    /// List what was sent to a webhook, newest first, or of a run, oldest first
+    /// List the deliveries to a webhook (newest first), or of a run (oldest first)
     Deliveries(Deliveries),
     /// Send a delivery again
     Resend {
-        /// The delivery's id
+        /// ID of the delivery
         delivery: String,
         #[command(flatten)]
         remote: Remote,
@@ -51,13 +51,13 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// The address
+    /// URL that receives the events
     #[arg(value_name = "URL")]
     address: String,
-    /// Only this event; may be repeated [default: all]
+    /// Only this event; can be repeated [default: all]
     #[arg(long = "event", value_name = "EVENT")]
     events: Vec<String>,
-    /// What it is for
+    /// Description
     #[arg(long)]
     description: Option<String>,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub(super) struct Create {
 
 #[derive(Debug, Args)]
 pub(super) struct One {
-    /// The webhook's id
+    /// ID of the webhook
     webhook: String,
     #[command(flatten)]
     remote: Remote,
@@ -75,9 +75,9 @@ pub(super) struct One {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("of").required(true).args(["webhook", "run"])))]
 pub(super) struct Deliveries {
-    /// The webhook's id
+    /// ID of the webhook
     webhook: Option<String>,
-    /// Of this run, to all addresses
+    /// Deliveries of this run, to all URLs
     #[arg(long, value_name = "ID")]
     run: Option<String>,
     #[command(flatten)]
@@ -101,7 +101,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
         Command::Create(args) => create(args, with).await,
         Command::Delete(One { webhook, remote }) => {
             with.client(&remote)?.delete_webhook(&webhook).await?;
-            Ok(out.note("The webhook is deleted.")?)
+            Ok(out.note("The webhook was deleted.")?)
         }
         Command::Test(One { webhook, remote }) => {
             let sent = with.client(&remote)?.test_webhook(&webhook).await?;
@@ -109,9 +109,8 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
                 return Ok(out.json_text(&sent.text)?);
             }
             out.line(&sent.value.delivery.id)?;
-            Ok(out.note(
-                "A test is on its way; `errand webhooks deliveries` shows what comes of it.",
-            )?)
+            Ok(out
+                .note("A test event was sent; see its result with `errand webhooks deliveries`.")?)
         }
         Command::Deliveries(args) => deliveries(args, with).await,
         Command::Resend { delivery, remote } => {
@@ -119,7 +118,7 @@ pub(super) async fn run(command: Command, with: &Surroundings) -> Result<()> {
             if out.json() {
                 return Ok(out.json_text(&sent.text)?);
             }
-            Ok(out.note("It is on its way.")?)
+            Ok(out.note("The delivery was queued again.")?)
         }
     }
 }

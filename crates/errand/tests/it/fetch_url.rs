@@ -184,7 +184,7 @@ async fn what_a_page_says_is_untrusted_and_an_approval_says_where_it_was_read() 
     assert_eq!(reason["policy"], "guard");
     let sources = reason["sources"].as_array().unwrap();
     let tools: Vec<_> = sources.iter().map(|source| &source["tool"]).collect();
-    assert_eq!(tools, ["run_command", "fetch_url"], "the newest last");
+    assert_eq!(tools, ["run_command", "fetch_url"], "newest last");
     let page = &sources[1];
     assert_eq!(page["item"], json!(url));
     assert!(page["at"].as_str().unwrap().starts_with("2026-11-23T09:30"));

@@ -20,7 +20,7 @@ async fn repair(app: &TestApp, run: &str, way: RepairWay) -> Result<RepairLine, 
     socket.shut_down().await;
     match answer {
         Ok(AdminAnswer::Repaired { repaired }) => Ok(repaired),
-        Ok(_) => panic!("another answer than was asked for"),
+        Ok(_) => panic!("an unexpected response"),
         Err(SocketError::Refused(why)) => Err(why),
         Err(error) => panic!("{error}"),
     }

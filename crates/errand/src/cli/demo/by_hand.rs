@@ -1,5 +1,5 @@
-//! The commands that do by hand what the demo did. They work as they stand: on the demo's server while it is kept
-//! running, on any other with its own address and key.
+//! Shell commands that repeat the demo's steps. They work unchanged on the demo's server while it is kept running, and
+//! on any other server with its own URL and key.
 
 use super::{INVOICES_PATH, MESSAGE, REPORT_PATH};
 

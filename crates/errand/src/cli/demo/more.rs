@@ -1,4 +1,4 @@
-//! More of everything, for the pages of a demo that is kept running: assignments of each kind, runs in each state.
+//! Example data for the pages of a demo that is kept running: assignments of each kind, runs in each state.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -8,10 +8,10 @@ use super::{ASSIGNMENT, INVOICES, INVOICES_PATH};
 use crate::client::Client;
 
 const ASK_AND_WAIT: &str = include_str!("../../../../../examples/ask-and-wait.yaml");
-/// Invoices that are paid without asking.
+/// Invoices below the limit, which need no approval.
 const SMALL: &str = "number,supplier,due,amount_eur\nA-1,Paper & Pens,2026-12-01,80\nA-2,Water Works,2026-12-03,42\n";
 
-/// Makes it. What waits for a person goes on waiting.
+/// Creates the example data. Runs that wait for a person keep waiting.
 pub(super) async fn fill(client: &Client) -> Result<()> {
     let invoices = made(client, &assignment::parse(ASSIGNMENT)?).await?;
     for month in ["August", "September", "October"] {
@@ -63,7 +63,7 @@ async fn start(
     Ok(())
 }
 
-/// One whose tool is asked for.
+/// An assignment whose tool has the policy `ask`.
 fn letter() -> Value {
     json!({
         "name": "Answer letters",

@@ -1,4 +1,4 @@
-//! A receiver of webhooks, as a program would write one: it verifies each signature before it believes the body.
+//! A webhook receiver as a customer would write it: it verifies the signature before it trusts the body.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use standardwebhooks::Webhook;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long the last webhook is waited for.
+/// How long to wait for the last webhook.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How many webhooks may lie unread: far more than the demo's run sends.
+/// Capacity for unread webhooks, far more than the demo's run sends.
 const UNREAD_MAX: usize = 64;
 
-/// Ends when it is dropped.
+/// Stops when dropped.
 pub(super) struct Receiver {
     address: SocketAddr,
     received: mpsc::Receiver<Received>,
     _server: AbortOnDropHandle<()>,
 }
 
-/// Verified, or why not.
+/// A verified webhook, or why verification failed.
 type Received = Result<WebhookBody, String>;
 
 struct Inbox {
@@ -39,7 +39,7 @@ impl Receiver {
     pub(super) async fn start(secret: &str) -> Result<Self> {
         let secret = Webhook::new(secret).context("the webhook secret cannot be read")?;
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.context("no free port can be had for the receiver of webhooks")?;
+        let listener = listener.context("no free port for the webhook receiver")?;
         let address = listener.local_addr()?;
         let (sender, received) = mpsc::channel(UNREAD_MAX);
         let inbox = Arc::new(Inbox {
@@ -51,7 +51,7 @@ impl Receiver {
             .with_state(inbox);
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the receiver of webhooks ended");
+                tracing::error!(%error, "the webhook receiver ended unexpectedly");
             }
         });
         Ok(Self {
@@ -65,7 +65,7 @@ impl Receiver {
         format!("http://{}/webhooks", self.address)
     }
 
-    /// The webhook that tells of the run's end.
+    /// Waits for the webhook that reports the run's end.
     pub(super) async fn ended(&mut self, run: &str) -> Result<WebhookBody> {
         let ended = async {
             while let Some(received) = self.received.recv().await {
@@ -76,15 +76,15 @@ impl Receiver {
                         return Ok(body);
                     }
                     Ok(_) => {}
-                    Err(why) => bail!("a webhook came whose signature is wrong: {why}"),
+                    Err(why) => bail!("received a webhook with an invalid signature: {why}"),
                 }
             }
-            bail!("the receiver of webhooks ended")
+            bail!("the webhook receiver ended unexpectedly")
         };
         let ended = tokio::time::timeout(WAIT_MAX, ended).await;
         ended.with_context(|| {
             format!(
-                "no webhook told of the run's end within {} s",
+                "no webhook reported the run's end within {} s",
                 WAIT_MAX.as_secs()
             )
         })?
@@ -103,7 +103,7 @@ async fn receive(State(inbox): State<Arc<Inbox>>, headers: HeaderMap, body: Byte
     } else {
         StatusCode::BAD_REQUEST
     };
-    // Nobody reads any more when the demo ends.
+    // Sending fails only when the demo has ended.
     drop(inbox.received.send(received).await);
     status
 }
@@ -183,6 +183,6 @@ mod tests {
             StatusCode::BAD_REQUEST
         );
         let error = receiver.ended(RUN).await.unwrap_err().to_string();
-        assert!(error.contains("signature is wrong"), "{error}");
+        assert!(error.contains("invalid signature"), "{error}");
     }
 }

@@ -18,14 +18,13 @@ pub(super) struct Server {
     pub(super) client: Client,
     pub(super) key: String,
     pub(super) webhook_secret: String,
-    /// The link by which the pages are entered.
+    /// Link that claims the server and opens its pages.
     pub(super) claim_link: Option<String>,
 }
 
 impl Server {
     pub(super) async fn start(dir: &Path) -> Result<Self> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
         let app = App::start(settings(dir)?, listener, Ingredients::of_system()?).await?;
         match Self::prepare(&app).await {
             Ok((client, key, webhook_secret, claim_link)) => Ok(Self {
@@ -55,13 +54,13 @@ impl Server {
             team: None,
         };
         let AdminAnswer::Key { secret: key, .. } = admin.execute(request).await? else {
-            bail!("no key was made");
+            bail!("no API key was created");
         };
         let AdminAnswer::WebhookSecret { secret } = admin
             .execute(AdminRequest::WebhookSecret { team: None })
             .await?
         else {
-            bail!("there is no webhook secret");
+            bail!("no webhook secret was returned");
         };
         let claim_link = admin.claim_link().await?;
         Ok((Client::new(app.url(), &key)?, key, secret, claim_link))
@@ -72,13 +71,13 @@ impl Server {
     }
 }
 
-/// The defaults, whatever the environment says; webhooks may go to the receiver on this machine, and a model or a
-/// connection that is tried in it may be on this machine, too.
+/// The default settings, regardless of the environment. Private networks are allowed, because the webhook receiver, and
+/// perhaps a model or connection that someone tries, runs on this machine.
 fn settings(dir: &Path) -> Result<Config> {
     let data_dir = dir.join("data").into_os_string().into_string();
-    let data_dir = data_dir
-        .ok()
-        .context("the temporary directory's path is not UTF-8; set TMPDIR to another")?;
+    let data_dir = data_dir.ok().context(
+        "the path of the temporary directory is not UTF-8; set TMPDIR to another directory",
+    )?;
     let flags = Flags {
         data_dir: Some(data_dir),
         ..Flags::default()

@@ -1,4 +1,4 @@
-//! Calls as a careful client makes them: what was not answered is repeated, under the same `Idempotency-Key`.
+//! API calls of a careful client: calls without a response are repeated with the same `Idempotency-Key`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 use super::progress::PATIENCE;
 
-/// How long the first try of a call may take. Shorter than a pause of the server, so that a pause is felt. Each further
-/// try may take twice as long: a slow machine answers in the end.
+/// Time limit for the first attempt of a call. It is shorter than a pause of the server, so that clients notice pauses.
+/// Each further attempt has twice the time, so that slow machines succeed in the end.
 pub(super) const FIRST_TRY_MAX: Duration = Duration::from_secs(2);
-/// The pause before a call is repeated.
+/// Pause before a call is repeated.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a call has no result, as a sentence.
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[error("{why}")]
 pub(super) struct Refused {
     pub(super) why: String,
-    /// What the server answered, where it was that.
+    /// The status code, if the server responded.
     pub(super) status: Option<StatusCode>,
 }
 
@@ -32,7 +32,6 @@ impl Refused {
     }
 }
 
-/// One call.
 #[derive(Clone)]
 pub(super) struct Call {
     method: Method,
@@ -79,7 +78,7 @@ impl Call {
     }
 }
 
-/// To this machine's loopback: no proxy, no certificates, no redirects.
+/// A client for the loopback interface: no proxy, no certificates, no redirects.
 pub(super) fn http_client() -> Result<reqwest::Client> {
     errand_engine::net::install_crypto_provider();
     reqwest::Client::builder()
@@ -90,7 +89,7 @@ pub(super) fn http_client() -> Result<reqwest::Client> {
         .context("the HTTP client cannot be set up")
 }
 
-/// Who calls. The server's address changes where its port was taken meanwhile.
+/// Sends calls. The server's URL changes if another program took its port in the meantime.
 pub(super) struct Caller {
     http: reqwest::Client,
     base: watch::Receiver<String>,
@@ -109,12 +108,12 @@ impl Caller {
         })
     }
 
-    /// How many calls had to be repeated, each time counted.
+    /// Number of repeated attempts.
     pub(super) fn repeated(&self) -> u64 {
         self.repeated.load(Ordering::Relaxed)
     }
 
-    /// The body of the answer, once there is one that is a success.
+    /// The body of the first successful response.
     pub(super) async fn bytes(&self, call: &Call) -> Result<Bytes, Refused> {
         let (began, mut try_max) = (Instant::now(), FIRST_TRY_MAX);
         loop {
@@ -139,7 +138,7 @@ impl Caller {
             if began.elapsed() > PATIENCE {
                 let Call { method, path, .. } = call;
                 return Err(Refused::new(format!(
-                    "{method} {path}: no answer within {} s: {why}",
+                    "{method} {path}: no response within {} s: {why}",
                     PATIENCE.as_secs()
                 )));
             }
@@ -148,12 +147,14 @@ impl Caller {
         }
     }
 
-    /// The same as JSON.
+    /// Like [`Caller::bytes`], parsed as JSON.
     pub(super) async fn json(&self, call: &Call) -> Result<Value, Refused> {
         let body = self.bytes(call).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let Call { method, path, .. } = call;
-            Refused::new(format!("{method} {path}: the answer is no JSON: {error}"))
+            Refused::new(format!(
+                "{method} {path}: the response is not JSON: {error}"
+            ))
         })
     }
 

@@ -1,4 +1,4 @@
-//! What is wrong, found in what was collected. Pure: the same evidence gives the same faults.
+//! Finds faults in the collected evidence. This is a pure function: the same evidence gives the same faults.
 
 #[cfg(test)]
 mod tests;
@@ -13,52 +13,51 @@ use serde::Serialize;
 use super::plan::{Expected, Kind};
 use super::receiver::Delivery;
 
-/// What is wrong.
+/// Kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum What {
-    /// Something that was accepted or done is not there, or not as it was.
+    /// Something accepted or done is missing or has changed.
     Lost,
-    /// Something happened or was told more than once.
+    /// Something happened or was reported more than once.
     Repeated,
-    /// Something that should go on does not.
+    /// Something that should continue does not.
     Stuck,
 }
 
-/// One finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Fault {
     pub(super) what: What,
-    /// Its id; empty where none was answered.
+    /// ID of the run; empty if no response contained one.
     pub(super) run: String,
-    /// The run's number in the plan; none where the plan has no such run.
+    /// Number of the run in the plan. `None` if the run is not in the plan.
     pub(super) number: Option<u64>,
     pub(super) kind: Option<Kind>,
-    /// A sentence.
+    /// Explanation in one sentence.
     pub(super) why: String,
 }
 
-/// Everything that the check looks at.
+/// Everything that is checked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
     pub(super) runs: Vec<Record>,
-    /// The ids of all runs, as `GET /v1/runs` lists them.
+    /// IDs of all runs in `GET /v1/runs`.
     pub(super) listed: Vec<String>,
-    /// All webhooks that came.
+    /// All received webhooks.
     pub(super) deliveries: Vec<Delivery>,
 }
 
-/// One run of the plan.
+/// A run of the plan and everything known about it.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) number: u64,
     pub(super) kind: Kind,
     pub(super) expected: Expected,
-    /// The ids that were answered to its start.
+    /// IDs that the server returned for its start.
     pub(super) ids: BTreeSet<String>,
-    /// What a client could not do.
+    /// The first refusal that a client got.
     pub(super) refused: Option<String>,
-    /// What the API shows in the end; or why it does not.
+    /// The run as the API shows it in the end, or why it cannot be read.
     pub(super) seen: Result<Seen, String>,
 }
 
@@ -66,27 +65,27 @@ pub(super) struct Record {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) status: String,
-    /// Why it failed, if it did; what it waits for, if it does.
+    /// The error of a failed run, or what the run waits for.
     pub(super) note: String,
-    /// Whether a request is pending.
+    /// Whether it has an open request.
     pub(super) asks: bool,
     pub(super) messages: Vec<MessageBody>,
     /// `total` of the messages.
     pub(super) messages_total: u64,
-    /// Its events, in the order of the stream; empty while it has not ended.
+    /// Events in stream order; empty while the run has not ended.
     pub(super) events: Vec<EventSeen>,
-    /// Its files; `None`: not there.
+    /// Files by path; `None` if a file does not exist.
     pub(super) files: BTreeMap<String, Option<String>>,
 }
 
-/// One event of the stream.
+/// An event of the stream.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct EventSeen {
     pub(super) number: u64,
     pub(super) kind: String,
-    /// `id` of its object.
+    /// `id` of the event's object.
     pub(super) id: String,
-    /// The run's status, for `run.updated`.
+    /// The run's status in `run.updated`.
     pub(super) status: Option<String>,
 }
 
@@ -96,7 +95,7 @@ impl Seen {
     }
 }
 
-/// All faults, by run.
+/// All faults, ordered by run.
 pub(super) fn faults(evidence: &Evidence) -> Vec<Fault> {
     let mut found = Vec::new();
     let mut by_run: BTreeMap<u64, Vec<&Delivery>> = BTreeMap::new();
@@ -124,7 +123,7 @@ pub(super) fn faults(evidence: &Evidence) -> Vec<Fault> {
     found
 }
 
-/// Where the findings on one run go.
+/// Collects the faults of one run.
 struct Findings<'a> {
     record: &'a Record,
     found: &'a mut Vec<Fault>,
@@ -141,14 +140,14 @@ impl Findings<'_> {
         });
     }
 
-    /// A count that is not as it should be: too few is lost, too many is repeated.
+    /// Compares a count: fewer than expected counts as lost, more as repeated.
     fn count(&mut self, of: &str, there: usize, expected: usize) -> bool {
         let what = match there.cmp(&expected) {
             std::cmp::Ordering::Equal => return true,
             std::cmp::Ordering::Less => What::Lost,
             std::cmp::Ordering::Greater => What::Repeated,
         };
-        self.add(what, format!("{there} {of} in place of {expected}"));
+        self.add(what, format!("{there} {of}, expected {expected}"));
         false
     }
 }
@@ -156,12 +155,16 @@ impl Findings<'_> {
 fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
     if record.ids.is_empty() {
         let why = record.refused.as_deref();
-        let why = why.unwrap_or("its start was not answered, or not tried before all stood still");
+        let why = why
+            .unwrap_or("its start got no response, or was not attempted before the test stalled");
         return findings.add(What::Stuck, why);
     }
     if record.ids.len() > 1 {
         let ids: Vec<&str> = record.ids.iter().map(String::as_str).collect();
-        let why = format!("one Idempotency-Key started several: {}", ids.join(", "));
+        let why = format!(
+            "one Idempotency-Key started several runs: {}",
+            ids.join(", ")
+        );
         findings.add(What::Repeated, why);
     }
     let seen = match &record.seen {
@@ -177,14 +180,14 @@ fn run(record: &Record, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
         findings.add(What::Lost, format!("a client was refused: {why}"));
     }
     if seen.asks {
-        findings.add(What::Stuck, "it has ended, and a request is still pending");
+        findings.add(What::Stuck, "it has ended, but a request is still open");
     }
     if seen.status == record.expected.status {
         transcript::check(seen, findings);
         files(seen, findings);
     } else {
         let why = format!(
-            "it is {} in place of {}: {}",
+            "its status is {}, expected {}: {}",
             seen.status, record.expected.status, seen.note
         );
         findings.add(What::Lost, why);
@@ -208,7 +211,7 @@ fn files(seen: &Seen, findings: &mut Findings<'_>) {
         };
         let possible: Vec<String> = possible.iter().map(shown).collect();
         let why = format!(
-            "{path} holds {} in place of {}",
+            "{path} contains {}, expected {}",
             shown(&there),
             possible.join(" or ")
         );
@@ -216,7 +219,7 @@ fn files(seen: &Seen, findings: &mut Findings<'_>) {
     }
 }
 
-/// The list of runs holds each accepted one exactly once, and no other.
+/// Checks that the list of runs contains each accepted run exactly once, and no others.
 fn listed(evidence: &Evidence) -> Vec<Fault> {
     let mut times: BTreeMap<&str, u64> = BTreeMap::new();
     for id in &evidence.listed {

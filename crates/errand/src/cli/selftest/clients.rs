@@ -1,4 +1,4 @@
-//! The clients: each takes run after run through its life, and notes what it was told.
+//! The clients. Each takes one run after another through its life, and records the responses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,36 +13,36 @@ use super::plan::{ANSWER, Kind, Planned, QUESTION, SECOND_MESSAGE, Upload};
 use super::progress::Progress;
 use super::receiver::Receiver;
 
-/// How many runs are under way at once.
+/// Number of runs at the same time.
 const CLIENTS: usize = 16;
-/// The pauses between two looks at a run, from and to.
+/// Minimum and maximum pause between two polls of a run.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(80);
 
-/// What a client knows of a run.
+/// What a client knows about a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Story {
-    /// The ids that were answered to its start: one, however often it was repeated.
+    /// IDs that the server returned for its start: exactly one, however often the call was repeated.
     pub(super) ids: BTreeSet<String>,
-    /// What went wrong.
+    /// The first refusal.
     pub(super) refused: Option<String>,
 }
 
-/// By the run's number.
+/// Stories by number of the run.
 pub(super) type Stories = BTreeMap<u64, Story>;
 
-/// All clients share it.
+/// State that all clients share.
 pub(super) struct Clients {
     pub(super) caller: Arc<Caller>,
     pub(super) progress: Arc<Progress>,
     pub(super) receiver: Receiver,
-    /// The agent of each kind.
+    /// Agent IDs by kind.
     pub(super) agents: BTreeMap<Kind, String>,
     stories: Mutex<Stories>,
 }
 
 impl Clients {
-    /// Makes the agents.
+    /// Creates the agents.
     pub(super) async fn new(
         caller: Arc<Caller>,
         progress: Arc<Progress>,
@@ -74,7 +74,7 @@ impl Clients {
         note(stories.entry(number).or_default());
     }
 
-    /// Takes all runs through their lives. Those that hang are left when this is dropped.
+    /// Takes all runs through their lives. Dropping the future abandons runs that hang.
     pub(super) async fn live(self: &Arc<Self>, plan: &[Planned]) {
         let queue = Arc::new(Mutex::new(plan.iter().cloned().collect::<VecDeque<_>>()));
         let mut clients = JoinSet::new();
@@ -167,7 +167,7 @@ impl Clients {
         Ok(sandbox)
     }
 
-    /// Starts the run; sometimes by two requests at once.
+    /// Starts the run, sometimes with two concurrent requests.
     async fn start(&self, planned: &Planned, sandbox: Option<String>) -> Result<String, Refused> {
         let number = planned.number;
         let mut body = json!({
@@ -216,7 +216,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Until it asks: the request.
+    /// Waits until the run asks, and returns the ID of the request.
     async fn asked(&self, run: &str) -> Result<String, Refused> {
         let asks = |got: &Value| got.pointer("/pending_human_request/id").is_some();
         let got = self.until(run, "ask", asks).await?;
@@ -229,7 +229,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Until the run is as wanted; a refusal where it has ended otherwise.
+    /// Polls until the run has the wanted state. Refused if the run ends in another way.
     async fn until(
         &self,
         run: &str,
@@ -246,9 +246,7 @@ impl Clients {
                 return Ok(got);
             }
             if has_ended(&got) {
-                return Err(Refused::new(format!(
-                    "it ended where it should {what}: {got}"
-                )));
+                return Err(Refused::new(format!("it ended but should {what}: {got}")));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOOK_EVERY_MAX);
@@ -260,20 +258,20 @@ fn kind_of_wait(got: &Value) -> Option<&str> {
     got.pointer("/run/waiting_on/kind")?.as_str()
 }
 
-/// Whether the answer to `GET /v1/runs/{run_id}` shows a run that has ended.
+/// Whether the response of `GET /v1/runs/{run_id}` shows a run that has ended.
 pub(super) fn has_ended(got: &Value) -> bool {
     let status = got.pointer("/run/status").and_then(Value::as_str);
     matches!(status, Some("completed" | "failed" | "interrupted"))
 }
 
-/// A text in an answer.
+/// A string in a response, by JSON pointer.
 pub(super) fn text(answer: &Value, pointer: &str) -> Result<String, Refused> {
     let text = answer.pointer(pointer).and_then(Value::as_str);
     text.map(str::to_owned)
-        .ok_or_else(|| Refused::new(format!("an answer has no {pointer}: {answer}")))
+        .ok_or_else(|| Refused::new(format!("a response has no {pointer}: {answer}")))
 }
 
-/// Path and query of a URL: its host may be a port that the server had before.
+/// Path and query of a URL. Its host may name a port that the server had earlier.
 fn path_of(url: &str) -> Result<String, Refused> {
     let url = url::Url::parse(url).map_err(|error| Refused::new(format!("{url:?}: {error}")))?;
     let query = url.query().map(|query| format!("?{query}"));

@@ -1,4 +1,4 @@
-//! What the API shows in the end, of every run.
+//! Reads the final state of all runs from the API.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,10 @@ use super::check::{EventSeen, Record, Seen};
 use super::clients::{Stories, has_ended, text};
 use super::plan::{Planned, content};
 
-/// Messages of one page.
 const MESSAGES_PAGE: u64 = 50;
-/// Runs of one page.
 const RUNS_PAGE: usize = 100;
 
-/// A record for each run of the plan.
+/// One record per run of the plan.
 pub(super) async fn records(caller: &Caller, plan: &[Planned], stories: &Stories) -> Vec<Record> {
     let mut records = Vec::with_capacity(plan.len());
     for planned in plan {
@@ -39,7 +37,7 @@ pub(super) async fn records(caller: &Caller, plan: &[Planned], stories: &Stories
     records
 }
 
-/// The ids of all runs.
+/// IDs of all runs.
 pub(super) async fn listed(caller: &Caller) -> Result<Vec<String>, Refused> {
     let mut ids = Vec::new();
     loop {
@@ -110,7 +108,7 @@ async fn messages(caller: &Caller, id: &str) -> Result<(Vec<MessageBody>, u64), 
     }
 }
 
-/// The stream of a run that has ended: it closes by itself.
+/// The event stream of a run that has ended, which the server closes.
 async fn events(caller: &Caller, id: &str) -> Result<Vec<EventSeen>, Refused> {
     let call = Call::get(format!("/v1/runs/{id}/events"));
     let stream = String::from_utf8_lossy(&caller.bytes(&call).await?).into_owned();
@@ -124,7 +122,7 @@ async fn events(caller: &Caller, id: &str) -> Result<Vec<EventSeen>, Refused> {
             continue;
         };
         let data: Value = serde_json::from_str(field("data:").unwrap_or_default())
-            .map_err(|error| Refused::new(format!("event {number} cannot be read: {error}")))?;
+            .map_err(|error| Refused::new(format!("event {number} cannot be parsed: {error}")))?;
         let word = |key: &str| data.get(key).and_then(Value::as_str).map(str::to_owned);
         events.push(EventSeen {
             number,
@@ -136,7 +134,7 @@ async fn events(caller: &Caller, id: &str) -> Result<Vec<EventSeen>, Refused> {
     Ok(events)
 }
 
-/// None where there is no such file.
+/// `None` if the file does not exist.
 async fn file(caller: &Caller, sandbox: &str, path: &str) -> Result<Option<String>, Refused> {
     let path = format!("/v1/sandboxes/{sandbox}/files/content?path={path}");
     match caller.bytes(&Call::get(path)).await {

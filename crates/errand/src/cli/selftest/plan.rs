@@ -1,7 +1,7 @@
-//! What is done: the runs of each kind, and what each must come to.
+//! The plan: runs of each kind, and the results they must have.
 //!
-//! Every kind changes a file by edits that show when they are done twice: `end` becomes `a end`, and twice would be
-//! `a a end`.
+//! Runs of every kind edit a file so that doing an edit twice is visible: `end` becomes `a end`, and a second time `a a
+//! end`.
 
 use std::collections::BTreeMap;
 
@@ -16,37 +16,37 @@ const TALLY: &str = "/workspace/tally.txt";
 /// The files of a run with uploads.
 const SMALL: &str = "/workspace/in/small.txt";
 const LARGE: &str = "/workspace/in/large.bin";
-/// Largest upload by URL: long enough that some are cut in the middle. Unit: bytes.
+/// Maximum size of an upload by URL, in bytes: large enough that some uploads are interrupted.
 const LARGE_BYTES_MAX: u64 = 384 * 1024;
-/// What the second message of a run says.
+/// Text of a run's second message.
 pub(super) const SECOND_MESSAGE: &str = "second";
-/// The question that is asked, and how it is answered.
-pub(super) const QUESTION: &str = "Which colour?";
+/// The question that runs ask, and its answer.
+pub(super) const QUESTION: &str = "Which color?";
 pub(super) const ANSWER: &str = "blue";
-/// The event that tells of a run's end, where it has gone as it should.
+/// The event for the end of a run that completes.
 const COMPLETED: &str = "run_completed";
 
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
-    /// Writes, edits, reads.
+    /// Writes, edits and reads a file.
     Files,
-    /// The same between two timers.
+    /// The same as `Files`, between two timers.
     Timer,
-    /// A step asks for an approval.
+    /// A playbook step that asks for an approval.
     Approval,
-    /// A tool may be called only with permission.
+    /// A tool call whose policy asks for an approval.
     Permission,
     /// A question.
     Question,
-    /// Reads what was uploaded before.
+    /// Reads files that were uploaded before.
     Uploads,
-    /// A message comes in place of an answer.
+    /// A message takes the place of an answer.
     Message,
-    /// A message resumes a run that was done.
+    /// A message resumes a completed run.
     Resume,
-    /// Stopped.
+    /// The client stops the run.
     Stop,
 }
 
@@ -141,20 +141,20 @@ impl Kind {
     }
 }
 
-/// One run that is to be.
+/// A planned run.
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
-    /// From 0.
+    /// Starts at 0.
     pub(super) number: u64,
     pub(super) kind: Kind,
-    /// Approved or denied; stopped at once or once its timer waits.
+    /// Approved or denied; stopped immediately or once its timer waits.
     pub(super) choice: bool,
-    /// Whether two requests at once start it, under one key.
+    /// Whether two concurrent requests with the same key start it.
     pub(super) twice: bool,
     seed: u64,
 }
 
-/// So many runs, of each kind in turn.
+/// Plans `runs` runs, of each kind in turn.
 pub(super) fn planned(seed: u64, runs: u64) -> Vec<Planned> {
     let kinds = Kind::ALL.iter().cycle();
     let planned = (0..runs).zip(kinds).map(|(number, kind)| {
@@ -174,30 +174,30 @@ pub(super) fn planned(seed: u64, runs: u64) -> Vec<Planned> {
 pub(super) struct Upload {
     pub(super) path: &'static str,
     pub(super) bytes: Vec<u8>,
-    /// By an upload URL, else directly.
+    /// Whether it is uploaded by upload URL, or directly.
     pub(super) by_url: bool,
 }
 
-/// What a run must come to.
+/// The result that a run must have.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Expected {
     pub(super) status: &'static str,
-    /// What the user's messages say, in order.
+    /// Texts of the user's messages, in order.
     pub(super) told: Vec<String>,
-    /// The kinds of all messages in order; none where that depends on when it was stopped.
+    /// Kinds of all messages in order. `None` if they depend on when the run was stopped.
     pub(super) shape: Option<Vec<&'static str>>,
-    /// The last message's text; none as above.
+    /// Text of the last message. `None` for the same reason.
     pub(super) last: Option<String>,
-    /// How the requests are answered, in order.
+    /// Answers to the requests, in order.
     pub(super) responses: Vec<String>,
-    /// The webhooks, in order.
+    /// Names of the webhook events, in order.
     pub(super) webhooks: Vec<&'static str>,
-    /// Each file's possible contents; `None` among them: it may be absent.
+    /// Possible contents of each file. `None` means that the file may not exist.
     pub(super) files: BTreeMap<String, Vec<Option<String>>>,
 }
 
 impl Planned {
-    /// What the run is told at its start.
+    /// The first message of the run.
     pub(super) fn message(&self) -> String {
         format!("run{}", self.number)
     }
@@ -221,7 +221,7 @@ impl Planned {
         vec![small, large]
     }
 
-    /// How many steps of progress it makes, webhooks included.
+    /// Steps of progress that the run makes, including webhooks.
     pub(super) fn steps(&self) -> u64 {
         let uploads = if self.kind == Kind::Uploads { 2 } else { 0 };
         let of_clients = match self.kind {
@@ -260,7 +260,7 @@ impl Planned {
         }
     }
 
-    /// What the edited file holds in the end.
+    /// Final content of the edited file.
     fn tally(&self) -> String {
         let words = match self.kind {
             Kind::Files => "a b c ".to_owned(),
@@ -324,7 +324,7 @@ impl Planned {
     }
 }
 
-/// A file's content, short enough to be shown: the text itself, or length and digest.
+/// A file's content for messages: the text if it is short, otherwise its length and digest.
 pub(super) fn content(bytes: &[u8]) -> String {
     const SHOWN_BYTES_MAX: usize = 200;
     match std::str::from_utf8(bytes) {

@@ -1,15 +1,14 @@
-//! How far the work has come. Kills and patience go by it, never by time alone: a slow machine does the same as a fast
-//! one.
+//! Counts the progress of the work. Kills and timeouts depend on it, so that slow machines behave like fast ones.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How long nothing may move before what has not ended counts as stuck. A webhook that fails twice is tried again after
+/// Time without any progress after which unfinished runs count as stuck. A webhook that fails twice is retried after
 /// half a minute; nothing else takes that long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Steps that are done.
+/// Number of completed steps.
 pub(super) struct Progress {
     done: watch::Sender<u64>,
 }
@@ -21,18 +20,17 @@ impl Progress {
         }
     }
 
-    /// One step more.
     pub(super) fn step(&self) {
         self.done.send_modify(|done| *done += 1);
     }
 
-    /// Until so many steps are done.
+    /// Waits until `steps` steps are done.
     pub(super) async fn reaches(&self, steps: u64) {
-        // The sender is at hand as long as this waits.
+        // The sender lives at least as long as this future.
         let _ = self.done.subscribe().wait_for(|done| *done >= steps).await;
     }
 
-    /// Until nothing has moved for [`PATIENCE`].
+    /// Waits until there was no progress for [`PATIENCE`].
     pub(super) async fn stands_still(&self) {
         let mut done = self.done.subscribe();
         done.mark_unchanged();

@@ -1,4 +1,4 @@
-//! The receiver of webhooks: keeps what came, and refuses some deliveries on purpose, so that they are tried again.
+//! The webhook receiver: stores what arrives, and refuses some deliveries on purpose, so that they are retried.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,37 +19,37 @@ use tokio_util::task::AbortOnDropHandle;
 use super::progress::Progress;
 use super::seeded::Seeded;
 
-/// One in so many events is refused at its first delivery.
+/// One of this many events is refused at its first delivery.
 const REFUSED_ONE_IN: u64 = 6;
-/// Largest body that is taken: a webhook holds one run and one request. Unit: bytes.
+/// Maximum size of a body in bytes. A webhook contains one run and one request.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// One request that came.
+/// A received request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Delivery {
-    /// The run's number in the plan, from the address.
+    /// Number of the run in the plan, from the URL.
     pub(super) number: u64,
-    /// `webhook-id`.
+    /// Header `webhook-id`.
     pub(super) id: String,
-    /// The digest of the exact bytes.
+    /// SHA-256 of the exact body.
     pub(super) sha256: Vec<u8>,
-    /// Whether it was answered with success.
+    /// Whether the response was a success.
     pub(super) taken: bool,
-    /// What it says; or what is wrong with it: its signature, or its form.
+    /// Content of the webhook, or what is wrong with its signature or body.
     pub(super) told: Result<Told, String>,
 }
 
-/// What a webhook says.
+/// Content of a webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Told {
-    /// The event's id, from the body.
+    /// ID of the event, from the body.
     pub(super) id: String,
     pub(super) run: String,
     pub(super) event: String,
     pub(super) sequence: u64,
 }
 
-/// Ends when it is dropped.
+/// Stops when dropped.
 pub(super) struct Receiver {
     address: SocketAddr,
     inbox: Arc<Inbox>,
@@ -67,7 +67,7 @@ struct Inbox {
 #[derive(Default)]
 struct Kept {
     deliveries: Vec<Delivery>,
-    /// The ids that came for each run: which of them are refused goes by their number.
+    /// Received IDs per run. Their number decides which ones are refused.
     ids: BTreeMap<u64, BTreeSet<String>>,
 }
 
@@ -75,7 +75,7 @@ impl Receiver {
     pub(super) async fn start(secret: &str, seed: u64, progress: Arc<Progress>) -> Result<Self> {
         let secret = Webhook::new(secret).context("the webhook secret cannot be read")?;
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.context("no free port can be had for the receiver of webhooks")?;
+        let listener = listener.context("no free port for the webhook receiver")?;
         let address = listener.local_addr()?;
         let inbox = Arc::new(Inbox {
             secret,
@@ -90,7 +90,7 @@ impl Receiver {
             .with_state(Arc::clone(&inbox));
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the receiver of webhooks ended");
+                tracing::error!(%error, "the webhook receiver ended unexpectedly");
             }
         });
         Ok(Self {
@@ -100,7 +100,7 @@ impl Receiver {
         })
     }
 
-    /// Where the webhooks of a run go.
+    /// The URL for the webhooks of a run.
     pub(super) fn url(&self, number: u64) -> String {
         format!("http://{}/webhooks/{number}", self.address)
     }
@@ -114,7 +114,7 @@ impl Receiver {
         kept.deliveries.clone()
     }
 
-    /// How many requests came; changes with each.
+    /// Number of received requests, updated with each.
     pub(super) fn count(&self) -> watch::Receiver<usize> {
         self.inbox.count.subscribe()
     }
@@ -145,7 +145,7 @@ async fn receive(
         (is_new, taken)
     };
     if is_new {
-        // Before it is answered: some kills fall between the delivery and its record.
+        // Counted before the response, so that some kills happen between a delivery and its record.
         inbox.progress.step();
     }
     inbox.count.send_modify(|count| *count += 1);
@@ -159,9 +159,9 @@ async fn receive(
 fn read(secret: &Webhook, headers: &HeaderMap, body: &[u8]) -> Result<Told, String> {
     secret
         .verify(body, headers)
-        .map_err(|error| format!("its signature is wrong: {error}"))?;
+        .map_err(|error| format!("its signature is invalid: {error}"))?;
     let body: WebhookBody =
-        serde_json::from_slice(body).map_err(|error| format!("its form is wrong: {error}"))?;
+        serde_json::from_slice(body).map_err(|error| format!("its body is invalid: {error}"))?;
     Ok(Told {
         id: body.id.to_string(),
         run: body.run_id.to_string(),

@@ -1,4 +1,4 @@
-//! What came of it, for people and for programs.
+//! The report, for people and for programs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,26 +9,26 @@ use serde_json::json;
 use super::check::{Fault, What};
 use crate::cli::out::{Out, Style, printable};
 
-/// How many faults are shown to people; `--json` has all.
+/// Faults shown to people; `--json` contains all.
 const FAULTS_SHOWN: usize = 50;
 
 pub(super) struct Report {
-    /// Runs that were accepted.
+    /// Number of accepted runs.
     pub(super) runs: usize,
-    /// Of each kind.
+    /// Number of runs per kind.
     pub(super) kinds: BTreeMap<&'static str, u64>,
     pub(super) kills: u64,
     pub(super) pauses: u64,
-    /// Webhook events that came.
+    /// Number of distinct webhook events.
     pub(super) webhooks: usize,
-    /// How often any of them was delivered.
+    /// Number of deliveries, including repetitions.
     pub(super) deliveries: usize,
-    /// Calls that had to be repeated.
+    /// Number of calls that had to be repeated.
     pub(super) calls_repeated: u64,
     pub(super) seconds: f64,
     pub(super) seed: u64,
     pub(super) faults: Vec<Fault>,
-    /// The directory, where it is still there.
+    /// The directory, if it was kept.
     pub(super) kept: Option<PathBuf>,
 }
 
@@ -91,10 +91,10 @@ impl Report {
             .checked_sub(FAULTS_SHOWN)
             .filter(|n| *n > 0)
         {
-            out.line(&format!("and {more} more; --json lists all"))?;
+            out.line(&format!("and {more} more; use --json to list all"))?;
         }
         if let Some(kept) = &self.kept {
-            out.line(&format!("kept: {}", kept.display()))?;
+            out.line(&format!("kept in {}", kept.display()))?;
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! Choices that repeat: the same seed gives the same ones, on every machine.
+//! Reproducible random choices: the same seed gives the same choices on every machine.
 
-/// A row of numbers that a seed gives (splitmix64). Not for secrets.
+/// A sequence of numbers from a seed (splitmix64). Not for secrets.
 pub(super) struct Seeded(u64);
 
 impl Seeded {
-    /// One row for each topic and number, so that a change of one does not move the others.
+    /// A separate sequence for each topic and number, so that changing one does not affect the others.
     pub(super) fn new(seed: u64, topic: &str, number: u64) -> Self {
         let mut row = Self(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         for byte in topic.bytes() {
@@ -22,12 +22,12 @@ impl Seeded {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 where that is 0.
+    /// A number below `bound`; 0 if `bound` is 0.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next().checked_rem(bound).unwrap_or(0)
     }
 
-    /// True once in so many times.
+    /// True once in `times` calls on average.
     pub(super) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -1,6 +1,6 @@
-//! The real server as a child process: started, killed, paused.
+//! The real server as a child process: starts, kills and pauses it.
 //!
-//! Promised: the child ends when this is dropped. Its log is a file in the test's directory.
+//! Guarantees: dropping [`Server`] ends the child. Its log is a file in the test's directory.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -17,21 +17,21 @@ use tokio::sync::watch;
 use super::caller::http_client;
 use super::progress::PATIENCE;
 
-/// How long a server is paused: longer than the first try of a call may take.
+/// Duration of a pause: longer than the first attempt of a call.
 const PAUSE: Duration = Duration::from_millis(2_500);
-/// The pause between two looks at a server that starts.
+/// Interval between polls of a starting server.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// How long one look may take.
+/// Time limit of one poll.
 const LOOK_MAX: Duration = Duration::from_secs(2);
-/// How often a server is started that ends by itself: its port may have been taken by somebody else meanwhile.
+/// Maximum number of attempts to start a server that exits by itself, because another program may have taken its port.
 const STARTS_MAX: u32 = 5;
-/// How much of the log an error shows. Unit: bytes.
+/// Number of bytes of the log in an error.
 const LOG_SHOWN: usize = 2_000;
 
 pub(super) struct Server {
     program: PathBuf,
     dir: PathBuf,
-    /// Variables that are not handed on: the test has settings of its own.
+    /// Environment variables that the child does not inherit, because the test has its own settings.
     hidden: Vec<String>,
     port: u16,
     base: watch::Sender<String>,
@@ -39,19 +39,20 @@ pub(super) struct Server {
     child: Option<Child>,
 }
 
-/// How far a start is awaited.
+/// The state that a start waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
-    /// It listens; it may still be at its recovery.
+    /// It listens; recovery may still be in progress.
     Listening,
-    /// It takes work.
+    /// It accepts work.
     Ready,
 }
 
 impl Server {
-    /// One that is not started yet. `dir`: where its data and its log are.
+    /// A server that is not started yet. `dir`: directory for its data and log.
     pub(super) fn new(dir: &Path, hidden: Vec<String>) -> Result<Self> {
-        let program = std::env::current_exe().context("this program's own file is not known")?;
+        let program =
+            std::env::current_exe().context("the path of this program cannot be determined")?;
         let port = free_port()?;
         let http = http_client()?;
         Ok(Self {
@@ -69,12 +70,12 @@ impl Server {
         self.dir.join("data")
     }
 
-    /// The address, which changes where the port was taken by somebody else.
+    /// The URL, which changes if another program took the port.
     pub(super) fn base(&self) -> watch::Receiver<String> {
         self.base.subscribe()
     }
 
-    /// Starts it, and waits until it has come that far.
+    /// Starts the server and waits for the state.
     pub(super) async fn start(&mut self, until: Until) -> Result<()> {
         let started = async {
             for _ in 0..STARTS_MAX {
@@ -86,7 +87,7 @@ impl Server {
                 self.base.send_replace(base(self.port));
             }
             bail!(
-                "the server ends by itself at its start; its log ends with:\n{}",
+                "the server exits during startup; its log ends with:\n{}",
                 self.log_end()
             )
         };
@@ -108,7 +109,7 @@ impl Server {
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
             .arg("--data-dir")
             .arg(self.data_dir())
-            // No settings file of somebody else.
+            // Prevents the child from finding a settings file in the caller's directory.
             .current_dir(&self.dir)
             .env("ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS", "true")
             .env("ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE", "1000000000")
@@ -116,7 +117,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            // Ctrl-C is for the test alone, which then ends the server.
+            // Ctrl-C must reach only the test, which then ends the server.
             .process_group(0)
             .kill_on_drop(true);
         let child = command
@@ -126,7 +127,7 @@ impl Server {
         Ok(())
     }
 
-    /// False where it ended by itself.
+    /// Returns `false` if the server exits by itself.
     async fn comes_to(&mut self, until: Until) -> Result<bool> {
         loop {
             let Some(child) = &mut self.child else {
@@ -153,7 +154,7 @@ impl Server {
         }
     }
 
-    /// SIGKILL: no handler of the server runs.
+    /// Sends SIGKILL, so that no handler of the server runs.
     pub(super) async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await.context("the server cannot be killed")?;
@@ -161,14 +162,14 @@ impl Server {
         Ok(())
     }
 
-    /// SIGSTOP, a pause, SIGCONT.
+    /// Sends SIGSTOP, waits, and sends SIGCONT.
     pub(super) async fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         tokio::time::sleep(PAUSE).await;
         self.resume()
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub(super) fn resume(&self) -> Result<()> {
         self.signal(Signal::CONT)
     }
@@ -181,10 +182,10 @@ impl Server {
         else {
             return Ok(());
         };
-        kill_process(id, signal).context("the server cannot be sent a signal")
+        kill_process(id, signal).context("cannot send a signal to the server")
     }
 
-    /// Until it ends by itself, which it never should: why.
+    /// Waits until the server exits by itself, which should never happen, and returns the reason.
     pub(super) async fn ends(&mut self) -> anyhow::Error {
         let Some(child) = &mut self.child else {
             return std::future::pending().await;
@@ -194,7 +195,7 @@ impl Server {
             Err(error) => error.to_string(),
         };
         anyhow::anyhow!(
-            "the server ended by itself ({ended}); its log ends with:\n{}",
+            "the server exited unexpectedly ({ended}); its log ends with:\n{}",
             self.log_end()
         )
     }
@@ -215,7 +216,6 @@ fn base(port: u16) -> String {
 }
 
 fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port can be had")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
 }

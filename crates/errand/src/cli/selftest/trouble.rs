@@ -1,4 +1,4 @@
-//! The kills and the pauses: how many, and at which step of the work.
+//! The schedule of kills and pauses: how many, and after which steps of the work.
 
 use anyhow::{Result, bail};
 
@@ -6,26 +6,26 @@ use super::progress::Progress;
 use super::seeded::Seeded;
 use super::server::{Server, Until};
 
-/// One in so many kills comes while the server that the last kill left behind is still starting.
+/// One of this many kills hits the server while it is still recovering from the previous kill.
 const EARLY_ONE_IN: u64 = 5;
 
-/// What is done to the server.
+/// A disturbance of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// SIGKILL and a new start. `early`: the next one follows as soon as the new server listens.
+    /// SIGKILL and a new start. `early`: the next kill follows as soon as the new server listens.
     Kill { early: bool },
     /// SIGSTOP, a pause, SIGCONT.
     Pause,
 }
 
-/// One trouble, and at how many steps of progress it comes.
+/// A disturbance and the number of steps of progress at which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     at: u64,
     what: Trouble,
 }
 
-/// Troubles spread over so many steps, each at a random place in its share of them.
+/// Distributes disturbances over `steps`, each at a random place in its share.
 pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due> {
     let all = kills + pauses;
     let mut row = Seeded::new(seed, "trouble", 0);
@@ -38,7 +38,7 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
         if is_kill {
             kills_left -= 1;
         }
-        // A kill that is early pulls the next trouble, which must be a kill, to its own step.
+        // An early kill moves the next disturbance, which must be a kill, to its own step.
         match planned.last_mut() {
             Some(last) if is_kill && row.one_in(EARLY_ONE_IN) => {
                 if let Trouble::Kill { early } = &mut last.what {
@@ -58,14 +58,14 @@ pub(super) fn planned(seed: u64, kills: u64, pauses: u64, steps: u64) -> Vec<Due
     planned
 }
 
-/// What was done.
+/// Counts of the disturbances so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Made {
     pub(super) kills: u64,
     pub(super) pauses: u64,
 }
 
-/// Makes all of it, each when its step is reached.
+/// Applies all disturbances, each when its step is reached.
 pub(super) async fn make(
     server: &mut Server,
     troubles: &[Due],

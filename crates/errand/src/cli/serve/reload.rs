@@ -1,7 +1,7 @@
-//! SIGHUP: the settings are read again, and what can change under a running server does.
+//! SIGHUP: reads the settings again, and applies those that can change while the server runs.
 //!
-//! Promised: settings that are wrong change nothing, and neither does a certificate that cannot be used. The log says what
-//! was taken over, and which settings were changed that need a restart.
+//! Guarantees: invalid settings and unusable certificates change nothing. The log says what was applied, and which
+//! changed settings require a restart.
 
 use errand_core::cause::chain;
 
@@ -10,10 +10,10 @@ use super::super::logging::Log;
 use crate::app::App;
 use crate::config::{Config, Flags, table};
 
-/// Settings that are taken over. The certificates' files are read again even where their names are the same.
+/// Settings that are applied. Certificate files are read again even if their paths are unchanged.
 const TAKEN_OVER: [&str; 3] = ["log.level", "server.tls.cert", "server.tls.key"];
 
-/// What a server was started with, and what it has taken over since.
+/// The settings a server was started with, and those applied since.
 pub(super) struct Reload<'w> {
     flags: Flags,
     with: &'w Surroundings,
@@ -31,7 +31,7 @@ impl<'w> Reload<'w> {
         }
     }
 
-    /// Takes over what can be.
+    /// Applies the settings that can change.
     pub(super) async fn reload(&mut self, app: &App) {
         let next = match self.with.settings(&self.flags) {
             Ok(next) => next,
@@ -39,24 +39,27 @@ impl<'w> Reload<'w> {
                 let error = chain(error.as_ref());
                 tracing::error!(
                     error,
-                    "SIGHUP: the settings are wrong, and nothing was changed"
+                    "SIGHUP: the settings are invalid; nothing was changed"
                 );
                 return;
             }
         };
-        // The certificates first: where they cannot be used, what is told of them is an error.
+        // An error in the certificates does not keep the other settings from being applied.
         let has_tls = match app.reload_tls(next.server.tls.as_ref()).await {
             Ok(has_tls) => has_tls,
             Err(error) => {
                 let error = chain(error.as_ref());
-                tracing::error!(error, "SIGHUP: the certificates are the ones from before");
+                tracing::error!(
+                    error,
+                    "SIGHUP: the certificates could not be loaded; the previous ones stay in use"
+                );
                 false
             }
         };
         let changed = changes(&self.settings, &next);
         let level = next.log.level.as_str();
         if let Err(error) = self.log.set_level(&next.log) {
-            tracing::error!(%error, "SIGHUP: the level of the log is the one from before");
+            tracing::error!(%error, "SIGHUP: the log level could not be changed");
         }
         let restart: Vec<&str> = changed
             .into_iter()
@@ -64,20 +67,20 @@ impl<'w> Reload<'w> {
             .collect();
         tracing::info!(
             settings.log.level = level,
-            certificates = if has_tls { "read again" } else { "none read" },
-            "SIGHUP: the settings were read again"
+            certificates = if has_tls { "reloaded" } else { "not reloaded" },
+            "SIGHUP: settings reloaded"
         );
         if !restart.is_empty() {
             tracing::warn!(
                 settings = restart.join(", "),
-                "SIGHUP: these settings were changed and take a restart"
+                "SIGHUP: changes to these settings require a restart"
             );
         }
         self.settings = next;
     }
 }
 
-/// The names of settings whose values differ. Secrets, which show no value, are left out.
+/// Names of the settings whose values differ, without secrets, whose values are not displayed.
 fn changes(before: &Config, next: &Config) -> Vec<&'static str> {
     let (before, next) = (table(before), table(next));
     let differs = |line: &&crate::config::SettingLine| {

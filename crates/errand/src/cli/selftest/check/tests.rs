@@ -1,4 +1,4 @@
-//! Each promise, broken in records that were whole: the check says so, and says nothing of whole ones.
+//! Breaks each guarantee in complete records. The check must find the break, and must find nothing in complete records.
 
 use errand_core::wire::MessageBody;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ fn uuid(n: u64) -> String {
     format!("0193b0e2-0000-7000-8000-{n:012x}")
 }
 
-/// A message of this kind; a result belongs to the last call, an answer to the last request.
+/// A message of this kind. A result belongs to the last call, an answer to the last request.
 fn message(planned: &Planned, at: usize, kind: &str, is_last: bool) -> MessageBody {
     let id = planned.number * 1_000 + at as u64;
     let expected = planned.expected();
@@ -55,7 +55,7 @@ fn event(number: u64, kind: &str, id: &str, status: Option<&str>) -> EventSeen {
     }
 }
 
-/// A run of one call and, where it asks, of one request, all as it should be.
+/// A correct run with one call and, if its kind asks, one request.
 fn whole(planned: &Planned) -> (Record, Vec<Delivery>) {
     let mut expected = planned.expected();
     let asks = !expected.responses.is_empty();
@@ -145,7 +145,7 @@ impl Evidence {
     }
 }
 
-/// The faults that a change of whole evidence makes: it must be of this kind, say this, and name the run.
+/// Asserts that a change of correct evidence causes a fault of this kind, with this text, in a named run.
 #[track_caller]
 fn finds(what: What, says: &str, change: impl FnOnce(&mut Evidence)) {
     let mut evidence = evidence();
@@ -164,7 +164,7 @@ fn finds(what: What, says: &str, change: impl FnOnce(&mut Evidence)) {
 #[test]
 fn whole_evidence_has_no_faults() {
     assert_eq!(faults(&evidence()), []);
-    // A repeated delivery of the same bytes is what is promised.
+    // Delivering the same bytes again is permitted.
     let mut evidence = evidence();
     let again = evidence.deliveries[0].clone();
     evidence.deliveries[0].taken = false;
@@ -180,9 +180,13 @@ fn a_lost_run_is_found() {
     finds(What::Lost, "cannot be read", |e| {
         e.runs[0].seen = Err("404".to_owned());
     });
-    finds(What::Lost, "it is failed in place of completed", |e| {
-        e.seen(0).status = "failed".to_owned();
-    });
+    finds(
+        What::Lost,
+        "its status is failed, expected completed",
+        |e| {
+            e.seen(0).status = "failed".to_owned();
+        },
+    );
     finds(What::Lost, "a client was refused", |e| {
         e.runs[0].refused = Some("400".to_owned());
     });
@@ -235,21 +239,21 @@ fn a_doubled_effect_is_found() {
 
 #[test]
 fn a_hole_or_a_repeat_in_a_transcript_is_found() {
-    finds(What::Lost, "messages in place of", |e| {
+    finds(What::Lost, " messages, expected", |e| {
         e.seen(0).messages.remove(1);
     });
-    finds(What::Repeated, "results of the call", |e| {
+    finds(What::Repeated, "results of call", |e| {
         let again = e.seen(0).messages[2].clone();
         e.seen(0).messages.insert(3, again);
     });
-    finds(What::Lost, "results of the call", |e| {
+    finds(What::Lost, "results of call", |e| {
         e.seen(0).messages.remove(2);
     });
-    finds(What::Repeated, "answers to the request", |e| {
+    finds(What::Repeated, "answers to request", |e| {
         let again = e.seen(1).messages[4].clone();
         e.seen(1).messages.insert(5, again);
     });
-    finds(What::Lost, "it was answered", |e| {
+    finds(What::Lost, "its answers are", |e| {
         let answer = e.seen(1).messages[4].human_response.as_mut();
         answer.unwrap().response = Some("another".to_owned());
     });
@@ -263,13 +267,17 @@ fn a_hole_or_a_repeat_in_a_transcript_is_found() {
 
 #[test]
 fn a_gap_or_a_repeat_in_the_events_is_found() {
-    finds(What::Lost, "event 3 stands where 2 should", |e| {
+    finds(What::Lost, "found event 3 where event 2 should be", |e| {
         e.seen(0).events.remove(1);
     });
-    finds(What::Repeated, "event 2 stands where 3 should", |e| {
-        let again = e.seen(0).events[1].clone();
-        e.seen(0).events.insert(2, again);
-    });
+    finds(
+        What::Repeated,
+        "found event 2 where event 3 should be",
+        |e| {
+            let again = e.seen(0).events[1].clone();
+            e.seen(0).events.insert(2, again);
+        },
+    );
     finds(What::Lost, "other messages", |e| {
         e.seen(0).events[0].id = uuid(77);
     });
@@ -280,23 +288,23 @@ fn a_webhook_that_is_lost_doubled_or_changed_is_found() {
     finds(What::Lost, "webhook events", |e| {
         e.deliveries.remove(0);
     });
-    finds(What::Repeated, "under two ids", |e| {
+    finds(What::Repeated, "has two webhook IDs", |e| {
         let mut again = e.deliveries[0].clone();
         again.id = uuid(77);
         e.deliveries.push(again);
     });
-    finds(What::Repeated, "other bytes", |e| {
+    finds(What::Repeated, "different bytes", |e| {
         let mut again = e.deliveries[0].clone();
         again.sha256 = vec![2];
         e.deliveries.push(again);
     });
-    finds(What::Stuck, "did not come again", |e| {
+    finds(What::Stuck, "not delivered again", |e| {
         e.deliveries[0].taken = false;
     });
-    finds(What::Lost, "its signature is wrong", |e| {
-        e.deliveries[0].told = Err("its signature is wrong".to_owned());
+    finds(What::Lost, "its signature is invalid", |e| {
+        e.deliveries[0].told = Err("its signature is invalid".to_owned());
     });
-    finds(What::Lost, "webhooks came for the events", |e| {
+    finds(What::Lost, "webhooks arrived for the events", |e| {
         if let Ok(told) = &mut e.deliveries[0].told {
             told.sequence += 1;
         }

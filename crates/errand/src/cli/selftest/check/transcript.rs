@@ -1,4 +1,4 @@
-//! One run's transcript and events: complete, in order, nothing twice.
+//! Checks a run's transcript and events: complete, in order, nothing twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use errand_core::wire::MessageBody;
 
 use super::{EventSeen, Findings, Seen, What};
 
-/// Of a run that has ended as it should.
+/// Checks a run that ended as expected.
 pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
     messages(seen, findings);
     calls(&seen.messages, findings);
@@ -18,10 +18,10 @@ pub(super) fn check(seen: &Seen, findings: &mut Findings<'_>) {
 fn messages(seen: &Seen, findings: &mut Findings<'_>) {
     let all = &seen.messages;
     let total = usize::try_from(seen.messages_total).unwrap_or(usize::MAX);
-    findings.count("messages on the pages of its transcript", all.len(), total);
+    findings.count("messages on its transcript pages", all.len(), total);
     let ids: BTreeSet<_> = all.iter().map(|message| message.id).collect();
     if ids.len() < all.len() {
-        findings.add(What::Repeated, "two messages have one id");
+        findings.add(What::Repeated, "two messages have the same ID");
     }
     if all.windows(2).any(|two| match two {
         [first, second] => first.timestamp > second.timestamp,
@@ -35,13 +35,11 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
         .filter(|message| (message.role.as_str(), message.kind.as_str()) == ("user", "text"))
         .filter_map(|message| message.text_content.as_deref())
         .collect();
-    if findings.count("messages of the user", told.len(), expected.told.len())
-        && told != expected.told
-    {
+    if findings.count("user messages", told.len(), expected.told.len()) && told != expected.told {
         findings.add(
             What::Lost,
             format!(
-                "the user's messages are {told:?} in place of {:?}",
+                "the user's messages are {told:?}, expected {:?}",
                 expected.told
             ),
         );
@@ -51,7 +49,7 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
         if findings.count("messages", kinds.len(), shape.len()) && kinds != *shape {
             findings.add(
                 What::Lost,
-                format!("its messages are {kinds:?} in place of {shape:?}"),
+                format!("its messages are {kinds:?}, expected {shape:?}"),
             );
         }
     }
@@ -64,39 +62,36 @@ fn messages(seen: &Seen, findings: &mut Findings<'_>) {
         } else {
             What::Lost
         };
-        let why = format!("its last message is {last:?} in place of {expected:?}");
+        let why = format!("its last message is {last:?}, expected {expected:?}");
         findings.add(what, why);
     }
 }
 
-/// Each call has one result, after it.
+/// Each call has exactly one result, which follows it.
 fn calls(messages: &[MessageBody], findings: &mut Findings<'_>) {
     let mut results: BTreeMap<&str, u32> = BTreeMap::new();
     for message in messages {
         if let Some(call) = &message.tool_call
             && results.insert(&call.id, 0).is_some()
         {
-            findings.add(
-                What::Repeated,
-                format!("the call {} is there twice", call.id),
-            );
+            findings.add(What::Repeated, format!("the call {} occurs twice", call.id));
         }
         if let Some(result) = &message.tool_result {
             match results.get_mut(result.tool_call_id.as_str()) {
                 Some(times) => *times += 1,
                 None => findings.add(
                     What::Lost,
-                    format!("a result without its call {}", result.tool_call_id),
+                    format!("a result without a call {}", result.tool_call_id),
                 ),
             }
         }
     }
     for (call, times) in results {
-        findings.count(&format!("results of the call {call}"), times as usize, 1);
+        findings.count(&format!("results of call {call}"), times as usize, 1);
     }
 }
 
-/// Each request is answered once, as the client answered it.
+/// Each request has exactly one answer, the one that the client gave.
 fn requests(messages: &[MessageBody], findings: &mut Findings<'_>) {
     let mut answers: BTreeMap<_, u32> = BTreeMap::new();
     let mut responses = Vec::new();
@@ -110,20 +105,16 @@ fn requests(messages: &[MessageBody], findings: &mut Findings<'_>) {
         }
     }
     for (request, times) in answers {
-        findings.count(
-            &format!("answers to the request {request}"),
-            times as usize,
-            1,
-        );
+        findings.count(&format!("answers to request {request}"), times as usize, 1);
     }
     let expected = &findings.record.expected.responses;
     if findings.count("answers", responses.len(), expected.len()) && responses != *expected {
-        let why = format!("it was answered {responses:?} in place of {expected:?}");
+        let why = format!("its answers are {responses:?}, expected {expected:?}");
         findings.add(What::Lost, why);
     }
 }
 
-/// Numbered from 1 without a gap.
+/// Events are numbered from 1 without gaps.
 fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
     if events.is_empty() {
         findings.add(What::Lost, "it has no events");
@@ -135,13 +126,13 @@ fn events(events: &[EventSeen], findings: &mut Findings<'_>) {
             } else {
                 What::Lost
             };
-            let why = format!("event {number} stands where {expected} should");
+            let why = format!("found event {number} where event {expected} should be");
             return findings.add(what, why);
         }
     }
 }
 
-/// The events tell of each message once, in order.
+/// The events announce each message once, in order.
 fn told_in_events(seen: &Seen, findings: &mut Findings<'_>) {
     let told = seen
         .events
@@ -149,10 +140,10 @@ fn told_in_events(seen: &Seen, findings: &mut Findings<'_>) {
         .filter(|event| event.kind == "message.created");
     let told: Vec<&str> = told.map(|event| event.id.as_str()).collect();
     let there: Vec<String> = seen.messages.iter().map(|m| m.id.to_string()).collect();
-    if findings.count("messages among its events", told.len(), there.len()) && told != there {
+    if findings.count("messages in its events", told.len(), there.len()) && told != there {
         findings.add(
             What::Lost,
-            "its events tell of other messages than its transcript holds",
+            "its events announce other messages than its transcript contains",
         );
     }
 }

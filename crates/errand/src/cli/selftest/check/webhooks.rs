@@ -1,11 +1,12 @@
-//! One run's webhooks: each event under one id with the same bytes, each taken, none without its event.
+//! Checks a run's webhooks: each event has one ID and the same bytes each time, each webhook was accepted, and none
+//! exists without an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{EventSeen, Findings, Seen, What};
 use crate::cli::selftest::receiver::{Delivery, Told};
 
-/// Of a run, whether it has ended or not.
+/// Checks the webhooks of a run, whether or not it has ended.
 pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findings<'_>) {
     let mut by_id: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
     for delivery in deliveries {
@@ -17,7 +18,7 @@ pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findin
             continue;
         };
         if let Some((other, _)) = events.insert(told.sequence, (id, &told.event)) {
-            let why = format!("event {} came under two ids: {other}, {id}", told.sequence);
+            let why = format!("event {} has two webhook IDs: {other}, {id}", told.sequence);
             findings.add(What::Repeated, why);
         }
     }
@@ -30,18 +31,18 @@ pub(super) fn check(seen: &Seen, deliveries: &[&Delivery], findings: &mut Findin
         && findings.count("webhook events", names.len(), expected.len())
         && names != *expected
     {
-        let why = format!("its webhooks are {names:?} in place of {expected:?}");
+        let why = format!("its webhooks are {names:?}, expected {expected:?}");
         findings.add(What::Lost, why);
     }
     let came: BTreeSet<u64> = events.into_keys().collect();
     let due = due(&seen.events);
     if came != due {
-        let why = format!("webhooks came for the events {came:?} in place of {due:?}");
+        let why = format!("webhooks arrived for the events {came:?}, expected {due:?}");
         findings.add(What::Lost, why);
     }
 }
 
-/// What one id tells, however often it came.
+/// Checks all deliveries of one webhook ID, and returns its content.
 fn one_event<'d>(
     id: &str,
     deliveries: &[&'d Delivery],
@@ -49,31 +50,31 @@ fn one_event<'d>(
 ) -> Option<&'d Told> {
     let first = deliveries.first()?;
     if deliveries.iter().any(|d| d.sha256 != first.sha256) {
-        let why = format!("the webhook {id} came with other bytes the second time");
+        let why = format!("webhook {id} was delivered again with different bytes");
         findings.add(What::Repeated, why);
     }
     if !deliveries.iter().any(|d| d.taken) {
-        let why = format!("the webhook {id} was refused and did not come again");
+        let why = format!("webhook {id} was refused and not delivered again");
         findings.add(What::Stuck, why);
     }
     for delivery in deliveries {
         if let Err(why) = &delivery.told {
-            findings.add(What::Lost, format!("the webhook {id}: {why}"));
+            findings.add(What::Lost, format!("webhook {id}: {why}"));
         }
     }
     let told = first.told.as_ref().ok()?;
     if told.id != id {
-        let why = format!("the webhook {id} says that its id is {}", told.id);
+        let why = format!("webhook {id} contains the ID {}", told.id);
         findings.add(What::Lost, why);
     }
     if !findings.record.ids.contains(&told.run) {
-        let why = format!("the webhook {id} came for the run {}", told.run);
+        let why = format!("webhook {id} is for run {}", told.run);
         findings.add(What::Lost, why);
     }
     Some(told)
 }
 
-/// The numbers of the events that a webhook tells of: each request, each end.
+/// Numbers of the events that must have a webhook: each request and each end.
 fn due(events: &[EventSeen]) -> BTreeSet<u64> {
     let ends = |event: &EventSeen| {
         let status = event.status.as_deref();
