@@ -154,8 +154,8 @@ struct Surroundings {
 
 impl Surroundings {
     fn settings(&self, flags: &Flags) -> Result<Config> {
-        let file = settings::read_file(flags, &self.env).context("the settings are wrong")?;
-        settings::load(flags, &self.env, file.as_ref()).context("the settings are wrong")
+        let file = settings::read_file(flags, &self.env).context("invalid settings")?;
+        settings::load(flags, &self.env, file.as_ref()).context("invalid settings")
     }
 
     fn settings_of(&self, place: &Place) -> Result<Config> {
@@ -194,7 +194,7 @@ impl Surroundings {
 pub fn run(cli: Cli) -> Result<(), Failed> {
     let out = Out::new(cli.json);
     let result = settings::environment(std::env::vars_os())
-        .context("the settings are wrong")
+        .context("invalid settings")
         .and_then(|env| {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()

@@ -1,17 +1,17 @@
-//! The program's settings: parsed once, at the start, into types.
+//! The settings of the program, parsed into types once at the start.
 //!
-//! Promise: [`load`] is pure and either gives a whole [`Config`] or *all* that is wrong, each problem with its origin
-//! and with what would be right. A later source wins over an earlier one: defaults, then the settings file, then
-//! `ERRAND_SECTION__NAME` variables, then flags. A value that a later source overrides must be right all the same.
-//! A name that is no setting is an error, never ignored.
+//! Guarantees: [`load`] is pure, and returns either a complete [`Config`] or *all* problems, each with its origin and
+//! the values that would be valid. A later source overrides an earlier one: defaults, the settings file,
+//! `ERRAND_SECTION__NAME` variables, flags. An overridden value must be valid as well. An unknown name is an error and
+//! is never ignored.
 //!
-//! Each section is declared once, in its own file, by `section!`: field, type, default, range, unit and the sentence
-//! that explains it. Everything else (the file's keys, the variables' names, [`table`], the check for misspelt names)
-//! follows from that.
+//! Each section is declared once, in its own file, with `section!`: field, type, default, range, unit and description.
+//! Everything else follows from that: the keys of the file, the names of variables, [`table`], and the detection of
+//! misspelled names.
 //!
-//! Parts of the program take their section alone, never the whole [`Config`].
+//! Other modules take only their section, never the whole [`Config`].
 //!
-//! Left out: reloading while the program runs, and settings that live in the database.
+//! Non-goals: reloading while the program runs (see `cli::serve`), and settings that are stored in the database.
 
 mod api;
 mod connections;
@@ -64,24 +64,24 @@ pub use webhooks::WebhookConfig;
 use reader::Reader;
 use sources::Sources;
 
-/// The flags that set something. They win over every other source.
+/// The flags that are settings. They override every other source.
 ///
-/// The values are kept as text, so that [`load`] can name a wrong one together with all other problems.
+/// Values stay text, so that [`load`] can report an invalid one together with all other problems.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// Address and port to listen on [default: 127.0.0.1:8700]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// Directory that holds everything the server keeps [default: ./errand-data]
+    /// Directory with all data of the server [default: ./errand-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// Settings file [default: errand.toml, if there is one]
+    /// Settings file [default: errand.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
 impl Flags {
-    /// The settings that flags set: name, flag, value. `--config` is none: [`read_file`] reads it.
+    /// The settings given as flags: name, flag, value. `--config` is not a setting: [`read_file`] handles it.
     fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
         [
             ("server.listen", "--listen", self.listen.as_deref()),
@@ -92,38 +92,25 @@ impl Flags {
     }
 }
 
-/// All settings, checked. Made by [`load`], or by `Config::default()` where only defaults are wanted.
+/// All settings, validated. Created by [`load`], or by `Config::default()` for the defaults.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the server listens and how it is reached.
     pub server: ServerConfig,
-    /// What is logged.
     pub log: LogConfig,
-    /// How strictly requests are read.
     pub api: ApiConfig,
-    /// How many requests are let through.
     pub rate_limit: RateLimitConfig,
-    /// How runs are driven.
     pub engine: EngineConfig,
-    /// How models of providers on the network are called.
     pub models: ModelsConfig,
-    /// Providers, prices and windows of models, by names of the operator's own choice.
+    /// Providers, prices, context windows and aliases of models: tables whose keys the operator chooses.
     pub model_tables: ModelTables,
-    /// How webhooks are delivered.
     pub webhooks: WebhookConfig,
-    /// The servers whose tools assignments call.
     pub connections: ConnectionsConfig,
-    /// Pages that assignments read.
     pub fetch_url: FetchUrlConfig,
-    /// How long files of a sandbox are kept.
     pub sandbox: SandboxConfig,
-    /// How the embedded store works.
     pub store: StoreConfig,
-    /// How large uploads may be.
     pub uploads: UploadsConfig,
-    /// Where figures are shown.
     pub metrics: MetricsConfig,
-    /// The 32 bytes that seal the secrets at rest; none where the data directory's own key file is used.
+    /// The 32-byte key that encrypts stored secrets. `None`: the key file in the data directory is used.
     pub master_key: Option<Secret<[u8; 32]>>,
     lines: Vec<SettingLine>,
     not_read: Vec<String>,
@@ -148,7 +135,7 @@ impl Config {
             metrics: MetricsConfig::read(reader),
             master_key: reader.take(
                 secret::MASTER_KEY,
-                "The key that seals secrets at rest; without it, the data directory holds a key file of its own.",
+                "Key that encrypts stored secrets; without it, a key file in the data directory is used.",
                 secret::master_key(),
             ),
             lines: reader.lines(),
@@ -158,13 +145,13 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What holds where nothing is set.
+    /// The settings without any source.
     fn default() -> Self {
         Self::read(&mut Reader::new(&Sources::default()), &BTreeMap::new())
     }
 }
 
-/// Leaves the master key out: a [`Secret`] cannot be printed.
+/// Leaves out the master key, because a [`Secret`] cannot be printed.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -186,15 +173,15 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Makes the settings out of flags, variables and the settings file. Reads nothing else.
+/// Computes the settings from flags, variables and the settings file. Reads nothing else.
 ///
-/// `env` may be the whole environment; looked at are names that begin with `ERRAND_`, keys and addresses of the providers
-/// that everybody knows (`ANTHROPIC_API_KEY` …), and what the settings file names as `api_key_env`.
-/// [`environment`] and [`read_file`] fetch both from outside.
+/// `env` may be the whole environment. Only these variables are used: names that begin with `ERRAND_`, the well-known
+/// keys and addresses of providers (`ANTHROPIC_API_KEY` …), and the variables that the settings file names as
+/// `api_key_env`. [`environment`] and [`read_file`] read both sources.
 ///
 /// # Errors
-/// All problems at once: values that do not parse or are out of range, names that are no setting (with the nearest
-/// that is), combinations that cannot be.
+/// All problems at once: values that cannot be parsed or are out of range, unknown names (with the nearest setting),
+/// invalid combinations.
 pub fn load(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -214,14 +201,14 @@ pub fn load(
     Ok(config)
 }
 
-/// Every setting with its value, origin, default, unit, range and meaning, in the order of the sections.
-/// Secrets are `(set)` or `(not set)`. This is what `errand config` prints, as a table or, serialised, as JSON.
+/// All settings with value, origin, default, unit, range and description, in the order of the sections. Secrets are
+/// `(set)` or `(not set)`. `errand config` prints this as a table, or serialized as JSON.
 #[must_use]
 pub fn table(config: &Config) -> &[SettingLine] {
     &config.lines
 }
 
-/// What an operator should know though it is no error. Empty where nothing is doubtful. One sentence or two each.
+/// Warnings for the operator about settings that are valid but questionable. One or two sentences each.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = config.server.warnings();

@@ -1,4 +1,4 @@
-//! The engine's connections, from the settings.
+//! Creates the engine's connections from the settings.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use errand_store::Store;
 
 use crate::config::Config;
 
-/// Puts them together. `exec`: what isolates programs, or why nothing does.
+/// `exec`: isolates local programs, or the reason why they cannot be isolated.
 pub(crate) fn of(
     config: &Config,
     store: &Store,

@@ -1,4 +1,4 @@
-//! How commands are isolated here: from the settings to what `errand_sandbox::exec` needs.
+//! Isolation of commands on this machine: translates the settings for `errand_sandbox::exec`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 
-/// The program itself, also when its file was replaced since the start.
+/// This program, even if its file was replaced since the start.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// What the settings say of isolation. `helper`: the program of errand.
+/// The isolation settings. `helper`: path of the errand program.
 #[must_use]
 pub fn settings(config: &Config, helper: PathBuf) -> ExecSettings {
     let sandbox = &config.sandbox;
@@ -42,10 +42,11 @@ pub fn settings(config: &Config, helper: PathBuf) -> ExecSettings {
     }
 }
 
-/// What tells the processes of servers on one machine apart: the data directory, which only one server has at a time.
+/// Distinguishes the processes of several servers on one machine. Derived from the data directory, which only one
+/// server uses at a time.
 fn instance(config: &Config) -> String {
     let dir = &config.server.data_dir;
-    // Links are not followed: the directory may not be there yet, and its name shall not change when it is.
+    // Links are not resolved: the directory may not exist yet, and its name must stay the same after it is created.
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
     let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
     digest
@@ -55,7 +56,7 @@ fn instance(config: &Config) -> String {
         .collect()
 }
 
-/// The isolation on its way: tried while the rest of the server starts.
+/// The probe of the isolation, which runs while the rest of the server starts.
 pub(crate) struct Isolation {
     users: Arc<Uids>,
     found: JoinHandle<Result<Bubblewrap, Unavailable>>,
@@ -64,7 +65,7 @@ pub(crate) struct Isolation {
 }
 
 impl Isolation {
-    /// Begins to find out whether commands can be isolated here.
+    /// Starts to probe whether commands can be isolated on this machine.
     pub(crate) fn begin(config: &Config, helper: PathBuf) -> Self {
         let settings = settings(config, helper);
         Self {
@@ -75,33 +76,34 @@ impl Isolation {
         }
     }
 
-    /// The tools with `run_command` (as they are, where nothing was begun), on where commands can be isolated here. What an earlier server left running is killed
-    /// first: only then are its sandboxes free. To be called by whoever holds the data directory.
+    /// Adds `run_command` to the tools: working if commands can be isolated on this machine, otherwise turned off.
+    /// Leaves the tools unchanged if no probe was started. First kills processes that an earlier server left running,
+    /// because only then are its sandboxes free; so the caller must hold the data directory.
     ///
-    /// The second is what isolates programs that stay, or why nothing does.
+    /// The second value isolates long-running programs, or says why nothing does.
     pub(crate) async fn ready(
         begun: Option<Self>,
         tools: Tools,
         sandboxes: &mut Sandboxes,
     ) -> Result<(Tools, Result<Arc<dyn SandboxExec>, String>)> {
         let Some(begun) = begun else {
-            return Ok((tools, Err("no isolation was looked for".to_owned())));
+            return Ok((tools, Err("isolation was not probed".to_owned())));
         };
         let found = begun.found.await;
-        let found = found.context("the trial of the isolation was cut off")?;
+        let found = found.context("the probe of the isolation was interrupted")?;
         let (tool, exec): (_, Result<Arc<dyn SandboxExec>, _>) = match found {
             Ok(exec) => {
                 let (killer, made, users) = (exec.clone(), sandboxes.clone(), begun.users);
                 let ready = move || (killer.kill_left_over(), made.with_users(users));
                 let ready = tokio::task::spawn_blocking(ready).await;
-                let (left, with_users) = ready.context("the sandboxes cannot be looked at")?;
+                let (left, with_users) = ready.context("the sandboxes cannot be inspected")?;
                 if left > 0 {
                     tracing::warn!(
                         processes = left,
-                        "commands that the last server left were killed"
+                        "killed commands that the previous server left running"
                     );
                 }
-                *sandboxes = with_users.context("the sandboxes cannot be looked at")?;
+                *sandboxes = with_users.context("the sandboxes cannot be inspected")?;
                 let exec: Arc<dyn SandboxExec> = Arc::new(exec);
                 let tool =
                     RunCommand::isolated(Arc::clone(&exec), begun.goes_on, begun.waiting_max);
@@ -117,8 +119,8 @@ impl Isolation {
     }
 }
 
-/// How long a command may go on once the server stops: half of the grace period, and so long that it can still be ended
-/// in order within it.
+/// How long a command can continue after the server is told to stop: half of the grace period, but short enough that
+/// the command can still be ended properly within it.
 fn goes_on(config: &Config) -> Duration {
     let grace = Duration::from_secs(u64::from(config.server.shutdown_grace_s));
     (grace / 2).min(grace.saturating_sub(GRACE + Duration::from_secs(1)))

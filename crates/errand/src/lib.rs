@@ -1,4 +1,4 @@
-//! The program: API, pages, command line, settings, wiring.
+//! The program errand: API, pages, command line, settings, wiring.
 
 pub mod admin;
 pub mod api;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use errand::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread.
+    // This must run first, while there is only one thread.
     if let Some(ended) = errand_sandbox::exec::run_helper(std::env::args_os()) {
         return ended;
     }

@@ -1,37 +1,33 @@
-//! Passwords of people: which are taken, and how they are kept.
+//! Passwords of users: which are accepted, and how they are stored.
 //!
-//! Promised: what is stored is argon2id (19 MiB, two passes) with a salt of its own, as a PHC string. Hashing takes tens
-//! of milliseconds and 19 MiB: do it off the async threads, and only for somebody who may set a password.
+//! Guarantees: a password is stored as argon2id (19 MiB, two passes) with its own salt, as a PHC string. Hashing takes
+//! tens of milliseconds and 19 MiB, so do it on a blocking thread, and only for someone who is permitted to set a
+//! password.
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher as _;
 
-/// Fewest characters of a password.
+/// Minimum length of a password in characters.
 pub const PASSWORD_CHARS_MIN: usize = 12;
-/// Most bytes of a password: far above any that a person or a password manager makes.
+/// Maximum length of a password in bytes, far above anything that people or password managers create.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// Why a password is not taken.
+/// Why a password was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// Too short.
-    #[error("the password has {chars} characters; it takes at least {PASSWORD_CHARS_MIN}")]
-    TooShort {
-        /// How many it has.
-        chars: usize,
-    },
-    /// Too long.
-    #[error("the password is longer than {PASSWORD_BYTES_MAX} bytes; take a shorter one")]
+    #[error("the password has {chars} characters; it must have at least {PASSWORD_CHARS_MIN}")]
+    TooShort { chars: usize },
+    #[error("the password is longer than {PASSWORD_BYTES_MAX} bytes; choose a shorter one")]
     TooLong,
-    /// The hash could not be made.
+    /// The system provided no random bytes or no memory.
     #[error("the password could not be hashed")]
     Hash(#[source] argon2::password_hash::Error),
 }
 
-/// Hashes a password for storing: a PHC string that begins with `$argon2id$`.
+/// Hashes a password for storage, as a PHC string that begins with `$argon2id$`.
 ///
 /// # Errors
-/// [`PasswordError::TooShort`], [`PasswordError::TooLong`]; [`PasswordError::Hash`] where the system gives no random
+/// [`PasswordError::TooShort`], [`PasswordError::TooLong`]; [`PasswordError::Hash`] if the system provides no random
 /// bytes or no memory.
 pub fn hash_password(password: &str) -> Result<String, PasswordError> {
     let chars = password.chars().count();

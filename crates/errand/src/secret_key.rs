@@ -1,29 +1,28 @@
-//! Secrets that the program draws: API keys, set-up tokens, webhook secrets.
+//! Generates secrets: API keys, set-up tokens, webhook secrets.
 //!
-//! Promised: all of them come from the system's random source, without bias; an API key is `dv_` and 32 of
-//! `[0-9A-Za-z]` (190 bits); nothing here can be printed by accident. What is stored is the SHA-256 of a key or token,
-//! which for so many random bits needs neither salt nor a slow hash.
+//! Guarantees: all of them come from the system's random source, without bias. An API key is `dv_` and 32 characters of
+//! `[0-9A-Za-z]` (190 bits). No secret can be printed by accident. The SHA-256 of a key or token is stored; with this
+//! many random bits, neither a salt nor a slow hash is needed.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
-/// What an API key begins with.
+/// Prefix of API keys.
 const KEY_PREFIX: &str = "dv_";
-/// How many characters follow, and how many a set-up token has.
+/// Random characters of an API key, and length of a set-up token.
 const RANDOM_CHARS: usize = 32;
-/// How many of a key's characters may be shown, to tell it by: the rest keeps 155 bits.
+/// Characters of a key that may be displayed to identify it. The rest keeps 155 bits.
 const SHOWN_CHARS: usize = KEY_PREFIX.len() + 6;
-/// The characters of keys and tokens.
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// The greatest multiple of the alphabet's length that a byte can be below. Bytes from here on are drawn anew: their
-/// remainders would make the first characters more frequent than the others.
+/// The largest multiple of the alphabet's length that fits in a byte. Bytes from here on are drawn again, because their
+/// remainders would make the first characters of the alphabet more likely.
 const UNBIASED_BELOW: u8 = 248;
 const _: () = assert!(UNBIASED_BELOW as usize == 256 - 256 % ALPHABET.len());
 
-/// The system gave no random bytes.
+/// The system provided no random bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("the system's random source does not answer")]
+#[error("the system provides no random bytes")]
 pub struct NoRandomness(#[source] getrandom::Error);
 
 /// Random bytes from the system.
@@ -36,12 +35,12 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// An API key. Without `Debug` and `Display`.
+/// An API key. Has no `Debug` and no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKeySecret(String);
 
 impl ApiKeySecret {
-    /// A new key.
+    /// Generates a key.
     ///
     /// # Errors
     /// [`NoRandomness`].
@@ -49,38 +48,38 @@ impl ApiKeySecret {
         Ok(Self(format!("{KEY_PREFIX}{}", random_text(random_bytes)?)))
     }
 
-    /// Reads a key. None where the text has not the form of one.
+    /// Parses a key. `None` if the text does not have the form of one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let random = text.strip_prefix(KEY_PREFIX)?;
         is_random_text(random).then(|| Self(text.to_owned()))
     }
 
-    /// The key itself. Whoever calls this must not let it out, but to the person that it is made for.
+    /// The key itself. Callers must disclose it only to the person it was created for.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What is stored of it.
+    /// The digest that is stored.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()
     }
 
-    /// Its first nine characters, to tell it by.
+    /// The first nine characters, which identify the key in lists.
     #[must_use]
     pub fn prefix(&self) -> &str {
         self.0.get(..SHOWN_CHARS).unwrap_or_default()
     }
 }
 
-/// The token of a set-up link: 32 characters. Without `Debug` and `Display`.
+/// The token of a set-up link, 32 characters. Has no `Debug` and no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SetUpToken(String);
 
 impl SetUpToken {
-    /// A new token.
+    /// Generates a token.
     ///
     /// # Errors
     /// [`NoRandomness`].
@@ -88,7 +87,7 @@ impl SetUpToken {
         random_text(random_bytes).map(Self)
     }
 
-    /// Reads a token. None where the text has not the form of one.
+    /// Parses a token. `None` if the text does not have the form of one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_random_text(text).then(|| Self(text.to_owned()))
@@ -100,14 +99,14 @@ impl SetUpToken {
         &self.0
     }
 
-    /// What is stored of it.
+    /// The digest that is stored.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()
     }
 }
 
-/// A new webhook secret: `whsec_` and 32 random bytes in base64, as the Standard Webhooks specification has it.
+/// Generates a webhook secret: `whsec_` and 32 random bytes in base64, as in the Standard Webhooks specification.
 ///
 /// # Errors
 /// [`NoRandomness`].
@@ -115,7 +114,7 @@ pub fn webhook_secret() -> Result<String, NoRandomness> {
     Ok(format!("whsec_{}", STANDARD.encode(random_bytes::<32>()?)))
 }
 
-/// 32 characters, each of the 62 as likely as any other. `draw` gives random bytes.
+/// 32 characters, each uniformly chosen from 62. `draw` returns random bytes.
 fn random_text<E>(mut draw: impl FnMut() -> Result<[u8; 64], E>) -> Result<String, E> {
     let mut text = String::with_capacity(RANDOM_CHARS);
     while text.len() < RANDOM_CHARS {
@@ -175,7 +174,7 @@ mod tests {
             let mut draws = 0;
             let text = random_text(|| {
                 draws += 1;
-                // What is drawn anew is a 0, which is told apart by the number of draws.
+                // The second draw returns only 0, so the result shows how many draws were made.
                 Ok::<_, Infallible>([if draws == 1 { byte } else { 0 }; 64])
             });
             if draws == 1 {

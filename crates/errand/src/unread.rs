@@ -1,8 +1,8 @@
-//! Connections whose client takes nothing.
+//! Closes connections whose client reads nothing.
 //!
-//! Guarantees: a connection that has something to send, and whose other end takes no byte of it for the timeout
-//! (`server.unread_timeout`), is closed; what was held for it is freed. An idle connection with nothing to send is not
-//! touched. This covers every response (streams, pages, downloads), whatever the protocol above.
+//! Guarantees: a connection that has data to send, and whose client reads no byte of it for the timeout
+//! (`server.unread_timeout`), is closed, and its memory is freed. An idle connection without data to send is not
+//! affected. This covers every response (streams, pages, downloads) in all protocol versions.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Gives each accepted connection the bound.
+/// Applies the timeout to each accepted connection.
 #[derive(Clone)]
 pub(crate) struct UnreadAcceptor<A> {
     inner: A,
@@ -44,11 +44,11 @@ where
     }
 }
 
-/// A connection that fails once its other end has taken nothing for the timeout.
+/// A connection that fails once its client has read nothing for the timeout.
 pub(crate) struct Bounded<I> {
     io: I,
     timeout: Duration,
-    /// Runs while something waits to be taken.
+    /// Runs while data waits to be read.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -77,7 +77,7 @@ impl<I> Bounded<I> {
         match waiting.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client takes nothing of the response",
+                "the client does not read the response",
             ))),
             Poll::Pending => Poll::Pending,
         }

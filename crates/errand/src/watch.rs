@@ -1,9 +1,9 @@
-//! Looks, as long as the server runs, whether its store can still do its work: the data directory is the one that was
-//! opened, a full disk has room again, a foreign lock is gone, the log of the database has not stayed large.
+//! Checks, while the server runs, whether its store can still work: that the data directory is the one that was opened,
+//! and whether a full disk has room again, a foreign lock is gone, and the write-ahead log has stayed large.
 //!
-//! Promised: a data directory that was removed or replaced is noticed within [`ROUND`] and some time for the look; what
-//! goes on is logged again at most once in [`REMIND`]. Costs a look at two files in a round, and writes nothing while all
-//! is well.
+//! Guarantees: a removed or replaced data directory is noticed within [`ROUND`] and the duration of a check. A
+//! condition that persists is logged again at most once per [`REMIND`]. A round reads the metadata of two files, and
+//! writes nothing while all is well.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -13,20 +13,20 @@ use std::time::Duration;
 use errand_store::{Store, Trouble};
 use tokio_util::sync::CancellationToken;
 
-/// How often it looks.
+/// Interval between checks.
 const ROUND: Duration = Duration::from_secs(2);
-/// How often something that goes on is logged.
+/// Minimum interval between log lines about the same condition.
 const REMIND: Duration = Duration::from_secs(60);
-/// A disk that takes this much has room. Unit: bytes.
+/// Size in bytes of the file that probes whether the disk has room.
 const PROBE_BYTES: usize = 256 * 1024;
-/// Less than this, and the next commit may fail. Unit: bytes.
+/// Free space in bytes below which the next commit may fail.
 const ROOM_MIN: u64 = 128 * 1024;
-/// What the disk is probed with; removed at once.
+/// Name of the probe file, which is removed immediately.
 const PROBE: &str = "room.probe";
-/// A log above this is cut off once nobody reads it. Unit: bytes.
+/// Size in bytes above which the write-ahead log is truncated once nothing reads it.
 const LOG_LARGE: u64 = 96 << 20;
 
-/// Looks until the server drains, or the data directory is lost, of which the store's condition tells.
+/// Checks until the server drains, or until the data directory is lost, which the store's condition reports.
 pub(crate) async fn run(store: Store, draining: CancellationToken) {
     let mut since_reminder = Duration::ZERO;
     loop {
@@ -66,7 +66,7 @@ async fn look_at_troubles(store: &Store) {
         }
     }
     if condition.has(Trouble::Locked) || condition.has(Trouble::Memory) {
-        // Says by itself when it succeeds.
+        // Logs a success by itself.
         let _ = store.try_to_write().await;
     }
 }
@@ -79,11 +79,12 @@ async fn look_at_log(store: &Store) {
     }
     let store = store.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.shrink_log()).await {
-        tracing::debug!(%error, "a large log of the database could not be cut off yet");
+        tracing::debug!(%error, "the database's large write-ahead log could not be truncated yet");
     }
 }
 
-/// Whether the disk takes a little: also where a quota, and not the file system, says how much there is.
+/// Writes a small file to find out whether the disk has room. This also notices quotas, which the file system's free
+/// space does not show.
 fn probe(dir: &Path) -> io::Result<()> {
     let path = dir.join(PROBE);
     let mut file = File::create(&path)?;
@@ -94,12 +95,12 @@ fn probe(dir: &Path) -> io::Result<()> {
     written.and(removed)
 }
 
-/// Whether the file system of a directory has no room for the next commits. Blocks for a moment.
+/// Whether the file system of a directory has too little room for the next commits. Blocks briefly.
 pub(crate) fn is_full(dir: &Path) -> bool {
     let Ok(found) = rustix::fs::statvfs(dir) else {
         return false;
     };
-    // What is reserved for root is room for root.
+    // Only root can use the reserved blocks.
     let free = if rustix::process::geteuid().is_root() {
         found.f_bfree
     } else {

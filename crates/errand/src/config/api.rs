@@ -1,4 +1,4 @@
-//! `[api]`: how strictly requests are read, and from where browsers may send them.
+//! `[api]`: how strictly requests are parsed, and from which origins browsers may send them.
 
 use url::Url;
 
@@ -6,23 +6,23 @@ use super::kinds::{Worded, list, whole, words};
 use super::reader::section;
 
 section! {
-    /// How strictly requests are read, and from where browsers may send them.
+    /// How strictly requests are parsed, and from which origins browsers may send them.
     pub struct ApiConfig["api"] {
-        /// What happens to a request whose body has a field that the API does not know.
+        /// What happens to a request whose body has an unknown field.
         unknown_fields: UnknownFields = words(UnknownFields::Refuse, &UnknownFields::WORDS),
-        /// The origins whose scripts may call the API from a browser, such as https://app.example.com; * for all.
+        /// Origins whose scripts may call the API from a browser, for example https://app.example.com; * for all.
         allowed_origins: Vec<String> = list("scheme://host, or *", origin),
-        /// How many event streams one API key, or one person in the web interface, may have open at once.
+        /// Maximum number of open event streams per API key, and per user in the web interface.
         event_streams_per_key: u32 = whole(50, 1..=10_000),
     }
 }
 
-/// An origin, as browsers write it.
+/// Parses an origin in the form that browsers send.
 fn origin(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
     }
-    let form = "write https://app.example.com, perhaps with a port, or *";
+    let form = "write https://app.example.com, optionally with a port, or *";
     let url = Url::parse(text).map_err(|error| format!("is not an origin ({error}); {form}"))?;
     let origin = url.origin().ascii_serialization();
     let is_web = matches!(url.scheme(), "http" | "https");
@@ -30,17 +30,17 @@ fn origin(text: &str) -> Result<String, String> {
         Ok(origin)
     } else {
         Err(format!(
-            "is more than scheme, host and port, or less; {form}"
+            "must consist of scheme, host and optional port; {form}"
         ))
     }
 }
 
-/// What happens to a body with a field that the API does not know.
+/// How unknown fields of a request's body are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownFields {
-    /// The request is refused, and the answer names the field.
+    /// Refuse the request with an error that names the field.
     Refuse,
-    /// The field is passed over: for clients that were written for another server.
+    /// Ignore the field, for clients that were written for another server.
     Ignore,
 }
 

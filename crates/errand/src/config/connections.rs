@@ -1,7 +1,7 @@
-//! `[connections]`: the servers whose tools assignments call, and the programs that may be such servers.
+//! `[connections]`: MCP servers whose tools assignments call, and local programs that are such servers.
 //!
-//! The programs, `[connections.stdio.NAME]`, stand in the settings file alone: who names a program runs code as this
-//! server does, and a variable is too easily set.
+//! Programs (`[connections.stdio.NAME]`) can be declared only in the settings file: whoever names a program runs code
+//! with the rights of this server, and environment variables are too easily set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use super::kinds::{boolean, duration};
 use super::problems::Origin;
 use super::reader::{Reader, section};
 
-/// What stands before the name of a program in the settings' names.
+/// Prefix of the tables that declare programs.
 pub(super) const STDIO: &str = "connections.stdio.";
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 section! {
-    /// The servers whose tools assignments call.
+    /// MCP servers whose tools assignments call.
     pub struct ConnectionsConfig["connections"] {
-        /// Whether servers in private networks may be reached, the server's own machine among them.
+        /// Whether MCP servers in private networks, including this machine, are permitted.
         allow_private_networks: bool = boolean(false),
-        /// How long one call of a tool may take.
+        /// Time limit for one tool call.
         call_timeout: Duration = duration(2 * MINUTE, SECOND..=60 * MINUTE),
-        /// How long a session with a server is kept that nobody uses.
+        /// Time after which an unused session with an MCP server is closed.
         idle_close: Duration = duration(5 * MINUTE, SECOND..=1440 * MINUTE),
     } with {
-        /// The programs that teams may name as servers.
+        /// The programs that teams can select as servers, by name.
         stdio: BTreeMap<String, StdioServer> = stdio,
     }
 }
@@ -47,17 +47,17 @@ fn stdio(reader: &mut Reader<'_>) -> BTreeMap<String, StdioServer> {
     servers
 }
 
-/// What a settings file says below a name.
+/// A table below a prefix in the settings file.
 pub(super) struct Table {
     pub(super) origin: Origin,
-    /// By the rest of the name.
+    /// Values by the rest of their names.
     pub(super) values: BTreeMap<String, toml::Value>,
 }
 
-/// What a program has, beside `env`.
+/// Settings of a program, except `env`.
 const KEYS: [&str; 5] = ["command", "args", "isolation", "read_only", "team_env"];
 
-/// The error: where, and what it takes.
+/// Parses a program. The error is the key and the message.
 fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String, String)> {
     let wrong = |key: &str, message: &str| (format!(".{key}"), message.to_owned());
     let texts = |key: &str| match values.get(key) {
@@ -70,7 +70,7 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
                     .map(|item| item.as_str().map(str::to_owned))
                     .collect::<Option<Vec<_>>>()
             })
-            .ok_or_else(|| wrong(key, "is not a list of texts in quotes")),
+            .ok_or_else(|| wrong(key, "must be a list of quoted strings")),
     };
     let mut env = BTreeMap::new();
     for (key, value) in values {
@@ -78,7 +78,7 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
             Some(variable) => {
                 let value = value
                     .as_str()
-                    .ok_or_else(|| wrong(key, "is not a text in quotes"))?;
+                    .ok_or_else(|| wrong(key, "must be a quoted string"))?;
                 env.insert(variable.to_owned(), value.to_owned());
             }
             None if KEYS.contains(&key.as_str()) => {}
@@ -87,7 +87,7 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
             None => {
                 return Err(wrong(
                     key,
-                    "is not a setting; a program has command, args, env, team_env, isolation and read_only",
+                    "is not a setting of a program; these are command, args, env, team_env, isolation and read_only",
                 ));
             }
         }
@@ -99,24 +99,24 @@ fn server(values: &BTreeMap<String, toml::Value>) -> Result<StdioServer, (String
         .ok_or_else(|| {
             wrong(
                 "command",
-                "is missing, or is not a text in quotes: it takes a program",
+                "must be the path or name of a program, as a quoted string",
             )
         })?;
     let isolation = match values.get("isolation").map(|value| value.as_str()) {
         None | Some(Some("sandbox")) => Isolation::Sandbox,
         Some(Some("none")) => Isolation::None,
-        Some(_) => return Err(wrong("isolation", "is not one of sandbox | none")),
+        Some(_) => return Err(wrong("isolation", "must be sandbox or none")),
     };
     let team_env = texts("team_env")?;
     if let Some(name) = team_env.iter().find(|name| env.contains_key(*name)) {
-        let said = format!("names {name}, which env sets: a team sets nothing over it");
+        let said = format!("contains {name}, which env already sets; a team cannot override it");
         return Err(wrong("team_env", &said));
     }
     if team_env
         .iter()
         .any(|name| name.is_empty() || name.contains(['=', '\0']))
     {
-        return Err(wrong("team_env", "takes names of variables"));
+        return Err(wrong("team_env", "must be names of environment variables"));
     }
     Ok(StdioServer {
         command: command.to_owned(),

@@ -1,15 +1,16 @@
-//! Times as people write them: `200ms`, `30s`, `5m`, `12h`, `30d`. One number, one unit; a day is 24 hours.
+//! Parses and formats durations such as `200ms`, `30s`, `5m`, `12h`, `30d`: one number and one unit. A day has 24
+//! hours.
 
 use std::time::Duration;
 
-/// A text that is no time.
+/// The text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a time; write a whole number and a unit (ms, s, m, h, d), such as 30s or 12h"
+    "{0:?} is not a duration; write a whole number and a unit (ms, s, m, h, d), such as 30s or 12h"
 )]
 pub struct BadDuration(String);
 
-/// Longest unit first, so that the text shown is the shortest; `ms` stands before `s` and `m` because it ends in one
+/// Longest unit first, so that the formatted text is the shortest. `ms` precedes `s` and `m`, because it ends with one
 /// and begins with the other.
 const UNITS_MS: [(&str, u64); 5] = [
     ("ms", 1),
@@ -19,10 +20,10 @@ const UNITS_MS: [(&str, u64); 5] = [
     ("s", 1_000),
 ];
 
-/// Reads a time: a whole number and `ms`, `s`, `m`, `h` or `d`, nothing between them.
+/// Parses a duration: a whole number followed by `ms`, `s`, `m`, `h` or `d`, without a space.
 ///
 /// # Errors
-/// Where the text is anything else, or more than 2^64 ms.
+/// The text has another form, or exceeds 2^64 ms.
 pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     let parse = || {
         let (unit, factor) = UNITS_MS.iter().find(|(unit, _)| text.ends_with(unit))?;
@@ -39,7 +40,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadDuration> {
     parse().ok_or_else(|| BadDuration(text.to_owned()))
 }
 
-/// In the longest unit that loses nothing above a millisecond.
+/// Formats a duration in the longest unit that represents it exactly, in whole milliseconds.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 {

@@ -1,12 +1,12 @@
-//! `[fetch_url]`: pages that assignments read.
+//! `[fetch_url]`: web pages that assignments read.
 
 use super::kinds::boolean;
 use super::reader::section;
 
 section! {
-    /// Pages that assignments read.
+    /// Web pages that assignments read.
     pub struct FetchUrlConfig["fetch_url"] {
-        /// Whether pages in private networks may be read, the server's own machine among them.
+        /// Whether pages in private networks, including this machine, can be read.
         allow_private_networks: bool = boolean(false),
     }
 }

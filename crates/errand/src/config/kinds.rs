@@ -1,7 +1,7 @@
-//! The kinds of values: how each is read from text, what is right, and how it is shown.
+//! The types of values: how each is parsed, which values are valid, and how it is displayed.
 //!
-//! There is one form for all sources: text. A value of the settings file is first checked for its TOML type
-//! ([`Shape`]) and then read as the same text that an environment variable would hold.
+//! All sources use text. A value of the settings file is first checked for its TOML type ([`Shape`]) and then parsed
+//! like the text of an environment variable.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,30 +10,30 @@ use std::time::Duration;
 
 use super::duration::{parse_duration, show_duration};
 
-/// Which types a settings file may use for a value.
+/// The TOML types that a setting accepts in the settings file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Bool,
     Whole,
     Text,
     WholeOrText,
-    /// An array of texts, or one text.
+    /// An array of strings, or one string.
     List,
 }
 
-/// Reads a value; the error says what is wrong with it and what would be right.
+/// Parses a value. The error says what is wrong and which values are valid.
 type Parse<T> = Box<dyn Fn(&str) -> Result<T, String>>;
 
-/// How one setting is read and shown.
+/// How one setting is parsed and displayed.
 pub(super) struct Setting<T> {
     pub(super) default: T,
     pub(super) shape: Shape,
     pub(super) unit: &'static str,
     pub(super) allowed: String,
-    /// A secret: in no file and on no command line.
+    /// A secret, which is accepted neither in the file nor on the command line.
     pub(super) environment_only: bool,
     pub(super) parse: Parse<T>,
-    /// Text that `parse` takes back; none where there is no value.
+    /// Formats a value as text that `parse` accepts. `None` if there is no value.
     pub(super) show: fn(&T) -> Option<String>,
 }
 
@@ -81,12 +81,11 @@ pub(super) fn whole(default: u32, range: RangeInclusive<u32>) -> Setting<u32> {
     })
 }
 
-/// `true` or `false`.
 pub(super) fn boolean(default: bool) -> Setting<bool> {
     choice(default, Shape::Bool, &[("true", true), ("false", false)])
 }
 
-/// One of a few words.
+/// One of several words.
 pub(super) fn words<T: Copy + Worded + 'static>(
     default: T,
     words: &'static [(&'static str, T)],
@@ -94,7 +93,7 @@ pub(super) fn words<T: Copy + Worded + 'static>(
     choice(default, Shape::Text, words)
 }
 
-/// A value that has a word for each of its members.
+/// A type in which each value has a word.
 pub(super) trait Worded {
     fn word(&self) -> &'static str;
 }
@@ -127,7 +126,7 @@ fn choice<T: Copy + Worded + 'static>(
     })
 }
 
-/// A time such as `30s`, in a range.
+/// A duration such as `30s`, in a range.
 pub(super) fn duration(default: Duration, range: RangeInclusive<Duration>) -> Setting<Duration> {
     let allowed = format!(
         "{}..={}",
@@ -144,10 +143,10 @@ pub(super) fn duration(default: Duration, range: RangeInclusive<Duration>) -> Se
         }
     };
     let show = |value: &Duration| Some(show_duration(*value));
-    Setting::new(default, Shape::Text, allowed, parse, show).unit("time (ms, s, m, h, d)")
+    Setting::new(default, Shape::Text, allowed, parse, show).unit("duration (ms, s, m, h, d)")
 }
 
-/// A number of bytes, plain or such as `10MiB`, in a range.
+/// A size in bytes, as a number or in the form `10MiB`, in a range.
 pub(super) fn size(default: u64, range: RangeInclusive<u64>) -> Setting<u64> {
     let allowed = format!(
         "{}..={}",
@@ -197,7 +196,7 @@ fn show_size(bytes: u64) -> String {
     )
 }
 
-/// A path; relative ones count from the working directory.
+/// A path. Relative paths are relative to the working directory.
 pub(super) fn path(default: &str) -> Setting<PathBuf> {
     let show = |value: &PathBuf| Some(value.display().to_string());
     Setting::new(
@@ -216,13 +215,13 @@ fn parse_path(text: &str) -> Result<PathBuf, String> {
     Ok(Path::new(text).to_owned())
 }
 
-/// A path that need not be given.
+/// A path without a default.
 pub(super) fn optional_path() -> Setting<Option<PathBuf>> {
     let show = |value: &Option<PathBuf>| value.as_ref().map(|path| path.display().to_string());
     optional("a path", parse_path, show)
 }
 
-/// A text value that need not be given; the empty text is none.
+/// A value without a default. Empty text means no value.
 pub(super) fn optional<T: 'static>(
     allowed: &str,
     parse: impl Fn(&str) -> Result<T, String> + 'static,
@@ -238,7 +237,7 @@ pub(super) fn optional<T: 'static>(
     Setting::new(None, Shape::Text, allowed, parse, show)
 }
 
-/// Several values, separated by commas. All that are wrong are named.
+/// Several values, separated by commas. The error names all invalid ones.
 pub(super) fn list<T: Display + 'static>(
     allowed: &str,
     parse: impl Fn(&str) -> Result<T, String> + 'static,

@@ -1,28 +1,28 @@
-//! `[log]`: what is logged, and in which form.
+//! `[log]`: what is logged, and in which format.
 
 use super::kinds::{Worded, words};
 use super::reader::section;
 
 section! {
-    /// What is logged, and in which form.
+    /// What is logged, and in which format.
     pub struct LogConfig["log"] {
         /// The least severe level that is logged.
         level: LogLevel = words(LogLevel::Info, &LogLevel::WORDS),
-        /// The form of a log line: text for people, json for programs.
+        /// Format of log lines: text for people, json for programs.
         format: LogFormat = words(LogFormat::Text, &LogFormat::WORDS),
     }
 }
 
-/// How severe a log line is; each level includes those before it.
+/// Severity of a log line. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     /// Something is broken.
     Error,
-    /// Something may be.
+    /// Something may be broken.
     Warn,
-    /// What happened, a line for each request.
+    /// Normal events, with one line per request.
     Info,
-    /// What happened inside.
+    /// Internal events.
     Debug,
     /// Everything.
     Trace,
@@ -37,7 +37,7 @@ impl LogLevel {
         ("trace", Self::Trace),
     ];
 
-    /// The level's word, as a log filter takes it.
+    /// The level as a log filter expects it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,12 +56,12 @@ impl Worded for LogLevel {
     }
 }
 
-/// The form of a log line.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

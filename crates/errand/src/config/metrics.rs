@@ -1,4 +1,4 @@
-//! `[metrics]`: where figures are shown.
+//! `[metrics]`: the endpoint for metrics.
 
 use std::net::SocketAddr;
 
@@ -7,9 +7,9 @@ use super::reader::section;
 use super::server::parse_address;
 
 section! {
-    /// Where figures are shown.
+    /// The endpoint for metrics.
     pub struct MetricsConfig["metrics"] {
-        /// The address and port at which GET /metrics gives figures for Prometheus; without it there are none.
+        /// Address and port at which GET /metrics serves metrics for Prometheus; without it, there is no such endpoint.
         listen: Option<SocketAddr> = listen(),
     }
 }
@@ -20,8 +20,8 @@ impl MetricsConfig {
             .filter(|listen| !listen.ip().to_canonical().is_loopback())
             .map(|listen| {
                 format!(
-                    "metrics.listen is {listen}, beyond the loopback: whoever reaches it reads the figures, without a key \
-                     and without TLS. Listen on 127.0.0.1, or let only the collector through."
+                    "metrics.listen is {listen}, not a loopback address: anyone who can reach it can read the metrics, without a key \
+                     and without TLS. Listen on 127.0.0.1, or let only the collector connect."
                 )
             })
             .into_iter()

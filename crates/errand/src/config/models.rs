@@ -1,8 +1,9 @@
-//! `[models]`: how models of providers on the network are called, and what the operator knows of them.
+//! `[models]`: model providers on the network.
 //!
-//! Five tables are no settings of the list. Four have names of the operator's own choice: `[models.providers.NAME]`,
-//! `[models.prices."NAME"]`, `[models.windows]` and `[models.aliases]`; `[models.default_price]` is a price as a whole. What is wrong in them is told with all other problems. The keys and
-//! addresses of Anthropic, OpenAI and Gemini may stand in the variables that everybody knows, which win over the file.
+//! Five tables are not in the list of settings. Four have keys that the operator chooses: `[models.providers.NAME]`,
+//! `[models.prices."NAME"]`, `[models.windows]` and `[models.aliases]`. `[models.default_price]` is a single price.
+//! Their problems are reported with all others. The well-known environment variables can also set the keys and
+//! addresses of Anthropic, OpenAI and Gemini, and override the file.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,37 +21,40 @@ use super::problems::Origin;
 use super::reader::{Reader, section};
 
 section! {
-    /// How models of providers on the network are called.
+    /// Model providers on the network.
     pub struct ModelsConfig["models"] {
-        /// How often a model is asked, at most, until it gives an answer that can be read; between attempts the run waits and holds no place.
+        /// Maximum number of attempts until a model returns a usable answer. Between attempts, the run waits without a
+        /// slot.
         attempts: u32 = whole(12, 1..=100).unit("attempts"),
-        /// How long a model may be silent before an attempt counts as failed.
+        /// Time without any data from a model after which an attempt fails.
         idle_timeout: Duration = duration(Duration::from_secs(120), Duration::from_secs(1)..=Duration::from_secs(3600)),
-        /// How many calls of one provider are under way at once; further runs wait for their turn and hold no place, and three quarters of `engine.max_concurrent_runs` are the most there can be, so that a provider that is slow leaves places to the runs of others.
+        /// Maximum number of calls to one provider in flight, at most three quarters of `engine.max_concurrent_runs`,
+        /// so that a slow provider does not block other runs. Further runs wait for their turn without a slot.
         concurrency: u32 = whole(48, 1..=10_000).unit("calls"),
-        /// Whether the addresses that teams give for their providers may be of private networks, such as 127.0.0.1 and 10.0.0.0/8; those of the operator may always be.
+        /// Whether the provider addresses that teams set can be in private networks, such as 127.0.0.1 and 10.0.0.0/8.
+        /// Addresses that the operator sets always can.
         allow_private_networks: bool = boolean(false),
-        /// Models that take images, besides those of Anthropic, OpenAI and Gemini.
+        /// Models that accept images, in addition to those of Anthropic, OpenAI and Gemini.
         vision: Vec<String> = list("provider/name", |text| Ok(text.to_owned())),
     }
 }
 
-/// The tables with names of the operator's own.
+/// The tables whose keys the operator chooses, and the default price.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelTables {
-    /// `[models.providers.NAME]`.
+    /// `[models.providers.NAME]`, sorted by name.
     pub providers: Vec<(String, ProviderSettings)>,
     /// `[models.prices."NAME"]`.
     pub prices: BTreeMap<String, Price>,
     /// `[models.default_price]`.
     pub default_price: Option<Price>,
-    /// `[models.windows]`.
+    /// `[models.windows]`: sizes of context windows in tokens.
     pub windows: BTreeMap<String, u64>,
     /// `[models.aliases]`.
     pub aliases: ModelAliases,
 }
 
-/// The names of these tables. Their content is kept as it is and read here.
+/// The names of these tables. The reader keeps their content unparsed.
 pub(super) const TABLES: [&str; 5] = [
     "models.providers",
     "models.prices",
@@ -59,7 +63,7 @@ pub(super) const TABLES: [&str; 5] = [
     "models.aliases",
 ];
 
-/// A provider's key and address, by the variables that everybody knows.
+/// The well-known environment variables for the key and address of a provider.
 const VARIABLES: [(Kind, &str, &str); 3] = [
     (Kind::Anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
     (Kind::OpenAi, "OPENAI_API_KEY", "OPENAI_BASE_URL"),
@@ -85,7 +89,7 @@ struct PriceTable {
 }
 
 impl ModelTables {
-    /// `env`: where variables with keys are.
+    /// Reads the tables. `env`: the environment, for keys of providers.
     pub(super) fn read(reader: &mut Reader<'_>, env: &BTreeMap<String, String>) -> Self {
         let mut tables = Self::default();
         let mut providers = BTreeMap::new();
@@ -121,14 +125,14 @@ impl ModelTables {
                 None => reader.report(
                     origin,
                     format!("models.windows.{name:?}"),
-                    "takes a number of tokens in 1000..=100000000".to_owned(),
+                    "must be a number of tokens in 1000..=100000000".to_owned(),
                 ),
             }
         }
         for (origin, alias, value) in reader.table("models.aliases") {
             let added = value
                 .as_str()
-                .ok_or_else(|| "takes a text: provider/name".to_owned())
+                .ok_or_else(|| "must be a quoted string: provider/name".to_owned())
                 .and_then(|model| tables.aliases.add(&alias, model));
             if let Err(message) = added {
                 reader.report(origin, format!("models.aliases.{alias:?}"), message);
@@ -137,7 +141,7 @@ impl ModelTables {
         tables
     }
 
-    /// All that the engine needs. `places`: how many runs work at once.
+    /// The settings for the engine. `places`: maximum number of concurrent runs.
     #[must_use]
     pub fn settings(&self, config: &ModelsConfig, places: u32) -> NetworkSettings {
         NetworkSettings {
@@ -156,7 +160,7 @@ impl ModelTables {
     }
 }
 
-/// A table's value, read into a type. What was given is not part of the message: it may be a key.
+/// Deserializes a table. The message does not quote the value, which may be a key.
 fn fitting<T: DeserializeOwned>(value: toml::Value) -> Result<T, String> {
     value
         .try_into()
@@ -171,15 +175,17 @@ fn provider(
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
     if name.is_empty() || !name.chars().all(is_name) || name == "builtin" {
         return Err(
-            "a provider's name has lower-case letters, digits, _ and -, and is not builtin"
+            "a provider's name must consist of lowercase letters, digits, _ and -, and must not be builtin"
                 .to_owned(),
         );
     }
     let kinds = || Kind::ALL.map(Kind::as_str).join(" | ");
     let kind = match &table.kind {
         None => Kind::well_known(name)
-            .ok_or_else(|| format!("kind is missing; it takes {}", kinds()))?,
-        Some(text) => Kind::parse(text).ok_or_else(|| format!("kind is not one of {}", kinds()))?,
+            .ok_or_else(|| format!("kind is missing; it must be one of {}", kinds()))?,
+        Some(text) => {
+            Kind::parse(text).ok_or_else(|| format!("kind must be one of {}", kinds()))?
+        }
     };
     if let Some(text) = &table.base_url {
         base_url(text)?;
@@ -203,10 +209,10 @@ fn provider(
     })
 }
 
-/// An address that requests can be put behind.
+/// Checks that request paths can be appended to an address.
 pub(super) fn base_url(text: &str) -> Result<(), String> {
     let wrong = || {
-        "base_url is not an http or https address without a query, such as http://127.0.0.1:11434/v1"
+        "base_url must be an http or https URL without a query, such as http://127.0.0.1:11434/v1"
             .to_owned()
     };
     let url = Url::parse(text).map_err(|_| wrong())?;
@@ -233,11 +239,11 @@ fn price(table: PriceTable) -> Result<Price, String> {
     if all.iter().all(|n| n.is_finite() && *n >= 0.0) {
         Ok(price)
     } else {
-        Err("a price is US dollars for a million tokens, from 0 on".to_owned())
+        Err("a price must be an amount in US dollars per million tokens, 0 or more".to_owned())
     }
 }
 
-/// The price of models that have no other.
+/// The price of models that have no price of their own.
 fn default_price(reader: &mut Reader<'_>) -> Option<Price> {
     let given = reader.table("models.default_price");
     let (origin, _, _) = given.first()?;
@@ -252,7 +258,7 @@ fn default_price(reader: &mut Reader<'_>) -> Option<Price> {
     }
 }
 
-/// A provider's variables, over what the file says.
+/// Applies a provider's well-known variables over the file's values.
 fn well_known(
     reader: &mut Reader<'_>,
     providers: &mut BTreeMap<String, ProviderSettings>,

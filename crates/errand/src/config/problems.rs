@@ -1,4 +1,4 @@
-//! What can be wrong with the settings, and where it came from.
+//! Problems in the settings, and the origins of values.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use serde::{Serialize, Serializer};
 pub enum Origin {
     /// Built in.
     Default,
-    /// A settings file; its path as it was given.
+    /// A settings file, with its path as given.
     File(String),
-    /// An environment variable; its name.
+    /// An environment variable, with its name.
     Environment(String),
-    /// A flag of the command line, such as `--listen`.
+    /// A command-line flag, such as `--listen`.
     Flag(&'static str),
 }
 
@@ -27,26 +27,25 @@ impl fmt::Display for Origin {
     }
 }
 
-/// As text, the same as [`Display`](fmt::Display).
+/// Serialized like [`Display`](fmt::Display).
 impl Serialize for Origin {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// One thing that is wrong: `errand.toml: engine.max_concurrent_runs: 0 is not in 1..=10000`.
+/// A problem, for example `errand.toml: engine.max_concurrent_runs: 0 is not in 1..=10000`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where the value came from.
     pub origin: Origin,
-    /// The setting's name (`section.name`), or the name that is no setting. None where the file itself is wrong.
+    /// Name of the setting (`section.name`), or the unknown name. `None` if the whole file is invalid.
     pub name: Option<String>,
-    /// What is wrong and what would be right.
+    /// What is wrong, and which values are valid.
     pub message: String,
 }
 
 impl fmt::Display for Problem {
-    /// A variable or a flag names its setting by itself; a file does not.
+    /// Variables and flags identify their setting by themselves; a file does not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.origin, &self.name) {
             (Origin::File(path), Some(name)) => write!(f, "{path}: {name}: {}", self.message),
@@ -55,17 +54,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with the settings; at least one problem. Shown with a line for each.
+/// All problems in the settings, at least one. Displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(Vec<Problem>);
 
 impl ConfigErrors {
-    /// None where there is no problem.
+    /// `None` if there are no problems.
     pub(super) fn of(problems: Vec<Problem>) -> Option<Self> {
         (!problems.is_empty()).then_some(Self(problems))
     }
 
-    /// The problems: those of values in the order of the settings, then names that are no setting.
+    /// The problems: first those of values, in the order of the settings, then unknown names.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.0

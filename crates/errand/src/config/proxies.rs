@@ -1,10 +1,10 @@
-//! Whom to believe about where a request came from.
+//! Determines the client's address behind proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The proxies whose `x-forwarded-for` is believed; none by default.
+/// The proxies whose `x-forwarded-for` header is trusted; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -17,7 +17,7 @@ impl TrustedProxies {
         &self.0
     }
 
-    /// Whether `peer` is a trusted proxy. An IPv4 address in IPv6 form counts as the IPv4 address.
+    /// Whether `peer` is a trusted proxy. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
         let plain = peer.to_canonical();
@@ -26,10 +26,10 @@ impl TrustedProxies {
             .any(|network| network.contains(&plain) || network.contains(&peer))
     }
 
-    /// The address of the client: `peer` itself, unless it is a trusted proxy; then the last address of
-    /// `forwarded_for` (all `x-forwarded-for` headers in order, joined by commas) that is not one as well.
+    /// The address of the client: `peer`, unless that is a trusted proxy; then the last address in `forwarded_for` (all
+    /// `x-forwarded-for` headers in order, joined by commas) that is not a trusted proxy.
     ///
-    /// What stands before that, or before something that is no address, was written by a stranger and is not believed.
+    /// Everything before that address, or before an invalid entry, may have been written by the client and is ignored.
     #[must_use]
     pub fn client(&self, peer: IpAddr, forwarded_for: &str) -> IpAddr {
         let mut client = peer.to_canonical();
@@ -57,7 +57,7 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
         .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// An address or a network in CIDR form.
+/// Parses an address, or a network in CIDR notation.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse::<IpNet>()
@@ -104,10 +104,10 @@ mod tests {
     fn the_client_is_the_last_address_that_is_no_proxy() {
         let proxies = proxies(&["10.0.0.0/8"]);
         let client = |peer, header| proxies.client(ip(peer), header).to_string();
-        // A stranger's header says nothing.
+        // The header of an untrusted peer is ignored.
         assert_eq!(client("203.0.113.9", "198.51.100.1"), "203.0.113.9");
         assert_eq!(client("10.0.0.1", "198.51.100.1"), "198.51.100.1");
-        // What the client itself wrote stands first.
+        // The client's own entries come first.
         assert_eq!(
             client("10.0.0.1", "1.2.3.4, 198.51.100.1, 10.0.0.2"),
             "198.51.100.1"

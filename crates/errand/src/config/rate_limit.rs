@@ -1,14 +1,14 @@
-//! `[rate_limit]`: how many requests are let through.
+//! `[rate_limit]`: limits on the number of requests.
 
 use super::kinds::whole;
 use super::reader::section;
 
 section! {
-    /// How many requests are let through.
+    /// Limits on the number of requests.
     pub struct RateLimitConfig["rate_limit"] {
-        /// How many requests one API key may make in a window of a minute.
+        /// Maximum number of requests per minute with one API key.
         requests_per_minute: u32 = whole(300, 1..=1_000_000_000).unit("requests"),
-        /// How many failed authentications one address may make in a window of a minute.
+        /// Maximum number of failed authentications per minute from one address.
         failed_authentications_per_minute: u32 = whole(20, 1..=1_000_000).unit("requests"),
     }
 }

@@ -1,5 +1,5 @@
-//! Reads settings out of the sources, one after the other, and keeps the account of it: a line for the table and a
-//! problem for each value that is wrong. The calls of [`Reader::take`] *are* the list of settings.
+//! Reads one setting after another from the sources, and records a table line for each setting and a problem for each
+//! invalid value. The calls of [`Reader::take`] *are* the list of settings.
 
 use std::collections::BTreeMap;
 
@@ -10,29 +10,29 @@ use super::kinds::Setting;
 use super::problems::{ConfigErrors, Origin, Problem};
 use super::sources::{Sources, variable};
 
-/// One setting as `errand config` shows it.
+/// A setting as displayed by `errand config`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SettingLine {
-    /// `section.name`: the key in the settings file.
+    /// `section.name`, as in the settings file.
     pub name: &'static str,
-    /// The environment variable.
+    /// Name of the environment variable.
     pub env: String,
-    /// The value that holds, as the environment variable would take it; null where there is none.
-    /// A secret is `(set)` or `(not set)`.
+    /// The effective value, in the form of the environment variable; null if there is none. Secrets are `(set)` or
+    /// `(not set)`.
     pub value: Option<String>,
-    /// Where the value came from: `default`, the file's path, the variable's name, the flag.
+    /// Origin of the value: `default`, path of the file, name of the variable, or flag.
     pub origin: Origin,
-    /// The value that holds where nothing is set, in the same form.
+    /// The default, in the same form; null if there is none.
     pub default: Option<String>,
-    /// What is counted; empty where that goes without saying.
+    /// Unit of the value; empty if it needs none.
     pub unit: &'static str,
-    /// Which values are right: a range, a list of words, or a form.
+    /// The valid values: a range, a list of words, or a form.
     pub allowed: String,
-    /// What the setting does, in one sentence.
+    /// Description in one or two sentences.
     pub doc: &'static str,
 }
 
-/// See the module's document.
+/// See the module documentation.
 pub(super) struct Reader<'s> {
     sources: &'s Sources,
     lines: Vec<SettingLine>,
@@ -48,8 +48,8 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// The value of `name` by the last source that gives it; every source's value is checked.
-    /// Where one is wrong, the problem is recorded and reading goes on.
+    /// Reads a setting and returns the value of the last source that sets it. The values of all sources are checked; an
+    /// invalid one is recorded as a problem, and reading continues.
     pub(super) fn take<T>(
         &mut self,
         name: &'static str,
@@ -60,7 +60,7 @@ impl<'s> Reader<'s> {
         let (mut value, mut from) = (setting.default, Origin::Default);
         for (origin, given) in self.sources.given(name) {
             if setting.environment_only && !matches!(origin, Origin::Environment(_)) {
-                let message = format!("is a secret and may stand in {} alone", variable(name));
+                let message = format!("is a secret and can only be set with {}", variable(name));
                 self.problem(origin.clone(), name, message);
                 continue;
             }
@@ -85,7 +85,7 @@ impl<'s> Reader<'s> {
         value
     }
 
-    /// Two settings that are set together or not at all. Says nothing where one of them is wrong anyway.
+    /// Two settings that must be set together. Reports nothing if one of them is invalid anyway.
     pub(super) fn both<A, B>(
         &mut self,
         a: (&str, Option<A>),
@@ -105,18 +105,18 @@ impl<'s> Reader<'s> {
         {
             let line = self.lines.iter().find(|line| line.name == there);
             let origin = line.map_or(Origin::Default, |line| line.origin.clone());
-            let message = format!("is set without {missing}; set both, or neither");
+            let message = format!("is set without {missing}; set both or neither");
             self.problem(origin, there, message);
         }
         None
     }
 
-    /// The tables of a settings file below a name, by the next part of their names.
+    /// The tables of the settings file below a prefix, by the next part of their names.
     pub(super) fn tables(&self, prefix: &str) -> BTreeMap<String, Table> {
         self.sources.tables(prefix)
     }
 
-    /// Notes a problem that a section found by itself.
+    /// Records a problem that a section has found.
     pub(super) fn wrong(&mut self, origin: Origin, name: &str, message: String) {
         self.problem(origin, name, message);
     }
@@ -129,12 +129,12 @@ impl<'s> Reader<'s> {
         });
     }
 
-    /// What was given in a table whose keys are names of the operator's own choice.
+    /// The entries of a table whose keys the operator chooses.
     pub(super) fn table(&self, name: &str) -> Vec<(Origin, String, toml::Value)> {
         self.sources.table(name)
     }
 
-    /// Records what is wrong in such a table.
+    /// Records a problem in such a table.
     pub(super) fn report(&mut self, origin: Origin, name: String, message: String) {
         self.problems.push(Problem {
             origin,
@@ -147,7 +147,7 @@ impl<'s> Reader<'s> {
         self.lines.clone()
     }
 
-    /// Variables that look like a setting, may be something else, and are not read; a sentence for each.
+    /// Warnings about variables that resemble a setting but are not read.
     pub(super) fn not_read(&self) -> Vec<String> {
         self.sources.doubtful_variables(&self.names())
     }
@@ -156,7 +156,7 @@ impl<'s> Reader<'s> {
         self.lines.iter().map(|line| line.name).collect()
     }
 
-    /// To be called once every setting has been taken: adds the names that are none.
+    /// Must be called after all settings have been read. Adds the unknown names.
     pub(super) fn finish(mut self) -> Result<(), ConfigErrors> {
         let mut problems = self.sources.unreadable();
         problems.append(&mut self.problems);
@@ -165,8 +165,9 @@ impl<'s> Reader<'s> {
     }
 }
 
-/// Declares a section: its struct, and how it is read. A field's document is one sentence; it is what `errand config`
-/// says about the setting. Fields after `with` are read by a function of their own, from settings of their own.
+/// Declares a section: its struct, and how it is read. A field's doc comment is one or two sentences, which `errand
+/// config` displays as the description of the setting. Fields after `with` have their own functions, which read further
+/// settings.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+

@@ -1,4 +1,4 @@
-//! Values that nobody may see.
+//! Values that must not be displayed.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -6,26 +6,25 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::kinds::{Setting, optional};
 
-/// A value that cannot be printed, logged or serialised by accident: it has no `Debug`, no `Display`, no `Serialize`.
+/// A value that cannot be printed, logged or serialized by accident: it has no `Debug`, `Display` or `Serialize`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Wraps a value.
     pub fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value itself. Whoever calls this must not let it out.
+    /// The value itself. Callers must not disclose it.
     pub fn expose(&self) -> &T {
         &self.0
     }
 }
 
-/// The setting's name; its variable is `ERRAND_MASTER_KEY`, without a section.
+/// Name of the setting. Its variable is `ERRAND_MASTER_KEY`, without a section.
 pub(super) const MASTER_KEY: &str = "master_key";
 
-/// 32 bytes as 64 hexadecimal digits or as base64. What was given is never part of a message.
+/// 32 bytes as 64 hexadecimal digits or in base64. Messages never quote the value.
 pub(super) fn master_key() -> Setting<Option<Secret<[u8; 32]>>> {
     let parse = |text: &str| {
         let bytes = if text.len() == 64 {
@@ -70,7 +69,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     )
 }
 
-/// Both alphabets, with and without padding.
+/// Accepts both alphabets, with and without padding.
 fn from_base64(text: &str) -> Option<Vec<u8>> {
     let config =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

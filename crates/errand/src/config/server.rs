@@ -1,4 +1,4 @@
-//! `[server]`: where the server listens, how it is reached, and where it keeps its data.
+//! `[server]`: where the server listens, how it is reached, and where it stores its data.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,40 +10,40 @@ use super::kinds::{Setting, Shape, duration, list, optional, optional_path, path
 use super::proxies::{TrustedProxies, parse_network};
 use super::reader::{Reader, section};
 
-/// Range of the settings that bound silent clients.
+/// Range of the timeouts for silent clients.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 section! {
-    /// Where the server listens, how it is reached, and where it keeps its data.
+    /// Where the server listens, how it is reached, and where it stores its data.
     pub struct ServerConfig["server"] {
-        /// The address and port to listen on; port 0 takes a free one.
+        /// Address and port to listen on; port 0 selects a free port.
         listen: SocketAddr = listen(),
-        /// The directory that holds everything the server keeps; a relative path counts from the working directory.
+        /// Directory with all data of the server; a relative path is relative to the working directory.
         data_dir: PathBuf = path("./errand-data"),
-        /// The address at which clients reach the server, where it is not the one it listens on.
+        /// URL at which clients reach the server, if it differs from the address it listens on.
         public_url: Option<PublicUrl> = public_url(),
-        /// The proxies whose x-forwarded-for header is believed.
+        /// Proxies whose x-forwarded-for header is trusted.
         trusted_proxies: TrustedProxies = trusted_proxies(),
-        /// How long steps that run may take to end once the server is told to stop.
+        /// How long running steps can take to end after the server is told to stop.
         shutdown_grace_s: u32 = whole(10, 0..=3_600).unit("seconds"),
-        /// How long a client may send nothing: before a request, within its head, and in the middle of its body.
+        /// How long a client can send nothing: before a request, within its head, and within its body.
         idle_timeout: Duration = duration(Duration::from_secs(30), TIMEOUT_MIN..=TIMEOUT_MAX),
-        /// How long a client may take nothing of a response before the connection is closed.
+        /// How long a client can read nothing of a response before its connection is closed.
         unread_timeout: Duration = duration(Duration::from_secs(60), TIMEOUT_MIN..=TIMEOUT_MAX),
     }
     with {
-        /// The certificate and key, where the server itself speaks TLS.
+        /// Certificate and key, if the server itself terminates TLS.
         tls: Option<TlsConfig> = TlsConfig::read,
     }
 }
 
-/// Files that the server needs to speak TLS.
+/// Files for TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The certificate chain, PEM.
+    /// Certificate chain (PEM).
     pub cert: PathBuf,
-    /// Its private key, PEM.
+    /// Private key (PEM).
     pub key: PathBuf,
 }
 
@@ -52,12 +52,12 @@ impl TlsConfig {
         let (cert, key) = ("server.tls.cert", "server.tls.key");
         let cert_file = reader.take(
             cert,
-            "The file with the certificate chain (PEM); needs server.tls.key.",
+            "File with the certificate chain (PEM); requires server.tls.key.",
             optional_path(),
         );
         let key_file = reader.take(
             key,
-            "The file with the private key (PEM); needs server.tls.cert.",
+            "File with the private key (PEM); requires server.tls.cert.",
             optional_path(),
         );
         reader
@@ -67,9 +67,9 @@ impl TlsConfig {
 }
 
 impl ServerConfig {
-    /// The address at which clients reach the server, without a slash at its end: `server.public_url`, else where it
-    /// listens. `bound` is the address that was bound, since `listen` may ask for a free port. Nobody can connect to
-    /// "all addresses" (`0.0.0.0`, `[::]`): the loopback stands for them.
+    /// The URL at which clients reach the server, without a trailing slash: `server.public_url`, otherwise the address
+    /// it listens on. `bound` is the actual address, because `listen` may ask for a free port. No client can connect to
+    /// an unspecified address (`0.0.0.0`, `[::]`), so the loopback address takes its place.
     #[must_use]
     pub fn base_url(&self, bound: SocketAddr) -> String {
         if let Some(public) = &self.public_url {
@@ -89,24 +89,24 @@ impl ServerConfig {
         let https = self.public_url.as_ref().is_some_and(PublicUrl::is_https);
         if !self.listen.ip().to_canonical().is_loopback() && self.tls.is_none() && !https {
             warnings.push(format!(
-                "server.listen is {}, beyond the loopback, without TLS: keys and files cross the network in the clear. \
-                 Set server.tls, or put a proxy that speaks TLS before the server and set server.public_url to its \
-                 https address.",
+                "server.listen is {}, not a loopback address, without TLS: keys and files cross the network unencrypted. \
+                 Set server.tls, or put a TLS proxy in front of the server and set server.public_url to its \
+                 https URL.",
                 self.listen
             ));
         }
         if !self.listen.ip().to_canonical().is_loopback() && self.public_url.is_none() {
             warnings.push(format!(
-                "server.listen is {}, beyond the loopback, and server.public_url is not set: the addresses in webhooks \
-                 (respond_url), in the documentation and on pages say {}, which may not be how clients reach it. Set \
-                 server.public_url to the address that clients use.",
+                "server.listen is {}, not a loopback address, and server.public_url is not set: the URLs in webhooks \
+                 (respond_url), in the documentation and on pages begin with {}, which clients may not be able to reach. Set \
+                 server.public_url to the URL that clients use.",
                 self.listen,
                 self.base_url(self.listen)
             ));
         }
         if self.tls.is_some() && self.public_url.is_some() && !https {
             warnings.push(
-                "server.public_url begins with http:, but the server speaks TLS: links in its answers will not work."
+                "server.public_url begins with http:, but the server uses TLS: links in its responses will not work."
                     .to_owned(),
             );
         }
@@ -117,33 +117,33 @@ impl ServerConfig {
             .filter(|network| network.prefix_len() == 0)
         {
             warnings.push(format!(
-                "server.trusted_proxies holds {network}: every client can claim any address as its own."
+                "server.trusted_proxies contains {network}: every client can claim any address as its own."
             ));
         }
         warnings
     }
 }
 
-/// The server's outer address: `http` or `https`, a host, perhaps a port, nothing else.
+/// The public URL of the server: `http` or `https`, a host, an optional port, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl(String, bool);
 
 impl PublicUrl {
-    /// Without a slash at its end.
+    /// The URL without a trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether clients reach the server by TLS.
+    /// Whether clients reach the server over TLS.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.1
     }
 
-    /// A URL with more in it is not quoted: it may hold a password.
+    /// Does not quote a URL with more parts, because it may contain a password.
     fn parse(text: &str) -> Result<Self, String> {
-        let form = "write https://errand.example.com, perhaps with a port";
+        let form = "write https://errand.example.com, optionally with a port";
         let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); {form}"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(format!(
@@ -154,7 +154,7 @@ impl PublicUrl {
         let more = !url.username().is_empty() || url.password().is_some() || url.path() != "/";
         if more || url.query().is_some() || url.fragment().is_some() {
             return Err(format!(
-                "holds more than scheme, host and port (the server lives at the root of its host); {form}"
+                "must consist of scheme, host and optional port (the server uses the root of its host); {form}"
             ));
         }
         Ok(Self(
@@ -180,7 +180,7 @@ fn listen() -> Setting<SocketAddr> {
     })
 }
 
-/// An address and a port. `example`: a port for the message.
+/// Parses an address and a port. `example`: a port for the message.
 pub(super) fn parse_address(text: &str, example: u16) -> Result<SocketAddr, String> {
     let address = match text.strip_prefix("localhost:") {
         Some(port) => port

@@ -1,6 +1,6 @@
-//! Where values come from: the settings file, the environment, the flags; and which names there are no setting.
+//! The sources of values: settings file, environment, flags. Also finds unknown names.
 //!
-//! Only [`read_file`] and [`environment`] touch the world outside. Everything else works on what they gave.
+//! Only [`read_file`] and [`environment`] access the outside world. Everything else is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -14,13 +14,13 @@ use super::models::TABLES;
 use super::problems::{ConfigErrors, Origin, Problem};
 use super::secret::MASTER_KEY;
 
-/// The settings file that is read where none is named, if it is there.
+/// The settings file that is read if none is named, provided it exists.
 pub const DEFAULT_FILE: &str = "errand.toml";
 
 const PREFIX: &str = "ERRAND_";
 const CONFIG_VARIABLE: &str = "ERRAND_CONFIG";
 
-/// Variables of the program that are no settings of the server.
+/// Variables of the program that are not settings of the server.
 const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_API_KEY",
     "ERRAND_URL",
@@ -29,20 +29,20 @@ const OTHER_VARIABLES: [&str; 5] = [
     "ERRAND_NEW_MASTER_KEY",
 ];
 
-/// A settings file that has been read.
+/// The content of a settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsFile {
-    /// As it was given; shown in messages.
+    /// Path as given, for messages.
     pub path: PathBuf,
-    /// All of it, TOML.
+    /// Content, in TOML.
     pub text: String,
 }
 
-/// Reads the settings file: the one that `--config` names, else the one that `ERRAND_CONFIG` names, else
-/// `errand.toml` in the working directory. That last one alone may be absent; then the answer is none.
+/// Reads the settings file: the one that `--config` names, otherwise the one that `ERRAND_CONFIG` names, otherwise
+/// `errand.toml` in the working directory. Returns `None` if that last one does not exist.
 ///
 /// # Errors
-/// One problem, if the file is named and absent, or is not to be read, or is not UTF-8.
+/// One problem, if a named file does not exist, or if the file cannot be read or is not UTF-8.
 pub fn read_file(
     flags: &super::Flags,
     env: &BTreeMap<String, String>,
@@ -76,12 +76,12 @@ fn cannot_read(path: &Path, origin: Option<Origin>, error: &io::Error) -> Config
     })
 }
 
-/// The variables given (`std::env::vars_os()`) that are text: those of the program, which begin with `ERRAND_`, and others
-/// that settings may name (keys of providers).
+/// The variables in `std::env::vars_os()` that are text: those of the program, which begin with `ERRAND_`, and others
+/// that settings can name (keys of providers).
 ///
 /// # Errors
-/// A problem for each of the program's own whose value is not UTF-8: a path that was read only in part would be another
-/// path.
+/// A problem for each `ERRAND_` variable whose value is not UTF-8, because a path that is only partly read would be
+/// another path.
 pub fn environment(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<BTreeMap<String, String>, ConfigErrors> {
@@ -110,7 +110,7 @@ pub(super) fn variable(name: &str) -> String {
     format!("{PREFIX}{}", name.replace('.', "__").to_ascii_uppercase())
 }
 
-/// A value as its source gave it.
+/// A value in the form of its source.
 #[derive(Clone, Debug)]
 pub(super) enum Given {
     Toml(toml::Value),
@@ -118,7 +118,7 @@ pub(super) enum Given {
 }
 
 impl Given {
-    /// The value as text, if a file's value has the right type.
+    /// The value as text, if its TOML type is accepted.
     pub(super) fn text(&self, shape: Shape) -> Result<String, String> {
         use toml::Value;
         let value = match self {
@@ -135,7 +135,7 @@ impl Given {
                 let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
                 texts
                     .map(|texts| texts.join(","))
-                    .ok_or_else(|| "is not a list of texts in quotes".to_owned())
+                    .ok_or_else(|| "must be a list of quoted strings".to_owned())
             }
             (shape, value) => Err(wrong_type(shape, value)),
         }
@@ -144,28 +144,25 @@ impl Given {
 
 fn wrong_type(shape: Shape, value: &toml::Value) -> String {
     let expected = match shape {
-        Shape::Bool => "true or false, without quotes,",
-        Shape::Whole => "a whole number, without quotes,",
-        Shape::Text => "a text in quotes",
-        Shape::WholeOrText => "a whole number, or a text in quotes,",
-        Shape::List => "a list of texts in quotes",
+        Shape::Bool => "true or false (without quotes)",
+        Shape::Whole => "a whole number (without quotes)",
+        Shape::Text => "a quoted string",
+        Shape::WholeOrText => "a whole number or a quoted string",
+        Shape::List => "a list of quoted strings",
     };
-    format!(
-        "is of the type {}, where {expected} is expected",
-        value.type_str()
-    )
+    format!("has the type {}, but must be {expected}", value.type_str())
 }
 
-/// What the sources gave, the weakest first.
+/// The values of all sources, in order of increasing precedence.
 #[derive(Default)]
 pub(super) struct Sources {
     values: BTreeMap<String, Vec<(Origin, Given)>>,
-    /// Names of variables that no setting can have.
+    /// Names of variables that cannot belong to a setting.
     strange: Vec<String>,
-    /// Variables without `__`: not settings, but perhaps meant as such.
+    /// Variables without `__`, which are not settings but may be meant as such.
     single: Vec<String>,
     unreadable: Vec<Problem>,
-    /// Tables whose keys are names of the operator's own choice, as they are.
+    /// Tables whose keys the operator chooses, unparsed.
     tables: BTreeMap<&'static str, Vec<(Origin, toml::Table)>>,
 }
 
@@ -174,7 +171,8 @@ impl Sources {
         self.values.entry(name).or_default().push((origin, given));
     }
 
-    /// Adds a file; one that is not TOML becomes a problem. Its text is not quoted: it may hold what it should not.
+    /// Adds a file. Invalid TOML becomes a problem, whose message does not quote the file, because it may contain
+    /// secrets.
     pub(super) fn add_file(&mut self, file: &SettingsFile) {
         let origin = Origin::File(file.path.display().to_string());
         match file.text.parse::<toml::Table>() {
@@ -198,7 +196,7 @@ impl Sources {
 
     fn add_table(&mut self, prefix: &str, table: toml::Table, origin: &Origin) {
         for (key, value) in table {
-            // A key with a dot in it is another key than the path that it looks like.
+            // A quoted key with a dot is a different key from the path that it looks like.
             let key = if key.contains('.') {
                 format!("{key:?}")
             } else {
@@ -253,12 +251,12 @@ impl Sources {
         );
     }
 
-    /// What was given for a setting, the weakest source first.
+    /// The values for a setting, in order of increasing precedence.
     pub(super) fn given(&self, name: &str) -> &[(Origin, Given)] {
         self.values.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// What was given in a table whose keys are names of the operator's own choice.
+    /// The entries of a table whose keys the operator chooses.
     pub(super) fn table(&self, name: &str) -> Vec<(Origin, String, toml::Value)> {
         let given = self.tables.get(name).into_iter().flatten();
         given
@@ -270,7 +268,7 @@ impl Sources {
             .collect()
     }
 
-    /// What a settings file says below a name, by the next part of the name. Other sources say nothing there.
+    /// The tables of the settings file below a prefix, by the next part of the name. Other sources cannot set them.
     pub(super) fn tables(&self, prefix: &str) -> BTreeMap<String, Table> {
         let mut tables: BTreeMap<String, Table> = BTreeMap::new();
         for (name, given) in &self.values {
@@ -298,14 +296,14 @@ impl Sources {
         self.unreadable.clone()
     }
 
-    /// A problem for each name that is not among the `known`.
+    /// A problem for each name that is not in `known`.
     pub(super) fn unknown(&self, known: &[&'static str]) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (name, values) in &self.values {
             if known.contains(&name.as_str()) {
                 continue;
             }
-            // Read as tables, from a file.
+            // These are read as tables from the file.
             let tables = name.starts_with(STDIO) && name.matches('.').count() > 2;
             for (origin, given) in values {
                 if tables && matches!(given, Given::Toml(_)) {
@@ -324,8 +322,8 @@ impl Sources {
         problems
     }
 
-    /// Sentences about variables that are not read, though their last word is that of a setting: `ERRAND_LISTEN`.
-    /// No error, since other programs (an orchestrator's service links) may set such names.
+    /// Warnings about variables that are not read although their last word is that of a setting: `ERRAND_LISTEN`. Not
+    /// errors, because other programs (such as an orchestrator's service links) may set these names.
     pub(super) fn doubtful_variables(&self, known: &[&'static str]) -> Vec<String> {
         let mut sentences = Vec::new();
         for variable_name in &self.single {
@@ -336,7 +334,7 @@ impl Sources {
             let meant: BTreeSet<_> = known
                 .iter()
                 .filter(|name| name.ends_with(&format!(".{rest}")))
-                .map(|name| format!("the setting {name} is {}", variable(name)))
+                .map(|name| format!("the variable of {name} is {}", variable(name)))
                 .collect();
             if !meant.is_empty() {
                 let meant: Vec<String> = meant.into_iter().collect();
@@ -367,7 +365,7 @@ fn unknown_name(
     let empty_table = matches!(given, Given::Toml(toml::Value::Table(table)) if table.is_empty());
     let message = match is_section {
         true if empty_table => return None,
-        true => format!("is a section; write [{name}] and its settings below it"),
+        true => format!("is a section; write [{name}] with its settings below it"),
         false => not_a_setting(nearest(name, known)),
     };
     Some(Problem {
@@ -389,8 +387,8 @@ fn unknown_variable(variable_name: &str, known: &[&'static str]) -> Problem {
 
 fn not_a_setting(nearest: Option<impl Display>) -> String {
     match nearest {
-        Some(nearest) => format!("is not a setting; the nearest one is {nearest}"),
-        None => "is not a setting, nor like one; `errand config` lists them all".to_owned(),
+        Some(nearest) => format!("is not a setting; did you mean {nearest}?"),
+        None => "is not a setting; `errand config` lists all settings".to_owned(),
     }
 }
 
@@ -402,8 +400,8 @@ fn setting_like(variable_name: &str) -> String {
         .replace("__", ".")
 }
 
-/// Whether a variable without `__` is so near to a setting's that nothing else can be meant:
-/// `ERRAND_SERVER_LISTEN`, `ERRAND_MASTERKEY`.
+/// Whether a variable without `__` is so similar to a setting's that it must be a misspelling: `ERRAND_SERVER_LISTEN`,
+/// `ERRAND_MASTERKEY`.
 fn is_misspelt(variable_name: &str, known: &[&'static str]) -> bool {
     let rest = setting_like(variable_name);
     !OTHER_VARIABLES.contains(&variable_name)
@@ -412,11 +410,12 @@ fn is_misspelt(variable_name: &str, known: &[&'static str]) -> bool {
             .any(|name| strsim::damerau_levenshtein(&rest, &name.replace('.', "_")) <= 1)
 }
 
-/// Below this, of 2, a name is not a misspelling of the nearest setting, and naming that one would mislead.
+/// Minimum similarity, on a scale up to 2. Below it, a name is not a misspelling of the nearest setting, and a
+/// suggestion would mislead.
 const LIKENESS_MIN: f64 = 1.0;
 
-/// The setting whose name is most like this one, if any is. The last word counts as much as the whole, so that a
-/// setting in the wrong section is found.
+/// The setting with the most similar name, if any is similar enough. The last word counts as much as the whole name, so
+/// that a setting in the wrong section is found.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let inside = |known: &str| {
         name.strip_prefix(known)

@@ -1,14 +1,15 @@
-//! `[store]`: how the embedded store works.
+//! `[store]`: the embedded store.
 
 use super::kinds::whole;
 use super::reader::section;
 
 section! {
-    /// How the embedded store works.
+    /// The embedded store.
     pub struct StoreConfig["store"] {
-        /// How many connections read at the same time, beside the one that writes.
+        /// Number of connections for reading, in addition to the one that writes.
         read_connections: u32 = whole(4, 1..=64).unit("connections"),
-        /// How much of the database each connection that reads keeps in memory; the one that writes keeps eight times that.
+        /// Size of the database cache of each connection for reading; that of the writing connection is eight times as
+        /// large.
         cache_kib: u32 = whole(2_048, 256..=1_048_576).unit("KiB"),
     }
 }

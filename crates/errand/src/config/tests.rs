@@ -1,4 +1,4 @@
-//! The rules that hold for all settings; what one kind of value takes is tested beside it.
+//! Rules for all settings. Tests of the individual types of values are in their modules.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// Each setting with a value that is not its default: as TOML, and as a variable would hold it.
+/// Each setting with a value that is not its default, in TOML and as the text of a variable.
 const SAMPLES: [(&str, &str, &str); 51] = [
     ("server.listen", "'127.0.0.1:0'", "127.0.0.1:0"),
     ("server.data_dir", "'/srv/errand'", "/srv/errand"),
@@ -99,7 +99,7 @@ fn from_file(text: &str) -> Result<Config, ConfigErrors> {
     load(&Flags::default(), &BTreeMap::new(), Some(&file(text)))
 }
 
-/// The problems, as they are printed.
+/// The problems in their printed form.
 fn lines(result: Result<Config, ConfigErrors>) -> Vec<String> {
     result
         .unwrap_err()
@@ -113,7 +113,7 @@ fn line<'c>(config: &'c Config, name: &str) -> &'c SettingLine {
     table(config).iter().find(|line| line.name == name).unwrap()
 }
 
-/// TLS needs both of its settings; every other setting stands alone.
+/// TLS needs both of its settings; all others are independent.
 fn partner(name: &str) -> Option<&'static str> {
     match name {
         "server.tls.cert" => Some("server.tls.key"),
@@ -244,19 +244,19 @@ fn every_misspelling_is_caught_and_the_setting_named() {
         let name = setting.name;
         for cut in 0..name.len() {
             let misspelt = format!("{}{}", &name[..cut], &name[cut + 1..]);
-            // A cut at a section's edge (`.listen`) is no TOML.
+            // A cut at the edge of a section (`.listen`) is not valid TOML.
             if misspelt.starts_with('.') || misspelt.ends_with('.') || misspelt.contains("..") {
                 continue;
             }
             let expected =
-                format!("errand.toml: {misspelt}: is not a setting; the nearest one is {name}");
+                format!("errand.toml: {misspelt}: is not a setting; did you mean {name}?");
             assert_eq!(lines(from_file(&format!("{misspelt} = 1"))), [expected]);
         }
         let (prefix, rest) = setting.env.split_at("ERRAND_".len());
         for cut in 0..rest.len() {
             let misspelt = format!("{prefix}{}{}", &rest[..cut], &rest[cut + 1..]);
             let expected = format!(
-                "{misspelt}: is not a setting; the nearest one is {}",
+                "{misspelt}: is not a setting; did you mean {}?",
                 setting.env
             );
             assert_eq!(lines(from_env(&[(&misspelt, "1")])), [expected]);
@@ -328,15 +328,15 @@ fn all_problems_are_told_at_once_each_with_its_origin() {
             "ERRAND_API__UNKNOWN_FIELDS: \"maybe\" is not one of refuse | ignore",
             "errand.toml: engine.max_concurrent_runs: 0 is not in 1..=10000",
             "ERRAND_ENGINE__MAX_CONCURRENT_RUNS: 10001 is not in 1..=10000",
-            "errand.toml: webhooks.allow_private_networks: is of the type string, where true or false, without \
-             quotes, is expected",
-            "ERRAND_SANDBOX__TTL: \"30\" is not a time; write a whole number and a unit (ms, s, m, h, d), such as 30s \
+            "errand.toml: webhooks.allow_private_networks: has the type string, but must be true or false \
+             (without quotes)",
+            "ERRAND_SANDBOX__TTL: \"30\" is not a duration; write a whole number and a unit (ms, s, m, h, d), such as 30s \
              or 12h",
             "ERRAND_UPLOADS__DIRECT_BYTES_MAX: \"10MB\" is not a size; write bytes, or a number with KiB, MiB, GiB or \
              TiB",
             "ERRAND_UPLOADS__URL_TTL: 8d is not in 1s..=7d",
-            "ERRAND_WEBHOOK__TIMEOUT_S: is not a setting; the nearest one is ERRAND_WEBHOOKS__TIMEOUT_S",
-            "errand.toml: workers: is not a setting, nor like one; `errand config` lists them all",
+            "ERRAND_WEBHOOK__TIMEOUT_S: is not a setting; did you mean ERRAND_WEBHOOKS__TIMEOUT_S?",
+            "errand.toml: workers: is not a setting; `errand config` lists all settings",
         ]
     );
 }
@@ -409,7 +409,7 @@ fn a_setting_of_another_section_is_found() {
     ] {
         let problem = lines(from_file(text)).join("");
         assert!(
-            problem.ends_with(&format!("the nearest one is {nearest}")),
+            problem.ends_with(&format!("did you mean {nearest}?")),
             "{problem}"
         );
     }
@@ -419,26 +419,26 @@ fn a_setting_of_another_section_is_found() {
 fn the_shape_of_the_file_is_checked() {
     assert_eq!(
         lines(from_file("server = 3")),
-        ["errand.toml: server: is a section; write [server] and its settings below it"]
+        ["errand.toml: server: is a section; write [server] with its settings below it"]
     );
     assert_eq!(
         lines(from_file("[server.listen]\nport = 1")),
-        ["errand.toml: server.listen.port: is not a setting; the nearest one is server.listen"]
+        ["errand.toml: server.listen.port: is not a setting; did you mean server.listen?"]
     );
     assert_eq!(
         lines(from_file("[server.listen]")),
-        ["errand.toml: server.listen: is of the type table, where a text in quotes is expected"]
+        ["errand.toml: server.listen: has the type table, but must be a quoted string"]
     );
     assert_eq!(
         lines(from_file("[engin]")),
-        ["errand.toml: engin: is not a setting, nor like one; `errand config` lists them all"]
+        ["errand.toml: engin: is not a setting; `errand config` lists all settings"]
     );
     assert_eq!(lines(from_file("'server.listen' = 'x'")).len(), 1);
     assert!(from_file("[server]\n[server.tls]\n[engine]").is_ok());
     assert_eq!(lines(from_file("[[server]]\nlisten = 'x'")).len(), 1);
     assert_eq!(
         lines(from_file("server.trusted_proxies = [1]")),
-        ["errand.toml: server.trusted_proxies: is not a list of texts in quotes"]
+        ["errand.toml: server.trusted_proxies: must be a list of quoted strings"]
     );
     assert!(from_file("server.trusted_proxies = '10.0.0.1'").is_ok());
 }
@@ -475,11 +475,11 @@ fn tls_needs_both_of_its_settings() {
     );
     assert_eq!(
         lines(from_file("[server.tls]\ncert = 'a'")),
-        ["errand.toml: server.tls.cert: is set without server.tls.key; set both, or neither"]
+        ["errand.toml: server.tls.cert: is set without server.tls.key; set both or neither"]
     );
     assert_eq!(
         lines(from_env(&[("ERRAND_SERVER__TLS__KEY", "b")])),
-        ["ERRAND_SERVER__TLS__KEY: is set without server.tls.cert; set both, or neither"]
+        ["ERRAND_SERVER__TLS__KEY: is set without server.tls.cert; set both or neither"]
     );
     // One from the file, the other from the environment.
     let mixed = load(
@@ -488,12 +488,12 @@ fn tls_needs_both_of_its_settings() {
         Some(&file("server.tls.cert = 'a'")),
     );
     assert!(mixed.unwrap().server.tls.is_some());
-    // A wrong value is told once, not a second time as a missing one.
+    // An invalid value is reported once, and not again as a missing one.
     assert_eq!(
         lines(from_file("[server.tls]\ncert = 'a'\nkey = 1")).len(),
         1
     );
-    // An empty variable is none, as compose files give it.
+    // An empty variable counts as not set, because compose files set such variables.
     assert_eq!(
         from_env(&[("ERRAND_SERVER__TLS__KEY", "")])
             .unwrap()
@@ -528,7 +528,7 @@ fn the_master_key_comes_from_its_variable_alone_and_is_never_shown() {
     );
     assert_eq!(
         lines(from_file(&format!("master_key = '{KEY}'"))),
-        ["errand.toml: master_key: is a secret and may stand in ERRAND_MASTER_KEY alone"]
+        ["errand.toml: master_key: is a secret and can only be set with ERRAND_MASTER_KEY"]
     );
     assert!(
         from_env(&[("ERRAND_MASTER_KEY", "")])
@@ -540,7 +540,7 @@ fn the_master_key_comes_from_its_variable_alone_and_is_never_shown() {
 
 #[test]
 fn a_secret_cannot_be_printed_or_serialised() {
-    // Each line compiles only because the trait is missing: else there would be two candidates.
+    // Each line compiles only if the trait is missing; otherwise there would be two candidates.
     trait Lacks<Marker> {
         fn lacks() {}
     }
@@ -570,15 +570,15 @@ fn variables_of_other_purposes_are_left_alone() {
     assert!(warnings(&config).is_empty());
     assert_eq!(
         lines(from_env(&[("ERRAND_server__listen", "x")])),
-        ["ERRAND_server__listen: is not a setting; the nearest one is ERRAND_SERVER__LISTEN"]
+        ["ERRAND_server__listen: is not a setting; did you mean ERRAND_SERVER__LISTEN?"]
     );
     let config = from_env(&[("ERRAND_LISTEN", "0.0.0.0:1")]).unwrap();
     assert_eq!(config.server.listen.port(), 8700);
     assert_eq!(
         warnings(&config),
         [
-            "ERRAND_LISTEN is not read; the setting metrics.listen is ERRAND_METRICS__LISTEN, \
-            the setting server.listen is ERRAND_SERVER__LISTEN."
+            "ERRAND_LISTEN is not read; the variable of metrics.listen is ERRAND_METRICS__LISTEN, \
+            the variable of server.listen is ERRAND_SERVER__LISTEN."
         ]
     );
 }
@@ -727,9 +727,9 @@ fn a_named_file_must_be_there() {
             Origin::File(path.display().to_string())
         );
     }
-    // The tests' working directory has no errand.toml; that is no error.
+    // The working directory of the tests has no errand.toml, which is not an error.
     assert_eq!(read_file(&Flags::default(), &BTreeMap::new()), Ok(None));
-    // A directory is not to be read.
+    // A directory cannot be read as a file.
     let flags = Flags {
         config: Some(dir.path().to_owned()),
         ..Flags::default()

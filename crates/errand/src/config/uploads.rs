@@ -1,4 +1,4 @@
-//! `[uploads]`: how large uploads may be, and how many at once.
+//! `[uploads]`: maximum sizes and numbers of uploads.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ const TIB: u64 = 1 << 40;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 section! {
-    /// How large uploads may be, and how many at once.
+    /// Maximum sizes and numbers of uploads.
     pub struct UploadsConfig["uploads"] {
-        /// How large a file may be that is uploaded directly.
+        /// Maximum size of a file that is uploaded directly.
         direct_bytes_max: u64 = size(10 * MIB, 1..=GIB),
-        /// How large a file may be that is sent to an upload URL.
+        /// Maximum size of a file that is sent to an upload URL.
         url_bytes_max: u64 = size(5 * GIB, 1..=5 * TIB),
-        /// How long an upload URL is good; the upload must begin by then.
+        /// How long an upload URL is valid; the upload must begin in this time.
         url_ttl: Duration = duration(HOUR, Duration::from_secs(1)..=7 * 24 * HOUR),
-        /// How many uploads of one API key, or of one person in the web interface, may be under way at once.
+        /// Maximum number of concurrent uploads per API key, and per user in the web interface.
         concurrent_per_key: u32 = whole(16, 1..=10_000),
-        /// How many uploads to one upload URL may be under way at once.
+        /// Maximum number of concurrent uploads to one upload URL.
         concurrent_per_url: u32 = whole(4, 1..=10_000),
-        /// How many uploads may be under way at once in total; one team takes at most half of them.
+        /// Maximum number of concurrent uploads in total; one team can use at most half of them.
         concurrent_max: u32 = whole(256, 1..=100_000),
     }
 }

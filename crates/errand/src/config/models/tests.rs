@@ -104,9 +104,9 @@ fn what_is_wrong_is_told_all_at_once_and_holds_no_key() {
         "errand.toml: models.providers.other: base_url is missing",
         "models.providers.anthropic: api_key_env names the variable NOT_THERE",
         "models.providers.gemini: unknown field `api_kye`",
-        "models.prices.\"a\": a price is",
-        "models.windows.\"b\": takes a number of tokens",
-        "OPENAI_BASE_URL: base_url is not",
+        "models.prices.\"a\": a price must be",
+        "models.windows.\"b\": must be a number of tokens",
+        "OPENAI_BASE_URL: base_url must be",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }

@@ -7,23 +7,23 @@ use super::{files, read};
 /// Words in a row, compared without case; `..` stands for one to three other words. Names count too: `in_line` is
 /// `in line`. With each, how often it occurs in all Rust files and documents.
 const PATTERNS: [(&str, usize); 20] = [
-    ("whatever", 69),
+    ("whatever", 68),
     ("nobody's", 4),
     ("nobodys", 8),
-    ("so many", 32),
-    ("is told", 99),
+    ("so many", 30),
+    ("is told", 97),
     ("are told", 14),
-    ("told apart", 7),
+    ("told apart", 6),
     ("in line", 13),
     ("by hand of", 0),
     ("lets .. in", 4),
     ("falls due by", 0),
-    ("shall", 4),
-    ("stands", 73),
-    ("none where", 27),
+    ("shall", 3),
+    ("stands", 67),
+    ("none where", 21),
     ("false where", 5),
     ("true where", 6),
-    ("it takes a", 26),
+    ("it takes a", 25),
     ("the same of", 3),
     ("at all costs", 3),
     ("goes over", 0),
@@ -31,14 +31,14 @@ const PATTERNS: [(&str, usize); 20] = [
 
 /// How a document comment of an item must not begin: such a sentence has no subject, or no verb.
 const BEGINNINGS: [(&str, usize); 8] = [
-    ("What", 384),
+    ("What", 360),
     ("Whose", 15),
     ("Who", 34),
-    ("None where", 4),
+    ("None where", 3),
     ("By whom", 0),
     ("The same", 29),
     ("Those of", 4),
-    ("As", 34),
+    ("As", 32),
 ];
 
 #[test]
