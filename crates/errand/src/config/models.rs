@@ -23,16 +23,16 @@ use super::reader::{Reader, section};
 section! {
     /// Model providers on the network.
     pub struct ModelsConfig["models"] {
-        /// Maximum number of attempts until a model returns a usable answer. Between attempts, the run waits without a
+        /// Maximum number of attempts until a model returns a usable answer; between attempts, the run waits without a
         /// slot.
         attempts: u32 = whole(12, 1..=100).unit("attempts"),
         /// Time without any data from a model after which an attempt fails.
         idle_timeout: Duration = duration(Duration::from_secs(120), Duration::from_secs(1)..=Duration::from_secs(3600)),
         /// Maximum number of calls to one provider in flight, at most three quarters of `engine.max_concurrent_runs`,
-        /// so that a slow provider does not block other runs. Further runs wait for their turn without a slot.
+        /// so that a slow provider does not block other runs; further runs wait for their turn without a slot.
         concurrency: u32 = whole(48, 1..=10_000).unit("calls"),
-        /// Whether the provider addresses that teams set can be in private networks, such as 127.0.0.1 and 10.0.0.0/8.
-        /// Addresses that the operator sets always can.
+        /// Whether the provider addresses that teams set can be in private networks, such as 127.0.0.1 and 10.0.0.0/8;
+        /// addresses that the operator sets always can.
         allow_private_networks: bool = boolean(false),
         /// Models that accept images, in addition to those of Anthropic, OpenAI and Gemini.
         vision: Vec<String> = list("provider/name", |text| Ok(text.to_owned())),

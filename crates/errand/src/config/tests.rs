@@ -680,7 +680,7 @@ fn the_table_as_json() {
         by_name("sandbox.ttl"),
         serde_json::json!({
             "name": "sandbox.ttl", "env": "ERRAND_SANDBOX__TTL", "value": "2d", "origin": "ERRAND_SANDBOX__TTL",
-            "default": "30d", "unit": "time (ms, s, m, h, d)", "allowed": "1m..=3650d",
+            "default": "30d", "unit": "duration (ms, s, m, h, d)", "allowed": "1m..=3650d",
             "doc": "How long a sandbox and its files are kept after the last upload or run."
         })
     );
