@@ -1,16 +1,21 @@
-//! Connections: the MCP servers whose tools runs call.
+//! Connections: MCP servers whose tools runs can call.
 //!
-//! Promised: a session serves one run and one connection, so that nothing of one run is seen by another; it is closed when
-//! it is idle, when its run has ended, and when the connection was changed, and a server that died is reached anew at the
-//! next call. Of a tool that is not what it was when the connection was probed no call is made: a server cannot make of
-//! one tool another. What comes from a server is data ([`form`], [`handler`]), and what it says of itself decides nothing
-//! but the defaults of which an admin took note with the probe.
+//! # Guarantees
 //!
-//! A call ends with its result, with its time, or with its run. Whether one that was cut off took effect is not known,
-//! and is settled as after a crash ([`Acted::Lost`]).
+//! - A session serves one run and one connection, so that no data of one run reaches another. It is closed when it is
+//!   idle, when its run has ended, and when the connection was changed. If a server was lost, the next call opens a new
+//!   session.
+//! - A tool is called only if its description is the same as when the connection was probed: a server cannot replace a
+//!   tool by another under the same name.
+//! - Everything from a server is untrusted data ([`form`], [`handler`]). Its hints only set the defaults that an admin
+//!   confirmed with the probe.
+//! - A call ends with its result, at its time limit, or with its run. If it is cut off, its outcome is unknown and is
+//!   settled as after a crash ([`Acted::Lost`]).
 //!
-//! Left out: policies and what settles a call (`errand_core::next`), filling in and masking secrets of a call's own
-//! arguments (`drive`).
+//! # Non-goals
+//!
+//! Policies and settling calls (`errand_core::next`), and filling in and masking the secrets of a call's arguments
+//! (`drive`).
 
 mod call;
 mod form;
@@ -46,57 +51,53 @@ use handler::{Handler, Inbox};
 use open::Reached;
 use sign_in::SignIns;
 
-/// Whether a program is isolated.
+/// How a program is isolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// As the shell is, but with the network.
+    /// Like commands in a sandbox, but with network access.
     Sandbox,
-    /// It runs as this server does: the operator says so.
+    /// Not at all: the program runs with the server's own rights, by the operator's choice.
     None,
 }
 
-/// A program that the operator has declared.
+/// A program that the operator has declared as an MCP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StdioServer {
-    /// The program.
+    /// The path of the program.
     pub command: String,
-    /// Its arguments.
     pub args: Vec<String>,
-    /// Its environment, beside the plainest.
+    /// Environment variables, in addition to a minimal environment.
     pub env: BTreeMap<String, String>,
-    /// The variables that a team may set, and no other: with a variable many a program is told what to run.
+    /// The only variables that a team may set. Many programs can be made to run other code through a variable.
     pub team_env: Vec<String>,
-    /// Whether it is isolated.
     pub isolation: Isolation,
-    /// Paths of this machine that it sees though it is isolated, read-only.
+    /// Host paths that an isolated program can read.
     pub read_only: Vec<String>,
 }
 
-/// What [`Connections`] are made of.
+/// The parameters of [`Connections::new`].
 pub struct ConnectionsSetup {
-    /// What is kept.
     pub store: Store,
-    /// What time it is.
     pub clock: Clock,
-    /// Which addresses may be called.
+    /// Checks the addresses of servers.
     pub guard: Guard,
     /// The programs that may be started, by name.
     pub declared: BTreeMap<String, StdioServer>,
-    /// What isolates them; or why nothing does.
+    /// Isolates programs. The error is the reason why isolation is unavailable.
     pub exec: Result<Arc<dyn SandboxExec>, String>,
-    /// How long a call may take.
+    /// The time limit of a call.
     pub call_time: Duration,
-    /// How long a session that nobody uses is kept.
+    /// How long an unused session is kept.
     pub idle: Duration,
-    /// Who is told how far calls have come.
+    /// Receives progress notes of calls.
     pub progress: Progress,
 }
 
-/// All connections' sessions. Cheap to clone.
+/// All sessions of all connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Connections(Arc<Inner>);
 
-/// The parts of [`Connections`].
+/// The shared state of [`Connections`].
 pub struct Inner {
     store: Store,
     clock: Clock,
@@ -108,34 +109,35 @@ pub struct Inner {
     idle: Duration,
     progress: Progress,
     sessions: Mutex<HashMap<(RunId, ConnectionId), Arc<Slot>>>,
-    /// The claim under which a run is driven, so that a driver that comes late to its end closes nobody else's sessions.
+    /// The current claim of each driven run, so that an old driver that finishes late does not close the new driver's
+    /// sessions.
     drivers: Mutex<HashMap<RunId, ClaimToken>>,
     sign_ins: SignIns,
-    /// Set when the server stops, in order or not.
+    /// Cancelled when the server stops or crashes.
     ended: CancellationToken,
 }
 
-/// Where the session of a run and a connection is, or comes to be: one at a time.
+/// Holds the session of one run with one connection. The lock ensures that only one is opened at a time.
 #[derive(Default)]
 struct Slot {
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
-    /// How often the server was lost in a row during a call.
+    /// Consecutive calls during which the server was lost.
     lost: std::sync::atomic::AtomicU32,
 }
 
-/// A session with a server.
+/// A session with an MCP server.
 struct Session {
     peer: Peer<RoleClient>,
-    /// To be closed with.
+    /// `None` after the session was closed.
     reached: tokio::sync::Mutex<Option<Reached>>,
     inbox: Arc<Inbox>,
-    /// When the connection had been changed last, as it was reached.
+    /// The `updated_at` of the connection when the session was opened.
     version: Timestamp,
-    /// What the server offers now: digests by the offered name.
+    /// The digests of the tools that the server offers now, by offered name.
     offers: Mutex<BTreeMap<String, String>>,
-    /// Which call has which progress token.
+    /// The call id for each progress token.
     tokens: Arc<Mutex<HashMap<String, String>>>,
-    /// Calls during which the server asked a person, by their id.
+    /// Calls for which the server waits for a person's answer, by call id.
     parked: Mutex<HashMap<String, Parked>>,
     used_at: Mutex<Timestamp>,
     secrets: Arc<Secrets>,
@@ -154,7 +156,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connections {
-    /// Puts the parts together.
     #[must_use]
     pub fn new(setup: ConnectionsSetup) -> Self {
         Self(Arc::new(Inner {
@@ -174,7 +175,7 @@ impl Connections {
         }))
     }
 
-    /// For who has none: no program is declared, and no private network reached.
+    /// Connections without declared programs and private networks, for programs that do not configure any.
     #[must_use]
     pub fn none(store: Store, clock: Clock) -> Self {
         Self::new(ConnectionsSetup {
@@ -189,12 +190,12 @@ impl Connections {
         })
     }
 
-    /// The names of the programs that may be started.
     pub fn declared(&self) -> impl Iterator<Item = &str> {
         self.declared.keys().map(String::as_str)
     }
 
-    /// A variable among these that a team may not set for a program; a program that is not declared has none it may set.
+    /// The first of these variables that a team may not set for a program. For an undeclared program, no variable may
+    /// be set.
     #[must_use]
     pub fn not_for_teams<'e>(
         &self,
@@ -208,7 +209,7 @@ impl Connections {
         env.keys().find(|name| !may(name)).map(String::as_str)
     }
 
-    /// The client for servers at addresses, made when the first is reached.
+    /// The HTTP client, created on first use.
     fn client(&self) -> Result<reqwest::Client, String> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
@@ -218,13 +219,11 @@ impl Connections {
         Ok(self.client.get_or_init(|| made).clone())
     }
 
-    /// Where it is told how far calls have come.
     #[must_use]
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// The guard of addresses.
     #[must_use]
     pub fn guard(&self) -> &Guard {
         &self.guard
@@ -239,7 +238,7 @@ impl Connections {
         Arc::clone(sessions.entry((run, connection)).or_default())
     }
 
-    /// The session of a run with a connection, opened where there is none that can be used.
+    /// Returns the session of a run with a connection, and opens one if there is no usable one.
     async fn session(
         &self,
         run: RunId,
@@ -253,10 +252,10 @@ impl Connections {
             if usable {
                 return Ok((Arc::clone(session), Arc::clone(&slot)));
             }
-            // It leads elsewhere by now, and the old server must not get what is meant for the new one.
+            // The connection was changed. The old server must not receive what is meant for the new one.
             let waits = !locked(&session.parked).is_empty();
             if waits && !session.peer.is_transport_closed() {
-                return Err("it was changed while another call of it waits for a person's answer; answer that first".to_owned());
+                return Err("it was changed while another of its calls waits for a person's answer; answer that first".to_owned());
             }
         }
         if let Some(old) = held.take() {
@@ -268,7 +267,7 @@ impl Connections {
         Ok((opened, slot))
     }
 
-    /// Reaches a server. `run`: who hears of progress.
+    /// Opens a session. `run`: the run whose subscribers receive progress notes.
     async fn reach(&self, run: Option<RunId>, connection: &Connection) -> Result<Session, String> {
         let secrets = Secrets::of(&self.store, connection.team).await;
         let secrets = Arc::new(secrets.map_err(|error| {
@@ -319,8 +318,8 @@ impl Connections {
         })
     }
 
-    /// Ends the sessions of a run that has ended or was taken from its driver: calls that wait for a person's answer to
-    /// their server are called off.
+    /// Closes the sessions of a run that has ended or was taken from its driver. Calls that wait for a person's answer
+    /// are cancelled.
     pub fn close_run(&self, run: RunId) {
         let mut sessions = locked(&self.sessions);
         let of_run: Vec<_> = sessions
@@ -335,14 +334,14 @@ impl Connections {
         }
     }
 
-    /// A driver begins: the run's sessions are its own from here on. Calls that wait for a person's answer, and that the
-    /// run has closed meanwhile, are called off. `open`: whether a call of the run is open.
+    /// Registers a new driver as the owner of the run's sessions. Cancels calls that wait for a person's answer but
+    /// were closed in the meantime. `open`: whether a call of the run is still open.
     pub async fn begin_drive(&self, run: RunId, claim: ClaimToken, open: impl Fn(&str) -> bool) {
         locked(&self.drivers).insert(run, claim);
         self.keep_only(run, open).await;
     }
 
-    /// A driver has ended. `closes`: the run's sessions with it; not those that another driver uses by now.
+    /// Unregisters a driver. `closes`: also close the run's sessions, unless a newer driver has taken them over.
     pub fn end_drive(&self, run: RunId, claim: ClaimToken, closes: bool) {
         let is_anothers = {
             let mut drivers = locked(&self.drivers);
@@ -379,7 +378,7 @@ impl Connections {
         }
     }
 
-    /// Closes what is idle, for ever. To be run beside the engine.
+    /// Closes idle sessions periodically. Never returns; runs beside the engine.
     pub async fn close_idle(self) {
         let pause_ms = u64::try_from(self.idle.as_millis())
             .unwrap_or(u64::MAX)
@@ -398,7 +397,7 @@ impl Connections {
         let idle: Vec<_> = sessions
             .iter()
             .filter(|(_, slot)| {
-                // Who holds it uses it.
+                // A locked slot is in use.
                 slot.session.try_lock().is_ok_and(|held| {
                     held.as_ref()
                         .is_none_or(|session| session.is_idle(now, idle_ms))
@@ -413,19 +412,18 @@ impl Connections {
         }
     }
 
-    /// How many sessions there are.
     #[must_use]
     pub fn open_sessions(&self) -> usize {
         locked(&self.sessions).len()
     }
 
-    /// Ends at once, as a crash would.
+    /// Ends immediately without closing sessions, to simulate a crash.
     pub(crate) fn abort(&self) {
         self.ended.cancel();
         locked(&self.sessions).clear();
     }
 
-    /// Ends all sessions: the server stops.
+    /// Closes all sessions, for an orderly shutdown.
     pub async fn shut_down(&self) {
         self.ended.cancel();
         let all: Vec<_> = locked(&self.sessions)

@@ -1,8 +1,13 @@
-//! A model's text while it comes: told to whoever watches the run now, and kept nowhere.
+//! Publishes a model's text while it is streamed, to current subscribers of the run.
 //!
-//! Promised: what is published is heard, in order, by those who listen then, unless they are so slow that it is dropped
-//! for them; the offset in each piece tells. What counts is the finished message, which is stored. Left out: those who come
-//! later, and other nodes.
+//! # Guarantees
+//!
+//! Subscribers receive the pieces in order. A subscriber that is too slow misses pieces, which it detects by the
+//! offsets.
+//!
+//! # Non-goals
+//!
+//! Storage, late subscribers, and other nodes. The finished message is stored and delivered as an event.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,29 +15,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use errand_core::id::{MessageId, RunId};
 use tokio::sync::broadcast;
 
-/// Pieces that wait for a slow listener. Room for them is made for each run that is watched, whether its model speaks or not.
+/// Buffered pieces per run. The buffer is allocated for each run with a subscriber, even if its model is silent.
 const PIECES_MAX: usize = 64;
 
-/// A piece of a message's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delta {
-    /// The id that the message will have.
+    /// The id that the finished message will have.
     pub message: MessageId,
-    /// Which attempt to have it, from 1: the text of a new one replaces that of the last.
+    /// The number of the attempt, starting at 1. The text of a new attempt replaces that of the previous one.
     pub attempt: u32,
-    /// How many bytes of this attempt's text came before.
+    /// The number of bytes of this attempt's text before this piece.
     pub offset: usize,
-    /// The piece.
     pub text: String,
 }
 
-/// Where pieces are published and heard. Cheap to clone.
+/// The channel for pieces of text, by run. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Deltas {
     heard: Arc<Mutex<HashMap<RunId, broadcast::Sender<Delta>>>>,
 }
 
-/// Somebody who listens to a run.
+/// A subscription to a run.
 pub struct Listener {
     run: RunId,
     deltas: Deltas,
@@ -44,7 +47,7 @@ impl Deltas {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Listens to a run from now on.
+    /// Subscribes to a run from now on.
     #[must_use]
     pub fn listen(&self, run: RunId) -> Listener {
         let mut heard = self.heard();
@@ -58,29 +61,29 @@ impl Deltas {
         }
     }
 
-    /// Tells those who listen.
+    /// Publishes a piece. `delta` is not called if there is no subscriber.
     pub fn publish(&self, run: RunId, delta: impl FnOnce() -> Delta) {
         if let Some(sender) = self.heard().get(&run) {
-            // Nobody is left to hear it.
+            // An error means that the last subscriber is gone.
             let _ = sender.send(delta());
         }
     }
 }
 
 impl Listener {
-    /// The next piece.
+    /// Waits for the next piece.
     pub async fn next(&mut self) -> Delta {
         loop {
             match self.pieces.recv().await {
                 Ok(delta) => return delta,
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
-                // The sender is kept as long as somebody listens.
+                // Unreachable: the sender is kept as long as there is a subscriber. Waiting is the safe reaction.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
     }
 
-    /// The next piece, if there is one already.
+    /// The next piece, if one has already arrived.
     pub fn ready(&mut self) -> Option<Delta> {
         loop {
             match self.pieces.try_recv() {
@@ -97,7 +100,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut heard = self.deltas.heard();
-        // This one still counts.
+        // This subscriber is still counted.
         if heard
             .get(&self.run)
             .is_some_and(|sender| sender.receiver_count() <= 1)
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_listen_hear_and_nothing_is_left_behind() {
+    fn subscribers_hear_and_leave_nothing_behind() {
         let ids = IdGen::new([4; 32]);
         let now = Timestamp::from_millis(1);
         let (run, other) = (ids.run(now), ids.run(now));

@@ -1,12 +1,17 @@
-//! Work that could overflow a stack or never end, done by processes that can be killed: templates of playbooks that are not
-//! cheap, and schemas of connections' tools that are not light.
+//! Evaluates expensive playbook templates and tool schemas in child processes, which can be killed if they overflow
+//! their stack or never end.
 //!
-//! Guarantees: whatever a template or a schema is, it costs its own move or call. A process has bounds of processor time
-//! and memory before it reads a byte, no environment, no descriptor of the server and no privilege; it is killed when its
-//! time is over or nobody waits any more. A bounded number are at work at once, and a team has half of them at most.
-//! A process that has done its work is kept for the next, so that most cost no start.
+//! # Guarantees
 //!
-//! Non-goals: what is cheap. That is evaluated where it is asked for.
+//! - A malicious template or schema can only fail its own turn or call.
+//! - A process limits its own processor time and memory before it reads a byte. It has no environment, no descriptor of
+//!   the server and no privileges, and is killed at its time limit or when the call is cancelled.
+//! - The number of evaluations at the same time is limited; a team gets at most half of them.
+//! - A process is reused, so that most evaluations do not need to start one.
+//!
+//! # Non-goals
+//!
+//! Cheap evaluations. Those run in the server, in place.
 
 mod child;
 
@@ -30,42 +35,40 @@ use crate::subprocess::{self, StartError, Started};
 
 pub use child::run_evaluator;
 
-/// How long one evaluation may take.
+/// Time limit of one evaluation.
 const TIME_MAX: Duration = Duration::from_secs(10);
-/// How long one waits for its turn.
+/// Time limit of the wait for a free slot.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Evaluations at once.
+/// Maximum number of evaluations at the same time.
 const PLACES: usize = 4;
-/// The same for one team: half of them are left to the others.
+/// Maximum number for one team, so that half of the slots are left to others.
 const TEAM_PLACES: usize = PLACES / 2;
-/// Most bytes of what a process is given, and of what it answers.
+/// Maximum size of a request to a process, and of its reply.
 const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// Evaluations after which a process is not kept: its processor time is bounded over all of them.
+/// Evaluations after which a process is replaced, because its processor time is limited over its whole life.
 const JOBS_MAX: u32 = 200;
-/// How long a process without work is kept.
+/// How long an unused process is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Why there is no result.
+/// The reason why an evaluation has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluateError {
-    /// It did not end in time.
     #[error("it took longer than {} s", TIME_MAX.as_secs())]
     TooSlow,
-    /// The process was ended by its bounds, or failed.
-    #[error("it needed more memory than it may have, or was nested too deeply")]
+    /// The process exceeded its limits or crashed.
+    #[error("it exceeded its memory limit, or was nested too deeply")]
     Failed,
-    /// It is larger than what a process is given.
-    #[error("it takes more data than it may")]
+    /// The request exceeds `FRAME_BYTES_MAX`.
+    #[error("its data is too large")]
     TooLarge,
-    /// No turn came, or descriptors, memory or processes have run out.
-    #[error("the server evaluates too much at once: try again in a moment")]
+    /// No slot became free in time, or descriptors, memory or processes ran out.
+    #[error("the server is evaluating too much at once: try again in a moment")]
     Busy,
-    /// No process can be started.
-    #[error("it cannot be evaluated on this server: the log of the server says why")]
+    #[error("it cannot be evaluated on this server; see the server's log")]
     Unavailable,
 }
 
-/// What a process is to do.
+/// The kind of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Template,
@@ -81,37 +84,36 @@ impl Task {
     }
 }
 
-/// What is wrong with a value, by a schema.
+/// A validation error: the first mismatch between a value and a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Misfit {
-    /// Where: a JSON pointer.
+    /// A JSON pointer to the value that does not match.
     pub place: String,
-    /// What, in words.
     pub message: String,
 }
 
-/// The first thing that is wrong with a value, by a schema. `None` also if the schema is none.
+/// The first validation error of a value. `None` if the value is valid, or if the schema itself is invalid.
 #[must_use]
 pub fn misfit(schema: &Value, value: &Value) -> Option<Misfit> {
     let validator = jsonschema::validator_for(schema).ok()?;
     first_misfit(&validator, value)
 }
 
-/// The same with a schema that was compiled before.
+/// Same as [`misfit`] with a compiled schema.
 #[must_use]
 pub fn first_misfit(validator: &jsonschema::Validator, value: &Value) -> Option<Misfit> {
     let error = validator.iter_errors(value).next()?;
     Some(Misfit {
         place: error.instance_path().to_string(),
-        // It repeats the value, which may be a whole file.
+        // The message repeats the value, which may be a whole file.
         message: error.to_string().chars().take(MISFIT_CHARS_MAX).collect(),
     })
 }
 
-/// Most characters of what is wrong with a value.
+/// Maximum length of a validation message.
 const MISFIT_CHARS_MAX: usize = 1_000;
 
-/// Starts and keeps the processes. Cheap to clone.
+/// Starts, limits and reuses evaluator processes. Cheap to clone.
 #[derive(Clone)]
 pub struct Evaluators(Arc<Inner>);
 
@@ -119,29 +121,29 @@ struct Inner {
     program: Option<PathBuf>,
     time_max: Duration,
     places: Semaphore,
-    /// Walks that are on a thread at once.
+    /// Limits the playbook turns that are computed on blocking threads.
     walks: Arc<Semaphore>,
     teams: Mutex<HashMap<TeamId, Weak<Share>>>,
     idle: Mutex<Vec<Process>>,
-    /// Counts evaluations, so that what is kept without work is noticed.
+    /// Counts evaluations, to detect when the idle processes are no longer needed.
     uses: AtomicU64,
 }
 
-/// A process without work.
+/// An idle process.
 struct Process {
     started: Started,
     jobs: u32,
 }
 
 impl Evaluators {
-    /// `program`: this one, which must call [`run_evaluator`] first of all. `None` evaluates in this process, for tests
-    /// that have no program.
+    /// `program`: the path of this program, whose `main` must first call [`run_evaluator`]. `None` evaluates in this
+    /// process, for tests that have no program.
     #[must_use]
     pub fn new(program: Option<PathBuf>) -> Self {
         Self::with_time(program, TIME_MAX)
     }
 
-    /// The same with another time limit.
+    /// Same as [`Evaluators::new`] with another time limit, for tests.
     #[must_use]
     pub fn with_time(program: Option<PathBuf>, time_max: Duration) -> Self {
         Self(Arc::new(Inner {
@@ -155,7 +157,7 @@ impl Evaluators {
         }))
     }
 
-    /// For a team, which has its share.
+    /// The evaluators with the limits of a team.
     #[must_use]
     pub fn of(&self, team: TeamId) -> TeamEvaluators {
         let mut teams = self.0.teams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,20 +178,20 @@ impl Evaluators {
     }
 }
 
-/// A team's share of them.
+/// The evaluators as one team may use them. Cheap to clone.
 #[derive(Clone)]
 pub struct TeamEvaluators {
     all: Evaluators,
     share: Arc<Share>,
 }
 
-/// What a team has at once.
+/// The permits of a team.
 struct Share {
     places: Semaphore,
     walks: Arc<Semaphore>,
 }
 
-/// Walks of one team that are on a thread at once: as many as there are processors, so that a team alone keeps its speed.
+/// Maximum number of a team's turns on blocking threads: one per processor, so that a single team gets full speed.
 fn team_walks() -> usize {
     std::thread::available_parallelism()
         .map_or(2, usize::from)
@@ -197,10 +199,10 @@ fn team_walks() -> usize {
 }
 
 impl TeamEvaluators {
-    /// Evaluates a template. The inner error is the template's own. Who stops waiting ends the process.
+    /// Evaluates a template. The inner error is the template's own. Dropping the future kills the process.
     ///
     /// # Errors
-    /// See [`EvaluateError`].
+    /// [`EvaluateError`] if there was no evaluation.
     pub async fn template(&self, job: Job) -> Result<Result<Evaluated, Failed>, EvaluateError> {
         if self.all.0.program.is_none() {
             return Ok(job.evaluate());
@@ -209,10 +211,10 @@ impl TeamEvaluators {
         decode_reply(&reply).ok_or(EvaluateError::Failed)
     }
 
-    /// What is wrong with a value, by a schema.
+    /// Validates a value against a schema in a child process.
     ///
     /// # Errors
-    /// See [`EvaluateError`].
+    /// [`EvaluateError`] if there was no validation.
     pub async fn misfit(
         &self,
         schema: &Value,
@@ -226,7 +228,7 @@ impl TeamEvaluators {
         serde_json::from_slice(&reply).map_err(|_| EvaluateError::Failed)
     }
 
-    /// Waits for a place to decide a move on a thread.
+    /// Waits for the permits to compute a turn on a blocking thread.
     pub(crate) async fn place_to_walk(&self) -> [Option<OwnedSemaphorePermit>; 2] {
         let own = Arc::clone(&self.share.walks).acquire_owned().await.ok();
         let all = Arc::clone(&self.all.0.walks).acquire_owned().await.ok();
@@ -240,7 +242,7 @@ impl TeamEvaluators {
             return Err(EvaluateError::TooLarge);
         }
         let turn = async {
-            // The team's own first: who waits for it takes nobody else's place.
+            // The team's permit comes first, so that a waiting team does not occupy a global permit.
             let own = self.share.places.acquire().await.ok();
             (own, all.places.acquire().await.ok())
         };
@@ -255,11 +257,11 @@ impl TeamEvaluators {
         };
         let mut done = timeout(all.time_max, ask(&mut process, task, size, work)).await;
         if was_kept && matches!(done, Ok(None)) {
-            // It may have been ended by what it did before.
+            // A reused process may have died from its earlier work, so try once more with a fresh one.
             process = start(all.program.as_deref())?;
             done = timeout(all.time_max, ask(&mut process, task, size, work)).await;
         }
-        // A process that is not kept is killed when it is dropped.
+        // A process that is not kept is killed on drop.
         match done {
             Ok(Some(reply)) => {
                 process.jobs += 1;
@@ -279,7 +281,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Evaluators {
-    /// Keeps a process for the next work, and ends all that are kept once there was none for a while.
+    /// Keeps a process for reuse, and starts the task that ends idle processes.
     fn keep(&self, process: Process) {
         let uses = self.0.uses.fetch_add(1, Ordering::Relaxed) + 1;
         let first = {
@@ -319,7 +321,7 @@ fn start(program: Option<&Path>) -> Result<Process, EvaluateError> {
     Ok(Process { started, jobs: 0 })
 }
 
-/// Gives a process its work and takes the answer. `None` where it ended.
+/// Sends a request to a process and reads the reply. `None` if the process ended.
 async fn ask(process: &mut Process, task: Task, size: u32, work: &[u8]) -> Option<Vec<u8>> {
     let Started { stdin, stdout, .. } = &mut process.started;
     stdin.write_all(&[task.byte()]).await.ok()?;
@@ -337,14 +339,14 @@ async fn ask(process: &mut Process, task: Task, size: u32, work: &[u8]) -> Optio
     Some(reply)
 }
 
-/// Evaluates for a walk, on a thread that may block. Stops when nobody waits for the walk any more.
+/// The [`Evaluator`] for a playbook turn on a blocking thread. Stops when the turn is cancelled.
 pub(crate) struct Blocking {
     pub(crate) evaluators: TeamEvaluators,
     pub(crate) runtime: Handle,
     pub(crate) cancel: CancellationToken,
 }
 
-const NOBODY_WAITS: &str = "nobody waits for the move any more";
+const NOBODY_WAITS: &str = "the turn was cancelled";
 
 impl Evaluator for Blocking {
     fn evaluate(&self, job: Job) -> Result<Result<Evaluated, Failed>, String> {

@@ -1,11 +1,11 @@
-//! Descriptors, memory or processes that have run out: what a call needed them for is done again until they are there.
+//! Repeats calls that failed because file descriptors, memory or processes ran out, until they succeed.
 //!
-//! A tool that meets such an error before it has changed anything says so with [`note`] and answers as it likes;
-//! [`patiently`], around the tool, drops that answer and calls it again after a pause. So no run fails because the machine
-//! is short of something for a while. The wait ends when the run is taken from its driver or the server stops. Deliveries
-//! of webhooks wait in the same way.
+//! A tool that gets such an error before it has changed anything reports it with [`note`] and may return any result.
+//! [`patiently`], which wraps the tool, discards that result and calls the tool again after a pause. So no run fails
+//! because of a temporary shortage. The wait ends when the run is taken from its driver or the server stops. Webhook
+//! deliveries wait in the same way.
 //!
-//! What is short is the process's, not a server's: how many wait is counted for the process.
+//! The resources belong to the process, so waiting calls are counted per process, not per server.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -16,34 +16,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 
-/// How long until it is tried again.
 const PAUSE_MS: u64 = 250;
 
-/// Calls that wait.
+/// The number of waiting calls.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 tokio::task_local! {
-    /// Whether the call that is made now has met such an error.
+    /// Whether the current call has reported a shortage.
     static IS_NOTED: Cell<bool>;
 }
 
-/// Notes an error of the call that is made now, where it says that something has run out. Nothing may have been changed by
-/// the call. True where it was noted.
+/// Reports an error of the current call if the error is a shortage. The call must not have changed anything. Returns
+/// whether it was reported.
 pub(crate) fn note(error: &(dyn Error + 'static)) -> bool {
     is_exhausted(error) && note_anyway(&chain(error))
 }
 
-/// Notes it whatever the error is.
+/// Reports a shortage without looking at an error.
 pub(crate) fn note_anyway(what: &str) -> bool {
     let noted = IS_NOTED.try_with(|noted| noted.set(true)).is_ok();
     if noted {
-        tracing::debug!(what, "a call waits until there is more");
+        tracing::debug!(what, "a call waits because a resource has run out");
     }
     noted
 }
 
-/// Makes a call, and makes it again as long as it notes that something has run out. None: it was given up while it
-/// waited, and nothing was done.
+/// Makes a call, and repeats it as long as it reports a shortage. `None`: it was cancelled while it waited, and nothing
+/// was done.
 pub(crate) async fn patiently<T, F>(
     clock: &Clock,
     cancel: &CancellationToken,
@@ -68,14 +67,14 @@ where
     }
 }
 
-/// A call that waits: the first one and the last one are logged.
+/// Counts a waiting call. Only the first and the last one are logged.
 struct Waits;
 
 impl Waits {
     fn begin() -> Self {
         if WAITING.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!(
-                "the server has run out of open files or memory: calls of runs and deliveries wait until there is more (`errand doctor` shows the limits)"
+                "the server has run out of open files or memory: calls of runs and deliveries wait until some are free (`errand doctor` shows the limits)"
             );
         }
         Self
@@ -85,7 +84,7 @@ impl Waits {
 impl Drop for Waits {
     fn drop(&mut self) {
         if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!("no call and no delivery waits for open files or memory any more");
+            tracing::info!("calls and deliveries no longer wait for open files or memory");
         }
     }
 }
@@ -94,7 +93,7 @@ impl Drop for Waits {
 mod tests {
     use super::*;
 
-    /// Makes calls that fail with these errors, then answers how many were made.
+    /// Makes calls that fail with these error codes, and returns the number of calls.
     async fn called(failures: &[i32], cancel: &CancellationToken, cancels: bool) -> Option<usize> {
         let calls = Cell::new(0);
         let clock = Clock::System;
@@ -116,19 +115,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_is_made_again_until_there_is_what_it_needs() {
+    async fn a_call_is_repeated_until_it_succeeds() {
         let cancel = CancellationToken::new();
         assert_eq!(called(&[24, 12], &cancel, false).await, Some(3));
     }
 
     #[tokio::test]
-    async fn who_stops_does_not_wait() {
+    async fn a_cancelled_call_does_not_wait() {
         let cancel = CancellationToken::new();
         assert_eq!(called(&[12], &cancel, true).await, None);
     }
 
     #[tokio::test]
-    async fn other_errors_are_answers() {
+    async fn other_errors_are_returned() {
         let cancel = CancellationToken::new();
         assert_eq!(called(&[2], &cancel, false).await, Some(1));
     }

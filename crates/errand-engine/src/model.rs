@@ -1,7 +1,7 @@
-//! Models: who decides what a run does next.
+//! Models, which decide the next step of a run.
 //!
-//! A model sees a build and a transcript and returns a turn of moves. `builtin/playbook` is a model like any other; those
-//! of providers on the network are in [`network`].
+//! A model receives a build and a transcript and returns a [`Turn`]: an ordered list of moves. `builtin/playbook` is a
+//! model like any other. The models of network providers are in [`network`].
 
 pub mod network;
 pub mod playbook;
@@ -25,23 +25,23 @@ use crate::deltas::Deltas;
 use crate::sandboxes::Workspace;
 use network::Network;
 
-/// What a model decided.
+/// The decision of a model: notes for the transcript, then moves.
 #[derive(Clone, Debug, Default)]
 pub struct Turn {
-    /// What is noted before the moves.
+    /// Entries that the transcript gets before the moves.
     pub notes: Vec<Body>,
-    /// None only where there are notes: then the model is asked anew, once they are on disk.
+    /// Empty only if there are notes: the model is then asked again after the notes are committed.
     pub moves: Vec<MarkedMove>,
-    /// Calls among the moves, by their index, that are not to be carried out, with the error that each gets.
+    /// Calls that are not executed: the index into `moves`, and the error that becomes the call's result.
     pub refused: Vec<(usize, String)>,
-    /// The id that the turn's first message shall have.
+    /// The id of the turn's first message, if text deltas already announced one.
     pub message: Option<MessageId>,
-    /// What it used up.
+    /// Tokens, calls and cost of this turn.
     pub usage: Usage,
 }
 
 impl Turn {
-    /// A turn that is nothing but moves.
+    /// A turn without notes, refused calls or a message id.
     #[must_use]
     pub fn of(moves: Vec<MarkedMove>, usage: Usage) -> Self {
         Self {
@@ -52,119 +52,110 @@ impl Turn {
     }
 }
 
-/// Why a model gave no turn and will not give one.
+/// A permanent failure: the run fails with this code and message.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
-    /// A stable code for the run's error.
+    /// A stable code for the `error` of the run.
     pub code: &'static str,
-    /// What happened, and what to do.
+    /// What happened and what to do about it.
     pub message: String,
 }
 
-/// Why a model gave no turn.
 #[derive(Debug, thiserror::Error)]
 pub enum TurnError {
-    /// It will not give one: the run fails.
+    /// Permanent: the run fails.
     #[error(transparent)]
     Fails(#[from] ModelError),
-    /// This attempt failed on the way. The run waits, without a driver, and asks again.
+    /// Temporary: the run releases its driver and asks the model again later.
     #[error("{error}")]
     Again {
-        /// What happened.
+        /// A description of this attempt's failure.
         error: String,
-        /// Which attempt it was, from 1.
+        /// The number of this attempt, starting at 1.
         attempt: u32,
-        /// How long until the next one, in milliseconds.
+        /// The delay before the next attempt, in milliseconds.
         pause_ms: u64,
     },
-    /// The provider has as many calls under way as it is given at once. The run waits, without a driver, until it is
-    /// woken, or until it looks again.
-    #[error("the provider has as many calls under way as it is given at once")]
+    /// The provider's concurrency limit is reached. The run releases its driver and waits until it is woken or
+    /// `pause_ms` has passed.
+    #[error("the provider has reached its limit of concurrent calls")]
     Full {
-        /// How long until it looks again, in milliseconds.
+        /// The time after which the run tries again even if nothing wakes it, in milliseconds.
         pause_ms: u64,
     },
 }
 
-/// A tool as a model is told of it.
+/// The description of a tool that is sent to a model.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// Its name.
     pub name: String,
-    /// A sentence or two.
+    /// One or two sentences.
     pub description: String,
-    /// The JSON schema of its arguments.
+    /// The JSON schema of the arguments.
     pub schema: Value,
 }
 
-/// What a session is made for.
+/// Parameters of a new [`Session`].
 pub struct Setup<'a> {
-    /// The run.
     pub run: RunId,
-    /// Whose.
     pub team: TeamId,
-    /// Its build.
     pub build: &'a BuildConfig,
-    /// The tools that the run has: made when a model asks, since some need none.
+    /// Lists the tools of the run. A closure, because some models never need the list.
     pub tools: &'a (dyn Fn() -> Vec<Offer> + Sync),
 }
 
-/// What a model has to work with during a turn.
+/// The context of one turn.
 pub struct TurnContext<'a> {
-    /// What templates may know of the run.
+    /// The run's data that templates may use.
     pub facts: &'a RunFacts,
-    /// The run's sandbox, where [`Session::needs_workspace`] asked for it; its row is on disk.
+    /// The run's sandbox, if [`Session::needs_workspace`] asked for it. Its row is committed.
     pub workspace: Option<Workspace>,
-    /// Attempts in a row, up to now, that gave no answer.
+    /// Consecutive failed attempts before this one.
     pub failures: u32,
-    /// The position of the last entry that the turn can rest on, as the store has it.
+    /// The position of the last committed entry that the turn can depend on.
     pub read_to: u64,
-    /// What time it is.
     pub clock: &'a Clock,
-    /// Makes ids.
     pub ids: &'a IdGen,
-    /// What is kept.
     pub store: &'a Store,
-    /// Who hears of a text while it comes.
+    /// Receives the text while it is streamed.
     pub deltas: &'a Deltas,
-    /// Whose the run is.
+    /// The team that owns the run.
     pub team: TeamId,
-    /// Evaluates for the team what is not cheap.
+    /// Runs expensive evaluations (schemas, templates) within the team's limits.
     pub parsers: &'a Parsers,
 }
 
 /// Whether a turn needs the run's sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// It does not.
     Never,
-    /// Where the run has one already.
+    /// Only if the run already has a sandbox.
     IfThere,
-    /// The run gets one.
+    /// The run gets a sandbox if it has none.
     Always,
 }
 
-/// A model, shared by all runs.
+/// A model. One instance serves all runs.
 pub trait Model: Send + Sync {
-    /// A session for one drive of one run. It is fed the transcript from the beginning.
+    /// Creates the session for one drive of one run. The caller feeds it the transcript from the beginning.
     ///
     /// # Errors
-    /// Where the build lacks what the model needs.
+    /// The build lacks something that the model needs.
     fn session(&self, setup: Setup<'_>) -> Result<Box<dyn Session>, ModelError>;
 }
 
-/// A model at work on one run.
+/// A model's state for one drive of one run.
 #[async_trait]
 pub trait Session: Send + Sync {
-    /// Takes the next entry of the transcript; each once, in order.
+    /// Adds the next entry of the transcript. Each entry is fed once, in order.
     fn feed(&mut self, entry: &Entry);
 
-    /// Whether a turn is a pure function of what was fed: then it may be asked for before the last step is on disk,
-    /// since asking again costs nothing and gives the same.
+    /// Whether a turn is a pure function of the entries that were fed. A pure turn may be computed before the previous
+    /// step is committed, because repeating it costs nothing and gives the same result.
     fn is_pure(&self) -> bool;
 
-    /// Whether asking it costs the team money: then the team's limit is looked at before.
+    /// Whether a turn costs money. If so, the engine checks the team's spending limit first.
     fn costs(&self) -> bool {
         false
     }
@@ -174,28 +165,29 @@ pub trait Session: Send + Sync {
         Need::Never
     }
 
-    /// The tools that the run has are others from now on.
+    /// Replaces the tools that are offered to the model.
     fn offer(&mut self, _tools: Vec<Offer>) {}
 
-    /// Whether the price of what it costs is known.
+    /// Whether the model has a known price.
     fn is_priced(&self) -> bool {
         true
     }
 
-    /// The last call, where it gave no turn: [`Session::turn`] failed, or was dropped. Each is given once.
+    /// The record of the last call if it produced no turn, because [`Session::turn`] failed or was dropped. Each record
+    /// is returned once.
     fn unanswered(&mut self, _now: Timestamp) -> Option<ModelCall> {
         None
     }
 
-    /// The next turn. Called only when no call is open, no request pending, no timer running. May be dropped at any
-    /// await when the run is taken from its driver.
+    /// Computes the next turn. Called only when the run has no open call, pending request or running timer. The future
+    /// may be dropped at any await point when the run is taken away from its driver.
     ///
     /// # Errors
-    /// [`TurnError`] ends the run as failed, or lets it wait for another attempt.
+    /// [`TurnError::Fails`] is permanent; the other variants let the run wait for another attempt.
     async fn turn(&mut self, context: &TurnContext<'_>) -> Result<Turn, TurnError>;
 }
 
-/// The models of this program, by provider.
+/// The registry of models, looked up by provider name.
 #[derive(Clone, Default)]
 pub struct Models {
     extra: Vec<(String, Arc<dyn Model>)>,
@@ -203,21 +195,20 @@ pub struct Models {
 }
 
 impl Models {
-    /// One more provider. A later one of the same name is found first.
+    /// Adds a provider. It takes precedence over earlier providers of the same name and over the built-in ones.
     #[must_use]
     pub fn with(mut self, provider: &str, model: Arc<dyn Model>) -> Self {
         self.extra.insert(0, (provider.to_owned(), model));
         self
     }
 
-    /// With those of providers on the network.
+    /// Adds the network providers.
     #[must_use]
     pub fn with_network(mut self, network: Network) -> Self {
         self.network = Some(Arc::new(network));
         self
     }
 
-    /// The providers on the network.
     #[must_use]
     pub fn network(&self) -> Option<&Arc<Network>> {
         self.network.as_ref()
@@ -226,7 +217,7 @@ impl Models {
     /// The model that a build names.
     ///
     /// # Errors
-    /// A sentence that says what to set.
+    /// A message that names the setting to change.
     pub fn find(&self, name: &ModelName) -> Result<Arc<dyn Model>, String> {
         if let Some((_, model)) = self
             .extra
@@ -244,14 +235,14 @@ impl Models {
             return Ok(Arc::new(network::NetworkModel::new(Arc::clone(network))));
         }
         Err(format!(
-            "the model {name} is not there; the built-in one is builtin/playbook"
+            "the model {name} does not exist; the built-in one is builtin/playbook"
         ))
     }
 
-    /// Whether a run of this build can be started. `own`: the providers that the team has settings of its own for.
+    /// Checks whether a run of this build can start. `own`: the provider settings of the team.
     ///
     /// # Errors
-    /// A sentence that says what to set.
+    /// A message that names the setting to change.
     pub fn check(&self, build: &BuildConfig, own: &network::OwnProviders) -> Result<(), String> {
         let name = &build.model;
         self.find(name)?;

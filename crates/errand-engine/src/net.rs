@@ -1,10 +1,15 @@
-//! Requests to addresses that a team gave: through the address guard, bounded in time and size.
+//! Requests to addresses that a team gave, through the address guard and with limits on time and size.
 //!
-//! Promised by [`GuardedClient`]: each request is judged anew (no connection is kept from an earlier one); no redirect
-//! is followed; no proxy is taken from the environment; it ends within the time given; of the answer's body no more
-//! than asked for is kept. No error holds the address's path, query or password.
+//! # Guarantees
 //!
-//! Left out: retries, and requests to addresses that the operator gave, which need no guard.
+//! - [`GuardedClient`] checks each request anew; no connection is reused.
+//! - Redirects are not followed, and proxies from the environment are ignored.
+//! - A request ends within its time limit, and at most the requested part of the body is kept.
+//! - No error contains the address's path, query or password.
+//!
+//! # Non-goals
+//!
+//! Retries, and requests to the operator's addresses, which need no guard.
 
 mod guard;
 
@@ -19,20 +24,20 @@ use url::Url;
 
 pub use guard::{Blocked, Guard, is_global};
 
-/// How long a request may take, and how much of its answer is kept.
+/// The limits of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Name resolution, connection and TLS.
+    /// Time limit for name resolution, connecting and TLS.
     pub connect: Duration,
-    /// All of it: connection, request, and the answer with its body.
+    /// Time limit for everything: connection, request, and response with body.
     pub total: Duration,
-    /// Most bytes of the answer's body that are kept; the rest is not read.
+    /// The part of the response body that is kept; the rest is not read.
     pub body_bytes_max: usize,
 }
 
 impl Bounds {
-    /// For webhooks: 15 s as the contract says, of which connecting may take 10; 16 KiB, enough for any message of a
-    /// receiver, and too little for one to cost memory.
+    /// The limits for webhooks: 15 s as documented, of which connecting may take 10. 16 KiB are enough for any message
+    /// of a receiver, and too little to cost memory.
     pub const WEBHOOK: Self = Self {
         connect: Duration::from_secs(10),
         total: Duration::from_secs(15),
@@ -40,75 +45,69 @@ impl Bounds {
     };
 }
 
-/// How long a connection for answers that stream may take to come about.
+/// Time limit for connecting when the response is a stream.
 const STREAM_CONNECT: Duration = Duration::from_secs(10);
 
-/// Why there is no answer to a guarded request.
+/// The reason why a guarded request has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// The address may not be called.
+    /// The address must not be called.
     #[error(transparent)]
     Blocked(#[from] Blocked),
-    /// The time ran out before the answer's status came.
-    #[error("{host} gave no answer within {within_ms} ms")]
+    /// The time limit passed before the response's status arrived.
+    #[error("{host} did not answer within {within_ms} ms")]
     TimedOut {
-        /// The address's host.
         host: String,
-        /// The bound that was set.
+        /// The time limit of the request.
         within_ms: u64,
     },
-    /// The host's name could not be resolved.
     #[error("the name {host} could not be resolved")]
     Resolve {
-        /// The address's host.
         host: String,
-        /// Without the URL.
+        /// The error without the URL.
         source: reqwest::Error,
     },
-    /// No connection, TLS included.
-    #[error("no connection to {host}")]
+    /// TCP or TLS failed.
+    #[error("cannot connect to {host}")]
     Connect {
-        /// The address's host.
         host: String,
-        /// Without the URL.
+        /// The error without the URL.
         source: reqwest::Error,
     },
-    /// The connection broke, or what came was not HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("the request to {host} failed")]
     Send {
-        /// The address's host.
         host: String,
-        /// Without the URL.
+        /// The error without the URL.
         source: reqwest::Error,
     },
 }
 
-/// The client's parts could not be put together: TLS cannot be set up.
+/// The HTTP client cannot be created, because TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the HTTP client for outgoing requests")]
 pub struct ClientError(#[source] Box<dyn StdError + Send + Sync>);
 
 impl ClientError {
-    /// Of another library than the HTTP client itself.
+    /// An error of a library other than the HTTP client.
     pub(crate) fn other(error: String) -> Self {
         Self(error.into())
     }
 }
 
-/// What came back.
+/// A response, complete or cut.
 #[derive(Debug)]
 pub struct Answer {
-    /// Any, also 3xx.
+    /// Any status, including 3xx.
     pub status: StatusCode,
-    /// As received.
     pub headers: HeaderMap,
     /// The first bytes of the body, at most [`Bounds::body_bytes_max`].
     pub body: Bytes,
-    /// Whether there was more of the body, or it broke off.
+    /// Whether the body was longer, or broke off.
     pub body_is_cut: bool,
 }
 
-/// A client that calls only what its [`Guard`] permits. Cheap to clone.
+/// A client that calls only addresses that its [`Guard`] permits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct GuardedClient {
     http: reqwest::Client,
@@ -116,33 +115,33 @@ pub struct GuardedClient {
     bounds: Bounds,
 }
 
-/// Makes `ring` the process's provider of cryptography for TLS. The program calls it first thing; where one is set
-/// already it does nothing.
+/// Installs `ring` as the process's TLS provider. Must be called first in `main`; does nothing if a provider is
+/// installed.
 pub fn install_crypto_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error means that another thread was faster, which serves as well.
+        // An error means that another thread has installed one in the meantime.
         drop(rustls::crypto::ring::default_provider().install_default());
     }
 }
 
-/// A client for addresses that the operator gave: they are not judged. No redirect is followed, no proxy is taken from the
-/// environment, and an answer that comes as a stream lasts as long as it lasts.
+/// A client for addresses from the operator, which are not checked. It follows no redirects, ignores proxies from the
+/// environment, and sets no time limit for a streaming response.
 ///
 /// # Errors
-/// [`ClientError`] if TLS cannot be set up at all.
+/// [`ClientError`] if TLS cannot be set up.
 pub(crate) fn operator_client(connect: Duration) -> Result<reqwest::Client, ClientError> {
     finish(plain(connect), Roots::System)
         .or_else(|_| finish(plain(connect), Roots::None))
         .map_err(|e| ClientError(e.into()))
 }
 
-/// What holds for every client of this program.
+/// The settings that all clients of this program share.
 fn plain(connect: Duration) -> reqwest::ClientBuilder {
     install_crypto_provider();
     reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .no_proxy()
-        // A compressed answer is larger than what came, and a compressed stream comes late.
+        // Decompression would bypass the size limits, and delays a stream.
         .no_gzip()
         .referer(false)
         .connect_timeout(connect)
@@ -159,7 +158,7 @@ fn finish(
     }
 }
 
-/// Where the certificates come from that an `https` server is judged by.
+/// The root certificates for `https` servers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Roots {
     System,
@@ -167,18 +166,18 @@ enum Roots {
 }
 
 impl Guard {
-    /// A client behind this guard.
+    /// A client that is restricted by this guard.
     ///
-    /// On a machine without certificates of authorities (a bare container) it works all the same, for `http`; `https`
-    /// then fails with an error of certificates, and a warning says so here.
+    /// On a machine without root certificates (a bare container) the client is created nevertheless, for `http`.
+    /// Requests to `https` addresses then fail with a certificate error, and a warning is logged here.
     ///
     /// # Errors
-    /// [`ClientError`] if TLS cannot be set up at all.
+    /// [`ClientError`] if TLS cannot be set up.
     pub fn client(&self, bounds: Bounds) -> Result<GuardedClient, ClientError> {
         let http = self.build(bounds, Roots::System, self.resolver()).or_else(|error| {
             tracing::warn!(
                 error = chain(&error),
-                "no certificates of authorities on this machine: requests to https addresses will fail; install the \
+                "no root certificates on this machine: requests to https addresses will fail; install the \
                  package ca-certificates"
             );
             self.build(bounds, Roots::None, self.resolver())
@@ -190,11 +189,11 @@ impl Guard {
         })
     }
 
-    /// A client behind this guard for answers that stream for as long as they like: who uses it keeps the time. A literal
-    /// address in a URL does not come to the resolver: [`Guard::check_url`] judges it, before each use.
+    /// A guarded client for streaming responses, without a time limit of its own. Before each use, the caller must
+    /// check the URL with [`Guard::check_url`], because a literal IP address never reaches the guarded resolver.
     ///
     /// # Errors
-    /// [`ClientError`] if TLS cannot be set up at all.
+    /// [`ClientError`] if TLS cannot be set up.
     pub fn streaming_client(&self) -> Result<reqwest::Client, ClientError> {
         let build = |roots| finish(self.builder(STREAM_CONNECT, self.resolver()), roots);
         build(Roots::System)
@@ -240,18 +239,18 @@ impl Guard {
 }
 
 impl GuardedClient {
-    /// The bounds that it was made with.
+    /// The limits with which the client was created.
     pub fn bounds(&self) -> Bounds {
         self.bounds
     }
 
     /// Sends one request. A user name and password in `url` become basic authentication.
     ///
-    /// An answer counts once its status and headers are here: a body that breaks off after that is kept as far as it
-    /// came.
+    /// A response counts when its status and headers have arrived. If the body breaks off later, the part that arrived
+    /// is returned.
     ///
     /// # Errors
-    /// [`RequestError`].
+    /// [`RequestError`] if there is no response.
     pub async fn request(
         &self,
         method: Method,
@@ -259,7 +258,7 @@ impl GuardedClient {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, RequestError> {
-        // `reqwest` connects to literal addresses without asking the resolver: this is where they are judged.
+        // `reqwest` connects to literal IP addresses without the resolver, so they are checked here.
         self.guard.check_url(url)?;
         let sent = self
             .http
@@ -317,7 +316,7 @@ impl GuardedClient {
     }
 }
 
-/// The first error of type `E` in an error's chain of causes.
+/// The first error of type `E` in an error's chain of sources.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |&e| e.source()).find_map(|e| e.downcast_ref())
 }

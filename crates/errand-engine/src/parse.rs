@@ -1,13 +1,18 @@
-//! Text of documents and pages: PDF, DOCX, XLSX and HTML, each parsed by a process of its own, which is this program,
-//! started anew.
+//! Extracts the text of documents and pages (PDF, DOCX, XLSX, HTML). Each one is parsed in a child process, which is
+//! this program started again.
 //!
-//! Promised: whatever a document is, and whatever its parser does with it (overflow its stack, take all memory, not end),
-//! it costs its call and no server. The process has bounds of processor time and memory before it reads a byte, no
-//! environment, no descriptor of the server and no privilege; it is killed when its time is over or nobody waits any
-//! more. So many are at work at once, and a team has no more than its share of them. A parser's own words about a
-//! document, which may repeat what is in it, are not told.
+//! # Guarantees
 //!
-//! Left out: scans (a PDF of images has no text), formulas, styles.
+//! - A malicious document can only fail its own call, not the server, even if the parser overflows its stack, uses up
+//!   its memory or never ends.
+//! - The process limits its own processor time and memory before it reads a byte. It has no environment, no descriptor
+//!   of the server and no privileges, and is killed at its time limit or when the call is cancelled.
+//! - The number of parsers is limited, in total and per team.
+//! - A parser's own error messages are never shown, because they may repeat the document's content.
+//!
+//! # Non-goals
+//!
+//! Scanned pages (a PDF of images has no text), formulas and styles.
 
 mod child;
 mod html;
@@ -33,35 +38,34 @@ use crate::subprocess::{self, StartError, Started};
 
 pub use child::run_parser;
 
-/// How long a parser may take, and how long a call waits for its turn.
+/// Time limit of a parser, and of the wait for a free slot.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Parsers at work at once.
+/// Maximum number of parsers at the same time.
 const PLACES: usize = 4;
-/// The same for one team: half of them are left to the others.
+/// Maximum number for one team, so that half of the slots are left to others.
 const TEAM_PLACES: usize = PLACES / 2;
-/// Most bytes of a document's text.
 const TEXT_BYTES_MAX: usize = READ_FILE_BYTES_MAX as usize;
-/// Most bytes that are taken from a parser: a page's text may be longer than what a call gives of it.
+/// Maximum output that is read from a parser. A page's text may be longer than the part that a call returns.
 const OUTPUT_BYTES_MAX: u64 = 2 * DOCUMENT_BYTES_MAX;
 const _: () = assert!(OUTPUT_BYTES_MAX > READ_FILE_BYTES_MAX);
 
-/// What is parsed.
+/// The format of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Its text, page by page.
+    /// Returned page by page.
     Pdf,
-    /// Its paragraphs.
+    /// Returned as paragraphs.
     Docx,
-    /// Its cells.
+    /// Returned as cells.
     Xlsx,
-    /// A page in UTF-8: as Markdown.
+    /// A page in UTF-8, returned as Markdown.
     Html,
 }
 
 impl Kind {
     const ALL: [Self; 4] = [Self::Pdf, Self::Docx, Self::Xlsx, Self::Html];
 
-    /// The word for it on the parser's command line.
+    /// The name on the parser's command line.
     fn word(self) -> &'static str {
         match self {
             Self::Pdf => "pdf",
@@ -72,58 +76,46 @@ impl Kind {
     }
 }
 
-/// Why a document gives no text. None of it repeats what is in the document.
+/// The reason why a document has no text. No message repeats the document's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Its size.
-    #[error("the document holds more than can be read (its size): split it")]
+    #[error("the document is too large: split it")]
     Size,
-    /// Its pages.
-    #[error("the document holds more than can be read (its pages): split it")]
+    #[error("the document has too many pages: split it")]
     Pages,
-    /// The parts of its archive.
-    #[error("the document holds more than can be read (its parts): split it")]
+    /// The number of files in the archive.
+    #[error("the document's archive contains too many files: split it")]
     Parts,
-    /// What its parts become.
-    #[error("the document holds more than can be read (what is compressed in it): split it")]
+    /// The size of the archive's files after decompression.
+    #[error("the document is too large after decompression: split it")]
     Inflated,
-    /// Its text.
-    #[error("the document holds more than can be read (its text): split it")]
+    /// The size of the extracted text.
+    #[error("the document's text is too long: split it")]
     Text,
-    /// It has a password.
-    #[error("the document is encrypted: give one without a password")]
+    #[error("the document is encrypted: use one without a password")]
     Encrypted,
-    /// It has none.
-    #[error(
-        "the document has no text: it is empty, damaged, or holds pictures of its pages (a scan)"
-    )]
+    #[error("the document has no text: it is empty, damaged, or consists of images (a scan)")]
     NoText,
-    /// It is no such document, or not a whole one.
-    #[error("the document cannot be read: it is broken, or none of the kind that its name says")]
+    #[error("the document cannot be read: it is corrupt, or not the type that its extension says")]
     Broken,
-    /// Its parser was ended by its bounds, or failed.
-    #[error(
-        "the document cannot be read: its parser needed more memory than it may have, or failed"
-    )]
+    /// The parser exceeded its limits or crashed.
+    #[error("the document cannot be read: its parser exceeded its memory limit, or failed")]
     Failed,
-    /// Its parser did not end in time.
-    #[error("the document took longer to read than it may")]
+    #[error("reading the document exceeded the time limit")]
     TooSlow,
-    /// No turn came.
+    /// No slot became free in time.
     #[error("too many documents are being read at once: try again in a moment")]
     Busy,
-    /// No parser can be started.
     #[error(
-        "documents cannot be read on this server: the program that parses them cannot be started; the log of the server says why"
+        "documents cannot be read on this server: the parser process cannot be started; see the server's log"
     )]
     Unavailable,
-    /// Descriptors, memory or processes have run out.
     #[error("the server has run out of open files, memory or processes: try again in a moment")]
     Exhausted,
 }
 
 impl ParseError {
-    /// Those that a parser tells by the code that it ends with, counted from [`child::FIRST_CODE`].
+    /// The errors that a parser reports by its exit code, counted from [`child::FIRST_CODE`].
     const TOLD: [Self; 8] = [
         Self::Size,
         Self::Pages,
@@ -136,7 +128,7 @@ impl ParseError {
     ];
 }
 
-/// Starts parsers. Cheap to clone.
+/// Starts parser processes and limits their number. Cheap to clone.
 #[derive(Clone)]
 pub struct Parsers(Arc<Inner>);
 
@@ -149,13 +141,14 @@ struct Inner {
 }
 
 impl Parsers {
-    /// `program`: this one, which must call [`run_parser`] first of all. None: no document can be read.
+    /// `program`: the path of this program, whose `main` must first call [`run_parser`]. `None`: no document can be
+    /// read.
     #[must_use]
     pub fn new(program: Option<PathBuf>) -> Self {
         Self::with_patience(program, PATIENCE)
     }
 
-    /// The same with another time for one parser, and for a turn.
+    /// Same as [`Parsers::new`] with other time limits, for tests.
     #[must_use]
     pub fn with_patience(program: Option<PathBuf>, patience: Duration) -> Self {
         Self(Arc::new(Inner {
@@ -167,13 +160,13 @@ impl Parsers {
         }))
     }
 
-    /// What evaluates templates and schemas for a team, with the same program.
+    /// The evaluators for a team's templates and schemas, which use the same program.
     #[must_use]
     pub fn evaluators(&self, team: TeamId) -> TeamEvaluators {
         self.0.evaluators.of(team)
     }
 
-    /// For a team, which has its share.
+    /// The parsers with the limits of a team.
     #[must_use]
     pub fn of(&self, team: TeamId) -> TeamParsers {
         let mut teams = self.0.teams.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +184,7 @@ impl Parsers {
     }
 }
 
-/// A team's parsers.
+/// The parsers as one team may use them. Cheap to clone.
 #[derive(Clone)]
 pub struct TeamParsers {
     all: Parsers,
@@ -199,17 +192,17 @@ pub struct TeamParsers {
 }
 
 impl TeamParsers {
-    /// The text of a document of at most [`DOCUMENT_BYTES_MAX`] bytes. Who stops waiting ends the parser.
+    /// The text of a document of at most [`DOCUMENT_BYTES_MAX`] bytes. Dropping the future kills the parser.
     ///
     /// # Errors
-    /// See [`ParseError`].
+    /// [`ParseError`] says what to do.
     pub async fn text(&self, kind: Kind, bytes: Vec<u8>) -> Result<String, ParseError> {
         let all = &self.all.0;
         if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
             return Err(ParseError::Size);
         }
         let turn = async {
-            // The team's own first: who waits for it takes nobody else's place.
+            // The team's permit comes first, so that a waiting team does not occupy a global permit.
             let own = self.places.acquire().await.ok();
             (own, all.places.acquire().await.ok())
         };
@@ -231,7 +224,7 @@ fn start(program: Option<&Path>, kind: Kind) -> Result<Started, ParseError> {
     })
 }
 
-/// Gives a parser its document and takes the text. The parser is killed here if it has not ended.
+/// Sends a document to a parser and reads the text. If this future is dropped, the parser is killed.
 async fn parse(parser: Started, bytes: Vec<u8>) -> Result<String, ParseError> {
     let Started {
         mut child,
@@ -239,7 +232,7 @@ async fn parse(parser: Started, bytes: Vec<u8>) -> Result<String, ParseError> {
         stdout,
     } = parser;
     let give = async move {
-        // One that does not read to the end says why by the code that it ends with.
+        // A write error is ignored: a parser that stops reading reports the reason by its exit code.
         let _ = stdin.write_all(&bytes).await;
     };
     let take = async move {
@@ -259,7 +252,7 @@ async fn parse(parser: Started, bytes: Vec<u8>) -> Result<String, ParseError> {
     }
 }
 
-/// What a parser's end says.
+/// Converts a parser's exit status to an error.
 fn told(ended: ExitStatus) -> ParseError {
     use std::os::unix::process::ExitStatusExt as _;
     let error = ended
@@ -269,7 +262,7 @@ fn told(ended: ExitStatus) -> ParseError {
         .and_then(|index| ParseError::TOLD.get(index).copied());
     match (error, ended.signal()) {
         (Some(error), _) => error,
-        // Of the processor's time, and the kernel's last word on it.
+        // SIGXCPU at the soft limit of processor time, SIGKILL at the hard limit.
         (None, Some(signal)) if signal == child::OUT_OF_TIME || signal == child::KILLED => {
             ParseError::TooSlow
         }
@@ -277,7 +270,7 @@ fn told(ended: ExitStatus) -> ParseError {
     }
 }
 
-/// The text of a document, in this process: what a parser does.
+/// Parses a document in this process. Called only in the parser process.
 fn text_of(kind: Kind, bytes: Vec<u8>) -> Result<String, ParseError> {
     match kind {
         Kind::Pdf => pdf::text(&bytes),

@@ -1,11 +1,16 @@
-//! Secrets at the moment of a call: put in for their marks, and taken out of whatever comes back.
+//! Fills in secrets when a call is made, and masks them in everything that comes back.
 //!
-//! Promised: the values live as long as the call they are opened for; a call whose secret is not there, or not the
-//! build's to use, does not begin; what comes back is masked for *every* secret of the team, since a server may give
-//! back what another call gave it. Masked are a value itself and what it becomes in base64 (standard and URL-safe, at
-//! any place in a longer text), in URLs, in JSON, in HTML, in hexadecimal.
+//! # Guarantees
 //!
-//! Masking is a net, not a proof: whoever is given a secret may give it back in a form that is not looked for.
+//! - Secret values are in memory only during the call for which they were decrypted.
+//! - A call is not made if a secret is missing or the build may not use it.
+//! - Results are masked for *every* secret of the team, because a server may return what another call sent to it. A
+//!   value is masked as it is and in base64 (standard and URL-safe, at any offset in a longer text), URL, JSON, HTML
+//!   and hexadecimal encoding.
+//!
+//! # Non-goals
+//!
+//! Proof: masking is a safety net. A server that receives a secret can return it in a form that is not detected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,29 +30,29 @@ use url::Url;
 
 use self::view::View;
 
-/// The secrets of a team, opened. Without `Debug`.
+/// The decrypted secrets of a team. Deliberately without `Debug`.
 pub(crate) struct Secrets {
     values: BTreeMap<String, String>,
     mask: Mask,
 }
 
-/// Finds values and their encodings in texts.
+/// Finds secret values and their encodings in text.
 struct Mask {
-    /// None where there is nothing to find, or so much that no automaton can be made.
+    /// `None` if there are no secrets, or too many to build an automaton.
     forms: Option<AhoCorasick>,
-    /// The same forms as a [`View`] has them.
+    /// The same patterns, normalized by a [`View`].
     seen: Option<AhoCorasick>,
-    /// What stands in for each form, by its number.
+    /// The replacement for each pattern, by pattern number.
     marks: Vec<String>,
-    /// Nothing may come back: what is to be masked cannot be looked for.
+    /// Whether the automaton could not be built. Then every text is masked completely.
     blind: bool,
 }
 
 impl Secrets {
-    /// Opens those of a team.
+    /// Decrypts the secrets of a team.
     ///
     /// # Errors
-    /// Of the store; [`StoreError::Seal`] where one cannot be opened.
+    /// The store cannot be read, or a secret cannot be decrypted ([`StoreError::Seal`]).
     pub(crate) async fn of(store: &Store, team: TeamId) -> Result<Self, StoreError> {
         Ok(Self::new(store.open_secrets(team).await?))
     }
@@ -60,10 +65,10 @@ impl Secrets {
         }
     }
 
-    /// A call's arguments with the values in place of the marks. `may`: the names that the build may use.
+    /// Replaces the secret marks in a call's arguments with values. `may`: the names that the build may use.
     ///
     /// # Errors
-    /// The error that the call gets, without being begun.
+    /// The error of the call, which is then not made.
     pub(crate) fn fill_arguments(
         &self,
         arguments: &Map<String, Value>,
@@ -72,26 +77,26 @@ impl Secrets {
         let named = secret::marks_in_arguments(arguments);
         if let Some(name) = named.iter().find(|name| !may.contains(*name)) {
             return Err(format!(
-                "not_run: this assignment may not use the secret {name}; its build names those that it may use in data.secrets"
+                "not_run: this assignment may not use the secret {name}; its build lists the secrets that it may use in data.secrets"
             ));
         }
         secret::fill_arguments(arguments, &|name| self.values.get(name).cloned()).map_err(absent)
     }
 
-    /// A text of a connection's setup with the values in place of the marks.
+    /// Replaces the secret marks in a text of a connection's setup.
     ///
     /// # Errors
-    /// A sentence.
+    /// A message that names the missing secret.
     pub(crate) fn fill_text(&self, text: &str) -> Result<String, String> {
         secret::fill_text(text, &|name| self.values.get(name).cloned())
             .map(std::borrow::Cow::into_owned)
             .map_err(absent)
     }
 
-    /// An address with the values in place of the marks in its query, percent-encoded.
+    /// Replaces the secret marks in the query of an address with percent-encoded values.
     ///
     /// # Errors
-    /// A sentence.
+    /// A message that names the missing secret.
     pub(crate) fn fill_query(&self, address: &str) -> Result<String, String> {
         let value_of = |name: &str| {
             let value = self.values.get(name)?;
@@ -106,12 +111,12 @@ impl Secrets {
         }
     }
 
-    /// A text without secrets.
+    /// Masks secrets in a text.
     pub(crate) fn mask(&self, text: &str) -> String {
         self.mask.text(text)
     }
 
-    /// A value without secrets, in texts and in keys.
+    /// Masks secrets in all strings and keys of a value.
     pub(crate) fn mask_value(&self, value: Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.mask.text(&text)),
@@ -126,7 +131,7 @@ impl Secrets {
                     .map(|(key, item)| (self.mask.text(&key), self.mask_value(item)))
                     .collect(),
             ),
-            // A secret of digits alone may come back as a number.
+            // A secret that consists of digits may come back as a number.
             Value::Number(number) => {
                 let text = number.to_string();
                 let masked = self.mask.text(&text);
@@ -140,7 +145,7 @@ impl Secrets {
         }
     }
 
-    /// What became of a call, without secrets.
+    /// Masks secrets in a call's outcome.
     pub(crate) fn mask_outcome(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Result(value) => Outcome::Result(self.mask_value(value)),
@@ -160,7 +165,8 @@ impl Mask {
         let (mut forms, mut seen, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         for (name, value) in secrets {
             for form in forms_of(value) {
-                // One list of marks serves both automata: what is too short to be looked for in a view is never found.
+                // Both automata use one list of replacements. A view that is too short to search for is replaced by the
+                // plain form, which never occurs in a view.
                 let view = View::of(&form, 0).text;
                 let is_long = view.chars().count() >= VALUE_CHARS_MIN;
                 seen.push(if is_long { view } else { form.clone() });
@@ -176,7 +182,7 @@ impl Mask {
                 blind: false,
             };
         }
-        // The longest first, so that no end of a longer form is left over.
+        // The longest match wins, so that no part of a longer form remains.
         let automaton = |forms: &[String]| {
             AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
@@ -193,7 +199,7 @@ impl Mask {
 
     fn text(&self, text: &str) -> String {
         if self.blind {
-            return "masked: the team's secrets cannot be looked for".to_owned();
+            return "masked: the team's secrets could not be searched for".to_owned();
         }
         let (Some(forms), Some(seen)) = (&self.forms, &self.seen) else {
             return text.to_owned();
@@ -220,7 +226,7 @@ impl Mask {
                 let mark = self.marks.get(pattern);
                 out.push_str(mark.map_or("masked", String::as_str));
             }
-            // What overlaps a secret that was masked is a part of one, too.
+            // A match that overlaps a masked secret is also a part of one.
             done = done.max(range.end);
         }
         out.push_str(text.get(done..).unwrap_or_default());
@@ -228,7 +234,7 @@ impl Mask {
     }
 }
 
-/// The pieces of a text that are looked at one by one, each overlapping the next by more than any form of a value has.
+/// Splits a text into windows. Consecutive windows overlap by more than the longest pattern.
 fn windows(text: &str) -> impl Iterator<Item = Range<usize>> {
     const STEP: usize = 512 * 1024;
     const OVERLAP: usize = 128 * 1024;
@@ -238,7 +244,7 @@ fn windows(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// A value as it may come back.
+/// All forms in which a value may come back.
 fn forms_of(value: &str) -> BTreeSet<String> {
     let mut forms = BTreeSet::from([
         value.to_owned(),
@@ -265,11 +271,11 @@ fn forms_of(value: &str) -> BTreeSet<String> {
         }
     }
     forms.extend(in_addresses(value));
-    // Lines of a key may come back with other ends.
+    // The lines of a key may come back with other line breaks.
     if value.contains('\n') {
         forms.insert(value.replace("\r\n", "\n"));
         forms.insert(value.replace("\r\n", "\n").replace('\n', "\r\n"));
-        // And each line that is long enough to be one, by itself.
+        // Each line that is long enough to be a secret by itself.
         forms.extend(
             value
                 .lines()
@@ -280,7 +286,7 @@ fn forms_of(value: &str) -> BTreeSet<String> {
     forms.extend(in_base64(value.as_bytes()));
     forms.extend(in_base32(value.as_bytes()));
     forms.insert(value.chars().rev().collect());
-    // Encoded twice. A second round of escapes is undone by the view.
+    // Two encodings on top of each other. Nested escapes are undone by the view.
     let lower_hex = hex(value.as_bytes(), "0123456789abcdef");
     let upper_hex = hex(value.as_bytes(), "0123456789ABCDEF");
     for once in [
@@ -296,18 +302,18 @@ fn forms_of(value: &str) -> BTreeSet<String> {
         forms.insert(hex(once.as_bytes(), "0123456789abcdef"));
         forms.insert(once.chars().rev().collect());
     }
-    // The user's part of a basic authentication is not known: what stands after it is found at any offset.
+    // In basic authentication, the unknown user name shifts the value. `in_base64` covers every offset.
     forms.retain(|form| form.chars().count() >= VALUE_CHARS_MIN);
     forms
 }
 
-/// The parts of base64 that depend on the value alone, at each of the three places where it can begin.
+/// The base64 characters that depend only on the value, for each of the three offsets at which it can begin.
 fn in_base64(value: &[u8]) -> Vec<String> {
     let mut forms = Vec::new();
     for before in 0..3 {
         let mut padded = vec![0; before];
         padded.extend(value);
-        // Characters that bytes before it, or after it, have a share in are left out.
+        // Characters that also encode neighboring bytes are left out.
         let skip = [0, 2, 3].get(before).copied().unwrap_or_default();
         let whole = padded.len() * 8 / 6;
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
@@ -317,13 +323,13 @@ fn in_base64(value: &[u8]) -> Vec<String> {
             }
         }
     }
-    // In full, so that the last characters go as well where the value ends the text.
+    // The complete encoding too, so that the last characters are masked if the value ends the text.
     forms.push(STANDARD_NO_PAD.encode(value));
     forms.push(URL_SAFE_NO_PAD.encode(value));
     forms
 }
 
-/// The parts of base32 (RFC 4648) that depend on the value alone, at each of the five places where it can begin.
+/// The base32 characters (RFC 4648) that depend only on the value, for each of the five offsets at which it can begin.
 fn in_base32(value: &[u8]) -> Vec<String> {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let encode = |bytes: &[u8]| -> String {
@@ -366,7 +372,7 @@ fn in_json(value: &str) -> String {
         .to_owned()
 }
 
-/// As a JSON writer does it that keeps to ASCII, and escapes slashes.
+/// JSON with non-ASCII characters and slashes escaped.
 fn in_json_ascii(value: &str) -> String {
     use std::fmt::Write as _;
     in_json(value).chars().fold(String::new(), |mut out, c| {
@@ -401,7 +407,7 @@ fn hex(bytes: &[u8], digits: &str) -> String {
         .collect()
 }
 
-/// As an address has it that this program reads, asks and tells: in its path, and in its query.
+/// The value as this program's URL parser normalizes it, in a path and in a query.
 fn in_addresses(value: &str) -> Vec<String> {
     let begins = ["http://x/", "http://x/?"];
     let forms = begins.iter().filter_map(|begin| {
@@ -412,7 +418,7 @@ fn in_addresses(value: &str) -> Vec<String> {
     forms.collect()
 }
 
-/// As in a URL, where letters, digits and `keep` stay.
+/// Percent-encodes everything except letters, digits and `keep`.
 fn percent(value: &str, keep: &str, digits: &str) -> String {
     value
         .bytes()

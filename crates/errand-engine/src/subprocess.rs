@@ -1,11 +1,14 @@
-//! Starts this program anew, as a process that works on what strangers wrote: documents, templates, schemas.
+//! Starts this program again as a child process that works on untrusted data: documents, templates, schemas.
 //!
-//! Guarantees: the process has no environment, no descriptor of the server but its two pipes, and no place in the file
-//! system; it is killed when its [`Child`] is dropped. What it prints as an error is dropped as well, since a panic's text
-//! may hold what it works on.
+//! # Guarantees
 //!
-//! Non-goals: bounds of time and memory. The process sets those itself before it reads a byte
-//! ([`errand_sandbox::exec::confine`]).
+//! - The child has no environment, no descriptor of the server except its two pipes, and `/` as its working directory.
+//! - It is killed when its [`Child`] is dropped.
+//! - Its standard error is discarded, because the message of a panic may contain the data.
+//!
+//! # Non-goals
+//!
+//! Limits on time and memory. The child sets them itself before it reads a byte ([`errand_sandbox::exec::confine`]).
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,23 +16,22 @@ use std::process::Stdio;
 use errand_core::cause::is_exhausted;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-/// Why there is no process.
+/// The reason why a process could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartError {
-    /// Descriptors, memory or processes have run out.
     Exhausted,
-    /// Any other reason; the log has it.
+    /// Any other reason, which was logged.
     Unavailable,
 }
 
-/// A process and its pipes.
+/// A child process with its pipes.
 pub(crate) struct Started {
     pub(crate) child: Child,
     pub(crate) stdin: ChildStdin,
     pub(crate) stdout: ChildStdout,
 }
 
-/// Starts the program with these arguments. `None` cannot be started. `purpose`: for the log, such as `parses documents`.
+/// Starts the program. `None` always fails. `purpose`: completes the log message, such as `parses documents`.
 pub(crate) fn start(
     program: Option<&Path>,
     arguments: &[&str],
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_is_unavailable() {
+    async fn a_missing_program_is_unavailable() {
         let absent = Some(Path::new("/no/such/program"));
         for program in [None, absent] {
             let error = start(program, &[], "does nothing").err();
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_has_no_environment_and_its_own_arguments() {
+    async fn a_process_has_no_environment() {
         let shell = Some(Path::new("/bin/sh"));
         let print = ["-c", "echo \"$PWD ${HOME:-none} $0\"", "word"];
         let mut started = start(shell, &print, "prints").unwrap();

@@ -1,11 +1,14 @@
-//! The trash: what was taken out of the way, for a day, in case somebody misses it.
+//! The trash: keeps removed files for a day, in case somebody needs them back.
 //!
-//! Promised: a thing is moved there whole, by one rename on one file system, so that it is at its old place or in the
-//! trash and never half in both. Its name there begins with the moment of the move, from which its day counts, also
-//! over restarts. A removal that a crash cut short is finished by a later one.
+//! # Guarantees
 //!
-//! Left out: what goes to the trash (that is `janitor`), and bringing things back (`mv` does, while the server is
-//! stopped).
+//! - An item is moved with one rename on one file system, so it is never partly moved.
+//! - Its name in the trash begins with the time of the move. The day is counted from it, also across restarts.
+//! - A removal that a crash interrupted is completed later.
+//!
+//! # Non-goals
+//!
+//! Deciding what goes to the trash (`janitor` does that), and restoring items (use `mv` while the server is stopped).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,25 +18,24 @@ use std::{fs, io};
 use errand_core::time::Timestamp;
 use errand_sandbox::remove_tree;
 
-/// How long things stay: a day, long enough to notice a loss, short enough for a disk. Unit: milliseconds.
+/// How long items stay, in milliseconds: a day is long enough to notice a loss, and short enough for the disk.
 pub const TRASH_MS: u64 = 24 * 3_600_000;
-/// How long the text of a moment is.
+/// Length of a timestamp in a name.
 const MOMENT_BYTES: usize = 24;
-/// Names that are tried, should several things of one name come in one millisecond.
+/// Maximum number of names to try if several items with the same name arrive in one millisecond.
 const NAMES_MAX: u32 = 1000;
 
-/// The directory of what is about to go. Cheap to clone.
+/// The trash directory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trash {
     dir: PathBuf,
 }
 
-/// What became of the things whose day was over.
+/// The result of [`Trash::empty`].
 #[derive(Debug, Default)]
 pub struct Emptied {
-    /// How many are gone.
     pub removed: u64,
-    /// The first failure; what failed is tried again in the next round.
+    /// The first failure. The item is tried again in the next round.
     pub failed: Option<io::Error>,
 }
 
@@ -46,16 +48,15 @@ impl Trash {
         }
     }
 
-    /// Where it is.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Moves a thing into the trash: `MOMENT-NAME`. None where there was nothing to move. Blocking.
+    /// Moves an item into the trash as `TIME-NAME`. Returns `None` if it does not exist. Blocking.
     ///
     /// # Errors
-    /// Of the file system, such as where the thing is on another one than the trash.
+    /// The item cannot be moved, for example because the trash is on another file system.
     pub fn take(&self, path: &Path, now: Timestamp) -> io::Result<Option<PathBuf>> {
         let Some(name) = path.file_name() else {
             return Err(io::Error::new(
@@ -70,13 +71,13 @@ impl Trash {
         let to = self.free_name(name, now)?;
         match fs::rename(path, &to) {
             Ok(()) => Ok(Some(to)),
-            // Somebody else was faster.
+            // Another caller has removed it in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// A name that nothing has: a file would be replaced by a rename.
+    /// An unused name. Needed because a rename replaces an existing file.
     fn free_name(&self, name: &OsStr, now: Timestamp) -> io::Result<PathBuf> {
         for number in 0..NAMES_MAX {
             let mut stamped = OsString::from(format!("{now}-"));
@@ -91,15 +92,15 @@ impl Trash {
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "too many things of one name in the trash",
+            "too many items with the same name in the trash",
         ))
     }
 
-    /// Removes the things whose day is over. One without a moment in its name, or with one that is still to come (the
-    /// clock was set back), gets its day from now on. Blocking; `stop` is asked between two things.
+    /// Removes items that are older than a day. An item without a time in its name, or with a time in the future (the
+    /// clock was set back), gets a day from now. Blocking; `stop` is checked between items.
     ///
     /// # Errors
-    /// Of reading the trash itself; see [`Emptied::failed`] for the rest.
+    /// The trash directory cannot be read. See [`Emptied::failed`] for single items.
     pub fn empty(&self, now: Timestamp, stop: impl Fn() -> bool) -> io::Result<Emptied> {
         let names = match fs::read_dir(&self.dir) {
             Ok(names) => names,
@@ -139,7 +140,7 @@ impl Trash {
     }
 }
 
-/// The moment that a name in the trash begins with.
+/// The time at the beginning of an item's name.
 fn moment_of(path: &Path) -> Option<Timestamp> {
     let (moment, rest) = path
         .file_name()?
@@ -150,7 +151,7 @@ fn moment_of(path: &Path) -> Option<Timestamp> {
     (rest.first() == Some(&b'-') && at.to_string() == moment).then_some(at)
 }
 
-/// Removes a thing and all that is in it; one that is gone is removed already.
+/// Removes a file or a directory tree. A missing one counts as removed.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -168,7 +169,7 @@ fn is_missing(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes a directory that others cannot look into.
+/// Creates a directory that other users cannot read.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new()

@@ -1,12 +1,16 @@
-//! One attempt to deliver a webhook: sign, send, judge.
+//! One attempt to deliver a webhook: signs, sends and judges the response.
 //!
-//! Promised: a request as the Standard Webhooks specification has it (`webhook-id`, `webhook-timestamp`,
-//! `webhook-signature: v1,<base64 HMAC-SHA256 of id.timestamp.body>`), through the address guard, and an [`Attempt`]
-//! to be recorded whatever happened. Neither the log nor an attempt's text holds the secret, or of the address more
-//! than its host.
+//! # Guarantees
 //!
-//! Left out: what is due and when (the store's deliveries, and `errand_core::retry` for the pauses), and unsealing the
-//! team's secret.
+//! - A request follows the Standard Webhooks specification (`webhook-id`, `webhook-timestamp`,
+//!   `webhook-signature: v1,<base64 HMAC-SHA256 of id.timestamp.body>`) and passes the address guard.
+//! - Every attempt yields an [`Attempt`] to record.
+//! - Neither the log nor an attempt contains the secret, or more of the address than its host.
+//!
+//! # Non-goals
+//!
+//! Choosing due deliveries (the store), delays between attempts (`errand_core::retry`), and decrypting the team's
+//! secret.
 
 use std::fmt::Write;
 
@@ -32,30 +36,30 @@ const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 const SECRET_PREFIX: &str = "whsec_";
-/// What the specification allows as a key.
+/// Permitted key lengths according to the specification.
 const SECRET_BYTES_MIN: usize = 24;
 const SECRET_BYTES_MAX: usize = 64;
 
-/// A team's signing secret, with those that it replaced and that still sign. It can be neither printed nor logged by
-/// accident; [`WebhookSecret::expose`] gives its text.
+/// A team's signing secret, with retired secrets that still sign. It cannot be printed or logged by accident;
+/// [`WebhookSecret::expose`] returns its text.
 #[derive(Clone)]
 pub struct WebhookSecret {
     key: Vec<u8>,
     retired: Vec<Vec<u8>>,
 }
 
-/// A text that is no webhook secret. The message does not repeat it.
+/// A text is not a webhook secret. The message does not repeat the text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a webhook secret is `whsec_` and then 24 to 64 bytes in base64")]
+#[error("a webhook secret must be `whsec_` followed by 24 to 64 bytes in base64")]
 pub struct BadSecret;
 
-/// An id that cannot be signed.
+/// An id contains characters that cannot be signed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a webhook's id is of visible ASCII characters without a dot")]
+#[error("a webhook id must consist of visible ASCII characters without a dot")]
 pub struct BadId;
 
 impl WebhookSecret {
-    /// A new secret of 32 random bytes that the caller drew.
+    /// A new secret from 32 random bytes.
     pub fn generate(random: [u8; 32]) -> Self {
         Self {
             key: random.into(),
@@ -63,7 +67,7 @@ impl WebhookSecret {
         }
     }
 
-    /// The same, for a while signing with an older one as well: each has a signature of its own in the header.
+    /// Adds a retired secret, which signs too for a while: each secret has its own signature in the header.
     #[must_use]
     pub fn and_with(mut self, older: Self) -> Self {
         self.retired.push(older.key);
@@ -71,10 +75,10 @@ impl WebhookSecret {
         self
     }
 
-    /// Reads the form that [`WebhookSecret::expose`] gives.
+    /// Parses the form that [`WebhookSecret::expose`] returns.
     ///
     /// # Errors
-    /// [`BadSecret`].
+    /// [`BadSecret`] if the prefix, the encoding or the length is wrong.
     pub fn parse(text: &str) -> Result<Self, BadSecret> {
         let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(BadSecret)?;
         let key = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
@@ -87,12 +91,12 @@ impl WebhookSecret {
             .ok_or(BadSecret)
     }
 
-    /// The secret as receivers enter it: `whsec_` and base64.
+    /// The text that receivers configure: `whsec_` and base64.
     pub fn expose(&self) -> String {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(&self.key))
     }
 
-    /// `v1,…` for each secret, the present one first, separated by blanks.
+    /// The signatures `v1,…` of all secrets, separated by spaces, the current secret first.
     fn signatures(&self, parts: &[&[u8]]) -> String {
         let mut signatures = String::new();
         for key in std::iter::once(&self.key).chain(&self.retired) {
@@ -108,7 +112,7 @@ impl WebhookSecret {
     }
 
     fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-        // HMAC fills a key of up to 64 bytes up with zeros to 64; done here, there is no length that could be refused.
+        // HMAC pads keys of up to 64 bytes with zeros. Doing it here makes the constructor infallible.
         let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
         block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
         let mut mac = Hmac::<Sha256>::new(&block);
@@ -117,13 +121,13 @@ impl WebhookSecret {
     }
 }
 
-/// The three headers of a signed webhook, with a signature for each of the secrets.
+/// The three headers of a signed webhook, with one signature per secret.
 ///
-/// `id`: the event's id, the same at each attempt. `timestamp_s`: the attempt's time in seconds since the epoch;
-/// receivers refuse one that is more than some minutes off.
+/// `id`: the event's id, the same for each attempt. `timestamp_s`: the time of the attempt in seconds since the epoch.
+/// Receivers refuse a timestamp that is off by more than a few minutes.
 ///
 /// # Errors
-/// [`BadId`]: a header could not hold it, or its dot would make two messages look alike to the signature.
+/// [`BadId`] if the id does not fit in a header, or contains a dot, which would make the signed text ambiguous.
 pub fn sign(
     secret: &WebhookSecret,
     id: &str,
@@ -147,38 +151,37 @@ pub fn sign(
     Ok(headers)
 }
 
-/// What is to be done after an attempt.
+/// What to do after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The receiver has it.
+    /// The receiver confirmed the delivery.
     Delivered,
-    /// It may have it or not: to be sent again, under the same id.
+    /// The receiver may or may not have it. Send it again, with the same id.
     Retry,
-    /// The receiver wants no more of it (410): never to be sent again.
+    /// The receiver unsubscribed (410). Do not send it again.
     Gone,
 }
 
-/// What became of one attempt, as it is recorded.
+/// The result of one attempt, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The receiver's HTTP status, if it answered.
     pub status: Option<u16>,
-    /// Why it is not delivered, one line for the team to read; `None` if it is.
+    /// The reason why it was not delivered, as one line for the team. `None` if it was delivered.
     pub error: Option<String>,
-    /// The first bytes of the receiver's answer as text, where it had any.
+    /// The beginning of the response body as text, if there was one.
     pub answer: Option<String>,
-    /// From the start of the attempt to the end of the answer, by the monotonic clock. For people and metrics only.
+    /// From the start of the attempt to the end of the response, by the monotonic clock. For people and metrics only.
     pub duration_ms: u64,
-    /// What is to be done now.
     pub verdict: Verdict,
-    /// Whether the receiver held the attempt until its time was over.
+    /// Whether the attempt ended at its time limit.
     pub timed_out: bool,
 }
 
-/// Who takes a request to a receiver.
+/// Sends requests to receivers. A trait, so that tests can simulate receivers.
 #[async_trait]
 pub trait Post: Send + Sync {
-    /// Posts `body`. Through the address guard, within the client's time.
+    /// Sends a POST request, through the address guard and within the client's time limit.
     async fn post(
         &self,
         url: &Url,
@@ -199,13 +202,13 @@ impl Post for GuardedClient {
     }
 }
 
-/// Sends a webhook once and says what came of it. Never fails: whatever goes wrong is in the attempt.
+/// Sends a webhook once. Never fails: every problem is recorded in the [`Attempt`].
 ///
-/// `url`: as the team gave it, judged anew at each attempt. `id`, `timestamp_s`: see [`sign`]. `body`: JSON, as fixed
-/// when the event was committed.
+/// `url`: as the team set it, checked again for each attempt. `id`, `timestamp_s`: see [`sign`]. `body`: the JSON that
+/// was fixed when the event was committed.
 ///
-/// Delivered is what was answered with a 2xx within the client's time; a redirect is not followed and counts as a
-/// failure. An address that the guard refuses is tried again as well, since names and settings change.
+/// A 2xx status within the time limit counts as delivered. Redirects are not followed and count as failures. An address
+/// that the guard refuses is retried too, because names and settings change.
 pub async fn send(
     client: &dyn Post,
     url: &str,
@@ -223,7 +226,7 @@ pub async fn send(
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 let answered = client.post(&url, headers, body).await;
                 if let Err(error) = &answered {
-                    // Who waits for more of what has run out sends it again, and records nothing.
+                    // For a shortage of resources, the caller repeats the attempt without recording it.
                     exhausted::note(error);
                 }
                 answer = answered.as_ref().ok().and_then(shown);
@@ -235,7 +238,7 @@ pub async fn send(
                 (
                     None,
                     Verdict::Retry,
-                    Some(format!("the webhook's address is no URL: {error}")),
+                    Some(format!("the webhook's address is not a URL: {error}")),
                 ),
             ),
             (_, Err(error)) => (None, (None, Verdict::Retry, Some(error.to_string()))),
@@ -261,7 +264,7 @@ pub async fn send(
     attempt
 }
 
-/// What of an answer's body is kept for people: its first bytes, as text without control characters.
+/// The beginning of a response body for people, as text without control characters.
 fn shown(answer: &Answer) -> Option<String> {
     let most = answer.body.len().min(ANSWER_KEPT_BYTES_MAX);
     let is_cut = answer.body_is_cut || most < answer.body.len();
@@ -271,7 +274,7 @@ fn shown(answer: &Answer) -> Option<String> {
         .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
         .collect();
     if is_cut {
-        // A character that the cut went through.
+        // The cut may have gone through a character.
         kept.truncate(kept.trim_end_matches('\u{fffd}').len());
         kept.push('…');
     }
@@ -288,14 +291,14 @@ fn judge(answer: Result<Answer, RequestError>) -> (Option<u16>, Verdict, Option<
     } else if status == StatusCode::GONE {
         (
             Verdict::Gone,
-            Some(answered(status, "it wants no more of this webhook")),
+            Some(answered(status, "it does not want this webhook any more")),
         )
     } else if status.is_redirection() {
         (
             Verdict::Retry,
             Some(answered(
                 status,
-                "redirects are not followed; give the address it leads to",
+                "redirects are not followed; set the address to which it redirects",
             )),
         )
     } else {
@@ -316,7 +319,7 @@ fn answered(status: StatusCode, note: &str) -> String {
     text + ": " + note
 }
 
-/// The one place where the monotonic clock is read: for what people see, never for a decision.
+/// The monotonic clock is read only here, for people and never for a decision.
 fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

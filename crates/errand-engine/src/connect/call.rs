@@ -1,4 +1,4 @@
-//! One call of a connection's tool: sent, waited for, asked about, called off.
+//! One call of a connection's tool: sending it, waiting for the result, asking a person for the server, and cancelling.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,24 +25,24 @@ use super::{Connections, Session, Slot, locked, why};
 use crate::tool::{Acted, Source, Tool, ToolContext};
 use errand_core::connection::ProbedTool;
 
-/// Most bytes of a result, as of any tool.
+/// Maximum size of a result, the same as for other tools.
 const RESULT_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How often in a row a server may be lost during calls before no more are made in the run.
+/// How often in a row a server may be lost during calls of a run before further losses are final errors.
 const LOST_MAX: u32 = 3;
-/// How long it may take to tell a server that a call is called off.
+/// Time limit for sending a cancellation to a server.
 const CALL_OFF_TIME_MAX: Duration = Duration::from_secs(5);
-/// What a call's `_meta` holds besides: `run_id:call_id`, the same however often the call is made. It settles nothing by
-/// itself: a server that knows it may make the call once, and says so with the hint `idempotentHint`.
+/// Key in a call's `_meta` for the value `run_id:call_id`, which stays the same when the call is repeated. A server may
+/// use it to execute the call only once. By itself it settles nothing: the server must also declare `idempotentHint`.
 const IDEMPOTENCY_KEY: &str = "errand/idempotency-key";
 
-/// A connection's tool, as a run has it.
+/// A connection's tool, bound to one run's view of the connection.
 pub struct ConnectionTool {
     connections: Connections,
     connection: Arc<Connection>,
     tool: ProbedTool,
 }
 
-/// A call that waits for a person's answer to its server.
+/// A call for which the server waits for a person's answer.
 pub(super) struct Parked {
     handle: RequestHandle<RoleClient>,
     under_way: UnderWay,
@@ -51,7 +51,7 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    /// Tells the server that neither the answer nor the call's result is awaited any more.
+    /// Cancels the server's question and the call.
     pub(super) async fn call_off(self, session: &Session, why: &str) {
         let _ = self
             .reply
@@ -61,15 +61,15 @@ impl Parked {
 }
 
 impl Session {
-    /// Tells the server that a call's result is not awaited any more. A server that does not even read that is left, and
-    /// a program is ended: else the run's place, its sandbox and the server's end would wait for it.
+    /// Cancels a call at the server. A server that does not even read the cancellation is disconnected, and a program
+    /// is killed: otherwise the run's slot and sandbox, and the shutdown, would wait for it.
     async fn call_off(&self, handle: RequestHandle<RoleClient>, why: &str) {
         let told = handle.cancel(Some(why.to_owned()));
         match tokio::time::timeout(CALL_OFF_TIME_MAX, told).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::debug!("a call could not be called off"),
+            Ok(Err(_)) => tracing::debug!("a call could not be cancelled at its server"),
             Err(_) => {
-                tracing::info!("a server does not read what it is sent, and is left");
+                tracing::info!("a server does not read its input and was disconnected");
                 self.close().await;
             }
         }
@@ -77,7 +77,6 @@ impl Session {
 }
 
 impl ConnectionTool {
-    /// One of a connection's tools.
     #[must_use]
     pub fn new(connections: Connections, connection: Arc<Connection>, tool: ProbedTool) -> Self {
         Self {
@@ -119,7 +118,7 @@ impl ConnectionTool {
         Acted::of(Outcome::Error(error.into()))
     }
 
-    /// What the server offers now is held against what was probed. The error: this tool is another one now, or gone.
+    /// Compares the server's current tools with the probed ones. The error means that this tool was changed or removed.
     async fn look(&self, session: &Session) -> Result<Vec<Body>, String> {
         let known = !locked(&session.offers).is_empty();
         if known && !session.inbox.take_changed() {
@@ -148,7 +147,7 @@ impl ConnectionTool {
         let notes = if changed.is_empty() {
             Vec::new()
         } else {
-            tracing::info!(connection.id = %self.connection.id, tools = changed.len(), "tools of a connection are not what they were when it was probed");
+            tracing::info!(connection.id = %self.connection.id, tools = changed.len(), "tools of a connection have changed since it was probed");
             vec![Body::ToolsChanged {
                 connection: self.connection.name.clone(),
                 tools: changed,
@@ -167,16 +166,16 @@ impl ConnectionTool {
         match offers.get(name) {
             Some(digest) if *digest == self.tool.digest() => Ok(notes),
             Some(_) => Err(format!(
-                "tool_changed: the server describes {name} otherwise than when the connection was probed, and it was not called; an admin looks at it and probes the connection again"
+                "tool_changed: the server's description of {name} has changed since the connection was probed, and the tool was not called; an admin must check it and probe the connection again"
             )),
             None => Err(format!(
-                "unknown_tool: the connection {} does not offer {name} any more; an admin probes it again",
+                "unknown_tool: the connection {} no longer offers {name}; an admin must probe it again",
                 self.connection.name
             )),
         }
     }
 
-    /// Waits for a call that was sent.
+    /// Waits for the result of a call that was sent.
     async fn wait(
         &self,
         session: &Arc<Session>,
@@ -193,11 +192,11 @@ impl ConnectionTool {
                 answered = &mut handle.rx => answered.unwrap_or(Err(ServiceError::TransportClosed)),
                 () = context.cancel.cancelled() => {
                     session.call_off(handle, "the run was stopped").await;
-                    return self.done(Outcome::Error("interrupted: the call was called off; whether it took effect is unknown".to_owned()), notes);
+                    return self.done(Outcome::Error("interrupted: the call was cancelled; whether it took effect is unknown".to_owned()), notes);
                 }
                 () = self.connections.clock.sleep_until(ends) => {
                     session.call_off(handle, "no answer in time").await;
-                    let error = format!("outcome_unknown: the server gave no answer within {} s, and the call was called off", time_ms / 1000);
+                    let error = format!("outcome_unknown: the server did not answer within {} s, and the call was cancelled", time_ms / 1000);
                     return self.done(Outcome::Error(error), notes);
                 }
                 asked = session.inbox.next() => {
@@ -220,27 +219,24 @@ impl ConnectionTool {
                     self.done(outcome_of(&result), notes)
                 }
                 Ok(_) => self.done(
-                    Outcome::Error(
-                        "tool_error: the server answered with something else than a result"
-                            .to_owned(),
-                    ),
+                    Outcome::Error("tool_error: the server's answer is not a result".to_owned()),
                     notes,
                 ),
                 Err(ServiceError::McpError(error)) => self.done(
                     Outcome::Error(format!("tool_error: {}", error.message)),
                     notes,
                 ),
-                // It was not sent: there was no descriptor for it.
+                // No descriptor was free, so the call was not sent.
                 Err(error) if why::note_exhausted(&error) => {
                     self.done(Outcome::Error(self.unavailable(&error)), notes)
                 }
-                // Refused before the server looked at it.
+                // The server refused the call before executing it.
                 Err(error) if why::wants_sign_in(&error) => {
                     self.done(Outcome::Error(self.unavailable(&error)), notes)
                 }
                 Err(_) => {
                     let lost = slot.lost.fetch_add(1, Ordering::SeqCst) + 1;
-                    tracing::info!(connection.id = %self.connection.id, "a server was lost during a call");
+                    tracing::info!(connection.id = %self.connection.id, "the connection to a server was lost during a call");
                     if lost > LOST_MAX {
                         let error = format!(
                             "outcome_unknown: the server of the connection {} was lost {lost} times in a row during calls",
@@ -254,7 +250,7 @@ impl ConnectionTool {
         }
     }
 
-    /// A question of the server as a human request; none where nobody is asked, and the server has heard so.
+    /// Converts a server's question to a human request. `None` if nobody can be asked; the server was then told so.
     fn ask(
         &self,
         context: &ToolContext,
@@ -295,7 +291,7 @@ impl ConnectionTool {
         }
     }
 
-    /// Sees to it that a call which waits for a person is called off when its run ends.
+    /// Watches a call that waits for a person, and closes the session when its run ends.
     fn watch(&self, context: &ToolContext, session: &Arc<Session>) {
         let (connections, session) = (self.connections.clone(), Arc::downgrade(session));
         let (run, team, call_id) = (context.run, self.connection.team, context.call_id.clone());
@@ -421,7 +417,7 @@ impl Tool for ConnectionTool {
             Some(content) => ElicitResult::new(ElicitationAction::Accept).with_content(content),
             None => ElicitResult::new(ElicitationAction::Decline),
         };
-        // A server that waits no more for the answer still owes the result.
+        // If the server no longer waits for the answer, it still owes the result.
         let _ = parked.reply.send(answer);
         self.wait(
             &session,
@@ -434,7 +430,7 @@ impl Tool for ConnectionTool {
     }
 }
 
-/// What a server gave, as a tool's outcome: its structured content where it has one, else its text.
+/// A server's result as a tool's outcome: the structured content if there is any, otherwise the text.
 fn outcome_of(result: &CallToolResult) -> Outcome {
     let text = || {
         let parts: Vec<String> = result.content.iter().map(text_of).collect();
@@ -461,12 +457,12 @@ fn text_of(block: &ContentBlock) -> String {
     match block {
         ContentBlock::Text(text) => text.text.clone(),
         ContentBlock::Image(image) => format!(
-            "[an image, {}, about {} bytes]",
+            "[image, {}, about {} bytes]",
             image.mime_type,
             bytes(&image.data)
         ),
         ContentBlock::Audio(audio) => format!(
-            "[sound, {}, about {} bytes]",
+            "[audio, {}, about {} bytes]",
             audio.mime_type,
             bytes(&audio.data)
         ),
@@ -476,7 +472,7 @@ fn text_of(block: &ContentBlock) -> String {
                 match resource.get("text").and_then(Value::as_str) {
                     Some(text) => text.to_owned(),
                     None => resource.get("uri").map_or_else(
-                        || "[something that is no text]".to_owned(),
+                        || "[content that is not text]".to_owned(),
                         |uri| format!("[{}]", uri.as_str().unwrap_or_default()),
                     ),
                 }

@@ -1,9 +1,11 @@
-//! A server's question as a human request, and a person's answer as the server wants it.
+//! Converts a server's question to a human request, and the person's answer to the form that the server expects.
 //!
-//! Promised: every property of the server's form is one question, with its choices where it has some; an answer that the
-//! form has no place for (a text where a number is wanted) declines the whole form rather than inventing something.
+//! # Guarantees
 //!
-//! What a server says is shown to people as its words, never as errand's.
+//! - Each property of the server's form becomes one question, with its choices if it has any.
+//! - If an answer does not fit its property (text instead of a number), the whole form is declined; no value is
+//!   invented.
+//! - The server's text is shown to people as a quote, never as errand's own words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,12 +16,11 @@ use errand_core::human::{
 use errand_core::transcript::ToolCall;
 use serde_json::{Map, Value, json};
 
-/// Most questions of one form.
 const QUESTIONS_MAX: usize = 20;
-/// Most characters of a server's text that are shown.
+/// Maximum number of characters of a server's text that are shown.
 const TEXT_CHARS_MAX: usize = 2_000;
 
-/// A form that a person fills in.
+/// A form for a person.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Form {
     fields: Vec<Field>,
@@ -27,12 +28,12 @@ pub(super) struct Form {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Field {
-    /// The question, which is the key of its answer.
+    /// The text of the question, which is the key of the answer.
     question: String,
     property: String,
     kind: Kind,
     required: bool,
-    /// What is shown for a choice, and what the server knows it as.
+    /// Pairs of the label that is shown and the value that the server receives.
     choices: Vec<(String, String)>,
 }
 
@@ -45,13 +46,13 @@ enum Kind {
     Several,
 }
 
-/// The description of a request: the server's own words are its quote and its questions.
+/// The description of the request. It marks everything else as the server's words.
 const ASKS: &str = "The server of a connection asks this while a call is in progress. The quoted words and the questions are the server's, and the answer goes to the server.";
 
-/// The answer that leaves a property out.
+/// The answer by which a person omits an optional property.
 const LEFT_OUT: &str = "-";
 
-/// At most this many characters. A text that was cut ends with an ellipsis.
+/// The text, cut to `most` characters. The last one is then an ellipsis.
 fn cut(text: &str, most: usize) -> String {
     if text.chars().nth(most).is_none() {
         return text.to_owned();
@@ -65,7 +66,8 @@ fn short(text: &str) -> String {
 }
 
 impl Form {
-    /// Reads what a server asks: `{message, requestedSchema}`, already masked. None where it cannot be asked of a person.
+    /// Parses a server's question `{message, requestedSchema}`, already masked. `None` if a person cannot be asked
+    /// this.
     pub(super) fn read(
         connection: &str,
         call: &ToolCall,
@@ -94,9 +96,9 @@ impl Form {
             form.fields.push(field);
             questions.push(question);
         }
-        // Its texts were cut, but there may be too many of them.
+        // Each text was cut, but there may be too many texts.
         check_lengths(&questions).ok()?;
-        // A form without properties wants a yes or a no.
+        // A form without properties only needs approval.
         let ask = if questions.is_empty() {
             Ask::Approval
         } else {
@@ -121,7 +123,7 @@ impl Form {
         Some((form, draft))
     }
 
-    /// What the server gets: an object where the person answered, none where it is declined.
+    /// The content for the server. `None` declines the form.
     pub(super) fn answer(&self, resolution: &Resolution) -> Option<Value> {
         let answers = match resolution {
             Resolution::Approved { .. } if self.fields.is_empty() => return Some(json!({})),
@@ -143,7 +145,7 @@ impl Form {
 }
 
 impl Field {
-    /// The property's value; none where it is left out. The error: the answer does not fit.
+    /// The value of the property; `None` if it is omitted. The error means that the answer does not fit.
     fn value(&self, answer: &Value) -> Result<Option<Value>, ()> {
         let known = |label: &str| {
             let choice = self.choices.iter().find(|(shown, _)| shown == label);
@@ -207,7 +209,7 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
     let ours = if required {
         String::new()
     } else {
-        format!(" (`{LEFT_OUT}` leaves it out)")
+        format!(" (`{LEFT_OUT}` to omit)")
     };
     let mut question = cut(
         &question,
@@ -245,7 +247,7 @@ fn field(property: &str, schema: &Value, required: bool) -> Option<(Field, Quest
     Some((field, asked))
 }
 
-/// Whether each label has one value. Labels may be equal after they were cut.
+/// Whether each label has one value. Cutting may have made labels equal.
 fn labels_are_distinct(choices: &[(String, String)]) -> bool {
     let by_label: BTreeMap<&str, &str> = choices
         .iter()
@@ -256,7 +258,7 @@ fn labels_are_distinct(choices: &[(String, String)]) -> bool {
         .all(|(label, value)| by_label.get(label.as_str()) == Some(&value.as_str()))
 }
 
-/// The choices of a property: what is shown, and its value.
+/// The choices of a property, as pairs of label and value.
 fn choices(schema: &Value) -> Vec<(String, String)> {
     let list = |key: &str| schema.get(key).and_then(Value::as_array);
     if let Some(titled) = list("oneOf").or_else(|| list("anyOf")) {
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn each_property_is_a_question_and_its_answer_has_the_propertys_type() {
+    fn each_property_is_a_question_with_a_typed_answer() {
         let (form, draft) = form(
             json!({
                 "name": {"type": "string", "title": "Name", "description": "Yours"},
@@ -327,11 +329,11 @@ mod tests {
         for (question, answer) in [
             ("Name: Yours", json!("Ada")),
             ("age", json!("36")),
-            ("rate (`-` leaves it out)", json!("-")),
+            ("rate (`-` to omit)", json!("-")),
             ("agree", json!("true")),
             ("colour", json!("Green")),
-            ("days (`-` leaves it out)", json!(["mo", "tu"])),
-            ("size (`-` leaves it out)", json!("Small")),
+            ("days (`-` to omit)", json!(["mo", "tu"])),
+            ("size (`-` to omit)", json!("Small")),
         ] {
             answers.insert(question.to_owned(), answer);
         }
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_without_properties_is_an_approval_and_a_strange_one_is_not_asked() {
+    fn an_empty_form_is_an_approval() {
         let (form_of_none, draft) = form(json!({}), json!([])).unwrap();
         assert_eq!(draft.ask, Ask::Approval);
         assert_eq!(draft.description.as_deref(), Some(ASKS));
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_s_long_texts_are_cut_with_a_mark() {
+    fn long_texts_of_a_server_are_cut_with_a_mark() {
         let long = "é".repeat(3_000);
         let properties = json!({"a": {
             "type": "string", "title": long, "description": long,
@@ -371,7 +373,7 @@ mod tests {
         };
         let asked = &questions[0];
         assert_eq!(asked.question.chars().count(), QUESTION_CHARS_MAX);
-        assert!(asked.question.ends_with("… (`-` leaves it out)"));
+        assert!(asked.question.ends_with("… (`-` to omit)"));
         let label = &asked.options[0].label;
         assert!(label.chars().count() == LABEL_CHARS_MAX && label.ends_with('…'));
         let mut answers = Map::new();
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_that_are_equal_after_the_cut_and_too_many_texts_are_not_asked() {
+    fn ambiguous_or_too_many_choices_are_not_asked() {
         let long = "é".repeat(300);
         let equal =
             json!({"a": {"type": "string", "enum": [format!("{long}1"), format!("{long}2")]}});

@@ -1,4 +1,5 @@
-//! What a server may ask of this side: answers of people, to be told of progress and of changes. Nothing else.
+//! Handles requests from a server: questions for people, progress, and changes of its tools. Everything else is
+//! refused.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +13,17 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, RoleClient};
 use tokio::sync::{Notify, oneshot};
 
-/// Most questions of a server that wait at once.
+/// Maximum number of a server's pending questions.
 const ASKED_MAX: usize = 8;
 
-/// A question of the server.
+/// A question from the server.
 pub(super) struct Asked {
     pub(super) params: ElicitRequestParams,
-    /// Where the answer goes. Dropped: the server hears that the question was called off.
+    /// Receives the answer. Dropping it tells the server that the question was cancelled.
     pub(super) reply: oneshot::Sender<ElicitResult>,
 }
 
-/// A note on how far a call has come.
+/// A progress notification of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Progress {
     pub(super) token: ProgressToken,
@@ -31,16 +32,16 @@ pub(super) struct Progress {
     pub(super) message: Option<String>,
 }
 
-/// Who hears of progress.
+/// Callback for progress notifications.
 pub(super) type Hears = Arc<dyn Fn(Progress) + Send + Sync>;
 
-/// What came from the server and nobody has taken yet. Shared between a session and its handler.
+/// Incoming questions and notifications, shared between a session and its handler.
 #[derive(Default)]
 pub(super) struct Inbox {
     asked: Mutex<VecDeque<Asked>>,
-    /// Rung when something was asked.
+    /// Notified when a question arrives.
     rung: Notify,
-    /// Calls that are under way: without one, nothing may be asked.
+    /// Number of calls in progress. Without one, the server may not ask anything.
     calls: std::sync::atomic::AtomicUsize,
     changed: AtomicBool,
 }
@@ -50,7 +51,7 @@ impl Inbox {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the server asks something.
+    /// Waits for the next question from the server.
     pub(super) async fn next(&self) -> Asked {
         loop {
             let rung = self.rung.notified();
@@ -61,24 +62,23 @@ impl Inbox {
         }
     }
 
-    /// A call is under way as long as what this gives is kept.
+    /// Counts a call as in progress until the returned guard is dropped.
     pub(super) fn call(self: &Arc<Self>) -> UnderWay {
         self.calls.fetch_add(1, Ordering::SeqCst);
         UnderWay(Arc::clone(self))
     }
 
-    /// Whether a call is under way.
     pub(super) fn is_calling(&self) -> bool {
         self.calls.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether the server has said that its tools changed, since this was asked last.
+    /// Whether the server announced a change of its tools since the last call of this function.
     pub(super) fn take_changed(&self) -> bool {
         self.changed.swap(false, Ordering::SeqCst)
     }
 }
 
-/// See [`Inbox::call`].
+/// Guard of [`Inbox::call`].
 pub(super) struct UnderWay(Arc<Inbox>);
 
 impl Drop for UnderWay {
@@ -87,7 +87,6 @@ impl Drop for UnderWay {
     }
 }
 
-/// The handler of one session.
 pub(super) struct Handler {
     pub(super) inbox: Arc<Inbox>,
     pub(super) hears: Hears,
@@ -106,7 +105,7 @@ impl ClientHandler for Handler {
         request: ElicitRequestParams,
         _context: RequestContext<RoleClient>,
     ) -> Result<ElicitResult, ErrorData> {
-        // Who asks to be visited elsewhere, or outside a call, asks nobody.
+        // Declined: questions that refer the person to a web page, and questions outside a call.
         let is_form = matches!(request, ElicitRequestParams::FormElicitationParams { .. });
         if !is_form || self.inbox.calls.load(Ordering::SeqCst) == 0 {
             return Ok(ElicitResult::new(ElicitationAction::Decline));

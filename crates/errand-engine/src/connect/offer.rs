@@ -1,7 +1,7 @@
-//! The tools of connections that a run has: by its build, the last probe, and the floors of now.
+//! The connection tools of a run, determined by its build, the last probe and the current policy floors.
 //!
-//! A connection that nobody has probed since it was made, or since it leads elsewhere, has none: what its server says of
-//! its tools decides what they may do, and an admin takes note of that first. A call of one says so.
+//! A connection that was not probed since it was created or its address was changed offers no tools: the server's hints
+//! decide what its tools may do, so an admin must see them first. A call of such a tool fails with an explanation.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,38 +20,36 @@ use serde_json::{Map, Value, json};
 use super::{ConnectionTool, Connections};
 use crate::tool::{Tool, ToolContext, Tools};
 
-/// See the module's document.
+/// The connection tools of one run. See the module documentation.
 #[derive(Default)]
 pub struct Offer {
     connections: Vec<Arc<Connection>>,
-    /// The policies of all tools of the run: by [`effective::tools`].
+    /// The policies of all tools of the run, computed by [`effective::tools`].
     policies: BTreeMap<String, Policy>,
-    /// The tools of connections.
+    /// The connection tools.
     tools: BTreeMap<String, Arc<dyn Tool>>,
-    /// What stands for the tools of connections that were not probed, by the connection's name.
+    /// Stand-ins for the tools of connections that were not probed, by the connection's name.
     unprobed: BTreeMap<String, Arc<dyn Tool>>,
-    /// What stands for tools whose schema is refused, by the tool's name.
+    /// Stand-ins for tools whose schema was refused, by the tool's name.
     refused: BTreeMap<String, Arc<dyn Tool>>,
 }
 
-/// Whose tools they are.
+/// The run for which an [`Offer`] is computed.
 #[derive(Clone, Copy)]
 pub struct OfferFor<'a> {
-    /// The team.
     pub team: TeamId,
-    /// The run's build.
     pub build: &'a BuildConfig,
-    /// The policies of the run that started it, if one did.
+    /// The policies of the parent run, if another run started this one.
     pub caller: Option<&'a CallerPolicies>,
-    /// The tools of this program.
+    /// The built-in tools.
     pub own: &'a Tools,
 }
 
 impl Offer {
-    /// The tools that a run has now.
+    /// Computes the tools that a run has now.
     ///
     /// # Errors
-    /// Of the store.
+    /// The store cannot be read.
     pub async fn of(connections: &Connections, of: OfferFor<'_>) -> Result<Self, StoreError> {
         let mut offer = Self::default();
         if !offer.refresh(connections, of).await? {
@@ -60,10 +58,10 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Takes over what admins have changed since. True where something was.
+    /// Applies changes that admins have made since. Returns whether anything changed.
     ///
     /// # Errors
-    /// Of the store.
+    /// The store cannot be read.
     pub async fn refresh(
         &mut self,
         connections: &Connections,
@@ -135,7 +133,7 @@ impl Offer {
         }
     }
 
-    /// A connection's tool.
+    /// The connection tool (or stand-in) with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         let unprobed = || self.unprobed.get(connection_of(name)?);
@@ -143,10 +141,10 @@ impl Offer {
         tool.or_else(|| self.refused.get(name)).or_else(unprobed)
     }
 
-    /// The policy of a tool of the run; none: it does not have it.
+    /// The policy of one of the run's tools. `None` if the run does not have the tool.
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<Policy> {
-        // Nobody is asked about a call that calls nothing.
+        // Calls of stand-ins do nothing, so nobody needs to be asked.
         let unprobed = || {
             let known = self.unprobed.contains_key(connection_of(name)?);
             let known = known || self.refused.contains_key(name);
@@ -155,13 +153,13 @@ impl Offer {
         self.policies.get(name).copied().or_else(unprobed)
     }
 
-    /// The policies of all tools, for a run that this one starts.
+    /// The policies of all tools, passed on to child runs.
     #[must_use]
     pub fn policies(&self) -> CallerPolicies {
         CallerPolicies(self.policies.clone())
     }
 
-    /// All tools that are offered to the model, by name: those that are not denied.
+    /// The names of the tools that are offered to the model: all except denied ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let offered = self.policies.iter();
         let offered = offered.filter(|(_, policy)| **policy != Policy::Deny);
@@ -169,7 +167,8 @@ impl Offer {
     }
 }
 
-/// A call that began before may have been done: nobody but a person can tell.
+/// The hints of stand-ins. A call that began before the tool became a stand-in may have been executed, and only a
+/// person can tell.
 const NOT_CALLED: Hints = Hints {
     read_only: false,
     destructive: false,
@@ -181,7 +180,7 @@ const NOT_CALLED: Hints = Hints {
     settle: Settle::AskPerson,
 };
 
-/// Stands for a tool whose schema is refused: its name, and why.
+/// Stand-in for a tool whose schema was refused: its name, and the reason.
 struct Refused(String, String);
 
 #[async_trait]
@@ -205,12 +204,12 @@ impl Tool for Refused {
     async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
         let Self(name, why) = self;
         Outcome::Error(format!(
-            "unusable_schema: {name} was not called, since its server gives a schema that cannot be checked ({why}); its maker must change it"
+            "unusable_schema: {name} was not called, because its server provides a schema that cannot be checked ({why}); its author must change it"
         ))
     }
 }
 
-/// Stands for any tool of a connection that was not probed.
+/// Stand-in for any tool of a connection that was not probed.
 struct Unprobed(String);
 
 #[async_trait]
@@ -234,7 +233,7 @@ impl Tool for Unprobed {
     async fn run(&self, _: &ToolContext, _: Map<String, Value>) -> Outcome {
         let name = &self.0;
         Outcome::Error(format!(
-            "not_run: the connection {name} has not been probed since it was made, or since it leads elsewhere, and nothing was called: an admin looks at what it offers, and probes it (POST /v1/connections/{{connection_id}}/probe, or its page)"
+            "not_run: the connection {name} was not probed since it was created or its address was changed, and nothing was called: an admin must review its tools and probe it (POST /v1/connections/{{connection_id}}/probe, or its page)"
         ))
     }
 }

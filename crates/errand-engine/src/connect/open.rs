@@ -1,8 +1,12 @@
-//! Reaching a server: over streamable HTTP, or a program over its pipes.
+//! Connects to a server: over streamable HTTP, or by starting a program and using its pipes.
 //!
-//! Promised: an address is judged by the guard before each request, no redirect is followed, no proxy taken from the
-//! environment; a program is one that the operator has declared, is isolated unless the operator says otherwise for it,
-//! and sees no variable of this server's environment. Both have so long to be ready, and are ended with their session.
+//! # Guarantees
+//!
+//! - The guard checks an address before each request. Redirects are not followed, and proxies from the environment are
+//!   ignored.
+//! - Only programs that the operator declared are started. They are isolated unless the operator disabled that, and see
+//!   none of the server's environment variables.
+//! - Both must be ready within [`READY_TIME_MAX`], and end with their session.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,33 +29,32 @@ use super::why::explain;
 use super::{Connections, Isolation, StdioServer};
 use crate::secrets::Secrets;
 
-/// How long a server may take until it is ready.
+/// Time limit for a server to become ready.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
-/// Most bytes of one message of a server.
+/// Maximum size of one message from a server.
 const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A server that is reached.
+/// An open connection to a server.
 pub(super) struct Reached {
     pub(super) running: RunningService<RoleClient, Handler>,
     pub(super) program: Option<Program>,
 }
 
-/// A program that was started for a session.
 pub(super) enum Program {
     Isolated(Box<Service>),
     Bare(Box<tokio::process::Child>),
 }
 
 impl Reached {
-    /// Ends the session, and the program with it.
+    /// Closes the session and ends the program.
     pub(super) async fn close(mut self) {
-        // Its own end is a courtesy: a server that does not answer is left alone.
+        // An orderly close is a courtesy. A server that does not answer is abandoned.
         let closed = self
             .running
             .close_with_timeout(Duration::from_secs(2))
             .await;
         if closed.is_err() {
-            tracing::debug!("a session did not end in order");
+            tracing::debug!("a session could not be closed in order");
         }
         match self.program {
             Some(Program::Isolated(service)) => service.stop().await,
@@ -66,10 +69,10 @@ impl Reached {
     }
 }
 
-/// Reaches a connection's server.
+/// Connects to a connection's server.
 ///
 /// # Errors
-/// A sentence without secrets.
+/// A message without secrets.
 pub(super) async fn open(
     connections: &Connections,
     connection: &Connection,
@@ -84,12 +87,12 @@ pub(super) async fn open(
             }
             Setup::Stdio { command, env } => {
                 let server = connections.declared.get(command).ok_or_else(|| {
-                    format!("no program is declared as {command} in this server's settings ([connections.stdio.{command}])")
+                    format!("no program {command} is declared in this server's settings ([connections.stdio.{command}])")
                 })?;
-                // It may have been stored while the settings let it.
+                // The variable may have been stored before the operator changed the settings.
                 if let Some(name) = connections.not_for_teams(command, env) {
                     return Err(format!(
-                        "{name} is no variable that a team may set: this server's operator names those in team_env of [connections.stdio.{command}]"
+                        "a team may not set {name}: this server's operator lists the permitted variables in team_env of [connections.stdio.{command}]"
                     ));
                 }
                 let mut all: Vec<(String, String)> = server.env.clone().into_iter().collect();
@@ -116,8 +119,8 @@ fn http_config(
     secrets: &Secrets,
 ) -> Result<StreamableHttpClientTransportConfig, String> {
     let url = secrets.fill_query(url)?;
-    let url = Url::parse(&url).map_err(|error| format!("the address is none: {error}"))?;
-    // Literal addresses never come to the resolver: they are judged here.
+    let url = Url::parse(&url).map_err(|error| format!("the address is invalid: {error}"))?;
+    // Literal IP addresses never reach the resolver, so they are checked here.
     connections
         .guard
         .check_url(&url)
@@ -126,9 +129,9 @@ fn http_config(
     for (name, value) in headers {
         let filled = secrets.fill_text(value)?;
         let named = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is no header"))?;
+            .map_err(|_| format!("{name:?} is not a valid header name"))?;
         let mut value = HeaderValue::from_str(&filled)
-            .map_err(|_| format!("the header {name} takes a text without line breaks"))?;
+            .map_err(|_| format!("the header {name} must not contain line breaks"))?;
         value.set_sensitive(true);
         given.insert(named, value);
     }
@@ -136,7 +139,7 @@ fn http_config(
         .custom_headers(given)
         .max_sse_event_size(MESSAGE_BYTES_MAX)
         .max_json_response_size(MESSAGE_BYTES_MAX)
-        // A request that failed is this program's to repeat, by what the tool says of itself.
+        // The library must not repeat failed requests: whether a call may be repeated depends on the tool.
         .reinit_on_expired_session(false))
 }
 
@@ -178,7 +181,7 @@ async fn stdio(
     match server.isolation {
         Isolation::Sandbox => {
             let exec = connections.exec().map_err(|why| {
-                format!("the program cannot be isolated here, and is not started: {why}")
+                format!("the program cannot be isolated here, and was not started: {why}")
             })?;
             let mut argv = vec![server.command.clone()];
             argv.extend(server.args.iter().cloned());
@@ -232,8 +235,8 @@ async fn stdio(
     }
 }
 
-/// Reads what a program writes to its standard error, so that it does not block. How much, not what: it is the
-/// server's text, and may hold what it was given.
+/// Drains a program's standard error, so that the program does not block. Only the amount is logged: the text may
+/// contain secrets that the program was given.
 fn tell(connection: &Connection, mut stderr: impl AsyncRead + Unpin + Send + 'static) {
     let id = connection.id;
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! What a connection offers: asked of its server, and kept as what an admin has seen.
+//! Probing: asks a server for its tools, and stores them for an admin's review.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use serde_json::Value;
 use super::{Connections, why};
 use crate::secrets::Secrets;
 
-/// Most tools of a connection.
+/// Maximum number of tools of a connection.
 const TOOLS_MAX: usize = 500;
-/// Most bytes of a tool's description.
+/// Maximum size of a tool's description. Longer ones are cut.
 const DESCRIPTION_BYTES_MAX: usize = 16 * 1024;
-/// Most bytes of all tools together, as they are kept.
+/// Maximum size of all stored descriptions and schemas of a connection.
 const TOOLS_BYTES_MAX: usize = 1024 * 1024;
-/// Most bytes of all that a server says of them: descriptions are cut afterwards, and icons left out.
+/// Maximum size of a server's complete list, before descriptions are cut and icons removed.
 const LISTED_BYTES_MAX: usize = 16 * TOOLS_BYTES_MAX;
-/// How long a list may take.
+/// Time limit for listing the tools.
 const LIST_TIME_MAX: Duration = Duration::from_secs(30);
 
 impl Connections {
-    /// Reaches a connection's server and keeps what it offers. The inner error: why it could not be reached, in words.
+    /// Connects to a server and stores its tools. The inner error says why the server could not be reached.
     ///
     /// # Errors
-    /// Of the store.
+    /// The store failed.
     pub async fn probe(
         &self,
         connection: &Connection,
@@ -55,7 +55,7 @@ impl Connections {
             .await?;
         if !kept {
             return Ok(Err(
-                "the connection was changed or deleted meanwhile; probe it again".to_owned(),
+                "the connection was changed or deleted in the meantime; probe it again".to_owned(),
             ));
         }
         Ok(Ok(tools))
@@ -64,7 +64,7 @@ impl Connections {
     /// The tools that a server offers now.
     ///
     /// # Errors
-    /// A sentence.
+    /// A message for people.
     pub(super) async fn tools_of(
         &self,
         peer: &Peer<RoleClient>,
@@ -113,14 +113,14 @@ impl Connections {
             .sum();
         if bytes > TOOLS_BYTES_MAX {
             return Err(format!(
-                "the server describes its tools with {bytes} bytes; {TOOLS_BYTES_MAX} are taken at most"
+                "the server describes its tools with {bytes} bytes; the maximum is {TOOLS_BYTES_MAX}"
             ));
         }
         Ok(tools)
     }
 }
 
-/// All pages of a server's list, as far as so many tools can be described with so many bytes: a server may go on for ever.
+/// All pages of a server's list. The limits on tools, bytes and pages stop a server that never ends its list.
 async fn listed(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
     let (mut tools, mut bytes) = (Vec::new(), 0);
     let mut cursor: Option<String> = None;
@@ -136,7 +136,7 @@ async fn listed(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
         }
         if tools.len() > TOOLS_MAX {
             return Err(format!(
-                "the server offers more than {TOOLS_MAX} tools; a connection has as many at most"
+                "the server offers more than {TOOLS_MAX} tools, the maximum of a connection"
             ));
         }
         if bytes > LISTED_BYTES_MAX {

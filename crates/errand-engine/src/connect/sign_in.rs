@@ -1,11 +1,16 @@
-//! Signing in to a connection's server: OAuth 2.1 as MCP has it (discovery, a client that registers itself, PKCE, refresh),
-//! by `rmcp`.
+//! Signing in to a connection's server with OAuth 2.1 as specified by MCP (discovery, dynamic client registration,
+//! PKCE, refresh), implemented by `rmcp`.
 //!
-//! Promised: every address of it, also those that a server names, passes the guard before it is connected to, and none is
-//! redirected to unchecked; tokens are sealed at rest, and are given to nobody but the connection's server: where the
-//! connection leads elsewhere by the time they come, or was signed out of, they are kept for nobody.
+//! # Guarantees
 //!
-//! A sign-in that was begun is kept in memory, for ten minutes: after a restart it is begun again.
+//! - Every address, including those that a server names, passes the guard before it is connected to, and redirects are
+//!   checked too.
+//! - Tokens are encrypted at rest and sent only to the connection's server. If the connection's address was changed, or
+//!   it was signed out, before the tokens arrive, they are discarded.
+//!
+//! # Non-goals
+//!
+//! Surviving a restart: a started sign-in is kept in memory for ten minutes and must be started again after a restart.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -29,28 +34,28 @@ use super::{Connections, locked};
 use crate::net::{Bounds, GuardedClient};
 use crate::secrets::Secrets;
 
-/// How long a sign-in may take that was begun.
+/// Time limit for completing a sign-in.
 const SIGN_IN_MS_MAX: u64 = 10 * 60 * 1000;
-/// Most sign-ins of a team that are under way.
+/// Maximum number of a team's pending sign-ins.
 const BEGUN_MAX: usize = 20;
-/// Most redirects of a discovery.
+/// Maximum number of redirects during discovery.
 const REDIRECTS_MAX: usize = 3;
 
-/// A client's configuration takes an address to come back to, also where only a refresh follows, which has none.
+/// Placeholder: a client's configuration requires a callback address, but a refresh does not use it.
 const CALLBACK_OF_NONE: &str = "http://localhost/";
 
-/// For all requests of a sign-in.
+/// Limits for all requests of a sign-in.
 const BOUNDS: Bounds = Bounds {
     connect: Duration::from_secs(10),
     total: Duration::from_secs(30),
     body_bytes_max: 1024 * 1024,
 };
 
-/// Sign-ins under way, by the token in their callback's address.
+/// Pending sign-ins, by the token in their callback address.
 #[derive(Default)]
 pub(super) struct SignIns {
     begun: Mutex<HashMap<String, Begun>>,
-    /// Of each connection one refreshes its tokens at a time: a refresh token is good for one use.
+    /// Locks, so that each connection has one token refresh at a time: a refresh token can be used only once.
     refreshes: Mutex<HashMap<ConnectionId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -60,35 +65,32 @@ struct Begun {
     under_way: SignInUnderWay,
 }
 
-/// Who began a sign-in.
+/// The person who started a sign-in, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BegunBy {
-    /// The person.
     pub user: UserId,
-    /// In the web interface, where they come back to with their session; else over the API.
+    /// Whether it was started in the web interface, where the callback finds the person's session, rather than over the
+    /// API.
     pub in_web: bool,
 }
 
-/// A sign-in that was begun and has not ended.
+/// A pending sign-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignInUnderWay {
-    /// Whose connection it is.
     pub team: TeamId,
-    /// The connection.
     pub connection: ConnectionId,
-    /// Who began it.
     pub by: BegunBy,
 }
 
-/// A sign-in that was begun.
+/// The address for a person who signs in.
 pub struct SignIn {
-    /// Where a person goes.
+    /// The page on which the person signs in.
     pub url: String,
-    /// Until when.
+    /// The time limit.
     pub ends: Timestamp,
 }
 
-/// Requests of a sign-in through the guard.
+/// Sends the requests of a sign-in through the guard.
 struct Guarded(GuardedClient);
 
 impl OAuthHttpClient for Guarded {
@@ -115,7 +117,8 @@ impl OAuthHttpClient for Guarded {
                     .and_then(|to| to.to_str().ok())
                     .and_then(|to| url.join(to).ok());
                 match next {
-                    // To the same server alone: what is sent is meant for it.
+                    // Redirects are followed only within the same origin, because the request's content is meant for
+                    // that server.
                     Some(next)
                         if follows
                             && answer.status.is_redirection()
@@ -137,7 +140,7 @@ impl OAuthHttpClient for Guarded {
     }
 }
 
-/// The client that was registered by hand, with its secret, if the connection has one.
+/// The pre-registered client id and its secret, if the connection has them.
 fn registered(
     connection: &Connection,
     secrets: &Secrets,
@@ -153,7 +156,7 @@ fn registered(
     Ok(Some((client.id.clone(), secret.transpose()?)))
 }
 
-/// The tokens of a connection, sealed in the store.
+/// Stores a connection's tokens encrypted.
 struct Sealed {
     store: Store,
     team: TeamId,
@@ -171,12 +174,15 @@ impl CredentialStore for Sealed {
     async fn load(&self) -> Result<Option<StoredCredentials>, AuthError> {
         let kept = self.store.sign_in(self.team, self.connection).await;
         let kept = kept.map_err(failed)?;
-        kept.map(|plain| serde_json::from_slice(&plain).map_err(|_| failed("it cannot be read")))
-            .transpose()
+        kept.map(|plain| {
+            serde_json::from_slice(&plain).map_err(|_| failed("the stored sign-in cannot be read"))
+        })
+        .transpose()
     }
 
     async fn save(&self, credentials: StoredCredentials) -> Result<(), AuthError> {
-        let plain = serde_json::to_vec(&credentials).map_err(|_| failed("it cannot be written"))?;
+        let plain =
+            serde_json::to_vec(&credentials).map_err(|_| failed("the sign-in cannot be stored"))?;
         let issuer = credentials.issuer.clone().unwrap_or_default();
         self.store
             .set_sign_in(
@@ -210,21 +216,21 @@ impl CredentialStore for Sealed {
 }
 
 impl Connections {
-    /// `renews`: for a sign-in that is there.
+    /// Creates a manager. `renews`: it refreshes an existing sign-in rather than making a new one.
     async fn manager(
         &self,
         connection: &Connection,
         renews: bool,
     ) -> Result<AuthorizationManager, String> {
         let Setup::Http { url, .. } = &connection.setup else {
-            return Err("a program has nothing to sign in to".to_owned());
+            return Err("a program does not need a sign-in".to_owned());
         };
         let client = self
             .guard
             .client(BOUNDS)
             .map_err(|error| errand_core::cause::chain(&error))?;
         let client: Arc<dyn OAuthHttpClient> = Arc::new(Guarded(client));
-        // A sign-in is for the server, not for what a secret in the query opens: the query is left out.
+        // A query that contains a secret is left out: the authorization server must not see it.
         let place = match url.split_once('?') {
             Some((place, query)) if !secret::marks_in(query).is_empty() => place,
             _ => url.as_str(),
@@ -247,7 +253,7 @@ impl Connections {
         Ok(manager)
     }
 
-    /// What gives the token of a connection that was signed in to; none where it was not.
+    /// The manager that provides a connection's access token. `None` if the connection is not signed in.
     pub(super) async fn authorized(
         &self,
         connection: &Connection,
@@ -273,10 +279,11 @@ impl Connections {
         }
     }
 
-    /// Begins to sign in. `token`: what no stranger guesses; `callback`: where the person comes back to, with it.
+    /// Starts a sign-in. `token`: an unguessable token; `callback`: the address, including the token, to which the
+    /// person returns.
     ///
     /// # Errors
-    /// A sentence: what is in the way.
+    /// A message that says what is wrong.
     pub async fn begin_sign_in(
         &self,
         connection: &Connection,
@@ -305,11 +312,11 @@ impl Connections {
         let session = AuthorizationSession::new(manager, request).await;
         let session = session.map_err(|(_, error)| super::why::explain(&error))?;
         let url = session.get_authorization_url().to_owned();
-        // A person's browser goes there: a page, and no other kind of address.
+        // The address is opened in a person's browser, so only web pages are permitted.
         let leads_to_a_page =
             Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         if !leads_to_a_page {
-            return Err("the server's sign-in is at no web address".to_owned());
+            return Err("the server's sign-in page does not have a web address".to_owned());
         }
         let now = self.clock.now();
         let ends = now.plus_ms(SIGN_IN_MS_MAX);
@@ -319,7 +326,7 @@ impl Connections {
             .values()
             .filter(|begun| begun.under_way.team == connection.team);
         if of_team.count() >= BEGUN_MAX {
-            return Err("too many sign-ins are under way; try again in a few minutes".to_owned());
+            return Err("too many sign-ins are pending; try again in a few minutes".to_owned());
         }
         let under_way = SignInUnderWay {
             team: connection.team,
@@ -335,7 +342,7 @@ impl Connections {
         Ok(SignIn { url, ends })
     }
 
-    /// Whose sign-in it is that a browser comes back from. None: no such one is under way.
+    /// The pending sign-in with this token. `None` if there is none or it has expired.
     #[must_use]
     pub fn sign_in_under_way(&self, token: &str) -> Option<SignInUnderWay> {
         let now = self.clock.now();
@@ -344,7 +351,7 @@ impl Connections {
         found.map(|begun| begun.under_way)
     }
 
-    /// Ends a sign-in with what the person brought back. None: no such one is under way.
+    /// Completes a sign-in with the parameters of the callback. `None` if there is none or it has expired.
     pub async fn end_sign_in(
         &self,
         token: &str,

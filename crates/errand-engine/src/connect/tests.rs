@@ -1,4 +1,4 @@
-//! What needs no server.
+//! Tests without a server.
 
 use errand_core::id::IdGen;
 use errand_store::OpenOptions;
@@ -20,7 +20,7 @@ fn connections(dir: &std::path::Path, ids: &IdGen) -> Connections {
 }
 
 #[tokio::test]
-async fn a_driver_that_comes_late_to_its_end_closes_nobody_elses_sessions() {
+async fn a_late_driver_does_not_close_newer_sessions() {
     let dir = tempfile::tempdir().unwrap();
     let ids = IdGen::new([1; 32]);
     let now = Timestamp::from_millis(0);
@@ -29,11 +29,11 @@ async fn a_driver_that_comes_late_to_its_end_closes_nobody_elses_sessions() {
     let (old, new) = (ids.claim_token(now), ids.claim_token(now));
     connections.begin_drive(run, old, |_| true).await;
     connections.slot(run, connection);
-    // The run was stopped, and is driven anew, while the old driver still calls off its call.
+    // The run was stopped and is driven again, while the old driver is still cancelling its call.
     connections.begin_drive(run, new, |_| true).await;
     connections.end_drive(run, old, true);
     assert_eq!(connections.open_sessions(), 1);
-    // One that waits for a person leaves its session to the next driver.
+    // A driver that waits for a person leaves its session to the next driver.
     connections.end_drive(run, new, false);
     assert_eq!(connections.open_sessions(), 1);
     connections.begin_drive(run, old, |_| true).await;

@@ -1,10 +1,14 @@
-//! Why a connection's server could not be reached or did not answer, in errand's own words.
+//! Explains in errand's own words why a connection's server could not be reached or did not answer.
 //!
-//! Guarantees: no address, no header and no byte of an answer's body is in these words. The exceptions are the `message` of
-//! a JSON-RPC error, which is what the protocol has for people, as one line of at most [`MESSAGE_CHARS_MAX`] characters, and
-//! the standard error codes of OAuth.
+//! # Guarantees
 //!
-//! Non-goals: secrets. Who passes the words on masks them.
+//! An explanation contains no address, header or part of an answer's body. There are two exceptions: the `message` of a
+//! JSON-RPC error, which is meant for people, as one line of at most `MESSAGE_CHARS_MAX` characters; and the standard
+//! error codes of OAuth.
+//!
+//! # Non-goals
+//!
+//! Masking secrets. The caller does that.
 
 use std::error::Error;
 
@@ -18,11 +22,11 @@ use rmcp::transport::streamable_http_client::{
 
 use crate::net::Blocked;
 
-/// What is to be done where a sign-in is wanting, or does not hold any more.
-pub(super) const SIGN_IN_AGAIN: &str = "the server wants to be signed in to, and nothing was called: an admin signs in again with POST /v1/connections/{connection_id}/authorize";
-/// Most characters of a server's own error message.
+/// The message for a missing or expired sign-in.
+pub(super) const SIGN_IN_AGAIN: &str = "the server requires a sign-in, and nothing was called: an admin must sign in again with POST /v1/connections/{connection_id}/authorize";
+/// Maximum number of characters of a server's own error message.
 const MESSAGE_CHARS_MAX: usize = 300;
-/// Error codes of OAuth 2.1, of its dynamic registration and of bearer tokens: words that every implementation uses.
+/// Error codes of OAuth 2.1, its dynamic registration and bearer tokens. They are standard, so they reveal nothing.
 const OAUTH_CODES: [&str; 16] = [
     "invalid_request",
     "invalid_client_metadata",
@@ -42,10 +46,10 @@ const OAUTH_CODES: [&str; 16] = [
     "temporarily_unavailable",
 ];
 
-/// A transport's error, as the library has it with the plain client and with the one that signs in.
+/// A transport error. The plain client and the signed-in client share this type.
 type HttpError = StreamableHttpError<reqwest::Error>;
 
-/// Whether a server refused a request for want of a sign-in that holds.
+/// Whether a server refused a request because a sign-in is missing or expired.
 pub(super) fn wants_sign_in(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|error| {
         let of_client = error.downcast_ref::<AuthError>();
@@ -57,9 +61,9 @@ pub(super) fn wants_sign_in(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What happened, as half a sentence for people and models.
+/// An explanation for people and models, without a capital letter and a period.
 pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
-    // What is explained has not begun a call.
+    // Everything explained here failed before the call began, so the call can be repeated when resources are free.
     note_exhausted(error);
     if let Some(blocked) = causes(error).find_map(|error| error.downcast_ref::<Blocked>()) {
         return blocked.to_string();
@@ -68,22 +72,22 @@ pub(super) fn explain(error: &(dyn Error + 'static)) -> String {
         return SIGN_IN_AGAIN.to_owned();
     }
     let causes: Vec<_> = causes(error).collect();
-    // The innermost cause that says something is what happened.
+    // The innermost source with an explanation is closest to the actual problem.
     let said = causes.iter().rev().find_map(|error| said_by(*error));
     said.unwrap_or_else(|| "the connection to the server failed".to_owned())
 }
 
-/// Notes where descriptors or memory have run out: the call is made again once there are some.
+/// Whether descriptors or memory ran out. If so, this is noted, and the call is repeated when they are free.
 pub(super) fn note_exhausted(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(crate::exhausted::note)
 }
 
-/// The error and its causes, from the outside in.
+/// The error and its sources, from the outside in.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// What is behind an error. Two of the library's types do not name it themselves.
+/// The source of an error. Two of the library's types do not implement `source()`.
 fn cause<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     if let Some(wrapped) = error.downcast_ref::<DynamicTransportError>() {
         return Some(wrapped.error.as_ref());
@@ -95,7 +99,7 @@ fn cause<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
     }
 }
 
-/// What one error says by itself. None: nothing that its cause or its wrapper does not say better.
+/// The explanation of one error in the chain. `None` if its source or its wrapper explains more.
 fn said_by(error: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return of_system(error);
@@ -122,7 +126,7 @@ fn said_by(error: &(dyn Error + 'static)) -> Option<String> {
         ServiceError::McpError(error) => Some(refused(error.code.0, &error.message)),
         ServiceError::TransportClosed => Some("the server closed the connection".to_owned()),
         ServiceError::UnexpectedResponse => {
-            Some("the server answered with another kind of result than was asked for".to_owned())
+            Some("the server answered with an unexpected kind of result".to_owned())
         }
         ServiceError::Timeout { timeout } => Some(format!(
             "the server did not answer within {} s",
@@ -132,10 +136,10 @@ fn said_by(error: &(dyn Error + 'static)) -> Option<String> {
     }
 }
 
-/// How the standard library shows a kind of error that it does not name.
+/// The text of an [`std::io::ErrorKind`] without a stable name.
 const UNCATEGORIZED: &str = "uncategorized error";
 
-/// An error of the operating system, in its words, which name no file and no address.
+/// An error of the operating system. Its text contains no file name or address.
 fn of_system(error: &std::io::Error) -> Option<String> {
     if error.raw_os_error().is_some() {
         return Some(error.to_string());
@@ -143,10 +147,10 @@ fn of_system(error: &std::io::Error) -> Option<String> {
     match error.kind() {
         std::io::ErrorKind::Other => None,
         std::io::ErrorKind::InvalidData => {
-            Some("the server sent what cannot be read (a TLS or protocol error)".to_owned())
+            Some("the server sent invalid data (a TLS or protocol error)".to_owned())
         }
-        // The kind of a failed name lookup has no stable name and a text that says nothing. The request that it ended is
-        // known to be one of names, and says so.
+        // A failed name lookup has an unnamed kind and a useless text. The request error around it says that the lookup
+        // failed.
         kind if kind.to_string() == UNCATEGORIZED => None,
         kind => Some(kind.to_string()),
     }
@@ -156,15 +160,15 @@ fn of_request(error: &reqwest::Error) -> Option<String> {
     let said = if error.is_timeout() {
         "the server did not answer in time"
     } else if error.is_dns() {
-        "the host's name could not be resolved"
+        "the host name could not be resolved"
     } else if error.is_connect() {
-        "no connection to the server could be made"
+        "the connection to the server failed"
     } else if error.is_redirect() {
-        "the server redirects, and no redirect is followed; set the address that it leads to"
+        "the server redirects, and redirects are not followed; set the address to which it redirects"
     } else if let Some(status) = error.status() {
         return Some(answered_with(status.as_u16()));
     } else if error.is_body() || error.is_decode() {
-        "the answer broke off, or could not be read"
+        "the answer broke off or could not be read"
     } else {
         return None;
     };
@@ -175,7 +179,7 @@ fn answered_with(status: u16) -> String {
     format!("the server answered with HTTP status {status}")
 }
 
-/// The server's own refusal.
+/// An error that the server itself returned.
 fn refused(code: i32, message: &str) -> String {
     let line = shown::one_line(message);
     let cut: String = line.chars().take(MESSAGE_CHARS_MAX).collect();
@@ -185,25 +189,25 @@ fn refused(code: i32, message: &str) -> String {
 fn of_transport(error: &HttpError) -> Option<String> {
     Some(match error {
         StreamableHttpError::UnexpectedServerResponse(text) => {
-            // `HTTP 403 Forbidden: …`: of that, the status alone is not the server's text.
+            // The text is `HTTP 403 Forbidden: …`. Everything after the status is the server's.
             let status = text.strip_prefix("HTTP ").and_then(|rest| {
                 let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
                 digits.parse().ok()
             });
             status.map_or_else(
-                || "the server's answer is not JSON-RPC, as MCP has it; is this the address of an MCP server?".to_owned(),
+                || "the server's answer is not JSON-RPC, which MCP requires; is this the address of an MCP server?".to_owned(),
                 answered_with,
             )
         }
         StreamableHttpError::UnexpectedContentType(_) | StreamableHttpError::Deserialize(_) => {
-            "the server's answer is neither JSON nor an event stream, as MCP has them; is this the address of an MCP server?".to_owned()
+            "the server's answer is neither JSON nor an event stream, which MCP requires; is this the address of an MCP server?".to_owned()
         }
         StreamableHttpError::ResponseBodyTooLarge { max_size } => {
             format!("the server's answer has more than {max_size} bytes")
         }
         StreamableHttpError::SessionExpired => "the server has ended the session".to_owned(),
         StreamableHttpError::ServerDoesNotSupportSse => {
-            "the server does not offer an event stream, which its answer needs".to_owned()
+            "the server does not offer an event stream, which it needs for its answer".to_owned()
         }
         StreamableHttpError::UnexpectedEndOfStream | StreamableHttpError::TransportChannelClosed => {
             "the server closed the connection".to_owned()
@@ -215,7 +219,7 @@ fn of_transport(error: &HttpError) -> Option<String> {
             shown::one_line(name)
         ),
         StreamableHttpError::MissingSessionIdInResponse => {
-            "the server's answer names no session".to_owned()
+            "the server's answer contains no session id".to_owned()
         }
         StreamableHttpError::SessionRecoveryTimeout | StreamableHttpError::ControlRequestTimeout => {
             "the server did not answer in time".to_owned()
@@ -234,16 +238,16 @@ fn of_beginning(error: &ClientInitializeError) -> Option<String> {
         | ClientInitializeError::ExpectedInitResult(_)
         | ClientInitializeError::ConflictInitResponseId(..)
         | ClientInitializeError::UncorrelatedErrorResponse { .. } => {
-            "the server did not begin as MCP has it".to_owned()
+            "the server did not start the session as MCP requires".to_owned()
         }
         ClientInitializeError::NoCompatibleProtocolVersion { .. } => {
-            "the server speaks no version of MCP that errand speaks".to_owned()
+            "the server supports no MCP version that errand supports".to_owned()
         }
         _ => return None,
     })
 }
 
-/// Of the texts of these errors, which hold answers and addresses, only a standard code is said.
+/// The texts of these errors contain answers and addresses, so only a standard code is repeated.
 fn of_sign_in(error: &AuthError) -> String {
     let said = match error {
         AuthError::AuthorizationRequired => return SIGN_IN_AGAIN.to_owned(),
@@ -253,10 +257,10 @@ fn of_sign_in(error: &AuthError) -> String {
         AuthError::NoAuthorizationSupport => "the server offers no sign-in",
         AuthError::TokenExpired => "the token has expired",
         AuthError::DiscoveryRequestFailed { .. } | AuthError::MetadataError(_) => {
-            "the description of the server's sign-in could not be read"
+            "the server's sign-in metadata could not be read"
         }
         AuthError::ProtectedResourceMetadataInvalid { .. } => {
-            "the server's description of its sign-in does not fit its address"
+            "the server's sign-in metadata does not match its address"
         }
         AuthError::AuthorizationServersUnavailable { .. } => {
             "none of the authorization servers that the server names could be reached"
@@ -282,7 +286,7 @@ mod tests {
     const SECRET: &str = "http://h.test/mcp?api_key=TOPSECRET Bearer TOPSECRET\n2026 ERROR forged";
 
     #[test]
-    fn no_word_of_an_answer_and_no_address_is_said() {
+    fn explanations_leak_no_answer_and_no_address() {
         let http: Vec<HttpError> = vec![
             StreamableHttpError::UnexpectedServerResponse(SECRET.into()),
             StreamableHttpError::UnexpectedServerResponse(
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_name_is_explained_by_its_request() {
+    fn an_unnamed_error_is_explained_by_its_request() {
         let unnamed = std::io::Error::from_raw_os_error(i32::MAX).kind();
         let error = std::io::Error::new(unnamed, "failed to lookup address information");
         assert_eq!(of_system(&error), None);
@@ -318,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_own_message_is_one_bounded_line() {
+    fn a_servers_message_is_one_bounded_line() {
         let message = format!("no\u{1b}[31m\n{}", "x".repeat(10_000));
         let error = ServiceError::McpError(ErrorData::new(ErrorCode(-32602), message, None));
         let said = explain(&error);

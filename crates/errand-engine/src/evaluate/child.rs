@@ -1,4 +1,4 @@
-//! The evaluator's process: `errand __evaluate`, with work on its standard input, piece by piece.
+//! The evaluator process: `errand __evaluate` reads requests from its standard input and writes replies.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -9,17 +9,18 @@ use errand_sandbox::exec::{Confinement, confine};
 
 use super::{FRAME_BYTES_MAX, Task, misfit};
 
-/// The word on the command line that makes the program an evaluator.
+/// The hidden command that makes this program an evaluator.
 pub(super) const EVALUATOR_ARGUMENT: &str = "__evaluate";
-/// What a process may take, over all its work.
+/// Limits of a process over its whole life.
 const CONFINEMENT: Confinement = Confinement {
     cpu_seconds_max: 60,
     memory_bytes_max: 768 << 20,
 };
-/// Stack of the thread that evaluates. One that needs more ends the process, and costs its own call.
+/// Stack size of the evaluating thread. An evaluation that needs more crashes the process and fails only its own call.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Is the evaluator, if the command line says so. Returns only if it does not, or with what the process is to end with.
+/// Runs the evaluator if the command line says so, and returns the exit code. Returns `None` for any other command
+/// line.
 #[must_use]
 pub fn run_evaluator<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<ExitCode> {
     if args.nth(1)?.as_ref() != EVALUATOR_ARGUMENT {
@@ -38,7 +39,7 @@ pub fn run_evaluator<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Opti
     })
 }
 
-/// Does one piece of work after another until the server closes the pipe.
+/// Handles requests until the server closes the pipe.
 fn serve(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     loop {
         let mut head = [0; 5];

@@ -1,22 +1,26 @@
-//! Models of providers on the network, behind the [`Model`] trait.
+//! Models of network providers, behind the [`Model`] trait.
 //!
-//! Promised: a model is asked only after what its question rests on is on disk (its session is not pure); each call that
-//! was answered is on record with what it used up, in the same step as what it decided; an attempt that failed on the way
-//! is on record too, with what it used up, and the next one is made by whoever drives the run then, so that a provider that is down costs no
-//! place. Faults of transport are tried again up to a bound; anything else ends the run with a sentence that says what to
-//! do.
+//! # Guarantees
 //!
-//! The parts: `provider` (whose protocol, where, with which key), `catalog` (prices, windows), `conversation` (the
-//! transcript as items), `fit` (what fits into the window), `render` (items as a request), `ask` (one call), `fault` (what
-//! went wrong), `answer` (what was decided), `line` (how many calls at once). The wire itself is the client library's.
+//! - A model is asked only after everything that the request depends on is committed (the session is not pure).
+//! - Each answered call is recorded with its usage, in the same step as the decision.
+//! - A failed attempt is recorded with its usage too. The run then releases its driver until the next attempt, so that
+//!   an unavailable provider does not occupy driver slots.
+//! - Transport errors are retried up to a limit. Any other error fails the run with a message that says what to do.
+//!
+//! # Modules
+//!
+//! `provider` (protocol, address, key), `catalog` (prices, windows), `conversation` (the transcript as items), `fit`
+//! (what fits into the window), `render` (items as a request), `ask` (one call), `fault` (classification of errors),
+//! `answer` (answer to moves), `concurrency_queue` (concurrency limits). The wire protocol itself is the client library's.
 
 mod answer;
 mod ask;
 mod catalog;
+mod concurrency_queue;
 mod conversation;
 mod fault;
 mod fit;
-mod line;
 mod provider;
 mod render;
 mod tap;
@@ -46,86 +50,85 @@ use catalog::Known;
 use conversation::Conversation;
 use fault::Fault;
 
-use line::Lines;
+use concurrency_queue::ProviderQueues;
 use provider::{Registry, Target};
 use render::Frame;
 use tap::Tap;
 
-/// How long until a model is asked again for whom there was no descriptor or memory.
+/// The delay after a call failed because this server had no free file descriptor or memory.
 const EXHAUSTED_PAUSE_MS: u64 = 1_000;
 
 pub use catalog::{Overrides, Price, Tokens};
 pub use provider::{Kind, OwnProvider, OwnProviders, ProviderKey, ProviderSettings};
 
-/// How models on the network are called.
+/// Settings for calls to network models.
 #[derive(Clone, Debug)]
 pub struct NetworkSettings {
-    /// The operator's providers, by name.
+    /// The operator's providers, with their names.
     pub providers: Vec<(String, ProviderSettings)>,
-    /// What the operator says of models.
+    /// The operator's prices, windows and capabilities of models.
     pub overrides: Overrides,
-    /// Attempts until a run fails. Range 1..=100.
+    /// Attempts before a run fails. Range: 1..=100.
     pub attempts: u32,
-    /// How long an answer may be silent, in milliseconds. Range 1_000..=3_600_000.
+    /// The longest silence within an answer, in milliseconds. Range: 1_000..=3_600_000.
     pub idle_ms: u64,
-    /// Calls of one provider that are under way at once, at most. Range 1..=10_000.
+    /// Maximum number of concurrent calls per provider. Range: 1..=10_000.
     pub concurrency: usize,
-    /// Whether addresses that teams give may be of private networks.
+    /// Whether a team's provider address may be in a private network.
     pub allow_private: bool,
 }
 
-/// The providers on the network.
+/// All network providers and the limits for calling them.
 pub struct Network {
     registry: Registry,
     overrides: Overrides,
     attempts: u32,
     idle_ms: u64,
-    lines: Lines,
+    queues: ProviderQueues,
 }
 
 impl Network {
-    /// With these settings.
     ///
     /// # Errors
-    /// [`ClientError`] where TLS cannot be set up at all.
+    /// [`ClientError`] if TLS cannot be set up.
     pub fn new(settings: NetworkSettings) -> Result<Self, ClientError> {
         Ok(Self {
             registry: Registry::new(settings.providers, settings.allow_private)?,
             overrides: settings.overrides,
             attempts: settings.attempts.max(1),
             idle_ms: settings.idle_ms.max(1),
-            lines: Lines::new(settings.concurrency),
+            queues: ProviderQueues::new(settings.concurrency),
         })
     }
 
-    /// Whether an address that a team gives for a provider may be called, as far as that is known before.
+    /// Checks an address that a team sets for a provider, as far as possible without resolving its name.
     ///
     /// # Errors
-    /// [`Blocked`].
+    /// [`Blocked`] if the address may not be called.
     pub fn check_base_url(&self, url: &Url) -> Result<(), Blocked> {
         self.registry.check_base_url(url)
     }
 
-    /// Until a provider has room again that somebody waits for.
+    /// Completes when a waiting run can get a permit of its provider.
     pub(crate) async fn freed(&self) {
-        self.lines.freed().await;
+        self.queues.freed().await;
     }
 
-    /// The runs that have room at their provider now, and were not woken yet.
+    /// The runs that can get a permit now and were not woken yet.
     pub(crate) fn turns(&self, now: Timestamp) -> Vec<RunId> {
-        self.lines.turns(now)
+        self.queues.turns(now)
     }
 
-    /// Notes what became of one of them: whether it was woken, or is not there any more.
+    /// Records the result of waking one of these runs. `is_there`: the run still waits.
     pub(crate) fn was_woken(&self, run: RunId, is_there: bool, now: Timestamp) {
         if is_there {
-            self.lines.woken(run, now);
+            self.queues.woken(run, now);
         } else {
-            self.lines.forget(run);
+            self.queues.forget(run);
         }
     }
 
-    /// Whether a run of this build can be started here.
+    /// Checks the build's provider, and that its price is known if a spending limit requires it.
     pub(super) fn check(&self, build: &BuildConfig, own: &OwnProviders) -> Result<(), String> {
         self.registry.check(&build.model, own)?;
         let is_priced = self.overrides.known(&build.model).price.is_some();
@@ -140,13 +143,17 @@ impl Network {
     }
 }
 
-/// Why a model whose price is not known is not asked: a limit of money cannot be kept. None: there is no such limit.
+/// The reason for refusing a model without a known price: a spending limit could not be enforced. `None` if no such
+/// limit is set.
 pub(crate) fn price_unknown(model: &ModelName, of_build: bool, of_month: bool) -> Option<String> {
     let (what, without) = match (of_build, of_month) {
-        (true, _) => ("limits.cost_usd cannot be kept", "limits.tokens needs none"),
+        (true, _) => (
+            "limits.cost_usd cannot be enforced",
+            "limits.tokens works without a price",
+        ),
         (false, true) => (
-            "the team's limit of what it spends in a month cannot be kept",
-            "or an admin of the team can lift that limit, on the page Usage or with PATCH /v1/usage/limits",
+            "the team's monthly spending limit cannot be enforced",
+            "or an admin of the team can remove that limit, on the page Usage or with PATCH /v1/usage/limits",
         ),
         (false, false) => return None,
     };
@@ -155,7 +162,7 @@ pub(crate) fn price_unknown(model: &ModelName, of_build: bool, of_month: bool) -
     ))
 }
 
-/// A model on the network.
+/// The [`Model`] of every network provider.
 pub struct NetworkModel {
     network: Arc<Network>,
 }
@@ -195,13 +202,13 @@ struct NetworkSession {
     frame: Frame,
     toolbox: Toolbox,
     conversation: Conversation,
-    /// Looked up when it is first needed.
+    /// Looked up on first use.
     target: Option<Target>,
-    /// The call that is under way, or has ended without an answer.
+    /// The call that is in flight or has failed.
     under_way: Option<UnderWay>,
 }
 
-/// What is known of a call while it is under way.
+/// The state of a call in flight.
 struct UnderWay {
     tap: Arc<Tap>,
     kind: Kind,
@@ -264,9 +271,9 @@ impl Session for NetworkSession {
         let at = (self.name.provider.as_str(), target.endpoint.as_str());
         let now = context.clock.now();
         let caller = (self.team, self.run);
-        let Some(_room) = self.network.lines.enter(at, caller, now) else {
+        let Some(_permit) = self.network.queues.enter(at, caller, now) else {
             return Err(TurnError::Full {
-                pause_ms: line::LOOK_AGAIN_MS,
+                pause_ms: concurrency_queue::LOOK_AGAIN_MS,
             });
         };
         let room = self.room();
@@ -389,7 +396,7 @@ impl NetworkSession {
         };
         let reply = ask::ask(question, None, context.clock).await;
         let reply = reply.and_then(|reply| match &reply.filtered {
-            // Half a summary would be memory lost in silence.
+            // A truncated summary would silently lose part of the conversation.
             Some(word) => Err(Fault::Final(ask::refused(&self.name, word))),
             None if reply.text.trim().is_empty() => Err(Fault::EmptySummary),
             None => Ok(reply),
@@ -414,7 +421,7 @@ impl NetworkSession {
         })
     }
 
-    /// Notes that a call begins, so that what it uses up is known however it ends.
+    /// Registers a call before it starts, so that its usage is recorded even if the call fails or is dropped.
     fn begin(
         &mut self,
         context: &TurnContext<'_>,
@@ -435,13 +442,13 @@ impl NetworkSession {
         tap
     }
 
-    /// The call under way has its answer: what is known of it.
+    /// Finishes the call in flight as answered and returns its record.
     fn answered(&mut self, now: Timestamp) -> ModelCall {
         let call = self.under_way.take();
         call.map_or_else(ModelCall::default, |call| self.account(&call, true, now))
     }
 
-    /// What is known of a call. `is_whole`: its answer came to the end.
+    /// The record of a call. `is_whole`: the answer is complete.
     fn account(&self, under_way: &UnderWay, is_whole: bool, now: Timestamp) -> ModelCall {
         let seen = under_way.tap.seen();
         let spent = seen.spent(under_way.kind, under_way.asked_bytes, is_whole);
@@ -474,7 +481,7 @@ impl NetworkSession {
                 return fails(
                     "model_call_lost",
                     format!(
-                        "{LOST_CALLS_MAX} answers in a row of {name} said that they call a tool, and held no call that can be read: the provider's server is not compatible. Use another server or model, then retry the run"
+                        "{LOST_CALLS_MAX} answers in a row of {name} announced a tool call but contained none that can be read: the provider's server is not compatible. Use another server or model, then retry the run"
                     ),
                 );
             }
@@ -487,16 +494,15 @@ impl NetworkSession {
                 );
             }
             Fault::LostCall => (
-                "the answer said that it calls a tool, and held no call that can be read"
-                    .to_owned(),
+                "the answer announced a tool call but contained none that can be read".to_owned(),
                 None,
             ),
-            Fault::EmptySummary => ("the summary that was asked for is empty".to_owned(), None),
+            Fault::EmptySummary => ("the requested summary is empty".to_owned(), None),
             Fault::Transport {
                 what,
                 retry_after_ms,
             } => (what, retry_after_ms),
-            // No attempt of the provider's: it does not count.
+            // The provider was not asked, so this does not count as an attempt.
             Fault::Exhausted => {
                 return TurnError::Again {
                     error: "the server has run out of open files or memory".to_owned(),
@@ -509,7 +515,7 @@ impl NetworkSession {
             return TurnError::Fails(ModelError {
                 code: "model_unreachable",
                 message: format!(
-                    "the model {} gave no answer at {attempt} attempts; at the last one, {what}. The provider may be down or overloaded: retry the run later",
+                    "the model {} did not answer in {attempt} attempts; at the last one, {what}. The provider may be down or overloaded: retry the run later",
                     self.name
                 ),
             });
@@ -525,7 +531,7 @@ impl NetworkSession {
 
 fn unreadable(name: &ModelName, error: &StoreError) -> String {
     format!(
-        "the team's settings of the provider {} cannot be read ({error}); set them anew with PUT /v1/providers/{0}",
+        "the team's settings for the provider {} cannot be read ({error}); set them again with PUT /v1/providers/{0}",
         name.provider
     )
 }

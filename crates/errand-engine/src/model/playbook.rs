@@ -1,4 +1,4 @@
-//! `builtin/playbook` behind the [`Model`] trait: the walk itself is in `errand-core`.
+//! Adapter that puts `builtin/playbook` behind the [`Model`] trait. The logic is in `errand_core::playbook`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Model, ModelError, Session, Setup, Turn, TurnContext, TurnError};
 
-/// The built-in model.
 pub struct PlaybookModel;
 
 impl Model for PlaybookModel {
@@ -29,7 +28,8 @@ impl Model for PlaybookModel {
 }
 
 struct PlaybookSession {
-    /// Absent while a turn is decided on a thread: templates may compute for long.
+    /// `None` while a thread computes the turn: templates may compute for a long time, so that work leaves the async
+    /// thread.
     walk: Option<Walk>,
 }
 
@@ -49,7 +49,7 @@ impl Session for PlaybookSession {
         let run = context.facts;
         let failed = || ModelError {
             code: "internal",
-            message: "the playbook's turn was cut off; retry the run".to_owned(),
+            message: "the playbook's turn was interrupted; retry the run".to_owned(),
         };
         let mut walk = self.walk.take().ok_or_else(failed)?;
         let (walk, action) = match walk.next_at_once(run) {
@@ -63,7 +63,7 @@ impl Session for PlaybookSession {
                     cancel: cancel.clone(),
                 };
                 let place = evaluator.evaluators.place_to_walk().await;
-                // Nobody waits any more once this is dropped.
+                // Dropping this future cancels the evaluation: the result is no longer needed.
                 let _waits = cancel.drop_guard();
                 let decided = tokio::task::spawn_blocking(move || {
                     let _place = place;

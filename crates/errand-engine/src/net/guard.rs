@@ -1,12 +1,16 @@
-//! Which addresses this server may call on behalf of a team.
+//! Decides which addresses this server may call on behalf of a team.
 //!
-//! Promised: a guarded request reaches an address that the public Internet routes, or, where the operator allows
-//! private networks, one of those; never one of the machine's own link, of a cloud's metadata service, or of a form
-//! that hides another address. What is judged is what is connected to: literal addresses in the URL
-//! ([`Guard::check_url`]) and names after they are resolved ([`Guard::resolver`]).
+//! # Guarantees
 //!
-//! Left out: addresses that the operator gives (they are not guarded), and what lies behind a public address that
-//! forwards inwards (a NAT64 prefix of the operator's own choice, a hairpin of the router); only a firewall knows those.
+//! - A guarded request reaches only public Internet addresses and, if the operator allows it, private networks. It
+//!   never reaches link-local addresses, a cloud's metadata service, or a form that hides another address.
+//! - The check applies to the address that is connected to: literal IP addresses in the URL ([`Guard::check_url`]) and
+//!   names after their resolution ([`Guard::resolver`]).
+//!
+//! # Non-goals
+//!
+//! Addresses from the operator (they are not guarded), and public addresses that forward to internal ones (a custom
+//! NAT64 prefix, hairpin NAT). Only a firewall knows about those.
 
 use std::error::Error as StdError;
 use std::io;
@@ -17,50 +21,44 @@ use errand_core::cause::is_exhausted;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// What may be called. Small, and the same for all requests of one kind.
+/// The rule for one kind of request. Cheap to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
     allow_private: bool,
     setting: &'static str,
 }
 
-/// Why an address is not called. The messages go to the team that gave the address: they name the host as given, never
-/// what it resolved to.
+/// The reason why an address must not be called. The messages are shown to the team that gave the address: they contain
+/// the host as it was given, never what it resolved to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
     /// Neither `http` nor `https`.
     #[error("the address begins with `{scheme}:`; only http and https can be called")]
-    Scheme {
-        /// As given, without the colon.
-        scheme: String,
-    },
-    /// An address without a host.
-    #[error("the address names no host")]
+    Scheme { scheme: String },
+    #[error("the address has no host")]
     NoHost,
-    /// The host is an address in itself, of a network that is not called.
-    #[error("{host} is {network}, which this server does not call{}", hint(*.setting))]
+    /// The host is an IP address in a forbidden network.
+    #[error("{host} is {network}, which this server may not call{}", hint(*.setting))]
     Address {
-        /// The address in its usual form.
+        /// The address in canonical form.
         host: String,
-        /// The network, such as `a loopback address`.
+        /// A description of the network, such as `a loopback address`.
         network: &'static str,
-        /// The setting by which the operator may allow it; `None` where nothing can.
+        /// The setting with which the operator can allow it. `None` if it is never allowed.
         setting: Option<&'static str>,
     },
-    /// A name that always means the machine itself.
-    #[error("{host} is this machine, which this server does not call{}", hint(Some(.setting)))]
+    /// A name that always refers to the local machine.
+    #[error("{host} is this machine, which this server may not call{}", hint(Some(.setting)))]
     LocalName {
-        /// The name.
         host: String,
-        /// The setting by which the operator may allow it.
+        /// The setting with which the operator can allow it.
         setting: &'static str,
     },
-    /// A name none of whose addresses may be called.
-    #[error("{host} resolves to no address that this server may call (none is public){}", hint(*.setting))]
+    /// A name that resolves only to forbidden addresses.
+    #[error("{host} does not resolve to an address that this server may call (none is public){}", hint(*.setting))]
     Resolved {
-        /// The name.
         host: String,
-        /// The setting by which the operator may allow it; `None` where nothing can.
+        /// The setting with which the operator can allow it. `None` if it is never allowed.
         setting: Option<&'static str>,
     },
 }
@@ -72,8 +70,8 @@ fn hint(setting: Option<&str>) -> String {
 }
 
 impl Guard {
-    /// A guard for one kind of request. `setting` is the operator's switch that `allow_private` came from, as messages
-    /// shall name it.
+    /// A guard for one kind of request. `setting`: the name of the operator's setting for `allow_private`, for
+    /// messages.
     pub fn new(allow_private: bool, setting: &'static str) -> Self {
         Self {
             allow_private,
@@ -81,20 +79,20 @@ impl Guard {
         }
     }
 
-    /// The guard of webhooks, with the value of `webhooks.allow_private_networks`.
+    /// The guard for webhooks. `allow_private`: the value of `webhooks.allow_private_networks`.
     pub fn webhooks(allow_private: bool) -> Self {
         Self::new(allow_private, "webhooks.allow_private_networks")
     }
 
-    /// Judges an address as far as that goes without resolving its name: at the time it is given, and again before each
-    /// request, since a literal address is connected to without the resolver.
+    /// Checks an address as far as possible without resolving its name. Call it when the address is set, and again
+    /// before each request, because literal IP addresses bypass the resolver.
     ///
-    /// `url` has by then turned each literal form (decimal, octal, hexadecimal, full-width digits) into the address it
-    /// stands for. A user name and password in the address are let through: they say nothing about where it leads, and
-    /// receivers behind basic authentication need them.
+    /// Parsing with `url` has already normalized each literal form (decimal, octal, hexadecimal, full-width digits) to
+    /// the address. A user name and password are accepted: they do not affect the destination, and receivers behind
+    /// basic authentication need them.
     ///
     /// # Errors
-    /// [`Blocked`], all but [`Blocked::Resolved`].
+    /// Any [`Blocked`] except [`Blocked::Resolved`].
     pub fn check_url(&self, url: &Url) -> Result<(), Blocked> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Blocked::Scheme {
@@ -129,10 +127,10 @@ impl Guard {
         })
     }
 
-    /// Of the addresses that a name resolved to, those that may be called, in their order.
+    /// Filters the addresses to which a name resolved, and keeps their order.
     ///
     /// # Errors
-    /// [`Blocked::Resolved`] if none may.
+    /// [`Blocked::Resolved`] if no address is permitted.
     pub fn keep_permitted(
         &self,
         host: &str,
@@ -154,8 +152,8 @@ impl Guard {
         Ok(permitted)
     }
 
-    /// A resolver for `reqwest` by the system's own rules, which gives only addresses that may be called. Its error is
-    /// a [`Blocked`] or an [`io::Error`].
+    /// A resolver for `reqwest` that uses the system's resolver and returns only permitted addresses. Its error is a
+    /// [`Blocked`] or an [`io::Error`].
     pub fn resolver(&self) -> Arc<dyn Resolve> {
         Arc::new(GuardedResolver {
             guard: *self,
@@ -176,8 +174,8 @@ impl Guard {
     }
 }
 
-/// Names that every resolver gives the machine itself for, so that the refusal comes when the address is given and not
-/// only at its first use.
+/// Names that every resolver maps to the local machine. They are refused when the address is set rather than at its
+/// first use.
 fn is_local_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     matches!(
@@ -204,11 +202,11 @@ enum Lookup {
 impl Lookup {
     async fn addresses(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         match self {
-            // Port 0: the caller puts the URL's in.
+            // Port 0: the caller replaces it with the URL's port.
             Self::System => match tokio::net::lookup_host((name, 0)).await {
                 Ok(addresses) => Ok(addresses.collect()),
-                // The system's resolver may take files that it cannot open for missing ones, and says that there is no
-                // such name.
+                // If the system's resolver cannot open its files, it reports that the name does not exist. Detect the
+                // real cause.
                 Err(error) => Err(exhaustion().unwrap_or(error)),
             },
             #[cfg(test)]
@@ -221,7 +219,7 @@ impl Lookup {
     }
 }
 
-/// The error that says that no descriptor can be had now, if that is so.
+/// The error for exhausted file descriptors, if none is free.
 fn exhaustion() -> Option<io::Error> {
     let error = std::fs::File::open("/").err()?;
     is_exhausted(&error).then_some(error)
@@ -242,10 +240,10 @@ impl Resolve for GuardedResolver {
     }
 }
 
-/// Whether the public Internet routes an address to one host, by IANA's registries of special-purpose addresses.
+/// Whether an address is a public Internet address of one host, according to IANA's special-purpose registries.
 ///
-/// Stricter than they are: what stands for another address (IPv4-mapped, NAT64, 6to4, Teredo), the anycast addresses of
-/// protocols, and a cloud's own services at public addresses count as not global.
+/// It is stricter than the registries: addresses that stand for another address (IPv4-mapped, NAT64, 6to4, Teredo),
+/// anycast addresses of protocols, and a cloud's own services at public addresses do not count as global.
 pub fn is_global(ip: IpAddr) -> bool {
     matches!(class(ip), Class::Public)
 }
@@ -253,9 +251,9 @@ pub fn is_global(ip: IpAddr) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Public,
-    /// Called where the operator allows private networks. With what it is, for the message.
+    /// Called only if the operator allows private networks. The text describes the network in messages.
     Private(&'static str),
-    /// Not called, whatever the settings: no service that a team has reason to name is there.
+    /// Never called: a team has no reason to use a service there.
     Never(&'static str),
 }
 
@@ -264,17 +262,17 @@ const LOOPBACK: &str = "a loopback address";
 const CLOUD: &str = "an address of a cloud provider's own services (metadata, credentials)";
 const LINK_LOCAL: &str = "a link-local address (where clouds keep their metadata service)";
 const PROTOCOLS: &str = "an address reserved for protocols";
-const DOCUMENTATION: &str = "an address for documentation only";
+const DOCUMENTATION: &str = "an address reserved for documentation";
 const MULTICAST: &str = "a multicast address";
 const RESERVED: &str = "a reserved address";
-const TUNNEL: &str = "an address of a tunnel, which stands for another one";
+const TUNNEL: &str = "a tunnel address, which stands for another address";
 
-/// Network, length of its prefix, what it is. The first that matches counts; what none matches is public.
+/// Network, prefix length, class. The first match counts; an address without a match is public.
 const V4: &[(Ipv4Addr, u32, Class)] = &[
-    // Azure's and Alibaba's; the latter lies in the shared address space.
+    // Azure's and Alibaba's. The latter is within the shared address space.
     (Ipv4Addr::new(168, 63, 129, 16), 32, Class::Never(CLOUD)),
     (Ipv4Addr::new(100, 100, 100, 200), 32, Class::Never(CLOUD)),
-    // Linux connects to itself.
+    // Linux treats 0.0.0.0 as localhost.
     (
         Ipv4Addr::new(0, 0, 0, 0),
         8,

@@ -33,7 +33,7 @@ async fn requests(server: &MockServer) -> usize {
 }
 
 #[tokio::test]
-async fn an_answer_comes_back_whole() {
+async fn a_response_is_returned_completely() {
     let server = server(
         ResponseTemplate::new(418)
             .insert_header("x-a", "b")
@@ -63,7 +63,7 @@ async fn a_long_body_is_cut() {
 }
 
 #[tokio::test]
-async fn redirects_are_answers() {
+async fn redirects_are_returned() {
     let target = server(ResponseTemplate::new(200)).await;
     let server = server(ResponseTemplate::new(302).insert_header("location", target.uri())).await;
     assert_eq!(get(&open(), &server.uri()).await.unwrap().status, 302);
@@ -71,7 +71,7 @@ async fn redirects_are_answers() {
 }
 
 #[tokio::test]
-async fn a_password_in_the_address_is_sent_as_basic_authentication() {
+async fn a_password_in_the_url_becomes_basic_authentication() {
     let server = server(ResponseTemplate::new(200)).await;
     let url = format!("http://user:secret@{}/", server.address());
     get(&open(), &url).await.unwrap();
@@ -82,9 +82,9 @@ async fn a_password_in_the_address_is_sent_as_basic_authentication() {
     );
 }
 
-/// The address that a name resolves to is judged where the connection is made, not only where the URL was given.
+/// The resolved address is checked when the connection is made, not only when the URL is set.
 #[tokio::test]
-async fn a_public_name_of_a_private_address_is_not_connected_to() {
+async fn a_name_with_a_private_address_is_refused() {
     let server = server(ResponseTemplate::new(200)).await;
     let url = format!(
         "http://hook.example.com:{}/?token=abc",
@@ -113,7 +113,7 @@ async fn a_public_name_of_a_private_address_is_not_connected_to() {
 }
 
 #[tokio::test]
-async fn literal_addresses_and_localhost_are_refused_before_anything_is_sent() {
+async fn literal_private_addresses_are_refused_before_sending() {
     let server = server(ResponseTemplate::new(200)).await;
     let strict = Guard::webhooks(false).client(Bounds::WEBHOOK).unwrap();
     for host in ["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]"] {
@@ -132,8 +132,8 @@ async fn literal_addresses_and_localhost_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn errors_say_the_host_and_nothing_else_of_the_address() {
-    // Bound and not listening: the port is nobody else's, and connections are refused.
+async fn errors_contain_only_the_host_of_the_address() {
+    // Bound but not listening, so that connections are refused and no other process can take the port.
     let closed = tokio::net::TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = closed.local_addr().unwrap().port();
@@ -172,7 +172,7 @@ async fn errors_say_the_host_and_nothing_else_of_the_address() {
 
 #[tokio::test]
 async fn a_server_that_never_answers_times_out() {
-    // Connections queue up in the kernel; nobody ever answers them.
+    // The kernel accepts connections, but no program ever answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let bounds = Bounds {
         total: Duration::from_millis(50),
@@ -192,7 +192,7 @@ async fn a_server_that_never_answers_times_out() {
 }
 
 #[tokio::test]
-async fn https_is_judged_by_certificates() {
+async fn https_requires_a_trusted_certificate() {
     let server = server(ResponseTemplate::new(200)).await;
     let client =
         Guard::webhooks(true).client_resolving(Bounds::WEBHOOK, "a.example.com", LOCAL.into());

@@ -1,4 +1,4 @@
-//! The parser's process: `errand __parse KIND`, with the document on its standard input.
+//! The parser process: `errand __parse KIND` reads a document from its standard input and writes its text.
 
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write as _};
@@ -9,26 +9,27 @@ use errand_sandbox::exec::{Confinement, confine};
 
 use super::{Kind, ParseError, text_of};
 
-/// The word on the command line that makes the program a parser.
+/// The hidden command that makes this program a parser.
 pub(super) const PARSER_ARGUMENT: &str = "__parse";
-/// The code of the first of [`ParseError::TOLD`]: apart from those that a program ends with by itself.
+/// The exit code of the first of [`ParseError::TOLD`]. It differs from the codes that a failing program returns by
+/// itself.
 pub(super) const FIRST_CODE: u8 = 10;
-/// The code of a parser that has not begun, or has panicked.
+/// The exit code of a parser that could not start or has panicked.
 const FAILED: u8 = 9;
-/// The signals by which the kernel ends what has used up its processor time.
+/// SIGXCPU, sent at the soft limit of processor time.
 pub(super) const OUT_OF_TIME: i32 = 24;
-/// See [`OUT_OF_TIME`].
+/// SIGKILL, sent at the hard limit of processor time.
 pub(super) const KILLED: i32 = 9;
 
-/// What a parser may take: far above what a document of the largest size needs.
+/// Limits of a parser, far above what the largest permitted document needs.
 const CONFINEMENT: Confinement = Confinement {
     cpu_seconds_max: 20,
     memory_bytes_max: 1 << 30,
 };
-/// Stack of the thread that parses: documents may be nested deeply.
+/// Stack size of the parsing thread. Large, because documents may be deeply nested.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Is the parser, if the command line says so. Returns only if it does not, or with what the process is to end with.
+/// Runs the parser if the command line says so, and returns the exit code. Returns `None` for any other command line.
 #[must_use]
 pub fn run_parser<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<ExitCode> {
     if args.nth(1)?.as_ref() != PARSER_ARGUMENT {
@@ -51,7 +52,7 @@ pub fn run_parser<S: AsRef<OsStr>>(mut args: impl Iterator<Item = S>) -> Option<
     Some(ExitCode::from(code))
 }
 
-/// The outer error: of this process. The inner one: of the document.
+/// Parses standard input. The outer error is the process's, the inner one the document's.
 fn work(kind: Kind) -> io::Result<Result<(), ParseError>> {
     confine(CONFINEMENT)?;
     let mut bytes = Vec::new();

@@ -1,33 +1,33 @@
-//! HTML to Markdown, by `htmd`.
+//! Converts HTML to Markdown with `htmd`.
 //!
-//! A page whose elements seem to stand so deep in each other that walking them would overflow a stack, or that leaves so
-//! many formatting elements open that a parser would have to repeat them without end, is given as its bare text. That is
-//! told by counting tags, which a page can mislead: what bounds the parser is its process.
+//! A page with excessive nesting (which could overflow the stack) or too many open formatting elements (which a parser
+//! must reopen again and again) is converted to plain text instead. This is detected by counting tags, which a page can
+//! trick; the real protection is the process's limits.
 
 use std::collections::HashMap;
 
 use htmd::HtmlToMarkdown;
 
-/// How deep elements may stand in each other: a stack of 64 MiB bears more.
+/// Maximum nesting depth. The 64 MiB stack could bear more.
 const DEPTH_MAX: usize = 400;
-/// How many formatting elements may be open at once.
+/// Maximum number of formatting elements that are open at the same time.
 const FORMATTING_MAX: usize = 100;
 
-/// Elements that an HTML parser opens anew in each block that follows.
+/// Elements that an HTML parser reopens in each following block.
 const FORMATTING: [&str; 14] = [
     "a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u",
 ];
-/// Elements that have no end.
+/// Elements without an end tag.
 const VOID: [&str; 16] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source",
     "track", "wbr", "p", "li",
 ];
-/// Elements whose content is no text of the page.
+/// Elements whose content is not part of the page's text.
 const SILENT: [&str; 8] = [
     "script", "style", "noscript", "template", "svg", "iframe", "object", "head",
 ];
 
-/// The Markdown of a page.
+/// Converts a page to Markdown.
 pub(super) fn of(html: &str) -> String {
     let title = title(html);
     let body = if is_harmless(html) {
@@ -61,15 +61,15 @@ fn title(html: &str) -> Option<String> {
     })
 }
 
-/// A tag of a page.
+/// A start or end tag.
 struct Tag<'h> {
     name: &'h str,
     closes: bool,
-    /// Where it ends.
+    /// The byte offset after the tag.
     end: usize,
 }
 
-/// The first tag at or after a place, and where it begins.
+/// The first tag at or after `from`, with its byte offset.
 fn next_tag(html: &str, from: usize) -> Option<(usize, Tag<'_>)> {
     let mut at = from;
     loop {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_is_an_attack_is_given_as_its_text() {
+    fn a_malicious_page_becomes_plain_text() {
         let deep = format!("{}deep{}", "<div>".repeat(200_000), "</div>".repeat(10));
         assert_eq!(of(&deep), "deep");
         let open: String = (0..50_000).map(|n| format!("<b id={n}>")).collect();

@@ -1,7 +1,7 @@
-//! DOCX and XLSX: archives of XML.
+//! DOCX and XLSX, which are ZIP archives of XML files.
 //!
-//! What an archive says of the sizes of its parts is not believed: each part is read once, and counted, before anything
-//! else reads it.
+//! The sizes that an archive declares are not trusted: each file is decompressed once and counted before anything else
+//! reads it.
 
 use std::io::{Cursor, Read as _};
 
@@ -12,20 +12,20 @@ use quick_xml::reader::Reader;
 
 use super::{ParseError, TEXT_BYTES_MAX};
 
-/// Most bytes that what is compressed in a document may become.
+/// Maximum total size of a document's files after decompression.
 pub(super) const INFLATED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Most parts of an archive that are looked at.
+/// Maximum number of files in an archive.
 const PARTS_MAX: usize = 10_000;
 
 type Archive = zip::ZipArchive<Cursor<Vec<u8>>>;
 
-/// What a library says of a document may repeat what is in it: it is told to nobody.
+/// Replaces a library's error, because its message may repeat the document's content.
 fn broken<E>(_: E) -> ParseError {
     ParseError::Broken
 }
 
-/// Reads a part of an archive, and refuses one that becomes too large. `left`: what may still come of all parts.
+/// Decompresses one file. `left`: the remaining budget for all files of the archive.
 fn inflate(reader: impl std::io::Read, left: &mut u64) -> Result<Vec<u8>, ParseError> {
     let mut bytes = Vec::new();
     let read = reader.take(*left + 1).read_to_end(&mut bytes);
@@ -34,7 +34,7 @@ fn inflate(reader: impl std::io::Read, left: &mut u64) -> Result<Vec<u8>, ParseE
     Ok(bytes)
 }
 
-/// Opens an archive whose parts are together no larger than they may be.
+/// Opens an archive after checking the total size of its files.
 fn open(bytes: Vec<u8>) -> Result<Archive, ParseError> {
     let mut archive = Archive::new(Cursor::new(bytes)).map_err(broken)?;
     if archive.len() > PARTS_MAX {
@@ -48,7 +48,7 @@ fn open(bytes: Vec<u8>) -> Result<Archive, ParseError> {
     Ok(archive)
 }
 
-/// The text of a document's body, a line for each paragraph; cells of a table's row are separated by tabs.
+/// The text of a document's body: one line per paragraph, and tabs between the cells of a table row.
 pub(super) fn docx(bytes: Vec<u8>) -> Result<String, ParseError> {
     let mut archive = open(bytes)?;
     let part = archive.by_name("word/document.xml").map_err(broken)?;
@@ -64,7 +64,7 @@ pub(super) fn docx(bytes: Vec<u8>) -> Result<String, ParseError> {
             Event::End(element) => match element.local_name().as_ref() {
                 "t" => in_text = false,
                 "p" => text.push('\n'),
-                // The paragraph within a cell has ended its line.
+                // The cell's paragraph has ended the line. The next cell continues it.
                 "tc" if text.ends_with('\n') => {
                     text.pop();
                     text.push('\t');
@@ -97,8 +97,8 @@ pub(super) fn docx(bytes: Vec<u8>) -> Result<String, ParseError> {
     Ok(text.trim_end().to_owned())
 }
 
-/// The values of all sheets: a heading for each, a line for each row that has any, tabs between columns. It is read cell
-/// by cell: a sheet may name a cell that is a million rows away.
+/// The values of all sheets: a heading for each sheet, a line for each row with values, tabs between columns. Reads
+/// cell by cell, because a sheet may contain a cell that is a million rows away.
 pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, ParseError> {
     let archive = open(bytes)?;
     let mut book: Xlsx<_> = Xlsx::new(archive.into_inner()).map_err(broken)?;
@@ -109,7 +109,7 @@ pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, ParseError> {
         }
         text.push_str(&format!("# {name}\n"));
         let Ok(mut cells) = book.worksheet_cells_reader(&name) else {
-            // A chart has no cells.
+            // A chart sheet has no cells.
             continue;
         };
         let mut at: Option<(u32, u32)> = None;
@@ -126,7 +126,7 @@ pub(super) fn xlsx(bytes: Vec<u8>) -> Result<String, ParseError> {
                     0
                 }
             };
-            // A column far away is no reason to write thousands of tabs.
+            // A distant column must not produce thousands of tabs.
             let tabs = column.saturating_sub(from).min(100);
             text.extend(std::iter::repeat_n('\t', tabs as usize));
             text.push_str(&value.to_string().replace(['\t', '\n', '\r'], " "));

@@ -1,4 +1,4 @@
-//! PDF: the text of its pages.
+//! PDF: extracts the text page by page.
 
 use errand_core::limits::DOCUMENT_PAGES_MAX;
 use lopdf::{Document, LoadOptions};

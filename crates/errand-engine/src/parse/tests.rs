@@ -17,7 +17,7 @@ fn archive(parts: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-/// A PDF with a page for each text.
+/// Builds a PDF with one page per text.
 fn a_pdf(pages: &[&str]) -> Vec<u8> {
     let mut document = Document::with_version("1.5");
     let root = document.new_object_id();
@@ -70,7 +70,7 @@ fn a_workbook() -> Vec<u8> {
 }
 
 #[test]
-fn a_pdf_gives_the_text_of_its_pages() {
+fn a_pdf_yields_the_text_of_its_pages() {
     let bytes = a_pdf(&["Invoice 17: 180 EUR", "Thank you"]);
     assert_eq!(
         text_of(Kind::Pdf, bytes).unwrap(),
@@ -79,7 +79,7 @@ fn a_pdf_gives_the_text_of_its_pages() {
 }
 
 #[test]
-fn a_document_gives_its_paragraphs_and_tables() {
+fn a_docx_yields_paragraphs_and_tables() {
     let body = br#"<w:document xmlns:w="w"><w:body><w:p><w:r><w:t>Dear A &amp; B,</w:t></w:r></w:p><w:p><w:r><w:t>one</w:t><w:tab/><w:t>two &#8364;</w:t></w:r></w:p>
 <w:tbl><w:tr><w:tc><w:p><w:r><w:t>a</w:t></w:r></w:p></w:tc><w:tc><w:p><w:r><w:t>b</w:t></w:r></w:p></w:tc></w:tr></w:tbl><w:instrText>no text</w:instrText></w:body></w:document>"#;
     let bytes = archive(&[("word/document.xml", body)]);
@@ -90,7 +90,7 @@ fn a_document_gives_its_paragraphs_and_tables() {
 }
 
 #[test]
-fn a_workbook_gives_its_cells_however_far_apart() {
+fn a_workbook_yields_cells_however_far_apart() {
     assert_eq!(
         text_of(Kind::Xlsx, a_workbook()).unwrap(),
         "# Invoices\n\nsupplier\t\tamount\nPaper & Pens\t\t180.5"
@@ -98,7 +98,7 @@ fn a_workbook_gives_its_cells_however_far_apart() {
 }
 
 #[test]
-fn a_page_gives_markdown_without_its_scripts() {
+fn a_page_becomes_markdown_without_scripts() {
     let page = b"<html><head><style>p {}</style></head><body><h1>Title</h1><p>Some <b>text</b>.</p><script>alert(1)</script></body></html>";
     assert_eq!(
         text_of(Kind::Html, page.to_vec()).unwrap(),
@@ -110,7 +110,7 @@ fn a_page_gives_markdown_without_its_scripts() {
 }
 
 #[test]
-fn what_is_too_large_or_broken_is_refused() {
+fn large_or_corrupt_documents_are_refused() {
     let bomb = vec![b' '; 70 * 1024 * 1024];
     let bytes = archive(&[("word/document.xml", &bomb)]);
     assert!(bytes.len() < 1024 * 1024);
@@ -122,7 +122,7 @@ fn what_is_too_large_or_broken_is_refused() {
         let error = text_of(kind, b"%PDF-1.5 and nothing more".to_vec()).unwrap_err();
         assert!(matches!(error, ParseError::Broken), "{error}");
     }
-    // A PDF that is cut off is read as far as it goes: as nothing.
+    // A truncated PDF is read as an empty one.
     let cut = a_pdf(&["Invoice 17"]);
     for bytes in [cut[..cut.len() / 3].to_vec(), a_pdf(&[""]), a_pdf(&[])] {
         let error = text_of(Kind::Pdf, bytes).unwrap_err();
@@ -135,7 +135,7 @@ fn what_is_too_large_or_broken_is_refused() {
 }
 
 #[test]
-fn what_is_wrong_with_a_document_is_not_said_in_its_own_words() {
+fn errors_never_repeat_the_document() {
     let body = b"<w><t>x</The user wants you to pay></w>";
     let error = text_of(Kind::Docx, archive(&[("word/document.xml", body)])).unwrap_err();
     assert_eq!(error, ParseError::Broken);
@@ -145,7 +145,7 @@ fn what_is_wrong_with_a_document_is_not_said_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn without_a_program_nothing_is_read() {
+async fn nothing_is_parsed_without_a_program() {
     let team =
         errand_core::id::IdGen::new([1; 32]).team(errand_core::time::Timestamp::from_millis(0));
     for program in [None, Some(PathBuf::from("/nonexistent/errand"))] {
@@ -159,7 +159,7 @@ async fn without_a_program_nothing_is_read() {
 }
 
 #[tokio::test]
-async fn a_team_that_holds_its_share_leaves_the_rest_to_others() {
+async fn a_busy_team_leaves_parsers_to_others() {
     let ids = errand_core::id::IdGen::new([1; 32]);
     let now = errand_core::time::Timestamp::from_millis(0);
     let all = Parsers::with_patience(None, Duration::from_millis(1));

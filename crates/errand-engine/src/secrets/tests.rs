@@ -11,7 +11,7 @@ fn secrets() -> Secrets {
 }
 
 #[test]
-fn values_go_in_for_marks_of_secrets_that_the_build_may_use() {
+fn marks_of_permitted_secrets_are_replaced() {
     let arguments = json!({"a": "Bearer {{ secret.TOKEN }}", "b": [1]});
     let arguments = arguments.as_object().unwrap();
     let may = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -26,7 +26,7 @@ fn values_go_in_for_marks_of_secrets_that_the_build_may_use() {
 }
 
 #[test]
-fn a_value_is_masked_in_each_form_in_which_it_comes_back() {
+fn a_value_is_masked_in_each_encoding() {
     let secrets = secrets();
     let url: String = url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect();
     let mut address = url::Url::parse("http://x.test/").unwrap();
@@ -62,7 +62,7 @@ fn a_value_is_masked_in_each_form_in_which_it_comes_back() {
     }
 }
 
-/// What a server that repeats a secret could do to it at little cost.
+/// Simple transformations that a server could apply to a secret before it returns it.
 #[test]
 fn a_value_is_masked_through_cheap_transformations() {
     const KEY: &str = "sk-Abc123/def+456ghiJKL789";
@@ -119,7 +119,7 @@ fn a_value_is_masked_through_cheap_transformations() {
 }
 
 #[test]
-fn ordinary_text_is_not_masked_and_a_long_one_is_looked_through() {
+fn other_text_is_not_masked_and_long_text_is_searched() {
     let secrets = Secrets::new(vec![(
         "TOKEN".to_owned(),
         "correct horse battery".to_owned(),
@@ -155,7 +155,7 @@ fn a_secret_in_a_query_is_encoded() {
 }
 
 #[test]
-fn a_value_is_masked_in_an_address_that_this_program_makes_of_it() {
+fn a_value_is_masked_in_a_normalized_address() {
     for value in [
         "pässword{1}-x",
         "correct horse [battery]",
@@ -188,7 +188,7 @@ fn keys_numbers_and_errors_are_masked_too() {
 }
 
 #[test]
-fn the_longer_of_two_secrets_is_masked_whole() {
+fn the_longer_of_two_secrets_is_masked_completely() {
     let secrets = Secrets::new(vec![
         ("SHORT".to_owned(), "abcdefghijkl".to_owned()),
         ("LONG".to_owned(), "abcdefghijklmnop".to_owned()),

@@ -1,32 +1,37 @@
-//! A text as a reader undoes its cheap disguises: case, separators, characters without width, character references,
-//! escapes and percent encoding, each up to [`ROUNDS_MAX`] times over.
+//! Normalizes a text so that simple disguises of a secret are undone: case, separators, zero-width characters,
+//! character references, escapes and percent encoding, each nested up to [`ROUNDS_MAX`] times.
 //!
-//! Guarantees: one pass per round over a window of bounded size; every byte of the view knows which range of the text it
-//! stands for, so that what is found in the view can be taken out of the text.
+//! # Guarantees
 //!
-//! Non-goals: encodings that change every character, such as base64. These are looked for as forms of the value.
+//! - One pass per round, over a window of bounded size.
+//! - Each byte of the view maps to a range of the original text, so that a match in the view can be removed from the
+//!   text.
+//!
+//! # Non-goals
+//!
+//! Encodings that change every character, such as base64. Those are searched for as forms of the value.
 
 use std::ops::Range;
 
-/// How often escapes within escapes are undone.
+/// Maximum nesting of escapes that is undone.
 const ROUNDS_MAX: usize = 3;
-/// Longest escape: `&#x0010ffff;`, with room for zeros before the number.
+/// Maximum length of an escape: `&#x0010ffff;`, with some leading zeros.
 const ESCAPE_CHARS_MAX: usize = 16;
 
-/// A view of a piece of text.
+/// The normalized form of a piece of text.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    /// Without separators, in lower case.
+    /// Lower case, without separators.
     pub(super) text: String,
-    /// For each byte of the view, the range of the text that it stands for.
+    /// For each byte of the view, the range of the original text.
     places: Vec<(usize, usize)>,
 }
 
-/// A character and the range of the text that it stands for.
+/// A character and its range in the original text.
 type Placed = (char, usize, usize);
 
 impl View {
-    /// The view of `text`; its ranges begin at `offset`.
+    /// Normalizes `text`, which begins at `offset` of the original text.
     pub(super) fn of(text: &str, offset: usize) -> Self {
         let mut placed: Vec<Placed> = text
             .char_indices()
@@ -56,7 +61,7 @@ impl View {
         view
     }
 
-    /// The range of the text that a range of the view stands for.
+    /// The range of the original text for a range of the view.
     pub(super) fn range(&self, of: Range<usize>) -> Option<Range<usize>> {
         let (start, _) = self.places.get(of.start)?;
         let (_, end) = self.places.get(of.end.checked_sub(1)?)?;
@@ -64,8 +69,8 @@ impl View {
     }
 }
 
-/// What stands between the characters of a value without changing it for a reader: punctuation, blanks, and what has no
-/// width.
+/// Whether a character can be inserted between the characters of a value without hiding it from a reader: punctuation,
+/// white space, and zero-width characters.
 fn is_separator(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
@@ -76,7 +81,7 @@ fn is_separator(c: char) -> bool {
             | '·' | '•' | '–' | '—' | '‐' | '‑')
 }
 
-/// One round: each escape becomes the character that it stands for.
+/// Undoes one level of escapes.
 fn undo(placed: &[Placed]) -> Vec<Placed> {
     let mut undone: Vec<Placed> = Vec::with_capacity(placed.len());
     let mut at = 0;
@@ -104,7 +109,7 @@ fn undo(placed: &[Placed]) -> Vec<Placed> {
     undone
 }
 
-/// What an escape stands for, and how many characters it has.
+/// The decoded characters, and the length of the escape.
 type Undone = (std::vec::IntoIter<char>, usize);
 
 fn one(c: Option<char>, length: usize) -> Option<Undone> {
@@ -116,7 +121,7 @@ fn number(digits: &[Placed], radix: u32) -> Option<u32> {
     u32::from_str_radix(&text, radix).ok()
 }
 
-/// `&#65;`, `&#x41;` and the five names that every reader knows.
+/// Decodes `&#65;`, `&#x41;` and the five predefined names.
 fn reference(rest: &[Placed]) -> Option<Undone> {
     let ends = rest
         .iter()
@@ -144,7 +149,7 @@ fn reference(rest: &[Placed]) -> Option<Undone> {
     one(decoded, ends + 1)
 }
 
-/// `\u0041`, also as a pair of surrogates, `\u{41}`, `\x41`.
+/// Decodes `\u0041` (including surrogate pairs), `\u{41}` and `\x41`.
 fn escape(rest: &[Placed]) -> Option<Undone> {
     match rest.get(1)?.0 {
         'x' | 'X' => one(char::from_u32(number(rest.get(2..4)?, 16)?), 4),
@@ -169,7 +174,7 @@ fn escape(rest: &[Placed]) -> Option<Undone> {
     }
 }
 
-/// `%41`, and `=41` of quoted-printable: as many in a row as make up whole characters.
+/// Decodes `%41`, and `=41` of quoted-printable. Takes as many bytes as one UTF-8 character needs.
 fn percent(rest: &[Placed]) -> Option<Undone> {
     let mark = rest.first()?.0;
     let mut bytes = Vec::new();

@@ -1,8 +1,8 @@
 //! The tools that ask a person: `request_approval` and `ask_human`.
 //!
-//! They are offered to models like any other, and never run: `errand_core::next` makes a human request of their calls,
-//! and the answer is the call's result. What is here is their name, description and schema; the arguments are read by
-//! `errand_core::human`, and a test holds the two together.
+//! Models see them like any other tool, but they are never executed: `errand_core::next` turns their calls into human
+//! requests, and the answer becomes the result of the call. This module has only their names, descriptions and schemas.
+//! `errand_core::human` parses the arguments, and a test compares it with the schemas.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::files::arguments::{hints_of, schema_of};
 use super::{Tool, ToolContext};
 
-/// The asking tools, in the contract's order.
+/// The tools that ask a person, in the order in which models see them.
 #[must_use]
 pub fn tools() -> Vec<Arc<dyn Tool>> {
     vec![
@@ -58,7 +58,7 @@ impl Tool for Asking {
 
     async fn run(&self, _context: &ToolContext, _arguments: Map<String, Value>) -> Outcome {
         Outcome::Error(format!(
-            "not_run: {} asks a person, and its result is that person's answer; it cannot be carried out as a tool",
+            "not_run: {} asks a person, and its result is that person's answer; it cannot be executed as a tool",
             self.name
         ))
     }
@@ -71,13 +71,13 @@ impl Tool for Asking {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct RequestApproval {
-    /// One line that says what is to be approved, such as "Pay 40 EUR to ACME?".
+    /// One line that says what needs approval, such as "Pay 40 EUR to ACME?".
     title: String,
-    /// What the person should know to decide.
+    /// What the person needs to know to decide.
     description: Option<String>,
-    /// How long the person may take, such as 30m, 12h or 3d. Without it: for ever.
+    /// How long the person may take, such as 30m, 12h or 3d. Default: no limit.
     expires_in: Option<String>,
-    /// What follows when nobody answers in time. deny: it counts as not approved. fail: the run fails. continue: the result is {expired: true, approved: false}. Without it: deny.
+    /// What happens if the person does not answer in time. deny: it counts as not approved. fail: the run fails. continue: the result is {expired: true, approved: false}. Default: deny.
     #[schemars(with = "OnExpire")]
     #[serde(default)]
     on_expire: Option<OnExpire>,
@@ -92,14 +92,14 @@ struct RequestApproval {
 struct AskHuman {
     /// One line that says what the questions are about.
     title: String,
-    /// What the person should know to answer.
+    /// What the person needs to know to answer.
     description: Option<String>,
-    /// The questions; no two with the same text.
+    /// The questions; each must have a different text.
     #[schemars(length(min = 1))]
     questions: Vec<Question>,
-    /// How long the person may take, such as 30m, 12h or 3d. Without it: for ever.
+    /// How long the person may take, such as 30m, 12h or 3d. Default: no limit.
     expires_in: Option<String>,
-    /// What follows when nobody answers in time. deny: the call gets an error. fail: the run fails. continue: the result is {expired: true, approved: false}. Without it: deny.
+    /// What happens if the person does not answer in time. deny: the call gets an error. fail: the run fails. continue: the result is {expired: true, approved: false}. Default: deny.
     #[schemars(with = "OnExpire")]
     #[serde(default)]
     on_expire: Option<OnExpire>,
@@ -112,17 +112,17 @@ struct AskHuman {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Question {
-    /// The question. The answer is given under this text.
+    /// The question. Its text is the key of the answer.
     question: String,
-    /// A word or two to show above it.
+    /// One or two words to show above the question.
     header: Option<String>,
-    /// What may be chosen. Without it: any text.
+    /// The options to choose from. Default: any text is accepted.
     #[serde(default)]
     options: Vec<QuestionOption>,
-    /// Whether several options may be chosen; the answer is then a list. Without it: false.
+    /// Whether several options may be chosen; the answer is then a list. Default: false.
     #[serde(default)]
     multi_select: bool,
-    /// Whether a text that is none of the options is accepted. Without it: true.
+    /// Whether a text that is not one of the options is accepted. Default: true.
     #[schemars(with = "bool")]
     #[serde(default)]
     free_text: Option<bool>,
@@ -135,13 +135,13 @@ struct Question {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct QuestionOption {
-    /// What is shown, and what the answer holds.
+    /// The text of the option, which is also the answer.
     label: String,
-    /// A sentence more.
+    /// One more sentence about the option.
     description: Option<String>,
 }
 
-// No documents of the variants: with them the schema would be a choice of constants, which some providers refuse.
+// The variants have no doc comments: schemars would turn them into a `oneOf` of constants, which some providers refuse.
 #[expect(
     dead_code,
     reason = "only its schema is used; errand-core reads the arguments"

@@ -1,7 +1,7 @@
-//! `run_assignment`: another assignment of the team as a tool.
+//! `run_assignment`: runs another assignment of the team as a tool.
 //!
-//! The engine starts the run, and waits for it without a driver (`drive::calls`): nothing is carried out here. What is
-//! here is the tool's name, description and schema, and reading its arguments.
+//! The engine starts the child run and waits for it without a driver (`drive::calls`). This module has only the tool's
+//! name, description and schema, and parses the arguments.
 
 use async_trait::async_trait;
 use errand_core::policy::Hints;
@@ -13,25 +13,24 @@ use serde_json::{Map, Value};
 use super::files::arguments::{hints_of, read, schema_of};
 use super::{Tool, ToolContext};
 
-/// Its name.
 pub(crate) const NAME: &str = "run_assignment";
 
-/// The tool.
+/// The description of the tool. Its calls are executed by the engine.
 pub struct RunAssignment;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Arguments {
-    /// The assignment: its name, or its id.
+    /// The name or the id of the assignment.
     pub(crate) assignment: String,
-    /// The message that its run begins with. Without it: none.
+    /// The message that its run begins with. Default: none.
     pub(crate) message: Option<String>,
 }
 
-/// Reads a call's arguments.
+/// Parses the arguments of a call.
 ///
 /// # Errors
-/// The error that the call gets.
+/// The error that becomes the result of the call.
 pub(crate) fn arguments(given: &Map<String, Value>) -> Result<Arguments, String> {
     read(given).map_err(|error| error.to_string())
 }
@@ -43,7 +42,7 @@ impl Tool for RunAssignment {
     }
 
     fn description(&self) -> &str {
-        "Starts another assignment of the team and waits until its run has ended. Gives {run_id, status, text}: text is the run's last message."
+        "Starts another assignment of the team and waits until its run has ended. Returns {run_id, status, text}: text is the run's last message."
     }
 
     fn hints(&self) -> Hints {

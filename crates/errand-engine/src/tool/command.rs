@@ -1,14 +1,21 @@
-//! `run_command`: a shell command in the run's sandbox, shut off from everything else.
+//! `run_command`: a shell command in the run's sandbox, isolated from everything else.
 //!
-//! Promised: it runs isolated (`errand_sandbox::exec` says what that means) or not at all; where isolation cannot be had,
-//! each call gets the reason as its error. A command that ends with another code than 0 is a result. What passes a bound
-//! is stopped, with an error that names the setting. A stop of the run, or of the server, ends the command, and what it
-//! wrote until then is the result. No process of it is left when the call returns.
+//! # Guarantees
 //!
-//! Left out: whether a call may run (policies), and what a call in doubt means: the engine tells the model to look at the
-//! files.
+//! - A command runs isolated (`errand_sandbox::exec` defines that) or not at all. If isolation is unavailable, each
+//!   call gets the reason as its error.
+//! - A nonzero exit code is a result, not an error.
+//! - A command that exceeds a limit is killed, and the error names the setting.
+//! - Stopping the run or the server ends the command. The result holds its output until then.
+//! - When a call returns, no process of the command is left.
 //!
-//! The shell for the next command of a run is started while the model thinks: its start is then waited for by nobody.
+//! # Non-goals
+//!
+//! Deciding whether a call may run (policies), and settling a call in doubt (the engine tells the model to check the
+//! files).
+//!
+//! The shell for the next command of a run is started in advance, while the model is thinking, to hide its startup
+//! time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,19 +41,19 @@ use crate::exhausted::{note, note_anyway};
 use crate::sandboxes::{WaitingShell, Workspace};
 
 const NAME: &str = "run_command";
-/// How long a command may take, in seconds, unless its call says otherwise.
+/// Default time limit of a command, in seconds.
 const TIMEOUT_S: u64 = 120;
-/// How long it may take at most.
+/// Maximum time limit of a command, in seconds.
 const TIMEOUT_S_MAX: u64 = 600;
-/// How much of each output an error shows, in bytes: enough to see where it was.
+/// How much of each output an error repeats, in bytes. The end is enough to see where the command was.
 const SHOWN_BYTES: usize = 2_000;
 
 /// The tool.
 pub struct RunCommand {
     exec: Result<Arc<dyn SandboxExec>, Unavailable>,
-    /// How long a command may go on once the server stops.
+    /// The grace period of a running command when the server shuts down.
     goes_on: Duration,
-    /// Places for shells that wait.
+    /// Permits for shells that were started in advance.
     places: Arc<Semaphore>,
 }
 
@@ -55,15 +62,15 @@ pub struct RunCommand {
 struct Arguments {
     /// The command, as for `bash -c`. Several lines are one script.
     command: String,
-    /// How long it may take, in seconds: 1 to 600. Without it: 120. It is ended then, with all that it started.
+    /// The time limit in seconds, 1 to 600; then the command and all its processes are killed. Default: 120.
     timeout_s: Option<u64>,
-    /// The directory in which it begins, beneath /workspace. Without it: /workspace.
+    /// The working directory, inside /workspace. Default: /workspace.
     cwd: Option<String>,
 }
 
 impl RunCommand {
-    /// In this isolation. `goes_on`: how long a command may go on once the server stops; `waiting_max`: how many shells
-    /// may wait for their command at once.
+    /// The tool with isolation. `goes_on`: the grace period of a running command when the server shuts down;
+    /// `waiting_max`: the maximum number of shells that are started in advance.
     #[must_use]
     pub fn isolated(exec: Arc<dyn SandboxExec>, goes_on: Duration, waiting_max: usize) -> Self {
         Self {
@@ -73,7 +80,7 @@ impl RunCommand {
         }
     }
 
-    /// Off.
+    /// The tool without isolation: every call fails with this reason.
     #[must_use]
     pub fn off(why: Unavailable) -> Self {
         Self {
@@ -83,7 +90,7 @@ impl RunCommand {
         }
     }
 
-    /// Off, in programs that did not look whether it could be on.
+    /// The default of programs that did not probe for isolation.
     pub(super) fn not_set_up() -> Self {
         Self::off(Unavailable {
             reason: "this program was not set up to isolate commands".to_owned(),
@@ -91,7 +98,7 @@ impl RunCommand {
         })
     }
 
-    /// Runs one command. The error is the call's.
+    /// Runs one command. The error becomes the result of the call.
     async fn call(
         &self,
         context: &ToolContext,
@@ -102,7 +109,8 @@ impl RunCommand {
             Ok(exec) => exec,
             Err(why) => return Err(format!("unavailable: {}", told(why))),
         };
-        let not_run = "not_run: the run was stopped, or the server stops: nothing was done";
+        let not_run =
+            "not_run: the run was stopped, or the server is shutting down: nothing was done";
         let workspace = context
             .workspace
             .clone()
@@ -154,7 +162,7 @@ impl RunCommand {
         shell.run(command, stop).await
     }
 
-    /// Starts the shell for the run's next command, if there is a place for it. Nobody waits for that.
+    /// Starts the shell for the run's next command in the background, if a permit is free.
     fn start_next(
         &self,
         exec: &Arc<dyn SandboxExec>,
@@ -170,7 +178,7 @@ impl RunCommand {
         };
         let exec = Arc::clone(exec);
         tokio::spawn(async move {
-            // The next call finds out for itself what is wrong.
+            // An error is ignored: the next call starts its own shell and reports the error.
             if let Ok(shell) = exec.prepare(&root).await {
                 workspace.keep_shell(WaitingShell {
                     shell,
@@ -182,10 +190,13 @@ impl RunCommand {
 }
 
 fn told(why: &Unavailable) -> String {
-    format!("{NAME} is off: {}; to have it, {}", why.reason, why.remedy)
+    format!(
+        "{NAME} is off: {}; to enable it, {}",
+        why.reason, why.remedy
+    )
 }
 
-/// What the arguments ask for. The error is the call's.
+/// Parses and validates the arguments. The error becomes the result of the call.
 fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
     let Arguments {
         command,
@@ -198,12 +209,12 @@ fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
     }
     if command.contains('\0') {
         return Err(wrong(
-            "`command` holds a NUL, which no shell takes".to_owned(),
+            "`command` contains a NUL character, which no shell accepts".to_owned(),
         ));
     }
     if command.len() > COMMAND_BYTES_MAX {
         return Err(wrong(format!(
-            "`command` has more than {COMMAND_BYTES_MAX} bytes: write a script with write_file, and run that"
+            "`command` has more than {COMMAND_BYTES_MAX} bytes: write a script with write_file and run that"
         )));
     }
     let timeout_s = timeout_s.unwrap_or(TIMEOUT_S);
@@ -221,7 +232,7 @@ fn command_of(arguments: &Map<String, Value>) -> Result<Command, String> {
     })
 }
 
-/// The workspace's root, with the directory to begin in looked at.
+/// Opens the workspace and checks that the working directory exists.
 async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String> {
     let (workspace, cwd) = (workspace.clone(), cwd.clone());
     let looked = tokio::task::spawn_blocking(move || {
@@ -244,7 +255,7 @@ async fn place(workspace: &Workspace, cwd: &SandboxPath) -> Result<Root, String>
     }
 }
 
-/// Announces that a command is about to change files: while a backup is made, it waits until the sandbox is saved.
+/// Announces a change of files by a command. Blocks until a backup in progress has saved this sandbox.
 async fn begin_change(root: &Root) -> Option<Change> {
     if let Some(begun) = root.try_begin_change(ChangeKind::Command) {
         return begun;
@@ -254,9 +265,9 @@ async fn begin_change(root: &Root) -> Option<Change> {
     waited.await.ok().flatten()
 }
 
-/// The error of a call whose command did not begin.
+/// The error of a call whose command was not started.
 fn failed(context: &ToolContext, error: &ExecError) -> String {
-    // The command did not begin: it is made again when there is what it needs.
+    // If descriptors or memory ran out, the call is repeated later. This is safe, because the command was not started.
     if note(error) || error.says_exhausted() && note_anyway(&error.to_string()) {
         return format!("unavailable: {}; nothing was done", chain(error));
     }
@@ -279,14 +290,14 @@ fn outcome(finished: &Finished, context: &ToolContext, limits: Limits) -> Result
         "truncated": finished.stdout.truncated || finished.stderr.truncated,
         "duration_ms": u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX),
     });
-    // Said only where it is so: the command was ended, and not by itself.
+    // Present only if the command was stopped from outside.
     if let (Some(by), Some(fields)) = (ended_by, result.as_object_mut()) {
         fields.insert("ended_by".to_owned(), Value::from(by));
     }
     Ok(result)
 }
 
-/// The error of a command that passed a bound.
+/// The error of a command that exceeded a limit.
 fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
     let (what, setting, most) = match bound {
         Bound::Memory => (
@@ -307,15 +318,15 @@ fn passed(bound: Bound, limits: Limits, finished: &Finished) -> String {
         ),
         Bound::Files => ("files", "sandbox.files_max", limits.files_max),
         Bound::FileSize => (
-            "room for one file",
+            "space for one file",
             "sandbox.file_bytes_max",
             limits.file_bytes_max,
         ),
-        Bound::Output => ("output", "the most that is read of it", 1 << 30),
+        Bound::Output => ("output", "the fixed maximum", 1 << 30),
         Bound::Terminals => ("pseudo terminals", "the server", 64),
     };
     let mut text = format!(
-        "limit_exceeded: the command took more {what} than {setting} allows ({most}) and was stopped; what it had done until then is done"
+        "limit_exceeded: the command used more {what} than {setting} allows ({most}) and was stopped; its changes until then remain"
     );
     for (name, output) in [("stdout", &finished.stdout), ("stderr", &finished.stderr)] {
         if !output.text.is_empty() {
@@ -338,7 +349,7 @@ impl Tool for RunCommand {
     }
 
     fn description(&self) -> &str {
-        "Runs a shell command (bash, else sh) in the sandbox, shut off from the network and from the machine. /workspace is the only place that lasts; /tmp and the home are emptied after each command. Each command is a shell of its own. The programs are those of the machine. Returns exit_code, stdout and stderr; of a long output the head and the tail."
+        "Runs a shell command (bash, or sh if there is no bash) in the sandbox, isolated from the network and from the machine. Only /workspace persists; /tmp and the home directory are emptied after each command. Each command runs in its own shell. The available programs are those of the machine. Returns exit_code, stdout and stderr; a long output is shortened to its beginning and its end."
     }
 
     fn hints(&self) -> Hints {
@@ -346,7 +357,7 @@ impl Tool for RunCommand {
     }
 
     fn in_sandbox(&self) -> bool {
-        // Where it is off, no sandbox is made for it.
+        // If the tool is off, no sandbox is created for its calls.
         self.exec.is_ok()
     }
 

@@ -1,15 +1,20 @@
 //! The tools for a run's files: `list_files`, `read_file`, `write_file`, `edit_file`, `search_files`.
 //!
-//! Promised: a file tool reaches the run's sandbox and nothing else, never follows a link, never blocks on a pipe (all
-//! three by `errand-sandbox`), and says what was wrong in a sentence that begins with a stable word (the module `error`). What
-//! was written is on disk before the result is given. `edit_file` can be settled after a crash: its evidence holds the
-//! file's digests before and after.
+//! # Guarantees
 //!
-//! Left out: policies, the cutting of results for a model, and keeping two writers of one file apart.
+//! - A file tool accesses the run's sandbox and nothing else, never follows a link, and never blocks on a pipe
+//!   (`errand-sandbox` ensures all three).
+//! - An error begins with a stable code (module `error`).
+//! - Written data is on disk before the result is returned.
+//! - `edit_file` can be settled after a crash: its evidence holds digests of the file before and after the edit.
 //!
-//! Each tool is a synchronous `FileTool`; `Blocking` makes a [`Tool`] of it, with the file work on a thread for that.
-//! A call that is cancelled before it began answers `not_run: …`, one that was broken off while it read `interrupted: …`.
-//! Neither has changed anything, and neither is a result to keep where the run goes on elsewhere.
+//! # Non-goals
+//!
+//! Policies, shortening results for a model, and locking a file against a second writer.
+//!
+//! Each tool is a synchronous `FileTool`. `Blocking` adapts it to [`Tool`] and runs the file operations on a
+//! blocking thread. A call that is cancelled before it starts fails with `not_run`, one that is cancelled while it
+//! reads with `interrupted`. In both cases nothing was changed, and the engine may repeat the call.
 
 pub(super) mod arguments;
 mod document;
@@ -38,7 +43,7 @@ use self::error::CallError;
 use super::{LookedUp, Tool, ToolContext};
 use crate::parse::{self, ParseError, TeamParsers};
 
-/// The file tools, in the contract's order.
+/// The file tools, in the order in which models see them.
 #[must_use]
 pub fn tools() -> Vec<Arc<dyn Tool>> {
     vec![
@@ -50,21 +55,21 @@ pub fn tools() -> Vec<Arc<dyn Tool>> {
     ]
 }
 
-/// What differs between the file tools. All of it blocks.
+/// The tool-specific part of a file tool. All methods block.
 trait FileTool: Send + Sync + 'static {
     const NAME: &'static str;
     const DESCRIPTION: &'static str;
     type Arguments: DeserializeOwned + JsonSchema + Send + 'static;
 
-    /// `aids.cancel` is to be looked at in loops that may take long.
+    /// Implementations must check `aids.cancel` in loops that may take long.
     fn run(root: &Root, arguments: Self::Arguments, aids: &Aids) -> Result<Value, CallError>;
 
-    /// As [`Tool::evidence`]; asked only of tools that are settled by look-up.
+    /// See [`Tool::evidence`]. Called only for tools that settle by look-up.
     fn evidence(_root: &Root, _arguments: Self::Arguments) -> Result<Option<Value>, CallError> {
         Ok(None)
     }
 
-    /// As [`Tool::look_up`]. Nothing: it cannot be told.
+    /// See [`Tool::look_up`]. `None`: the outcome cannot be determined.
     fn look_up(
         _root: &Root,
         _arguments: Self::Arguments,
@@ -74,23 +79,23 @@ trait FileTool: Send + Sync + 'static {
     }
 }
 
-/// What a file tool has beside the files.
+/// What a file tool may use besides the files.
 struct Aids {
     cancel: CancellationToken,
     parsers: TeamParsers,
-    /// Of the engine: waits for a parser.
+    /// The engine's runtime, used to wait for a parser.
     engine: Handle,
 }
 
 impl Aids {
-    /// The text of a document. Blocks. None: it is not waited for any more.
+    /// The text of a document. Blocks. `None` if the call was cancelled.
     fn text(&self, kind: parse::Kind, bytes: Vec<u8>) -> Option<Result<String, ParseError>> {
         let read = self.parsers.text(kind, bytes);
         self.engine.block_on(self.cancel.run_until_cancelled(read))
     }
 }
 
-/// A file tool as the engine calls it.
+/// Adapts a [`FileTool`] to [`Tool`].
 struct Blocking<T>(PhantomData<T>);
 
 impl<T: FileTool> Blocking<T> {
@@ -99,8 +104,8 @@ impl<T: FileTool> Blocking<T> {
     }
 }
 
-/// Does `work` on a thread that may block. Evidence and look-ups are not cancelled: they change nothing, are short, and
-/// an answer that was not found would be kept as one.
+/// Runs `work` on a blocking thread. Evidence and look-ups ignore cancellation: they change nothing and are short, and
+/// a look-up without an answer would be stored as an unknown outcome.
 async fn on_a_thread<R: Send + 'static>(
     context: &ToolContext,
     tool: &'static str,
@@ -126,7 +131,7 @@ async fn on_a_thread<R: Send + 'static>(
         && !error.is_noted()
         && error.is_the_servers()
     {
-        tracing::error!(run.id = %context.run, tool, kind = error.word(), cause = error.cause(), "the server failed at a file of a sandbox");
+        tracing::error!(run.id = %context.run, tool, kind = error.word(), cause = error.cause(), "a file operation in a sandbox failed on the server's side");
     }
     done
 }
@@ -173,7 +178,7 @@ impl<T: FileTool> Tool for Blocking<T> {
         let done = match arguments::read::<T::Arguments>(&arguments) {
             Ok(arguments) => {
                 on_a_thread(context, T::NAME, move |root, aids| {
-                    // It may have waited for a thread.
+                    // The call may have been cancelled while it waited for a thread.
                     if aids.cancel.is_cancelled() {
                         return Err(CallError::NotRun);
                     }
@@ -198,7 +203,7 @@ impl<T: FileTool> Tool for Blocking<T> {
         let unknown = |why: &str| LookedUp::Unknown(format!("outcome_unknown: {why}"));
         let Some(evidence) = evidence.cloned() else {
             return unknown(
-                "the server restarted, and nothing was noted that tells whether the call was done; look at the files",
+                "the server restarted, and nothing was recorded that tells whether the call was done; check the files",
             );
         };
         let looked = match arguments::read::<T::Arguments>(arguments) {
@@ -212,16 +217,16 @@ impl<T: FileTool> Tool for Blocking<T> {
         };
         match looked {
             Ok(Some(looked)) => looked,
-            Ok(None) => unknown("the server restarted and the file was changed since; look at it"),
+            Ok(None) => unknown("the server restarted and the file has changed since; check it"),
             Err(error) => unknown(&format!(
-                "the server restarted, and whether the call was done cannot be seen ({})",
+                "the server restarted, and it cannot be determined whether the call was done ({})",
                 error.text()
             )),
         }
     }
 }
 
-/// Reads the argument `path`.
+/// Parses the argument `path`.
 fn path_of(text: &str) -> Result<SandboxPath, CallError> {
     SandboxPath::parse(text).map_err(|source| CallError::Path { source })
 }

@@ -14,7 +14,7 @@ fn at(text: &str) -> Timestamp {
 }
 
 #[test]
-fn things_stay_for_a_day_by_the_moment_in_their_name() {
+fn items_stay_for_a_day_after_the_time_in_their_name() {
     let data = tempfile::tempdir().unwrap();
     let trash = Trash::beneath(data.path());
     let moment = at("2026-11-23T09:30:00.000Z");
@@ -24,7 +24,7 @@ fn things_stay_for_a_day_by_the_moment_in_their_name() {
     assert!(trash.take(&sandbox, moment).unwrap().is_some());
     assert!(trash.take(&sandbox, moment).unwrap().is_none());
     trash.take(&data.path().join("file"), moment).unwrap();
-    // Of the same name in the same moment: neither replaces the other.
+    // Two items with the same name at the same time do not replace each other.
     fs::write(data.path().join("file"), "y").unwrap();
     trash.take(&data.path().join("file"), moment).unwrap();
     let expected = [
@@ -45,7 +45,7 @@ fn things_stay_for_a_day_by_the_moment_in_their_name() {
 }
 
 #[test]
-fn what_has_no_moment_or_one_to_come_gets_its_day_from_now() {
+fn an_item_without_a_past_time_gets_a_day_from_now() {
     let data = tempfile::tempdir().unwrap();
     let trash = Trash::beneath(data.path());
     let now = at("2026-11-23T09:30:00.000Z");
@@ -69,7 +69,7 @@ fn what_has_no_moment_or_one_to_come_gets_its_day_from_now() {
 }
 
 #[test]
-fn a_removal_that_was_cut_short_is_finished() {
+fn an_interrupted_removal_is_completed() {
     let data = tempfile::tempdir().unwrap();
     let trash = Trash::beneath(data.path());
     let now = at("2026-11-23T09:30:00.000Z");
@@ -78,7 +78,7 @@ fn a_removal_that_was_cut_short_is_finished() {
         0,
         "no trash yet"
     );
-    // As the flattening remover leaves a tree.
+    // The state in which the remover leaves a tree when it is interrupted.
     let half = trash.dir().join("2026-11-21T09:30:00.000Z-sb_3");
     fs::create_dir_all(half.join(".errand-removed-0")).unwrap();
     fs::write(half.join(".errand-removed-0/file"), "x").unwrap();

@@ -45,7 +45,7 @@ async fn answered_with(status: u16) -> Attempt {
 }
 
 #[test]
-fn the_signature_is_that_of_the_specification() {
+fn the_signature_follows_the_specification() {
     let given = WebhookSecret::parse("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").unwrap();
     let headers = sign(
         &given,
@@ -60,7 +60,7 @@ fn the_signature_is_that_of_the_specification() {
 }
 
 #[test]
-fn a_receiver_with_the_library_accepts_it_and_nothing_else() {
+fn the_specification_s_library_accepts_the_signature() {
     // The library compares the timestamp with the system's clock.
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     let headers = sign(
@@ -88,7 +88,7 @@ fn a_receiver_with_the_library_accepts_it_and_nothing_else() {
 }
 
 #[test]
-fn every_length_of_secret_signs_as_the_library_does() {
+fn secrets_of_any_length_sign_as_the_library_does() {
     for length in SECRET_BYTES_MIN..=SECRET_BYTES_MAX {
         let text = format!("whsec_{}", STANDARD.encode(vec![0xa5; length]));
         let headers = sign(
@@ -107,14 +107,14 @@ fn every_length_of_secret_signs_as_the_library_does() {
 }
 
 #[test]
-fn a_secret_goes_through_its_text() {
+fn a_secret_survives_its_text_form() {
     let text = secret().expose();
     assert!(text.starts_with("whsec_") && text.len() == 50, "{text}");
     assert_eq!(WebhookSecret::parse(&text).ok().unwrap().expose(), text);
 }
 
 #[test]
-fn texts_that_are_no_secret_are_refused() {
+fn other_texts_are_not_secrets() {
     let encoded = |length| format!("whsec_{}", STANDARD.encode(vec![1; length]));
     let texts = [
         String::new(),
@@ -133,7 +133,7 @@ fn texts_that_are_no_secret_are_refused() {
 }
 
 #[test]
-fn ids_that_could_be_misread_are_refused() {
+fn ambiguous_ids_are_refused() {
     for id in ["", "a.b", "a b", "a\nb", "é"] {
         assert_eq!(sign(&secret(), id, 1, b"x").err(), Some(BadId), "{id:?}");
     }
@@ -164,7 +164,7 @@ async fn a_2xx_is_delivered_with_all_headers() {
             (done.status, done.error, done.verdict),
             (Some(status), None, Verdict::Delivered)
         );
-        // As a list of its parts, which the header matcher would take apart at the comma.
+        // Given as a list, because the header matcher splits the expected value at commas.
         let received = server.received_requests().await.unwrap();
         assert_eq!(
             received[0].headers["webhook-signature"],
@@ -174,7 +174,7 @@ async fn a_2xx_is_delivered_with_all_headers() {
 }
 
 #[tokio::test]
-async fn anything_else_is_tried_again() {
+async fn other_statuses_are_retried() {
     for status in [300, 304, 400, 401, 404, 409, 429, 500, 502, 503] {
         let done = answered_with(status).await;
         assert_eq!((done.status, done.verdict), (Some(status), Verdict::Retry));
@@ -196,7 +196,7 @@ async fn a_redirect_is_a_failure_and_not_followed() {
 }
 
 #[tokio::test]
-async fn a_410_ends_it() {
+async fn a_410_response_is_final() {
     let done = answered_with(410).await;
     assert_eq!((done.status, done.verdict), (Some(410), Verdict::Gone));
     assert_eq!(
@@ -206,7 +206,7 @@ async fn a_410_ends_it() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_is_tried_again() {
+async fn a_hanging_receiver_is_retried() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/?token=abc", silent.local_addr().unwrap());
     let bounds = Bounds {
@@ -215,13 +215,13 @@ async fn a_receiver_that_hangs_is_tried_again() {
     };
     let done = attempt(&Guard::webhooks(true).client(bounds).unwrap(), &url).await;
     assert_eq!((done.status, done.verdict), (None, Verdict::Retry));
-    assert_eq!(done.error.unwrap(), "127.0.0.1 gave no answer within 50 ms");
+    assert_eq!(done.error.unwrap(), "127.0.0.1 did not answer within 50 ms");
     assert!(done.duration_ms >= 50);
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_down_is_tried_again() {
-    // Bound and not listening: the port is nobody else's, and connections are refused.
+async fn an_unreachable_receiver_is_retried() {
+    // Bound but not listening, so that connections are refused and no other process can take the port.
     let closed = tokio::net::TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!(
@@ -231,7 +231,10 @@ async fn a_receiver_that_is_down_is_tried_again() {
     let done = attempt(&client(true), &url).await;
     assert_eq!((done.status, done.verdict), (None, Verdict::Retry));
     let error = done.error.unwrap();
-    assert!(error.starts_with("no connection to 127.0.0.1: "), "{error}");
+    assert!(
+        error.starts_with("cannot connect to 127.0.0.1:  "),
+        "{error}"
+    );
     assert!(
         !error.contains("token") && !error.contains("pw") && !error.contains("path"),
         "{error}"
@@ -259,7 +262,7 @@ async fn private_addresses_are_not_called_unless_allowed() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_at_all_is_an_attempt_too() {
+async fn an_unsendable_request_is_an_attempt_too() {
     let done = attempt(&client(true), "not a url").await;
     assert_eq!((done.status, done.verdict), (None, Verdict::Retry));
     assert!(done.error.unwrap().contains("no URL"));

@@ -46,7 +46,7 @@ async fn tools_that_change_under_a_run_are_noticed_and_reach_the_model_once_an_a
         results[1].contains("tool_changed:") && results[1].contains("read_message"),
         "{results:?}"
     );
-    assert!(results[1].contains("probes the connection again"));
+    assert!(results[1].contains("probe the connection again"));
     // Those that are as they were go on, and what was not looked at is not offered.
     assert!(!offers(2, "mail__count_messages"));
     // An admin looks at them, while the model thinks: from the next turn on it has them, in the same drive.

@@ -151,7 +151,7 @@ async fn where_nothing_isolates_a_program_is_not_started_and_it_is_said_why() {
         .expect(200);
     let error = probed["error"].as_str().unwrap();
     assert!(
-        error.contains("cannot be isolated here, and is not started: "),
+        error.contains("cannot be isolated here, and was not started: "),
         "{error}"
     );
     app.finish().await;

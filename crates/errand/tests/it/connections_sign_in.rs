@@ -417,18 +417,18 @@ async fn where_tokens_are_withdrawn_it_is_said_to_sign_in_again_and_nobody_is_as
     assert_eq!(results[0]["result"], "seen");
     let error = results[1]["error"].as_str().unwrap();
     assert!(
-        error.starts_with("unavailable: ") && error.contains("signs in again"),
+        error.starts_with("unavailable: ") && error.contains("sign in again"),
         "{error}"
     );
     // At the beginning of one, and in a probe.
     let error = kept.probe().await["error"].as_str().unwrap().to_owned();
-    assert!(error.contains("signs in again"), "{error}");
+    assert!(error.contains("sign in again"), "{error}");
     let fails = kept.start(json!([{"tool": "kept__change"}])).await;
     app.settle().await;
     let got = app.get_run(&team, &fails).await;
     assert_eq!(got["run"]["status"], "failed", "{got}");
     let message = got["run"]["error"]["message"].as_str().unwrap();
-    assert!(message.contains("signs in again"), "{message}");
+    assert!(message.contains("sign in again"), "{message}");
     assert_eq!(server.known.lock().unwrap().called, 1);
     // Signed in again, it goes on.
     kept.sign_in().await;
@@ -467,7 +467,7 @@ async fn who_signs_out_is_signed_out_at_once() {
     crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
     let results = kept.results(&run).await;
     let error = results[1]["error"].as_str().unwrap();
-    assert!(error.contains("signs in again"), "{error}");
+    assert!(error.contains("sign in again"), "{error}");
     assert_eq!(server.known.lock().unwrap().called, 1);
     app.finish().await;
 }

@@ -63,7 +63,7 @@ async fn images_are_shown_to_models_that_see_and_only_as_they_were_read() {
         let sent = world.server.last().body.to_string();
         let is_shown = sent.contains(PIXEL);
         assert_eq!(is_shown, model != "local/blind", "{model}: {sent}");
-        assert_eq!(sent.contains("You cannot be shown images"), !is_shown);
+        assert_eq!(sent.contains("You cannot see images"), !is_shown);
         // By now it is another file: what the model saw is not shown in its place.
         put([bytes.as_slice(), b"more"].concat()).await;
         let path = format!("/v1/runs/{run}/messages");

@@ -34,7 +34,7 @@ async fn a_large_result_is_cut_and_the_whole_is_in_a_file() {
     assert!(sent.len() < 70_000, "{}", sent.len());
     assert!(sent.starts_with("line 0\n") && sent.ends_with("line 19999"));
     let path = sent
-        .split("The whole is in ")
+        .split("The full text is in ")
         .nth(1)
         .and_then(|rest| rest.split(';').next())
         .expect("a note that names the file");

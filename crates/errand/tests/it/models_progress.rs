@@ -95,7 +95,7 @@ async fn a_newest_turn_that_is_too_large_is_shortened() {
     assert_eq!(results.len(), 7);
     for result in results {
         assert!(
-            result.contains("left out here for want of room"),
+            result.contains("left out here for lack of space"),
             "{}",
             result.len()
         );
@@ -131,7 +131,7 @@ async fn arguments_of_the_newest_turn_are_shortened_too() {
     world.completed(&run).await;
     assert!(world.server.asked().len() <= 8);
     let sent = world.server.last().body.to_string();
-    assert!(sent.contains("left out here for want of room"), "{sent}");
+    assert!(sent.contains("left out here for lack of space"), "{sent}");
     // What was done is whole.
     let got = world.get(&run).await;
     let sandbox = got["sandbox_id"].as_str().unwrap();

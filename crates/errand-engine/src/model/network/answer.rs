@@ -1,9 +1,12 @@
-//! From a provider's answer to the run's moves.
+//! Converts a provider's answer to the run's moves.
 //!
-//! Promised: calls keep their order and get ids of ours, since those of providers may repeat; a call of an unknown tool,
-//! or one whose arguments do not fit the tool's schema, gets an error that names the tools there are, or the argument that
-//! is wrong; three answers in a row that hold neither text nor a call that can be carried out end the run; so does one
-//! that the provider or the model held back, whose text is kept and whose calls are not carried out.
+//! # Guarantees
+//!
+//! - Calls keep their order and get ids of ours, because provider ids may repeat.
+//! - A call of an unknown tool gets an error that lists the available tools. A call whose arguments do not match the
+//!   tool's schema gets an error that names the wrong argument.
+//! - Three consecutive answers without text and without an executable call fail the run.
+//! - An answer that the provider or the model withheld fails the run. Its text is kept, its calls are not executed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -20,25 +23,25 @@ use super::super::{ModelError, Offer, Turn};
 use super::ask::{RawArguments, Reply, refused as refused_by};
 use crate::evaluate::{Misfit, TeamEvaluators, first_misfit};
 
-/// Most values of a schema times those of the arguments that are checked in place: some milliseconds.
+/// Upper bound of (schema nodes × argument values) for a check on the async thread: a few milliseconds.
 const CHECKS_HERE_MAX: usize = 200_000;
-/// Most characters of arguments, or of what is wrong with them, that are repeated to the model.
+/// Maximum number of characters of arguments, or of a validation error, that are repeated to the model.
 const TOLD_CHARS_MAX: usize = 300;
 
-/// The tools that a run has, and how their calls are checked.
+/// The tools of a run, with lazily built validators.
 pub(super) struct Toolbox {
     offers: BTreeMap<String, (Arc<Value>, OnceLock<Check>)>,
 }
 
 /// How the arguments of a tool's calls are checked.
 enum Check {
-    /// In place, where schema and arguments are small: as many values of the schema.
+    /// On the async thread, because schema and arguments are small. The number is the schema's node count.
     Here(Box<Validator>, usize),
-    /// By a process that can be killed.
+    /// In a child process that can be killed.
     Elsewhere,
-    /// Not at all: a schema that is none was given by somebody else's server, which checks the arguments itself.
+    /// Not checked: the schema of an MCP server is invalid, and that server checks the arguments itself.
     Nowhere,
-    /// Its schema is refused.
+    /// The schema is refused, so every call fails.
     Refused(String),
 }
 
@@ -51,7 +54,7 @@ impl Check {
                 Err(why) => return Self::Refused(why),
             }
         } else {
-            // Of our own tools.
+            // Schemas of our own tools are always cheap.
             1
         };
         jsonschema::validator_for(schema).map_or(Self::Nowhere, |validator| {
@@ -71,7 +74,8 @@ impl Toolbox {
         }
     }
 
-    /// What is wrong with the calls of an answer that are not checked in place, by their number.
+    /// Checks the calls that need a child process. Returns an entry (an error or `None`) for each such call, by its
+    /// index.
     pub(super) async fn check(
         &self,
         reply: &Reply,
@@ -106,7 +110,7 @@ impl Toolbox {
         found
     }
 
-    /// What is wrong with a call; none: it may be carried out.
+    /// The error of a call, or `None` if the call can be executed.
     fn wrong_with(&self, name: &str, arguments: &Map<String, Value>) -> Option<String> {
         let Some((schema, check)) = self.offers.get(name) else {
             let known: Vec<_> = self.offers.keys().map(String::as_str).collect();
@@ -125,7 +129,7 @@ impl Toolbox {
     }
 }
 
-/// Whether a value is checked in place.
+/// Whether this value is checked on the async thread.
 fn is_here(check: &Check, given: &Value) -> bool {
     match check {
         Check::Here(_, nodes) => {
@@ -144,7 +148,7 @@ fn told(misfit: &Misfit) -> String {
     } else {
         format!("`{field}`: ")
     };
-    // It repeats the value, which may be a whole file.
+    // The validator's message repeats the value, which may be a whole file.
     let mut told: String = misfit.message.chars().take(TOLD_CHARS_MAX).collect();
     if told.chars().count() == TOLD_CHARS_MAX {
         told.push('…');
@@ -152,7 +156,7 @@ fn told(misfit: &Misfit) -> String {
     format!("invalid_arguments: {field}{told}")
 }
 
-/// An argument that is null and need not be given counts as not given.
+/// Removes optional arguments that are `null`: some models send `null` for an absent argument.
 fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, Value> {
     let required = schema.get("required").and_then(Value::as_array);
     let is_required =
@@ -164,7 +168,7 @@ fn without_nulls(arguments: &Map<String, Value>, schema: &Value) -> Map<String, 
         .collect()
 }
 
-/// Arguments as an object; or what is wrong with them, and what the transcript keeps of them.
+/// Parses arguments as an object. The error holds what the transcript keeps of them, and a message for the model.
 fn object(
     arguments: RawArguments,
     cut: bool,
@@ -179,7 +183,7 @@ fn object(
     let why = match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(map)) => return Ok(map),
         Ok(_) => "they are JSON, but not an object".to_owned(),
-        Err(_) if cut => "your answer reached its greatest length and was cut off within them; do the same in smaller parts".to_owned(),
+        Err(_) if cut => "your answer reached its maximum length and was cut off within them; do the same in smaller parts".to_owned(),
         Err(error) => format!("they are not JSON ({error})"),
     };
     let mut told: String = text.chars().take(TOLD_CHARS_MAX).collect();
@@ -193,7 +197,8 @@ fn object(
     ))
 }
 
-/// Turns an answer into a turn. `empty`: how many answers in a row, before this one, held nothing. `id`: makes ids of calls.
+/// Converts an answer to a turn. `empty`: the number of consecutive empty answers before this one. `id` generates call
+/// ids.
 pub(super) fn turn(
     reply: Reply,
     (toolbox, checked): (&Toolbox, &BTreeMap<usize, Option<String>>),
@@ -204,7 +209,7 @@ pub(super) fn turn(
     let mut moves = Vec::new();
     let mut refused = Vec::new();
     let has_text = !reply.text.trim().is_empty();
-    // Of an answer that was held back nothing is carried out, and it is no end, however much of it came.
+    // A withheld answer never finishes the run and none of its calls is executed, even if it arrived completely.
     let calls = match reply.filtered {
         Some(_) => Vec::new(),
         None => reply.calls,
@@ -250,7 +255,7 @@ pub(super) fn turn(
         let model = &call.model;
         moves.push(Move::Fail {
             code: "model_no_answer",
-            message: format!("{EMPTY_ANSWERS_MAX} answers in a row of {model} held neither text nor a call that could be carried out; use another model, or change the instructions, then retry the run"),
+            message: format!("{EMPTY_ANSWERS_MAX} answers in a row of {model} contained neither text nor a call that could be executed; use another model, or change the instructions, then retry the run"),
         });
     }
     let mark = |action| MarkedMove { action, mark: None };

@@ -1,13 +1,18 @@
-//! One call: the question goes out, the answer comes in as a stream.
+//! One streaming call to a provider.
 //!
-//! Promised: an answer is whole or it is a fault: a stream that ends before its end is one, and so is one that is silent
-//! for too long, or of a size that no answer has. Text is told to those who listen while it comes. Dropping the call ends
-//! the connection.
+//! # Guarantees
 //!
-//! Usage, refusals and the calls of OpenAI's protocol are read from the stream's frames (`tap`), whose owner keeps what
-//! came where the call is dropped.
+//! - An answer is complete, or the call fails: a stream that breaks off, is silent for too long or exceeds the size
+//!   limits is an error.
+//! - Text is published to subscribers while it arrives.
+//! - Dropping the call closes the connection.
 //!
-//! Left out: trying again (the run does, without a driver), and judging what the answer says (`answer`).
+//! The stream's raw frames are also read by `tap` (usage, refusals, calls in OpenAI's protocol), whose owner keeps the
+//! data even if the call is dropped.
+//!
+//! # Non-goals
+//!
+//! Retrying (the run does that, without a driver) and judging the answer (`answer`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,33 +36,32 @@ use super::tap::Tap;
 use crate::clock::Clock;
 use crate::deltas::{Delta, Deltas};
 
-/// What came back.
+/// A complete answer.
 pub(super) struct Reply {
     pub(super) text: String,
     pub(super) calls: Vec<RawCall>,
-    /// Cut off at its greatest length.
+    /// Whether the answer reached its maximum length.
     pub(super) cut: bool,
-    /// Held back by the provider's filter: its word.
+    /// The provider's word for the reason, if the answer was withheld.
     pub(super) filtered: Option<String>,
 }
 
-/// A call as the provider wrote it.
 pub(super) struct RawCall {
     pub(super) name: String,
     pub(super) arguments: RawArguments,
     pub(super) signatures: Vec<String>,
-    /// The provider's id, by which its pieces are told apart.
+    /// The provider's id, which identifies the call's pieces in the stream.
     id: String,
 }
 
-/// Arguments as they came.
+/// Arguments in the form in which the provider sent them.
 #[derive(Clone)]
 pub(super) enum RawArguments {
     Text(String),
     Value(Value),
 }
 
-/// Who hears the text while it comes, and as what.
+/// Publishes the text of an answer while it arrives.
 pub(super) struct Audience<'a> {
     pub(super) deltas: &'a Deltas,
     pub(super) run: RunId,
@@ -65,27 +69,27 @@ pub(super) struct Audience<'a> {
     pub(super) attempt: u32,
 }
 
-/// What is asked.
+/// The parameters of a call.
 pub(super) struct Question<'a> {
     pub(super) name: &'a ModelName,
     pub(super) target: &'a Target,
     pub(super) request: ChatRequest,
-    /// Most tokens of the answer.
+    /// Maximum number of tokens of the answer.
     pub(super) answer_tokens: u64,
-    /// How long a silence may last, in milliseconds.
+    /// The longest permitted silence, in milliseconds.
     pub(super) idle_ms: u64,
-    /// Reads the stream beside the library.
+    /// Reads the raw stream beside the library.
     pub(super) tap: &'a Arc<Tap>,
 }
 
 fn options(question: &Question<'_>) -> ChatOptions {
     let tap: Arc<Tap> = Arc::clone(question.tap);
-    // Without the capture the library does not ask for usage (`stream_options`); what comes is read by the tap.
+    // Without this option, the library does not request usage (`stream_options`). The tap reads the numbers.
     let mut options = ChatOptions::default()
         .with_capture_usage(true)
         .with_raw_frame_sink_arc(tap);
-    // The library takes an ending such as `-max` of a name for an effort, unless it is told one. A budget is told to no
-    // provider that speaks OpenAI's protocol.
+    // The library interprets a suffix such as `-max` of a model's name as a reasoning effort, unless one is set. It
+    // does not send a budget to providers with OpenAI's protocol, so setting one has no other effect.
     if question.target.kind.adapter() == AdapterKind::OpenAI {
         options = options.with_reasoning_effort(ReasoningEffort::Budget(0));
     }
@@ -110,7 +114,7 @@ pub(super) async fn ask(
     };
     let tap = question.tap;
     let of_library = |error: genai::Error| {
-        // The library knows no block, and takes it for an answer in a form of its own.
+        // The library does not know Gemini's `blockReason` and reports the frame as malformed.
         if let Some(word) = tap.seen().blocked.take() {
             return Fault::Final(refused(name, &word));
         }
@@ -141,22 +145,22 @@ pub(super) async fn ask(
     }
 }
 
-/// The error of a run whose model, or its provider, refuses to answer.
+/// The error of a run whose model or provider refuses to answer.
 pub(super) fn refused(name: &dyn fmt::Display, word: &str) -> ModelError {
     ModelError {
         code: "model_refused",
         message: format!(
-            "the provider of {name} held its answer back ({}); change the instructions or the message, then retry the run",
+            "the provider of {name} withheld its answer ({}); change the instructions or the message, then retry the run",
             fault::short(word)
         ),
     }
 }
 
 fn broke_off() -> Fault {
-    Fault::transport("the answer broke off before its end, or was none (no stream of events came)")
+    Fault::transport("the answer broke off before its end, or was not an event stream")
 }
 
-/// What has come of an answer.
+/// The part of an answer that has arrived.
 struct Collected<'a> {
     kind: Kind,
     tap: &'a Tap,
@@ -193,9 +197,7 @@ impl<'a> Collected<'a> {
             || self.calls.len() > CALLS_PER_ANSWER_MAX
             || seen.too_large
         {
-            return Err(Fault::transport(
-                "the answer is larger than any answer of a model",
-            ));
+            return Err(Fault::transport("the answer exceeds the size limit"));
         }
         Ok(())
     }
@@ -219,7 +221,7 @@ impl<'a> Collected<'a> {
 
     fn more_of_call(&mut self, piece: ToolCall) {
         match self.kind {
-            // Whole calls.
+            // Gemini sends complete calls.
             Kind::Gemini => {
                 self.bytes += piece.size();
                 self.calls.push(RawCall {
@@ -229,7 +231,7 @@ impl<'a> Collected<'a> {
                     id: piece.call_id,
                 });
             }
-            // Each piece holds all that came before.
+            // The library accumulates Anthropic's pieces: each holds everything before it.
             Kind::Anthropic => {
                 let text = text_of(piece.fn_arguments);
                 match self.calls.last_mut().filter(|c| c.id == piece.call_id) {
@@ -244,7 +246,7 @@ impl<'a> Collected<'a> {
                     None => self.begin(piece.call_id, piece.fn_name, text),
                 }
             }
-            // The tap reads them, since the library loses those without an index.
+            // The tap reads these calls, because the library loses pieces without an index.
             Kind::OpenAi | Kind::OpenAiCompatible => {}
         }
     }
@@ -260,15 +262,13 @@ impl<'a> Collected<'a> {
     }
 
     fn whole(mut self, end: &StreamEnd) -> Result<Reply, Fault> {
-        // The library makes an end of its own where a stream of Gemini just stops.
+        // The library invents an end if a Gemini stream just stops. Only a real end has a stop reason.
         let Some(reason) = &end.captured_stop_reason else {
             return Err(broke_off());
         };
         let mut seen = self.tap.seen();
         if seen.too_large {
-            return Err(Fault::transport(
-                "the answer is larger than any answer of a model",
-            ));
+            return Err(Fault::transport("the answer exceeds the size limit"));
         }
         let of_tap = std::mem::take(&mut seen.calls);
         self.calls.extend(of_tap.into_iter().map(|call| RawCall {
@@ -285,12 +285,12 @@ impl<'a> Collected<'a> {
         let filtered = match ending {
             Ending::BrokeOff => {
                 return Err(Fault::transport(format!(
-                    "the provider broke its answer off ({})",
+                    "the provider aborted its answer ({})",
                     fault::short(reason.raw())
                 )));
             }
             Ending::Call if self.calls.is_empty() => return Err(Fault::LostCall),
-            // A call that the provider could not read: the model is told that nothing came.
+            // The provider could not read the call of its own model. The model is told that its answer was empty.
             Ending::BadCall if self.calls.is_empty() => {
                 self.text.clear();
                 None
@@ -311,17 +311,17 @@ impl<'a> Collected<'a> {
     }
 }
 
-/// What the word means with which an answer ends.
+/// The meaning of an answer's stop reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     InOrder,
-    /// With calls of tools.
+    /// With tool calls.
     Call,
-    /// With a call that the provider could not read itself.
+    /// With a tool call that the provider itself could not read.
     BadCall,
-    /// Held back, by a filter or by the model.
+    /// Withheld by a filter or by the model.
     Withheld,
-    /// The provider could not go on.
+    /// The provider aborted the answer.
     BrokeOff,
 }
 

@@ -1,40 +1,39 @@
-//! What is known of models: prices, windows, whether they see.
+//! Known properties of models: prices, context windows, image input.
 //!
-//! The table holds what the providers published when this version was made; the operator's settings win over it. A model
-//! that is not in it has no known price, unless the operator has set a default, and is given a small window.
+//! The table holds what the providers had published when this version was released. The operator's settings take
+//! precedence. A model that is not in the table has no price, unless the operator has set a default, and gets a small
+//! window.
 
 use std::collections::BTreeMap;
 
 use errand_core::config::ModelName;
 
-/// Prices in US dollars for a million tokens.
+/// Prices in US dollars per million tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Price {
-    /// What is sent and was not in the provider's cache.
+    /// Input that was not in the provider's cache.
     pub input: f64,
-    /// What is sent and was in the cache.
+    /// Input that was read from the cache.
     pub cached_input: f64,
-    /// What is newly put into the cache.
+    /// Input that was written to the cache.
     pub cache_write: f64,
-    /// What comes back.
     pub output: f64,
 }
 
-/// How many tokens a call used.
+/// Token counts of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// All that was sent.
+    /// All input, including `cached` and `cache_write`.
     pub input: u64,
-    /// Of these, from the cache.
+    /// Input that was read from the cache.
     pub cached: u64,
-    /// Of these, newly put into the cache.
+    /// Input that was written to the cache.
     pub cache_write: u64,
-    /// What came back.
     pub output: u64,
 }
 
 impl Price {
-    /// US dollars.
+    /// The cost in US dollars.
     #[must_use]
     pub fn of(&self, tokens: Tokens) -> f64 {
         let plain = tokens
@@ -53,34 +52,34 @@ impl Price {
     }
 }
 
-/// What a model is.
+/// The properties of one model, after the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Known {
     pub(super) price: Option<Price>,
-    /// Tokens that fit into one call, the answer included.
+    /// The context window in tokens, including the answer.
     pub(super) window: u64,
-    /// Most tokens of an answer that are asked for.
+    /// Maximum number of answer tokens that we request.
     pub(super) answer: u64,
-    /// Whether it takes images.
+    /// Whether it accepts images.
     pub(super) sees: bool,
 }
 
-/// What the operator says of models.
+/// The operator's settings for models. They take precedence over `TABLE`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
-    /// By `provider/name`, or by a name alone.
+    /// Keyed by `provider/name`, or by the name alone.
     pub prices: BTreeMap<String, Price>,
-    /// Of models that have no price otherwise; none: their price is not known.
+    /// The price of models without another price. `None`: their price is unknown.
     pub default_price: Option<Price>,
-    /// Tokens, likewise.
+    /// Context windows in tokens, with the same keys.
     pub windows: BTreeMap<String, u64>,
-    /// Models that take images, likewise.
+    /// Models that accept images, with the same keys.
     pub vision: Vec<String>,
 }
 
 struct Row(&'static str, [f64; 4], u64, u64);
 
-/// Beginnings of names, the longer ones first; prices (input, cached, written to the cache, output); window; answer.
+/// Name prefix (the longest match counts); prices (input, cached, cache write, output); window; answer.
 const TABLE: &[Row] = &[
     Row("claude-opus-4-5", [5.0, 0.5, 6.25, 25.0], 200_000, 32_000),
     Row("claude-opus-4-6", [5.0, 0.5, 6.25, 25.0], 200_000, 32_000),
@@ -123,15 +122,14 @@ const TABLE: &[Row] = &[
     Row("gemini-2.0-flash", [0.1, 0.025, 0.1, 0.4], 1_000_000, 8_192),
 ];
 
-/// Providers whose own models the table lists.
+/// Providers to which the table applies. Other servers may use the same names for other models.
 const OF_THE_TABLE: [&str; 3] = ["anthropic", "openai", "gemini"];
-/// Of a model that nobody told anything about.
+/// The window of a model that nobody has described.
 const UNKNOWN_WINDOW: u64 = 32_000;
-/// The same, of one of the three providers: a new one, most likely.
+/// The window of a model that the table does not list, from one of the three providers: probably a new model.
 const NEW_WINDOW: u64 = 128_000;
 
 impl Overrides {
-    /// What is known of a model.
     pub(super) fn known(&self, name: &ModelName) -> Known {
         let full = name.to_string();
         let listed = OF_THE_TABLE.contains(&name.provider.as_str());
@@ -181,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_beginning_counts_and_settings_win() {
+    fn the_longest_prefix_counts_and_settings_win() {
         let mut overrides = Overrides::default();
         let price = |o: &Overrides, n: &str| o.known(&name("openai", n)).price.unwrap().input;
         assert!((price(&overrides, "gpt-5-mini-2025") - 0.25).abs() < 1e-9);
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_price_counts_where_there_is_no_other() {
+    fn a_default_price_applies_to_models_without_one() {
         let price = |input| Price {
             input,
             ..Price::default()
@@ -214,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_nobody_knows_is_small_and_blind() {
+    fn an_unknown_model_has_a_small_window_and_no_images() {
         let mut overrides = Overrides::default();
         let local = name("local", "gpt-5");
         let known = overrides.known(&local);

@@ -1,11 +1,15 @@
-//! A transcript as a provider is sent it.
+//! The transcript in the form in which a provider receives it.
 //!
-//! Promised: each call has its result right after the turn that made it, and messages that came meanwhile follow; a
-//! result that is too large is cut, with a note of the file that holds the whole; what a summary stands for is left out,
-//! but for the newest message of the user. It is fed entry by entry and costs the same for the last as for the first; a
-//! request is made of what is there.
+//! # Guarantees
 //!
-//! Left out: what fits (`fit`), and the provider's own form (the client library's).
+//! - The result of a call follows directly after the turn with the call. Messages that arrived in between come later.
+//! - A result that is too large is cut, with a note that names the file with the full text.
+//! - Entries that a summary covers are left out, except the newest user message.
+//! - Feeding an entry takes constant time, so a long transcript does not slow down each turn.
+//!
+//! # Non-goals
+//!
+//! Deciding what fits (`fit`), and the provider's wire format (the client library).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -17,33 +21,33 @@ use errand_core::transcript::{AnswerKind, Body, Entry, ModelCall, Outcome, Purpo
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Where the whole of a result is that was cut.
+/// The directory for the full text of results that were cut.
 pub(super) const RESULTS_DIR: &str = "/workspace/.errand/results";
-/// What a message costs besides its text, in bytes: roles, ids, punctuation.
+/// Estimated size of a message apart from its text, in bytes: roles, ids, punctuation.
 const OVERHEAD_BYTES: usize = 60;
-/// What the note in a shortened text takes, about.
+/// Estimated size of the note in a shortened text, in bytes.
 const NOTE_BYTES: usize = 100;
-/// What an image costs, counted in bytes of text: some 1,500 tokens.
+/// Estimated size of an image, in bytes of text: about 1,500 tokens.
 const IMAGE_BYTES: usize = 6_000;
 
-/// A message, as a provider knows them.
+/// One entry of the conversation.
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     User { position: u64, text: String },
     Answer(Answer),
 }
 
-/// A turn of the model.
+/// One turn of the model.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answer {
     pub(super) position: u64,
     pub(super) text: String,
     pub(super) calls: Vec<Call>,
-    /// What the engine tells it about this answer.
+    /// A hint from the engine that follows this answer.
     pub(super) nudge: Option<&'static str>,
 }
 
-/// A call and what came of it.
+/// A tool call with its result.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) call: ToolCall,
@@ -51,7 +55,6 @@ pub(super) struct Call {
     pub(super) result: Option<CallResult>,
 }
 
-/// What came of a call.
 #[derive(Clone, Debug)]
 pub(super) struct CallResult {
     pub(super) text: String,
@@ -59,65 +62,63 @@ pub(super) struct CallResult {
     pub(super) image: Option<Image>,
 }
 
-/// An image that a tool gave.
+/// A reference to an image file that a tool returned.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Image {
     pub(super) path: String,
     pub(super) media_type: String,
     pub(super) sha256: String,
-    /// In base64, once it was read; none where the file is another by now.
+    /// In base64. `None` until it is read, and if the file was changed since.
     #[serde(skip)]
     pub(super) data: Option<Arc<str>>,
     #[serde(skip)]
     pub(super) was_read: bool,
 }
 
-const EMPTY_NUDGE: &str = "Your last answer held neither text nor a call that could be carried out. Answer with text, or call one of your tools.";
+const EMPTY_NUDGE: &str = "Your last answer contained neither text nor a call that could be executed. Answer with text, or call one of your tools.";
 const CUT_NUDGE: &str =
-    "Your last answer was cut off at its greatest length. Go on from where it ends.";
+    "Your last answer was cut off at its maximum length. Continue where it ends.";
 
-/// See the module's document.
+/// The conversation of one run. See the module documentation.
 #[derive(Default)]
 pub(super) struct Conversation {
     pub(super) items: VecDeque<Item>,
-    /// How many items a summary has taken away.
+    /// The number of items that were removed because a summary covers them.
     gone: usize,
-    /// Where calls are: the number of their item, from the first there ever was, and theirs in it.
+    /// The position of each call: (number of its item since the beginning, index within the item).
     calls: HashMap<String, (usize, usize)>,
     signatures: HashMap<String, Vec<String>>,
     pub(super) summary: Option<String>,
-    /// Answers in a row that held nothing.
+    /// Number of consecutive empty answers.
     pub(super) empty: u32,
-    /// Whether the user has said anything, or the engine for it.
+    /// Whether there is a user message, or the engine's opening in its place.
     pub(super) has_begun: bool,
-    /// The last entry that a turn of the model rests on.
+    /// The last entry that the next model turn depends on.
     pub(super) basis: Option<(u64, Timestamp)>,
-    /// The turn that is being read, by its number from the first item there ever was.
+    /// The turn to which texts and calls are added, by its number since the beginning.
     current: Option<usize>,
-    /// Whether a note has told where it begins: then it ends where the next begins.
+    /// Whether a `ModelCall` entry marks where the current turn begins. Then it ends where the next one begins.
     marked: bool,
-    /// Size of all items, about.
+    /// Estimated size of all items.
     pub(super) bytes: usize,
-    /// Most bytes of a tool's result.
     pub(super) result_bytes_max: usize,
-    /// Most bytes of a summary.
     summary_bytes_max: usize,
-    /// The position up to which the last summary stands for what was; 0: there is none.
+    /// The position of the last entry that the summary covers; 0 if there is no summary.
     pub(super) summarised_to: u64,
-    /// Whole results that were cut, and their files: to be written before the model is told of them.
+    /// Paths and full texts of results that were cut. They are written before the next model call.
     pub(super) unwritten: Vec<(String, String)>,
-    /// Whether images are there that were not read yet.
+    /// Whether there are images whose files were not read yet.
     pub(super) unread_images: bool,
-    /// What the last call was sent: tokens as the provider counted them.
+    /// The size of the last request, in tokens counted by the provider.
     pub(super) last_input_tokens: u64,
-    /// And bytes, about.
+    /// The estimated size of the same request, in bytes.
     pub(super) sent_bytes: usize,
 }
 
 impl Conversation {
-    /// `window`: tokens.
+    /// `window`: in tokens.
     pub(super) fn new(window: u64) -> Self {
-        // A tenth of the window at most, at four bytes for a token.
+        // At most a tenth of the window, at four bytes per token.
         let tenth = usize::try_from(window / 10 * 4).unwrap_or(usize::MAX);
         Self {
             result_bytes_max: TOOL_RESULT_BYTES_MAX.min(tenth).max(1_000),
@@ -142,7 +143,7 @@ impl Conversation {
             } => self.result(call_id, outcome),
             Body::ModelCall { call } => {
                 if call.purpose == Purpose::Turn {
-                    // An estimate says nothing of how the provider counts.
+                    // An estimate does not tell how the provider counts.
                     self.last_input_tokens = if call.estimated { 0 } else { call.input_tokens };
                     self.sent_bytes = match usize::try_from(call.sent_bytes) {
                         Ok(bytes) if bytes > 0 => bytes,
@@ -157,7 +158,7 @@ impl Conversation {
                     Outcome::Result(value) => format!("it succeeded: {}", plain(value)),
                     Outcome::Error(error) => format!("it failed: {error}"),
                 };
-                let text = format!("What became of the call {call_id} is known now: {what}");
+                let text = format!("The outcome of the call {call_id} is now known: {what}");
                 let text = self.cut(&format!("{call_id}-late"), text);
                 self.user(position, text);
             }
@@ -184,7 +185,7 @@ impl Conversation {
         }
     }
 
-    /// A turn begins. Messages that it has not read stand before it in the transcript, and are put behind it.
+    /// Begins a turn. User messages that the turn has not read precede it in the transcript; they are moved behind it.
     fn answered(&mut self, position: u64, call: &ModelCall) {
         let nudge = match call.answer {
             AnswerKind::Whole | AnswerKind::Refused => None,
@@ -218,8 +219,8 @@ impl Conversation {
         self.current = Some(self.gone + self.items.len() - 1);
     }
 
-    /// The turn that a text or a call belongs to. A turn of a network model begins with a note; where another kind of
-    /// model has written the transcript, a text after a call, or a call after a result, begins a new one.
+    /// The turn to which a text or a call belongs. A turn of a network model begins with a `ModelCall` entry. In a
+    /// transcript of another kind of model, a text after a call, or a call after a result, begins a new turn.
     fn answer(&mut self, position: u64, is_text: bool) -> Option<(usize, &mut Answer)> {
         let marked = self.marked;
         let is_new = match self.current.and_then(|number| self.answer_at(number)) {
@@ -295,7 +296,7 @@ impl Conversation {
         self.answer_at(item)?.calls.get_mut(call)
     }
 
-    /// A result as it is sent: whole, or its beginning and its end.
+    /// A result as it is sent to the model: complete, or its beginning and its end.
     fn cut(&mut self, name: &str, text: String) -> String {
         if text.len() <= self.result_bytes_max {
             return text;
@@ -305,7 +306,7 @@ impl Conversation {
         let path = format!("{RESULTS_DIR}/{name}.txt");
         let (head, tail) = ends(&text, self.result_bytes_max);
         let shown = format!(
-            "{head}\n\n[… cut here: these are the first {} and the last {} of {} bytes. The whole is in {path}; read parts of it with read_file, `offset` and `limit`, or search it with search_files …]\n\n{tail}",
+            "{head}\n\n[… cut here: these are the first {} and the last {} of {} bytes. The full text is in {path}; read parts of it with read_file, `offset` and `limit`, or search it with search_files …]\n\n{tail}",
             head.len(),
             tail.len(),
             text.len()
@@ -314,7 +315,7 @@ impl Conversation {
         shown
     }
 
-    /// A summary takes the place of what it stands for.
+    /// Replaces the items up to the position `up_to` with a summary.
     fn summarised(&mut self, text: &str, up_to: u64) {
         let mut kept = None;
         while let Some(first) = self.items.front() {
@@ -334,14 +335,14 @@ impl Conversation {
             }
         }
         self.calls.retain(|_, (item, _)| *item >= self.gone);
-        // The newest message that is not answered yet stays as it was written.
+        // The newest user message is not answered yet, so it is kept verbatim.
         let has_newer = self.items.iter().any(|i| matches!(i, Item::User { .. }));
         if let Some(item) = kept.filter(|_| !has_newer) {
             self.bytes += size(&item);
             self.items.push_front(item);
             self.gone -= 1;
         }
-        // A model that does not stop must not fill the window with its summary.
+        // A model that writes an endless summary must not fill the window with it.
         let text = shortened(text, self.summary_bytes_max);
         let before = self.summary.as_ref().map_or(0, String::len);
         self.bytes = self.bytes.saturating_sub(before) + text.len();
@@ -352,7 +353,7 @@ impl Conversation {
     }
 }
 
-/// The size of an item, about; the same that was added for it.
+/// The estimated size of an item, equal to the size that was added for it.
 pub(super) fn size(item: &Item) -> usize {
     match item {
         Item::User { text, .. } => text.len() + OVERHEAD_BYTES,
@@ -370,9 +371,9 @@ pub(super) fn size(item: &Item) -> usize {
     }
 }
 
-/// The size of an item whose texts, results and arguments have no more than so many bytes, about.
+/// The estimated size of an item after its texts, results and arguments are shortened to `bytes_max` bytes each.
 pub(super) fn trimmed_size(item: &Item, bytes_max: usize) -> usize {
-    // With the note of what was left out.
+    // Including the note in place of the omitted part.
     let most = |bytes: usize| bytes.min(bytes_max + NOTE_BYTES);
     match item {
         Item::User { .. } => size(item),
@@ -406,20 +407,20 @@ fn value_bytes(value: &Value) -> usize {
     text.unwrap_or_else(|| value.to_string().len())
 }
 
-/// A text of at most so many bytes: whole, or its beginning and its end with a note between them.
+/// The text, shortened to about `bytes_max` bytes: its beginning and its end with a note between them.
 pub(super) fn shortened(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max {
         return Cow::Borrowed(text);
     }
     let (head, tail) = ends(text, bytes_max);
     Cow::Owned(format!(
-        "{head}\n[… left out here for want of room: {} of {} bytes …]\n{tail}",
+        "{head}\n[… left out here for lack of space: {} of {} bytes …]\n{tail}",
         text.len() - head.len() - tail.len(),
         text.len()
     ))
 }
 
-/// A structured result as JSON, a text as it is.
+/// A structured result as JSON, a text unchanged.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -427,7 +428,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// The beginning and the end of a text, three quarters and one of so many bytes.
+/// The beginning and the end of a text: three quarters and one quarter of `bytes`.
 pub(super) fn ends(text: &str, bytes: usize) -> (&str, &str) {
     let head = text.floor_char_boundary(bytes / 4 * 3);
     let tail = text.ceil_char_boundary(text.len() - bytes / 4);

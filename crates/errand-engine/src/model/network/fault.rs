@@ -1,8 +1,10 @@
-//! What went wrong with a call, and whether asking again may help.
+//! Classifies failed calls: whether another attempt may succeed.
 //!
-//! Faults of transport are: no connection, time over, a stream that breaks off, an answer that cannot be read, and the
-//! statuses 408, 409, 425, 429 and from 500 on. A bad request or a bad key is none. What ends a run says what happened and
-//! what to do, and holds no key.
+//! # Guarantees
+//!
+//! - Retried as transport faults: failed connections, timeouts, streams that break off, malformed answers, and the
+//!   statuses 408, 409, 425, 429 and 500 or above. A bad request or a bad key is not retried.
+//! - The error that fails a run says what happened and what to do, and contains no key.
 
 use errand_core::cause::{chain, is_exhausted};
 use errand_core::config::ModelName;
@@ -14,26 +16,25 @@ use serde_json::Value;
 use super::super::ModelError;
 use crate::net::Blocked;
 
-/// Longest text of a provider that is repeated.
+/// Maximum number of characters of a provider's message that we repeat.
 const TOLD_CHARS_MAX: usize = 300;
 
-/// Why a call gave no answer.
+/// The reason why a call produced no answer.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// Asking again may help.
+    /// Another attempt may succeed.
     Transport {
-        /// What happened.
         what: String,
-        /// What the provider asked for.
+        /// The delay that the provider asked for.
         retry_after_ms: Option<u64>,
     },
-    /// The provider says that the model calls a tool, and no call came. Asking again may help, but each time is paid for.
+    /// The answer announced a tool call but contained none. Another attempt may succeed, but each one costs money.
     LostCall,
-    /// The summary that was asked for is empty. Likewise.
+    /// The requested summary is empty. Another attempt may succeed, but each one costs money.
     EmptySummary,
-    /// The server has no descriptor or memory for it now: it is asked again, however often that was.
+    /// This server had no free file descriptor or memory. Retried without limit.
     Exhausted,
-    /// It will not.
+    /// Another attempt would fail too.
     Final(ModelError),
 }
 
@@ -46,7 +47,7 @@ impl Fault {
     }
 }
 
-/// The first error of type `E` in an error's chain of causes.
+/// The first error of type `E` in an error's chain of sources.
 fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {
@@ -91,7 +92,7 @@ pub(super) fn of_library(error: &Error, name: &ModelName, now: Timestamp) -> Fau
         other => Fault::Final(ModelError {
             code: "model_bad_request",
             message: format!(
-                "the question to {name} cannot be put: {}",
+                "the request to {name} cannot be built: {}",
                 short(&chain(other))
             ),
         }),
@@ -117,7 +118,7 @@ fn of_status(
         return last(
             "model_out_of_credit",
             format!(
-                "the provider {provider} takes no more questions: the account has no credit left{said}. Top it up there, then retry the run"
+                "the provider {provider} refuses requests: the account has no credit left{said}. Add credit there, then retry the run"
             ),
         );
     }
@@ -126,11 +127,11 @@ fn of_status(
             what: format!("the provider answered {}{said}", status_words(status)),
             retry_after_ms: retry_after_ms(headers, now),
         },
-        // What a provider says of a bad key may repeat a part of it.
+        // The provider's message is left out: it may repeat a part of the key.
         401 | 403 => last(
             "model_unauthorized",
             format!(
-                "the provider {provider} refused the key ({}): set a right one, in the server's environment, in errand.toml or with PUT /v1/providers/{provider}, then retry the run",
+                "the provider {provider} refused the key ({}): set a valid one, in the server's environment, in errand.toml or with PUT /v1/providers/{provider}, then retry the run",
                 status_words(status)
             ),
         ),
@@ -144,14 +145,14 @@ fn of_status(
         _ => last(
             "model_bad_request",
             format!(
-                "the provider {provider} refused the question ({}){said}. If it is too long for the model, set models.windows; else mend the build and start a new run",
+                "the provider {provider} refused the request ({}){said}. If it is too long for the model, set models.windows; otherwise correct the build and start a new run",
                 status_words(status)
             ),
         ),
     }
 }
 
-/// An error within a stream.
+/// Classifies an error event within a stream.
 fn of_event(body: &Value, name: &ModelName) -> Fault {
     let error = body.get("error").unwrap_or(body);
     let word = ["type", "status", "code"]
@@ -180,13 +181,13 @@ fn of_event(body: &Value, name: &ModelName) -> Fault {
         return Fault::Final(ModelError {
             code: "model_bad_request",
             message: format!(
-                "the provider {} refused the question ({word}){said}. Mend the build and start a new run",
+                "the provider {} refused the request ({word}){said}. Correct the build and start a new run",
                 name.provider
             ),
         });
     }
     Fault::transport(format!(
-        "the provider broke its answer off with {}{said}",
+        "the provider aborted its answer with {}{said}",
         short(word)
     ))
 }
@@ -205,7 +206,7 @@ fn is_out_of_money(body: &Value) -> bool {
         .any(|place| body.pointer(place).and_then(Value::as_str) == Some("insufficient_quota"))
 }
 
-/// The provider's own sentence.
+/// The provider's own error message.
 fn told(body: &Value) -> Option<String> {
     let mut places = ["/error/message", "/message", "/error"].into_iter();
     let text = places.find_map(|place| body.pointer(place)?.as_str())?;
@@ -221,7 +222,7 @@ pub(super) fn short(text: &str) -> String {
     format!("{cut} …")
 }
 
-/// `retry-after-ms`, or `retry-after` in seconds or as a date.
+/// The delay in milliseconds from `retry-after-ms`, or from `retry-after` in seconds or as a date.
 fn retry_after_ms(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let ms_of = |number: f64| {
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_asks_for_is_read_in_each_form() {
+    fn retry_after_is_read_in_each_form() {
         assert_eq!(after("7"), Some(7000));
         assert_eq!(after("0.5"), Some(500));
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(10_000));
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn which_statuses_are_tried_again() {
+    fn only_transient_statuses_are_retried() {
         let fault = |status: u16| {
             of_status(
                 StatusCode::from_u16(status).unwrap(),
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_without_credit_is_not_asked_again() {
+    fn an_account_without_credit_is_not_retried() {
         let body = r#"{"error": {"code": "insufficient_quota", "message": "no credit"}}"#;
         let fault = of_status(
             StatusCode::TOO_MANY_REQUESTS,
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_within_a_stream_is_judged_by_its_word() {
+    fn an_error_event_is_classified_by_its_type() {
         let event = |word: &str| {
             of_event(
                 &serde_json::json!({"type": "error", "error": {"type": word, "message": "m"}}),

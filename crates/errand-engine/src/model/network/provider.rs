@@ -1,8 +1,10 @@
-//! Providers: whose protocol, where, with which key.
+//! Provider settings: protocol, address and key.
 //!
-//! Promised: an address that a team gave is called through the address guard, and never with the operator's key; a
-//! provider that needs a key and has none is refused when a run is started, with a sentence that says what to set. A key
-//! can be neither printed nor logged.
+//! # Guarantees
+//!
+//! - An address that a team set is called through the address guard, and never with the operator's key.
+//! - If a provider needs a key and has none, the run is refused at its start with a message that says what to set.
+//! - A key can be neither printed nor logged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,24 +19,23 @@ use url::Url;
 
 use crate::net::{Blocked, ClientError, Guard, operator_client};
 
-/// How long a connection may take.
+/// The timeout for establishing a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Whose protocol a provider speaks.
+/// The protocol of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Anthropic's messages.
+    /// Anthropic's Messages API.
     Anthropic,
-    /// OpenAI's chat completions.
+    /// OpenAI's Chat Completions API.
     OpenAi,
-    /// Google's Gemini.
+    /// Google's Gemini API.
     Gemini,
-    /// OpenAI's chat completions as others offer them (Ollama, vLLM, llama.cpp): a key need not be set.
+    /// Chat Completions as other servers offer it (Ollama, vLLM, llama.cpp). A key is optional.
     OpenAiCompatible,
 }
 
 impl Kind {
-    /// All of them.
     pub const ALL: [Self; 4] = [
         Self::Anthropic,
         Self::OpenAi,
@@ -42,7 +43,7 @@ impl Kind {
         Self::OpenAiCompatible,
     ];
 
-    /// As settings and the API write it.
+    /// The name in settings and in the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,13 +54,13 @@ impl Kind {
         }
     }
 
-    /// Reads [`Kind::as_str`] back.
+    /// Parses the result of [`Kind::as_str`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
-    /// The provider of this name, where it is one of those that everybody knows.
+    /// The protocol of a provider that is built in under this name.
     #[must_use]
     pub fn well_known(name: &str) -> Option<Self> {
         Self::parse(name).filter(|kind| *kind != Self::OpenAiCompatible)
@@ -86,8 +87,8 @@ impl Kind {
         }
     }
 
-    /// The address that paths are put behind. Anthropic's and Gemini's are given without a version, which is added;
-    /// OpenAI's and those like it with one.
+    /// The base address for requests. The version is appended for Anthropic and Gemini; for OpenAI's protocol it is
+    /// part of `base`.
     fn endpoint(self, base: &str) -> String {
         let base = base.trim_end_matches('/');
         match self {
@@ -98,7 +99,7 @@ impl Kind {
     }
 }
 
-/// A key. It has no `Debug` that shows it, and no `Display`.
+/// An API key. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProviderKey(pub String);
 
@@ -108,32 +109,28 @@ impl fmt::Debug for ProviderKey {
     }
 }
 
-/// A provider as somebody has set it up: the operator, or a team for itself.
+/// The settings of one provider, either the operator's or a team's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderSettings {
-    /// Whose protocol.
     pub kind: Kind,
-    /// Its address; none: the provider's own.
+    /// `None`: the default address of the protocol.
     pub base_url: Option<String>,
-    /// Its key.
     pub key: Option<ProviderKey>,
 }
 
-/// The providers that a team has settings of its own for, without their keys; and whether the team has set a limit of
-/// what it spends.
+/// A summary of a team's provider settings, without keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnProviders {
-    /// By name.
     pub by_name: BTreeMap<String, OwnProvider>,
-    /// The team has a limit for a month: a model without a known price cannot be counted against it.
+    /// Whether the team has a monthly spending limit. If so, models without a known price are refused.
     pub limits_month: bool,
 }
 
 impl OwnProviders {
-    /// Those of a team.
+    /// Reads the settings of a team.
     ///
     /// # Errors
-    /// Of the store.
+    /// The store cannot be read.
     pub async fn of(store: &Store, team: TeamId) -> Result<Self, StoreError> {
         let rows = store.providers(team).await?;
         let own = rows.into_iter().filter_map(|row| {
@@ -151,18 +148,17 @@ impl OwnProviders {
     }
 }
 
-/// One of them.
+/// A team's settings for one provider, without the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnProvider {
-    /// Whose protocol.
     pub kind: Kind,
-    /// Whether it has an address of its own.
+    /// Whether the team set its own address.
     pub has_base_url: bool,
-    /// Whether it has a key.
+    /// Whether the team set a key.
     pub has_key: bool,
 }
 
-/// Where a model is asked.
+/// The resolved destination of a model call.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) kind: Kind,
@@ -171,7 +167,7 @@ pub(super) struct Target {
     pub(super) client: Client,
 }
 
-/// The operator's providers, and how they and those of teams are called.
+/// Resolves models to destinations, from the operator's and the team's settings.
 pub(super) struct Registry {
     operator: BTreeMap<String, ProviderSettings>,
     guard: Guard,
@@ -211,12 +207,12 @@ impl Registry {
         })
     }
 
-    /// Whether an address that a team gives may be called, as far as can be told without resolving its name.
+    /// Checks an address that a team sets, as far as possible without resolving its name.
     pub(super) fn check_base_url(&self, url: &Url) -> Result<(), Blocked> {
         self.guard.check_url(url)
     }
 
-    /// Whether the model's provider is there and has what it needs.
+    /// Checks that the model's provider exists and has a key if it needs one.
     pub(super) fn check(&self, name: &ModelName, own: &OwnProviders) -> Result<(), String> {
         let provider = &name.provider;
         let operators = self.operator.get(provider);
@@ -232,7 +228,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Where a model is asked, by the team's own settings where it has any, else by the operator's.
+    /// Resolves a model, by the team's settings if it has any, otherwise by the operator's.
     pub(super) fn target(
         &self,
         name: &ModelName,
@@ -247,7 +243,7 @@ impl Registry {
             Ok(Target {
                 kind: settings.kind,
                 endpoint: settings.kind.endpoint(base),
-                // Servers that need none look at none.
+                // The client library requires a key. Servers that need none ignore it.
                 key: key.unwrap_or_else(|| "none".to_owned()),
                 client: client.clone(),
             })
@@ -263,7 +259,7 @@ impl Registry {
             return target(own, base, &self.guarded);
         }
         let settings = match (own, operators) {
-            // The team's key, at the operator's address or the provider's own.
+            // The team's key, with the operator's address or the default one.
             (Some(own), Some(operators)) if own.key.is_some() => ProviderSettings {
                 kind: operators.kind,
                 base_url: operators.base_url.clone(),
@@ -277,7 +273,7 @@ impl Registry {
         let base = base.or_else(|| settings.kind.default_base().map(str::to_owned));
         let base = base.ok_or_else(|| {
             format!(
-                "the provider {} has no address: set its base_url",
+                "the provider {} has no address; set its base_url",
                 name.provider
             )
         })?;
@@ -372,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_s_address_never_gets_the_operator_s_key() {
+    fn a_team_address_never_gets_the_operators_key() {
         let registry = registry();
         let own = settings(Kind::Anthropic, Some("https://proxy.example"), None);
         let error = registry.target(&name("anthropic"), Some(&own)).err();
@@ -387,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_s_address_is_guarded_and_the_operator_s_is_not() {
+    fn only_a_teams_address_is_guarded() {
         let registry = registry();
         let own = settings(Kind::OpenAiCompatible, Some("http://127.0.0.1:1/v1"), None);
         let error = registry.target(&name("mine"), Some(&own)).err().unwrap();
@@ -397,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_s_key_goes_before_the_operator_s() {
+    fn a_teams_key_precedes_the_operators() {
         let registry = registry();
         let own = settings(Kind::Gemini, None, Some("teams"));
         let target = registry.target(&name("gemini"), Some(&own)).ok().unwrap();

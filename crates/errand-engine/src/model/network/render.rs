@@ -1,8 +1,11 @@
-//! A conversation as the client library takes it.
+//! Converts a conversation to a request of the client library.
 //!
-//! Promised: no empty part, results in the order of their calls, a last turn that is the user's; for Anthropic the marks
-//! by which it caches what does not change (instructions, tools, all up to the last turn); for models that do not see, a
-//! sentence in place of an image.
+//! # Guarantees
+//!
+//! - No message is empty, results are in the order of their calls, and the last message is the user's.
+//! - For Anthropic, cache marks cover everything that does not change between turns: instructions, tools, and all
+//!   messages up to the last.
+//! - For models without image input, a sentence replaces each image.
 
 use std::borrow::Cow;
 
@@ -18,14 +21,14 @@ use super::conversation::{Answer, Call, Conversation, Item, shortened};
 use super::fit::Trim;
 use super::provider::Kind;
 
-/// What does not change during a run.
+/// The part of a request that stays the same during a run.
 pub(super) struct Frame {
-    /// The instructions, one after the other.
+    /// The system messages of the build, joined.
     system: String,
-    /// Messages that open the transcript.
+    /// The other messages of the build, which precede the transcript.
     opening: Vec<(ChatRole, String)>,
     tools: Vec<Tool>,
-    /// Size of all this, about.
+    /// Estimated size of this part.
     pub(super) bytes: usize,
 }
 
@@ -49,7 +52,7 @@ impl Frame {
         }
     }
 
-    /// With other tools from now on.
+    /// Replaces the tools.
     pub(super) fn offer(&mut self, offers: &[Offer]) {
         let tools = described(offers);
         self.bytes = self.bytes.saturating_sub(size(&self.tools)) + size(&tools);
@@ -70,7 +73,6 @@ fn size(tools: &[Tool]) -> usize {
     tools.iter().map(Tool::size).sum()
 }
 
-/// The request for the next turn.
 pub(super) fn request(
     frame: &Frame,
     conversation: &Conversation,
@@ -101,7 +103,7 @@ pub(super) fn request(
     }
     if let Some(summary) = &conversation.summary {
         messages.push(ChatMessage::user(format!(
-            "The earlier part of this conversation was too long to be repeated. This summary of it was written by you:\n\n{summary}"
+            "The earlier part of this conversation was too long to repeat. You wrote this summary of it:\n\n{summary}"
         )));
     }
     for item in &conversation.items {
@@ -110,12 +112,12 @@ pub(super) fn request(
             Item::Answer(answer) => turn(&mut messages, answer, form),
         }
     }
-    // Providers answer the user, not themselves.
+    // Providers reject or misread a conversation that ends with the assistant's own message.
     if !messages
         .last()
         .is_some_and(|m| matches!(m.role, ChatRole::User | ChatRole::Tool))
     {
-        messages.push(ChatMessage::user("Go on."));
+        messages.push(ChatMessage::user("Continue."));
     }
     if cached && let Some(last) = messages.last_mut() {
         mark(last);
@@ -132,16 +134,16 @@ fn mark(message: &mut ChatMessage) {
     message.options = Some(CacheControl::Ephemeral.into());
 }
 
-/// How turns are written.
+/// Options for rendering turns.
 #[derive(Clone, Copy)]
 struct Form {
     kind: Kind,
     sees: bool,
-    /// Most bytes of one text, result or argument.
+    /// Maximum size of one text, result or argument.
     bytes_max: usize,
 }
 
-/// Arguments, each shortened where it is too long.
+/// The arguments of a call, each shortened to `bytes_max` bytes.
 fn arguments(call: &Call, bytes_max: usize) -> Value {
     let short = |value: &Value| match value {
         Value::String(text) => Value::from(shortened(text, bytes_max).as_ref()),
@@ -186,7 +188,7 @@ fn turn(messages: &mut Vec<ChatMessage>, answer: &Answer, form: Form) {
     if !answer.calls.is_empty() {
         results(messages, &answer.calls, form);
     }
-    // Where a call was refused, its result says what was wrong.
+    // If a call was refused, its result already says what was wrong.
     if let Some(nudge) = answer.nudge.filter(|_| answer.calls.is_empty()) {
         messages.push(ChatMessage::user(nudge));
     }
@@ -210,9 +212,12 @@ fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], form: Form) {
                         Binary::from_base64(image.media_type.as_str(), data.clone(), name),
                     ));
                 }
-                (None, true) => text
-                    .push_str("\nThe file is gone or was changed since: read it again to see it."),
-                (_, false) => text.push_str("\nYou cannot be shown images: this model takes none."),
+                (None, true) => text.push_str(
+                    "\nThe file was deleted or changed since then: read it again to see it.",
+                ),
+                (_, false) => {
+                    text.push_str("\nYou cannot see images: this model does not accept them.")
+                }
             }
         }
         if form.kind == Kind::Anthropic {
@@ -240,7 +245,7 @@ fn results(messages: &mut Vec<ChatMessage>, calls: &[Call], form: Form) {
     messages.push(ChatMessage::user(MessageContent::from_parts(shown)));
 }
 
-/// With the flag of an error, which the library has no word for.
+/// A tool result with Anthropic's `is_error` flag, which the library does not support.
 fn anthropic_result(call: &Call, text: &str, is_error: bool) -> ContentPart {
     let mut data = json!({"type": "tool_result", "tool_use_id": call.call.id, "content": text});
     if is_error && let Value::Object(map) = &mut data {

@@ -1,8 +1,11 @@
-//! What the client library does not let through, read from the frames of the stream beside it: usage in any chunk and
-//! in any shape, calls without an index, refusals.
+//! Reads from the raw stream what the client library drops: usage in any chunk and shape, calls without an index, and
+//! refusals.
 //!
-//! Guarantees: a frame that says none of this is looked at for a few words only; what is collected is bounded. It holds
-//! what came also where the stream broke off or was dropped, so that an attempt that gave no answer is counted.
+//! # Guarantees
+//!
+//! - A frame is parsed only if it contains one of a few marker words.
+//! - The collected data is bounded.
+//! - The data remains available if the stream breaks off or is dropped, so that failed attempts are counted too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,13 +16,13 @@ use serde_json::Value;
 use super::catalog::Tokens;
 use super::provider::Kind;
 
-/// Most tokens that one call can say it used: beyond, it is no count.
+/// Larger token counts are treated as implausible and reduced to this number.
 const TOKENS_MAX: u64 = 1_000_000_000_000;
 
-/// Bytes of a token where a provider counts none: what prose and code have in most models.
+/// Bytes per token for estimates, if the provider reports no usage. Typical for prose and code in most models.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// A call as its pieces came.
+/// A tool call, assembled from its pieces.
 #[derive(Debug, Default)]
 pub(super) struct CallPieces {
     pub(super) id: String,
@@ -28,23 +31,23 @@ pub(super) struct CallPieces {
     index: Option<u64>,
 }
 
-/// What the frames said so far.
+/// The data that the frames contained so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Bytes of the answer's text, thoughts and arguments, as far as they came.
+    /// Bytes of the answer's text, reasoning and arguments that have arrived.
     pub(super) answer_bytes: usize,
-    /// Calls, in the form of OpenAI.
+    /// Tool calls in OpenAI's protocol.
     pub(super) calls: Vec<CallPieces>,
-    /// A sentence with which the model refuses (OpenAI).
+    /// The text with which the model refuses (OpenAI).
     pub(super) refusal: String,
-    /// Why a provider blocked the question (Gemini): its word.
+    /// The reason for which the provider blocked the prompt (Gemini).
     pub(super) blocked: Option<String>,
-    /// Calls or a refusal are larger than any answer.
+    /// Whether calls or a refusal exceed the size limits.
     pub(super) too_large: bool,
     usage: Counts,
 }
 
-/// Counts as a provider gave them; none: it said nothing of them.
+/// Token counts from the provider. `None`: not reported.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     input: Option<u64>,
@@ -54,7 +57,7 @@ struct Counts {
     total: Option<u64>,
 }
 
-/// Reads the frames of one stream.
+/// Observes the frames of one stream.
 #[derive(Debug)]
 pub(super) struct Tap {
     kind: Kind,
@@ -69,7 +72,7 @@ impl Tap {
         }
     }
 
-    /// What was seen. A panic while it was held leaves counts that are right all the same.
+    /// The collected data. A poisoned lock is ignored: the counts remain valid.
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,13 +106,13 @@ impl ChatFrameSink for Tap {
 }
 
 impl Seen {
-    /// What the provider said that was used.
+    /// The usage that the provider reported.
     fn told(&self, kind: Kind) -> Tokens {
         self.usage.tokens(kind)
     }
 
-    /// What was used, and whether a part of it is an estimate: what the provider did not say is estimated from bytes, as
-    /// far as it began to answer. `asked_bytes`: those of the question. `is_whole`: the answer came to its end.
+    /// The usage of the call. Counts that the provider did not report are estimated from bytes, if the provider had
+    /// begun to answer. `asked_bytes`: the size of the request. `is_whole`: the answer is complete.
     pub(super) fn spent(&self, kind: Kind, asked_bytes: usize, is_whole: bool) -> Spent {
         let told = self.told(kind);
         let came = self.answer_bytes > 0 || is_whole;
@@ -156,8 +159,8 @@ impl Seen {
         }
     }
 
-    /// A piece of a call. It begins one where it has a name, or an id and no index, that no call had so far; else it
-    /// continues the call of its id, of its index, or the last.
+    /// Adds a piece of a call. It begins a new call if it has a name, or an id without an index, and its id is new.
+    /// Otherwise it continues the call with its id, with its index, or the last one.
     fn take_call(&mut self, piece: &Value) {
         if self.too_large {
             return;
@@ -200,21 +203,21 @@ impl Seen {
     }
 }
 
-/// What a call used up.
+/// The token usage of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spent {
     pub(super) tokens: Tokens,
-    /// A part of it was estimated from bytes.
+    /// Whether a part was estimated from bytes.
     pub(super) estimated: bool,
 }
 
-/// Tokens of a text of so many bytes, about. A limit rather ends a run early than late.
+/// Estimates the tokens of a text. Rounded up: a limit should end a run early rather than late.
 fn estimate(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN)
 }
 
 impl Counts {
-    /// Takes what a frame says of usage. What is said later counts, unless it is nothing.
+    /// Merges the usage in a frame. Later values replace earlier ones, except with zero.
     fn take(&mut self, frame: &Value, kind: Kind) {
         const PLACES: [&str; 6] = [
             "/usage",
@@ -250,7 +253,7 @@ impl Counts {
 
     fn read(usage: &Value, kind: Kind) -> Self {
         let first = |names: &[&str]| names.iter().find_map(|name| count(usage.get(*name)?));
-        // An object, or a list of objects.
+        // The details are an object, or a list of objects.
         let detail = |of: &str, names: &[&str]| {
             let details = usage.get(of)?;
             let in_object = |value: &Value| names.iter().find_map(|name| count(value.get(*name)?));
@@ -304,10 +307,10 @@ impl Counts {
             self.output.unwrap_or_default(),
         );
         if kind == Kind::Anthropic {
-            // Anthropic counts what is in the cache beside the input.
+            // Anthropic's input count excludes cached tokens.
             input = input.saturating_add(cached).saturating_add(cache_write);
         } else if let Some(total) = self.total {
-            // Thoughts that are counted nowhere else are in the total.
+            // Some servers count reasoning tokens only in the total.
             if self.input.is_none() {
                 input = total.saturating_sub(output);
             }
@@ -331,7 +334,7 @@ fn sum(parts: [Option<u64>; 2]) -> Option<u64> {
     parts.reduce(u64::saturating_add)
 }
 
-/// A count: a whole number, or one that is written with a fraction or as a text.
+/// Parses a count: an integer, a float, or a number in a string.
 fn count(value: &Value) -> Option<u64> {
     let number = match value {
         Value::Number(number) => match number.as_u64() {

@@ -1,8 +1,9 @@
-//! What a model's turn reads from and writes to the run's files: the list that it begins with, whole results that were
-//! cut, images.
+//! File access of a model's turn: the initial list of files, the full text of cut results, and images.
 //!
-//! Promised: nothing here fails a turn. What cannot be written is missing for the model, which is told so by the tool that
-//! looks for it; an image that is another by now is not shown.
+//! # Guarantees
+//!
+//! - Nothing here fails a turn. If a file cannot be written, the tool that later reads it reports that to the model.
+//! - An image whose file was changed since the tool call is not shown.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,11 +19,11 @@ use errand_sandbox::{FileError, Kind, Root, sha256_hex};
 use super::conversation::{Conversation, Item};
 use crate::sandboxes::Workspace;
 
-/// Most files that the list names.
+/// Maximum number of files in the initial list.
 const FILES_LISTED_MAX: usize = 200;
-/// Most directories that are looked into for it.
+/// Maximum number of directories that are searched for the list.
 const DIRECTORIES_MAX: usize = 200;
-/// The directory of the engine itself.
+/// The engine's own directory, which the list leaves out.
 const OWN: &str = ".errand";
 
 async fn on_a_thread<R: Send + 'static>(
@@ -33,7 +34,7 @@ async fn on_a_thread<R: Send + 'static>(
     match done {
         Ok(Ok(result)) => Some(result),
         Ok(Err(error)) => {
-            // The error's own words name the file; its cause is the system's.
+            // The error's message names the file, so only its source is logged.
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(
                 cause,
@@ -43,12 +44,12 @@ async fn on_a_thread<R: Send + 'static>(
         }
         Err(error) => {
             tracing::error!(%error, "the work on files for a model's turn broke off");
-            None
+            tracing::error!(%error, "the thread for a turn's files panicked");
         }
     }
 }
 
-/// The user's turn with which a run without a message begins.
+/// The user message with which a run without a message begins.
 pub(super) async fn opening(workspace: Option<Workspace>) -> String {
     let files = match workspace {
         Some(workspace) => on_a_thread(workspace, list).await,
@@ -87,7 +88,7 @@ fn list(root: &Root) -> Result<Vec<String>, FileError> {
     Ok(lines)
 }
 
-/// Writes whole results that were cut to their files, unless they are there.
+/// Writes the full text of cut results to files, unless the files exist.
 pub(super) async fn write_results(conversation: &mut Conversation, workspace: Option<&Workspace>) {
     let unwritten = std::mem::take(&mut conversation.unwritten);
     let Some(workspace) = workspace.filter(|_| !unwritten.is_empty()) else {
@@ -110,7 +111,7 @@ pub(super) async fn write_results(conversation: &mut Conversation, workspace: Op
     on_a_thread(workspace.clone(), write).await;
 }
 
-/// Reads the images that tools gave and that were not read yet.
+/// Reads the images of tool results that were not read yet.
 pub(super) async fn read_images(conversation: &mut Conversation, workspace: Option<&Workspace>) {
     if !std::mem::take(&mut conversation.unread_images) {
         return;

@@ -18,7 +18,7 @@ const OPEN: Guard = Guard {
     setting: "webhooks.allow_private_networks",
 };
 
-/// First and last address of each network, with the public ones just outside. Those marked `private` may be allowed.
+/// The first and last address of each special network. `true` marks private networks, which may be allowed.
 const NETWORKS: &[(&str, &str, bool)] = &[
     ("0.0.0.0", "0.255.255.255", false),
     ("10.0.0.0", "10.255.255.255", true),
@@ -153,7 +153,7 @@ fn special_networks_are_not_global() {
 }
 
 #[test]
-fn addresses_around_them_are_global() {
+fn neighbors_of_special_networks_are_global() {
     for text in PUBLIC {
         assert!(is_global(ip(text)), "{text}");
         assert_eq!(
@@ -165,7 +165,7 @@ fn addresses_around_them_are_global() {
 }
 
 #[test]
-fn whatever_the_standard_library_calls_local_is_not_global() {
+fn local_addresses_of_the_standard_library_are_not_global() {
     for bits in (0..=u32::MAX).step_by(65_521) {
         let v4 = Ipv4Addr::from_bits(bits);
         let local =
@@ -180,7 +180,7 @@ fn whatever_the_standard_library_calls_local_is_not_global() {
 }
 
 #[test]
-fn literal_forms_are_judged_as_the_address_they_stand_for() {
+fn every_literal_form_of_an_address_is_recognized() {
     let forms = [
         "http://127.0.0.1/",
         "http://127.1/",
@@ -289,7 +289,7 @@ fn only_http_is_called() {
 }
 
 #[test]
-fn messages_say_what_and_how_to_allow_it() {
+fn messages_say_how_to_allow_an_address() {
     let text = |result: Result<(), Blocked>| result.unwrap_err().to_string();
     assert_eq!(
         text(check(STRICT, "http://10.1.2.3/")),
@@ -308,7 +308,7 @@ fn messages_say_what_and_how_to_allow_it() {
 }
 
 #[test]
-fn of_mixed_answers_the_permitted_ones_are_kept() {
+fn only_permitted_addresses_of_a_name_are_kept() {
     let addresses = |list: &[&str]| -> Vec<SocketAddr> {
         list.iter()
             .map(|text| SocketAddr::new(ip(text), 0))
@@ -359,7 +359,7 @@ fn of_mixed_answers_the_permitted_ones_are_kept() {
 }
 
 #[tokio::test]
-async fn the_resolver_of_the_system_is_filtered() {
+async fn the_system_resolver_is_filtered() {
     let name = || "localhost".parse::<Name>().unwrap();
     let refused = STRICT.resolver().resolve(name()).await.err().unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! The schemas against what `errand_core::human` reads.
+//! Compares the schemas with what `errand_core::human` accepts.
 
 use errand_core::human::{OnExpire as CoreOnExpire, approval_from_call, question_from_call};
 use errand_core::id::IdGen;
@@ -23,7 +23,7 @@ fn call(name: &str, arguments: &Value) -> ToolCall {
     }
 }
 
-/// Each property once, and nothing besides.
+/// The names of a schema's properties.
 fn names_of(schema: &Value) -> Vec<&str> {
     let mut names: Vec<_> = schema["properties"]
         .as_object()
@@ -102,7 +102,7 @@ fn a_question_with_every_argument_of_the_schema_is_read() {
 }
 
 #[test]
-fn on_expire_takes_what_the_schema_lists() {
+fn on_expire_accepts_what_the_schema_lists() {
     for tool in ["request_approval", "ask_human"] {
         let schema = schema(tool);
         let values = schema["properties"]["on_expire"]["enum"]
@@ -117,7 +117,7 @@ fn on_expire_takes_what_the_schema_lists() {
 }
 
 #[test]
-fn schemas_are_closed_whole_and_explained() {
+fn schemas_are_closed_inlined_and_explained() {
     for tool in tools() {
         let schema = tool.schema();
         let text = schema.to_string();
@@ -135,7 +135,7 @@ fn schemas_are_closed_whole_and_explained() {
 }
 
 #[test]
-fn every_builtin_tool_that_asks_has_its_hints() {
+fn every_asking_tool_has_its_hints() {
     let names: Vec<_> = tools().iter().map(|tool| tool.name().to_owned()).collect();
     assert_eq!(names, ["request_approval", "ask_human"]);
     for tool in tools() {
@@ -146,7 +146,7 @@ fn every_builtin_tool_that_asks_has_its_hints() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_run_after_all_says_that_it_cannot_be() {
+async fn an_executed_asking_tool_fails() {
     let context = ToolContext {
         build: None,
         arguments: Map::new(),

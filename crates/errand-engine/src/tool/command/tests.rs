@@ -1,4 +1,4 @@
-//! What needs no isolation: arguments, and what a command's end is told as. The rest is tested with the real program.
+//! Tests without isolation: arguments, and the results of finished commands. The integration tests run real commands.
 
 use errand_core::id::IdGen;
 use errand_core::time::Timestamp;
@@ -40,11 +40,11 @@ fn finished(ended_by: Option<EndedBy>) -> Finished {
 }
 
 #[test]
-fn arguments_that_do_not_fit_are_named() {
+fn invalid_arguments_are_named() {
     for (arguments, wrong) in [
         (json!({}), "`command` is missing"),
         (json!({"command": " \n"}), "`command` is empty"),
-        (json!({"command": "a\0b"}), "`command` holds a NUL"),
+        (json!({"command": "a\0b"}), "`command` contains a NUL"),
         (
             json!({"command": "x".repeat(COMMAND_BYTES_MAX + 1)}),
             "`command` has more than",
@@ -76,13 +76,13 @@ fn arguments_that_do_not_fit_are_named() {
 }
 
 #[tokio::test]
-async fn a_tool_that_is_off_says_why_and_asks_for_no_sandbox() {
+async fn a_tool_that_is_off_says_why_and_needs_no_sandbox() {
     let why = Unavailable {
         reason: "bubblewrap is not installed".to_owned(),
         remedy: "install it".to_owned(),
     };
     let tool = RunCommand::off(why);
-    let said = "run_command is off: bubblewrap is not installed; to have it, install it";
+    let said = "run_command is off: bubblewrap is not installed; to enable it, install it";
     assert_eq!(tool.unavailable().as_deref(), Some(said));
     assert!(!tool.in_sandbox());
     let outcome = tool
@@ -92,7 +92,7 @@ async fn a_tool_that_is_off_says_why_and_asks_for_no_sandbox() {
 }
 
 #[test]
-fn each_end_is_told_as_what_it_is() {
+fn each_kind_of_end_has_its_own_result() {
     let (context, limits) = (context(), Limits::default());
     let told = |end| outcome(&finished(end), &context, limits);
     let result = told(None).unwrap();

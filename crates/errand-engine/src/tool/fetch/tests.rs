@@ -6,7 +6,7 @@ use super::*;
 use crate::net::Guard;
 
 #[test]
-fn the_kind_follows_from_the_type_and_the_charset() {
+fn the_kind_depends_on_the_type_and_the_charset() {
     let of = |content_type: &str, bytes: &[u8]| Kind::of(content_type, bytes);
     assert_eq!(
         of("text/html; charset=\"ISO-8859-1\"", b""),
@@ -34,7 +34,7 @@ fn the_kind_follows_from_the_type_and_the_charset() {
 }
 
 #[test]
-fn arguments_that_do_not_fit_are_named_and_not_repeated() {
+fn invalid_arguments_are_named_and_not_repeated() {
     let of = |value: Value| request_of(value.as_object().unwrap());
     assert!(
         of(json!({"url": "https://a.test/x", "headers": {"authorization": "Bearer y"}})).is_ok()
@@ -57,11 +57,11 @@ fn arguments_that_do_not_fit_are_named_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_come_is_not_waited_for() {
+async fn a_silent_server_times_out() {
     assert_eq!((BOUNDS.total.as_secs(), TIME_MAX.as_secs()), (30, 30));
     assert_eq!(BOUNDS.body_bytes_max, 10_000_000);
     crate::net::install_crypto_provider();
-    // It takes the connection, and says nothing.
+    // It accepts the connection in the kernel, and never answers.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let guard = Guard::new(true, "fetch_url.allow_private_networks");

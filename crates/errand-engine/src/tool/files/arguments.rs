@@ -1,7 +1,7 @@
-//! Arguments of built-in tools: the schema of their Rust type, and reading a call's into it.
+//! Arguments of built-in tools: generates the JSON schema from a Rust type, and deserializes a call's arguments.
 //!
-//! What does not fit is explained from the schema, so that the message names the argument and what it takes: whoever
-//! made the call is often a model, and repairs it from the message alone.
+//! Errors are derived from the schema, so that they name the argument and its type: the caller is usually a model,
+//! which corrects its call from the message alone.
 
 use errand_core::policy::{Hints, Settle, builtin};
 use schemars::generate::SchemaSettings;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::error::CallError;
 
-/// The hints of a built-in tool. One that the policy's table does not know counts as the worst that a tool can be.
+/// The hints of a built-in tool. A tool that is missing in the policy's table gets the most restrictive hints.
 pub(in crate::tool) fn hints_of(name: &str) -> Hints {
     builtin(name).unwrap_or(Hints {
         read_only: false,
@@ -26,15 +26,15 @@ pub(in crate::tool) fn hints_of(name: &str) -> Hints {
     })
 }
 
-/// The JSON schema of `T`, in the plain form that every provider takes: nothing referred to, no titles, no number
-/// formats, and an optional argument without `null` (which is accepted all the same).
+/// The JSON schema of `T` in a form that every provider accepts: no references, titles or number formats, and no `null`
+/// for optional arguments (which is accepted nevertheless).
 pub(in crate::tool) fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.meta_schema = None;
         settings.inline_subschemas = true;
     });
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
-    // The type's own document is for readers of the code.
+    // The doc comment of the type is for developers, not for models.
     schema.remove("description");
     plain(&mut schema);
     schema.to_value()
@@ -54,10 +54,10 @@ fn plain(schema: &mut Schema) {
     transform_subschemas(&mut plain, schema);
 }
 
-/// Reads a call's arguments.
+/// Deserializes the arguments of a call.
 ///
 /// # Errors
-/// [`CallError::Arguments`] names the argument and what it takes.
+/// [`CallError::Arguments`] names the argument and its type.
 pub(in crate::tool) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
     arguments: &Map<String, Value>,
 ) -> Result<T, CallError> {
@@ -68,14 +68,14 @@ pub(in crate::tool) fn read<T: JsonSchema + for<'a> Deserialize<'a>>(
     })
 }
 
-/// The same for tools that are none of files: the error as the call gets it.
+/// Same as [`read`], but with the error as text for the call.
 pub(in crate::tool) fn read_or_say<T: JsonSchema + for<'a> Deserialize<'a>>(
     arguments: &Map<String, Value>,
 ) -> Result<T, String> {
     read(arguments).map_err(|error| error.text())
 }
 
-/// What is wrong with the arguments, as far as the schema tells.
+/// Describes the error, as far as the schema shows it.
 fn explain(schema: &Value, arguments: &Map<String, Value>) -> Option<String> {
     let properties = schema.get("properties")?.as_object()?;
     if let Some(name) = arguments
@@ -85,7 +85,7 @@ fn explain(schema: &Value, arguments: &Map<String, Value>) -> Option<String> {
         let mut known: Vec<_> = properties.keys().map(|name| format!("`{name}`")).collect();
         known.sort_unstable();
         return Some(format!(
-            "`{name}` is not an argument of this tool: it takes {}",
+            "`{name}` is not an argument of this tool; its arguments are {}",
             known.join(", ")
         ));
     }
@@ -94,7 +94,7 @@ fn explain(schema: &Value, arguments: &Map<String, Value>) -> Option<String> {
     let required: Vec<&str> = required.collect();
     if let Some(name) = required.iter().find(|name| !arguments.contains_key(**name)) {
         return Some(format!(
-            "`{name}` is missing: it takes {}",
+            "`{name}` is missing: it must be {}",
             what_it_takes(properties.get(*name)?)
         ));
     }
@@ -105,7 +105,7 @@ fn explain(schema: &Value, arguments: &Map<String, Value>) -> Option<String> {
             return None;
         }
         Some(format!(
-            "`{name}`: it takes {}, not {}",
+            "`{name}`: it must be {}, not {}",
             what_it_takes(property),
             what_it_is(value)
         ))
@@ -130,10 +130,10 @@ fn fits(property: &Value, value: &Value) -> bool {
 
 fn what_it_takes(property: &Value) -> &'static str {
     match kind(property) {
-        "string" => "a text",
-        "integer" => "a whole number from 0 on",
+        "string" => "a string",
+        "integer" => "an integer from 0",
         "boolean" => "true or false",
-        _ => "a value as in the tool's schema",
+        _ => "a value that matches the tool's schema",
     }
 }
 
@@ -142,7 +142,7 @@ fn what_it_is(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => format!("the number {number}"),
-        Value::String(_) => "a text".to_owned(),
+        Value::String(_) => "a string".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }

@@ -1,17 +1,17 @@
-//! What a file is that `read_file` gives otherwise than as its own bytes: a document, or an image.
+//! Detects files that `read_file` does not return as plain text: documents and images.
 
 use crate::parse::Kind as Parsed;
 
-/// What a file is, beside text.
+/// The kind of a file that is not plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A document, whose text is read by a parser.
+    /// A document whose text is extracted by a parser.
     Document(Parsed),
-    /// An image, with its media type.
+    /// An image with this media type.
     Image(&'static str),
 }
 
-/// By its name and its first bytes. None: it is read as text.
+/// Detects the kind by the file's first bytes and its extension. `None` means plain text.
 pub(super) fn kind(name: &str, head: &[u8]) -> Option<Kind> {
     let ending = name.rsplit('.').next().unwrap_or_default();
     let ending = ending.to_ascii_lowercase();
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_known_by_its_bytes() {
+    fn kinds_are_detected_by_content() {
         let pdf = b"%PDF-1.5 and so on";
         assert_eq!(kind("a.txt", pdf), Some(Kind::Document(Parsed::Pdf)));
         assert_eq!(

@@ -1,7 +1,8 @@
-//! `edit_file`: one passage replaced by another, so that a call in doubt after a crash can be settled.
+//! `edit_file`: replaces a passage of a file. A call in doubt after a crash can be settled.
 //!
-//! The evidence `{before, after, replaced}` holds SHA-256 digests of the file. Found with the digest after: done. With
-//! the one before: not done. With any other the file was changed since, and nobody can say.
+//! The evidence `{before, after, replaced}` holds SHA-256 digests of the file. If the file now has the digest `after`,
+//! the edit was done; with `before`, it was not done; with any other digest, the file was changed since and the outcome
+//! is unknown.
 
 use errand_sandbox::{FileError, Root};
 use schemars::JsonSchema;
@@ -17,17 +18,17 @@ pub(super) struct EditFile;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
-    /// The file, such as /workspace/notes.txt.
+    /// The path of the file, such as /workspace/notes.txt.
     path: String,
-    /// The text to replace, exactly as it stands in the file, with its spaces and line ends. It must occur once, unless `all` is true.
+    /// The text to replace, exactly as it is in the file, including spaces and line breaks. It must occur once, unless `all` is true.
     old: String,
-    /// The text to put in its place.
+    /// The replacement text.
     new: String,
-    /// Whether every occurrence is replaced. Without it: false.
+    /// Whether to replace every occurrence. Default: false.
     all: Option<bool>,
 }
 
-/// Stored with the intent of a call.
+/// The evidence, stored with the intent of a call.
 #[derive(Serialize, Deserialize)]
 struct Evidence {
     before: String,
@@ -37,7 +38,7 @@ struct Evidence {
 
 impl FileTool for EditFile {
     const NAME: &'static str = "edit_file";
-    const DESCRIPTION: &'static str = "Replaces a passage of a text file in the sandbox: `old`, which must occur exactly once, by `new`. With `all`, every occurrence.";
+    const DESCRIPTION: &'static str = "Replaces a passage of a text file in the sandbox: replaces `old`, which must occur exactly once, with `new`. With `all`, replaces every occurrence.";
     type Arguments = Arguments;
 
     fn run(root: &Root, arguments: Arguments, _aids: &Aids) -> Result<Value, CallError> {
@@ -78,13 +79,13 @@ impl FileTool for EditFile {
         };
         let now = match root.digest_of(&path) {
             Ok(digest) => digest,
-            // Removed, or something else in its place: changed since.
+            // The file was removed or replaced by something else since.
             Err(FileError::Io { op, path, source }) => {
                 return Err(FileError::Io { op, path, source }.into());
             }
             Err(_) => return Ok(None),
         };
-        // First: where `old` and `new` are the same, so are the digests, and there is nothing left to do.
+        // Checked first: if `old` equals `new`, both digests are the same, and nothing is left to do.
         if now == evidence.after {
             let result = json!({"path": path, "replaced": evidence.replaced});
             return Ok(Some(LookedUp::Done(result)));

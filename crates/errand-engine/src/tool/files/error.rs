@@ -1,4 +1,4 @@
-//! What a call of a file tool can come to, but a result: a stable word, and a sentence that says what to do.
+//! Errors of the file tools: a stable code and a message that says what to do.
 
 use errand_core::path::{BadPath, SandboxPath};
 use errand_sandbox::{EditError, FileError};
@@ -6,56 +6,55 @@ use errand_sandbox::{EditError, FileError};
 use crate::exhausted::{note, note_anyway};
 use crate::parse::ParseError;
 
-/// Why a call has no result.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::tool) enum CallError {
-    /// An argument is missing, unknown, or of the wrong kind.
+    /// An argument is missing, unknown, or has the wrong type.
     #[error("{0}")]
     Arguments(String),
-    /// The argument `path` names no place in the sandbox.
+    /// The argument `path` is not a path inside the sandbox.
     #[error("`path`")]
     Path {
         #[source]
         source: BadPath,
     },
-    /// The file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// More than a call of `read_file` gives.
+    /// The file is larger than one call of `read_file` returns.
     #[error(
-        "{path} holds more than {limit_bytes} bytes: read it in parts, with `offset` (the first line, counted from 0) and `limit` (the most lines)"
+        "{path} has more than {limit_bytes} bytes: read it in parts, with `offset` (the first line, counted from 0) and `limit` (the number of lines)"
     )]
     FileTooLarge { path: SandboxPath, limit_bytes: u64 },
-    /// The same of a part.
+    /// The requested lines are larger than one call of `read_file` returns.
     #[error(
-        "these lines of {path} hold more than {limit_bytes} bytes: ask for fewer, with `offset` and `limit`; a single line larger than that cannot be read"
+        "these lines of {path} have more than {limit_bytes} bytes: request fewer, with `offset` and `limit`; a single line larger than that cannot be read"
     )]
     PartTooLarge { path: SandboxPath, limit_bytes: u64 },
-    /// A document or an image that gives nothing.
+    /// A document or an image that cannot be read.
     #[error("{path}: {source}")]
     Document {
         path: SandboxPath,
         #[source]
         source: ParseError,
     },
-    /// More text than `write_file` takes.
+    /// The text is larger than `write_file` accepts.
     #[error("`content` has more than {limit_bytes} bytes: write less, or several files")]
     ContentTooLarge { limit_bytes: u64 },
-    /// A search that would have been given in part only, which a list of lines cannot say.
+    /// The search stopped early. This is an error, because a list of lines could not show that it is incomplete.
     #[error(
-        "the search beneath {path} ended before it had seen everything, at {matches} lines found: use a narrower `pattern`, or a `path` further down"
+        "the search in {path} stopped early, after {matches} matches: use a narrower `pattern`, or a `path` further down"
     )]
     SearchTooLarge { path: SandboxPath, matches: usize },
-    /// Cancelled before it began.
-    #[error("the run was stopped, or the server stops: nothing was done")]
+    /// Cancelled before it started.
+    #[error("the run was stopped, or the server is shutting down: nothing was done")]
     NotRun,
-    /// Cancelled while it read.
+    /// Cancelled while it was reading.
     #[error(
-        "the run was stopped, or the server stops: the call was broken off, and nothing was changed"
+        "the run was stopped, or the server is shutting down: the call was cancelled, and nothing was changed"
     )]
     Interrupted,
-    /// The thread that did the work is gone.
-    #[error("the server failed within the tool: look at the files, whether anything was done")]
+    /// The worker thread panicked.
+    #[error("the server failed within the tool: check the files to see whether anything was done")]
     BrokeOff {
         #[source]
         source: tokio::task::JoinError,
@@ -63,7 +62,7 @@ pub(in crate::tool) enum CallError {
 }
 
 impl CallError {
-    /// What the call gets: `<word>: <sentence>`.
+    /// The error as the call gets it: `<code>: <message>`.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}: {self}", self.word());
         if let Some(cause) = self.cause() {
@@ -72,7 +71,7 @@ impl CallError {
         text
     }
 
-    /// The stable word that programs tell errors by.
+    /// The stable code.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Arguments(_) | Self::Path { .. } => "invalid_arguments",
@@ -101,19 +100,20 @@ impl CallError {
         }
     }
 
-    /// The cause, where the sentence is not whole without it.
+    /// The source's message, if the error's own message is incomplete without it.
     pub(super) fn cause(&self) -> Option<String> {
         match self {
             Self::Path { source } => Some(source.to_string()),
             Self::File(FileError::Edit { source, .. }) => Some(source.to_string()),
             Self::File(FileError::BadPattern { source }) => Some(last_line(&source.to_string())),
             Self::File(FileError::Io { source, .. }) => Some(source.to_string()),
-            // What a panic says is for the log alone.
+            // The message of a panic is only for the log.
             _ => None,
         }
     }
 
-    /// Whether the call is made again once there is what it needs, which is noted here: descriptors or memory.
+    /// Whether descriptors or memory ran out. If so, this is noted here, and the engine repeats the call when they are
+    /// free.
     pub(super) fn is_noted(&self) -> bool {
         match self {
             Self::File(error @ FileError::Exhausted { .. }) => note(error),
@@ -125,7 +125,7 @@ impl CallError {
         }
     }
 
-    /// Whether it is the operator's business, not the caller's.
+    /// Whether the failure concerns the operator rather than the caller.
     pub(super) fn is_the_servers(&self) -> bool {
         matches!(
             self,
@@ -137,7 +137,8 @@ impl CallError {
     }
 }
 
-/// Part of the wire: a word is never changed, and a new variant gets its own, unless a caller can do the same about it.
+/// These codes are part of the public interface and never change. A new variant gets its own code, unless the caller
+/// would react in the same way.
 fn word_of(error: &FileError) -> &'static str {
     match error {
         FileError::NotFound { .. } => "not_found",
@@ -166,7 +167,7 @@ fn word_of(error: &FileError) -> &'static str {
     }
 }
 
-/// The library draws the pattern with a mark beneath it, and says what is wrong in the last line.
+/// The last line of the library's message. The lines before it draw the pattern with a marker.
 fn last_line(text: &str) -> String {
     let line = text.lines().rfind(|line| !line.trim().is_empty());
     let line = line.unwrap_or_default().trim();

@@ -1,4 +1,5 @@
-//! `read_file`: a file's text, whole or some of its lines; the text of a document; an image, for models that see.
+//! `read_file`: the text of a file or of some of its lines, the text of a document, or an image for models that accept
+//! images.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -19,19 +20,19 @@ pub(super) struct ReadFile;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
-    /// The file, such as /workspace/notes.txt.
+    /// The path of the file, such as /workspace/notes.txt.
     path: String,
-    /// The first line to give, counted from 0. Without it: from the beginning. Beyond the end nothing is given.
+    /// The first line to return, counted from 0. Default: 0. Past the end, nothing is returned.
     offset: Option<u64>,
-    /// The most lines to give. Without it: to the end.
+    /// The maximum number of lines to return. Default: all lines to the end.
     limit: Option<u64>,
-    /// Give the file's own bytes as text, also where it is a document (PDF, DOCX, XLSX, HTML) or an image.
+    /// Whether to return the file's own bytes as text, even if it is a document (PDF, DOCX, XLSX, HTML) or an image.
     raw: Option<bool>,
 }
 
 impl FileTool for ReadFile {
     const NAME: &'static str = "read_file";
-    const DESCRIPTION: &'static str = "Gives the text of a file in the sandbox, and nothing else: the whole file, or some of its lines by `offset` and `limit`. Of a PDF, DOCX, XLSX or HTML file it gives the text that people read, unless `raw` is true; a PNG, JPEG, GIF or WebP image is shown to you where you can see. At most 4 MiB in one call; bytes that are not UTF-8 are replaced.";
+    const DESCRIPTION: &'static str = "Returns the text of a file in the sandbox, and nothing else: the whole file, or some of its lines by `offset` and `limit`. For a PDF, DOCX, XLSX or HTML file it returns the readable text, unless `raw` is true; a PNG, JPEG, GIF or WebP image is shown to you if you can see images. At most 4 MiB in one call; bytes that are not UTF-8 are replaced.";
     type Arguments = Arguments;
 
     fn run(root: &Root, arguments: Arguments, aids: &Aids) -> Result<Value, CallError> {
@@ -59,7 +60,7 @@ impl FileTool for ReadFile {
     }
 }
 
-/// What of a file its kind is known by.
+/// The number of bytes at the start of a file from which its kind is detected.
 const HEAD_BYTES: u64 = 16;
 
 fn read_document(
@@ -100,13 +101,13 @@ fn text(bytes: Vec<u8>) -> String {
         .unwrap_or_else(|not_utf8| String::from_utf8_lossy(not_utf8.as_bytes()).into_owned())
 }
 
-/// Which lines.
+/// A range of lines.
 struct Lines {
     offset: u64,
     limit: Option<u64>,
 }
 
-/// Why the lines were not read to their end.
+/// The reason why the lines were not read completely.
 #[derive(Debug)]
 enum Stopped {
     Cancelled,
@@ -129,7 +130,7 @@ impl Stopped {
 }
 
 impl Lines {
-    /// The same of a text.
+    /// The lines of a text in memory.
     fn of_text(&self, text: String) -> String {
         if self.offset == 0 && self.limit.is_none() {
             return text;
@@ -144,8 +145,8 @@ impl Lines {
             .collect()
     }
 
-    /// Reads as far as the file went when it was opened, so that one that somebody goes on appending to has an end.
-    /// Holds no more than the bytes that it gives, however large the file is.
+    /// Reads up to the size that the file had when it was opened, so that it terminates even if something keeps
+    /// appending. Memory use is bounded by the returned bytes, not by the file's size.
     fn read(
         &self,
         open: OpenFile,

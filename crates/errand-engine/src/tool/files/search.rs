@@ -1,4 +1,4 @@
-//! `search_files`: the lines that match a regular expression.
+//! `search_files`: finds lines that match a regular expression.
 
 use errand_core::path::WORKSPACE;
 use errand_sandbox::{Match, Root, SearchLimits};
@@ -14,15 +14,15 @@ pub(super) struct SearchFiles;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
-    /// A regular expression, matched within each line. Write (?i) in front to ignore case. No look-around, no back-references.
+    /// A regular expression, matched within each line. Start it with (?i) to ignore case. No look-around, no back-references.
     pattern: String,
-    /// The directory to search, with all that is below it, or a single file. Without it: /workspace.
+    /// The directory to search, including subdirectories, or a single file. Default: /workspace.
     path: Option<String>,
 }
 
 impl FileTool for SearchFiles {
     const NAME: &'static str = "search_files";
-    const DESCRIPTION: &'static str = "Searches text files in the sandbox for a regular expression. Gives a list of {path, line, text}, sorted by path and line, with lines counted from 1 and each cut after 500 characters. Files that are larger than 10 MiB or hold NUL bytes are passed over; more than 1000 lines found is an error.";
+    const DESCRIPTION: &'static str = "Searches text files in the sandbox for a regular expression. Returns a list of {path, line, text}, sorted by path and line, with lines counted from 1 and each cut after 500 characters. Files that are larger than 10 MiB or contain NUL bytes are skipped; more than 1000 lines found is an error.";
     type Arguments = Arguments;
 
     fn run(root: &Root, arguments: Arguments, aids: &Aids) -> Result<Value, CallError> {

@@ -1,4 +1,4 @@
-//! The tools on a sandbox in a temporary directory, called as the engine calls them.
+//! Calls the tools as the engine does, on a sandbox in a temporary directory.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -107,7 +107,7 @@ fn map(value: Value) -> Map<String, Value> {
 }
 
 #[tokio::test]
-async fn list_files_gives_what_the_api_lists() {
+async fn list_files_returns_the_same_as_the_api() {
     let bench = Bench::new();
     bench.put("b.txt", "12345").put("a/c.txt", "x");
     symlink("b.txt", bench.on_disk("link")).unwrap();
@@ -128,7 +128,7 @@ async fn list_files_gives_what_the_api_lists() {
 }
 
 #[tokio::test]
-async fn read_file_gives_the_text_and_nothing_else() {
+async fn read_file_returns_the_plain_text() {
     let bench = Bench::new();
     let text = "\u{feff}one\r\ntwo\n\nfour";
     bench
@@ -152,7 +152,7 @@ async fn read_file_gives_the_text_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn read_file_gives_lines() {
+async fn read_file_returns_lines() {
     let bench = Bench::new();
     bench.put("t", "zero\none\n\nthree");
     for (offset, limit, expected) in [
@@ -176,7 +176,7 @@ async fn read_file_gives_lines() {
 }
 
 #[tokio::test]
-async fn read_file_has_a_limit_that_parts_stay_below() {
+async fn read_file_refuses_too_much_text_at_once() {
     let bench = Bench::new();
     let max = usize::try_from(READ_FILE_BYTES_MAX).unwrap();
     let line = "x".repeat(1023) + "\n";
@@ -189,7 +189,7 @@ async fn read_file_has_a_limit_that_parts_stay_below() {
 
     let whole = bench.error("read_file", json!({"path": "more"})).await;
     assert!(
-        whole.starts_with("too_large: /workspace/more holds more than 4194304 bytes"),
+        whole.starts_with("too_large: /workspace/more has more than 4194304 bytes"),
         "{whole}"
     );
     assert!(
@@ -209,7 +209,7 @@ async fn read_file_has_a_limit_that_parts_stay_below() {
             .await,
         json!("é\n")
     );
-    // Lines longer than what is read at once are put together again.
+    // Lines longer than the read buffer are assembled.
     bench.put(
         "long",
         format!("{}\n{}", "é".repeat(100_000), "ü".repeat(100_000)),
@@ -226,7 +226,7 @@ async fn read_file_has_a_limit_that_parts_stay_below() {
 }
 
 #[tokio::test]
-async fn write_file_makes_parents_and_replaces() {
+async fn write_file_creates_parents_and_replaces() {
     let bench = Bench::new();
     for content in ["first, é", "second"] {
         assert_eq!(
@@ -289,7 +289,7 @@ async fn edit_file_replaces_one_passage_or_all() {
 }
 
 #[tokio::test]
-async fn an_edit_that_cannot_apply_is_refused_before_and_while_it_runs() {
+async fn an_invalid_edit_is_refused_before_and_during_the_call() {
     let bench = Bench::new();
     bench.put("t", "a b a").put("bytes", b"\xff");
     for (arguments, begins) in [
@@ -319,7 +319,7 @@ async fn an_edit_that_cannot_apply_is_refused_before_and_while_it_runs() {
         ),
         (
             json!({"path": "t", "old": "b"}),
-            "invalid_arguments: `new` is missing: it takes a text",
+            "invalid_arguments: `new` is missing: it must be a string",
         ),
     ] {
         let planned = bench.evidence(&arguments).await.unwrap_err();
@@ -356,8 +356,7 @@ async fn an_edit_in_doubt_is_settled_by_the_file() {
     );
 
     let changed = LookedUp::Unknown(
-        "outcome_unknown: the server restarted and the file was changed since; look at it"
-            .to_owned(),
+        "outcome_unknown: the server restarted and the file has changed since; check it".to_owned(),
     );
     bench.put("t", "c b c, and more");
     assert_eq!(bench.look_up(&arguments, Some(&evidence)).await, changed);
@@ -398,7 +397,7 @@ async fn tools_that_run_again_need_no_evidence() {
 }
 
 #[tokio::test]
-async fn search_files_gives_lines() {
+async fn search_files_returns_lines() {
     let bench = Bench::new();
     bench
         .put("b.txt", "Total 3\nnothing\ntotal 40\n")
@@ -439,7 +438,7 @@ async fn search_files_gives_lines() {
 }
 
 #[tokio::test]
-async fn search_files_never_gives_a_part_as_the_whole() {
+async fn search_files_never_returns_an_incomplete_result() {
     let bench = Bench::new();
     bench.put("t", "x\n".repeat(1000));
     let all = bench.ok("search_files", json!({"pattern": "x"})).await;
@@ -447,13 +446,13 @@ async fn search_files_never_gives_a_part_as_the_whole() {
     bench.put("u", "x");
     let error = bench.error("search_files", json!({"pattern": "x"})).await;
     assert!(
-        error.starts_with("too_large: the search beneath /workspace ended"),
+        error.starts_with("too_large: the search in /workspace stopped"),
         "{error}"
     );
 }
 
 #[tokio::test]
-async fn a_bad_pattern_is_said_in_one_line() {
+async fn a_bad_pattern_is_explained_in_one_line() {
     let bench = Bench::new();
     for (pattern, end) in [
         ("a(b", ": unclosed group"),
@@ -472,7 +471,7 @@ async fn a_bad_pattern_is_said_in_one_line() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_is_named() {
+async fn errors_name_the_obstacle() {
     let bench = Bench::new();
     bench.put("file", "x").put("dir/x", "x");
     symlink("file", bench.on_disk("link")).unwrap();
@@ -498,7 +497,7 @@ async fn what_is_in_the_way_is_named() {
         (write("/workspace"), "is_a_directory: "),
         (
             write("new/"),
-            "invalid_arguments: `path`: it names a directory",
+            "invalid_arguments: `path`: it is a directory",
         ),
         (write("link"), "link_in_the_way: "),
         (write("etc/x"), "link_in_the_way: "),
@@ -525,7 +524,7 @@ async fn what_is_in_the_way_is_named() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_gone_takes_nothing() {
+async fn a_missing_sandbox_is_an_error() {
     let bench = Bench::new();
     fs::remove_dir(&bench.root).unwrap();
     let error = bench
@@ -535,70 +534,74 @@ async fn a_sandbox_that_is_gone_takes_nothing() {
 }
 
 #[tokio::test]
-async fn arguments_that_do_not_fit_are_named() {
+async fn invalid_arguments_are_named() {
     let bench = Bench::new();
     bench.put("t", "x");
     for (tool, arguments, sentence) in [
-        ("read_file", json!({}), "`path` is missing: it takes a text"),
+        (
+            "read_file",
+            json!({}),
+            "`path` is missing: it must be a string",
+        ),
         (
             "read_file",
             json!({"path": 3}),
-            "`path`: it takes a text, not the number 3",
+            "`path`: it must be a string, not the number 3",
         ),
         (
             "read_file",
             json!({"path": null}),
-            "`path`: it takes a text, not null",
+            "`path`: it must be a string, not null",
         ),
         (
             "read_file",
             json!({"path": "t", "offset": -1}),
-            "`offset`: it takes a whole number from 0 on, not the number -1",
+            "`offset`: it must be an integer from 0, not the number -1",
         ),
         (
             "read_file",
             json!({"path": "t", "limit": "3"}),
-            "`limit`: it takes a whole number from 0 on, not a text",
+            "`limit`: it must be an integer from 0, not a string",
         ),
         (
             "read_file",
             json!({"path": "t", "line": 3}),
-            "`line` is not an argument of this tool: it takes `limit`, `offset`, `path`, `raw`",
+            "`line` is not an argument of this tool; its arguments are `limit`, `offset`, `path`, `raw`",
         ),
         (
             "edit_file",
             json!({"path": "t", "old": "x", "new": null, "all": null}),
-            "`new`: it takes a text, not null",
+            "`new`: it must be a string, not null",
         ),
         (
             "edit_file",
             json!({"path": null, "old": "x", "new": "y"}),
-            "`path`: it takes a text, not null",
+            "`path`: it must be a string, not null",
         ),
         (
             "write_file",
             json!({"path": "t", "content": {"a": 1}}),
-            "`content`: it takes a text, not an object",
+            "`content`: it must be a string, not an object",
         ),
         (
             "write_file",
             json!({"path": "t", "content": ["a"]}),
-            "`content`: it takes a text, not a list",
+            "`content`: it must be a string, not a list",
         ),
         (
             "edit_file",
             json!({"path": "t", "old": "x", "new": "y", "all": "yes"}),
-            "`all`: it takes true or false, not a text",
+            "`all`: it must be true or false, not a string",
         ),
         (
             "edit_file",
             json!({"path": "t", "old": "x", "new": true}),
-            "`new`: it takes a text, not true",
+            "`new`: it must be a string, not true",
         ),
         (
             "search_files",
             json!({"path": "t"}),
-            "`pattern` is missing: it takes a text",
+            "`pattern` is missing: it must be a string",
         ),
     ] {
         let error = bench.error(tool, arguments).await;
@@ -638,7 +641,7 @@ async fn a_cancelled_call_can_still_be_settled() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
+async fn a_call_that_is_cancelled_while_it_reads_stops() {
     let bench = Bench::new();
     bench.put("t", "x\n");
     let cancelled = CancellationToken::new();
@@ -658,7 +661,7 @@ async fn a_call_that_is_cancelled_while_it_reads_is_broken_off() {
 }
 
 #[tokio::test]
-async fn work_that_panics_is_an_error_of_the_server() {
+async fn a_panic_is_an_error_of_the_server() {
     let bench = Bench::new();
     let done = on_a_thread::<()>(&bench.context, "read_file", |_, _| panic!("secret")).await;
     let text = done.unwrap_err().text();
@@ -669,7 +672,7 @@ async fn work_that_panics_is_an_error_of_the_server() {
 }
 
 #[test]
-fn a_full_disk_is_told_from_other_failures() {
+fn a_full_disk_has_its_own_error() {
     let path = SandboxPath::root();
     let text = |error: FileError| CallError::File(error).text();
     assert!(
@@ -688,7 +691,7 @@ fn a_full_disk_is_told_from_other_failures() {
 }
 
 #[test]
-fn every_builtin_tool_of_files_has_its_hints() {
+fn every_file_tool_has_its_hints() {
     let names: Vec<_> = tools().iter().map(|tool| tool.name().to_owned()).collect();
     assert_eq!(
         names,
@@ -704,7 +707,7 @@ fn every_builtin_tool_of_files_has_its_hints() {
         assert_eq!(Some(tool.hints()), builtin(tool.name()), "{}", tool.name());
         assert!(!tool.hints().open_world && !tool.hints().asks);
     }
-    // A tool that nobody listed is not trusted.
+    // An unlisted tool is not trusted.
     let unlisted = arguments::hints_of("no_such_tool");
     assert!(!unlisted.read_only && unlisted.destructive && unlisted.open_world);
     assert_eq!(unlisted.settle, Settle::AskPerson);
@@ -768,17 +771,17 @@ fn the_schema_of_read_file_is_plain() {
             "additionalProperties": false,
             "required": ["path"],
             "properties": {
-                "path": {"type": "string", "description": "The file, such as /workspace/notes.txt."},
-                "offset": {"type": "integer", "minimum": 0, "description": "The first line to give, counted from 0. Without it: from the beginning. Beyond the end nothing is given."},
-                "limit": {"type": "integer", "minimum": 0, "description": "The most lines to give. Without it: to the end."},
-                "raw": {"type": "boolean", "description": "Give the file's own bytes as text, also where it is a document (PDF, DOCX, XLSX, HTML) or an image."},
+                "path": {"type": "string", "description": "The path of the file, such as /workspace/notes.txt."},
+                "offset": {"type": "integer", "minimum": 0, "description": "The first line to return, counted from 0. Default: 0. Past the end, nothing is returned."},
+                "limit": {"type": "integer", "minimum": 0, "description": "The maximum number of lines to return. Default: all lines to the end."},
+                "raw": {"type": "boolean", "description": "Whether to return the file's own bytes as text, even if it is a document (PDF, DOCX, XLSX, HTML) or an image."},
             },
         })
     );
 }
 
 #[test]
-fn descriptions_tell_the_real_limits() {
+fn descriptions_state_the_real_limits() {
     let limits = errand_sandbox::SearchLimits::default();
     let search = find("search_files").description().to_owned();
     for part in [

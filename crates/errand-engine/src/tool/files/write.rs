@@ -1,4 +1,4 @@
-//! `write_file`: a file with this text, in place of one that is there.
+//! `write_file`: creates or replaces a file.
 
 use errand_core::limits::WRITE_FILE_BYTES_MAX;
 use errand_core::path::means_directory;
@@ -15,22 +15,22 @@ pub(super) struct WriteFile;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Arguments {
-    /// The file, such as /workspace/reports/may.md. Directories that are missing are made.
+    /// The path of the file, such as /workspace/reports/may.md. Missing directories are created.
     path: String,
-    /// The whole text of the file.
+    /// The complete text of the file.
     content: String,
 }
 
 impl FileTool for WriteFile {
     const NAME: &'static str = "write_file";
-    const DESCRIPTION: &'static str = "Writes a text file in the sandbox, with the directories that lead to it. A file that is there already is replaced as a whole.";
+    const DESCRIPTION: &'static str = "Writes a text file in the sandbox and creates missing directories on its path. If the file exists, it is replaced completely.";
     type Arguments = Arguments;
 
     fn run(root: &Root, arguments: Arguments, _aids: &Aids) -> Result<Value, CallError> {
         let Arguments { path, content } = arguments;
         if means_directory(&path) {
             return Err(CallError::Arguments(
-                "`path`: it names a directory: give the path of a file".to_owned(),
+                "`path`: it is a directory: give the path of a file".to_owned(),
             ));
         }
         let path = path_of(&path)?;

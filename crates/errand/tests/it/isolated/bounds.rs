@@ -251,7 +251,7 @@ async fn an_endless_output_is_ended() {
         .await;
     let error = result.unwrap_err();
     assert!(
-        error.starts_with("limit_exceeded: the command took more output"),
+        error.starts_with("limit_exceeded: the command used more output"),
         "{error}"
     );
     assert!(error.len() < 10_000);

@@ -49,7 +49,7 @@ fn usage_is_read_in_any_chunk_and_shape() {
         ),
         (json!({"input_tokens": 9, "output_tokens": 1}), (9, 0, 0, 1)),
         (json!({"total_tokens": 7}), (7, 0, 0, 0)),
-        // Thoughts are in the total alone.
+        // Reasoning tokens only in the total.
         (
             json!({"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 30}),
             (10, 0, 0, 20),
@@ -76,7 +76,7 @@ fn anthropic_counts_in_parts() {
     let start = json!({"type": "message_start", "message": {"usage": {
         "input_tokens": 10, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 7, "output_tokens": 1}}});
     let delta = json!({"type": "message_delta", "usage": {"output_tokens": 20}});
-    // A stream that breaks off has told what went in.
+    // A stream that breaks off has already reported the input.
     assert_eq!(
         tokens(Kind::Anthropic, std::slice::from_ref(&start)),
         (20, 7, 3, 1)
@@ -85,7 +85,7 @@ fn anthropic_counts_in_parts() {
 }
 
 #[test]
-fn gemini_s_thoughts_count_without_candidates() {
+fn gemini_reasoning_counts_without_candidates() {
     let usage =
         json!({"promptTokenCount": 10, "thoughtsTokenCount": 50, "cachedContentTokenCount": 4});
     let frames = [json!({"candidates": [], "usageMetadata": usage})];
@@ -111,7 +111,7 @@ fn calls(pieces: &[Value]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn calls_are_read_however_their_pieces_are_marked() {
+fn calls_are_assembled_from_any_kind_of_pieces() {
     let piece = |index: Value, id: &str, name: &str, arguments: &str| {
         let mut piece = json!({"function": {"arguments": arguments}});
         if index != json!("none") {
@@ -131,14 +131,14 @@ fn calls_are_read_however_their_pieces_are_marked() {
         ("b".to_owned(), "{2}".to_owned()),
     ];
     for pieces in [
-        // As OpenAI does.
+        // OpenAI's form.
         [
             piece(json!(0), "x", "a", "{"),
             piece(json!(0), "", "", "1}"),
             piece(json!(1), "y", "b", "{"),
             piece(json!(1), "", "", "2}"),
         ],
-        // Mixed, and with ids and names on each piece.
+        // Interleaved, and with ids and names on each piece.
         [
             piece(json!(0), "x", "a", "{"),
             piece(json!(1), "y", "b", "{"),
@@ -158,7 +158,7 @@ fn calls_are_read_however_their_pieces_are_marked() {
             piece(null.clone(), "y", "b", "{2"),
             piece(null, "", "", "}"),
         ],
-        // One index for all.
+        // The same index for all calls.
         [
             piece(json!(0), "x", "a", "{"),
             piece(json!(0), "", "", "1}"),
@@ -168,7 +168,7 @@ fn calls_are_read_however_their_pieces_are_marked() {
     ] {
         assert_eq!(calls(&pieces), two, "{pieces:?}");
     }
-    // Arguments that are an object.
+    // Arguments as an object.
     let piece = json!({"id": "x", "function": {"name": "a", "arguments": {"k": 1}}});
     assert_eq!(calls(&[piece]), [("a".to_owned(), "{\"k\":1}".to_owned())]);
 }
@@ -185,7 +185,7 @@ fn refusals_and_blocks_are_seen() {
 }
 
 #[test]
-fn what_is_collected_is_bounded() {
+fn collected_data_is_bounded() {
     let call = json!({"choices": [{"delta": {"tool_calls": [{"id": "x", "function": {"name": "a", "arguments": "y".repeat(1 << 20)}}]}}]});
     let tap = Tap::new(Kind::OpenAi);
     for _ in 0..20 {
@@ -197,9 +197,9 @@ fn what_is_collected_is_bounded() {
 }
 
 #[test]
-fn what_a_provider_does_not_say_is_estimated_and_marked() {
+fn unreported_usage_is_estimated_and_marked() {
     let silent = tap(Kind::OpenAi, &[]);
-    // No answer began: nothing was used as far as anybody knows.
+    // No answer began, so no usage is assumed.
     assert_eq!(
         silent.seen().spent(Kind::OpenAi, 400, false),
         Spent::default()
