@@ -144,8 +144,8 @@ mod tests {
     fn what_is_wrong_is_said() {
         assert!(error("- a\n").contains("must contain `name: …`"));
         assert!(error("playbook: {}").contains("`name` is missing"));
-        assert!(error("name: 7").contains("takes a text"));
-        assert!(error("name: A\nbuild: {}\ntools: {}").contains("there is `tools`"));
+        assert!(error("name: 7").contains("must be text"));
+        assert!(error("name: A\nbuild: {}\ntools: {}").contains("`tools` cannot be combined"));
         assert!(error("name: [").contains("must be YAML or JSON"));
         assert!(error("name: A\nname: B\n").contains("must be YAML or JSON"));
     }

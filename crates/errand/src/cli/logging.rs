@@ -208,7 +208,7 @@ mod tests {
         assert!(line.len() <= LINE_BYTES_MAX && read["level"] == "INFO");
         let many = serde_json::json!({"all": vec!["y".repeat(400); 100]}).to_string();
         let read: Value = serde_json::from_str(&clean_json(&many)).unwrap();
-        assert!(read["message"].as_str().unwrap().contains("left out"));
+        assert!(read["message"].as_str().unwrap().contains("omitted"));
     }
 
     #[test]

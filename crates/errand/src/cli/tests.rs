@@ -18,7 +18,7 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
-fn the_documented_commands_are_read() {
+fn the_documented_commands_are_valid() {
     for line in [
         "serve --listen 127.0.0.1:8700 --data-dir ./errand-data --config errand.toml",
         "config --json",
@@ -71,7 +71,7 @@ fn the_documented_commands_are_read() {
 }
 
 #[test]
-fn a_wrong_command_line_is_refused_as_such() {
+fn an_invalid_command_line_exits_with_2() {
     for line in [
         "runs respond R",
         "runs respond R --approve --deny",
@@ -174,7 +174,7 @@ async fn a_repair_without_a_server_works_on_the_directory() {
 }
 
 #[tokio::test]
-async fn a_link_begins_with_the_outer_address_and_the_webhook_secret_stays() {
+async fn links_use_the_public_url_and_the_secret_stays() {
     let dir = stored();
     let link = printed("users link ann@example.com", dir.path())
         .await
@@ -216,7 +216,7 @@ async fn a_command_for_the_api_says_how_to_get_a_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_demo_shows_a_run_from_one_end_to_the_other() {
+async fn the_demo_shows_a_complete_run() {
     let dir = tempfile::tempdir().unwrap();
     let shown = printed("demo --yes", dir.path()).await.unwrap();
     for part in [

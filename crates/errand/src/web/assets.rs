@@ -131,13 +131,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_it_is_less_than_100_kb_packed() {
+    fn all_assets_are_smaller_than_100_kb_compressed() {
         let bytes = ASSETS.packed_bytes();
         assert!(bytes < 100_000, "{bytes}");
     }
 
     #[tokio::test]
-    async fn a_file_is_kept_for_a_year_and_nothing_else_is_there() {
+    async fn assets_are_cached_for_a_year_and_others_not_found() {
         let name = ASSETS.style.path.trim_start_matches("/assets/").to_owned();
         let response = serve(Path(name), HeaderMap::new()).await;
         assert_eq!(response.status(), StatusCode::OK);

@@ -513,8 +513,8 @@ mod tests {
     fn answers_are_shown_as_people_gave_them() {
         let shown = |question: &str, value: Value| answered(question, &value).into_string();
         assert_eq!(
-            shown("Cost centre", json!("4712 Sales")),
-            "<bdi>Cost centre</bdi>: <bdi class=\"text\">4712 Sales</bdi>"
+            shown("Cost center", json!("4712 Sales")),
+            "<bdi>Cost center</bdi>: <bdi class=\"text\">4712 Sales</bdi>"
         );
         assert_eq!(
             shown("Which months?", json!(["January", "<b>"])),

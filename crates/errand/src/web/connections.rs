@@ -604,7 +604,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_lines_with_a_colon() {
+    fn values_are_parsed_from_lines_with_a_colon() {
         let values = values_of("Authorization: Bearer {{ secret.X }}\n\n a : b:c \n")
             .ok()
             .unwrap();
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_is_a_policy_s_word() {
+    fn a_floor_is_the_name_of_a_policy() {
         assert_eq!(policy_of("ask"), Some(Policy::Ask));
         assert_eq!(policy_of("x"), None);
     }

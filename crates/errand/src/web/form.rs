@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_by_name_also_several_times() {
+    fn repeated_fields_are_found_by_name() {
         let fields = Fields::parse(b"a=1&b=&a=2&c=x+y%26");
         assert_eq!(fields.get("a"), "1");
         assert_eq!(fields.all("a").collect::<Vec<_>>(), ["1", "2"]);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_s_token_fits_nothing() {
+    fn without_a_session_no_token_is_accepted() {
         assert!(check_token(None, "").is_err());
     }
 }

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_axis_ends_at_a_number_that_reads_well() {
+    fn the_axis_ends_at_a_round_number() {
         for (most, top) in [
             (1, 2),
             (2, 2),

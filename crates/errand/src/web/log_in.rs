@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_the_log_in_nobody_is_sent_to_another_site() {
+    fn the_log_in_never_redirects_to_another_site() {
         assert_eq!(own_path("/runs?status=failed"), "/runs?status=failed");
         for other in [
             "https://evil.example/",

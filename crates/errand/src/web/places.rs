@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_has_one_place_and_frees_it() {
+    fn a_person_holds_one_permit_and_frees_it() {
         let ids = IdGen::new([1; 32]);
         let [a, b, c] = [(); 3].map(|()| ids.user(Timestamp::from_millis(1)));
         let places = Places::new(2);

@@ -59,7 +59,7 @@ mod tests {
     const MINE: [u8; 32] = [1; 32];
 
     #[test]
-    fn a_secret_is_given_once_to_whom_it_was_made_for() {
+    fn a_secret_is_shown_once_to_its_session() {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let all = ShownOnce::default();
         all.keep(MINE, "a", "secret", now);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_secrets_fills_the_memory() {
+    fn the_number_of_kept_secrets_is_bounded() {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let all = ShownOnce::default();
         for n in 0..KEPT_MAX + 5 {

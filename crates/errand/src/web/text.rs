@@ -561,7 +561,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn html_in_markdown_is_shown_and_never_acts() {
+    fn html_in_markdown_is_shown_as_text() {
         for text in [
             "<script>alert(1)</script>",
             "a <img src=x onerror=alert(1)> b",
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_the_web_alone_and_nothing_is_loaded() {
+    fn links_lead_only_to_the_web_and_nothing_is_loaded() {
         let shown = markdown("[a](javascript:alert(1)) [b](JAVASCRIPT:x) [c](data:text/html,x) [d](https://example.com)")
             .into_string();
         assert_eq!(shown.matches("<a ").count(), 1, "{shown}");
@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_says_where_it_leads_whatever_its_text_says() {
+    fn a_link_shows_its_target_whatever_its_text() {
         let shown = |text: &str| markdown(text).into_string();
         let named = shown("[https://bank.example](https://evil.example:8443/?d=1)");
         assert!(
@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_without_a_style_of_their_own() {
+    fn columns_are_aligned_without_style_attributes() {
         let shown = markdown("| a | b |\n|:-:|--:|\n| 1 | <td style=\"text-align: right\"> |")
             .into_string();
         assert!(
@@ -625,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_tables_where_they_are_alike() {
+    fn similar_objects_become_a_table() {
         let rows = json!([{"a": 1, "b": "<i>"}, {"a": 2}]);
         let shown = value(&rows).into_string();
         assert!(shown.contains("<table>"), "{shown}");
@@ -634,20 +634,20 @@ mod tests {
     }
 
     #[test]
-    fn quoted_fields_hold_separators_and_line_breaks() {
+    fn quoted_fields_contain_separators_and_line_breaks() {
         let rows = csv_rows("a,b\r\n\"1,\n2\",\"say \"\"x\"\"\"\n", ',');
         assert_eq!(rows, [["a", "b"], ["1,\n2", "say \"x\""]]);
         assert_eq!(separator_of("a;b;c\n1,5;2"), ';');
     }
 
     #[test]
-    fn what_is_long_is_cut_and_says_so() {
+    fn long_text_is_cut_and_says_so() {
         let shown = code(&"é".repeat(20_000)).into_string();
         assert!(shown.contains("4,000 more characters"), "{}", shown.len());
     }
 
     #[test]
-    fn equal_hidden_characters_are_one_mark_with_their_count() {
+    fn equal_hidden_characters_become_one_mark_with_a_count() {
         let long = "\u{200b}".repeat(1_250_000);
         let shown = exact(&format!("a{long}b")).into_string();
         assert!(shown.contains("\\u{200b} × 1,250,000<"), "{shown}");
@@ -662,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_drawn_has_a_bound_and_says_how_much_of_the_text_it_is() {
+    fn rendered_text_is_bounded_and_reports_its_length() {
         for unit in [
             "\u{200b}\u{200c}",
             "é",
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn markdown_that_grows_is_shown_as_it_is() {
+    fn markdown_that_grows_is_shown_as_plain_text() {
         let table = format!(
             "{}|\n{}|\n{}",
             "|a".repeat(2_000),
@@ -710,7 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_made_no_longer_than_it_is_shown() {
+    fn json_is_serialized_no_further_than_it_is_shown() {
         let value = json!({"a": ["é", 1]});
         let whole = pretty(&value);
         assert_eq!(pretty_within(&value, whole.len()), (whole.clone(), true));

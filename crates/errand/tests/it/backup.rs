@@ -526,7 +526,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
     let to = dir.path().join("backup");
     let made = errand(&["backup", to.to_str().unwrap()], app.dir()).await;
     assert!(made.status.success(), "{}", text(&made.stderr));
-    assert!(text(&made.stdout).contains("is whole"));
+    assert!(text(&made.stdout).contains("is complete"));
     assert!(text(&made.stderr).contains("NOT in the backup"));
     let checked = errand(&["restore", to.to_str().unwrap(), "--check"], app.dir()).await;
     assert!(checked.status.success(), "{}", text(&checked.stderr));

@@ -1,7 +1,7 @@
-//! A real browser: Debian's Chromium, by the protocol of its driver.
+//! A real browser: Debian's Chromium, controlled through WebDriver.
 //!
-//! Promised: each browser has its own driver, port and profile, and is gone when it is dropped; it asks nothing but the
-//! loopback. `scripts/test` installs both.
+//! Guarantees: each browser has its own driver, port and profile, and ends when it is dropped. It can reach only the
+//! loopback interface. `scripts/test` installs Chromium and its driver.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -10,11 +10,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long a page may take to show what is waited for. Far beyond what it takes: tests do not depend on speed.
+/// How long a page may take to show an expected text. This is far longer than needed, so that tests do not depend on
+/// speed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What the W3C calls an element's id.
+/// The key of an element's ID in WebDriver responses.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 pub(crate) struct Chromium {
@@ -73,7 +74,7 @@ impl Chromium {
         browser
     }
 
-    /// A command of the protocol: its value, or its error.
+    /// Sends a WebDriver command and returns its value or its error.
     async fn call(&self, path: &str, body: Option<Value>) -> Result<Value, String> {
         let url = format!("{}{path}", self.session);
         let request = match body {
@@ -91,12 +92,12 @@ impl Chromium {
         self.call("/url", Some(json!({"url": url}))).await.unwrap();
     }
 
-    /// Goes where there may be a file to download instead of a page; then it stays where it is.
+    /// Opens an address that may be a download, in which case the current page stays.
     pub(crate) async fn go_or_download(&self, url: &str) {
         drop(self.call("/url", Some(json!({"url": url}))).await);
     }
 
-    /// Lets it be nobody.
+    /// Deletes all cookies.
     pub(crate) async fn log_out(&self) {
         let deleted = self.client.delete(format!("{}/cookie", self.session));
         deleted.send().await.unwrap();
@@ -112,7 +113,7 @@ impl Chromium {
         title.as_str().unwrap().to_owned()
     }
 
-    /// Runs a script in the page; what it returns.
+    /// Runs a script in the page and returns its result.
     pub(crate) async fn script(&self, script: &str) -> Value {
         let body = json!({"script": script, "args": []});
         self.call("/execute/sync", Some(body)).await.unwrap()
@@ -124,13 +125,13 @@ impl Chromium {
         self.call("/execute/async", Some(body)).await.unwrap()
     }
 
-    /// A command of the developer tools.
+    /// Sends a command to the developer tools.
     pub(crate) async fn tools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.call("/goog/cdp/execute", Some(body)).await.unwrap()
     }
 
-    /// Lets it be somebody who is logged in. `cookie`: `name=value`.
+    /// Sets the cookie of a logged-in user, in the form `name=value`.
     pub(crate) async fn log_in(&self, url: &str, cookie: &str) {
         let (name, value) = cookie.split_once('=').unwrap();
         self.go(&format!("{url}/log-in")).await;
@@ -165,7 +166,7 @@ impl Chromium {
             .unwrap();
     }
 
-    /// Chooses a file.
+    /// Chooses a file in a file field.
     pub(crate) async fn choose(&self, css: &str, path: &std::path::Path) {
         let id = self.find(css).await;
         let keys = json!({"text": path.display().to_string()});
@@ -174,7 +175,7 @@ impl Chromium {
             .unwrap();
     }
 
-    /// Presses what is there, as a mouse does.
+    /// Clicks an element.
     pub(crate) async fn press(&self, css: &str) {
         let id = self.find(css).await;
         self.call(&format!("/element/{id}/click"), Some(json!({})))
@@ -182,10 +183,10 @@ impl Chromium {
             .unwrap();
     }
 
-    /// Presses a button that decides, once it has been where it is for long enough to act.
+    /// Clicks a button that decides, after it has been in its place long enough to act.
     pub(crate) async fn decide(&self, css: &str) {
         let css_text = json!(css);
-        // The page measures its buttons at intervals: the mark from before the scrolling would still be there.
+        // The page measures its buttons at intervals, and the earlier mark would still be there after scrolling.
         self.script(&format!(
             "const b = document.querySelector({css_text}); b.scrollIntoView({{block: 'center', behavior: 'instant'}}); b.removeAttribute('data-settled')"
         ))
@@ -197,7 +198,8 @@ impl Chromium {
         self.press(css).await;
     }
 
-    /// Types keys where the focus is. `\u{e007}` is Enter; `\u{e008}` and `\u{e009}` hold Shift and Control to the end.
+    /// Types keys where the focus is. `\u{e007}` is Enter; `\u{e008}` and `\u{e009}` hold Shift and Control until the
+    /// end.
     pub(crate) async fn keys(&self, text: &str) {
         let mut actions = Vec::new();
         for c in text.chars() {
@@ -215,7 +217,7 @@ impl Chromium {
         self.call("/actions", Some(body)).await.unwrap();
     }
 
-    /// Moves the mouse to a point of the window, and presses it there where `press` says so.
+    /// Moves the mouse to a point of the window, and clicks if `press` is set.
     pub(crate) async fn mouse(&self, x: i64, y: i64, press: bool) {
         let mut actions = vec![
             json!({"type": "pointerMove", "duration": 0, "x": x, "y": y, "origin": "viewport"}),
@@ -228,13 +230,13 @@ impl Chromium {
         self.call("/actions", Some(body)).await.unwrap();
     }
 
-    /// What the page says to whoever reads it.
+    /// The visible text of the page.
     pub(crate) async fn text(&self) -> String {
         let text = self.script("return document.body.innerText").await;
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Until the page says something.
+    /// Waits until the page shows a text.
     pub(crate) async fn until(&self, says: &str) {
         self.until_script(&format!(
             "return document.body.innerText.includes({})",
@@ -243,12 +245,12 @@ impl Chromium {
         .await;
     }
 
-    /// Until a script returns true.
+    /// Waits until a script returns true.
     pub(crate) async fn until_script(&self, script: &str) {
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             let body = json!({"script": script, "args": []});
-            // A page that is being left has no answer.
+            // A page that is being unloaded does not answer.
             let is_so = self.call("/execute/sync", Some(body)).await;
             if is_so.is_ok_and(|value| value == json!(true)) {
                 return;
@@ -263,7 +265,7 @@ impl Chromium {
         }
     }
 
-    /// A window of the same browser, which is the one that is used from now on; its name.
+    /// Opens a window of the same browser and switches to it. Returns its name.
     pub(crate) async fn tab(&self) -> String {
         let made = self
             .call("/window/new", Some(json!({"type": "tab"})))
@@ -274,7 +276,7 @@ impl Chromium {
         name
     }
 
-    /// The window that is used now.
+    /// The name of the current window.
     pub(crate) async fn here(&self) -> String {
         let name = self.call("/window", None).await.unwrap();
         name.as_str().unwrap().to_owned()
@@ -285,7 +287,7 @@ impl Chromium {
         self.call("/window", Some(body)).await.unwrap();
     }
 
-    /// The size of the window, and whether it is light or dark.
+    /// Sets the size of the window, and the light or dark theme.
     pub(crate) async fn look(&self, width: u32, theme: &str) {
         let size =
             json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500});
@@ -297,7 +299,7 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // The driver ends its browser when it is told to; one that is killed leaves it behind.
+        // The driver ends its browser when it is told to; a killed driver would leave it running.
         let session = self.session.clone();
         let quit = std::thread::spawn(move || {
             let done = Command::new("curl")

@@ -152,7 +152,7 @@ async fn settings_and_files_that_cannot_be_read_are_problems() {
     fs::write(&settings, "[engin]\nmax_concurrent_runs = 1\n").unwrap();
     let with = ["--json", "--config", settings.to_str().unwrap()];
     let (went_well, stdout, stderr) = doctor(dir.path(), &with).await;
-    assert!(!went_well && stderr.contains("a problem"), "{stderr}");
+    assert!(!went_well && stderr.contains("1 problem found"), "{stderr}");
     let report: Value = serde_json::from_str(&stdout).unwrap();
     level_is(&report, "settings", "problem", "engin");
 

@@ -1,4 +1,4 @@
-//! Teams and people, as operators and owners manage them: by the admin requests of the command line, and on pages.
+//! Teams and users, managed by operators (with the admin requests of the command line) and by owners (on pages).
 
 use errand::admin::{Admin, AdminAnswer, AdminError, AdminRequest, TeamLine, UserLine};
 use errand_core::role::Role;
@@ -46,7 +46,7 @@ fn disable(user: &str) -> AdminRequest {
 }
 
 #[tokio::test]
-async fn a_second_team_is_made_with_an_owner_of_its_own_and_keys_of_its_own() {
+async fn a_second_team_has_its_own_owner_and_keys() {
     let app = TestApp::start().await;
     let first = app.team("acme").await;
     let admin = admin(&app);
@@ -65,7 +65,7 @@ async fn a_second_team_is_made_with_an_owner_of_its_own_and_keys_of_its_own() {
     assert!(refused(admin.execute(create(" \n")).await).contains("1 to 200 characters"));
     assert_eq!(users(&admin, None).await.len(), 2, "a refusal makes nobody");
 
-    // By name and by id.
+    // By name and by ID.
     for named in ["beta", team.id.as_str()] {
         let request = AdminRequest::CreateKey {
             name: "ci".to_owned(),
@@ -84,7 +84,7 @@ async fn a_second_team_is_made_with_an_owner_of_its_own_and_keys_of_its_own() {
     };
     assert!(refused(admin.execute(unknown).await).contains("errand teams list"));
 
-    // Somebody of another team comes in, and switches on the pages.
+    // A user of another team joins, and switches teams on the pages.
     let link = AdminRequest::LinkUser {
         email: "owner@acme.example".to_owned(),
         role: Some(Role::Admin),
@@ -115,7 +115,7 @@ async fn a_second_team_is_made_with_an_owner_of_its_own_and_keys_of_its_own() {
 }
 
 #[tokio::test]
-async fn disabling_a_person_ends_their_sessions_keys_and_streams_at_once() {
+async fn disabling_a_user_ends_their_sessions_keys_and_streams() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (_, key) = app.person(&team, "ann@acme.example", Role::Admin).await;
@@ -146,7 +146,7 @@ async fn disabling_a_person_ends_their_sessions_keys_and_streams_at_once() {
         panic!("disabled")
     };
     assert_eq!((user.disabled, sessions, api_keys), (true, 1, 1));
-    // Each of these ends by itself; a test that hangs fails.
+    // Each of these ends by itself; if one does not, the test hangs.
     stream.rest().await;
     while let Some(part) = live.next().await {
         part.unwrap();
@@ -166,7 +166,7 @@ async fn disabling_a_person_ends_their_sessions_keys_and_streams_at_once() {
     else {
         panic!("enabled")
     };
-    // Keys count again, as the command says; what was a session is none.
+    // The keys work again, as the command says; the earlier session does not.
     app.get(&key, "/v1/runs").await.expect(200);
     assert!(ann.get("/").await.leads_to().starts_with("/log-in"));
     assert_eq!(log_in(&app, "ann@acme.example", PASSWORD).await.status, 303);
@@ -174,7 +174,7 @@ async fn disabling_a_person_ends_their_sessions_keys_and_streams_at_once() {
 }
 
 #[tokio::test]
-async fn the_last_owner_is_neither_disabled_nor_removed_and_the_operator_is_told() {
+async fn the_last_owner_can_neither_be_disabled_nor_removed() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let admin = admin(&app);
@@ -217,7 +217,7 @@ async fn the_last_owner_is_neither_disabled_nor_removed_and_the_operator_is_told
 }
 
 #[tokio::test]
-async fn an_owner_renames_the_team_and_disables_whom_they_own_every_team_of() {
+async fn an_owner_disables_only_users_whose_teams_they_all_own() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let other = app.team("beta").await;
@@ -263,7 +263,7 @@ async fn an_owner_renames_the_team_and_disables_whom_they_own_every_team_of() {
     owner.post(&path, &[("disabled", "no")]).await.leads_to();
     app.get(&ben_key, "/v1/runs").await.expect(200);
 
-    // Whoever is of another team too is not theirs to shut out of that, nor are they themselves.
+    // An owner can disable neither a user who is also in another team, nor themselves.
     app.store()
         .add_member(other.id, ann, Role::Member, Role::Owner, app.now())
         .await
@@ -277,7 +277,7 @@ async fn an_owner_renames_the_team_and_disables_whom_they_own_every_team_of() {
             .await
             .refused(403);
     }
-    // Nor is somebody of another team alone.
+    // Nor a user who is only in another team.
     owner
         .post(
             &format!("/settings/team/{}/access", other.owner),

@@ -1,21 +1,21 @@
-//! For tests of pages: a browser without a window, that keeps its cookie and reads its forms' token.
+//! A browser without a window for tests of pages. It keeps its cookie and reads the token of its forms.
 
 use axum::body::Body;
 use errand::password::hash_password;
 use errand_testkit::{Reply, Team, TestApp};
 use http::Method;
 
-/// The password of everybody in these tests.
+/// The password of every user in these tests.
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
-/// Somebody at their browser.
+/// A person at their browser.
 pub(crate) struct Browser<'a> {
     pub(crate) app: &'a TestApp,
     pub(crate) cookie: String,
     pub(crate) token: String,
 }
 
-/// A page, or where it leads.
+/// A response: a page, or a redirect.
 pub(crate) struct Seen {
     pub(crate) status: u16,
     pub(crate) html: String,
@@ -33,21 +33,21 @@ impl Seen {
         }
     }
 
-    /// A page that was shown.
+    /// Asserts status 200 and returns the page.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.status, 200, "{}", self.html);
         self.html
     }
 
-    /// Where it leads.
+    /// Asserts a redirect and returns its target.
     #[track_caller]
     pub(crate) fn leads_to(self) -> String {
         assert_eq!(self.status, 303, "{}", self.html);
         self.location.unwrap()
     }
 
-    /// The page of a refusal.
+    /// Asserts the status of a refusal and returns its page.
     #[track_caller]
     pub(crate) fn refused(self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.html);
@@ -55,20 +55,19 @@ impl Seen {
     }
 }
 
-/// A form's body.
 pub(crate) fn form(fields: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new())
         .extend_pairs(fields)
         .finish()
 }
 
-/// What stands between two texts.
+/// The text between two markers.
 pub(crate) fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(from)?;
     rest.split_once(to).map(|(inside, _)| inside)
 }
 
-/// A request as a browser makes it.
+/// Sends a request with the headers of a browser.
 pub(crate) async fn ask(
     app: &TestApp,
     method: Method,
@@ -86,21 +85,21 @@ pub(crate) async fn ask(
     Seen::of(app.send(method, path, &headers, body).await)
 }
 
-/// Logs somebody in: the reply.
+/// Logs in and returns the response.
 pub(crate) async fn log_in(app: &TestApp, email: &str, password: &str) -> Seen {
     let body = form(&[("email", email), ("password", password), ("next", "/")]);
     ask(app, Method::POST, "/log-in", "", Some(&body), &[]).await
 }
 
 impl<'a> Browser<'a> {
-    /// The owner of a team, logged in.
+    /// Creates a team and logs in its owner.
     pub(crate) async fn owner(app: &'a TestApp, name: &str) -> (Browser<'a>, Team) {
         let team = app.team(name).await;
         let browser = Self::of(app, &format!("owner@{name}.example")).await;
         (browser, team)
     }
 
-    /// Somebody who is there already, logged in.
+    /// Logs in an existing user.
     pub(crate) async fn of(app: &'a TestApp, email: &str) -> Browser<'a> {
         let hash = hash_password(PASSWORD).unwrap();
         app.store().set_password(email, hash).await.unwrap();
@@ -123,7 +122,7 @@ impl<'a> Browser<'a> {
         ask(self.app, Method::GET, path, &self.cookie, None, &[]).await
     }
 
-    /// A form of ours, with its token.
+    /// Sends one of our forms, with its token.
     pub(crate) async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Seen {
         let mut all = vec![("form_token", self.token.as_str())];
         all.extend_from_slice(fields);
@@ -139,13 +138,13 @@ impl<'a> Browser<'a> {
         .await
     }
 
-    /// A form of ours that leads to a page: that page.
+    /// Sends a form and returns the page that it redirects to.
     pub(crate) async fn post_and_follow(&self, path: &str, fields: &[(&str, &str)]) -> String {
         let to = self.post(path, fields).await.leads_to();
         self.get(&to).await.ok()
     }
 
-    /// A form with files.
+    /// Sends a form with files.
     pub(crate) async fn upload(&self, path: &str, parts: &[(&str, Option<&str>, &str)]) -> Seen {
         let mut body = String::new();
         for (name, filename, text) in parts {

@@ -1,4 +1,4 @@
-//! Answering, in a real browser: no key in a field decides, nothing moves under a person's hands, two tabs.
+//! Answering requests in a real browser: no key in a field decides, nothing moves that a person is using, two tabs.
 
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ async fn app() -> TestApp {
     .await
 }
 
-/// A run whose call of a tool waits for an approval; the path tells it from others.
+/// A run whose tool call waits for an approval; the path distinguishes it from others.
 async fn paying(app: &TestApp, team: &Team, path: &str) -> String {
     let steps = json!([{"tool": "write_file", "with": {"path": path, "content": "x"}}, {"finish": "Done."}]);
     let config = json!({"version": "v2", "data": {"playbook": {"steps": steps}, "tools": {"write_file": "ask"}}});
@@ -33,7 +33,7 @@ async fn paying(app: &TestApp, team: &Team, path: &str) -> String {
     run
 }
 
-/// A run that asks questions of each kind.
+/// A run with a question of each kind.
 async fn asking(app: &TestApp, team: &Team) -> String {
     let steps = json!([{"ask": {"title": "Which?", "questions": [
         {"question": "One?", "options": [{"label": "A"}, {"label": "B"}]},
@@ -45,14 +45,14 @@ async fn asking(app: &TestApp, team: &Team) -> String {
     run
 }
 
-/// The request that a run waits for.
+/// The ID of the run's open request.
 async fn pending(app: &TestApp, team: &Team, run: &str) -> String {
     let run = app.get_run(team, run).await;
     let id = run["pending_human_request"]["id"].as_str();
     id.expect("the run still waits").to_owned()
 }
 
-/// Somebody else approves, through the API.
+/// Approves through the API, as another person.
 async fn approve(app: &TestApp, team: &Team, run: &str, request: &str) {
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
     app.post(&team.key, &path, json!({"approved": true}))
@@ -68,7 +68,7 @@ async fn logged_in(app: &TestApp, owner: &Browser<'_>, page: &str) -> Chromium {
     browser
 }
 
-/// The fields of a page that keys can be pressed in.
+/// The fields of a page that accept key presses.
 const FIELDS: &str = "[...document.querySelectorAll('input:not([type=hidden]), textarea, select')].filter(f => f.offsetParent !== null)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +121,7 @@ async fn no_key_pressed_in_a_field_of_any_page_decides_anything() {
     for (run, request) in runs.into_iter().zip(&before) {
         assert_eq!(&pending(&app, &team, run).await, request, "{run}");
     }
-    // Without the script that guards them, too.
+    // Also without the script that guards them.
     let inbox = owner.get("/inbox").await.ok();
     for form in inbox.split("data-answer").skip(1) {
         let button = form.find("<button").unwrap();
@@ -130,7 +130,7 @@ async fn no_key_pressed_in_a_field_of_any_page_decides_anything() {
     }
 }
 
-/// Where the middle of an element is in the window.
+/// The center of an element in window coordinates.
 async fn middle(browser: &Chromium, css: &str) -> (i64, i64) {
     let at = browser
         .script(&format!(
@@ -146,7 +146,7 @@ fn card(request: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
+async fn a_card_answered_elsewhere_stays_in_place() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let mut all = Vec::new();
@@ -156,10 +156,10 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
         all.push((run, request));
     }
     let browser = logged_in(&app, &owner, "/inbox").await;
-    // The mouse rests on the button of the second card, the keyboard is in the reason of the third.
+    // The mouse is on the button of the second card, the keyboard focus in the reason of the third.
     let button = format!("{} button[value=approve]", card(&all[1].1));
     let reason = format!("{} textarea[name=reason]", card(&all[2].1));
-    // Typing first: the browser scrolls to what is typed.
+    // The typing comes first, because the browser scrolls to it.
     browser
         .script(&format!(
             "document.querySelector({}).focus({{preventScroll: true}})",
@@ -191,7 +191,7 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
         )
     };
 
-    // The first is answered by somebody else.
+    // Another person answers the first request.
     approve(&app, &team, &all[0].0, &all[0].1).await;
     browser.until_script(&closed(&all[0].1)).await;
     assert_eq!(browser.script(&seen).await, before);
@@ -207,7 +207,7 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
         "{first}"
     );
 
-    // The one that is pointed at, too: a press there decides nothing of any card.
+    // Also the one under the pointer: a press there decides nothing on any card.
     approve(&app, &team, &all[1].0, &all[1].1).await;
     browser.until_script(&closed(&all[1].1)).await;
     let after = browser.script(&seen).await;
@@ -217,7 +217,7 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
     browser.mouse(x, y, true).await;
     assert_eq!(pending(&app, &team, &all[2].0).await, all[2].1);
 
-    // The sentence is finished, and the answer is given where the page is.
+    // The sentence is completed, and the answer is sent on the same page.
     browser
         .script(&format!(
             "document.querySelector({}).focus({{preventScroll: true}})",
@@ -245,7 +245,7 @@ async fn a_card_answered_elsewhere_stays_and_nothing_moves_under_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_request_is_told_by_a_bar_and_shown_when_it_is_asked_for() {
+async fn a_bar_announces_new_requests_and_shows_them_on_demand() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let first = paying(&app, &team, "/workspace/a").await;
@@ -279,7 +279,7 @@ async fn a_new_request_is_told_by_a_bar_and_shown_when_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_s_page_puts_no_card_under_a_person_who_types() {
+async fn new_cards_never_move_a_field_that_a_person_types_in() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let steps = json!([{"approve": {"title": "First?"}, "as": "a"}, {"say": "A long text.\n\nWith lines.\n\nAnd more."}, {"approve": {"title": "Second?"}, "as": "b"}, {"finish": "Done."}]);
@@ -292,7 +292,7 @@ async fn a_run_s_page_puts_no_card_under_a_person_who_types() {
     browser.fill("#message", "I was going to say").await;
     let place = "const f = document.querySelector('#message'); return [f.value, Math.round(f.getBoundingClientRect().y), document.activeElement === f]";
     let before = browser.script(place).await;
-    // In another tab the first is answered; what follows comes, and the next request.
+    // The first request is answered in another tab; the following entries and the next request arrive.
     approve(&app, &team, &run, &request).await;
     browser.until("New request:").await;
     browser.until("With lines.").await;
@@ -335,7 +335,7 @@ async fn a_button_that_has_just_moved_does_not_act() {
         json!(button)
     );
     browser.until_script(&settled).await;
-    // Moved and pressed in one go, whatever moved it.
+    // Moved and pressed in one step.
     let told = browser
         .script(&format!(
             "window.scrollTo(0, 0); document.documentElement.style.overflowAnchor = 'none'; \
@@ -360,13 +360,13 @@ async fn a_button_that_has_just_moved_does_not_act() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_tabs_of_the_inbox_the_second_says_who_answered_in_the_first() {
+async fn the_second_inbox_tab_says_who_answered_in_the_first() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let run = asking(&app, &team).await;
     let request = pending(&app, &team, &run).await;
     let browser = logged_in(&app, &owner, "/inbox").await;
-    // An answer that leaves questions out stays where it is, with what was chosen.
+    // An answer that leaves out questions stays on the page, with the choices.
     browser.press("input[value=B]").await;
     browser
         .decide(&format!("{} button[value=answer]", card(&request)))

@@ -1,4 +1,4 @@
-//! The editor, builds, keys.
+//! The editor, builds and API keys in the web interface.
 
 use errand_testkit::{TestApp, TestOptions};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::web::{Browser, between};
 const PLAYBOOK: &str = "steps:\n  - say: Hello\n  - finish: Done\n";
 
 #[tokio::test]
-async fn an_assignment_is_made_changed_compared_and_restored() {
+async fn an_assignment_is_created_edited_compared_and_restored() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let sent = [
@@ -96,7 +96,7 @@ async fn an_assignment_is_made_changed_compared_and_restored() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_stands_beside_its_field_and_line_and_nothing_is_lost() {
+async fn errors_appear_at_their_field_and_line_and_input_is_kept() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let bad = "steps:\n  - say: Hello\n  - tool: write_file\n    with: {path: /workspace/x, content: y}\n  - finnish: Done\n";
@@ -170,7 +170,7 @@ async fn a_key_is_shown_once_works_and_is_deleted() {
     let key = between(&page, "id=\"new-key\">", "<").unwrap().to_owned();
     assert!(!made.contains(&key), "{made}");
     app.get(&key, "/v1/runs").await.expect(200);
-    // Loaded again, the page makes nothing and shows the key no more.
+    // Reloading the page creates nothing and no longer shows the key.
     let page = owner.get(&made).await.ok();
     assert!(
         !page.contains(&key) && page.contains("cannot be shown again"),
@@ -199,7 +199,7 @@ async fn a_key_is_shown_once_works_and_is_deleted() {
 }
 
 #[tokio::test]
-async fn runs_are_found_by_what_they_are() {
+async fn runs_are_filtered_by_their_properties() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let good = app.playbook(&team, json!([{"finish": "ok"}])).await;

@@ -1,4 +1,4 @@
-//! The pages in a real browser: a whole story, lost connections, two tabs, what keeps people out.
+//! The pages in a real browser: a complete story, lost connections, two tabs, foreign content, accessibility.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::browser::Chromium;
 use crate::web::{Browser, PASSWORD, between};
 
-/// axe-core, as `scripts/axe` puts it.
+/// axe-core, in the place where `scripts/axe` puts it.
 const AXE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/axe-4.14.1.min.js");
 
 async fn app() -> TestApp {
@@ -41,7 +41,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     let link = admin.claim_link().await.unwrap().unwrap();
     let browser = Chromium::start().await;
 
-    // First start.
+    // The first start.
     browser.go(&link).await;
     browser.fill("#email", "ann@example.com").await;
     browser.fill("#password", PASSWORD).await;
@@ -53,7 +53,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
         "there is an owner now"
     );
 
-    // An assignment, in the editor; a playbook that is wrong first.
+    // An assignment in the editor, first with an invalid playbook.
     browser.go(&format!("{}/assignments/new", app.url())).await;
     browser.fill("#name", "Send orders").await;
     browser.fill("#playbook", "steps:\n- finnish: x\n").await;
@@ -69,7 +69,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
         "the API trigger has its id"
     );
 
-    // A key, and a run by a program that has it.
+    // An API key, and a run by a program that uses it.
     browser
         .go(&format!("{}/settings/api-keys", app.url()))
         .await;
@@ -88,7 +88,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     let run = app.post(key, "/v1/runs", body).await.expect(201);
     let run = run["run"]["id"].as_str().unwrap().to_owned();
 
-    // Watched live: what comes later comes without a reload.
+    // Later entries appear without a reload.
     browser.go(&format!("{}/runs/{run}", app.url())).await;
     browser.script("window.stays = true").await;
     browser.until("Send the order?").await;
@@ -121,7 +121,7 @@ async fn from_the_first_start_to_the_downloaded_result() {
     assert_eq!(browser.script_until(download).await, json!("sent: true"));
 }
 
-/// An assignment that waits for a person, and a run of it.
+/// An assignment that waits for an approval, and a run of it.
 async fn waiting(app: &TestApp, team: &Team) -> String {
     let steps = json!([{"approve": {"title": "Go on?"}, "as": "a"}, {"say": "One."}, {"wait": "300ms"}, {"say": "Two."}, {"finish": "Three."}]);
     let agent = app.playbook(team, steps).await;
@@ -130,7 +130,7 @@ async fn waiting(app: &TestApp, team: &Team) -> String {
     run
 }
 
-/// Stands between browser and server, and can be cut.
+/// A proxy between browser and server, which can be cut.
 struct Line {
     address: SocketAddr,
     is_up: watch::Sender<bool>,
@@ -167,7 +167,7 @@ impl Line {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_goes_on_by_itself_after_a_lost_connection() {
+async fn a_page_reconnects_after_a_lost_connection() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let run = waiting(&app, &team).await;
@@ -207,7 +207,7 @@ async fn a_page_goes_on_by_itself_after_a_lost_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
+async fn the_second_of_two_answering_tabs_sees_who_was_first() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let run = waiting(&app, &team).await;
@@ -215,7 +215,7 @@ async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
     browser.log_in(app.url(), &owner.cookie).await;
     let page = format!("{}/runs/{run}", app.url());
     browser.go(&page).await;
-    // Without live updates, so that the second has what was there before.
+    // Without live updates, so that the second tab still shows the earlier state.
     browser.script("htmx.createEventSource = () => new EventTarget(); document.querySelectorAll('[sse-connect]').forEach(e => e.outerHTML = e.outerHTML.replace('sse-connect', 'x'))").await;
     browser.fill("textarea[name=reason]", "I say yes").await;
     let second = browser.here().await;
@@ -228,7 +228,7 @@ async fn of_two_tabs_that_answer_the_second_sees_who_was_first() {
     browser
         .until("already denied by owner@acme.example at")
         .await;
-    // What was typed can still be read.
+    // The typed text is still readable.
     let typed = "return document.querySelector('textarea[name=reason]').value";
     assert_eq!(browser.script(typed).await, json!("I say yes"));
 }
@@ -243,7 +243,7 @@ async fn files_are_sent_with_the_run_that_needs_them() {
     browser
         .go(&format!("{}/assignments/{agent}", app.url()))
         .await;
-    // One is dropped, one is chosen; while they are sent a bar says how far that is.
+    // One file is dropped, one is chosen; a bar shows the progress while they are sent.
     browser.script("const all = new DataTransfer(); all.items.add(new File(['dropped'], 'b.txt')); \
         document.querySelector('.drop').dispatchEvent(new DragEvent('drop', {dataTransfer: all, bubbles: true, cancelable: true}))").await;
     browser.until("b.txt (7 B)").await;
@@ -264,7 +264,7 @@ async fn files_are_sent_with_the_run_that_needs_them() {
     assert!(files.as_str().unwrap().contains("b.txt"), "{files}");
 }
 
-/// Everything that has a page, with data of each kind.
+/// The addresses of all pages, with data of each kind.
 async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
     let run = waiting(app, team).await;
     let question = json!([{"say": "**Hello**\n\n- a\n- b"}, {"tool": "write_file", "with": {"path": "/workspace/t.csv", "content": "a,b\n1,2\n"}}, {"tool": "read_file", "with": {"path": "/workspace/t.csv"}},
@@ -349,7 +349,7 @@ async fn pages(app: &TestApp, owner: &Browser<'_>, team: &Team) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
+async fn every_page_is_accessible_in_all_themes_and_widths() {
     let axe =
         std::fs::read_to_string(Path::new(AXE)).expect("axe-core is here: scripts/axe fetches it");
     let app = app().await;
@@ -362,7 +362,7 @@ async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
     let browser = Chromium::start().await;
     let mut broken = Vec::new();
     browser.log_in(app.url(), &member.cookie).await;
-    // What a member sees is a part of what an owner sees.
+    // The pages of a member are a subset of those of an owner.
     look_at(&browser, (&app, &axe), &all, &LOOKS[..2], &mut broken).await;
     browser.log_in(app.url(), &owner.cookie).await;
     look_at(&browser, (&app, &axe), &all, &LOOKS, &mut broken).await;
@@ -371,7 +371,7 @@ async fn no_page_keeps_people_out_light_or_dark_wide_or_narrow() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// Links that work without being logged in, and one that works no more.
+/// Links that work without logging in, and one that is no longer valid.
 async fn links(app: &TestApp, owner: &Browser<'_>) -> Vec<String> {
     let admin = Admin::new(
         app.store().clone(),
@@ -396,7 +396,7 @@ async fn links(app: &TestApp, owner: &Browser<'_>) -> Vec<String> {
         .to_vec()
 }
 
-/// Widths and themes.
+/// Window widths and themes.
 const LOOKS: [(u32, &str); 4] = [
     (1280, "light"),
     (390, "dark"),
@@ -404,7 +404,7 @@ const LOOKS: [(u32, &str); 4] = [
     (390, "light"),
 ];
 
-/// Lets axe-core look at pages.
+/// Checks pages with axe-core.
 async fn look_at(
     browser: &Chromium,
     (app, axe): (&TestApp, &str),
@@ -437,7 +437,7 @@ async fn look_at(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_s_script_runs_nowhere() {
+async fn foreign_scripts_run_nowhere() {
     let evil = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><svg onload='window.ran = 3'>";
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
@@ -467,7 +467,7 @@ async fn a_stranger_s_script_runs_nowhere() {
             Value::Null,
             "{page}"
         );
-        // Nor does one that stands in the page by another way: the policy holds it.
+        // Scripts that get into the page in another way do not run either: the content security policy forbids them.
         browser.script("const s = document.createElement('script'); s.textContent = 'window.ran = 4'; document.body.append(s); document.body.setAttribute('onclick', 'window.ran = 5'); document.body.click()").await;
         assert_eq!(
             browser.script("return window.ran || null").await,
@@ -477,9 +477,10 @@ async fn a_stranger_s_script_runs_nowhere() {
     }
 }
 
-/// An HTML file, a picture that is a program and a PDF that is a page, opened as they are and set into a page of ours.
+/// An HTML file, a picture that is a program and a PDF that is a page, opened directly and embedded in one of our
+/// pages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_s_file_does_nothing_in_our_origin() {
+async fn foreign_files_cannot_act_in_our_origin() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
@@ -509,17 +510,17 @@ async fn a_stranger_s_file_does_nothing_in_our_origin() {
     app.settle().await;
     let browser = Chromium::start().await;
     browser.log_in(app.url(), &owner.cookie).await;
-    // A sandboxed document may not even read its cookies.
+    // A sandboxed document cannot even read its cookies.
     let clean = "let cookies = ''; try { cookies = document.cookie } catch (e) {} return (window.ran || null) === null && !cookies.includes('ran=')";
     for (name, _) in files {
         let raw = format!(
             "{}/runs/{run}/files/raw?path=/workspace/{name}&inline=1",
             app.url()
         );
-        // Opened as they are: shown where they cannot act, else put into the downloads.
+        // Opened directly: displayed if they cannot act, otherwise downloaded.
         browser.go_or_download(&raw).await;
         assert_eq!(browser.script(clean).await, json!(true), "{name}");
-        // As parts of a page of ours.
+        // Embedded in one of our pages.
         browser
             .go(&format!(
                 "{}/runs/{run}/files/view?path=/workspace/{name}",
@@ -532,7 +533,7 @@ async fn a_stranger_s_file_does_nothing_in_our_origin() {
             json!(raw)
         );
         browser.script(&put).await;
-        // Until the last of them has come, or was refused.
+        // Waits until the last of them has loaded or was refused.
         let done = "const done = arguments[arguments.length - 1]; const e = document.createElement('img'); e.onload = e.onerror = () => done(true); e.src = '/nowhere.png'; document.body.append(e)";
         browser.script_until(done).await;
         assert_eq!(browser.script(clean).await, json!(true), "{name}");
@@ -540,7 +541,7 @@ async fn a_stranger_s_file_does_nothing_in_our_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_s_text_is_seen_while_it_comes() {
+async fn a_models_text_is_shown_while_it_is_generated() {
     let server = ProviderServer::start().await;
     let app = TestApp::start_with(TestOptions {
         system_clock: true,
@@ -568,7 +569,7 @@ async fn a_model_s_text_is_seen_while_it_comes() {
     browser.go(&format!("{}/runs/{run}", app.url())).await;
     browser.until("Live").await;
     all.open_for_good();
-    // The first events of the answer: some of its text, and not all of it.
+    // The first events of the answer contain some of its text, but not all.
     for _ in 0..3 {
         trickle.open();
     }
@@ -601,7 +602,7 @@ async fn a_model_s_text_is_seen_while_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_browser_tells_of_a_new_request_when_it_is_allowed_to() {
+async fn new_requests_cause_notifications_if_permitted() {
     let app = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     waiting(&app, &team).await;
@@ -609,7 +610,7 @@ async fn the_browser_tells_of_a_new_request_when_it_is_allowed_to() {
     browser.log_in(app.url(), &owner.cookie).await;
     browser.go(&format!("{}/inbox", app.url())).await;
     assert_eq!(browser.title().await, "(1) Inbox · errand");
-    // A browser without a window has nobody to ask and nothing to show: what would be asked and shown is written down.
+    // A browser without a window cannot ask or notify anyone, so the calls are recorded instead.
     browser.script("window.told = []; window.Notification = function (title, more) { window.told.push(title, more.body) }; \
         window.Notification.permission = 'default'; \
         window.Notification.requestPermission = () => { window.Notification.permission = 'granted'; return Promise.resolve('granted') }; \

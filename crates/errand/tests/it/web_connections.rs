@@ -55,7 +55,7 @@ async fn a_secret_is_set_replaced_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_connection_is_added_probed_used_changed_and_removed() {
+async fn a_connection_is_added_probed_used_edited_and_removed() {
     let app = TestApp::start_with(TestOptions {
         settings: vec![(
             "ERRAND_CONNECTIONS__ALLOW_PRIVATE_NETWORKS",
@@ -73,7 +73,7 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
         .await
         .refused(400);
     assert!(
-        page.contains("small letters") && page.contains("value=\"Mail!\""),
+        page.contains("lowercase letters") && page.contains("value=\"Mail!\""),
         "{page}"
     );
     let page = owner
@@ -112,10 +112,10 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
         made["connection"]["transport"]["headers"],
         json!({"X-Who": "errand"})
     );
-    // Nobody listens there: said in words.
+    // Nothing listens there, and the page says so.
     let page = owner.post(&format!("{address}/probe"), &[]).await.ok();
     assert!(page.contains("Could not reach the server:"), "{page}");
-    // An assignment that has it.
+    // An assignment with the connection.
     let sent = [
         ("name", "Mails"),
         ("playbook", "steps:\n- finish: x\n"),
@@ -131,7 +131,7 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
             .ok()
             .contains(&format!("value=\"{id}\" checked"))
     );
-    // A member looks and changes nothing.
+    // A member can look but cannot change anything.
     assert!(!member.get(&address).await.ok().contains("<h2>Edit</h2>"));
     member
         .post(&format!("{address}/delete"), &[])
@@ -160,7 +160,7 @@ async fn a_connection_is_added_probed_used_changed_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their_policies() {
+async fn a_signed_in_connection_offers_its_tools_in_the_editor() {
     let protected = Protected::start(true).await;
     let server = &protected.server;
     let app = TestApp::start_with(options(None)).await;
@@ -191,7 +191,7 @@ async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their
         pairs.find(|(known, _)| known == name).unwrap().1
     };
     let back = url::Url::parse(&of("redirect_uri")).unwrap();
-    // Whoever says no comes to a page that says so in words.
+    // A person who declines gets a page that says so.
     let refused = owner
         .get(&format!("{}?error=access_denied", back.path()))
         .await
@@ -227,7 +227,7 @@ async fn a_connection_is_signed_in_to_and_its_tools_are_in_the_editor_with_their
         row.contains("default") && row.contains("state ask") && row.contains("tool.kept__look"),
         "{row}"
     );
-    // A server that has no sign-in: said in words.
+    // The server has no sign-in, and the page says so.
     let sent = [
         ("name", "none"),
         ("kind", "http"),

@@ -1,4 +1,4 @@
-//! Who gets in, and how a session ends.
+//! Logging in, and the end of sessions.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use http::Method;
 use crate::web::{Browser, PASSWORD, ask, form, log_in};
 
 #[tokio::test]
-async fn whoever_is_not_logged_in_is_sent_to_log_in_and_back() {
+async fn a_visitor_is_sent_to_the_log_in_page_and_back() {
     let app = TestApp::start().await;
     let seen = ask(&app, Method::GET, "/runs?status=failed", "", None, &[]).await;
     assert_eq!(seen.leads_to(), "/log-in?next=%2Fruns%3Fstatus%3Dfailed");
@@ -33,7 +33,7 @@ async fn whoever_is_not_logged_in_is_sent_to_log_in_and_back() {
 }
 
 #[tokio::test]
-async fn behind_tls_the_cookie_is_for_this_host_and_tls_alone() {
+async fn behind_tls_the_cookie_is_secure_and_bound_to_the_host() {
     let app = TestApp::start_with(TestOptions {
         settings: vec![(
             "ERRAND_SERVER__PUBLIC_URL",
@@ -59,7 +59,7 @@ async fn behind_tls_the_cookie_is_for_this_host_and_tls_alone() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_an_unknown_address_are_told_alike_and_limited() {
+async fn wrong_passwords_and_unknown_addresses_look_alike() {
     let app = TestApp::start().await;
     let (_, _) = Browser::owner(&app, "acme").await;
     let wrong = log_in(&app, "owner@acme.example", "wrong")
@@ -70,7 +70,7 @@ async fn a_wrong_password_and_an_unknown_address_are_told_alike_and_limited() {
         .refused(401);
     let says = "Incorrect email or password.";
     assert!(wrong.contains(says) && unknown.contains(says));
-    // The right password is not counted.
+    // The correct password does not count.
     for _ in 0..12 {
         let right = log_in(&app, "owner@acme.example", PASSWORD).await;
         assert_eq!(right.status, 303);
@@ -78,13 +78,13 @@ async fn a_wrong_password_and_an_unknown_address_are_told_alike_and_limited() {
 }
 
 #[tokio::test]
-async fn failed_attempts_of_an_address_are_slowed_whatever_the_account() {
+async fn failed_attempts_of_an_address_slow_all_its_accounts() {
     let app = TestApp::start().await;
     for n in 0..20 {
         let wrong = log_in(&app, &format!("{n}@x.example"), "wrong").await;
         assert_eq!(wrong.status, 401);
     }
-    // From now on they are slow: few wait at once, and the others are refused before a password is checked.
+    // From now on they are slow: a few wait at the same time, and the others are refused before a password check.
     let attempts = (0..12).map(|n| {
         let app = &app;
         async move {
@@ -120,7 +120,7 @@ async fn a_form_of_another_site_does_nothing() {
     let foreign = [("origin", "https://evil.example"), ("host", "127.0.0.1")];
     assert_eq!(post(&foreign, &right).await, 403);
     assert_eq!(post(&[("origin", "null")], &right).await, 403);
-    // Without the token, or with another's.
+    // Without the token, or with another person's.
     assert_eq!(post(&[("sec-fetch-site", "same-origin")], "").await, 403);
     let other = form(&[("form_token", &"0".repeat(64))]);
     assert_eq!(
@@ -198,7 +198,7 @@ async fn a_set_up_link_works_once_and_logs_in() {
 }
 
 #[tokio::test]
-async fn another_password_logs_out_everywhere_else() {
+async fn a_new_password_logs_out_all_other_sessions() {
     let app = TestApp::start().await;
     let (here, _) = Browser::owner(&app, "acme").await;
     let seen = log_in(&app, "owner@acme.example", PASSWORD).await;
@@ -248,7 +248,7 @@ async fn another_password_logs_out_everywhere_else() {
 }
 
 #[tokio::test]
-async fn a_session_ends_by_itself_and_with_the_membership() {
+async fn sessions_expire_and_end_with_the_membership() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (ann, _) = app.person(&team, "ann@example.com", Role::Member).await;
@@ -270,7 +270,7 @@ async fn a_session_ends_by_itself_and_with_the_membership() {
 }
 
 #[tokio::test]
-async fn of_several_teams_one_is_looked_at() {
+async fn a_user_of_several_teams_switches_between_them() {
     let app = TestApp::start().await;
     let (browser, _) = Browser::owner(&app, "acme").await;
     let other = app.team("other").await;
@@ -299,12 +299,12 @@ async fn of_several_teams_one_is_looked_at() {
         page.contains(&format!("<option value=\"{id}\" selected>other</option>")),
         "{page}"
     );
-    // The role is that of the team that is looked at.
+    // The role is that of the selected team.
     browser.get("/settings/api-keys").await.refused(403);
 }
 
 #[tokio::test]
-async fn nobody_is_shut_out_by_failed_attempts_of_anybody() {
+async fn failed_attempts_lock_no_one_out() {
     let app = TestApp::start_with(TestOptions {
         settings: vec![("ERRAND_SERVER__TRUSTED_PROXIES", "127.0.0.1".to_owned())],
         ..TestOptions::default()
@@ -321,11 +321,11 @@ async fn nobody_is_shut_out_by_failed_attempts_of_anybody() {
         from("203.0.113.1", "owner@acme.example", "wrong").await;
     }
     let right = async |address: &str| from(address, "owner@acme.example", PASSWORD).await;
-    // Too many have failed from here. The right password works all the same, one attempt at a time.
+    // Too many attempts from here have failed. The correct password still works, one attempt at a time.
     let (first, second) = tokio::join!(right("203.0.113.1"), right("203.0.113.1"));
     assert_eq!((first.min(second), first.max(second)), (303, 429));
     assert_eq!(right("203.0.113.2").await, 303);
-    // The same where an address has failed too often, whatever the accounts.
+    // The same applies to an address that has failed too often with different accounts.
     for n in 0..20 {
         let email = format!("{n}@x.example");
         from("203.0.113.3", &email, "wrong").await;

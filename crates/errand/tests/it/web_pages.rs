@@ -1,4 +1,4 @@
-//! Every page: for each role, with its headers, and with strangers' text in every field.
+//! All pages: for each role, with their headers, and with foreign text in every field.
 
 use errand::web::{Access, PAGES};
 use errand_core::role::Role;
@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::web::{Browser, ask};
 
-/// What a stranger would like to run.
+/// What an attacker would like to run.
 const EVIL: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>x</b>";
 
-/// A path of the table with ids in it that nothing has.
+/// A path of the table, filled with IDs that do not exist.
 fn filled(path: &str) -> String {
     let id = "0198f2a4-7c1e-7000-8000-000000000001";
     path.split('/')
@@ -45,7 +45,7 @@ async fn each_page_is_for_the_roles_that_the_table_names() {
             (&admin, Role::Admin),
             (&member, Role::Member),
         ] {
-            // With no token: a form that the role may not send is refused for the role, before anything is read.
+            // Without a token: a form that the role is not permitted to send is refused before anything is read.
             let body = (page.method == Method::POST).then_some("");
             let seen = ask(&app, page.method.clone(), &path, &browser.cookie, body, &[]).await;
             let refused = seen.status == 403 && seen.html.contains("Your role in this team");
@@ -64,7 +64,7 @@ async fn each_page_is_for_the_roles_that_the_table_names() {
             assert_ne!(owner.get(&path).await.status, 500, "{path}");
         }
     }
-    // What a role may not do is not offered.
+    // An action that a role does not permit is not offered.
     assert!(owner.get("/").await.ok().contains("/settings/api-keys"));
     assert!(!member.get("/").await.ok().contains("/settings/api-keys"));
 }
@@ -118,8 +118,8 @@ async fn each_page_has_the_headers_that_keep_it_ours() {
     }
 }
 
-/// A team in which everything that people, models and files can fill holds what a stranger would like to run: a run that
-/// asks, and the pages that show some of it.
+/// A team in which every field that people, models and files can fill contains [`EVIL`]. Returns a run with an open
+/// request, and the pages that show some of these fields.
 async fn filled_by_strangers(
     app: &TestApp,
     owner: &Browser<'_>,
@@ -206,7 +206,7 @@ async fn filled_by_strangers(
 }
 
 #[tokio::test]
-async fn text_of_strangers_is_text_on_every_page() {
+async fn foreign_text_stays_text_on_every_page() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let (run, paths) = filled_by_strangers(&app, &owner, &team).await;
@@ -217,7 +217,7 @@ async fn text_of_strangers_is_text_on_every_page() {
             "{path}: {}",
             seen.html
         );
-        // A text for spreadsheets is no page: it comes as a file.
+        // A CSV file is not a page but a download.
         if seen.reply.header("content-type") == Some("text/csv; charset=utf-8") {
             let disposition = seen.reply.header("content-disposition").unwrap();
             assert!(disposition.starts_with("attachment"), "{disposition}");
@@ -231,7 +231,7 @@ async fn text_of_strangers_is_text_on_every_page() {
             );
         }
     }
-    // Answered with it, and looked at again.
+    // Answered with that text, and read again.
     let page = owner.get(&format!("/runs/{run}")).await.ok();
     let request = crate::web::between(&page, "data-request=\"", "\"")
         .unwrap()
@@ -256,7 +256,7 @@ async fn text_of_strangers_is_text_on_every_page() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_stranger_cannot_act_in_our_origin() {
+async fn files_are_served_so_that_they_cannot_act() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, json!([{"finish": "x"}])).await;
@@ -303,7 +303,7 @@ async fn a_file_of_a_stranger_cannot_act_in_our_origin() {
             );
         }
     }
-    // Out of the sandbox leads no path.
+    // No path leads out of the sandbox.
     for path in ["../../errand.db", "/etc/passwd", "%00"] {
         let status = owner
             .get(&format!("/runs/{run}/files/view?path={path}"))

@@ -1,4 +1,4 @@
-//! Runs in the web interface: started, watched, answered, stopped, run again.
+//! Runs in the web interface: start, watch, answer, stop, run again.
 
 use axum::body::Body;
 use errand_core::role::Role;
@@ -17,13 +17,13 @@ fn steps(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// The id in an address of a run.
+/// The run's ID in the address of its page.
 fn run_of(address: &str) -> String {
     address.trim_start_matches("/runs/").to_owned()
 }
 
 #[tokio::test]
-async fn a_run_is_started_with_files_approved_and_its_result_downloaded() {
+async fn a_run_is_started_with_files_approved_and_downloaded() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, steps(APPROVAL)).await;
@@ -87,13 +87,13 @@ async fn a_run_is_started_with_files_approved_and_its_result_downloaded() {
 }
 
 #[tokio::test]
-async fn a_start_without_its_token_or_with_a_file_that_is_too_large_starts_nothing() {
+async fn a_start_without_a_token_or_with_a_huge_file_is_refused() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, steps(APPROVAL)).await;
     let path = format!("/assignments/{agent}/runs");
     let token = owner.token.clone();
-    // The token comes first, and before it nothing is taken.
+    // The token comes first, and nothing is accepted before it.
     let parts = [
         ("files", Some("a"), "x"),
         ("form_token", None, token.as_str()),
@@ -111,7 +111,7 @@ async fn a_start_without_its_token_or_with_a_file_that_is_too_large_starts_nothi
 }
 
 #[tokio::test]
-async fn the_second_who_answers_sees_who_was_first() {
+async fn a_late_answer_is_refused_and_names_the_first() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "ben@acme.example", Role::Member).await;
@@ -137,7 +137,7 @@ async fn the_second_who_answers_sees_who_was_first() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_fit_is_told_at_the_question_and_kept() {
+async fn an_invalid_answer_is_reported_and_kept() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let ask = json!([{"ask": {"title": "Which?", "questions": [
@@ -173,7 +173,7 @@ async fn an_answer_that_does_not_fit_is_told_at_the_question_and_kept() {
 }
 
 #[tokio::test]
-async fn a_run_is_stopped_spoken_to_retried_and_run_again() {
+async fn a_run_is_stopped_messaged_retried_and_run_again() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, steps(APPROVAL)).await;
@@ -218,7 +218,7 @@ async fn a_run_is_stopped_spoken_to_retried_and_run_again() {
 }
 
 #[tokio::test]
-async fn another_team_s_things_are_not_there() {
+async fn another_teams_data_is_not_found() {
     let app = TestApp::start().await;
     let (_, team) = Browser::owner(&app, "acme").await;
     let (other, _) = Browser::owner(&app, "other").await;
@@ -242,7 +242,7 @@ async fn another_team_s_things_are_not_there() {
     assert!(!other.get("/inbox").await.ok().contains("Pay?"));
 }
 
-/// The events of a live page, from where it is given on, until it ends or a second of the real clock is over.
+/// The events of a live page, from the given position until the stream ends or one second of real time is over.
 async fn live(browser: &Browser<'_>, path: &str, last: Option<&str>) -> String {
     let mut request = Request::builder()
         .method(Method::GET)
@@ -268,7 +268,7 @@ async fn live(browser: &Browser<'_>, path: &str, last: Option<&str>) -> String {
 }
 
 #[tokio::test]
-async fn a_live_page_tells_each_entry_once_and_goes_on_after_a_lost_connection() {
+async fn a_live_page_sends_each_entry_once_across_reconnects() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app.playbook(&team, steps(APPROVAL)).await;
@@ -292,7 +292,7 @@ async fn a_live_page_tells_each_entry_once_and_goes_on_after_a_lost_connection()
     let mut sorted = ids.clone();
     sorted.dedup();
     assert_eq!(sorted, ids, "each once");
-    // From the second on, by the header that a browser sends when it connects again.
+    // From the second entry on, using the header that a browser sends when it reconnects.
     let rest = live(
         &owner,
         &format!("/runs/{run}/live?after=0&request="),
@@ -308,7 +308,7 @@ async fn a_live_page_tells_each_entry_once_and_goes_on_after_a_lost_connection()
 }
 
 #[tokio::test]
-async fn a_long_run_shows_its_end_and_older_entries_when_they_are_asked_for() {
+async fn a_long_run_shows_its_end_and_loads_older_entries() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let said = json!([{"for_each": "{{ range(250) }}", "steps": [{"say": "Round {{ item }}."}]}, {"finish": "Done."}]);
@@ -319,7 +319,7 @@ async fn a_long_run_shows_its_end_and_older_entries_when_they_are_asked_for() {
     assert!(page.contains("Round 249.") && page.contains("Done.") && !page.contains("Round 0."));
     let mut shown = page.matches("Round ").count();
     let mut part = page;
-    // As htmx asks: entries alone, with the way to those before them.
+    // As htmx requests them: only entries, with a link to earlier ones.
     while let Some(link) = between(&part, "hx-get=\"/runs/", "\"") {
         let link = format!("/runs/{link}");
         let as_page = owner.get(&link).await.ok();
@@ -360,7 +360,7 @@ async fn a_source_of_a_request_links_to_its_part_of_a_long_run() {
     let part = part.ok();
     assert!(part.contains(&entry) && part.contains("Round 0."), "{part}");
     assert!(part.contains("This is an older part of the transcript."));
-    // What the newest part has is shown there, live.
+    // An entry of the newest part is shown there, with live updates.
     let newest = between(&page, "id=\"e-", "\"").unwrap();
     for position in [newest, "0", "100000"] {
         let part = owner.get(&format!("/runs/{run}?around={position}")).await;
@@ -398,7 +398,7 @@ async fn only_the_button_that_was_pressed_decides() {
         let open = app.get_run(&team, &run).await;
         assert_eq!(open["pending_human_request"]["id"], json!(request));
     }
-    // The address of the form leads to its page, where somebody loads it again.
+    // A `GET` of the form's address, for example after a reload, redirects to its page.
     assert_eq!(owner.get(&path).await.leads_to(), format!("/runs/{run}"));
 }
 
@@ -435,7 +435,7 @@ async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
             "what was asked for: {card}"
         );
     }
-    // In lists, too, it is the model that asks.
+    // Lists also say that it is the model that asks.
     for page in ["/", "/runs"] {
         let page = owner.get(page).await.ok();
         assert!(page.contains("The model asks:"), "{page}");
@@ -448,7 +448,7 @@ async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
         .await
         .leads_to();
     app.settle().await;
-    // The engine's own request: its frame, the call with what decides.
+    // The engine's own request has its frame, and shows the deciding arguments of the call.
     let page = owner.get("/inbox").await.ok();
     let card = between(&page, "<article", "</article>").unwrap();
     assert!(card.contains("class=\"request engine\""), "{card}");
@@ -463,7 +463,7 @@ async fn a_request_of_the_model_never_looks_like_one_of_the_engine() {
 }
 
 #[tokio::test]
-async fn a_message_from_strangers_stays_marked_in_runs_made_from_it() {
+async fn an_untrusted_message_stays_marked_in_derived_runs() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let call = json!([{"tool": "run_command", "with": {"eur": 1}}, {"finish": "Done."}]);
@@ -489,7 +489,7 @@ async fn a_message_from_strangers_stays_marked_in_runs_made_from_it() {
     let messages = app.messages(&team, &again).await;
     assert_eq!(messages[0]["untrusted"], true, "{messages:?}");
 
-    // A fork with a message of its own, a message by hand, and a start by hand: each can be marked.
+    // A fork with its own message, a message, and a start: each can be marked as untrusted.
     let plain = json!({"agent_id": agent, "message": "Pay."});
     let plain = app.run(&team, plain).await;
     app.settle().await;
@@ -534,7 +534,7 @@ async fn a_transcript_shows_hidden_characters_of_calls_and_results() {
 }
 
 #[tokio::test]
-async fn a_call_of_any_size_has_a_bounded_card_and_its_text_is_on_pages() {
+async fn a_huge_call_has_a_bounded_card_and_pages_for_its_text() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let with = json!({"path": "/workspace/a", "content": "{{ message }}"});

@@ -1,4 +1,4 @@
-//! People of a team, webhooks, forks, search.
+//! Members of a team, webhooks, forks and search in the web interface.
 
 use errand_core::role::Role;
 use errand_testkit::TestApp;
@@ -18,7 +18,7 @@ async fn invited(owner: &Browser<'_>, fields: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn somebody_new_joins_by_a_link_that_works_once() {
+async fn a_new_user_joins_by_a_link_that_works_once() {
     let app = TestApp::start().await;
     let (owner, _) = Browser::owner(&app, "acme").await;
     let path = invited(
@@ -69,7 +69,7 @@ async fn somebody_new_joins_by_a_link_that_works_once() {
 }
 
 #[tokio::test]
-async fn somebody_who_is_here_joins_another_team_and_looks_at_it() {
+async fn an_existing_user_joins_another_team() {
     let app = TestApp::start().await;
     let (owner, _) = Browser::owner(&app, "acme").await;
     let (other, _) = Browser::owner(&app, "other").await;
@@ -79,7 +79,7 @@ async fn somebody_who_is_here_joins_another_team_and_looks_at_it() {
         page.contains("You are logged in as") && page.contains("owner@other.example"),
         "{page}"
     );
-    // Not without the form's own token.
+    // Refused without the form's own token.
     let own = [("sec-fetch-site", "same-origin")];
     let seen = ask(&app, Method::POST, &path, &other.cookie, Some(""), &own).await;
     assert_eq!(seen.status, 403);
@@ -104,14 +104,14 @@ async fn somebody_who_is_here_joins_another_team_and_looks_at_it() {
 }
 
 #[tokio::test]
-async fn roles_are_changed_and_people_removed_only_by_who_may() {
+async fn only_permitted_roles_change_roles_and_remove_members() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let (ann, key) = app.person(&team, "ann@acme.example", Role::Admin).await;
     let (ben, _) = app.person(&team, "ben@acme.example", Role::Member).await;
     let admin = Browser::of(&app, "ann@acme.example").await;
     let member = Browser::of(&app, "ben@acme.example").await;
-    // A member sees the team and changes nothing.
+    // A member sees the team but cannot change it.
     let page = member.get("/settings/team").await.ok();
     assert!(
         page.contains("ann@acme.example") && !page.contains("Invite someone"),
@@ -125,7 +125,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
         .post(&format!("/settings/team/{ann}/role"), &[("role", "member")])
         .await
         .refused(403);
-    // An admin makes no owners.
+    // An admin cannot create owners.
     admin
         .post(
             &format!("/settings/team/{ben}/role"),
@@ -133,7 +133,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
         )
         .await
         .refused(400);
-    // A choice alone changes nothing: it leads to a question.
+    // A selection alone changes nothing; it leads to a confirmation page.
     let role = format!("/settings/team/{ben}/role");
     let to = admin.post(&role, &[("role", "admin")]).await.leads_to();
     assert_eq!(to, format!("{role}?to=admin"));
@@ -148,7 +148,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
     assert_eq!(done, "/settings/team");
     let (changed, _) = app.store().member(team.id, ben).await.unwrap();
     assert_eq!(changed.role, Role::Admin);
-    // The last owner stays one.
+    // The last owner keeps their role.
     let page = owner
         .post(
             &format!("/settings/team/{}/role", team.owner),
@@ -157,7 +157,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
         .await
         .refused(400);
     assert!(page.contains("last owner"), "{page}");
-    // Whoever removes somebody sees their keys first.
+    // The confirmation page of a removal lists the member's keys.
     let page = owner
         .get(&format!("/settings/team/{ann}/remove"))
         .await
@@ -175,7 +175,7 @@ async fn roles_are_changed_and_people_removed_only_by_who_may() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_made_tried_changed_and_deleted() {
+async fn a_webhook_is_created_tested_edited_and_deleted() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "ben@acme.example", Role::Member).await;
@@ -242,7 +242,7 @@ async fn a_webhook_is_made_tried_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
+async fn a_run_is_forked_from_a_message_and_found_by_title() {
     let app = TestApp::start().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     let agent = app
@@ -279,7 +279,7 @@ async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
     assert_ne!(fork, format!("/runs/{run}"));
     app.settle().await;
     assert!(owner.get(&fork).await.ok().contains("Go on?"));
-    // With another build of the assignment, and told something more.
+    // With another build of the assignment, and with a message.
     let build = json!({"name": "second", "config": {"version": "v2", "data": {"playbook": {"steps": [{"finish": "Heard: {{ message }}"}]}}}});
     let build = app
         .post(&team.key, &format!("/v1/agents/{agent}/builds"), build)
@@ -299,7 +299,7 @@ async fn a_run_is_forked_from_a_message_and_found_by_a_part_of_its_title() {
         page.contains("Heard: Once more") && page.contains("build 2"),
         "{page}"
     );
-    // What does not fit is told on the page, with what was sent.
+    // The page reports invalid input, and keeps what was sent.
     let wrong = [("after_message", "x"), ("message", "kept")];
     let page = owner.post(&to_fork, &wrong).await.refused(400);
     assert!(page.contains(">kept</textarea>"), "{page}");

@@ -1,4 +1,4 @@
-//! Usage and providers of models in the web interface; what a model says, while it says it.
+//! Usage and model providers in the web interface, and a model's output while it is generated.
 
 use errand_core::role::Role;
 use errand_testkit::providers::{Answer, ProviderServer};
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::web::{Browser, between};
 
-/// A model whose price is known.
+/// A model with a known price.
 const MODEL: &str = "openai/gpt-5-mini";
 
 async fn app() -> (TestApp, ProviderServer) {
@@ -69,19 +69,19 @@ async fn usage_is_shown_as_charts_tables_and_csv() {
         "{}",
         seen.html
     );
-    // The run's page has them by step.
+    // The run's page has the figures by step.
     let page = owner.get(&format!("/runs/{run}")).await.ok();
     assert!(
         page.contains("101,000 tokens, $0.03") && page.contains("gpt-5-mini"),
         "{page}"
     );
-    // Keys are for those who may see them.
+    // Only people who can see API keys see figures by key.
     let page = member.get("/usage").await.ok();
     assert!(!page.contains("By API key") && !page.contains("Monthly budget (USD)"));
     member.get("/usage/csv?by=key").await.refused(404);
     owner.get("/usage/csv?by=key").await.ok();
     owner.get("/usage/csv?by=nothing").await.refused(404);
-    // What the team may spend.
+    // The team's monthly budget.
     let page = owner
         .post("/usage/limit", &[("limit", "-1")])
         .await
@@ -102,7 +102,7 @@ async fn usage_is_shown_as_charts_tables_and_csv() {
 }
 
 #[tokio::test]
-async fn a_provider_is_set_kept_secret_changed_and_removed() {
+async fn a_provider_is_set_edited_removed_and_its_key_hidden() {
     let (app, _server) = app().await;
     let (owner, team) = Browser::owner(&app, "acme").await;
     app.person(&team, "ben@acme.example", Role::Member).await;

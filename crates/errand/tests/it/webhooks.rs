@@ -1,4 +1,4 @@
-//! Webhooks: what they hold, when they come, what becomes of those that fail. Each attempt is on record.
+//! Webhooks: their content, when they are sent, and what happens to failed ones. Each attempt is recorded.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 const THREE_DAYS_MS: u64 = 3 * 86_400_000;
 
-/// Asks, and then ends.
+/// Asks for an approval, and then ends.
 fn asks() -> Value {
     json!([{"approve": {"title": "Pay?", "description": "40 EUR"}, "as": "ok"}, {"finish": "{{ ok.approved }}"}])
 }
@@ -66,7 +66,7 @@ fn header<'a>(hook: &'a Received, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_webhook_holds_the_event_and_the_run_as_it_was_then() {
+async fn a_webhook_contains_the_event_and_the_run_at_that_time() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -92,7 +92,7 @@ async fn a_webhook_holds_the_event_and_the_run_as_it_was_then() {
         app.now().as_seconds().to_string()
     );
 
-    // The address in it is one that answers.
+    // The address in it accepts the answer.
     app.post(&team.key, &respond, json!({"approved": true}))
         .await
         .expect(200);
@@ -184,7 +184,7 @@ async fn a_human_request_goes_to_both_addresses_and_the_rest_to_one() {
 }
 
 #[tokio::test]
-async fn each_attempt_is_signed_and_on_record() {
+async fn each_attempt_is_signed_and_recorded() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let sink = WebhookSink::start().await;
@@ -200,7 +200,7 @@ async fn each_attempt_is_signed_and_on_record() {
         ("pending", "run_completed", 1)
     );
     let (began, at) = (app.now(), first.due_at.unwrap());
-    // The pause before a repeat is of seconds, with a quarter of jitter.
+    // The pause before a retry is seconds long, with 25% jitter.
     assert!(
         (3_750..=6_250).contains(&at.ms_since(began)),
         "{}",
@@ -266,7 +266,7 @@ async fn each_attempt_is_signed_and_on_record() {
 }
 
 #[tokio::test]
-async fn a_failed_event_is_overtaken_and_keeps_what_it_said() {
+async fn later_events_overtake_a_failed_one_whose_body_stays() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -290,7 +290,7 @@ async fn a_failed_event_is_overtaken_and_keeps_what_it_said() {
     app.finish().await;
 }
 
-/// A receiver that holds each request until it is let go.
+/// A receiver that holds each request until the test releases it.
 struct Holding {
     url: String,
     arrived: Arc<Semaphore>,
@@ -344,7 +344,7 @@ impl Holding {
 }
 
 #[tokio::test]
-async fn of_one_run_one_delivery_is_under_way_and_other_runs_go_on() {
+async fn a_run_has_one_delivery_in_flight_and_blocks_no_other() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (holding, sink) = (Holding::start().await, WebhookSink::start().await);
@@ -359,7 +359,7 @@ async fn of_one_run_one_delivery_is_under_way_and_other_runs_go_on() {
     app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
         .await
         .expect(200);
-    // While the first is under way, the second one of this run waits; another run's does not.
+    // While the first webhook is in flight, the second one of the same run waits, but another run's does not.
     let quick = app.playbook(&team, json!([{"finish": "done"}])).await;
     app.run(&team, json!({"agent_id": quick, "webhook_url": sink.url()}))
         .await;
@@ -402,7 +402,7 @@ async fn a_receiver_that_does_not_answer_in_time_has_failed() {
 }
 
 #[tokio::test]
-async fn gone_ends_a_delivery() {
+async fn status_410_ends_a_delivery() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -454,7 +454,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn after_three_days_it_is_given_up() {
+async fn a_delivery_is_given_up_after_three_days() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -466,7 +466,7 @@ async fn after_three_days_it_is_given_up() {
         assert!(row.attempts.len() < 50, "it is never given up");
         let pause = Duration::from_millis(due.ms_since(app.now()));
         if row.attempts.len() == 3 {
-            // What is due outlives a crash.
+            // Due deliveries survive a crash.
             app.crash().await;
         }
         app.advance(pause.saturating_sub(Duration::from_millis(1)))
@@ -552,7 +552,7 @@ async fn an_address_that_cannot_be_called_starts_no_run() {
         }
     }
     assert_eq!(app.get(&team.key, "/v1/runs").await.expect(200)["total"], 0);
-    // A name is judged when it is called.
+    // A host name is checked when it is called.
     app.post(
         &team.key,
         "/v1/runs",
@@ -586,7 +586,7 @@ async fn an_address_that_cannot_be_called_starts_no_run() {
 }
 
 #[tokio::test]
-async fn an_address_is_judged_again_at_each_delivery() {
+async fn an_address_is_checked_again_at_each_delivery() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let sink = WebhookSink::start().await;
@@ -639,7 +639,7 @@ async fn a_crash_between_commit_and_delivery_loses_nothing() {
     gate.arrival().await;
     gate.open();
     holding.arrival().await;
-    // The request is on its way, its outcome not on record: it comes again, under the same id.
+    // The request was sent but its outcome was not recorded, so it is sent again with the same ID.
     app.crash().await;
     holding.let_go.add_permits(10);
     app.settle().await;

@@ -74,13 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_read() {
+    fn yaml_is_parsed() {
         let read: Value = parse("- a: &x 1\n- *x\n").unwrap();
         assert_eq!(read, json!([{"a": 1}, 1]));
     }
 
     #[test]
-    fn what_is_too_large_or_ambiguous_is_named_in_plain_words() {
+    fn large_and_ambiguous_yaml_is_refused_in_plain_words() {
         let mut laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for (name, of) in ["b", "c", "d", "e", "f"]
             .iter()
@@ -91,11 +91,11 @@ mod tests {
             ));
         }
         for (text, words) in [
-            (laughs.as_str(), "too large"),
-            (&"- &a x\n".repeat(CONFIG_BYTES_MAX / 7), "too large"),
+            (laughs.as_str(), "Too large"),
+            (&"- &a x\n".repeat(CONFIG_BYTES_MAX / 7), "Too large"),
             (&"#\n".repeat(CONFIG_BYTES_MAX), "bytes"),
-            ("a: 1\na: 2\n", "the key \"a\" twice"),
-            ("a: [", "not YAML"),
+            ("a: 1\na: 2\n", "The key \"a\" occurs twice"),
+            ("a: [", "Invalid YAML"),
         ] {
             let wrong = parse::<Value>(text).unwrap_err();
             assert!(wrong.message.contains(words), "{}", wrong.message);

@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_comes_first_and_long_texts_last() {
+    fn deciding_arguments_come_first_and_long_texts_last() {
         let call = call(&json!({
             "body": "a\n".repeat(40), "zeta": true, "subject": "x", "invoiceId": 7, "amount": 12.5,
             "recipient_iban": "DE1", "extra": {"a": [1, 2]},
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_of_a_call_can_be_seen() {
+    fn every_character_of_a_call_is_visible() {
         let long = format!("{}pay \u{202e}001", "x".repeat(9_000));
         let call = call(&json!({
             "to": "a\u{200b}b\u{3164}", "body": long, "more": {"deep": [1, "\u{ad}"]}, "na\u{2800}me": 1,
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_folded_says_how_much_is_shown() {
+    fn a_fold_says_how_much_is_shown() {
         let shown = |text: &str| long_text(text, "/whole").into_string();
         let lines = format!("{}rm -rf /", "\n".repeat(302));
         assert!(shown(&lines).contains("303 lines, 12 shown"));
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_has_a_bounded_part_of_a_text_and_says_where_the_rest_is() {
+    fn a_card_shows_a_bounded_part_and_links_to_the_rest() {
         let hidden = "\u{200b}".repeat(1_250_000);
         let shown = long_text(&hidden, "/whole").into_string();
         assert!(shown.contains("\\u{200b} × 1,250,000<"), "{shown}");
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn all_arguments_of_a_card_have_a_bound_together() {
+    fn the_total_size_of_a_cards_arguments_is_bounded() {
         let mut fields = Map::new();
         for number in 0..2_000 {
             fields.insert(format!("a{number}"), json!("\u{1}\u{2}".repeat(60)));
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_set_apart_and_one_that_is_no_plain_name_decides_nothing() {
+    fn unusual_argument_names_never_count_as_deciding() {
         let call = call(&json!({
             "recipient\u{202e}ID": "x", "to”: R2 · amount": "1", "note_to_payee": "n",
             "recipient": "R", "amount": 5, "long_".repeat(30): true,
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_brief_of_a_call_is_one_line_in_which_all_is_seen() {
+    fn a_brief_call_is_one_line_of_visible_characters() {
         let call = call(
             &json!({"path": "/workspace/\u{202e}x\ny", "content": "1\n2\n3", "q": "y".repeat(500)}),
         );

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_chosen_or_written() {
+    fn an_option_is_chosen_or_an_answer_written() {
         let of = |fields: Fields| answers(&[question(false)], &fields);
         assert_eq!(of(Fields::default().with("q0", "A"))["Which?"], json!("A"));
         let both = Fields::default().with("q0", "A").with("q0_text", "other");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn several_are_a_list() {
+    fn several_choices_become_a_list() {
         let of = |fields: Fields| answers(&[question(true)], &fields);
         let two = Fields::default()
             .with("q0", "A")

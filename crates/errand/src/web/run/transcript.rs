@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_model_or_a_tool_says_is_text() {
+    fn content_of_models_and_tools_stays_text() {
         let evil = "<script>alert(1)</script>".to_owned();
         let arguments = json!({ evil.clone(): evil, "list": [evil.clone()] });
         let call = ToolCall {

@@ -211,10 +211,10 @@ fn a_run_that_never_ends_is_found() {
     finds(What::Stuck, "it is still running", |e| {
         e.seen(0).status = "running".to_owned();
     });
-    finds(What::Stuck, "a request is still pending", |e| {
+    finds(What::Stuck, "a request is still open", |e| {
         e.seen(1).asks = true;
     });
-    finds(What::Stuck, "its start was not answered", |e| {
+    finds(What::Stuck, "its start got no response", |e| {
         e.runs[0].ids.clear();
     });
 }
