@@ -272,7 +272,7 @@ async fn a_build_is_copied_by_its_id() {
     let foreign = format!("/v1/agents/{theirs}/revisions");
     let body = json!({"name": "x", "source_build_id": source});
     let (_, message) = app.post(&other.key, &foreign, body).await.error(400);
-    assert!(message.contains("there is no such build"), "{message}");
+    assert!(message.contains("this build does not exist"), "{message}");
     app.settle().await;
     app.finish().await;
 }

@@ -616,19 +616,19 @@ async fn what_cannot_be_reached_is_said_in_words() {
         ),
         (
             json!({"type": "http", "url": "https://a.test/?k={{ secret.X }}"}),
-            "no secret X",
+            "the secret X does not exist",
         ),
         (
             json!({"type": "http", "url": "https://a.test/", "headers": {"x": "{{ secret.NONE }}"}}),
-            "no secret NONE",
+            "the secret NONE does not exist",
         ),
         (
             json!({"type": "stdio", "command": "everything", "env": {"npm_config_registry": "https://a.test"}}),
-            "\"npm_config_registry\" is no variable that a team may set",
+            "a team may not set \"npm_config_registry\"",
         ),
         (
             json!({"type": "stdio", "command": "mailbox", "env": {"MAILBOX_LIES": "1", "MAILBOX_DIR": "/"}}),
-            "\"MAILBOX_DIR\" is no variable",
+            "a team may not set \"MAILBOX_DIR\"",
         ),
     ] {
         let body = json!({"name": "x", "transport": transport});

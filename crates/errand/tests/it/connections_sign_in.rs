@@ -331,7 +331,7 @@ async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
     let sign_in = format!("/connections/{}/sign-in", kept.id);
     let url = begun(&owner.post(&sign_in, &[]).await.ok());
     let refused = ben.get(&back(&url)).await.refused(403);
-    assert!(refused.contains("begun by somebody else"), "{refused}");
+    assert!(refused.contains("started by another person"), "{refused}");
     let callback = Url::parse(&pair(&url, "redirect_uri")).unwrap();
     let confirm = callback.path().trim_start_matches("/v1").to_owned();
     let fields = [("code", "c"), ("state", &*pair(&url, "state"))];
@@ -493,7 +493,7 @@ async fn a_client_that_is_known_there_signs_in_with_its_secret() {
         ),
         (
             json!({"client_id": "known", "client_secret": "{{ secret.NONE }}"}),
-            "no secret NONE",
+            "the secret NONE does not exist",
         ),
     ] {
         transport["oauth_client"] = client;

@@ -216,7 +216,7 @@ async fn whose_results_are_trusted_is_said_of_each_tool_by_name() {
         (json!({"web__search": {"trusted": true}}), "open world"),
         (
             json!({"mail__search": {"trusted": true}}),
-            "no tool of this connection",
+            "is not a tool of this connection",
         ),
         (json!({"web__find": {"trust": true}}), "trust"),
     ] {

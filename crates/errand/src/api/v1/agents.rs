@@ -1,4 +1,4 @@
-//! Agents.
+//! Endpoints for agents (called assignments in the web interface).
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -24,24 +24,24 @@ use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams};
 
-/// An agent.
+/// An agent: a name with numbered builds.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentBody {
     id: Uuid,
     name: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// When it, or its live build, last changed.
+    /// The time of the last change of the agent or its live build.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     team_id: Uuid,
-    /// Always false: for clients of the hosted product.
+    /// Always false. Present for compatibility with clients of the hosted product.
     slack_enabled: bool,
-    /// Always false: for clients of the hosted product.
+    /// Always false. Present for compatibility with clients of the hosted product.
     microsoft_teams_enabled: bool,
-    /// Always false: for clients of the hosted product.
+    /// Always false. Present for compatibility with clients of the hosted product.
     agentic_memory_enabled: bool,
-    /// Always null: for clients of the hosted product.
+    /// Always null. Present for compatibility with clients of the hosted product.
     #[schema(required)]
     thread_id: Option<Uuid>,
 }
@@ -62,7 +62,7 @@ impl From<&Agent> for AgentBody {
     }
 }
 
-/// A user.
+/// A user who created or changed something.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct PersonBody {
     id: Uuid,
@@ -85,30 +85,30 @@ impl From<&Person> for PersonBody {
     }
 }
 
-/// An agent as a list has it.
+/// An agent in a list.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentListItem {
     #[serde(flatten)]
     agent: AgentBody,
-    /// Its newest build, which may be a draft.
+    /// The newest build, which may be a draft.
     #[schema(required)]
     latest_build: Option<BuildBody>,
-    /// When its newest run was created.
+    /// The time when the newest run was created.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     last_run_at: Option<Timestamp>,
-    /// Always null: for clients of the hosted product.
+    /// Always null. Present for compatibility with clients of the hosted product.
     #[schema(value_type = Option<String>, required)]
     pinned_at: Option<Timestamp>,
-    /// Always empty: for clients of the hosted product.
+    /// Always empty. Present for compatibility with clients of the hosted product.
     #[schema(value_type = Vec<Object>)]
     integration_configs: [(); 0],
-    /// Always null: for clients of the hosted product.
+    /// Always null. Present for compatibility with clients of the hosted product.
     #[schema(required)]
     folder_id: Option<Uuid>,
-    /// Null for an agent from before this was recorded.
+    /// Null if the agent was created before this was recorded.
     #[schema(required)]
     created_by: Option<PersonBody>,
-    /// Who last changed the agent or its builds.
+    /// The user who last changed the agent or one of its builds.
     #[schema(required)]
     updated_by: Option<PersonBody>,
 }
@@ -128,11 +128,11 @@ impl From<&AgentRow> for AgentListItem {
     }
 }
 
-/// An agent and its live build.
+/// An agent with its live build.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentResponse {
     agent: AgentBody,
-    /// The build that new runs use. Null where the agent has none, or only drafts.
+    /// The build that new runs use. Null if the agent has no build, or only drafts.
     #[schema(required)]
     build: Option<BuildBody>,
 }
@@ -146,14 +146,14 @@ impl From<&(Agent, Option<Build>)> for AgentResponse {
     }
 }
 
-/// An agent that was created, and its first build.
+/// A new agent with its first build.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct CreatedAgentResponse {
     agent: AgentBody,
-    /// Absent where the request had none.
+    /// Absent if the request had no build.
     #[serde(skip_serializing_if = "Option::is_none")]
     build: Option<BuildBody>,
-    /// Where a build was created: settings that are accepted, and may not do what is expected.
+    /// Settings that are accepted but may not do what is expected. Absent if the request had no build.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<Vec<Warning>>,
 }
@@ -162,18 +162,18 @@ pub(crate) struct CreatedAgentResponse {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentListResponse {
     agents: Vec<AgentListItem>,
-    /// How many there are in all.
+    /// The total number of agents.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// An agent to make.
+/// The request to create an agent.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateAgentRequest {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
-    /// Its first build.
+    /// The agent's first build.
     build: Option<BuildDraft>,
 }
 
@@ -187,7 +187,7 @@ impl RequestBody for CreateAgentRequest {
     }
 }
 
-/// What of an agent can change.
+/// The request to rename an agent.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct RenameAgentRequest {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
@@ -204,10 +204,9 @@ impl RequestBody for RenameAgentRequest {
     ];
 }
 
-/// The parameters of the list of agents.
 pub(crate) const LIST_QUERY: &[&str] = &["limit", "offset", "include_schedules"];
 
-/// Which agents.
+/// Query parameters of `GET /v1/agents`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what AgentsPage reads")]
@@ -215,10 +214,10 @@ pub(crate) struct ListAgentsParams {
     /// The maximum number of entries.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<u32>,
-    /// Entries that are skipped.
+    /// The number of entries to skip.
     #[param(minimum = 0, default = 0)]
     offset: Option<u64>,
-    /// Accepted for clients of the hosted product; changes nothing.
+    /// Ignored. Accepted for compatibility with clients of the hosted product.
     include_schedules: Option<bool>,
 }
 
@@ -231,7 +230,7 @@ impl QueryParams for AgentsPage {
     }
 }
 
-/// The team's agents, newest first.
+/// Lists the team's agents, newest first.
 #[utoipa::path(get, path = "/v1/agents", tag = "Agents", params(ListAgentsParams),
     responses((status = 200, description = "A page of agents.", body = AgentListResponse)))]
 pub(crate) async fn list_agents(
@@ -250,7 +249,7 @@ pub(crate) async fn list_agents(
     }))
 }
 
-/// Makes an agent, with its first build where one is given.
+/// Creates an agent, optionally with its first build.
 #[utoipa::path(post, path = "/v1/agents", tag = "Agents", request_body = CreateAgentRequest,
     responses((status = 201, description = "The agent.", body = CreatedAgentResponse)))]
 pub(crate) async fn create_agent(
@@ -290,7 +289,7 @@ fn render_created((agent, build): &(Agent, Option<Build>)) -> StoredAnswer {
     )
 }
 
-/// An agent and its live build.
+/// Returns an agent with its live build.
 #[utoipa::path(get, path = "/v1/agents/{agent_id}", tag = "Agents", params(("agent_id" = Uuid, Path, description = "The agent.")),
     responses((status = 200, description = "The agent.", body = AgentResponse)))]
 pub(crate) async fn get_agent(
@@ -310,7 +309,7 @@ pub(crate) async fn get_agent(
     }))
 }
 
-/// Gives an agent another name.
+/// Renames an agent.
 #[utoipa::path(patch, path = "/v1/agents/{agent_id}", tag = "Agents", params(("agent_id" = Uuid, Path, description = "The agent.")),
     request_body = RenameAgentRequest,
     responses((status = 200, description = "The agent.", body = AgentResponse)))]
@@ -339,9 +338,11 @@ fn render(agent: &(Agent, Option<Build>)) -> StoredAnswer {
     rendered(StatusCode::OK, &AgentResponse::from(agent))
 }
 
-/// Deletes an agent. Its runs stay readable and go on; no new one can be started.
+/// Deletes an agent.
+///
+/// Its runs continue and stay readable. No new run can be started.
 #[utoipa::path(delete, path = "/v1/agents/{agent_id}", tag = "Agents", params(("agent_id" = Uuid, Path, description = "The agent.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_agent(
     caller: Caller,
     State(app): State<AppState>,

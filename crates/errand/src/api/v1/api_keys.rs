@@ -1,4 +1,5 @@
-//! API keys. A key is shown once, when it is made; what is recorded for a replay has it no more.
+//! Endpoints for API keys. The secret key is shown once, when it is created. It is not stored, so a replayed response
+//! does not contain it.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -22,19 +23,19 @@ use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::secret_key::ApiKeySecret;
 
-/// An API key, without the key.
+/// An API key, without the secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ApiKeyBody {
     id: Uuid,
     name: String,
-    /// Its first characters, to tell it by.
+    /// The first characters of the key, to identify it.
     #[schema(example = "dv_4fGh1k")]
     prefix: String,
-    /// The user whose role it has.
+    /// The user whose role the key has.
     created_by: Uuid,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// To the minute.
+    /// Accurate to the minute.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     last_used_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime, required)]
@@ -59,39 +60,39 @@ impl From<&ApiKey> for ApiKeyBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ApiKeyListResponse {
     api_keys: Vec<ApiKeyBody>,
-    /// How many there are in all.
+    /// The total number of keys.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// A key to make.
+/// The request to create an API key.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateApiKeyRequest {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
-    /// When it ends; no later than the key that makes it.
+    /// The time when the key expires. It must not be later than the expiry of the key that creates it.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
 
 impl RequestBody for CreateApiKeyRequest {}
 
-/// A new key.
+/// A new API key, with the secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct NewApiKeyResponse {
     #[serde(flatten)]
     about: ApiKeyBody,
-    /// The key itself: shown once, here. Null in a replay.
+    /// The secret key, shown only in this response. Null if the response is a replay.
     #[schema(required, example = "dv_…")]
     key: Option<String>,
-    /// True in a replay: the key was shown, and is not kept.
+    /// True if the response is a replay: the key was shown before and is not stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     shown_once: bool,
 }
 
-/// The team's keys, newest first; those that have ended too.
+/// Lists the team's API keys, newest first, including expired ones.
 #[utoipa::path(get, path = "/v1/api-keys", tag = "API keys", params(PageParams),
     responses((status = 200, description = "A page of keys.", body = ApiKeyListResponse)))]
 pub(crate) async fn list_api_keys(
@@ -110,7 +111,9 @@ pub(crate) async fn list_api_keys(
     }))
 }
 
-/// Makes a key with the caller's role. The key is in this answer, and nowhere else.
+/// Creates an API key with the caller's role.
+///
+/// The secret key is only in this response and cannot be shown again.
 #[utoipa::path(post, path = "/v1/api-keys", tag = "API keys", request_body = CreateApiKeyRequest,
     responses((status = 201, description = "The key.", body = NewApiKeyResponse)))]
 pub(crate) async fn create_api_key(
@@ -151,7 +154,7 @@ pub(crate) async fn create_api_key(
     )
 }
 
-/// What a replay gets: without the key, which is kept nowhere.
+/// The stored response for replays, without the secret key.
 fn render_recorded(key: &ApiKey) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
@@ -163,9 +166,11 @@ fn render_recorded(key: &ApiKey) -> StoredAnswer {
     )
 }
 
-/// Deletes a key: it is refused from now on, and its open streams end.
+/// Deletes an API key.
+///
+/// Requests with it are refused from now on, and its open streams end.
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", tag = "API keys", params(("key_id" = Uuid, Path, description = "The key's id.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_api_key(
     caller: Caller,
     State(app): State<AppState>,

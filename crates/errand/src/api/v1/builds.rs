@@ -1,4 +1,4 @@
-//! Builds (revisions) of agents.
+//! Endpoints for builds, which are also called revisions.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -28,53 +28,54 @@ use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
-/// An immutable, numbered snapshot of an agent's setup.
+/// An immutable, numbered snapshot of an agent's configuration.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildBody {
     id: Uuid,
     agent_id: Uuid,
-    /// 1 for the agent's first.
+    /// Counted from 1 for each agent.
     number: u64,
     name: String,
     #[schema(required)]
     description: Option<String>,
-    /// As it was given.
+    /// The configuration exactly as it was sent.
     #[schema(value_type = Object)]
     config: Value,
-    /// The user who made it.
+    /// The user who created the build.
     #[schema(required)]
     created_by: Option<Uuid>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// The same as `agent_id`.
+    /// Same as `agent_id`.
     copilot_id: Uuid,
-    /// The same as `number`.
+    /// Same as `number`.
     revision_number: u64,
-    /// The same as `name`.
+    /// Same as `name`.
     revision_name: String,
-    /// The same as `description`.
+    /// Same as `description`.
     #[schema(required)]
     revision_description: Option<String>,
-    /// The build that it was made of by a change of its `config`.
+    /// The build whose `config` was changed to create this one.
     #[schema(required)]
     parent_build_id: Option<Uuid>,
-    /// `live`: new runs use it. `historic`: it was live. `draft`: it was never live, and becomes so when it is promoted.
+    /// `live`: new runs use it. `historic`: it was live before. `draft`: it was never live, and becomes live when it is
+    /// promoted.
     #[schema(pattern = "^(live|historic|draft)$")]
     status: &'static str,
-    /// When its name, its description or its state by a promotion last changed.
+    /// The time of the last change of the name, description or status.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-    /// The e-mail address of the user who made it.
+    /// The e-mail address of the user who created the build.
     #[schema(required)]
     created_by_name: Option<String>,
-    /// The tools that its runs have now, by the last probe of its connections and the floors of now. Only where one build
-    /// is asked for.
+    /// The tools that its runs have now, according to the last probe of its connections and the current floors. Present
+    /// only in responses for a single build.
     #[serde(skip_serializing_if = "Option::is_none")]
     effective_tools: Option<Vec<EffectiveToolBody>>,
 }
 
 impl BuildBody {
-    /// With the tools that its runs have now.
+    /// Adds the tools that the build's runs have now.
     pub(crate) async fn with_tools(
         app: &AppState,
         team: TeamId,
@@ -111,11 +112,11 @@ impl From<&Build> for BuildBody {
     }
 }
 
-/// A build.
+/// A build, with warnings if it is new.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildResponse {
     build: BuildBody,
-    /// Present if a change of `config` created the build: settings that are accepted, and may not do what is expected.
+    /// Settings that are accepted but may not do what is expected. Present if a change of `config` created the build.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<Vec<Warning>>,
 }
@@ -124,48 +125,48 @@ pub(crate) struct BuildResponse {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct BuildListResponse {
     builds: Vec<BuildBody>,
-    /// How many there are in all.
+    /// The total number of builds.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// A build that was created.
+/// A new build.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct CreatedBuildResponse {
     build: BuildBody,
     agent: AgentRef,
-    /// Settings that are accepted, and may not do what is expected.
+    /// Settings that are accepted but may not do what is expected.
     warnings: Vec<Warning>,
 }
 
-/// An agent, by its id.
+/// A reference to an agent.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AgentRef {
     id: Uuid,
 }
 
-/// What promoting a build answers.
+/// The response to a promotion.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct PromoteResponse {
     /// Always true.
     success: bool,
 }
 
-/// A build to make, of a `config` or of another build's.
+/// The request to create a build from a `config` or from another build.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct BuildDraft {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
     description: Option<String>,
-    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back. Required unless
-    /// `source_build_id` is given.
+    /// `{"version": "v2", "data": {…}}`. Unknown keys in it are stored and returned. Required unless `source_build_id`
+    /// is given.
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
-    /// A build of the team whose `config` is copied. Takes the place of `config`.
+    /// A build of the team whose `config` is copied. Cannot be combined with `config`.
     #[schema(value_type = Option<Uuid>)]
     source_build_id: Option<BuildId>,
-    /// True: new runs do not use the build until it is promoted.
+    /// If true, new runs do not use the build until it is promoted.
     draft: Option<bool>,
 }
 
@@ -173,10 +174,10 @@ impl RequestBody for BuildDraft {
     const REFUSED: &'static [&'static str] = REFUSED;
 }
 
-/// What the hosted product takes for a build, and what this server does not have.
+/// Fields of the hosted product that this server does not support.
 const REFUSED: &[&str] = &["handover_target_ids", "handoverTargetIds"];
 
-/// A build to make, with its agent.
+/// The request to create a build of an agent.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateBuildRequest {
     #[schema(value_type = Uuid)]
@@ -184,14 +185,14 @@ pub(crate) struct CreateBuildRequest {
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Name,
     description: Option<String>,
-    /// `{"version": "v2", "data": {…}}`. Keys that are not known in it are kept and given back. Required unless
-    /// `source_build_id` is given.
+    /// `{"version": "v2", "data": {…}}`. Unknown keys in it are stored and returned. Required unless `source_build_id`
+    /// is given.
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
-    /// A build of the team whose `config` is copied. Takes the place of `config`.
+    /// A build of the team whose `config` is copied. Cannot be combined with `config`.
     #[schema(value_type = Option<Uuid>)]
     source_build_id: Option<BuildId>,
-    /// True: new runs do not use the build until it is promoted.
+    /// If true, new runs do not use the build until it is promoted.
     draft: Option<bool>,
 }
 
@@ -199,23 +200,24 @@ impl RequestBody for CreateBuildRequest {
     const REFUSED: &'static [&'static str] = REFUSED;
 }
 
-/// What of a build can change. With `config`, a new build is made of it.
+/// The request to change a build. A change of `config` creates a new build.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeBuildRequest {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     name: Option<Name>,
-    /// Null takes it away.
+    /// Null removes the description.
     #[serde(default, deserialize_with = "absent_or_null")]
     #[schema(value_type = Option<String>)]
     description: Option<Option<String>>,
-    /// The same as `name`.
+    /// Same as `name`.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     revision_name: Option<Name>,
-    /// The same as `description`.
+    /// Same as `description`.
     #[serde(default, deserialize_with = "absent_or_null")]
     #[schema(value_type = Option<String>)]
     revision_description: Option<Option<String>>,
-    /// Makes a new build whose parent is this one: live if this one is live, a draft if this one is a draft.
+    /// Creates a new build whose parent is this one. It is a draft if this build is a draft, and live if this build is
+    /// live.
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
 }
@@ -230,12 +232,12 @@ impl RequestBody for ChangeBuildRequest {
     ];
 }
 
-/// What a promotion may change of the build.
+/// The request to promote a build, with optional changes.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct PromoteRequest {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     revision_name: Option<Name>,
-    /// Null takes it away.
+    /// Null removes the description.
     #[serde(default, deserialize_with = "absent_or_null")]
     #[schema(value_type = Option<String>)]
     revision_description: Option<Option<String>>,
@@ -243,18 +245,18 @@ pub(crate) struct PromoteRequest {
 
 impl RequestBody for PromoteRequest {}
 
-/// One of two names of the same field.
+/// The value of a field that has two names, at most one of which may be given.
 fn one_of<T>(name: &str, a: Option<T>, b: Option<T>) -> Result<Option<T>, ApiError> {
     match (a, b) {
         (Some(_), Some(_)) => Err(ApiError::invalid(
             &format!("revision_{name}"),
-            format!("it is another name of `{name}`, which is given, too; give one of them"),
+            format!("it is another name of `{name}`, which is also given; send only one of them"),
         )),
         (a, b) => Ok(a.or(b)),
     }
 }
 
-/// A build that can be stored. `within`: where it stands in the body, such as `build.`.
+/// Validates a build before it is stored. `within`: the field of the body that holds it, such as `build.`.
 pub(crate) async fn checked_build(
     app: &AppState,
     caller: &Caller,
@@ -267,13 +269,13 @@ pub(crate) async fn checked_build(
         (None, None) => {
             return Err(ApiError::invalid(
                 &format!("{within}config"),
-                "it is missing: give `config`, or `source_build_id` to copy another build's",
+                "it is missing: send `config`, or `source_build_id` to copy another build",
             ));
         }
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(
                 &format!("{within}source_build_id"),
-                "it takes the place of `config`, which is given, too; give one of them",
+                "it cannot be combined with `config`; send only one of them",
             ));
         }
     };
@@ -289,7 +291,7 @@ pub(crate) async fn checked_build(
     })
 }
 
-/// The config of another build of the team.
+/// Reads the config of another build of the team.
 async fn copied_config(
     app: &AppState,
     team: TeamId,
@@ -300,13 +302,13 @@ async fn copied_config(
         Ok(build) => Ok(build.config),
         Err(StoreError::NotFound) => Err(ApiError::invalid(
             &format!("{within}source_build_id"),
-            "there is no such build",
+            "this build does not exist",
         )),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Refuses a config that cannot be run here. Gives what its author should know.
+/// Validates a config, and returns warnings for its author.
 async fn check_config(
     app: &AppState,
     team: TeamId,
@@ -322,13 +324,13 @@ async fn check_config(
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
-            format!("it takes at most {CONFIG_BYTES_MAX} bytes"),
+            format!("it must be at most {CONFIG_BYTES_MAX} bytes long"),
         ));
     }
     Ok(warnings)
 }
 
-/// Holds what a build reaches for against what the team has. Gives what its author should know.
+/// Checks the secrets, connections, tools and agents to which a build refers, and returns warnings for its author.
 pub(crate) async fn check_reach(
     app: &AppState,
     team: TeamId,
@@ -345,7 +347,7 @@ pub(crate) async fn check_reach(
             .find(|name| !there.contains(name))
         {
             return Err(ApiError::bad_request(format!(
-                "{within}config: there is no secret {absent}; an admin or owner sets it with POST /v1/secrets"
+                "{within}config: the secret {absent} does not exist; an admin or owner can set it with POST /v1/secrets"
             )));
         }
     }
@@ -356,7 +358,7 @@ pub(crate) async fn check_reach(
         .find(|id| !there.iter().any(|connection| connection.id == **id))
     {
         return Err(ApiError::bad_request(format!(
-            "{within}config.data.connections: there is no connection {absent}"
+            "{within}config.data.connections: the connection {absent} does not exist"
         )));
     }
     let mut named: Vec<(String, &str, Option<Policy>)> = Vec::new();
@@ -373,7 +375,7 @@ pub(crate) async fn check_reach(
     for (path, tool) in config.playbook.iter().flat_map(|p| p.tools()) {
         if connection_of(tool).is_some() && !config.names(tool) {
             return Err(ApiError::bad_request(format!(
-                "{within}config.data.{path}.tool: this build does not have the tool {tool:?}; name it in data.tools, or all of its connection with <connection>__*"
+                "{within}config.data.{path}.tool: this build does not have the tool {tool:?}; add it to data.tools, or add all tools of its connection with <connection>__*"
             )));
         }
         named.push((format!("data.{path}.tool"), tool, None));
@@ -384,7 +386,7 @@ pub(crate) async fn check_reach(
                 .map_err(|why| ApiError::bad_request(format!("{within}config.{path}: {why}")))?;
         }
     }
-    // In the order of the build, which is that of the rows.
+    // `connections_of` returns the rows in the order of the build's ids.
     let names: Vec<&str> = there
         .iter()
         .map(|connection| connection.name.as_str())
@@ -392,7 +394,7 @@ pub(crate) async fn check_reach(
     Ok(config::warnings(config, &names, within))
 }
 
-/// The assignments that a build may start are the team's.
+/// Checks that the agents that a build may start belong to the team.
 async fn check_assignments(
     app: &AppState,
     team: TeamId,
@@ -407,12 +409,12 @@ async fn check_assignments(
     match ids.iter().position(|id| !there.contains(id)) {
         None => Ok(()),
         Some(place) => Err(ApiError::bad_request(format!(
-            "{within}config.data.assignments[{place}]: the team has no such assignment; GET /v1/agents lists those it has"
+            "{within}config.data.assignments[{place}]: the team does not have this assignment; GET /v1/agents lists the existing ones"
         ))),
     }
 }
 
-/// Holds a connection's tool against the last probe, where there was one, and its policy against the floor.
+/// Checks a tool against the connection's last probe, if there was one, and its policy against the floor.
 fn check_tool(
     there: &[Connection],
     name: &str,
@@ -425,14 +427,14 @@ fn check_tool(
         .ok_or_else(|| format!("none of the connections in data.connections is named {name:?}"))?;
     if connection.tools.is_some() && connection.tool(tool).is_none() {
         return Err(format!(
-            "the connection {name} has no tool {tool:?} by its last probe; GET /v1/connections/{} lists them",
+            "the connection {name} had no tool {tool:?} at its last probe; GET /v1/connections/{} lists its tools",
             connection.id
         ));
     }
     let floor = connection.floor(tool);
     match policy {
         Some(policy) if policy.or_stricter(floor) != policy => Err(format!(
-            "it cannot be {:?}: an admin of the team has set at least {:?} for it",
+            "it cannot be {:?}: an admin of the team requires at least {:?} for this tool",
             policy.as_str(),
             floor.as_str()
         )),
@@ -440,7 +442,7 @@ fn check_tool(
     }
 }
 
-/// An agent's builds, newest first.
+/// Lists an agent's builds, newest first.
 #[utoipa::path(get, path = "/v1/agents/{agent_id}/revisions", tag = "Builds",
     params(("agent_id" = Uuid, Path, description = "The agent."), PageParams),
     responses((status = 200, description = "A page of builds.", body = BuildListResponse)))]
@@ -461,7 +463,9 @@ pub(crate) async fn list_builds(
     }))
 }
 
-/// Adds a build to an agent. Runs that are started from now on have it, unless it is a draft.
+/// Adds a build to an agent.
+///
+/// Runs that start from now on use it, unless it is a draft.
 #[utoipa::path(post, path = "/v1/agents/{agent_id}/revisions", tag = "Builds",
     params(("agent_id" = Uuid, Path, description = "The agent.")), request_body = BuildDraft,
     responses((status = 201, description = "The build.", body = CreatedBuildResponse)))]
@@ -475,7 +479,7 @@ pub(crate) async fn create_build(
     create(&app, &caller, agent, &key, body.value, body.sha256).await
 }
 
-/// Adds a build to the agent that the body names.
+/// Adds a build to the agent in the body.
 #[utoipa::path(post, path = "/v1/builds", tag = "Builds", request_body = CreateBuildRequest,
     responses((status = 201, description = "The build.", body = CreatedBuildResponse)))]
 pub(crate) async fn create_build_of(
@@ -532,7 +536,7 @@ fn render_created(build: &Build) -> StoredAnswer {
     )
 }
 
-/// A build, also of an agent that is deleted.
+/// Returns a build, even if its agent is deleted.
 #[utoipa::path(get, path = "/v1/revisions/{build_id}", tag = "Builds", params(("build_id" = Uuid, Path, description = "The build.")),
     responses((status = 200, description = "The build.", body = BuildResponse)))]
 pub(crate) async fn get_build(
@@ -547,10 +551,12 @@ pub(crate) async fn get_build(
     }))
 }
 
-/// Changes a build's name and description. A change of its `config` makes a new build, whose parent it is.
+/// Changes a build's name and description.
+///
+/// A change of `config` creates a new build, whose parent is this one.
 #[utoipa::path(patch, path = "/v1/revisions/{build_id}", tag = "Builds", params(("build_id" = Uuid, Path, description = "The build.")),
     request_body = ChangeBuildRequest,
-    responses((status = 200, description = "The build: with `config`, the new one.", body = BuildResponse)))]
+    responses((status = 200, description = "The build; after a change of `config`, the new one.", body = BuildResponse)))]
 pub(crate) async fn change_build(
     caller: Caller,
     State(app): State<AppState>,
@@ -570,7 +576,7 @@ pub(crate) async fn change_build(
     let Some(config) = given.config else {
         if change == BuildChange::default() && body.is_lossy {
             return Err(ApiError::bad_request(
-                "nothing of this can be changed here: it takes name, description or config",
+                "the body changes nothing: send name, description or config",
             ));
         }
         let once = key.once(&caller, body.sha256, render);
@@ -581,7 +587,7 @@ pub(crate) async fn change_build(
             .await?;
         return Ok(response(answer, render));
     };
-    // Not found comes before what is wrong with the config.
+    // A missing build is reported before problems of the config.
     app.store.build(caller.team(), build).await?;
     let warnings = check_config(&app, caller.team(), &config, "").await?;
     let new = NewBuild {
@@ -620,10 +626,12 @@ fn render_revised(build: &Build) -> StoredAnswer {
     )
 }
 
-/// Makes a build the live one: runs that are started from now on have it, until another one is promoted or created live.
+/// Makes a build live.
+///
+/// Runs that start from now on use it, until another build is promoted or created as live.
 #[utoipa::path(post, path = "/v1/revisions/{build_id}/promote", tag = "Builds",
     params(("build_id" = Uuid, Path, description = "The build.")), request_body = Option<PromoteRequest>,
-    responses((status = 200, description = "It is live.", body = PromoteResponse)))]
+    responses((status = 200, description = "The build is live.", body = PromoteResponse)))]
 pub(crate) async fn promote_build(
     caller: Caller,
     State(app): State<AppState>,

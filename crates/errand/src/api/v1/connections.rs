@@ -1,4 +1,4 @@
-//! Connections: MCP servers whose tools builds may have.
+//! Endpoints for connections: MCP servers whose tools builds can use.
 
 use std::collections::BTreeMap;
 
@@ -33,12 +33,12 @@ use crate::api::idempotency::{IdempotencyKey, no_content, rendered, replayed, re
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
-/// Most headers, or variables, of a connection.
+/// Maximum number of headers or environment variables of a connection.
 const VALUES_MAX: usize = 32;
-/// Most bytes of one.
+/// Maximum length of one value.
 const VALUE_BYTES_MAX: usize = 8 * 1024;
 
-/// How a server is reached.
+/// The way in which the server is reached.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Transport {
@@ -46,35 +46,36 @@ pub(crate) enum Transport {
     Http {
         #[schema(example = "https://mcp.example.com/mcp")]
         url: String,
-        /// Headers of each request; a value may hold `{{ secret.NAME }}`.
+        /// Headers for each request. A value may contain `{{ secret.NAME }}`.
         #[serde(default)]
         headers: BTreeMap<String, String>,
-        /// The client by which it is signed in to, where one was registered by hand. Without it one registers itself.
+        /// A pre-registered OAuth client. Without it, a client is registered dynamically.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         oauth_client: Option<OauthClientBody>,
     },
     /// A program that the operator has declared in `errand.toml`.
     Stdio {
-        /// The name under which it is declared.
+        /// The name under which the program is declared.
         command: String,
-        /// Variables of its environment, of those that the operator lets teams set (`team_env`); a value may hold `{{ secret.NAME }}`.
+        /// Environment variables. Only variables that the operator lists in `team_env` are permitted. A value may
+        /// contain `{{ secret.NAME }}`.
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
 }
 
-/// A client that was registered with the server's sign-in beforehand.
+/// A client that was registered in advance with the authorization server.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OauthClientBody {
     #[schema(example = "errand-at-example")]
     client_id: String,
-    /// `{{ secret.NAME }}`, the secret that holds the client's own. Left out: it has none.
+    /// `{{ secret.NAME }}`: the secret that holds the client secret. Omit it for a public client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_secret: Option<String>,
 }
 
-/// What a server says that a tool does.
+/// What the server says about a tool, as MCP's tool annotations.
 #[derive(Clone, Serialize, ToSchema)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -87,59 +88,62 @@ pub(crate) struct ToolHintsBody {
     open_world: bool,
 }
 
-/// A tool, by the last probe.
+/// A tool that the last probe found.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ProbedToolBody {
-    /// As builds name it: `connection__tool`.
+    /// The name by which builds refer to the tool: `connection__tool`.
     #[schema(example = "mail__search")]
     name: String,
-    /// The server's own name for it.
+    /// The name of the tool on the server.
     server_name: String,
     description: String,
-    /// The JSON schema of its arguments.
+    /// The JSON schema of the arguments.
     #[schema(value_type = Object)]
     input_schema: Value,
-    /// Why no build has the tool, if its schema is refused: it expands without bound, or is too large. Null otherwise.
+    /// The reason why no build has the tool, if its schema is refused because it expands without bound or is too large.
+    /// Null otherwise.
     refused: Option<String>,
     hints: ToolHintsBody,
-    /// What holds where a build names all tools of the connection: by the hints, and never below the floor.
+    /// The policy that applies if a build uses all tools of the connection. It follows from the hints and is never
+    /// below the floor.
     #[schema(value_type = String, example = "guard")]
     policy: Policy,
-    /// Whether it reaches the open world: as `tool_settings` say, else as the server says, else where its arguments hold an
-    /// address. A tool that only reads there is guarded by default, since its arguments leave the team; what other tools
-    /// give is private.
+    /// Whether the tool reaches the open world: as `tool_settings` say; otherwise as the server says; otherwise true if
+    /// an argument is an address. By default, a read-only tool that reaches the open world is guarded, because its
+    /// arguments leave the team. The results of tools that do not reach it are private.
     open_world: bool,
-    /// Whether what it gives counts as trusted.
+    /// Whether its results count as trusted.
     trusted: bool,
 }
 
-/// Who issued a connection's sign-in.
+/// The authorization server to which a connection is signed in.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct SignInBody {
     issuer: String,
 }
 
-/// A connection.
+/// An MCP server whose tools builds can use.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionBody {
     id: Uuid,
     #[schema(example = "mail")]
     name: String,
     transport: Transport,
-    /// Policies below which no build can go, by the tool's name or `*`.
+    /// Minimum policies for builds, by tool name; `*` stands for all tools.
     #[schema(value_type = BTreeMap<String, String>)]
     floors: Floors,
-    /// Whether what its closed tools give counts as trusted, where `tool_settings` do not say it of the tool.
+    /// Whether the results of tools that do not reach the open world count as trusted. `tool_settings` can override it
+    /// per tool.
     trusted: bool,
-    /// What admins say of its tools, by the tool's name.
+    /// Settings of single tools, by tool name.
     #[schema(value_type = BTreeMap<String, ToolSettingsBody>)]
     tool_settings: ToolSettingsByName,
-    /// Null: never probed.
+    /// Null if the connection was never probed.
     #[schema(required)]
     tools: Option<Vec<ProbedToolBody>>,
     #[schema(value_type = Option<String>, format = DateTime, required)]
     probed_at: Option<Timestamp>,
-    /// Null: none.
+    /// Null if the connection is not signed in.
     #[schema(required)]
     sign_in: Option<SignInBody>,
     #[schema(required)]
@@ -193,7 +197,7 @@ impl From<&Connection> for ConnectionBody {
 }
 
 impl ConnectionBody {
-    /// Without what may be a key, where the caller does not manage connections.
+    /// Hides values that may contain credentials from callers who do not manage connections.
     fn for_caller(connection: &Connection, caller: &Caller) -> Self {
         let mut body = Self::from(connection);
         if !caller.may(Permission::ManageConnections) {
@@ -220,7 +224,7 @@ impl ConnectionBody {
     }
 }
 
-/// Leaves of a value the marks of secrets.
+/// Removes everything from a value except the marks of secrets.
 fn hide(value: &mut String) {
     let marks = secret::marks_in(value).into_iter();
     let marks: Vec<String> = marks
@@ -253,7 +257,7 @@ fn tool_body(connection: &Connection, tool: &ProbedTool) -> ProbedToolBody {
     }
 }
 
-/// What an admin should know: which tools' results count as trusted.
+/// Warnings for an admin about tools whose results count as trusted.
 fn warnings_of(connection: &Connection) -> Vec<Warning> {
     let trusted: Vec<&str> = connection
         .tools
@@ -277,12 +281,12 @@ fn warnings_of(connection: &Connection) -> Vec<Warning> {
     };
     if !trusted.is_empty() {
         return says(format!(
-            "the results of these tools count as trusted, so that no guarded call asks after them: {}. That is right only where nobody outside the team can write what they give; a mailbox or a ticket system is full of strangers' text. Set \"trusted\": false in tool_settings for each tool of which that is not so",
+            "the results of these tools count as trusted, so guarded calls that follow them do not ask a person: {}. This is safe only if nobody outside the team can write the content that they return; a mailbox or a ticket system contains text from strangers. Set \"trusted\": false in tool_settings for each tool for which this is not so",
             trusted.join(", ")
         ));
     }
     if connection.trusted && connection.tools.is_none() {
-        return says("the results of all tools that the probe finds, and that do not reach the open world, will count as trusted; probe the connection to see which these are, and choose by tool in tool_settings".to_owned());
+        return says("the results of all tools that the probe finds and that do not reach the open world will count as trusted; probe the connection to see these tools, and set trust by tool in tool_settings".to_owned());
     }
     Vec::new()
 }
@@ -297,18 +301,18 @@ pub(crate) struct ConnectionResponse {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ChangedConnectionResponse {
     connection: ConnectionBody,
-    /// What an admin should know, such as which tools' results count as trusted.
+    /// Warnings for an admin, such as a list of tools whose results count as trusted.
     warnings: Vec<Warning>,
 }
 
-/// What admins say of a tool.
+/// Settings of one tool, made by an admin.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what ToolSettings is on the wire")]
 pub(crate) struct ToolSettingsBody {
-    /// Whether it reaches the open world. Without it: as its server says.
+    /// Whether the tool reaches the open world. Default: as its server says.
     open_world: Option<bool>,
-    /// Whether the team's own people and programs write what it gives; only for a tool that does not reach the open world.
-    /// Without it: as the connection's `trusted` says.
+    /// Whether only the team's own people and programs write the content that it returns. Permitted only for a tool
+    /// that does not reach the open world. Default: the connection's `trusted`.
     trusted: Option<bool>,
 }
 
@@ -316,57 +320,58 @@ pub(crate) struct ToolSettingsBody {
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ConnectionListResponse {
     connections: Vec<ConnectionBody>,
-    /// How many there are in all.
+    /// The total number of connections.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct ProbeResponse {
     connection: ConnectionBody,
-    /// Null: the server was reached, and its tools are in the connection. Else what went wrong, in words.
+    /// Null if the probe succeeded; the connection then has the tools. Otherwise a description of the problem.
     #[schema(required)]
     error: Option<String>,
-    /// What an admin should know, such as which tools' results count as trusted.
+    /// Warnings for an admin, such as a list of tools whose results count as trusted.
     warnings: Vec<Warning>,
 }
 
-/// A connection to make.
+/// The request to create a connection.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateConnectionRequest {
-    /// Small letters, digits, single `-` and `_`, a letter first; its tools are called `name__tool`.
+    /// Lower-case letters, digits, `-` and single `_`, beginning with a letter. The connection's tools are called
+    /// `name__tool`.
     #[schema(min_length = 1, max_length = 24, example = "mail")]
     name: String,
     transport: Transport,
-    /// Policies below which no build can go, by the tool's name or `*`.
+    /// Minimum policies for builds, by tool name; `*` stands for all tools.
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     floors: Option<Floors>,
-    /// Whether what its closed tools give counts as trusted. Without it: no.
+    /// Whether the results of tools that do not reach the open world count as trusted. Default: false.
     trusted: Option<bool>,
-    /// What admins say of its tools, by the tool's name.
+    /// Settings of single tools, by tool name.
     #[schema(value_type = Option<BTreeMap<String, ToolSettingsBody>>)]
     tool_settings: Option<ToolSettingsByName>,
 }
 
 impl RequestBody for CreateConnectionRequest {}
 
-/// What of a connection changes.
+/// The request to change a connection.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeConnectionRequest {
     transport: Option<Transport>,
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     floors: Option<Floors>,
     trusted: Option<bool>,
-    /// All of them: what is left out is taken away.
+    /// Replaces all tool settings: entries that are left out are removed.
     #[schema(value_type = Option<BTreeMap<String, ToolSettingsBody>>)]
     tool_settings: Option<ToolSettingsByName>,
 }
 
 impl RequestBody for ChangeConnectionRequest {}
 
-/// The team's connections, by name.
+/// Lists the team's connections, sorted by name.
 #[utoipa::path(get, path = "/v1/connections", tag = "Connections", params(PageParams),
     responses((status = 200, description = "A page of connections.", body = ConnectionListResponse)))]
 pub(crate) async fn list_connections(
@@ -388,7 +393,7 @@ pub(crate) async fn list_connections(
     }))
 }
 
-/// A connection.
+/// Returns a connection.
 #[utoipa::path(get, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
     responses((status = 200, description = "The connection.", body = ConnectionResponse)))]
 pub(crate) async fn get_connection(
@@ -402,7 +407,9 @@ pub(crate) async fn get_connection(
     }))
 }
 
-/// Makes a connection. Nothing is reached yet: probe it.
+/// Creates a connection.
+///
+/// The server is not contacted. Probe the connection next.
 #[utoipa::path(post, path = "/v1/connections", tag = "Connections", request_body = CreateConnectionRequest,
     responses((status = 201, description = "The connection.", body = ChangedConnectionResponse)))]
 pub(crate) async fn create_connection(
@@ -422,7 +429,7 @@ pub(crate) async fn create_connection(
         return Err(ApiError::invalid(
             "name",
             format!(
-                "it takes 1 to {NAME_CHARS_MAX} small letters, digits, `-` and single `_`, begins with a letter and does not end with `_`"
+                "it must have 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and single `_`, begin with a letter, and not end with `_`"
             ),
         ));
     }
@@ -447,7 +454,9 @@ pub(crate) async fn create_connection(
     Ok(response(answer, render_created))
 }
 
-/// Changes a connection. One that leads elsewhere than before has to be probed, and signed in to, anew.
+/// Changes a connection.
+///
+/// If its address changes, it must be probed and signed in to again.
 #[utoipa::path(patch, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
     request_body = ChangeConnectionRequest,
     responses((status = 200, description = "The connection.", body = ChangedConnectionResponse)))]
@@ -490,9 +499,11 @@ pub(crate) async fn change_connection(
     Ok(response(answer, render))
 }
 
-/// Deletes a connection: calls of its tools fail from now on.
+/// Deletes a connection.
+///
+/// Calls of its tools fail from now on.
 #[utoipa::path(delete, path = "/v1/connections/{connection_id}", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -508,9 +519,11 @@ pub(crate) async fn delete_connection(
     Ok(response(answer, no_content))
 }
 
-/// Reaches the connection's server and takes note of its tools: runs call them as they are described now.
+/// Contacts the connection's server and stores its tools.
+///
+/// Runs call the tools only as long as the server describes them in the same way.
 #[utoipa::path(post, path = "/v1/connections/{connection_id}/probe", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
-    responses((status = 200, description = "Its tools, or the error in words.", body = ProbeResponse)))]
+    responses((status = 200, description = "The connection with its tools, or a description of the problem.", body = ProbeResponse)))]
 pub(crate) async fn probe_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -570,16 +583,16 @@ pub(crate) fn check_floors(name: &str, floors: &Floors) -> Result<(), ApiError> 
         Some(tool) => Err(ApiError::invalid(
             "floors",
             format!(
-                "{tool:?} is no tool of this connection: its tools are called {name}__<tool>, and `*` means all"
+                "{tool:?} is not a tool of this connection: its tools are called {name}__<tool>, and `*` means all"
             ),
         )),
     }
 }
 
-/// Most tools of which admins say something: as many as a connection has.
+/// Maximum number of tools with settings, equal to the maximum number of tools of a connection.
 const SETTINGS_MAX: usize = 500;
 
-/// `there`: the connection, where its probe holds against them.
+/// `there`: the existing connection, if its probe is still valid for the new settings.
 pub(crate) fn check_settings(
     name: &str,
     there: Option<&Connection>,
@@ -588,7 +601,7 @@ pub(crate) fn check_settings(
     if settings.len() > SETTINGS_MAX {
         return Err(ApiError::invalid(
             "tool_settings",
-            format!("it takes at most {SETTINGS_MAX} tools"),
+            format!("it must have at most {SETTINGS_MAX} tools"),
         ));
     }
     for (tool, said) in settings {
@@ -596,7 +609,7 @@ pub(crate) fn check_settings(
             return Err(ApiError::invalid(
                 "tool_settings",
                 format!(
-                    "{tool:?} is no tool of this connection: its tools are called {name}__<tool>"
+                    "{tool:?} is not a tool of this connection: its tools are called {name}__<tool>"
                 ),
             ));
         }
@@ -605,7 +618,7 @@ pub(crate) fn check_settings(
             return Err(ApiError::invalid(
                 "tool_settings",
                 format!(
-                    "{tool} reaches the open world, and what it gives cannot be trusted; where it does not, set \"open_world\": false as well"
+                    "{tool} reaches the open world, so its results cannot be trusted; if it does not reach it, set \"open_world\": false too"
                 ),
             ));
         }
@@ -613,7 +626,7 @@ pub(crate) fn check_settings(
     Ok(())
 }
 
-/// What is stored of how a server is reached.
+/// Converts a transport to its stored form, and validates it.
 pub(crate) async fn setup_of(
     app: &AppState,
     team: TeamId,
@@ -639,7 +652,7 @@ pub(crate) async fn setup_of(
             if names_secret(place) || names_secret(fragment) || parsed.password().is_some() {
                 return Err(ApiError::invalid(
                     "transport.url",
-                    "an address can name a secret in its query alone, as {{ secret.NAME }}; elsewhere put it into transport.headers".to_owned(),
+                    "an address can contain secrets only in its query, as {{ secret.NAME }}; put other secrets into transport.headers".to_owned(),
                 ));
             }
             let in_query = BTreeMap::from([("query".to_owned(), query.to_owned())]);
@@ -649,7 +662,7 @@ pub(crate) async fn setup_of(
                 if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
                     return Err(ApiError::invalid(
                         "transport.headers",
-                        format!("{name:?} is no header"),
+                        format!("{name:?} is not a valid header name"),
                     ));
                 }
             }
@@ -664,14 +677,14 @@ pub(crate) async fn setup_of(
             if !app.connections.declared().any(|name| name == command) {
                 let known: Vec<&str> = app.connections.declared().collect();
                 let known = if known.is_empty() {
-                    "none is".to_owned()
+                    "no program is declared".to_owned()
                 } else {
-                    format!("declared are: {}", known.join(", "))
+                    format!("declared programs: {}", known.join(", "))
                 };
                 return Err(ApiError::invalid(
                     "transport.command",
                     format!(
-                        "the operator has declared no program {command:?} in errand.toml ([connections.stdio.{command}]); {known}"
+                        "the operator has not declared a program {command:?} in errand.toml ([connections.stdio.{command}]); {known}"
                     ),
                 ));
             }
@@ -680,7 +693,7 @@ pub(crate) async fn setup_of(
                 return Err(ApiError::invalid(
                     "transport.env",
                     format!(
-                        "{name:?} is no variable that a team may set: the operator names those in errand.toml (team_env of [connections.stdio.{command}])"
+                        "a team may not set {name:?}: the operator lists the permitted variables in errand.toml (team_env of [connections.stdio.{command}])"
                     ),
                 ));
             }
@@ -689,7 +702,7 @@ pub(crate) async fn setup_of(
     }
 }
 
-/// What is stored of a client that was registered by hand: never its secret itself.
+/// Converts a pre-registered client to its stored form, which refers to its secret but does not contain it.
 async fn client_of(
     app: &AppState,
     team: TeamId,
@@ -703,7 +716,7 @@ async fn client_of(
     if given.client_id.is_empty() || given.client_id.len() > VALUE_BYTES_MAX {
         return Err(ApiError::invalid(
             ID,
-            "it takes the id that the server gave the client",
+            "it must be the client id that the authorization server issued",
         ));
     }
     if let Some(text) = &given.client_secret {
@@ -714,7 +727,7 @@ async fn client_of(
         if named.len() != 1 || !is_mark {
             return Err(ApiError::invalid(
                 SECRET,
-                "it takes {{ secret.NAME }}; set the secret with POST /v1/secrets",
+                "it must be {{ secret.NAME }}; set the secret with POST /v1/secrets",
             ));
         }
         let values = BTreeMap::from([("client_secret".to_owned(), text.clone())]);
@@ -735,7 +748,9 @@ async fn check_values(
     if values.len() > VALUES_MAX || values.values().any(|value| value.len() > VALUE_BYTES_MAX) {
         return Err(ApiError::invalid(
             path,
-            format!("it takes at most {VALUES_MAX} values of {VALUE_BYTES_MAX} bytes each"),
+            format!(
+                "it must have at most {VALUES_MAX} values of at most {VALUE_BYTES_MAX} bytes each"
+            ),
         ));
     }
     let there = app.store.secret_names(team).await?;
@@ -744,13 +759,13 @@ async fn check_values(
         if named.is_empty() && secret::first_named_in("", &Value::String(value.clone())).is_some() {
             return Err(ApiError::invalid(
                 path,
-                format!("{name}: a secret is named as {{{{ secret.NAME }}}}, and in no other way"),
+                format!("{name}: a secret must be written as {{{{ secret.NAME }}}}"),
             ));
         }
         if let Some(absent) = named.iter().find(|name| !there.contains(name)) {
             return Err(ApiError::invalid(
                 path,
-                format!("{name}: there is no secret {absent}; set it with POST /v1/secrets"),
+                format!("{name}: the secret {absent} does not exist; set it with POST /v1/secrets"),
             ));
         }
     }

@@ -1,16 +1,16 @@
-//! CSV as RFC 4180 has it, for people's spreadsheets: lines end with CR and LF, texts are quoted where they must be, and
-//! a text that a spreadsheet would take for a formula gets an apostrophe before it, since people give names to things.
+//! Writes CSV according to RFC 4180, for spreadsheets: lines end with CR LF, and texts are quoted if necessary. A text
+//! that a spreadsheet would interpret as a formula gets a leading apostrophe, because users choose names.
 
 use std::fmt::{Display, Write as _};
 
-/// Lines under a head.
+/// A CSV file under construction.
 pub(super) struct Csv {
     text: String,
     begins_line: bool,
 }
 
 impl Csv {
-    /// With the names of its columns.
+    /// Starts a file with a header line.
     pub(super) fn new(head: &[&str]) -> Self {
         let mut csv = Self {
             text: String::new(),
@@ -23,14 +23,14 @@ impl Csv {
         csv
     }
 
-    /// A number, an id, a date: never quoted.
+    /// Appends a number, an id or a date, without quoting.
     pub(super) fn value(&mut self, value: impl Display) {
         self.separate();
         // Writing to a string does not fail.
         let _ = write!(self.text, "{value}");
     }
 
-    /// A text that somebody gave.
+    /// Appends a text that a user has chosen.
     pub(super) fn text(&mut self, text: &str) {
         self.separate();
         let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
@@ -46,13 +46,11 @@ impl Csv {
         }
     }
 
-    /// The next value begins a line.
     pub(super) fn end_line(&mut self) {
         self.text.push_str("\r\n");
         self.begins_line = true;
     }
 
-    /// The whole text.
     pub(super) fn finish(self) -> String {
         self.text
     }
@@ -70,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_quoted_and_no_formulas() {
+    fn texts_are_quoted_and_never_formulas() {
         let mut csv = Csv::new(&["id", "name"]);
         for (id, name) in [
             (1, "plain"),

@@ -1,4 +1,4 @@
-//! Deliveries of webhooks: what was sent, what was answered, what comes next; and sending one again.
+//! Endpoints for webhook deliveries: reading what was sent and answered, and sending it again.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -23,59 +23,59 @@ use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
-/// One event on its way to one address.
+/// The delivery of one event to one address.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeliveryBody {
     id: Uuid,
-    /// The event's id: `webhook-id` in the request, and `id` in its body. The same at every attempt and address.
+    /// The id of the event: `webhook-id` in the request, and `id` in its body. It is the same for each attempt and
+    /// address.
     event_id: Uuid,
     /// `human_request`, `run_completed`, `run_failed`, `run_interrupted` or `webhook_test`.
     event: String,
-    /// The run that it tells of; null for a test.
+    /// The run of the event. Null for a test.
     #[schema(required)]
     run_id: Option<Uuid>,
-    /// The webhook that it goes to; null: to an address that the run was started with.
+    /// The webhook that receives the event. Null if the run was started with the address.
     #[schema(required)]
     webhook_id: Option<Uuid>,
-    /// Where it goes. A member sees it without a password and without a query.
+    /// The address of the receiver. Members see it without user name, password and query.
     url: String,
-    /// `pending`, `delivered`, `gone` (the receiver answered 410), `exhausted` (three days are over) or `dropped` (the
-    /// webhook was deleted).
+    /// `pending`, `delivered`, `gone` (the receiver answered 410), `exhausted` (all attempts of three days failed) or
+    /// `dropped` (the webhook was deleted).
     state: String,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// When it is tried next; null unless it is pending.
+    /// The time of the next attempt. Null unless the delivery is pending.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     next_attempt_at: Option<Timestamp>,
-    /// All attempts, the first first.
+    /// All attempts, oldest first.
     attempts: Vec<AttemptBody>,
-    /// What is sent.
     request: DeliveryRequestBody,
 }
 
-/// What is sent, at each attempt the same.
+/// The request, which is the same for each attempt.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeliveryRequestBody {
-    /// The body, as JSON; what is signed are its exact bytes.
+    /// The JSON body. The signature covers its exact bytes.
     #[schema(value_type = Object)]
     body: Value,
 }
 
-/// One attempt to deliver.
+/// One attempt to deliver an event.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AttemptBody {
-    /// 1 for the first.
+    /// Counted from 1.
     attempt: u32,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     duration_ms: u64,
-    /// The receiver's status, if it answered.
+    /// The HTTP status, if the receiver answered.
     #[schema(required)]
     status: Option<u16>,
-    /// Why it does not count as delivered: a sentence.
+    /// The reason why the attempt does not count as delivered.
     #[schema(required)]
     error: Option<String>,
-    /// The beginning of the receiver's answer, as text.
+    /// The beginning of the response body, as text.
     #[schema(required)]
     answer: Option<String>,
 }
@@ -90,7 +90,7 @@ pub(crate) struct DeliveryResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeliveryListResponse {
     deliveries: Vec<DeliveryBody>,
-    /// How many there are in all.
+    /// The total number of deliveries.
     total: u64,
     limit: u32,
     offset: u64,
@@ -109,9 +109,9 @@ impl From<&AttemptRow> for AttemptBody {
     }
 }
 
-/// A delivery on the wire. `whole`: with all of its address.
+/// A delivery in its wire form. `whole`: with the complete address.
 fn delivery_body(row: &DeliveryRow, whole: bool) -> DeliveryBody {
-    // It was written as JSON; should it not be read again, it is shown as the text that it is.
+    // The body was written as JSON. If it cannot be parsed, it is returned as text.
     let body = serde_json::from_slice(&row.body)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&row.body).into_owned()));
     DeliveryBody {
@@ -133,7 +133,7 @@ fn sees_addresses(caller: &Caller) -> bool {
     caller.may(Permission::ManageWebhooks)
 }
 
-/// A page, as this caller may see it.
+/// A page of deliveries for this caller.
 pub(super) fn list_of(
     page: &Page<DeliveryRow>,
     query: PageQuery,
@@ -149,7 +149,7 @@ pub(super) fn list_of(
     }
 }
 
-/// What was sent of a run, to all addresses, in the order of its events.
+/// Lists a run's deliveries to all addresses, in the order of its events.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/deliveries", tag = "Webhooks",
     params(("run_id" = Uuid, Path, description = "The run."), PageParams),
     responses((status = 200, description = "A page of deliveries.", body = DeliveryListResponse)))]
@@ -163,7 +163,7 @@ pub(crate) async fn list_run_deliveries(
     Ok(Answered(list_of(&page, query, &caller)))
 }
 
-/// A delivery.
+/// Returns a delivery.
 #[utoipa::path(get, path = "/v1/deliveries/{delivery_id}", tag = "Webhooks", params(("delivery_id" = Uuid, Path, description = "The delivery.")),
     responses((status = 200, description = "The delivery.", body = DeliveryResponse)))]
 pub(crate) async fn get_delivery(
@@ -177,10 +177,12 @@ pub(crate) async fn get_delivery(
     }))
 }
 
-/// Sends a delivery again, whatever became of it: at once, and for three days more where that fails, under the same
-/// `webhook-id` and with the same bytes. One to a webhook goes to the address that this has now.
+/// Sends a delivery again, in any state.
+///
+/// It is sent immediately, and retried for three more days if that fails, with the same `webhook-id` and body. A
+/// delivery to a webhook goes to the webhook's current address.
 #[utoipa::path(post, path = "/v1/deliveries/{delivery_id}/resend", tag = "Webhooks", params(("delivery_id" = Uuid, Path, description = "The delivery.")),
-    responses((status = 200, description = "It is on its way.", body = DeliveryResponse)))]
+    responses((status = 200, description = "The delivery is queued.", body = DeliveryResponse)))]
 pub(crate) async fn resend_delivery(
     caller: Caller,
     State(app): State<AppState>,
@@ -211,7 +213,7 @@ fn render_resent_for_members(row: &DeliveryRow) -> StoredAnswer {
     rendered(StatusCode::OK, &DeliveryResponse { delivery })
 }
 
-/// The answer to a test that was sent, to somebody who sees addresses.
+/// The response to a test, for a caller who may see addresses.
 pub(super) fn render_sent(row: &DeliveryRow) -> StoredAnswer {
     let delivery = delivery_body(row, true);
     rendered(StatusCode::CREATED, &DeliveryResponse { delivery })

@@ -1,6 +1,7 @@
-//! The documentation that the program itself serves.
+//! Endpoints for the API reference that the program serves.
 //!
-//! It is the same for everybody until the program is replaced: it is made once, and a client that has it is told so.
+//! The content is the same for everyone and does not change while the program runs, so it is generated once and has an
+//! `ETag`.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -15,12 +16,12 @@ use crate::api::compress::PublicPage;
 use crate::api::range::is_known;
 use crate::api::{AppState, openapi, page};
 
-/// All endpoints, on a page for people.
+/// Returns the API reference as a web page.
 #[utoipa::path(get, path = "/v1/documentation", tag = "Documentation", security(()),
-    params(("If-None-Match" = Option<String>, Header, description = "An `ETag` of this page: unchanged, it is not sent again.")),
+    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of a known version. If it is current, the response is 304.")),
     responses(
         (status = 200, description = "The page.", body = String, content_type = "text/html"),
-        (status = 304, description = "It is the page that the client has."),
+        (status = 304, description = "The client's version is current."),
     ))]
 pub(crate) async fn documentation_page(
     State(app): State<AppState>,
@@ -39,12 +40,12 @@ pub(crate) async fn documentation_page(
     response
 }
 
-/// All endpoints, as an OpenAPI 3.1 document.
+/// Returns the API reference as an OpenAPI 3.1 document.
 #[utoipa::path(get, path = "/v1/documentation/json", tag = "Documentation", security(()),
-    params(("If-None-Match" = Option<String>, Header, description = "An `ETag` of this document: unchanged, it is not sent again.")),
+    params(("If-None-Match" = Option<String>, Header, description = "The `ETag` of a known version. If it is current, the response is 304.")),
     responses(
         (status = 200, description = "The document.", body = Object),
-        (status = 304, description = "It is the document that the client has."),
+        (status = 304, description = "The client's version is current."),
     ))]
 pub(crate) async fn documentation_json(
     State(app): State<AppState>,
@@ -62,7 +63,8 @@ fn document(app: &AppState) -> Value {
     openapi::document(&settings.public_url, settings.unknown_fields_refused)
 }
 
-/// The body with its tag; the tag alone for a client that has the body. The tag is a weak one: the same for each encoding.
+/// The body with its `ETag`, or 304 for a client that has this version. The tag is weak, because it is the same for
+/// each content encoding.
 fn unless_known(headers: &HeaderMap, body: Bytes, kind: &'static str) -> Response {
     let digest = hex(&Sha256::digest(&body));
     let etag = format!("W/\"{}\"", digest.get(..32).unwrap_or_default());

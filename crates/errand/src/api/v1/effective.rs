@@ -1,4 +1,4 @@
-//! The tools that a build has now, for the API and the pages.
+//! Computes the tools that a build has now, for the API and the pages.
 
 use errand_core::config::{self, BuildConfig};
 use errand_core::effective;
@@ -11,22 +11,23 @@ use utoipa::ToSchema;
 
 use crate::api::AppState;
 
-/// A tool that a build has now.
+/// A tool that a build's runs have now.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct EffectiveToolBody {
-    /// As the model is told of it.
+    /// The name that the model sees.
     #[schema(example = "mail__search")]
     pub(crate) name: String,
-    /// `allow`, `ask`, `guard` or `deny`. A tool that is denied is not offered to the model.
+    /// `allow`, `ask`, `guard` or `deny`. A denied tool is not offered to the model.
     #[schema(example = "guard")]
     pub(crate) policy: &'static str,
-    /// What decided the policy: `default` (the build names no tools), `build` (it names this one), `connection` (it names
-    /// all of the connection, with a policy), `hints` (the same, by each tool's hints), or `floor` (an admin's).
+    /// The source of the policy: `default` (the build lists no tools), `build` (the build lists this tool),
+    /// `connection` (the build sets one policy for all tools of the connection), `hints` (the build uses all tools of
+    /// the connection, each with the policy that follows from its hints), or `floor` (an admin's minimum).
     #[schema(example = "hints")]
     pub(crate) from: &'static str,
 }
 
-/// The tools that a build's runs have now, by the last probe of its connections and the floors of now.
+/// The tools of a build, according to the last probe of its connections and the current floors.
 pub(crate) async fn tools_of(
     app: &AppState,
     team: TeamId,
@@ -51,7 +52,7 @@ pub(crate) async fn tools_of(
         .collect())
 }
 
-/// What the author of a stored config should know; nothing of one that cannot be read any more.
+/// Warnings about a stored config. Empty for a config that can no longer be parsed.
 pub(crate) async fn warnings_of_config(
     app: &AppState,
     team: TeamId,
@@ -68,7 +69,7 @@ pub(crate) async fn warnings_of_config(
     Ok(found)
 }
 
-/// The tools of a stored config; none for one that cannot be read any more.
+/// The tools of a stored config. Empty for a config that can no longer be parsed.
 pub(crate) async fn tools_of_config(
     app: &AppState,
     team: TeamId,

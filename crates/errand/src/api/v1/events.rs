@@ -1,10 +1,14 @@
-//! The events of a run, as a stream.
+//! The event stream of a run.
 //!
-//! Promised: every event after the number that the client gives, in order, each once; then those to come, until the run
-//! has ended. The bell only says that there is more: what is sent is read from the store. The stream ends when its key no
-//! longer counts, when the server stops, and when the client takes nothing for a minute ([`crate::streaming`]); a
-//! client goes on from the last number that it has. Events are read in pages of 256 KiB; one that is larger than a page
-//! is read alone, when few others like it are in memory.
+//! # Guarantees
+//!
+//! - The stream sends every event after the number that the client gives, in order and once; then new events, until the
+//!   run has ended.
+//! - Events are always read from the store. The notifier only says that there are more.
+//! - The stream ends when its key becomes invalid, when the server stops, and when the client reads nothing for a
+//!   minute ([`crate::streaming`]). A client resumes from the last number that it received.
+//! - Events are read in pages of 256 KiB. A larger event is read alone, and only few of those are in memory at the same
+//!   time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -31,7 +35,7 @@ use crate::api::slots::Holder;
 use crate::streaming::follow::{Follower, PageRead, Source};
 use crate::streaming::{Event, respond};
 
-/// How much is read at once.
+/// The size of a page of events.
 const PAGE: PageBounds = PageBounds {
     entries: 100,
     bytes: 256 * 1024,
@@ -40,12 +44,12 @@ const PAGE: PageBounds = PageBounds {
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// From where on.
+/// Query parameters of the event stream.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what After reads")]
 pub(crate) struct EventsParams {
-    /// The number of the last event that is known; the `Last-Event-ID` header wins over it.
+    /// The number of the last known event. The `Last-Event-ID` header takes precedence.
     #[param(minimum = 0)]
     after: Option<u64>,
 }
@@ -58,21 +62,25 @@ impl QueryParams for After {
     }
 }
 
-/// Streams the events of a run: `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and at
-/// the end of an ended run `end`. While a network model answers, `message.delta` has a piece of the text: `message_id`,
-/// `attempt`, `offset` (the bytes before it) and `text`; a new attempt, or an offset of 0, begins the text anew. While a
-/// call of a connection's tool is under way, `tool.progress` says how far it is: `tool_call_id`, `progress`, `total`,
-/// `message`. These two have no number and are not repeated. The data is an object with `run_id`, `created_at` and the
-/// object as `GET` gives it.
+/// Streams the events of a run.
+///
+/// The events are `run.updated`, `message.created`, `human_request.created`, `human_request.closed`, and `end` after
+/// the last event of an ended run. The data is an object with `run_id`, `created_at`, and the object in the same form
+/// as `GET` returns it.
+///
+/// While a network model answers, `message.delta` contains a piece of its text: `message_id`, `attempt`, `offset` (the
+/// number of bytes before the piece) and `text`. A new attempt, or an offset of 0, starts the text again. While a call
+/// of a connection's tool is in progress, `tool.progress` reports its progress: `tool_call_id`, `progress`, `total`,
+/// `message`. These two have no number and are not repeated.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/events", tag = "Runs",
     params(
         ("run_id" = Uuid, Path, description = "The run."),
         EventsParams,
-        ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last event that is known."),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last known event."),
     ),
     responses(
         (status = 200, description = "The stream.", body = String, content_type = "text/event-stream"),
-        (status = 204, description = "The run has ended, and that was its last event."),
+        (status = 204, description = "The run has ended, and the client has its last event."),
     ))]
 pub(crate) async fn stream_events(
     caller: Caller,
@@ -84,7 +92,7 @@ pub(crate) async fn stream_events(
     let known = last_event_id(&headers)?.or(after);
     let holder = Holder::Key(caller.api_key());
     let slot = app.begin_stream(holder)?;
-    // Watched before it is read: what happens in between rings.
+    // Subscribe before reading, so that no event in between is missed.
     let watch = app.store.bell().watch(run);
     let listener = app.deltas.listen(run);
     let progress = app.connections.progress().listen(run);
@@ -95,7 +103,7 @@ pub(crate) async fn stream_events(
     if let Some(number) = known {
         if number > page.last {
             return Err(ApiError::bad_request(format!(
-                "Last-Event-ID: {number} is beyond the last event of the run, which is {}",
+                "Last-Event-ID: {number} is greater than the number of the run's last event, which is {}",
                 page.last
             )));
         }
@@ -127,24 +135,22 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| {
-        ApiError::bad_request(
-            "Last-Event-ID: it takes the number of an event, as the stream gave it",
-        )
+        ApiError::bad_request("Last-Event-ID: it must be the number of an event from this stream")
     })
 }
 
-/// The events of a run, for a key.
+/// The events of a run, as one caller may see them.
 struct RunEvents {
     app: AppState,
     caller: Caller,
     run: RunId,
     after: u64,
-    /// When the last event that was told happened.
+    /// The time of the last event that was sent.
     last_at: Timestamp,
     watch: Watch,
     listener: Listener,
     progress: ProgressListener,
-    /// The page by which the request was checked.
+    /// The page that was read when the request was validated.
     first: Option<EventPage>,
 }
 
@@ -157,7 +163,7 @@ impl Source for RunEvents {
         if let Some(page) = self.first.take() {
             return self.take(page, ready);
         }
-        // Pieces of a text come before the message that they are of.
+        // Pieces of a text precede their message.
         self.hear(ready);
         let page = self
             .app
@@ -167,7 +173,7 @@ impl Source for RunEvents {
         match page {
             Ok(page) => self.take_behind_its_pieces(page, ready),
             Err(error) => {
-                tracing::warn!(run.id = %self.run, error = chain(&error), "a stream of events ends early");
+                tracing::warn!(run.id = %self.run, error = chain(&error), "an event stream ends early");
                 PageRead::Failed
             }
         }
@@ -205,7 +211,8 @@ impl RunEvents {
         PageRead::Last
     }
 
-    /// Pieces that came while the page was read, of messages that are in it, come before it; others after it.
+    /// Queues a page. Pieces that arrived while the page was read are put before it if they belong to its messages,
+    /// otherwise after it.
     fn take_behind_its_pieces(&mut self, page: EventPage, ready: &mut VecDeque<Event>) -> PageRead {
         let told: HashSet<&str> = page
             .events
@@ -227,7 +234,7 @@ impl RunEvents {
         read
     }
 
-    /// Takes the pieces of a model's text that are there.
+    /// Queues the pieces of text that have arrived.
     fn hear(&mut self, ready: &mut VecDeque<Event>) {
         while let Some(delta) = self.listener.ready() {
             ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
@@ -235,7 +242,7 @@ impl RunEvents {
     }
 }
 
-/// What the data of every event begins with.
+/// The fields that are common to all events.
 fn about(run: RunId, created_at: Timestamp) -> Map<String, Value> {
     let mut data = Map::new();
     data.insert("run_id".to_owned(), Value::String(run.to_string()));
@@ -246,7 +253,7 @@ fn about(run: RunId, created_at: Timestamp) -> Map<String, Value> {
     data
 }
 
-/// A piece of a message that is not there yet. It has no number: it is not repeated.
+/// A piece of an unfinished message. It has no number, because it is not repeated.
 fn delta_of(run: RunId, now: Timestamp, delta: &Delta) -> Event {
     let mut data = about(run, now);
     let fields = [
@@ -259,7 +266,7 @@ fn delta_of(run: RunId, now: Timestamp, delta: &Delta) -> Event {
     Event::new(None, "message.delta", &Value::Object(data).to_string())
 }
 
-/// How far a call of a connection's tool is. It has no number: it is not repeated.
+/// The progress of a call of a connection's tool. It has no number, because it is not repeated.
 fn progress_of(run: RunId, note: Note) -> Event {
     let mut data = about(run, note.at);
     let fields = [
@@ -274,7 +281,7 @@ fn progress_of(run: RunId, note: Note) -> Event {
 
 fn event_of(run: RunId, row: EventRow) -> Event {
     let mut data = about(run, row.created_at);
-    // The object comes last: where it has a `created_at` of its own, it is as `GET` gives it.
+    // The object's fields come last: if it has its own `created_at`, that one is returned, as with `GET`.
     if let Value::Object(object) = row.data {
         data.extend(object);
     }

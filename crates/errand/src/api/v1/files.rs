@@ -1,4 +1,4 @@
-//! Files of a sandbox: listing and download.
+//! Endpoints for listing and downloading the files of a sandbox.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -30,18 +30,18 @@ use crate::api::query::{Given, Query, QueryParams};
 use crate::api::range::{Part, asked_for, is_known};
 use crate::api::receive::blocking;
 
-/// A file or a directory.
+/// An entry of a directory.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FileEntry {
-    /// The last part of its path.
+    /// The last component of the path.
     name: String,
-    /// Its whole path.
+    /// The complete path.
     #[schema(example = "/workspace/invoices.csv")]
     path: String,
     /// `file` or `dir`.
     #[serde(rename = "type")]
     kind: String,
-    /// Its size; 0 for a directory.
+    /// 0 for a directory.
     size_bytes: u64,
 }
 
@@ -60,23 +60,23 @@ impl From<Entry> for FileEntry {
     }
 }
 
-/// What a directory holds.
+/// The entries of a directory.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FileListResponse {
     /// Sorted by name.
     files: Vec<FileEntry>,
-    /// True where there are more than one answer holds.
+    /// True if the directory has more entries than one response can contain.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     truncated: bool,
 }
 
-/// Which directory.
+/// Query parameters of the file list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what DirectoryPath reads")]
 pub(crate) struct ListFilesParams {
-    /// The directory.
+    /// The path of the directory.
     #[param(default = "/workspace")]
     path: Option<String>,
 }
@@ -91,10 +91,10 @@ impl QueryParams for DirectoryPath {
     }
 }
 
-/// The files and directories in a directory of a sandbox, sorted by name.
+/// Lists the files and directories in one directory of a sandbox, sorted by name.
 #[utoipa::path(get, path = "/v1/sandboxes/{sandbox_id}/files", tag = "Sandboxes",
     params(("sandbox_id" = String, Path, description = "The sandbox."), ListFilesParams),
-    responses((status = 200, description = "What the directory holds.", body = FileListResponse)))]
+    responses((status = 200, description = "The entries of the directory.", body = FileListResponse)))]
 pub(crate) async fn list_files(
     caller: Caller,
     State(app): State<AppState>,
@@ -110,7 +110,7 @@ pub(crate) async fn list_files(
     }))
 }
 
-/// The directory of a sandbox that the caller may use.
+/// Opens a sandbox that the caller may use.
 pub(crate) async fn root_of(
     app: &AppState,
     caller: &Caller,
@@ -123,13 +123,13 @@ pub(crate) async fn root_of(
     open_root(app, row).await
 }
 
-/// The directory of a sandbox that is there.
+/// Opens an existing sandbox.
 pub(crate) async fn open_root(app: &AppState, row: Sandbox) -> Result<Root, ApiError> {
     let sandboxes = app.sandboxes.clone();
     blocking(move || Ok(sandboxes.root(&row.id, charged(&row))?)).await
 }
 
-/// Whose quota a sandbox counts for.
+/// The team to whose quota a sandbox counts.
 pub(crate) fn charged(row: &Sandbox) -> Charged {
     Charged {
         team: row.team,
@@ -137,7 +137,7 @@ pub(crate) fn charged(row: &Sandbox) -> Charged {
     }
 }
 
-/// A path that leads through a file leads nowhere: for a reader, there is nothing.
+/// Maps a path that leads through a file to "not found", because for a reader there is nothing at that path.
 fn not_there(error: FileError) -> ApiError {
     match error {
         FileError::NotADirectory { .. } => ApiError::new(ErrorCode::NotFound, error.to_string()),
@@ -145,12 +145,12 @@ fn not_there(error: FileError) -> ApiError {
     }
 }
 
-/// Which file.
+/// Query parameters of a download.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what FilePath reads")]
 pub(crate) struct ContentParams {
-    /// The file.
+    /// The path of the file.
     path: String,
 }
 
@@ -158,27 +158,27 @@ pub(crate) struct FilePath(SandboxPath);
 
 impl QueryParams for FilePath {
     fn read(given: &Given) -> Result<Self, ApiError> {
-        let text = given.one("path")?.ok_or_else(|| {
-            ApiError::invalid("path", "it is missing: it takes the path of a file")
-        })?;
+        let text = given
+            .one("path")?
+            .ok_or_else(|| ApiError::invalid("path", "it is missing: send the path of a file"))?;
         Ok(Self(SandboxPath::parse(text)?))
     }
 }
 
-/// A file's bytes, or one range of them.
+/// Downloads a file, or one range of its bytes.
 #[utoipa::path(get, path = "/v1/sandboxes/{sandbox_id}/files/content", tag = "Sandboxes",
     params(
         ("sandbox_id" = String, Path, description = "The sandbox."),
         ContentParams,
         ("Range" = Option<String>, Header, description = "One range of bytes."),
-        ("If-Range" = Option<String>, Header, description = "An `ETag`: of a file that has another one, all is sent."),
-        ("If-None-Match" = Option<String>, Header, description = "An `ETag`: of a file that still has it, nothing is sent (304)."),
+        ("If-Range" = Option<String>, Header, description = "An `ETag`. If the file has another one, the complete file is returned."),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag`. If the file still has it, the response is 304."),
     ),
     responses(
         (status = 200, description = "The file.", body = Vec<u8>, content_type = "application/octet-stream"),
         (status = 206, description = "The range.", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 304, description = "The file is the one that the client has."),
-        (status = 416, description = "The range lies outside the file.", body = crate::api::error::ErrorResponse),
+        (status = 304, description = "The client has the current version."),
+        (status = 416, description = "The range is outside the file.", body = crate::api::error::ErrorResponse),
     ))]
 pub(crate) async fn get_content(
     caller: Caller,
@@ -195,7 +195,7 @@ pub(crate) async fn get_content(
     Ok(response)
 }
 
-/// A file, or what of it the headers ask for: nothing where the client has it already.
+/// The response with a file or the requested range, or 304 if the client has the current version.
 pub(crate) async fn answer(open: OpenFile, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = etag_of(&open.file)?;
     let mut response = if is_known(headers, &etag) {
@@ -211,7 +211,7 @@ pub(crate) async fn answer(open: OpenFile, headers: &HeaderMap) -> Result<Respon
     Ok(response)
 }
 
-/// What changes with a file's bytes: an upload puts another file in its place, and a write moves its times.
+/// A tag that changes with the file's content: an upload replaces the inode, and a write changes the times.
 fn etag_of(file: &File) -> Result<HeaderValue, ApiError> {
     let about = file.metadata().map_err(ApiError::internal)?;
     let exact = format!(
@@ -272,7 +272,7 @@ async fn send(open: OpenFile, part: Part) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// The type of a file's name, in a way that no browser acts on it: what is in a sandbox is a stranger's.
+/// Headers that prevent a browser from executing the file, because its content is untrusted.
 pub(crate) fn describe(headers: &mut HeaderMap, path: &SandboxPath) {
     let name = path.file_name().unwrap_or_default();
     let kind = mime_guess::from_path(name).first_or_octet_stream();
@@ -298,7 +298,7 @@ fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// As RFC 8187 wants a name in a header.
+/// Encodes a file name for a header according to RFC 8187.
 fn percent_encoded(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_cannot_leave_its_header() {
+    fn a_file_name_cannot_leave_its_header() {
         assert_eq!(
             percent_encoded("a b\"\r\n;ü.csv"),
             "a%20b%22%0D%0A%3B%C3%BC.csv"
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_cannot_act() {
+    fn downloads_cannot_be_executed() {
         let mut headers = HeaderMap::new();
         describe(&mut headers, &SandboxPath::parse("x/page.html").unwrap());
         assert_eq!(headers[header::CONTENT_TYPE], "text/html");

@@ -1,7 +1,7 @@
-//! Forks: a new run that begins with another one's transcript, and a copy of its files.
+//! Forks: new runs that start with a copy of another run's transcript and files.
 //!
-//! The files are copied first, into a sandbox that has no row yet and is nobody's; the transaction that makes the run
-//! makes the row. A crash in between leaves a directory that the janitor finds.
+//! The files are copied first, into a directory without a database row. The transaction that creates the run also
+//! creates the row. A crash in between leaves a directory that the janitor removes.
 
 use std::sync::Arc;
 
@@ -27,40 +27,42 @@ use crate::api::idempotency::{IdempotencyKey, replayed, response};
 use crate::api::path::Path;
 use crate::api::receive::blocking;
 
-/// What a fork begins with.
+/// The request to fork a run.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ForkRunRequest {
-    /// The last message of the run that is taken over; without it, all there are.
+    /// The last message to copy. Default: all messages.
     #[schema(value_type = Option<Uuid>)]
     pub(crate) after_message: Option<MessageId>,
-    /// Another build of the run's agent; without it, the run's own.
+    /// Another build of the run's agent. Default: the run's own build.
     #[schema(value_type = Option<Uuid>)]
     pub(crate) build: Option<BuildId>,
-    /// A message that follows what was taken over. Needed where the run had ended with the last message.
+    /// A message after the copied ones. Required if the run had ended with the last copied message.
     #[schema(min_length = 1)]
     pub(crate) message: Option<String>,
-    /// Whether strangers may have written `message`, such as an e-mail that a program passes on. Tools with the policy
-    /// `guard` then ask a person. Only with a `message`.
+    /// Whether strangers may have written `message`, for example an e-mail that a program forwards. Tools with the
+    /// policy `guard` then ask a person. Permitted only with a `message`.
     #[schema(default = false)]
     pub(crate) untrusted: Option<bool>,
-    /// Whether the fork gets a copy of the run's files, as they are now. Without, it begins with an empty sandbox.
+    /// Whether the fork gets a copy of the run's current files. If false, it starts with an empty sandbox.
     #[schema(default = true)]
     pub(crate) files: Option<bool>,
-    /// Gets all webhooks of the fork. Those of the run do not.
+    /// Receives all webhooks of the fork. The run's own addresses are not copied.
     #[schema(example = "https://example.com/hook")]
     pub(crate) webhook_url: Option<String>,
-    /// Gets `human_request` only.
+    /// Receives only `human_request` webhooks.
     pub(crate) human_request_webhook_url: Option<String>,
 }
 
 impl RequestBody for ForkRunRequest {}
 
-/// Starts a new run with what the transcript of this one holds, up to a message. What the run did after that is not
-/// there, and may be done again. Calls and requests that the cut leaves open are closed, and made anew by the fork. This run is
-/// not changed. The fork works on a copy of its files as they are now, of at most 1 GiB in 20,000 files and directories.
+/// Starts a new run with a copy of this run's transcript up to a message.
+///
+/// What the run did after that message is not copied, and may be done again. Calls and requests that are open at the
+/// cut are closed in the copy, and the fork makes them again. This run is not changed. The fork works on a copy of its
+/// current files, of at most 1 GiB in 20,000 files and directories.
 #[utoipa::path(post, path = "/v1/runs/{run_id}/fork", tag = "Runs", params(("run_id" = Uuid, Path, description = "The run.")),
     request_body = ForkRunRequest,
-    responses((status = 201, description = "The new run is in line.", body = RunResponse)))]
+    responses((status = 201, description = "The new run is queued.", body = RunResponse)))]
 pub(crate) async fn fork_run(
     caller: Caller,
     State(app): State<AppState>,
@@ -86,7 +88,7 @@ pub(crate) async fn fork_run(
     Ok(response(answer?, render_started))
 }
 
-/// Who makes a fork, and by what way.
+/// The author and the source of a fork.
 pub(crate) struct Forking {
     pub(crate) team: TeamId,
     pub(crate) by: By,
@@ -94,7 +96,7 @@ pub(crate) struct Forking {
     pub(crate) source: &'static str,
 }
 
-/// Makes a fork: the copy of the files, then the run. The inner error is the store's.
+/// Creates a fork: copies the files, then creates the run. The inner error is the store's.
 pub(crate) async fn make(
     app: &AppState,
     by: &Forking,
@@ -129,7 +131,8 @@ pub(crate) async fn make(
         now,
     };
     let answer = app.store.fork(fork, once).await;
-    // Whether it was done is unknown: the copy may be the new run's. If it is not, it is found later.
+    // It is unknown whether the transaction was committed, so the copy may belong to the new run. If not, the janitor
+    // finds it.
     let is_unknown = matches!(
         answer,
         Err(StoreError::Unavailable(_) | StoreError::Trouble { .. } | StoreError::Sql(_))
@@ -145,10 +148,7 @@ pub(crate) async fn make(
 
 fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, ApiError> {
     if request.message.as_ref().is_some_and(String::is_empty) {
-        return Err(ApiError::invalid(
-            "message",
-            "it takes at least 1 character",
-        ));
+        return Err(ApiError::invalid("message", "must not be empty"));
     }
     if request.untrusted == Some(true) && request.message.is_none() {
         return Err(unmarked_message());
@@ -165,7 +165,7 @@ fn checked(app: &AppState, request: ForkRunRequest) -> Result<ForkRunRequest, Ap
     })
 }
 
-/// A new sandbox's directory with a copy of the run's files. None where it has none, or they have expired.
+/// Copies the run's files into a new directory. `None` if the run has no files, or they have expired.
 async fn copied_files(
     app: &AppState,
     team: TeamId,
@@ -185,7 +185,7 @@ async fn copied_files(
     blocking(move || {
         let from = match Root::open(&sandboxes.path_of(&old)) {
             Ok(from) => from,
-            // No file was ever put there.
+            // The sandbox exists, but no file was ever written.
             Err(FileError::SandboxMissing) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
@@ -193,7 +193,7 @@ async fn copied_files(
             bytes_max: FORK_COPY_BYTES_MAX,
             names_max: FORK_COPY_NAMES_MAX,
         };
-        // It has no row yet, and counts all the same: nobody else takes the room.
+        // The directory has no row yet, but its size counts already, so that nothing else takes the space.
         let charged = Charged { team, bytes: 0 };
         let copied = sandboxes
             .root(&new, charged)
@@ -202,12 +202,12 @@ async fn copied_files(
         match copied {
             Ok(_) => Ok(Some(new)),
             Err(error) => {
-                // Half a copy is of no use; what is left of it is found later.
+                // A partial copy is useless. If it cannot be removed now, the janitor finds it.
                 drop(sandboxes.remove(&new, None, now));
                 Err(match error {
                     CopyError::TooMuch(_) => ApiError::invalid(
                         "files",
-                        format!("{error}; give \"files\": false to begin without them"),
+                        format!("{error}; send \"files\": false to start without the files"),
                     ),
                     CopyError::File(error) => error.into(),
                 })
@@ -217,14 +217,14 @@ async fn copied_files(
     .await
 }
 
-/// Removes a copy that no run has. What is left on disk if it fails here is found later.
+/// Removes a copy that belongs to no run. If this fails, the janitor finds it later.
 async fn discard(app: &AppState, copy: SandboxId) {
     let (sandboxes, now) = (app.sandboxes.clone(), app.clock.now());
     let removed = blocking(move || Ok(sandboxes.remove(&copy, None, now))).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = errand_core::cause::chain(&error),
-            "a copy of files that no run has was not removed yet"
+            "a copy of files without a run could not be removed yet"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Human requests: those that are open, and answers to them.
+//! Endpoints for human requests: listing open ones, and answering.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -22,7 +22,7 @@ use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 
-/// A request that waits for an answer, and where it comes from.
+/// An open request, with its run.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OpenRequestBody {
     run_id: Uuid,
@@ -50,13 +50,13 @@ impl From<&OpenRequest> for OpenRequestBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OpenRequestListResponse {
     human_requests: Vec<OpenRequestBody>,
-    /// How many there are in all.
+    /// The total number of open requests.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// The open human requests of all runs of the team, those that wait longest first.
+/// Lists the open human requests of all runs of the team, oldest first.
 #[utoipa::path(get, path = "/v1/human-requests", tag = "Human requests", params(PageParams),
     responses((status = 200, description = "A page of open requests.", body = OpenRequestListResponse)))]
 pub(crate) async fn list_open_requests(
@@ -74,34 +74,34 @@ pub(crate) async fn list_open_requests(
     }))
 }
 
-/// An answer: `approved` to an approval, `answers` to a question.
+/// An answer: `approved` for an approval, `answers` for a question.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct RespondRequest {
-    /// Yes or no.
+    /// Whether the request is approved.
     approved: Option<bool>,
-    /// By question: a text, or for `multi_select` a list of labels or labels separated by commas.
+    /// The answers, by question: a text, or for `multi_select` a list of labels or a comma-separated text.
     #[schema(value_type = Option<Object>)]
     answers: Option<Map<String, Value>>,
-    /// Why; goes with `approved`.
+    /// The reason for the decision. Permitted only with `approved`.
     reason: Option<String>,
 }
 
 impl RequestBody for RespondRequest {
-    // Edited arguments, for example, would otherwise release the call as it was asked for.
+    // Strict, because an ignored field, such as edited arguments, would release the call unchanged.
     const STRICT: bool = true;
 }
 
-/// The request, answered.
+/// The answered request.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RespondResponse {
     human_request: AnsweredRequestBody,
 }
 
-/// Answers the pending human request of a run, which goes on then.
+/// Answers the pending human request of a run. The run then continues.
 #[utoipa::path(post, path = "/v1/runs/{run_id}/human-requests/{request_id}/respond", tag = "Human requests",
-    params(("run_id" = Uuid, Path, description = "The run."), ("request_id" = Uuid, Path, description = "Its pending request.")),
+    params(("run_id" = Uuid, Path, description = "The run."), ("request_id" = Uuid, Path, description = "The pending request.")),
     request_body = RespondRequest,
-    responses((status = 200, description = "It is answered.", body = RespondResponse)))]
+    responses((status = 200, description = "The answered request.", body = RespondResponse)))]
 pub(crate) async fn respond(
     caller: Caller,
     State(app): State<AppState>,
@@ -133,14 +133,14 @@ fn answer_of(request: RespondRequest) -> Result<HumanAnswer, ApiError> {
         }),
         (None, Some(_)) if request.reason.is_some() => Err(ApiError::invalid(
             "reason",
-            "it goes with `approved`; put it into the answers",
+            "it can be sent only with `approved`; put it into the answers",
         )),
         (None, Some(answers)) => Ok(HumanAnswer::Answers(answers)),
         (Some(_), Some(_)) => Err(ApiError::bad_request(
-            "the body has `approved` and `answers`: it takes one of them",
+            "the body has `approved` and `answers`: send only one of them",
         )),
         (None, None) => Err(ApiError::bad_request(
-            "the body has no answer: it takes `approved` (true or false) or `answers` ({question: answer})",
+            "the body has no answer: send `approved` (true or false) or `answers` ({question: answer})",
         )),
     }
 }

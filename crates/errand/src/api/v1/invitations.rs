@@ -1,4 +1,4 @@
-//! Invitations: links by which somebody joins the team. A link is shown once, when it is made.
+//! Endpoints for invitations: links with which a person joins the team. A link is shown once, when it is created.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -24,20 +24,20 @@ use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query};
 use crate::secret_key::SetUpToken;
 
-/// An invitation that works, without its link.
+/// A valid invitation, without its link.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct InvitationBody {
     id: Uuid,
-    /// The role of whoever comes: `member`, `admin` or `owner`.
+    /// The role of the new member: `member`, `admin` or `owner`.
     role: String,
-    /// Whom it is for; null: whoever has the link.
+    /// The person who is invited. Null if anybody with the link can join.
     #[schema(required)]
     email: Option<String>,
-    /// The user who made it. It works as long as they may make it still.
+    /// The user who created the invitation. It becomes invalid if this user may no longer create such invitations.
     created_by: Uuid,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// Until when it works.
+    /// The time when the invitation expires.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
@@ -59,42 +59,42 @@ impl From<&Invitation> for InvitationBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct InvitationListResponse {
     invitations: Vec<InvitationBody>,
-    /// How many there are in all.
+    /// The total number of invitations.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// An invitation to make.
+/// The request to create an invitation.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateInvitationRequest {
-    /// The role of whoever comes: `member`, `admin` or, made by owners only, `owner`.
+    /// The role of the new member: `member`, `admin` or `owner`. Only owners can invite owners.
     #[schema(default = "member", example = "member")]
     role: Option<String>,
-    /// Whom it is for. Without it, whoever has the link joins.
+    /// The person who is invited. Without it, anybody with the link can join.
     #[schema(example = "ann@example.com")]
     email: Option<String>,
-    /// Until when it works: at most 30 days from now; a week, unless it is given.
+    /// The time when the invitation expires, at most 30 days from now. Default: in seven days.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
 
 impl RequestBody for CreateInvitationRequest {}
 
-/// A new invitation.
+/// A new invitation, with its link.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct NewInvitationResponse {
     invitation: InvitationBody,
-    /// The link: shown once, here. Null in a replay.
+    /// The link, shown only in this response. Null if the response is a replay.
     #[schema(required, example = "https://errand.example/join/…")]
     url: Option<String>,
-    /// True in a replay: the link was shown, and is not kept.
+    /// True if the response is a replay: the link was shown before and is not stored.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     shown_once: bool,
 }
 
-/// The team's invitations that work, newest first.
+/// Lists the team's valid invitations, newest first.
 #[utoipa::path(get, path = "/v1/invitations", tag = "Team", params(PageParams),
     responses((status = 200, description = "A page of invitations.", body = InvitationListResponse)))]
 pub(crate) async fn list_invitations(
@@ -113,8 +113,10 @@ pub(crate) async fn list_invitations(
     }))
 }
 
-/// Makes a link by which one person joins the team. The link is in this answer, and nowhere else; it works once, until
-/// it expires, and as long as its maker may make it still.
+/// Creates a link with which one person joins the team.
+///
+/// The link is only in this response and cannot be shown again. It works once, until it expires, and only as long as
+/// its creator may create such invitations.
 #[utoipa::path(post, path = "/v1/invitations", tag = "Team", request_body = CreateInvitationRequest,
     responses((status = 201, description = "The invitation.", body = NewInvitationResponse)))]
 pub(crate) async fn create_invitation(
@@ -155,7 +157,7 @@ pub(crate) async fn create_invitation(
     })
 }
 
-/// What a replay gets: without the link, which is kept nowhere.
+/// The stored response for replays, without the link.
 fn render_recorded(invitation: &Invitation) -> StoredAnswer {
     rendered(
         StatusCode::CREATED,
@@ -167,10 +169,12 @@ fn render_recorded(invitation: &Invitation) -> StoredAnswer {
     )
 }
 
-/// Takes an invitation back: its link works no more.
+/// Revokes an invitation.
+///
+/// Its link stops working.
 #[utoipa::path(delete, path = "/v1/invitations/{invitation_id}", tag = "Team",
     params(("invitation_id" = Uuid, Path, description = "The invitation.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Revoked.")))]
 pub(crate) async fn delete_invitation(
     caller: Caller,
     State(app): State<AppState>,

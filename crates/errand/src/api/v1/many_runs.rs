@@ -1,4 +1,4 @@
-//! Many runs at once: stop, retry.
+//! Endpoints that stop or retry several runs at once.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -19,55 +19,55 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::query::word;
 
-/// Most runs of one call: it is one transaction, and others wait for it.
+/// Maximum number of runs in one call. A call is one transaction, for which other writes wait.
 const MANY_RUNS_MAX: u32 = 1000;
 
-/// Which runs: those that meet all that is given.
+/// A selection of runs. A run must match all given criteria.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ManyRunsRequest {
-    /// Only runs with one of these statuses. A stop takes `pending`, `starting`, `running` and `waiting`, a retry `failed`;
-    /// without it, all of these.
+    /// Only runs with one of these statuses. Stopping accepts `pending`, `starting`, `running` and `waiting`, retrying
+    /// accepts `failed`. Default: all of these.
     #[schema(min_items = 1, example = json!(["failed"]))]
     status: Option<Vec<String>>,
     /// Only runs of this agent.
     #[schema(value_type = Option<Uuid>)]
     agent_id: Option<AgentId>,
-    /// Only runs from here: `api`, `web`, `schedule`, `mcp` or `cli`.
+    /// Only runs from this source: `api`, `web`, `schedule`, `mcp` or `cli`.
     source: Option<String>,
-    /// Only runs made at this moment or later.
+    /// Only runs created at or after this time.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// Only runs made before this moment.
+    /// Only runs created before this time.
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
-    /// True: no criterion is needed. Beside criteria it changes nothing.
+    /// If true, no criterion is required. If there are criteria, it has no effect.
     all: Option<bool>,
-    /// Only the oldest so many.
+    /// The maximum number of runs, oldest first.
     #[schema(minimum = 1, maximum = 1000, default = 1000)]
     #[serde(default, deserialize_with = "whole")]
     limit: Option<u32>,
-    /// True: nothing is changed; `runs` are those that would be.
+    /// If true, nothing is changed, and `runs` lists the runs that would be changed.
     dry_run: Option<bool>,
 }
 
 impl RequestBody for ManyRunsRequest {}
 
-/// What became of many runs.
+/// The result of a bulk operation.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ManyRunsResponse {
-    /// How many matched, at most `limit`.
+    /// The number of matching runs, at most `limit`.
     matched: u64,
-    /// How many were changed.
+    /// The number of changed runs.
     changed: u64,
-    /// Whether more match than `limit`: a further call takes them.
+    /// Whether more than `limit` runs match. Another call changes the next ones.
     more: bool,
-    /// Those that were changed, or, with `dry_run`, would be; the oldest first.
+    /// The changed runs, or with `dry_run` the runs that would be changed, oldest first.
     #[schema(value_type = Vec<Uuid>)]
     runs: Vec<RunId>,
 }
 
 impl ManyRunsRequest {
-    /// Checks what is wanted against what such a call can concern.
+    /// Validates the selection. `possible`: the statuses to which the operation applies.
     fn checked(
         self,
         caller: &Caller,
@@ -80,7 +80,7 @@ impl ManyRunsRequest {
             .collect();
         let statuses = match &self.status {
             Some(none) if none.is_empty() => {
-                return Err(ApiError::invalid("status", "it takes at least one status"));
+                return Err(ApiError::invalid("status", "must have at least one status"));
             }
             Some(texts) => texts
                 .iter()
@@ -98,7 +98,7 @@ impl ManyRunsRequest {
         if !(1..=MANY_RUNS_MAX).contains(&limit) {
             return Err(ApiError::invalid(
                 "limit",
-                format!("{limit} does not fit: it takes a whole number from 1 to {MANY_RUNS_MAX}"),
+                format!("{limit} is out of range; it must be an integer from 1 to {MANY_RUNS_MAX}"),
             ));
         }
         if let (Some(since), Some(until)) = (self.since, self.until)
@@ -106,9 +106,7 @@ impl ManyRunsRequest {
         {
             return Err(ApiError::invalid(
                 "until",
-                format!(
-                    "no run is made before {until} and not before {since}: it takes a moment after since"
-                ),
+                format!("no time is between {since} and {until}: it must be later than since"),
             ));
         }
         let has_criterion = !statuses.is_empty()
@@ -118,7 +116,7 @@ impl ManyRunsRequest {
             || self.until.is_some();
         if !has_criterion && self.all != Some(true) {
             return Err(ApiError::bad_request(
-                "it is not said which runs: give status, agent_id, source, since or until, or \"all\": true for every run",
+                "no runs are selected: send status, agent_id, source, since or until, or \"all\": true for all runs",
             ));
         }
         Ok(ManyRuns {
@@ -148,9 +146,11 @@ fn render(done: &ManyRunsDone) -> StoredAnswer {
     )
 }
 
-/// Stops the runs that match and have not ended, the oldest first; each as `POST /v1/runs/{run_id}/stop` does.
+/// Stops the matching runs that have not ended, oldest first.
+///
+/// Each run is stopped as by `POST /v1/runs/{run_id}/stop`.
 #[utoipa::path(post, path = "/v1/runs/stop", tag = "Runs", request_body = ManyRunsRequest,
-    responses((status = 200, description = "They are stopped.", body = ManyRunsResponse)))]
+    responses((status = 200, description = "The stopped runs.", body = ManyRunsResponse)))]
 pub(crate) async fn stop_runs(
     caller: Caller,
     State(app): State<AppState>,
@@ -162,9 +162,11 @@ pub(crate) async fn stop_runs(
     Ok(response(app.store.stop_many(many, once).await?, render))
 }
 
-/// Puts the failed runs that match in line again, the oldest first; each as `POST /v1/runs/{run_id}/retry` does.
+/// Queues the matching failed runs again, oldest first.
+///
+/// Each run is retried as by `POST /v1/runs/{run_id}/retry`.
 #[utoipa::path(post, path = "/v1/runs/retry", tag = "Runs", request_body = ManyRunsRequest,
-    responses((status = 200, description = "They are in line.", body = ManyRunsResponse)))]
+    responses((status = 200, description = "The queued runs.", body = ManyRunsResponse)))]
 pub(crate) async fn retry_runs(
     caller: Caller,
     State(app): State<AppState>,

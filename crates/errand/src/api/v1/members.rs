@@ -1,4 +1,4 @@
-//! The team and its people.
+//! Endpoints for the team and its members.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -22,19 +22,18 @@ use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query, word};
 
-/// The roles, by their words.
 const ROLES: [(&str, Role); 3] = [
     ("member", Role::Member),
     ("admin", Role::Admin),
     ("owner", Role::Owner),
 ];
 
-/// A role's word in a body.
+/// Parses a role in a request body.
 pub(super) fn role(text: &str) -> Result<Role, ApiError> {
     word("role", text, &ROLES)
 }
 
-/// A team.
+/// A team, the owner of all its data.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TeamBody {
     id: Uuid,
@@ -53,30 +52,30 @@ impl From<&Team> for TeamBody {
     }
 }
 
-/// The key's team, and whose role the key has there.
+/// The key's team, and the membership of the key's creator.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TeamResponse {
     team: TeamBody,
-    /// The key's creator.
+    /// The creator of the key.
     member: MemberBody,
 }
 
-/// A person of the team.
+/// A member of the team.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MemberBody {
-    /// The user's id, as in `created_by` and `responded_by`.
+    /// The id of the user, as in `created_by` and `responded_by`.
     id: Uuid,
-    /// Null: an owner whom nobody has claimed yet.
+    /// Null for an owner whose account is not linked to a person yet.
     #[schema(required)]
     email: Option<String>,
     /// `member`, `admin` or `owner`.
     role: String,
-    /// When they came into the team.
+    /// The time when the user joined the team.
     #[schema(value_type = String, format = DateTime)]
     joined_at: Timestamp,
-    /// True: they may do nothing any more.
+    /// Whether the user is disabled and may not do anything.
     disabled: bool,
-    /// How many API keys of the team have their role.
+    /// The number of API keys that have the member's role.
     api_keys: u64,
 }
 
@@ -93,17 +92,17 @@ impl From<&Member> for MemberBody {
     }
 }
 
-/// A person of the team.
+/// A member of the team.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MemberResponse {
     member: MemberBody,
 }
 
-/// A person of the team, and the keys that go with them.
+/// A member of the team with their API keys.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MemberDetailResponse {
     member: MemberBody,
-    /// The keys that have their role, newest first: deleted with them.
+    /// The keys that have the member's role, newest first. They are deleted together with the member.
     api_keys: Vec<ApiKeyBody>,
 }
 
@@ -111,23 +110,23 @@ pub(crate) struct MemberDetailResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MemberListResponse {
     members: Vec<MemberBody>,
-    /// How many there are in all.
+    /// The total number of members.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// What of a member changes.
+/// The request to change a member's role.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeMemberRequest {
-    /// `member`, `admin` or `owner`. Only owners make or unmake owners; the last owner stays one.
+    /// `member`, `admin` or `owner`. Only owners can appoint or demote owners. The last owner cannot be demoted.
     #[schema(example = "admin")]
     role: String,
 }
 
 impl RequestBody for ChangeMemberRequest {}
 
-/// The team of the key, and its creator's place in it.
+/// Returns the key's team and the membership of the key's creator.
 #[utoipa::path(get, path = "/v1/team", tag = "Team",
     responses((status = 200, description = "The team.", body = TeamResponse)))]
 pub(crate) async fn get_team(
@@ -142,9 +141,9 @@ pub(crate) async fn get_team(
     }))
 }
 
-/// The team's people, those who came first first.
+/// Lists the team's members, in the order in which they joined.
 #[utoipa::path(get, path = "/v1/members", tag = "Team", params(PageParams),
-    responses((status = 200, description = "A page of people.", body = MemberListResponse)))]
+    responses((status = 200, description = "A page of members.", body = MemberListResponse)))]
 pub(crate) async fn list_members(
     caller: Caller,
     State(app): State<AppState>,
@@ -160,9 +159,11 @@ pub(crate) async fn list_members(
     }))
 }
 
-/// A person of the team with their keys. Members see their own; admins and owners everybody's.
-#[utoipa::path(get, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The person.")),
-    responses((status = 200, description = "The person.", body = MemberDetailResponse)))]
+/// Returns a member with their API keys.
+///
+/// Members see only themselves; admins and owners see everyone.
+#[utoipa::path(get, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The member.")),
+    responses((status = 200, description = "The member.", body = MemberDetailResponse)))]
 pub(crate) async fn get_member(
     caller: Caller,
     State(app): State<AppState>,
@@ -172,7 +173,7 @@ pub(crate) async fn get_member(
     if user != caller.user() && !caller.may(Permission::ManageKeys) {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
-            "the role member does not show other people's keys: an admin or owner of the team sees them",
+            "the role member does not permit reading other members' keys: ask an admin or owner of the team",
         ));
     }
     Ok(Answered(MemberDetailResponse {
@@ -191,10 +192,12 @@ fn of_member(app: &AppState, caller: &Caller, user: UserId) -> OfMember {
     }
 }
 
-/// Gives a person of the team another role; their keys have it at once.
-#[utoipa::path(patch, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The person.")),
+/// Changes a member's role.
+///
+/// Their API keys have the new role immediately.
+#[utoipa::path(patch, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The member.")),
     request_body = ChangeMemberRequest,
-    responses((status = 200, description = "The person.", body = MemberResponse)))]
+    responses((status = 200, description = "The member.", body = MemberResponse)))]
 pub(crate) async fn change_member(
     caller: Caller,
     State(app): State<AppState>,
@@ -214,10 +217,11 @@ fn render(member: &Member) -> StoredAnswer {
     rendered(StatusCode::OK, &MemberResponse { member })
 }
 
-/// Takes a person out of the team, with their keys and open invitations. Everybody may go themselves; an owner is removed
-/// by owners only, and the last owner stays.
-#[utoipa::path(delete, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The person.")),
-    responses((status = 204, description = "They are gone.")))]
+/// Removes a member from the team, with their API keys and open invitations.
+///
+/// Every member can remove themselves. Only owners can remove owners, and the last owner cannot be removed.
+#[utoipa::path(delete, path = "/v1/members/{user_id}", tag = "Team", params(("user_id" = Uuid, Path, description = "The member.")),
+    responses((status = 204, description = "Removed.")))]
 pub(crate) async fn remove_member(
     caller: Caller,
     State(app): State<AppState>,

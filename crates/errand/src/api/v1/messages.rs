@@ -1,4 +1,4 @@
-//! Messages of a run.
+//! Endpoints for the messages of a run.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -23,17 +23,16 @@ use crate::api::query::{Given, Query, QueryParams};
 /// A message to a run.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct PostMessageRequest {
-    /// The text.
     #[schema(min_length = 1)]
     message: String,
-    /// Whether strangers may have written the text, as a mail or a ticket that a program passes on: it counts as read
-    /// from outside, and tools with the policy `guard` ask after it. Without it: no.
+    /// Whether strangers may have written the text, for example an e-mail or a ticket that a program forwards. It then
+    /// counts as untrusted, and tools with the policy `guard` ask a person. Default: false.
     untrusted: Option<bool>,
 }
 
 impl RequestBody for PostMessageRequest {}
 
-/// The message as it was kept.
+/// The stored message.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MessageResponse {
     message: MessageBody,
@@ -43,23 +42,23 @@ pub(crate) struct MessageResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct MessageListResponse {
     messages: Vec<MessageBody>,
-    /// How many there are in all.
+    /// The total number of messages.
     total: u64,
-    /// How many entries the page has room for. Where the page ended at its 8 MiB, this is how many it holds: the next
-    /// page begins at `offset` and this many.
+    /// The requested page size. If the page ended at 8 MiB, the number of messages on it, so that the next page begins
+    /// at `offset + limit`.
     limit: u32,
     offset: u64,
 }
 
-/// Which page.
+/// Query parameters of the list of messages.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what MessagesPage reads")]
 pub(crate) struct MessagesParams {
-    /// Most entries.
+    /// The maximum number of messages.
     #[param(minimum = 1, maximum = 50, default = 20)]
     limit: Option<u32>,
-    /// Entries that are skipped.
+    /// The number of messages to skip.
     #[param(minimum = 0, default = 0)]
     offset: Option<u64>,
 }
@@ -72,7 +71,9 @@ impl QueryParams for MessagesPage {
     }
 }
 
-/// A run's messages, oldest first. A page also ends at 8 MiB; `limit` then says how many messages it holds.
+/// Lists a run's messages, oldest first.
+///
+/// A page also ends at 8 MiB. `limit` is then the number of messages on it.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/messages", tag = "Messages",
     params(("run_id" = Uuid, Path, description = "The run."), MessagesParams),
     responses((status = 200, description = "A page of messages.", body = MessageListResponse)))]
@@ -84,7 +85,7 @@ pub(crate) async fn list_messages(
 ) -> Result<Answered<MessageListResponse>, ApiError> {
     let page = app.store.messages(caller.team(), run, query).await?;
     let PageQuery { limit, offset } = query;
-    // A client that goes on from `offset + limit` must not pass over what the bytes left out.
+    // A client that continues at `offset + limit` must not skip the messages that did not fit.
     let held = u32::try_from(page.items.len()).unwrap_or(limit);
     let is_cut = held < limit && offset.saturating_add(u64::from(held)) < page.total;
     let limit = if is_cut { held } else { limit };
@@ -96,11 +97,13 @@ pub(crate) async fn list_messages(
     }))
 }
 
-/// Gives a run a message. It is kept always; it resumes a run that is waiting, completed or interrupted; a running one
-/// reads it before its next model call.
+/// Sends a message to a run.
+///
+/// The message is always stored. It resumes a run that is waiting, completed or interrupted. A running run reads it
+/// before its next model call.
 #[utoipa::path(post, path = "/v1/runs/{run_id}/messages", tag = "Messages",
     params(("run_id" = Uuid, Path, description = "The run.")), request_body = PostMessageRequest,
-    responses((status = 201, description = "It is kept.", body = MessageResponse)))]
+    responses((status = 201, description = "The stored message.", body = MessageResponse)))]
 pub(crate) async fn post_message(
     caller: Caller,
     State(app): State<AppState>,
@@ -109,10 +112,7 @@ pub(crate) async fn post_message(
     body: Json<PostMessageRequest>,
 ) -> Result<Response, ApiError> {
     if body.value.message.is_empty() {
-        return Err(ApiError::invalid(
-            "message",
-            "it takes at least 1 character",
-        ));
+        return Err(ApiError::invalid("message", "must not be empty"));
     }
     let now = app.clock.now();
     let message = PostMessage {

@@ -1,4 +1,4 @@
-//! Texts with a length: names and what is alike.
+//! Request fields that are texts: names and addresses.
 
 use errand_core::limits::NAME_CHARS_MAX;
 use errand_core::shown::is_name;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer};
 
 use crate::api::error::ApiError;
 
-/// Most bytes of an address that a team gives: what servers commonly take.
+/// Maximum length of an address from a team. Servers commonly accept this much.
 const URL_BYTES_MAX: usize = 2_048;
 
-/// A name: 1 to 200 characters, some of which can be seen, and no control characters.
+/// A name of 1 to 200 characters in one line, at least one of them visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(pub(crate) String);
 
@@ -21,13 +21,13 @@ impl<'de> Deserialize<'de> for Name {
             Ok(Self(text))
         } else {
             Err(D::Error::custom(format!(
-                "it takes 1 to {NAME_CHARS_MAX} characters that can be seen, in one line"
+                "it must have 1 to {NAME_CHARS_MAX} characters in one line, at least one of them visible"
             )))
         }
     }
 }
 
-/// A webhook's address, judged as far as that goes before it is called.
+/// Validates a webhook's address as far as possible without calling it.
 pub(crate) fn webhook_url(
     name: &str,
     text: Option<String>,
@@ -37,11 +37,16 @@ pub(crate) fn webhook_url(
     if text.len() > URL_BYTES_MAX {
         return Err(ApiError::invalid(
             name,
-            format!("it takes at most {URL_BYTES_MAX} bytes"),
+            format!("it must be at most {URL_BYTES_MAX} bytes long"),
         ));
     }
     let url = url::Url::parse(&text).map_err(|error| {
-        ApiError::invalid(name, format!("it takes an http or https address, such as https://example.com/hook; this is none: {error}"))
+        ApiError::invalid(
+            name,
+            format!(
+                "it must be an http or https address, such as https://example.com/hook: {error}"
+            ),
+        )
     })?;
     errand_engine::net::Guard::webhooks(allow_private_networks)
         .check_url(&url)
@@ -49,8 +54,8 @@ pub(crate) fn webhook_url(
     Ok(Some(text))
 }
 
-/// An address as it is shown: whole, or, to those who do not configure webhooks, without what may be secret in it (a user's
-/// name and password, the query).
+/// An address for display: complete, or, for callers who do not manage webhooks, without the parts that may be secret
+/// (user name, password, query).
 pub(crate) fn address_to_show(text: &str, whole: bool) -> String {
     if whole {
         return text.to_owned();
@@ -61,7 +66,7 @@ pub(crate) fn address_to_show(text: &str, whole: bool) -> String {
     let hides = url.query().is_some() || url.has_authority() && !url.username().is_empty();
     url.set_query(None);
     url.set_fragment(None);
-    // An http address has a host, so that both can be taken away.
+    // An http address has a host, so removing the user name and password cannot fail.
     let _ = (url.set_username(""), url.set_password(None));
     if hides {
         format!("{url}…")
@@ -102,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_secret_in_an_address_is_not_for_everybody() {
+    fn secret_parts_of_an_address_are_hidden() {
         for (address, shown) in [
             ("https://example.com/hook", "https://example.com/hook"),
             (

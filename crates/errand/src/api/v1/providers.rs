@@ -1,4 +1,4 @@
-//! Providers of models: a team's own settings. A key is written and never read.
+//! Endpoints for a team's own model providers. A key can be set but never read.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -19,18 +19,18 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, no_content, response};
 use crate::api::path::{Path, ProviderName};
 
-/// Most characters of a key or an address.
+/// Maximum length of a key or an address.
 const TEXT_CHARS_MAX: usize = 2_000;
 
-/// A team's settings of a provider, without the key.
+/// A team's own settings for a provider, without the key.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProviderBody {
-    /// As models name it: `<name>/<model>`.
+    /// The name in model names: `<name>/<model>`.
     #[schema(example = "anthropic")]
     name: String,
     /// `anthropic`, `openai`, `gemini` or `openai_compatible`.
     kind: String,
-    /// Where it is. Null: at the provider's own address, or where the operator says.
+    /// Null for the provider's own address, or the operator's.
     #[schema(required)]
     base_url: Option<String>,
     /// Whether a key is set.
@@ -54,40 +54,42 @@ impl From<ProviderRow> for ProviderBody {
     }
 }
 
-/// A team's providers.
+/// The providers of a team.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProviderListResponse {
     providers: Vec<ProviderBody>,
 }
 
-/// One of them.
+/// A provider of a team.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProviderResponse {
     provider: ProviderBody,
 }
 
-/// Settings of a provider. Those that are left out are none, but for the key.
+/// The settings of a provider. Omitted settings are removed, except the key.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct PutProviderRequest {
-    /// Whose protocol it speaks: `anthropic`, `openai`, `gemini` or `openai_compatible`. May be left out where the name is
-    /// one of the first three.
+    /// The protocol: `anthropic`, `openai`, `gemini` or `openai_compatible`. It can be omitted if the name is one of
+    /// the first three.
     pub(crate) kind: Option<String>,
-    /// Where it is: Anthropic's and Gemini's without a version, OpenAI's and compatible ones with it.
+    /// The base address: without a version for Anthropic and Gemini, with it for OpenAI and compatible servers.
     #[schema(example = "https://models.example.com/v1")]
     pub(crate) base_url: Option<String>,
-    /// The key. Left out, the one that is set stays, unless kind or address change.
+    /// The API key. If omitted, the stored key is kept, unless the kind or the address changes.
     #[schema(write_only)]
     pub(crate) api_key: Option<String>,
 }
 
 impl RequestBody for PutProviderRequest {}
 
-/// The providers that a team has settings of its own for.
+/// The provider settings of a team.
 pub(crate) async fn own_providers(store: &Store, team: TeamId) -> Result<OwnProviders, StoreError> {
     OwnProviders::of(store, team).await
 }
 
-/// The team's own settings of providers, by name. Those of the operator hold where the team has none.
+/// Lists the team's own provider settings, sorted by name.
+///
+/// For other providers, the operator's settings apply.
 #[utoipa::path(get, path = "/v1/providers", tag = "Models",
     responses((status = 200, description = "The providers.", body = ProviderListResponse)))]
 pub(crate) async fn list_providers(
@@ -100,10 +102,12 @@ pub(crate) async fn list_providers(
     }))
 }
 
-/// Sets a provider up for the team, or changes it. The key is kept encrypted, and is never shown.
+/// Creates or replaces the team's settings for a provider.
+///
+/// The key is stored encrypted and is never shown.
 #[utoipa::path(put, path = "/v1/providers/{provider}", tag = "Models", request_body = PutProviderRequest,
-    params(("provider" = String, Path, description = "Its name: lower-case letters, digits, `_` and `-`.")),
-    responses((status = 200, description = "It is set up.", body = ProviderResponse)))]
+    params(("provider" = String, Path, description = "The name: lower-case letters, digits, `_` and `-`.")),
+    responses((status = 200, description = "The stored settings.", body = ProviderResponse)))]
 pub(crate) async fn put_provider(
     caller: Caller,
     State(app): State<AppState>,
@@ -118,7 +122,7 @@ pub(crate) async fn put_provider(
     }))
 }
 
-/// Settings that can be stored.
+/// Validates provider settings.
 pub(crate) fn checked_provider(
     app: &AppState,
     team: TeamId,
@@ -130,13 +134,13 @@ pub(crate) fn checked_provider(
         Some(text) => Kind::parse(text),
         None => Kind::well_known(&name),
     };
-    let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("it takes one of {kinds}")))?;
+    let kind = kind.ok_or_else(|| ApiError::invalid("kind", format!("must be one of {kinds}")))?;
     if let Some(text) = &request.base_url {
         check_base_url(app, text)?;
     } else if kind == Kind::OpenAiCompatible {
         return Err(ApiError::invalid(
             "base_url",
-            "it is missing: it takes an http or https address",
+            "it is missing: send an http or https address",
         ));
     }
     if let Some(key) = &request.api_key {
@@ -145,7 +149,7 @@ pub(crate) fn checked_provider(
         if !fits {
             return Err(ApiError::invalid(
                 "api_key",
-                "it takes 1 to 2000 visible ASCII characters",
+                "it must have 1 to 2000 visible ASCII characters",
             ));
         }
     }
@@ -161,9 +165,9 @@ pub(crate) fn checked_provider(
 
 fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
     let wrong = |message: String| ApiError::invalid("base_url", message);
-    let url = Url::parse(text).map_err(|e| wrong(format!("it is no address: {e}")))?;
+    let url = Url::parse(text).map_err(|e| wrong(format!("it is not a valid address: {e}")))?;
     if url.query().is_some() || url.fragment().is_some() || text.len() > TEXT_CHARS_MAX {
-        return Err(wrong("it takes an address without a query".to_owned()));
+        return Err(wrong("it must not have a query".to_owned()));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong(
@@ -180,10 +184,12 @@ fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Removes the team's own settings of a provider, its key among them. Those of the operator hold again.
+/// Removes the team's own settings for a provider, including the key.
+///
+/// The operator's settings apply again.
 #[utoipa::path(delete, path = "/v1/providers/{provider}", tag = "Models",
-    params(("provider" = String, Path, description = "Its name.")),
-    responses((status = 204, description = "They are gone.")))]
+    params(("provider" = String, Path, description = "The name of the provider.")),
+    responses((status = 204, description = "Removed.")))]
 pub(crate) async fn delete_provider(
     caller: Caller,
     State(app): State<AppState>,

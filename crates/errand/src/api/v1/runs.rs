@@ -1,4 +1,4 @@
-//! Runs: start, read, list, stop, retry.
+//! Endpoints for runs: start, read, list, stop, retry.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
-/// Where a run may come from.
+/// The sources of runs, as names in the API and in the store.
 pub(crate) const SOURCES: [(&str, &str); 5] = [
     ("api", "api"),
     ("web", "web"),
@@ -36,54 +36,54 @@ pub(crate) const SOURCES: [(&str, &str); 5] = [
     ("cli", "cli"),
 ];
 
-/// A run to start.
+/// The request to start a run.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct StartRunRequest {
-    /// The agent whose latest build is run.
+    /// The agent whose live build is run.
     #[schema(value_type = Uuid)]
     agent_id: AgentId,
-    /// A sandbox with files for the run. Without it the run gets one of its own when it needs it.
+    /// A sandbox with files for the run. Without it, the run gets its own sandbox when it needs one.
     sandbox_id: Option<String>,
-    /// Gets all webhooks of the run.
+    /// Receives all webhooks of the run.
     #[schema(example = "https://example.com/hook")]
     webhook_url: Option<String>,
-    /// Gets `human_request` only.
+    /// Receives only `human_request` webhooks.
     human_request_webhook_url: Option<String>,
-    /// A first message.
+    /// The first message.
     #[schema(min_length = 1)]
     message: Option<String>,
-    /// Whether strangers may have written the first message, as a mail or a ticket that a program passes on: it counts as
-    /// read from outside, and tools with the policy `guard` ask after it. Without it: no.
+    /// Whether strangers may have written the first message, for example an e-mail or a ticket that a program forwards.
+    /// It then counts as untrusted, and tools with the policy `guard` ask a person. Default: false.
     untrusted: Option<bool>,
 }
 
 impl RequestBody for StartRunRequest {}
 
-/// A run that was started, or put in line again.
+/// A run.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunResponse {
     run: RunBody,
 }
 
-/// A run, and what it asks of people.
+/// A run with its pending human request.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunDetailResponse {
     run: RunBody,
-    /// The request that waits for an answer.
+    /// The request that waits for an answer. Null if there is none.
     #[schema(required)]
     pending_human_request: Option<PendingRequestBody>,
 }
 
-/// A run as a list has it.
+/// A run in a list.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct RunListItem {
     #[serde(flatten)]
     run: RunBody,
-    /// The agent's present name.
+    /// The current name of the agent.
     agent_name: String,
-    /// 1 for the agent's first run.
+    /// Counted from 1 for each agent.
     run_number: u64,
-    /// The user who started it, by hand or with an API key of theirs; null for a run that another run started.
+    /// The user who started the run, in the web interface or with an API key. Null if another run started it.
     #[schema(required)]
     user_id: Option<Uuid>,
 }
@@ -102,28 +102,30 @@ impl From<ListedRun> for RunListItem {
 /// A page of runs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunListResponse {
-    /// The same as `runs`, for clients of the hosted product.
+    /// Same as `runs`, for compatibility with clients of the hosted product.
     data: Vec<RunListItem>,
     runs: Vec<RunListItem>,
-    /// How many there are in all.
+    /// The total number of runs.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// What stopping did.
+/// The result of stopping a run.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct StopResponse {
     /// Always true.
     success: bool,
-    /// Says so, where the run had ended already and was left as it is.
+    /// Present if the run had already ended and was not changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
-/// Starts a run of the agent's latest build. Answers at once; the run does its work in the background.
+/// Starts a run of the agent's live build.
+///
+/// The response comes immediately. The run works in the background.
 #[utoipa::path(post, path = "/v1/runs", tag = "Runs", request_body = StartRunRequest,
-    responses((status = 201, description = "It is in line.", body = RunResponse)))]
+    responses((status = 201, description = "The queued run.", body = RunResponse)))]
 pub(crate) async fn start_run(
     caller: Caller,
     State(app): State<AppState>,
@@ -157,7 +159,7 @@ pub(crate) async fn start_run(
     Ok(response(answer, render_started))
 }
 
-/// A request to start a run, checked as far as that goes without the store.
+/// A request to start a run, validated as far as possible without the store.
 struct Wanted {
     agent_id: AgentId,
     sandbox: Option<SandboxId>,
@@ -173,15 +175,12 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
         SandboxId::parse(&text).ok_or_else(|| {
             ApiError::invalid(
                 "sandbox_id",
-                "there is no such sandbox; create one with POST /v1/sandboxes",
+                "this sandbox does not exist; create one with POST /v1/sandboxes",
             )
         })
     });
     if request.message.as_ref().is_some_and(String::is_empty) {
-        return Err(ApiError::invalid(
-            "message",
-            "it takes at least 1 character",
-        ));
+        return Err(ApiError::invalid("message", "must not be empty"));
     }
     let untrusted = request.untrusted.unwrap_or(false);
     if untrusted && request.message.is_none() {
@@ -201,11 +200,11 @@ fn checked(app: &AppState, request: StartRunRequest) -> Result<Wanted, ApiError>
     })
 }
 
-/// The refusal of `untrusted: true` without a message.
+/// The error for `untrusted: true` without a message.
 pub(super) fn unmarked_message() -> ApiError {
     ApiError::invalid(
         "untrusted",
-        "it says that strangers may have written `message`, and there is none; send both, or neither",
+        "it says that strangers may have written `message`, but there is no message; send both, or neither",
     )
 }
 
@@ -218,19 +217,18 @@ pub(super) fn render_started(view: &RunView) -> StoredAnswer {
     )
 }
 
-/// What `GET /v1/runs/{run_id}` takes.
 pub(crate) const GET_QUERY: &[&str] = &["wait_s"];
 
-/// Most seconds that a call waits for a run: below what proxies let a silent connection live.
+/// Maximum wait for a run, in seconds. Proxies usually keep a silent connection open longer than this.
 const WAIT_S_MAX: u32 = 60;
 
-/// Whether the answer waits.
+/// Query parameters of `GET /v1/runs/{run_id}`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what WaitS reads")]
 pub(crate) struct GetRunParams {
-    /// Seconds to wait for the run to end or to ask a person. Where it has, the answer comes at once; else as soon as it
-    /// does, and after that time with the run as it is then.
+    /// The number of seconds to wait for the run to end or to need a person. If it already has, the response comes
+    /// immediately; otherwise as soon as it does, and after this time at the latest.
     #[param(minimum = 0, maximum = 60, default = 0)]
     wait_s: Option<u32>,
 }
@@ -243,7 +241,7 @@ impl QueryParams for WaitS {
     }
 }
 
-/// A run and its pending human request, at once, or when the run has come to rest.
+/// Returns a run with its pending human request, optionally after waiting for the run to end or to need a person.
 #[utoipa::path(get, path = "/v1/runs/{run_id}", tag = "Runs",
     params(("run_id" = Uuid, Path, description = "The run."), GetRunParams),
     responses((status = 200, description = "The run.", body = RunDetailResponse)))]
@@ -268,9 +266,9 @@ pub(crate) async fn get_run(
     }))
 }
 
-/// The run when it has ended or waits for a person; as it is, where that takes longer than so many seconds, or the server
-/// stops. The store is read once at first, once for each rest that is rung, and once at the end of the time: what the run
-/// does on its way costs nothing here.
+/// Waits until the run has ended or waits for a person, the time is over, or the server stops. The store is read at the
+/// start, when the run is known to have come to rest, and at the end. Intermediate changes of the run cost nothing
+/// here.
 async fn at_rest(
     app: &AppState,
     team: TeamId,
@@ -278,11 +276,11 @@ async fn at_rest(
     seconds: u32,
 ) -> Result<RunView, ApiError> {
     let end = app.clock.now().plus_ms(u64::from(seconds) * 1000);
-    // Watched before it is read: what happens in between rings.
+    // Subscribe before reading, so that no change in between is missed.
     let mut watch = app.store.bell().watch(run);
     loop {
         let view = app.store.run(team, run).await?;
-        // What it waits for may ask: a person is needed all the same.
+        // The run may wait for a child run that has asked a person. A person is needed in that case too.
         if view.run.status.is_at_rest() || view.pending.is_some() {
             return Ok(view);
         }
@@ -295,7 +293,6 @@ async fn at_rest(
     Ok(app.store.run(team, run).await?)
 }
 
-/// What `GET /v1/runs` takes.
 pub(crate) const LIST_QUERY: &[&str] = &[
     "limit",
     "offset",
@@ -315,63 +312,63 @@ pub(crate) const LIST_QUERY: &[&str] = &[
     "digest_id",
 ];
 
-/// Names of statuses that the hosted product's clients send.
+/// Names of statuses that clients of the hosted product send.
 pub(crate) const STATUS_ALIASES: [(&str, Status); 3] = [
     ("stopped", Status::Interrupted),
     ("not_started", Status::Pending),
     ("needs_attention", Status::Waiting),
 ];
 
-/// Most characters of a search.
+/// Maximum length of a search text.
 const Q_CHARS_MAX: usize = 200;
 
-/// Which runs.
+/// Query parameters of `GET /v1/runs`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what ListRuns reads")]
 pub(crate) struct ListRunsParams {
-    /// Most entries.
+    /// The maximum number of runs.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<u32>,
-    /// Entries that are skipped.
+    /// The number of runs to skip.
     #[param(minimum = 0, default = 0)]
     offset: Option<u64>,
-    /// Only runs with one of these statuses; may be repeated. `stopped` means `interrupted`, `not_started` means `pending`,
-    /// `needs_attention` means `waiting`.
+    /// Only runs with one of these statuses; can be repeated. `stopped` means `interrupted`, `not_started` means
+    /// `pending`, and `needs_attention` means `waiting`.
     #[param(explode = true)]
     status: Option<Vec<String>>,
     /// Only runs of this agent.
     agent_id: Option<Uuid>,
-    /// Only runs from here: `api`, `web`, `schedule`, `mcp` or `cli`.
+    /// Only runs from this source: `api`, `web`, `schedule`, `mcp` or `cli`.
     source: Option<String>,
-    /// Only runs made at this moment or later.
+    /// Only runs created at or after this time.
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<String>,
-    /// Only runs made before this moment.
+    /// Only runs created before this time.
     #[param(value_type = Option<String>, format = DateTime)]
     until: Option<String>,
-    /// Only runs with this in their title, in large or small letters, or in their id; at least 4 digits of that. Of those
-    /// that match, the newest 10,000.
+    /// Only runs whose title contains this text, ignoring case, or whose id contains at least 4 digits of it. At most
+    /// the newest 10,000 matches are found.
     #[param(min_length = 1, max_length = 200)]
     q: Option<String>,
-    /// Another name of `q`. Where both are given, they must be the same.
+    /// Another name for `q`. If both are given, they must be equal.
     #[param(min_length = 1, max_length = 200)]
     search: Option<String>,
-    /// What they are sorted by.
+    /// The sort key.
     #[param(pattern = "^created_at$", default = "created_at")]
     sort_by: Option<String>,
-    /// By `created_at`: `desc` (newest first) or `asc`.
+    /// `desc` (newest first) or `asc`.
     #[param(default = "desc")]
     sort_order: Option<String>,
-    /// Only runs that this user started, by hand or with an API key of theirs.
+    /// Only runs that this user started, in the web interface or with an API key.
     user_id: Option<Uuid>,
-    /// There are no queues here: with it, no run matches.
+    /// This server has no queues. With this parameter, no run matches.
     case_queue_id: Option<Uuid>,
-    /// True: only runs that failed. False: only those that did not.
+    /// If true, only failed runs. If false, only other runs.
     has_issues: Option<bool>,
-    /// Runs have no severities here: with it, no run matches.
+    /// Runs have no severity on this server. With this parameter, no run matches.
     issue_severity: Option<String>,
-    /// There are no digests here: with it, no run matches.
+    /// This server has no digests. With this parameter, no run matches.
     digest_id: Option<String>,
 }
 
@@ -385,7 +382,7 @@ fn search(given: &Given) -> Result<Option<String>, ApiError> {
         (Some(q), Some(search)) if q != search => {
             return Err(ApiError::invalid(
                 "search",
-                "it is another name of `q`, which is given, too; give one of them",
+                "it is another name for `q`, which is also given; send only one of them",
             ));
         }
         (Some(q), _) => ("q", q),
@@ -396,16 +393,19 @@ fn search(given: &Given) -> Result<Option<String>, ApiError> {
     if text.is_empty() || text.chars().count() > Q_CHARS_MAX {
         return Err(ApiError::invalid(
             name,
-            format!("it takes 1 to {Q_CHARS_MAX} characters"),
+            format!("it must have 1 to {Q_CHARS_MAX} characters"),
         ));
     }
     if text.contains('\0') {
-        return Err(ApiError::invalid(name, "it takes no NUL character"));
+        return Err(ApiError::invalid(
+            name,
+            "it must not contain a NUL character",
+        ));
     }
     Ok(Some(text.to_owned()))
 }
 
-/// The statuses that a run must have one of, and whether runs can match at all.
+/// The selected statuses, and whether any run can match.
 fn statuses(given: &Given) -> Result<(Vec<Status>, bool), ApiError> {
     let mut words: Vec<_> = Status::ALL
         .iter()
@@ -433,14 +433,14 @@ fn statuses(given: &Given) -> Result<(Vec<Status>, bool), ApiError> {
     Ok((left, can_match))
 }
 
-/// Parameters of the hosted product for which no run can match here.
+/// Whether a parameter of the hosted product is given with which no run can match.
 fn matches_nothing(given: &Given) -> Result<bool, ApiError> {
     let queue: Option<CaseQueueId> = given.parsed("case_queue_id")?;
     let is_given = |name: &str| given.one(name).map(|value| value.is_some());
     Ok(queue.is_some() || is_given("issue_severity")? || is_given("digest_id")?)
 }
 
-/// The id of something that this server does not have.
+/// The id of a queue, which this server does not have. It is only validated.
 struct CaseQueueId;
 
 impl FromStr for CaseQueueId {
@@ -449,7 +449,7 @@ impl FromStr for CaseQueueId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Uuid::parse_str(text)
             .map(|_| Self)
-            .map_err(|_| "it takes a UUID")
+            .map_err(|_| "it must be a UUID")
     }
 }
 
@@ -486,7 +486,7 @@ impl QueryParams for ListRuns {
     }
 }
 
-/// The team's runs, newest first.
+/// Lists the team's runs, newest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "Runs", params(ListRunsParams),
     responses((status = 200, description = "A page of runs.", body = RunListResponse)))]
 pub(crate) async fn list_runs(
@@ -509,9 +509,11 @@ pub(crate) async fn list_runs(
     }))
 }
 
-/// Stops a run. One that has ended is left as it is.
+/// Stops a run.
+///
+/// A run that has ended is not changed.
 #[utoipa::path(post, path = "/v1/runs/{run_id}/stop", tag = "Runs", params(("run_id" = Uuid, Path, description = "The run.")),
-    responses((status = 200, description = "It is stopped, or had ended.", body = StopResponse)))]
+    responses((status = 200, description = "The run is stopped, or had already ended.", body = StopResponse)))]
 pub(crate) async fn stop_run(
     caller: Caller,
     State(app): State<AppState>,
@@ -529,7 +531,7 @@ pub(crate) async fn stop_run(
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the store's signature")]
 fn render_stopped(had_ended: &bool) -> StoredAnswer {
-    let message = had_ended.then(|| "the run had ended already and was left as it is".to_owned());
+    let message = had_ended.then(|| "the run had already ended and was not changed".to_owned());
     rendered(
         StatusCode::OK,
         &StopResponse {
@@ -539,9 +541,11 @@ fn render_stopped(had_ended: &bool) -> StoredAnswer {
     )
 }
 
-/// Puts a failed run in line again: it goes on from the step that failed.
+/// Queues a failed run again.
+///
+/// It continues from the step that failed.
 #[utoipa::path(post, path = "/v1/runs/{run_id}/retry", tag = "Runs", params(("run_id" = Uuid, Path, description = "The run.")),
-    responses((status = 200, description = "It is in line.", body = RunResponse)))]
+    responses((status = 200, description = "The queued run.", body = RunResponse)))]
 pub(crate) async fn retry_run(
     caller: Caller,
     State(app): State<AppState>,

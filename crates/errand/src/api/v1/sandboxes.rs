@@ -1,4 +1,4 @@
-//! Sandboxes: create and delete. Their files are in [`super::files`] and [`super::uploads`].
+//! Endpoints for creating and deleting sandboxes. See [`super::files`] and [`super::uploads`] for their files.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -24,15 +24,15 @@ use errand_core::cause::chain;
 /// A new sandbox.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SandboxResponse {
-    /// An opaque string.
+    /// An opaque id.
     #[schema(example = "sb_0198f2a47c1e70008000000000000001")]
     sandbox_id: String,
-    /// When it goes with its files, unless it is used before.
+    /// The time when the sandbox and its files are deleted, unless it is used before then.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
-/// Makes a sandbox: a directory for files that runs work on.
+/// Creates a sandbox, a directory for files that runs work on.
 #[utoipa::path(post, path = "/v1/sandboxes", tag = "Sandboxes",
     responses((status = 201, description = "The sandbox.", body = SandboxResponse)))]
 pub(crate) async fn create_sandbox(
@@ -59,10 +59,12 @@ fn render(sandbox: &Sandbox) -> StoredAnswer {
     rendered(StatusCode::CREATED, &body)
 }
 
-/// Deletes a sandbox and its files. 409 while a run on it has not ended.
+/// Deletes a sandbox and its files.
+///
+/// The response is 409 while a run that uses it has not ended.
 #[utoipa::path(delete, path = "/v1/sandboxes/{sandbox_id}", tag = "Sandboxes",
     params(("sandbox_id" = String, Path, description = "The sandbox.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_sandbox(
     caller: Caller,
     State(app): State<AppState>,
@@ -72,7 +74,7 @@ pub(crate) async fn delete_sandbox(
 ) -> Result<Response, ApiError> {
     let once = key.once(&caller, body.sha256, no_content);
     let now = app.clock.now();
-    // Of one that is gone already there is none, and then the answer is another one's.
+    // The row is read first, because after the deletion its size could no longer be returned to the team's quota.
     let row = app.store.sandbox(caller.team(), &sandbox, now).await.ok();
     let answer = app
         .store
@@ -84,7 +86,7 @@ pub(crate) async fn delete_sandbox(
     Ok(response(answer, no_content))
 }
 
-/// The row is gone, and the sandbox with it; what is left on disk goes later if it fails here.
+/// Removes the files after the row was deleted. If this fails, the janitor removes them later.
 async fn remove_files(app: &AppState, sandbox: SandboxId, charged: Option<Charged>) {
     let sandboxes = app.sandboxes.clone();
     let name = sandbox.clone();
@@ -93,7 +95,7 @@ async fn remove_files(app: &AppState, sandbox: SandboxId, charged: Option<Charge
     if let Ok(Err(error)) = removed {
         tracing::warn!(
             error = chain(&error),
-            "the files of sandbox {sandbox} were not removed yet"
+            "the files of sandbox {sandbox} could not be removed yet"
         );
     }
 }

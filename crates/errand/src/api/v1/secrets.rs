@@ -1,4 +1,4 @@
-//! Secrets: written and deleted; no answer holds a value.
+//! Endpoints for secrets. Values can be set and deleted, but no response contains them.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -27,12 +27,12 @@ use crate::api::query::{ListPage, PageParams, Query};
 pub(crate) struct SecretBody {
     #[schema(example = "MAIL_TOKEN")]
     name: String,
-    /// The user who set it last.
+    /// The user who last set the value.
     #[schema(required)]
     created_by: Option<Uuid>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// When its value was set last.
+    /// The time when the value was last set.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
@@ -58,31 +58,31 @@ pub(crate) struct SecretResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct SecretListResponse {
     secrets: Vec<SecretBody>,
-    /// How many there are in all.
+    /// The total number of secrets.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// A secret to set.
+/// The request to set a secret.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct SetSecretRequest {
-    /// Letters, digits and `_`, no digit first. A secret of this name gets the new value.
+    /// Letters, digits and `_`, not beginning with a digit. An existing secret of this name gets the new value.
     #[schema(min_length = 1, max_length = 64, example = "MAIL_TOKEN")]
     name: String,
-    /// At least 12 characters. It is never given back.
+    /// At least 12 characters. The value is never returned.
     #[schema(value_type = String, min_length = 12, write_only)]
     value: Value,
 }
 
 impl RequestBody for SetSecretRequest {}
 
-/// A text that no message repeats, whatever it is.
+/// A secret value. No error message repeats it, even if it has the wrong type.
 struct Value(Option<String>);
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Of any type: an error of the reader's own would quote it.
+        // Deserialize any type first, because serde's own type error would quote the value.
         let any = serde_json::Value::deserialize(deserializer)?;
         Ok(Self(match any {
             serde_json::Value::String(text) => Some(text),
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
-/// The team's secrets, by name, without their values.
+/// Lists the team's secrets by name, without their values.
 #[utoipa::path(get, path = "/v1/secrets", tag = "Secrets", params(PageParams),
     responses((status = 200, description = "A page of secrets.", body = SecretListResponse)))]
 pub(crate) async fn list_secrets(
@@ -109,9 +109,11 @@ pub(crate) async fn list_secrets(
     }))
 }
 
-/// Sets a secret. Builds name it as `{{ secret.NAME }}`; its value is given back to nobody.
+/// Creates a secret or replaces its value.
+///
+/// Builds refer to it as `{{ secret.NAME }}`. The value is never returned.
 #[utoipa::path(post, path = "/v1/secrets", tag = "Secrets", request_body = SetSecretRequest,
-    responses((status = 201, description = "It is set.", body = SecretResponse)))]
+    responses((status = 201, description = "The stored secret, without its value.", body = SecretResponse)))]
 pub(crate) async fn set_secret(
     caller: Caller,
     State(app): State<AppState>,
@@ -121,7 +123,7 @@ pub(crate) async fn set_secret(
     let SetSecretRequest { name, value } = body.value;
     let value = value
         .0
-        .ok_or_else(|| ApiError::invalid("value", "it takes a text".to_owned()))?;
+        .ok_or_else(|| ApiError::invalid("value", "it must be a string".to_owned()))?;
     checked(&name, &value)?;
     let new = SetSecret {
         team: caller.team(),
@@ -135,13 +137,13 @@ pub(crate) async fn set_secret(
     Ok(response(answer, render_set))
 }
 
-/// Whether a secret can be stored: its name and its value fit.
+/// Validates the name and the value of a secret.
 pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
     if !secret::is_name(name) {
         return Err(ApiError::invalid(
             "name",
             format!(
-                "it takes 1 to {NAME_CHARS_MAX} letters, digits and `_`, and begins with no digit"
+                "it must have 1 to {NAME_CHARS_MAX} letters, digits and `_`, and must not begin with a digit"
             ),
         ));
     }
@@ -149,14 +151,14 @@ pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
         return Err(ApiError::invalid(
             "value",
             format!(
-                "it takes at least {VALUE_CHARS_MIN} characters: shorter ones cannot be told from other text where they are to be masked"
+                "it must have at least {VALUE_CHARS_MIN} characters: a shorter value could not be distinguished from other text when it is masked"
             ),
         ));
     }
     if value.len() > VALUE_BYTES_MAX {
         return Err(ApiError::invalid(
             "value",
-            format!("it takes at most {VALUE_BYTES_MAX} bytes"),
+            format!("it must be at most {VALUE_BYTES_MAX} bytes long"),
         ));
     }
     Ok(())
@@ -171,7 +173,8 @@ fn render_set(secret: &Secret) -> StoredAnswer {
     )
 }
 
-/// What is recorded of a body that holds a secret: a plain hash could be tried out by who reads the database.
+/// A keyed hash of a body with a secret, for idempotency. With a plain hash, a reader of the database could test
+/// guesses.
 fn keyed(app: &AppState, sha256: [u8; 32]) -> [u8; 32] {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&app.upload_key) else {
         return sha256;
@@ -181,9 +184,11 @@ fn keyed(app: &AppState, sha256: [u8; 32]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// Deletes a secret: calls that name it fail from now on.
+/// Deletes a secret.
+///
+/// Calls that refer to it fail from now on.
 #[utoipa::path(delete, path = "/v1/secrets/{secret_name}", tag = "Secrets", params(("secret_name" = String, Path, description = "The secret's name.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_secret(
     caller: Caller,
     State(app): State<AppState>,

@@ -1,4 +1,5 @@
-//! Signing in to a connection's server: begun by an admin, ended by the browser that comes back from it.
+//! Endpoints for signing in to a connection's server. An admin starts a sign-in, and the browser's callback completes
+//! it.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -20,19 +21,21 @@ use crate::api::path::{Path, SignInToken};
 use crate::api::v1::name::address_to_show;
 use crate::secret_key::random_bytes;
 
-/// Where a person signs in.
+/// The page for signing in.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct AuthorizeResponse {
-    /// To be opened in a browser.
+    /// The address to open in a browser.
     authorization_url: String,
-    /// Until when.
+    /// The time when the sign-in expires.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
-/// Begins to sign in to the connection's server by OAuth 2.1. Open the address in a browser; it comes back here by itself.
+/// Starts a sign-in to the connection's server with OAuth 2.1.
+///
+/// Open the address in a browser. The authorization server redirects it back to this server.
 #[utoipa::path(post, path = "/v1/connections/{connection_id}/authorize", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
-    responses((status = 200, description = "Where a person signs in.", body = AuthorizeResponse)))]
+    responses((status = 200, description = "The page for signing in.", body = AuthorizeResponse)))]
 pub(crate) async fn authorize_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -66,7 +69,7 @@ fn render_begun(begun: &AuthorizeResponse) -> StoredAnswer {
     rendered(StatusCode::OK, begun)
 }
 
-/// Begins a sign-in. `outer`: the address at which the browser that comes back reaches this server.
+/// Starts a sign-in. `outer`: the public address of this server, for the callback.
 pub(crate) async fn begin(
     app: &AppState,
     connection: &Connection,
@@ -81,13 +84,17 @@ pub(crate) async fn begin(
         .begin_sign_in(connection, by, token, &callback)
         .await;
     begun.map_err(|why| {
-        ApiError::bad_request(format!("the connection cannot be signed in to: {why}"))
+        ApiError::bad_request(format!(
+            "the sign-in cannot be started: {why}"
+        ))
     })
 }
 
-/// Signs out: the connection's tokens are forgotten here. Calls that need them fail from now on.
+/// Signs out by deleting the connection's tokens.
+///
+/// Calls that need them fail from now on.
 #[utoipa::path(delete, path = "/v1/connections/{connection_id}/sign-in", tag = "Connections", params(("connection_id" = Uuid, Path, description = "The connection.")),
-    responses((status = 204, description = "It is signed out.")))]
+    responses((status = 204, description = "Signed out.")))]
 pub(crate) async fn sign_out_connection(
     caller: Caller,
     State(app): State<AppState>,
@@ -103,30 +110,32 @@ pub(crate) async fn sign_out_connection(
     Ok(response(answer, no_content))
 }
 
-/// What the browser brings back.
+/// The query parameters of the callback.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct CallbackParams {
-    /// What the tokens are had for.
+    /// The authorization code.
     code: Option<String>,
-    /// Ties the answer to the beginning.
+    /// The token that ties the callback to its start.
     state: Option<String>,
-    /// Who answers.
+    /// The issuer.
     iss: Option<String>,
-    /// Why there is no code.
+    /// The error code of the authorization server, if there is no code.
     error: Option<String>,
-    #[expect(dead_code, reason = "a stranger's words, which are not shown")]
+    #[expect(dead_code, reason = "untrusted text, which is never shown")]
     error_description: Option<String>,
 }
 
-/// Where the browser comes back to from signing in to a connection's server. A page for people; it works once. A sign-in
-/// that was begun in the web interface ends here for whoever began it, with their session. One that was begun over the API
-/// ends once the person has confirmed, on the page that this shows, whose connection they sign in.
+/// Completes a sign-in. The browser is redirected here from the authorization server.
+///
+/// It works once. If the sign-in was started in the web interface, it is completed only in the session of the person
+/// who started it. If it was started over the API, the person must first confirm on a page which team's connection they
+/// sign in.
 #[utoipa::path(get, path = "/v1/sign-ins/{sign_in}", tag = "Connections", params(("sign_in" = String, Path, description = "The sign-in."), CallbackParams), security(()),
-    responses((status = 200, description = "Signed in, or the page that asks whether that is meant.", content_type = "text/html", body = String),
-        (status = 400, description = "It was not given, or failed: a page for a browser, JSON for others.", content((String = "text/html"), (ErrorResponse = "application/json"))),
-        (status = 403, description = "It was begun in the web interface, by somebody else or in another browser.", content((String = "text/html"), (ErrorResponse = "application/json"))),
-        (status = 404, description = "No such sign-in is under way: it was ended, or took too long.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
+    responses((status = 200, description = "Signed in, or a page that asks for confirmation.", content_type = "text/html", body = String),
+        (status = 400, description = "Access was not granted, or the sign-in failed. A page for a browser, JSON for other clients.", content((String = "text/html"), (ErrorResponse = "application/json"))),
+        (status = 403, description = "The sign-in was started in the web interface by another person or in another browser.", content((String = "text/html"), (ErrorResponse = "application/json"))),
+        (status = 404, description = "The sign-in does not exist, was already completed, or has expired.", content((String = "text/html"), (ErrorResponse = "application/json")))))]
 pub(crate) async fn end_sign_in(
     State(app): State<AppState>,
     Path(SignInToken(token)): Path<SignInToken>,
@@ -137,7 +146,7 @@ pub(crate) async fn end_sign_in(
     let begun = begun.ok_or_else(ApiError::not_found)?;
     let (Some(code), Some(state), None) = (brought.code, brought.state, &brought.error) else {
         return Err(ApiError::bad_request(
-            "the sign-in was not given: begin another one, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
+            "access was not granted: start another sign-in, on the connection's page or with POST /v1/connections/{connection_id}/authorize",
         ));
     };
     let brought = Brought {
@@ -151,7 +160,7 @@ pub(crate) async fn end_sign_in(
     if begun.by.in_web {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
-            "this sign-in was begun by somebody else, or in another browser: whoever began it ends it, where they are logged in",
+            "this sign-in was started by another person or in another browser: complete it where it was started",
         ));
     }
     let team = app.store.team(begun.team).await?;
@@ -171,14 +180,14 @@ pub(crate) async fn end_sign_in(
     }))
 }
 
-/// What a browser has brought back that was let in.
+/// The parameters of a callback that granted access.
 pub(crate) struct Brought {
     pub(crate) code: String,
     pub(crate) state: String,
     pub(crate) issuer: Option<String>,
 }
 
-/// What somebody is told before they sign somebody else's connection in.
+/// The details that are shown to a person before they sign in another person's connection.
 pub(crate) struct ConfirmSignIn<'a> {
     pub(crate) token: &'a str,
     pub(crate) brought: &'a Brought,
@@ -188,7 +197,7 @@ pub(crate) struct ConfirmSignIn<'a> {
     pub(crate) place: &'a str,
 }
 
-/// Ends a sign-in. Who began it must be of the team still.
+/// Completes a sign-in. The person who started it must still be a member of the team.
 pub(crate) async fn finish(
     app: &AppState,
     token: &str,

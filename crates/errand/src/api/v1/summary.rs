@@ -1,4 +1,4 @@
-//! How the team's runs went, by day and by agent: for an overview.
+//! The endpoint for statistics of the team's runs, by day and by agent.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -15,26 +15,25 @@ use crate::api::auth::Caller;
 use crate::api::error::ApiError;
 use crate::api::query::{Given, Query, QueryParams};
 
-/// What `GET /v1/runs/summary` takes.
 pub(crate) const SUMMARY_QUERY: &[&str] = &["since", "until"];
 
-/// Days that are summed where the caller names none.
+/// Number of days if the caller gives none.
 const DAYS_DEFAULT: i64 = 30;
-/// Most days of one answer: five years.
+/// Maximum number of days in one response: five years.
 const DAYS_MAX: i64 = 1_830;
 
-/// Which days.
+/// Query parameters of the summary.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what Days reads")]
 pub(crate) struct SummaryQueryParams {
-    /// From this day (UTC) on, such as `2026-11-01`, or the day of a time; 30 days ago, unless it is given.
+    /// The first day (UTC), such as `2026-11-01`, or a time on that day. Default: 30 days ago.
     since: Option<String>,
-    /// Before this day; through today, unless it is given.
+    /// The day after the last one. Default: tomorrow, so that today is included.
     until: Option<String>,
 }
 
-/// Days as they were asked for.
+/// A range of days from a query.
 pub(crate) struct Days {
     since: Option<Day>,
     until: Option<Day>,
@@ -50,38 +49,36 @@ impl QueryParams for Days {
 }
 
 impl Days {
-    /// The first day, and the one after the last.
+    /// The first day, and the day after the last one.
     pub(super) fn span(&self, app: &AppState) -> Result<(Day, Day), ApiError> {
         let until = self.until.unwrap_or_else(|| app.clock.now().day().plus(1));
         let since = self.since.unwrap_or_else(|| until.plus(-DAYS_DEFAULT));
         if since >= until {
             return Err(ApiError::invalid(
                 "until",
-                format!(
-                    "no day is before {until} and not before {since}: it takes a day after since"
-                ),
+                format!("no day is between {since} and {until}: it must be later than since"),
             ));
         }
         if until.number() - since.number() > DAYS_MAX {
             return Err(ApiError::invalid(
                 "since",
-                format!("it takes a day at most {DAYS_MAX} days before until"),
+                format!("it must be at most {DAYS_MAX} days before until"),
             ));
         }
         Ok((since, until))
     }
 }
 
-/// How runs went.
+/// Counts of runs by outcome.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunSumsBody {
-    /// Runs that were started.
+    /// The number of started runs.
     started: u64,
-    /// Ends as completed. A run that is resumed ends again.
+    /// The number of times a run completed. A resumed run ends again.
     completed: u64,
-    /// Ends as failed.
+    /// The number of times a run failed.
     failed: u64,
-    /// Ends by a stop.
+    /// The number of times a run was stopped.
     interrupted: u64,
 }
 
@@ -96,7 +93,7 @@ impl From<&RunSums> for RunSumsBody {
     }
 }
 
-/// How the runs of a day went.
+/// Statistics of one day.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DaySummaryBody {
     #[schema(value_type = String, example = "2026-11-23")]
@@ -105,17 +102,17 @@ pub(crate) struct DaySummaryBody {
     sums: RunSumsBody,
 }
 
-/// How an agent's runs went.
+/// Statistics of one agent.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AgentSummaryBody {
     agent_id: Uuid,
     agent_name: String,
     #[serde(flatten)]
     sums: RunSumsBody,
-    /// Of the ends as completed or failed, the part that is completed: 0 to 1; null where there are none.
+    /// The share of completed runs among completed and failed ones, from 0 to 1. Null if there are none.
     #[schema(required)]
     success_rate: Option<f64>,
-    /// Its newest run, whenever that was.
+    /// The agent's newest run, at any time.
     #[schema(required)]
     last_run: Option<RunBody>,
 }
@@ -141,34 +138,36 @@ fn success_rate(sums: &RunSums) -> Option<f64> {
     (ended > 0).then(|| sums.completed as f64 / ended as f64)
 }
 
-/// How many runs are under way.
+/// Numbers of unfinished runs by status.
 #[derive(Default, Serialize, ToSchema)]
 pub(crate) struct UnderWayBody {
     pending: u64,
     starting: u64,
     running: u64,
-    /// For an answer: so many human requests are open.
+    /// The number of runs that wait for an answer, equal to the number of open human requests.
     waiting: u64,
 }
 
-/// How the team's runs went, and what is under way.
+/// Statistics of the team's runs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RunsSummaryResponse {
     /// The first day (UTC).
     #[schema(value_type = String, example = "2026-11-01")]
     since: Day,
-    /// The day after the last.
+    /// The day after the last one.
     #[schema(value_type = String, example = "2026-12-01")]
     until: Day,
-    /// Each day, the first first.
+    /// Every day, oldest first.
     days: Vec<DaySummaryBody>,
-    /// The agents that are there, newest first.
+    /// All existing agents, newest first.
     agents: Vec<AgentSummaryBody>,
-    /// What is under way now, whenever it was started.
+    /// Unfinished runs, at the time of the request.
     now: UnderWayBody,
 }
 
-/// How the team's runs went by day and by agent, and what is under way: for an overview. It reads sums, not runs.
+/// Returns statistics of the team's runs by day and by agent, and the number of unfinished runs.
+///
+/// It reads stored sums, so its cost does not depend on the number of runs.
 #[utoipa::path(get, path = "/v1/runs/summary", tag = "Runs", params(SummaryQueryParams),
     responses((status = 200, description = "The summary.", body = RunsSummaryResponse)))]
 pub(crate) async fn get_runs_summary(

@@ -1,4 +1,4 @@
-//! Which tools there are, what each takes, and whether it can do anything on this server.
+//! The endpoint that lists all tools, with their schemas and availability.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -10,55 +10,55 @@ use utoipa::ToSchema;
 use crate::api::AppState;
 use crate::api::auth::Caller;
 
-/// All tools that a build can name, by name.
+/// All built-in tools, sorted by name.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ToolList {
     tools: Vec<ToolLine>,
 }
 
-/// One tool.
+/// A tool.
 #[derive(Serialize, ToSchema)]
 struct ToolLine {
-    /// As a build names it.
+    /// The name by which builds refer to the tool.
     #[schema(example = "run_command")]
     name: String,
-    /// What it does, in a sentence or two.
+    /// One or two sentences.
     description: String,
-    /// The JSON schema of its arguments.
+    /// The JSON schema of the arguments.
     #[schema(value_type = Object)]
     schema: Value,
     hints: ToolHints,
-    /// Whether it can do its work on this server. A build may name one that cannot; its calls then get the reason as
-    /// their error.
+    /// Whether the tool works on this server. A build may list an unavailable tool; its calls then fail with the
+    /// reason.
     available: bool,
-    /// Why it is not available, and what would change that.
+    /// The reason why the tool is unavailable, and how to change that.
     #[serde(skip_serializing_if = "Option::is_none")]
     unavailable_reason: Option<String>,
 }
 
-/// What a tool is, as the Model Context Protocol names it, and more.
+/// Properties of a tool: those of the Model Context Protocol, and some more.
 #[derive(Serialize, ToSchema)]
 struct ToolHints {
     /// It changes nothing.
     read_only: bool,
-    /// It may remove or overwrite.
+    /// It may delete or overwrite data.
     destructive: bool,
-    /// Twice is as good as once.
+    /// Repeating a call has no additional effect.
     idempotent: bool,
     /// It reaches beyond the sandbox.
     open_world: bool,
     /// It asks a person.
     asks: bool,
-    /// What it returns comes from outside the team's trust: `guard` asks after it.
+    /// Its results are untrusted, so that guarded calls after it ask a person.
     untrusted: bool,
-    /// What it returns must not leave the team: after it, and after something untrusted, `guard` asks for a tool that reads
-    /// the open world, too.
+    /// Its results are private to the team. After a private and an untrusted result, guarded tools that read the open
+    /// world ask a person too.
     private: bool,
 }
 
-/// The tools of this server.
+/// Lists the tools of this server.
 #[utoipa::path(get, path = "/v1/tools", tag = "Agents",
-    responses((status = 200, description = "The tools that a build can name.", body = ToolList)))]
+    responses((status = 200, description = "The tools that builds can use.", body = ToolList)))]
 pub(crate) async fn list_tools(_caller: Caller, State(app): State<AppState>) -> Answered<ToolList> {
     let tools = app.tools.iter().map(|tool| line(tool.as_ref())).collect();
     Answered(ToolList { tools })

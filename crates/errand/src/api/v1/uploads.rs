@@ -1,7 +1,11 @@
-//! Files into a sandbox: directly, as a form or raw, and by an upload URL.
+//! Endpoints for uploading files into a sandbox: directly, as a form or a raw body, and with an upload URL.
 //!
-//! Promised: a file appears whole or not at all; a form's parts may come in any order. For an upload with an
-//! `Idempotency-Key` the file is put first and the record after: doing it twice is harmless.
+//! # Guarantees
+//!
+//! - A file appears completely or not at all.
+//! - The parts of a form can have any order.
+//! - With an `Idempotency-Key`, the file is written first and the record after it. A crash in between is harmless,
+//!   because writing the file twice has the same result.
 
 use std::net::SocketAddr;
 
@@ -34,16 +38,15 @@ use crate::api::receive::{Received, Spooled, receive};
 use crate::api::slots::Holder;
 use crate::api::upload_token::{Grant, sign, verify};
 
-/// What the parts of a form may have around the file, in bytes.
+/// Maximum size of a form apart from the file.
 const FORM_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A file that was uploaded.
+/// An uploaded file.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct UploadResponse {
-    /// Where it is.
+    /// The path of the file.
     #[schema(example = "/workspace/invoices.csv")]
     path: String,
-    /// How large it is.
     size_bytes: u64,
 }
 
@@ -51,19 +54,20 @@ pub(crate) struct UploadResponse {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes a form")]
 pub(crate) struct UploadForm {
-    /// The file. Without a part of this name, the only part with a filename is taken.
+    /// The file. If there is no part with this name, the only part with a filename is used.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
-    /// Where it goes: a file's path, or, ending with `/`, a directory's. Without it `/workspace/` and the filename.
+    /// The destination: the path of a file, or of a directory if it ends with `/`. Default: `/workspace/` and the
+    /// filename.
     path: Option<String>,
 }
 
-/// Where a raw body goes.
+/// Query parameters of an upload.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what RawPath reads")]
 pub(crate) struct UploadParams {
-    /// The path of a raw body; not for forms.
+    /// The path for a raw body. Not permitted for forms.
     path: Option<String>,
 }
 
@@ -78,11 +82,13 @@ impl QueryParams for RawPath {
     }
 }
 
-/// Uploads a file of at most 10 MiB: a form (`multipart/form-data`), or a raw body with `?path=`.
+/// Uploads a file of at most 10 MiB.
+///
+/// The body is a form (`multipart/form-data`), or the file itself with `?path=`.
 #[utoipa::path(post, path = "/v1/sandboxes/{sandbox_id}/files", tag = "Sandboxes",
     params(("sandbox_id" = String, Path, description = "The sandbox."), UploadParams),
     request_body(content((UploadForm = "multipart/form-data"), (Vec<u8> = "application/octet-stream"))),
-    responses((status = 201, description = "It is there, whole.", body = UploadResponse)))]
+    responses((status = 201, description = "The stored file.", body = UploadResponse)))]
 pub(crate) async fn upload_file(
     caller: Caller,
     State(app): State<AppState>,
@@ -99,7 +105,7 @@ pub(crate) async fn upload_file(
         let path = path.ok_or_else(|| {
             ApiError::invalid(
                 "path",
-                "a raw body needs it: `?path=/workspace/NAME`; or send multipart/form-data",
+                "a raw body requires it: `?path=/workspace/NAME`; or send multipart/form-data",
             )
         })?;
         let limit = app.settings.direct_upload_bytes_max;
@@ -109,7 +115,7 @@ pub(crate) async fn upload_file(
     finish(&app, &caller, &sandbox, &key, received).await
 }
 
-/// Puts the file, moves the sandbox's expiry, and records the answer: unless it was recorded before.
+/// Moves the file into place, extends the sandbox's life, and records the response, unless it was already recorded.
 async fn finish(
     app: &AppState,
     caller: &Caller,
@@ -176,7 +182,7 @@ async fn receive_raw(
 fn not_a_file() -> ApiError {
     ApiError::invalid(
         "path",
-        "it takes the path of a file, such as /workspace/data.csv",
+        "it must be the path of a file, such as /workspace/data.csv",
     )
 }
 
@@ -201,11 +207,11 @@ fn is_form(headers: &HeaderMap) -> bool {
         .eq_ignore_ascii_case("multipart/form-data")
 }
 
-/// What was found in a form so far.
+/// The parts of a form that have been read.
 #[derive(Default)]
 struct Form {
     file: Option<(Spooled, String)>,
-    /// Whether the file is of the part called `file`, which wins over others.
+    /// Whether the file is from the part called `file`, which takes precedence over other parts.
     is_named_file: bool,
     others: u32,
     path: Option<String>,
@@ -221,10 +227,7 @@ async fn from_form(
     let limit = app.settings.direct_upload_bytes_max;
     let whole = limit.saturating_add(FORM_BYTES_MAX);
     if content_length(request.headers()).is_some_and(|length| length > whole) {
-        return Err(ApiError::too_large(
-            "a file that is uploaded directly",
-            limit,
-        ));
+        return Err(ApiError::too_large("a directly uploaded file", limit));
     }
     let mut multipart = Multipart::from_request(bounded(request, whole), app)
         .await
@@ -244,11 +247,11 @@ async fn from_form(
     }
     if form.others > 1 && !form.is_named_file {
         return Err(ApiError::bad_request(
-            "the form has several files and none in a part called `file`: call one of them so",
+            "the form has several files, but none in a part called `file`: give one of the parts this name",
         ));
     }
     let (spooled, filename) = form.file.ok_or_else(|| {
-        ApiError::bad_request("the form has no file: send it in a part called `file`")
+        ApiError::bad_request("the form has no file: send one in a part called `file`")
     })?;
     let path = SandboxPath::parse_upload(form.path.as_deref(), &filename)?;
     spooled.into_received(root, path, limit).await
@@ -260,7 +263,7 @@ impl Form {
         match (field.name().unwrap_or_default(), filename) {
             ("file", _) if self.is_named_file => {
                 return Err(ApiError::bad_request(
-                    "the form has two parts called `file`: send one file with each request",
+                    "the form has two parts called `file`: send one file per request",
                 ));
             }
             ("file", filename) => {
@@ -273,7 +276,7 @@ impl Form {
                 self.file = Some((spool(app, field, limit).await?, filename));
                 self.others = 1;
             }
-            // Counted, since none of several is *the* file.
+            // Further files are only counted: if there are several, none is chosen.
             (_, Some(_)) => self.others += 1,
             _ => {}
         }
@@ -296,14 +299,14 @@ async fn path_part(mut field: Field<'_>, limit: u64) -> Result<String, ApiError>
         if bytes.len() > PATH_BYTES_MAX {
             return Err(ApiError::invalid(
                 "path",
-                format!("it takes at most {PATH_BYTES_MAX} bytes"),
+                format!("it must be at most {PATH_BYTES_MAX} bytes long"),
             ));
         }
     }
-    String::from_utf8(bytes).map_err(|_| ApiError::invalid("path", "it takes UTF-8"))
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid("path", "it must be UTF-8"))
 }
 
-/// A body that breaks off beyond a number of bytes: parts that are passed over have no limit of their own.
+/// The request with a total size limit: skipped parts have no limit of their own.
 fn bounded(request: Request, bytes_max: u64) -> Request {
     let (parts, body) = request.into_parts();
     let mut left = bytes_max;
@@ -318,7 +321,7 @@ fn bounded(request: Request, bytes_max: u64) -> Request {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the form is larger than a file that is uploaded directly may be")]
+#[error("the form is too large for a direct upload")]
 struct FormTooLarge;
 
 fn of_form(error: &MultipartError, limit: u64) -> ApiError {
@@ -328,17 +331,17 @@ fn of_form(error: &MultipartError, limit: u64) -> ApiError {
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
         if error.is::<FormTooLarge>() || inner.is_some_and(|inner| inner.is::<FormTooLarge>()) {
-            return ApiError::too_large("a file that is uploaded directly", limit);
+            return ApiError::too_large("a directly uploaded file", limit);
         }
         cause = error.source();
     }
     ApiError::bad_request(format!("the form cannot be read: {}", error.body_text()))
 }
 
-/// Where a file will go.
+/// The request for an upload URL.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct UploadUrlRequest {
-    /// The file's path.
+    /// The path of the file.
     #[schema(example = "/workspace/large.csv")]
     path: String,
 }
@@ -348,15 +351,15 @@ impl RequestBody for UploadUrlRequest {}
 /// A permission to upload one file.
 #[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct UploadUrlResponse {
-    /// `PUT` the bytes here, without a key.
+    /// The address for a `PUT` request with the file's bytes. It needs no key.
     upload_url: String,
-    /// Where the file will be.
+    /// The path of the file.
     path: String,
-    /// How long the address is good; the upload must begin by then.
+    /// The time for which the address is valid. The upload must begin within it.
     expires_in_seconds: u64,
 }
 
-/// An address to which one file of up to 5 GiB can be sent without a key.
+/// Creates an address for uploading one file of up to 5 GiB without a key.
 #[utoipa::path(post, path = "/v1/sandboxes/{sandbox_id}/upload-urls", tag = "Sandboxes",
     params(("sandbox_id" = String, Path, description = "The sandbox.")), request_body = UploadUrlRequest,
     responses((status = 200, description = "The address.", body = UploadUrlResponse)))]
@@ -397,7 +400,7 @@ fn render_url(url: &UploadUrlResponse) -> StoredAnswer {
     rendered(StatusCode::OK, url)
 }
 
-/// The token of an upload URL.
+/// The token in an upload URL.
 pub(crate) struct Token(String);
 
 impl PathIds for Token {
@@ -406,12 +409,13 @@ impl PathIds for Token {
     }
 }
 
-/// Takes the bytes of a file. The address is the permission; it may be used again until it expires, and the last whole
-/// upload wins.
+/// Uploads a file to an upload URL.
+///
+/// The address itself is the permission. It can be used again until it expires; the last complete upload wins.
 #[utoipa::path(put, path = "/v1/uploads/{token}", tag = "Sandboxes", security(()),
-    params(("token" = String, Path, description = "As `upload_url` has it.")),
+    params(("token" = String, Path, description = "The token in `upload_url`.")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 200, description = "It is there, whole.", body = UploadResponse)))]
+    responses((status = 200, description = "The stored file.", body = UploadResponse)))]
 pub(crate) async fn put_upload(
     State(app): State<AppState>,
     Path(Token(token)): Path<Token>,
@@ -422,7 +426,7 @@ pub(crate) async fn put_upload(
         let peer = address_of(request.extensions().get::<ConnectInfo<SocketAddr>>());
         let refusal = ApiError::new(
             ErrorCode::Unauthorized,
-            "the upload URL is not valid, or not any more: ask for a new one",
+            "the upload URL is invalid or has expired: request a new one",
         );
         return Err(refuse(&app, request.headers(), peer, now, refusal));
     };

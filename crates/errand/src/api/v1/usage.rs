@@ -1,4 +1,4 @@
-//! What models use up: sums, the calls of a run, and what a team may spend.
+//! Endpoints for model usage: sums, the calls of a run, and the team's spending limit.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -26,7 +26,6 @@ use crate::api::idempotency::{IdempotencyKey, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{Given, Query, QueryParams, word};
 
-/// What `GET /v1/usage` takes.
 pub(crate) const QUERY: &[&str] = &["group_by", "since", "until", "format"];
 
 const KEYS: [(&str, UsageKey); 4] = [
@@ -36,20 +35,20 @@ const KEYS: [(&str, UsageKey); 4] = [
     ("key", UsageKey::ApiKey),
 ];
 
-/// Which sums.
+/// Query parameters of the usage report.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what UsageParams reads")]
 pub(crate) struct UsageQueryParams {
-    /// What sums are made by: `day` (UTC), `agent`, `model` or `key` (the API key with which runs were started, for admins
-    /// and owners); may be repeated, for sums by each combination.
+    /// The grouping: `day` (UTC), `agent`, `model` or `key` (the API key that started the run; only for admins and
+    /// owners). Repeat it to group by combinations.
     #[param(explode = true, default = json!(["day"]))]
     group_by: Option<Vec<String>>,
-    /// From this day on, such as `2026-11-01`, or the day of a time; 30 days ago, unless it is given.
+    /// The first day, such as `2026-11-01`, or a time on that day. Default: 30 days ago.
     since: Option<String>,
-    /// Before this day; through today, unless it is given.
+    /// The day after the last one. Default: tomorrow, so that today is included.
     until: Option<String>,
-    /// `json` or `csv`. Without it, CSV is given to who accepts `text/csv` alone.
+    /// `json` or `csv`. Default: CSV if the request accepts only `text/csv`, otherwise JSON.
     format: Option<String>,
 }
 
@@ -88,46 +87,46 @@ fn seconds(ms: u64) -> f64 {
     ms / 1000.0
 }
 
-/// What the team may spend.
+/// The team's spending limit.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LimitsResponse {
-    /// US dollars in a calendar month (UTC). Null: no limit.
+    /// The limit in US dollars per calendar month (UTC). Null if there is no limit.
     #[schema(required)]
     cost_usd_month: Option<f64>,
-    /// US dollars spent in this month, as far as prices are known.
+    /// US dollars spent this month, as far as prices are known.
     spent_usd_month: f64,
-    /// Tokens of this month whose price is not known: the limit does not count them.
+    /// Tokens of this month without a known price. They do not count toward the limit.
     unknown_tokens_month: u64,
 }
 
-/// What the team may spend, and how much of the server's disk its sandboxes may hold.
+/// The team's limits on spending and disk space.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TeamLimitsResponse {
-    /// US dollars in a calendar month (UTC). Null: no limit.
+    /// The limit in US dollars per calendar month (UTC). Null if there is no limit.
     #[schema(required)]
     cost_usd_month: Option<f64>,
-    /// US dollars spent in this month, as far as prices are known.
+    /// US dollars spent this month, as far as prices are known.
     spent_usd_month: f64,
-    /// Tokens of this month whose price is not known: the limit does not count them.
+    /// Tokens of this month without a known price. They do not count toward the limit.
     unknown_tokens_month: u64,
-    /// Bytes that the team's sandboxes hold on the server's disk now.
+    /// The size of all sandboxes of the team on the server's disk, in bytes.
     sandbox_bytes: u64,
-    /// The most that they may hold together; the operator sets it. Null: no limit.
+    /// The operator's limit on that size. Null if there is no limit.
     #[schema(required)]
     sandbox_bytes_max: Option<u64>,
 }
 
-/// What the team may spend.
+/// The request to change the team's spending limit.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeLimitsRequest {
-    /// US dollars in a calendar month (UTC); null for no limit. A run that reaches it asks a person whether to go on, or
-    /// fails with `limit_exceeded` where it may ask nobody.
+    /// US dollars per calendar month (UTC), or null for no limit. A run that reaches it asks a person whether to
+    /// continue, or fails with `limit_exceeded` if it may not ask.
     #[schema(required)]
     #[serde(deserialize_with = "given")]
     cost_usd_month: Option<f64>,
 }
 
-/// A field that may be null and has to be there.
+/// Deserializes a field that may be null but must be present.
 fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     Option::deserialize(deserializer)
 }
@@ -137,32 +136,32 @@ impl RequestBody for ChangeLimitsRequest {}
 /// A call of a network model.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelCallBody {
-    /// When its answer was recorded.
+    /// The time when the answer was recorded.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// `provider/name`.
     model: String,
-    /// `turn`, or `summary` where older turns were summarised.
+    /// `turn`, or `summary` if older turns were summarized.
     purpose: String,
-    /// Tokens that were sent.
+    /// The number of input tokens.
     input_tokens: u64,
-    /// Of these, from the provider's cache.
+    /// The number of input tokens from the provider's cache.
     cached_tokens: u64,
-    /// Tokens that came back.
+    /// The number of output tokens.
     output_tokens: u64,
-    /// US dollars; null where the model's price is not known.
+    /// The cost in US dollars. Null if the price of the model is unknown.
     #[schema(required)]
     cost_usd: Option<f64>,
-    /// Whether the provider did not count the tokens, or not all, so that these are an estimate.
+    /// Whether some of the token counts are estimates, because the provider did not report them.
     estimated: bool,
-    /// How long the answer took.
+    /// The duration of the call.
     seconds: f64,
-    /// Which attempt it was, from 1.
+    /// The number of the attempt, starting at 1.
     attempt: u32,
-    /// `answered`; `cut_off` at its greatest length; `empty`; `refused` by the provider or the model; `failed` on the
-    /// way; `canceled`, because the run was stopped or the server stops. A failed attempt is made again.
+    /// `answered`; `cut_off` at the maximum length; `empty`; `refused` by the provider or the model; `failed` in
+    /// transit, which is retried; or `canceled`, because the run or the server was stopped.
     outcome: String,
-    /// Why it failed.
+    /// The reason for a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -202,37 +201,37 @@ impl From<ModelCallRow> for ModelCallBody {
 /// A run's calls of network models.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelCallListResponse {
-    /// In their order.
+    /// Oldest first.
     model_calls: Vec<ModelCallBody>,
 }
 
-/// What was used up.
+/// Usage sums.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UsageSumsBody {
-    /// Runs that were started.
+    /// The number of started runs.
     runs: u64,
-    /// Calls of network models.
+    /// The number of calls of network models.
     model_calls: u64,
-    /// Tokens that were sent.
+    /// The number of input tokens.
     input_tokens: u64,
-    /// Of these, from the provider's cache.
+    /// The number of input tokens from the provider's cache.
     cached_tokens: u64,
-    /// Tokens that came back.
+    /// The number of output tokens.
     output_tokens: u64,
-    /// US dollars, by the prices of when they were used. Null where it is not known: the price of some of these tokens is
-    /// not. `cost_known_usd` has the rest.
+    /// The cost in US dollars, with the prices at the time of use. Null if the price of some tokens is unknown;
+    /// `cost_known_usd` has the rest.
     #[schema(required)]
     cost_usd: Option<f64>,
-    /// US dollars of the tokens whose price is known, where it is not known for all.
+    /// The cost of the tokens with a known price, if the price of others is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_known_usd: Option<f64>,
-    /// Tokens whose price is not known. Absent: there are none.
+    /// The number of tokens without a known price. Absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_unknown_tokens: Option<u64>,
-    /// Tokens of calls that the provider did not count, or not whole: an estimate. Absent: there are none.
+    /// The number of estimated tokens, which the provider did not report. Absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_tokens: Option<u64>,
-    /// Time spent waiting for models' answers.
+    /// The time spent waiting for models.
     model_seconds: f64,
 }
 
@@ -253,27 +252,25 @@ impl From<&UsageSums> for UsageSumsBody {
     }
 }
 
-/// A sum. Of what it is made by, the fields are there; of the rest they are not.
+/// Usage of one group. Only the fields by which it is grouped are present.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UsageLineBody {
-    /// Of which day.
+    /// The day (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "2026-11-23")]
     day: Option<Day>,
-    /// Of which agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_id: Option<Uuid>,
-    /// The agent's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_name: Option<String>,
-    /// Of which model: `provider/name`.
+    /// `provider/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// With which API key the runs were started; null: with none.
+    /// The API key that started the runs. Null for runs without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Uuid>)]
     api_key_id: Option<Option<Uuid>>,
-    /// The key's name; null where there is none, or the key is deleted.
+    /// The name of the key. Null if there is none, or if the key was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     api_key_name: Option<Option<String>>,
@@ -296,23 +293,24 @@ impl From<&UsageLine> for UsageLineBody {
     }
 }
 
-/// What was used up.
+/// The usage report.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UsageResponse {
     /// The first day (UTC).
     #[schema(value_type = String, example = "2026-11-01")]
     since: Day,
-    /// The day after the last.
+    /// The day after the last one.
     #[schema(value_type = String, example = "2026-12-01")]
     until: Day,
-    /// By day in order; then what cost most first.
+    /// Sorted by day, then by cost, highest first.
     usage: Vec<UsageLineBody>,
-    /// All of it together.
+    /// The sum of all groups.
     sum: UsageSumsBody,
 }
 
-/// What the team's runs used up: runs, tokens and cost by day (UTC), agent, model and key. As JSON, or with `format=csv` as
-/// CSV, with the same columns.
+/// Reports the usage of the team's runs: runs, tokens and cost by day (UTC), agent, model and key.
+///
+/// The format is JSON, or CSV with the same columns.
 #[utoipa::path(get, path = "/v1/usage", tag = "Models", params(UsageQueryParams),
     responses((status = 200, description = "The sums.", content((UsageResponse = "application/json"), (String = "text/csv")))))]
 pub(crate) async fn get_usage(
@@ -324,7 +322,7 @@ pub(crate) async fn get_usage(
     if params.by.contains(&UsageKey::ApiKey) && !caller.may(Permission::ManageKeys) {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
-            "the role member does not show API keys: an admin or owner of the team sees them",
+            "the role member does not permit reading API keys: ask an admin or owner of the team",
         ));
     }
     let (since, until) = params.days.span(&app)?;
@@ -352,7 +350,7 @@ fn wants_csv(headers: &HeaderMap) -> bool {
     accept.is_some_and(|accept| accept.trim().eq_ignore_ascii_case("text/csv"))
 }
 
-/// Sums as a file for a spreadsheet.
+/// The usage report as a CSV download.
 pub(crate) fn csv_file(query: &StoreQuery, lines: &[UsageLine]) -> Result<Response, ApiError> {
     let (since, until) = (query.since, query.until);
     let name = format!("attachment; filename=\"usage-{since}-{until}.csv\"");
@@ -418,7 +416,7 @@ fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
         }
         match sums.cost_usd {
             Some(usd) => csv.value(usd),
-            // Not known.
+            // An unknown cost.
             None => csv.text(""),
         }
         csv.value(sums.model_seconds);
@@ -427,7 +425,7 @@ fn csv_of(by: &[UsageKey], lines: &[UsageLine]) -> String {
     csv.finish()
 }
 
-/// What the team may spend in a month, and has; and what its sandboxes hold, and may hold.
+/// Returns the team's monthly spending and limit, and the disk space of its sandboxes and its limit.
 #[utoipa::path(get, path = "/v1/usage/limits", tag = "Models",
     responses((status = 200, description = "The limits.", body = TeamLimitsResponse)))]
 pub(crate) async fn get_limits(
@@ -444,9 +442,9 @@ pub(crate) async fn get_limits(
     }))
 }
 
-/// Sets what the team may spend in a month.
+/// Sets the team's monthly spending limit.
 #[utoipa::path(patch, path = "/v1/usage/limits", tag = "Models", request_body = ChangeLimitsRequest,
-    responses((status = 200, description = "It holds from the next model call on.", body = LimitsResponse)))]
+    responses((status = 200, description = "The new limit, which applies from the next model call.", body = LimitsResponse)))]
 pub(crate) async fn change_limits(
     caller: Caller,
     State(app): State<AppState>,
@@ -457,7 +455,7 @@ pub(crate) async fn change_limits(
     if limit.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
         return Err(ApiError::invalid(
             "cost_usd_month",
-            "it takes a number above 0, or null",
+            "it must be a number greater than 0, or null",
         ));
     }
     let once = key.once(&caller, body.sha256, render_limits);
@@ -480,7 +478,7 @@ fn limits_body(month: TeamMonth) -> LimitsResponse {
     }
 }
 
-/// The calls of network models that a run has made, with what each used up.
+/// Lists a run's calls of network models, with the usage of each.
 #[utoipa::path(get, path = "/v1/runs/{run_id}/model-calls", tag = "Models",
     params(("run_id" = Uuid, Path, description = "The run.")),
     responses((status = 200, description = "The calls.", body = ModelCallListResponse)))]

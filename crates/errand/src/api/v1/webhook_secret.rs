@@ -1,4 +1,4 @@
-//! The secret that a team's webhooks are signed with.
+//! Endpoints for the secret that signs a team's webhooks.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -16,34 +16,34 @@ use crate::api::error::ApiError;
 use crate::api::idempotency::{IdempotencyKey, rendered, replayed};
 use crate::secret_key::webhook_secret;
 
-/// The secret, as libraries for Standard Webhooks take it.
+/// The signing secret, in the form that Standard Webhooks libraries accept.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct WebhookSecretResponse {
     #[schema(example = "whsec_…")]
     secret: String,
-    /// The secrets that it replaced and that still sign beside it, the newest first.
+    /// Replaced secrets that still sign too, newest first.
     retired: Vec<RetiredSecretBody>,
 }
 
-/// A secret that was replaced.
+/// A replaced secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RetiredSecretBody {
-    /// Until when it signs.
+    /// The time until which it signs.
     #[schema(value_type = String, format = DateTime)]
     valid_until: Timestamp,
 }
 
-/// The new secret.
+/// A new signing secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct RolledSecretResponse {
-    /// Null in a replay: `GET /v1/webhook-secret` has it.
+    /// Null if the response is a replay: read it with `GET /v1/webhook-secret`.
     #[schema(required, example = "whsec_…")]
     secret: Option<String>,
-    /// The secrets that it replaced and that still sign beside it, the newest first.
+    /// Replaced secrets that still sign too, newest first.
     retired: Vec<RetiredSecretBody>,
 }
 
-/// The secret that signs the team's webhooks.
+/// Returns the secret that signs the team's webhooks.
 #[utoipa::path(get, path = "/v1/webhook-secret", tag = "Webhooks",
     responses((status = 200, description = "The secret.", body = WebhookSecretResponse)))]
 pub(crate) async fn get_webhook_secret(
@@ -63,8 +63,10 @@ pub(crate) async fn get_webhook_secret(
     }))
 }
 
-/// Puts a new secret in the place of the present one, which signs for 24 hours more: until then `webhook-signature` has
-/// a signature of each, separated by a blank, and a receiver may know either.
+/// Replaces the signing secret.
+///
+/// The previous secret signs for 24 more hours: until then, `webhook-signature` contains one signature per secret,
+/// separated by a space, and a receiver may verify with either one.
 #[utoipa::path(post, path = "/v1/webhook-secret/roll", tag = "Webhooks",
     responses((status = 200, description = "The new secret.", body = RolledSecretResponse)))]
 pub(crate) async fn roll_webhook_secret(
@@ -96,7 +98,7 @@ fn rolled_response(rolled: &Rolled, secret: Option<String>) -> RolledSecretRespo
     }
 }
 
-/// What a replay gets: without the secret, which is kept sealed and nowhere else.
+/// The stored response for replays, without the secret.
 fn render_recorded(rolled: &Rolled) -> StoredAnswer {
     rendered(StatusCode::OK, &rolled_response(rolled, None))
 }

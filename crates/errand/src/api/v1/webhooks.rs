@@ -1,4 +1,4 @@
-//! Webhooks of a team: subscriptions to events of all its runs.
+//! Endpoints for a team's webhooks, which are subscriptions to events of all its runs.
 
 use axum::Json as Answered;
 use axum::extract::State;
@@ -24,14 +24,14 @@ use crate::api::idempotency::{IdempotencyKey, no_content, rendered, response};
 use crate::api::path::Path;
 use crate::api::query::{ListPage, PageParams, Query, word};
 
-/// Most characters of a description.
+/// Maximum length of a description.
 const DESCRIPTION_CHARS_MAX: usize = 500;
 
 /// A subscription to events of all runs of the team.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct WebhookBodyOfTeam {
     id: Uuid,
-    /// Where its events go. A member sees it without a password and without a query.
+    /// The address of the receiver. Members see it without user name, password and query.
     #[schema(example = "https://example.com/hook")]
     url: String,
     /// `human_request`, `run_completed`, `run_failed`, `run_interrupted`.
@@ -39,17 +39,17 @@ pub(crate) struct WebhookBodyOfTeam {
     events: Vec<String>,
     #[schema(required)]
     description: Option<String>,
-    /// False: it is told of nothing that happens.
+    /// If false, it receives no events.
     enabled: bool,
-    /// Why, where the server disabled it: its receiver answered 410.
+    /// The reason, if the server disabled it because its receiver answered 410.
     #[schema(required)]
     disabled_reason: Option<String>,
-    /// The user who made it.
+    /// The user who created the webhook.
     #[schema(required)]
     created_by: Option<Uuid>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// When it last changed.
+    /// The time of the last change.
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
@@ -72,7 +72,7 @@ impl From<&Webhook> for WebhookBodyOfTeam {
 }
 
 impl WebhookBodyOfTeam {
-    /// As this caller may see it.
+    /// The webhook as this caller may see it.
     fn shown_to(webhook: &Webhook, caller: &Caller) -> Self {
         let whole = caller.may(Permission::ManageWebhooks);
         Self {
@@ -92,44 +92,44 @@ pub(crate) struct WebhookResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct WebhookListResponse {
     webhooks: Vec<WebhookBodyOfTeam>,
-    /// How many there are in all.
+    /// The total number of webhooks.
     total: u64,
     limit: u32,
     offset: u64,
 }
 
-/// A webhook to make.
+/// The request to create a webhook.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CreateWebhookRequest {
-    /// Where its events go.
+    /// The address of the receiver.
     #[schema(example = "https://example.com/hook")]
     url: String,
-    /// What it is told of; without it, of all.
+    /// The events to send. Default: all.
     #[schema(min_items = 1, example = json!(["run_failed", "run_interrupted"]))]
     events: Option<Vec<String>>,
-    /// What it is for.
+    /// A note on the purpose of the webhook.
     #[schema(max_length = 500)]
     description: Option<String>,
-    /// False: it is told of nothing until that changes.
+    /// If false, it receives no events until it is enabled.
     #[schema(default = true)]
     enabled: Option<bool>,
 }
 
 impl RequestBody for CreateWebhookRequest {}
 
-/// What of a webhook changes: at least one of these.
+/// The request to change a webhook. At least one field is required.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeWebhookRequest {
-    /// Another address. What is not delivered yet goes there.
+    /// A new address. Pending deliveries go there too.
     url: Option<String>,
-    /// What it is told of from now on.
+    /// The events to send from now on.
     #[schema(min_items = 1)]
     events: Option<Vec<String>>,
-    /// Null removes it.
+    /// Null removes the description.
     #[serde(default, deserialize_with = "absent_or_null")]
     #[schema(max_length = 500, value_type = Option<String>)]
     description: Option<Option<String>>,
-    /// Whether it is told of what happens from now on.
+    /// Whether it receives events from now on.
     enabled: Option<bool>,
 }
 
@@ -141,7 +141,7 @@ fn address(app: &AppState, text: Option<String>) -> Result<Option<String>, ApiEr
 
 fn events(texts: &[String]) -> Result<Vec<WebhookEvent>, ApiError> {
     if texts.is_empty() {
-        return Err(ApiError::invalid("events", "it takes at least one event"));
+        return Err(ApiError::invalid("events", "must have at least one event"));
     }
     let words = WebhookEvent::ALL.map(|event| (event.as_str(), event));
     texts
@@ -154,13 +154,13 @@ fn description(text: Option<String>) -> Result<Option<String>, ApiError> {
     match text {
         Some(text) if text.chars().count() > DESCRIPTION_CHARS_MAX => Err(ApiError::invalid(
             "description",
-            format!("it takes at most {DESCRIPTION_CHARS_MAX} characters"),
+            format!("it must have at most {DESCRIPTION_CHARS_MAX} characters"),
         )),
         text => Ok(text.filter(|text| !text.trim().is_empty())),
     }
 }
 
-/// The team's webhooks, newest first.
+/// Lists the team's webhooks, newest first.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "Webhooks", params(PageParams),
     responses((status = 200, description = "A page of webhooks.", body = WebhookListResponse)))]
 pub(crate) async fn list_webhooks(
@@ -179,8 +179,10 @@ pub(crate) async fn list_webhooks(
     }))
 }
 
-/// Makes a webhook: from now on it is told of these events of all runs of the team, beside the addresses that a run was
-/// started with. A team has at most 20, each with an address of its own.
+/// Creates a webhook.
+///
+/// From now on it receives the selected events of all runs of the team, in addition to the addresses that a run was
+/// started with. A team can have at most 20 webhooks, each with a different address.
 #[utoipa::path(post, path = "/v1/webhooks", tag = "Webhooks", request_body = CreateWebhookRequest,
     responses((status = 201, description = "The webhook.", body = WebhookResponse)))]
 pub(crate) async fn create_webhook(
@@ -192,7 +194,7 @@ pub(crate) async fn create_webhook(
     let now = app.clock.now();
     let wanted = body.value;
     let url = address(&app, Some(wanted.url))?
-        .ok_or_else(|| ApiError::invalid("url", "it takes an address"))?;
+        .ok_or_else(|| ApiError::invalid("url", "it must be an address"))?;
     let new = NewWebhook {
         team: caller.team(),
         id: app.ids.webhook(now),
@@ -216,7 +218,7 @@ fn render_created(webhook: &Webhook) -> StoredAnswer {
     rendered(StatusCode::CREATED, &WebhookResponse { webhook })
 }
 
-/// A webhook.
+/// Returns a webhook.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}", tag = "Webhooks", params(("webhook_id" = Uuid, Path, description = "The webhook.")),
     responses((status = 200, description = "The webhook.", body = WebhookResponse)))]
 pub(crate) async fn get_webhook(
@@ -230,7 +232,9 @@ pub(crate) async fn get_webhook(
     }))
 }
 
-/// Changes a webhook. What it has not delivered yet goes to a new address.
+/// Changes a webhook.
+///
+/// Pending deliveries go to a new address.
 #[utoipa::path(patch, path = "/v1/webhooks/{webhook_id}", tag = "Webhooks", params(("webhook_id" = Uuid, Path, description = "The webhook.")),
     request_body = ChangeWebhookRequest,
     responses((status = 200, description = "The webhook.", body = WebhookResponse)))]
@@ -250,7 +254,7 @@ pub(crate) async fn change_webhook(
     };
     if change == WebhookChange::default() {
         return Err(ApiError::bad_request(
-            "the body changes nothing: it takes url, events, description or enabled",
+            "the body changes nothing: send url, events, description or enabled",
         ));
     }
     let once = key.once(&caller, body.sha256, render);
@@ -266,9 +270,11 @@ fn render(webhook: &Webhook) -> StoredAnswer {
     rendered(StatusCode::OK, &WebhookResponse { webhook })
 }
 
-/// Deletes a webhook. What it has not delivered yet is dropped.
+/// Deletes a webhook.
+///
+/// Pending deliveries are dropped.
 #[utoipa::path(delete, path = "/v1/webhooks/{webhook_id}", tag = "Webhooks", params(("webhook_id" = Uuid, Path, description = "The webhook.")),
-    responses((status = 204, description = "It is gone.")))]
+    responses((status = 204, description = "Deleted.")))]
 pub(crate) async fn delete_webhook(
     caller: Caller,
     State(app): State<AppState>,
@@ -284,9 +290,9 @@ pub(crate) async fn delete_webhook(
     Ok(response(answer, no_content))
 }
 
-/// Sends a webhook an event `webhook_test`, which tells of no run, also to one that is not enabled.
+/// Sends a `webhook_test` event to a webhook, even if it is disabled.
 #[utoipa::path(post, path = "/v1/webhooks/{webhook_id}/test", tag = "Webhooks", params(("webhook_id" = Uuid, Path, description = "The webhook.")),
-    responses((status = 201, description = "It is on its way.", body = DeliveryResponse)))]
+    responses((status = 201, description = "The delivery is queued.", body = DeliveryResponse)))]
 pub(crate) async fn send_webhook_test(
     caller: Caller,
     State(app): State<AppState>,
@@ -307,7 +313,7 @@ pub(crate) async fn send_webhook_test(
     Ok(response(answer, render_sent))
 }
 
-/// What was sent to a webhook, and what came of it, newest first.
+/// Lists the deliveries of a webhook, newest first.
 #[utoipa::path(get, path = "/v1/webhooks/{webhook_id}/deliveries", tag = "Webhooks",
     params(("webhook_id" = Uuid, Path, description = "The webhook."), PageParams),
     responses((status = 200, description = "A page of deliveries.", body = DeliveryListResponse)))]
