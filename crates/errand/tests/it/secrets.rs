@@ -138,7 +138,10 @@ async fn a_mark_that_stands_where_it_may_not_is_refused_with_the_build() {
             fetch(json!({"url": "http://a", "headers": {"{{ secret.TOKEN }}": "x"}})),
             "with.headers",
         ),
-        (fetch(json!({"url": "{{ secret.NONE }}"})), "the secret NONE does not exist"),
+        (
+            fetch(json!({"url": "{{ secret.NONE }}"})),
+            "the secret NONE does not exist",
+        ),
     ] {
         let (_, message) = app
             .post(&team.key, "/v1/agents", build(data.clone()))

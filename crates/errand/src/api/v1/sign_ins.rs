@@ -83,11 +83,7 @@ pub(crate) async fn begin(
         .connections
         .begin_sign_in(connection, by, token, &callback)
         .await;
-    begun.map_err(|why| {
-        ApiError::bad_request(format!(
-            "the sign-in cannot be started: {why}"
-        ))
-    })
+    begun.map_err(|why| ApiError::bad_request(format!("the sign-in cannot be started: {why}")))
 }
 
 /// Signs out by deleting the connection's tokens.
