@@ -1,4 +1,4 @@
-//! Agents and builds over the API. What is refused changes nothing.
+//! Agents and builds in the API. Refused requests change nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn builds(app: &TestApp, team: &Team, agent: &str) -> Vec<Value> {
     listed["builds"].as_array().unwrap().clone()
 }
 
-/// A build that was read alone, without the tools that its runs have now.
+/// A build as read, without the tools that its runs currently have.
 fn alone(build: &Value) -> Value {
     let mut build = build.clone();
     let tools = build.as_object_mut().unwrap().remove("effective_tools");
@@ -321,7 +321,7 @@ async fn builds_have_two_addresses_and_a_run_takes_the_latest() {
         let got = app.get(&team.key, &format!("/v1/{path}/{id}")).await;
         assert_eq!(alone(&got.expect(200)["build"]), replaced);
     }
-    // The run that waits keeps the build that it began with; a new one has the newest.
+    // The waiting run keeps its build; a new run gets the newest.
     let waiting = app.get_run(&team, &run).await;
     assert_eq!(waiting["run"]["build_id"], second["build"]["id"]);
     let request = waiting["pending_human_request"]["id"].as_str().unwrap();
@@ -449,7 +449,7 @@ async fn keys_that_we_do_not_know_are_kept_and_given_back() {
     app.finish().await;
 }
 
-/// What is wrong with a build's `data`, and what the message names.
+/// Invalid `data` of a build, and a word that the message must contain.
 fn wrong_data() -> Vec<(Value, &'static str)> {
     let steps = json!([{"finish": "x"}]);
     let with = |name: &str, value: Value| {

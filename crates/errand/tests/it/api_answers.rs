@@ -1,4 +1,4 @@
-//! Answers to human requests over HTTP: every rule of the contract. What is refused leaves the request pending.
+//! Answers to human requests over HTTP: every rule of the contract. A refused answer leaves the request open.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ fn respond_path(run: &str, request: &str) -> String {
     format!("/v1/runs/{run}/human-requests/{request}/respond")
 }
 
-/// A run that waits for these questions, and the path that answers it. Its last message is what it was given.
+/// A run that waits for these questions, and the path that answers them. Its last message contains the answers it
+/// received.
 async fn asking(app: &TestApp, team: &Team, questions: Value) -> (String, String) {
     let steps = json!([{"ask": {"title": "Tell me", "questions": questions}, "as": "told"}, {"finish": "{{ told | tojson }}"}]);
     let agent = app.playbook(team, steps).await;
@@ -23,14 +24,14 @@ async fn asking(app: &TestApp, team: &Team, questions: Value) -> (String, String
     (run, path)
 }
 
-/// Whatever the run was given as its answers.
+/// The answers that the run received.
 async fn told(app: &TestApp, team: &Team, run: &str) -> Value {
     app.settle().await;
     let messages = app.messages(team, run).await;
     serde_json::from_str(messages.last().unwrap()["text_content"].as_str().unwrap()).unwrap()
 }
 
-/// Each of these is 400, names the word, and changes nothing.
+/// Each case is refused with 400, is named in the message, and changes nothing.
 async fn all_refused(app: &TestApp, team: &Team, run: &str, path: &str, cases: &[(&str, Value)]) {
     let before = seen(app, team, run).await;
     for (word, body) in cases {

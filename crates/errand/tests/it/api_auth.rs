@@ -1,4 +1,4 @@
-//! Who may call: keys and roles. A refused key never says why.
+//! Authentication and permissions: keys and roles. The refusal of a key never says why.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ pub(crate) async fn app_with(settings: &[(&'static str, &str)]) -> TestApp {
     .await
 }
 
-/// A GET with exactly these headers.
+/// Sends a `GET` with exactly these headers.
 pub(crate) async fn get_with(app: &TestApp, path: &str, headers: &[(&str, &str)]) -> Reply {
     app.send(Method::GET, path, headers, Body::empty()).await
 }
 
-/// What can be told from a refusal: all but the request's id.
+/// The observable content of a refusal: everything except the request ID.
 fn told(reply: &Reply) -> (u16, Vec<(String, String)>, Value) {
     let headers = reply
         .headers
@@ -43,7 +43,7 @@ fn told(reply: &Reply) -> (u16, Vec<(String, String)>, Value) {
     (reply.status, headers, reply.json())
 }
 
-/// A key that is made through the API: the answer.
+/// Creates a key through the API and returns the response.
 async fn new_key(app: &TestApp, with: &str, body: Value) -> Value {
     app.post(with, "/v1/api-keys", body).await.expect(201)
 }
@@ -365,7 +365,8 @@ async fn deleting_a_key_revokes_it_at_once_and_is_the_teams_own() {
     app.finish().await;
 }
 
-/// Each call of the table, as somebody with this key makes it; which need more than a member's rights.
+/// Calls every route of the table with this key. Returns each route, whether it needs more than a member's permissions,
+/// and the status.
 #[expect(clippy::too_many_lines, reason = "one table, a call on each row")]
 async fn calls(app: &TestApp, team: &Team, key: &str) -> Vec<(&'static str, bool, u16)> {
     let agent = echo(app, team).await;
@@ -619,7 +620,7 @@ async fn a_key_has_the_rights_that_its_creator_has_now() {
         .add_member(team.id, user, Role::Member, Role::Owner, app.now())
         .await
         .unwrap();
-    // The old keys went with them.
+    // The old keys were deleted with the membership.
     app.get(&key, "/v1/runs").await.error(401);
     let key = app.key(team.id, user).await;
     app.get(&key, "/v1/runs").await.expect(200);
@@ -657,7 +658,7 @@ async fn last_used_at_is_kept_to_the_minute() {
         first.to_string(),
         "it was not used since"
     );
-    // A refused request is a use as well.
+    // A refused request also counts as a use.
     app.get(&key, &format!("/v1/runs/{NOBODY}"))
         .await
         .error(404);

@@ -1,10 +1,10 @@
-//! Who wrote it: what is done with an API key says so, also after the key is deleted.
+//! Authors: actions with an API key name the key, even after it was deleted.
 
 use errand_core::role::Role;
 use errand_testkit::{Team, TestApp};
 use serde_json::{Value, json};
 
-/// An agent that asks, and the id of its waiting run's request.
+/// An agent that asks, and the ID of the request of its waiting run.
 async fn asking(app: &TestApp, team: &Team) -> (String, String) {
     let steps = json!([{"approve": {"title": "Pay?"}}, {"finish": "done"}]);
     let agent = app.playbook(team, steps).await;
@@ -45,7 +45,7 @@ async fn what_is_done_with_a_key_names_the_key() {
         answered["human_request"]["responded_by"],
         team.owner.to_string()
     );
-    // A second answer hears who was first.
+    // The refusal of a second answer says who answered first.
     let (_, message) = app
         .post(&team.key, &path, json!({"approved": true}))
         .await
@@ -66,7 +66,7 @@ async fn what_is_done_with_a_key_names_the_key() {
     );
     is_key(&app.get_run(&team, &run).await["run"]["author"], &team);
 
-    // Deleted, it is still named.
+    // A deleted key is still named.
     let (_, other) = app.person(&team, "ann@example.com", Role::Owner).await;
     let keys = app.get(&other, "/v1/api-keys").await.expect(200);
     let key = keys["api_keys"]

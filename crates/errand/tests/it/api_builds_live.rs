@@ -1,4 +1,4 @@
-//! Drafts, the live build, and what clients of the hosted product read of agents and builds.
+//! Drafts, the live build, and what clients of the hosted product read about agents and builds.
 
 use axum::body::Body;
 use errand_testkit::{Reply, Team, TestApp, TestOptions};
@@ -9,7 +9,7 @@ fn says(text: &str) -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": text}]}}})
 }
 
-/// A build of an agent; its object.
+/// Creates a build of an agent and returns it.
 async fn build(app: &TestApp, team: &Team, agent: &str, body: Value) -> Value {
     let path = format!("/v1/agents/{agent}/revisions");
     let made = app.post(&team.key, &path, body).await.expect(201);
@@ -17,7 +17,7 @@ async fn build(app: &TestApp, team: &Team, agent: &str, body: Value) -> Value {
     made["build"].clone()
 }
 
-/// A request of JSON as text.
+/// Sends a request with JSON as raw text.
 async fn raw(app: &TestApp, team: &Team, text: String) -> Reply {
     let bearer = format!("Bearer {}", team.key);
     let headers = [
@@ -72,7 +72,7 @@ async fn a_draft_is_not_run_until_it_is_promoted() {
     assert_eq!(build_of_new_run(&app, &team, &agent).await, draft["id"]);
     assert_eq!(status(&app, &team, &draft).await, "live");
     assert_eq!(status(&app, &team, &json!({"id": live})).await, "historic");
-    // Back to the first, and on with a newer one.
+    // Promotes the first again, then a newer one.
     let first = path_of(&json!({"id": live}), "/promote");
     app.post(&team.key, &first, json!({"revision_name": "back"}))
         .await
@@ -182,7 +182,7 @@ async fn a_change_of_config_makes_a_child_of_the_same_kind() {
     );
     assert_eq!(child["config"], says("two"));
     assert_eq!(build_of_new_run(&app, &team, &agent).await, child["id"]);
-    // The first is historic by now, and stays as it is.
+    // The first build is historic by now, and stays unchanged.
     let (_, message) = app
         .patch(&team.key, &path_of(&live, ""), json!({"config": says("x")}))
         .await
@@ -457,7 +457,7 @@ async fn a_model_has_other_names_by_the_settings() {
             .post(&team.key, "/v1/agents", with(model))
             .await
             .expect(201);
-        // As it was given.
+        // The value is returned as it was given.
         assert_eq!(
             made["build"]["config"]["data"]["models"]["agent"]["model"],
             model

@@ -1,4 +1,4 @@
-//! Many runs stopped or retried in one call.
+//! Stopping and retrying many runs in one call.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use errand_testkit::{Gate, Team, TestApp, TestOptions, WebhookSink};
 use http::Method;
 use serde_json::{Value, json};
 
-/// Runs that wait for a person, made a second apart.
+/// Runs that wait for a person, created one second apart.
 async fn waiting(app: &TestApp, team: &Team, agent: &str, n: usize) -> Vec<String> {
     let mut runs = Vec::new();
     for _ in 0..n {
@@ -49,7 +49,7 @@ async fn all_that_have_not_ended_are_stopped_each_as_by_itself() {
     runs.extend(waiting(&app, &team, &agent, 2).await);
     let failed = waiting(&app, &team, &failing(&app, &team).await, 1).await;
     let before = app.get_run(&team, &failed[0]).await;
-    // One at work, and one in line for its sandbox.
+    // One run is active, and one waits for its sandbox.
     let gate = Gate::default();
     app.payment.hold_at(Some(&gate));
     let pays = json!([{"tool": "run_command", "with": {"command": "pay"}}, {"finish": "x"}]);

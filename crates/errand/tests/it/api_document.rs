@@ -1,4 +1,4 @@
-//! The OpenAPI document is as strict as the server: what it refuses, the server refuses, and the other way round.
+//! The OpenAPI document is as strict as the server: both refuse the same requests.
 
 use errand::api::Route;
 use errand_testkit::{Reply, TestApp};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::coverage::{Things, body, filled, generous, guarded};
 
-/// Judges a value by a schema of the document, formats included.
+/// A validator for a schema of the document, including formats.
 fn judge(document: &Value, schema: &Value) -> Validator {
     let mut whole = schema.clone();
     whole["components"] = document["components"].clone();
@@ -18,10 +18,10 @@ fn judge(document: &Value, schema: &Value) -> Validator {
         .unwrap()
 }
 
-/// A schema of the document, without a reference at its top.
+/// A schema of the document, with references at its top resolved.
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     let options = schema["oneOf"].as_array().into_iter().flatten();
-    // `null`, or a reference: an optional object.
+    // `null` or a reference: an optional object.
     let schema = options
         .chain([schema])
         .find(|schema| schema["$ref"].is_string())
@@ -57,7 +57,7 @@ fn strange(field: &Value) -> Vec<Value> {
     values
 }
 
-/// Bodies that are wrong in one place, by the document.
+/// Bodies that the document refuses because of a single field.
 fn wrong_bodies(schema: &Value, right: &Value, judge: &Validator) -> Vec<Value> {
     let mut bodies = vec![json!({}), json!({"no_such_field": 1})];
     let mut with = right.clone();
@@ -123,7 +123,7 @@ async fn a_field_that_is_null_counts_as_absent() {
     let document = app.contract().document().clone();
     let (key, mut tried) = (&mine.team.key, 0);
     for route in guarded() {
-        // A request is answered once. What kind a provider is of can be left out for providers that are known by name.
+        // A request can be answered only once. The kind of a provider can be omitted for well-known providers.
         if route.path.ends_with("/respond") || route.path.starts_with("/v1/providers/") {
             continue;
         }
@@ -135,7 +135,7 @@ async fn a_field_that_is_null_counts_as_absent() {
         let right = body(route, mine.id("agent_id"));
         let fields = resolved(&document, schema)["properties"].as_object();
         for name in fields.into_iter().flatten().map(|(name, _)| name) {
-            // A fork of a run that has ended needs one.
+            // A fork of a run that has ended requires a message.
             if route.path.ends_with("/fork") && name == "message" {
                 continue;
             }
@@ -157,7 +157,7 @@ async fn a_field_that_is_null_counts_as_absent() {
     app.finish().await;
 }
 
-/// What the server refuses whatever there is: the document must refuse it, too.
+/// Requests that the server refuses in any state; the document must refuse them too.
 fn refused_by_the_server() -> Vec<(&'static str, &'static str, Value)> {
     let mut all = refused_runs_and_builds();
     all.extend(refused_configs());
@@ -254,7 +254,7 @@ fn refused_runs_and_builds() -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// Bodies that create a build whose config has this in its `data`.
+/// Bodies that create a build whose configuration has this `data`.
 fn refused_configs() -> Vec<(&'static str, &'static str, Value)> {
     let wrong = [
         json!({"limits": {"steps": 0}}),
@@ -405,7 +405,7 @@ async fn parameters_are_refused_as_the_document_says() {
                 "%00",
             ] {
                 let decoded = if text == "%00" { "\0" } else { text };
-                // A parameter is a text: it fits where any reading of it does.
+                // A parameter is text, so it is valid if any reading of it is.
                 let readings = [Some(json!(decoded)), serde_json::from_str(decoded).ok()];
                 if readings.iter().flatten().any(|value| judge.is_valid(value)) {
                     continue;

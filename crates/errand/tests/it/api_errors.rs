@@ -1,4 +1,4 @@
-//! Errors over HTTP: one form everywhere, and refusals that the client gets to see.
+//! Errors over HTTP: all have the same form, and clients receive every refusal.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use crate::api_runs::{NOBODY, count_runs, echo, seen, waiting};
 
 const MIB: usize = 1 << 20;
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A POST of these bytes as this type.
+/// Sends a `POST` with these bytes and this content type.
 async fn send_as(
     app: &TestApp,
     key: &str,
@@ -29,7 +29,7 @@ async fn send_as(
     app.send(Method::POST, path, &headers, body.into()).await
 }
 
-/// Holds a response against the one form of errors.
+/// Asserts that a response is an error in the common form, and returns its message.
 #[track_caller]
 fn assert_error(reply: &Reply, status: u16, code: &str) -> String {
     let (error, message) = reply.error(status);
@@ -45,7 +45,7 @@ fn assert_error(reply: &Reply, status: u16, code: &str) -> String {
     message
 }
 
-/// Path and method of each documented endpoint, with parameters that nothing has.
+/// Path and method of each documented endpoint, with IDs that do not exist.
 fn endpoints(app: &TestApp) -> Vec<(Method, String)> {
     let paths = app.contract().document()["paths"]
         .as_object()
@@ -106,7 +106,7 @@ async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
     let team = app.team("acme").await;
     let with_id = endpoints(&app)
         .into_iter()
-        // What is put under a name of the team's own choice is made there.
+        // `PUT` with a name that the team chooses creates the object.
         .filter(|(method, path)| {
             path.contains(NOBODY) && !is_public(path) && method != Method::PUT
         });
@@ -202,7 +202,7 @@ async fn elsewhere_errors_have_the_one_form_too_unless_html_is_wanted() {
             .unwrap()
             .starts_with("text/html")
     );
-    // Under /v1 it is JSON whatever is wanted.
+    // Below /v1, the response is JSON regardless of `accept`.
     let reply = app
         .send(
             Method::GET,
@@ -254,7 +254,7 @@ async fn a_wrong_method_is_405_and_told_the_right_ones() {
     app.finish().await;
 }
 
-/// Every call that reads JSON, with a body that it would take.
+/// Every call that reads JSON, with a valid body.
 async fn json_calls(app: &TestApp, team: &Team) -> Vec<(Method, String, Value)> {
     let agent = echo(app, team).await;
     let (run, request) = waiting(app, team).await;
@@ -317,7 +317,7 @@ async fn json_calls(app: &TestApp, team: &Team) -> Vec<(Method, String, Value)> 
     ]
 }
 
-/// What a team has, counted.
+/// Counts of everything that a team has.
 async fn counts(app: &TestApp, team: &Team) -> Vec<Value> {
     let mut counts = Vec::new();
     for path in ["/v1/runs", "/v1/agents", "/v1/api-keys"] {
@@ -550,7 +550,7 @@ async fn the_setting_to_ignore_passes_unknown_names_over() {
     )
     .await
     .expect(201);
-    // A known name that does not fit is refused all the same.
+    // An invalid value of a known field is refused regardless.
     app.post(&team.key, "/v1/runs", json!({"agent_id": 7}))
         .await
         .error(400);
@@ -626,7 +626,7 @@ async fn a_body_of_json_has_at_most_4_mib() {
     )
     .await;
     assert_error(&reply, 413, "payload_too_large");
-    // Without a length, too: in parts, as they come.
+    // Also without a length, in chunks.
     let parts: Vec<Result<_, std::io::Error>> = over
         .as_bytes()
         .chunks(MIB)
@@ -670,7 +670,7 @@ async fn a_refused_body_lets_the_client_see_the_answer() {
             .post(&url)
             .bearer_auth(key)
             .header("content-type", "application/json");
-        // The server reads on while the client still sends: a connection that is closed meanwhile would be an error here.
+        // The server keeps reading while the client sends. If it closed the connection, this would fail.
         let response = request.body(large.clone()).send().await.unwrap();
         assert_eq!(response.status(), status);
         assert!(response.json::<Value>().await.unwrap()["message"].is_string());
@@ -679,7 +679,7 @@ async fn a_refused_body_lets_the_client_see_the_answer() {
     app.finish().await;
 }
 
-/// Sends a head, and reads until the end of the next head of a response.
+/// Sends a head and reads the head of the response.
 async fn head_of_answer(stream: &mut TcpStream, sent: &str) -> String {
     stream.write_all(sent.as_bytes()).await.unwrap();
     let mut head = String::new();
@@ -715,7 +715,7 @@ async fn expect_100_continue_is_honoured() {
     let second = head_of_answer(&mut stream, body).await;
     assert!(second.starts_with("HTTP/1.1 201 "), "{second}");
 
-    // A body that would be refused is not asked for.
+    // A body that would be refused is not requested.
     for (key, length, status) in [
         (team.key.as_str(), 5 * MIB, "413"),
         ("dv_wrong", body.len(), "401"),

@@ -1,4 +1,4 @@
-//! The events of a run, as a client hears them: over a real socket.
+//! The events of a run, as a client receives them over a real socket.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::api_runs::{NOBODY, echo, waiting};
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What comes out of a stream: an event, or a comment (without a kind).
+/// An item of a stream: an event, or a comment (which has no kind).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Item {
     pub(crate) id: Option<u64>,
@@ -19,14 +19,14 @@ pub(crate) struct Item {
     pub(crate) data: Value,
 }
 
-/// A client's end of a stream.
+/// The client's end of a stream.
 pub(crate) struct Stream {
     response: Response,
     text: String,
 }
 
 impl Stream {
-    /// The next item; none at the end.
+    /// The next item. `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Item> {
         tokio::time::timeout(PATIENCE, self.read())
             .await
@@ -40,7 +40,7 @@ impl Stream {
                 self.text = rest.to_owned();
                 return Some(item);
             }
-            // A stream that ends for good ends in order, and between two events.
+            // A stream ends properly, between two events.
             let Some(chunk) = self
                 .response
                 .chunk()
@@ -62,7 +62,7 @@ impl Stream {
         items
     }
 
-    /// All that comes until the stream closes.
+    /// All remaining items until the stream closes.
     pub(crate) async fn rest(mut self) -> Vec<Item> {
         let mut items = Vec::new();
         while let Some(item) = self.next().await {
@@ -94,7 +94,7 @@ fn client() -> Client {
     Client::builder().build().unwrap()
 }
 
-/// Asks for the events of a run. `from`: what the path ends with; `last`: the `Last-Event-ID`.
+/// Requests the events of a run. `from`: query of the path; `last`: the header `Last-Event-ID`.
 async fn ask(app: &TestApp, key: &str, run: &str, from: &str, last: Option<&str>) -> Response {
     let request = client()
         .get(format!("{}/v1/runs/{run}/events{from}", app.url()))
@@ -125,7 +125,7 @@ fn kinds(items: &[Item]) -> Vec<&str> {
     items.iter().map(|item| item.kind.as_str()).collect()
 }
 
-/// Whether an event tells of an object as `GET` gives it.
+/// Asserts that an event contains an object as `GET` returns it.
 #[track_caller]
 fn assert_tells(item: &Item, run: &str, object: &Value) {
     assert_eq!(item.data["run_id"], run);
@@ -135,7 +135,7 @@ fn assert_tells(item: &Item, run: &str, object: &Value) {
     }
 }
 
-/// A run that has waited for an approval, got it, and ended.
+/// A run that waited for an approval, received it, and ended.
 async fn ended(app: &TestApp, team: &Team) -> String {
     let (run, request) = waiting(app, team).await;
     let path = format!("/v1/runs/{run}/human-requests/{request}/respond");
@@ -285,7 +285,7 @@ async fn a_long_run_is_told_without_a_gap() {
     let steps = json!([{"for_each": "{{ range(250) }}", "steps": [{"say": "{{ item }}"}]}]);
     let agent = app.playbook(&team, steps).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
-    // From the middle of it, and once more when it is over.
+    // From the middle, and again after the end.
     let live = open(&app, &team.key, &run, None).await.rest().await;
     let said = |items: &[Item]| {
         let texts = items.iter().filter(|item| item.kind == "message.created");
@@ -433,7 +433,7 @@ async fn a_silent_stream_shows_that_it_lives() {
     let team = app.team("acme").await;
     let (run, _) = waiting(&app, &team).await;
     let mut stream = open(&app, &team.key, &run, None).await;
-    // Whenever the stream begins to wait, fifteen seconds pass after it.
+    // Each time the stream starts to wait, fifteen seconds pass.
     let seconds_pass = async {
         loop {
             app.clock().advance(Duration::from_secs(15));
@@ -476,7 +476,7 @@ async fn revoking_the_key_closes_its_streams_at_once() {
     )
     .await
     .expect(204);
-    // The clock stands, and nothing happens to the run.
+    // The clock does not advance, and nothing happens to the run.
     let rest = revoked.rest().await;
     assert!(
         !kinds(&rest).contains(&"end"),

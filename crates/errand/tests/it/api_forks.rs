@@ -1,4 +1,4 @@
-//! Forks over the API: what they take over, what they do again, and on which files they work.
+//! Forks through the API: what they include, what they repeat, and the files they work on.
 
 use errand_core::role::Role;
 use errand_testkit::{Team, TestApp, WebhookSink};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const NOBODY: &str = "0198f2a4-7c1e-7000-8000-000000000001";
 
-/// Writes what it is told, asks, and ends with what the file holds.
+/// Writes the message to a file, asks, and ends with the file's content.
 fn steps() -> Value {
     json!([
         {"tool": "write_file", "with": {"path": "out.txt", "content": "{{ message }}"}},
@@ -79,7 +79,7 @@ async fn a_fork_goes_on_from_a_message_with_a_copy_of_the_files() {
     approve(&app, &team, &run, true).await;
     let whole = app.messages(&team, &run).await;
     let before = (app.get_run(&team, &run).await, whole.clone());
-    // Up to the write's result: the request is made anew.
+    // Up to the result of the write: the request is asked again.
     let written = whole.iter().find(|m| m["type"] == "tool_result").unwrap();
     let made = fork(&app, &team, &run, json!({"after_message": written["id"]})).await;
     assert_eq!(
@@ -95,7 +95,7 @@ async fn a_fork_goes_on_from_a_message_with_a_copy_of_the_files() {
     let old = app.get_run(&team, &run).await["run"]["sandbox_id"].clone();
     assert_ne!(now["run"]["sandbox_id"], old);
     assert_eq!(content(&app, &team, new).await, "one");
-    // The files are its own.
+    // The fork has its own files.
     let path = format!(
         "/v1/sandboxes/{}/files",
         now["run"]["sandbox_id"].as_str().unwrap()
@@ -182,7 +182,7 @@ async fn a_fork_has_its_own_message_build_webhooks_and_sandbox() {
         .await
         .expect(201)["build"]["id"]
         .clone();
-    // It had ended: something must follow.
+    // The run had ended at this point, so a message is required.
     let path = format!("/v1/runs/{run}/fork");
     let (_, message) = app.post(&team.key, &path, json!({})).await.error(400);
     assert!(message.starts_with("after_message: "), "{message}");
@@ -206,7 +206,7 @@ async fn a_fork_has_its_own_message_build_webhooks_and_sandbox() {
     );
     assert_eq!(old_sink.events(), ["run_completed"]);
     assert_eq!(new_sink.events(), ["run_completed"]);
-    // Without a build of its own it takes the run's, not the agent's latest.
+    // Without a build, the fork uses the run's build, not the agent's latest.
     let again = fork(&app, &team, &run, json!({"message": "three"})).await;
     assert_ne!(again["build_id"], build);
     app.finish().await;
@@ -257,7 +257,7 @@ async fn what_does_not_fit_is_named_and_makes_no_run() {
     app.finish().await;
 }
 
-/// How many sandboxes have a directory.
+/// Number of sandboxes with a directory.
 fn on_disk(app: &TestApp) -> usize {
     let names = std::fs::read_dir(app.dir().join("sandboxes")).unwrap();
     names

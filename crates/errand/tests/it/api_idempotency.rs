@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: one effect, one answer, whatever happens in between.
+//! `Idempotency-Key`: one effect and one response, whatever happens in between.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::api_runs::{count_runs, echo, seen, waiting};
 
-/// A call under an idempotency key.
+/// Sends a call with an idempotency key.
 async fn call(
     app: &TestApp,
     method: Method,
@@ -42,7 +42,7 @@ fn is_replay(reply: &Reply) -> bool {
     }
 }
 
-/// The second answer is the first again, byte for byte.
+/// Asserts that the second response equals the first, byte for byte.
 #[track_caller]
 fn assert_replayed(first: &Reply, second: &Reply) {
     assert!((200..300).contains(&first.status), "{first:?}");
@@ -83,7 +83,7 @@ async fn a_repeat_gets_the_first_answer_byte_for_byte_and_does_nothing() {
     app.finish().await;
 }
 
-/// Every `POST`, `PATCH` and `DELETE` with a body that it takes, in an order in which all succeed.
+/// Every `POST`, `PATCH` and `DELETE` with a valid body, in an order in which all succeed.
 async fn every_change(app: &TestApp, team: &Team) -> Vec<(Method, String, Value)> {
     let agent = echo(app, team).await;
     let (run, request) = waiting(app, team).await;
@@ -229,7 +229,7 @@ async fn another_body_under_the_same_key_is_409_and_changes_nothing() {
         ("content-type", "application/json"),
         ("idempotency-key", "k"),
     ];
-    // The same JSON in other bytes is another body.
+    // The same JSON in other bytes is a different body.
     let spaced = app
         .send(
             Method::POST,
@@ -315,7 +315,7 @@ async fn what_a_crash_cut_off_is_repeated_without_a_second_effect() {
             .json(&name(n));
         sent.push(tokio::spawn(request.send()));
     }
-    // One is answered; of the others each may be done, half done, or not begun.
+    // One call has a response. Each of the others may be done, partly done, or not started.
     let first = sent.next().await.unwrap().unwrap().unwrap();
     assert_eq!(first.status(), 201);
     app.crash().await;
@@ -352,7 +352,7 @@ async fn a_refusal_is_not_kept() {
     .await
     .expect(201);
 
-    // The same request is refused first, and done once what was in its way is gone.
+    // The same request is refused first, and executed once its obstacle is gone.
     let bare = app
         .post(&team.key, "/v1/agents", json!({"name": "bare"}))
         .await
@@ -436,7 +436,7 @@ async fn its_scope_is_api_key_method_and_path() {
             "{method} {path}: {reply:?}"
         );
     }
-    // Of one path, too: the method tells them apart.
+    // Also for the same path with different methods.
     let deleted = call(
         &app,
         Method::DELETE,
@@ -535,7 +535,7 @@ async fn a_secret_that_is_shown_once_is_not_in_the_replay() {
     expected["key"] = Value::Null;
     expected["shown_once"] = json!(true);
     let mut replayed = replay.expect(201);
-    // Whether the first says so, too, is left open.
+    // Whether the first response has it as well is not specified.
     expected["shown_once"].clone_from(&replayed["shown_once"]);
     assert_eq!(replayed["shown_once"].take(), true);
     expected["shown_once"].take();
@@ -574,7 +574,7 @@ async fn permission_is_checked_before_a_replay() {
     app.finish().await;
 }
 
-/// A direct upload of a raw body under an idempotency key.
+/// A direct upload of a raw body with an idempotency key.
 async fn upload(
     app: &TestApp,
     team: &Team,

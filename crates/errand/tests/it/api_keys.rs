@@ -1,4 +1,4 @@
-//! API keys over the API: shown once, ended by time, by deletion, and with their creator.
+//! API keys in the API: shown once; they end by expiry, by deletion, and with their creator.
 
 use std::time::Duration;
 
@@ -150,7 +150,7 @@ async fn a_key_ends_when_it_says_and_none_outlives_its_maker() {
         json!({"name": "child", "expires_at": later}),
     ] {
         let reply = app.post(key, "/v1/api-keys", body).await;
-        // Either it is refused, or it ends with its maker.
+        // Either the call is refused, or the key ends with its creator.
         match reply.status {
             201 => assert_eq!(reply.json()["expires_at"], end.to_string()),
             _ => assert_eq!(reply.error(400).0, "bad_request"),
@@ -188,7 +188,7 @@ async fn a_deleted_key_ends_at_once() {
     );
     assert_eq!(status_with(&app, key).await, 200);
 
-    // A stream that is open ends with its key.
+    // An open stream ends with its key.
     let agent = app
         .playbook(&team, json!([{"approve": {"title": "Go on?"}}]))
         .await;
@@ -255,7 +255,7 @@ async fn only_admins_and_owners_configure_keys() {
         "the rest is open to members"
     );
 
-    // The role is the one that the creator has now.
+    // The key has the creator's current role.
     app.store()
         .set_role(team.id, user, Role::Admin, Role::Owner)
         .await

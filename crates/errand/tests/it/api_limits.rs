@@ -1,4 +1,4 @@
-//! Rate limits over HTTP: by key, and of failed authentications by address.
+//! Rate limits over HTTP: per key, and for failed authentications per address.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::api_runs::NOBODY;
 
 const PER_KEY: &str = "ERRAND_RATE_LIMIT__REQUESTS_PER_MINUTE";
 
-/// The limit, what remains, and when it resets.
+/// The limit, the remaining requests, and the time of the reset.
 fn limit(reply: &Reply) -> [i64; 3] {
     ["limit", "remaining", "reset"].map(|name| {
         let name = format!("x-ratelimit-{name}");
@@ -128,7 +128,7 @@ async fn failed_authentications_are_limited_by_address_and_nothing_else_is() {
     assert_eq!(refused.error(429).0, "rate_limited");
     assert_eq!(refused.header("retry-after"), Some("60"));
     app.get(&team.key, "/v1/runs").await.expect(200);
-    // No proxy is trusted: what a client says of itself changes nothing.
+    // No proxy is trusted, so claims of the client change nothing.
     let elsewhere = [("x-forwarded-for", "192.0.2.7")];
     get_with(&app, "/v1/runs", &elsewhere).await.error(429);
     app.clock().advance(Duration::from_secs(60));

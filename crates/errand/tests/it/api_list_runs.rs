@@ -1,4 +1,4 @@
-//! The list of runs as clients of the hosted product ask for it.
+//! The list of runs with the parameters of clients of the hosted product.
 
 use errand_testkit::{Team, TestApp};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Manners of HTTP: other origins, compression, validators, the caller's host, ids that are none, compressed bodies.
+//! HTTP details: CORS, compression, validators, the host, malformed IDs, compressed bodies.
 
 use std::io::Read as _;
 
@@ -42,7 +42,7 @@ async fn an_allowed_origin_may_call_and_upload_and_others_may_not() {
     ]))
     .await;
     let team = app.team("acme").await;
-    // More than any limit allows.
+    // More than any limit permits.
     for path in ["/v1/runs", "/v1/uploads/token", "/v1/no-such-thing"] {
         for _ in 0..5 {
             let reply = preflight(&app, path, ORIGIN).await;
@@ -79,7 +79,7 @@ async fn an_allowed_origin_may_call_and_upload_and_others_may_not() {
         assert!(reply.header("vary").unwrap().contains("origin"));
         assert!(reply.header("access-control-allow-credentials").is_none());
     }
-    // An error can be read, too.
+    // Browsers can read errors, too.
     let headers = [("origin", ORIGIN)];
     let reply = app
         .send(Method::GET, "/v1/runs", &headers, Body::empty())
@@ -104,7 +104,7 @@ async fn without_the_setting_no_origin_is_allowed_and_a_preflight_costs_nothing(
         reply.error(401);
         assert!(reply.header("access-control-allow-origin").is_none());
     }
-    // A wrong key is counted with any method.
+    // A wrong key counts with any method.
     let headers = [("authorization", "Bearer dv_wrong")];
     let mut last = 0;
     for _ in 0..5 {
@@ -159,7 +159,7 @@ async fn what_is_large_is_compressed_for_who_accepts_it() {
     assert_eq!(plain(&small), whole.bytes);
     let brotli = fetched(&app, &team, path, &[("accept-encoding", "br, gzip;q=0.5")]).await;
     assert_eq!(brotli.header("content-encoding"), Some("br"));
-    // Refusing everything else is no reason for an error after the work is done.
+    // An `accept-encoding` that refuses everything else must not turn a completed request into an error.
     let strict = [("accept-encoding", "zstd, identity;q=0, *;q=0")];
     assert_eq!(fetched(&app, &team, path, &strict).await.status, 200);
 
@@ -197,7 +197,7 @@ async fn a_file_and_the_documentation_have_validators() {
     let known = fetched(&app, &team, &path, &[("if-none-match", &etag)]).await;
     assert_eq!((known.status, known.bytes.len()), (304, 0));
     assert_eq!(known.header("etag"), Some(etag.as_str()));
-    // Another file in its place: a download that goes on gets all of it.
+    // The file was replaced, so a resumed download gets all of it.
     app.upload(&team.key, &sandbox, "a.txt", "abcdefghij")
         .await
         .expect(201);
@@ -266,7 +266,7 @@ async fn addresses_in_answers_follow_the_callers_host() {
     app.finish().await;
 }
 
-/// Names in paths that are opaque: what can be none of them is one that nothing has.
+/// Names in paths that are opaque: a malformed one is treated like one that does not exist.
 const OPAQUE: [&str; 4] = ["sandbox_id", "provider", "secret_name", "sign_in"];
 
 #[tokio::test]

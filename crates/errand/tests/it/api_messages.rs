@@ -1,4 +1,4 @@
-//! Messages of a run over HTTP: reading and posting, in every state; what resumes, and what does not.
+//! Messages of a run over HTTP: reading and posting in every state; which messages resume a run.
 
 use std::time::Duration;
 
@@ -211,7 +211,7 @@ async fn a_message_is_kept_in_every_state_and_resumes_where_it_should() {
         let messages = app.messages(&team, run).await;
         assert!(messages[total..].contains(&posted), "{status}: it is kept");
         let got = app.get_run(&team, run).await;
-        // There is one place, and it is taken: what is resumed waits for it.
+        // The only slot is taken, so a resumed run waits for it.
         let (now, kind) = match *status {
             "completed" | "interrupted" => ("pending", json!("place")),
             "waiting" => ("running", json!("place")),

@@ -1,4 +1,4 @@
-//! Runs over HTTP: start, get, list, stop, retry; good input and bad. What is refused changes nothing.
+//! Runs over HTTP: start, get, list, stop, retry, with valid and invalid input. Refused requests change nothing.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use errand_core::time::Timestamp;
 use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions, WebhookSink};
 use serde_json::{Value, json};
 
-/// An id that nothing has.
+/// An ID that does not exist.
 pub(crate) const NOBODY: &str = "01999999-0000-7000-8000-000000000000";
 
-/// All that a team sees of a run: the same before and after whatever changed nothing.
+/// Everything that a team sees of a run, to compare before and after a refused request.
 pub(crate) async fn seen(app: &TestApp, team: &Team, run: &str) -> Value {
     json!([app.get_run(team, run).await, app.messages(team, run).await])
 }
 
-/// How many runs a team has.
+/// Number of runs of a team.
 pub(crate) async fn count_runs(app: &TestApp, team: &Team) -> u64 {
     let list = app.get(&team.key, "/v1/runs").await.expect(200);
     list["total"].as_u64().unwrap()
 }
 
-/// An agent that ends at once with the text of the newest message.
+/// An agent that ends immediately with the text of the newest message.
 pub(crate) async fn echo(app: &TestApp, team: &Team) -> String {
     let steps = json!([{"finish": "heard {{ message }}"}]);
     app.playbook(team, steps).await
 }
 
-/// A run that waits for an approval, and the request's id.
+/// A run that waits for an approval, and the ID of the request.
 pub(crate) async fn waiting(app: &TestApp, team: &Team) -> (String, String) {
     let steps = json!([{"approve": {"title": "Pay?", "description": "Now"}, "as": "ok"}, {"finish": "{{ ok.approved }}"}]);
     let agent = app.playbook(team, steps).await;
@@ -45,8 +45,7 @@ pub(crate) fn one_place() -> TestOptions {
     }
 }
 
-/// A run in each of the seven states, of an app with one place. The one that is starting holds the place until the
-/// gate opens.
+/// A run in each of the seven states, in an app with one slot. The starting run holds the slot until the gate opens.
 pub(crate) async fn in_every_state(
     app: &TestApp,
     team: &Team,
@@ -90,7 +89,7 @@ pub(crate) async fn in_every_state(
     (runs, gate)
 }
 
-/// Lets everything that is held end.
+/// Lets all held runs end.
 pub(crate) async fn release(app: TestApp, gate: &Gate) {
     for _ in 0..8 {
         gate.open();
@@ -366,7 +365,7 @@ async fn a_webhook_to_a_literal_private_address_is_400_unless_the_operator_allow
     })
     .await;
     let team = app.team("acme").await;
-    // No event comes of it: nothing is sent anywhere.
+    // No event is created, so nothing is sent.
     let agent = app.playbook(&team, json!([{"wait": "3d"}])).await;
     let hosts = [
         "127.0.0.1",

@@ -1,4 +1,4 @@
-//! Sandboxes over the API: listings, downloads, deletion, expiry. What is refused changes nothing.
+//! Sandboxes in the API: listings, downloads, deletion, expiry. Refused requests change nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,7 +56,7 @@ pub(crate) async fn text(app: &TestApp, team: &Team, sandbox: &str, path: &str) 
     String::from_utf8(reply.bytes.to_vec()).unwrap()
 }
 
-/// The path and query of an upload URL.
+/// Path and query of an upload URL.
 pub(crate) async fn upload_url(app: &TestApp, team: &Team, sandbox: &str, path: &str) -> String {
     let made = app
         .post(
@@ -77,7 +77,7 @@ pub(crate) async fn put(app: &TestApp, url: &str, body: impl Into<Body>) -> Repl
     app.send(Method::PUT, url, &[], body.into()).await
 }
 
-/// Every name below a directory, hidden ones too: what an upload that was refused must not have left.
+/// All names below a directory, including hidden ones, to check that a refused upload left nothing.
 pub(crate) fn on_disk(dir: &Path) -> BTreeSet<String> {
     let (mut found, mut left) = (BTreeSet::new(), vec![dir.to_owned()]);
     while let Some(at) = left.pop() {
@@ -119,7 +119,7 @@ async fn a_new_sandbox_is_empty_and_says_when_it_goes() {
         list(&app, &team, sandbox, "/workspace").await.expect(200),
         json!({"files": []})
     );
-    // A call that takes no body takes any.
+    // A call that reads no body accepts any.
     let bearer = format!("Bearer {}", team.key);
     for (kind, body) in [
         ("text/plain", "anything"),
@@ -162,7 +162,7 @@ async fn a_listing_is_sorted_and_leaves_out_links_and_pipes() {
             .success()
     );
 
-    // A pipe blocks nobody.
+    // A pipe blocks no request.
     for path in ["ac-socket", "ad-pipe"] {
         let read = content(&app, &team, &sandbox, path, &[]).await;
         assert_eq!(read.error(400).0, "bad_request", "{path}");
@@ -297,7 +297,7 @@ async fn a_file_is_given_whole_or_in_ranges_and_cannot_act() {
     content(&app, &team, &sandbox, "empty", &[("range", "bytes=0-")])
         .await
         .error(416);
-    // A unit that nobody knows is passed over.
+    // An unknown range unit is ignored.
     let other = content(
         &app,
         &team,
@@ -444,7 +444,7 @@ async fn a_sandbox_expires_after_its_last_use() {
     app.run(&team, json!({"agent_id": agent, "sandbox_id": run_on}))
         .await;
     app.settle().await;
-    // Looking is no use.
+    // Listing does not count as use.
     list(&app, &team, &unused, "/workspace").await.expect(200);
     app.advance(DAY + Duration::from_secs(1)).await;
     assert_eq!(gone_everywhere(&app, &team, &unused).await, [404; 4]);

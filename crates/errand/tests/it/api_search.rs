@@ -1,4 +1,4 @@
-//! Finding: runs by a part of their title or id and by time; what waits for an answer.
+//! Searching for runs by title, ID and time, and for open requests.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn runs_are_found_by_a_part_of_their_title_or_id() {
         titles(&app, &team, "q=pay&status=failed&status=completed").await,
         ["pay late", "Pay 100% of it", "Pay invoice 17"]
     );
-    // What means something to the database is a letter as any other.
+    // Characters with a meaning in SQL are matched literally.
     assert_eq!(titles(&app, &team, "q=100%25").await, ["Pay 100% of it"]);
     assert_eq!(titles(&app, &team, "q=snake_").await, ["snake_case!"]);
     assert_eq!(titles(&app, &team, "q=case!").await, ["snake_case!"]);

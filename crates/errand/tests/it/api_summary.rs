@@ -1,4 +1,4 @@
-//! How runs went, over the API.
+//! The summary of runs in the API.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ async fn run(app: &TestApp, team: &Team, agent: &str) -> String {
     run
 }
 
-/// Two days: three runs of one agent on the first, one of another on the second.
+/// Two days: three runs of one agent on the first, one of another agent on the second.
 async fn two_days(app: &TestApp, team: &Team) -> (String, String) {
     let one = app.playbook(team, json!([{"finish": "x"}])).await;
     let two = app.playbook(team, json!([{"fail": "x"}])).await;

@@ -1,4 +1,4 @@
-//! The team, its people and invitations over the API.
+//! The team, its members and invitations in the API.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn a_team_and_its_people_are_read() {
     for reader in [&team.key, &key] {
         assert_eq!(app.get(reader, "/v1/members").await.expect(200), expected);
     }
-    // Whoever is to be removed shows their keys first.
+    // Before a removal, the member's keys are listed.
     let path = format!("/v1/members/{ann}");
     let one = app.get(&team.key, &path).await.expect(200);
     assert_eq!(one["member"], member);
@@ -267,7 +267,7 @@ async fn who_joins_by_a_link_is_of_the_team_with_its_role() {
     let owner = ("owner@acme.example".to_owned(), "owner".to_owned());
     let joined = ("owner@other.example".to_owned(), "member".to_owned());
     assert_eq!(roles(&app, &team).await, [owner, joined]);
-    // The key of the other team stays one of that team.
+    // The key of the other team stays valid for that team.
     assert_eq!(
         app.get(&other.key, "/v1/team").await.expect(200)["team"]["name"],
         "other"

@@ -1,4 +1,4 @@
-//! Uploads over the API: forms, raw bodies, upload URLs. What is refused, or was cut off, leaves nothing.
+//! Uploads through the API: forms, raw bodies, upload URLs. A refused or interrupted upload leaves nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::api_sandboxes::{content, list, names, on_disk, put, text, upload_url}
 const DIRECT_MAX: usize = 10 * 1024 * 1024;
 const BOUNDARY: &str = "a-boundary-of-the-test";
 
-/// One part of a form: name, filename, bytes.
+/// A part of a form: name, file name, bytes.
 type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
 
 fn form(parts: &[Part<'_>]) -> Vec<u8> {
@@ -212,7 +212,7 @@ async fn a_raw_body_needs_a_path() {
     )
     .await
     .error(400);
-    // A directory has no bytes.
+    // A directory has no content.
     app.upload(&team.key, &sandbox, "/workspace/dir/", "hello")
         .await
         .error(400);
@@ -303,7 +303,7 @@ async fn a_direct_upload_has_ten_mebibytes_at_most() {
     app.finish().await;
 }
 
-/// What would leave the sandbox, as it stands in a query, and as it is.
+/// Paths that lead out of the sandbox, encoded for a query and plain.
 const OUTSIDE: [(&str, &str); 8] = [
     ("..", ".."),
     ("../x", "../x"),
@@ -394,7 +394,7 @@ async fn no_link_leads_out_of_the_sandbox() {
             "{path}"
         );
     }
-    // Even one that stays inside leads nowhere.
+    // Links are not followed, even if they stay inside.
     content(&app, &team, &sandbox, "within", &[])
         .await
         .error(400);
@@ -483,10 +483,10 @@ async fn an_upload_url_needs_no_key_and_serves_for_an_hour() {
         text(&app, &team, &sandbox, "in/big%20file.bin").await,
         "the second, longer"
     );
-    // Only PUT.
+    // Only `PUT` is permitted.
     let get = app.send(Method::GET, &url, &[], Body::empty()).await;
     assert!(matches!(get.status, 401 | 405), "{get:?}");
-    // A path is required, and a whole one.
+    // A path is required, and must be absolute.
     for body in [
         json!({}),
         json!({"path": 1}),
@@ -583,7 +583,7 @@ async fn an_upload_url_has_a_limit_and_ends_with_its_sandbox() {
     app.finish().await;
 }
 
-/// Sends a request's beginning over a real connection, then no more; reads what comes until the end.
+/// Sends the beginning of a request over a real connection, and reads until the end.
 async fn send_and_end(app: &TestApp, head: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(app.url().strip_prefix("http://").unwrap())
         .await

@@ -1,4 +1,4 @@
-//! What runs used up over the API, as JSON and as CSV.
+//! Usage of runs in the API, as JSON and as CSV.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn usage(app: &TestApp, key: &str, query: &str) -> Value {
         .expect(200)
 }
 
-/// Two days: three runs of one agent on the first, one of another on the second.
+/// Two days: three runs of one agent on the first, one of another agent on the second.
 async fn two_days(app: &TestApp, team: &Team) -> (String, String) {
     let one = app.playbook(team, json!([{"finish": "x"}])).await;
     let two = app.playbook(team, json!([{"fail": "x"}])).await;

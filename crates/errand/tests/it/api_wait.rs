@@ -1,4 +1,4 @@
-//! `GET /v1/runs/{run_id}?wait_s=`: an answer that waits for the run to end or to ask.
+//! `GET /v1/runs/{run_id}?wait_s=`: a response that waits for the run to end or to ask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// A run that is held up in its model, and the gate at which it is.
+/// A run that is held in its model, and its gate.
 async fn held(app: &TestApp, team: &Team) -> (String, Gate) {
     let gate = Gate::default();
     app.model.add("held", vec![]);
@@ -23,7 +23,7 @@ async fn held(app: &TestApp, team: &Team) -> (String, Gate) {
     (run, gate)
 }
 
-/// Asks for a run and waits, in a task of its own. It watches the run when this returns.
+/// Requests a run and waits, in a separate task. The request watches the run when this returns.
 async fn asking(
     app: &Arc<TestApp>,
     key: &str,
@@ -41,7 +41,7 @@ async fn asking(
     task
 }
 
-/// Until so many runs are watched.
+/// Waits until this many runs are watched.
 async fn watched(app: &TestApp, runs: usize) {
     let reached = async {
         while app.store().bell().watched() != runs {
@@ -67,7 +67,7 @@ async fn a_run_that_has_ended_or_asks_is_answered_at_once() {
     let agent = app.playbook(&team, steps).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
-    // The clock stands: an answer that waited for it would never come.
+    // The clock does not advance, so a response that waited for it would never arrive.
     let path = format!("/v1/runs/{run}?wait_s=60");
     let got = app.get(&team.key, &path).await.expect(200);
     assert_eq!(got["run"]["status"], "waiting");
@@ -146,7 +146,7 @@ async fn after_its_time_the_run_is_told_as_it_is() {
     let (reply, body) = asked.await.unwrap();
     assert_eq!(reply.status, 200);
     assert_eq!(body["run"]["status"], "starting");
-    // Without it, and with 0, nobody waits.
+    // Without the parameter, and with 0, the response does not wait.
     for query in ["", "?wait_s=0"] {
         let got = app
             .get(&team.key, &format!("/v1/runs/{run}{query}"))
@@ -224,7 +224,7 @@ async fn a_server_that_stops_answers_at_once() {
         .unwrap();
     let asked = tokio::spawn(tower::ServiceExt::oneshot(router, request));
     watched(&app, 1).await;
-    // The run does not end by itself before the server has: only the stop can bring the answer.
+    // The run cannot end before the server, so only the shutdown can cause the response.
     let stopped = tokio::spawn(app.finish());
     let reply = asked.await.unwrap().unwrap();
     assert_eq!(reply.status(), 200);

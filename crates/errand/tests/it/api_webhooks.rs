@@ -1,4 +1,4 @@
-//! Webhooks of a team: what they are told of, what becomes of it, and how their secret is rolled.
+//! Webhooks of a team: their events, their deliveries, and the rotation of their secret.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ async fn a_webhook_is_made_read_changed_and_deleted() {
         .error(404);
     let listed = app.get(&team.key, "/v1/webhooks").await.expect(200);
     assert_eq!(listed["webhooks"], json!([second]));
-    // The address is free again.
+    // The URL can be used again.
     make(&app, &team, json!({"url": "https://example.com/c"})).await;
     app.finish().await;
 }
@@ -277,7 +277,7 @@ async fn an_event_goes_to_each_address_once_and_to_those_that_subscribed() {
         .expect(200);
     assert_eq!(&one["delivery"], first);
 
-    // An address that a run and a webhook both have gets the event once.
+    // A URL of both a run and a webhook receives the event once.
     run(
         &app,
         &team,
@@ -382,7 +382,7 @@ async fn what_is_sent_again_is_the_same_and_has_three_days_of_its_own() {
         json!({"webhook_url": sink.url()}),
     )
     .await;
-    // Each look is past the longest pause.
+    // Each round advances beyond the longest pause.
     for _ in 0..30 {
         app.advance(Duration::from_secs(11 * 3600)).await;
     }
@@ -406,7 +406,7 @@ async fn what_is_sent_again_is_the_same_and_has_three_days_of_its_own() {
         "its pauses begin with the first again"
     );
     sink.answer_with([200]);
-    // What was to be refused is used up by asking again and again.
+    // Asking repeatedly uses up the refused responses.
     for _ in 0..60 {
         if of_run(&app, &team, &done).await[0]["state"] == "delivered" {
             break;
@@ -452,7 +452,7 @@ async fn what_is_open_follows_a_webhook_to_its_new_address() {
         (&listed[0]["url"], &listed[1]["url"]),
         (&json!(new.url()), &json!(old.url()))
     );
-    // So does what is sent again.
+    // Resent deliveries do so as well.
     resend(&app, &team.key, &listed[1]).await.expect(200);
     assert_eq!((old.received().len(), new.received().len()), (2, 2));
     app.finish().await;
@@ -521,7 +521,7 @@ async fn a_test_is_sent_and_shows_the_receivers_answer() {
     assert!(received[0].is_signed_by(secret["secret"].as_str().unwrap()));
     let listed = to_webhook(&app, &team, &made).await;
     assert_eq!(listed[0]["state"], "delivered");
-    // Two tests at once hold each other up in nothing.
+    // Two concurrent tests do not block each other.
     for _ in 0..2 {
         app.post(&team.key, &path, json!({})).await.expect(201);
     }
@@ -626,7 +626,7 @@ async fn a_rolled_secret_signs_beside_the_new_one_for_a_day() {
     let present = app.get(&team.key, "/v1/webhook-secret").await.expect(200);
     assert_eq!(present, json!({"secret": new, "retired": []}));
 
-    // All that were replaced within a day sign; there is an end to that.
+    // All secrets that were replaced within a day still sign, but only up to a maximum number.
     for _ in 0..4 {
         app.post(&team.key, "/v1/webhook-secret/roll", json!({}))
             .await

@@ -1,4 +1,4 @@
-//! `run_assignment`: a run that waits for another.
+//! `run_assignment`: a run that waits for another run.
 
 use errand_testkit::{Team, TestApp, WebhookSink};
 use serde_json::{Value, json};
@@ -10,12 +10,12 @@ async fn named(app: &TestApp, team: &Team, name: &str, data: Value) -> String {
     made["agent"]["id"].as_str().unwrap().to_owned()
 }
 
-/// An assignment that starts another, by its id, and says what that gave.
+/// An assignment that starts another one, by ID, and reports its result.
 fn starts(other: &str) -> Value {
     starts_named(other, &[other])
 }
 
-/// The same, by any text, where its build may start these.
+/// Like [`starts`], with any text, for a build that permits these.
 fn starts_named(other: &str, allowed: &[&str]) -> Value {
     json!({"tools": {"run_assignment": "allow", "run_command": "guard"}, "assignments": allowed, "playbook": {"steps": [
         {"tool": "run_assignment", "with": {"assignment": other, "message": "{{ message }}"}, "as": "got", "on_error": "continue"},
@@ -55,7 +55,7 @@ async fn a_run_waits_for_the_one_it_started_and_takes_its_last_words() {
     let below = children(&app, &team, &child).await;
     assert_eq!(below.len(), 1);
     assert_eq!(got["run"]["waiting_on"]["who"], below[0]["id"]);
-    // Its request shows at the parent, is told by the parent's webhook, and can be answered there; also after a crash.
+    // Its request appears at the parent, in the parent's webhook, and can be answered there, also after a crash.
     sink.until(1).await;
     assert_eq!(sink.received()[0].json()["run_id"], below[0]["id"]);
     app.crash().await;
@@ -91,7 +91,7 @@ async fn stopping_a_run_stops_what_it_waits_for() {
         .run(&team, json!({"agent_id": first, "message": "x"}))
         .await;
     app.settle().await;
-    // Two below, the request of the lowest shows at the top.
+    // Two levels below: the request of the lowest run appears at the top.
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["pending_human_request"]["title"], "Go on?");
     app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
@@ -104,7 +104,7 @@ async fn stopping_a_run_stops_what_it_waits_for() {
             "interrupted"
         );
     }
-    // A child that is stopped by itself gives its caller an error.
+    // Stopping a child gives its caller an error.
     let run = app
         .run(&team, json!({"agent_id": second, "message": "x"}))
         .await;
@@ -157,7 +157,7 @@ async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_n
         starts_named("Theirs", &[&own]),
         starts_named("nobody", &[&own]),
         starts_named("Unlisted", &[&own]),
-        // None listed is none, in either form.
+        // If none is listed, none is permitted, in either form.
         starts_named("Unlisted", &[]),
         absent(starts("Unlisted")),
         absent(starts(&theirs)),
@@ -170,7 +170,7 @@ async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_n
         let text = said(&app, &team, &run).await;
         assert!(text.contains("may start no assignment"), "{text}");
     }
-    // Another team's, and one that nobody has, are refused with the build.
+    // Another team's assignment, and one that does not exist, are refused with the build.
     for id in [theirs.as_str(), "01997e5e-7c00-7000-8000-000000000001"] {
         let config = json!({"version": "v2", "data": starts(id)});
         let body = json!({"name": "x", "build": {"name": "x", "config": config}});
@@ -265,7 +265,7 @@ async fn the_call_is_one_step_of_its_run_and_what_it_started_is_counted() {
     let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});
     let child = named(&app, &team, "Says", says).await;
     let mut data = starts(&child);
-    // Just enough for the turn and the call: what that gives is still taken.
+    // Just enough for the turn and the call, whose result is still used.
     data["limits"] = json!({"steps": 2});
     data["human_in_the_loop"] = json!(false);
     let parent = named(&app, &team, "First", data).await;
@@ -334,7 +334,7 @@ async fn who_has_taken_a_result_does_not_stop_what_gave_it() {
         .as_str()
         .unwrap()
         .to_owned();
-    // A person goes on with it, and the clock stands: it is in line when its caller ends.
+    // A person resumes it, and the clock does not advance: it is queued when its caller ends.
     let path = format!("/v1/runs/{below}/messages");
     let reply = app
         .post(&team.key, &path, json!({"message": "More."}))

@@ -1,4 +1,5 @@
-//! What a run may do that another one started: as strict as both, within what the other had left, and so many at most.
+//! Limits of a run that another run started: as strict as both, within the caller's remaining limits, and a maximum
+//! number.
 
 use errand_core::turn::Move;
 use errand_testkit::providers::Answer;
@@ -40,13 +41,13 @@ async fn a_run_that_was_started_has_the_stricter_policy_of_both() {
         json!(steps.collect::<Vec<_>>())
     };
     let none = json!([]);
-    // The policy of the caller, what it did before, and whether the call asks or is refused.
+    // The caller's policy, its earlier actions, and whether the call asks or is refused.
     let cases = [
         (Some("allow"), &none, "completed", 1),
         (Some("guard"), &reads, "waiting", 0),
         (Some("ask"), &none, "waiting", 0),
         (Some("deny"), &none, "completed", 0),
-        // The caller does not have the tool at all: as if it had it guarded.
+        // The caller does not have the tool, which counts as `guard`.
         (None, &none, "completed", 1),
         (None, &reads, "waiting", 0),
     ];
@@ -75,7 +76,7 @@ async fn a_run_that_was_started_has_the_stricter_policy_of_both() {
             "{policy:?} {before}: {got}"
         );
         if waits && before != &none {
-            // What the caller has read is said with where it was read.
+            // The sources of the caller's reads are named.
             let source = &got["pending_human_request"]["reason"]["sources"][0];
             assert_eq!(source["item"], "mail.txt", "{got}");
             assert_eq!(source["run_id"], json!(run), "{got}");

@@ -1,4 +1,4 @@
-//! Backups: made while runs are at work, restored, and gone on from; copies of a directory that is in use are refused.
+//! Backups: made while runs are active, restored, and continued. Copies of a directory in use are refused.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often each run edits its file.
+/// Number of edits of each run's file.
 const EDITS: u32 = 8;
 
 fn program() -> PathBuf {
@@ -44,7 +44,7 @@ async fn back_up(app: &TestApp, to: &Path) -> Made {
         .unwrap()
 }
 
-/// Empties a data directory, and restores a backup into it.
+/// Empties a data directory and restores a backup to it.
 fn bring_back(backup: &Path, data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).unwrap() {
         let path = entry.unwrap().path();
@@ -62,7 +62,7 @@ fn refusal(backup: &Path) -> String {
     format!("{error:#}")
 }
 
-/// Edits that do not fit a file which is of another moment than the transcript, a command, a timer and an approval.
+/// Edits that fail on a file of another point in time than the transcript, a command, a timer and an approval.
 fn steps() -> Value {
     let edit = |n: u32| {
         let (old, new) = (format!("count {n}"), format!("count {}", n + 1));
@@ -79,7 +79,7 @@ fn steps() -> Value {
     Value::Array(steps)
 }
 
-/// Answers what is asked and lets time pass, until no run is left that goes on.
+/// Answers requests and advances the clock until no run is active.
 async fn to_the_end(app: &TestApp, team: &Team) {
     let done = async {
         loop {
@@ -125,7 +125,7 @@ async fn a_backup_under_load_is_restored_and_every_run_goes_on_to_its_end() {
     let agent = app.playbook(&team, steps()).await;
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
-    // Some wait for a person, some for a timer; others begin while the backups are made.
+    // Some wait for a person, some for a timer; others start during the backups.
     for _ in 0..8 {
         app.run(&team, json!({"agent_id": agent})).await;
     }
@@ -180,7 +180,7 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     }
     let dir = tempfile::tempdir().unwrap();
     let backup = dir.path().join("backup");
-    // Stands still at its point in time, as a backup with much to copy does.
+    // Stops at its point in time, like a backup with much to copy.
     let armed = app.app().changes().arm().unwrap();
     {
         let upload = app.upload(&team.key, &mine, "file", "after");
@@ -212,7 +212,7 @@ async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_the
     app.finish().await;
 }
 
-/// A backup of an app with a file in it.
+/// A backup of an app with one file.
 async fn small_backup() -> (TempDir, PathBuf) {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
@@ -282,7 +282,7 @@ async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_
     let again = restore(&backup, &target, &progress).unwrap_err();
     assert!(format!("{again:#}").contains("not empty"), "{again:#}");
 
-    // What is written last is missing: it was cut off.
+    // The file that is written last is missing, so the backup was interrupted.
     std::fs::remove_file(backup.join("manifest.json.sha256")).unwrap();
     let cut_off = restore(&backup, &dir.path().join("new"), &progress).unwrap_err();
     assert!(
@@ -291,7 +291,7 @@ async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_
     );
     assert!(!dir.path().join("new").exists());
 
-    // A backup takes a directory of its own.
+    // A backup needs its own directory.
     let app = TestApp::start().await;
     for (to, why) in [
         (backup.clone(), "not empty"),
@@ -301,7 +301,7 @@ async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_
         assert!(format!("{refused:#}").contains(why), "{refused:#}");
     }
     assert!(!app.dir().join("backup").exists());
-    // One that is called off leaves nothing that looks like a backup.
+    // A canceled backup leaves nothing that looks like a backup.
     let progress = Arc::new(Progress::default());
     progress.call_off();
     let to = dir.path().join("called-off");
@@ -383,7 +383,7 @@ async fn what_commands_leave_in_a_sandbox_is_brought_back_and_harms_no_backup() 
     app.finish().await;
 }
 
-/// The program, on a data directory.
+/// Runs the program on a data directory.
 async fn errand(args: &[&str], data_dir: &Path) -> Output {
     let mut command = Command::new(program());
     command
@@ -403,7 +403,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Copies the files of a directory, without those of its directories.
+/// Copies the files of a directory, but not those of its subdirectories.
 pub(crate) fn copy_of(dir: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -422,7 +422,7 @@ async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_ope
     let dir = tempfile::tempdir().unwrap();
     let (live, stopped) = (dir.path().join("live"), dir.path().join("stopped"));
     copy_of(app.dir(), &live);
-    // The test's own key: commands find it in a file.
+    // Commands read the test's key from a file.
     std::fs::write(live.join("master.key"), format!("{}\n", "11".repeat(32))).unwrap();
     private(&live.join("master.key"));
     let refused = errand(&["keys", "list"], &live).await;
@@ -449,7 +449,7 @@ async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_ope
     private(&kept.join("master.key"));
     let listed = errand(&["keys", "list"], &kept).await;
     assert!(listed.status.success(), "{}", text(&listed.stderr));
-    // A backup of a stopped server's directory, by the command, and back.
+    // A backup of a stopped server's directory with the command, and its restore.
     let backup = dir.path().join("backup");
     let made = errand(&["backup", backup.to_str().unwrap(), "--json"], &kept).await;
     assert!(made.status.success(), "{}", text(&made.stderr));
@@ -474,7 +474,7 @@ async fn a_stopped_directory_can_be_copied_while_somebody_holds_its_store() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     app.sandbox(&team).await;
-    // As a task that was cut off does, until the process ends.
+    // Like a task that was interrupted, which holds the store until the process ends.
     let held = app.store().clone();
     app.stop().await;
     let refused = held.check_writer().await.unwrap_err();
@@ -489,7 +489,7 @@ async fn a_stopped_directory_can_be_copied_while_somebody_holds_its_store() {
     private(&copy.join("master.key"));
     let listed = errand(&["keys", "list"], &copy).await;
     assert!(listed.status.success(), "{}", text(&listed.stderr));
-    // The end of a command is one in order, too.
+    // The end of a command also closes the store properly.
     let again = dir.path().join("again");
     copy_of(&copy, &again);
     let listed = errand(&["keys", "list"], &again).await;
@@ -530,7 +530,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
     assert!(text(&made.stderr).contains("NOT in the backup"));
     let checked = errand(&["restore", to.to_str().unwrap(), "--check"], app.dir()).await;
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    // Onto the running server: refused, and it goes on.
+    // Restoring over the running server is refused, and the server continues.
     let onto = errand(&["restore", to.to_str().unwrap()], app.dir()).await;
     assert!(
         text(&onto.stderr).contains("in use"),
@@ -539,7 +539,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
     );
     app.get(&team.key, "/v1/runs").await.expect(200);
 
-    // A caller that goes away while a change of the sandbox holds the backup up.
+    // The caller disconnects while a change of the sandbox delays the backup.
     let root = Root::open(&app.sandbox_dir(&sandbox)).unwrap();
     let id = errand_core::id::SandboxId::parse(&sandbox).unwrap();
     let change = root
@@ -547,7 +547,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
         .begin_change(ChangeKind::Write);
     let never = dir.path().join("never");
     let request = AdminRequest::Backup { dir: never.clone() };
-    // From here on it waits for the write that is under way.
+    // From here on, the backup waits for the active write.
     let begun = async {
         while !never.join("errand.db").exists() {
             tokio::task::yield_now().await;
@@ -559,7 +559,7 @@ async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_whe
     }
     drop(change);
     let gone = async {
-        // One backup at a time: it is over when another one can begin.
+        // Only one backup runs at a time, so it is over when another one can start.
         while changes.arm().is_none() || never.exists() {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! Connections against real servers: the one of the protocol's authors over both transports, and a mailbox.
+//! Connections to real servers: the reference server of the MCP project over both transports, and a mailbox.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use errand_store::AuditScope;
 use errand_testkit::{Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
-/// Where `scripts/mcp-servers` installs the servers.
+/// The directory in which `scripts/mcp-servers` installs the servers.
 pub(crate) fn everything() -> PathBuf {
     let variable = |name: &str| {
         std::env::vars_os()
@@ -34,7 +34,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The protocol's authors' server, over HTTP. Ended with this.
+/// The reference server over HTTP. Dropping it ends the server.
 struct Http {
     url: String,
     child: Child,
@@ -55,7 +55,7 @@ impl Http {
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("PORT ").map(str::to_owned))
             .expect("the server says its port");
-        // It goes on writing, and would end where nobody reads.
+        // The server keeps writing, and would end if nothing read its output.
         std::thread::spawn(move || lines.count());
         Self {
             url: format!("http://127.0.0.1:{port}/mcp"),
@@ -95,14 +95,14 @@ impl Mailbox {
         Self { dir }
     }
 
-    /// One message more.
+    /// Adds a message.
     pub(crate) fn put(&self, id: &str, from: &str, subject: &str, body: &str) {
         let message = json!({"from": from, "subject": subject, "body": body});
         let file = self.dir.path().join("inbox").join(format!("{id}.json"));
         std::fs::write(file, message.to_string()).unwrap();
     }
 
-    /// What it did.
+    /// The recorded actions.
     pub(crate) fn log(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join("log.jsonl")).unwrap_or_default();
         text.lines()
@@ -110,12 +110,12 @@ impl Mailbox {
             .collect()
     }
 
-    /// What it did is forgotten.
+    /// Deletes the recorded actions.
     pub(crate) fn forget(&self) {
         let _ = std::fs::remove_file(self.dir.path().join("log.jsonl"));
     }
 
-    /// From now on the server does what this tool is for and never answers; or answers again.
+    /// Makes the server execute calls of this tool without answering them, or answer again.
     pub(crate) fn is_silent_on(&self, tool: &str, silent: bool) {
         let at = |name: &str| self.dir.path().join(format!("{name}-{tool}"));
         let _ = std::fs::remove_file(at("silent"));
@@ -126,22 +126,22 @@ impl Mailbox {
         }
     }
 
-    /// Whether a call came to nothing in this way.
+    /// Whether a call was executed in this way.
     pub(crate) fn was_silent_on(&self, tool: &str) -> bool {
         self.dir.path().join(format!("silent-{tool}")).exists()
     }
 
-    /// The server's tools are others from now on: one more, and one that says something else of itself.
+    /// Changes the server's tools: adds one, and changes the description of another.
     pub(crate) fn change_tools(&self) {
         std::fs::write(self.dir.path().join("tools-changed"), "").unwrap();
     }
 
-    /// The server notes when its input ends, and it with it.
+    /// Makes the server record the end of its input, and with it its own end.
     pub(crate) fn tells_its_end(&self) {
         std::fs::write(self.dir.path().join("tells-its-end"), "").unwrap();
     }
 
-    /// The server dies when this tool is called next, having done it.
+    /// Makes the server exit after executing the next call of this tool.
     fn dies_on(&self, tool: &str) {
         std::fs::write(self.dir.path().join(format!("dies-on-{tool}")), "").unwrap();
     }
@@ -173,7 +173,7 @@ pub(crate) fn stdio(command: &str) -> Value {
     json!({"type": "stdio", "command": command})
 }
 
-/// A connection that was probed; its id.
+/// Creates and probes a connection, and returns its ID.
 pub(crate) async fn connect(app: &TestApp, team: &Team, name: &str, transport: Value) -> String {
     let body = json!({"name": name, "transport": transport});
     let made = app
@@ -189,7 +189,7 @@ pub(crate) async fn connect(app: &TestApp, team: &Team, name: &str, transport: V
     id
 }
 
-/// The tools of a build that has all of a connection's, by their hints, and the built-in ones.
+/// The `tools` of a build with all tools of a connection, by their hints, and the built-in ones.
 pub(crate) async fn all_of(app: &TestApp, team: &Team, connection: &str) -> Value {
     let path = format!("/v1/connections/{connection}");
     let got = app.get(&team.key, &path).await.expect(200);
@@ -230,7 +230,7 @@ async fn results(app: &TestApp, team: &Team, run: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Answers the pending request.
+/// Answers the open request.
 pub(crate) async fn respond(app: &TestApp, team: &Team, run: &str, answer: Value) {
     let got = app.get_run(team, run).await;
     let id = got["pending_human_request"]["id"]
@@ -311,7 +311,7 @@ async fn what_a_server_asks_is_asked_of_a_person_and_the_answer_goes_to_it() {
         let got = app.get_run(&team, &run).await;
         assert_eq!(got["run"]["status"], "waiting", "{got}");
         let request = &got["pending_human_request"];
-        // The server's words are no words of ours.
+        // The server's words are kept apart from ours.
         assert_eq!(request["quote"]["by"], name);
         let said = request["quote"]["text"].as_str().unwrap();
         assert!(said.contains("Please provide inputs"), "{said}");
@@ -355,7 +355,7 @@ async fn a_question_whose_server_is_gone_is_settled_as_a_call_in_doubt() {
     app.settle().await;
     app.crash().await;
     app.settle().await;
-    // The request is still there; its answer finds no server that waits for it.
+    // The request is still open; its answer finds no server that waits for it.
     let got = app.get_run(&team, &run).await;
     let questions = got["pending_human_request"]["questions"]
         .as_array()
@@ -398,7 +398,7 @@ async fn a_run_that_is_stopped_calls_its_call_off() {
     let long = json!([{"tool": "all__trigger-long-running-operation", "with": {"duration": 600, "steps": 6000}}]);
     let agent = agent(&app, &team, &id, playbook(long)).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
-    // Until the server has told how far it is: then the call is under way.
+    // The call has started once the server reports progress.
     let mut told = app.app().progress().listen(run.parse().unwrap());
     let next = async |told: &mut ProgressListener| {
         let note = tokio::time::timeout(Duration::from_secs(60), told.next());
@@ -408,7 +408,7 @@ async fn a_run_that_is_stopped_calls_its_call_off() {
     let path = format!("/v1/runs/{run}/events");
     let stream = app.get(&team.key, &path);
     let stop = async {
-        // Once the stream is there, it hears what this hears.
+        // Once the stream is registered, it receives later events.
         while app.store().bell().watched() == 0 {
             tokio::task::yield_now().await;
         }
@@ -459,7 +459,7 @@ async fn a_server_that_dies_during_a_call_is_settled_by_what_the_tool_says_of_it
         data["tools"] = json!({"mail__read_message": "allow", "mail__label_message": "allow", "mail__send_message": "allow"});
         data
     };
-    // What reads runs again, and so does what is idempotent.
+    // Read-only and idempotent calls run again.
     mailbox.dies_on("read_message");
     mailbox.dies_on("label_message");
     let steps = json!([
@@ -470,7 +470,7 @@ async fn a_server_that_dies_during_a_call_is_settled_by_what_the_tool_says_of_it
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "completed");
     assert_eq!(mailbox.log().len(), 2);
-    // What may do something twice is asked about.
+    // A call that could happen twice requires a person.
     mailbox.dies_on("send_message");
     let send =
         json!([{"tool": "mail__send_message", "with": {"to": "a", "subject": "b", "body": "c"}}]);
@@ -515,7 +515,8 @@ async fn policies_follow_from_hints_and_never_go_below_the_floor() {
     let defaults = agent(&app, &team, &id, playbook(steps.clone())).await;
     let run = app.run(&team, json!({"agent_id": defaults})).await;
     app.settle().await;
-    // Free before something untrusted was read (its own answer is untrusted, too), then asked; the request says what.
+    // Permitted until something untrusted was read (the call's own result is untrusted, too), then asked; the request
+    // names the source.
     assert_eq!(mailbox.log().len(), 1);
     let got = app.get_run(&team, &run).await;
     let request = &got["pending_human_request"];
@@ -529,7 +530,7 @@ async fn policies_follow_from_hints_and_never_go_below_the_floor() {
         "{request}"
     );
     respond(&app, &team, &run, json!({"approved": false})).await;
-    // What may destroy asks always.
+    // Destructive calls always ask.
     let got = app.get_run(&team, &run).await;
     assert_eq!(
         got["pending_human_request"]["title"],
@@ -537,7 +538,7 @@ async fn policies_follow_from_hints_and_never_go_below_the_floor() {
     );
     respond(&app, &team, &run, json!({"approved": false})).await;
     assert_eq!(mailbox.log().len(), 1);
-    // A build cannot be looser than the floor; one that was made before is held to it.
+    // A build cannot be less strict than the floor; an earlier build is also held to it.
     let mut loose = playbook(steps);
     loose["connections"] = json!([id]);
     loose["tools"] = json!({"mail__send_message": "allow", "mail__read_message": "allow", "mail__delete_message": "allow"});
@@ -585,7 +586,7 @@ async fn a_tool_that_is_not_what_was_probed_is_not_called() {
     let agent = agent(&app, &team, &id, playbook(steps)).await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
-    // It asks as it was probed, whatever the server says of it now; and then it is another tool.
+    // The request uses the tool as probed, whatever the server says now. After a new probe it is a different tool.
     respond(&app, &team, &run, json!({"approved": true})).await;
     let results = results(&app, &team, &run).await;
     let error = results[0]["error"].as_str().unwrap();
@@ -654,7 +655,7 @@ async fn what_cannot_be_reached_is_said_in_words() {
         probed["error"].is_string() && probed["connection"]["tools"].is_null(),
         "{probed}"
     );
-    // A build may name it; its tools are known at the call.
+    // A build can name the tools; they are checked at the call.
     let data = playbook(
         json!([{"tool": "x__y", "on_error": "continue", "as": "got"}, {"finish": "{{ got.error }}"}]),
     );
@@ -665,7 +666,7 @@ async fn what_cannot_be_reached_is_said_in_words() {
     app.finish().await;
 }
 
-/// Until something is so, looked at again and again within a bound.
+/// Polls until a condition holds, within a bound.
 pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
     let waited = async {
         while !is_so() {

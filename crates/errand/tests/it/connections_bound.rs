@@ -1,5 +1,5 @@
-//! What binds a connection: to what an admin has looked at, to where an approved call goes, to the driver that uses it;
-//! and what a program may be told and may hold up.
+//! Restrictions of connections: to tools that an admin has seen, to the destination of an approved call, and to the
+//! driver that uses the session. Also what a program is told, and what it cannot delay.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn results(app: &TestApp, team: &Team, run: &str) -> Vec<Value> {
         .collect()
 }
 
-/// A program that notes what it is asked, and may stop reading: see `deaf.mjs`.
+/// A program that records its requests and can stop reading; see `deaf.mjs`.
 struct Noting {
     dir: tempfile::TempDir,
 }
@@ -132,7 +132,7 @@ async fn an_approval_is_void_once_the_connection_leads_elsewhere() {
     respond(&app, &team, &run, json!({"approved": true})).await;
     assert_eq!(app.status(&team, &run).await, "completed");
     assert_eq!((one.noted().len(), other.noted().len()), (0, 1));
-    // What is sent with a call tells a server that it is the same one.
+    // The data sent with a call lets a server recognize a repetition.
     let meta = &other.noted()[0]["params"]["_meta"];
     let call = pending["tool_call"]["id"].as_str().unwrap();
     assert_eq!(meta["errand/idempotency-key"], format!("{run}:{call}"));
@@ -217,7 +217,7 @@ async fn a_program_that_does_not_read_holds_up_nobody_but_its_call() {
     app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
         .await
         .expect(200);
-    // There is one place for all runs: it is given back, though the call cannot even be called off.
+    // All runs share one slot, which is freed although the call cannot even be canceled.
     let plain = app.playbook(&team, json!([{"finish": "done"}])).await;
     let next = app.run(&team, json!({"agent_id": plain})).await;
     app.settle().await;

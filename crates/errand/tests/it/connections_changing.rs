@@ -1,4 +1,4 @@
-//! A server whose tools change while a run works with them.
+//! A server whose tools change while a run uses them.
 
 use errand_core::transcript::Body;
 use errand_store::Reach;
@@ -36,7 +36,7 @@ async fn tools_that_change_under_a_run_are_noticed_and_reach_the_model_once_an_a
     let offers = |n: usize, tool: &str| server.asked()[n].tools().iter().any(|t| t == tool);
     assert!(offers(0, "mail__read_message") && !offers(0, "mail__count_messages"));
     mailbox.change_tools();
-    // The first call: after it the server says that its tools have changed. The second one is of a tool that has.
+    // After the first call, the server announces that its tools have changed. The second call is of a changed tool.
     for _ in 0..2 {
         gate.open();
         gate.arrival().await;
@@ -47,9 +47,9 @@ async fn tools_that_change_under_a_run_are_noticed_and_reach_the_model_once_an_a
         "{results:?}"
     );
     assert!(results[1].contains("probe the connection again"));
-    // Those that are as they were go on, and what was not looked at is not offered.
+    // Unchanged tools keep working, and tools that no admin has seen are not offered.
     assert!(!offers(2, "mail__count_messages"));
-    // An admin looks at them, while the model thinks: from the next turn on it has them, in the same drive.
+    // An admin probes them while the model thinks: from the next turn on, the model has them in the same drive.
     let probed = app
         .post(&team.key, &format!("/v1/connections/{id}/probe"), json!({}))
         .await

@@ -1,4 +1,4 @@
-//! Programs as servers, under the isolation that is the default.
+//! Local programs as servers, with the default isolation.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::connections::{all_of, connect, everything, stdio};
 
-/// A server that looks around: variables, files, the network.
+/// A server that inspects variables, files and the network.
 const SPY: &str = include_str!("../mcp/spy.mjs");
 
-/// A directory that everybody may read.
+/// A directory that everyone can read.
 fn readable() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -37,10 +37,10 @@ fn declared(name: &str, args: &[&str], sees: &Path) -> String {
     )
 }
 
-/// What the calls of these steps gave, in order.
+/// The results of the calls in these steps, in order.
 async fn results(app: &TestApp, team: &Team, connection: &str, steps: Value) -> Vec<Value> {
     let mut tools = all_of(app, team, connection).await;
-    // It takes an address, and is asked for by default once it has read what is private.
+    // The tool takes an address, so it asks by default once the run has read private content.
     if steps.to_string().contains("spy__get") {
         tools["spy__get"] = json!("allow");
     }
@@ -105,7 +105,7 @@ async fn an_isolated_server_has_the_network_and_sees_neither_the_data_nor_the_en
     assert_eq!(got[3]["names"], json!(["spy.mjs"]));
     assert!(got[4]["error"].is_string(), "it writes: {}", got[4]);
     assert_eq!(got[5]["status"], 204);
-    // Itself, and what isolates it.
+    // Only itself and the processes that isolate it.
     assert!(got[6]["count"].as_u64().unwrap() <= 4, "{}", got[6]);
     app.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Secrets of connections: in headers and variables, and out of nothing that comes back. Sessions that nobody uses.
+//! Secrets in connections: sent in headers and variables, and never returned. Unused sessions.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::connections::{Mailbox, all_of, connect, options, respond, root, stdio
 
 const VALUE: &str = "s3cret/of+connections";
 
-/// An MCP server that takes nobody without the secret, and gives it back wherever it can.
+/// An MCP server that refuses requests without the secret, and returns the secret in every possible way.
 async fn tells_all() -> MockServer {
     let server = MockServer::start().await;
     Mock::given(path("/mcp"))
@@ -59,7 +59,7 @@ async fn set(app: &TestApp, team: &Team) {
     app.post(&team.key, "/v1/secrets", body).await.expect(201);
 }
 
-/// The messages of a run of these steps that has completed.
+/// The messages of a completed run of these steps.
 async fn messages(app: &TestApp, team: &Team, connection: &str, steps: Value) -> Value {
     let data = json!({"connections": [connection], "tools": all_of(app, team, connection).await, "playbook": {"steps": steps}});
     let agent = app
@@ -94,7 +94,7 @@ async fn a_secret_in_a_header_reaches_the_server_and_comes_back_from_nowhere() {
     let said = messages(&app, &team, &id, steps).await;
     assert_clean("the messages", &said);
     assert!(said.to_string().contains("key {{ secret.KEY }}"), "{said}");
-    // Where the secret is another one the server's refusal is told, and no secret with it.
+    // With another secret, the server's refusal is reported without any secret.
     let wrong = json!({"name": "KEY", "value": "another-secret-there"});
     app.post(&team.key, "/v1/secrets", wrong).await;
     let path = format!("/v1/connections/{id}/probe");
@@ -153,7 +153,7 @@ async fn a_session_that_nobody_uses_is_closed_and_another_one_opened_when_it_is_
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
     assert_eq!(ended(), 1, "while it may be wanted it is kept");
-    // Twice: it is looked at now and then.
+    // Unused sessions are checked at intervals.
     for _ in 0..3 {
         app.advance(Duration::from_secs(300)).await;
     }

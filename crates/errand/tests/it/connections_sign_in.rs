@@ -1,5 +1,5 @@
-//! Signing in to a connection's server: by a client that registers itself or one that is known there, tokens that are
-//! refreshed, and their end.
+//! Signing in to a connection's server, with a client that registers itself or a known one; refreshing tokens, and
+//! their end.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,22 +14,22 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::connections::options;
 use crate::web::{Browser, between, form};
 
-/// What the authorization server knows, and what it was asked.
+/// State of the authorization server, and its received requests.
 #[derive(Default)]
 struct Known {
-    /// How often tokens were given. Of refresh tokens the last one alone holds.
+    /// Number of issued token pairs. Only the last refresh token is valid.
     given: u32,
-    /// Nothing holds, and nothing is refreshed.
+    /// All tokens are invalid, and none can be refreshed.
     withdrawn: bool,
-    /// The access tokens up to this one hold no more; they may be refreshed.
+    /// Access tokens up to this one are invalid but can be refreshed.
     revoked: u32,
-    /// How long the first access token holds, in seconds.
+    /// Lifetime of the first access token in seconds.
     first_expires_in: u32,
     registered: u32,
     refreshed: u32,
-    /// The client's secret, as it came with the last request for tokens.
+    /// The client secret in the last token request.
     secret: Option<String>,
-    /// Calls of tools that were carried out.
+    /// Number of executed tool calls.
     called: u32,
 }
 
@@ -54,7 +54,7 @@ impl Known {
                 self.withdrawn = false;
                 expires_in = self.first_expires_in;
             }
-            // Each is good for one use.
+            // Each refresh token can be used once.
             Some("refresh_token") if !self.withdrawn && form["refresh_token"] == self.refresh() => {
                 self.refreshed += 1;
             }
@@ -66,7 +66,7 @@ impl Known {
             "refresh_token": self.refresh()}))
     }
 
-    /// The protected resource: an MCP server that knows nobody but who has the token.
+    /// The protected resource: an MCP server that requires the access token.
     fn serve(&mut self, request: &Request) -> ResponseTemplate {
         let given = request.headers.get("authorization");
         let holds = |number: &u32| {
@@ -96,7 +96,7 @@ impl Known {
     }
 }
 
-/// An authorization server and a protected resource, as OAuth 2.1 has them.
+/// An authorization server and a protected resource, as in OAuth 2.1.
 pub(crate) struct Protected {
     pub(crate) server: MockServer,
     known: Arc<Mutex<Known>>,
@@ -159,7 +159,7 @@ impl Protected {
     }
 }
 
-/// A connection of a team, and how it is called.
+/// A connection of a team, and its sign-in.
 struct Kept<'a> {
     app: &'a TestApp,
     team: &'a Team,
@@ -185,7 +185,7 @@ impl<'a> Kept<'a> {
         probed.expect(200)
     }
 
-    /// Begins to sign in; where the person goes.
+    /// Starts a sign-in and returns the URL that the person visits.
     async fn begin(&self) -> Url {
         let path = self.path("/authorize");
         let begun = self.app.post(&self.team.key, &path, json!({})).await;
@@ -193,7 +193,7 @@ impl<'a> Kept<'a> {
         Url::parse(begun["authorization_url"].as_str().unwrap()).unwrap()
     }
 
-    /// The browser comes back from there.
+    /// The browser returns from the authorization server.
     async fn come_back(&self, from: &Url, state: &str) -> errand_testkit::Reply {
         let callback = Url::parse(&pair(from, "redirect_uri")).unwrap();
         let back = format!("{}?code=c&state={state}", callback.path());
@@ -206,7 +206,7 @@ impl<'a> Kept<'a> {
         for said in ["acme", "owner@acme.example", "kept", "/mcp"] {
             assert!(page.contains(said), "{said}: {page}");
         }
-        // The person reads it, and presses the button.
+        // The person confirms.
         let fields = form(&[("code", "c"), ("state", state)]);
         let headers = [("content-type", "application/x-www-form-urlencoded")];
         let sent = self.app.send(Method::POST, action, &headers, fields.into());
@@ -230,7 +230,7 @@ impl<'a> Kept<'a> {
         self.app.run(self.team, json!({"agent_id": agent})).await
     }
 
-    /// What the calls of a run came to that has completed.
+    /// The results of a completed run's calls.
     async fn results(&self, run: &str) -> Vec<Value> {
         let got = self.app.get_run(self.team, run).await;
         assert_eq!(got["run"]["status"], "completed", "{got}");
@@ -266,7 +266,7 @@ async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
         ("/authorize", "client-1")
     );
     assert_eq!(pair(&url, "code_challenge_method"), "S256");
-    // The browser comes back; a state that is another one's, or a second time, is nothing.
+    // The browser returns. A wrong state, or a second use, is refused.
     let state = pair(&url, "state");
     let reply = kept.come_back(&url, &state).await;
     let said = String::from_utf8_lossy(&reply.bytes).into_owned();
@@ -291,7 +291,7 @@ async fn a_connection_is_signed_in_to_and_its_tokens_are_sealed() {
     }
 }
 
-/// Where a sign-in that was begun comes back to, with what.
+/// The redirect URI and the state of a sign-in.
 fn back(url: &Url) -> String {
     let callback = Url::parse(&pair(url, "redirect_uri")).unwrap();
     format!("{}?code=c&state={}", callback.path(), pair(url, "state"))
@@ -309,7 +309,8 @@ async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
         let got = app.get(&team.key, &kept.path("")).await.expect(200);
         !got["connection"]["sign_in"].is_null()
     };
-    // Begun over the API: the browser of whoever was sent there gives nothing away by itself, nor for another site.
+    // Started over the API: the browser of the person who was sent there does not complete it without a confirmation,
+    // nor from another site.
     let url = kept.begin().await;
     let page = ben.get(&back(&url)).await.ok();
     assert!(page.contains("owner@acme.example"), "{page}");
@@ -323,7 +324,7 @@ async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
     let sent = app.send(Method::POST, action, &headers, fields.into());
     assert_eq!(sent.await.status, 403);
     assert!(!is_signed_in().await);
-    // Begun in the web interface: for nobody else, with or without a button.
+    // Started in the web interface: nobody else can complete it, with or without a confirmation.
     let begun = |page: &str| {
         let link = between(page, "id=\"sign-in\" href=\"", "\"").unwrap();
         Url::parse(&link.replace("&amp;", "&")).unwrap()
@@ -370,7 +371,7 @@ async fn tokens_that_are_over_are_refreshed_and_the_call_goes_on() {
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
     let kept = Kept::new(&app, &team, server.transport()).await;
-    // Over as soon as it is given: whoever uses it first refreshes it.
+    // Expired when issued: the first use refreshes it.
     kept.sign_in().await;
     assert!(server.known.lock().unwrap().refreshed > 0);
     let look = json!([{"tool": "kept__look"}, {"tool": "kept__change"}]);
@@ -378,7 +379,7 @@ async fn tokens_that_are_over_are_refreshed_and_the_call_goes_on() {
     app.settle().await;
     let results = kept.results(&run).await;
     assert!(results.iter().all(|r| r["result"] == "seen"), "{results:?}");
-    // The server takes it back before its time: two runs that find out at once do not spend one refresh token twice.
+    // The server revokes the token early: two concurrent runs that notice it use the refresh token once.
     let before = {
         let mut known = server.known.lock().unwrap();
         known.revoked = known.given;
@@ -410,7 +411,7 @@ async fn where_tokens_are_withdrawn_it_is_said_to_sign_in_again_and_nobody_is_as
         {"tool": "kept__change", "on_error": "continue"}]);
     let run = kept.start(steps.clone()).await;
     app.settle().await;
-    // In the middle of a session: the server's refusal is no call in doubt.
+    // During a session, the server's refusal does not leave the call in doubt.
     server.known.lock().unwrap().withdrawn = true;
     crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
     let results = kept.results(&run).await;
@@ -420,7 +421,7 @@ async fn where_tokens_are_withdrawn_it_is_said_to_sign_in_again_and_nobody_is_as
         error.starts_with("unavailable: ") && error.contains("sign in again"),
         "{error}"
     );
-    // At the beginning of one, and in a probe.
+    // At the start of a session, and in a probe.
     let error = kept.probe().await["error"].as_str().unwrap().to_owned();
     assert!(error.contains("sign in again"), "{error}");
     let fails = kept.start(json!([{"tool": "kept__change"}])).await;
@@ -430,7 +431,7 @@ async fn where_tokens_are_withdrawn_it_is_said_to_sign_in_again_and_nobody_is_as
     let message = got["run"]["error"]["message"].as_str().unwrap();
     assert!(message.contains("sign in again"), "{message}");
     assert_eq!(server.known.lock().unwrap().called, 1);
-    // Signed in again, it goes on.
+    // After signing in again, it works.
     kept.sign_in().await;
     let path = format!("/v1/runs/{fails}/retry");
     app.post(&team.key, &path, json!({})).await.expect(200);
@@ -463,7 +464,7 @@ async fn who_signs_out_is_signed_out_at_once() {
         got["connection"]["tools"].is_array(),
         "what it offers is known"
     );
-    // Also who had a session has none any more.
+    // A later call has no session any more, either.
     crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
     let results = kept.results(&run).await;
     let error = results[1]["error"].as_str().unwrap();
@@ -519,7 +520,7 @@ async fn a_client_that_is_known_there_signs_in_with_its_secret() {
     assert!(known(
         &|k| k.registered == 0 && k.secret.as_deref() == Some(secret)
     ));
-    // And so it refreshes.
+    // So it refreshes.
     server.known.lock().unwrap().secret = None;
     let probed = kept.probe().await;
     assert_eq!(probed["error"], Value::Null, "{probed}");

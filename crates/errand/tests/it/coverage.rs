@@ -1,5 +1,5 @@
-//! Every route of the table: without a key, with another team's ids, with a wrong method, with a body or a query that
-//! does not fit; and the table against the document.
+//! Every route of the table: without a key, with another team's IDs, with a wrong method, with an invalid body or
+//! query; and the table compared with the OpenAPI document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const NOBODY: &str = "0198f2a4-7c1e-7000-8000-000000000001";
 const NO_SANDBOX: &str = "sb_00000000000000000000000000000000";
 
-/// What a team has: one of each.
+/// One object of each kind that a team can have.
 pub(crate) struct Things {
     pub(crate) team: Team,
     ids: BTreeMap<&'static str, String>,
@@ -81,7 +81,7 @@ impl Things {
             .as_str()
             .unwrap()
             .to_owned();
-        // Nobody listens there.
+        // Nothing listens there.
         let webhook = json!({"url": "http://127.0.0.1:9/hook", "enabled": false});
         let webhook = app
             .post(&team.key, "/v1/webhooks", webhook)
@@ -119,7 +119,7 @@ impl Things {
         &self.ids[name]
     }
 
-    /// All that a reader of the team can see.
+    /// Everything that a reader of the team can see.
     async fn state(&self, app: &TestApp) -> Vec<Value> {
         let id = |name| self.id(name);
         let paths = [
@@ -154,7 +154,7 @@ impl Things {
     }
 }
 
-/// The path with an id in each place; what a test does not know stays as it is.
+/// The path with its IDs filled in; unknown ones stay.
 pub(crate) fn filled(path: &str, id: impl Fn(&str) -> String) -> String {
     let part = |part: &str| {
         part.strip_prefix('{')
@@ -172,7 +172,7 @@ fn missing(name: &str) -> String {
     }
 }
 
-/// The query without which a route answers 400.
+/// The query that a route requires.
 fn query(path: &str) -> &'static str {
     if path.ends_with("/files/content") {
         "?path=file"
@@ -185,12 +185,12 @@ fn says() -> Value {
     json!({"version": "v2", "data": {"playbook": {"steps": [{"finish": "x"}]}}})
 }
 
-/// A connection to a public address at which nothing is reached.
+/// A connection to a public address that does not answer.
 fn nowhere(name: &str) -> Value {
     json!({"name": name, "transport": {"type": "http", "url": "https://mcp.invalid/mcp"}})
 }
 
-/// A body that fits.
+/// A valid body.
 pub(crate) fn body(route: &Route, agent: &str) -> Value {
     match (route.method.as_str(), route.path) {
         ("POST", "/v1/runs") => json!({"agent_id": agent}),
@@ -231,7 +231,7 @@ fn is_upload(route: &Route) -> bool {
         || route.path.starts_with("/v1/uploads/")
 }
 
-/// Calls a route with a body that fits.
+/// Calls a route with a valid body.
 async fn call(app: &TestApp, route: &Route, key: &str, path: &str, agent: &str) -> Reply {
     if is_upload(route) {
         let bearer = format!("Bearer {key}");
@@ -352,7 +352,7 @@ async fn what_is_another_teams_looks_as_if_it_were_not_there() {
     );
     let (before, others) = (mine.state(&app).await, other.state(&app).await);
     let key = &other.team.key;
-    // What is put under a name of the team's own choice is made there.
+    // `PUT` with a name that the team chooses creates the object.
     let found = |route: &&Route| has_ids(route) && route.method != Method::PUT;
     for route in guarded().filter(found) {
         let theirs = filled(route.path, |name| mine.id(name).to_owned()) + query(route.path);
@@ -393,7 +393,7 @@ async fn what_is_another_teams_looks_as_if_it_were_not_there() {
             reply.error(reply.status);
         }
     }
-    // An id in a body is no other.
+    // The ID of another team in a body.
     for (path, rest) in [
         ("/v1/runs", json!({})),
         ("/v1/builds", json!({"name": "x", "config": says()})),
@@ -499,12 +499,12 @@ async fn a_method_that_a_path_does_not_take_is_refused_with_those_it_takes() {
     app.finish().await;
 }
 
-/// What the document says of a route's body.
+/// The description of a route's body in the document.
 fn request_body<'d>(document: &'d Value, route: &Route) -> &'d Value {
     &document["paths"][route.path][route.method.as_str().to_lowercase()]["requestBody"]
 }
 
-/// Whether the document says that a route reads JSON.
+/// Whether a route reads JSON, according to the document.
 fn reads_json(document: &Value, route: &Route) -> bool {
     !request_body(document, route)["content"]["application/json"].is_null()
 }
@@ -545,7 +545,8 @@ async fn a_body_that_does_not_fit_is_refused_and_changes_nothing() {
                 .send(route.method.clone(), &path, &headers, Body::from(body))
                 .await;
             if !is_required && !body.starts_with(b"{") {
-                // What is no object counts as none. The build is the live one: promoting it changes nothing.
+                // A body that is not an object counts as empty. The build is already live, so promoting it changes
+                // nothing.
                 reply.expect(200);
                 continue;
             }

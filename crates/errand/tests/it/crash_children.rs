@@ -1,10 +1,10 @@
-//! At each commit of a plan in which a run starts another the program dies, before it or after it, or the disk is full:
-//! one run is started, once, and its caller takes what it gave, or hears that it had begun.
+//! Crashes before and after each commit, and a full disk at each commit, of a plan in which a run starts another.
+//! Exactly one child is started, and its caller receives the result, or an error that says that it had started.
 
 use errand_testkit::{Plan, World, fail_everywhere};
 use serde_json::{Value, json};
 
-/// An assignment that asks, and one that starts it and says what that gave.
+/// An assignment that asks, and one that starts it and reports the result.
 async fn pair(w: &mut World) -> (String, String) {
     let below = w
         .playbook(json!([
@@ -20,7 +20,7 @@ async fn pair(w: &mut World) -> (String, String) {
     (above, below)
 }
 
-/// The one run of the assignment that was started; it is counted among those that are there.
+/// The one run that was started, found among all runs.
 async fn started_below(w: &mut World, below: &str) -> Value {
     let path = format!("/v1/runs?agent_id={below}");
     let listed = w.app.get(&w.team.key, &path).await.expect(200);

@@ -1,5 +1,5 @@
-//! At each commit of a run that calls a connection's tool the program dies, before it or after it, or the disk is full:
-//! what was accepted ends, and nothing is done twice without a person's word.
+//! Crashes before and after each commit, and a full disk at each commit, of a run that calls a connection's tool.
+//! Accepted work is completed, and nothing is done twice without a person's approval.
 
 use errand_core::ledger::SKIP;
 use errand_core::turn::Move;
@@ -24,7 +24,7 @@ fn plan(name: &str, least: u64, mailbox: &Mailbox) -> Plan {
     plan
 }
 
-/// A run of these turns with the mailbox; its id.
+/// Starts a run of these turns with the mailbox, and returns its ID.
 async fn start(w: &mut World, mailbox: &Mailbox, turns: Vec<Vec<Move>>) -> String {
     mailbox.forget();
     let body = json!({"name": "mail", "transport": stdio("mailbox")});
@@ -64,7 +64,7 @@ async fn a_call_of_a_connection_that_may_do_something_twice() {
             .filter(|m| m["type"] == "tool_result")
             .collect();
         assert_eq!(results.len(), 1);
-        // Sent once, unless nobody could say whether it was.
+        // Sent once, unless the outcome could not be determined.
         let sent = mailbox.log().len();
         match results[0]["tool_result"]["error"].as_str() {
             None => assert_eq!(sent, 1),

@@ -1,5 +1,5 @@
-//! At each commit of a plan the program dies, before it or after it, or the disk is full: what was accepted is done
-//! once, and ends as if nothing had happened.
+//! Crashes before and after each commit of a plan, and a full disk at each commit: accepted work is done exactly once,
+//! and ends as if nothing had happened.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn last_text(w: &World, run: &str) -> String {
     w.texts(run).await.pop().unwrap_or_default()
 }
 
-/// What the run's calls of a tool came to, in order.
+/// The results of a run's tool calls, in order.
 async fn results(w: &World, run: &str) -> Vec<Value> {
     let messages = w.messages(run).await;
     let results = messages.iter().filter(|m| m["type"] == "tool_result");
@@ -208,7 +208,7 @@ async fn a_tool_that_fails() {
     fail_everywhere(&plan, act).await;
 }
 
-/// The server dies while the call is at work: the person is asked, and what they say is what happens.
+/// The server dies during a call: the person is asked, and their answer decides.
 async fn a_call_in_doubt(answer: &'static str) {
     let plan = Plan::new(format!("a call in doubt: {answer}"), 9);
     let act = async |w: &mut World| {
@@ -286,7 +286,7 @@ async fn an_edit_is_settled_by_the_file() {
     fail_everywhere(&plan, act).await;
 }
 
-/// Where a run is when somebody stops it, or sends it a message.
+/// The state of a run when a stop or a message arrives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     NoPlace,
@@ -298,7 +298,7 @@ enum State {
     Completed,
 }
 
-/// Brings a run there. It goes on once the gate is open.
+/// Brings a run to the state. It continues when the gate opens.
 async fn bring(w: &mut World, state: State) -> (String, Gate) {
     let gate = Gate::default();
     let (wrote, heard) = (
@@ -333,7 +333,7 @@ async fn bring(w: &mut World, state: State) -> (String, Gate) {
         w.reach(&gate).await;
         run = w.start(body).await;
     }
-    // Where the server died with the call at work, it is in doubt now, and the run waits.
+    // If the server died during the call, the call is in doubt now and the run waits.
     w.reach(&gate).await;
     (run, gate)
 }
@@ -477,7 +477,7 @@ async fn a_message_during_the_last_model_call() {
         gate.open_for_good();
         w.assert_status(&run, "completed").await;
         let texts = w.texts(&run).await;
-        // A driver that follows one that died has read the message before it asks the model.
+        // A driver that follows a dead one reads the message before it calls the model.
         let once = ["user: hello", "user: wait", "assistant: first"];
         assert!(
             texts == once || texts == [&once[..], &["assistant: second"]].concat(),
@@ -607,7 +607,7 @@ async fn the_same_call_twice_at_once() {
         w.quiet().await;
         let path = format!("/v1/runs/{run}/messages");
         w.post_twice(&path, json!({"message": "thanks"})).await;
-        // It goes through its steps again.
+        // It repeats its steps.
         w.respond(&run, json!({"approved": false})).await;
         w.assert_status(&run, "completed").await;
         let texts = w.texts(&run).await;
@@ -679,7 +679,7 @@ async fn two_runs_with_one_sandbox() {
         w.stop(&one).await;
         let two = w.start(body).await;
         w.assert_status(&two, "waiting").await;
-        // The first one's resume is kept, and waits for the sandbox.
+        // The resume of the first run is stored, and waits for the sandbox.
         w.message(&one, "go on").await;
         w.assert_status(&one, "pending").await;
         w.respond(&two, json!({"approved": true})).await;

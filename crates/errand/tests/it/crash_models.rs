@@ -1,6 +1,6 @@
-//! The program dies at each commit of a run of a network model, before it or after it, or the disk is full; and at moments
-//! between commits, while the model answers or a connection's server is at work. What was accepted ends, each turn is on
-//! record once, and nothing is done twice without a person's word.
+//! Crashes before and after each commit of a run with a network model, with a full disk at each commit, and at moments
+//! between commits: while the model answers, or a connection's server works. Accepted work is completed, each turn is
+//! recorded once, and nothing is done twice without a person's approval.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn plan(name: impl Into<String>, least: u64, server: &ProviderServer) -> Plan {
     plan
 }
 
-/// A plan whose runs have the mailbox, too.
+/// A plan whose runs also have the mailbox.
 fn with_mailbox(mut plan: Plan, mailbox: &Mailbox) -> Plan {
     let options = options(Some(mailbox));
     plan.settings.extend(options.settings);
@@ -29,7 +29,7 @@ fn with_mailbox(mut plan: Plan, mailbox: &Mailbox) -> Plan {
     plan
 }
 
-/// What a run's calls came to, in order.
+/// The results of a run's calls, in order.
 async fn results(w: &World, run: &str) -> Vec<Value> {
     let messages = w.messages(run).await;
     let results = messages.iter().filter(|m| m["type"] == "tool_result");
@@ -40,7 +40,7 @@ async fn usage(w: &World, run: &str) -> Value {
     w.app.get_run(&w.team, run).await["run"]["usage"].clone()
 }
 
-/// What holds of each question to a model, whatever happened before it.
+/// Properties of every request to a model, whatever happened before.
 fn assert_well_put(asked: &[Asked]) {
     for asked in asked {
         let messages = asked.body["messages"].as_array().unwrap();
@@ -72,7 +72,7 @@ const TEXTS: [&str; 3] = [
     "assistant: It says hello.",
 ];
 
-/// Looks at a run of [`writes_and_reads`] that has ended. `repeated`: questions that may have been put once more.
+/// Checks a completed run of [`writes_and_reads`]. `repeated`: number of requests that may have been repeated.
 async fn assert_wrote_and_read(w: &mut World, run: &str, asked: &[Asked], repeated: usize) {
     w.assert_status(run, "completed").await;
     assert_eq!(w.texts(run).await, TEXTS);
@@ -99,13 +99,13 @@ async fn a_run_of_a_network_model() {
         let body = json!({"agent_id": agent, "message": "What is in it?"});
         let run = w.start(body).await;
         w.quiet().await;
-        // The one whose answer was lost with the program is put again.
+        // The request whose response was lost with the program is repeated.
         assert_wrote_and_read(w, &run, &server.asked()[before..], 1).await;
     };
     fail_everywhere(&plan, act).await;
 }
 
-/// The server dies once more, when so many events of the first answer have come.
+/// Kills the server after this many events of the first answer.
 async fn a_kill_during_an_answer(events: usize) {
     let server = ProviderServer::start().await;
     writes_and_reads(&server);
@@ -161,7 +161,7 @@ async fn a_model_that_is_overloaded_at_first() {
     fail_everywhere(&plan, act).await;
 }
 
-/// The number of the last file that a question speaks of.
+/// The number of the last file that a request mentions.
 fn written(asked: &Asked) -> usize {
     let body = asked.body.to_string();
     let numbers = body.split("/workspace/f").skip(1).filter_map(|rest| {
@@ -220,7 +220,7 @@ async fn a_window_that_fills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runs_that_share_a_team_s_limit() {
     let server = ProviderServer::start().await;
-    // A quarter of a cent each, and three turns to each run: whoever is first, both meet the limit before their last turn.
+    // A quarter of a cent each, and three turns per run: both runs reach the limit before their last turn.
     server.answer_by(|asked| {
         let results = asked.body.to_string().matches("tool_result").count();
         let answer = match results {
@@ -247,7 +247,8 @@ async fn two_runs_that_share_a_team_s_limit() {
             let title = w.pending(run).await["title"].to_string();
             assert!(title.contains("team's cost"), "{title}");
         }
-        // Two turns reach it; a third may have begun before it was known what they cost, and two were lost with a crash.
+        // Two turns reach the limit; a third may have started before their cost was known, and two were lost with a
+        // crash.
         let asked = server.asked().len() - before;
         assert!((2..=5).contains(&asked), "{asked}");
         w.respond(&one, json!({"approved": true})).await;
@@ -275,7 +276,7 @@ async fn two_runs_that_share_a_team_s_limit() {
     fail_everywhere(&plan, act).await;
 }
 
-/// A run whose model calls these tools of the mailbox, one after the other; its id.
+/// Starts a run whose model calls these tools of the mailbox in order, and returns its ID.
 async fn start(w: &mut World, mailbox: &Mailbox, says: &'static str) -> String {
     mailbox.forget();
     let body = json!({"name": "mail", "transport": stdio("mailbox")});
@@ -339,7 +340,7 @@ async fn a_network_model_s_calls_of_a_connection_that_read() {
     fail_everywhere(&plan, act).await;
 }
 
-/// The program is killed while a server is at work on a call, which it has done and never answers.
+/// Kills the program while a server works on a call, which it executes but never answers.
 async fn a_kill_during_a_call(tool: &'static str, says: &'static str) {
     let (server, mailbox) = (ProviderServer::start().await, Mailbox::new());
     let call = match tool {

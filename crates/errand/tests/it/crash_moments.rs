@@ -1,5 +1,5 @@
-//! Crashes at moments that load alone seldom meets: while a store is opened, between the last file of a backup and its
-//! manifest, between the giving up of the kept room on a full disk and the commit that takes it.
+//! Crashes at moments that load alone rarely hits: while a store is opened, between the last file of a backup and its
+//! manifest, and between freeing the reserved space on a full disk and the commit that uses it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::backup::copy_of;
 use crate::process::{LOOK_EVERY, Process, ended, errand, within};
 
-/// How much room is kept for stops on a full disk. Unit: bytes.
+/// Size in bytes of the space reserved for stops on a full disk.
 const RESERVE_BYTES: u64 = 4 << 20;
 
 fn text(bytes: &[u8]) -> String {
@@ -31,7 +31,7 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     within(what, wait).await;
 }
 
-/// A server that starts on what a crash has left, works, and stops in order.
+/// A server starts on the remains of a crash, works, and stops properly.
 async fn goes_on(data: &Path) {
     let server = Process::start(data).await;
     server.post("/v1/sandboxes", json!({})).await;
@@ -53,7 +53,7 @@ async fn a_kill_at_any_moment_of_a_first_start_leaves_a_directory_that_starts() 
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut server = Process::begin(&data, &[], &[], None);
-        // What is there for a moment only may be missed: then the kill comes later, which has to do no harm either.
+        // A short-lived state can be missed. Then the kill happens later, which must be harmless as well.
         let begun = async {
             while !data.join(name).exists() && !server.log().contains("listening on ") {
                 tokio::task::yield_now().await;
@@ -70,7 +70,7 @@ async fn a_kill_between_the_mark_and_the_first_write_is_no_copy() {
     let dir = tempfile::tempdir().unwrap();
     let (first, data) = (dir.path().join("first"), dir.path().join("data"));
     goes_on(&first).await;
-    // A copy of a stopped directory: the mark that the start writes names another file than the one that is there.
+    // A copy of a stopped directory: the mark that the start writes names another file than the present one.
     copy_of(&first, &data);
     let mark = || -> Value {
         let text = std::fs::read(data.join("store.mark")).unwrap();
@@ -78,7 +78,7 @@ async fn a_kill_between_the_mark_and_the_first_write_is_no_copy() {
     };
     let before = mark();
     assert_eq!(before["closed"], true);
-    // Nobody else can write as long as this is held: the server stands between its mark and its first write.
+    // While this connection holds the lock, the server waits between its mark and its first write.
     let foreign = rusqlite::Connection::open(data.join("errand.db")).unwrap();
     foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut server = Process::begin(&data, &[], &[], None);
@@ -89,13 +89,13 @@ async fn a_kill_between_the_mark_and_the_first_write_is_no_copy() {
     foreign.execute_batch("ROLLBACK").unwrap();
     drop(foreign);
     goes_on(&data).await;
-    // Nor is what a kill before the rename leaves.
+    // Nor do the remains of a kill before the rename.
     std::fs::write(data.join("store.mark.new"), "{\"clo").unwrap();
     goes_on(&data).await;
     assert!(!data.join("store.mark.new").exists());
 }
 
-/// How many sandboxes of the backup that is being made are saved, and how many there are.
+/// Number of saved sandboxes of the active backup, and of all its sandboxes.
 async fn saved(data: &Path) -> (u64, u64) {
     let answer = call(data, &AdminRequest::BackupProgress).await.unwrap();
     let AdminAnswer::BackupProgress { progress } = answer else {
@@ -142,11 +142,11 @@ async fn a_backup_killed_before_its_manifest_is_refused_and_the_next_one_works()
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It has copied the database, and waits for the command, whose sandbox is the last.
+    // It has copied the database, and waits for the command, whose sandbox is the last one.
     until_saved(&data, (1, 2)).await;
     let (database, kept) = (to.join("errand.db"), dir.path().join("kept.db"));
     std::fs::rename(&database, &kept).unwrap();
-    // Whoever opens a pipe to read it waits for a writer: the backup comes no further than that.
+    // Opening a pipe for reading waits for a writer, so the backup stops here.
     let mode = Mode::RUSR | Mode::WUSR;
     mknodat(CWD, &database, FileType::Fifo, mode, 0).unwrap();
     std::fs::write(sandbox.join("go"), "").unwrap();
@@ -182,10 +182,10 @@ async fn a_backup_killed_before_its_manifest_is_refused_and_the_next_one_works()
     goes_on(&restored).await;
 }
 
-/// Once armed: every commit finds the disk full until the reserve is given up, and the program dies at the next one.
+/// Once armed, every commit finds the disk full until the reserve is freed, and the program dies at the next commit.
 #[derive(Default)]
 struct FullThenDead {
-    /// The file of the reserve, from when it is armed.
+    /// Path of the reserve, once armed.
     reserve: Mutex<Option<PathBuf>>,
     written: bool,
 }

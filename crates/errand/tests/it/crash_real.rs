@@ -1,6 +1,6 @@
-//! The real server, killed again and again under load: `errand selftest`, as an operator runs it.
+//! The real server, killed repeatedly under load with `errand selftest`, as an operator runs it.
 //!
-//! The work and the check are the command's own; that the check finds what is wrong is held by its unit tests.
+//! The command itself performs the work and the checks; its unit tests verify that the checks find faults.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::process::Command;
 const KILLS: u64 = 20;
 const PAUSES: u64 = 3;
 const RUNS: u64 = 117;
-/// What runs can be, each of which must take part.
+/// Kinds of runs, each of which must take part.
 const KINDS: [&str; 9] = [
     "approval",
     "files",
@@ -23,7 +23,7 @@ const KINDS: [&str; 9] = [
     "timer",
     "uploads",
 ];
-/// A bound, not a measure: the command gives up by itself when nothing moves for two minutes.
+/// An upper bound, not a measurement: the command gives up after two minutes without progress.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 fn selftest(temporary: &tempfile::TempDir) -> Command {
@@ -41,7 +41,7 @@ fn is_empty(dir: &tempfile::TempDir) -> bool {
     std::fs::read_dir(dir.path()).unwrap().next().is_none()
 }
 
-/// Runs a selftest to its end; the report.
+/// Runs a selftest to its end and returns the report.
 async fn tested(kills: u64, pauses: u64, runs: u64) -> Value {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = selftest(&temporary);
@@ -84,7 +84,7 @@ async fn killed_twenty_times_under_load() {
     assert!(deliveries > webhooks, "what was refused came again");
 }
 
-/// A kill for every second run: the same runs meet many of them, and each that is parked for it counts as stuck.
+/// One kill per two runs: the same runs meet many kills, and each run parked because of that would count as stuck.
 #[tokio::test]
 async fn thirty_kills_of_the_program_park_no_run() {
     tested(30, 0, 63).await;
@@ -94,7 +94,7 @@ async fn thirty_kills_of_the_program_park_no_run() {
 async fn a_selftest_that_is_told_to_end_takes_its_server_with_it() {
     let temporary = tempfile::tempdir().unwrap();
     let place = tempfile::tempdir_in(&temporary).unwrap();
-    // More work than is awaited: it is ended in the middle.
+    // More work than the test waits for, so it is interrupted.
     let mut command = selftest(&place);
     command.args(["--kills", "0", "--stops", "0", "--runs", "100000"]);
     let mut child = command
@@ -103,7 +103,7 @@ async fn a_selftest_that_is_told_to_end_takes_its_server_with_it() {
         .spawn()
         .unwrap();
     let ended = async {
-        // The server has written its database: it runs.
+        // The server has created its database, so it is running.
         let data = loop {
             let dir = std::fs::read_dir(place.path()).unwrap().next();
             let data = dir.map(|dir| dir.unwrap().path().join("data"));
@@ -122,7 +122,7 @@ async fn a_selftest_that_is_told_to_end_takes_its_server_with_it() {
     };
     let data = tokio::time::timeout(PATIENCE, ended).await;
     let data = data.expect("a test that ends when it is told to");
-    // Its directory is kept, since it did not come to its end; nobody works on it any more.
+    // Its directory is kept because the test was not completed; no process uses it any more.
     let lock = std::fs::File::open(data.join("lock")).unwrap();
     lock.try_lock().expect("the server has ended");
 }

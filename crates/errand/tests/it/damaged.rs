@@ -1,4 +1,4 @@
-//! A database that is not what SQLite wrote, and a data directory that is gone under the running server.
+//! A database that SQLite did not write, and a data directory that disappears under a running server.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -11,7 +11,7 @@ use crate::process::{Process, ended, errand};
 
 const PAGE: u64 = 4096;
 
-/// Overwrites the beginning of each page but the first: none is a page of a tree any more.
+/// Overwrites the beginning of each page except the first, so that none is a valid page.
 fn damage(dir: &Path) {
     let path = dir.join("errand.db");
     let mut file = fs::File::options()
@@ -58,7 +58,7 @@ async fn doctor_says_damaged(dir: &Path) {
 async fn a_database_damaged_while_stopped_is_found_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).await;
-    // Closed in order and unchanged: it is whole.
+    // Closed properly and unchanged, it is intact.
     let server = Process::start(dir.path()).await;
     assert_eq!(server.stop().await, Some(0));
     damage(dir.path());
@@ -91,7 +91,7 @@ async fn damage_that_a_read_meets_makes_the_server_not_ready() {
     let server = Process::start(dir.path()).await;
     assert_eq!(server.get("/readyz").await.0, 200);
     damage(dir.path());
-    // Whichever reader meets it first: the server has some pages in memory.
+    // The reader that finds the damage first may vary, because the server has some pages in memory.
     let looks = [
         "/v1/agents",
         "/v1/runs",

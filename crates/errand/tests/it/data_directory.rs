@@ -1,4 +1,4 @@
-//! Who makes a store, and what is refused: a directory without its database, a master key that does not fit.
+//! Creating a store, and refused starts: a directory without its database, a wrong master key.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn assert_refused(ended: &Ended, words: &[&str]) {
     }
 }
 
-/// A start that is refused.
+/// Asserts that a start is refused with these words.
 async fn refused(dir: &Path, settings: &[(&str, &str)], words: &[&str]) {
     let mut process = Process::begin(dir, &[], settings, None);
     let code = process.ends().await;
@@ -55,7 +55,7 @@ async fn only_serve_makes_a_store() {
         assert_refused(&ended, &["there is no store in", "--data-dir"]);
         assert!(!nowhere.exists(), "{words:?} leaves nothing behind");
     }
-    // A directory of something else is left as it is.
+    // A directory with other content stays unchanged.
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     for words in commands {
         assert_refused(
@@ -108,14 +108,14 @@ async fn a_directory_without_its_database_is_not_taken_for_a_new_one() {
     fs::write(&database, "").unwrap();
     refused(&data, &[], &["0 bytes", "--new"]).await;
 
-    // Put back, it goes on as before.
+    // After the file is restored, the server works as before.
     fs::rename(&kept, &database).unwrap();
     let server = Process::start(&data).await;
     let (status, _) = server.get(&format!("/v1/runs/{run}")).await;
     assert_eq!(status, 200);
     assert_eq!(server.stop().await, Some(0));
 
-    // Whoever wants to start over says so, and what was there stays.
+    // Starting over requires an explicit flag, and the old content stays.
     fs::remove_file(&database).unwrap();
     let server = Process::start_with(&data, &["--new"], &[], None).await;
     let (status, _) = server.get(&format!("/v1/runs/{run}")).await;
@@ -124,7 +124,7 @@ async fn a_directory_without_its_database_is_not_taken_for_a_new_one() {
     assert_eq!(fs::read(sandbox.join("a")).unwrap(), b"mine");
 }
 
-/// The id of the key that a refusal speaks of.
+/// The key ID in a refusal.
 fn key_id(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let is_id = |word: &str| word.len() == 16 && word.chars().all(|c| c.is_ascii_hexdigit());
@@ -143,7 +143,7 @@ async fn a_master_key_that_opens_nothing_is_refused_until_the_secrets_are_given_
     let secret = ended(&mut errand(dir.path(), &["webhooks", "secret"]))
         .await
         .stdout;
-    // A key's file that goes under the running server is noticed before the next start.
+    // A key file that disappears under the running server is noticed before the next start.
     let file = dir.path().join("master.key");
     let aside = dir.path().join("aside");
     fs::rename(&file, &aside).unwrap();
@@ -174,7 +174,7 @@ async fn a_master_key_that_opens_nothing_is_refused_until_the_secrets_are_given_
     let mut rotate = errand(dir.path(), &["secrets", "rotate"]);
     assert_refused(&ended(&mut rotate).await, &[&needed]);
 
-    // The right key: all is as before.
+    // With the correct key, everything works as before.
     fs::rename(&aside, &file).unwrap();
     let server = Process::start(dir.path()).await;
     let same = ended(&mut errand(dir.path(), &["webhooks", "secret"]))

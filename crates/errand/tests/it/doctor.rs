@@ -1,4 +1,4 @@
-//! `errand doctor`: the real command, beside a server and without one; and what it finds.
+//! `errand doctor`: the real command, with and without a running server, and its findings.
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +14,17 @@ use errand_testkit::TestApp;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
 const HOUR_MS: u64 = 3_600_000;
 
-/// What `errand doctor` said of a directory: whether it went well, standard output, standard error.
+/// Runs `errand doctor` on a directory. Returns whether it succeeded, its standard output, and its standard error.
 async fn doctor(dir: &Path, more: &[&str]) -> (bool, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_errand"));
     command
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        // As the testkit's apps have it.
+        // The key of the testkit's apps.
         .env("ERRAND_MASTER_KEY", "11".repeat(32))
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -48,7 +48,7 @@ async fn doctor_json(dir: &Path) -> (bool, Value) {
     let (went_well, stdout, stderr) = doctor(dir, &["--json"]).await;
     let report: Value =
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout} {stderr}"));
-    // What the machine is like is not up to the test.
+    // The test does not depend on the machine.
     assert_eq!(report["problems"] == 0, went_well, "{report:#}");
     (went_well, report)
 }
@@ -122,7 +122,7 @@ async fn a_directory_is_looked_at_fresh_beside_a_server_and_without_one() {
     assert!(table.contains("invariants"), "{table}");
     socket.shut_down().await;
 
-    // Somebody holds the lock and does not answer: for a moment it may be a start.
+    // The lock is held but the holder does not answer, as during a start.
     let (went_well, report) = doctor_json(app.dir()).await;
     assert!(!went_well);
     level_is(&report, "store", "problem", "nobody answers");
@@ -169,7 +169,7 @@ async fn settings_and_files_that_cannot_be_read_are_problems() {
     assert!(notes.contains("restore a backup"), "{notes}");
 }
 
-/// As the server sees it, at another moment.
+/// The findings of the server at another time.
 async fn examined(app: &TestApp, now: Timestamp, is_served: bool) -> Vec<Check> {
     examine(&Subject {
         store: app.store().clone(),
@@ -180,7 +180,7 @@ async fn examined(app: &TestApp, now: Timestamp, is_served: bool) -> Vec<Check> 
     .await
 }
 
-/// The levels of one check, and all that it found.
+/// The levels of one check, and its findings.
 fn of(checks: &[Check], check: &str) -> (Vec<Level>, String) {
     let lines = || checks.iter().filter(|line| line.check == check);
     (
@@ -204,7 +204,7 @@ async fn work_that_nobody_takes_up_is_found() {
     let body = json!({"agent_id": says, "webhook_url": "http://127.0.0.1:1/hook"});
     app.run(&team, body).await;
     app.settle().await;
-    // The app's own clock stands, so that nothing is taken up whose moment comes on another clock.
+    // The app's own clock does not advance, so due work is not started.
     let later = |ms| app.now().plus_ms(ms);
     for (ms, levels) in [
         (0, vec![Level::Ok]),

@@ -1,11 +1,11 @@
-//! The documentation: a page for people and an OpenAPI document, both open to everybody, both of every endpoint.
+//! The documentation: a page for people and an OpenAPI document, both public, both covering every endpoint.
 
 use axum::body::Body;
 use errand_testkit::{Reply, TestApp};
 use http::Method;
 use serde_json::Value;
 
-/// Every endpoint of the contract, with its names of path parameters.
+/// Every endpoint of the contract, with the names of its path parameters.
 const ENDPOINTS: [(&str, &str); 34] = [
     ("post", "/v1/runs"),
     ("get", "/v1/runs"),
@@ -128,7 +128,7 @@ async fn the_document_says_what_needs_a_key_and_how_an_error_looks() {
             );
         }
     }
-    // Each reference leads somewhere.
+    // Every reference can be resolved.
     let mut left = vec![&document];
     while let Some(value) = left.pop() {
         match value {
@@ -169,7 +169,7 @@ async fn the_page_is_for_people_and_needs_no_key() {
         page.contains("/v1/documentation/json"),
         "the page leads to the document"
     );
-    // What the page loads is of this server: it can be read without the Internet.
+    // The page loads only files of this server, so it can be read offline.
     for attribute in ["src=\"", "href=\""] {
         for target in page
             .split(attribute)

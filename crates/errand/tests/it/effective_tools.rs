@@ -1,4 +1,5 @@
-//! The tools that a build has: what the API and the pages list is what the provider is told of, and what is off is off.
+//! The tools of a build: what the API and the pages list is what the provider receives, and tools that are off are not
+//! offered.
 
 use errand_testkit::providers::Answer;
 use errand_testkit::{TestApp, TestOptions};
@@ -8,7 +9,7 @@ use crate::connections::{Mailbox, connect, options, stdio};
 use crate::models::config;
 use crate::web::Browser;
 
-/// Names and policies of a build that is read now.
+/// Names and policies of the tools of a build, as read now.
 fn listed(build: &Value) -> Vec<(String, String)> {
     let tools = build["effective_tools"].as_array().unwrap().iter();
     tools
@@ -32,7 +33,7 @@ async fn what_is_listed_is_what_the_provider_receives() {
     let floors = json!({"floors": {"mail__label_message": "deny"}});
     app.patch(&team.key, &path, floors).await.expect(200);
     let mail = |tools: Value| json!({"connections": [id], "tools": tools});
-    // Its tools, how many of the connection's the model is offered, and whether there is a warning.
+    // The build's tools, the number of the connection's tools offered to the model, and whether there is a warning.
     let cases = [
         (json!({"connections": [id]}), 0, true),
         (mail(json!({})), 0, true),
@@ -97,7 +98,7 @@ async fn what_is_listed_is_what_the_provider_receives() {
             .filter(|name| name.starts_with("mail__"))
             .count();
         assert_eq!(mails, of_mail, "{data}: {tools:?}");
-        // The page lists the same.
+        // The page lists the same tools.
         let page = owner.get(&format!("/assignments/{agent}")).await.ok();
         for (name, policy) in &tools {
             let row = format!("<span class=\"name mono\"><bdi dir=\"auto\">{name}</bdi></span>");

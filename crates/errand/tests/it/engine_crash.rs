@@ -1,4 +1,4 @@
-//! After a crash every run that was on its way goes on by itself, and nothing is done twice without a person's word.
+//! After a crash, every active run continues by itself, and nothing is done twice without a person's approval.
 
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ async fn a_sandbox_serves_one_run_at_a_time() {
         .expect(200);
     let second = app.run(&team, body).await;
     app.settle().await;
-    // The first one's resume is kept, and waits for the sandbox.
+    // The resume of the first run is stored, and waits for the sandbox.
     app.post(
         &team.key,
         &format!("/v1/runs/{first}/messages"),
@@ -182,7 +182,7 @@ async fn a_stop_at_any_moment_gives_the_sandbox_back() {
     let body = json!({"agent_id": agent, "sandbox_id": sandbox});
     for round in 0..60 {
         let run = app.run(&team, body.clone()).await;
-        // Some stops come before the claim, some between claim and first step, some later.
+        // Some stops happen before the claim, some between claim and first step, some later.
         for _ in 0..round {
             tokio::task::yield_now().await;
         }
@@ -222,7 +222,7 @@ async fn a_resumed_run_waits_until_its_old_driver_has_left_the_sandbox() {
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "pending");
     assert_eq!(got["run"]["waiting_on"]["kind"], "sandbox");
-    // Stopped again while it waits: the sandbox still belongs to the driver that is at work in it.
+    // Stopped again while it waits: the sandbox still belongs to the active driver.
     app.post(&team.key, &format!("/v1/runs/{run}/stop"), json!({}))
         .await
         .expect(200);

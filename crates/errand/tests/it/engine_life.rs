@@ -1,4 +1,4 @@
-//! The life of a run: states, messages, requests, stops, timers, as the API shows them.
+//! The life of a run: states, messages, requests, stops, timers, as seen through the API.
 
 use std::time::Duration;
 
@@ -483,7 +483,7 @@ async fn so_many_work_at_once_in_order_and_fairly_between_teams() {
         app.get_run(&one, &first[2]).await["run"]["waiting_on"]["kind"],
         "place"
     );
-    // Each place that is freed goes to the team whose turn it is, not to the longer line.
+    // Each freed slot goes to the team whose turn it is, not to the longest queue.
     gate.open();
     gate.arrival().await;
     assert_ne!(app.status(&two, &second[0]).await, "pending");

@@ -1,4 +1,4 @@
-//! How long one step of a run may take: limited by somebody else than its driver.
+//! The time limit of one step of a run, which does not depend on its driver.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn moment(value: &Value) -> Timestamp {
 
 /// The run once it has ended.
 async fn ended(app: &TestApp, team: &Team, run: &str) -> Value {
-    // The clock stands: the answer comes when the run ends.
+    // The clock does not advance: the response arrives when the run ends.
     let got = app
         .get(&team.key, &format!("/v1/runs/{run}?wait_s=60"))
         .await
@@ -115,7 +115,7 @@ async fn a_tool_that_hangs_ends_its_run_and_keeps_the_sandbox_until_it_has_left(
     assert!(errors[0].starts_with("outcome_unknown"), "{errors:?}");
     assert!(errors[1].starts_with("not_run"), "{errors:?}");
 
-    // The tool is still at work in the sandbox: whoever comes next waits.
+    // The tool is still active in the sandbox, so the next run waits.
     let next = app.run(&team, body).await;
     let waits = app.get_run(&team, &next).await["run"]["waiting_on"].clone();
     assert_eq!(waits["kind"], "sandbox");
@@ -195,7 +195,7 @@ async fn the_limit_is_set_and_the_working_time_that_ends_first_is_what_is_told()
     app.finish().await;
 }
 
-/// Answers what a run asks, while its model or tool may be held up.
+/// Answers a run's request while its model or tool may be held.
 async fn answer(app: &TestApp, team: &Team, run: &str, body: Value) {
     let got = app.get_run(team, run).await;
     let request = got["pending_human_request"]["id"].as_str();
@@ -204,7 +204,7 @@ async fn answer(app: &TestApp, team: &Team, run: &str, body: Value) {
     app.post(&team.key, &path, body).await.expect(200);
 }
 
-/// Until a run waits for a person; its request.
+/// Waits until a run has an open request, and returns it.
 async fn asks(app: &TestApp, team: &Team, run: &str) -> Value {
     let path = format!("/v1/runs/{run}?wait_s=60");
     let got = app.get(&team.key, &path).await.expect(200);
@@ -237,11 +237,11 @@ async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
             "{text}"
         );
         app.settle().await;
-        // It takes no time while it waits.
+        // Waiting does not count as active time.
         app.clock().advance(seconds(3_600));
         answer(&app, &team, &run, json!({"approved": approved})).await;
         if approved {
-            // It has as much again, and asks again at its end.
+            // It gets the same amount again, and asks again at its end.
             gate.arrival().await;
             app.clock().advance(seconds(59));
             assert_eq!(app.status(&team, &run).await, "running");
@@ -263,14 +263,14 @@ async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
         message.contains("no person allowed it to continue"),
         "{message}"
     );
-    // A retry gives it its time, and asks at its end.
+    // A retry gives it its time, and it asks at the end.
     let run = ends[1]["id"].as_str().unwrap();
     let path = format!("/v1/runs/{run}/retry");
     app.post(&team.key, &path, json!({})).await.expect(200);
     gate.arrival().await;
     app.clock().advance(seconds(60));
     asks(&app, &team, run).await;
-    // A message goes before the answer; there is no time for it either.
+    // A message precedes the answer; there is no time for it either.
     let path = format!("/v1/runs/{run}/messages");
     let message = json!({"message": "Go on."});
     app.post(&team.key, &path, message).await.expect(201);

@@ -1,4 +1,4 @@
-//! The examples, run.
+//! Runs the examples.
 
 use errand_testkit::{TestApp, TestOptions};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::connections::{Mailbox, connect, options, respond, root, stdio};
 
-/// An example's agent, as the command line makes it, with something in place of something else.
+/// An example's agent as the command line creates it, with replacements.
 fn example(file: &str, replace: &[(&str, &str)]) -> Value {
     let text = std::fs::read_to_string(root().join("examples").join(file)).unwrap();
     let text = replace
@@ -92,7 +92,7 @@ async fn the_research_brief_quotes_its_sources() {
         ("https://www.rust-lang.org", address.as_str()),
         ("https://doc.rust-lang.org", address.as_str()),
         ("[www.rust-lang.org, doc.rust-lang.org]", hosts.as_str()),
-        // Nobody has to be there for it.
+        // No person is needed.
         ("tools:\n", "human_in_the_loop: false\ntools:\n"),
     ];
     let agent = created(&app, &team.key, example("research-brief.yaml", &replace)).await;
@@ -136,7 +136,7 @@ async fn the_invoice_check_reads_pdfs_and_writes_exactly_what_was_approved() {
         let body = json!({"agent_id": agent, "sandbox_id": sandbox});
         let run = app.run(&team, body).await;
         app.settle().await;
-        // One fits; the others ask for more than was ordered, and for another account.
+        // One fits; the others charge more than was ordered, or name another account.
         let got = app.get_run(&team, &run).await;
         let call = &got["pending_human_request"]["tool_call"];
         assert_eq!(call["name"], "write_file", "{got}");

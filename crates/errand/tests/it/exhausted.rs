@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::process::{Process, ended, errand};
 
-/// As few as a server can start with, and somewhat more.
+/// Slightly more than the minimum with which a server can start.
 const FEW: u32 = 64;
 
 fn steps() -> Value {
@@ -43,7 +43,7 @@ async fn no_run_fails_where_descriptors_run_out() {
     assert_eq!(server.stop().await, Some(0));
 }
 
-/// Takes webhooks, and answers them while it is open.
+/// Receives webhooks, and answers while it is open.
 async fn receiver(is_open: watch::Receiver<bool>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -51,7 +51,7 @@ async fn receiver(is_open: watch::Receiver<bool>) -> String {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut is_open = is_open.clone();
             tokio::spawn(async move {
-                // All of it, or the close resets what the sender still writes.
+                // Everything must be read, or closing resets the connection while the sender writes.
                 let mut got = vec![0; 64 * 1024];
                 let mut count = 0;
                 while !is_whole(&got[..count]) {
@@ -69,7 +69,7 @@ async fn receiver(is_open: watch::Receiver<bool>) -> String {
     url
 }
 
-/// Whether a request with a `content-length` has come whole.
+/// Whether a request with `content-length` is complete.
 fn is_whole(got: &[u8]) -> bool {
     let got = String::from_utf8_lossy(got);
     let Some((head, body)) = got.split_once("\r\n\r\n") else {
@@ -83,7 +83,7 @@ fn is_whole(got: &[u8]) -> bool {
 #[tokio::test]
 async fn a_delivery_that_finds_no_descriptor_is_no_attempt() {
     let dir = tempfile::tempdir().unwrap();
-    // Its receivers are waited for longer than this test waits.
+    // Receivers have more time than this test waits.
     let settings = [
         ("ERRAND_WEBHOOKS__TIMEOUT_S", "300"),
         ("ERRAND_WEBHOOKS__MAX_CONCURRENT_DELIVERIES", "256"),
@@ -100,7 +100,7 @@ async fn a_delivery_that_finds_no_descriptor_is_no_attempt() {
         };
         server.until_get(&path, is).await["deliveries"][0].clone()
     };
-    // One that is known to answer is given more than a few places.
+    // A receiver that is known to answer gets more than a few slots.
     let first = server.run(start.clone()).await;
     delivered(&server, &first).await;
     open.send_replace(false);

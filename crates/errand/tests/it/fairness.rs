@@ -1,4 +1,4 @@
-//! Slots of runs and places of deliveries, shared: nobody takes them from everybody else.
+//! Sharing of run slots and delivery slots: nobody takes them from everyone else.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn start(settings: &[(&'static str, &str)]) -> TestApp {
     .await
 }
 
-/// The same team, called with another key.
+/// The same team with another key.
 async fn with_another_key(app: &TestApp, team: &Team) -> Team {
     Team {
         key: app.key(team.id, team.owner).await,
@@ -45,7 +45,7 @@ async fn one_key_leaves_slots_to_another_key_and_to_another_team() {
     for _ in 0..14 {
         gate.arrival().await;
     }
-    // Seven eighths are held by one key. Others find what is kept for them, while 26 runs of the first key wait.
+    // One key holds seven eighths. Others find the reserved slots, while 26 runs of the first key wait.
     let (second, other) = (with_another_key(&app, &team).await, app.team("other").await);
     for by in [&second, &other] {
         let quick = app.playbook(by, json!([{"finish": "done"}])).await;
@@ -70,15 +70,15 @@ async fn one_key_leaves_slots_to_another_key_and_to_another_team() {
     app.finish().await;
 }
 
-/// How many dead receivers a team has, and how many deliveries wait for each.
+/// Number of dead receivers of a team, and of deliveries per receiver.
 const DEAD: usize = 5;
 const WAITING: usize = 1_000;
-/// So many attempts at once has a receiver that has not answered yet, by default.
+/// Default number of concurrent attempts to a receiver that has not answered yet.
 const UNKNOWN_MAX: usize = 4;
-/// A guard, and no measure: an attempt that holds a place in the test below holds it for 300 s.
+/// An upper bound, not a measurement: an attempt that holds a slot in the test below holds it for 300 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes connections and never answers.
+/// Accepts connections and never answers.
 struct BlackHole {
     url: String,
     taken: watch::Receiver<usize>,
@@ -104,7 +104,7 @@ impl BlackHole {
         *self.taken.borrow()
     }
 
-    /// Until that many attempts have come in all.
+    /// Waits until this many attempts have arrived in total.
     async fn until(&self, attempts: usize) {
         let mut taken = self.taken.clone();
         let waited = tokio::time::timeout(PATIENCE, taken.wait_for(|taken| *taken >= attempts));
@@ -119,7 +119,7 @@ impl Drop for BlackHole {
     }
 }
 
-/// A team whose runs are told to dead receivers, each of which has a thousand deliveries to come; and their agent.
+/// A team whose webhooks go to dead receivers with a thousand pending deliveries each, and its agent.
 async fn with_dead_receivers(app: &mut TestApp) -> (Team, String, Vec<BlackHole>) {
     let team = app.team("acme").await;
     let mut holes = Vec::new();
@@ -157,7 +157,7 @@ async fn subscribe(app: &TestApp, team: &Team, url: &str) {
     app.post(&team.key, "/v1/webhooks", body).await.expect(201);
 }
 
-/// A run, until a receiver that answers has been told that it has ended.
+/// Starts a run and waits until a working receiver has been notified of its end.
 async fn is_told(app: &TestApp, team: &Team, agent: &str, sink: &WebhookSink) {
     let before = sink.received().len();
     app.run(team, json!({"agent_id": agent})).await;
@@ -167,17 +167,17 @@ async fn is_told(app: &TestApp, team: &Team, agent: &str, sink: &WebhookSink) {
 
 #[tokio::test]
 async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
-    // No attempt on a dead receiver ends during this test: a webhook that arrives has waited for none of them.
+    // No attempt to a dead receiver ends during this test, so a webhook that arrives has waited for none of them.
     let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "300")]).await;
     let (team, agent, holes) = with_dead_receivers(&mut app).await;
     let sink = WebhookSink::start().await;
     let mut attempts = 1;
-    // Also right after a restart, which has forgotten who answers and who does not.
+    // Also right after a restart, which forgets which receivers answer.
     for restart in [false, true] {
         if restart {
             app.crash().await;
         } else {
-            // The same runs are told to the dead receivers and to the one that answers.
+            // The same runs are delivered to the dead receivers and to the working one.
             subscribe(&app, &team, sink.url()).await;
         }
         attempts += UNKNOWN_MAX;
@@ -187,7 +187,7 @@ async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
         for _ in 0..5 {
             is_told(&app, &team, &agent, &sink).await;
         }
-        // Meanwhile no dead receiver was called once more.
+        // In the meantime, no dead receiver was called again.
         for hole in &holes {
             assert_eq!(hole.taken(), attempts);
         }
@@ -197,7 +197,7 @@ async fn receivers_that_never_answer_are_not_in_the_way_of_others() {
 
 #[tokio::test]
 async fn receivers_that_are_probed_are_not_in_the_way_of_others() {
-    // One probe after the other, of one second each: all that wait would take a thousand seconds.
+    // One probe of one second after another: all pending ones would take a thousand seconds.
     let mut app = start(&[("ERRAND_WEBHOOKS__TIMEOUT_S", "1")]).await;
     let (team, agent, holes) = with_dead_receivers(&mut app).await;
     let sink = WebhookSink::start().await;

@@ -1,4 +1,4 @@
-//! `fetch_url`: pages, their addresses, their bounds.
+//! `fetch_url`: pages, addresses, limits.
 
 use errand_testkit::{TestApp, TestOptions};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ async fn serve(server: &MockServer, at: &str, response: ResponseTemplate) {
         .await;
 }
 
-/// What a run that asks for a page ends with: the call's result or error.
+/// The result or error of the call in a run that fetches a page.
 async fn fetch(app: &TestApp, team: &errand_testkit::Team, url: &str, data: Value) -> Value {
     let mut data = data;
     data["tools"] = json!({"fetch_url": "allow"});
@@ -23,7 +23,7 @@ async fn fetch(app: &TestApp, team: &errand_testkit::Team, url: &str, data: Valu
         .await;
     let run = app.run(team, json!({"agent_id": agent})).await;
     app.settle().await;
-    // It sends a header, which a person releases.
+    // It sends a header, which a person must approve.
     let got = app.get_run(team, &run).await;
     let request = &got["pending_human_request"];
     assert_eq!(request["reason"]["policy"], "ask", "{got}");
@@ -91,7 +91,7 @@ async fn a_page_becomes_markdown_and_redirects_are_followed_as_far_as_they_may()
     assert_eq!(got["result"]["url"], at("/page"));
     let got = fetch(&app, &team, &at("/away"), json!({})).await;
     assert!(got["result"]["text"].is_string());
-    // The call's headers go to the first origin alone.
+    // The call's headers are sent only to the first origin.
     let elsewhere = other.received_requests().await.unwrap();
     assert!(elsewhere.iter().all(|r| !r.headers.contains_key("x-key")));
     let first = server.received_requests().await.unwrap();
@@ -118,7 +118,7 @@ async fn a_page_becomes_markdown_and_redirects_are_followed_as_far_as_they_may()
             .unwrap_or_else(|| panic!("{url}: {got}"));
         assert!(error.contains(word), "{url}: {error}");
     }
-    // A host without a port is its default port alone.
+    // A host without a port permits only its default port.
     let got = fetch(&app, &team, &at("/page"), only("127.0.0.1")).await;
     let error = got["error"].as_str().unwrap_or_default();
     assert!(error.starts_with("not_allowed: 127.0.0.1:"), "{got}");
@@ -177,7 +177,7 @@ async fn what_a_page_says_is_untrusted_and_an_approval_says_where_it_was_read() 
         .await;
     let run = app.run(&team, json!({"agent_id": agent})).await;
     app.settle().await;
-    // The stand-in for `run_command` gives untrusted content itself: it was free before that.
+    // The stand-in for `run_command` itself returns untrusted content; before that, the call was permitted.
     assert_eq!(app.payment.begun(), 1);
     let got = app.get_run(&team, &run).await;
     let reason = &got["pending_human_request"]["reason"];

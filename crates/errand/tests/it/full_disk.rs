@@ -1,8 +1,8 @@
-//! The real server on a disk that is full: what it cannot take it refuses, what it took is there, and it goes on by
-//! itself once there is room.
+//! The real server on a full disk: it refuses what it cannot store, keeps what it has accepted, and continues by itself
+//! once there is room.
 //!
-//! The disk is a small tmpfs in a mount namespace of the server's own: nothing of it is left when the server ends. From
-//! outside it is reached through the server's `/proc/PID/root`.
+//! The disk is a small tmpfs in the server's own mount namespace, so it disappears with the server. From outside, it is
+//! accessible through `/proc/PID/root`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::engine_life::assert_well_formed;
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const TALLY: &str = "/workspace/tally.txt";
@@ -32,7 +32,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
 }
 
-/// What a server's process has around it.
+/// Sets up the environment of a server process.
 fn surround(command: &mut Command) {
     command
         .env_clear()
@@ -48,7 +48,7 @@ fn surround(command: &mut Command) {
         .kill_on_drop(true);
 }
 
-/// What a process says on its standard error, and how many lines of it.
+/// Collects the standard error of a process, and counts its lines.
 fn hear(child: &mut Child) -> (Arc<Mutex<String>>, watch::Receiver<usize>) {
     let from = BufReader::new(child.stderr.take().unwrap());
     let log = Arc::new(Mutex::new(String::new()));
@@ -64,14 +64,14 @@ fn hear(child: &mut Child) -> (Arc<Mutex<String>>, watch::Receiver<usize>) {
     (log, lines)
 }
 
-/// A program that becomes a server when it is told to.
+/// A program that becomes a server on demand.
 struct Next {
     child: Child,
     log: Arc<Mutex<String>>,
     lines: watch::Receiver<usize>,
 }
 
-/// A server on a small disk of its own.
+/// A server on its own small disk.
 struct Server {
     child: Child,
     dir: TempDir,
@@ -129,7 +129,7 @@ impl Server {
         server
     }
 
-    /// Where it listens, as it says.
+    /// Reads the address from the server's log.
     fn find(&mut self) {
         let log = self.log();
         let address = log.split("listening on ").nth(1).unwrap();
@@ -143,7 +143,7 @@ impl Server {
         self.go_on().await;
     }
 
-    /// A program that waits in the server's namespace, which keeps the disk there, to become the next server.
+    /// A program that waits in the server's namespace, which keeps the disk alive, to become the next server.
     async fn stand_by(&mut self) -> Next {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.child.id().unwrap().to_string(), "--mount"]);
@@ -168,13 +168,13 @@ impl Server {
         Next { child, log, lines }
     }
 
-    /// Kills the server at once. The next one waits.
+    /// Kills the server. The next one waits.
     async fn kill(&mut self, next: Next) {
         self.child.kill().await.unwrap();
         (self.child, self.log, self.lines) = (next.child, next.log, next.lines);
     }
 
-    /// Lets the next server begin.
+    /// Starts the next server.
     async fn go_on(&mut self) {
         let mut go = self.child.stdin.take().unwrap();
         go.write_all(b"go\n").await.unwrap();
@@ -200,7 +200,7 @@ impl Server {
         self.log().matches(text).count()
     }
 
-    /// Until the log holds a text more than so many times. True where it ended before.
+    /// Waits until the log contains a text more than this many times. Returns `true` if the server exited before that.
     async fn until(&mut self, text: &str, more_than: usize) -> bool {
         let log = Arc::clone(&self.log);
         let seen = async {
@@ -214,14 +214,14 @@ impl Server {
         within(&format!("a log with {text:?}"), seen).await
     }
 
-    /// The data directory as it is seen from outside.
+    /// The data directory as seen from outside.
     fn disk(&self) -> PathBuf {
         let root = format!("/proc/{}/root", self.child.id().unwrap());
         let data = self.dir.path().join("data");
         Path::new(&root).join(data.strip_prefix("/").unwrap())
     }
 
-    /// Takes all room on the disk but for so many bytes.
+    /// Fills the disk except for this many bytes.
     fn fill(&self, but: usize) {
         let path = self.disk().join("ballast");
         let mut file = std::fs::File::create(path).unwrap();
@@ -236,7 +236,7 @@ impl Server {
         std::fs::remove_file(self.disk().join("ballast")).unwrap();
     }
 
-    /// How often a write found no room.
+    /// Number of writes that found no room.
     async fn refusals(&self) -> u64 {
         let log = self.log();
         let url = log.split("metrics on ").nth(1).unwrap();
@@ -248,11 +248,11 @@ impl Server {
         value.lines().next().unwrap().parse().unwrap()
     }
 
-    /// All files of sandboxes, also those that the API does not show.
+    /// All files of sandboxes, including those that the API hides.
     fn sandbox_files(&self) -> Vec<PathBuf> {
         let (mut files, mut left) = (Vec::new(), vec![self.disk().join("sandboxes")]);
         while let Some(dir) = left.pop() {
-            // Where no sandbox was used yet, there is no directory.
+            // The directory does not exist before the first sandbox is used.
             let Ok(entries) = std::fs::read_dir(dir) else {
                 continue;
             };
@@ -309,7 +309,7 @@ impl Server {
         started["run"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// Until a run is as wanted.
+    /// Waits until a run satisfies a condition.
     async fn is(&self, run: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let is = async {
             loop {
@@ -342,7 +342,7 @@ impl Server {
         }
     }
 
-    /// A run that has completed, with its file edited once, and nothing twice in its transcript.
+    /// Asserts that a run has completed, edited its file once, and has nothing twice in its transcript.
     async fn completed_once(&self, run: &str, tally: &str) {
         let ended = self.ends(run).await;
         assert_eq!(ended["status"], "completed", "{ended:#}");
@@ -355,7 +355,7 @@ impl Server {
         assert_eq!(file.text().await.unwrap(), tally);
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     async fn stop(mut self) -> Option<i32> {
         let id = self.child.id().unwrap().to_string();
         let told = std::process::Command::new("/bin/sh")
@@ -391,7 +391,7 @@ fn finish() -> Value {
     json!({"finish": "{{ text }}"})
 }
 
-/// A run that sleeps on its timer while the disk is full: the first that is caught there.
+/// A run that waits for its timer while the disk is full: the first one that is caught in this state.
 async fn asleep_when_full(server: &Server, hook: &str) -> (String, Vec<String>) {
     let mut earlier = Vec::new();
     for seconds in [1, 5, 25, 60] {
@@ -448,7 +448,7 @@ async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itse
                 .await,
         );
     }
-    // What was accepted is there, and can be read.
+    // Accepted data still exists and is readable.
     assert_eq!(server.messages(&waiting).await, before);
     let runs = server.get("/v1/runs").await;
     assert_eq!(runs["total"], 2 + earlier.len());
@@ -472,7 +472,7 @@ async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itse
     assert_eq!(server.get(&path).await, json!({"files": []}));
     assert_eq!(server.sandbox_files(), files, "nor anything half written");
 
-    // The timer ends: its run cannot go on, and that is tried again and again.
+    // The timer expires: the run cannot continue, which is retried.
     let refused = server.refusals().await;
     let more = async {
         while server.refusals().await < refused + 3 {
@@ -512,7 +512,7 @@ async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itse
     );
     let again = server.request(Method::POST, &format!("{path}?path=direct"));
     assert_eq!(server.send(again.body(body)).await.0, 201);
-    // A request and an end of two, an end of the others; whatever came twice came under the same id.
+    // A request and an end for two runs, an end for the others; repetitions have the same ID.
     sink.until(total + 2).await;
     let ids: std::collections::BTreeSet<_> = sink.received().into_iter().map(|r| r.id).collect();
     assert_eq!(ids.len(), total + 2);
@@ -545,7 +545,7 @@ async fn a_tool_that_finds_no_room_fails_its_call_and_a_retry_goes_on() {
     let got = server.is(&run, "waiting", asks).await;
     let request = got["pending_human_request"]["id"].as_str().unwrap();
 
-    // Room for what the server records, and none for the file.
+    // Room for the server's records, but not for the file.
     server.fill(1024 * KIB);
     let respond = format!("/v1/runs/{run}/human-requests/{request}/respond");
     server
@@ -574,11 +574,11 @@ async fn a_tool_that_finds_no_room_fails_its_call_and_a_retry_goes_on() {
     assert_eq!(server.stop().await, Some(0));
 }
 
-/// How many runs work at once, and how many edits each makes.
+/// Number of concurrent runs, and of edits per run.
 const BUSY: usize = 4;
 const EDITS: usize = 60;
 
-/// An agent whose runs work for a while, and what each leaves when nothing is lost or done twice.
+/// An agent whose runs work for a while, and the file content that each run leaves if nothing is lost or done twice.
 async fn busy_agent(server: &Server) -> (Value, String) {
     let numbers: Vec<usize> = (0..EDITS).collect();
     let each = json!({"for_each": &numbers, "steps": [edit("{{ item }}")]});
@@ -588,7 +588,7 @@ async fn busy_agent(server: &Server) -> (Value, String) {
     (server.agent("busy", steps).await, tally)
 }
 
-/// Starts runs and fills the disk while they work. The runs; false where all had ended before.
+/// Starts runs and fills the disk while they work. Returns the runs, and `false` if all had ended before.
 async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<String>, bool) {
     let mut runs = Vec::new();
     for n in 0..BUSY {
@@ -632,7 +632,7 @@ async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
     for run in &all {
         let ended = server.ends(run).await;
         if ended["status"] == "failed" {
-            // The file found no room, not the record: the run says so, and goes on from there when it is told to.
+            // The file found no room, but its record did: the run reports it, and continues from there when asked to.
             let why = ended["error"]["message"].as_str().unwrap();
             assert!(
                 why.contains("no_space") || why.contains("no space"),
@@ -664,7 +664,7 @@ async fn a_start_on_a_full_disk_waits_for_room_and_goes_on() {
         }
         server.make_room();
     }
-    // What its runs held is to be given back, and there is no room to say so.
+    // The resources of its runs must be released, but there is no room to record that.
     server.kill_and_start().await;
     assert!(!server.until("the store cannot take a write", 0).await);
     assert_eq!(server.times("listening on "), 0);
@@ -704,7 +704,7 @@ async fn a_run_is_stopped_on_a_full_disk_and_stays_stopped() {
         server.post(&path, json!({}), &format!("stop {run}")).await;
         let got = server.get(&format!("/v1/runs/{run}")).await;
         assert_eq!(got["run"]["status"], "interrupted", "{got:#}");
-        // What was given up for the stop is for stops alone.
+        // The space that was freed for the stop is reserved for stops.
         assert_no_room(server.try_post("/v1/runs", &start, "late").await);
     }
     server.kill_and_start().await;
@@ -740,7 +740,7 @@ async fn a_kill_while_a_stop_takes_the_reserve_leaves_no_run_half_stopped() {
                 tokio::task::yield_now().await;
             }
         };
-        // From here on the commit is somewhere between its beginning and its end.
+        // From here on, the commit is somewhere between its start and its end.
         tokio::select! {
             _ = server.try_post(&path, &body, &key) => {}
             () = within("a reserve that is given up", given_up) => {}

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, and what is answered while the server stops.
+//! `/healthz` and `/readyz`, and the responses while the server stops.
 
 use axum::body::Body;
 use errand_testkit::TestApp;
@@ -32,7 +32,7 @@ async fn a_server_that_works_says_so_to_everybody() {
             assert_eq!(ask(&router, path, key).await.0, StatusCode::OK, "{path}");
         }
     }
-    // Over the network too.
+    // Also over the network.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     for path in ["/healthz", "/readyz"] {
         assert_eq!(

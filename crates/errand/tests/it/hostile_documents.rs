@@ -1,4 +1,4 @@
-//! Documents and pages that are made to harm who parses them: each costs its call.
+//! Documents and pages that attack their parser: each costs only its own call.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-/// Elements within each other that seem to be closed at once: walking them overflows any stack.
+/// Deeply nested elements that seem to be closed immediately: walking them overflows any stack.
 fn deep() -> String {
     "<span><!--</x>-->".repeat(500_000)
 }
 
-/// Elements beside each other, joined one by one: the work is the square of their number.
+/// Adjacent elements that are joined one by one: the work grows with the square of their number.
 fn wide() -> String {
     "<b>a</b>".repeat(1_200_000)
 }
 
-/// One tag with very many attributes, each held against all before it.
+/// A tag with very many attributes, each of which is compared with all earlier ones.
 fn attributes() -> String {
     use std::fmt::Write as _;
     let mut tag = "<p".to_owned();

@@ -1,5 +1,5 @@
-//! One team does all that a member, a model and a foreign server can do to take the server; another team's calls and runs
-//! still answer, the process lives, and its memory is bounded.
+//! One team does everything that a member, a model and a foreign server can do to disable the server. Another team's
+//! calls and runs still succeed, the process survives, and its memory is bounded.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::hostile_templates::{nested, shared};
 use crate::web::Browser;
 
-/// Times that the other team looks whether it is served.
+/// Number of times that the other team checks whether it is served.
 const LOOKS: usize = 12;
-/// What a look may take at most, however slow the machine is: without bounds none of them ever ends.
+/// Maximum duration of a check on any machine. Without limits, none would ever end.
 const LOOK_MAX: Duration = Duration::from_secs(20);
-/// Memory of the process at most. Unit: KiB.
+/// Maximum memory of the process in KiB.
 const MEMORY_KIB_MAX: u64 = 2 * 1024 * 1024;
 
-/// The other team's agent, whose run is over in no time.
+/// The other team's agent, whose runs end immediately.
 struct Good {
     team: Team,
     agent: String,
@@ -35,7 +35,7 @@ impl Good {
         Self { team, agent }
     }
 
-    /// A `GET`, a `POST /v1/runs`, and the run to its end. How long they took.
+    /// Performs a `GET`, a `POST /v1/runs`, and the run to its end. Returns the duration.
     async fn look(&self, app: &TestApp) -> Duration {
         let began = Instant::now();
         app.get(&self.team.key, "/v1/agents").await.expect(200);
@@ -60,7 +60,7 @@ fn memory_kib() -> u64 {
     kib.unwrap().parse().unwrap()
 }
 
-/// Playbooks whose templates are bombs.
+/// Playbooks with template bombs.
 pub(crate) fn bomb_steps() -> [Value; 7] {
     [
         json!([{"say": shared(60)}, {"finish": "x"}]),
@@ -73,7 +73,7 @@ pub(crate) fn bomb_steps() -> [Value; 7] {
     ]
 }
 
-/// Runs whose templates, documents and children are bombs.
+/// Runs with bombs in templates, documents and children.
 async fn start_bombs(app: &TestApp, evil: &Team) {
     let sandbox = app.sandbox(evil).await;
     let page = "<span><!--</x>-->".repeat(500_000);
@@ -96,7 +96,7 @@ async fn start_bombs(app: &TestApp, evil: &Team) {
         .await;
 }
 
-/// Bodies and streams that stand still.
+/// Bodies and streams that stall.
 async fn stand_still(app: &TestApp, evil: &Team) -> Vec<TcpStream> {
     let address = app.url().trim_start_matches("http://").to_owned();
     let run = {
@@ -156,7 +156,7 @@ async fn a_hostile_team_takes_nothing_from_another() {
     app.finish().await;
 }
 
-/// A server of tools: `good` is plain, the others have schemas that are bombs.
+/// A tool server: `good` is harmless, the other tools have schema bombs.
 pub(crate) async fn tools_server() -> MockServer {
     let server = MockServer::start().await;
     Mock::given(any())
@@ -191,7 +191,7 @@ fn bombs() -> Value {
     let tower = json!({"type": "object", "$defs": defs, "allOf": [{"$ref": "#/$defs/a0"}]});
     let a = json!({"$ref": "#/$defs/a"});
     let doubled = json!({"type": "object", "$defs": {"a": {"type": "object", "additionalProperties": {"allOf": [a, a]}}}, "allOf": [a]});
-    // It can be checked, by a process with a time limit: arguments that fit neither branch are looked at 2^depth times.
+    // A process with a time limit can check it: arguments that match neither branch are examined 2^depth times.
     let branch = json!({"properties": {"x": {"$ref": "#/$defs/a"}}});
     let either = json!({"type": "object", "anyOf": [branch, branch]});
     let tree = json!({"type": "object", "$defs": {"a": either}, "properties": {"x": {"$ref": "#/$defs/a"}}});

@@ -1,5 +1,5 @@
-//! The real program beside a team that does everything at once that a member, a model and a foreign server can do: another
-//! team is served meanwhile and afterward, the process lives, and its memory is bounded.
+//! The real program beside a team that does everything at once that a member, a model and a foreign server can do.
+//! Another team is served during the attack and afterward, the process survives, and its memory is bounded.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -17,22 +17,22 @@ use crate::hostile_member::{bomb_steps, tools_server};
 use crate::real_server::{Caller, Server};
 use crate::web::Browser;
 
-/// Times that the other team looks whether it is served, in each part.
+/// Number of times that the other team checks whether it is served, in each phase.
 const LOOKS: usize = 15;
-/// What one request or run of the other team may take at the median, on a machine that has nothing else to do.
+/// Maximum median duration of a request or run of the other team, on an otherwise idle machine.
 const MEDIAN_MAX: Duration = Duration::from_millis(250);
-/// A machine that is slow by itself may take so much longer than it takes without the hostile team.
+/// On a slow machine, a check may take up to this many times as long as without the hostile team.
 const SLOWER_MAX: u32 = 10;
-/// What a look may take at most, however slow the machine is.
+/// Maximum duration of a check on any machine.
 const LOOK_MAX: Duration = Duration::from_secs(20);
-/// Memory of the server at most, without its helpers, which have bounds of their own. Unit: KiB.
+/// Maximum memory of the server in KiB, without its helpers, which have their own limits.
 const MEMORY_KIB_MAX: u64 = 1024 * 1024;
-/// Event streams that the hostile team opens: more than one key may have.
+/// Event streams that the hostile team opens: more than a key may have.
 const STREAMS: usize = 70;
-/// Uploads that it sends byte by byte: more than one key may have.
+/// Uploads that it sends byte by byte: more than a key may have.
 const SLOW_UPLOADS: usize = 40;
 
-/// What a team has before the program starts.
+/// The data of a team before the program starts.
 struct World {
     app: TestApp,
     provider: ProviderServer,
@@ -47,11 +47,11 @@ struct Evil {
     key: String,
     cookie: String,
     sandbox: String,
-    /// A run that waits, with megabytes of events.
+    /// A waiting run with megabytes of events.
     waiting: String,
-    /// Assignments that are started again and again.
+    /// Assignments that are started repeatedly.
     agents: Vec<String>,
-    /// The page that compares two builds that have nothing in common.
+    /// The comparison page of two builds that have nothing in common.
     compare: String,
 }
 
@@ -95,7 +95,7 @@ async fn prepare() -> World {
     }
 }
 
-/// A run that waits, and was told much.
+/// A waiting run with many messages.
 async fn waiting_run(app: &TestApp, team: &Team) -> String {
     let agent = app.playbook(team, json!([{"wait": "10h"}])).await;
     let run = app.run(team, json!({"agent_id": agent})).await;
@@ -107,7 +107,7 @@ async fn waiting_run(app: &TestApp, team: &Team) -> String {
     run
 }
 
-/// Templates, documents, a network model that calls a tool whose schema never ends, and runs that start all of these.
+/// Templates, documents, a network model that calls a tool with an endless schema, and runs that start all of these.
 async fn hostile_agents(
     app: &TestApp,
     team: &Team,
@@ -141,7 +141,7 @@ async fn hostile_agents(
     agents
 }
 
-/// The page that compares two builds of which no line is alike.
+/// The comparison page of two builds without a common line.
 async fn comparison(app: &TestApp, team: &Team) -> String {
     let config = |seed: u64| {
         let line = |n: u64| format!("{:04x}\n", (n.wrapping_mul(seed) >> 40) & 0xffff);
@@ -159,7 +159,7 @@ async fn comparison(app: &TestApp, team: &Team) -> String {
     format!("/assignments/{agent}/builds/compare?from={from}&to={to}")
 }
 
-/// How long a request of each kind and a run took.
+/// Durations of each kind of request, and of a run.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     get: Duration,
@@ -187,7 +187,7 @@ async fn look(caller: &Caller, agent: &str) -> Look {
     Look { get, post, run }
 }
 
-/// The medians of some looks.
+/// The medians of several checks.
 async fn looks(what: &str, caller: &Caller, agent: &str, server: &Server) -> Look {
     let (mut all, mut memory) = (Vec::new(), 0);
     for _ in 0..LOOKS {
@@ -208,7 +208,7 @@ async fn looks(what: &str, caller: &Caller, agent: &str, server: &Server) -> Loo
     }
 }
 
-/// What the server's process has in memory. It fails where the process does not live.
+/// The memory of the server's process. Fails if the process is dead.
 fn memory_kib(server: &Server) -> u64 {
     let id = server.child.id().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -222,7 +222,7 @@ fn http() -> Client {
     client.timeout(LOOK_MAX).build().unwrap()
 }
 
-/// Requests of the hostile team, one after the other, until they are dropped. Answers of any kind are fine.
+/// Sends the hostile team's requests one after another until dropped. Any response is fine.
 async fn again_and_again(url: String, key: String, requests: Vec<(Method, String, String)>) {
     let http = http();
     for (method, path, body) in requests.iter().cycle() {
@@ -236,7 +236,7 @@ async fn again_and_again(url: String, key: String, requests: Vec<(Method, String
     }
 }
 
-/// The pages of comparisons, as a browser asks for them.
+/// Requests comparison pages as a browser does.
 async fn compare(url: String, cookie: String) -> Infallible {
     let http = http();
     loop {
@@ -270,7 +270,7 @@ async fn slow(address: String, head: String) -> Infallible {
     }
 }
 
-/// Everything at once, until it is dropped.
+/// Runs the whole attack until dropped.
 fn attack(server: &Server, evil: &Evil) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (address, key) = (server.address().to_owned(), &evil.key);
@@ -335,7 +335,7 @@ async fn a_hostile_team_takes_nothing_from_another_team() {
     let alone = looks("alone", &good, agent, &server).await;
 
     let tasks = attack(&server, &world.evil);
-    // The comparison, the model and the streams are under way.
+    // The comparison, the model and the streams are active.
     world.provider.until(1).await;
     let beside = looks("beside", &good, agent, &server).await;
     for (what, alone, beside) in [

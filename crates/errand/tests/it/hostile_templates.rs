@@ -1,4 +1,4 @@
-//! Templates, schemas and comparisons that are made to harm the server: each costs its own run, call or page.
+//! Templates, schemas and comparisons that attack the server: each costs only its own run, call or page.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::web::Browser;
 
-/// Values within each other, built within one template.
+/// Nested values, built within one template.
 pub(crate) fn nested(levels: usize, then: &str) -> String {
     format!("{{% set a=1 %}}{}{then}", "{% set a=[a] %}".repeat(levels))
 }
@@ -40,7 +40,7 @@ async fn evaluate(evaluators: &TeamEvaluators, source: &str) -> Result<bool, Eva
 #[tokio::test]
 async fn a_template_that_overflows_or_never_ends_costs_its_evaluation() {
     let patient = evaluators(Duration::from_secs(60));
-    // Some of these end with an error of their own, the others with their process.
+    // Some of these end with their own error, the others with their process.
     for then in [
         "{{ (a|string)|length }}",
         "{{ a ~ '' }}",
@@ -76,7 +76,7 @@ async fn a_template_that_overflows_or_never_ends_costs_its_evaluation() {
 #[tokio::test]
 async fn an_evaluation_that_nobody_waits_for_ends() {
     let evaluators = evaluators(Duration::from_secs(3_600));
-    // As many as a team has at once: dropped, they leave their places.
+    // As many as a team can have at once; dropping them frees their slots.
     for _ in 0..3 {
         let source = shared(60);
         let (a, b) = (
@@ -124,7 +124,7 @@ async fn a_run_whose_template_overflows_fails_and_others_go_on() {
     app.settle().await;
     assert_eq!(app.status(&team, &other).await, "completed");
     let run = app.get_run(&team, &hostile).await;
-    // It ends by itself where the stack suffices.
+    // It ends by itself if the stack suffices.
     assert!(
         ["failed", "completed"].contains(&run["run"]["status"].as_str().unwrap()),
         "{run}"

@@ -1,4 +1,4 @@
-//! HTTP/2 connections whose client does no more than the protocol asks for.
+//! HTTP/2 connections whose client does no more than the protocol requires.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Longer than any of these servers waits; only a server that does not let go is waited for so long.
+/// Longer than any timeout of these servers, so only a faulty server makes the test wait this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const DATA: u8 = 0;
@@ -16,18 +16,17 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-/// Of DATA and HEADERS: the end of the stream. Of SETTINGS and PING: an acknowledgment.
+/// On DATA and HEADERS: the end of the stream. On SETTINGS and PING: an acknowledgment.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A client that writes frames by hand, and acknowledges settings and pings.
+/// A client that writes raw frames, and acknowledges settings and pings.
 struct Client {
     stream: TcpStream,
     host: String,
-    /// Whether it acknowledges pings that come after a GOAWAY.
+    /// Whether it acknowledges pings after a GOAWAY.
     ends_in_order: bool,
-    /// What has come.
     pings: usize,
     goaways: usize,
     ended_streams: usize,
@@ -51,7 +50,7 @@ impl Client {
         client
     }
 
-    /// A frame. That the server has closed the connection shows where frames are read.
+    /// Sends a frame. Errors are ignored, because reading detects that the server has closed the connection.
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -70,7 +69,7 @@ impl Client {
             (":authority", &host),
             ("authorization", &format!("Bearer {key}")),
         ] {
-            // A literal that is not put into the table.
+            // A literal that is not added to the table.
             block.push(0);
             for text in [name, value] {
                 block.push(u8::try_from(text.len()).unwrap());
@@ -81,7 +80,7 @@ impl Client {
         self.send(HEADERS, flags, stream, &block).await;
     }
 
-    /// Reads one frame and acknowledges it. False: the server has closed the connection.
+    /// Reads a frame and acknowledges it. Returns `false` if the server has closed the connection.
     async fn read(&mut self) -> bool {
         let mut head = [0; 9];
         if self.stream.read_exact(&mut head).await.is_err() {
@@ -108,7 +107,7 @@ impl Client {
         true
     }
 
-    /// Reads until this holds.
+    /// Reads until a condition holds.
     async fn until(&mut self, holds: impl Fn(&Self) -> bool) {
         let reading = async {
             while !holds(self) {
@@ -172,7 +171,7 @@ async fn a_response_that_lasts_keeps_its_connection_open() {
     let mut client = Client::connect(&app).await;
     let events = format!("/v1/runs/{run}/events");
     client.get(1, &events, &team.key).await;
-    // The server asks after each idle timeout whether the client is still there.
+    // After each idle timeout, the server checks whether the client is still there.
     client.until(|client| client.pings >= 5).await;
     assert_eq!((client.goaways, client.ended_streams), (0, 0));
     client.send(RST_STREAM, 0, 1, &8u32.to_be_bytes()).await;
