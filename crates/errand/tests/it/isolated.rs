@@ -1,5 +1,5 @@
-//! `run_command` in real isolation. These run as root and as an ordinary user (`scripts/test` does both), and need
-//! bubblewrap.
+//! `run_command` in real isolation. These tests run as root and as an ordinary user (`scripts/test` does both), and
+//! require bubblewrap.
 
 mod bounds;
 mod commands;
@@ -18,10 +18,10 @@ use tokio::process::Command;
 
 use crate::process::{Logged, bare, ended};
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The program that isolates: the one that was built with these tests, or a copy of it that this user can reach.
+/// The isolating program: the one built with these tests, or a copy that this user can access.
 fn program() -> PathBuf {
     std::env::var_os("TEST_PROGRAM")
         .map_or_else(|| env!("CARGO_BIN_EXE_errand").into(), PathBuf::from)
@@ -31,7 +31,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// An app whose commands are real, with a team and a sandbox.
+/// An app with real commands, a team and a sandbox.
 struct Bench {
     app: TestApp,
     team: Team,
@@ -58,14 +58,14 @@ impl Bench {
         Self { app, team, sandbox }
     }
 
-    /// Starts a run of these steps on the sandbox; its id.
+    /// Starts a run of these steps on the sandbox, and returns its ID.
     async fn begin(&self, steps: Value) -> String {
         let agent = self.app.playbook(&self.team, steps).await;
         let body = json!({"agent_id": agent, "sandbox_id": self.sandbox});
         self.app.run(&self.team, body).await
     }
 
-    /// Until a run has ended, or asks; the run.
+    /// Waits until a run has ended or asks, and returns it.
     async fn ended(&self, run: &str) -> Value {
         let path = format!("/v1/runs/{run}?wait_s=60");
         let ended = async {
@@ -109,7 +109,7 @@ impl Bench {
         results.remove(0)
     }
 
-    /// The same, where all goes well; its standard output.
+    /// Runs a command that must succeed, and returns its standard output.
     async fn stdout(&self, command: &str) -> String {
         let result = self.call(json!({"command": command})).await.unwrap();
         assert_eq!(result["exit_code"], 0, "{result:#}");
@@ -129,7 +129,7 @@ impl Bench {
         );
     }
 
-    /// Until there is a file of this name in the sandbox.
+    /// Waits until the sandbox contains a file with this name.
     async fn until_there(&self, name: &str) {
         let path = self.app.sandbox_dir(&self.sandbox).join(name);
         let there = async {
@@ -147,7 +147,7 @@ impl Bench {
     }
 }
 
-/// Processes whose arguments hold a text.
+/// Processes whose arguments contain a text.
 fn processes_with(text: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
@@ -165,7 +165,7 @@ fn processes_with(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Until no process with this text is left.
+/// Waits until no process with this text is left.
 async fn until_gone(text: &str) {
     let gone = async {
         while !processes_with(text).is_empty() {
@@ -176,7 +176,7 @@ async fn until_gone(text: &str) {
     assert!(result.is_ok(), "left: {:?}", processes_with(text));
 }
 
-/// The real program as a server, with a key, and with what is in its environment.
+/// The real program as a server, with a key and its environment.
 struct Real {
     logged: Logged,
     url: String,
@@ -238,7 +238,7 @@ impl Real {
         body
     }
 
-    /// Starts a run of one command; its id.
+    /// Starts a run of one command, and returns its ID.
     async fn begin(&self, command: &str) -> String {
         let config = json!({"version": "v2", "data": {"tools": {"run_command": "allow"}, "playbook": {"steps": [
             {"tool": "run_command", "with": {"command": command}, "on_error": "continue", "as": "r"},
@@ -255,7 +255,7 @@ impl Real {
         run["run"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// What a run's last message says, once it has ended.
+    /// The last message of a run that has ended.
     async fn last_words(&self, run: &str) -> String {
         let path = format!("/v1/runs/{run}?wait_s=60");
         let ended = self.call(reqwest::Method::GET, &path, None).await;
@@ -271,7 +271,7 @@ impl Real {
         last["text_content"].as_str().unwrap().to_owned()
     }
 
-    /// The line of `GET /v1/tools` about `run_command`.
+    /// The entry for `run_command` in `GET /v1/tools`.
     async fn tool(&self) -> Value {
         let tools = self.call(reqwest::Method::GET, "/v1/tools", None).await;
         let tools = tools["tools"].as_array().unwrap().clone();

@@ -1,4 +1,4 @@
-//! Tests of the program from outside. One binary: each module is a topic, and linking happens once.
+//! Tests of the program from outside. All modules are in one binary, so that it is linked only once.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

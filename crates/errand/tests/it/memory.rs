@@ -1,4 +1,4 @@
-//! What the real program takes of memory while clients do their worst.
+//! Memory of the real program under the worst clients.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -7,7 +7,7 @@ use tokio::process::Child;
 
 use crate::process::Process;
 
-/// The most memory that the process has had, in MiB.
+/// Peak memory of the process in MiB.
 fn peak_mib(child: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id().unwrap())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -46,7 +46,7 @@ async fn streams_that_nobody_reads_take_little_memory() {
         assert_eq!(&begun, b"HTTP/1.1 200 OK");
         streams.push(stream);
     }
-    // Others are answered meanwhile.
+    // Other clients are served in the meantime.
     for _ in 0..100 {
         assert_eq!(server.get(&format!("/v1/runs/{run}")).await.0, 200);
     }

@@ -1,4 +1,4 @@
-//! The figures for a collector, over the wire.
+//! The metrics endpoint, over the network.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn scrape(app: &TestApp) -> String {
     answer.text().await.unwrap()
 }
 
-/// The value of a series, as its line names it.
+/// The value of a series, by the name on its line.
 #[track_caller]
 fn value(text: &str, series: &str) -> u64 {
     let line = text
@@ -98,7 +98,7 @@ async fn what_is_open_is_exact_and_what_has_ended_a_minute_old_at_most() {
         assert!(value(&text, series) > 0, "{series}");
     }
 
-    // Stopped: it is not open any more, at once; that it has ended is counted when the minute is over.
+    // A stopped run is no longer open immediately; it counts as ended once the minute is over.
     let stop = format!("/v1/runs/{}/stop", runs[0]);
     app.post(&team.key, &stop, json!({})).await.expect(200);
     app.settle().await;
@@ -116,7 +116,7 @@ async fn what_is_open_is_exact_and_what_has_ended_a_minute_old_at_most() {
     assert_eq!(runs_are(&text, "interrupted"), 1);
     assert_eq!(value(&text, "errand_runs_ended_age_seconds"), 0);
 
-    // A crash lets the directory go, and the next start shows the same.
+    // The crash releases the directory, and the next start shows the same.
     app.crash().await;
     let text = scrape(&app).await;
     assert_eq!(
@@ -137,7 +137,7 @@ async fn deliveries_are_counted_by_state() {
     app.settle().await;
     let text = scrape(&app).await;
     assert_eq!(value(&text, "errand_deliveries{state=\"delivered\"}"), 1);
-    // Nobody listens there: it is tried again later.
+    // Nothing listens there, so the delivery is retried later.
     let body = json!({"agent_id": agent, "webhook_url": "http://127.0.0.1:1/hook"});
     app.run(&team, body).await;
     app.settle().await;
@@ -200,7 +200,7 @@ async fn the_listener_gives_figures_and_nothing_else() {
         );
     }
     assert_eq!(status(client().post(&url)).await, 405);
-    // Collectors that come together are all served.
+    // Concurrent collectors are all served.
     let together: Vec<_> = (0..8).map(|_| scrape(&app)).collect();
     let texts = futures::future::join_all(together).await;
     assert!(texts.iter().all(|text| text.contains("errand_claims 0\n")));

@@ -1,4 +1,4 @@
-//! Runs of models on the network, against a server that speaks the three providers' protocols.
+//! Runs of network models, with a server that speaks the protocols of the three providers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::api_events;
 
-/// A model of each provider, and whose protocol it speaks.
+/// A model of each provider, with its protocol.
 pub(crate) const EACH: [(&str, Protocol); 3] = [
     ("anthropic/claude-test", Protocol::Anthropic),
     ("openai/gpt-test", Protocol::OpenAi),
@@ -61,7 +61,7 @@ impl World {
         self.app.get_run(&self.team, run).await["run"].clone()
     }
 
-    /// The texts of a run's messages, or what stands for them.
+    /// The texts of a run's messages; a short form for messages without text.
     pub(crate) async fn texts(&self, run: &str) -> Vec<String> {
         let messages = self.app.messages(&self.team, run).await;
         messages.iter().map(shown).collect()
@@ -159,7 +159,7 @@ async fn the_documented_example_has_no_message_and_runs_on_a_network_model() {
     world
         .server
         .script("claude-sonnet-4-5", vec![Answer::text("It is done.")]);
-    // A bare name, as the documented configs have it.
+    // A bare name, as in the documented configurations.
     let agent = world
         .app
         .agent(
@@ -203,7 +203,7 @@ async fn the_documented_example_has_no_message_and_runs_on_a_network_model() {
     let asked = world.server.last();
     assert_eq!(asked.user_texts(), ["My name is Ann.", "Begin."]);
     assert_eq!(asked.turns(), 1);
-    // A message goes on from there, and nothing is sent twice.
+    // A message continues from there, and nothing is sent twice.
     let path = format!("/v1/runs/{run}/messages");
     let reply = world
         .app
@@ -247,7 +247,7 @@ async fn a_text_is_told_while_it_comes_and_stored_once() {
         let world = World::new().await;
         let name = model.split_once('/').unwrap().1;
         let gate = Gate::default();
-        // In the middle of the text.
+        // Within the text.
         let cut = match protocol {
             Protocol::Anthropic => 5,
             Protocol::OpenAi => 3,
@@ -261,7 +261,7 @@ async fn a_text_is_told_while_it_comes_and_stored_once() {
             .fail_with([Fault::Cut(cut), Fault::Trickle(gate.clone())]);
         let run = world.start(model, json!({}), Some("Count.")).await;
         let mut stream = api_events::open(&world.app, &world.team.key, &run, None).await;
-        // The first attempt breaks off; the second one trickles.
+        // The first attempt breaks off; the second one arrives in pieces.
         world.server.until(1).await;
         world.app.settle().await;
         assert_eq!(world.get(&run).await["waiting_on"]["kind"], "retry");
@@ -298,7 +298,7 @@ async fn a_text_is_told_while_it_comes_and_stored_once() {
             .position(|i| i.data["id"] == created[0].data["id"])
             .unwrap();
         assert!(last_delta < message, "pieces come before the message");
-        // They are stored nowhere.
+        // They are not stored.
         let again = api_events::open(&world.app, &world.team.key, &run, Some(0)).await;
         assert!(again.rest().await.iter().all(|i| i.kind != "message.delta"));
         world.app.finish().await;
@@ -338,7 +338,7 @@ async fn calls_that_do_not_fit_go_back_to_the_model_with_the_field_named() {
         if protocol != Protocol::Gemini {
             assert!(errors[3].contains("not JSON"), "{errors:?}");
         }
-        // The one that fits was carried out, and each call has its result, in order.
+        // The valid call was executed, and each call has its result, in order.
         assert!(texts.iter().any(|t| t.contains("size_bytes")), "{texts:?}");
         let results = world.server.last().tool_results();
         assert!(
@@ -374,7 +374,7 @@ async fn three_answers_in_a_row_that_hold_nothing_fail_the_run() {
         "{told:?}"
     );
 
-    // One that holds something in between begins the count anew.
+    // A valid call in between restarts the count.
     let fine = Answer::call("list_files", json!({}));
     let answers = [
         Answer::nothing(),
@@ -384,7 +384,7 @@ async fn three_answers_in_a_row_that_hold_nothing_fail_the_run() {
         Answer::nothing(),
         Answer::text("There."),
     ];
-    // An empty answer leaves no turn behind in what is sent: the rule counts requests.
+    // An empty answer leaves no turn in later requests: the count is of requests.
     let world = World::new().await;
     let asked = std::sync::atomic::AtomicUsize::new(0);
     world.server.answer_by(move |_| {
@@ -440,7 +440,7 @@ async fn a_message_during_a_model_call_is_read_before_the_next_one() {
     gate.open_for_good();
     world.app.settle().await;
     world.completed(&run).await;
-    // It stands before the turn in the transcript, and behind it in what the model is sent.
+    // It precedes the turn in the transcript, and follows it in the model's request.
     let body = world.server.last().body;
     let roles: Vec<_> = body["messages"]
         .as_array()
@@ -471,7 +471,7 @@ async fn a_stop_cancels_the_call() {
         .expect(200);
     world.app.settle().await;
     assert_eq!(world.get(&run).await["status"], "interrupted");
-    // A message resumes it, and the model is asked anew.
+    // A message resumes it, and the model is called again.
     let path = format!("/v1/runs/{run}/messages");
     world
         .app

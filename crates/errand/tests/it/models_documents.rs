@@ -1,4 +1,4 @@
-//! What models read: images where they see, documents as text, several things at once; and what it costs.
+//! What models read: images if they support them, documents as text, several things at once; and the cost.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::models::{EACH, World, config};
 /// A PNG of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
 
-/// A world with a model that does not see, and one that the operator says does; prices of both.
+/// A world with a model that does not support images, and one that does according to the operator, both with prices.
 async fn with_local() -> World {
     let server = ProviderServer::start().await;
     let file = format!(
@@ -64,7 +64,7 @@ async fn images_are_shown_to_models_that_see_and_only_as_they_were_read() {
         let is_shown = sent.contains(PIXEL);
         assert_eq!(is_shown, model != "local/blind", "{model}: {sent}");
         assert_eq!(sent.contains("You cannot see images"), !is_shown);
-        // By now it is another file: what the model saw is not shown in its place.
+        // The file has changed: the new content is not shown in place of what the model saw.
         put([bytes.as_slice(), b"more"].concat()).await;
         let path = format!("/v1/runs/{run}/messages");
         let body = json!({"message": "And now?"});
@@ -123,7 +123,7 @@ async fn the_operator_s_prices_go_before_the_known_ones() {
         let told = got["usage"]["cost_usd"].as_f64().unwrap();
         assert!((told - cost).abs() < 1e-9, "{model}: {told}, not {cost}");
     }
-    // With a price its cost can be limited.
+    // With a price, its cost can be limited.
     let data = json!({"limits": {"cost_usd": 0.001}});
     world.server.script(
         "blind",
@@ -134,7 +134,7 @@ async fn the_operator_s_prices_go_before_the_known_ones() {
     world.app.finish().await;
 }
 
-/// Answers requests once two are there.
+/// A server that answers once two requests have arrived.
 async fn both_at_once() -> (String, tokio::task::JoinHandle<()>) {
     let barrier = Arc::new(tokio::sync::Barrier::new(2));
     let page = move || {
@@ -179,7 +179,7 @@ async fn calls_that_only_read_are_carried_out_at_the_same_time_and_recorded_in_t
     let results = world.server.last().tool_results();
     assert!(results[0].contains("/one") && results[0].contains("there"));
     assert!(results[1].contains("/two") && results[1].contains("there"));
-    // What reads after a change has it before it.
+    // A read after a change comes after it.
     assert!(results[2].contains("size_bytes"), "{results:?}");
     assert_eq!(results[3], "x");
     world.app.finish().await;

@@ -1,4 +1,4 @@
-//! What goes wrong on the way to a model, and what follows.
+//! Faults between the server and a model, and their consequences.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn each_fault_of_transport_is_tried_again_and_holds_no_place() {
             world.app.advance(PAUSE).await;
         }
         world.completed(&run).await;
-        // The answer is there once, and the attempts are not among the messages.
+        // The answer exists once, and the attempts are not among the messages.
         assert_eq!(
             world.texts(&run).await,
             [
@@ -106,7 +106,7 @@ async fn a_bad_key_or_request_is_not_tried_again_and_says_what_to_do() {
             assert_eq!(world.server.asked().len(), before + 1);
         }
     }
-    // A retry asks again, with what was set right meanwhile.
+    // A retry calls the model again, with the corrected settings.
     world.server.fail_with([Fault::Status(401)]);
     let run = world.run("openai/gpt-test", json!({}), "Go.").await;
     world.failed(&run).await;
@@ -145,7 +145,7 @@ async fn attempts_end_and_a_retry_begins_anew() {
     world.app.finish().await;
 }
 
-/// Until somebody listens to a model that may still be silent for so long. (All that is else waited for is further away.)
+/// Waits until a driver listens to a model that can still be silent for this long. (All other timers are further away.)
 async fn listens(world: &World, ms: u64) {
     let until = world.app.now().plus_ms(ms);
     let listens = async {
@@ -176,7 +176,7 @@ async fn a_silent_provider_is_given_up_on_and_a_slow_one_is_not() {
     world.app.settle().await;
     assert_eq!(world.get(&run).await["waiting_on"]["kind"], "retry");
     world.app.clock().advance(Duration::from_millis(500));
-    // Each piece takes 1.5 s: together far more than the silence that is allowed. Some of them tell nothing new.
+    // Each piece takes 1.5 s: together far more than the permitted silence. Some of them contain nothing new.
     for _ in 0..9 {
         gate.arrival().await;
         listens(&world, 2_000).await;
@@ -200,7 +200,7 @@ async fn a_provider_that_is_down_holds_up_only_the_runs_that_use_it() {
     for _ in 0..4 {
         down.push(world.start("openai/gpt-test", json!({}), Some("Go.")).await);
     }
-    // With a single place: each of those that fail gives it back.
+    // With a single slot: each failed attempt frees it.
     let run = world.run("anthropic/claude-test", json!({}), "Go.").await;
     world.completed(&run).await;
     for run in &down {
@@ -209,7 +209,7 @@ async fn a_provider_that_is_down_holds_up_only_the_runs_that_use_it() {
     world.app.finish().await;
 }
 
-/// Until a run has completed, without time passing.
+/// Waits until a run has completed, without advancing the clock.
 async fn completes(world: &World, run: &str) {
     let completes = async {
         while world.get(run).await["status"] != "completed" {
@@ -236,7 +236,7 @@ async fn a_slow_provider_is_asked_so_much_at_once_and_holds_up_only_the_runs_tha
         runs.push(world.start("openai/gpt-test", json!({}), Some("Go.")).await);
     }
     world.server.until(2).await;
-    // The others of that provider wait without a place, and say so; those of another go on.
+    // Other runs of this provider wait without a slot, and say so; runs of another provider continue.
     let other = world
         .start("anthropic/claude-test", json!({}), Some("Go."))
         .await;
@@ -247,11 +247,11 @@ async fn a_slow_provider_is_asked_so_much_at_once_and_holds_up_only_the_runs_tha
     }
     assert_eq!(waiting, 4);
     assert_eq!(world.server.asked().len(), 3);
-    // One that is stopped makes no room for nobody.
+    // Stopping a waiting run frees no slot.
     let path = format!("/v1/runs/{}/stop", runs[3]);
     let stopped = world.app.post(&world.team.key, &path, json!({})).await;
     stopped.expect(200);
-    // As soon as there is room, the next one has its turn: no time passes for that.
+    // As soon as a slot is free, the next run gets it, without any time passing.
     gate.open_for_good();
     for run in runs.iter().filter(|run| **run != runs[3]) {
         completes(&world, run).await;

@@ -1,4 +1,4 @@
-//! What models use up, what it costs, and where it ends.
+//! Usage and cost of models, and their limits.
 
 use errand_testkit::providers::Answer;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ async fn respond(world: &World, run: &str, body: Value) {
     world.app.settle().await;
 }
 
-/// Calls a tool in each turn, for ever.
+/// Makes the model call a tool in each turn, forever.
 fn busy(world: &World) {
     world
         .server
@@ -28,7 +28,7 @@ fn busy(world: &World) {
 #[tokio::test]
 async fn tokens_cost_and_time_of_each_call_are_summed_everywhere() {
     let world = World::new().await;
-    // 3 USD a million, 0.3 from the cache, 3.75 into it, 15 back.
+    // Per million tokens: 3 USD, 0.3 from the cache, 3.75 into it, 15 for output.
     world.server.script(
         "claude-sonnet-4-5",
         vec![
@@ -112,7 +112,7 @@ async fn a_run_asks_whether_to_go_on_beyond_a_limit() {
             "{request}"
         );
         assert_eq!(world.server.asked().len(), calls, "{limits}");
-        // As much again.
+        // The same amount again.
         respond(&world, &run, json!({"approved": true})).await;
         assert_eq!(world.get(&run).await["status"], "waiting", "{limits}");
         assert_eq!(world.server.asked().len(), 2 * calls, "{limits}");
@@ -179,13 +179,13 @@ async fn a_team_s_month_has_a_limit_too() {
     assert!(close(&limits["cost_usd_month"], 0.004));
     assert!(limits["spent_usd_month"].as_f64().unwrap() > 0.004);
 
-    // Without people a run fails at once, and asks no model.
+    // Without people, the run fails immediately, without a model call.
     let data = json!({"human_in_the_loop": false});
     let alone = world.run("anthropic/claude-sonnet-4-5", data, "Go.").await;
     assert_eq!(world.failed(&alone).await.0, "limit_exceeded");
     assert_eq!(world.server.asked().len(), 2);
 
-    // A playbook costs nothing, and goes on.
+    // A playbook costs nothing, and continues.
     let playbook = world
         .app
         .playbook(&world.team, json!([{"finish": "Done."}]))
@@ -197,12 +197,12 @@ async fn a_team_s_month_has_a_limit_too() {
     world.app.settle().await;
     world.completed(&run).await;
 
-    // The month ends, and with it what was spent.
+    // A new month starts, and the budget is available again.
     let days = std::time::Duration::from_secs(10 * 86_400);
     world.app.advance(days).await;
     let limits = world.app.get(key, path).await.expect(200);
     assert!(close(&limits["spent_usd_month"], 0.0), "{limits}");
-    // A member reads the limit, and does not set it.
+    // A member can read the limit, but not set it.
     let (_, member) = world
         .app
         .person(

@@ -1,4 +1,4 @@
-//! Long runs: large results, full windows, what the provider has in its cache.
+//! Long runs: large results, full context windows, the provider's cache.
 
 use errand_testkit::TestOptions;
 use errand_testkit::providers::{Answer, Asked};
@@ -41,7 +41,7 @@ async fn a_large_result_is_cut_and_the_whole_is_in_a_file() {
     let file = path.strip_prefix("/workspace/").unwrap();
     let kept = std::fs::read_to_string(world.app.sandbox_dir(&sandbox).join(file)).unwrap();
     assert_eq!(kept, whole);
-    // People see it whole.
+    // People see all of it.
     let messages = world.app.messages(&world.team, &run).await;
     assert_eq!(messages[2]["tool_result"]["result"], json!(whole));
     world.app.finish().await;
@@ -112,7 +112,7 @@ async fn when_the_window_fills_older_turns_are_replaced_by_a_summary() {
             .iter()
             .any(|t| t.contains("SUMMARY: files"))
     );
-    // Each call that is sent has its result.
+    // Each call in the request has its result.
     let messages = last.body["messages"].as_array().unwrap();
     for (at, message) in messages.iter().enumerate() {
         if message["tool_calls"].is_array() {
@@ -121,7 +121,7 @@ async fn when_the_window_fills_older_turns_are_replaced_by_a_summary() {
             assert_eq!(&messages[at + 1]["tool_call_id"], id);
         }
     }
-    // The summary is in the transcript and not among the messages; the whole is still there.
+    // The summary is in the transcript but not among the messages; all messages still exist.
     let texts = world.texts(&run).await;
     assert_eq!(
         texts.iter().filter(|t| *t == "call write_file").count(),
@@ -134,7 +134,7 @@ async fn when_the_window_fills_older_turns_are_replaced_by_a_summary() {
     let of_summaries = calls.iter().filter(|c| c["purpose"] == "summary").count();
     assert_eq!(of_summaries, summaries);
 
-    // After a restart the same is sent: the summary is read from the transcript.
+    // The same is sent after a restart, because the summary is read from the transcript.
     world.app.crash().await;
     let path = format!("/v1/runs/{run}/messages");
     let reply = world
@@ -158,7 +158,7 @@ async fn anthropic_is_told_what_to_cache_and_the_cached_share_is_shown() {
     let world = World::new().await;
     world.server.answer_by(|asked| {
         let turn = asked.turns() as u64;
-        // As the provider does: all up to the last mark of the call before is in the cache.
+        // Like the provider: everything up to the last mark of the previous call is in the cache.
         let cached = if turn == 0 {
             0
         } else {
@@ -190,7 +190,7 @@ async fn anthropic_is_told_what_to_cache_and_the_cached_share_is_shown() {
         let marks = body.to_string().matches("cache_control").count();
         assert!(marks <= 4, "{marks}");
     }
-    // What was sent before is a prefix of what is sent next, but for the marks.
+    // Each request begins with the previous one, apart from the marks.
     let unmarked = |asked: &Asked| {
         let mut messages = asked.body["messages"].clone();
         strip(&mut messages);
@@ -207,7 +207,7 @@ async fn anthropic_is_told_what_to_cache_and_the_cached_share_is_shown() {
     world.app.finish().await;
 }
 
-/// Without marks, and with a text that is alone as it would be without one.
+/// Removes the marks, and unwraps text that is alone, as it would be without a mark.
 fn strip(value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -80,7 +80,7 @@ async fn limits_hold_however_usage_is_said() {
             let run = world.run("local/some", data, "Go.").await;
             assert_eq!(world.failed(&run).await.0, "limit_exceeded", "{form:?}");
             let calls = world.server.asked().len() - before;
-            // By the estimate a question of this test has some hundred tokens.
+            // A request of this test is estimated at some hundred tokens.
             let most = if form == UsageForm::Missing { 30 } else { 2 };
             assert!(calls <= most, "{form:?}: {calls}");
         }
@@ -91,7 +91,7 @@ async fn limits_hold_however_usage_is_said() {
 #[tokio::test]
 async fn attempts_that_failed_count_and_are_listed() {
     let world = World::new().await;
-    // What goes in is told at the beginning, before the stream breaks off.
+    // Input tokens are reported at the beginning, before the stream breaks off.
     let good = Answer::text("It is done.").with_tokens(3_050, 0, 0, 40);
     world.server.script("claude-sonnet-4-5", vec![good]);
     world.server.fail_with([
@@ -145,7 +145,7 @@ async fn a_call_that_was_stopped_counts() {
         world.server.fail_with([Fault::Trickle(gate.clone())]);
         let run = world.start(model, json!({}), Some("Count.")).await;
         let mut stream = crate::api_events::open(&world.app, &world.team.key, &run, None).await;
-        // Until a piece of the text has come.
+        // Waits until a piece of the text has arrived.
         let events = match protocol {
             Protocol::Anthropic => 4,
             Protocol::OpenAi => 2,
@@ -160,7 +160,7 @@ async fn a_call_that_was_stopped_counts() {
         let path = format!("/v1/runs/{run}/stop");
         let stopped = world.app.post(&world.team.key, &path, json!({}));
         stopped.await.expect(200);
-        // The driver leaves after the stop was answered.
+        // The driver leaves after the response to the stop.
         let left = async {
             while model_calls(&world, &run).await.is_empty() {
                 tokio::task::yield_now().await;
@@ -192,7 +192,7 @@ async fn a_cost_that_is_not_known_is_null() {
     assert_eq!(usage["cost_usd"], Value::Null);
     assert_eq!(usage["cost_unknown_tokens"], 1_801);
     assert_eq!(model_calls(&world, &run).await[0]["cost_usd"], Value::Null);
-    // What is known is said beside it.
+    // The known part of the cost is shown as well.
     let known = world.run("openai/gpt-4.1", json!({}), "Go.").await;
     assert!(world.completed(&known).await["usage"]["cost_usd"].as_f64() > Some(0.0));
     let sum = sum(&world).await;
@@ -219,7 +219,7 @@ async fn a_team_s_limit_refuses_a_model_without_a_price() {
         assert!(message.contains(part), "{message}");
     }
     assert_eq!(world.server.asked().len(), 0);
-    // A limit that is set later holds before the next call.
+    // A limit that is set later applies before the next call.
     limit_month(&world, Value::Null).await;
     let gate = Gate::default();
     world.server.hold_at(&gate);
@@ -262,7 +262,7 @@ async fn an_operator_s_default_price_counts() {
 
 #[tokio::test]
 async fn thoughts_and_usage_before_the_answer_count() {
-    // A call that is blocked has been paid for as well.
+    // A blocked call has also been paid for.
     let world = World::new().await;
     let (model, protocol) = EACH[2];
     assert_eq!(protocol, Protocol::Gemini);

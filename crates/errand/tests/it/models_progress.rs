@@ -1,4 +1,5 @@
-//! Progress or end: what a model answers, a run ends, waits for a person, or makes progress, in a bounded number of calls.
+//! Progress or end: whatever a model answers, a run ends, waits for a person, or makes progress, within a bounded
+//! number of calls.
 
 use errand_core::limits::{
     CUT_ANSWERS_MAX, DENIED_REPEATS_MAX, FAILED_TURNS_MAX, LOST_CALLS_MAX, MODEL_CALLS_DEFAULT_MAX,
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::models::{EACH, World};
 
-/// A world with one more provider, `local`, that speaks OpenAI's protocol; and with these lines in its settings.
+/// A world with an additional provider, `local`, that speaks OpenAI's protocol, and with additional settings.
 pub(crate) async fn local(more: &str) -> World {
     let server = ProviderServer::start().await;
     let file = format!(
@@ -32,7 +33,7 @@ pub(crate) fn wants_summary(asked: &Asked) -> bool {
     asked.system().starts_with("You write the summary")
 }
 
-/// Counts as real providers do: four bytes a token.
+/// Counts tokens like real providers: four bytes per token.
 fn counted(answer: Answer, asked: &Asked) -> Answer {
     let bytes = asked.body.to_string().len() as u64;
     answer.with_tokens(bytes / 4, 0, 0, 50)
@@ -60,7 +61,7 @@ fn unattended() -> Value {
 
 #[tokio::test]
 async fn a_newest_turn_that_is_too_large_is_shortened() {
-    // Seven files of 64 KiB are more than the window of 128,000 tokens holds.
+    // Seven files of 64 KiB exceed the window of 128,000 tokens.
     let world = World::new().await;
     world.server.answer_by(|asked| {
         let answer = if wants_summary(asked) {
@@ -108,7 +109,7 @@ async fn a_newest_turn_that_is_too_large_is_shortened() {
 #[tokio::test]
 async fn arguments_of_the_newest_turn_are_shortened_too() {
     let world = local("").await;
-    // The window of an unknown model: 32,000 tokens. In the middle of a run.
+    // An unknown model has a window of 32,000 tokens. In the middle of a run.
     world.server.answer_by(|asked| {
         let answer = match asked.turns() {
             _ if wants_summary(asked) => Answer::text("Files are written."),
@@ -132,7 +133,7 @@ async fn arguments_of_the_newest_turn_are_shortened_too() {
     assert!(world.server.asked().len() <= 8);
     let sent = world.server.last().body.to_string();
     assert!(sent.contains("left out here for lack of space"), "{sent}");
-    // What was done is whole.
+    // The work is complete.
     let got = world.get(&run).await;
     let sandbox = got["sandbox_id"].as_str().unwrap();
     let file = world.app.sandbox_dir(sandbox).join("huge.html");
@@ -213,7 +214,7 @@ async fn answers_that_are_cut_off_are_bounded() {
             "{model}"
         );
         assert_eq!(world.server.asked().len(), CUT_ANSWERS_MAX as usize);
-        // With people, they are asked; an approval begins the count anew.
+        // With people, they are asked; an approval restarts the count.
         let run = world.run(model, json!({}), "Tell.").await;
         assert!(title(&world, &run).await.contains("truncated"));
         respond(&world, &run, json!({"approved": true})).await;
@@ -237,7 +238,7 @@ async fn a_cut_answer_that_repeats_the_last_ends_at_once() {
     world.app.finish().await;
 }
 
-/// What a model answers at its nth turn, the code that the run ends with, and how many calls it makes at most.
+/// A model's answer at its nth turn, the run's final error code, and the maximum number of calls.
 type Case = (fn(usize) -> Answer, &'static str, u32);
 
 #[tokio::test]
@@ -279,7 +280,7 @@ async fn calls_that_repeat_or_fail_are_bounded() {
             let run = world.run(model, unattended(), "Go.").await;
             assert_eq!(world.failed(&run).await.0, *code, "{model}");
             assert_eq!(world.server.asked().len(), *calls as usize, "{code}");
-            // A retry gives it as many again; so does a message, where people can be asked.
+            // A retry permits the same number again; so does a message, if people can be asked.
             let path = format!("/v1/runs/{run}/retry");
             let reply = world.app.post(&world.team.key, &path, json!({}));
             reply.await.expect(200);
@@ -311,7 +312,7 @@ async fn without_a_limit_of_steps_model_calls_are_bounded() {
     world.app.finish().await;
 }
 
-/// A model that asks for the same call again and again.
+/// A model that repeats the same call.
 async fn stubborn() -> (World, String) {
     let world = World::new().await;
     world.server.answer_by(|_| {
@@ -337,15 +338,15 @@ async fn a_denied_call_is_refused_when_it_is_repeated() {
     let (mut world, run) = stubborn().await;
     assert_eq!(title(&world, &run).await, "Allow write_file?");
     respond(&world, &run, json!({"approved": false})).await;
-    // Three repeats are refused without a question; then the question is whether the run goes on.
+    // Three repetitions are refused without a question; then a person decides whether the run continues.
     assert!(title(&world, &run).await.contains("denied calls"));
     assert_eq!(refused(&world, &run).await, DENIED_REPEATS_MAX as usize);
-    // It holds across a restart.
+    // It still applies after a restart.
     world.app.crash().await;
     respond(&world, &run, json!({"approved": true})).await;
     assert!(title(&world, &run).await.contains("denied calls"));
     assert_eq!(refused(&world, &run).await, 2 * DENIED_REPEATS_MAX as usize);
-    // And a fork has it with the transcript.
+    // A fork inherits it with the transcript.
     let path = format!("/v1/runs/{run}/fork");
     let forked = world.app.post(&world.team.key, &path, json!({})).await;
     let fork = forked.expect(201)["run"]["id"].as_str().unwrap().to_owned();
@@ -353,7 +354,7 @@ async fn a_denied_call_is_refused_when_it_is_repeated() {
     assert_ne!(title(&world, &fork).await, "Allow write_file?");
     respond(&world, &run, json!({"approved": false})).await;
     assert_eq!(world.failed(&run).await.0, "model_repeats_denied_calls");
-    // A retry is no message: the call stays denied.
+    // A retry is not a message: the call stays denied.
     let path = format!("/v1/runs/{run}/retry");
     world
         .app
@@ -362,7 +363,7 @@ async fn a_denied_call_is_refused_when_it_is_repeated() {
         .expect(200);
     world.app.settle().await;
     assert!(title(&world, &run).await.contains("denied calls"));
-    // A message lifts it: the person is asked anew.
+    // A message lifts it: the person is asked again.
     let path = format!("/v1/runs/{run}/messages");
     let message = json!({"message": "Well, then write it."});
     world
@@ -402,7 +403,7 @@ async fn an_answer_that_was_held_back_is_no_end() {
         let (code, message) = world.failed(&run).await;
         assert_eq!(code, "model_refused", "{model}");
         assert!(message.contains(word), "{message}");
-        // The text is kept, and the call is not carried out.
+        // The text is kept, and the call is not executed.
         let texts = world.texts(&run).await;
         assert_eq!(texts[..2], ["Tell.", "First you take the"]);
         assert!(

@@ -1,5 +1,5 @@
-//! A property: whatever a provider answers, a run ends, waits for a person, or makes progress within its limits, and the
-//! number of calls is bounded.
+//! A property: whatever a provider answers, a run ends, waits for a person, or makes progress within its limits, and
+//! the number of calls is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::models::World;
 use crate::models_progress::local;
 
-/// A model of each wire form, with a window of its own size: one that is ample, and one that is soon full.
+/// A model of each wire format, with two sizes of windows: one that is ample, and one that fills up quickly.
 const MODELS: [&str; 6] = [
     "anthropic/claude-test",
     "openai/gpt-test",
@@ -24,7 +24,7 @@ const MODELS: [&str; 6] = [
     "gemini/gemini-small",
 ];
 
-/// What a provider does with one request.
+/// A provider's reaction to one request.
 #[derive(Clone, Debug)]
 enum Reply {
     Text,
@@ -69,7 +69,7 @@ fn replies() -> impl Strategy<Value = Vec<(Reply, usize)>> {
         1 => Just(Reply::Refusal),
         2 => (0..6_u8).prop_map(Reply::Fault),
     ];
-    // The index of the usage's form goes with each.
+    // Each reply has the index of the form in which usage is reported.
     prop::collection::vec((reply, 0..UsageForm::ALL.len()), 1..6)
 }
 
@@ -117,7 +117,7 @@ fn fault(n: u8) -> Fault {
     }
 }
 
-/// One run: which model, what it answers (over and over), whether people can be asked, how often they let it go on.
+/// A run: its model, the model's repeated replies, whether people can be asked, and how often they approve.
 #[derive(Clone, Debug)]
 struct Case {
     model: usize,
@@ -137,8 +137,8 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Calls that a run may make until it ends or waits: those that are counted, and attempts that used nothing up, of which
-/// there are at most so many in a row.
+/// Maximum number of calls until the run ends or waits: the counted ones, and attempts without usage, of which only a
+/// limited number can follow each other.
 fn most_calls(case: &Case) -> usize {
     let counted = MODEL_CALLS_DEFAULT_MAX as usize * (1 + case.approvals);
     let faults = case
@@ -146,7 +146,7 @@ fn most_calls(case: &Case) -> usize {
         .iter()
         .filter(|(reply, _)| matches!(reply, Reply::Fault(_)));
     let faults = faults.count();
-    // Of the answers that go round some are faults; where all are, `models.attempts` ends the run.
+    // Some replies in the cycle are faults; if all are, `models.attempts` ends the run.
     let others = case.replies.len() - faults;
     if others == 0 {
         return 12 * (1 + case.approvals);
@@ -162,7 +162,7 @@ async fn goes_as_promised(world: &World, case: &Case) {
     let run = world.run(model, data, "Do it.").await;
     let mut approvals = case.approvals;
     let mut end = Value::Null;
-    // Each round ends an attempt's pause or answers a person's question.
+    // Each round ends the pause of an attempt, or answers a request.
     for _ in 0..=2 * most {
         let got = world.app.get_run(&world.team, &run).await;
         let calls = world.server.asked().len() - before;
@@ -185,7 +185,7 @@ async fn goes_as_promised(world: &World, case: &Case) {
     let ends = ["completed", "failed", "waiting"];
     assert!(ends.iter().any(|of| end == *of), "{end}: {case:?}");
     assert!(case.people || end != "waiting", "{case:?}");
-    // Nothing is lost of what was paid for: each answer and each attempt is on record.
+    // No paid usage is lost: each answer and each attempt is recorded.
     let path = format!("/v1/runs/{run}/model-calls");
     let calls = world.app.get(&world.team.key, &path).await.expect(200);
     let listed = calls["model_calls"].as_array().unwrap().len();
@@ -204,7 +204,7 @@ async fn respond(world: &World, run: &str, got: &Value, approved: bool) {
     world.app.settle().await;
 }
 
-/// The replies of each model, and which is next.
+/// The replies of each model, and the index of the next one.
 type Desk = Arc<Mutex<HashMap<String, (Vec<(Reply, usize)>, usize)>>>;
 
 fn check(cases: &[Case]) {
@@ -231,7 +231,7 @@ fn check(cases: &[Case]) {
         world.server.fail_by(move |asked| {
             let desk = of_faults.lock().unwrap();
             let (replies, n) = desk.get(&asked.model)?;
-            // The answer was made already.
+            // The answer was created in advance.
             match &replies[(*n - 1) % replies.len()] {
                 (Reply::Fault(kind), _) => Some(fault(*kind)),
                 _ => None,

@@ -1,4 +1,4 @@
-//! Providers: whose key, where, and who may set them.
+//! Providers: keys, addresses, and who can set them.
 
 use errand_core::role::Role;
 use errand_testkit::providers::ProviderServer;
@@ -33,7 +33,7 @@ async fn a_model_without_a_key_is_refused_when_the_run_is_started() {
     app.finish().await;
 }
 
-/// An app without keys of the operator, that lets teams call the loopback.
+/// An app without keys of the operator, in which teams can use the loopback interface.
 async fn bare() -> World {
     let server = ProviderServer::start().await;
     let app = TestApp::start_with(TestOptions {
@@ -68,13 +68,13 @@ async fn a_team_has_keys_and_addresses_of_its_own() {
     let run = world.run("anthropic/claude-x", json!({}), "Go.").await;
     world.completed(&run).await;
     assert_eq!(world.server.last().headers["x-api-key"], SECRET);
-    // A name that ends like an effort stays as it is.
+    // A name with a suffix that resembles an effort stays unchanged.
     let run = world.run("local-llm/qwen3-max", json!({}), "Go.").await;
     world.completed(&run).await;
     assert_eq!(world.server.last().body["model"], "qwen3-max");
     assert_eq!(world.server.last().body["reasoning_effort"], Value::Null);
 
-    // The key is nowhere to be read: not in the API, not in the data directory, not after a restart.
+    // The key cannot be read anywhere: not in the API, not in the data directory, not after a restart.
     world.app.crash().await;
     let listed = world.app.get(&key, "/v1/providers").await;
     assert!(!String::from_utf8_lossy(&listed.bytes).contains("sk-of"));
@@ -97,7 +97,7 @@ async fn a_team_has_keys_and_addresses_of_its_own() {
     let run = world.run("anthropic/claude-x", json!({}), "Go.").await;
     world.completed(&run).await;
 
-    // Another team has none of it.
+    // Another team does not have it.
     let other = world.app.team("other").await;
     let listed = world.app.get(&other.key, "/v1/providers").await.expect(200);
     assert_eq!(listed["providers"], json!([]));
@@ -112,7 +112,7 @@ async fn a_team_has_keys_and_addresses_of_its_own() {
         .await
         .error(400);
 
-    // A key stays with its address: with a new one, it is gone.
+    // A key belongs to its address: a new address deletes it.
     let body = json!({"base_url": world.server.url()});
     let kept = put(&world, &key, "anthropic", body).await.expect(200);
     assert_eq!(kept["provider"]["has_key"], true);
@@ -154,7 +154,7 @@ async fn what_is_wrong_with_a_provider_is_named() {
             json!({"base_url": "https://me:hidden@x.example/v1"}),
             "api_key",
         ),
-        // The address guard: a team does not reach the operator's networks.
+        // The address guard: a team cannot reach the operator's networks.
         (
             "openai",
             json!({"base_url": "http://127.0.0.1:1/v1"}),

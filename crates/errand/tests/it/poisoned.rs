@@ -1,4 +1,4 @@
-//! A run that keeps ending the server is driven alone, then parked; it takes no other run down with it.
+//! A run that keeps crashing the server is driven alone, then parked, and no other run is lost with it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::signals::{asking_models_at, asks_a_model, silent};
 use errand_testkit::{Gate, ScriptedModel, Team, TestApp, TestOptions};
 use serde_json::{Value, json};
 
-/// A run whose model never answers: the test ends the server while it waits.
+/// A run whose model never answers: the test kills the server while it waits.
 async fn stubborn(app: &TestApp, team: &Team, gate: &Gate) -> String {
     app.model.add("stubborn", vec![]);
     app.model.hold_at(gate);
@@ -17,7 +17,7 @@ async fn stubborn(app: &TestApp, team: &Team, gate: &Gate) -> String {
     app.run(team, json!({"agent_id": agent})).await
 }
 
-/// Starts runs that ask nobody and complete.
+/// Starts runs that ask nothing and complete.
 async fn others(app: &TestApp, team: &Team, count: usize) -> Vec<String> {
     let steps = json!([{"say": "a"}, {"wait": "1s"}, {"say": "b"}, {"finish": "x"}]);
     let agent = app.playbook(team, steps).await;
@@ -36,7 +36,7 @@ async fn beside_a_run_that_ends_the_server_all_others_complete() {
     let run = stubborn(&app, &team, &gate).await;
     gate.arrival().await;
     let others = others(&app, &team, 63).await;
-    // The start counts as the first of the deaths.
+    // The start counts as the first loss.
     for death in 1..=4 {
         if death > 1 {
             gate.arrival().await;
@@ -83,7 +83,7 @@ async fn a_suspect_run_is_driven_alone_until_its_first_step() {
     }
     gate.arrival().await;
     let other = others(&app, &team, 1).await.remove(0);
-    // It waits for the suspect run, and no longer than half a minute.
+    // It waits for the suspect run, but at most half a minute.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -164,7 +164,7 @@ async fn beside_a_run_that_kills_the_program_all_others_complete() {
     for _ in 0..63 {
         others.push(server.run(json!({"agent_id": agent})).await);
     }
-    // Whenever the run is at its model, the program is gone.
+    // The program dies whenever the run is at its model.
     let mut deaths = 0;
     let parked = loop {
         server.child.kill().await.unwrap();

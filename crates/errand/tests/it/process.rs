@@ -1,4 +1,4 @@
-//! A real server as a process that may refuse to start, may be short of something, and may end by itself.
+//! A real server as a process that may refuse to start, lack a resource, or exit by itself.
 
 use std::ffi::OsStr;
 use std::ops::{Deref, DerefMut};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// A bound, not a measure.
+/// An upper bound, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -23,7 +23,7 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         .unwrap_or_else(|_| panic!("{what}: not within {} s", PATIENCE.as_secs()))
 }
 
-/// A program, without what the environment of the test says.
+/// A program without the environment of the test.
 pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command
@@ -34,7 +34,7 @@ pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The program on a data directory, with settings that fit servers of tests.
+/// The program on a data directory, with settings for servers in tests.
 pub(crate) fn errand(dir: &Path, words: &[&str]) -> Command {
     let mut command = bare(env!("CARGO_BIN_EXE_errand"));
     surround(&mut command);
@@ -50,7 +50,7 @@ fn surround(command: &mut Command) {
         .env("ERRAND_METRICS__LISTEN", "127.0.0.1:0");
 }
 
-/// What a command gave: its exit code, and all that it wrote.
+/// The result of a command: its exit code and all of its output.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) text: String,
@@ -58,7 +58,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Whether it says this, wherever a table breaks its lines.
+    /// Whether the output contains the words, ignoring line breaks in tables.
     pub(crate) fn says(&self, words: &str) -> bool {
         let joined = |text: &str| text.split_whitespace().collect::<String>();
         joined(&self.text).contains(&joined(words))
@@ -81,7 +81,7 @@ pub(crate) async fn ended(command: &mut Command) -> Ended {
     }
 }
 
-/// A process and its log, which is read as long as it writes.
+/// A process and its log, which is read continuously.
 pub(crate) struct Logged {
     pub(crate) child: Child,
     log: Arc<Mutex<String>>,
@@ -113,7 +113,7 @@ impl Logged {
         self.log.lock().unwrap().clone()
     }
 
-    /// Until the log holds a text. False where the process ended first.
+    /// Waits until the log contains a text. Returns `false` if the process exited first.
     pub(crate) async fn until(&mut self, text: &str) -> bool {
         let log = Arc::clone(&self.log);
         let seen = async {
@@ -127,20 +127,20 @@ impl Logged {
         within(&format!("a log with {text:?}"), seen).await
     }
 
-    /// The word after a text of the log.
+    /// The word after a text in the log.
     pub(crate) fn after(&self, text: &str) -> String {
         let log = self.log();
         let rest = log.split(text).nth(1).unwrap_or_else(|| panic!("{log}"));
         rest.split_whitespace().next().unwrap().to_owned()
     }
 
-    /// The address at which a server listens, once it does.
+    /// Waits until the server listens, and returns its address.
     pub(crate) async fn address(&mut self) -> String {
         assert!(self.until("listening on ").await, "{}", self.log());
         self.after("listening on ")
     }
 
-    /// Until it ends by itself; the exit code.
+    /// Waits until the process exits by itself, and returns the exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
         within("a process that ends", self.child.wait())
             .await
@@ -156,7 +156,7 @@ impl Logged {
         assert!(sent.unwrap().success());
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(mut self) -> Option<i32> {
         self.signal("TERM");
         self.ends().await
@@ -186,12 +186,12 @@ impl DerefMut for Process {
 }
 
 impl Process {
-    /// A server that starts, and a key of it.
+    /// Starts a server and creates a key.
     pub(crate) async fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[], &[], None).await
     }
 
-    /// `descriptors`: how many files it may have open.
+    /// `descriptors`: limit of open files.
     pub(crate) async fn start_with(
         dir: &Path,
         words: &[&str],
@@ -206,7 +206,7 @@ impl Process {
         process
     }
 
-    /// A server that may not start.
+    /// Starts a server that may fail to start.
     pub(crate) fn begin(
         dir: &Path,
         words: &[&str],
@@ -237,7 +237,7 @@ impl Process {
         }
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.logged.stop().await
     }
@@ -294,7 +294,7 @@ impl Process {
         started["run"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// Until a run is as wanted.
+    /// Waits until a run satisfies a condition.
     pub(crate) async fn until_run(&self, run: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let is = async {
             loop {
@@ -308,7 +308,7 @@ impl Process {
         within("a run as wanted", is).await
     }
 
-    /// Until a path answers as wanted.
+    /// Waits until the response of a path satisfies a condition.
     pub(crate) async fn until_get(
         &self,
         path: &str,
@@ -326,7 +326,7 @@ impl Process {
         within(&format!("{path} as wanted"), is).await
     }
 
-    /// All figures.
+    /// All metrics.
     pub(crate) async fn metrics(&self) -> String {
         let url = self.after("metrics on ");
         let answer = within("the figures", self.http.get(url).send())

@@ -1,4 +1,4 @@
-//! No sequence of calls reaches a state or an answer that the contract does not allow.
+//! No sequence of calls reaches a state or a response that the contract does not permit.
 
 use std::time::Duration;
 
@@ -49,9 +49,9 @@ fn steps() -> Value {
     ])
 }
 
-/// The statuses that a settled run may have after an act, given the one before.
+/// The statuses that a settled run can have after an action, given the previous one.
 fn allowed(before: &str, act: &Act, answered: u16) -> &'static [&'static str] {
-    // Where a run settles that is on its way: it waits for a person or a timer, or has ended.
+    // The possible statuses of an active run once it settles: waiting for a person or a timer, or ended.
     const ON_ITS_WAY: &[&str] = &["waiting", "running", "completed", "failed"];
     const SAME_OR_ON: &[&str] = &["waiting", "running", "completed", "failed", "interrupted"];
     match (before, act) {

@@ -17,7 +17,7 @@ use crate::process::{Logged, bare, within};
 
 const MIB: usize = 1024 * 1024;
 
-/// The program, without what the environment of the test says.
+/// The program without the environment of the test.
 fn errand() -> Command {
     bare(env!("CARGO_BIN_EXE_errand"))
 }
@@ -68,7 +68,7 @@ impl Server {
         Self { logged, url }
     }
 
-    /// Until the log holds a text.
+    /// Waits until the log contains a text.
     async fn until(&mut self, wanted: &str) {
         assert!(
             self.logged.until(wanted).await,
@@ -77,7 +77,7 @@ impl Server {
         );
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub(crate) async fn stop(self) -> Option<i32> {
         self.logged.stop().await
     }
@@ -171,7 +171,7 @@ impl Caller {
     }
 }
 
-/// A connection on which a request is written by hand.
+/// A connection for handwritten requests.
 struct Wire {
     stream: TcpStream,
 }
@@ -186,7 +186,7 @@ impl Wire {
         Self { stream }
     }
 
-    /// What comes until the end of a head.
+    /// Reads until the end of a head.
     async fn head(&mut self) -> String {
         let mut got = Vec::new();
         let read = async {
@@ -198,7 +198,7 @@ impl Wire {
         text(&got)
     }
 
-    /// The whole answer.
+    /// Reads the whole response.
     async fn answer(&mut self) -> String {
         let mut got = Vec::new();
         within("a whole answer", self.stream.read_to_end(&mut got))
@@ -398,7 +398,7 @@ async fn a_second_server_on_a_directory_is_refused() {
         said.contains("in use") && said.contains(data.to_str().unwrap()),
         "{said}"
     );
-    // So is one on the same port, and the first one goes on.
+    // So is a second server on the same port, and the first one continues.
     let other = dir.path().join("other");
     let third = output(
         errand()

@@ -1,4 +1,4 @@
-//! What has expired, and what a crash left on disk: to the trash first, and gone a day later.
+//! Expired data, and remains of a crash on disk: moved to the trash first, and deleted a day later.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::json;
 const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Until something is so: a level, looked at again and again within a bound.
+/// Polls until a condition holds, within a bound.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let reached = async {
         while !is_so() {
@@ -25,7 +25,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// What is in the trash under this name.
+/// The entry with this name in the trash.
 fn in_trash(app: &TestApp, name: &str) -> Option<PathBuf> {
     let names = fs::read_dir(app.dir().join("trash")).ok()?;
     names
@@ -33,7 +33,7 @@ fn in_trash(app: &TestApp, name: &str) -> Option<PathBuf> {
         .find(|path| path.to_string_lossy().ends_with(&format!("Z-{name}")))
 }
 
-/// Sets when a thing was last modified, back from the clock's now.
+/// Sets the modification time of a file to this long before the clock's time.
 fn age(app: &TestApp, path: &Path, age: Duration) {
     let now = u64::try_from(app.now().as_millis()).unwrap();
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(now) - age;
@@ -55,14 +55,14 @@ async fn what_expired_and_what_was_left_goes_to_the_trash_and_a_day_later_for_go
         .await
         .expect(201);
     app.advance(10 * DAY).await;
-    // A directory that the store has never known, and a write that was cut off.
+    // A directory that the store has never known, and an interrupted write.
     let stranger = app.sandbox_dir(&format!("sb_{}", "0".repeat(32)));
     fs::create_dir_all(stranger.join("dir")).unwrap();
     age(&app, &stranger, HOUR);
     let unfinished = app.dir().join("sandboxes/.unfinished/.errand-tmp-1-1");
     fs::write(&unfinished, "half").unwrap();
     age(&app, &unfinished, HOUR);
-    // Whatever the first round had begun: the next start's finishes it.
+    // Whatever the first round had started is finished after the next start.
     app.crash().await;
     let moved = [
         unused.as_str(),
@@ -111,7 +111,7 @@ async fn a_sandbox_that_is_deleted_goes_at_once() {
     app.finish().await;
 }
 
-/// Every way of writing leaves its temporary names at the one place that is looked at, and none there when it is done.
+/// Every way of writing puts its temporary names in the one place that is cleaned, and leaves none there.
 #[tokio::test]
 async fn writes_leave_no_temporary_names_anywhere() {
     let app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! `errand runs repair`, through the admin socket: what is damaged or stuck goes on, ends, or goes on as another run.
+//! `errand runs repair`, through the admin socket: a damaged or stuck run continues, ends, or continues as another run.
 
 use errand::admin::socket::{AdminSocket, SocketError, call};
 use errand::admin::{Admin, AdminAnswer, AdminRequest, RepairLine, RepairWay};
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::engine_life::assert_well_formed;
 
-/// Repairs as the command does beside a server: by a call of its admin socket.
+/// Repairs like the command beside a server, with a call of its admin socket.
 async fn repair(app: &TestApp, run: &str, way: RepairWay) -> Result<RepairLine, String> {
     let store = app.store().clone();
     let admin = Admin::new(store, [5; 32], app.clock().clone(), app.url().to_owned());
@@ -57,7 +57,7 @@ async fn a_run_that_nobody_drives_any_more_goes_on() {
         .await;
     app.run(&team, json!({"agent_id": agent})).await;
     gate.arrival().await;
-    // It waits for the only place. It is claimed, and whoever claimed it is gone without a word.
+    // It waits for the only slot. It is claimed, and its driver has disappeared without a report.
     let run = app.run(&team, json!({"agent_id": agent})).await;
     let token = IdGen::new([6; 32]).claim_token(app.now());
     let step_deadline = app.now().plus_ms(3_600_000);
@@ -106,7 +106,7 @@ async fn a_run_is_taken_from_a_driver_that_waits_for_its_model() {
             .sentence
             .starts_with("The run was taken from its driver.")
     );
-    // Another driver comes to the model.
+    // Another driver reaches the model.
     gate.arrival().await;
     gate.open();
     app.settle().await;
@@ -137,7 +137,7 @@ async fn a_run_whose_tool_is_stuck_waits_for_it_and_a_person_settles_the_call() 
     app.payment.hold_at(None);
     gate.open();
     app.settle().await;
-    // The driver has left, and nobody may pay a second time without being asked.
+    // The driver has left, and nothing is paid again without a question.
     assert_eq!(app.payment.begun(), 1);
     let pending = app.get_run(&team, &run).await["pending_human_request"].clone();
     let question = pending["questions"][0]["question"].as_str().unwrap();
@@ -180,7 +180,7 @@ async fn a_run_that_is_ended_tells_its_webhook_and_can_be_retried() {
         again.sentence
     );
 
-    // Repaired once more it is retried, and asks once more.
+    // Repaired again, it is retried and asks again.
     repair(&app, &run, RepairWay::Resume).await.unwrap();
     app.settle().await;
     assert_eq!(app.status(&team, &run).await, "waiting");
@@ -247,7 +247,7 @@ async fn a_fork_of_a_completed_run_goes_on_with_its_transcript_and_files() {
     assert_eq!(of_fork["run"]["sandbox_id"], old["run"]["sandbox_id"]);
     assert_eq!(of_fork["run"]["source"], "cli");
 
-    // It goes on by itself: a message starts its steps again, in the same files.
+    // It continues by itself: a message restarts its steps, with the same files.
     let path = format!("/v1/runs/{new}/messages");
     app.post(&team.key, &path, json!({"message": "second"}))
         .await

@@ -1,4 +1,4 @@
-//! Secrets: set, used, masked; never given back.
+//! Secrets: set, used, masked, and never returned.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ fn options() -> TestOptions {
     }
 }
 
-/// A build that asks pages.
+/// A build that fetches pages.
 fn fetches(steps: Value) -> Value {
     json!({"version": "v2", "data": {"tools": {"fetch_url": "allow"}, "playbook": {"steps": steps}}})
 }
@@ -54,7 +54,7 @@ async fn a_secret_is_set_listed_without_its_value_and_deleted_by_admins() {
         (&json!(1), &made["secret"])
     );
     assert!(!listed.to_string().contains("42"));
-    // Set again it is the same secret with another value; a repeat with the key changes nothing.
+    // Setting it again changes its value; a repetition with the same idempotency key changes nothing.
     let again = json!({"name": "TOKEN", "value": "another value"});
     let key = [("idempotency-key", "k")];
     let first = app
@@ -161,7 +161,7 @@ async fn a_mark_that_stands_where_it_may_not_is_refused_with_the_build() {
     app.finish().await;
 }
 
-/// What a log writes.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -176,7 +176,7 @@ impl Write for Log {
     }
 }
 
-/// A server that gives back what it was sent, in every way it can.
+/// A server that returns what it received in every possible way.
 async fn echo() -> MockServer {
     let server = MockServer::start().await;
     let given = |request: &Request| {
@@ -224,7 +224,7 @@ async fn echo() -> MockServer {
     server
 }
 
-/// The forms of the value that are looked for wherever something could have come out.
+/// Encodings of the value that are searched wherever it could leak.
 fn forms() -> Vec<String> {
     let quoted = json!(VALUE).to_string();
     let url: String = url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect();
@@ -253,7 +253,8 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    // With a single subscriber, whoever comes first to a place that logs decides for all threads whether it is heard.
+    // With a single subscriber, the first thread that reaches a log statement decides for all threads whether it is
+    // enabled.
     let _other = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let (app, sink, server) = (
@@ -287,7 +288,7 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
     let run = app
         .run(&team, json!({"agent_id": agent, "webhook_url": sink.url()}))
         .await;
-    // A call with headers needs a person's word, and says what was read before.
+    // A call with headers needs an approval, and names what was read before.
     for before in 0..5 {
         app.settle().await;
         let got = app.get_run(&team, &run).await;
@@ -312,21 +313,21 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
     let got = app.get_run(&team, &run).await;
     assert_eq!(got["run"]["status"], "failed", "{got}");
     sink.until(5).await;
-    // The server had it, in header and query, each time.
+    // The server received it each time, in header and query.
     let asked = server.received_requests().await.unwrap();
     let with: Vec<_> = asked
         .iter()
         .filter(|r| r.headers["authorization"].as_bytes() == format!("Bearer {VALUE}").as_bytes())
         .collect();
     assert_eq!(with.len(), 5);
-    // A query has its own idea of a plus.
+    // In a query, a plus has another meaning.
     let (plain, in_query) = (VALUE, VALUE.replace('+', " "));
     let holds = |value: &str| value == plain || value == in_query;
     assert!(
         with.iter()
             .all(|r| r.url.query_pairs().any(|(_, value)| holds(&value)))
     );
-    // Each way out: messages, run and error, events, webhooks, everything on disk, the log.
+    // Every possible leak: messages, run and error, events, webhooks, all files on disk, the log.
     let messages = app.messages(&team, &run).await;
     let said = json!(messages).to_string();
     assert!(said.matches("{{ secret.TOKEN }}").count() > 20, "{said}");
@@ -345,7 +346,7 @@ async fn a_secret_reaches_the_server_that_it_is_for_and_nobody_else() {
         }
     }
     let log = log.0.lock().unwrap().clone();
-    // What the client library says at the finest level of what it sends is no log of ours, and is never switched on.
+    // The most detailed log level of the client library, which logs what it sends, is never enabled.
     let ours: String = String::from_utf8_lossy(&log)
         .lines()
         .filter(|line| line.contains(" errand"))
@@ -378,7 +379,7 @@ async fn a_secret_that_is_gone_or_not_the_builds_begins_no_call() {
     let got = app.get_run(&team, &run).await;
     let error = got["run"]["error"]["message"].as_str().unwrap();
     assert!(error.contains("there is no secret TOKEN"), "{error}");
-    // A message holds the mark, the build does not name the secret: what was said cannot send it.
+    // A message contains the mark, but the build does not name the secret, so the message cannot send it.
     app.post(
         &team.key,
         "/v1/secrets",
@@ -454,7 +455,7 @@ async fn a_secret_never_reaches_a_model() {
         let body = json!({"agent_id": agent, "message": "Go."});
         let run = app.run(&team, body).await;
         app.settle().await;
-        // Each is asked for, since it sends headers.
+        // Each call needs an approval, because it sends headers.
         for _ in 0..2 {
             crate::connections::respond(&app, &team, &run, json!({"approved": true})).await;
         }

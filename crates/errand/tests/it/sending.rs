@@ -1,4 +1,4 @@
-//! What reads may send: tools that only read the open world, messages that strangers wrote, and whose results are trusted.
+//! Data can leave through reads: tools that only read the open world, untrusted messages, and trusted results.
 
 use errand_testkit::{Team, TestApp};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use crate::connections::{connect, options, respond};
 
-/// An MCP server with tools of each kind. It notes the names of those that are called.
+/// An MCP server with tools of each kind, which records the called ones.
 async fn server() -> MockServer {
     let server = MockServer::start().await;
     let tool = |name: &str, argument: &str, annotations: Value| {
@@ -64,7 +64,7 @@ async fn called(server: &MockServer) -> Vec<String> {
         .collect()
 }
 
-/// Starts a run of these calls; what it asks for, if anything.
+/// Starts a run of these calls, and returns its request, if any.
 async fn asks(
     app: &TestApp,
     team: &Team,
@@ -127,12 +127,12 @@ async fn a_reading_tool_sends_nothing_once_both_kinds_of_content_came() {
             ("web__open", "guard", true),
             ("web__find", "allow", false),
             ("web__look", "allow", false),
-            // It contradicts itself, so that it may destroy.
+            // Its hints contradict each other, so it counts as destructive.
             ("web__wipe", "ask", false),
         ]
     );
     let all = || json!({"web__*": "default"});
-    // Public results alone do not make it ask; what is private alone, neither.
+    // Public results alone do not cause a question, and neither does private content alone.
     let (_, asked) = asks(
         &app,
         &team,
@@ -160,7 +160,7 @@ async fn a_reading_tool_sends_nothing_once_both_kinds_of_content_came() {
         ["search".to_owned(), "find".to_owned()],
         "nothing that was asked for"
     );
-    // An admin may say otherwise of a tool.
+    // An admin can override the hints of a tool.
     let path = format!("/v1/connections/{id}");
     let says = json!({"tool_settings": {"web__search": {"open_world": false}}});
     app.patch(&team.key, &path, says).await.expect(200);
@@ -202,7 +202,7 @@ async fn whose_results_are_trusted_is_said_of_each_tool_by_name() {
         warning.contains("web__find") && !warning.contains("look"),
         "{warning}"
     );
-    // What is trusted does not taint; what is not, does.
+    // Trusted results do not taint; others do.
     let all = || json!({"web__*": "default"});
     let (_, asked) = asks(&app, &team, &id, all(), &["web__find", "run_command"]).await;
     assert_eq!(asked, Value::Null);
@@ -211,7 +211,7 @@ async fn whose_results_are_trusted_is_said_of_each_tool_by_name() {
         asked["reason"]["sources"][0]["tool"], "web__look",
         "{asked}"
     );
-    // What reaches the open world is trusted by nobody.
+    // A tool that reaches the open world is never trusted.
     for (settings, word) in [
         (json!({"web__search": {"trusted": true}}), "open world"),
         (
@@ -264,7 +264,7 @@ async fn a_message_that_is_marked_as_untrusted_taints_like_a_page() {
         (&json!("message"), &messages[0]["id"])
     );
     assert_eq!(messages[0]["untrusted"], true);
-    // A later message taints as well.
+    // A later message also taints.
     let path = format!("/v1/runs/{trusted}/messages");
     let body = json!({"message": "Pay again.", "untrusted": true});
     let made = app.post(&team.key, &path, body).await.expect(201);

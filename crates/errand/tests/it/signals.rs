@@ -1,4 +1,4 @@
-//! What a server does when it is told something by a signal.
+//! How a server reacts to signals.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::backup::copy_of;
 use crate::process::{Process, within};
 
-/// Accepts connections and never answers; says when one has come.
+/// Accepts connections and never answers. The receiver gets each connection that has sent a byte.
 pub(crate) async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -20,7 +20,7 @@ pub(crate) async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>)
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut byte = [0];
-            // Only one that is spoken to counts.
+            // Only connections that send something count.
             if stream.read(&mut byte).await.is_ok_and(|read| read == 1) {
                 let _ = sender.send(stream).await;
             }
@@ -29,14 +29,14 @@ pub(crate) async fn silent() -> (String, tokio::sync::mpsc::Receiver<TcpStream>)
     (url, receiver)
 }
 
-/// Longer than any test waits: a server that waits it out is found by that.
+/// Longer than any test waits, so a server that waits for it is noticed.
 const LONG_GRACE: [(&str, &str); 3] = [
     ("ERRAND_SERVER__SHUTDOWN_GRACE_S", "3600"),
     ("ERRAND_WEBHOOKS__TIMEOUT_S", "300"),
     ("ERRAND_LOG__LEVEL", "info"),
 ];
 
-/// A server whose models are at an address, and are waited for longer than any test waits.
+/// A server whose models are at an address and have longer timeouts than any test.
 pub(crate) async fn asking_models_at(url: &str, dir: &Path, settings: &[(&str, &str)]) -> Process {
     let mut all = vec![
         ("OPENAI_BASE_URL", url),
@@ -48,7 +48,7 @@ pub(crate) async fn asking_models_at(url: &str, dir: &Path, settings: &[(&str, &
     Process::start_with(dir, &[], &all, None).await
 }
 
-/// Starts a run whose model is asked first of all.
+/// Starts a run that calls its model first.
 pub(crate) async fn asks_a_model(server: &Process) -> String {
     let config = crate::models::config("openai/gpt-test", json!({}));
     let body = json!({"name": "asks", "build": {"name": "first", "config": config}});
@@ -138,7 +138,7 @@ async fn a_stop_is_heeded_while_the_server_waits_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start(dir.path()).await;
     assert_eq!(server.stop().await, Some(0));
-    // As long as this is held, the server cannot write what a start writes, and waits.
+    // While this connection holds the lock, the server cannot write during startup, and waits.
     let foreign = rusqlite::Connection::open(dir.path().join("errand.db")).unwrap();
     foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut server = Process::begin(dir.path(), &[], &[], None);
@@ -162,7 +162,7 @@ fn write_certificate(dir: &Path) -> CertifiedKey<KeyPair> {
     made
 }
 
-/// Whether a client that trusts this certificate alone gets an answer.
+/// Whether a client that trusts only this certificate gets a response.
 async fn is_served(url: &str, made: &CertifiedKey<KeyPair>) -> bool {
     let trusted = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let http = Client::builder()
@@ -197,7 +197,7 @@ async fn hang_up_reads_settings_and_certificates_again() {
     for name in ["USR1", "USR2"] {
         server.signal(name);
     }
-    // Broken settings, then a broken certificate: everything stays.
+    // Invalid settings, then an invalid certificate: nothing changes.
     fs::write(&file, "[log]\nlevel = \"loud\"\n").unwrap();
     server.signal("HUP");
     assert!(server.until("nothing was changed").await);

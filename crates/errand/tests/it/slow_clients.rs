@@ -1,4 +1,5 @@
-//! Clients that send slowly, or nothing, or do not read: what they hold is bounded, and others are answered meanwhile.
+//! Clients that send slowly or nothing, or do not read: the resources they hold are bounded, and others are served in
+//! the meantime.
 
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tower::ServiceExt as _;
 
 use crate::api_sandboxes::{on_disk, upload_url};
 
-/// Longer than any of these servers waits; only a server that does not let go is waited for so long.
+/// Longer than any timeout of these servers, so only a faulty server makes the test wait this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(settings: &[(&'static str, &str)]) -> TestApp {
@@ -35,7 +36,7 @@ async fn connect(app: &TestApp) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// Sends what is given and then nothing; what comes until the server closes the connection.
+/// Sends the bytes and then nothing. Returns what arrives until the server closes the connection.
 async fn send_then_wait(app: &TestApp, bytes: &[u8]) -> String {
     let mut stream = connect(app).await;
     stream.write_all(bytes).await.unwrap();
@@ -47,7 +48,7 @@ async fn send_then_wait(app: &TestApp, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Sends a request with a body of which some bytes come and then no more. It is being read when this returns.
+/// Sends a request whose body stops after some bytes. The server is reading it when this returns.
 async fn stall(app: &TestApp, path: &str, key: Option<&str>) -> JoinHandle<u16> {
     let (router, path) = (app.app().router(), path.to_owned());
     let method = if key.is_some() {
@@ -118,7 +119,7 @@ async fn a_body_that_stops_coming_ends_and_leaves_nothing() {
             "{path}: {answer}"
         );
     }
-    // Nothing is left of them on disk, and each gave its slot back.
+    // Nothing of them is left on disk, and each freed its slot.
     assert_eq!(before, files_of_sandboxes());
     let put = app.send(Method::PUT, &url, &[], Body::from("whole")).await;
     put.expect(200);
@@ -127,7 +128,7 @@ async fn a_body_that_stops_coming_ends_and_leaves_nothing() {
 
 #[test]
 fn uploads_that_stand_still_hold_no_thread() {
-    // Two threads for everything that blocks, and ten times as many uploads that have begun to be written.
+    // Two blocking threads, and ten times as many uploads that are being written.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(2)
@@ -191,18 +192,18 @@ async fn uploads_at_once_are_limited_by_key_url_and_total() {
     let sandbox = app.sandbox(&one).await;
     let by_key = format!("/v1/sandboxes/{sandbox}/files?path=x");
     let by_url = upload_url(&app, &one, &sandbox, "y").await;
-    // By key: 429.
+    // Per key: 429.
     let mut held = vec![
         stall(&app, &by_key, Some(&one.key)).await,
         stall(&app, &by_key, Some(&one.key)).await,
     ];
     is_refused(&app, &by_key, Some(&one.key), 429).await;
-    // The team has half of the total, and the others have the rest.
+    // The team can use half of the total, and the others the rest.
     is_refused(&app, &by_url, None, 429).await;
     let others = app.sandbox(&two).await;
     let others_url = upload_url(&app, &two, &others, "z").await;
     held.push(stall(&app, &others_url, None).await);
-    // By URL: 429.
+    // Per URL: 429.
     is_refused(&app, &others_url, None, 429).await;
     let others_key = format!("/v1/sandboxes/{others}/files?path=x");
     held.push(stall(&app, &others_key, Some(&two.key)).await);
@@ -211,7 +212,7 @@ async fn uploads_at_once_are_limited_by_key_url_and_total() {
     let sandbox = app.sandbox(&third).await;
     let third_path = format!("/v1/sandboxes/{sandbox}/files?path=x");
     is_refused(&app, &third_path, Some(&third.key), 503).await;
-    // Whoever gives up gives the slot back.
+    // A client that gives up frees its slot.
     held.drain(..).for_each(|upload| upload.abort());
     let free = async {
         while upload(&app, &by_key, Some(&one.key)).await.status != 201 {
@@ -270,7 +271,7 @@ async fn large_bodies_that_stand_still_are_bounded_by_bytes() {
         .expect("a body that is read")
         .unwrap();
     other.abort();
-    // Somebody who is not logged in sends no large form.
+    // Someone who is not logged in cannot send a large form.
     let form = vec![b'a'; 65 * 1024];
     let refused = app
         .send(Method::POST, "/log-in", &[], form.into())
@@ -333,7 +334,7 @@ async fn a_request_has_exactly_one_host() {
     app.finish().await;
 }
 
-/// A run that waits, with messages of this many bytes.
+/// A waiting run with messages of this many bytes.
 async fn run_with_messages(app: &TestApp, team: &Team, count: usize, bytes: usize) -> String {
     let agent = app.playbook(team, json!([{"wait": "1h"}])).await;
     let run = app.run(team, json!({"agent_id": agent})).await;
@@ -367,7 +368,7 @@ async fn a_page_of_messages_ends_by_bytes_and_the_next_goes_on() {
         assert_eq!(page["offset"], offset);
         seen += held;
         pages += 1;
-        // As a client goes on that knows only `offset` and `limit`.
+        // Pages like a client that knows only `offset` and `limit`.
         offset += page["limit"].as_u64().unwrap();
         if offset >= page["total"].as_u64().unwrap() {
             break page["total"].as_u64().unwrap();
@@ -398,7 +399,7 @@ async fn a_key_has_so_many_event_streams() {
     assert_eq!(refused.status(), 429);
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(open(&second).await.status(), 200, "another key has its own");
-    // A client that goes away gives its stream back.
+    // A client that disconnects frees its stream.
     held.pop();
     let again = async {
         while open(&team.key).await.status() != 200 {
@@ -431,7 +432,7 @@ async fn a_client_that_takes_nothing_of_its_stream_is_cut() {
     let mut begun = [0; 15];
     stream.read_exact(&mut begun).await.unwrap();
     assert_eq!(&begun, b"HTTP/1.1 200 OK");
-    // It reads no more: its stream is freed, so that the key has one again.
+    // It stops reading: its stream is freed, so that the key can open another.
     let freed = async {
         loop {
             let request = Request::get(format!("/v1/runs/{run}/events"))
@@ -448,7 +449,7 @@ async fn a_client_that_takes_nothing_of_its_stream_is_cut() {
     tokio::time::timeout(PATIENCE, freed)
         .await
         .expect("a stream that came free");
-    // And its connection is closed, with most of the events never sent.
+    // Its connection is closed, with most of the events never sent.
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
         .await

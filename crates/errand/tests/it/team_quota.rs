@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use crate::api_sandboxes::{names, put, upload_url};
 
 const SETTING: &str = "sandbox.team_disk_bytes_max";
-/// What the teams of these tests may hold, in bytes.
+/// Quota of the teams in these tests, in bytes.
 const QUOTA: usize = 1024 * 1024;
-/// Leaves less room than [`MORE`] needs, whatever the blocks of the file system are.
+/// Leaves less room than [`MORE`] needs, regardless of the file system's block size.
 const NEARLY_ALL: usize = 1000 * 1024;
 const MORE: usize = 64 * 1024;
 
@@ -56,7 +56,7 @@ fn assert_full(reply: &Reply) {
     assert!(message.contains(SETTING), "{message}");
 }
 
-/// Runs the tools on a sandbox to the end; the result of each call.
+/// Runs these tools on a sandbox, and returns the run and the result of each call.
 async fn tools(app: &TestApp, team: &Team, sandbox: &str, steps: Value) -> (String, Vec<Value>) {
     let agent = app.playbook(team, steps).await;
     let body = json!({"agent_id": agent, "sandbox_id": sandbox});
@@ -74,7 +74,7 @@ async fn held(app: &TestApp, team: &Team) -> u64 {
     limits["sandbox_bytes"].as_u64().unwrap()
 }
 
-/// Until the team holds what is wanted: a level, looked at again and again within a bound.
+/// Polls until the team's usage satisfies a condition, within a bound.
 async fn until_held(app: &TestApp, team: &Team, wanted: impl Fn(u64) -> bool) {
     let reached = async {
         while !wanted(held(app, team).await) {
@@ -98,7 +98,7 @@ async fn a_full_team_is_refused_and_another_team_is_not() {
         .expect(201);
     assert!(held(&app, &full).await >= NEARLY_ALL as u64);
 
-    // In another sandbox of the team as well, which is empty.
+    // Also in another, empty sandbox of the team.
     for sandbox in [&first, &second] {
         assert_full(&upload(&app, &full, sandbox, "more", MORE).await);
         assert_full(&upload_form(&app, &full, sandbox, MORE).await);
@@ -107,7 +107,7 @@ async fn a_full_team_is_refused_and_another_team_is_not() {
     }
     assert!(names(&app, &full, &second).await.is_empty());
 
-    // Tools: what fits is written, what does not is refused, and reading goes on.
+    // Tools: writes that fit are accepted, others are refused, and reading continues to work.
     let text = "x".repeat(MORE);
     let steps = json!([
         {"tool": "write_file", "with": {"path": "small", "content": "small"}},
@@ -126,7 +126,7 @@ async fn a_full_team_is_refused_and_another_team_is_not() {
     }
     assert!(results[3]["error"].is_null(), "{}", results[3]);
 
-    // The other team has all of its room.
+    // The other team still has all of its quota.
     let (_, results) = tools(&app, &other, &third, steps).await;
     assert!(
         results.iter().all(|result| result["error"].is_null()),
@@ -136,7 +136,7 @@ async fn a_full_team_is_refused_and_another_team_is_not() {
         .await
         .expect(201);
 
-    // A copy for a fork takes room too. Where there is none, nothing of it stays.
+    // The copy for a fork also needs room. If there is none, nothing of the copy stays.
     let before = held(&app, &full).await;
     upload(
         &app,
@@ -173,7 +173,7 @@ async fn a_deleted_sandbox_gives_its_room_back() {
         .await
         .expect(201);
 
-    // Also one that this start of the server has not used.
+    // Also a sandbox that this start of the server has not used.
     app.crash().await;
     assert!(held(&app, &team).await >= NEARLY_ALL as u64);
     let third = app.sandbox(&team).await;
@@ -203,7 +203,7 @@ async fn an_expired_sandbox_gives_its_room_back() {
     app.finish().await;
 }
 
-/// A crash between a write and its record leaves a record that is wrong, in either direction.
+/// A crash between a write and its record leaves a wrong record, in either direction.
 #[tokio::test]
 async fn the_sum_is_right_after_a_crash() {
     let mut app = start().await;
@@ -240,7 +240,7 @@ async fn the_sum_is_right_after_a_crash() {
     app.finish().await;
 }
 
-/// A run's files are on record when it ends, without a round of the janitor.
+/// A run's files are recorded when it ends, without a round of the janitor.
 #[tokio::test]
 async fn what_a_run_wrote_is_on_record_when_it_ends() {
     let mut app = start().await;

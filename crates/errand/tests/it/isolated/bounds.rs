@@ -1,10 +1,10 @@
-//! What passes a bound is stopped, and told which.
+//! A command that exceeds a limit is stopped, and its error names the limit.
 
 use serde_json::json;
 
 use super::Bench;
 
-/// A program that holds memory in the kernel, in the way that its argument names.
+/// A program that holds kernel memory in the way that its argument names.
 const HOLDER: &str = include_str!("holder.c");
 const HOLDS: [&str; 10] = [
     "sockets",
@@ -19,7 +19,7 @@ const HOLDS: [&str; 10] = [
     "mappings",
 ];
 
-/// Bounds that are reached soon.
+/// Limits that are reached quickly.
 const TIGHT: [(&str, &str); 5] = [
     ("ERRAND_SANDBOX__MEMORY_BYTES_MAX", "96MiB"),
     ("ERRAND_SANDBOX__PROCESSES_MAX", "40"),
@@ -28,7 +28,7 @@ const TIGHT: [(&str, &str); 5] = [
     ("ERRAND_SANDBOX__FILE_BYTES_MAX", "32MiB"),
 ];
 
-/// Runs a command that is to be stopped for a setting; the error.
+/// Runs a command that a limit must stop, and returns the error.
 async fn stopped(bench: &Bench, command: &str, setting: &str) -> String {
     let result = bench
         .call(json!({"command": command, "timeout_s": 100}))
@@ -45,7 +45,7 @@ async fn stopped(bench: &Bench, command: &str, setting: &str) -> String {
 async fn memory_of_all_processes_together_is_bounded() {
     let bench = Bench::start_with(&TIGHT).await;
     let setting = "sandbox.memory_bytes_max";
-    // Of several processes, none of which takes much by itself.
+    // Several processes, none of which uses much by itself.
     let hog = "hog() { local s; s=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 280.1; echo \"$s\" | wc -c; }; for i in 1 2 3 4 5 6; do hog & done; wait";
     let error = stopped(&bench, &format!("echo begun; {hog}"), setting).await;
     assert!(
@@ -65,8 +65,8 @@ async fn files_in_memory_are_bounded() {
     bench.finish().await;
 }
 
-/// Memory that belongs to no process: in buffers of sockets and pipes, in files and segments without a name, in page
-/// tables. Each way is stopped, or does not exist inside.
+/// Memory that belongs to no process: in buffers of sockets and pipes, in unnamed files and segments, in page tables.
+/// Each way is stopped, or does not exist inside.
 #[tokio::test]
 async fn memory_in_the_kernel_is_bounded() {
     let bench = Bench::start_with(&TIGHT).await;
@@ -88,7 +88,7 @@ async fn memory_in_the_kernel_is_bounded() {
         }
     }
     assert!(not_stopped.is_empty(), "{not_stopped:#?}");
-    // What ordinary programs have of these is not stopped.
+    // The usual amounts of these are permitted.
     let ordinary = "cat /proc/self/status | grep -c VmPTE";
     assert_eq!(bench.stdout(ordinary).await, "1\n");
     bench.finish().await;
@@ -119,7 +119,7 @@ async fn disk_is_bounded_and_can_be_cleared() {
     let bench = Bench::start_with(&TIGHT).await;
     let fills = "for i in $(seq 100); do head -c 8M /dev/zero > f$i; done; sleep 282.1";
     stopped(&bench, fills, "sandbox.disk_bytes_max").await;
-    // What is over may stay, and be removed, and may not grow.
+    // Files beyond the limit can stay and be removed, but not grow.
     stopped(
         &bench,
         "for i in $(seq 100); do head -c 8M /dev/zero > g$i; done; sleep 282.2",
@@ -139,7 +139,7 @@ async fn a_teams_quota_bounds_its_commands() {
     let bench = Bench::start_with(&[("ERRAND_SANDBOX__TEAM_DISK_BYTES_MAX", "64MiB")]).await;
     let fills = "for i in $(seq 100); do head -c 8M /dev/zero > f$i; done; sleep 286.1";
     stopped(&bench, fills, "sandbox.team_disk_bytes_max").await;
-    // What the command left counts for the whole team.
+    // Files that the command left count for the whole team.
     let other = bench.app.sandbox(&bench.team).await;
     let url = format!("/v1/sandboxes/{other}/files?path=x");
     let upload = async || {
@@ -153,7 +153,7 @@ async fn a_teams_quota_bounds_its_commands() {
     };
     let (_, message) = upload().await.error(413);
     assert!(message.contains("sandbox.team_disk_bytes_max"), "{message}");
-    // What is there may stay, and be removed, and may not grow.
+    // Existing files can stay and be removed, but not grow.
     stopped(
         &bench,
         "for i in $(seq 100); do head -c 8M /dev/zero > g$i; done; sleep 286.2",

@@ -1,4 +1,4 @@
-//! What a command can do, what it sees, and what its result is.
+//! What a command can do, what it sees, and what its result contains.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -37,7 +37,7 @@ async fn a_command_runs_in_bash_and_its_end_is_a_result() {
     assert!(nowhere.starts_with("invalid_arguments: `cwd`"), "{nowhere}");
     let syntax = bench.call(json!({"command": "if"})).await.unwrap();
     assert_ne!(syntax["exit_code"], 0);
-    // A signal is 128 and its number.
+    // The exit code of a signal is 128 plus its number.
     assert_eq!(
         bench.call(json!({"command": "kill -9 $$"})).await.unwrap()["exit_code"],
         137
@@ -101,7 +101,7 @@ async fn each_sandbox_is_a_user_of_its_own_where_the_server_is_root() {
     } else {
         assert_eq!(first, second);
     }
-    // The same after a restart, and no third gets what is in use.
+    // The same after a restart, and no third sandbox gets a user that is in use.
     bench.app.stop_and_start().await;
     bench.sandbox = mine;
     bench.stdout("touch again").await;
@@ -194,14 +194,14 @@ async fn nothing_of_the_server_and_little_of_the_machine_is_seen() {
             "{top}"
         );
     }
-    // The loopback is its own; there is no other.
+    // It has its own loopback interface and no other.
     assert_eq!(
         bench
             .stdout("tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '")
             .await,
         "lo\n"
     );
-    // The shell, what counts, and nobody else.
+    // Only the shell, the counter and nothing else.
     let processes = bench.stdout("echo /proc/[0-9]*").await;
     assert!(processes.split_whitespace().count() <= 3, "{processes}");
     bench.finish().await;

@@ -1,4 +1,4 @@
-//! How a command ends, and that nothing of it is left.
+//! How a command ends, and that nothing of it remains.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
@@ -44,7 +44,7 @@ async fn nothing_outlives_a_command() {
         "{result:#}"
     );
     assert!(result["stdout"].as_str().unwrap().contains("started"));
-    // Whoever ended it has waited for it: there is nothing to wait for here.
+    // Whatever ended the command has also waited for it, so no waiting is needed here.
     assert!(processes_with("sleep 272.").is_empty());
     bench.finish().await;
 }
@@ -129,12 +129,12 @@ async fn a_server_that_is_killed_leaves_no_process() {
         .expect("a command that begins");
     let pid = server.child.id().unwrap();
     let helpers = until_ready(pid).await;
-    // SIGKILL: nothing of the server's own is done.
+    // SIGKILL: no handler of the server runs.
     server.child.start_kill().unwrap();
     server.child.wait().await.unwrap();
     until_gone("sleep 277.").await;
     until_ended(&helpers).await;
-    // As one that is killed during its trial leaves it.
+    // The remains of a server that was killed during its probe.
     let trial = temporary.path().join(".errand-isolation-trial-left");
     std::fs::create_dir_all(trial.join("workspace")).unwrap();
     std::fs::write(trial.join("workspace/trial"), "").unwrap();
@@ -150,7 +150,7 @@ async fn a_server_that_is_killed_leaves_no_process() {
     );
 }
 
-/// The server ends in order, with a helper ready for the next command: that ends too, and its cgroup is removed.
+/// When the server stops properly, the helper that waits for the next command ends too, and its cgroup is removed.
 #[tokio::test]
 async fn a_graceful_stop_leaves_nothing_that_was_made_ready() {
     let dir = TempDir::new().unwrap();
@@ -161,7 +161,7 @@ async fn a_graceful_stop_leaves_nothing_that_was_made_ready() {
     let pid = server.child.id().unwrap();
     let helpers = until_ready(pid).await;
     let cleared = async {
-        // That of the helper is left, where there are cgroups at all.
+        // The helper's cgroup remains, if there are cgroups at all.
         while made_by(pid, &before).len() > 1 {
             tokio::task::yield_now().await;
         }
@@ -179,7 +179,7 @@ async fn a_graceful_stop_leaves_nothing_that_was_made_ready() {
     assert_eq!(made_by(pid, &before), []);
 }
 
-/// Until there is a helper that waits for a command of this server.
+/// Waits until a helper waits for a command of this server.
 async fn until_ready(server: u32) -> Vec<String> {
     let ready = async {
         loop {
@@ -206,11 +206,11 @@ async fn until_ended(helpers: &[String]) {
         .expect("a helper that nobody can give an order ends");
 }
 
-/// Where cgroups are.
+/// The mount point of cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Cgroups of sandboxes, of all servers, as far as there are any: in which they are, and their names, which are the same in
-/// each hierarchy.
+/// All existing cgroups of sandboxes, of all servers: their parent, and their name, which is the same in each
+/// hierarchy.
 fn groups(above: &Path) -> BTreeSet<(String, String)> {
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let entries = std::fs::read_dir(above).into_iter().flatten().flatten();
@@ -224,14 +224,14 @@ fn groups(above: &Path) -> BTreeSet<(String, String)> {
     .collect()
 }
 
-/// Those that a server has made since. Its number may be that of one whose cgroups were left.
+/// The cgroups that a server has created since. Its process ID may be that of an earlier server that left cgroups.
 fn made_by(server: u32, before: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let all = groups(Path::new(CGROUPS)).into_iter();
     all.filter(|group| group.1.starts_with(&format!("{server}-")) && !before.contains(group))
         .collect()
 }
 
-/// The helpers that wait for a command of this server, by their numbers.
+/// The process IDs of the helpers that wait for a command of this server.
 fn helpers_of(server: u32) -> Vec<String> {
     let threads = std::fs::read_dir(format!("/proc/{server}/task")).unwrap();
     let children = threads
@@ -249,7 +249,7 @@ fn is_helper(pid: &str) -> bool {
     line.split(|byte| *byte == 0).any(|word| word == b"__exec")
 }
 
-/// What calls itself a command of this server, and is none of this start, is killed before anything begins.
+/// Processes that have this server's label, but are not of this start, are killed before anything starts.
 #[tokio::test]
 async fn a_start_kills_what_the_last_one_left() {
     let mut bench = Bench::start().await;
@@ -261,7 +261,7 @@ async fn a_start_kills_what_the_last_one_left() {
         left.uid(1_900_000_777).gid(1_900_000_777);
     }
     let mut left = left.spawn().unwrap();
-    // Somebody who only calls himself so is left alone: another user where the server is root.
+    // A process of another user that only has the same label is not killed, if the server is root.
     let stranger = is_root().then(|| {
         let mut stranger = std::process::Command::new("/bin/sleep");
         stranger.arg0(&label).arg("276.2").uid(65534).gid(65534);
@@ -286,7 +286,7 @@ async fn a_start_kills_what_the_last_one_left() {
     bench.finish().await;
 }
 
-/// The first argument of this server's bubblewraps.
+/// The first argument of this server's bubblewrap processes.
 async fn label_of(bench: &Bench) -> String {
     let arguments = bench.stdout("tr '\\0' '\\n' < /proc/1/cmdline").await;
     let label = arguments.lines().next().unwrap().to_owned();

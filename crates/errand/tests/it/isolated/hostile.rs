@@ -1,5 +1,5 @@
-//! The hostile checklist: more than a hundred things that hostile code tries, from inside the real tool. And the positive
-//! control: the same list without isolation, which shows that the list sees what it is to see.
+//! The hostile checklist: more than a hundred actions of hostile code, from inside the real tool. As a positive
+//! control, the same list runs without isolation, which shows that it detects what it should.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,15 +18,15 @@ use tempfile::TempDir;
 use super::{Bench, is_root};
 
 const SOURCE: &str = include_str!("hostile.c");
-/// The least number of things that are tried.
+/// Minimum number of actions.
 const ACTIONS_MIN: usize = 100;
 
-/// The list as a program.
+/// Compiles the checklist.
 fn compiled(dir: &Path) -> PathBuf {
     compile(dir, SOURCE)
 }
 
-/// Compiles a C program, in a directory.
+/// Compiles a C program in a directory.
 pub(super) fn compile(dir: &Path, source_text: &str) -> PathBuf {
     let (source, program) = (dir.join("program.c"), dir.join("program"));
     fs::write(&source, source_text).unwrap();
@@ -39,7 +39,7 @@ pub(super) fn compile(dir: &Path, source_text: &str) -> PathBuf {
     program
 }
 
-/// What there is to be reached, and is not to be reached.
+/// Objects that must not be accessible from inside.
 struct Targets {
     config: String,
     bystander: std::process::Child,
@@ -48,7 +48,7 @@ struct Targets {
 }
 
 impl Targets {
-    /// In a data directory.
+    /// Creates the objects in a data directory.
     fn make(data: &Path) -> Self {
         fs::write(data.join("master.key"), "the key").unwrap();
         if !data.join("errand.db").exists() {
@@ -67,7 +67,7 @@ impl Targets {
             UnixListener::bind_addr(&SocketAddr::from_abstract_name(&canary).unwrap()).unwrap();
         let socket = data.join("sock");
         let visible = UnixListener::bind(&socket).unwrap();
-        // Open in this process, which is the server, and passed on to whatever it starts without care.
+        // Open in this process, which is the server, and inherited by child processes that do not prevent it.
         let leaked = fs::File::open(data.join("master.key")).unwrap();
         rustix::io::fcntl_setfd(leaked.as_fd(), FdFlags::empty()).unwrap();
         let bystander = Command::new("/bin/sh")
@@ -102,7 +102,7 @@ impl Drop for Targets {
     }
 }
 
-/// What came of each action: what is expected without isolation, whether it succeeded, and the line.
+/// The outcome of each action: what is expected without isolation, whether it succeeded, and the line.
 fn outcomes(said: &str) -> BTreeMap<String, (char, bool, String)> {
     said.lines()
         .map(|line| {
@@ -146,7 +146,7 @@ async fn nothing_on_the_hostile_list_succeeds() {
         .map(|(.., line)| line)
         .collect();
     assert!(succeeded.is_empty(), "{succeeded:#?}");
-    // Once more through the shell that waited, which has the same around it.
+    // Again in the shell that was started in advance, which has the same isolation.
     let again = json!([
         {"tool": "run_command", "with": {"command": "true"}},
         {"tool": "run_command", "with": {"command": "cp hostile /tmp/h; chmod 700 /tmp/h; /tmp/h config | grep -c ' yes '", "timeout_s": 300}},
@@ -164,7 +164,7 @@ async fn nothing_on_the_hostile_list_succeeds() {
     bench.finish().await;
 }
 
-/// Whether this process may do what root may: in some containers root may little.
+/// Whether this process has the capabilities of root, which it lacks in some containers.
 fn is_almighty() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -172,7 +172,7 @@ fn is_almighty() -> bool {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .unwrap();
     let has = u64::from_str_radix(line.trim(), 16).unwrap();
-    // To administer the system, and to trace: what the list's rows for root rest on.
+    // CAP_SYS_ADMIN and CAP_SYS_PTRACE, on which the rows for root depend.
     is_root() && has & (1 << 21) != 0 && has & (1 << 19) != 0
 }
 

@@ -1,4 +1,4 @@
-//! Where isolation cannot be had: the tool is off, and says why. Never is a command run otherwise.
+//! Without isolation, the tool is off and says why. No command ever runs without it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::{Bench, Real, program};
 
-/// A bubblewrap that does as this script says.
+/// A bubblewrap that runs this script.
 fn bubblewrap(dir: &Path, script: &str) -> String {
     let bin = dir.join("bin");
     std::fs::create_dir_all(&bin).unwrap();
@@ -48,7 +48,7 @@ async fn without_bubblewrap_the_tool_is_off_and_says_so_everywhere() {
             && reason.contains("apt-get install bubblewrap"),
         "{reason}"
     );
-    // A build may name it; a call gets exactly the reason.
+    // A build can name it; a call gets exactly the reason.
     let run = server.begin("touch /tmp/never").await;
     assert_eq!(
         server.last_words(&run).await,
@@ -89,7 +89,7 @@ async fn what_the_kernel_refuses_is_told() {
             "{checks:?}"
         );
     }
-    // One that hangs or says nothing, or that runs the command as it is, without isolation, is found out.
+    // A bubblewrap that hangs, that says nothing, or that runs the command without isolation is detected.
     let bin = bubblewrap(dir.path(), "exit 0");
     let checks = doctor(&dir.path().join("data"), &bin).await;
     assert!(
@@ -107,7 +107,7 @@ async fn what_the_kernel_refuses_is_told() {
 #[tokio::test]
 async fn where_only_proc_is_masked_it_goes_without() {
     let dir = TempDir::new().unwrap();
-    // Refuses a /proc of its own, as a machine does that masks it; else it is the real one.
+    // Refuses to mount /proc, like a machine that masks it; otherwise it is the real one.
     let script = r#"number=$2
 args=$(mktemp) && cat <&"$number" > "$args" || exit 1
 if tr '\0' '\n' < "$args" | grep -qx -- --proc; then

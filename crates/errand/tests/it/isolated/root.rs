@@ -1,4 +1,4 @@
-//! `sandbox.root`: commands that see the programs of an image in place of the machine's.
+//! `sandbox.root`: commands that see the programs of an image instead of the machine's.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Bench, program};
 
-/// The libraries of a program of this machine, with the loader.
+/// The libraries of a program of this machine, including the loader.
 fn libraries(of: &str) -> Vec<PathBuf> {
     let said = Command::new("ldd").arg(of).output().unwrap();
     let said = String::from_utf8(said.stdout).unwrap();
@@ -20,7 +20,7 @@ fn libraries(of: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// An image with bash, cat and a mark, as `docker save` writes one.
+/// An image with bash, cat and a mark, in the form of `docker save`.
 fn image(to: &Path) {
     let mut layer = Builder::new(Vec::new());
     let mut names: Vec<String> = Vec::new();
@@ -28,7 +28,7 @@ fn image(to: &Path) {
         let mut files = libraries(of);
         files.push(PathBuf::from(of));
         for file in files {
-            // As where `/lib` and `/bin` are links into `/usr`.
+            // Handles machines where `/lib` and `/bin` are links into `/usr`.
             let name = file
                 .strip_prefix("/usr")
                 .or(file.strip_prefix("/"))

@@ -7,11 +7,11 @@ use super::{files, read};
 /// Words in a row, compared without case; `..` stands for one to three other words. Names count too: `in_line` is
 /// `in line`. With each, how often it occurs in all Rust files and documents.
 const PATTERNS: [(&str, usize); 20] = [
-    ("whatever", 48),
+    ("whatever", 47),
     ("nobody's", 3),
     ("nobodys", 8),
-    ("so many", 14),
-    ("is told", 64),
+    ("so many", 13),
+    ("is told", 61),
     ("are told", 9),
     ("told apart", 4),
     ("in line", 4),
@@ -19,9 +19,9 @@ const PATTERNS: [(&str, usize); 20] = [
     ("lets .. in", 4),
     ("falls due by", 0),
     ("shall", 1),
-    ("stands", 36),
+    ("stands", 34),
     ("none where", 9),
-    ("false where", 4),
+    ("false where", 3),
     ("true where", 2),
     ("it takes a", 6),
     ("the same of", 0),
@@ -31,12 +31,12 @@ const PATTERNS: [(&str, usize); 20] = [
 
 /// How a document comment of an item must not begin: such a sentence has no subject, or no verb.
 const BEGINNINGS: [(&str, usize); 8] = [
-    ("What", 162),
+    ("What", 144),
     ("Whose", 5),
     ("Who", 19),
     ("None where", 2),
     ("By whom", 0),
-    ("The same", 11),
+    ("The same", 10),
     ("Those of", 3),
     ("As", 13),
 ];
