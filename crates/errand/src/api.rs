@@ -1,12 +1,16 @@
 //! The HTTP API.
 //!
-//! Promised: [`ROUTES`] is the one table of endpoints: the router is built from it, tests go through it, and the OpenAPI
-//! document is held against it. What is true of all requests is done once, in this order from the outside: id and log
-//! ([`request`]), panics, the rest of a body that nobody read ([`drain`]), key and rate limit ([`auth`]); then, in the
-//! handlers' arguments, permission, query, body. A handler takes what it needs, calls one operation of the store, and
-//! converts.
+//! # Guarantees
 //!
-//! Left out: deciding anything about runs (`errand-core`), and keeping it (`errand-store`).
+//! - [`ROUTES`] is the only table of endpoints. The router is built from it, tests iterate over it, and the OpenAPI
+//!   document is compared with it.
+//! - What applies to all requests is done once, in this order from the outside: id and log ([`request`]), panics,
+//!   discarding unread bodies ([`drain`]), API key and rate limit ([`auth`]). Then the handlers' extractors check
+//!   permission, query and body. A handler calls one operation of the store and converts the result.
+//!
+//! # Non-goals
+//!
+//! Decisions about runs (`errand-core`), and storage (`errand-store`).
 
 pub(crate) mod auth;
 mod body;
@@ -74,49 +78,47 @@ use readiness::Readiness;
 use slots::{Holder, NoSlot, Slot, Slots};
 pub(crate) use v1::providers::own_providers;
 
-/// What of the settings the API needs.
+/// The settings that the API uses.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
-    /// The server's outer address, without a slash at its end.
+    /// The public address of the server, without a trailing slash.
     pub public_url: String,
-    /// Whether the operator set it; otherwise it is where the server listens.
+    /// Whether the operator set the address. Otherwise it is the address on which the server listens.
     pub has_public_url: bool,
     /// The origins whose scripts may call the API.
     pub allowed_origins: AllowedOrigins,
     /// Whether unknown fields and query parameters are refused.
     pub unknown_fields_refused: bool,
-    /// Requests of one key in its window of a minute; at least 1.
+    /// Requests per minute of one key; at least 1.
     pub requests_per_minute: u32,
-    /// Failed authentications of one address in its window of a minute; at least 1.
+    /// Failed authentications per minute of one address; at least 1.
     pub failed_auth_per_minute: u32,
-    /// Whose `x-forwarded-for` is believed.
+    /// The proxies whose `x-forwarded-for` header is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Most bytes of a direct upload.
     pub direct_upload_bytes_max: u64,
-    /// Most bytes of an upload to an upload URL.
     pub url_upload_bytes_max: u64,
-    /// How long an upload URL is good, in seconds.
+    /// The validity of an upload URL, in seconds.
     pub url_ttl_s: u64,
-    /// How long a sandbox is kept after its last use, in milliseconds.
+    /// The lifetime of a sandbox after its last use, in milliseconds.
     pub sandbox_ttl_ms: u64,
     /// Whether webhooks may go to private networks.
     pub allow_private_networks: bool,
-    /// How long a body may bring no byte.
+    /// The time after which a body without new bytes ends.
     pub idle_timeout: Duration,
-    /// How long a client may take nothing of a stream.
+    /// The time after which a stream ends whose client reads nothing.
     pub unread_timeout: Duration,
-    /// Most uploads at once of one key or person; at least 1.
+    /// Maximum number of concurrent uploads of one key or person; at least 1.
     pub uploads_per_key: u32,
-    /// Most uploads at once to one upload URL; at least 1.
+    /// Maximum number of concurrent uploads to one upload URL; at least 1.
     pub uploads_per_url: u32,
-    /// Most uploads at once; at least 1.
+    /// Maximum number of concurrent uploads in total; at least 1.
     pub uploads_max: u32,
-    /// Most event streams at once of one key or person; at least 1.
+    /// Maximum number of concurrent event streams of one key or person; at least 1.
     pub streams_per_key: u32,
 }
 
 impl ApiSettings {
-    /// Those of the program. `public_url`: without a slash at its end.
+    /// Extracts the settings. `public_url`: without a trailing slash.
     #[must_use]
     pub fn of(config: &Config, public_url: &str) -> Self {
         Self {
@@ -142,34 +144,30 @@ impl ApiSettings {
     }
 }
 
-/// When a client that found no slot should try again, in seconds.
+/// The `retry-after` of a client that found no free slot, in seconds.
 const RETRY_SLOT_S: u64 = 5;
 
-/// What handlers work with. Cheap to clone.
+/// The state that handlers share. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState(Arc<Inner>);
 
-/// The parts of an [`AppState`].
+/// The fields of an [`AppState`].
 pub struct Inner {
-    /// What is kept.
     pub store: Store,
-    /// Makes ids.
     pub ids: Arc<IdGen>,
-    /// What time it is.
     pub clock: Clock,
-    /// Where sandboxes are on disk.
+    /// The sandboxes on disk.
     pub sandboxes: Sandboxes,
-    /// Which models a build can have.
+    /// The models that builds can use.
     pub models: Models,
-    /// A model's text while it comes.
+    /// The text of models while it is streamed.
     pub deltas: Deltas,
-    /// Which tools there are.
+    /// The built-in tools.
     pub tools: Tools,
-    /// The servers whose tools it can have.
+    /// The MCP servers whose tools builds can use.
     pub connections: Connections,
-    /// Set when the server stops.
+    /// Cancelled when the server begins to stop.
     pub draining: CancellationToken,
-    /// The settings.
     pub settings: ApiSettings,
     upload_key: [u8; 32],
     limits: Limits,
@@ -188,7 +186,7 @@ struct Limits {
 }
 
 impl AppState {
-    /// Puts the parts together. `upload_key` signs upload URLs: the same after a restart.
+    /// `upload_key` signs upload URLs. It must be the same after a restart.
     #[must_use]
     pub fn new(parts: Parts, upload_key: [u8; 32], settings: ApiSettings) -> Self {
         let limits = Limits {
@@ -234,7 +232,7 @@ impl AppState {
 }
 
 impl AppState {
-    /// Lets an upload begin, for as long as the slot is held. `by`: the key, person or upload URL that it is from.
+    /// Takes a slot for an upload. `by`: the key, person or upload URL.
     pub(crate) fn begin_upload(&self, team: TeamId, by: Holder) -> Result<Slot, ApiError> {
         let settings = &self.settings;
         let by_max = match by {
@@ -258,16 +256,16 @@ impl AppState {
                 NoSlot::Holder(_) => ("of yours", by_max),
                 NoSlot::Total => {
                     return ApiError::unavailable(
-                        "as many uploads are under way as this server takes at once: try again in a moment",
+                        "the server has reached its limit of concurrent uploads: try again in a moment",
                     );
                 }
             };
-            let message = format!("{max} uploads {whose} are under way: wait until one has ended");
+            let message = format!("{max} uploads {whose} are in progress, which is the limit: wait until one has ended");
             ApiError::rate_limited(message, RETRY_SLOT_S)
         })
     }
 
-    /// Lets an event stream begin, for as long as the slot is held. `by`: the key or person that it is for.
+    /// Takes a slot for an event stream. `by`: the key or person.
     pub(crate) fn begin_stream(&self, by: Holder) -> Result<Slot, ApiError> {
         let max = self.settings.streams_per_key;
         let taken = self.limits.streams.take(&[(by, max as usize)], usize::MAX);
@@ -276,7 +274,8 @@ impl AppState {
                 Holder::Person(_) => "you have",
                 _ => "this key has",
             };
-            let message = format!("{whose} {max} event streams open, the most at once: close one");
+            let message =
+                format!("{whose} {max} open event streams, which is the limit: close one");
             ApiError::rate_limited(message, RETRY_SLOT_S)
         })
     }
@@ -290,26 +289,24 @@ impl Deref for AppState {
     }
 }
 
-/// Who may call a route.
+/// The condition for calling a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody, without a key.
+    /// No key is required.
     Public,
-    /// A key whose creator has this permission now.
+    /// A key whose creator currently has this permission.
     Needs(Permission),
 }
 
-/// One endpoint.
+/// An endpoint.
 pub struct Route {
-    /// Its method.
     pub method: Method,
-    /// Its path, with the parameters' names of the contract.
+    /// The path, with the documented names of its parameters.
     pub path: &'static str,
-    /// Who may call it.
     pub access: Access,
-    /// The query parameters that it knows.
+    /// The names of its query parameters.
     pub query: &'static [&'static str],
-    /// The path that it is another name of, if any. The document describes both.
+    /// The path of which this is an alias, if any. The document describes both.
     pub alias_of: Option<&'static str>,
     handler: fn() -> MethodRouter<AppState>,
 }
@@ -335,7 +332,7 @@ const BUILDS: &str = "/v1/builds";
 const MEMBER: &str = "/v1/members/{user_id}";
 const WEBHOOK: &str = "/v1/webhooks/{webhook_id}";
 
-/// All endpoints.
+/// The table of endpoints.
 #[rustfmt::skip]
 pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/runs", READ, v1::runs::LIST_QUERY, || get(v1::runs::list_runs)),
@@ -460,19 +457,20 @@ const fn alias(
     }
 }
 
-/// Whether a path, as the table has it, is open to everybody.
+/// Whether a path pattern of the table is public.
 fn is_public(path: &str) -> bool {
     ROUTES
         .iter()
         .any(|route| route.path == path && route.access == Access::Public)
 }
 
-/// Whether a path belongs to the API, also where there is nothing at it.
+/// Whether a path belongs to the API, even if no endpoint has it.
 fn is_api(path: &str) -> bool {
     path == "/v1" || path.starts_with("/v1/")
 }
 
-/// All routes of the table, complete. Another router may be merged into it; [`layered`] gives that the same layers.
+/// The router with all routes of the table. Other routers may be merged into it; [`layered`] gives both the same
+/// layers.
 pub fn router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
@@ -488,11 +486,11 @@ pub fn router(state: AppState) -> Router {
     layered(router.with_state(state.clone()), &state)
 }
 
-/// Gives a router what holds for every request: id, log line, errors in their form, panics as 500, bodies read to their
-/// end, responses compressed.
+/// Adds the layers that apply to every request: id, log line, error bodies, panics as 500, discarding unread bodies,
+/// compression.
 pub fn layered(router: Router, state: &AppState) -> Router {
     router
-        // Each reader of a body has its own limit.
+        // Each extractor of a body enforces its own limit.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(state.clone(), drain::middleware))
         .layer(compress::layer())
@@ -501,7 +499,7 @@ pub fn layered(router: Router, state: &AppState) -> Router {
         .layer(from_fn_with_state(state.clone(), request::middleware))
 }
 
-/// What is answered before there is a store to answer from.
+/// The response before the store is open.
 #[must_use]
 pub fn starting(path: &str) -> Response {
     without_a_store(
@@ -511,7 +509,7 @@ pub fn starting(path: &str) -> Response {
     )
 }
 
-/// What is answered while the server stops: readiness says so, too.
+/// The response while the server is stopping, also for readiness.
 pub(crate) fn stopping(path: &str) -> Response {
     without_a_store(
         path,
@@ -520,12 +518,12 @@ pub(crate) fn stopping(path: &str) -> Response {
     )
 }
 
-/// What is answered where the store cannot be opened as it is.
+/// The response if the store cannot be opened.
 pub(crate) fn not_working(path: &str, message: String) -> Response {
     without_a_store(path, "not-working", message)
 }
 
-/// `state`: in place of a request's id.
+/// `state`: used in place of a request id.
 fn without_a_store(
     path: &str,
     state: &'static str,

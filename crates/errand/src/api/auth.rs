@@ -1,9 +1,15 @@
-//! Who calls, and what they may.
+//! Authentication, authorization and the rate limit of API requests.
 //!
-//! Promised, in this order, for every path under `/v1` that is not public (unknown ones too): a key is asked for; each
-//! request that has one counts against the key's limit, refused ones too, and is told so in headers; the role that the
-//! key's creator has *now* must have the permission that the table of routes names. A refused key never says why.
-//! Failed authentications are counted by address, IPv6 by its /64.
+//! # Guarantees
+//!
+//! For every path under `/v1` that is not public, even an unknown one, in this order:
+//!
+//! - An API key is required.
+//! - Each request with a valid key counts toward the key's rate limit, even if it is refused later. Headers report the
+//!   limit.
+//! - The *current* role of the key's creator must have the permission in the table of routes.
+//!
+//! A refusal of a key never says why. Failed authentications are counted by address (IPv6: by /64 prefix).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -30,20 +36,20 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// A request whose key counts.
+/// The result of a successful authentication, left in the request's extensions.
 #[derive(Clone)]
 struct Authenticated {
     caller: errand_store::model::Caller,
     key_hash: [u8; 32],
 }
 
-/// Whose memory the body of a request takes: that of the API key and of its team. `None` without a valid key.
+/// The API key and the team to which the memory for the request's body is charged. `None` without a valid key.
 pub(super) fn holders(extensions: &http::Extensions) -> Option<(Holder, Option<TeamId>)> {
     let caller = &extensions.get::<Authenticated>()?.caller;
     Some((Holder::Key(caller.api_key), Some(caller.team)))
 }
 
-/// The layer before all routes under `/v1`.
+/// The layer around all routes under `/v1`.
 pub(crate) async fn middleware(
     State(app): State<AppState>,
     mut request: Request,
@@ -66,7 +72,7 @@ pub(crate) async fn middleware(
     let now = app.clock.now();
     let authenticated = match authenticate(&app, request.headers(), now).await {
         Ok(Some(authenticated)) => authenticated,
-        // Nothing was tried: a browser asks what it may do, and never sends a key with that.
+        // A browser's preflight request: it never carries a key, so it does not count as a failed attempt.
         Ok(None) if request.method() == Method::OPTIONS && !has_key(request.headers()) => {
             return ApiError::unauthorized().into_response();
         }
@@ -92,7 +98,7 @@ pub(crate) async fn middleware(
         next.run(request).await
     } else {
         let message = format!(
-            "this key has made its {} requests of this minute: wait {} s",
+            "this key has reached its limit of {} requests per minute: wait {} s",
             verdict.limit, verdict.retry_after_s
         );
         ApiError::rate_limited(message, verdict.retry_after_s).into_response()
@@ -128,7 +134,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// A failed authentication: `refusal`, or 429 where the address has failed too often.
+/// Counts a failed authentication. Returns `refusal`, or 429 if the address has failed too often.
 pub(crate) fn refuse(
     app: &AppState,
     headers: &HeaderMap,
@@ -150,7 +156,7 @@ pub(crate) fn refuse(
     ApiError::rate_limited(message, verdict.retry_after_s)
 }
 
-/// How many authentications of an address have failed in this window, and whether one more may.
+/// The number of failed authentications of an address in this window, and whether another one is permitted.
 pub(crate) fn failed_so_far(
     app: &AppState,
     headers: &HeaderMap,
@@ -161,18 +167,17 @@ pub(crate) fn failed_so_far(
     app.limits.by_address.so_far(&address, now)
 }
 
-/// Whose attempts are counted together.
+/// The client's address (behind trusted proxies), reduced to the part by which attempts are counted.
 pub(crate) fn address_behind(app: &AppState, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     let proxies = &app.settings.trusted_proxies;
     limited_address(proxies.client(peer, &forwarded_for(headers)))
 }
 
-/// The address at the other end of the connection. A call within the process has none.
+/// The address at the other end of the connection. Calls within the process have none.
 fn peer(request: &Request) -> IpAddr {
     address_of(request.extensions().get::<ConnectInfo<SocketAddr>>())
 }
 
-/// As [`ConnectInfo`] has it.
 pub(crate) fn address_of(info: Option<&ConnectInfo<SocketAddr>>) -> IpAddr {
     info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip())
 }
@@ -185,7 +190,7 @@ fn forwarded_for(headers: &HeaderMap) -> String {
         .join(",")
 }
 
-/// Whoever has one IPv6 address has the 64 bits below it too.
+/// A client with one IPv6 address usually controls its whole /64 network, so the network is counted.
 fn limited_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -195,10 +200,13 @@ fn limited_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// `last_used_at`, at most once in a key's window. A request does not fail because it cannot be noted.
+/// Stores `last_used_at`, at most once per window. A failure is only logged, because it must not fail the request.
 async fn note_use(app: &AppState, key: ApiKeyId, now: Timestamp) {
     if let Err(error) = app.store.touch_key(key, now).await {
-        tracing::warn!(error = chain(&error), "the use of a key was not noted");
+        tracing::warn!(
+            error = chain(&error),
+            "the use of a key could not be recorded"
+        );
     }
 }
 
@@ -208,28 +216,26 @@ fn tell_limit(headers: &mut HeaderMap, verdict: Verdict) {
     headers.insert(RESET, HeaderValue::from(verdict.reset_s));
 }
 
-/// Proof that the request has a key that counts, and that its role has the permission of its route.
+/// Proof that the request has a valid key whose role has the permission of the route.
 pub(crate) struct Caller {
     authenticated: Authenticated,
 }
 
 impl Caller {
-    /// The team: the first argument of every operation.
+    /// The team, which is the first argument of every store operation.
     pub(crate) fn team(&self) -> TeamId {
         self.authenticated.caller.team
     }
 
-    /// The key's creator.
     pub(crate) fn user(&self) -> UserId {
         self.authenticated.caller.user
     }
 
-    /// The key.
     pub(crate) fn api_key(&self) -> ApiKeyId {
         self.authenticated.caller.api_key
     }
 
-    /// The author of what is done with this request: the key, created by its user.
+    /// The author of this request's changes: the key, with its creator.
     pub(crate) fn by(&self) -> By {
         let caller = &self.authenticated.caller;
         By {
@@ -241,22 +247,22 @@ impl Caller {
         }
     }
 
-    /// Whether the present role has a right, beside that of the route.
+    /// Whether the current role has another permission than the route's.
     pub(crate) fn may(&self, permission: Permission) -> bool {
         self.authenticated.caller.may(permission)
     }
 
-    /// The present role of the key's creator.
+    /// The current role of the key's creator.
     pub(crate) fn role(&self) -> Role {
         self.authenticated.caller.role
     }
 
-    /// When the key ends.
+    /// The time when the key expires.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.authenticated.caller.expires_at
     }
 
-    /// Whether the key still counts, for what goes on longer than a request.
+    /// Whether the key is still valid, for requests that last long.
     pub(crate) async fn still_counts(&self, app: &AppState) -> bool {
         let caller = app
             .store
@@ -274,18 +280,18 @@ impl FromRequestParts<AppState> for Caller {
         let route = parts.extensions.get::<&'static Route>().copied();
         let (Some(authenticated), Some(route)) = (authenticated, route) else {
             return Err(ApiError::internal(
-                "a handler asks for its caller on a route that is public",
+                "a handler extracts its caller on a public route",
             ));
         };
         let Access::Needs(permission) = route.access else {
             return Err(ApiError::internal(
-                "a handler asks for its caller on a route that is public",
+                "a handler extracts its caller on a public route",
             ));
         };
         if !authenticated.caller.may(permission) {
             let role = authenticated.caller.role.as_str();
             let message = format!(
-                "the role {role} of the key's creator does not allow this: an admin or owner of the team can"
+                "the role {role} of the key's creator does not permit this: an admin or owner of the team can do it"
             );
             return Err(ApiError::new(ErrorCode::Forbidden, message));
         }
@@ -319,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_a_64_count_as_one() {
+    fn neighbors_in_a_64_count_as_one() {
         let limited = |text: &str| limited_address(text.parse().unwrap());
         assert_eq!(limited("2001:db8::1"), limited("2001:db8::ffff:1"));
         assert_ne!(limited("2001:db8::1"), limited("2001:db8:0:1::1"));

@@ -1,8 +1,12 @@
-//! Bodies of JSON.
+//! JSON request bodies.
 //!
-//! Promised: a body is at most 4 MiB, is refused by its type (415) before it is looked at, and, where it does not fit, by
-//! the name of the field and what that takes. A field that is not known is named with the nearest known one; the setting
-//! `api.unknown_fields = "ignore"` passes it over. A call that takes no body reads any, and only its digest.
+//! # Guarantees
+//!
+//! - A body has at most 4 MiB, and a wrong content type is refused (415) before it is read.
+//! - An invalid body is refused with the name of the field and the expected type.
+//! - An unknown field is refused with the name of the nearest known field, unless `api.unknown_fields = "ignore"` is
+//!   set.
+//! - A call without a body accepts any body and uses only its digest.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,40 +25,38 @@ use super::body_memory::{Charge, FREE_BYTES};
 use super::error::ApiError;
 use super::{exact, hint};
 
-/// A body, read into `T`.
+/// Extractor for a body of type `T`.
 pub(crate) struct Json<T> {
-    /// What it says.
     pub(crate) value: T,
-    /// The digest of its bytes.
+    /// The digest of the exact bytes, for idempotency.
     pub(crate) sha256: [u8; 32],
-    /// Whether it has a field that is not known and was passed over.
+    /// Whether the body had an unknown field that was ignored.
     pub(crate) is_lossy: bool,
-    /// What it counts of the memory for bodies, as long as the value is there.
+    /// Keeps the body's memory charged as long as the value exists.
     _charge: Charge,
 }
 
-/// A body of a call that needs none: the default of `T` where none is sent, or anything but a JSON object.
+/// Extractor for an optional body: the default of `T` if there is no body, or if it is not a JSON object.
 ///
-/// The contract lets a client send any body, of any type, with a call that takes none. What is an object of JSON is read
-/// all the same, and strictly: what a client asks for is not lost in silence.
+/// By the API contract, a client may send any body of any type with a call that needs none. A JSON object is
+/// nevertheless parsed strictly, so that a wish of the client is not silently ignored.
 pub(crate) struct MaybeJson<T> {
-    /// What it says.
     pub(crate) value: T,
-    /// The digest of its bytes.
+    /// The digest of the exact bytes, for idempotency.
     pub(crate) sha256: [u8; 32],
 }
 
-/// What a body may be.
+/// A type of request body, with rules beyond its fields.
 pub(crate) trait RequestBody: DeserializeOwned {
-    /// Fields that change the meaning of a request and that this server does not have: they are refused also where
-    /// unknown fields are ignored.
+    /// Fields of the hosted product that would change the meaning of the request. They are refused even if unknown
+    /// fields are ignored.
     const REFUSED: &'static [&'static str] = &[];
 
-    /// Whether fields that are not known are refused also where unknown fields are ignored, because one of them could
-    /// have changed what a person decides.
+    /// Whether unknown fields are refused even if the setting is to ignore them, because one of them might change a
+    /// person's decision.
     const STRICT: bool = false;
 
-    /// The fields of the object in one of its fields; none where that is not ours to judge.
+    /// The fields of a nested object, for hints about unknown fields. Empty for objects whose fields are not checked.
     fn fields_within(_field: &str) -> &'static [&'static str] {
         &[]
     }
@@ -67,7 +69,7 @@ impl<T: RequestBody> FromRequest<AppState> for Json<T> {
         let (parts, body) = request.into_parts();
         if !is_json(&parts.headers) {
             return Err(ApiError::unsupported(
-                "this endpoint reads JSON: send it with `content-type: application/json`",
+                "this endpoint requires JSON: send it with `content-type: application/json`",
             ));
         }
         refuse_compressed(&parts.headers)?;
@@ -97,7 +99,7 @@ impl<T: RequestBody + Default> FromRequest<AppState> for MaybeJson<T> {
             parse(&bytes, app.settings.unknown_fields_refused)?.0
         } else if is_object && names_a_field::<T>(text) {
             return Err(ApiError::unsupported(
-                "this endpoint reads JSON, or no body: send it with `content-type: application/json`",
+                "this endpoint requires JSON or no body: send JSON with `content-type: application/json`",
             ));
         } else {
             T::default()
@@ -109,7 +111,7 @@ impl<T: RequestBody + Default> FromRequest<AppState> for MaybeJson<T> {
     }
 }
 
-/// Whether a text is a JSON object with one of the fields of `T`.
+/// Whether a text is a JSON object with at least one field of `T`.
 fn names_a_field<T: RequestBody>(text: &[u8]) -> bool {
     let object = serde_json::from_slice::<BTreeMap<String, de::IgnoredAny>>(text);
     object.is_ok_and(|object| {
@@ -119,7 +121,7 @@ fn names_a_field<T: RequestBody>(text: &[u8]) -> bool {
     })
 }
 
-/// Refuses a body that is sent in another form than it is read in.
+/// Refuses a compressed body.
 pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
     let encodings = headers.get_all(header::CONTENT_ENCODING);
     let is_plain = |value: &http::HeaderValue| {
@@ -135,20 +137,20 @@ pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
                 .take(40)
                 .collect();
             Err(ApiError::unsupported(format!(
-                "content-encoding: {shown:?} is not read here: send the body uncompressed, without that header"
+                "content-encoding: {shown:?} is not supported: send the body uncompressed, without this header"
             )))
         }
     }
 }
 
-/// The bytes after a byte order mark, which tools of some systems put first.
+/// The bytes after a byte order mark, which some tools put first.
 fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// The body of a call that takes none.
+/// Extractor for calls without a body.
 pub(crate) struct NoBody {
-    /// The digest of what was sent all the same.
+    /// The digest of the bytes that were sent nevertheless.
     pub(crate) sha256: [u8; 32],
 }
 
@@ -164,7 +166,7 @@ impl FromRequest<AppState> for NoBody {
     }
 }
 
-/// The length that a request says its body has.
+/// The declared length of the body.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?
@@ -174,22 +176,22 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
         .ok()
 }
 
-/// A body that was cut off. Nobody hears this but the log.
+/// The error for a body that broke off. The client has gone, so only the log receives it.
 pub(crate) fn cut_off(error: &axum::Error) -> ApiError {
     ApiError::bad_request(format!(
-        "the body ended before its length, or could not be read: {error}"
+        "the body ended early or could not be read: {error}"
     ))
 }
 
 async fn read(parts: &Parts, body: Body) -> Result<(Vec<u8>, Charge), ApiError> {
     let limit = BODY_BYTES_MAX;
-    let too_large = || ApiError::too_large("a body of JSON", limit as u64);
+    let too_large = || ApiError::too_large("a JSON body", limit as u64);
     let length = content_length(&parts.headers);
     let mut charge = Charge::of(&parts.extensions);
     if length.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    // The length is the client's word: beyond the free part, memory is taken for what has come.
+    // The declared length is unverified: beyond the free part, memory is allocated only for bytes that have arrived.
     let expected = length.and_then(|length| usize::try_from(length).ok());
     let mut bytes = Vec::with_capacity(expected.unwrap_or(0).min(FREE_BYTES));
     let mut pieces = body.into_data_stream();
@@ -204,7 +206,7 @@ async fn read(parts: &Parts, body: Body) -> Result<(Vec<u8>, Charge), ApiError> 
     Ok((bytes, charge))
 }
 
-/// `application/json`, `application/…+json`, or nothing said.
+/// Whether the type is `application/json`, `application/…+json`, or missing.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return true;
@@ -222,23 +224,23 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// The body, and whether something in it is not known and was passed over.
+/// Parses a body. Returns the value, and whether an unknown field was ignored.
 fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool), ApiError> {
     let refuse_unknown = refuse_unknown || T::STRICT;
     let bytes = without_bom(bytes);
     let known = fields_of::<T>();
-    // A list would be read as the fields in their order, which nobody means.
+    // Serde would accept an array as the fields in order, which no client intends.
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => {}
         None => {
             return Err(ApiError::bad_request(format!(
-                "the body is empty: it takes a JSON object with {}",
+                "the body is empty: send a JSON object with {}",
                 known.join(", ")
             )));
         }
         Some(_) => {
             return Err(ApiError::bad_request(format!(
-                "the body is not a JSON object: it takes one with {}",
+                "the body is not a JSON object: send one with {}",
                 known.join(", ")
             )));
         }
@@ -258,7 +260,7 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool)
         serde_path_to_error::Deserializer::new(&mut json, &mut track),
         &mut note,
     ));
-    // A field that is missing is most often there under a name that is not known: this one is told.
+    // A missing field is usually present under a misspelled name, so the unknown field is reported first.
     let value = match (read, &unknown) {
         (Ok(value), _) => value,
         (Err(error), Some(path)) if refuse_unknown && error.is_data() => {
@@ -271,7 +273,7 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool)
         (Some(path), _) if refuse_unknown => Err(unknown_field::<T>(&path)),
         (_, Some(path)) => Err(ApiError::invalid(
             &path,
-            "this server does not have it; leave it out",
+            "this server does not support this field; leave it out",
         )),
         (unknown, None) => match exact::inexact(bytes) {
             Some((path, what)) => Err(ApiError::invalid(&path, what)),
@@ -281,7 +283,7 @@ fn parse<T: RequestBody>(bytes: &[u8], refuse_unknown: bool) -> Result<(T, bool)
 }
 
 fn unknown_field<T: RequestBody>(path: &str) -> ApiError {
-    // An optional object shows as a part of its own.
+    // `serde_ignored` shows an optional object as a path part `?`.
     let path = path.replace(".?", "");
     match path.split_once('.') {
         Some((outer, inner)) => ApiError::invalid(
@@ -304,16 +306,16 @@ fn does_not_fit(path: &str, error: &serde_json::Error) -> ApiError {
         .strip_prefix("invalid type: ")
         .and_then(|rest| rest.split_once(", expected "))
     {
-        Some((given, taken)) => format!("it takes {taken}, not {given}"),
+        Some((given, taken)) => format!("must be {taken}, not {given}"),
         None => what.to_owned(),
     };
     match path {
-        "." | "" => ApiError::bad_request(format!("the body does not fit: {what}")),
+        "." | "" => ApiError::bad_request(format!("the body is invalid: {what}")),
         path => ApiError::invalid(path, what),
     }
 }
 
-/// The fields of a struct, as serde knows them.
+/// The field names of a struct, as its `Deserialize` implementation requests them.
 pub(crate) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     match T::deserialize(FieldNames) {
         Ok(_) => &[],
@@ -321,7 +323,7 @@ pub(crate) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 }
 
-/// A deserializer that only listens for the names that it is asked for.
+/// A deserializer that only captures the field names that a type requests.
 struct FieldNames;
 
 #[derive(Debug)]
@@ -363,20 +365,20 @@ impl<'de> Deserializer<'de> for FieldNames {
     }
 }
 
-/// A field that may be absent (leave it), null (remove it) or a value (take it).
+/// Deserializes a field that may be absent (keep), null (remove) or a value (set).
 pub(crate) fn absent_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
-/// A whole number, also where it is written as `5.0`; null as if it were absent.
+/// Deserializes an integer, which may be written as `5.0`. Null counts as absent.
 pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let number = Option::<serde_json::Number>::deserialize(deserializer)?;
     let fitting = |number: serde_json::Number| {
         errand_core::config::whole_number(&serde_json::Value::Number(number.clone()))
             .and_then(|whole| u32::try_from(whole).ok())
-            .ok_or_else(|| de::Error::custom(format!("it takes a whole number, not {number}")))
+            .ok_or_else(|| de::Error::custom(format!("must be an integer, not {number}")))
     };
     number.map(fitting).transpose()
 }
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_not_known_is_named_with_the_nearest() {
+    fn an_unknown_field_is_reported_with_the_nearest() {
         assert!(
             refused(r#"{"agent_id": "a", "webhok_url": "x"}"#)
                 .contains(r#""webhok_url" is not a field here; did you mean "webhook_url"?"#)
@@ -446,9 +448,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named_with_what_it_takes() {
+    fn an_invalid_field_is_reported_with_its_type() {
         assert!(
-            refused(r#"{"agent_id": 5}"#).contains("agent_id: it takes a string, not integer `5`")
+            refused(r#"{"agent_id": 5}"#).contains("agent_id: must be a string, not integer `5`")
         );
         assert!(refused("{}").contains("missing field `agent_id`"));
         assert!(refused("").contains("the body is empty"));
@@ -460,9 +462,9 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_lost_is_refused_also_where_unknown_fields_are_ignored() {
+    fn refused_fields_are_never_ignored() {
         let error = parse::<Outer>(br#"{"agent_id": "a", "x": 1, "pinned": true}"#, false);
-        assert!(format!("{error:?}").contains("pinned: this server does not have it"));
+        assert!(format!("{error:?}").contains("pinned: this server does not support this field"));
         for text in [
             r#"{"agent_id": "a", "inner": {"config": {"x": 1, "x": 2}}}"#,
             r#"{"agent_id": "a", "inner": {"config": {"x": 123456789012345678901234567890}}}"#,
@@ -479,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_and_null_are_told_apart() {
+    fn absent_and_null_are_distinguished() {
         let note = |text: &str| parse::<Outer>(text.as_bytes(), true).unwrap().0.note;
         assert_eq!(note(r#"{"agent_id": "a"}"#), None);
         assert_eq!(note(r#"{"agent_id": "a", "note": null}"#), Some(None));

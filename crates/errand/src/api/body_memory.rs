@@ -1,11 +1,16 @@
-//! The memory that request bodies take while they are read whole (JSON and forms).
+//! Limits the memory for request bodies that are read completely (JSON and forms).
 //!
-//! Guarantees: the first 64 KiB of a body are always read, so that ordinary requests are served whatever others send;
-//! the number of connections bounds these. The bytes beyond count against the API key or person, the team, and the
-//! server. A body is refused (429 for the first two, 503 for the last) at the byte that finds no room. What a body
-//! counts is given back when its [`Charge`] is dropped.
+//! # Guarantees
 //!
-//! Non-goals: uploads, which are written to disk piece by piece and have limits of their own.
+//! - The first 64 KiB of a body are free, so that ordinary requests are served no matter what others send. The number
+//!   of connections bounds this part.
+//! - Further bytes count toward the API key or person, the team, and the server. A body is refused (429 for the first
+//!   two, 503 for the server) at the byte that exceeds a limit.
+//! - The bytes are released when the [`Charge`] is dropped.
+//!
+//! # Non-goals
+//!
+//! Uploads, which are streamed to disk and have their own limits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,18 +23,18 @@ use super::error::ApiError;
 use super::slots::Holder;
 use crate::web::guard;
 
-/// Bytes of each body that count against nobody.
+/// The size of the part of each body that is free.
 pub(crate) const FREE_BYTES: usize = 64 * 1024;
-/// Bytes for one API key or person: four bodies of the largest size at once.
+/// The limit of one API key or person: four bodies of the maximum size.
 const HOLDER_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
-/// Bytes for one team: two keys may use all that each of them may have.
+/// The limit of one team: two keys can use their full limit.
 const TEAM_BYTES_MAX: usize = 2 * HOLDER_BYTES_MAX;
-/// Bytes for everybody together. Two teams at their limits fill it.
+/// The limit of the server: two teams can use their full limit.
 const TOTAL_BYTES_MAX: usize = 2 * TEAM_BYTES_MAX;
-/// When a refused client may try again.
+/// The `retry-after` of a refusal, in seconds.
 const RETRY_AFTER_S: u64 = 1;
 
-/// Counts the bytes of all bodies of one server. Cheap to clone.
+/// Counts the bytes of all bodies of the server. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct BodyMemory(Arc<Mutex<Held>>);
 
@@ -39,18 +44,18 @@ struct Held {
     by_holder: HashMap<Holder, usize>,
 }
 
-/// The bytes of one body that is being read, or of the value that was read from it.
+/// The bytes of one body that is being read, or of the value that was parsed from it.
 pub(crate) struct Charge {
     memory: BodyMemory,
-    /// Empty: nobody has proved who they are, so that only the free part of a body is read.
+    /// Empty if the client is not authenticated. Then only the free part of a body is accepted.
     holders: Vec<(Holder, usize)>,
     read: usize,
     counted: usize,
 }
 
 impl Charge {
-    /// The charge for the body of a request, whose layers left in `extensions` who sends it. Without the server's
-    /// [`BodyMemory`] there, it counts for itself.
+    /// The charge for a request's body. Earlier layers have left the client's identity and the server's [`BodyMemory`]
+    /// in `extensions`; without the latter, the body is counted by itself.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         let memory = extensions.get::<BodyMemory>().cloned().unwrap_or_default();
         let holders = auth::holders(extensions).or_else(|| guard::holders(extensions));
@@ -67,11 +72,11 @@ impl Charge {
         }
     }
 
-    /// Counts bytes before they are kept.
+    /// Counts bytes before they are stored.
     ///
     /// # Errors
-    /// 429 if the key, person or team has too many bytes in bodies at once; 503 if the server has; 413 if nobody is
-    /// known to send a body that is larger than its free part.
+    /// 429 if the key, person or team exceeds its limit; 503 if the server exceeds it; 413 if an unauthenticated client
+    /// sends more than the free part.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), ApiError> {
         self.read = self.read.saturating_add(bytes);
         let more = self.read.saturating_sub(FREE_BYTES) - self.counted;
@@ -86,7 +91,7 @@ impl Charge {
             let now = held.by_holder.get(holder).copied().unwrap_or_default();
             if now.saturating_add(more) > *max {
                 return Err(ApiError::rate_limited(
-                    "too many large requests of this key, person or team are being received; send fewer at once",
+                    "too many large requests of this key, person or team at the same time; send fewer at once",
                     RETRY_AFTER_S,
                 ));
             }
@@ -150,7 +155,7 @@ mod tests {
         let mut fifth = charge(&memory, &key);
         fifth.add(4 * FREE_BYTES).unwrap();
         assert!(fifth.add(BODY_BYTES_MAX).is_err());
-        // Others, and ordinary bodies of the same key, are not affected.
+        // Other keys, and ordinary bodies of the same key, are not affected.
         charge(&memory, &key).add(FREE_BYTES).unwrap();
         let other = [(Holder::Url([2; 32]), HOLDER_BYTES_MAX)];
         charge(&memory, &other).add(BODY_BYTES_MAX).unwrap();
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn all_bodies_together_have_a_bound() {
+    fn all_bodies_together_have_a_limit() {
         let memory = BodyMemory::default();
         let mut kept = Vec::new();
         let refused = (0..=u8::MAX).find(|n| {
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_sends_no_large_body() {
+    fn an_unauthenticated_client_sends_no_large_body() {
         let mut body = charge(&BodyMemory::default(), &[]);
         body.add(FREE_BYTES).unwrap();
         assert!(body.add(1).is_err());

@@ -1,9 +1,12 @@
-//! How slowly a request's body may come.
+//! Limits how slowly a request's body may arrive.
 //!
-//! Guarantees: a body that brings no byte for the idle timeout (30 s) ends, and so does one that trickles: over its whole
-//! length the client may keep the server waiting for twice the idle timeout, and one second more for each KiB that came.
-//! Only the time that the server waits for the client counts: a slow disk is not the client's fault. Time is monotonic,
-//! so a clock that is set does not end an upload.
+//! # Guarantees
+//!
+//! - A body ends if no byte arrives for the idle timeout (30 s).
+//! - A body that trickles ends too: in total, the client may keep the server waiting for twice the idle timeout, plus
+//!   one second per KiB received.
+//! - Only time in which the server waits for the client counts, so a slow disk does not end an upload. The clock is
+//!   monotonic, so setting the system's clock does not either.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,14 +14,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// The slowest body that is read to its end, in bytes per second, beside twice the idle timeout.
+/// The minimum rate of a body, in bytes per second, beyond an allowance of twice the idle timeout.
 const BYTES_PER_SECOND_MIN: u64 = 1024;
 
-/// Watches the pace of one body.
+/// Measures the pace of one body.
 pub(super) struct Pace {
     idle: Duration,
     bytes: u64,
-    /// How long the server has waited for bytes, without the wait that is under way.
+    /// The total time spent waiting for bytes, without the current wait.
     waited: Duration,
     waiting: Option<Wait>,
 }
@@ -38,7 +41,7 @@ impl Pace {
         }
     }
 
-    /// Bytes came.
+    /// Records that bytes arrived.
     pub(super) fn came(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if let Some(wait) = self.waiting.take() {
@@ -46,7 +49,7 @@ impl Pace {
         }
     }
 
-    /// No byte is there. Ready once the client has kept the server waiting for too long.
+    /// Called when no byte is available. Ready when the client has exceeded its time.
     pub(super) fn poll_too_slow(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let allowance = self.allowance();
         let wait = self.waiting.get_or_insert_with(|| Wait {
@@ -56,7 +59,7 @@ impl Pace {
         wait.end.as_mut().poll(context)
     }
 
-    /// How long the next byte may take.
+    /// The time until the next byte must arrive.
     fn allowance(&self) -> Duration {
         let total = self
             .idle
@@ -88,8 +91,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trickle_ends_a_body_and_a_slow_line_does_not() {
-        // One byte in 29 s: never idle, and over after the total.
+    async fn a_trickle_ends_a_body_and_a_slow_connection_does_not() {
+        // One byte every 29 s never exceeds the idle timeout, but exceeds the total.
         let mut pace = Pace::new(IDLE);
         let mut rounds = 0;
         while !stalls_within(&mut pace, Duration::from_secs(29)).await {
@@ -98,7 +101,7 @@ mod tests {
             assert!(rounds < 10);
         }
         assert_eq!(rounds, 2);
-        // 29 KiB in 29 s go on for as long as they like.
+        // 29 KiB every 29 s can continue forever.
         let mut pace = Pace::new(IDLE);
         for _ in 0..1_000 {
             assert!(!stalls_within(&mut pace, Duration::from_secs(29)).await);
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_that_the_server_takes_does_not_count() {
+    async fn the_server_s_own_time_does_not_count() {
         let mut pace = Pace::new(IDLE);
         for _ in 0..100 {
             pace.came(1);

@@ -1,8 +1,8 @@
-//! Responses in gzip or brotli, for clients that accept it.
+//! Compresses responses with gzip or brotli for clients that accept it.
 //!
-//! Compressed are the API's JSON, the documentation, and what pages are made of besides their HTML. Left out: event
-//! streams, which must not wait for a full block; files of sandboxes, whose length and ranges count; the HTML of pages,
-//! which holds a form token beside what a visitor sent; and bodies that are too small to gain by it.
+//! Compressed are the API's JSON, the API reference, and the static files of pages. Not compressed are event streams,
+//! which must not wait for a full block; files of sandboxes, which have lengths and ranges; the HTML of pages, which
+//! contains a form token beside input from the visitor (the BREACH attack); and small bodies.
 
 use axum::body::HttpBody;
 use axum::extract::Request;
@@ -13,10 +13,10 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
 
-/// Least bytes that are compressed: fewer fit into one packet in any form.
+/// Minimum size for compression. Smaller bodies fit into one packet anyway.
 const BYTES_MIN: u64 = 1_400;
 
-/// Types that are compressed.
+/// Content types that are compressed.
 const TYPES: [&str; 6] = [
     "application/json",
     "application/yaml",
@@ -26,15 +26,15 @@ const TYPES: [&str; 6] = [
     "image/svg+xml",
 ];
 
-/// Put into a response whose body is to be sent as it is.
+/// Response extension: do not compress this body.
 #[derive(Clone, Copy)]
 pub(crate) struct AsItIs;
 
-/// Put into a response of HTML in which nothing is secret.
+/// Response extension: this HTML contains nothing secret and may be compressed.
 #[derive(Clone, Copy)]
 pub(crate) struct PublicPage;
 
-/// Which responses are compressed.
+/// Decides which responses are compressed.
 #[derive(Clone, Copy)]
 pub(crate) struct Worth;
 
@@ -57,15 +57,15 @@ impl Predicate for Worth {
     }
 }
 
-/// The layer. The fastest level: most of what can be gained, at a tenth of the time.
+/// The layer. It uses the fastest level, which achieves most of the reduction in a tenth of the time.
 pub(crate) fn layer() -> CompressionLayer<Worth> {
     CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
         .compress_when(Worth)
 }
 
-/// Before it: a client that refuses everything but what we do not have gets the plain form, and not an error after the
-/// effect.
+/// Runs before the compression layer. A client that accepts only unsupported encodings gets the plain form, rather than
+/// an error after the request has taken effect.
 pub(crate) async fn before(mut request: Request, next: Next) -> Response {
     if refuses_plain(request.headers()) {
         request.headers_mut().remove(header::ACCEPT_ENCODING);
@@ -91,7 +91,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn who_refuses_the_plain_form_is_told_from_who_does_not() {
+    fn only_clients_that_refuse_the_plain_form_are_affected() {
         let refuses = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(text));

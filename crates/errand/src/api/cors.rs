@@ -1,8 +1,11 @@
-//! Browsers on other origins.
+//! Cross-origin requests from browsers (CORS).
 //!
-//! Guarantee: for an origin of `api.allowed_origins`, a preflight for any path under `/v1` is answered without a key and
-//! counts against no limit, and every response, also an error, can be read by that origin's scripts. Other origins get
-//! nothing. Cookies are never allowed: a key is the only way in.
+//! # Guarantees
+//!
+//! - For an origin in `api.allowed_origins`, a preflight request for any path under `/v1` is answered without a key and
+//!   does not count toward any limit, and that origin's scripts can read every response, including errors.
+//! - Other origins get no permission.
+//! - Cookies are never allowed: an API key is the only way to authenticate.
 
 use std::collections::BTreeSet;
 
@@ -15,18 +18,18 @@ use http::{Method, StatusCode};
 use super::error::{ApiError, ErrorCode};
 use super::{AppState, is_api};
 
-/// The methods of the table of routes.
+/// The methods in the table of routes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
-/// What a request may have beside what browsers always send.
+/// Request headers that are allowed in addition to those that browsers always permit.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, idempotency-key, x-request-id, last-event-id, range, if-range, if-none-match",
 );
-/// What scripts may read of a response beside what they always may.
+/// Response headers that scripts can read in addition to those that they always can.
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "x-request-id, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, retry-after, idempotency-replayed, \
      content-range, accept-ranges, content-disposition, etag",
 );
-/// Seconds that a browser may keep the answer to a preflight.
+/// The time for which a browser may cache a preflight response, in seconds.
 const MAX_AGE_S: HeaderValue = HeaderValue::from_static("600");
 
 /// The origins whose scripts may call the API.
@@ -34,7 +37,7 @@ const MAX_AGE_S: HeaderValue = HeaderValue::from_static("600");
 pub struct AllowedOrigins(BTreeSet<String>);
 
 impl AllowedOrigins {
-    /// Those of the settings: `https://app.example.com`, perhaps with a port, or `*` for all.
+    /// From the setting: origins such as `https://app.example.com`, with an optional port, or `*` for all.
     #[must_use]
     pub fn new(origins: impl IntoIterator<Item = String>) -> Self {
         Self(origins.into_iter().collect())
@@ -65,7 +68,7 @@ pub(crate) async fn middleware(
         (true, Some(_)) => preflight(),
         (true, None) => ApiError::new(
             ErrorCode::Forbidden,
-            "this origin is not one of the server's api.allowed_origins",
+            "this origin is not in the server's api.allowed_origins",
         )
         .into_response(),
         (false, _) => next.run(request).await,
@@ -81,7 +84,7 @@ pub(crate) async fn middleware(
     response
 }
 
-/// Whether a browser asks for permission to make another request.
+/// Whether this is a browser's preflight request.
 pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS
         && headers.contains_key(header::ORIGIN)

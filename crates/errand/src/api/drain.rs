@@ -1,11 +1,11 @@
-//! The rest of a body that nobody read.
+//! Reads and discards the rest of a request body that its handler did not read.
 //!
-//! A server that answers and closes while the client still sends makes the client see a broken connection in place of
-//! the answer. So what is left of a body is read and dropped, within bounds, while the answer is on its way. A client
-//! that waits for `100 Continue` before it sends is told the answer at once, and sends nothing.
+//! If a server responds and closes the connection while the client is still sending, the client sees a broken
+//! connection instead of the response. Therefore the rest of the body is discarded, within limits, while the response
+//! is sent. A client that waits for `100 Continue` gets the response immediately and sends nothing.
 //!
-//! The pace of a body is watched here too, since every body that anybody reads passes through: one that comes too slowly
-//! ([`super::body_pace`]) ends with 408, whoever reads it, and its rest is not waited for.
+//! The pace of a body is enforced here too, because every body passes through this layer: a body that arrives too
+//! slowly ([`super::body_pace`]) ends with 408, and its rest is not awaited.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,10 +26,10 @@ use super::AppState;
 use super::body_pace::Pace;
 use super::error::{ApiError, ErrorCode};
 
-/// How long it goes on. The contract's number.
+/// Maximum time for discarding. Part of the API contract.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Reads what is left of the body once there is an answer.
+/// The layer: discards the rest of the body after the handler has responded.
 pub(crate) async fn middleware(
     State(app): State<AppState>,
     request: Request,
@@ -61,19 +61,19 @@ pub(crate) async fn middleware(
         Kept::TooSlow => return too_slow(response, version),
     };
     if let Some(rest) = rest.filter(|rest| rest.was_polled || !waits) {
-        // Ends by itself, within its bounds or with the connection, and holds nothing but that.
+        // The task is not tracked: it ends by its own limits or with the connection, and holds nothing else.
         tokio::spawn(tokio::time::timeout(DRAIN_TIME_MAX, discard(rest.stream)));
     }
     response
 }
 
-/// The answer to a body that came too slowly, in place of whatever its reader made of it.
+/// The response to a body that was too slow. It replaces the response of the handler, which only saw a broken body.
 fn too_slow(response: Response, version: Version) -> Response {
     if !response.status().is_client_error() && !response.status().is_server_error() {
         return response;
     }
     let message =
-        "the body stopped coming, or came too slowly: nothing was kept; send the request again";
+        "the body stopped or arrived too slowly, and nothing was stored; send the request again";
     let mut response = ApiError::new(ErrorCode::RequestTimeout, message).into_response();
     if version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
@@ -92,7 +92,7 @@ async fn discard(mut stream: BodyDataStream) {
     }
 }
 
-/// Where a body that was not read to its end is left.
+/// Receives a body that was dropped before its end.
 #[derive(Clone, Default)]
 struct Left(Arc<Mutex<Kept>>);
 
@@ -120,7 +120,7 @@ struct Rest {
     was_polled: bool,
 }
 
-/// A body that is left behind, and not lost, when it is dropped.
+/// A body that is handed over to [`Left`] when it is dropped.
 struct Held {
     stream: Option<BodyDataStream>,
     was_polled: bool,
@@ -128,9 +128,9 @@ struct Held {
     left: Left,
 }
 
-/// What the reader of a body is told that came too slowly.
+/// The error that the reader of a slow body gets.
 #[derive(Debug, thiserror::Error)]
-#[error("it came too slowly")]
+#[error("the body arrived too slowly")]
 struct TooSlow;
 
 impl Stream for Held {

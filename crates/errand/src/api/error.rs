@@ -1,8 +1,10 @@
-//! [`ApiError`]: the only type that becomes an error response.
+//! [`ApiError`], the only type that becomes an error response.
 //!
-//! Promised: each error has a code of the contract's table, a message for the client, and, where something inside went
-//! wrong, its cause for the log. Making the response has no side effect: [`super::request`] logs the cause once, with the
-//! request's id, and is the one that tells a client this id.
+//! # Guarantees
+//!
+//! - Each error has a code of the documented table, a message for the client and, for internal failures, a source for
+//!   the log.
+//! - Creating the response has no side effects. [`super::request`] logs the source once and adds the request id.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -17,52 +19,52 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The body of every response of 400 and above.
+/// The body of every response with a status of 400 or above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorResponse {
-    /// A stable code, for programs.
+    /// A stable code for programs.
     #[schema(example = "bad_request")]
     pub error: String,
-    /// What was wrong, and what to do. For people; its wording may change.
-    #[schema(example = "limit: it takes a whole number from 1 to 100")]
+    /// What is wrong and what to do about it. For people; the wording may change.
+    #[schema(example = "limit: must be an integer from 1 to 100, not \"x\"")]
     pub message: String,
 }
 
-/// The contract's table.
+/// The error codes of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
-    /// A parameter does not fit.
+    /// A parameter is invalid.
     BadRequest,
-    /// No key that counts.
+    /// The key is missing or invalid.
     Unauthorized,
     /// The role lacks the permission.
     Forbidden,
-    /// No such thing, or another team's.
+    /// The object does not exist, or belongs to another team.
     NotFound,
-    /// The path is there, but not with this method.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
     /// The client stopped sending its body, or sent it too slowly.
     RequestTimeout,
-    /// Something else holds what was asked for.
+    /// The request conflicts with the current state.
     Conflict,
     /// The body is too large.
     PayloadTooLarge,
-    /// A body of a type that is not read.
+    /// The content type is not supported.
     UnsupportedMediaType,
-    /// A range outside the file.
+    /// The range is outside the file.
     RangeNotSatisfiable,
     /// Too many requests.
     RateLimited,
-    /// Something is wrong inside.
+    /// An internal error.
     Internal,
-    /// A component behind the API does not answer.
+    /// A component behind the API does not respond.
     UpstreamUnavailable,
-    /// Starting, draining, out of disk.
+    /// The server is starting, stopping, or out of disk space.
     Unavailable,
 }
 
 impl ErrorCode {
-    /// All, in the order of the table.
+    /// All codes, in the order of the documented table.
     pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::Unauthorized,
@@ -80,7 +82,7 @@ impl ErrorCode {
         Self::Unavailable,
     ];
 
-    /// The status and the word of the wire.
+    /// The HTTP status, and the code as text.
     #[must_use]
     pub fn parts(self) -> (StatusCode, &'static str) {
         match self {
@@ -105,14 +107,13 @@ impl ErrorCode {
         }
     }
 
-    /// The status of the wire.
     #[must_use]
     pub fn status(self) -> StatusCode {
         self.parts().0
     }
 }
 
-/// An error response before it is one. `message` is for the client, the source for the log.
+/// An error before it becomes a response. `message` is for the client, the source for the log.
 #[derive(Debug)]
 pub struct ApiError {
     code: ErrorCode,
@@ -121,7 +122,7 @@ pub struct ApiError {
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What a response of 400 and above says of itself to the middleware.
+/// Response extension with which an error reaches the outermost layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Reported {
     pub(crate) code: ErrorCode,
@@ -130,7 +131,6 @@ pub(crate) struct Reported {
 }
 
 impl ApiError {
-    /// An error with a message for the client.
     pub(crate) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -140,64 +140,60 @@ impl ApiError {
         }
     }
 
-    /// A parameter that does not fit: its name, and what it takes.
+    /// 400 for a parameter: its name, and its permitted values.
     pub(crate) fn invalid(name: &str, what: impl std::fmt::Display) -> Self {
         Self::bad_request(format!("{name}: {what}"))
     }
 
-    /// 400.
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::BadRequest, message)
     }
 
-    /// 401, which never says why.
+    /// 401. It never says why.
     pub(crate) fn unauthorized() -> Self {
         Self::new(
             ErrorCode::Unauthorized,
-            "a valid API key is needed: send `Authorization: Bearer dv_…`",
+            "a valid API key is required: send `Authorization: Bearer dv_…`",
         )
         .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// 404. The same for what is not there and what is another team's.
+    /// 404. It is the same for a missing object and for another team's.
     pub(crate) fn not_found() -> Self {
         Self::new(
             ErrorCode::NotFound,
-            "there is no such thing, or it belongs to another team: check the id",
+            "this does not exist, or it belongs to another team: check the id",
         )
     }
 
-    /// 404 for a path that is no endpoint.
+    /// 404 for an unknown path.
     pub(crate) fn no_endpoint() -> Self {
         Self::new(
             ErrorCode::NotFound,
-            "there is no such endpoint: GET /v1/documentation lists all",
+            "this endpoint does not exist: GET /v1/documentation lists all endpoints",
         )
     }
 
-    /// 405. The router adds `allow`.
+    /// 405. The router adds the `allow` header.
     pub(crate) fn method_not_allowed(method: &Method) -> Self {
         let method = method.as_str().chars().take(16).collect::<String>();
         Self::new(
             ErrorCode::MethodNotAllowed,
-            format!("this path does not take {method}: the header `allow` says what it takes"),
+            format!("this path does not support {method}: see the header `allow`"),
         )
     }
 
-    /// 409.
     pub(crate) fn conflict(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::Conflict, message)
     }
 
-    /// 413.
     pub(crate) fn too_large(what: &str, limit_bytes: u64) -> Self {
         Self::new(
             ErrorCode::PayloadTooLarge,
-            format!("{what} may have at most {limit_bytes} bytes"),
+            format!("{what} must be at most {limit_bytes} bytes long"),
         )
     }
 
-    /// 415.
     pub(crate) fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::UnsupportedMediaType, message)
     }
@@ -208,21 +204,20 @@ impl ApiError {
             .with_header(header::RETRY_AFTER, HeaderValue::from(retry_after_s.max(1)))
     }
 
-    /// 503.
     pub(crate) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::Unavailable, message)
             .with_header(header::RETRY_AFTER, HeaderValue::from(1))
     }
 
-    /// 500. The middleware puts the request id into the message.
+    /// 500. The outermost layer replaces the message by one with the request id.
     pub(crate) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             source: Some(Arc::from(source.into())),
-            ..Self::new(ErrorCode::Internal, "something is wrong inside the server")
+            ..Self::new(ErrorCode::Internal, "an internal error occurred")
         }
     }
 
-    /// With one header more.
+    /// Adds a header to the response.
     pub(crate) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self {
             header: Some((name, value)),
@@ -230,12 +225,11 @@ impl ApiError {
         }
     }
 
-    /// Its status.
     pub(crate) fn status(&self) -> StatusCode {
         self.code.status()
     }
 
-    /// What the client is told.
+    /// The message for the client.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -263,7 +257,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The bare response of an error.
+/// Builds the response of an error.
 pub(crate) fn error_response(code: ErrorCode, message: &str) -> Response {
     let (status, word) = code.parts();
     let body = axum::Json(ErrorResponse {
@@ -283,11 +277,11 @@ impl From<StoreError> for ApiError {
             StoreError::Forbidden(message) => Self::new(ErrorCode::Forbidden, message),
             StoreError::KeyReused => Self::conflict(error.to_string()),
             StoreError::Unavailable(ref why) => Self::unavailable(format!(
-                "the server cannot take this now ({why}); repeat it with the same Idempotency-Key"
+                "the server cannot do this now ({why}); repeat the request with the same Idempotency-Key"
             ))
             .caused_by(error),
             StoreError::Trouble { what, .. } => Self::unavailable(format!(
-                "the server cannot take this now ({what}); repeat it with the same Idempotency-Key"
+                "the server cannot do this now ({what}); repeat the request with the same Idempotency-Key"
             )),
             StoreError::Fenced
             | StoreError::Corrupt { .. }
@@ -317,10 +311,10 @@ impl From<FileError> for ApiError {
             | FileError::NoPermission { .. }
             | FileError::BadPattern { .. }
             | FileError::Edit { .. } => Self::invalid("path", &error),
-            FileError::NoSpace { .. } => Self::unavailable(
-                "there is no space left on the server's disk: the operator must make room",
-            )
-            .caused_by(error),
+            FileError::NoSpace { .. } => {
+                Self::unavailable("the server's disk is full: the operator must free space")
+                    .caused_by(error)
+            }
             FileError::Exhausted { .. } => Self::unavailable(
                 "the server has run out of open files or memory: try again in a moment",
             ),
@@ -340,7 +334,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_code_has_the_contracts_body() {
+    async fn every_code_has_the_documented_body() {
         for code in ErrorCode::ALL {
             let (status, word) = code.parts();
             let response = ApiError::new(code, "why").into_response();
@@ -355,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inside_is_told_to_the_log_alone() {
+    fn internal_details_reach_only_the_log() {
         let error = ApiError::from(StoreError::Corrupt {
             table: "runs",
             column: "status",
@@ -373,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_answers() {
+    fn store_errors_have_their_codes() {
         let code = |error: StoreError| ApiError::from(error).code;
         assert_eq!(code(StoreError::NotFound), ErrorCode::NotFound);
         assert_eq!(

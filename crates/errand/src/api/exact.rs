@@ -1,12 +1,13 @@
-//! What JSON says and a parsed value cannot keep: a name that is given twice, and a number with more digits than 64 bits.
+//! Finds JSON that cannot be stored and returned exactly: a repeated name in an object, and a number with more digits
+//! than 64 bits can represent.
 //!
-//! A build's `config` is given back as it was sent, and a setting that silently loses to its second mention is a mistake
-//! that nobody sees. Both are refused, with the path. The text has been parsed before: this only looks at what is known to
-//! be JSON, and its depth is bounded by the parser's.
+//! A build's `config` is returned as it was sent, and a setting that is silently overridden by its second occurrence is
+//! a mistake that nobody would notice. Both are refused, with the path. The text has already been parsed, so it is
+//! valid JSON and its depth is bounded.
 
 use std::collections::HashSet;
 
-/// Finds the first thing in a JSON text that would not be kept: its path and what is wrong.
+/// The path and a description of the first problem.
 pub(crate) fn inexact(text: &[u8]) -> Option<(String, String)> {
     let mut scan = Scan {
         text,
@@ -16,7 +17,7 @@ pub(crate) fn inexact(text: &[u8]) -> Option<(String, String)> {
     scan.run()
 }
 
-/// An object or array that is open.
+/// An open object or array.
 enum Frame {
     Object {
         names: HashSet<String>,
@@ -66,7 +67,7 @@ impl Scan<'_> {
                         return Some((
                             self.path(),
                             format!(
-                                "the number {shown} has more digits than can be kept; send it as a string"
+                                "the number {shown} has more digits than can be stored; send it as a string"
                             ),
                         ));
                     }
@@ -79,7 +80,7 @@ impl Scan<'_> {
         None
     }
 
-    /// The string that begins here, with its quotes, and goes beyond it.
+    /// Scans the string that begins here. Returns its range including the quotes.
     fn string(&mut self) -> (usize, usize) {
         let start = self.at;
         self.at += 1;
@@ -94,7 +95,7 @@ impl Scan<'_> {
         (start, self.at.min(self.text.len()))
     }
 
-    /// Takes a string as the name of a member, if one is due. Something where it was there before.
+    /// Uses a string as a member's name, if a name is expected here. Returns a problem if the name is a repetition.
     fn named(&mut self, (start, end): (usize, usize)) -> Option<(String, String)> {
         let Some(Frame::Object {
             names,
@@ -113,10 +114,10 @@ impl Scan<'_> {
         if names.insert(name.clone()) {
             return None;
         }
-        Some((self.path(), "it is given twice; give it once".to_owned()))
+        Some((self.path(), "it is given twice; send it once".to_owned()))
     }
 
-    /// The number that begins here, and goes beyond it.
+    /// Scans the number that begins here.
     fn number(&mut self) -> &[u8] {
         let rest = self.text.get(self.at..).unwrap_or_default();
         let is_of_number =
@@ -142,7 +143,7 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a number is the same after it was read: an integer of 64 bits, or a decimal that a double tells from all others.
+/// Whether a number keeps its value: a 64-bit integer, or a decimal that a double represents uniquely.
 fn is_kept(number: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(number) else {
         return false;
@@ -156,7 +157,7 @@ fn is_kept(number: &[u8]) -> bool {
     double.is_finite() && decimal(text) == decimal(&format!("{double:e}"))
 }
 
-/// The significant digits of a decimal, and the exponent of the last of them.
+/// The significant digits of a decimal, and the exponent of the last one.
 fn decimal(text: &str) -> (String, i64) {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let exponent: i64 = exponent.parse().unwrap_or(i64::MAX);
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_passes() {
+    fn representable_values_pass() {
         for text in [
             "{}",
             r#"{"a": {"b": 1}, "b": [1, {"a": 2}, {"a": 3}], "c": "{\"c\": 1, \"c\": 2}"}"#,
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_given_twice_is_found_at_any_depth() {
+    fn a_repeated_name_is_found_at_any_depth() {
         assert_eq!(path_of(r#"{"a": 1, "a": 2}"#).as_deref(), Some("a"));
         assert_eq!(
             path_of(r#"{"c": {"d": [0, {"x": {}, "\u0078": 1}]}}"#).as_deref(),

@@ -1,4 +1,4 @@
-//! Whether the program lives, and whether it takes requests.
+//! Health endpoints: whether the program is alive, and whether it is ready for requests.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorResponse};
 
-/// `{"status": "ok"}`.
+/// The response of a healthy server.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health {
     /// Always `ok`.
@@ -20,17 +20,21 @@ pub(crate) fn alive() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
 
-/// Whether the program lives. Says nothing of whether it can work.
-#[utoipa::path(get, path = "/healthz", tag = "Health", security(()), responses((status = 200, description = "It lives.", body = Health)))]
+/// Reports whether the program is alive.
+///
+/// It does not check whether the program can serve requests.
+#[utoipa::path(get, path = "/healthz", tag = "Health", security(()), responses((status = 200, description = "The program is alive.", body = Health)))]
 pub(crate) async fn healthz() -> axum::Json<Health> {
     alive()
 }
 
-/// Whether the program can do what a request needs: migrations and recovery are done, the database answers reads and
-/// takes writes, threads are free, and it is not stopping. The message of a 503 says what is missing.
+/// Reports whether the server is ready for requests.
+///
+/// It is ready if migrations and recovery are complete, the database answers reads and writes, threads are free, and
+/// the server is not stopping. The message of a 503 says what is missing.
 #[utoipa::path(get, path = "/readyz", tag = "Health", security(()), responses(
-    (status = 200, description = "It takes requests.", body = Health),
-    (status = 503, description = "It is starting or stopping, or cannot do what requests need.", body = ErrorResponse),
+    (status = 200, description = "The server is ready.", body = Health),
+    (status = 503, description = "The server is starting or stopping, or cannot serve requests.", body = ErrorResponse),
 ))]
 pub(crate) async fn readyz(State(app): State<AppState>) -> Response {
     match app.readiness.check(&app).await {

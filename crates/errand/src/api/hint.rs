@@ -1,9 +1,9 @@
-//! Names that are not known, and what was probably meant.
+//! Messages about unknown names, with a guess at the intended one.
 
-/// How alike two names must be (Jaro-Winkler, 0 to 1) for one to be a guess at the other.
+/// Minimum similarity (Jaro-Winkler, 0 to 1) of a known name to be suggested.
 const ALIKE: f64 = 0.75;
 
-/// A sentence about a name that is not known: the nearest that is, else all of them.
+/// A message about an unknown name: the most similar known name, otherwise all known names.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let name: String = name.chars().take(64).collect();
     let nearest = known
@@ -20,9 +20,9 @@ pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
         (Some((_, nearest)), _) => {
             format!("{name:?} is not a {what} here; did you mean {nearest:?}?")
         }
-        (None, []) => format!("{name:?} is not a {what} here; there is none"),
+        (None, []) => format!("{name:?} is not a {what} here; there are none"),
         (None, known) => format!(
-            "{name:?} is not a {what} here; there are {}",
+            "{name:?} is not a {what} here; possible ones are {}",
             known.join(", ")
         ),
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_given() {
+    fn the_most_similar_name_is_suggested() {
         let known = [
             "agent_id",
             "sandbox_id",
@@ -54,11 +54,11 @@ mod tests {
         }
         assert_eq!(
             unknown("query parameter", "x", &["limit", "offset"]),
-            "\"x\" is not a query parameter here; there are limit, offset"
+            "\"x\" is not a query parameter here; possible ones are limit, offset"
         );
         assert_eq!(
             unknown("query parameter", "x", &[]),
-            "\"x\" is not a query parameter here; there is none"
+            "\"x\" is not a query parameter here; there are none"
         );
     }
 }

@@ -1,22 +1,24 @@
-//! The `Host` of a request, checked before anything else looks at it.
+//! Validates the `Host` of a request before anything else uses it.
 //!
-//! Guarantees: over HTTP/1.1 a request without exactly one valid `Host` is 400 (RFC 9112, section 3.2), since what
-//! compares origins, or makes addresses from the name that the client used, must not be given two names or none. Over
-//! HTTP/2, `:authority` takes its place, and a `Host` beside it must say the same.
+//! # Guarantees
 //!
-//! Checked where connections come in ([`crate::app`]); calls within the process have no `Host`.
+//! - An HTTP/1.1 request without exactly one valid `Host` gets 400 (RFC 9112, section 3.2). Code that compares origins
+//!   or builds addresses from the host must never see two hosts or none.
+//! - In HTTP/2, `:authority` takes its place, and a `Host` header must be equal to it.
+//!
+//! The check runs where connections are accepted ([`crate::app`]). Calls within the process have no `Host`.
 
 use axum::extract::Request;
 use http::header;
 use http::uri::Authority;
 use http::{HeaderMap, Uri, Version};
 
-/// What is wrong with the `Host` of a request; the request is answered with it.
+/// The problem with the `Host` of a request. The request is answered with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadHost(pub(crate) &'static str);
 
-/// Marks a request whose `Host` is missing, doubled or no host, so that it is refused with an id and a line in the log
-/// like any other.
+/// Marks a request with a missing, repeated or invalid `Host`. It is refused later, so that it gets a request id and a
+/// log line like any other.
 pub(crate) fn mark(request: &mut Request) {
     if let Err(bad) = check(request.version(), request.uri(), request.headers()) {
         request.extensions_mut().insert(bad);
@@ -30,12 +32,12 @@ fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadHost
         return Err(BadHost("the request has several `Host` headers: send one"));
     }
     let Some(host) = host else {
-        // HTTP/1.0 had none, and HTTP/2 has the authority.
+        // HTTP/1.0 did not require it, and HTTP/2 has the authority.
         let is_needed = version == Version::HTTP_11;
         let is_missing = version >= Version::HTTP_2 && uri.authority().is_none();
         return if is_needed || is_missing {
             Err(BadHost(
-                "the request has no `Host` header: send the name that the server is reached by",
+                "the request has no `Host` header: send the name of the server",
             ))
         } else {
             Ok(())
@@ -50,7 +52,7 @@ fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadHost
             "the `Host` header is not a host name with an optional port",
         ))?;
     match uri.authority() {
-        // Of an absolute address in HTTP/1.1, the address wins over the header (RFC 9112, section 3.2.2).
+        // In HTTP/1.1, an absolute address takes precedence over the header (RFC 9112, section 3.2.2).
         Some(other) if version >= Version::HTTP_2 && *other != authority => Err(BadHost(
             "the `Host` header and `:authority` name different hosts",
         )),

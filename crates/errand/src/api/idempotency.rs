@@ -1,6 +1,6 @@
-//! `Idempotency-Key`: from the header to what the store records, and from the store's answer to the response.
+//! `Idempotency-Key`: parses the header, and converts the store's outcome to a response.
 //!
-//! The first answer and its replay are the same bytes, since both are made by the same function of the result.
+//! The first response and its replays are identical bytes, because the same function renders both from the result.
 
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
@@ -18,7 +18,7 @@ use super::error::ApiError;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// The key of a request, if it has one.
+/// Extractor for the idempotency key of a request, if there is one.
 pub(crate) struct IdempotencyKey {
     key: Option<String>,
     method: &'static str,
@@ -34,12 +34,12 @@ impl FromRequestParts<AppState> for IdempotencyKey {
             (None, _) => None,
             (Some(value), None) => Some(checked(value).ok_or_else(|| {
                 ApiError::bad_request(format!(
-                    "Idempotency-Key: it takes 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"
+                    "Idempotency-Key: must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters"
                 ))
             })?),
             (Some(_), Some(_)) => {
                 return Err(ApiError::bad_request(
-                    "Idempotency-Key: it is given twice; give it once",
+                    "Idempotency-Key: it is given twice; send it once",
                 ));
             }
         };
@@ -49,7 +49,7 @@ impl FromRequestParts<AppState> for IdempotencyKey {
             Method::DELETE => "DELETE",
             _ => {
                 return Err(ApiError::internal(
-                    "a method that takes no Idempotency-Key asks for it",
+                    "a handler extracts an Idempotency-Key for a method without one",
                 ));
             }
         };
@@ -69,7 +69,7 @@ fn checked(value: &HeaderValue) -> Option<String> {
 }
 
 impl IdempotencyKey {
-    /// What tells this request from another. None without a key.
+    /// The identity of this request for the store. `None` without a key.
     pub(crate) fn idem(&self, caller: &Caller, body_sha256: [u8; 32]) -> Option<Idem> {
         let key = self.key.clone()?;
         Some(Idem {
@@ -81,7 +81,7 @@ impl IdempotencyKey {
         })
     }
 
-    /// The same, with how the result is recorded.
+    /// The identity, with the function that renders the stored response.
     pub(crate) fn once<T>(
         &self,
         caller: &Caller,
@@ -95,16 +95,16 @@ impl IdempotencyKey {
     }
 }
 
-/// The answer with this body.
+/// A response with this JSON body, in the form in which it is stored.
 pub(crate) fn rendered(status: StatusCode, body: &impl Serialize) -> StoredAnswer {
-    // The objects of the wire are structs and maps of text: they always have a JSON form.
+    // The wire structs contain only structs and maps with string keys, so they always serialize.
     StoredAnswer {
         status: status.as_u16(),
         body: serde_json::to_vec(body).unwrap_or_default(),
     }
 }
 
-/// 204.
+/// A stored 204 response.
 pub(crate) fn no_content<T>(_: &T) -> StoredAnswer {
     StoredAnswer {
         status: StatusCode::NO_CONTENT.as_u16(),
@@ -112,7 +112,7 @@ pub(crate) fn no_content<T>(_: &T) -> StoredAnswer {
     }
 }
 
-/// The response of an operation that was done now, or before.
+/// The response of an operation that was executed now or earlier.
 pub(crate) fn response<T>(answer: Answer<T>, render: Render<T>) -> Response {
     match answer {
         Answer::Fresh(value) => of_stored(render(&value)),
@@ -120,7 +120,7 @@ pub(crate) fn response<T>(answer: Answer<T>, render: Render<T>) -> Response {
     }
 }
 
-/// The response of an operation that was done before.
+/// The response of an operation that was executed earlier.
 pub(crate) fn replayed(stored: StoredAnswer) -> Response {
     let mut response = of_stored(stored);
     response

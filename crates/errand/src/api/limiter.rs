@@ -1,7 +1,14 @@
-//! Counting requests in fixed windows of a minute.
+//! Counts requests in fixed windows of one minute.
 //!
-//! Promised: a window begins with the first request in it; its memory is bounded. Time is a parameter. Left out: what
-//! is counted and what follows (see [`super::auth`]); windows are kept in memory alone, and a restart begins anew.
+//! # Guarantees
+//!
+//! - A window begins with its first request.
+//! - Memory is bounded.
+//! - Time is a parameter.
+//!
+//! # Non-goals
+//!
+//! Deciding what is counted and refused (see [`super::auth`]), and persistence: a restart clears all windows.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,16 +16,15 @@ use std::sync::{Mutex, PoisonError};
 
 use errand_core::time::Timestamp;
 
-/// The length of a window.
 const WINDOW_MS: u64 = 60_000;
-/// Most windows at once: some ten megabytes. Whoever comes beyond shares one window with the others.
+/// Maximum number of windows, about ten megabytes. Further keys share one window.
 const WINDOWS_MAX: usize = 100_000;
-/// How many windows there are before those that have ended are looked for.
+/// The number of windows from which expired ones are removed.
 const SWEEP_FROM: usize = 1_024;
-/// How often they are looked for: a full table costs about a millisecond.
+/// The minimum interval between removals: scanning a full table takes about a millisecond.
 const SWEEP_EVERY_MS: u64 = 1_000;
 
-/// Counts by `K`.
+/// Counts requests by key `K`.
 pub(crate) struct Limiter<K> {
     per_minute: u32,
     windows_max: usize,
@@ -37,20 +43,18 @@ struct Window {
     count: u32,
 }
 
-/// What became of a request.
+/// The result of counting a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Whether it is within the limit.
     pub(crate) allowed: bool,
-    /// Whether it began the window.
+    /// Whether this request began the window.
     pub(crate) is_first: bool,
-    /// The limit.
     pub(crate) limit: u32,
-    /// How many more there may be in this window.
+    /// The remaining requests in this window.
     pub(crate) remaining: u32,
-    /// When the window ends: unix time in seconds, rounded up.
+    /// The end of the window, as Unix time in seconds, rounded up.
     pub(crate) reset_s: i64,
-    /// Until then, in seconds, rounded up; at least 1.
+    /// The seconds until the end of the window, rounded up; at least 1.
     pub(crate) retry_after_s: u64,
 }
 
@@ -69,7 +73,7 @@ impl<K: Hash + Eq> Limiter<K> {
         }
     }
 
-    /// How many were counted in a window that is open, and whether more are within the limit.
+    /// The number of requests in the current window, and whether another one is within the limit.
     pub(crate) fn so_far(&self, key: &K, now: Timestamp) -> (u32, bool) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let window = state.windows.get(key).filter(|window| window.is_open(now));
@@ -77,7 +81,6 @@ impl<K: Hash + Eq> Limiter<K> {
         (count, count < self.per_minute)
     }
 
-    /// Counts one request.
     pub(crate) fn count(&self, key: K, now: Timestamp) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let window = state.window(key, now, self.windows_max);
@@ -121,7 +124,7 @@ impl<K: Hash + Eq> State<K> {
 }
 
 impl Window {
-    /// A clock that was set back begins a new one: the old might not end for a year.
+    // If the clock was set back, a new window begins. The old one might otherwise last for a year.
     fn is_open(&self, now: Timestamp) -> bool {
         now >= self.begin && now.ms_since(self.begin) < WINDOW_MS
     }

@@ -1,11 +1,11 @@
-//! The OpenAPI document: made from the handlers' annotations and the table of routes.
+//! Builds the OpenAPI document from the handlers' annotations and the table of routes.
 //!
-//! What is true of many endpoints is added here, from the table, and not repeated at each handler: error responses, the
-//! `Idempotency-Key` header, second names of the same endpoint.
+//! Content that is common to many endpoints is added here from the table instead of being repeated at each handler:
+//! error responses, the `Idempotency-Key` header, and aliases of endpoints.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "the document's form is fixed: objects all the way, as the tests of this module see"
+    reason = "the document's structure is fixed, as the tests of this module verify"
 )]
 
 mod strict;
@@ -19,10 +19,10 @@ use super::error::{ErrorCode, ErrorResponse};
 use super::{Access, ROUTES, Route, health, v1};
 use errand_core::wire::{TestWebhookBody, WebhookBody};
 
-const ABOUT: &str = "A self-hosted service that runs AI assignments for other programs. Start a run over HTTP and get on with \
-your work; the run reads files in its sandbox, calls a model and tools, asks people when it should, and reports by webhook.\n\n\
-Every request needs `Authorization: Bearer dv_…`, but for those that say otherwise. Every response has `x-request-id`, and every \
-authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-reset`. Errors have one body: \
+const ABOUT: &str = "A self-hosted service that runs AI assignments for other programs. Start a run over HTTP and continue with \
+your work; the run reads files in its sandbox, calls a model and tools, asks people when it must, and reports by webhook.\n\n\
+Every request requires `Authorization: Bearer dv_…`, except where noted. Every response has `x-request-id`, and every \
+authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-reset`. All errors have the same body: \
 `{\"error\", \"message\"}`.";
 
 #[derive(OpenApi)]
@@ -115,17 +115,17 @@ authenticated one `x-ratelimit-limit`, `x-ratelimit-remaining` and `x-ratelimit-
     tags(
         (name = "Runs", description = "One execution of an agent's build."),
         (name = "Messages", description = "The transcript of a run."),
-        (name = "Human requests", description = "Approvals and questions to people."),
-        (name = "Sandboxes", description = "Directories with files that runs work on."),
-        (name = "Agents", description = "Configuration by name."),
-        (name = "Builds", description = "Immutable, numbered snapshots of an agent's setup. `/revisions` and `/builds` are the same."),
+        		(name = "Human requests", description = "Approvals and questions for people."),
+        		(name = "Sandboxes", description = "Directories with the files of runs."),
+        		(name = "Agents", description = "Named configurations, with numbered builds."),
+        		(name = "Builds", description = "Immutable, numbered snapshots of an agent's configuration. `/revisions` and `/builds` are aliases."),
         (name = "API keys", description = "For admins and owners."),
-        (name = "Models", description = "Providers of models, and what their models use up."),
-        (name = "Connections", description = "MCP servers whose tools builds may have. Admins and owners make them."),
-        (name = "Secrets", description = "What `{{ secret.NAME }}` stands for. For admins and owners; no answer holds a value."),
-        (name = "Webhooks", description = "Signed as the Standard Webhooks specification says."),
-        (name = "Team", description = "The team, its people, and invitations to join it."),
-        (name = "Documentation", description = "This."),
+        		(name = "Models", description = "Model providers and usage."),
+        		(name = "Connections", description = "MCP servers whose tools builds can use. Only admins and owners can manage them."),
+        		(name = "Secrets", description = "Values for `{{ secret.NAME }}`. For admins and owners; no response contains a value."),
+        		(name = "Webhooks", description = "Notifications to your server, signed according to the Standard Webhooks specification."),
+        		(name = "Team", description = "The team, its members, and invitations."),
+        		(name = "Documentation", description = "This API reference."),
         (name = "Health", description = "For load balancers."),
     ),
 )]
@@ -144,9 +144,10 @@ impl Modify for ApiKeyScheme {
     }
 }
 
-/// The document, for a server at this outer address that refuses unknown fields, or ignores them.
+/// Builds the document. `public_url`: the address of the server. `unknown_fields_refused`: whether unknown fields are
+/// errors.
 pub(crate) fn document(public_url: &str, unknown_fields_refused: bool) -> Value {
-    // The document is made of text and maps of text: it always has a JSON form.
+    // The document consists of structs and maps with string keys, so it always serializes.
     let mut document = serde_json::to_value(Annotated::openapi()).unwrap_or_default();
     document["servers"] = json!([{"url": public_url}]);
     document["components"]["responses"] = error_components();
@@ -191,15 +192,15 @@ fn webhooks() -> Value {
             "summary": summary,
             "tags": ["Webhooks"],
             "requestBody": body,
-            "responses": {"2XX": {"description": "It is received. Anything else is tried again; 410 ends it."}},
+            "responses": {"2XX": {"description": "The event was received. Any other status is retried, except 410, which ends the delivery."}},
         }})
     };
-    let run = "What a run's `webhook_url`, and the team's webhooks, get, at least once, signed with the team's secret.";
-    let test = "What a webhook gets that is tried out.";
+    let run = "Sent to a run's `webhook_url` and to the team's webhooks, at least once, signed with the team's secret.";
+    let test = "Sent to a webhook as a test.";
     json!({"run": of("WebhookBody", run), "test": of("TestWebhookBody", test)})
 }
 
-/// Adds what follows from the table.
+/// Adds the content that follows from the table of routes.
 fn complete(operation: &mut Value, route: &Route) {
     for code in errors_of(route) {
         let (status, word) = code.parts();
@@ -212,7 +213,7 @@ fn complete(operation: &mut Value, route: &Route) {
         let header = json!({
             "name": "Idempotency-Key",
             "in": "header",
-            "description": "The same key and body within 24 hours give the first answer again, with `idempotency-replayed: true`.",
+            "description": "If the same key and body are sent again within 24 hours, the first response is repeated, with `idempotency-replayed: true`.",
             "required": false,
             "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         });
@@ -261,14 +262,14 @@ fn errors_of(route: &Route) -> Vec<ErrorCode> {
     if takes_key(route) || route.method == Method::PUT {
         errors.push(E::RequestTimeout);
     }
-    // With a key, a `PUT` has a body of JSON.
+    // With an API key, a `PUT` has a JSON body. The public `PUT` uploads a file.
     if route.method == Method::PUT && route.access != Access::Public {
         errors.extend([E::PayloadTooLarge, E::UnsupportedMediaType]);
     }
     errors
 }
 
-/// The same operation under its other name.
+/// Adds an operation under its other path.
 fn add_alias(paths: &mut Value, route: &Route, of: &str) {
     let method = route.method.as_str().to_lowercase();
     let mut operation = paths[of][&method].clone();
@@ -304,7 +305,7 @@ mod tests {
             .iter()
             .map(|route| format!("{} {}", route.method, route.path))
             .collect();
-        assert_eq!(routes.len(), ROUTES.len(), "a route is in the table twice");
+        assert_eq!(routes.len(), ROUTES.len(), "a route is twice in the table");
         let mut documented = BTreeSet::new();
         for (path, item) in paths().as_object().unwrap() {
             for method in item.as_object().unwrap().keys() {
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_have_names_of_their_own_and_their_access() {
+    fn operations_have_unique_ids_and_their_access() {
         let paths = paths();
         let mut ids = BTreeSet::new();
         for route in ROUTES {

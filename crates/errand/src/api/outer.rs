@@ -1,8 +1,8 @@
-//! The address at which the caller reaches the server, for the addresses in answers.
+//! The base address for links in responses.
 //!
-//! It is `server.public_url` where that is set. Otherwise it is the host that the request itself was sent to: a server that
-//! listens on all addresses cannot know which of them its clients use. Only callers with a key are answered so, and with
-//! nothing but a host and a port: what a stranger writes into `Host` reaches nobody else.
+//! It is `server.public_url` if that is set. Otherwise it is the host to which the request was sent, because a server
+//! that listens on all addresses cannot know which of them its clients use. Such links are returned only to callers
+//! with a key and contain only a host and a port, so an attacker's `Host` header cannot reach anybody else.
 
 use std::convert::Infallible;
 
@@ -13,7 +13,7 @@ use url::Url;
 
 use super::AppState;
 
-/// Without a slash at its end.
+/// The base address, without a trailing slash.
 pub(crate) struct OuterUrl(pub(crate) String);
 
 impl FromRequestParts<AppState> for OuterUrl {
@@ -32,7 +32,7 @@ impl FromRequestParts<AppState> for OuterUrl {
     }
 }
 
-/// The origin of a host with, perhaps, a port. None: it is more than that, or no host.
+/// The origin for a host with an optional port. `None` for anything else.
 fn origin(scheme: &str, host: &str) -> Option<String> {
     let plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_taken_and_nothing_more() {
+    fn only_a_host_with_a_port_is_used() {
         let of = |host: &str| origin("http", host);
         assert_eq!(
             of("errand.lan:2025").as_deref(),

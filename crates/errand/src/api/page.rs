@@ -1,4 +1,4 @@
-//! The documentation as a page for people: the OpenAPI document, without a script.
+//! Renders the OpenAPI document as a web page without scripts.
 
 #![expect(
     clippy::indexing_slicing,
@@ -14,10 +14,10 @@ td,th{border-bottom:1px solid #ddd;padding:.25rem .5rem;text-align:left;vertical
 h3{margin:1.5rem 0 .25rem}.method{display:inline-block;min-width:4.5rem;font-weight:600}.quiet{color:#666}\
 @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}td,th{border-color:#444}a{color:#8ab4f8}.quiet{color:#aaa}}";
 
-/// The methods, in the order in which they are shown.
+/// HTTP methods in the order of the page.
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// The page of a document.
+/// Renders the page.
 pub(crate) fn of(document: &Value) -> String {
     let title = text(&document["info"]["title"]);
     let page = html! {
@@ -32,7 +32,7 @@ pub(crate) fn of(document: &Value) -> String {
             body {
                 h1 { (title) " API " span.quiet { (text(&document["info"]["version"])) } }
                 @for paragraph in text(&document["info"]["description"]).split("\n\n") { p { (marked(paragraph)) } }
-                p { "The same for programs: " a href="/v1/documentation/json" { "OpenAPI 3.1" } ". Server: " code { (text(&document["servers"][0]["url"])) } }
+                p { "For programs: " a href="/v1/documentation/json" { "OpenAPI 3.1" } ". Server: " code { (text(&document["servers"][0]["url"])) } }
                 @for tag in items(&document["tags"]) { (section(document, tag)) }
                 section {
                     h2 { "Objects" }
@@ -79,7 +79,7 @@ fn operation(method: &str, path: &str, operation: &Value) -> Markup {
             @for (status, response) in entries(&operation["responses"]) {
                 @if response["$ref"].is_null() {
                     tr {
-                        td { "answer " code { (status) } }
+                        td { "response " code { (status) } }
                         td { @for (_, content) in entries(&response["content"]) { (type_of(&content["schema"])) } }
                         td { (marked(text(&response["description"]))) }
                     }
@@ -109,7 +109,7 @@ fn object(name: &str, schema: &Value) -> Markup {
     }
 }
 
-/// The fields of an object, and of those that it is made of.
+/// The fields of an object, including those of the objects that it is composed of.
 fn fields(schema: &Value) -> Vec<(&String, &Value)> {
     let own = entries(&schema["properties"]).into_iter();
     own.chain(items(&schema["allOf"]).iter().flat_map(fields))
@@ -141,7 +141,7 @@ fn type_of(schema: &Value) -> Markup {
     }
 }
 
-/// Text with `code` marked as such.
+/// Text with Markdown's inline code as HTML.
 fn marked(text: &str) -> Markup {
     html! {
         @for (number, part) in text.split('`').enumerate() {

@@ -1,7 +1,7 @@
 //! Ids in paths.
 //!
-//! What is not an id of the right form is 400, and says so. A sandbox's id, a provider's name and a secret's name are
-//! opaque: what can be none of them names nothing, and is 404, as one that nothing has.
+//! A malformed id gets 400. The ids of sandboxes and the names of providers and secrets are opaque: a malformed one
+//! cannot exist and gets 404, like one that does not exist.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use errand_core::id::{
@@ -13,15 +13,15 @@ use http::request::Parts;
 use super::AppState;
 use super::error::ApiError;
 
-/// The ids of a path.
+/// Extractor for the ids of a path.
 pub(crate) struct Path<T>(pub(crate) T);
 
-/// An id, or several, by the names of the table of routes.
+/// An id, or several, that can be parsed from a path.
 pub(crate) trait PathIds: Sized {
-    /// Reads it from the parts of the path, by their names in the table of routes.
+    /// Parses the ids. `part` returns a part of the path by its name in the table of routes.
     ///
     /// # Errors
-    /// 400 for what is no id, 404 for an opaque name that nothing can have.
+    /// 400 for a malformed id, 404 for an opaque name that cannot exist.
     fn read(part: &dyn Fn(&str) -> Option<String>) -> Result<Self, ApiError>;
 }
 
@@ -72,7 +72,7 @@ impl PathIds for SandboxId {
     }
 }
 
-/// The name of a provider of models: 1 to 40 lower-case letters, digits, `_` and `-`, and not `builtin`.
+/// The name of a model provider: 1 to 40 lower-case letters, digits, `_` and `-`, and not `builtin`.
 pub(crate) struct ProviderName(pub(crate) String);
 
 impl PathIds for ProviderName {
@@ -85,7 +85,7 @@ impl PathIds for ProviderName {
     }
 }
 
-/// What tells a sign-in that was begun.
+/// The token of a pending sign-in.
 pub(crate) struct SignInToken(pub(crate) String);
 
 impl PathIds for SignInToken {
@@ -94,7 +94,7 @@ impl PathIds for SignInToken {
     }
 }
 
-/// A secret's name. Whatever it is: a text that can be no name is that of no secret.
+/// The name of a secret. It is not validated, because a malformed name simply does not exist.
 pub(crate) struct SecretName(pub(crate) String);
 
 impl PathIds for SecretName {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_id_is_refused_and_an_opaque_name_is_not_found() {
+    fn malformed_ids_are_refused_and_opaque_names_not_found() {
         let id = "0198f2a4-7c1e-7000-8000-000000000001";
         let of = |text: &'static str| move |name: &str| (name == "run_id").then(|| text.to_owned());
         assert!(RunId::read(&of(id)).is_ok());

@@ -1,7 +1,10 @@
 //! Query parameters.
 //!
-//! Promised: a parameter that is not known is refused by its name, with the nearest known one; one that does not fit is
-//! refused with what it takes; nothing is cut to fit in silence.
+//! # Guarantees
+//!
+//! - An unknown parameter is refused, with the name of the nearest known one.
+//! - An invalid value is refused, with the permitted values.
+//! - No value is silently clamped.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -17,12 +20,11 @@ use super::AppState;
 use super::error::ApiError;
 use super::hint;
 
-/// The parameters of a request, read into `T`.
+/// Extractor for the query parameters of type `T`.
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// What a handler takes from the query.
+/// A type that can be parsed from query parameters.
 pub(crate) trait QueryParams: Sized {
-    /// Reads it.
     fn read(given: &Given) -> Result<Self, ApiError>;
 }
 
@@ -34,7 +36,7 @@ impl<T: QueryParams> FromRequestParts<AppState> for Query<T> {
     }
 }
 
-/// What stands in the query, decoded.
+/// The decoded query parameters, in order.
 pub(crate) struct Given(Vec<(String, String)>);
 
 impl Given {
@@ -42,7 +44,7 @@ impl Given {
         let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect();
-        // The decoder puts U+FFFD for bytes that are no text: what was meant cannot be known.
+        // The decoder replaces invalid UTF-8 by U+FFFD, so the intended value is unknown.
         let is_lossy = |text: &str| text.contains('\u{fffd}');
         match pairs
             .iter()
@@ -50,22 +52,22 @@ impl Given {
         {
             Some((name, _)) => Err(ApiError::invalid(
                 &name.replace('\u{fffd}', "?"),
-                "it takes UTF-8, percent-encoded",
+                "must be UTF-8, percent-encoded",
             )),
             None => Ok(Self(pairs)),
         }
     }
 
-    /// A parameter that is given once, or not.
+    /// A parameter that must not be repeated.
     pub(crate) fn one(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let mut values = self.many(name);
         match (values.next(), values.next()) {
-            (Some(_), Some(_)) => Err(ApiError::invalid(name, "it is given twice; give it once")),
+            (Some(_), Some(_)) => Err(ApiError::invalid(name, "it is given twice; send it once")),
             (value, _) => Ok(value),
         }
     }
 
-    /// A parameter that may be repeated.
+    /// The values of a parameter that can be repeated.
     pub(crate) fn many(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0
             .iter()
@@ -73,7 +75,7 @@ impl Given {
             .map(|(_, value)| value.as_str())
     }
 
-    /// A whole number.
+    /// An integer in a range.
     pub(crate) fn whole<N>(
         &self,
         name: &str,
@@ -95,7 +97,7 @@ impl Given {
                 ApiError::invalid(
                     name,
                     format!(
-                        "{text:?} does not fit: it takes a whole number from {} to {}",
+                        "must be an integer from {} to {}, not {text:?}",
                         range.start(),
                         range.end()
                     ),
@@ -103,7 +105,7 @@ impl Given {
             })
     }
 
-    /// Something with a parser of its own, whose error says what it takes.
+    /// A value with its own parser, whose error describes the permitted values.
     pub(crate) fn parsed<T>(&self, name: &str) -> Result<Option<T>, ApiError>
     where
         T: FromStr,
@@ -114,7 +116,6 @@ impl Given {
             .transpose()
     }
 
-    /// `true` or `false`.
     pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
         let words = [("true", true), ("false", false)];
         self.one(name)?
@@ -122,10 +123,10 @@ impl Given {
             .transpose()
     }
 
-    /// `limit` and `offset`, with a limit of 1 to `limit_max`.
+    /// `limit` and `offset`, with a limit from 1 to `limit_max`.
     pub(crate) fn page(&self, limit_max: u32) -> Result<PageQuery, ApiError> {
         let limit = self.whole("limit", 1..=limit_max)?.unwrap_or(PAGE_DEFAULT);
-        // What a 64-bit count of rows can be.
+        // The largest count of rows in SQL.
         let offset = self
             .whole("offset", 0..=i64::MAX.unsigned_abs())?
             .unwrap_or(0);
@@ -133,7 +134,7 @@ impl Given {
     }
 }
 
-/// One of a few words.
+/// Parses one of several words.
 pub(crate) fn word<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Result<T, ApiError> {
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
@@ -141,10 +142,7 @@ pub(crate) fn word<T: Copy>(name: &str, text: &str, words: &[(&str, T)]) -> Resu
         let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
         ApiError::invalid(
             name,
-            format!(
-                "{text:?} does not fit: it takes one of {}",
-                words.join(", ")
-            ),
+            format!("must be one of {}, not {text:?}", words.join(", ")),
         )
     })
 }
@@ -165,20 +163,20 @@ pub(crate) fn check_names(query: Option<&str>, known: &[&str]) -> Result<(), Api
     }
 }
 
-/// Which page of a list.
+/// Query parameters of a list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what Given::page reads")]
 pub(crate) struct PageParams {
-    /// Most entries.
+    /// The maximum number of entries.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<u32>,
-    /// Entries that are skipped.
+    /// The number of entries to skip.
     #[param(minimum = 0, default = 0)]
     offset: Option<u64>,
 }
 
-/// A page of at most 100.
+/// A page of at most 100 entries.
 pub(crate) struct ListPage(pub(crate) PageQuery);
 
 impl QueryParams for ListPage {
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_out_of_range_are_refused_with_what_it_takes() {
+    fn numbers_out_of_range_are_refused_with_the_range() {
         let page = |query: &str| Given::parse(query).and_then(|given| given.page(50));
         assert_eq!(
             page("").unwrap(),

@@ -1,27 +1,24 @@
-//! The `Range` header, as far as it is served: one range of bytes. Anything else gives the whole file.
+//! The `Range` header. Only a single range of bytes is supported; for anything else, the complete file is returned.
 
 use http::header;
 use http::{HeaderMap, HeaderValue};
 
-/// What of a file is sent.
+/// The part of a file to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All of it.
     Whole,
-    /// From the first to the last byte, both included, both within the file.
+    /// From the first to the last byte, inclusive. Both are inside the file.
     Bytes {
-        /// The first byte.
         first: u64,
-        /// The last byte.
         last: u64,
     },
-    /// The range lies outside the file.
+    /// The range is outside the file.
     Unsatisfiable,
 }
 
-/// What the headers ask for of a file of this size. `etag`: the file's, as its response has it.
+/// The part that the headers request. `etag`: the file's current tag.
 pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64, etag: &HeaderValue) -> Part {
-    // Of a file that is another one by now, or that is told by its date, the client gets all.
+    // If the client's tag is outdated, or it sent a date instead of a tag, the complete file is returned.
     if let Some(condition) = headers.get(header::IF_RANGE)
         && condition != etag
     {
@@ -36,7 +33,7 @@ pub(crate) fn asked_for(headers: &HeaderMap, size_bytes: u64, etag: &HeaderValue
     }
 }
 
-/// Whether the client has the body of this tag already (`If-None-Match`).
+/// Whether the client already has the version with this tag (`If-None-Match`).
 pub(crate) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     let plain = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
     let etag = plain(etag.as_bytes());
@@ -138,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_cannot_hold_gives_the_whole_file() {
+    fn a_failed_condition_returns_the_complete_file() {
         let mut headers = HeaderMap::new();
         headers.insert(header::RANGE, "bytes=1-2".parse().unwrap());
         assert_eq!(

@@ -1,9 +1,12 @@
-//! Whether the server can do what a request needs: a list of checks behind `/readyz`.
+//! Readiness: the checks behind `/readyz`.
 //!
-//! Guarantees: one round of checks runs at a time and its answer is kept for [`KEPT_FOR`], so that however often anybody
-//! asks, the checks cost next to nothing; a round ends within [`TIME_MAX`], also where what it looks at hangs.
+//! # Guarantees
 //!
-//! To add a check: one more entry in [`Readiness::round`]. A check returns the sentence that the 503 says.
+//! - One round of checks runs at a time, and its result is kept for [`KEPT_FOR`], so frequent requests cost almost
+//!   nothing.
+//! - Each check ends within [`TIME_MAX`], even if the checked resource hangs.
+//!
+//! To add a check, add it to [`Readiness::round`]. The error of a check is the message of the 503.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,28 +17,28 @@ use tokio::time::Instant;
 
 use super::AppState;
 
-/// How long an answer is kept. Probes come every few seconds; whoever asks more often gets the kept answer.
+/// How long a result is kept. Probes usually come every few seconds.
 const KEPT_FOR: Duration = Duration::from_millis(500);
-/// How long one check may take before what it looks at counts as not working.
+/// Time limit of a check.
 const TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Why the server is not ready.
+/// The reason why the server is not ready.
 pub(crate) type NotReady = Cow<'static, str>;
 
-/// The kept answer.
+/// The last result.
 #[derive(Default)]
 pub(crate) struct Readiness {
     last: Mutex<Option<(Instant, Result<(), NotReady>)>>,
 }
 
 impl Readiness {
-    /// Whether the server takes requests now; otherwise why not.
+    /// Checks whether the server is ready for requests.
     pub(crate) async fn check(&self, app: &AppState) -> Result<(), NotReady> {
-        // Not kept: it changes once, and for good.
+        // Checked first and not cached, because stopping is final.
         if app.draining.is_cancelled() {
             return Err("the server is stopping".into());
         }
-        // Those that ask meanwhile wait for the round that is under way, and take its answer.
+        // Concurrent requests wait for the running round and share its result.
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = last.as_ref()
             && at.elapsed() < KEPT_FOR
@@ -48,24 +51,24 @@ impl Readiness {
     }
 
     async fn round(app: &AppState) -> Result<(), NotReady> {
-        // What a write or a read has found out already.
+        // A problem that an earlier read or write has detected.
         if let Some(why) = app.store.condition().why_not_ready() {
             return Err(why.into());
         }
         let (thread, disk, read, write) = tokio::join!(
             within(
                 thread_is_free(),
-                "no thread is free for work on files and the database"
+                "no thread is free for file and database operations"
             ),
-            within(disk_has_room(app), "the disk does not answer"),
-            within(read_works(app), "the database does not answer a read"),
-            within(writer_works(app), "the database does not take writes"),
+            within(disk_has_room(app), "the disk does not respond"),
+            within(read_works(app), "the database does not respond to a read"),
+            within(writer_works(app), "the database does not accept writes"),
         );
         thread.and(disk).and(read).and(write)
     }
 }
 
-/// A check that takes longer than [`TIME_MAX`] has failed.
+/// Runs a check. It fails if it exceeds [`TIME_MAX`].
 async fn within(
     check: impl Future<Output = Result<(), NotReady>>,
     too_slow: &'static str,
@@ -75,14 +78,14 @@ async fn within(
         .unwrap_or_else(|_| Err(too_slow.into()))
 }
 
-/// Most requests that touch files or read pages need one of the runtime's threads for blocking work.
+/// Most requests need one of the runtime's threads for blocking operations.
 async fn thread_is_free() -> Result<(), NotReady> {
     tokio::task::spawn_blocking(|| ())
         .await
         .map_err(|_| "the server is stopping".into())
 }
 
-/// A disk that no write has met yet.
+/// Detects a full disk before a write fails.
 async fn disk_has_room(app: &AppState) -> Result<(), NotReady> {
     let dir = app.store.dir().to_owned();
     let is_full = tokio::task::spawn_blocking(move || crate::watch::is_full(&dir));
@@ -108,7 +111,7 @@ async fn writer_works(app: &AppState) -> Result<(), NotReady> {
     app.store
         .check_writer()
         .await
-        .map_err(|error| format!("the database does not take writes: {error}").into())
+        .map_err(|error| format!("the database does not accept writes: {error}").into())
 }
 
 #[cfg(test)]

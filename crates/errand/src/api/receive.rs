@@ -1,9 +1,12 @@
-//! Files on their way in: from a body to a sandbox, without holding them in memory.
+//! Streams files from request bodies to a sandbox, without holding them in memory.
 //!
-//! Promised: what is received is nowhere to be seen before [`Received::place`]; a body that is cut off, too large, or
-//! whose client goes away leaves nothing. The body is read without a thread: bytes gather in a buffer, and a thread is
-//! taken for each write of a full one. So a client that sends slowly, or nothing, holds a buffer and no thread; and a
-//! body is read no faster than the disk takes it.
+//! # Guarantees
+//!
+//! - A received file is invisible until [`Received::place`] is called. A body that breaks off or is too large leaves
+//!   nothing behind.
+//! - A slow client occupies a buffer but no thread: bytes are collected in the buffer, and a blocking thread writes
+//!   each full buffer.
+//! - A body is read no faster than the disk can write it.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -19,29 +22,28 @@ use super::AppState;
 use super::body::cut_off;
 use super::error::ApiError;
 
-/// How much of a body gathers before it is written, in bytes.
+/// The size of the buffer that is written at once.
 const WRITE_BYTES: usize = 256 * 1024;
-/// How much of a file is copied at once.
+/// The size of the buffer for copying a file.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// A file that has come whole and is not placed yet.
+/// A completely received file that was not placed yet.
 pub(crate) struct Received {
     upload: Upload,
     sha256: [u8; 32],
 }
 
 impl Received {
-    /// Where it goes.
+    /// The destination.
     pub(crate) fn path(&self) -> &SandboxPath {
         self.upload.path()
     }
 
-    /// Its size in bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.upload.written_bytes()
     }
 
-    /// The digest of its path and its bytes: what makes two uploads the same.
+    /// The digest of the path and the content. Two uploads with the same digest are equal.
     pub(crate) fn digest(&self) -> [u8; 32] {
         Sha256::new()
             .chain_update(self.path().as_str())
@@ -51,13 +53,13 @@ impl Received {
             .into()
     }
 
-    /// Puts it in its place. It is on disk when this answers.
+    /// Moves the file to its destination. It is on disk when this returns.
     pub(crate) async fn place(self) -> Result<(), ApiError> {
         blocking(move || self.upload.finish().map(drop).map_err(ApiError::from)).await
     }
 }
 
-/// Receives a body that is one file.
+/// Receives a body that consists of one file.
 pub(crate) async fn receive(
     root: Root,
     path: SandboxPath,
@@ -82,14 +84,14 @@ pub(crate) async fn receive(
     }
 }
 
-/// A file whose place is not known yet: in a form, the path may come after it.
+/// A received file without a destination: in a form, the path may follow the file.
 pub(crate) struct Spooled {
     file: File,
     sha256: [u8; 32],
 }
 
 impl Spooled {
-    /// Receives a file into one without a name, beside the data.
+    /// Receives a file into an unnamed temporary file on the data disk.
     pub(crate) async fn receive(
         app: &AppState,
         limit_bytes: u64,
@@ -119,7 +121,7 @@ impl Spooled {
         }
     }
 
-    /// Carries it over to where it belongs.
+    /// Copies the file into the sandbox that is now known.
     pub(crate) async fn into_received(
         mut self,
         root: Root,
@@ -153,7 +155,7 @@ struct Spool {
     limit_bytes: u64,
 }
 
-/// Where the parts of a body go.
+/// The destination of a body's bytes.
 enum Sink {
     Upload(Upload),
     Spool(Spool),
@@ -167,7 +169,7 @@ impl Sink {
                 spool.written_bytes = spool.written_bytes.saturating_add(part.len() as u64);
                 if spool.written_bytes > spool.limit_bytes {
                     return Err(ApiError::too_large(
-                        "a file that is uploaded directly",
+                        "a directly uploaded file",
                         spool.limit_bytes,
                     ));
                 }
@@ -177,8 +179,8 @@ impl Sink {
     }
 }
 
-/// Writes the parts to the sink, a buffer at a time. The sink is given back, with the digest of all bytes, only where all
-/// came; otherwise what was written is dropped with it, and is gone.
+/// Writes a body to the sink, one buffer at a time. Returns the sink and the digest only if the body is complete;
+/// otherwise the written part is removed.
 async fn pump(
     mut parts: impl Stream<Item = Result<Bytes, ApiError>> + Unpin,
     sink: Sink,
@@ -187,7 +189,7 @@ async fn pump(
         sink,
         digest: Sha256::new(),
     };
-    // Copied: a part of few bytes may hold much more memory than them.
+    // The bytes are copied, because a small chunk may keep a much larger buffer alive.
     let mut gathered = Vec::new();
     let end = loop {
         match parts.next().await {
@@ -207,7 +209,7 @@ async fn pump(
             Ok((sink, digest.finalize().into()))
         }
         Err(error) => {
-            // Removing what was written is work on files too.
+            // Removing the written part is a blocking file operation too.
             blocking(move || {
                 drop(writing);
                 Ok(())
@@ -224,7 +226,7 @@ struct Writing {
 }
 
 impl Writing {
-    /// On a thread, for this write alone.
+    /// Writes a buffer on a blocking thread, which is occupied only for this write.
     async fn write(mut self, bytes: Vec<u8>) -> Result<Self, ApiError> {
         blocking(move || {
             self.digest.update(&bytes);
@@ -235,7 +237,7 @@ impl Writing {
     }
 }
 
-/// Does file work on a thread for that.
+/// Runs a file operation on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_came_whole_is_placed() {
+    async fn a_complete_file_is_placed() {
         let (_dir, root) = root();
         let received = receive(
             root.clone(),
@@ -288,13 +290,13 @@ mod tests {
         .await
         .unwrap();
         assert_eq!(received.size_bytes(), 10);
-        assert!(root.open_file(&path()).is_err(), "not to be seen before");
+        assert!(root.open_file(&path()).is_err(), "it is visible too early");
         received.place().await.unwrap();
         assert_eq!(root.read_to_string(&path(), 100).unwrap(), "helloworld");
     }
 
     #[tokio::test]
-    async fn one_that_is_cut_off_or_too_large_leaves_nothing() {
+    async fn an_incomplete_or_large_file_leaves_nothing() {
         let (_dir, root) = root();
         let cut = receive(
             root.clone(),

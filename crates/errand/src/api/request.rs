@@ -1,8 +1,11 @@
-//! What holds for every request: its id, its one line in the log, the last form of its error, its cost when it fails.
+//! The outermost layer for every request: request id, log line, and the final form of errors.
 //!
-//! Promised: each response carries `x-request-id`; each request is one line of the log, with the route as documented and
-//! never its path, query, headers or body; the cause of an error is logged once, here; a 500 names the request id and
-//! nothing of the inside; a panic becomes a 500.
+//! # Guarantees
+//!
+//! - Each response has an `x-request-id`.
+//! - Each request is one line in the log, with the documented route but never with its path, query, headers or body.
+//! - The source of an error is logged once, here.
+//! - A 500 contains the request id and no internal detail. A panic becomes a 500.
 
 use errand_core::cause::chain;
 use std::any::Any;
@@ -20,12 +23,12 @@ use super::error::{ApiError, ErrorCode, Reported, error_response};
 use super::host::BadHost;
 use super::{AppState, is_api};
 
-/// The request's id.
+/// The header with the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Most characters of an id that a client sends.
+/// Maximum length of an id from a client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// Whose request it is: put into the response by [`super::auth`], for the log.
+/// The team of a request, put into the response by [`super::auth`] for the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OfTeam(pub(crate) TeamId);
 
@@ -49,7 +52,7 @@ pub(crate) async fn middleware(
     response
 }
 
-/// Makes a response out of a panic; the hook of the program has written where it was.
+/// Converts a panic to a response. The program's panic hook has already logged the location.
 pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Response {
     let what = panic
         .downcast_ref::<&str>()
@@ -59,7 +62,7 @@ pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Response {
     ApiError::internal(format!("a panic: {what}")).into_response()
 }
 
-/// Elapsed time, for the log only: no decision hangs on it.
+/// Measures elapsed time for the log. No decision depends on it.
 struct Stopwatch(Instant);
 
 impl Stopwatch {
@@ -72,7 +75,7 @@ impl Stopwatch {
     }
 }
 
-/// What is kept of a request until its end.
+/// The data of a request that is needed after its end.
 struct About {
     method: Method,
     route: Option<MatchedPath>,
@@ -91,7 +94,7 @@ impl About {
         }
     }
 
-    /// Gives an error its last form.
+    /// Puts the request id into an internal error, and records errors for the log.
     fn finish(&self, response: Response, id: &HeaderValue) -> Response {
         let Some(reported) = response.extensions().get::<Reported>().cloned() else {
             return self.without_foreign_errors(response);
@@ -99,7 +102,7 @@ impl About {
         let id = id.to_str().unwrap_or_default();
         let message = match reported.code {
             ErrorCode::Internal => format!(
-                "something is wrong inside the server; tell its operator this request id: {id}"
+                "an internal error occurred; give this request id to the server's operator: {id}"
             ),
             _ => reported.message.to_string(),
         };
@@ -120,7 +123,7 @@ impl About {
         last
     }
 
-    /// An error of the API that a library made has the contract's body as well.
+    /// Gives errors of libraries the same body as the API's own errors.
     fn without_foreign_errors(&self, response: Response) -> Response {
         let status = response.status();
         if status.as_u16() < 400 || !is_api(&self.path) {
@@ -131,7 +134,7 @@ impl About {
             .find(|code| code.status() == status);
         error_response(
             code.unwrap_or(ErrorCode::BadRequest),
-            "the request cannot be answered: GET /v1/documentation says how to make it",
+            "the request is invalid: see GET /v1/documentation",
         )
     }
 
@@ -149,7 +152,7 @@ impl About {
         {
             let error = chain(source.as_ref());
             if reported.code == ErrorCode::Unavailable {
-                // Such as a full disk: nothing is wrong with the program, and it may go later.
+                // A temporary condition such as a full disk, not a defect of the program.
                 tracing::warn!(
                     request.id = request_id,
                     http.method = method,
@@ -201,7 +204,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .any(|value| value.contains("text/html"))
 }
 
-/// Where a person's browser comes, though it is the API's.
+/// Whether a path of the API is opened by a person's browser.
 fn is_for_people(path: &str) -> bool {
     path.starts_with("/v1/sign-ins/")
 }
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_with_its_causes() {
+    fn an_error_is_logged_with_its_sources() {
         let inner = std::io::Error::other("no such disk");
         let outer = errand_sandbox::FileError::Io {
             op: "read",

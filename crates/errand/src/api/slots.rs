@@ -1,7 +1,10 @@
-//! How much may go on at once: uploads and event streams, counted by who asks.
+//! Limits concurrent uploads and event streams, counted by client.
 //!
-//! Guarantees: a [`Slot`] counts from the moment it is given out until it is dropped, however its request ends; a slot is
-//! given for all of its holders or for none. Memory: one entry for each holder that has a slot.
+//! # Guarantees
+//!
+//! - A [`Slot`] counts until it is dropped, no matter how its request ends.
+//! - A slot is taken for all of its holders or for none.
+//! - Memory: one entry per holder with a slot.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,24 +12,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use errand_core::id::{ApiKeyId, TeamId, UserId};
 
-/// Who holds a slot.
+/// An identity by which slots are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
-    /// An API key.
     Key(ApiKeyId),
     /// A person in the web interface, with all of their sessions.
     Person(UserId),
     /// An upload URL, by the digest of its token.
     Url([u8; 32]),
-    /// A team, with all of the above.
+    /// A team, with all of its keys and people.
     Team(TeamId),
-    /// A client's address.
+    /// The address of a client.
     Address(IpAddr),
     /// Attempts to log in to one account from one address, by the digest of both.
     LogIn([u8; 32]),
 }
 
-/// Counts slots by holder.
+/// Counts slots by holder. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Slots {
     held: Arc<Mutex<Held>>,
@@ -38,17 +40,17 @@ struct Held {
     by_holder: HashMap<Holder, usize>,
 }
 
-/// Why there is no slot.
+/// The reason why no slot is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoSlot {
-    /// This holder has as many as it may have.
+    /// This holder has reached its limit.
     Holder(Holder),
-    /// All are in use.
+    /// The server's limit is reached.
     Total,
 }
 
 impl Slots {
-    /// Takes a slot for all holders together, each with the most that it may have.
+    /// Takes a slot for all holders together, each with its limit.
     pub(crate) fn take(
         &self,
         holders: &[(Holder, usize)],
@@ -74,7 +76,7 @@ impl Slots {
     }
 }
 
-/// Counts until it is dropped.
+/// A taken slot, released on drop.
 pub(crate) struct Slot {
     held: Arc<Mutex<Held>>,
     holders: Vec<Holder>,
@@ -111,7 +113,7 @@ mod tests {
         assert!(third.is_some());
         assert_eq!(slots.take(&[(b, 2)], 3).err(), Some(NoSlot::Total));
         drop(first);
-        // Refused for one holder, it counts for none.
+        // If one holder is at its limit, the others are not counted.
         let full = Holder::Url([3; 32]);
         assert_eq!(
             slots.take(&[(a, 2), (full, 0)], 3).err(),

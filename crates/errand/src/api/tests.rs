@@ -1,4 +1,4 @@
-//! What holds for all requests, held against a real store; no engine runs.
+//! Tests of the rules for all requests, with a real store and without an engine.
 
 mod events;
 mod files;
@@ -136,7 +136,7 @@ impl Fixture {
         }
     }
 
-    /// With the key; a body that is not null goes as JSON.
+    /// Sends a request with the key. A non-null body is sent as JSON.
     async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> Reply {
         let mut request = Request::builder()
             .method(method)
@@ -199,7 +199,7 @@ fn example(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_route_asks_for_a_key_and_answers_404_for_what_is_not_there() {
+async fn every_route_requires_a_key_and_answers_404_for_missing_ids() {
     let f = Fixture::with(|settings| settings.failed_auth_per_minute = 1_000).await;
     for route in ROUTES {
         let path = example(route.path);
@@ -208,7 +208,7 @@ async fn every_route_asks_for_a_key_and_answers_404_for_what_is_not_there() {
             Access::Public if route.path.contains("{token}") => {
                 drop(open.error(401, "unauthorized"))
             }
-            // Nobody has begun a sign-in of that name.
+            // No sign-in with this token is pending.
             Access::Public if route.path.contains("{sign_in}") => {
                 drop(open.error(404, "not_found"))
             }
@@ -259,7 +259,7 @@ async fn every_route_asks_for_a_key_and_answers_404_for_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn errors_have_one_form_everywhere() {
+async fn all_errors_have_the_same_body() {
     let f = Fixture::new().await;
     f.send(without_key("GET", "/v1/nothing"))
         .await
@@ -308,7 +308,7 @@ async fn errors_have_one_form_everywhere() {
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_fit() {
+async fn invalid_bodies_are_refused() {
     let f = Fixture::new().await;
     let post = async |kind: &str, body: String| {
         let request = Request::post("/v1/agents")
@@ -344,7 +344,7 @@ async fn bodies_that_do_not_fit() {
 }
 
 #[tokio::test]
-async fn a_key_has_its_requests_and_an_address_its_failures() {
+async fn requests_are_limited_by_key_and_failures_by_address() {
     let f = Fixture::with(|settings| {
         (
             settings.requests_per_minute,
@@ -379,7 +379,7 @@ async fn a_key_has_its_requests_and_an_address_its_failures() {
 }
 
 #[tokio::test]
-async fn the_same_key_and_body_give_the_same_answer() {
+async fn a_repeated_key_and_body_replay_the_response() {
     let f = Fixture::new().await;
     let key = [("idempotency-key", "k1")];
     let first = f
@@ -445,7 +445,7 @@ async fn the_same_key_and_body_give_the_same_answer() {
 }
 
 #[tokio::test]
-async fn runs_start_and_stop_and_are_listed() {
+async fn runs_are_started_listed_and_stopped() {
     let f = Fixture::new().await;
     let agent = f.agent().await;
     let key = [("idempotency-key", "r")];
@@ -521,7 +521,7 @@ async fn runs_start_and_stop_and_are_listed() {
 }
 
 #[tokio::test]
-async fn what_a_run_cannot_start_with() {
+async fn invalid_start_requests_are_refused() {
     let f = Fixture::new().await;
     let agent = f.agent().await;
     let refused = async |more: Value, name: &str| {
@@ -574,7 +574,7 @@ async fn what_a_run_cannot_start_with() {
 }
 
 #[tokio::test]
-async fn before_the_start_there_is_an_answer() {
+async fn a_starting_server_answers() {
     assert_eq!(starting("/healthz").status(), 200);
     assert_eq!(starting("/readyz").status(), 503);
     assert_eq!(starting("/v1/runs").status(), 503);

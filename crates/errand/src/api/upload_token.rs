@@ -1,7 +1,7 @@
-//! The permission that an upload URL is: signed over team, sandbox, path, limit and expiry.
+//! The token of an upload URL: signed data about team, sandbox, path, limit and expiry.
 //!
-//! Whoever has the token may put one file at one place until it expires, and nothing else. The signature covers all of
-//! it, so that nothing about it is stored. Its key is derived from the master key: URLs outlive a restart.
+//! A token permits writing one file at one path until it expires, and nothing else. The signature covers everything, so
+//! nothing is stored. The key is derived from the master key, so URLs survive a restart.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,43 +12,41 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-/// Told apart from other things that are signed with keys of the same master.
+/// Distinguishes these signatures from others with keys of the same master key.
 const PURPOSE: &[u8] = b"upload-url.v1.";
 
-/// What a token permits.
+/// The permission in a token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Grant {
-    /// Whose sandbox.
     pub(crate) team: TeamId,
-    /// Which.
     pub(crate) sandbox: SandboxId,
-    /// Where the file goes.
+    /// The destination of the file.
     pub(crate) path: SandboxPath,
-    /// Most bytes of it.
+    /// Maximum size of the file.
     pub(crate) limit_bytes: u64,
-    /// The upload must begin before.
+    /// The time before which the upload must begin, in milliseconds since the epoch.
     pub(crate) expires_at_ms: i64,
 }
 
-/// Makes the token, which is safe in a path as it stands.
+/// Creates the token. It is safe in a URL path without escaping.
 pub(crate) fn sign(key: &[u8; 32], grant: &Grant) -> Result<String, serde_json::Error> {
     let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(grant)?);
     let signature = URL_SAFE_NO_PAD.encode(mac(key, &payload).finalize().into_bytes());
     Ok(format!("{payload}.{signature}"))
 }
 
-/// What the token permits now. None where it was not signed here, or has expired.
+/// Verifies a token. `None` if the signature is invalid or the token has expired.
 pub(crate) fn verify(key: &[u8; 32], token: &str, now: Timestamp) -> Option<Grant> {
     let (payload, signature) = token.split_once('.')?;
     let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-    // Compares in constant time.
+    // This comparison takes constant time.
     mac(key, payload).verify_slice(&signature).ok()?;
     let grant: Grant = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     (now < Timestamp::from_millis(grant.expires_at_ms)).then_some(grant)
 }
 
 fn mac(key: &[u8; 32], payload: &str) -> Hmac<Sha256> {
-    // A key that is shorter than a block of the hash is filled up with zeros: so says HMAC.
+    // HMAC pads a key that is shorter than a block with zeros. Doing it here avoids a fallible constructor.
     let mut block = [0; 64];
     for (to, from) in block.iter_mut().zip(key) {
         *to = *from;
@@ -80,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_is_read_until_it_expires() {
+    fn a_signed_token_is_valid_until_it_expires() {
         let token = sign(&KEY, &grant()).unwrap();
         assert_eq!(verify(&KEY, &token, at(999)), Some(grant()));
         assert_eq!(verify(&KEY, &token, at(1000)), None);
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_is_not() {
+    fn a_modified_token_is_invalid() {
         let token = sign(&KEY, &grant()).unwrap();
         assert_eq!(verify(&[8; 32], &token, at(0)), None);
         let (payload, signature) = token.split_once('.').unwrap();

@@ -1,4 +1,4 @@
-//! Version 1 of the API: wire structs and handlers, a file for each resource.
+//! Version 1 of the API: wire structs and handlers, one file per resource.
 
 pub(super) mod agents;
 pub(super) mod api_keys;

@@ -203,7 +203,7 @@ async fn what_does_not_say_which_or_can_never_match_is_refused_and_changes_nothi
         (
             "retry",
             json!({"status": ["interrupted"]}),
-            "it takes one of failed",
+            "must be one of failed",
         ),
         ("retry", json!({"status": "failed"}), "status: "),
         ("stop", json!({"source": "mail"}), "source: "),

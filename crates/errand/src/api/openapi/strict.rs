@@ -1,11 +1,11 @@
-//! What the server refuses, in the document: unknown fields, words that are none of a few, forms of texts.
+//! Adds the server's validation rules to the document: unknown fields, permitted words, and patterns.
 //!
-//! The handlers' annotations say what fields there are; what they may hold is said here, from the same constants that the
-//! handlers check. Each entry names its place, and a place that is not there is found by a test.
+//! The handlers' annotations define the fields; the permitted values are added here, from the same constants that the
+//! handlers use. Each entry names its place, and a test finds entries whose place does not exist.
 
 #![expect(
     clippy::indexing_slicing,
-    reason = "the document's form is fixed: objects all the way, as the tests of this module see"
+    reason = "the document's structure is fixed, as the tests of this module verify"
 )]
 
 use std::collections::BTreeSet;
@@ -20,12 +20,12 @@ use serde_json::{Map, Value, json};
 
 use crate::api::v1::runs::{SOURCES, STATUS_ALIASES};
 
-/// `http` or `https`, in letters of any size.
+/// `http` or `https`, in upper or lower case.
 const WEB_ADDRESS: &str = "^[Hh][Tt][Tt][Pp][Ss]?://";
-/// A name has no control characters, and is not blank.
+/// A name has no control characters and at least one visible character.
 const NAME: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$";
 
-/// Makes the document say what the server refuses. `unknown_fields_refused`: as the settings have it.
+/// Adds all rules to the document. `unknown_fields_refused`: the server's setting.
 pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
     split_bulk_requests(document);
     open_optional_body(document);
@@ -47,12 +47,12 @@ pub(super) fn tighten(document: &mut Value, unknown_fields_refused: bool) {
     }
 }
 
-/// Whole schemas.
+/// Rules for complete schemas.
 fn schemas() -> Vec<(&'static str, Value)> {
-    // A field that is null counts as absent.
+    // A null field counts as absent.
     let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
     let one_source = json!({"oneOf": [given("config"), given("source_build_id")]});
-    // One of two names of a field, null being none.
+    // At most one of two names of a field. Null counts as absent.
     let both_names = json!({"not": {"anyOf": [
         {"required": ["name", "revision_name"], "properties": {"name": {"type": "string"}, "revision_name": {"type": "string"}}},
         {"required": ["description", "revision_description"]},
@@ -87,7 +87,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Fields of request bodies: schema, field, what it takes.
+/// Rules for fields of request bodies: schema, field, rule.
 fn fields() -> Vec<(&'static str, &'static str, Value)> {
     let name = json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": NAME});
     let url = json!({"format": "uri", "minLength": 1, "maxLength": 2048, "pattern": WEB_ADDRESS});
@@ -163,8 +163,8 @@ fn fields() -> Vec<(&'static str, &'static str, Value)> {
     fields
 }
 
-/// A build's `config`, as far as a schema can say it: the language of playbooks, the names of tools and models, and what
-/// the team has are left to the server. Keys that are not known are taken.
+/// The rules for a build's `config`, as far as a schema can express them. The server alone checks the playbook
+/// language, the names of tools and models, and references to the team's objects. Unknown keys are permitted.
 fn config() -> Value {
     let whole = json!({"type": "integer", "minimum": 1, "maximum": 1_000_000_000_000_u64});
     let text_or = |field: &str, inner: Value| {
@@ -212,12 +212,12 @@ fn config() -> Value {
     })
 }
 
-/// Parameters: method, path, name, what it takes.
+/// Rules for parameters: method, path, name, rule.
 fn parameters() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let words = |words: &[&str]| json!({ "enum": words });
     let mut statuses: Vec<&str> = Status::ALL.map(Status::as_str).to_vec();
     statuses.extend(STATUS_ALIASES.map(|(alias, _)| alias));
-    // A day, or a moment in it.
+    // A day, or a time on that day.
     let day = json!({"anyOf": [{"format": "date"}, {"format": "date-time"}]});
     vec![
         (
@@ -290,7 +290,7 @@ fn parameters() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     ]
 }
 
-/// Stopping and retrying many runs take the same fields, and other statuses.
+/// Stopping and retrying several runs accept the same fields, but different statuses.
 fn split_bulk_requests(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
     let Some(both) = schemas
@@ -310,7 +310,7 @@ fn split_bulk_requests(document: &mut Value) {
     }
 }
 
-/// Promoting takes any body: one that is an object is read, another one counts as none.
+/// A promotion accepts any body: an object is parsed, anything else is ignored.
 fn open_optional_body(document: &mut Value) {
     if let Some(schema) = document["components"]["schemas"]["PromoteRequest"].as_object_mut() {
         schema.remove("type");
@@ -321,7 +321,7 @@ fn open_optional_body(document: &mut Value) {
         json!({"$ref": "#/components/schemas/PromoteRequest"});
 }
 
-/// What a field takes: null as well, where its annotation says so.
+/// The rule for a field, extended by null if its annotation permits null.
 fn nullable(field: &Value, mut more: Value) -> Value {
     let is_nullable = field["type"]
         .as_array()
@@ -329,7 +329,7 @@ fn nullable(field: &Value, mut more: Value) -> Value {
     if !is_nullable {
         return more;
     }
-    // Not by an index: that would put in a null where there are no words.
+    // Not by indexing, which would insert a null if there is no list of words.
     if let Some(words) = more.get_mut("enum").and_then(Value::as_array_mut) {
         words.push(Value::Null);
     } else if more["type"].is_string() {
@@ -338,7 +338,7 @@ fn nullable(field: &Value, mut more: Value) -> Value {
     more
 }
 
-/// Puts the fields of one object into another.
+/// Merges one object into another.
 fn merge(into: &mut Value, more: Value) {
     let Value::Object(more) = more else { return };
     let target = match into {
@@ -362,7 +362,7 @@ fn parameter_mut<'d>(operation: &'d mut Value, name: &str) -> Option<&'d mut Val
         .find(|parameter| parameter["name"] == name)
 }
 
-/// Says of each object with named fields in a request's body that it takes no others.
+/// Closes all objects with named fields in request bodies against other fields.
 fn close_request_bodies(document: &mut Value) {
     let mut open: Vec<String> = Vec::new();
     for operation in operations_mut(document) {
@@ -388,7 +388,7 @@ fn operations_mut(document: &mut Value) -> impl Iterator<Item = &mut Value> {
         .flat_map(Map::values_mut)
 }
 
-/// Closes a schema and those inside it; notes those that it refers to. A build's `config` is not ours to close.
+/// Closes a schema and its subschemas, and collects references to others. A build's `config` stays open.
 fn close(schema: &mut Value, referred: &mut Vec<String>) {
     if let Some(name) = schema["$ref"]
         .as_str()
@@ -415,7 +415,7 @@ fn close(schema: &mut Value, referred: &mut Vec<String>) {
             continue;
         };
         for part in parts {
-            // Conditions on fields that the schema itself names are left open.
+            // Conditions that only refer to the schema's own fields stay open.
             if part["type"] == "object" || part["$ref"].is_string() {
                 close(part, referred);
             }
@@ -432,7 +432,7 @@ mod tests {
     use crate::api::openapi::document;
 
     #[test]
-    fn each_place_is_there() {
+    fn every_rule_has_a_place() {
         let document = document("https://errand.example", true);
         let schemas = &document["components"]["schemas"];
         for (schema, field, _) in fields() {
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_take_no_other_fields_unless_they_are_ignored() {
+    fn bodies_are_closed_unless_unknown_fields_are_ignored() {
         for (refused, closed) in [(true, json!(false)), (false, Value::Null)] {
             let document = document("https://errand.example", refused);
             for schema in ["StartRunRequest", "BuildDraft", "CreateAgentRequest"] {

@@ -1,4 +1,4 @@
-//! Streams of events.
+//! Tests of event streams.
 
 use super::*;
 

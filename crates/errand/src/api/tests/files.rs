@@ -1,17 +1,17 @@
-//! Files of a sandbox: in, out, and by an upload URL.
+//! Tests of uploads, downloads and upload URLs.
 
 use super::*;
 
 const FORM: &str = "multipart/form-data; boundary=B";
 
-/// Uploads to a sandbox, each with an idempotency key of its own.
+/// Uploads to a sandbox, each with its own idempotency key.
 struct Uploads {
     f: Fixture,
     files: String,
 }
 
 impl Uploads {
-    /// To a sandbox that takes at most 1000 bytes at once.
+    /// Creates a sandbox with an upload limit of 1,000 bytes.
     async fn new() -> Self {
         let f = Fixture::with(|settings| settings.direct_upload_bytes_max = 1000).await;
         let files = format!("/v1/sandboxes/{}/files", f.sandbox().await);
@@ -75,7 +75,7 @@ async fn a_raw_body_becomes_a_file() {
 }
 
 #[tokio::test]
-async fn a_form_may_have_its_parts_in_any_order() {
+async fn the_parts_of_a_form_may_have_any_order() {
     let u = Uploads::new().await;
     let end = "--B--\r\n";
     let after = part("name=\"file\"; filename=\"x/c.csv\"", "a,b")
@@ -105,7 +105,7 @@ async fn a_form_may_have_its_parts_in_any_order() {
 }
 
 #[tokio::test]
-async fn files_come_out_whole_or_in_ranges() {
+async fn files_are_downloaded_completely_or_in_ranges() {
     let u = Uploads::new().await;
     u.put("?path=a/b.txt", "text/plain", "1", "0123456789".to_owned())
         .await;
@@ -142,7 +142,7 @@ async fn files_come_out_whole_or_in_ranges() {
 }
 
 #[tokio::test]
-async fn an_upload_url_is_the_permission() {
+async fn an_upload_url_needs_no_key() {
     let f = Fixture::with(|settings| settings.url_upload_bytes_max = 5).await;
     let sandbox = f.sandbox().await;
     let path = format!("/v1/sandboxes/{sandbox}/upload-urls");

@@ -324,7 +324,7 @@ async fn check_config(
     if config.to_string().len() > CONFIG_BYTES_MAX {
         return Err(ApiError::invalid(
             &format!("{within}config"),
-            format!("it must be at most {CONFIG_BYTES_MAX} bytes long"),
+            format!("must be at most {CONFIG_BYTES_MAX} bytes long"),
         ));
     }
     Ok(warnings)

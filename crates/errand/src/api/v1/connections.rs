@@ -429,7 +429,7 @@ pub(crate) async fn create_connection(
         return Err(ApiError::invalid(
             "name",
             format!(
-                "it must have 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and single `_`, begin with a letter, and not end with `_`"
+                "must have 1 to {NAME_CHARS_MAX} lower-case letters, digits, `-` and single `_`, begin with a letter, and not end with `_`"
             ),
         ));
     }
@@ -601,7 +601,7 @@ pub(crate) fn check_settings(
     if settings.len() > SETTINGS_MAX {
         return Err(ApiError::invalid(
             "tool_settings",
-            format!("it must have at most {SETTINGS_MAX} tools"),
+            format!("must have at most {SETTINGS_MAX} tools"),
         ));
     }
     for (tool, said) in settings {
@@ -716,7 +716,7 @@ async fn client_of(
     if given.client_id.is_empty() || given.client_id.len() > VALUE_BYTES_MAX {
         return Err(ApiError::invalid(
             ID,
-            "it must be the client id that the authorization server issued",
+            "must be the client id that the authorization server issued",
         ));
     }
     if let Some(text) = &given.client_secret {
@@ -727,7 +727,7 @@ async fn client_of(
         if named.len() != 1 || !is_mark {
             return Err(ApiError::invalid(
                 SECRET,
-                "it must be {{ secret.NAME }}; set the secret with POST /v1/secrets",
+                "must be {{ secret.NAME }}; set the secret with POST /v1/secrets",
             ));
         }
         let values = BTreeMap::from([("client_secret".to_owned(), text.clone())]);
@@ -749,7 +749,7 @@ async fn check_values(
         return Err(ApiError::invalid(
             path,
             format!(
-                "it must have at most {VALUES_MAX} values of at most {VALUE_BYTES_MAX} bytes each"
+                "must have at most {VALUES_MAX} values of at most {VALUE_BYTES_MAX} bytes each"
             ),
         ));
     }

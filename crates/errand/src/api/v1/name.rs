@@ -21,7 +21,7 @@ impl<'de> Deserialize<'de> for Name {
             Ok(Self(text))
         } else {
             Err(D::Error::custom(format!(
-                "it must have 1 to {NAME_CHARS_MAX} characters in one line, at least one of them visible"
+                "must have 1 to {NAME_CHARS_MAX} characters in one line, at least one of them visible"
             )))
         }
     }
@@ -37,15 +37,13 @@ pub(crate) fn webhook_url(
     if text.len() > URL_BYTES_MAX {
         return Err(ApiError::invalid(
             name,
-            format!("it must be at most {URL_BYTES_MAX} bytes long"),
+            format!("must be at most {URL_BYTES_MAX} bytes long"),
         ));
     }
     let url = url::Url::parse(&text).map_err(|error| {
         ApiError::invalid(
             name,
-            format!(
-                "it must be an http or https address, such as https://example.com/hook: {error}"
-            ),
+            format!("must be an http or https address, such as https://example.com/hook: {error}"),
         )
     })?;
     errand_engine::net::Guard::webhooks(allow_private_networks)

@@ -149,7 +149,7 @@ pub(crate) fn checked_provider(
         if !fits {
             return Err(ApiError::invalid(
                 "api_key",
-                "it must have 1 to 2000 visible ASCII characters",
+                "must have 1 to 2000 visible ASCII characters",
             ));
         }
     }
@@ -167,11 +167,11 @@ fn check_base_url(app: &AppState, text: &str) -> Result<(), ApiError> {
     let wrong = |message: String| ApiError::invalid("base_url", message);
     let url = Url::parse(text).map_err(|e| wrong(format!("it is not a valid address: {e}")))?;
     if url.query().is_some() || url.fragment().is_some() || text.len() > TEXT_CHARS_MAX {
-        return Err(wrong("it must not have a query".to_owned()));
+        return Err(wrong("must not have a query".to_owned()));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong(
-            "it takes an address without a user name or password: every member of the team can read it. Put the \
+            "must not contain a user name or password: every member of the team can read it. Put the \
              provider's key into api_key"
                 .to_owned(),
         ));

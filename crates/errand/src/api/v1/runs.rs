@@ -393,14 +393,11 @@ fn search(given: &Given) -> Result<Option<String>, ApiError> {
     if text.is_empty() || text.chars().count() > Q_CHARS_MAX {
         return Err(ApiError::invalid(
             name,
-            format!("it must have 1 to {Q_CHARS_MAX} characters"),
+            format!("must have 1 to {Q_CHARS_MAX} characters"),
         ));
     }
     if text.contains('\0') {
-        return Err(ApiError::invalid(
-            name,
-            "it must not contain a NUL character",
-        ));
+        return Err(ApiError::invalid(name, "must not contain a NUL character"));
     }
     Ok(Some(text.to_owned()))
 }
@@ -449,7 +446,7 @@ impl FromStr for CaseQueueId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Uuid::parse_str(text)
             .map(|_| Self)
-            .map_err(|_| "it must be a UUID")
+            .map_err(|_| "must be a UUID")
     }
 }
 

@@ -123,7 +123,7 @@ pub(crate) async fn set_secret(
     let SetSecretRequest { name, value } = body.value;
     let value = value
         .0
-        .ok_or_else(|| ApiError::invalid("value", "it must be a string".to_owned()))?;
+        .ok_or_else(|| ApiError::invalid("value", "must be a string".to_owned()))?;
     checked(&name, &value)?;
     let new = SetSecret {
         team: caller.team(),
@@ -143,7 +143,7 @@ pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
         return Err(ApiError::invalid(
             "name",
             format!(
-                "it must have 1 to {NAME_CHARS_MAX} letters, digits and `_`, and must not begin with a digit"
+                "must have 1 to {NAME_CHARS_MAX} letters, digits and `_`, and must not begin with a digit"
             ),
         ));
     }
@@ -151,14 +151,14 @@ pub(crate) fn checked(name: &str, value: &str) -> Result<(), ApiError> {
         return Err(ApiError::invalid(
             "value",
             format!(
-                "it must have at least {VALUE_CHARS_MIN} characters: a shorter value could not be distinguished from other text when it is masked"
+                "must have at least {VALUE_CHARS_MIN} characters: a shorter value could not be distinguished from other text when it is masked"
             ),
         ));
     }
     if value.len() > VALUE_BYTES_MAX {
         return Err(ApiError::invalid(
             "value",
-            format!("it must be at most {VALUE_BYTES_MAX} bytes long"),
+            format!("must be at most {VALUE_BYTES_MAX} bytes long"),
         ));
     }
     Ok(())

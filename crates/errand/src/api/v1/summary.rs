@@ -62,7 +62,7 @@ impl Days {
         if until.number() - since.number() > DAYS_MAX {
             return Err(ApiError::invalid(
                 "since",
-                format!("it must be at most {DAYS_MAX} days before until"),
+                format!("must be at most {DAYS_MAX} days before until"),
             ));
         }
         Ok((since, until))

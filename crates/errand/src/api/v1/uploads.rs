@@ -182,7 +182,7 @@ async fn receive_raw(
 fn not_a_file() -> ApiError {
     ApiError::invalid(
         "path",
-        "it must be the path of a file, such as /workspace/data.csv",
+        "must be the path of a file, such as /workspace/data.csv",
     )
 }
 
@@ -299,11 +299,11 @@ async fn path_part(mut field: Field<'_>, limit: u64) -> Result<String, ApiError>
         if bytes.len() > PATH_BYTES_MAX {
             return Err(ApiError::invalid(
                 "path",
-                format!("it must be at most {PATH_BYTES_MAX} bytes long"),
+                format!("must be at most {PATH_BYTES_MAX} bytes long"),
             ));
         }
     }
-    String::from_utf8(bytes).map_err(|_| ApiError::invalid("path", "it must be UTF-8"))
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid("path", "must be UTF-8"))
 }
 
 /// The request with a total size limit: skipped parts have no limit of their own.

@@ -455,7 +455,7 @@ pub(crate) async fn change_limits(
     if limit.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
         return Err(ApiError::invalid(
             "cost_usd_month",
-            "it must be a number greater than 0, or null",
+            "must be a number greater than 0, or null",
         ));
     }
     let once = key.once(&caller, body.sha256, render_limits);

@@ -154,7 +154,7 @@ fn description(text: Option<String>) -> Result<Option<String>, ApiError> {
     match text {
         Some(text) if text.chars().count() > DESCRIPTION_CHARS_MAX => Err(ApiError::invalid(
             "description",
-            format!("it must have at most {DESCRIPTION_CHARS_MAX} characters"),
+            format!("must have at most {DESCRIPTION_CHARS_MAX} characters"),
         )),
         text => Ok(text.filter(|text| !text.trim().is_empty())),
     }
@@ -194,7 +194,7 @@ pub(crate) async fn create_webhook(
     let now = app.clock.now();
     let wanted = body.value;
     let url = address(&app, Some(wanted.url))?
-        .ok_or_else(|| ApiError::invalid("url", "it must be an address"))?;
+        .ok_or_else(|| ApiError::invalid("url", "must be an address"))?;
     let new = NewWebhook {
         team: caller.team(),
         id: app.ids.webhook(now),

@@ -7,23 +7,23 @@ use super::{files, read};
 /// Words in a row, compared without case; `..` stands for one to three other words. Names count too: `in_line` is
 /// `in line`. With each, how often it occurs in all Rust files and documents.
 const PATTERNS: [(&str, usize); 20] = [
-    ("whatever", 47),
+    ("whatever", 44),
     ("nobody's", 3),
     ("nobodys", 8),
     ("so many", 13),
-    ("is told", 61),
-    ("are told", 9),
-    ("told apart", 4),
+    ("is told", 52),
+    ("are told", 8),
+    ("told apart", 2),
     ("in line", 4),
     ("by hand of", 0),
     ("lets .. in", 4),
     ("falls due by", 0),
     ("shall", 1),
-    ("stands", 34),
-    ("none where", 9),
+    ("stands", 31),
+    ("none where", 7),
     ("false where", 3),
     ("true where", 2),
-    ("it takes a", 6),
+    ("it takes a", 0),
     ("the same of", 0),
     ("at all costs", 3),
     ("goes over", 0),
@@ -31,14 +31,14 @@ const PATTERNS: [(&str, usize); 20] = [
 
 /// How a document comment of an item must not begin: such a sentence has no subject, or no verb.
 const BEGINNINGS: [(&str, usize); 8] = [
-    ("What", 144),
-    ("Whose", 5),
-    ("Who", 19),
+    ("What", 112),
+    ("Whose", 0),
+    ("Who", 15),
     ("None where", 2),
     ("By whom", 0),
-    ("The same", 10),
-    ("Those of", 3),
-    ("As", 13),
+    ("The same", 8),
+    ("Those of", 1),
+    ("As", 12),
 ];
 
 #[test]
