@@ -319,7 +319,7 @@ async fn a_second_answer_says_when_and_by_whom_the_first_was_given() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_message_a_stop_or_its_deadline_closed_takes_no_answer() {
+async fn a_closed_request_accepts_no_answer() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, request) = waiting(&app, &team).await;
@@ -445,7 +445,7 @@ async fn of_answers_at_the_same_time_one_counts() {
 }
 
 #[tokio::test]
-async fn an_answer_with_unknown_fields_is_refused_also_where_they_are_ignored() {
+async fn unknown_fields_of_an_answer_are_always_refused() {
     let app = TestApp::start_with(TestOptions {
         settings: vec![("ERRAND_API__UNKNOWN_FIELDS", "ignore".to_owned())],
         ..TestOptions::default()

@@ -170,7 +170,7 @@ async fn criteria_narrow_and_the_oldest_come_first() {
 }
 
 #[tokio::test]
-async fn what_does_not_say_which_or_can_never_match_is_refused_and_changes_nothing() {
+async fn bulk_calls_without_usable_criteria_are_refused() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let run = waiting(&app, &team, &asking(&app, &team).await, 1).await;

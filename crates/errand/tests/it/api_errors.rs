@@ -101,7 +101,7 @@ async fn every_endpoint_refuses_a_missing_key_in_the_one_form() {
 }
 
 #[tokio::test]
-async fn every_endpoint_refuses_an_id_that_nothing_has_in_the_one_form() {
+async fn every_endpoint_answers_404_to_an_unknown_id() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let with_id = endpoints(&app)
@@ -413,7 +413,7 @@ async fn a_body_of_another_type_is_415_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_unknown_field_is_400_with_the_nearest_known_one_and_changes_nothing() {
+async fn an_unknown_field_is_400_and_suggests_a_known_one() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let calls = json_calls(&app, &team).await;

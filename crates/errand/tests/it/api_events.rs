@@ -522,7 +522,7 @@ async fn a_stream_closes_when_the_creator_of_its_key_is_removed() {
 }
 
 #[tokio::test]
-async fn an_orderly_stop_of_the_server_ends_a_stream_without_an_end_event() {
+async fn a_server_stop_ends_a_stream_without_an_end_event() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (run, _) = waiting(&app, &team).await;

@@ -55,7 +55,7 @@ fn assert_replayed(first: &Reply, second: &Reply) {
 }
 
 #[tokio::test]
-async fn a_repeat_gets_the_first_answer_byte_for_byte_and_does_nothing() {
+async fn a_repeated_call_replays_the_first_response() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let body = json!({"agent_id": echo(&app, &team).await, "message": "hello"});

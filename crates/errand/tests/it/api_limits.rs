@@ -118,7 +118,7 @@ async fn past_the_rate_limit_comes_429_until_the_window_resets() {
 }
 
 #[tokio::test]
-async fn failed_authentications_are_limited_by_address_and_nothing_else_is() {
+async fn only_failed_authentications_are_limited_by_address() {
     let app = app_with(&[(PER_ADDRESS, "3")]).await;
     let team = app.team("acme").await;
     for key in ["dv_wrong", "nonsense", ""] {

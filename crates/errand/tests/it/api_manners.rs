@@ -96,7 +96,7 @@ async fn an_allowed_origin_may_call_and_upload_and_others_may_not() {
 }
 
 #[tokio::test]
-async fn without_the_setting_no_origin_is_allowed_and_a_preflight_costs_nothing() {
+async fn without_the_setting_no_origin_is_allowed() {
     let limit = ("ERRAND_RATE_LIMIT__FAILED_AUTHENTICATIONS_PER_MINUTE", "3");
     let app = TestApp::start_with(with(vec![limit])).await;
     for _ in 0..5 {

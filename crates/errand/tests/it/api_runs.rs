@@ -232,7 +232,7 @@ async fn a_run_takes_the_latest_build_at_the_time_it_starts() {
 }
 
 #[tokio::test]
-async fn a_start_with_a_parameter_that_does_not_fit_is_refused_and_named() {
+async fn a_start_with_an_invalid_parameter_names_it() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;
@@ -290,7 +290,7 @@ async fn a_start_with_a_parameter_that_does_not_fit_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_unknown_deleted_or_anothers_is_one_and_the_same_404() {
+async fn unknown_deleted_and_foreign_agents_get_the_same_404() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let theirs = echo(&app, &other).await;
@@ -354,7 +354,7 @@ async fn a_sandbox_that_has_expired_or_is_anothers_is_400() {
 }
 
 #[tokio::test]
-async fn a_webhook_to_a_literal_private_address_is_400_unless_the_operator_allows_it() {
+async fn a_private_webhook_address_is_400_unless_allowed() {
     let settings = vec![(
         "ERRAND_WEBHOOKS__ALLOW_PRIVATE_NETWORKS",
         "false".to_owned(),
@@ -456,7 +456,7 @@ async fn a_sandbox_in_use_refuses_a_start_and_lets_a_message_wait() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_unknown_or_anothers_is_one_and_the_same_404_in_every_call() {
+async fn unknown_and_foreign_runs_get_the_same_404() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let (run, request) = waiting(&app, &team).await;
@@ -609,7 +609,7 @@ async fn the_list_has_every_documented_filter() {
 }
 
 #[tokio::test]
-async fn a_list_with_a_parameter_that_does_not_fit_is_refused_and_named() {
+async fn a_list_with_an_invalid_parameter_names_it() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let agent = echo(&app, &team).await;
@@ -651,7 +651,7 @@ async fn a_list_with_a_parameter_that_does_not_fit_is_refused_and_named() {
 }
 
 #[tokio::test]
-async fn a_stop_interrupts_what_has_not_ended_and_leaves_the_rest_as_it_is() {
+async fn a_stop_interrupts_active_runs_only() {
     let app = TestApp::start_with(one_place()).await;
     let team = app.team("acme").await;
     let (runs, gate) = in_every_state(&app, &team).await;

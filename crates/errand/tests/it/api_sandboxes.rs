@@ -473,7 +473,7 @@ async fn a_sandbox_expires_after_its_last_use() {
 }
 
 #[tokio::test]
-async fn a_sandbox_does_not_expire_under_a_run_and_a_resume_after_it_fails() {
+async fn a_sandbox_expires_only_without_an_active_run() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;

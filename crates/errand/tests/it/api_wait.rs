@@ -99,7 +99,7 @@ async fn the_answer_comes_when_the_run_ends() {
 }
 
 #[tokio::test]
-async fn the_answer_comes_when_the_run_asks_and_a_step_on_the_way_is_passed_over() {
+async fn a_waiting_call_returns_when_the_run_asks() {
     let app = Arc::new(TestApp::start().await);
     let team = app.team("acme").await;
     let gate = Gate::default();
@@ -160,7 +160,7 @@ async fn after_its_time_the_run_is_told_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused_and_another_teams_run_is_not_there() {
+async fn wait_refuses_bad_values_and_other_teams_runs() {
     let app = TestApp::start().await;
     let (team, other) = (app.team("acme").await, app.team("other").await);
     let (run, gate) = held(&app, &team).await;

@@ -203,7 +203,7 @@ async fn a_private_address_is_refused_unless_the_operator_allows_it() {
 }
 
 #[tokio::test]
-async fn an_event_goes_to_each_address_once_and_to_those_that_subscribed() {
+async fn an_event_is_sent_once_to_each_subscribed_url() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let other = app.team("other").await;

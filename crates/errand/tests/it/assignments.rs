@@ -129,7 +129,7 @@ async fn stopping_a_run_stops_what_it_waits_for() {
 }
 
 #[tokio::test]
-async fn assignments_start_each_other_three_deep_and_only_those_that_the_build_names() {
+async fn assignments_start_named_ones_up_to_three_deep() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let other = app.team("other").await;
@@ -259,7 +259,7 @@ async fn who_stops_a_run_is_not_told_that_what_it_started_did_not_run() {
 }
 
 #[tokio::test]
-async fn the_call_is_one_step_of_its_run_and_what_it_started_is_counted() {
+async fn the_call_is_one_step_and_its_child_is_counted() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let says = json!({"playbook": {"steps": [{"finish": "hello"}]}});
@@ -383,7 +383,7 @@ async fn whoever_waits_hears_that_a_run_below_asks_and_who_was_first() {
 }
 
 #[tokio::test]
-async fn an_assignment_whose_model_cannot_be_run_is_not_started_and_the_call_says_what_to_set() {
+async fn an_assignment_without_a_usable_model_is_not_started() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let model = |name: &str| json!({"models": {"agent": {"model": name}}});

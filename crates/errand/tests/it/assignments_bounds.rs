@@ -123,7 +123,7 @@ async fn runs_below_a_run_are_bounded_in_number_whoever_starts_them() {
 }
 
 #[tokio::test]
-async fn what_runs_below_use_counts_against_the_limits_of_the_run_above() {
+async fn usage_of_child_runs_counts_toward_the_callers_limits() {
     let models::World { app, team, server } = models::World::new().await;
     let child = app
         .agent(

@@ -115,7 +115,7 @@ async fn all_runs(app: &TestApp, team: &Team) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_under_load_is_restored_and_every_run_goes_on_to_its_end() {
+async fn every_run_continues_after_restoring_a_backup_under_load() {
     let mut app = TestApp::start_with(TestOptions {
         helper: Some(program()),
         ..TestOptions::default()
@@ -169,7 +169,7 @@ async fn a_backup_under_load_is_restored_and_every_run_goes_on_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_changes_files_after_the_point_in_time_waits_for_the_copy_of_their_own_sandbox() {
+async fn file_changes_wait_for_the_copy_of_their_sandbox() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let (mine, other) = (app.sandbox(&team).await, app.sandbox(&team).await);
@@ -228,7 +228,7 @@ async fn small_backup() -> (TempDir, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_byte_that_changed_anywhere_is_found_before_anything_is_restored() {
+async fn a_changed_byte_is_found_before_anything_is_restored() {
     let (dir, backup) = small_backup().await;
     verify(&backup, &Progress::default()).unwrap();
     let archives = std::fs::read_dir(backup.join("sandboxes")).unwrap();
@@ -263,7 +263,7 @@ async fn a_byte_that_changed_anywhere_is_found_before_anything_is_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_refused() {
+async fn incomplete_backups_and_nonempty_targets_are_refused() {
     let (dir, backup) = small_backup().await;
     let target = dir.path().join("target");
     std::fs::create_dir(&target).unwrap();
@@ -311,7 +311,7 @@ async fn a_backup_that_was_cut_off_is_none_and_a_target_that_holds_something_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_commands_leave_in_a_sandbox_is_brought_back_and_harms_no_backup() {
+async fn odd_files_of_commands_survive_a_backup_or_are_skipped() {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
@@ -415,7 +415,7 @@ pub(crate) fn copy_of(dir: &Path, to: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_opens() {
+async fn only_copies_of_stopped_directories_can_be_opened() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     app.sandbox(&team).await;
@@ -470,7 +470,7 @@ async fn a_copy_of_a_directory_in_use_is_refused_and_one_of_a_stopped_server_ope
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_directory_can_be_copied_while_somebody_holds_its_store() {
+async fn a_stopped_directory_can_be_copied_despite_a_held_store() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     app.sandbox(&team).await;
@@ -511,7 +511,7 @@ fn private(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_has_the_running_server_make_the_backup_and_calls_it_off_when_it_goes() {
+async fn the_running_server_makes_and_cancels_the_backup() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let sandbox = app.sandbox(&team).await;

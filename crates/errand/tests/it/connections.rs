@@ -294,7 +294,7 @@ async fn tools_are_probed_and_called_over_both_transports() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_asks_is_asked_of_a_person_and_the_answer_goes_to_it() {
+async fn a_servers_question_is_answered_by_a_person() {
     let http = Http::start();
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
@@ -344,7 +344,7 @@ async fn what_a_server_asks_is_asked_of_a_person_and_the_answer_goes_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_whose_server_is_gone_is_settled_as_a_call_in_doubt() {
+async fn a_question_of_a_lost_server_leaves_the_call_in_doubt() {
     let mut app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
     let id = connect(&app, &team, "all", stdio("everything")).await;
@@ -449,7 +449,7 @@ async fn a_call_that_takes_too_long_is_called_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_during_a_call_is_settled_by_what_the_tool_says_of_itself() {
+async fn hints_settle_the_call_of_a_server_that_dies() {
     let mailbox = Mailbox::new();
     let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;

@@ -67,7 +67,7 @@ async fn app(servers: &[(&str, &Noting)]) -> TestApp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_nobody_has_probed_offers_nothing_and_says_so() {
+async fn an_unprobed_connection_offers_nothing_and_says_so() {
     let mailbox = Mailbox::new();
     let app = TestApp::start_with(options(Some(&mailbox))).await;
     let team = app.team("acme").await;
@@ -165,7 +165,7 @@ async fn a_floor_of_deny_holds_for_a_call_that_waits_for_its_approval() {
 }
 
 #[tokio::test]
-async fn what_may_be_a_key_is_shown_to_those_alone_who_manage_connections() {
+async fn possible_keys_are_shown_only_to_connection_managers() {
     let app = app(&[]).await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
@@ -226,7 +226,7 @@ async fn a_program_that_does_not_read_holds_up_nobody_but_its_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_variable_that_the_operator_lets_teams_set_no_more_is_not_set() {
+async fn a_variable_that_teams_may_no_longer_set_is_not_set() {
     let mailbox = Mailbox::new();
     let with = options(Some(&mailbox));
     let mut app = TestApp::start_with(with.clone()).await;

@@ -10,8 +10,7 @@ use crate::connections::{Mailbox, connect, options, stdio, tools_with};
 use crate::models::config;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tools_that_change_under_a_run_are_noticed_and_reach_the_model_once_an_admin_has_seen_them()
-{
+async fn changed_tools_reach_the_model_after_a_probe() {
     let (mailbox, server) = (Mailbox::new(), ProviderServer::start().await);
     let mut options = options(Some(&mailbox));
     options.settings.extend(server.settings());

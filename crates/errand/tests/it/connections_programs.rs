@@ -60,7 +60,7 @@ async fn results(app: &TestApp, team: &Team, connection: &str, steps: Value) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_isolated_server_has_the_network_and_sees_neither_the_data_nor_the_environment() {
+async fn an_isolated_server_sees_only_the_network() {
     let page = MockServer::start().await;
     Mock::given(any())
         .respond_with(ResponseTemplate::new(204))
@@ -133,7 +133,7 @@ async fn the_protocol_s_own_server_works_in_isolation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_nothing_isolates_a_program_is_not_started_and_it_is_said_why() {
+async fn without_isolation_a_program_is_not_started() {
     let dir = readable();
     let spy = dir.path().join("spy.mjs");
     std::fs::write(&spy, SPY).unwrap();

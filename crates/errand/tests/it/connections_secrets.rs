@@ -72,7 +72,7 @@ async fn messages(app: &TestApp, team: &Team, connection: &str, steps: Value) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_in_a_header_reaches_the_server_and_comes_back_from_nowhere() {
+async fn a_secret_in_a_header_reaches_only_the_server() {
     let server = tells_all().await;
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
@@ -130,7 +130,7 @@ async fn a_secret_in_a_variable_reaches_the_program_and_is_masked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_nobody_uses_is_closed_and_another_one_opened_when_it_is_wanted() {
+async fn an_idle_session_is_closed_and_reopened_on_demand() {
     let mailbox = Mailbox::new();
     mailbox.tells_its_end();
     let app = TestApp::start_with(options(Some(&mailbox))).await;

@@ -298,7 +298,7 @@ fn back(url: &Url) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
+async fn a_sign_in_completes_for_its_starter_or_a_confirmer() {
     let server = Protected::start(true).await;
     let app = TestApp::start_with(options(None)).await;
     let (owner, team) = Browser::owner(&app, "acme").await;
@@ -344,7 +344,7 @@ async fn a_sign_in_ends_for_who_began_it_or_for_who_has_read_whose_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_go_to_no_other_server_that_a_connection_leads_to_by_then() {
+async fn tokens_are_never_sent_to_a_changed_server() {
     let (one, other) = (Protected::start(true).await, Protected::start(true).await);
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;
@@ -398,8 +398,7 @@ async fn tokens_that_are_over_are_refreshed_and_the_call_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_tokens_are_withdrawn_it_is_said_to_sign_in_again_and_nobody_is_asked_what_became_of_the_call()
- {
+async fn revoked_tokens_ask_for_a_new_sign_in() {
     let server = Protected::start(true).await;
     let app = TestApp::start_with(options(None)).await;
     let team = app.team("acme").await;

@@ -425,7 +425,7 @@ async fn what_is_another_teams_looks_as_if_it_were_not_there() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_take_is_refused_with_those_it_takes() {
+async fn an_unsupported_method_is_refused_with_the_supported_ones() {
     let app = TestApp::start_with(generous()).await;
     let mine = Things::of(&app, "acme").await;
     let before = mine.state(&app).await;

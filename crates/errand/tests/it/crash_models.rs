@@ -302,7 +302,7 @@ fn send() -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_model_s_call_of_a_connection_that_may_do_something_twice() {
+async fn a_models_call_that_could_happen_twice_asks() {
     let (server, mailbox) = (ProviderServer::start().await, Mailbox::new());
     server.script("claude-test", vec![send(), Answer::text("Sent.")]);
     let plan = with_mailbox(plan("a model sends", 6, &server), &mailbox);

@@ -39,7 +39,7 @@ async fn goes_on(data: &Path) {
 }
 
 #[tokio::test]
-async fn a_kill_at_any_moment_of_a_first_start_leaves_a_directory_that_starts() {
+async fn a_kill_during_the_first_start_leaves_a_usable_directory() {
     for name in [
         "lock",
         "errand.db.making",
@@ -114,7 +114,7 @@ async fn until_saved(data: &Path, wanted: (u64, u64)) {
 }
 
 #[tokio::test]
-async fn a_backup_killed_before_its_manifest_is_refused_and_the_next_one_works() {
+async fn a_backup_killed_before_its_manifest_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (data, to) = (dir.path().join("data"), dir.path().join("backup"));
     let mut server = Process::start(&data).await;

@@ -133,7 +133,7 @@ fn key_id(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_master_key_that_opens_nothing_is_refused_until_the_secrets_are_given_up() {
+async fn a_wrong_master_key_is_refused_unless_secrets_are_discarded() {
     const OTHER: [(&str, &str); 1] = [(
         "ERRAND_MASTER_KEY",
         "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",

@@ -85,7 +85,7 @@ const OF_DATA: [&str; 10] = [
 ];
 
 #[tokio::test]
-async fn a_directory_is_looked_at_fresh_beside_a_server_and_without_one() {
+async fn a_directory_is_checked_with_and_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let fresh = dir.path().join("not/there/yet");
     let (_, report) = doctor_json(&fresh).await;

@@ -37,7 +37,7 @@ async fn a_run_that_was_at_work_goes_on() {
 }
 
 #[tokio::test]
-async fn a_call_in_doubt_asks_a_person_and_never_starts_twice_by_itself() {
+async fn a_call_in_doubt_asks_a_person_and_is_never_repeated() {
     for (answer, begun) in [("done", 1), ("skip", 1), ("not done, run it", 2)] {
         let mut app = TestApp::start().await;
         let team = app.team("acme").await;
@@ -198,7 +198,7 @@ async fn a_stop_at_any_moment_gives_the_sandbox_back() {
 }
 
 #[tokio::test]
-async fn a_resumed_run_waits_until_its_old_driver_has_left_the_sandbox() {
+async fn a_resumed_run_waits_for_its_old_driver_to_leave() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();

@@ -302,7 +302,7 @@ async fn a_message_during_the_last_model_call_is_answered() {
 }
 
 #[tokio::test]
-async fn a_stop_during_a_tool_call_closes_it_and_keeps_the_late_outcome() {
+async fn a_stop_closes_a_tool_call_and_keeps_its_late_outcome() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();

@@ -88,7 +88,7 @@ async fn a_model_that_hangs_ends_its_run_and_a_retry_goes_on() {
 }
 
 #[tokio::test]
-async fn a_tool_that_hangs_ends_its_run_and_keeps_the_sandbox_until_it_has_left() {
+async fn a_hanging_tool_fails_its_run_and_keeps_the_sandbox() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();
@@ -161,7 +161,7 @@ async fn many_short_steps_may_take_longer_in_sum() {
 }
 
 #[tokio::test]
-async fn the_limit_is_set_and_the_working_time_that_ends_first_is_what_is_told() {
+async fn the_time_limit_that_ends_first_is_reported() {
     let options = TestOptions {
         settings: vec![("ERRAND_ENGINE__STEP_SECONDS_MAX", "60".to_owned())],
         ..TestOptions::default()
@@ -284,7 +284,7 @@ async fn at_the_end_of_its_working_time_a_run_asks_whether_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_call_at_the_end_of_the_working_time_is_closed_and_its_sandbox_kept_until_it_has_left() {
+async fn the_active_time_limit_closes_a_call_in_progress() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();

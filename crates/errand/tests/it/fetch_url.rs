@@ -38,7 +38,7 @@ async fn fetch(app: &TestApp, team: &errand_testkit::Team, url: &str, data: Valu
 }
 
 #[tokio::test]
-async fn a_page_becomes_markdown_and_redirects_are_followed_as_far_as_they_may() {
+async fn a_page_becomes_markdown_and_redirects_are_limited() {
     let (server, other) = (MockServer::start().await, MockServer::start().await);
     let app = TestApp::start_with(TestOptions {
         settings: vec![(
@@ -150,7 +150,7 @@ async fn private_networks_are_not_asked_unless_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn what_a_page_says_is_untrusted_and_an_approval_says_where_it_was_read() {
+async fn pages_are_untrusted_and_approvals_name_their_source() {
     let server = MockServer::start().await;
     serve(
         &server,

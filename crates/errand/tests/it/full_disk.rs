@@ -417,7 +417,7 @@ async fn asleep_when_full(server: &Server, hook: &str) -> (String, Vec<String>) 
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_is_new_keeps_what_is_there_and_goes_on_by_itself() {
+async fn a_full_disk_refuses_new_work_and_recovers_by_itself() {
     let mut server = Server::start().await;
     let sink = WebhookSink::start().await;
     let approve = json!({"approve": {"title": "Go on?"}});
@@ -611,7 +611,7 @@ async fn busy_when_full(server: &Server, agent: &Value, round: usize) -> (Vec<St
 }
 
 #[tokio::test]
-async fn runs_at_work_when_the_disk_fills_are_neither_lost_nor_done_twice() {
+async fn active_runs_survive_a_disk_that_fills() {
     let mut server = Server::start().await;
     let (agent, tally) = busy_agent(&server).await;
     let mut all = Vec::new();
@@ -720,7 +720,7 @@ async fn a_run_is_stopped_on_a_full_disk_and_stays_stopped() {
 }
 
 #[tokio::test]
-async fn a_kill_while_a_stop_takes_the_reserve_leaves_no_run_half_stopped() {
+async fn a_kill_while_a_stop_uses_the_reserve_leaves_no_half_stop() {
     let mut server = Server::start().await;
     let approve = json!({"approve": {"title": "Go on?"}});
     let agent = server.agent("asks", json!([approve, finish()])).await;

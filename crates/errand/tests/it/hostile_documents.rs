@@ -72,7 +72,7 @@ async fn app() -> TestApp {
 }
 
 #[tokio::test]
-async fn a_run_goes_on_after_a_file_and_a_page_that_overflow_their_parser() {
+async fn a_run_survives_documents_that_overflow_their_parser() {
     let server = MockServer::start().await;
     let page = ResponseTemplate::new(200).set_body_raw(deep(), "text/html");
     Mock::given(path("/deep"))

@@ -205,7 +205,7 @@ fn bombs() -> Value {
 }
 
 #[tokio::test]
-async fn a_schema_that_expands_without_bound_is_refused_at_the_probe_and_the_call() {
+async fn an_unbounded_schema_is_refused_at_probe_and_call() {
     let app = TestApp::start_with(TestOptions {
         settings: vec![(
             "ERRAND_CONNECTIONS__ALLOW_PRIVATE_NETWORKS",

@@ -48,7 +48,7 @@ fn value(text: &str, series: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn what_is_open_is_exact_and_what_has_ended_a_minute_old_at_most() {
+async fn open_counts_are_exact_and_ended_ones_a_minute_old() {
     let mut app = start().await;
     let team = app.team("acme").await;
     let asks = app

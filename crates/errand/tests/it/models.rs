@@ -154,7 +154,7 @@ async fn each_provider_answers_calls_tools_and_is_told_their_results() {
 }
 
 #[tokio::test]
-async fn the_documented_example_has_no_message_and_runs_on_a_network_model() {
+async fn the_documented_example_runs_on_a_network_model() {
     let world = World::new().await;
     world
         .server
@@ -306,7 +306,7 @@ async fn a_text_is_told_while_it_comes_and_stored_once() {
 }
 
 #[tokio::test]
-async fn calls_that_do_not_fit_go_back_to_the_model_with_the_field_named() {
+async fn invalid_calls_return_to_the_model_with_the_field() {
     for (model, protocol) in EACH {
         let world = World::new().await;
         let name = model.split_once('/').unwrap().1;

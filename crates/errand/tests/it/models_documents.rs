@@ -41,7 +41,7 @@ async fn on_sandbox(world: &World, model: &str, sandbox: &str) -> String {
 }
 
 #[tokio::test]
-async fn images_are_shown_to_models_that_see_and_only_as_they_were_read() {
+async fn images_are_sent_only_to_vision_models_and_as_read() {
     let world = with_local().await;
     let bytes = STANDARD.decode(PIXEL).unwrap();
     let seeing = EACH.map(|(model, _)| model).into_iter();
@@ -80,7 +80,7 @@ async fn images_are_shown_to_models_that_see_and_only_as_they_were_read() {
 }
 
 #[tokio::test]
-async fn a_model_reads_the_text_of_a_pdf_and_a_broken_one_is_an_error_of_the_call() {
+async fn a_model_reads_pdf_text_and_a_broken_pdf_is_an_error() {
     let world = World::new().await;
     let pdf = root().join("examples/invoices/paper-and-pens-4711.pdf");
     let pdf = std::fs::read(pdf).unwrap();
@@ -154,7 +154,7 @@ async fn both_at_once() -> (String, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn calls_that_only_read_are_carried_out_at_the_same_time_and_recorded_in_their_order() {
+async fn read_only_calls_run_concurrently_and_in_order() {
     let settings = (
         "ERRAND_FETCH_URL__ALLOW_PRIVATE_NETWORKS",
         "true".to_owned(),

@@ -221,7 +221,7 @@ async fn completes(world: &World, run: &str) {
 }
 
 #[tokio::test]
-async fn a_slow_provider_is_asked_so_much_at_once_and_holds_up_only_the_runs_that_use_it() {
+async fn a_slow_provider_delays_only_its_own_runs() {
     let settings = [
         ("ERRAND_MODELS__CONCURRENCY", "2"),
         ("ERRAND_ENGINE__MAX_CONCURRENT_RUNS", "4"),
@@ -264,7 +264,7 @@ async fn a_slow_provider_is_asked_so_much_at_once_and_holds_up_only_the_runs_tha
 }
 
 #[tokio::test]
-async fn a_run_that_waits_for_another_attempt_can_be_stopped_and_survives_a_restart() {
+async fn a_run_between_attempts_can_be_stopped_and_restarted() {
     let mut world = World::new().await;
     world.server.fail_with(vec![Fault::Status(529); 3]);
     let stopped = world

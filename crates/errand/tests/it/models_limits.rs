@@ -129,7 +129,7 @@ async fn a_run_asks_whether_to_go_on_beyond_a_limit() {
 }
 
 #[tokio::test]
-async fn without_people_a_limit_fails_the_run_before_the_money_is_spent() {
+async fn without_people_a_limit_fails_the_run_before_spending() {
     let world = World::new().await;
     busy(&world);
     let data = json!({"limits": {"tokens": 2_000}, "human_in_the_loop": false});

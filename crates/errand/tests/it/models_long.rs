@@ -154,7 +154,7 @@ async fn when_the_window_fills_older_turns_are_replaced_by_a_summary() {
 }
 
 #[tokio::test]
-async fn anthropic_is_told_what_to_cache_and_the_cached_share_is_shown() {
+async fn anthropic_requests_mark_the_cache_and_show_its_share() {
     let world = World::new().await;
     world.server.answer_by(|asked| {
         let turn = asked.turns() as u64;

@@ -155,7 +155,7 @@ async fn a_message_that_cannot_fit_fails_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_summary_that_is_too_long_is_cut_and_an_empty_one_is_bounded() {
+async fn long_summaries_are_cut_and_empty_ones_bounded() {
     let file = "[models.windows]\n\"local/small\" = 12000\n";
     for empty in [false, true] {
         let world = local(file).await;
@@ -424,7 +424,7 @@ async fn an_answer_that_was_held_back_is_no_end() {
 }
 
 #[tokio::test]
-async fn a_call_without_an_index_is_carried_out_and_a_lost_one_is_a_fault() {
+async fn a_call_without_an_index_runs_and_a_lost_one_is_a_fault() {
     let world = World::new().await;
     let call = Answer::text("I will write the file now.")
         .and_call(

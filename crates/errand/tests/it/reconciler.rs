@@ -41,7 +41,7 @@ fn age(app: &TestApp, path: &Path, age: Duration) {
 }
 
 #[tokio::test]
-async fn what_expired_and_what_was_left_goes_to_the_trash_and_a_day_later_for_good() {
+async fn expired_and_orphaned_files_go_to_the_trash_for_a_day() {
     let mut app = TestApp::start().await;
     let team = app.team("acme").await;
     let (unused, used) = (app.sandbox(&team).await, app.sandbox(&team).await);

@@ -116,7 +116,7 @@ async fn a_run_is_taken_from_a_driver_that_waits_for_its_model() {
 }
 
 #[tokio::test]
-async fn a_run_whose_tool_is_stuck_waits_for_it_and_a_person_settles_the_call() {
+async fn a_person_settles_the_call_of_a_stuck_tool() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let gate = Gate::default();
@@ -189,7 +189,7 @@ async fn a_run_that_is_ended_tells_its_webhook_and_can_be_retried() {
 }
 
 #[tokio::test]
-async fn a_fork_of_a_completed_run_goes_on_with_its_transcript_and_files() {
+async fn a_fork_of_a_completed_run_has_its_transcript_and_files() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let steps = json!([

@@ -33,7 +33,7 @@ fn fetches(steps: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_secret_is_set_listed_without_its_value_and_deleted_by_admins() {
+async fn admins_set_list_and_delete_secrets() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     let (_, member) = app.person(&team, "m@acme.example", Role::Member).await;
@@ -99,7 +99,7 @@ async fn what_is_no_secret_is_refused_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_mark_that_stands_where_it_may_not_is_refused_with_the_build() {
+async fn a_build_with_a_misplaced_secret_mark_is_refused() {
     let app = TestApp::start().await;
     let team = app.team("acme").await;
     app.post(

@@ -75,7 +75,7 @@ fn everything(evil: &str) -> Vec<Vec<Move>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_was_taken_over_changes_nothing_outside_without_a_persons_word() {
+async fn a_hijacked_model_changes_nothing_without_approval() {
     let (mailbox, evil) = (Mailbox::new(), MockServer::start().await);
     Mock::given(wiremock::matchers::any())
         .respond_with(ResponseTemplate::new(200).set_body_string("thank you"))

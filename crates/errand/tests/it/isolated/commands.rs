@@ -271,7 +271,7 @@ async fn fifty_sandboxes_work_at_once() {
 }
 
 #[tokio::test]
-async fn the_commands_of_a_fork_may_change_the_files_that_it_took_over() {
+async fn the_commands_of_a_fork_can_change_its_copied_files() {
     let bench = Bench::start().await;
     let steps = json!([
         {"tool": "run_command", "with": {"command": "mkdir -p a && echo one > a/f"}},

@@ -70,7 +70,7 @@ async fn a_stop_of_the_run_ends_the_command_and_keeps_what_it_wrote() {
 }
 
 #[tokio::test]
-async fn a_graceful_stop_of_the_server_ends_the_command_and_commits_that() {
+async fn a_graceful_stop_ends_the_command_and_commits_that() {
     let mut bench = Bench::start_with(&[("ERRAND_SERVER__SHUTDOWN_GRACE_S", "6")]).await;
     let run = bench
         .begin(json!([{"tool": "run_command", "with": {"command": "echo begun; touch there; sleep 274.1; echo never"}, "as": "r"}, {"finish": "went on: {{ r.ended_by }}"}]))

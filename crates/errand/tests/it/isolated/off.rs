@@ -141,7 +141,7 @@ exec /usr/bin/bwrap "$@""#;
 }
 
 #[tokio::test]
-async fn where_it_is_on_it_is_listed_with_its_schema_and_doctor_says_who_keeps_the_bounds() {
+async fn an_isolated_tool_is_listed_and_doctor_names_its_limits() {
     let bench = Bench::start().await;
     let listed = bench
         .app
