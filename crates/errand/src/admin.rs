@@ -1,15 +1,17 @@
-//! What an operator does on the server's own machine: keys, people, the webhook secret, runs that are to be repaired, a
-//! look at everything.
+//! Operations for an operator on the server's own machine: API keys, users, the webhook secret, repairing runs, and
+//! diagnostics.
 //!
-//! One request is one [`AdminRequest`], carried out by [`Admin::execute`] on the store. The command line has two ways
-//! there: through the running server's socket ([`socket`]), or, where no server runs, on the store itself
-//! ([`reach`]), which then takes the directory's lock. Either way the same function does the work.
+//! A request is an [`AdminRequest`], executed by [`Admin::execute`] on the store. The command line reaches it in two
+//! ways: through the running server's socket ([`socket`]) or, if no server runs, on the store itself after locking the
+//! data directory ([`reach`]). The same function does the work in both cases.
 //!
-//! Who may: whoever may write to the data directory. No key is asked for. Where no team is named, the server's *first*
-//! team is meant, which is made by the first request that needs one: named `default`, with an owner who has neither e-mail
-//! nor password until a set-up link is claimed. A repair ([`repair`]) takes a run of any team.
+//! Anybody who may write to the data directory is authorized; no API key is required. If no team is named, the server's
+//! *first* team is used. The first request that needs it creates it, with the name `default` and an owner without
+//! e-mail address and password until a set-up link is used. A repair ([`repair`]) finds a run in any team.
 //!
-//! Left out: anything that the API can do.
+//! # Non-goals
+//!
+//! Operations that the API offers.
 
 mod backup;
 mod people;
@@ -43,151 +45,145 @@ use crate::backup::ProgressLine;
 use crate::doctor::{self, Check, Subject};
 use crate::secret_key::{ApiKeySecret, NoRandomness, SetUpToken, webhook_secret};
 
-/// How long a set-up link works: a week, so that somebody on holiday can still use it.
+/// Validity of a set-up link: a week, so that a person on vacation can still use it.
 pub const SET_UP_LINK_TTL_MS: u64 = 7 * 24 * 3_600_000;
-/// How long the link works by which the first owner is claimed after a start.
+/// Validity of the link with which the first owner's account is claimed after a start.
 pub const CLAIM_LINK_TTL_MS: u64 = 24 * 3_600_000;
-/// How many keys one page of the store has.
+/// Keys per page of a store query.
 const KEYS_PAGE: u32 = 100;
-/// Most characters of a key's name.
 const NAME_CHARS_MAX: usize = errand_core::limits::NAME_CHARS_MAX;
 
-/// What can be asked for. One JSON object in one line.
+/// A request. On the wire, one JSON object in one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminRequest {
-    /// A new API key of the first team's owner.
+    /// Creates an API key of the first team's owner.
     CreateKey {
-        /// Its name, 1–200 characters.
+        /// 1 to 200 characters.
         name: String,
-        /// How long it works, in milliseconds. None: until it is deleted.
+        /// Lifetime in milliseconds. `None`: until it is deleted.
         expires_in_ms: Option<u64>,
-        /// Of which team, by name or id. None: the first.
+        /// Name or id of the team. `None`: the first team.
         #[serde(default)]
         team: Option<String>,
     },
-    /// The team's keys.
+    /// Lists the team's API keys.
     ListKeys {
-        /// Of which team, by name or id. None: the first.
+        /// Name or id of the team. `None`: the first team.
         #[serde(default)]
         team: Option<String>,
     },
-    /// Deletes a key of the team.
+    /// Deletes an API key.
     DeleteKey {
-        /// Its id.
         id: String,
-        /// Of which team, by name or id. None: the first.
+        /// Name or id of the team. `None`: the first team.
         #[serde(default)]
         team: Option<String>,
     },
-    /// A new team. Its owner is the user with this address, who is made where there is none; none given: the first team's.
+    /// Creates a team. Its owner is the user with this address, who is created if necessary. Without an address, it is
+    /// the first team's owner.
     CreateTeam {
-        /// Its name.
         name: String,
-        /// The e-mail address of its owner.
+        /// E-mail address of the owner.
         owner: Option<String>,
     },
-    /// All teams.
     ListTeams,
-    /// Another name for a team.
     RenameTeam {
-        /// Its name or id.
+        /// Current name or id of the team.
         team: String,
-        /// The new name.
+        /// New name.
         name: String,
     },
-    /// A part of the people: of one team, else of all.
+    /// Lists a page of the users of one team, or of all teams.
     ListUsers {
-        /// By name or id.
+        /// Name or id of the team.
         team: Option<String>,
-        /// How many come before.
+        /// Number of users to skip.
         offset: u64,
     },
-    /// Disables a person in all teams.
+    /// Disables a user in all teams.
     DisableUser {
-        /// Their e-mail address or id.
+        /// E-mail address or id of the user.
         user: String,
     },
-    /// Lets a disabled person in again.
+    /// Enables a disabled user.
     EnableUser {
-        /// Their e-mail address or id.
+        /// E-mail address or id of the user.
         user: String,
     },
-    /// Gives a person another role in a team.
+    /// Changes a user's role in a team.
     SetUserRole {
-        /// Their e-mail address or id.
+        /// E-mail address or id of the user.
         user: String,
-        /// The role.
         role: Role,
-        /// By name or id. None: the only one that they are of.
+        /// Name or id of the team. `None`: the only team of the user.
         team: Option<String>,
     },
-    /// Takes a person out of a team, with their keys of it.
+    /// Removes a user from a team, with their API keys for it.
     RemoveUser {
-        /// Their e-mail address or id.
+        /// E-mail address or id of the user.
         user: String,
-        /// By name or id. None: the only one that they are of.
+        /// Name or id of the team. `None`: the only team of the user.
         team: Option<String>,
     },
-    /// A set-up link: for the user with this address, else for the owner whom nobody has claimed, else for a new user.
+    /// Creates a set-up link: for the user with this address; otherwise for the first owner, if the account is
+    /// unclaimed; otherwise for a new user.
     LinkUser {
-        /// The e-mail address.
         email: String,
-        /// The role of somebody who comes into the team. None: member.
+        /// Role of a user who joins the team. `None`: member.
         role: Option<Role>,
-        /// The team that they come into, by name or id. None: the first, for a new user alone.
+        /// Name or id of the team to join. `None`: the first team, only for a new user.
         #[serde(default)]
         team: Option<String>,
     },
-    /// Sets the password of the user with this address, else of the owner whom nobody has claimed, who gets it.
+    /// Sets the password of the user with this address; otherwise claims the first owner's account, which gets the
+    /// address.
     SetPassword {
-        /// The e-mail address.
         email: String,
-        /// The password as a PHC string (argon2id): the password itself never travels.
+        /// The password as a PHC string (argon2id). The password itself is never sent.
         phc_hash: PasswordHash,
     },
-    /// The team's webhook secret.
+    /// Returns the team's webhook secret.
     WebhookSecret {
-        /// Of which team, by name or id. None: the first.
+        /// Name or id of the team. `None`: the first team.
         #[serde(default)]
         team: Option<String>,
     },
-    /// Seals every secret anew, under another master key.
+    /// Encrypts every secret again with a new master key.
     RotateMasterKey {
-        /// The new key as text, where the key comes from the environment.
+        /// The new key as text, if it comes from the environment.
         new_key: Option<KeyText>,
     },
-    /// Sets a damaged or stuck run of any team right.
+    /// Repairs a damaged or stuck run of any team.
     Repair {
-        /// The run's id.
+        /// Id of the run.
         run: String,
-        /// How.
         way: RepairWay,
     },
-    /// Puts a failed run of any team in line again, also one that is parked as poisoned.
+    /// Queues a failed run of any team again, even one that is parked as poisoned.
     Retry {
-        /// The run's id.
+        /// Id of the run.
         run: String,
     },
-    /// Whether all is well.
+    /// Runs all diagnostic checks.
     Doctor,
-    /// A backup, made by the server that works on the store. Called off where the caller goes away.
+    /// Makes a backup with the running server. It is cancelled if the caller disconnects.
     Backup {
-        /// Where: a whole path.
+        /// Absolute path of the target directory.
         dir: PathBuf,
     },
-    /// How far the backup has come that is being made.
+    /// Returns the progress of the running backup.
     BackupProgress,
 }
 
 impl AdminRequest {
-    /// Whether it is broken off where its caller goes away.
+    /// Whether the request is cancelled if its caller disconnects.
     #[must_use]
     pub fn ends_with_caller(&self) -> bool {
         matches!(self, Self::Backup { .. })
     }
 
-    /// How long it may take: looking at everything reads the whole database, a backup all files too, all else a few rows.
+    /// Time limit. The checks read the whole database, a backup also reads all files; other requests touch a few rows.
     #[must_use]
     pub fn time_max(&self) -> Duration {
         match self {
@@ -198,7 +194,7 @@ impl AdminRequest {
     }
 }
 
-/// A password's PHC string. Its `Debug` shows nothing of it.
+/// A password's PHC string. `Debug` hides it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(pub String);
@@ -209,7 +205,7 @@ impl std::fmt::Debug for PasswordHash {
     }
 }
 
-/// A master key as text. Its `Debug` shows nothing of it.
+/// A master key as text. `Debug` hides it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyText(pub String);
@@ -220,155 +216,133 @@ impl std::fmt::Debug for KeyText {
     }
 }
 
-/// What comes back. Without `Debug`: some hold secrets.
+/// The response. Deliberately without `Debug`, because some variants contain secrets.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum AdminAnswer {
-    /// The new key.
+    /// An API key was created.
     Key {
-        /// The key itself; it cannot be had again.
+        /// The secret key, which cannot be shown again.
         secret: String,
-        /// What is known of it.
+        /// The other properties of the key.
         key: KeyLine,
     },
-    /// The keys, newest first.
-    Keys {
-        /// All of them.
-        keys: Vec<KeyLine>,
-    },
-    /// The key is gone.
+    /// All keys, newest first.
+    Keys { keys: Vec<KeyLine> },
+    /// The key was deleted.
     KeyDeleted,
-    /// The team is there.
+    /// A team was created.
     TeamMade {
-        /// The team.
         team: TeamLine,
-        /// For an owner who is new: the link by which they set a password.
+        /// For a new owner: the link for setting a password.
         link: Option<NewLink>,
     },
-    /// The teams.
+    /// All teams.
     Teams {
-        /// All of them, oldest first.
+        /// Oldest first.
         teams: Vec<TeamLine>,
     },
-    /// The team has another name.
+    /// The team was renamed.
     TeamRenamed {
-        /// The team.
         team: TeamLine,
-        /// Its name before.
+        /// The previous name.
         was: String,
     },
-    /// People.
+    /// A page of users.
     Users {
-        /// Some of them, oldest first.
+        /// Oldest first.
         users: Vec<UserLine>,
-        /// Whether there may be more.
+        /// Whether there may be more users.
         more: bool,
     },
-    /// The person may do nothing any more.
+    /// The user was disabled.
     UserDisabled {
-        /// The person.
         user: UserLine,
-        /// How many sessions ended.
+        /// Number of sessions that ended.
         sessions: u64,
-        /// How many keys count no more.
+        /// Number of API keys that became invalid.
         api_keys: u64,
     },
-    /// The person may log in.
+    /// The user was enabled.
     UserEnabled {
-        /// The person.
         user: UserLine,
-        /// Whether they were disabled before.
+        /// Whether the user was disabled before.
         was_disabled: bool,
     },
-    /// The person has another role.
+    /// The user has the new role.
     UserChanged {
-        /// The person.
         user: UserLine,
-        /// The team's name.
+        /// Name of the team.
         team: String,
     },
-    /// The person is of the team no more.
+    /// The user was removed from the team.
     UserRemoved {
-        /// The person.
         user: UserLine,
-        /// The team's name.
+        /// Name of the team.
         team: String,
     },
-    /// The link.
+    /// A set-up link was created.
     Link {
-        /// The whole address.
+        /// The complete address.
         url: String,
-        /// When it stops working.
+        /// The time when the link expires.
         expires_at: Timestamp,
-        /// For whom it was made.
+        /// The user for whom it was created.
         holder: LinkHolder,
     },
-    /// The password holds from now on.
+    /// The password was set.
     PasswordSet,
-    /// The secret.
+    /// The webhook secret.
     WebhookSecret {
-        /// `whsec_…`.
+        /// In the form `whsec_…`.
         secret: String,
     },
-    /// Every secret is under the new key.
+    /// Every secret is encrypted with the new master key.
     Rotated {
-        /// How many were sealed anew.
+        /// Number of secrets that were encrypted again.
         secrets: u64,
-        /// How many could not be opened before, and are as they were.
+        /// Number of secrets that could not be decrypted and were left unchanged.
         lost: u64,
-        /// The new key's id: 16 hexadecimal digits that say nothing about the key.
+        /// Id of the new key: 16 hexadecimal digits that do not reveal the key.
         key_id: String,
     },
-    /// What became of the run.
-    Repaired {
-        /// What was done.
-        repaired: RepairLine,
-    },
-    /// What was looked at.
+    /// The result of a repair.
+    Repaired { repaired: RepairLine },
+    /// The results of all checks.
     Examined {
-        /// In the order in which it is shown.
+        /// In display order.
         checks: Vec<Check>,
     },
-    /// The backup is whole.
-    BackedUp {
-        /// What is in it.
-        backup: BackupLine,
-    },
-    /// How far the backup has come. None: none is being made.
-    BackupProgress {
-        /// How far.
-        progress: Option<ProgressLine>,
-    },
+    /// A backup is complete.
+    BackedUp { backup: BackupLine },
+    /// The progress of the running backup. `None` if there is none.
+    BackupProgress { progress: Option<ProgressLine> },
 }
 
-/// For whom a set-up link was made.
+/// The user for whom a set-up link was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkHolder {
-    /// A user who was there already.
+    /// An existing user.
     User,
-    /// The owner whom nobody had claimed yet.
+    /// The first owner, whose account was unclaimed.
     FirstOwner,
-    /// A user who was made for it.
+    /// A user who was created for the link.
     NewUser,
 }
 
-/// An API key without its secret, as `GET /v1/api-keys` has it.
+/// An API key without its secret, in the form of `GET /v1/api-keys`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyLine {
-    /// Its id.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// Its first characters.
+    /// The first characters of the key.
     pub prefix: String,
-    /// Who made it.
+    /// Id of the user who created the key.
     pub created_by: String,
-    /// When.
     pub created_at: Timestamp,
-    /// When it was last used, to the minute.
+    /// Accurate to the minute.
     pub last_used_at: Option<Timestamp>,
-    /// When it ends.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -386,21 +360,21 @@ impl From<&ApiKey> for KeyLine {
     }
 }
 
-/// Why a request was not carried out.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Something in the request is wrong: a sentence says what, and what to do.
+    /// The request is invalid. The message says what is wrong and what to do.
     #[error("{0}")]
     Bad(String),
-    /// The store refused, or failed.
+    /// The store refused the request or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No secret could be drawn.
+    /// The system's random source failed.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
 
-/// Carries requests out.
+/// Executes requests.
 pub struct Admin {
     store: Store,
     ids: IdGen,
@@ -412,7 +386,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// `seed`: from the system's random source. `url`: the server's outer address, without a slash at its end.
+    /// `seed`: from the system's random source. `url`: the server's public address, without a trailing slash.
     #[must_use]
     pub fn new(store: Store, seed: [u8; 32], clock: Clock, url: String) -> Self {
         Self {
@@ -426,12 +400,13 @@ impl Admin {
         }
     }
 
-    /// Closes the store, of which this is the only user.
+    /// Closes the store. The caller must be its only user.
     pub(crate) async fn close(&self) {
         self.store.close().await;
     }
 
-    /// For a server that works on the store, with so many places for runs. `changes`: who changes files meanwhile.
+    /// Enables operations of a running server. `places`: the maximum number of concurrent runs. `changes`: coordinates
+    /// backups with changes of files.
     #[must_use]
     pub fn serving(self, places: u32, changes: Changes) -> Self {
         Self {
@@ -445,10 +420,10 @@ impl Admin {
         }
     }
 
-    /// Carries one request out.
+    /// Executes a request.
     ///
     /// # Errors
-    /// [`AdminError`]; nothing was changed then, but that the first team may have been made.
+    /// After an [`AdminError`] nothing was changed, except that the first team may have been created.
     pub async fn execute(&self, request: AdminRequest) -> Result<AdminAnswer, AdminError> {
         let now = self.clock.now();
         match request {
@@ -513,10 +488,10 @@ impl Admin {
         }
     }
 
-    /// The link by which the server's first owner is claimed, new with each call. None once there is an owner.
+    /// A new link for claiming the first owner's account. `None` if it was already claimed.
     ///
     /// # Errors
-    /// [`AdminError`].
+    /// The store failed.
     pub async fn claim_link(&self) -> Result<Option<String>, AdminError> {
         let now = self.clock.now();
         let token = SetUpToken::generate()?;
@@ -548,7 +523,7 @@ impl Admin {
         let name = name.trim().to_owned();
         if !is_name(&name) {
             return Err(AdminError::Bad(format!(
-                "the key's name takes 1 to {NAME_CHARS_MAX} characters in one line"
+                "the key's name must have 1 to {NAME_CHARS_MAX} characters in one line"
             )));
         }
         let team = self.team_of(team.as_deref(), now).await?;
@@ -611,7 +586,7 @@ impl Admin {
         {
             Ok(_) => Ok(AdminAnswer::KeyDeleted),
             Err(StoreError::NotFound) => Err(AdminError::Bad(format!(
-                "there is no key {id} in this team; `errand keys list` shows those there are, with --team those of another team"
+                "this team has no key {id}; `errand keys list` shows its keys, `--team` selects another team"
             ))),
             Err(error) => Err(error.into()),
         }
@@ -661,7 +636,7 @@ impl Admin {
         };
         if let Some(user) = user {
             if joins {
-                // Whoever may write to the data directory stands above the roles.
+                // An operator who can write to the data directory is not restricted by roles.
                 self.store
                     .add_member(into, user, role.unwrap_or(Role::Member), Role::Owner, now)
                     .await?;
@@ -691,14 +666,14 @@ impl Admin {
     ) -> Result<AdminAnswer, AdminError> {
         if !phc_hash.starts_with("$argon2id$") {
             return Err(AdminError::Bad(
-                "the password's hash is not one of argon2id".to_owned(),
+                "the password's hash is not an argon2id hash".to_owned(),
             ));
         }
         if self.store.user_by_email(&email).await?.is_some() {
             self.store.set_password(&email, phc_hash).await?;
             return Ok(AdminAnswer::PasswordSet);
         }
-        // The owner whom nobody has claimed is claimed by a link that nobody else gets to see.
+        // The unclaimed owner is claimed with a link that is used immediately and never shown.
         let token = SetUpToken::generate()?;
         let first = self.first_team(now).await?;
         let expires_at = now.plus_ms(SET_UP_LINK_TTL_MS);
@@ -707,7 +682,7 @@ impl Admin {
             .await?
         {
             return Err(AdminError::Bad(format!(
-                "no user has the e-mail address {email}; `errand users link {email}` makes one"
+                "no user has the e-mail address {email}; `errand users link {email}` creates one"
             )));
         }
         self.store
@@ -716,7 +691,7 @@ impl Admin {
         Ok(AdminAnswer::PasswordSet)
     }
 
-    /// Makes a set-up link for the owner whom nobody has claimed yet. False where the owner has been claimed.
+    /// Creates a set-up link for the first owner. Returns false if the account was already claimed.
     async fn link_unclaimed(
         &self,
         owner: UserId,
@@ -724,7 +699,7 @@ impl Admin {
         expires_at: Timestamp,
         now: Timestamp,
     ) -> Result<bool, AdminError> {
-        // Claiming sets e-mail address and password together: who has a password has been claimed.
+        // Claiming sets the e-mail address and the password together, so a password shows that the account was claimed.
         if self.store.password_hash(owner).await?.is_some() {
             return Ok(false);
         }

@@ -1,6 +1,6 @@
-//! The one place where the parts are put together: store, engine, API, pages, server.
+//! Assembles the server from its parts: store, engine, API, pages, listeners.
 //!
-//! Two apps can run in one process: nothing here is global. A test gives its own clock, seed, models and tools.
+//! Nothing is global, so two apps can run in one process. A test passes its own clock, seed, models and tools.
 
 pub mod stand_in;
 
@@ -48,44 +48,40 @@ use crate::unread::UnreadAcceptor;
 
 use stand_in::StandIn;
 
-/// How the data directory is opened.
+/// Options for opening the data directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening {
-    /// Whether a store is made where there is none.
+    /// Whether a missing store is created.
     pub making: Making,
-    /// Whether secrets are given up that the master key does not open.
+    /// Whether secrets that the master key cannot decrypt are discarded.
     pub discards_secrets: bool,
 }
 
-/// What the parts are made of, where it is not the settings.
+/// Dependencies that do not come from the settings.
 pub struct Ingredients {
-    /// What time it is.
     pub clock: Clock,
     /// From the system's random source; fixed in tests, so that ids repeat.
     pub seed: [u8; 32],
-    /// Who decides.
     pub models: Models,
-    /// What can be called.
     pub tools: Tools,
-    /// The program that isolates commands, errand itself. None: `tools` stay as they are.
+    /// The path of this program, which isolates commands. `None`: `tools` are used as they are.
     pub helper: Option<PathBuf>,
-    /// The program that parses documents, errand itself. None: no document can be read.
+    /// The path of this program, which parses documents. `None`: documents cannot be read.
     pub parser: Option<PathBuf>,
-    /// What fails to order: nothing.
+    /// Injected faults, for tests.
     pub trial: Trial,
-    /// How the data directory is opened.
     pub opening: Opening,
 }
 
 impl Ingredients {
-    /// Those of the program.
+    /// The dependencies of the real program.
     ///
     /// # Errors
-    /// Where the system's random source does not answer.
+    /// The system's random source failed.
     pub fn of_system() -> Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
-            .map_err(|e| anyhow::anyhow!("the system's random source does not answer: {e}"))?;
+            .map_err(|e| anyhow::anyhow!("the system's random source failed: {e}"))?;
         Ok(Self {
             clock: Clock::System,
             seed,
@@ -116,17 +112,17 @@ pub struct App {
     metrics: Option<MetricsServer>,
     progress: Progress,
     changes: Changes,
-    /// Its certificates, which can be replaced.
+    /// The TLS certificates, which can be replaced.
     tls: Option<RustlsConfig>,
     watch: JoinHandle<()>,
 }
 
 impl App {
-    /// Starts a server on a bound listener. It answers `/healthz` at once, and is ready when this returns.
+    /// Starts a server on a bound listener. It answers `/healthz` immediately, and is ready when this returns.
     ///
     /// # Errors
-    /// The data directory is in use or cannot be used, its schema is newer, the master key does not fit, TLS files
-    /// cannot be read.
+    /// The data directory is in use or unusable, its schema is newer, the master key is wrong, or TLS files cannot be
+    /// read.
     pub async fn start(
         config: Config,
         listener: TcpListener,
@@ -134,13 +130,13 @@ impl App {
     ) -> Result<Self> {
         let stop = std::future::pending();
         let started = Self::start_until(stop, config, listener, ingredients).await?;
-        started.context("the start was given up")
+        started.context("the start was cancelled")
     }
 
-    /// As [`App::start`]. `None`: it was told to stop before it was ready, and has stopped in order.
+    /// Same as [`App::start`]. `None`: it was told to stop before it was ready, and has stopped in order.
     ///
     /// # Errors
-    /// As [`App::start`].
+    /// Same as [`App::start`].
     pub async fn start_until(
         stop: impl Future<Output = ()>,
         config: Config,
@@ -159,13 +155,13 @@ impl App {
             () = stop => Ok(None),
         };
         if let (Err(_) | Ok(None), Some(store)) = (&started, opened) {
-            // Parts that were started may hold it.
+            // Parts that were already started may hold a clone of the store.
             store.close().await;
         }
         started
     }
 
-    /// As [`App::start`]. `opened`: is given the store as soon as there is one.
+    /// Same as [`App::start`]. `opened` receives the store as soon as it is open.
     async fn start_noting(
         config: Config,
         listener: TcpListener,
@@ -193,7 +189,7 @@ impl App {
             trial,
             opening,
         } = ingredients;
-        // Tried while the store opens.
+        // Probed while the store opens.
         let isolation = helper.map(|helper| Isolation::begin(&config, helper));
         let ids = Arc::new(IdGen::new(seed));
         let setup = StoreSetup::of(&config, &url, opening);
@@ -209,7 +205,7 @@ impl App {
         *opened = Some(store.clone());
         store.set_model_aliases(config.model_tables.aliases.clone());
         if let Ok(Some(open)) = crate::doctor::disk::open_to_others(store.dir()) {
-            tracing::warn!("{open}: close it with chmod 700");
+            tracing::warn!("{open}: restrict it with chmod 700");
         }
         let upload_key = store.master_key().derive("upload-url");
         let mut sandboxes = sandboxes_of(&config)?;
@@ -235,9 +231,9 @@ impl App {
         };
         let (engine, recovered) = Engine::start(parts.clone(), engine_options(&config))
             .await
-            .context("the engine does not start")?;
+            .context("the engine cannot start")?;
         if recovered.runs > 0 {
-            tracing::info!(runs = recovered.runs, "runs that were under way go on");
+            tracing::info!(runs = recovered.runs, "interrupted runs continue");
         }
         let metrics = metrics_listener
             .map(|listener| {
@@ -269,48 +265,47 @@ impl App {
         })
     }
 
-    /// The server's outer address, without a slash at the end.
+    /// The public address of the server, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where figures are, if they are shown.
+    /// The address of the metrics, if they are enabled.
     #[must_use]
     pub fn metrics_url(&self) -> Option<String> {
         let address = self.metrics.as_ref()?.address();
         Some(format!("http://{address}/metrics"))
     }
 
-    /// What it keeps.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// How far calls of connections' tools have come.
+    /// The progress of connection tools' calls.
     #[must_use]
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Who changes files of sandboxes, for a backup.
+    /// Coordinates changes of sandbox files with backups.
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    /// Its routes, for calls within the process.
+    /// The router, for calls within the process.
     pub fn router(&self) -> Router {
         self.router.clone()
     }
 
-    /// Until it can work no longer: the disk failed, or the server ended. A sentence says why.
+    /// Completes when the server can no longer work, because the disk failed or the listener ended. Returns the reason.
     pub async fn ended(&mut self) -> String {
         tokio::select! {
             _ = self.poisoned.wait_for(|poisoned| *poisoned) => {
                 self.store.condition().why_lost().unwrap_or_else(|| {
-                    "a write to the disk failed and its outcome is unknown; start again, and it goes on from what is on disk".to_owned()
+                    "a write to the disk failed and its outcome is unknown; start again to continue from the data on disk".to_owned()
                 })
             }
             ended = &mut self.server => match ended {
@@ -321,16 +316,17 @@ impl App {
         }
     }
 
-    /// Whether the data directory was removed or replaced: nothing of it is to be touched any more.
+    /// Whether the data directory was removed or replaced. If so, nothing in it may be touched.
     #[must_use]
     pub fn has_lost_its_data(&self) -> bool {
         self.store.condition().why_lost().is_some()
     }
 
-    /// Reads the certificates again, for connections from now on. `files`: where they are by now. False: it speaks no TLS.
+    /// Reads the TLS certificates again, for new connections. `files`: their current paths. Returns false if the server
+    /// does not use TLS.
     ///
     /// # Errors
-    /// Where a file cannot be used: those from before are kept.
+    /// A file cannot be used. The previous certificates are kept.
     pub async fn reload_tls(&self, files: Option<&TlsConfig>) -> Result<bool> {
         let (Some(tls), Some(TlsConfig { cert, key })) = (&self.tls, files) else {
             return Ok(false);
@@ -341,8 +337,8 @@ impl App {
         Ok(true)
     }
 
-    /// No new work; requests and steps in progress get the grace period; nothing is lost. Until the steps have ended,
-    /// clients are answered that the server stops; after that, they find nobody.
+    /// Stops in order: no new work is started, and requests and steps in progress get the grace period. Until the steps
+    /// have ended, clients are answered that the server is stopping; after that, connections are refused.
     pub async fn shut_down(self) {
         let began = tokio::time::Instant::now();
         self.draining.cancel();
@@ -353,15 +349,15 @@ impl App {
         if !self.server.is_finished()
             && let Err(error) = self.server.await
         {
-            tracing::warn!(%error, "the server did not end by itself");
+            tracing::warn!(%error, "the server did not end in order");
         }
-        // Almost to the last, so that the end can be watched.
+        // Stopped almost last, so that the shutdown can be observed.
         self.metrics.into_iter().for_each(MetricsServer::shut_down);
-        // Not left to the last clone of the store: a task that was cut off may hold one until the process ends.
+        // Closed explicitly: an aborted task may hold a clone of the store until the process ends.
         self.store.close().await;
     }
 
-    /// Ends as a crash would: nothing is finished, nothing is written any more. For tests of recovery.
+    /// Ends immediately, as a crash would: nothing is completed or written. For tests of recovery.
     pub fn crash(self) {
         self.watch.abort();
         self.handle.shutdown();
@@ -371,7 +367,7 @@ impl App {
     }
 }
 
-/// Opens the store: blocking, so it has a struct that can be sent to a thread for that.
+/// The parameters for opening the store. A struct, so that they can be sent to a blocking thread.
 pub(crate) struct StoreSetup {
     pub(crate) dir: PathBuf,
     pub(crate) url: String,
@@ -393,7 +389,7 @@ impl StoreSetup {
         }
     }
 
-    /// Opens the store on a thread for that, and gives up the secrets that are to be given up.
+    /// Opens the store on a blocking thread, and discards undecryptable secrets if requested.
     async fn opened(
         self,
         clock: &Clock,
@@ -403,7 +399,7 @@ impl StoreSetup {
         let discards = self.opening.discards_secrets;
         let store = tokio::task::spawn_blocking(move || self.open(boot, trial))
             .await
-            .context("the store's opening was cut off")??;
+            .context("opening the store was interrupted")??;
         if discards {
             discard_lost_secrets(&store, clock.now()).await?;
         }
@@ -416,10 +412,10 @@ impl StoreSetup {
             discards_secrets,
         } = self.opening;
         if !making.allowed {
-            // Before the lock, which would make the directory.
+            // Checked before locking, which would create the directory.
             data_dir::expect_store(&self.dir)?;
         }
-        // The lock first: the key's file belongs to whoever holds the directory.
+        // Lock first: only the holder of the lock may use the key's file.
         let lock = Store::lock(&self.dir)?;
         let dir = self.dir.clone();
         let prepared = data_dir::prepare(&dir, making, self.key, discards_secrets)?;
@@ -439,14 +435,14 @@ impl StoreSetup {
     }
 }
 
-/// Gives up what the master key does not open, and says what that was.
+/// Discards everything that the master key cannot decrypt, and logs it.
 async fn discard_lost_secrets(store: &Store, now: errand_core::time::Timestamp) -> Result<()> {
     let discarded = store
         .discard_lost_secrets(now)
         .await
-        .context("the old secrets could not be given up")?;
+        .context("the old secrets could not be discarded")?;
     if discarded.count() == 0 {
-        tracing::info!("the master key opens every secret: none was discarded");
+        tracing::info!("the master key decrypts every secret: none was discarded");
     }
     for (kind, (count, names)) in discarded.by_kind {
         let names = names.join(", ");
@@ -454,24 +450,28 @@ async fn discard_lost_secrets(store: &Store, now: errand_core::time::Timestamp) 
             "teams" => tracing::warn!(
                 count,
                 names,
-                "webhook secrets that the master key does not open were renewed: give the new ones to the receivers"
+                "webhook secrets that the master key cannot decrypt were replaced: configure the new ones at the receivers"
             ),
             "providers" => {
                 tracing::warn!(
                     count,
                     names,
-                    "keys of models' providers were dropped: set them anew"
+                    "keys of model providers were discarded: set them again"
                 );
             }
             "connections" => {
                 tracing::warn!(
                     count,
                     names,
-                    "sign-ins of connections were dropped: sign in anew"
+                    "sign-ins of connections were discarded: sign in again"
                 );
             }
-            "secrets" => tracing::warn!(count, names, "stored secrets were dropped: set them anew"),
-            _ => tracing::warn!(count, "retired webhook secrets were dropped"),
+            "secrets" => tracing::warn!(
+                count,
+                names,
+                "stored secrets were discarded: set them again"
+            ),
+            _ => tracing::warn!(count, "retired webhook secrets were discarded"),
         }
     }
     Ok(())
@@ -486,7 +486,7 @@ pub(crate) fn master_key_of(config: &Config) -> Option<MasterKey> {
 
 fn sandboxes_of(config: &Config) -> Result<Sandboxes> {
     let sandboxes = Sandboxes::settled(&config.server.data_dir)
-        .context("the directory of sandboxes cannot be used")?;
+        .context("the sandbox directory cannot be used")?;
     Ok(sandboxes.with_limits(RoomLimits {
         disk_bytes_max: config.sandbox.disk_bytes_max,
         team_disk_bytes_max: config.sandbox.team_disk_bytes_max,
@@ -497,7 +497,7 @@ fn sandboxes_of(config: &Config) -> Result<Sandboxes> {
 fn network_of(config: &Config) -> Result<Network> {
     let places = config.engine.max_concurrent_runs;
     Network::new(config.model_tables.settings(&config.models, places))
-        .context("the clients of models cannot be made")
+        .context("the HTTP clients for models cannot be created")
 }
 
 fn engine_options(config: &Config) -> EngineOptions {
@@ -514,17 +514,17 @@ fn webhook_client(config: &Config) -> Result<GuardedClient> {
     bounds.total = Duration::from_secs(u64::from(config.webhooks.timeout_s));
     Guard::webhooks(config.webhooks.allow_private_networks)
         .client(bounds)
-        .context("the webhook client cannot be made")
+        .context("the webhook client cannot be created")
 }
 
 fn page_client(config: &Config) -> Result<GuardedClient> {
     let allow_private = config.fetch_url.allow_private_networks;
     Guard::new(allow_private, "fetch_url.allow_private_networks")
         .client(fetch::BOUNDS)
-        .context("the client for pages cannot be made")
+        .context("the client for web pages cannot be created")
 }
 
-/// What answers before there is anything to answer with, and when the server stops.
+/// Answers requests before the router is ready, and while the server is stopping.
 #[derive(Clone)]
 struct Front {
     router: Arc<OnceLock<Router>>,
@@ -540,7 +540,7 @@ impl Front {
     }
 
     fn ready(&self, router: Router) {
-        // Set once, here.
+        // An error would mean that it is already set. It is set only here.
         let _ = self.router.set(router);
     }
 
@@ -553,7 +553,7 @@ impl Front {
         api::host::mark(&mut request);
         if self.draining.is_cancelled() {
             let mut response = api::stopping(request.uri().path());
-            // The next request finds another server, or none.
+            // The next request should reach another server, or none.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
             return response;

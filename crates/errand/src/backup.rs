@@ -1,21 +1,25 @@
-//! Backups of a data directory: rows and files as they were at one point in time.
+//! Backups of a data directory: rows and files at one point in time.
 //!
 //! A backup is a directory:
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `errand.db` | the database, as SQLite copies it from one snapshot |
-//! | `sandboxes/ID.tar` | the files of a sandbox that has some: an archive as GNU tar reads it |
-//! | `manifest.json` | [`Manifest`]: what is in it, with the SHA-256 of each file |
-//! | `manifest.json.sha256` | the SHA-256 of the manifest, written last: without it the backup is not whole |
+//! | `errand.db` | the database, copied by SQLite from one snapshot |
+//! | `sandboxes/ID.tar` | the files of a sandbox, as an archive for GNU tar |
+//! | `manifest.json` | [`Manifest`]: the list of all files, with their SHA-256 digests |
+//! | `manifest.json.sha256` | the SHA-256 of the manifest, written last: without it the backup is incomplete |
 //!
-//! Promised: a backup that is whole is what a crash at its point in time would have left, so that a restore goes on like a
-//! start after a crash. A sandbox is saved as it was at that point: whoever wants to change its files afterwards waits
-//! until it is saved ([`errand_sandbox::Changes`]). Where a command that began before still runs after
-//! [`COMMANDS_WAIT`], its sandbox is saved while it runs, and the manifest says so; its outcome is unknown after a restore
+//! # Guarantees
+//!
+//! A complete backup is what a crash at its point in time would have left, so a restored server starts as after a
+//! crash. Each sandbox is saved as it was at that point: a change of its files waits until it is saved
+//! ([`errand_sandbox::Changes`]). If a command that was started before is still running after [`COMMANDS_WAIT`], its
+//! sandbox is saved while it runs, and the manifest says so; the outcome of such a command is unknown after a restore
 //! anyway.
 //!
-//! Left out: the master key, which must not be where the secrets are that it seals; the trash; unfinished uploads.
+//! # Non-goals
+//!
+//! The master key, which must not be stored together with the secrets that it encrypts; the trash; unfinished uploads.
 
 mod archive;
 mod make;
@@ -35,72 +39,66 @@ use sha2::{Digest as _, Sha256};
 pub use make::{Made, Source, make};
 pub use restore::{Restored, restore, verify};
 
-/// How long commands that began before the point in time are waited for, all of them together.
+/// Maximum total wait for commands that were started before the point in time.
 pub const COMMANDS_WAIT: Duration = Duration::from_secs(30);
-/// The version of the layout.
+/// The version of the directory layout.
 const FORMAT: u32 = 1;
-/// The manifest's name.
 const MANIFEST: &str = "manifest.json";
-/// The name of what is written last.
+/// Written last; marks a complete backup.
 const MANIFEST_SUM: &str = "manifest.json.sha256";
-/// The directory of the archives.
 const SANDBOXES: &str = "sandboxes";
-/// The largest manifest that is read: millions of sandboxes.
+/// Maximum size of a manifest that is read, enough for millions of sandboxes.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
-/// What a backup holds.
+/// The list of a backup's contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the layout: 1.
+    /// Version of the directory layout: 1.
     pub format: u32,
-    /// The version of errand that made it.
+    /// Version of errand that made the backup.
     pub errand_version: String,
-    /// The schema of its database.
+    /// Schema version of the database.
     pub schema: i64,
-    /// The point in time that it is of.
+    /// The point in time of the backup.
     pub taken_at: Timestamp,
-    /// When it was whole.
+    /// The time when the backup was complete.
     pub finished_at: Timestamp,
-    /// The ids of the master keys that its secrets are sealed under. Empty: there is none.
+    /// Ids of the master keys with which its secrets are encrypted. Empty if there are no secrets.
     pub master_key_ids: Vec<String>,
-    /// The database.
     pub database: FileLine,
-    /// The sandboxes that have files.
+    /// The sandboxes with files.
     pub sandboxes: Vec<SandboxLine>,
 }
 
-/// One file of a backup.
+/// A file of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileLine {
-    /// Its path in the backup.
+    /// Path relative to the backup's directory.
     pub path: String,
-    /// Its size.
     pub bytes: u64,
-    /// SHA-256 of its bytes, in hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
 }
 
 /// The archive of one sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxLine {
-    /// The sandbox's id.
     pub id: String,
-    /// Its archive.
     #[serde(flatten)]
     pub file: FileLine,
-    /// The user to whom its directory belongs.
+    /// User id of the sandbox's directory.
     pub uid: u32,
-    /// The group.
+    /// Group id of the sandbox's directory.
     pub gid: u32,
-    /// How many files, directories and links are in it.
+    /// Number of files, directories and links in the archive.
     pub entries: u64,
-    /// How many things were left out: pipes, sockets, devices, unfinished writes, paths that are too long.
+    /// Number of entries that were left out: pipes, sockets, devices, unfinished writes, paths that are too long.
     pub left_out: u64,
-    /// Whether a command ran in it while it was saved.
+    /// Whether a command was running in the sandbox while it was saved.
     pub command_was_running: bool,
 }
 
-/// How far a backup or a restore has come, and whether it is to go on.
+/// The progress of a backup or a restore, and a flag to cancel it.
 #[derive(Debug, Default)]
 pub struct Progress {
     pages: AtomicU64,
@@ -111,23 +109,22 @@ pub struct Progress {
     called_off: AtomicBool,
 }
 
-/// How far it has come.
+/// A snapshot of a [`Progress`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressLine {
-    /// Pages of the database that are copied.
+    /// Copied pages of the database.
     pub pages: u64,
-    /// Pages that it has.
+    /// Total pages of the database.
     pub pages_all: u64,
-    /// Files (sandboxes of a backup, files of a restore) that are done.
+    /// Completed files: sandboxes of a backup, or files of a restore.
     pub files: u64,
-    /// How many there are.
+    /// Total number of files.
     pub files_all: u64,
-    /// Bytes that were written or read.
+    /// Bytes written or read.
     pub bytes: u64,
 }
 
 impl Progress {
-    /// How far it has come.
     #[must_use]
     pub fn line(&self) -> ProgressLine {
         let of = |number: &AtomicU64| number.load(Ordering::Relaxed);
@@ -140,7 +137,7 @@ impl Progress {
         }
     }
 
-    /// It ends as soon as it can.
+    /// Cancels the operation; it ends as soon as it can.
     pub fn call_off(&self) {
         self.called_off.store(true, Ordering::Relaxed);
     }
@@ -152,11 +149,11 @@ impl Progress {
     /// Counts bytes.
     ///
     /// # Errors
-    /// Where it was called off.
+    /// The operation was cancelled.
     fn pass(&self, bytes: usize) -> io::Result<()> {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.is_called_off() {
-            return Err(io::Error::other("called off"));
+            return Err(io::Error::other("cancelled"));
         }
         Ok(())
     }
@@ -170,7 +167,7 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
         .collect()
 }
 
-/// SHA-256 of a file, and its size.
+/// The SHA-256 digest and the size of a file.
 fn digest(path: &Path, progress: &Progress) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
@@ -187,7 +184,7 @@ fn digest(path: &Path, progress: &Progress) -> io::Result<(String, u64)> {
     }
 }
 
-/// Reads the manifest of a backup that is whole.
+/// Reads the manifest of a complete backup.
 fn read_manifest(dir: &Path) -> Result<Manifest> {
     let not_whole = || {
         format!(
@@ -213,14 +210,14 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         serde_json::from_slice(&text).with_context(|| format!("{MANIFEST} cannot be read"))?;
     ensure!(
         manifest.format == FORMAT,
-        "the backup has the layout {}, and this program knows {FORMAT}: restore it with the errand that made it ({})",
+        "the backup has layout {}, but this program supports {FORMAT}: restore it with the errand version that made it ({})",
         manifest.format,
         manifest.errand_version
     );
     Ok(manifest)
 }
 
-/// As `sha256sum` writes it, so that `sha256sum -c` reads it.
+/// A line in the format of `sha256sum`, so that `sha256sum -c` can verify it.
 fn sum_line(manifest: &[u8]) -> String {
     format!("{}  {MANIFEST}\n", hex(Sha256::digest(manifest)))
 }

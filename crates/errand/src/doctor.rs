@@ -1,10 +1,15 @@
-//! What `errand doctor` looks at: whether the server can do its work on this machine and with this data.
+//! The checks of `errand doctor`: whether the server can work on this machine and with this data.
 //!
-//! Promised: nothing is changed. Each check gives one line: `ok`, `warning` (it works, and somebody should look) or
-//! `problem` (something does not work, or soon will not), with a sentence of what was found and, where it is not `ok`,
-//! what to do. A check that cannot be made is a line as well, and keeps none of the others from being made.
+//! # Guarantees
 //!
-//! Left out: setting anything right, and what a request to the API would show.
+//! - Nothing is changed.
+//! - Each check yields `ok`, `warning` (it works, but should be looked at) or `problem` (something does not work, or
+//!   soon will not), with a sentence about the finding and, unless it is `ok`, advice.
+//! - A check that cannot be performed is reported too, and does not prevent the others.
+//!
+//! # Non-goals
+//!
+//! Repairing anything, and findings that the API shows.
 
 pub(crate) mod disk;
 mod isolation;
@@ -23,36 +28,36 @@ use serde::{Deserialize, Serialize};
 
 pub use isolation::isolation;
 
-/// Invariants that speak of this start of the server.
+/// Invariants that apply only while a server runs.
 const OF_THIS_START: [&str; 2] = ["an_open_run_has_a_reason", "a_claim_is_of_this_start"];
-/// How late something may be: what is due is taken up within moments.
+/// Tolerance for due work. It is normally started within moments.
 const LATE_MS: i64 = 60_000;
-/// How late a delivery may be: of a receiver that does not answer, one is tried at a time.
+/// Tolerance for due deliveries. A receiver that does not answer gets one attempt at a time, so its deliveries queue
+/// up.
 const DELIVERY_LATE_MS: i64 = 10 * 60_000;
-/// How long a claim may be held before it is worth a look: no step takes so long in ordinary work.
+/// The age of a claim that is worth a warning. No step normally takes this long.
 const CLAIM_LONG_MS: u64 = 24 * 3_600_000;
-/// How far two clocks may be apart.
+/// Tolerance between two clocks.
 const CLOCK_APART_MS: u64 = 5_000;
-/// What to do about a damaged database.
+/// Advice about a damaged database.
 const DAMAGED: &str = "stop the server, keep a copy of the data directory, and restore a backup; what `sqlite3 errand.db .recover` \
-     salvages is no store that a server should work with";
-/// Most sentences of one check that finds many things.
+     salvages is not fit for a server";
+/// Maximum number of findings of one check that are shown.
 const SENTENCES_MAX: usize = 20;
 
-/// How a check went.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// As it should be.
+    /// Nothing to do.
     Ok,
-    /// It works, and somebody should look.
+    /// It works, but should be looked at.
     Warning,
     /// Something does not work, or soon will not.
     Problem,
 }
 
 impl Level {
-    /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -63,33 +68,29 @@ impl Level {
     }
 }
 
-/// What a check found.
+/// The finding of a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was looked at, in a word or two.
+    /// The subject of the check, in one or two words.
     pub check: String,
-    /// How it went.
     pub level: Level,
-    /// What was found: one sentence.
+    /// The finding, as a sentence.
     pub found: String,
-    /// What to do; none where nothing is to be done.
+    /// What to do. `None` for [`Level::Ok`].
     pub advice: Option<String>,
 }
 
 impl Check {
-    /// All is well.
     #[must_use]
     pub fn ok(check: &str, found: impl Into<String>) -> Self {
         Self::new(check, Level::Ok, found, None)
     }
 
-    /// Somebody should look.
     #[must_use]
     pub fn warning(check: &str, found: impl Into<String>, advice: &str) -> Self {
         Self::new(check, Level::Warning, found, Some(advice))
     }
 
-    /// Something does not work.
     #[must_use]
     pub fn problem(check: &str, found: impl Into<String>, advice: &str) -> Self {
         Self::new(check, Level::Problem, found, Some(advice))
@@ -104,13 +105,13 @@ impl Check {
         }
     }
 
-    /// The database is not what SQLite wrote.
+    /// A finding about a database whose content is not what SQLite wrote.
     #[must_use]
     pub fn damaged(check: &str, found: &str) -> Self {
         Self::problem(check, format!("the database is damaged: {found}"), DAMAGED)
     }
 
-    /// A check that the store did not let be made.
+    /// A check that failed because of the store.
     fn failed(check: &str, error: &StoreError) -> Self {
         if let StoreError::Trouble {
             what: Trouble::Damaged,
@@ -121,25 +122,24 @@ impl Check {
         }
         Self::problem(
             check,
-            format!("this could not be looked at: {}", chain(error)),
-            "look at the server's log and at the disk; `errand doctor` can be repeated",
+            format!("this could not be checked: {}", chain(error)),
+            "see the server's log and check the disk; `errand doctor` can be repeated",
         )
     }
 }
 
-/// What is looked at.
+/// What [`examine`] checks.
 pub struct Subject {
-    /// The store.
     pub store: Store,
-    /// The clock that the store's moments are of.
+    /// The clock of the store's timestamps.
     pub clock: Clock,
-    /// How many runs may work at once.
+    /// Maximum number of concurrent runs.
     pub places: u32,
-    /// Whether a server works on the store now: without one nothing is taken up, and that is no fault.
+    /// Whether a server runs on the store. If not, nothing processes due work, which is not a problem.
     pub is_served: bool,
 }
 
-/// Looks at everything. Takes time in proportion to the database and to the number of files.
+/// Runs all checks. The duration is proportional to the size of the database and the number of files.
 pub async fn examine(subject: &Subject) -> Vec<Check> {
     let now = subject.clock.now();
     let dir = subject.store.dir().to_owned();
@@ -159,7 +159,7 @@ pub async fn examine(subject: &Subject) -> Vec<Check> {
     checks
 }
 
-/// What can be looked at without a store: the machine that `dir` is on.
+/// Runs the checks that need no store, for the machine on which `dir` is.
 pub async fn machine(dir: &Path) -> Vec<Check> {
     let dir = dir.to_owned();
     let space = tokio::task::spawn_blocking(move || disk::machine(&dir)).await;
@@ -170,9 +170,9 @@ pub async fn machine(dir: &Path) -> Vec<Check> {
 
 fn server(subject: &Subject) -> Check {
     let found = if subject.is_served {
-        "a server works on the directory and answers"
+        "a server runs on the directory and answers"
     } else {
-        "no server works on the directory; it was looked at itself"
+        "no server runs on the directory; its files were checked directly"
     };
     Check::ok("server", found)
 }
@@ -182,18 +182,18 @@ async fn integrity(store: &Store) -> Check {
     match store.integrity().await {
         Ok(wrong) if wrong.is_empty() => Check::ok(
             CHECK,
-            "SQLite finds its file whole and all references in place",
+            "SQLite finds the file complete and all references valid",
         ),
         Ok(wrong) => Check::damaged(CHECK, &listed(&wrong)),
         Err(error) => Check::failed(CHECK, &error),
     }
 }
 
-/// The invariants of what is stored that do not hold: a sentence for each place.
+/// Violated invariants of the stored data, one sentence for each place.
 async fn audit(subject: &Subject, now: Timestamp) -> Result<Vec<String>, StoreError> {
     let found = subject.store.audit(AuditScope::All, now).await?;
     let told = found.into_iter().filter(|finding| {
-        // Claims of the last start are given back by the next.
+        // The next start releases the claims of the last one.
         subject.is_served || !OF_THIS_START.contains(&finding.invariant)
     });
     Ok(told
@@ -212,17 +212,17 @@ async fn audit(subject: &Subject, now: Timestamp) -> Result<Vec<String>, StoreEr
 async fn invariants(subject: &Subject, now: Timestamp) -> Check {
     const CHECK: &str = "invariants";
     match audit(subject, now).await {
-        Ok(broken) if broken.is_empty() => Check::ok(CHECK, "what is stored is sound"),
+        Ok(broken) if broken.is_empty() => Check::ok(CHECK, "the stored data is consistent"),
         Ok(broken) => Check::problem(
             CHECK,
             listed(&broken),
-            "set these runs right (`errand runs repair ID`), and report how it came about",
+            "repair these runs (`errand runs repair ID`), and report the problem",
         ),
         Err(error) => Check::failed(CHECK, &error),
     }
 }
 
-/// Runs that are parked, since they may be what ended the server again and again.
+/// Runs that are parked because they may have crashed the server repeatedly.
 async fn poisoned(subject: &Subject) -> Option<Check> {
     const CHECK: &str = "poisoned runs";
     match subject.store.poisoned_runs().await {
@@ -232,10 +232,10 @@ async fn poisoned(subject: &Subject) -> Option<Check> {
             Some(Check::warning(
                 CHECK,
                 format!(
-                    "{count} runs are parked, since the server ended again and again while it worked on them: {}",
+                    "{count} runs are parked, because the server ended repeatedly while it worked on them: {}",
                     runs.join(", ")
                 ),
-                "find out why with the server's log of that time and report it; `errand runs retry --force ID` lets one go on",
+                "find the cause in the server's log of that time and report it; `errand runs retry --force ID` continues one",
             ))
         }
         Err(error) => Some(Check::failed(CHECK, &error)),
@@ -243,7 +243,7 @@ async fn poisoned(subject: &Subject) -> Option<Check> {
 }
 
 async fn claims(subject: &Subject, now: Timestamp) -> Vec<Check> {
-    const CHECK: &str = "runs at work";
+    const CHECK: &str = "active runs";
     let figures = match subject.store.figures(now).await {
         Ok(figures) => figures,
         Err(error) => return vec![Check::failed(CHECK, &error)],
@@ -251,17 +251,18 @@ async fn claims(subject: &Subject, now: Timestamp) -> Vec<Check> {
     let places = subject.places;
     let (claims, others) = (figures.claims, figures.claims_of_others);
     if !subject.is_served {
-        let found =
-            format!("{claims} runs were at work when the server ended; a start goes on with them");
+        let found = format!(
+            "{claims} runs were active when the server ended; the next start continues them"
+        );
         return vec![Check::ok(CHECK, found)];
     }
     let oldest = figures.oldest_claim.map_or(0, |at| now.ms_since(at));
-    let found = format!("{claims} runs are at work, of at most {places}");
+    let found = format!("{claims} runs are active, of at most {places}");
     let mut checks = vec![if oldest > CLAIM_LONG_MS {
         Check::warning(
             CHECK,
-            format!("{found}; one has been for {}", duration(oldest)),
-            "look at it with `errand runs list --status running`, and stop it if it hangs",
+            format!("{found}; one has been active for {}", duration(oldest)),
+            "check it with `errand runs list --status running`, and stop it if it hangs",
         )
     } else if claims > 0 {
         Check::ok(
@@ -274,8 +275,10 @@ async fn claims(subject: &Subject, now: Timestamp) -> Vec<Check> {
     if others > 0 {
         checks.push(Check::problem(
             "claims",
-            format!("{others} runs are held by a driver of an earlier start, which cannot be"),
-            "restart the server, which takes them back, and report how it came about",
+            format!(
+                "{others} runs are claimed by a driver of an earlier start, which is impossible"
+            ),
+            "restart the server, which releases them, and report the problem",
         ));
     }
     checks
@@ -288,7 +291,7 @@ async fn stuck(subject: &Subject, now: Timestamp) -> Vec<Check> {
     let late = async {
         let mut late = store.overdue(before(LATE_MS)).await?;
         late.deliveries = store.overdue(before(DELIVERY_LATE_MS)).await?.deliveries;
-        // What is kept for others is free while runs of one key wait, as it should be.
+        // Slots that are reserved for other keys may be free while runs of one key wait.
         let reserve = errand_core::fair::reserve_of(subject.places as usize);
         let claims = store.figures(now).await?.claims;
         let free = u64::from(subject.places) > claims.saturating_add(reserve as u64);
@@ -300,10 +303,10 @@ async fn stuck(subject: &Subject, now: Timestamp) -> Vec<Check> {
     }
 }
 
-/// What follows from what is late.
+/// Judges delayed work.
 fn judge_late(late: Overdue, places_free: bool, is_served: bool, now: Timestamp) -> Vec<Check> {
     const CHECK: &str = "waiting work";
-    const HANGS: &str = "restart the server, and report how it came about with its log";
+    const HANGS: &str = "restart the server, and report the problem with its log";
     let Overdue {
         places,
         timers,
@@ -312,11 +315,12 @@ fn judge_late(late: Overdue, places_free: bool, is_served: bool, now: Timestamp)
     } = late;
     let count = places.count + timers.count + requests.count + deliveries.count;
     if count == 0 {
-        return vec![Check::ok(CHECK, "nothing that is due waits for long")];
+        return vec![Check::ok(CHECK, "no due work is delayed")];
     }
     if !is_served {
-        let found =
-            format!("{count} things have become due since the server ended; a start takes them up");
+        let found = format!(
+            "{count} items became due after the server ended; the next start processes them"
+        );
         return vec![Check::ok(CHECK, found)];
     }
     let since = |late: Late| late.since.map_or(0, |at| now.ms_since(at));
@@ -328,40 +332,37 @@ fn judge_late(late: Overdue, places_free: bool, is_served: bool, now: Timestamp)
         )
     };
     let mut checks = Vec::new();
-    // With all places taken, runs and timers wait for one, as they should.
+    // If all slots are taken, runs and timers legitimately wait for one.
     for (late, what) in [
-        (places, "runs wait for a place"),
-        (timers, "runs wait though their timer is over"),
+        (places, "runs wait for a slot"),
+        (timers, "runs wait although their timer has expired"),
     ] {
         match (late.count, places_free) {
             (0, _) => {}
             (_, true) => checks.push(Check::problem(
                 CHECK,
-                format!("{}, while places are free", line(late, what)),
+                format!("{}, although slots are free", line(late, what)),
                 HANGS,
             )),
             (_, false) => checks.push(Check::warning(
                 CHECK,
-                format!(
-                    "{}, and all places are taken, or kept for others",
-                    line(late, what)
-                ),
-                "raise engine.max_concurrent_runs if the machine has room, or stop runs",
+                format!("{}, and all slots are taken or reserved", line(late, what)),
+                "raise engine.max_concurrent_runs if the machine has spare capacity, or stop runs",
             )),
         }
     }
     if requests.count > 0 {
         checks.push(Check::problem(
             CHECK,
-            line(requests, "human requests have lapsed and are still open"),
+            line(requests, "human requests have expired and are still open"),
             HANGS,
         ));
     }
     if deliveries.count > 0 {
         checks.push(Check::warning(
             CHECK,
-            line(deliveries, "deliveries to webhooks are due and not tried"),
-            "look at what the receivers answer: one that lets its attempts time out gets one at a time; raise webhooks.max_concurrent_deliveries if they are slow",
+            line(deliveries, "webhook deliveries are due and were not attempted"),
+            "check what the receivers answer: one that times out gets one attempt at a time; raise webhooks.max_concurrent_deliveries if they are slow",
         ));
     }
     checks
@@ -373,20 +374,20 @@ async fn clock(store: &Store, now: Timestamp) -> Check {
         Ok(Some(newest)) if newest.ms_since(now) > CLOCK_APART_MS => Check::problem(
             CHECK,
             format!(
-                "it is {now} by the clock, and the newest thing stored is of {newest}, {} later: the clock was set back",
+                "the clock shows {now}, but the newest stored timestamp is {newest}, {} later: the clock was set back",
                 duration(newest.ms_since(now))
             ),
-            "set the machine's clock right; what is due by the clock waits until then",
+            "correct the machine's clock; due work waits until the stored time",
         ),
         Ok(_) => Check::ok(
             CHECK,
-            format!("it is {now}, and nothing stored is of a later moment"),
+            format!("the clock shows {now}, and no stored timestamp is later"),
         ),
         Err(error) => Check::failed(CHECK, &error),
     }
 }
 
-/// Sentences in one, as many as a person reads.
+/// Joins sentences, up to a readable number.
 fn listed(sentences: &[String]) -> String {
     let shown: Vec<&str> = sentences
         .iter()
@@ -402,7 +403,7 @@ fn listed(sentences: &[String]) -> String {
     }
 }
 
-/// A time for people: its largest unit.
+/// A duration for people, in its largest unit.
 fn duration(ms: u64) -> String {
     let (minutes, hours) = (ms / 60_000, ms / 3_600_000);
     match (hours / 24, hours, minutes) {
@@ -413,7 +414,7 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// Bytes for people.
+/// A size for people.
 fn bytes(count: u64) -> String {
     const UNITS: [(&str, u64); 4] = [
         ("TiB", 1 << 40),

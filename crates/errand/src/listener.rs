@@ -1,12 +1,16 @@
-//! Connections of clients: counted, and bounded by what the process may have open.
+//! Limits and counts client connections.
 //!
-//! Promised: clients take at most a part of the descriptors ([`connections_max`]), so that runs, files and the store have
-//! theirs. A new connection beyond that takes the place of the one that has been without a request for the longest; where
-//! every connection has a request under way, the new one is closed.
+//! # Guarantees
 //!
-//! [`serve`] takes them, and closes those that are idle.
+//! Clients use at most a part of the file descriptors ([`connections_max`]), so that enough remain for runs, files and
+//! the store. A new connection beyond the limit replaces the one that has been idle the longest. If all connections
+//! have a request in progress, the new one is closed.
 //!
-//! Left out: how long a request may take, and how many one client may have.
+//! [`serve`] accepts connections, and closes idle ones.
+//!
+//! # Non-goals
+//!
+//! Limits on the duration of requests and on the connections of one client.
 
 pub mod serve;
 #[cfg(test)]
@@ -28,13 +32,13 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
-/// Where no limit is known.
+/// The limit if the number of descriptors is unknown.
 const UNLIMITED: usize = 100_000;
-/// What is left to everything else, at the least.
+/// Minimum number of descriptors for everything else.
 const LEFT_TO_OTHERS: u64 = 40;
 
-/// How many connections clients may have, of so many descriptors: half of what the store, the log and the listeners
-/// leave.
+/// The maximum number of client connections: half of the descriptors that remain after the store, the log and the
+/// listeners.
 #[must_use]
 pub fn connections_max(descriptors: Option<u64>) -> usize {
     descriptors.map_or(UNLIMITED, |all| {
@@ -43,7 +47,7 @@ pub fn connections_max(descriptors: Option<u64>) -> usize {
     })
 }
 
-/// All connections of a listener.
+/// All connections of a listener. Cheap to clone.
 #[derive(Clone)]
 pub struct Connections {
     list: Arc<Mutex<List>>,
@@ -52,7 +56,7 @@ pub struct Connections {
 
 #[derive(Default)]
 struct List {
-    /// Numbers of states, so that the one that has been idle for the longest has the lowest.
+    /// A counter of state changes. The connection that has been idle the longest has the lowest number.
     next: u64,
     open: BTreeMap<u64, Open>,
     idle: BTreeSet<(u64, u64)>,
@@ -62,15 +66,15 @@ struct List {
 struct Open {
     close: CancellationToken,
     requests: usize,
-    /// Since when it is idle, as the list counts.
+    /// The counter's value when it became idle.
     idle_since: u64,
-    /// When its last request ended, or else when it was taken.
+    /// The time when its last request ended, or when it was accepted.
     rested_at: Instant,
     has_served: bool,
 }
 
 impl Connections {
-    /// At most so many.
+    /// A limit of `max` connections.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self {
@@ -83,18 +87,18 @@ impl Connections {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a new one in. None: there is no place for it.
+    /// Registers a new connection. `None` if the limit is reached and none is idle.
     fn open(&self) -> Option<Held> {
         let mut list = self.list();
         if list.open.len() >= self.max {
             let Some((_, number)) = list.idle.pop_first() else {
                 list.refused += 1;
-                // Told now and then: whoever fills the places with requests would fill the log as well.
+                // Logged only at powers of two: a client that fills all connections must not fill the log too.
                 if list.refused.is_power_of_two() {
                     tracing::warn!(
                         connections = self.max,
                         refused = list.refused,
-                        "every connection that the limit of open files allows has a request under way: new ones are closed; raise the limit (`ulimit -n`, LimitNOFILE=)"
+                        "all connections that the limit of open files permits have a request in progress: new ones are closed; raise the limit (`ulimit -n`, LimitNOFILE=)"
                     );
                 }
                 return None;
@@ -155,14 +159,14 @@ impl Connections {
         }
     }
 
-    /// How many are open.
+    /// The number of open connections.
     #[must_use]
     pub fn count(&self) -> usize {
         self.list().open.len()
     }
 }
 
-/// One connection, as long as it is open.
+/// A registered connection. Dropping it removes it from the list.
 struct Held {
     connections: Connections,
     number: u64,
@@ -175,28 +179,28 @@ impl Drop for Held {
     }
 }
 
-/// Says of one connection how long it has been without a request.
+/// Observes how long a connection has been idle.
 pub struct Activity {
     connections: Connections,
     number: u64,
 }
 
 impl Activity {
-    /// Until the connection has had no request for so long, counted from now at the earliest.
+    /// Completes when the connection has been idle for `timeout`, measured from now at the earliest.
     async fn idle_for(&self, timeout: Duration) {
         let begun_at = Instant::now();
-        // While a request is in flight it is looked at again and again: that costs a request nothing.
+        // While a request is in progress this polls at intervals, so that requests need not notify it.
         while let Some(rest) = self.rest(begun_at, timeout) {
             if rest.is_zero() {
                 return;
             }
             tokio::time::sleep(rest).await;
         }
-        // It gave its place to a new one, and is closed by that.
+        // The connection was replaced by a new one, whose registration closes it.
         std::future::pending().await
     }
 
-    /// How long it is until it may have been idle for the timeout. `None`: it is not in the list any more.
+    /// The remaining time until the connection has been idle for `timeout`. `None`: it is no longer registered.
     fn rest(&self, begun_at: Instant, timeout: Duration) -> Option<Duration> {
         let list = self.connections.list();
         let open = list.open.get(&self.number)?;
@@ -216,7 +220,7 @@ impl Activity {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 struct UnderWay {
     connections: Connections,
     number: u64,
@@ -228,7 +232,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Takes connections in before another acceptor does its part.
+/// An acceptor that registers connections before the inner acceptor runs.
 #[derive(Clone)]
 pub struct CountingAcceptor<A> {
     inner: A,
@@ -236,7 +240,7 @@ pub struct CountingAcceptor<A> {
 }
 
 impl<A> CountingAcceptor<A> {
-    /// Counts what `inner` accepts.
+    /// Wraps `inner`.
     #[must_use]
     pub fn new(inner: A, connections: Connections) -> Self {
         Self { inner, connections }
@@ -255,7 +259,7 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        // The place is taken before a handshake that may take long.
+        // Register first, because a TLS handshake may take long.
         let held = self.connections.open();
         let accepted = held.is_some().then(|| self.inner.accept(stream, service));
         Box::pin(async move {
@@ -283,7 +287,7 @@ where
     }
 }
 
-/// A connection that can be closed from outside while nothing is written to it.
+/// A connection that can be closed from outside while no data is written.
 pub struct Closable<S> {
     stream: S,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -297,7 +301,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Closable<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // What has come is still read: the other side may not know yet that it has been idle for too long.
+        // Data that has arrived is still read: the client may not know yet that it was idle for too long.
         if read.is_pending() && self.closed.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -335,7 +339,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Closable<S> {
     }
 }
 
-/// A connection's service: says when a request begins, and when its answer has gone out.
+/// A service that records when a request begins and when its response has been sent.
 #[derive(Clone)]
 pub struct Counted<S> {
     inner: S,
@@ -344,7 +348,7 @@ pub struct Counted<S> {
 }
 
 impl<S> Counted<S> {
-    /// How the connection does.
+    /// The observer of this connection.
     pub fn activity(&self) -> Activity {
         Activity {
             connections: self.connections.clone(),
@@ -385,7 +389,7 @@ where
     }
 }
 
-/// An answer's body: its request is under way until it is dropped.
+/// A response body. Its request is in progress until it is dropped.
 pub struct CountedBody<R> {
     body: R,
     _under_way: UnderWay,

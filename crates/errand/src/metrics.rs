@@ -1,10 +1,15 @@
-//! Figures for a collector: `GET /metrics` in Prometheus' text format, on a listener of its own.
+//! Metrics: `GET /metrics` in Prometheus' text format, on its own listener.
 //!
-//! Promised: a scrape costs the same beside a million ended runs. What is open is counted at each, on indexes; what has
-//! ended at most once a minute, and the age of that count is a figure itself. One scrape is answered at a time, so that
-//! collectors take no more than one of the store's readers.
+//! # Guarantees
 //!
-//! Nobody is asked for a key here: who may reach the listener may read it. No figure names a team, a run or a person.
+//! - The cost of a scrape does not depend on the number of ended runs. Open runs are counted in each scrape with
+//!   indexes. Ended runs are counted at most once a minute, and the age of that count is a metric itself.
+//! - One scrape is answered at a time, so that collectors use at most one of the store's readers.
+//! - No metric names a team, a run or a person.
+//!
+//! # Non-goals
+//!
+//! Authentication: anybody who can reach the listener can read the metrics.
 
 mod process;
 mod text;
@@ -31,23 +36,23 @@ use tokio::task::JoinHandle;
 
 use text::Text;
 
-/// How old the count of ended runs may be.
+/// Maximum age of the count of ended runs.
 const ENDED_AGE_MS: u64 = 60_000;
-/// How long a collector may take to send a request's head.
+/// Time limit for receiving the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The version of the format.
+/// The content type of the text format, with its version.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Where figures come from.
+/// Collects the metrics of a server.
 pub struct Metrics {
     store: Store,
     clock: Clock,
     places: u64,
-    /// Held during a scrape.
+    /// The last count of ended runs. The lock is held during a scrape, so that scrapes run one at a time.
     ended: Mutex<Option<Ended>>,
 }
 
-/// Ended runs by status, as they were counted last.
+/// Counts of ended runs by status.
 #[derive(Clone)]
 struct Ended {
     at: Timestamp,
@@ -55,7 +60,7 @@ struct Ended {
 }
 
 impl Metrics {
-    /// `places`: how many runs may work at once.
+    /// `places`: the maximum number of concurrent runs.
     #[must_use]
     pub fn new(store: Store, clock: Clock, places: u32) -> Self {
         Self {
@@ -66,10 +71,10 @@ impl Metrics {
         }
     }
 
-    /// All figures as text.
+    /// Renders all metrics as text.
     ///
     /// # Errors
-    /// Of the store only.
+    /// The store cannot be read.
     pub async fn scrape(&self) -> std::result::Result<String, StoreError> {
         let mut text = Text::default();
         build_info(&mut text);
@@ -77,14 +82,16 @@ impl Metrics {
         troubles(&mut text, |what| condition.has(what));
         let mut refused = text.counter(
             "errand_store_refusals_total",
-            "Operations that could not be done since the start, by what was in the way.",
+            "Operations that failed since the start, by cause.",
         );
         for what in Trouble::ALL {
             refused = refused.labelled("trouble", what.as_str(), condition.times(what));
         }
         match self.of_store(&mut text).await {
-            // What is in the way is a figure itself.
-            Err(error) if error.is_passing() => tracing::debug!(%error, "figures are left out"),
+            // The cause of this error is itself reported as a metric.
+            Err(error) if error.is_passing() => {
+                tracing::debug!(%error, "the store's metrics are left out")
+            }
             read => read?,
         }
         let dir = self.store.dir().to_owned();
@@ -96,7 +103,7 @@ impl Metrics {
     async fn of_store(&self, text: &mut Text) -> std::result::Result<(), StoreError> {
         let mut ended = self.ended.lock().await;
         let now = self.clock.now();
-        // Counted anew as well where the clock was set back.
+        // Also count again if the clock was set back.
         let counted = match ended.take() {
             Some(known) if known.at <= now && now.ms_since(known.at) < ENDED_AGE_MS => known,
             _ => Ended {
@@ -110,7 +117,7 @@ impl Metrics {
         self.runs(text, &figures, &counted, now);
         text.gauge(
             "errand_runs_without_reason",
-            "Runs that have not ended and wait for nothing that will come; always 0 unless there is a fault.",
+            "Runs that have not ended and wait for nothing; always 0 unless there is a defect.",
         )
         .plain(without_reason);
         outside(text, &figures, now);
@@ -119,8 +126,11 @@ impl Metrics {
             "Transactions committed since the start.",
         )
         .plain(self.store.commits());
-        text.gauge("errand_store_queue", "Writes that wait for the writer.")
-            .plain(self.store.queue());
+        text.gauge(
+            "errand_store_queue",
+            "Writes that wait for the writer thread.",
+        )
+        .plain(self.store.queue());
         Ok(())
     }
 
@@ -134,26 +144,26 @@ impl Metrics {
         }
         text.gauge(
             "errand_runs_ended_age_seconds",
-            "How long ago the runs that have ended were counted.",
+            "Age of the count of ended runs.",
         )
         .plain(now.ms_since(ended.at) / 1000);
-        text.gauge("errand_claims", "Runs that a driver has.")
+        text.gauge("errand_claims", "Runs that are claimed by a driver.")
             .plain(figures.claims);
-        text.gauge("errand_places", "Places for runs at work.")
+        text.gauge("errand_places", "Maximum number of concurrent runs.")
             .labelled("state", "free", self.places.saturating_sub(figures.claims))
             .labelled("state", "taken", figures.claims);
     }
 }
 
 fn build_info(text: &mut Text) {
-    text.gauge("errand_build_info", "The program's version.")
+    text.gauge("errand_build_info", "Version of the program.")
         .labelled("version", env!("CARGO_PKG_VERSION"), 1);
 }
 
 fn troubles(text: &mut Text, has: impl Fn(Trouble) -> bool) {
     let mut figure = text.gauge(
         "errand_store_trouble",
-        "What is in the way of the store: 1 where it is so now. A server with any of them is not ready.",
+        "Problems of the store: 1 if the problem exists now. A server with any of them is not ready.",
     );
     for what in Trouble::ALL {
         figure = figure.labelled("trouble", what.as_str(), u64::from(has(what)));
@@ -162,7 +172,7 @@ fn troubles(text: &mut Text, has: impl Fn(Trouble) -> bool) {
 
 fn outside(text: &mut Text, figures: &Figures, now: Timestamp) {
     let deliveries = figures.deliveries;
-    text.gauge("errand_deliveries", "Deliveries to webhooks by state.")
+    text.gauge("errand_deliveries", "Webhook deliveries by state.")
         .labelled("state", "pending", deliveries.pending)
         .labelled("state", "delivered", deliveries.delivered)
         .labelled("state", "gone", deliveries.gone)
@@ -170,17 +180,17 @@ fn outside(text: &mut Text, figures: &Figures, now: Timestamp) {
         .labelled("state", "dropped", deliveries.dropped);
     text.gauge(
         "errand_delivery_oldest_due_seconds",
-        "For how long the delivery is due that is due longest; 0 where none is.",
+        "Time since the oldest due delivery became due; 0 if none is due.",
     )
     .plain(deliveries.due_since.map_or(0, |at| now.ms_since(at)) / 1000);
     text.gauge(
         "errand_human_requests_open",
-        "Human requests that nobody has answered.",
+        "Human requests that wait for an answer.",
     )
     .plain(figures.requests_open);
 }
 
-/// The listener, at work.
+/// A running listener for metrics.
 pub struct MetricsServer {
     address: SocketAddr,
     handle: Handle<SocketAddr>,
@@ -188,20 +198,21 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Takes the address, without answering on it yet: so that one that is in use is found out before anything begins.
+    /// Binds the address without accepting connections yet, so that an address in use is reported before anything else
+    /// starts.
     ///
     /// # Errors
-    /// Where the address cannot be listened on.
+    /// The address cannot be bound.
     pub fn bind(address: SocketAddr) -> Result<TcpListener> {
         TcpListener::bind(address).with_context(|| {
             format!("cannot listen on {address} for metrics; set metrics.listen to another address, or leave it out")
         })
     }
 
-    /// Answers on a bound listener.
+    /// Starts answering on a bound listener.
     ///
     /// # Errors
-    /// Where the listener cannot be used.
+    /// The listener cannot be used.
     pub fn start(listener: TcpListener, metrics: Metrics) -> Result<Self> {
         let router = Router::new()
             .route("/metrics", get(answer))
@@ -209,10 +220,10 @@ impl MetricsServer {
         Self::serve(listener, router)
     }
 
-    /// Answers for a server whose database is damaged.
+    /// Starts answering for a server whose database is damaged.
     ///
     /// # Errors
-    /// Where the listener cannot be used.
+    /// The listener cannot be used.
     pub fn start_damaged(listener: TcpListener) -> Result<Self> {
         let mut text = Text::default();
         build_info(&mut text);
@@ -228,10 +239,10 @@ impl MetricsServer {
     fn serve(listener: TcpListener, router: Router) -> Result<Self> {
         let address = listener
             .local_addr()
-            .context("the listener for metrics has no address")?;
+            .context("the metrics listener has no address")?;
         listener
             .set_nonblocking(true)
-            .context("the listener for metrics cannot be used")?;
+            .context("the metrics listener cannot be used")?;
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
         server
@@ -247,13 +258,12 @@ impl MetricsServer {
         })
     }
 
-    /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends at once: a scrape that is cut off is made again.
+    /// Stops immediately. A collector repeats an interrupted scrape.
     pub fn shut_down(self) {
         self.handle.shutdown();
         self.task.abort();
@@ -266,9 +276,9 @@ async fn answer(State(metrics): State<Arc<Metrics>>) -> Response {
         Err(error) => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "the figures could not be read"
+                "the metrics could not be read"
             );
-            let text = format!("the figures cannot be read now: {}\n", chain(&error));
+            let text = format!("the metrics cannot be read now: {}\n", chain(&error));
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

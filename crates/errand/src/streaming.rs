@@ -1,10 +1,14 @@
-//! Server-sent events, as a response whose memory is bounded.
+//! Server-sent events as a response with bounded memory.
 //!
-//! Guarantees: an event is made only once the client has taken the one before it; of a stream that is not read, the
-//! server holds one event and a piece of it. A client that takes nothing for `server.unread_timeout` is cut: everything
-//! that its stream held is freed, and it resumes with `Last-Event-ID`. A stream ends when the server stops, also while it
-//! waits for its client. One holder (an API key or a person) has at most `api.event_streams_per_key` streams, and of its
-//! events that are larger than a page at most [`LARGE_PER_HOLDER`] are in memory at once; the others wait for their turn.
+//! # Guarantees
+//!
+//! - An event is produced only after the client has received the previous one. For a stream that is not read, the
+//!   server holds one event and one piece of it.
+//! - A client that reads nothing for `server.unread_timeout` is disconnected, and everything that its stream held is
+//!   freed. It resumes with `Last-Event-ID`.
+//! - A stream ends when the server stops, even while it waits for its client.
+//! - One holder (an API key or a person) has at most `api.event_streams_per_key` streams. At most [`LARGE_PER_HOLDER`]
+//!   of its events that are larger than a page are in memory at the same time; others wait.
 
 pub(crate) mod follow;
 
@@ -23,14 +27,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::api::AppState;
 use crate::api::slots::{Holder, Slot};
 
-/// How much of an event is handed to the connection at once, in bytes.
+/// The size of the pieces in which an event is handed to the connection.
 const PIECE_BYTES: usize = 64 * 1024;
-/// How many events that are larger than a page one holder may have in memory.
+/// Maximum number of events larger than a page that are in memory for one holder.
 const LARGE_PER_HOLDER: usize = 4;
-/// How many there may be in all: each may have some megabytes.
+/// Maximum number in total: each can have several megabytes.
 const LARGE_MAX: usize = 32;
 
-/// One event in the form of the wire.
+/// An event in its wire form.
 pub(crate) struct Event(String);
 
 impl Event {
@@ -49,19 +53,19 @@ impl Event {
         Self(text)
     }
 
-    /// A sign of life, which clients pass over.
+    /// A comment, which clients ignore. It keeps the connection alive.
     pub(crate) fn comment() -> Self {
         Self(":\n\n".to_owned())
     }
 }
 
-/// Where the events of a stream come from.
+/// A source of events.
 pub(crate) trait Events: Send + 'static {
-    /// The next event, as soon as there is one. None ends the stream. It may be dropped at any `await`.
+    /// The next event, as soon as there is one. `None` ends the stream. The future may be dropped at any await point.
     fn next(&mut self) -> impl Future<Output = Option<Event>> + Send;
 }
 
-/// The response that streams `events`. The slot is held until the stream has ended.
+/// The response that streams `events`. The slot is held until the stream ends.
 pub(crate) fn respond(app: &AppState, events: impl Events, slot: Slot) -> Response {
     let (pieces, taken) = mpsc::channel(1);
     tokio::spawn(feed(app.clone(), events, pieces, slot));
@@ -80,16 +84,16 @@ pub(crate) fn respond(app: &AppState, events: impl Events, slot: Slot) -> Respon
     for (name, value) in said {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    // Proxies that collect a response before they send it would hold the stream back.
+    // Prevents proxies from buffering the response.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// Hands events over, a piece at a time, as fast as the client takes them.
+/// Sends events piece by piece, as fast as the client reads them.
 async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes>, slot: Slot) {
     let _slot = slot;
     let unread = app.settings.unread_timeout;
-    // The client has taken what came before, or the stream ends.
+    // Waits until the client has read the previous piece, or the stream must end.
     let room = async || {
         tokio::select! {
             biased;
@@ -104,7 +108,7 @@ async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes
         let event = tokio::select! {
             biased;
             event = events.next() => event,
-            // The client has gone.
+            // The client has disconnected.
             () = pieces.closed() => None,
         };
         let Some(Event(text)) = event else {
@@ -114,7 +118,7 @@ async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes
             place.send(text.into());
             continue;
         }
-        // Copied, so that what the connection still holds of an event does not hold the whole of it.
+        // The pieces are copied, so that a piece that the connection still holds does not keep the whole event alive.
         let mut rest = text.as_bytes().chunks(PIECE_BYTES).peekable();
         while let Some(piece) = rest.next() {
             place.send(Bytes::copy_from_slice(piece));
@@ -129,7 +133,7 @@ async fn feed(app: AppState, mut events: impl Events, pieces: mpsc::Sender<Bytes
     }
 }
 
-/// Bounds how many events that are larger than a page are in memory.
+/// Limits the number of events in memory that are larger than a page.
 #[derive(Clone)]
 pub(crate) struct LargeEvents {
     all: Arc<Semaphore>,
@@ -145,16 +149,16 @@ impl Default for LargeEvents {
     }
 }
 
-/// One large event may be in memory, as long as this lives.
+/// A permit to hold one large event in memory.
 pub(crate) struct LargeEvent {
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 impl LargeEvents {
-    /// Waits until one more large event of this holder may be in memory. None: the server ends.
+    /// Waits for a permit. `None`: the server is stopping.
     pub(crate) async fn enter(self, holder: Holder) -> Option<LargeEvent> {
         let own = self.of(holder);
-        // The holder's own first: whoever waits for itself is not in the way of others.
+        // The holder's permit comes first, so that a holder that waits for itself does not block others.
         let own = own.acquire_owned().await.ok()?;
         let all = self.all.acquire_owned().await.ok()?;
         Some(LargeEvent {
@@ -182,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_has_the_form_of_the_wire() {
+    fn an_event_has_its_wire_form() {
         let event = Event::new(Some(3), "entry", "one\r\ntwo\n");
         assert_eq!(
             event.0,

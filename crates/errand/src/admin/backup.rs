@@ -1,4 +1,4 @@
-//! A backup that the running server makes, for an operator on its machine.
+//! Backups by the running server, requested by an operator on its machine.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,36 +10,35 @@ use serde::{Deserialize, Serialize};
 use super::{Admin, AdminAnswer, AdminError};
 use crate::backup::{Made, Progress, Source, make};
 
-/// How many sandboxes are named in which a command was running.
+/// Maximum number of sandboxes with running commands that are listed.
 const NAMED_MAX: usize = 20;
 
-/// What a server needs for backups.
+/// The state of a server for backups.
 #[derive(Default)]
 pub(super) struct Backups {
-    /// Who changes files. None: no server works on the store.
+    /// Coordinates with changes of files. `None` if no server runs on the store.
     pub(super) changes: Option<Changes>,
-    /// The backup that is being made.
+    /// The progress of the running backup.
     pub(super) under_way: Mutex<Option<Arc<Progress>>>,
 }
 
-/// A backup that was made.
+/// A complete backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupLine {
-    /// Where it is.
     pub dir: PathBuf,
-    /// The point in time that it is of.
+    /// The point in time of the backup.
     pub taken_at: Timestamp,
-    /// The schema of its database.
+    /// Schema version of its database.
     pub schema: i64,
-    /// How many sandboxes with files are in it.
+    /// Number of sandboxes with files.
     pub sandboxes: u64,
-    /// The size of all of it.
+    /// Total size.
     pub bytes: u64,
-    /// How many things in sandboxes were left out: pipes, sockets, devices, paths that are too long.
+    /// Number of sandbox entries that were left out: pipes, sockets, devices, paths that are too long.
     pub left_out: u64,
-    /// Sandboxes in which a command was running while they were saved, the first of them.
+    /// The first sandboxes in which a command was running while they were saved.
     pub command_was_running: Vec<String>,
-    /// The ids of the master keys that it needs.
+    /// Ids of the master keys that are required to use it.
     pub master_key_ids: Vec<String>,
 }
 
@@ -66,7 +65,7 @@ impl From<Made> for BackupLine {
     }
 }
 
-/// Calls a backup off whose caller is gone.
+/// Cancels a backup when its caller disconnects.
 struct UnderWay<'a> {
     backups: &'a Backups,
     progress: Arc<Progress>,
@@ -91,11 +90,11 @@ impl Admin {
     pub(super) async fn back_up(&self, dir: PathBuf) -> Result<AdminAnswer, AdminError> {
         let bad = |text: String| AdminError::Bad(text);
         let Some(changes) = self.backups.changes.clone() else {
-            return Err(bad("no server works on this store".to_owned()));
+            return Err(bad("no server runs on this store".to_owned()));
         };
         if !dir.is_absolute() {
             return Err(bad(
-                "the directory of a backup takes a whole path".to_owned()
+                "the path of the backup's directory must be absolute".to_owned()
             ));
         }
         let progress = Arc::new(Progress::default());
@@ -103,7 +102,7 @@ impl Admin {
             let mut under_way = self.backups.lock();
             if under_way.is_some() {
                 return Err(bad(
-                    "another backup is being made; wait for its end".to_owned()
+                    "another backup is in progress; wait for its end".to_owned()
                 ));
             }
             *under_way = Some(Arc::clone(&progress));
@@ -118,22 +117,22 @@ impl Admin {
             clock: self.clock.clone(),
         };
         let shown = dir.clone();
-        tracing::info!(dir = %shown.display(), "a backup begins");
+        tracing::info!(dir = %shown.display(), "a backup has started");
         let made = tokio::task::spawn_blocking(move || make(&source, &dir, &progress)).await;
         drop(under_way);
         match made {
             Ok(Ok(made)) => {
-                tracing::info!(dir = %shown.display(), taken_at = %made.manifest.taken_at, "a backup was made");
+                tracing::info!(dir = %shown.display(), taken_at = %made.manifest.taken_at, "a backup is complete");
                 Ok(AdminAnswer::BackedUp {
                     backup: made.into(),
                 })
             }
             Ok(Err(error)) => {
                 let error = format!("{error:#}");
-                tracing::warn!(dir = %shown.display(), error, "a backup was not made");
+                tracing::warn!(dir = %shown.display(), error, "a backup has failed");
                 Err(bad(error))
             }
-            Err(_) => Err(bad("the backup was cut off".to_owned())),
+            Err(_) => Err(bad("the backup was interrupted".to_owned())),
         }
     }
 

@@ -1,7 +1,7 @@
-//! Teams and people, for the operator: who stands above the roles.
+//! Operations on teams and users. The operator is not restricted by roles.
 //!
-//! A team is named by its name or its id, a person by their e-mail address or their id. Where no team is named, the first
-//! one is meant; for a person's role and removal the one team that they are of.
+//! A team is named by its name or id, a user by e-mail address or id. If no team is named, the first team is used; for
+//! changing a user's role and for removing a user, the user's only team.
 
 use errand_core::id::{TeamId, UserId};
 use errand_core::role::Role;
@@ -12,21 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::{Admin, AdminAnswer, AdminError, SET_UP_LINK_TTL_MS};
 use crate::secret_key::{SetUpToken, webhook_secret};
 
-/// People of one answer: it must fit into a line of the socket.
+/// Users per response. A response must fit into one line of the socket.
 const USERS_PAGE: u32 = 200;
 
-/// A team.
+/// A team in a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TeamLine {
-    /// Its id.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// How many people are of it.
+    /// Number of members.
     pub members: u64,
-    /// The e-mail addresses of its owners. Null: one whom nobody has claimed yet.
+    /// E-mail addresses of its owners. Null for an unclaimed owner.
     pub owners: Vec<Option<String>>,
 }
 
@@ -42,31 +39,27 @@ impl From<TeamFacts> for TeamLine {
     }
 }
 
-/// A person.
+/// A user in a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserLine {
-    /// Their id.
     pub id: String,
-    /// Their e-mail address. Null: an owner whom nobody has claimed yet.
+    /// Null for an unclaimed owner.
     pub email: Option<String>,
-    /// When they were made.
     pub created_at: Timestamp,
-    /// Whether they may do nothing any more.
+    /// Whether the user may not do anything.
     pub disabled: bool,
-    /// How many API keys they made, in all teams.
+    /// Number of API keys that the user created, in all teams.
     pub api_keys: u64,
-    /// Their teams.
     pub teams: Vec<PlaceLine>,
 }
 
-/// A person's place in a team.
+/// A user's membership in a team.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceLine {
-    /// The team's id.
+    /// Id of the team.
     pub id: String,
-    /// Its name.
+    /// Name of the team.
     pub name: String,
-    /// Their role in it.
     pub role: Role,
 }
 
@@ -91,12 +84,12 @@ impl From<Person> for UserLine {
     }
 }
 
-/// A link by which somebody sets a password.
+/// A link for setting a password.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewLink {
-    /// The whole address.
+    /// The complete address.
     pub url: String,
-    /// When it stops working.
+    /// The time when the link expires.
     pub expires_at: Timestamp,
 }
 
@@ -104,7 +97,7 @@ fn bad(text: String) -> AdminError {
     AdminError::Bad(text)
 }
 
-/// A refusal for a reason that the request gives, as a sentence.
+/// Converts an error of the store. Errors that are caused by the request become messages.
 fn told(error: StoreError) -> AdminError {
     match error {
         StoreError::Invalid { message, .. } => bad(message),
@@ -113,7 +106,7 @@ fn told(error: StoreError) -> AdminError {
 }
 
 impl Admin {
-    /// The team of this name or id; none named: the first one, which is made where there is none.
+    /// The named team; otherwise the first team, which is created if necessary.
     pub(super) async fn team_of(
         &self,
         named: Option<&str>,
@@ -134,7 +127,7 @@ impl Admin {
             .or_else(|| teams.iter().find(|team| team.name == named.trim()));
         found.cloned().ok_or_else(|| {
             bad(format!(
-                "there is no team {named:?}; `errand teams list` shows those there are"
+                "there is no team {named:?}; `errand teams list` shows all teams"
             ))
         })
     }
@@ -146,7 +139,7 @@ impl Admin {
         };
         let unknown = || {
             bad(format!(
-                "there is no user {named:?}; `errand users list` shows those there are"
+                "there is no user {named:?}; `errand users list` shows all users"
             ))
         };
         match self.store.person(id.ok_or_else(unknown)?).await {
@@ -155,18 +148,21 @@ impl Admin {
         }
     }
 
-    /// The team that is named, else the only one that the person is of.
+    /// The named team; otherwise the user's only team.
     async fn team_of_user(&self, person: &Person, named: Option<&str>) -> Result<Team, AdminError> {
         let who = name_of(person);
         if let Some(named) = named {
             let team = self.named_team(named).await?;
             return match person.teams.iter().any(|(of, _)| of.id == team.id) {
                 true => Ok(team),
-                false => Err(bad(format!("{who} is not of the team {:?}", team.name))),
+                false => Err(bad(format!(
+                    "{who} is not a member of the team {:?}",
+                    team.name
+                ))),
             };
         }
         match person.teams.as_slice() {
-            [] => Err(bad(format!("{who} is of no team"))),
+            [] => Err(bad(format!("{who} is not a member of any team"))),
             [(team, _)] => Ok(team.clone()),
             several => {
                 let names: Vec<String> = several
@@ -174,7 +170,7 @@ impl Admin {
                     .map(|(team, _)| format!("{:?}", team.name))
                     .collect();
                 Err(bad(format!(
-                    "{who} is of several teams ({}): say which with --team",
+                    "{who} is a member of several teams ({}): select one with --team",
                     names.join(", ")
                 )))
             }
@@ -195,7 +191,7 @@ impl Admin {
         now: Timestamp,
     ) -> Result<AdminAnswer, AdminError> {
         let first = self.first_team(now).await?;
-        // Before a user is made for it.
+        // Checked before a user is created for the team.
         if self
             .store
             .teams()
@@ -204,7 +200,7 @@ impl Admin {
             .any(|team| team.name == name.trim())
         {
             return Err(bad(format!(
-                "a team is named {:?} already; take another name",
+                "a team with the name {:?} already exists; choose another name",
                 name.trim()
             )));
         }
@@ -229,7 +225,7 @@ impl Admin {
         let team = match self.store.create_team(new).await {
             Err(StoreError::NotFound) => {
                 return Err(bad(
-                    "the owner of the new team is disabled; `errand users enable` lets them in again".to_owned(),
+                    "the owner of the new team is disabled; `errand users enable` enables them again".to_owned(),
                 ));
             }
             made => made.map_err(told)?,
@@ -325,7 +321,7 @@ impl Admin {
     ) -> Result<AdminAnswer, AdminError> {
         let person = self.named_user(user).await?;
         let team = self.team_of_user(&person, team).await?;
-        // Whoever may write to the data directory stands above the roles.
+        // An operator who can write to the data directory is not restricted by roles.
         self.store
             .set_role(team.id, person.user.id, role, Role::Owner)
             .await
@@ -358,7 +354,7 @@ impl Admin {
     }
 }
 
-/// The refusal for the last owner names the team, and what the operator can do.
+/// Adds to the error about the last owner the team's name and what the operator can do.
 fn of_team(error: StoreError, team: &Team) -> AdminError {
     match error {
         StoreError::Refused(why) => bad(format!(

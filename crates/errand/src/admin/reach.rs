@@ -1,4 +1,4 @@
-//! The way to the store for commands on the server's own machine: the server's socket, or the directory itself.
+//! Reaches the store for commands on the server's own machine: through the server's socket, or directly.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,45 +16,44 @@ use crate::backup::{Progress, ProgressLine, Source, make};
 use crate::config::Config;
 use crate::secret_key::{NoRandomness, random_bytes};
 
-/// How often a directory is tried that is in use though no server answers: one that starts has the lock before the
-/// socket, and another command holds the lock for a moment.
+/// Maximum number of attempts if a directory is locked but no server answers: a starting server takes the lock before
+/// it creates the socket, and another command holds the lock only briefly.
 const TRIES: u32 = 100;
-/// The pause between two tries.
+/// Delay between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often it is told how far a backup has come.
+/// Interval between progress reports of a backup.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
-/// Why a request could not be carried out.
+/// The reason why a request could not be executed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
-    /// The server answered so.
+    /// The server answered with an error.
     #[error(transparent)]
     Socket(SocketError),
-    /// No server runs, and the request was refused.
+    /// No server runs, and the request failed on the store.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// There is nothing to work on.
     #[error("there is no store in {}: is --data-dir right?", .0.display())]
     NoStore(PathBuf),
-    /// Somebody holds the directory's lock and does not answer.
-    #[error("{} is in use, but nobody answers on its admin socket; look at the log of the server there", .0.display())]
+    /// The directory is locked, but nothing answers on the socket.
+    #[error("{} is in use, but nothing answers on its admin socket; see the log of the server there", .0.display())]
     Held(PathBuf),
-    /// There is no store, or its master key is not at hand.
+    /// There is no store, or its master key is unavailable.
     #[error(transparent)]
     DataDir(DataDirError),
-    /// The store does not open.
-    #[error("the store does not open")]
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
     Open(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No secret could be drawn.
+    /// The system's random source failed.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
 
-/// Carries a request out: by the server that works on the data directory, else on its store. None is made where there is
-/// none.
+/// Executes a request: with the server that runs on the data directory, otherwise on its store. It never creates a
+/// store.
 ///
 /// # Errors
-/// [`ReachError`].
+/// [`ReachError`] if neither way succeeded.
 pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnswer, ReachError> {
     let dir = &config.server.data_dir;
     for _ in 0..TRIES {
@@ -69,7 +68,7 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
                 return Ok(done?);
             }
             Ok(None) => {}
-            // A server makes it at this moment.
+            // A server is creating the store right now.
             Err(ReachError::DataDir(DataDirError::NoStore(_))) if is_being_made(dir) => {}
             Err(error) => return Err(error),
         }
@@ -78,11 +77,11 @@ pub async fn execute(config: &Config, request: AdminRequest) -> Result<AdminAnsw
     Err(ReachError::Held(Path::new(dir).to_owned()))
 }
 
-/// Makes a backup: by the server that works on the data directory, else of the directory as it is. That is not opened as a
-/// store, so that nothing is made, migrated or changed. `tell` hears how far it has come.
+/// Makes a backup: with the server that runs on the data directory, otherwise of the directory itself. The latter does
+/// not open the store, so nothing is created, migrated or changed. `tell` receives the progress.
 ///
 /// # Errors
-/// [`ReachError`].
+/// [`ReachError`] if neither way succeeded.
 pub async fn back_up(
     config: &Config,
     target: &Path,
@@ -159,10 +158,10 @@ async fn back_up_stopped(
     }
 }
 
-/// Makes a store in an empty directory, as the first start of a server does. For `errand selftest`, whose server finds it.
+/// Creates a store in an empty directory, as a server does at its first start. Used by `errand selftest`.
 ///
 /// # Errors
-/// [`ReachError`].
+/// [`ReachError`] if the store cannot be created.
 pub async fn make_store(config: &Config) -> Result<(), ReachError> {
     let opening = Opening {
         making: Making::BY_ITSELF,
@@ -177,7 +176,7 @@ pub async fn make_store(config: &Config) -> Result<(), ReachError> {
     }
 }
 
-/// None where somebody holds the directory's lock.
+/// Opens the store. `None` if the directory is locked.
 async fn open(config: &Config, opening: Opening) -> Result<Option<Admin>, ReachError> {
     let clock = Clock::System;
     let seed = random_bytes()?;

@@ -1,4 +1,4 @@
-//! Runs that are damaged or stuck: set right by an operator, whatever team they belong to.
+//! Repairs damaged or stuck runs of any team, for an operator.
 
 use std::str::FromStr as _;
 
@@ -10,33 +10,33 @@ use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminAnswer, AdminError};
 
-/// How a run is set right.
+/// The way in which a run is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RepairWay {
-    /// It goes on with what its transcript says.
+    /// The run continues according to its transcript.
     Resume,
-    /// It ends as failed.
+    /// The run ends as failed.
     Fail,
-    /// It is left as it is, and a new run goes on with what can be read of it.
+    /// The run is not changed. A new run continues with the readable part of its transcript.
     Fork,
 }
 
-/// What became of it.
+/// The result of a repair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairLine {
-    /// The run that goes on, or has ended: for a fork the new one.
+    /// The repaired run; for a fork, the new run.
     pub run_id: String,
-    /// Its status now.
+    /// The current status.
     pub status: Status,
-    /// What it waits for, as `waiting_on.kind`; none once it has ended.
+    /// The reason for waiting, as in `waiting_on.kind`. `None` if the run has ended.
     pub waits_for: Option<String>,
-    /// What was done, in a sentence.
+    /// A sentence about what was done.
     pub sentence: String,
 }
 
 impl Admin {
-    /// Lets a failed run go on, a parked one, too.
+    /// Queues a failed run again, even a parked one.
     pub(super) async fn retry(&self, run: &str, now: Timestamp) -> Result<AdminAnswer, AdminError> {
         let id = RunId::from_str(run).map_err(|bad| AdminError::Bad(bad.to_string()))?;
         match self.store.retry_by_operator(id, now).await {
@@ -45,7 +45,7 @@ impl Admin {
                     run_id: id.to_string(),
                     status,
                     waits_for: None,
-                    sentence: "The run goes on from the step that failed.".to_owned(),
+                    sentence: "The run continues from the step that failed.".to_owned(),
                 },
             }),
             Err(StoreError::NotFound) => Err(no_run(id)),
@@ -116,10 +116,10 @@ fn resumed(repaired: &Repaired) -> String {
     let next = match repaired.waits_for.as_deref() {
         Some("human") => "It waits for a person's answer to its request.",
         Some("sandbox") if repaired.was_taken_away => {
-            "It goes on when that driver has left the sandbox; where it never does, a restart of the server ends it."
+            "It continues when that driver has released the sandbox; if it never does, a restart of the server ends it."
         }
-        Some("sandbox") => "It goes on when the run that uses its sandbox has ended.",
-        _ => "It goes on as soon as a server has a place for it.",
+        Some("sandbox") => "It continues when the run that uses its sandbox has ended.",
+        _ => "It continues as soon as a server has a free slot.",
     };
     format!("{before}{next}")
 }
@@ -127,9 +127,9 @@ fn resumed(repaired: &Repaired) -> String {
 fn failed(repaired: &Repaired) -> String {
     if !repaired.is_changed {
         let status = repaired.status.as_str();
-        return format!("The run had ended ({status}) and is left as it is.");
+        return format!("The run had already ended ({status}) and was not changed.");
     }
-    "The run has failed; `errand runs retry` lets it go on, `errand runs repair --fork` lets another go on in its place.".to_owned()
+    "The run has failed; `errand runs retry` continues it, `errand runs repair --fork` starts another run in its place.".to_owned()
 }
 
 fn new_line(old: RunId, forked: Forked) -> RepairLine {
@@ -144,7 +144,7 @@ fn new_line(old: RunId, forked: Forked) -> RepairLine {
         status: run.status,
         waits_for: run.waiting_on.map(|waiting| waiting.kind),
         sentence: format!(
-            "A new run goes on with {taken} of the {of} entries of run {old}, {files}; that run is left as it is."
+            "A new run continues with {taken} of the {of} entries of run {old}, {files}; that run was not changed."
         ),
     }
 }

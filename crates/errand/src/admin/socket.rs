@@ -1,10 +1,12 @@
 //! The running server's admin socket: `DATA_DIR/admin.sock`, a Unix socket with mode 0600.
 //!
-//! The protocol: the caller sends one [`AdminRequest`] as JSON in one line; the server answers with one line, either
-//! `{"ok": {…}}` or `{"error": "<sentence>"}`, and closes. A caller of another user than the server's (or root) gets no
-//! answer at all.
+//! Protocol: the caller sends one [`AdminRequest`] as one line of JSON. The server answers with one line, either
+//! `{"ok": {…}}` or `{"error": "<message>"}`, and closes the connection. A caller that runs as another user than the
+//! server (or root) gets no answer.
 //!
-//! Left out: versions of the protocol. Both sides are the same program.
+//! # Non-goals
+//!
+//! Protocol versions: both sides are the same program.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -23,18 +25,17 @@ use tokio_util::task::TaskTracker;
 
 use super::{Admin, AdminAnswer, AdminRequest};
 
-/// The socket's name in the data directory.
 const NAME: &str = "admin.sock";
-/// Most bytes of a line: hundreds of keys fit.
+/// Maximum length of a line, enough for hundreds of keys.
 const LINE_BYTES_MAX: u64 = 1024 * 1024;
-/// How many callers are served at once; the others wait.
+/// Maximum number of concurrent callers. Others wait.
 const CALLERS_MAX: usize = 16;
-/// How long a caller may take to send its request, and to take the answer.
+/// Time limit for receiving a request, and for sending the answer.
 const LINE_TIME_MAX: Duration = Duration::from_secs(10);
-/// The longest path that a socket can be bound to, less a little: the system's own bound is 107 bytes.
+/// Maximum path length for binding a socket, slightly below the system's limit of 107 bytes.
 const PATH_BYTES_MAX: usize = 100;
 
-/// The second line of the protocol.
+/// The server's answer.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Reply {
@@ -42,7 +43,7 @@ enum Reply {
     Error(String),
 }
 
-/// The server's side. Dropping it leaves the socket's file behind, which the next start replaces.
+/// The server's side. Dropping it leaves the socket's file behind; the next start replaces it.
 pub struct AdminSocket {
     path: PathBuf,
     stop: CancellationToken,
@@ -50,10 +51,10 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Listens in `dir`, whose lock the caller holds: a socket that lies there already is dead, and is replaced.
+    /// Listens in `dir`. The caller must hold its lock, so an existing socket file is stale and is replaced.
     ///
     /// # Errors
-    /// Where the socket cannot be made, such as on a file system without sockets.
+    /// The socket cannot be created, for example because the file system does not support sockets.
     pub fn start(dir: &Path, admin: Admin) -> io::Result<Self> {
         let path = dir.join(NAME);
         match fs::remove_file(&path) {
@@ -75,7 +76,7 @@ impl AdminSocket {
         Ok(Self { path, stop, tasks })
     }
 
-    /// Takes no more callers, ends the calls in progress, and removes the socket.
+    /// Stops accepting callers, cancels running requests, and removes the socket.
     pub async fn shut_down(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -108,14 +109,14 @@ async fn accept(
                     tokio::select! {
                         () = stop.cancelled() => {}
                         served = Box::pin(serve(stream, &admin)) => if let Err(error) = served {
-                            tracing::debug!(%error, "a call of the admin socket broke off");
+                            tracing::debug!(%error, "a connection to the admin socket broke off");
                         }
                     }
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin socket takes no caller now");
+                tracing::warn!(%error, "the admin socket cannot accept a connection now");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -123,12 +124,13 @@ async fn accept(
 }
 
 async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
-    // The file's mode is set after the socket is made; until then, and where a file system ignores modes, this holds.
+    // The file's mode is set only after the socket is created, and some file systems ignore modes. This check covers
+    // both.
     let caller = stream.peer_cred()?.uid();
     if caller != rustix::process::geteuid().as_raw() && caller != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "a caller of another user",
+            "the caller is another user",
         ));
     }
     let (mut reader, mut writer) = stream.split();
@@ -141,7 +143,7 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
             let executed = if ends_with_caller {
                 tokio::select! {
                     executed = Box::pin(executed) => executed,
-                    // A caller sends nothing more before it has its answer.
+                    // A caller sends nothing before it has its answer, so input means that it disconnected.
                     _ = reader.read_u8() => return Err(io::ErrorKind::BrokenPipe.into()),
                 }
             } else {
@@ -164,27 +166,27 @@ async fn serve(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
 async fn in_time<T>(time_max: Duration, work: impl Future<Output = T>) -> io::Result<T> {
     tokio::time::timeout(time_max, work)
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it took too long"))
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the time limit was exceeded"))
 }
 
-/// Why the socket gave no answer.
+/// The reason why the socket gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// No server listens: the socket is not there, or dead.
+    /// No server listens: the socket does not exist, or is stale.
     #[error("no server listens on the admin socket")]
     NoServer,
-    /// The server refused the request: what it said.
+    /// The server refused the request with this message.
     #[error("{0}")]
     Refused(String),
-    /// The call broke off.
-    #[error("the call of the admin socket failed; look at the server's log")]
+    /// The connection broke off.
+    #[error("the connection to the admin socket broke off; see the server's log")]
     Broken(#[source] io::Error),
 }
 
-/// The caller's side: asks the server that works on `dir`.
+/// Sends a request to the server that runs on `dir`.
 ///
 /// # Errors
-/// [`SocketError`].
+/// [`SocketError`] if there was no result.
 pub async fn call(dir: &Path, request: &AdminRequest) -> Result<AdminAnswer, SocketError> {
     let connected = async {
         let (address, _dir) = address(dir)?;
@@ -217,7 +219,7 @@ async fn read_line(reader: impl tokio::io::AsyncRead + Unpin) -> io::Result<Stri
     }
     Err(io::Error::new(
         io::ErrorKind::UnexpectedEof,
-        "no whole line came",
+        "the line is incomplete",
     ))
 }
 
@@ -227,8 +229,8 @@ fn line_of(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// The socket's address. A path that is too long for a socket is reached by way of its open directory, which the second
-/// member keeps open.
+/// The socket's address. If the path is too long, the socket is reached through its open directory, which the second
+/// element keeps open.
 fn address(dir: &Path) -> io::Result<(PathBuf, Option<File>)> {
     let path = dir.join(NAME);
     if path.as_os_str().len() <= PATH_BYTES_MAX {

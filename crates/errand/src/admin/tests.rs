@@ -1,4 +1,4 @@
-//! Requests of operators, through the socket and without it, on a real store.
+//! Operator requests, through the socket and directly, on a real store.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -88,7 +88,7 @@ fn refused<T>(result: Result<T, AdminError>) -> String {
 }
 
 #[tokio::test]
-async fn a_key_made_through_the_socket_counts() {
+async fn a_key_created_through_the_socket_is_valid() {
     let (admin, store, dir) = admin();
     let socket = AdminSocket::start(dir.path(), admin).unwrap();
     let mode = std::fs::metadata(dir.path().join("admin.sock"))
@@ -131,7 +131,7 @@ async fn a_key_made_through_the_socket_counts() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_answered_with_an_error() {
+async fn an_invalid_request_is_answered_with_an_error() {
     let (admin, _store, dir) = admin();
     let socket = AdminSocket::start(dir.path(), admin).unwrap();
     for line in [
@@ -154,7 +154,7 @@ async fn what_is_no_request_is_answered_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_dead_socket_is_replaced_and_a_long_path_is_reached() {
+async fn a_stale_socket_is_replaced_and_a_long_path_works() {
     let dir = tempfile::tempdir().unwrap();
     let long = dir.path().join("d".repeat(120));
     let store = open(&long).unwrap();
@@ -192,7 +192,7 @@ fn setup(dir: &Path, making: Making) -> Store {
 }
 
 #[tokio::test]
-async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
+async fn requests_reach_the_store_or_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("data");
     let config = config(&dir);
@@ -205,7 +205,7 @@ async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
     drop(setup(&dir, Making::BY_ITSELF));
     let alone = key_of(execute(&config, create("no server")).await.unwrap());
 
-    // The lock is free again, and the master key is the one that was made.
+    // The lock is free again, and the master key is the one that was created.
     let store = setup(&dir, Making::default());
     assert!(
         store
@@ -227,7 +227,7 @@ async fn without_a_server_the_store_is_opened_and_with_one_it_is_asked() {
 }
 
 #[tokio::test]
-async fn the_first_link_is_for_the_first_owner_and_later_ones_for_new_members() {
+async fn the_first_link_claims_the_owner_and_later_ones_invite() {
     let (admin, store, _dir) = admin();
     let (url, holder) = link_of(admin.execute(link("ann@example.com")).await.unwrap());
     assert_eq!(holder, LinkHolder::FirstOwner);
@@ -310,7 +310,7 @@ async fn a_password_claims_the_first_owner_once() {
 }
 
 #[tokio::test]
-async fn a_link_for_somebody_else_leaves_the_owners_own_link_alone() {
+async fn a_link_for_another_user_keeps_the_owners_link() {
     let (admin, store, _dir) = admin();
     let hash = hash_password("correct horse battery").unwrap();
     admin
@@ -335,6 +335,6 @@ async fn a_link_for_somebody_else_leaves_the_owners_own_link_alone() {
 }
 
 #[test]
-fn no_request_shows_a_password_s_hash() {
+fn debug_output_hides_password_hashes() {
     assert!(!format!("{:?}", set_password("a@b.c", "$argon2id$secret")).contains("secret"));
 }

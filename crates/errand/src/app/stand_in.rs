@@ -1,7 +1,7 @@
-//! A server whose database is damaged: it lives, says so everywhere, and does nothing.
+//! A stand-in for a server whose database is damaged. It runs and reports the damage, but does nothing else.
 //!
-//! `/healthz` answers 200, everything else 503 with what was found; the figures have `errand_store_trouble`. It ends when
-//! it is told to. Nothing is written, so that what can be salvaged stays as it is.
+//! `/healthz` answers 200, everything else 503 with the damage; the metrics contain `errand_store_trouble`. It ends
+//! when it is told to. Nothing is written, so that the remaining data is preserved for recovery.
 
 use std::net::TcpListener;
 use std::sync::Mutex;
@@ -17,12 +17,12 @@ use crate::api;
 use crate::listener::serve::Handle;
 use crate::metrics::MetricsServer;
 
-/// Whether an error of opening says that the database is damaged.
+/// Whether an error of opening the store means that the database is damaged.
 pub(super) fn is_damage(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(DataDirError::Damaged { .. }))
 }
 
-/// See the module's document.
+/// A stand-in server that is not answering yet. See the module documentation.
 pub struct StandIn {
     why: String,
     metrics: Option<MetricsServer>,
@@ -74,14 +74,14 @@ struct Parts {
     server: JoinHandle<std::io::Result<()>>,
 }
 
-/// The database is damaged; until this is dropped, or shut down, the server answers so.
+/// The error of a start on a damaged database. Until it is dropped or shut down, a stand-in answers requests.
 #[derive(thiserror::Error)]
 #[error("{why}")]
 pub struct Damaged {
     why: String,
-    /// Where it answers.
+    /// The address at which it answers.
     pub url: String,
-    /// Where figures are, if they are shown.
+    /// The address of the metrics, if they are enabled.
     pub metrics_url: Option<String>,
     parts: Mutex<Option<Parts>>,
 }
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Damaged {
 }
 
 impl Damaged {
-    /// Ends it.
+    /// Stops answering.
     pub fn shut_down(&self) {
         let parts = self.parts.lock();
         let parts = parts

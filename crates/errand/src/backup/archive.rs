@@ -1,4 +1,4 @@
-//! The files of one sandbox as an archive, and back.
+//! Saves the files of one sandbox as an archive, and restores them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,12 +13,12 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use super::{FileLine, Progress, SandboxLine, hex};
 
-/// How often a sandbox is tried in which something moves.
+/// Maximum number of attempts to save a sandbox whose files change.
 const TRIES_MAX: u32 = 3;
-/// Bits by which a program would run as another.
+/// The setuid, setgid and sticky bits, which are not restored.
 const SPECIAL_BITS: u32 = 0o7000;
 
-/// Counts and digests what goes through, and ends it when it was called off.
+/// A writer that counts and digests the bytes, and stops if the backup is cancelled.
 struct Digesting<'a> {
     to: BufWriter<File>,
     hasher: Sha256,
@@ -40,7 +40,8 @@ impl Write for Digesting<'_> {
     }
 }
 
-/// Exactly so many bytes of a file that may change its size meanwhile: zeros for what is missing.
+/// A reader that returns exactly the expected number of bytes, even if the file changes its size: missing bytes are
+/// zeros.
 struct Exactly<R> {
     from: R,
     left: u64,
@@ -64,7 +65,7 @@ impl<R: Read> Read for Exactly<R> {
     }
 }
 
-/// What was written of a sandbox.
+/// The result of writing an archive.
 struct Written {
     walked: Walked,
     entries: u64,
@@ -73,17 +74,17 @@ struct Written {
     sha256: String,
 }
 
-/// A file with holes changed while it was read: the archive is of no use.
+/// A sparse file changed while it was read, so the archive is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("a file with holes changed while it was read")]
+#[error("a sparse file changed while it was read")]
 struct Torn;
 
 fn is_torn(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Torn>())
 }
 
-/// Writes the archive of the sandbox at `from` to the new file `DIR/PATH`. None where the sandbox has no directory. The
-/// file is not synced. `command_runs`: a command is at work in it.
+/// Writes the archive of the sandbox at `from` to the new file `DIR/PATH`, without syncing it. Returns `None` if the
+/// sandbox has no directory. `command_runs`: a command is running in the sandbox.
 pub(super) fn save(
     from: &Path,
     id: &str,
@@ -100,7 +101,7 @@ pub(super) fn save(
     let to = dir.join(&path);
     let mut tries = 1;
     let written = loop {
-        // Where a command never pauses, what cannot be read as it is at one moment is left out.
+        // If a running command never pauses, sparse files that change are left out in the last attempt.
         let with_holes = tries < TRIES_MAX || !command_runs;
         match write(&root, &to, with_holes, progress) {
             Ok(written) if !written.walked.moved || tries == TRIES_MAX => break written,
@@ -204,7 +205,8 @@ fn append<W: Write>(builder: &mut Builder<W>, visited: Visited<'_>) -> io::Resul
     Ok(())
 }
 
-/// A command may have shut the sandbox's own directory; it was made so that the server can read it.
+/// Restores read access to the sandbox's own directory. The server created it readable, but a command may have changed
+/// that.
 fn open_up(dir: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -217,7 +219,7 @@ fn open_up(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts the files of an archive back into the new directory `to`.
+/// Extracts an archive into the new directory `to`.
 pub(super) fn unpack(archive: &Path, line: &SandboxLine, to: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().mode(0o700).create(to)?;

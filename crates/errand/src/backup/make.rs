@@ -1,4 +1,4 @@
-//! Making a backup, of a running server's data or of a stopped one's.
+//! Makes a backup of a running server's data, or of a stopped one's.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -21,27 +21,24 @@ use super::{
     SandboxLine, archive, digest, sum_line,
 };
 
-/// What a backup is made of.
+/// The source of a backup.
 #[derive(Clone)]
 pub struct Source {
-    /// The data directory, whose lock this program holds.
+    /// The data directory. This program must hold its lock.
     pub data_dir: PathBuf,
-    /// Who changes files meanwhile.
+    /// Coordinates with changes of files during the backup.
     pub changes: Changes,
-    /// What time it is.
     pub clock: Clock,
 }
 
-/// A backup that is whole.
+/// A complete backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
-    /// Where.
     pub dir: PathBuf,
-    /// What is in it.
     pub manifest: Manifest,
 }
 
-/// What was saved so far, by whoever saved it.
+/// The sandboxes that are saved so far, by the backup itself or by threads that wanted to change files.
 #[derive(Default)]
 struct Saved {
     lines: HashMap<SandboxId, SandboxLine>,
@@ -52,16 +49,16 @@ fn lock(saved: &Mutex<Saved>) -> MutexGuard<'_, Saved> {
     saved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a backup in `target`, which must not be there, or be empty. Blocking.
+/// Makes a backup in `target`, which must not exist or must be empty. Blocking.
 ///
 /// # Errors
-/// Says what was in the way. What was written until then is removed.
+/// Describes the problem. Everything that was written is removed.
 pub fn make(source: &Source, target: &Path, progress: &Arc<Progress>) -> Result<Made> {
-    let target = std::path::absolute(target).context("where is that?")?;
+    let target = std::path::absolute(target).context("the target path is invalid")?;
     let made_here = prepare(&source.data_dir, &target)?;
     let made = fill(source, &target, progress);
     if made.is_err() {
-        // What cannot be removed has no manifest, and is told from a backup by that.
+        // If something cannot be removed, the missing manifest shows that the backup is incomplete.
         for name in [DATABASE_FILE, MANIFEST, MANIFEST_SUM] {
             let _ = fs::remove_file(target.join(name));
         }
@@ -73,7 +70,7 @@ pub fn make(source: &Source, target: &Path, progress: &Arc<Progress>) -> Result<
     made
 }
 
-/// True where the directory was made.
+/// Prepares the target directory. Returns whether it was created.
 fn prepare(data_dir: &Path, target: &Path) -> Result<bool> {
     let shown = target.display();
     let data_dir = data_dir
@@ -83,25 +80,25 @@ fn prepare(data_dir: &Path, target: &Path) -> Result<bool> {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => {
-            return Err(error).with_context(|| format!("{shown} cannot be made by this user"));
+            return Err(error).with_context(|| format!("{shown} cannot be created by this user"));
         }
     };
     let checked = || {
         let real = target.canonicalize()?;
         ensure!(
             !real.starts_with(&data_dir) && !data_dir.starts_with(&real),
-            "{shown} is in the data directory, or holds it: take a directory beside it, best on another disk"
+            "{shown} is inside the data directory, or contains it: choose another directory, preferably on another disk"
         );
         ensure!(
             fs::read_dir(&real)
                 .with_context(|| format!("{shown} cannot be opened"))?
                 .next()
                 .is_none(),
-            "{shown} is not empty: a backup takes a directory of its own, such as {shown}/DATE"
+            "{shown} is not empty: a backup needs its own directory, such as {shown}/DATE"
         );
-        // Whoever can read it can read everything but the secrets.
+        // Anybody who can read the backup can read everything except the secrets.
         fs::set_permissions(&real, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("{shown} cannot be closed to other users"))
+            .with_context(|| format!("{shown} cannot be made private"))
     };
     let checked = checked();
     if checked.is_err() && made {
@@ -115,8 +112,8 @@ fn fill(source: &Source, target: &Path, progress: &Arc<Progress>) -> Result<Made
     let armed = source
         .changes
         .arm()
-        .context("another backup is being made; wait for its end")?;
-    // Between these two no file changes: what waits then waits for milliseconds.
+        .context("another backup is in progress; wait for its end")?;
+    // Between these two statements no file changes. Changes that are blocked here wait for milliseconds.
     let snapshot = Snapshot::of(&source.data_dir)?;
     let taken_at = source.clock.now();
     let saved = Arc::new(Mutex::new(Saved::default()));
@@ -149,7 +146,7 @@ fn fill(source: &Source, target: &Path, progress: &Arc<Progress>) -> Result<Made
     finish(source, target, (taken_at, facts), &saved, progress)
 }
 
-/// Saves the sandboxes: those in which a command runs last.
+/// Saves the sandboxes. Those with running commands come last.
 fn save_all(
     armed: &Backup,
     facts: &DatabaseFacts,
@@ -177,7 +174,7 @@ fn save_all(
         failed()?;
     }
     if progress.is_called_off() {
-        bail!("the backup was called off");
+        bail!("the backup was cancelled");
     }
     Ok(())
 }
@@ -191,7 +188,7 @@ fn finish(
 ) -> Result<Made> {
     let mut lines = std::mem::take(&mut lock(saved).lines);
     let of_snapshot: HashSet<&SandboxId> = facts.sandboxes.iter().collect();
-    // Sandboxes that came after the point in time.
+    // Sandboxes that were created after the point in time.
     for later in lines.keys().filter(|id| !of_snapshot.contains(id)) {
         fs::remove_file(target.join(format!("{SANDBOXES}/{later}.tar")))?;
     }
@@ -217,19 +214,23 @@ fn finish(
     };
     let synced = || {
         let dir = File::open(target)?;
-        // One call for all files: thousands of small ones would take as many.
+        // One call syncs all files, instead of one per file.
         rustix::fs::syncfs(&dir)?;
         let mut text = serde_json::to_vec_pretty(&manifest)?;
         text.push(b'\n');
         write_synced(&target.join(MANIFEST), &text)?;
         write_synced(&target.join(MANIFEST_SUM), sum_line(&text).as_bytes())?;
         dir.sync_all()?;
-        // The backup's own name.
+        // Sync the directory that contains the backup's name.
         let above = target.parent().unwrap_or(Path::new("/"));
         File::open(above)?.sync_all()
     };
-    synced()
-        .with_context(|| format!("the backup in {} cannot be put on disk", target.display()))?;
+    synced().with_context(|| {
+        format!(
+            "the backup in {} cannot be synced to disk",
+            target.display()
+        )
+    })?;
     Ok(Made {
         dir: target.to_owned(),
         manifest,
@@ -240,7 +241,7 @@ fn private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("{} cannot be made", path.display()))
+        .with_context(|| format!("{} cannot be created", path.display()))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -253,7 +254,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether a name in a directory that a restore takes over may be there already.
+/// Whether an existing entry in the target directory does not prevent a restore.
 pub(super) fn is_harmless(name: &OsStr) -> bool {
     ["master.key", "lock", "lost+found"]
         .iter()

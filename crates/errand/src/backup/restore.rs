@@ -1,8 +1,11 @@
-//! Restoring a backup into a data directory.
+//! Restores a backup into a data directory.
 //!
-//! Promised: everything is verified before anything is written; a directory that holds something is refused, as is one
-//! that a server works on. What is restored is made in a directory beside its place, on disk, and then moved there, the
-//! database last: what a restore that was cut off leaves has no database, so that no server starts on it.
+//! # Guarantees
+//!
+//! - Everything is verified before anything is written.
+//! - A directory that is not empty, or that a server uses, is refused.
+//! - The data is written to a subdirectory, synced, and then moved into place, the database last. An interrupted
+//!   restore leaves no database, so no server starts on it.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,28 +20,28 @@ use errand_store::{DATABASE_FILE, Store, database_facts};
 use super::make::is_harmless;
 use super::{FileLine, Manifest, Progress, SANDBOXES, archive, digest, read_manifest};
 
-/// Where a restore makes what it restores, in the data directory.
+/// The subdirectory of the data directory for an unfinished restore.
 const UNFINISHED: &str = ".restoring";
-/// What must stay free besides.
+/// Free space that must remain in addition.
 const ROOM_BYTES_MIN: u64 = 64 << 20;
 
-/// What was restored.
+/// A completed restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// What the backup says of itself.
+    /// The manifest of the backup.
     pub manifest: Manifest,
 }
 
-/// Verifies a backup: that it is whole, and that no byte of it has changed. Blocking.
+/// Verifies that a backup is complete and that no byte of it has changed. Blocking.
 ///
 /// # Errors
-/// Says what is wrong.
+/// Describes the problem.
 pub fn verify(from: &Path, progress: &Progress) -> Result<Manifest> {
     let manifest = read_manifest(from)?;
     let known = Store::schema_known();
     ensure!(
         manifest.schema <= known,
-        "the backup was made by a newer errand ({}): its schema is {}, and this program knows {known}; restore it with that version",
+        "the backup was made by a newer errand ({}): its schema version is {}, but this program supports {known}; restore it with that version",
         manifest.errand_version,
         manifest.schema
     );
@@ -55,7 +58,7 @@ pub fn verify(from: &Path, progress: &Progress) -> Result<Manifest> {
     let facts = database_facts(&from.join(DATABASE_FILE))?;
     ensure!(
         facts.schema == manifest.schema,
-        "the database of the backup has the schema {}, and its manifest says {}",
+        "the database of the backup has schema version {}, but its manifest says {}",
         facts.schema,
         manifest.schema
     );
@@ -69,7 +72,7 @@ fn check(from: &Path, file: &FileLine, progress: &Progress) -> Result<()> {
         .all(|part| matches!(part, std::path::Component::Normal(_)));
     ensure!(is_plain, "{:?} is not a path of a backup", file.path);
     let (sha256, bytes) = digest(&from.join(path), progress)
-        .with_context(|| format!("{} cannot be read: the backup is not whole", file.path))?;
+        .with_context(|| format!("{} cannot be read: the backup is incomplete", file.path))?;
     ensure!(
         sha256 == file.sha256 && bytes == file.bytes,
         "{} was changed since the backup was made, or the disk has damaged it: its SHA-256 is not that of the manifest. \
@@ -79,10 +82,10 @@ fn check(from: &Path, file: &FileLine, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Restores a backup into a data directory, which must not be there, or hold nothing but a master key. Blocking.
+/// Restores a backup into a data directory, which must not exist or must contain nothing but a master key. Blocking.
 ///
 /// # Errors
-/// Says what was in the way. The data directory has no database then.
+/// Describes the problem. The data directory then has no database.
 pub fn restore(from: &Path, data_dir: &Path, progress: &Progress) -> Result<Restored> {
     let from = from
         .canonicalize()
@@ -93,12 +96,12 @@ pub fn restore(from: &Path, data_dir: &Path, progress: &Progress) -> Result<Rest
     let real = data_dir.canonicalize()?;
     ensure!(
         !real.starts_with(&from) && !from.starts_with(&real),
-        "the backup and the data directory are in each other: take another --data-dir"
+        "the backup and the data directory contain each other: choose another --data-dir"
     );
     refuse_what_is_there(&real)?;
     require_room(&real, &manifest)?;
     fs::set_permissions(&real, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("{} cannot be closed to other users", real.display()))?;
+        .with_context(|| format!("{} cannot be made private", real.display()))?;
     let unfinished = real.join(UNFINISHED);
     let filled = fill(&from, &unfinished, &manifest, progress);
     if let Err(error) = filled {
@@ -130,7 +133,7 @@ fn refuse_what_is_there(dir: &Path) -> Result<()> {
         }
         if name == UNFINISHED {
             bail!(
-                "{} holds what a restore that was cut off has left: remove {UNFINISHED} and {SANDBOXES} in it, and repeat",
+                "{} contains the remains of an interrupted restore: remove {UNFINISHED} and {SANDBOXES} in it, and try again",
                 dir.display()
             );
         }
@@ -155,7 +158,7 @@ fn require_room(dir: &Path, manifest: &Manifest) -> Result<()> {
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     ensure!(
         free >= needed,
-        "there is no room: the backup takes {} MiB, and {} MiB are free",
+        "there is not enough space: the backup needs {} MiB, but {} MiB are free",
         needed.div_ceil(1 << 20),
         free >> 20
     );
@@ -170,7 +173,7 @@ fn fill(from: &Path, to: &Path, manifest: &Manifest, progress: &Progress) -> Res
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600))?;
     for line in &manifest.sandboxes {
         let id = SandboxId::parse(&line.id)
-            .with_context(|| format!("{:?} is not the id of a sandbox", line.id))?;
+            .with_context(|| format!("{:?} is not a sandbox id", line.id))?;
         archive::unpack(
             &from.join(&line.file.path),
             line,

@@ -1,9 +1,9 @@
-//! The manifest's form.
+//! Tests of the manifest.
 
 use super::*;
 
 #[test]
-fn the_sum_of_a_manifest_is_as_sha256sum_writes_it() {
+fn the_checksum_has_the_format_of_sha256sum() {
     assert_eq!(
         sum_line(b""),
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  manifest.json\n"
@@ -11,7 +11,7 @@ fn the_sum_of_a_manifest_is_as_sha256sum_writes_it() {
 }
 
 #[test]
-fn a_directory_without_the_last_file_is_no_backup() {
+fn a_backup_without_the_last_file_is_incomplete() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(MANIFEST), "{}").unwrap();
     let why = read_manifest(dir.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! The data directory: what it takes, what is left, and what kind of file system it is on.
+//! Checks of the data directory: its size, free space, and the kind of its file system.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,20 +14,20 @@ use errand_store::{SandboxFate, Store};
 
 use super::{CLOCK_APART_MS, Check, bytes, duration};
 
-/// Less free space than this is a problem: the next writes may fail.
+/// Less free space is a problem: the next writes may fail.
 const FREE_PROBLEM: u64 = 100 << 20;
-/// Less than this is worth a warning; so is less than [`FREE_PERCENT`].
+/// Less free space is worth a warning, and so is less than [`FREE_PERCENT`].
 const FREE_WARNING: u64 = 1 << 30;
-/// Less of the space or of the inodes is worth a warning. Unit: percent.
+/// A smaller free share of space or inodes is worth a warning, in percent.
 const FREE_PERCENT: u64 = 5;
-/// A log of the database above this was not written back for long; ordinarily it has 32 MiB.
+/// A larger WAL file was not checkpointed for a long time. Its normal size is 32 MiB.
 const LOG_LARGE: u64 = 1 << 30;
-/// How many unknown sandboxes are measured.
+/// Maximum number of unknown sandboxes that are measured.
 const MEASURED_MAX: usize = 100;
-/// The database, and its log.
+/// The database and its WAL file.
 const DATABASE: [&str; 2] = ["errand.db", "errand.db-wal"];
 
-/// What a file system has left. Bytes and inodes; 0 inodes in all: it does not count them.
+/// Free and total space of a file system, in bytes and inodes. 0 total inodes: the file system does not count them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Space {
     pub(super) free_bytes: u64,
@@ -36,7 +36,7 @@ pub(super) struct Space {
     pub(super) total_inodes: u64,
 }
 
-/// What an unprivileged program may still use of the file system that `dir` is on.
+/// The space that an unprivileged program can use on the file system of `dir`.
 pub(super) fn space(dir: &Path) -> io::Result<Space> {
     let found = rustix::fs::statvfs(dir)?;
     Ok(Space {
@@ -47,7 +47,7 @@ pub(super) fn space(dir: &Path) -> io::Result<Space> {
     })
 }
 
-/// The file system that `dir` is on, or will be on once it is made.
+/// Checks of the file system on which `dir` is, or will be once it is created.
 pub(super) fn machine(dir: &Path) -> Vec<Check> {
     let there = dir
         .ancestors()
@@ -62,8 +62,8 @@ pub(super) fn machine(dir: &Path) -> Vec<Check> {
     let Some(there) = there else {
         return vec![Check::problem(
             "disk",
-            format!("nothing is at {}", dir.display()),
-            "take another --data-dir",
+            format!("{} does not exist", dir.display()),
+            "choose another --data-dir",
         )];
     };
     let mut checks = vec![match space(there) {
@@ -78,11 +78,10 @@ pub(super) fn machine(dir: &Path) -> Vec<Check> {
     checks
 }
 
-/// What follows from what is left.
+/// Judges the free space.
 pub(super) fn judge_space(space: Space) -> Check {
     const CHECK: &str = "disk";
-    const ADVICE: &str =
-        "make room: delete sandboxes that nobody needs, or give the data directory a larger disk";
+    const ADVICE: &str = "free space: delete sandboxes that are no longer needed, or move the data directory to a larger disk";
     let Space {
         free_bytes,
         total_bytes,
@@ -94,12 +93,12 @@ pub(super) fn judge_space(space: Space) -> Check {
     };
     let found = format!("{} of {} are free", bytes(free_bytes), bytes(total_bytes));
     if free_bytes < FREE_PROBLEM {
-        return Check::problem(CHECK, format!("{found}: writes will fail soon"), ADVICE);
+        return Check::problem(CHECK, format!("{found}: writes will soon fail"), ADVICE);
     }
     if total_inodes > 0 && free_inodes == 0 {
         return Check::problem(
             CHECK,
-            format!("{found}, and no file can be made: no inode is free"),
+            format!("{found}, but no file can be created: no inode is free"),
             ADVICE,
         );
     }
@@ -113,13 +112,13 @@ pub(super) fn judge_space(space: Space) -> Check {
     Check::ok(CHECK, found)
 }
 
-/// What is wrong with who may look into the data directory; none if it is its owner alone.
+/// A message about permissions that are too open. `None` if only the owner can access the data directory.
 pub(crate) fn open_to_others(dir: &Path) -> io::Result<Option<String>> {
     let mode = fs::metadata(dir)?.mode() & 0o777;
     let is_open = mode & 0o077 != 0;
     Ok(is_open.then(|| {
         format!(
-            "other users of this machine can look into {} (its mode is {mode:o})",
+            "other users of this machine can access {} (its mode is {mode:o})",
             dir.display()
         )
     }))
@@ -128,11 +127,11 @@ pub(crate) fn open_to_others(dir: &Path) -> io::Result<Option<String>> {
 fn access(dir: &Path) -> Check {
     const CHECK: &str = "data directory";
     match open_to_others(dir) {
-        Ok(None) => Check::ok(CHECK, "only its owner can look into it"),
+        Ok(None) => Check::ok(CHECK, "only its owner can access it"),
         Ok(Some(found)) => Check::warning(
             CHECK,
             found,
-            "close it: chmod 700 DIRECTORY; its files are the server's alone, but their names and sizes tell something",
+            "restrict it: chmod 700 DIRECTORY; the files in it are private anyway, but their names and sizes reveal something",
         ),
         Err(error) => unreadable(CHECK, dir, &error),
     }
@@ -146,7 +145,7 @@ fn file_system(dir: &Path) -> Check {
     }
 }
 
-/// What follows from the number that Linux gives a kind of file system.
+/// Judges a file system by the number that Linux assigns to its kind.
 pub(super) fn judge_file_system(kind: u64) -> Check {
     const CHECK: &str = "file system";
     const MEMORY: [(u64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
@@ -168,30 +167,27 @@ pub(super) fn judge_file_system(kind: u64) -> Check {
         return Check::warning(
             CHECK,
             format!(
-                "the data directory is in memory ({name}): all is lost when the machine restarts"
+                "the data directory is in memory ({name}): all data is lost when the machine restarts"
             ),
-            "put the data directory on a disk",
+            "move the data directory to a disk",
         );
     }
     if let Some(name) = named(&NETWORK) {
         return Check::warning(
             CHECK,
             format!(
-                "the data directory is on a network file system ({name}), whose locks and syncs SQLite cannot rely on"
+                "the data directory is on a network file system ({name}), whose locks and syncs are not reliable for SQLite"
             ),
-            "put the data directory on a disk of this machine",
+            "move the data directory to a local disk",
         );
     }
-    Check::ok(
-        CHECK,
-        "the data directory is on a file system of this machine",
-    )
+    Check::ok(CHECK, "the data directory is on a local file system")
 }
 
-/// Whether files get the time that the clock shows, as they do not where another machine keeps them.
+/// Whether new files get the current time. If not, another machine stores the files.
 fn file_clock(dir: &Path) -> Check {
     const CHECK: &str = "time of files";
-    // A file without a name; making it tells as well whether one can be made.
+    // An unnamed file. Creating it also shows whether files can be created.
     let written = tempfile::tempfile_in(dir).and_then(|mut file| {
         io::Write::write_all(&mut file, b"errand")?;
         file.metadata()
@@ -209,8 +205,8 @@ fn file_clock(dir: &Path) -> Check {
         }
         Err(error) => Check::problem(
             CHECK,
-            format!("no file can be written in {}: {error}", dir.display()),
-            "see to it that the server's user may write there, and that there is room",
+            format!("no file can be created in {}: {error}", dir.display()),
+            "make sure that the server's user may write there, and that there is free space",
         ),
     }
 }
@@ -222,23 +218,23 @@ pub(super) fn judge_file_clock(file: Timestamp, now: Timestamp) -> Check {
         return Check::warning(
             CHECK,
             format!(
-                "a new file is of {file} while the clock shows {now}, {} apart: another machine keeps the files",
+                "a new file has the time {file} while the clock shows {now}, {} apart: another machine stores the files",
                 duration(apart)
             ),
-            "set both clocks by the same source, or put the data directory on a disk of this machine",
+            "synchronize both clocks with the same source, or move the data directory to a local disk",
         );
     }
-    Check::ok(CHECK, "new files get the time that the clock shows")
+    Check::ok(CHECK, "new files have the time of the clock")
 }
 
-/// What the parts of the data directory take.
+/// The sizes of the parts of the data directory.
 pub(super) fn sizes(dir: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
     const CHECK: &str = "sizes";
     let size = |name: &str| fs::metadata(dir.join(name)).map_or(0, |found| found.len());
     let [database, log] = DATABASE.map(size);
     let (files, trash) = (usage(sandboxes.dir()), usage(sandboxes.trash().dir()));
     let found = format!(
-        "the database has {}, its log {}, the sandboxes {}, the trash {}",
+        "sizes: database {}, its log {}, sandboxes {}, trash {}",
         bytes(database),
         bytes(log),
         told(files),
@@ -247,8 +243,8 @@ pub(super) fn sizes(dir: &Path, sandboxes: &Sandboxes) -> Vec<Check> {
     if log > LOG_LARGE {
         return vec![Check::warning(
             CHECK,
-            format!("{found}: the log was not written back for long"),
-            "restart the server, which writes it back; a reader that never ends keeps it from that",
+            format!("{found}: the log was not written back for a long time"),
+            "restart the server, which writes it back; a reader that never ends prevents that",
         )];
     }
     vec![Check::ok(CHECK, found)]
@@ -263,7 +259,7 @@ fn told(usage: Usage) -> String {
     )
 }
 
-/// What is beneath a directory; nothing where it is not there.
+/// The size of a directory. A missing directory is empty.
 fn usage(dir: &Path) -> Usage {
     if !dir.exists() {
         return Usage {
@@ -276,7 +272,7 @@ fn usage(dir: &Path) -> Usage {
         .unwrap_or_default()
 }
 
-/// Directories that the store does not know, and sandboxes whose directory is gone.
+/// Directories without a database row, and sandboxes without a directory.
 pub(super) async fn sandboxes(store: &Store, sandboxes: &Sandboxes) -> Vec<Check> {
     const CHECK: &str = "sandboxes";
     let listing = sandboxes.clone();
@@ -311,17 +307,17 @@ pub(super) async fn sandboxes(store: &Store, sandboxes: &Sandboxes) -> Vec<Check
         checks.push(Check::problem(
             CHECK,
             format!(
-                "runs have written to {} sandboxes whose directory is not there: {}",
+                "runs have written to {} sandboxes whose directory is missing: {}",
                 lost.len(),
                 super::listed(&names)
             ),
-            "restore their directories from a backup; the trash in the data directory has what was moved in the last day",
+            "restore their directories from a backup; the trash in the data directory contains what was removed in the last day",
         ));
     }
     if checks.is_empty() {
         checks.push(Check::ok(
             CHECK,
-            format!("{known} sandboxes have files, and all of them are known"),
+            format!("{known} sandboxes have files, and all are in the database"),
         ));
     }
     checks
@@ -342,9 +338,7 @@ async fn strangers(sandboxes: Sandboxes, unknown: Vec<SandboxId>) -> Check {
     };
     Check::warning(
         "sandboxes",
-        format!(
-            "{count} directories of sandboxes are not known to the store, with {at_least}{size}"
-        ),
+        format!("{count} sandbox directories are not in the database, with {at_least}{size}"),
         "nothing, unless they are missed: the server moves them to the trash when they are an hour old and of an earlier \
          start, and removes them a day later",
     )
@@ -353,7 +347,7 @@ async fn strangers(sandboxes: Sandboxes, unknown: Vec<SandboxId>) -> Check {
 fn unreadable(check: &str, path: &Path, error: &io::Error) -> Check {
     Check::problem(
         check,
-        format!("{} cannot be looked at: {error}", path.display()),
-        "see to it that the server's user may read and write there",
+        format!("{} cannot be checked: {error}", path.display()),
+        "make sure that the server's user may read and write there",
     )
 }

@@ -1,11 +1,11 @@
-//! Whether commands can be isolated here, and who keeps which of their bounds.
+//! Checks whether commands can be isolated, and which mechanism enforces their limits.
 
 use errand_sandbox::exec::{Bubblewrap, ExecSettings, Keeper, Keepers, Unavailable};
 
 use super::Check;
 
-/// Isolates a command for trial, and says how it went. It is made by the process that looks: a server that runs as
-/// another user may find otherwise, and says so in its log.
+/// Runs an isolated test command. The result applies to the user who runs the check; a server that runs as another user
+/// may differ, and logs its own result.
 pub async fn isolation(settings: ExecSettings) -> Vec<Check> {
     judge(Bubblewrap::look(settings).await)
 }
@@ -22,30 +22,30 @@ pub(super) fn judge(looked: Result<(Keepers, bool), Unavailable>) -> Vec<Check> 
     let proc = if has_own_proc {
         ""
     } else {
-        "; without a /proc of their own, which this machine does not let be mounted"
+        "; but without its own /proc, because this machine does not permit mounting it"
     };
     let found = format!("bubblewrap (bwrap) isolates commands: run_command is on{proc}");
     vec![Check::ok(CHECK, found), bounds(keepers)]
 }
 
 fn bounds(keepers: Keepers) -> Check {
-    const CHECK: &str = "bounds of commands";
+    const CHECK: &str = "command limits";
     let told = |keeper| match keeper {
         Keeper::CgroupV2 => "cgroup v2",
         Keeper::CgroupV1 => "cgroup v1",
-        Keeper::Watcher => "limits of each process, and a watcher",
+        Keeper::Watcher => "per-process limits and a watcher",
     };
     let cpu = match keepers.cpu {
-        Keeper::Watcher => "nothing but a low priority",
+        Keeper::Watcher => "only a low priority",
         keeper => told(keeper),
     };
     let found = format!(
-        "memory by {}, processes by {}, processor time by {cpu}",
+        "memory is limited by {}, processes by {}, processor time by {cpu}",
         told(keepers.memory),
         told(keepers.processes)
     );
     if [keepers.memory, keepers.processes, keepers.cpu].contains(&Keeper::Watcher) {
-        let advice = "give the server a cgroup of its own (of a service: Delegate=yes), so that the kernel keeps the bounds of commands at every moment";
+        let advice = "give the server its own cgroup (for a service: Delegate=yes), so that the kernel enforces the limits of commands at all times";
         return Check::warning(CHECK, found, advice);
     }
     Check::ok(CHECK, found)

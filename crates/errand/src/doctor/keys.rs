@@ -1,4 +1,4 @@
-//! The master key: whether it opens what is sealed, and whether the next start will find it.
+//! Checks whether the master key decrypts the stored secrets, and whether the next start will find it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub(super) async fn master_key(store: &Store) -> Check {
     on_disk.unwrap_or_else(|| judge_sealed(&sealed))
 }
 
-/// Whether the next start finds the key that is in use now. None: it does.
+/// Checks whether the next start finds the key that is in use. `None` if it does.
 fn judge_file(file: PathBuf, current: &str) -> Option<Check> {
     let shown = file.display();
     match MasterKey::read(&file) {
@@ -34,21 +34,23 @@ fn judge_file(file: PathBuf, current: &str) -> Option<Check> {
         Ok(Some(key)) => Some(Check::problem(
             CHECK,
             format!(
-                "{shown} holds the key {}, and what is stored is sealed under {current}",
+                "{shown} holds the key {}, but the stored data is encrypted with {current}",
                 key.id()
             ),
-            "put the file back that was there: the next start refuses this one",
+            "restore the previous file: the next start refuses this one",
         )),
         Ok(None) => Some(Check::problem(
             CHECK,
-            format!("{shown} is gone; it holds the key {current}, under which secrets are sealed"),
+            format!(
+                "{shown} is missing; it held the key {current}, with which secrets are encrypted"
+            ),
             "put the file back before the next start; if there is no copy of it, run `errand secrets rotate` while this server \
              still runs, which seals everything under a new key",
         )),
         Err(error) => Some(Check::problem(
             CHECK,
             chain(&error),
-            "set this right before the next start, which needs the file",
+            "fix this before the next start, which needs the file",
         )),
     }
 }
@@ -62,7 +64,7 @@ fn judge_sealed(sealed: &SealedKeys) -> Check {
     if lost.is_empty() {
         return Check::ok(
             CHECK,
-            format!("the key {current} opens all {opened} secrets"),
+            format!("the key {current} decrypts all {opened} secrets"),
         );
     }
     let count: u64 = lost.values().sum();
@@ -70,9 +72,9 @@ fn judge_sealed(sealed: &SealedKeys) -> Check {
     Check::problem(
         CHECK,
         format!(
-            "{count} secrets are sealed under the key {}, and the key in use is {current}, which opens {opened}",
+            "{count} secrets are encrypted with the key {}, but the key in use is {current}, which decrypts {opened}",
             ids.join(" or ")
         ),
-        "start with the key that they were sealed under, or give them up: `errand serve --discard-secrets`",
+        "start with the key with which they were encrypted, or discard them: `errand serve --discard-secrets`",
     )
 }

@@ -1,5 +1,5 @@
-//! Other programs that have the database open: who holds its write lock holds up every write, and who reads keeps its log
-//! from being cut off.
+//! Checks for other programs that have the database open: one that holds the write lock blocks every write, and one
+//! that reads prevents the log from being truncated.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,11 +11,11 @@ use errand_store::Store;
 use super::Check;
 
 const CHECK: &str = "other programs";
-/// The byte of SQLite's shared memory that whoever writes has locked, and those of readers.
+/// The byte of SQLite's shared memory that a writer locks, and the bytes of readers.
 const WRITER: u64 = 120;
 const READERS: std::ops::RangeInclusive<u64> = 123..=127;
 
-/// What another program does with the database.
+/// How another program uses the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Does {
     Reads,
@@ -38,7 +38,7 @@ fn look(dir: &Path) -> BTreeMap<u32, Does> {
     of_others(&locks, shared.ino(), std::process::id())
 }
 
-/// Programs that hold locks on the file of this inode, by the system's list:
+/// Programs with locks on the file with this inode, according to `/proc/locks`, in lines such as
 /// `1: POSIX  ADVISORY  WRITE 1234 08:01:123456 120 120`.
 fn of_others(locks: &str, inode: u64, own: u32) -> BTreeMap<u32, Does> {
     let mut found = BTreeMap::new();
@@ -78,16 +78,16 @@ fn judge(found: &BTreeMap<u32, Does>) -> Check {
         return Check::problem(
             CHECK,
             format!(
-                "{writers} holds the write lock of errand.db: every write waits for it, and then fails"
+                "{writers} holds the write lock of errand.db: every write waits for it and then fails"
             ),
-            "end it; only errand may write to its database",
+            "end that program; only errand may write to its database",
         );
     }
     if !readers.is_empty() {
         return Check::warning(
             CHECK,
-            format!("{readers} reads errand.db, so that its log cannot be cut off and grows"),
-            "end it if it stays; a copy is made with a backup",
+            format!("{readers} reads errand.db, so its log cannot be truncated and grows"),
+            "end that program if it stays; use a backup to copy the database",
         );
     }
     Check::ok(CHECK, "no other program has the database locked")
@@ -115,7 +115,7 @@ mod tests {
          6: FLOCK  ADVISORY  WRITE 83 08:01:4243 0 EOF\n";
 
     #[test]
-    fn who_writes_and_who_reads_is_told_apart() {
+    fn writers_and_readers_are_distinguished() {
         let found = of_others(LOCKS, 4242, 81);
         assert_eq!(
             found.into_iter().collect::<Vec<_>>(),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_lock_is_a_problem_and_a_reader_a_warning() {
+    fn a_foreign_writer_is_a_problem_and_a_reader_a_warning() {
         let of = |pairs: &[(u32, Does)]| judge(&pairs.iter().copied().collect()).level;
         assert_eq!(of(&[]), Level::Ok);
         assert_eq!(of(&[(u32::MAX, Does::Reads)]), Level::Warning);

@@ -1,23 +1,23 @@
-//! The machine: limits of the process.
+//! Checks the limits of the process.
 
 use rustix::process::{Resource, getrlimit};
 
 use super::Check;
 use crate::descriptors::ENOUGH;
 
-/// What a server has: it raises its soft limit to the hard one.
+/// The limit of open files. A server raises its soft limit to the hard limit.
 pub(super) fn file_descriptors() -> Check {
     judge_descriptors(getrlimit(Resource::Nofile).maximum)
 }
 
-/// `limit`: none where there is no limit.
+/// `limit`: `None` if there is no limit.
 pub(super) fn judge_descriptors(limit: Option<u64>) -> Check {
     const CHECK: &str = "open files";
     match limit {
         Some(limit) if limit < ENOUGH => Check::warning(
             CHECK,
             format!("at most {limit} files and connections can be open at once"),
-            "what needs more of them waits; raise the hard limit to 4096 or more: `ulimit -Hn 65536` before the start, or LimitNOFILE= of the service",
+            "operations beyond this limit wait; raise the hard limit to 4096 or more: `ulimit -Hn 65536` before the start, or LimitNOFILE= of the service",
         ),
         Some(limit) => Check::ok(
             CHECK,

@@ -8,7 +8,7 @@ fn at(text: &str) -> Timestamp {
 }
 
 #[test]
-fn little_space_is_told_before_it_is_none() {
+fn little_free_space_is_reported_in_time() {
     const MIB: u64 = 1 << 20;
     let space = |free_mib: u64, total_mib: u64, free_inodes, total_inodes| Space {
         free_bytes: free_mib * MIB,
@@ -18,7 +18,7 @@ fn little_space_is_told_before_it_is_none() {
     };
     for (space, level) in [
         (space(500_000, 1_000_000, 900, 1000), Level::Ok),
-        // As on file systems that do not count inodes.
+        // Some file systems do not count inodes.
         (space(500_000, 1_000_000, 0, 0), Level::Ok),
         (space(49_999, 1_000_000, 900, 1000), Level::Warning),
         (space(1023, 2000, 900, 1000), Level::Warning),
@@ -33,7 +33,7 @@ fn little_space_is_told_before_it_is_none() {
 }
 
 #[test]
-fn memory_and_network_file_systems_are_told() {
+fn memory_and_network_file_systems_are_reported() {
     for (kind, level) in [
         (0xef53, Level::Ok),
         (0x5846_5342, Level::Ok),
@@ -47,7 +47,7 @@ fn memory_and_network_file_systems_are_told() {
 }
 
 #[test]
-fn clocks_that_are_apart_are_told() {
+fn different_clocks_are_reported() {
     let now = at("2026-11-23T09:30:00Z");
     for (file, level) in [
         ("2026-11-23T09:30:00.004Z", Level::Ok),
@@ -60,14 +60,14 @@ fn clocks_that_are_apart_are_told() {
 }
 
 #[test]
-fn few_open_files_are_told() {
+fn a_low_limit_of_open_files_is_reported() {
     assert_eq!(judge_descriptors(None).level, Level::Ok);
     assert_eq!(judge_descriptors(Some(4096)).level, Level::Ok);
     assert_eq!(judge_descriptors(Some(1024)).level, Level::Warning);
 }
 
 #[test]
-fn isolation_says_why_it_is_off_and_who_keeps_the_bounds() {
+fn isolation_reports_why_it_is_off_and_its_mechanism() {
     use errand_sandbox::exec::{Keeper, Keepers, Unavailable};
     let why = Unavailable {
         reason: "bubblewrap (bwrap) is not installed".to_owned(),
@@ -96,15 +96,15 @@ fn isolation_says_why_it_is_off_and_who_keeps_the_bounds() {
     assert_eq!((on[0].level, on[1].level), (Level::Ok, Level::Ok));
     assert_eq!(
         on[1].found,
-        "memory by cgroup v2, processes by cgroup v1, processor time by cgroup v1"
+        "memory is limited by cgroup v2, processes by cgroup v1, processor time by cgroup v1"
     );
     let watched = judge_isolation(Ok((keepers(Keeper::Watcher, Keeper::Watcher), false)));
-    assert!(watched[0].found.contains("without a /proc"));
+    assert!(watched[0].found.contains("without its own /proc"));
     assert_eq!(watched[1].level, Level::Warning);
 }
 
 #[test]
-fn what_is_late_is_a_problem_only_where_it_could_have_been_done() {
+fn delays_are_problems_only_while_a_server_runs() {
     let now = at("2026-11-23T09:30:00Z");
     let some = Late {
         count: 3,
@@ -127,7 +127,7 @@ fn what_is_late_is_a_problem_only_where_it_could_have_been_done() {
     assert_eq!(
         levels(late(true, true, true, true), true, false),
         [Ok],
-        "nobody is there to do it"
+        "no server runs"
     );
     assert_eq!(
         levels(late(true, true, true, true), true, true),
@@ -140,12 +140,12 @@ fn what_is_late_is_a_problem_only_where_it_could_have_been_done() {
     let text = &judge_late(late(true, false, false, false), true, true, now)[0].found;
     assert_eq!(
         text,
-        "3 runs wait for a place, the first for 10 minutes, while places are free"
+        "3 runs wait for a slot, the first for 10 minutes, although slots are free"
     );
 }
 
 #[test]
-fn numbers_are_for_people() {
+fn numbers_are_readable() {
     assert_eq!(bytes(1023), "1023 bytes");
     assert_eq!(bytes(1536), "1.5 KiB");
     assert_eq!(bytes(u64::MAX), "16777215.9 TiB");
@@ -156,7 +156,7 @@ fn numbers_are_for_people() {
 }
 
 #[test]
-fn a_directory_that_others_can_look_into_is_told() {
+fn a_directory_that_others_can_access_is_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     for (mode, is_open) in [(0o700, false), (0o750, true), (0o701, true), (0o755, true)] {

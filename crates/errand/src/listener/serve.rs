@@ -1,12 +1,15 @@
-//! The loop that takes connections and serves them.
+//! The loop that accepts and serves connections.
 //!
-//! Guarantees: a connection without a request for the idle timeout is closed, whatever else its client sends: HTTP/2
-//! pings keep none open. One that has never had a request is cut; any other is shut down gracefully (over HTTP/2 with
-//! GOAWAY, so that the client knows which requests were not begun), and cut if it is idle for as long again. A request
-//! in flight, and a response that is still being sent, keep their connection open.
+//! # Guarantees
 //!
-//! Non-goals: how long a request's head or body may take. Those have bounds of their own ([`crate::api`], and the HTTP
-//! builder).
+//! - A connection without a request for the idle timeout is closed; HTTP/2 pings do not keep it open.
+//! - If it has never had a request, it is cut. Otherwise it is shut down gracefully (in HTTP/2 with GOAWAY, so that the
+//!   client knows which requests were not started), and cut after another idle timeout.
+//! - A request in progress, or a response that is still being sent, keeps its connection open.
+//!
+//! # Non-goals
+//!
+//! Time limits for a request's head and body ([`crate::api`] and the HTTP builder have them).
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,17 +33,17 @@ use tower::{Layer as _, Service};
 
 use super::Counted;
 
-/// Most requests at once on one HTTP/2 connection.
+/// Maximum number of concurrent requests on one HTTP/2 connection.
 const HTTP_2_STREAMS_MAX: u32 = 128;
-/// The pause after the listener could not take a connection, such as when no descriptor is left.
+/// Delay after accepting failed, for example because no descriptor is free.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What answers on a connection: the routes, and who called.
+/// The service of a connection: the router, with the client's address.
 pub type Peer = AddExtension<Router, ConnectInfo<SocketAddr>>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Stops a server.
+/// Stops a server. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Handle {
     graceful: CancellationToken,
@@ -49,7 +52,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes no new connections; those that are open end with their last request, and are cut after `grace`.
+    /// Stops accepting connections. Open ones end with their last request, and are cut after `grace`.
     pub fn graceful_shutdown(&self, grace: Duration) {
         *self.grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
         self.graceful.cancel();
@@ -65,10 +68,10 @@ impl Handle {
     }
 }
 
-/// Serves `router` on every connection that `acceptor` takes, until `handle` stops it.
+/// Serves `router` on every connection that `acceptor` accepts, until `handle` stops it.
 ///
 /// # Errors
-/// Where the listener cannot be used at all. What goes wrong with one connection ends that one only.
+/// The listener cannot be used. A failure of one connection affects only that connection.
 pub async fn serve<A, S, R>(
     listener: std::net::TcpListener,
     acceptor: A,
@@ -108,13 +111,13 @@ where
                 () = handle.graceful.cancelled() => return,
                 accepted = accepting => accepted,
             };
-            // That a client broke its connection off is no news.
+            // A client that breaks off its connection is normal and not logged.
             if let Ok((stream, service)) = accepted {
                 connection(&builder, stream, service, idle, &handle).await;
             }
         });
     }
-    // From here on, who connects is refused at once.
+    // From now on, new connections are refused immediately.
     drop(listener);
     connections.close();
     tokio::select! {
@@ -126,7 +129,7 @@ where
     Ok(())
 }
 
-/// One connection, to its end.
+/// Serves one connection to its end.
 async fn connection<I, S, R>(
     builder: &Builder<TokioExecutor>,
     stream: I,
@@ -159,18 +162,18 @@ async fn connection<I, S, R>(
         biased;
         () = handle.now.cancelled() => {}
         _ = &mut serving => {}
-        // A client that does not do its part of the shutdown.
+        // The client did not complete the graceful shutdown.
         () = activity.idle_for(idle) => {}
     }
 }
 
-/// The next connection.
+/// Accepts the next connection.
 async fn taken(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(taken) => return taken,
             Err(error) => {
-                tracing::debug!(%error, "the listener takes no connection now, and tries again");
+                tracing::debug!(%error, "the listener cannot accept a connection now, and tries again");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -9,13 +9,13 @@ fn clients_leave_descriptors_to_everything_else() {
 }
 
 #[test]
-fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
+fn a_new_connection_replaces_the_longest_idle_one() {
     let connections = Connections::new(3);
     let held: Vec<Held> = (0..3).map(|_| connections.open().unwrap()).collect();
-    // The first one was used last.
+    // The first connection was used last.
     connections.begin(held[0].number);
     connections.end(held[0].number);
-    // The second one works.
+    // The second connection is busy.
     connections.begin(held[1].number);
     let fourth = connections.open().unwrap();
     let closed: Vec<bool> = held.iter().map(|held| held.close.is_cancelled()).collect();
@@ -26,7 +26,7 @@ fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
 }
 
 #[test]
-fn where_all_have_requests_a_new_one_is_refused_until_one_ends() {
+fn a_new_connection_is_refused_if_all_are_busy() {
     let connections = Connections::new(2);
     let held: Vec<Held> = (0..2).map(|_| connections.open().unwrap()).collect();
     for held in &held {

@@ -1,4 +1,4 @@
-//! What the process and its disk have. A figure that the system does not give is left out, never 0.
+//! Metrics of the process and its disk. A value that the system does not provide is omitted; it is never reported as 0.
 
 use std::fs;
 use std::path::Path;
@@ -12,13 +12,13 @@ pub(super) struct Process {
     disk_free_bytes: Option<u64>,
 }
 
-/// Blocking. `dir`: the data directory.
+/// Reads the values. Blocking. `dir`: the data directory.
 pub(super) fn read(dir: &Path) -> Process {
     Process {
         resident_bytes: fs::read_to_string("/proc/self/status")
             .ok()
             .and_then(|status| resident(&status)),
-        // The reading itself has one open.
+        // Reading the directory opens one descriptor itself.
         open_fds: fs::read_dir("/proc/self/fd")
             .ok()
             .map(|names| (names.count() as u64).saturating_sub(1)),
@@ -28,7 +28,7 @@ pub(super) fn read(dir: &Path) -> Process {
     }
 }
 
-/// `VmRSS:     1234 kB`, in bytes.
+/// Parses a line such as `VmRSS:     1234 kB` to bytes.
 fn resident(status: &str) -> Option<u64> {
     let line = status
         .lines()
@@ -42,17 +42,17 @@ impl Process {
         for (name, help, value) in [
             (
                 "errand_process_resident_bytes",
-                "Memory that the process has.",
+                "Resident memory of the process.",
                 self.resident_bytes,
             ),
             (
                 "errand_process_open_fds",
-                "Files and connections that the process has open.",
+                "Open file descriptors of the process.",
                 self.open_fds,
             ),
             (
                 "errand_disk_free_bytes",
-                "Free space of the data directory's file system.",
+                "Free space on the file system of the data directory.",
                 self.disk_free_bytes,
             ),
         ] {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_and_never_made_up() {
+    fn a_missing_value_is_not_invented() {
         assert_eq!(
             resident("Name:\terrand\nVmRSS:\t   52340 kB\nThreads:\t9\n"),
             Some(52340 * 1024)

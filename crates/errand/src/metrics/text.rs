@@ -1,31 +1,31 @@
-//! Prometheus' text format, written by hand: `# HELP`, `# TYPE`, then a line for each value.
+//! Writes Prometheus' text format: `# HELP`, `# TYPE`, then one line per value.
 
 use std::fmt::Write as _;
 
-/// Figures as text.
+/// A text of metrics under construction.
 #[derive(Default)]
 pub(super) struct Text(String);
 
-/// One figure that is being written.
+/// A metric whose values are being written.
 pub(super) struct Figure<'t> {
     text: &'t mut String,
     name: &'static str,
 }
 
 impl Text {
-    /// A figure that rises and falls.
+    /// A value that can rise and fall.
     pub(super) fn gauge(&mut self, name: &'static str, help: &str) -> Figure<'_> {
         self.figure(name, "gauge", help)
     }
 
-    /// A figure that only rises until the next start.
+    /// A value that only rises until the next start.
     pub(super) fn counter(&mut self, name: &'static str, help: &str) -> Figure<'_> {
         self.figure(name, "counter", help)
     }
 
     fn figure(&mut self, name: &'static str, kind: &str, help: &str) -> Figure<'_> {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        // Writing to a String cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Figure {
             text: &mut self.0,
@@ -39,12 +39,12 @@ impl Text {
 }
 
 impl Figure<'_> {
-    /// Its one value.
+    /// Writes a value without labels.
     pub(super) fn plain(self, value: u64) {
         let _ = writeln!(self.text, "{} {value}", self.name);
     }
 
-    /// Its value for one value of a label.
+    /// Writes the value for one label value.
     pub(super) fn labelled(self, label: &str, of: &str, value: u64) -> Self {
         let _ = writeln!(
             self.text,
@@ -56,7 +56,7 @@ impl Figure<'_> {
     }
 }
 
-/// As a label's value may stand between quotes.
+/// Escapes a label value.
 fn escaped(value: &str) -> String {
     value
         .replace('\\', "\\\\")
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_kept_whatever_is_in_it() {
+    fn special_characters_are_escaped() {
         let mut text = Text::default();
         text.gauge("a_b", "Two\nlines, and \\ one.")
             .labelled("state", "odd \"quoted\" \\ \n", 1)

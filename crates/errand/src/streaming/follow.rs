@@ -1,11 +1,16 @@
-//! Follows a run from page to page, for whoever streams it: the API's events and the live page.
+//! Follows a run page by page, for the API's event stream and for the live page.
 //!
-//! Guarantees: what is streamed is read from the store in pages that are bounded by bytes; an entry that is larger than a
-//! page is read alone, once few others like it are in memory. Between the reads, and while a large entry waits for its turn,
-//! a comment every 15 s tells the client that the stream lives. The stream ends when whoever reads it may no longer, when
-//! the server stops, and after the last page.
+//! # Guarantees
 //!
-//! Non-goals: what a page is made of and what its events look like ([`Source`]).
+//! - Events are read from the store in pages of bounded size. A larger entry is read alone, when only few others like
+//!   it are in memory.
+//! - Between reads, and while a large entry waits for its permit, a comment every 15 s shows the client that the stream
+//!   is alive.
+//! - The stream ends when the reader loses its permission, when the server stops, and after the last page.
+//!
+//! # Non-goals
+//!
+//! The content of pages and the form of events ([`Source`]).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,55 +21,55 @@ use super::{Event, Events, LargeEvent};
 use crate::api::AppState;
 use crate::api::slots::Holder;
 
-/// How often a silent stream says that it lives, and looks whether it still may be read. The contract's number.
+/// Interval for comments on a silent stream, and for checking the reader's permission. Part of the API contract.
 const COMMENT_EVERY_MS: u64 = 15_000;
 
 /// The outcome of reading a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PageRead {
-    /// Its events are ready; there may be more.
+    /// The page's events are ready. There may be more.
     Whole,
-    /// Nothing was read: the next entry is larger than a page.
+    /// Nothing was read, because the next entry is larger than a page.
     TooLarge,
-    /// Its events are the last.
+    /// The page's events are the last ones.
     Last,
-    /// The stream ends here; the source has logged why.
+    /// The stream must end. The source has logged the reason.
     Failed,
 }
 
-/// A source of events. Each of its futures may be dropped at any `await`.
+/// A source of events. Each of its futures may be dropped at any await point.
 pub(crate) trait Source: Send + 'static {
-    /// Whether whoever reads the stream still may.
+    /// Whether the reader still has permission.
     fn may_be_read(&mut self) -> impl Future<Output = bool> + Send;
 
-    /// Reads what is new, within the bounds, and makes it ready.
+    /// Reads new events within the bounds, and adds them to `ready`.
     fn read(
         &mut self,
         bounds: PageBounds,
         ready: &mut VecDeque<Event>,
     ) -> impl Future<Output = PageRead> + Send;
 
-    /// Returns when there may be more to read, or something is ready.
+    /// Completes when there may be more to read, or when something was added to `ready`.
     fn wait(&mut self, ready: &mut VecDeque<Event>) -> impl Future<Output = ()> + Send;
 }
 
-/// The events of a source.
+/// Turns a [`Source`] into a stream of events.
 pub(crate) struct Follower<S> {
     app: AppState,
-    /// The key or person whose large entries are counted.
+    /// The key or person to whom large entries are charged.
     holder: Holder,
     page: PageBounds,
     source: S,
     ready: VecDeque<Event>,
-    /// The next entry is larger than a page, and waits for its turn to be read.
+    /// Waits for a permit to read the next entry, which is larger than a page.
     entering: Option<Pin<Box<dyn Future<Output = Option<LargeEvent>> + Send>>>,
-    /// The event that was given out last was larger than a page.
+    /// The permit of the event that was returned last, if it was larger than a page.
     large: Option<LargeEvent>,
     has_ended: bool,
 }
 
 impl<S: Source> Follower<S> {
-    /// Follows a source in pages of these bounds. `ready`: what goes out before the first page.
+    /// Follows a source in pages of these bounds. `ready`: events to send before the first page.
     pub(crate) fn new(
         app: AppState,
         holder: Holder,
@@ -84,8 +89,7 @@ impl<S: Source> Follower<S> {
         }
     }
 
-    /// The bounds of the next read: a page, or one entry that is larger than that, once it has its turn. `None`: the server
-    /// stops.
+    /// The bounds of the next read: a page, or, with a permit, a single larger entry. `None`: the server is stopping.
     async fn next_bounds(&mut self) -> Option<PageBounds> {
         let Some(entering) = self.entering.as_mut() else {
             return Some(self.page);
@@ -105,7 +109,7 @@ impl<S: Source> Follower<S> {
         }
     }
 
-    /// Until there may be more, or it is time for a sign of life.
+    /// Waits until there may be more events, or a comment is due.
     async fn wait(&mut self) {
         tokio::select! {
             biased;

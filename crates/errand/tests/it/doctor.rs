@@ -76,7 +76,7 @@ const OF_DATA: [&str; 10] = [
     "server",
     "database file",
     "invariants",
-    "runs at work",
+    "active runs",
     "waiting work",
     "clock",
     "master key",
@@ -114,9 +114,9 @@ async fn a_directory_is_checked_with_and_without_a_server() {
     for check in OF_DATA {
         level_is(&report, check, "ok", "");
     }
-    level_is(&report, "server", "ok", "a server works");
+    level_is(&report, "server", "ok", "a server runs");
     level_is(&report, "sizes", "ok", "in 1 files");
-    level_is(&report, "runs at work", "ok", "of at most 4");
+    level_is(&report, "active runs", "ok", "of at most 4");
     let (_, table, _) = doctor(app.dir(), &[]).await;
     assert!(table.starts_with("CHECK"), "{table}");
     assert!(table.contains("invariants"), "{table}");
@@ -125,7 +125,7 @@ async fn a_directory_is_checked_with_and_without_a_server() {
     // The lock is held but the holder does not answer, as during a start.
     let (went_well, report) = doctor_json(app.dir()).await;
     assert!(!went_well);
-    level_is(&report, "store", "problem", "nobody answers");
+    level_is(&report, "store", "problem", "nothing answers");
     assert_eq!(
         lines(&report, "disk").len(),
         1,
@@ -142,7 +142,7 @@ async fn a_directory_is_checked_with_and_without_a_server() {
     for check in OF_DATA {
         level_is(&report, check, "ok", "");
     }
-    level_is(&report, "server", "ok", "no server works");
+    level_is(&report, "server", "ok", "no server runs");
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn work_that_nobody_takes_up_is_found() {
     let checks = examined(&app, later(3 * HOUR_MS), false).await;
     let (levels, found) = of(&checks, "waiting work");
     assert_eq!(levels, [Level::Ok], "without a server nobody could have");
-    assert!(found.contains("a start takes them up"), "{found}");
+    assert!(found.contains("the next start processes them"), "{found}");
     app.finish().await;
 }
 
@@ -266,7 +266,7 @@ async fn directories_that_are_unknown_or_lost_are_found() {
     let (levels, found) = sandboxes().await;
     assert_eq!(levels, [Level::Warning, Level::Problem], "{found}");
     assert!(
-        found.contains("1 directories of sandboxes are not known") && found.contains(&written),
+        found.contains("1 sandbox directories are not in the database") && found.contains(&written),
         "{found}"
     );
     app.finish().await;

@@ -211,7 +211,7 @@ async fn the_last_owner_can_neither_be_disabled_nor_removed() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].teams[0].role, Role::Owner);
     let nobody = refused(admin.execute(requests[1].clone()).await);
-    assert!(nobody.contains("of no team"), "{nobody}");
+    assert!(nobody.contains("not a member of any team"), "{nobody}");
     assert!(refused(admin.execute(disable("eve@x.example")).await).contains("errand users list"));
     app.finish().await;
 }

@@ -175,7 +175,7 @@ async fn a_run_that_is_ended_tells_its_webhook_and_can_be_retried() {
     assert_eq!(sink.received().len(), 2, "the request and the end");
     let again = repair(&app, &run, RepairWay::Fail).await.unwrap();
     assert!(
-        again.sentence.contains("left as it is"),
+        again.sentence.contains("was not changed"),
         "{}",
         again.sentence
     );

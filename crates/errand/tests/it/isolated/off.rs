@@ -135,7 +135,7 @@ exec /usr/bin/bwrap "$@""#;
         checks[0]["found"]
             .as_str()
             .unwrap()
-            .contains("without a /proc"),
+            .contains("without its own /proc"),
         "{checks:?}"
     );
 }
@@ -187,7 +187,7 @@ async fn an_isolated_tool_is_listed_and_doctor_names_its_limits() {
         "{checks:?}"
     );
     assert!(
-        found("bounds of commands").starts_with("memory by "),
+        found("command limits").starts_with("memory is limited by "),
         "{checks:?}"
     );
     bench.finish().await;
