@@ -45,7 +45,7 @@ fn judge_file(file: PathBuf, current: &str) -> Option<Check> {
                 "{shown} is missing; it held the key {current}, with which secrets are encrypted"
             ),
             "put the file back before the next start; if there is no copy of it, run `errand secrets rotate` while this server \
-             still runs, which seals everything under a new key",
+             still runs, which encrypts everything with a new key",
         )),
         Err(error) => Some(Check::problem(
             CHECK,

@@ -148,7 +148,7 @@ async fn a_wrong_master_key_is_refused_unless_secrets_are_discarded() {
     let aside = dir.path().join("aside");
     fs::rename(&file, &aside).unwrap();
     let doctor = ended(&mut errand(dir.path(), &["doctor"])).await;
-    assert_refused(&doctor, &["master.key is gone", "secrets rotate"]);
+    assert_refused(&doctor, &["master.key is missing", "secrets rotate"]);
     assert_eq!(server.stop().await, Some(0));
 
     refused(
