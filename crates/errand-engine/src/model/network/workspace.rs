@@ -43,8 +43,8 @@ async fn on_a_thread<R: Send + 'static>(
             None
         }
         Err(error) => {
-            tracing::error!(%error, "the work on files for a model's turn broke off");
             tracing::error!(%error, "the thread for a turn's files panicked");
+            None
         }
     }
 }
