@@ -1,10 +1,15 @@
 //! A small client of the API, for the command line and the demo.
 //!
-//! Promised: an error of the API becomes [`ClientError::Api`] with its code and message; no redirect is followed, so
-//! that the key goes nowhere else; calls end within a minute, uploads, downloads and streams take as long as they move.
-//! An answer is kept as the server sent it ([`Reply::text`]) beside what was read from it.
+//! # Guarantees
 //!
-//! Left out: repeating calls (but for the stream of events, [`events`], which resumes where it broke off).
+//! - An error of the API becomes [`ClientError::Api`] with its code and message.
+//! - Redirects are not followed, so that the key is never sent elsewhere.
+//! - Calls end within a minute. Uploads, downloads and streams last as long as data arrives.
+//! - A response is available as the server sent it ([`Reply::text`]) beside the parsed value.
+//!
+//! # Non-goals
+//!
+//! Repeating calls, except the event stream ([`events`]), which resumes where it broke off.
 
 pub mod connections;
 pub mod events;
@@ -27,36 +32,33 @@ use url::Url;
 
 use crate::secret_key::ApiKeySecret;
 
-/// How long name resolution, connection and TLS may take.
+/// Time limit for name resolution, connecting and TLS.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long a call may take that moves no file and is no stream.
+/// Time limit of a call without a file or a stream.
 const CALL_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long an upload, a download or a stream may stand still. The server sends a comment every 15 s.
+/// Maximum silence of an upload, a download or a stream. The server sends a comment every 15 s.
 const STILL_TIME_MAX: Duration = Duration::from_secs(60);
-/// Most entries of one page of a list.
+/// Entries per page of a list.
 const PAGE: u32 = 100;
 
-/// Why a call has no result.
+/// The reason why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address is none.
+    /// The server's address is invalid.
     #[error(
         "{url:?} is not the address of a server; set ERRAND_URL to one such as http://127.0.0.1:8700"
     )]
-    Address {
-        /// What was given.
-        url: String,
-    },
-    /// The key has not the form of one.
+    Address { url: String },
+    /// The key does not have the form of an API key.
     #[error(
-        "the API key is `dv_` and 32 letters or digits, and this is something else; `errand keys create --name NAME` makes one"
+        "the API key must be `dv_` and 32 letters or digits; `errand keys create --name NAME` creates one"
     )]
     Key,
-    /// The client cannot be set up.
-    #[error("the HTTP client cannot be set up")]
+    /// The HTTP client cannot be created.
+    #[error("the HTTP client cannot be created")]
     SetUp(#[source] reqwest::Error),
-    /// No answer came.
-    #[error("{base} does not answer; is `errand serve` running there, and is ERRAND_URL right?")]
+    /// The server did not respond.
+    #[error("{base} does not respond; is `errand serve` running there, and is ERRAND_URL correct?")]
     Unreachable {
         /// The server's address.
         base: String,
@@ -64,196 +66,179 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
-    /// The server refused.
+    /// The server answered with an error.
     #[error("{message} ({code})")]
     Api {
-        /// The status.
         status: StatusCode,
-        /// The contract's code.
+        /// The documented error code.
         code: String,
-        /// The contract's message.
+        /// The server's message.
         message: String,
     },
-    /// What came back is not what the API answers.
-    #[error("{base} answered with something that is not the API's ({what}); is ERRAND_URL right?")]
+    /// The response does not come from the API.
+    #[error("the response of {base} does not come from the API ({what}); is ERRAND_URL correct?")]
     Strange {
         /// The server's address.
         base: String,
-        /// What is wrong with it.
+        /// A description of the problem.
         what: String,
     },
-    /// The answer broke off.
-    #[error("the connection broke in the middle of the answer")]
+    /// The response broke off.
+    #[error("the connection broke off during the response")]
     Broken(#[source] reqwest::Error),
 }
 
-/// A result, and the text it was read from.
+/// A parsed response with its text.
 #[derive(Clone, Debug)]
 pub struct Reply<T> {
-    /// What was read.
     pub value: T,
     /// The body as the server sent it.
     pub text: String,
 }
 
-/// An agent.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AgentBody {
-    /// Its id.
     pub id: String,
-    /// Its name.
     pub name: String,
-    /// When it was made.
     pub created_at: String,
 }
 
-/// A build.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BuildBody {
-    /// Its id.
     pub id: String,
-    /// Its number, from 1.
+    /// Counted from 1.
     pub number: u64,
-    /// Its name.
     pub name: String,
-    /// When it was made.
     pub created_at: String,
     /// `live`, `historic` or `draft`.
     pub status: String,
-    /// The setup.
     pub config: Value,
 }
 
-/// `{"agent", "build"}`.
+/// The response `{"agent", "build"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AgentReply {
-    /// The agent.
     pub agent: AgentBody,
     /// The build that new runs use.
     pub build: Option<BuildBody>,
-    /// Where a build was created: settings that may not do what is expected.
+    /// Settings that may not do what is expected, if a build was created.
     #[serde(default)]
     pub warnings: Vec<Warning>,
 }
 
-/// `{"agents", "total"}`.
+/// The response `{"agents", "total"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AgentList {
     /// One page.
     pub agents: Vec<AgentBody>,
-    /// How many there are.
+    /// The total number of agents.
     pub total: u64,
 }
 
-/// `{"builds", "total"}`.
+/// The response `{"builds", "total"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BuildList {
     /// One page.
     pub builds: Vec<BuildBody>,
-    /// How many there are.
+    /// The total number of builds.
     pub total: u64,
 }
 
-/// `{"build"}`.
+/// The response `{"build"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct BuildReply {
-    /// The build.
     pub build: BuildBody,
-    /// Where it was created: settings that may not do what is expected.
+    /// Settings that may not do what is expected, if a build was created.
     #[serde(default)]
     pub warnings: Vec<Warning>,
 }
 
-/// `{"success"}`.
+/// The response `{"success"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct PromotedReply {
     /// Always true.
     pub success: bool,
 }
 
-/// `{"run"}`, and `{"run", "pending_human_request"}`.
+/// The response `{"run"}` or `{"run", "pending_human_request"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RunReply {
-    /// The run.
     pub run: RunBody,
-    /// What it asks.
+    /// The request that waits for an answer.
     #[serde(default)]
     pub pending_human_request: Option<PendingRequestBody>,
 }
 
-/// `{"runs", "total"}`.
+/// The response `{"runs", "total"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RunList {
     /// One page.
     pub runs: Vec<RunBody>,
-    /// How many there are.
+    /// The total number of runs.
     pub total: u64,
 }
 
-/// `{"messages", "total"}`.
+/// The response `{"messages", "total"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct MessageList {
     /// One page.
     pub messages: Vec<MessageBody>,
-    /// How many there are.
+    /// The total number of messages.
     pub total: u64,
 }
 
-/// `{"message"}`.
+/// The response `{"message"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct MessageReply {
-    /// The message.
     pub message: MessageBody,
 }
 
-/// `{"human_request"}`.
+/// The response `{"human_request"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AnsweredReply {
-    /// The request, answered.
+    /// The answered request.
     pub human_request: AnsweredRequestBody,
 }
 
-/// `{"success", "message"}`.
+/// The response `{"success", "message"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoppedReply {
-    /// More to say, such as that the run had ended.
+    /// Additional information, for example that the run had already ended.
     #[serde(default)]
     pub message: Option<String>,
 }
 
-/// `{"matched", "changed", "more", "runs"}`.
+/// The response `{"matched", "changed", "more", "runs"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ManyRunsReply {
-    /// How many matched, at most the limit.
+    /// Number of matching runs, at most the limit.
     pub matched: u64,
-    /// How many were changed.
+    /// Number of changed runs.
     pub changed: u64,
-    /// Whether more match than the limit.
+    /// Whether more runs match than the limit.
     pub more: bool,
-    /// The ids of those that were changed, or would be.
+    /// Ids of the changed runs; in a dry run, of those that would be changed.
     pub runs: Vec<String>,
 }
 
-/// `{"sandbox_id", "expires_at"}`.
+/// The response `{"sandbox_id", "expires_at"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SandboxReply {
-    /// The sandbox.
     pub sandbox_id: String,
 }
 
-/// `{"files"}`.
+/// The response `{"files"}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct FileList {
-    /// One directory's entries.
+    /// The entries of one directory.
     pub files: Vec<FileBody>,
 }
 
 /// An entry of a directory.
 #[derive(Clone, Debug, Deserialize)]
 pub struct FileBody {
-    /// Its name.
     pub name: String,
-    /// From `/workspace` on.
+    /// The complete path, beginning with `/workspace`.
     pub path: String,
     /// `file` or `dir`.
     #[serde(rename = "type")]
@@ -265,9 +250,7 @@ pub struct FileBody {
 /// An uploaded file.
 #[derive(Clone, Debug, Deserialize)]
 pub struct UploadedReply {
-    /// Where it is.
     pub path: String,
-    /// How large it is.
     pub size_bytes: u64,
 }
 
@@ -313,11 +296,11 @@ impl Client {
             .user_agent(concat!("errand/", env!("CARGO_PKG_VERSION")));
         let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         if host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
-            // A proxy cannot reach this machine's own loopback.
+            // A proxy could not reach the loopback address of this machine.
             builder = builder.no_proxy();
         }
         if url.scheme() == "http" {
-            // No certificates are needed, and a machine may have none.
+            // Plain HTTP needs no root certificates, and the machine may have none.
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(ClientError::SetUp)?;
@@ -328,7 +311,7 @@ impl Client {
         })
     }
 
-    /// The server's address, without a slash at its end.
+    /// The server's address, without a trailing slash.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
@@ -337,7 +320,7 @@ impl Client {
     /// `POST /v1/agents`.
     ///
     /// # Errors
-    /// Those of any call: [`ClientError::Api`], [`ClientError::Unreachable`], [`ClientError::Strange`].
+    /// As for any call: [`ClientError::Api`], [`ClientError::Unreachable`], [`ClientError::Strange`].
     pub async fn create_agent(&self, body: &Value) -> Result<Reply<AgentReply>, ClientError> {
         self.post("/v1/agents", body).await
     }
@@ -345,7 +328,7 @@ impl Client {
     /// `GET /v1/agents`, one page.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn agents(&self, limit: u32, offset: u64) -> Result<Reply<AgentList>, ClientError> {
         self.get("/v1/agents", &page(limit, offset)).await
     }
@@ -353,15 +336,15 @@ impl Client {
     /// `GET /v1/agents/{agent_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn agent(&self, agent: &str) -> Result<Reply<AgentReply>, ClientError> {
         self.get(&path(&["agents", agent]), &[]).await
     }
 
-    /// The agents with this name, out of all pages.
+    /// The agents with this name, from all pages.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn agents_named(&self, name: &str) -> Result<Vec<AgentBody>, ClientError> {
         let (mut found, mut seen) = (Vec::new(), 0);
         loop {
@@ -378,7 +361,7 @@ impl Client {
     /// `DELETE /v1/agents/{agent_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn delete_agent(&self, agent: &str) -> Result<(), ClientError> {
         self.delete(&path(&["agents", agent])).await
     }
@@ -386,7 +369,7 @@ impl Client {
     /// `GET /v1/agents/{agent_id}/builds`, one page.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn builds(
         &self,
         agent: &str,
@@ -400,7 +383,7 @@ impl Client {
     /// `POST /v1/agents/{agent_id}/revisions`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn create_build(
         &self,
         agent: &str,
@@ -413,7 +396,7 @@ impl Client {
     /// `GET /v1/revisions/{build_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn build(&self, build: &str) -> Result<Reply<BuildReply>, ClientError> {
         self.get(&path(&["revisions", build]), &[]).await
     }
@@ -421,7 +404,7 @@ impl Client {
     /// `POST /v1/revisions/{build_id}/promote`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn promote_build(
         &self,
         build: &str,
@@ -434,7 +417,7 @@ impl Client {
     /// `POST /v1/runs`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn start_run(&self, body: &Value) -> Result<Reply<RunReply>, ClientError> {
         self.post("/v1/runs", body).await
     }
@@ -442,7 +425,7 @@ impl Client {
     /// `GET /v1/runs`, with a query.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn runs(&self, query: &[(&str, String)]) -> Result<Reply<RunList>, ClientError> {
         self.get("/v1/runs", query).await
     }
@@ -450,7 +433,7 @@ impl Client {
     /// `GET /v1/runs/{run_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn run(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
         self.get(&path(&["runs", run]), &[]).await
     }
@@ -458,7 +441,7 @@ impl Client {
     /// `GET /v1/runs/{run_id}/messages`, one page of at most 50.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn messages(
         &self,
         run: &str,
@@ -472,7 +455,7 @@ impl Client {
     /// `POST /v1/runs/{run_id}/messages`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn post_message(
         &self,
         run: &str,
@@ -484,7 +467,7 @@ impl Client {
     /// `POST /v1/runs/{run_id}/human-requests/{request_id}/respond`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn respond(
         &self,
         run: &str,
@@ -501,7 +484,7 @@ impl Client {
     /// `POST /v1/runs/{run_id}/stop`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn stop(&self, run: &str) -> Result<Reply<StoppedReply>, ClientError> {
         self.post(&path(&["runs", run, "stop"]), &json!({})).await
     }
@@ -509,7 +492,7 @@ impl Client {
     /// `POST /v1/runs/{run_id}/retry`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn retry(&self, run: &str) -> Result<Reply<RunReply>, ClientError> {
         self.post(&path(&["runs", run, "retry"]), &json!({})).await
     }
@@ -517,7 +500,7 @@ impl Client {
     /// `POST /v1/runs/{run_id}/fork`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn fork(&self, run: &str, body: &Value) -> Result<Reply<RunReply>, ClientError> {
         self.post(&path(&["runs", run, "fork"]), body).await
     }
@@ -525,7 +508,7 @@ impl Client {
     /// `POST /v1/runs/stop`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn stop_many(&self, body: &Value) -> Result<Reply<ManyRunsReply>, ClientError> {
         self.post("/v1/runs/stop", body).await
     }
@@ -533,7 +516,7 @@ impl Client {
     /// `POST /v1/runs/retry`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn retry_many(&self, body: &Value) -> Result<Reply<ManyRunsReply>, ClientError> {
         self.post("/v1/runs/retry", body).await
     }
@@ -541,7 +524,7 @@ impl Client {
     /// `POST /v1/sandboxes`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn create_sandbox(&self) -> Result<Reply<SandboxReply>, ClientError> {
         self.post("/v1/sandboxes", &json!({})).await
     }
@@ -549,7 +532,7 @@ impl Client {
     /// `DELETE /v1/sandboxes/{sandbox_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn delete_sandbox(&self, sandbox: &str) -> Result<(), ClientError> {
         self.delete(&path(&["sandboxes", sandbox])).await
     }
@@ -557,7 +540,7 @@ impl Client {
     /// `GET /v1/sandboxes/{sandbox_id}/files`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn files(&self, sandbox: &str, dir: &str) -> Result<Reply<FileList>, ClientError> {
         self.get(
             &path(&["sandboxes", sandbox, "files"]),
@@ -566,10 +549,10 @@ impl Client {
         .await
     }
 
-    /// Uploads a file of `size_bytes`, directly up to the contract's limit and to an upload URL above it.
+    /// Uploads a file of `size_bytes`: directly up to the API's limit, otherwise to an upload URL.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn upload(
         &self,
         sandbox: &str,
@@ -587,7 +570,7 @@ impl Client {
         } else {
             let urls = path(&["sandboxes", sandbox, "upload-urls"]);
             let url: Reply<UploadUrlReply> = self.post(&urls, &json!({ "path": to })).await?;
-            // The URL is its own permission: the key stays here.
+            // The URL itself is the permission, so the key is not sent.
             self.http.put(url.value.upload_url)
         };
         let response = self
@@ -596,10 +579,10 @@ impl Client {
         self.read(response).await
     }
 
-    /// `GET /v1/sandboxes/{sandbox_id}/files/content`: the file's bytes as they come, and how many there are.
+    /// `GET /v1/sandboxes/{sandbox_id}/files/content`: a stream of the file's bytes, and its size.
     ///
     /// # Errors
-    /// Those of any call; the stream's are [`ClientError::Broken`].
+    /// As for any call. The stream's errors are [`ClientError::Broken`].
     pub async fn download(
         &self,
         sandbox: &str,
@@ -623,7 +606,7 @@ impl Client {
         ))
     }
 
-    /// A run's events, from the first.
+    /// The events of a run, from the first.
     #[must_use]
     pub fn events(&self, run: &str) -> events::Events {
         events::Events::new(self.clone(), run.to_owned())
@@ -672,7 +655,7 @@ impl Client {
             .bearer_auth(self.key.expose())
     }
 
-    /// Sends, and turns an answer of 400 and above into its error.
+    /// Sends a request. A status of 400 or above becomes an error.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let sent = request.send().await;
         let response = sent.map_err(|error| ClientError::Unreachable {
@@ -715,7 +698,7 @@ fn page(limit: u32, offset: u64) -> [(&'static str, String); 2] {
     [("limit", limit.to_string()), ("offset", offset.to_string())]
 }
 
-/// A path below `/v1` out of its parts, each of which stays one part whatever is in it.
+/// A path below `/v1`. Each part is escaped, so that it stays one part.
 fn path(parts: &[&str]) -> String {
     let mut path = "/v1".to_owned();
     for part in parts {

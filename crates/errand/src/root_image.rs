@@ -1,11 +1,15 @@
-//! Unpacks an image of a root directory: an archive in the layout of the Open Container Initiative, or as `docker save`
-//! writes it.
+//! Unpacks an image of a root directory, from an archive in the layout of the Open Container Initiative or from
+//! `docker save`.
 //!
-//! Promised: nothing outside the directory is written, whatever the archive holds; a layer is believed only if it has the
-//! digest by which the image names it. Devices and pipes are left out, files belong to whoever unpacks, and none has a
-//! bit by which it would run as its owner.
+//! # Guarantees
 //!
-//! Left out: fetching images, and layers that are packed by zstd.
+//! - Nothing outside the target directory is written, no matter what the archive contains.
+//! - A layer is used only if it has the digest by which the image refers to it.
+//! - Devices and pipes are left out, files belong to the user who unpacks, and no file has a setuid or setgid bit.
+//!
+//! # Non-goals
+//!
+//! Downloading images, and layers compressed with zstd.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,13 +23,13 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, EntryType};
 
-/// The mark of a name that a layer removes.
+/// Prefix of a file that marks a name as removed by a layer.
 const WHITEOUT: &str = ".wh.";
-/// The mark of a directory of which a layer removes all that was there.
+/// Name of a file that marks all earlier content of its directory as removed.
 const OPAQUE: &str = ".wh..wh..opq";
-/// Bits by which a program would run as another.
+/// The setuid and setgid bits.
 const SPECIAL_BITS: u32 = 0o6000;
-/// How deep an index may name other indexes.
+/// Maximum nesting of image indexes.
 const DEPTH_MAX: u32 = 4;
 
 #[derive(Deserialize)]
@@ -43,7 +47,7 @@ struct Platform {
     os: String,
 }
 
-/// An index of images, or the manifest of one.
+/// An index of images, or the manifest of one image.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Manifest {
@@ -53,22 +57,26 @@ struct Manifest {
     layers: Vec<Descriptor>,
 }
 
-/// One image in an archive of `docker save`.
+/// An image in an archive of `docker save`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Saved {
     layers: Vec<String>,
 }
 
-/// Unpacks the image of this machine's architecture into a directory that is there. Blocking.
+/// Unpacks the image for this machine's architecture into an existing directory. Blocking.
 ///
 /// # Errors
-/// Where the archive is none that is known, or not whole; the directory then holds a part.
+/// The format is unknown, or the archive is damaged. The directory then contains a part of the image.
 pub fn unpack(archive: &Path, to: &Path) -> Result<()> {
     let mut image = Image::open(archive)?;
     let to = to.canonicalize()?;
     let layers = image.layers()?;
-    ensure!(!layers.is_empty(), "{} holds no image", archive.display());
+    ensure!(
+        !layers.is_empty(),
+        "{} contains no image",
+        archive.display()
+    );
     for layer in layers {
         let file = image.member(&layer)?;
         apply(file, &to).with_context(|| format!("the layer {} cannot be unpacked", layer.name))?;
@@ -76,10 +84,10 @@ pub fn unpack(archive: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that everybody may look into a root, and that no program in it runs as its owner. Blocking.
+/// Makes all files of a root readable for everyone, and removes setuid and setgid bits. Blocking.
 ///
 /// # Errors
-/// Of the file system.
+/// A file cannot be read or changed.
 pub fn make_harmless(dir: &Path) -> Result<()> {
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -99,13 +107,13 @@ pub fn make_harmless(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A member of the archive, with the digest that it must have, if that is known.
+/// A file of the archive, with the expected digest, if there is one.
 struct Member {
     name: String,
     digest: Option<String>,
 }
 
-/// An archive, and where its members are in it.
+/// An archive with the positions of its files.
 struct Image {
     file: File,
     members: HashMap<String, (u64, u64)>,
@@ -118,7 +126,8 @@ impl Image {
         let mut members = HashMap::new();
         let mut archive = Archive::new(BufReader::new(&file));
         for entry in archive.entries_with_seek()? {
-            let entry = entry.with_context(|| format!("{} is no archive (tar)", path.display()))?;
+            let entry =
+                entry.with_context(|| format!("{} is not a tar archive", path.display()))?;
             if entry.header().entry_type() == EntryType::Regular {
                 let name = entry
                     .path()?
@@ -131,13 +140,13 @@ impl Image {
         Ok(Self { file, members })
     }
 
-    /// A member from its beginning, once its digest was looked at.
+    /// A reader for a file of the archive, after its digest was verified.
     fn member(&mut self, member: &Member) -> Result<impl Read + use<'_>> {
         let Member { name, digest } = member;
         let (at, length) = *self
             .members
             .get(name)
-            .with_context(|| format!("the archive has no {name}"))?;
+            .with_context(|| format!("the archive does not contain {name}"))?;
         if let Some(expected) = digest {
             self.file.seek(io::SeekFrom::Start(at))?;
             let mut hash = Sha256::new();
@@ -167,11 +176,10 @@ impl Image {
     fn json<T: for<'a> Deserialize<'a>>(&mut self, member: &Member) -> Result<T> {
         let mut text = String::new();
         self.member(member)?.read_to_string(&mut text)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is not as it should be", member.name))
+        serde_json::from_str(&text).with_context(|| format!("{} is invalid", member.name))
     }
 
-    /// The layers of the image, the lowest first.
+    /// The layers of the image, from the bottom up.
     fn layers(&mut self) -> Result<Vec<Member>> {
         let plain = |name: &str| Member {
             name: name.to_owned(),
@@ -196,11 +204,11 @@ impl Image {
             let chosen = blob(chosen)?;
             manifest = self.json(&chosen)?;
         }
-        bail!("the archive's indexes name one another too deep")
+        bail!("the archive's indexes are nested too deeply")
     }
 }
 
-/// The image of this machine, or the only one.
+/// The image for this machine, or the only image.
 fn choose(all: &[Descriptor]) -> Option<&Descriptor> {
     let here = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -215,20 +223,20 @@ fn choose(all: &[Descriptor]) -> Option<&Descriptor> {
     all.iter().find(fits)
 }
 
-/// Where the archive keeps what a descriptor names.
+/// The file of the archive that contains a descriptor's object.
 fn blob(descriptor: &Descriptor) -> Result<Member> {
     let digest = descriptor
         .digest
         .strip_prefix("sha256:")
-        .context("only digests by SHA-256 are known")?;
+        .context("only SHA-256 digests are supported")?;
     ensure!(
         digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        "{} is no digest",
+        "{} is not a digest",
         descriptor.digest
     );
     ensure!(
         !descriptor.media_type.ends_with("zstd"),
-        "the image's layers are packed by zstd; write it with gzip (skopeo copy --dest-compress-format gzip)"
+        "the image's layers are compressed with zstd; use gzip instead (skopeo copy --dest-compress-format gzip)"
     );
     Ok(Member {
         name: format!("blobs/sha256/{digest}"),
@@ -236,9 +244,9 @@ fn blob(descriptor: &Descriptor) -> Result<Member> {
     })
 }
 
-/// Puts a layer over what is there: what it removes first, what it brings after.
+/// Applies a layer: first its removals, then its files.
 fn apply(mut layer: impl Read, to: &Path) -> Result<()> {
-    // It is read twice, packed or not.
+    // The layer is decompressed to a temporary file, because it is read twice.
     let mut bytes = tempfile::tempfile()?;
     let mut magic = [0; 2];
     layer.read_exact(&mut magic)?;
@@ -272,18 +280,18 @@ fn apply(mut layer: impl Read, to: &Path) -> Result<()> {
             EntryType::Regular | EntryType::Continuous | EntryType::Symlink | EntryType::Link => {
                 make_way(&path, to)?;
             }
-            // Devices and pipes: there is a /dev inside, and nobody behind a pipe.
+            // Devices and pipes are skipped: the sandbox has its own /dev, and nothing would serve a pipe.
             _ => continue,
         }
         ensure!(
             entry.unpack_in(to)?,
-            "{} leads out of the root",
+            "{} leads outside the root",
             path.display()
         );
     }
-    // Whoever unpacks must be able to write into directories until all is there.
+    // Directory modes are set last, because the unpacking user must be able to write into the directories until then.
     for (path, mode) in directories.into_iter().rev() {
-        // A link that came later in its place leads where it likes.
+        // A later link may have replaced the directory and could point anywhere.
         if let Some(path) = place(&path, to)
             && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
         {
@@ -298,7 +306,8 @@ fn is_mark(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with(WHITEOUT))
 }
 
-/// A path of a layer in the root, if what is above it is there and in the root: links in it are followed so far.
+/// The location of a layer's path in the root, with links resolved. `None` if its parent is missing or outside the
+/// root.
 fn place(path: &Path, to: &Path) -> Option<PathBuf> {
     let path: PathBuf = path
         .components()
@@ -314,7 +323,7 @@ fn place(path: &Path, to: &Path) -> Option<PathBuf> {
     above.starts_with(to).then(|| above.join(name))
 }
 
-/// Removes what a mark in a layer removes.
+/// Removes what a marker file in a layer removes.
 fn remove_marked(path: &Path, to: &Path) -> Result<()> {
     let Some(name) = path
         .file_name()
@@ -342,8 +351,8 @@ fn remove_marked(path: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what stands where a file or a link comes: a directory stays a directory otherwise, and a link is written
-/// through.
+/// Removes an existing entry before a file or a link is created. Otherwise a directory would remain, and a link would
+/// be followed.
 fn make_way(path: &Path, to: &Path) -> Result<()> {
     match place(path, to) {
         Some(path) if path != to => remove(&path),

@@ -1,4 +1,4 @@
-//! Connections of the team, as the command line calls them.
+//! Calls for the team's connections.
 
 use std::collections::BTreeMap;
 
@@ -10,37 +10,34 @@ use serde_json::{Value, json};
 
 use super::{Client, ClientError, PAGE, Reply, page, path};
 
-/// A connection, and what an admin should know about it.
+/// A connection, with warnings for an admin.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionReply {
-    /// The connection.
     pub connection: ConnectionLine,
-    /// Present where the call changed or probed it.
+    /// Present if the call changed or probed the connection.
     #[serde(default)]
     pub warnings: Vec<Warning>,
-    /// Why a probe did not reach the server.
+    /// The reason why a probe did not reach the server.
     #[serde(default)]
     pub error: Option<String>,
 }
 
-/// A connection, as the command line shows it.
+/// The part of a connection that the command line displays.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionLine {
     /// The id that builds list.
     pub id: String,
-    /// The part of its tools' names before the two underscores.
+    /// The prefix of its tools' names, before the two underscores.
     pub name: String,
-    /// How the server is reached.
     pub transport: TransportLine,
-    /// Settings of single tools that admins made, by the tool's name.
+    /// Settings of single tools, by tool name.
     pub tool_settings: BTreeMap<String, ToolSettings>,
-    /// By the last probe; `None` if it was never probed.
+    /// The tools that the last probe found. `None` if it was never probed.
     pub tools: Option<Vec<ToolLine>>,
-    /// When it was last probed.
     pub probed_at: Option<String>,
 }
 
-/// How the server of a connection is reached.
+/// The way in which a connection's server is reached.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TransportLine {
     /// `http` or `stdio`.
@@ -52,27 +49,26 @@ pub struct TransportLine {
     pub command: Option<String>,
 }
 
-/// A tool of a connection, as the command line shows it.
+/// The part of a connection's tool that the command line displays.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ToolLine {
     /// The name that builds use.
     pub name: String,
-    /// The policy that it has where a build names all tools of the connection.
+    /// The policy if a build uses all tools of the connection.
     pub policy: String,
     /// Whether it reaches the open world.
     pub open_world: bool,
     /// Whether its results count as trusted.
     pub trusted: bool,
-    /// Why no build has it, if its schema is refused.
+    /// The reason why no build has the tool, if its schema is refused.
     pub refused: Option<String>,
 }
 
 /// A page of connections.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionList {
-    /// The connections.
     pub connections: Vec<ConnectionLine>,
-    /// How many there are in all.
+    /// The total number of connections.
     pub total: u64,
 }
 
@@ -80,7 +76,7 @@ impl Client {
     /// `GET /v1/connections`, one page.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn connections(
         &self,
         limit: u32,
@@ -89,10 +85,10 @@ impl Client {
         self.get("/v1/connections", &page(limit, offset)).await
     }
 
-    /// The id of the connection with this name, looked for on all pages. A team has a name at most once.
+    /// The id of the connection with this name, searched on all pages. Names are unique within a team.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn connection_named(&self, name: &str) -> Result<Option<String>, ClientError> {
         let mut seen = 0;
         loop {
@@ -109,7 +105,7 @@ impl Client {
     /// `GET /v1/connections/{connection_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn connection(&self, id: &str) -> Result<Reply<ConnectionReply>, ClientError> {
         self.get(&path(&["connections", id]), &[]).await
     }
@@ -117,7 +113,7 @@ impl Client {
     /// `POST /v1/connections/{connection_id}/probe`.
     ///
     /// # Errors
-    /// Those of any call. A server that cannot be reached is [`ConnectionReply::error`].
+    /// As for any call. If the server cannot be reached, the result is [`ConnectionReply::error`].
     pub async fn probe(&self, id: &str) -> Result<Reply<ConnectionReply>, ClientError> {
         self.post(&path(&["connections", id, "probe"]), &json!({}))
             .await
@@ -126,7 +122,7 @@ impl Client {
     /// `PATCH /v1/connections/{connection_id}` with all of its tool settings.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn set_tool_settings(
         &self,
         id: &str,

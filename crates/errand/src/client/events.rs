@@ -1,7 +1,13 @@
-//! A run's events as the server sends them, resumed where the connection broke off.
+//! Streams a run's events, and resumes where the connection broke off.
 //!
-//! Promised: each numbered event comes once and in order, whatever the connection does; the end is told apart from a
-//! break. Left out: what an event means (the caller reads [`ServerEvent::data`]).
+//! # Guarantees
+//!
+//! - Each numbered event is returned once and in order, even if the connection breaks.
+//! - The end of the run is distinguished from a broken connection.
+//!
+//! # Non-goals
+//!
+//! Interpreting events (the caller reads [`ServerEvent::data`]).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,25 +20,25 @@ use serde_json::Value;
 
 use super::{Client, ClientError, path};
 
-/// How often a connection is tried again without an event in between.
+/// Maximum number of consecutive connection attempts without an event.
 const TRIES: u32 = 8;
-/// The pause before the first such try; it doubles with each.
+/// The delay before the first repeated attempt. It doubles with each attempt.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Most bytes of one event: above the largest body that the API sends.
+/// Maximum size of an event, larger than any body of the API.
 const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// One event.
+/// An event of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerEvent {
-    /// Its number in the run; none for what is not repeated.
+    /// The number of the event within the run. `None` for events that are not repeated.
     pub id: Option<u64>,
-    /// Such as `message.created`.
+    /// The event's name, such as `message.created`.
     pub kind: String,
-    /// The object; null where it is not JSON.
+    /// The data object. Null if it is not JSON.
     pub data: Value,
 }
 
-/// The stream.
+/// The event stream of a run.
 pub struct Events {
     client: Client,
     run: String,
@@ -56,10 +62,10 @@ impl Events {
         }
     }
 
-    /// The next event; none once the run has ended and all its events were told.
+    /// Returns the next event. `None` after the last event of an ended run.
     ///
     /// # Errors
-    /// Those of any call, where they are not for the moment only, or last.
+    /// As for any call, if the error is not temporary or persists for all attempts.
     pub async fn next(&mut self) -> Result<Option<ServerEvent>, ClientError> {
         loop {
             if let Some(event) = self.parser.ready.pop_front() {
@@ -94,7 +100,7 @@ impl Events {
         }
     }
 
-    /// False where there is nothing more to come.
+    /// Connects. Returns false if there are no more events.
     async fn connect(&mut self) -> Result<bool, ClientError> {
         let events = path(&["runs", &self.run, "events"]);
         let mut request = self.client.request(Method::GET, &events);
@@ -115,14 +121,14 @@ impl Events {
         }
     }
 
-    /// Waits before the next try, unless trying again is of no use.
+    /// Waits before the next attempt. Returns the error if another attempt is useless.
     async fn broke(&mut self, error: ClientError) -> Result<(), ClientError> {
         self.body = None;
         let passing = match &error {
             ClientError::Api { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            // The first connection of all tells whether the address is right.
+            // If the first connection fails, the address may be wrong, so that error is not retried.
             ClientError::Unreachable { .. } => self.last.is_some(),
             _ => true,
         };
@@ -135,7 +141,7 @@ impl Events {
     }
 }
 
-/// Reads the format of server-sent events, in whatever pieces it comes.
+/// Parses server-sent events from pieces of any size.
 #[derive(Default)]
 struct Parser {
     line: Vec<u8>,
@@ -146,14 +152,14 @@ struct Parser {
 }
 
 impl Parser {
-    /// How many bytes of an unfinished event it holds.
+    /// The number of buffered bytes of an unfinished event.
     fn held(&self) -> usize {
         self.line.len() + self.data.len()
     }
 
     fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            // `\r\n` gives an empty line after the real one only where `\r` were an end as well; our server sends `\n`.
+            // A lone `\r` does not end a line here, although the format permits it: our server never sends one.
             match byte {
                 b'\n' => {
                     let line = std::mem::take(&mut self.line);
@@ -179,7 +185,7 @@ impl Parser {
                 }
                 self.data.push_str(value);
             }
-            // A comment (an empty field), `retry`, and what is to come.
+            // Comments (an empty field name), `retry`, and unknown fields.
             _ => {}
         }
     }
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_in_whatever_pieces_they_come() {
+    fn events_are_parsed_from_pieces_of_any_size() {
         let whole = all(&[STREAM.as_bytes()]);
         let event = |id, kind: &str, data| ServerEvent {
             id,
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_event_is_none() {
+    fn an_incomplete_event_is_not_returned() {
         assert!(all(&[b"id: 1\nevent: run.updated\ndata: {}\n"]).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The client against servers that answer what the test says.
+//! The client, with mock servers that return the responses of each test.
 
 use errand_core::run::Status;
 use serde_json::json;
@@ -17,7 +17,7 @@ fn client(server: &MockServer) -> Client {
 #[tokio::test]
 async fn an_error_of_the_api_keeps_its_code_and_message() {
     let server = MockServer::start().await;
-    let body = json!({"error": "bad_request", "message": "limit: it takes 1 to 100"});
+    let body = json!({"error": "bad_request", "message": "limit: must be from 1 to 100"});
     let answer = ResponseTemplate::new(400).set_body_json(body);
     Mock::given(method("GET"))
         .and(path("/v1/agents"))
@@ -30,11 +30,14 @@ async fn an_error_of_the_api_keeps_its_code_and_message() {
     assert!(
         matches!(&error, ClientError::Api { status, .. } if *status == StatusCode::BAD_REQUEST)
     );
-    assert_eq!(error.to_string(), "limit: it takes 1 to 100 (bad_request)");
+    assert_eq!(
+        error.to_string(),
+        "limit: must be from 1 to 100 (bad_request)"
+    );
 }
 
 #[tokio::test]
-async fn what_is_not_the_api_is_told_as_such_and_the_key_follows_no_redirect() {
+async fn a_foreign_response_is_an_error_and_redirects_are_ignored() {
     let server = MockServer::start().await;
     let elsewhere =
         ResponseTemplate::new(302).insert_header("location", format!("{}/stolen", server.uri()));
@@ -87,7 +90,7 @@ async fn an_agent_is_found_by_name_on_any_page() {
 }
 
 #[tokio::test]
-async fn a_path_stays_one_part_and_the_text_is_the_servers() {
+async fn path_parts_are_escaped_and_the_text_is_kept() {
     let server = MockServer::start().await;
     let text = "{\"files\" : []}";
     Mock::given(path("/v1/sandboxes/..%2Fa%20b/files"))
@@ -137,7 +140,7 @@ fn stream(text: &str) -> ResponseTemplate {
 }
 
 #[tokio::test]
-async fn events_go_on_where_the_connection_broke_off() {
+async fn events_resume_where_the_connection_broke_off() {
     let server = MockServer::start().await;
     let at = || Mock::given(path(format!("/v1/runs/{RUN}/events")));
     at().and(header("last-event-id", "2"))
@@ -161,7 +164,7 @@ async fn events_go_on_where_the_connection_broke_off() {
 }
 
 #[tokio::test]
-async fn a_run_whose_events_were_all_told_has_no_more() {
+async fn an_ended_run_has_no_more_events() {
     let server = MockServer::start().await;
     Mock::given(path(format!("/v1/runs/{RUN}/events")))
         .respond_with(ResponseTemplate::new(204))
@@ -171,7 +174,7 @@ async fn a_run_whose_events_were_all_told_has_no_more() {
 }
 
 #[tokio::test]
-async fn an_answer_that_refuses_ends_the_stream() {
+async fn an_error_response_ends_the_stream() {
     let server = MockServer::start().await;
     let answer = ResponseTemplate::new(404)
         .set_body_json(json!({"error": "not_found", "message": "no such run"}));
@@ -185,7 +188,7 @@ async fn an_answer_that_refuses_ends_the_stream() {
 }
 
 #[test]
-fn wrong_addresses_and_keys_are_named() {
+fn invalid_addresses_and_keys_are_named() {
     assert!(matches!(
         Client::new("localhost:8700", KEY),
         Err(ClientError::Address { .. })
@@ -203,7 +206,7 @@ fn wrong_addresses_and_keys_are_named() {
 }
 
 #[test]
-fn a_run_is_read_as_the_contract_has_it() {
+fn a_run_is_parsed_in_its_documented_form() {
     let at = "2026-11-23T09:30:00.123Z";
     let reply: RunReply = serde_json::from_value(json!({"run": {
         "id": RUN, "agent_id": RUN, "build_id": RUN, "status": "waiting", "source": "api", "sandbox_id": null,

@@ -1,93 +1,82 @@
-//! Webhooks of the team and their deliveries, as the command line calls them.
+//! Calls for the team's webhooks and their deliveries.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Client, ClientError, Reply, page, path};
 
-/// A webhook of the team.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WebhookReply {
-    /// The webhook.
     pub webhook: WebhookLine,
 }
 
-/// What is shown of a webhook.
+/// The part of a webhook that the command line displays.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WebhookLine {
-    /// Its id.
     pub id: String,
-    /// Where its events go.
+    /// The address of the receiver.
     pub url: String,
-    /// What it is told of.
+    /// The names of the selected events.
     pub events: Vec<String>,
-    /// Whether it is told of what happens.
     pub enabled: bool,
-    /// Why not, where the server disabled it.
+    /// The reason, if the server disabled it.
     pub disabled_reason: Option<String>,
-    /// What it is for.
     pub description: Option<String>,
 }
 
 /// A page of webhooks.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WebhookList {
-    /// The webhooks.
     pub webhooks: Vec<WebhookLine>,
-    /// How many there are in all.
+    /// The total number of webhooks.
     pub total: u64,
 }
 
-/// One delivery.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeliveryReply {
-    /// The delivery.
     pub delivery: DeliveryLine,
 }
 
-/// What is shown of a delivery.
+/// The part of a delivery that the command line displays.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeliveryLine {
-    /// Its id.
     pub id: String,
-    /// The event.
+    /// The name of the event.
     pub event: String,
-    /// Of which run.
     pub run_id: Option<String>,
-    /// Where it goes.
+    /// The address of the receiver.
     pub url: String,
-    /// What became of it.
+    /// `pending`, `delivered`, `gone`, `exhausted` or `dropped`.
     pub state: String,
-    /// When the event happened.
+    /// The time of the event.
     pub created_at: String,
-    /// When it is tried next.
+    /// The time of the next attempt.
     pub next_attempt_at: Option<String>,
-    /// All attempts.
+    /// Oldest first.
     pub attempts: Vec<AttemptLine>,
 }
 
-/// What is shown of an attempt.
+/// The part of an attempt that the command line displays.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AttemptLine {
-    /// The receiver's status.
+    /// The HTTP status of the receiver.
     pub status: Option<u16>,
-    /// Why it does not count as delivered.
+    /// The reason why it does not count as delivered.
     pub error: Option<String>,
 }
 
 /// A page of deliveries.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeliveryList {
-    /// The deliveries.
     pub deliveries: Vec<DeliveryLine>,
-    /// How many there are in all.
+    /// The total number of deliveries.
     pub total: u64,
 }
 
-/// The new secret.
+/// The response to replacing the signing secret.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RolledReply {
-    /// The secret.
+    /// `None` if the response is a replay.
     pub secret: Option<String>,
 }
 
@@ -95,7 +84,7 @@ impl Client {
     /// `GET /v1/webhooks`, one page.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn webhooks(
         &self,
         limit: u32,
@@ -107,7 +96,7 @@ impl Client {
     /// `POST /v1/webhooks`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn create_webhook(&self, body: &Value) -> Result<Reply<WebhookReply>, ClientError> {
         self.post("/v1/webhooks", body).await
     }
@@ -115,7 +104,7 @@ impl Client {
     /// `DELETE /v1/webhooks/{webhook_id}`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn delete_webhook(&self, webhook: &str) -> Result<(), ClientError> {
         self.delete(&path(&["webhooks", webhook])).await
     }
@@ -123,7 +112,7 @@ impl Client {
     /// `POST /v1/webhooks/{webhook_id}/test`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn test_webhook(&self, webhook: &str) -> Result<Reply<DeliveryReply>, ClientError> {
         self.post(&path(&["webhooks", webhook, "test"]), &json!({}))
             .await
@@ -133,7 +122,7 @@ impl Client {
     /// `runs`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn deliveries(
         &self,
         of: &'static str,
@@ -148,7 +137,7 @@ impl Client {
     /// `POST /v1/deliveries/{delivery_id}/resend`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn resend(&self, delivery: &str) -> Result<Reply<DeliveryReply>, ClientError> {
         self.post(&path(&["deliveries", delivery, "resend"]), &json!({}))
             .await
@@ -157,7 +146,7 @@ impl Client {
     /// `POST /v1/webhook-secret/roll`.
     ///
     /// # Errors
-    /// Those of any call.
+    /// As for any call.
     pub async fn roll_webhook_secret(&self) -> Result<Reply<RolledReply>, ClientError> {
         self.post("/v1/webhook-secret/roll", &json!({})).await
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A thing in a layer.
+/// An entry of a layer.
 enum Thing<'a> {
     File(&'a str, &'a str, u32),
     Dir(&'a str, u32),
@@ -24,7 +24,8 @@ fn layer(things: &[Thing<'_>]) -> Vec<u8> {
         let mut header = Header::new_gnu();
         header.set_size(0);
         let set = |header: &mut Header, path: &str| {
-            // As hostile archives do it: whatever the library would say of the path.
+            // Written directly into the header, as in a malicious archive, because the library would reject such a
+            // path.
             let name = &mut header.as_old_mut().name;
             name[..path.len()].copy_from_slice(path.as_bytes());
         };
@@ -92,7 +93,7 @@ fn archive(dir: &Path, members: &[(String, Vec<u8>)]) -> PathBuf {
     path
 }
 
-/// An archive in the layout of the OCI, with an image for another machine before the one for this.
+/// Builds an OCI archive whose first image is for another architecture.
 fn oci(dir: &Path, layers: &[Vec<u8>]) -> PathBuf {
     let mut members = Vec::new();
     let mut add = |bytes: Vec<u8>| {
@@ -132,7 +133,7 @@ fn unpacked(layers: &[Vec<u8>]) -> (TempDir, Result<()>) {
 }
 
 #[test]
-fn layers_lie_over_one_another_and_marks_remove() {
+fn layers_are_applied_in_order_with_removals() {
     use Thing::{Device, Dir, File, Hard, Link};
     let lower = layer(&[
         Dir("usr", 0o755),
@@ -205,7 +206,7 @@ fn nothing_outside_the_root_is_written() {
         vec![Link("a", ".."), File("a/.wh..wh..opq", "", 0o644)],
         vec![File(".wh...", "", 0o644)],
     ] {
-        // The links in a layer of their own as well, so that they are there before.
+        // Also with the links in their own layer, so that they exist before the files.
         let (dir, _) = unpacked(&[layer(&things[..1]), layer(&things)]);
         assert_eq!(
             fs::read_to_string(dir.path().join("outside")).unwrap(),
@@ -216,7 +217,7 @@ fn nothing_outside_the_root_is_written() {
 }
 
 #[test]
-fn a_layer_that_is_damaged_is_not_believed() {
+fn a_damaged_layer_is_refused() {
     let dir = TempDir::new().unwrap();
     let layer = layer(&[Thing::File("a", "x", 0o644)]);
     let name = digest(b"another");
@@ -233,7 +234,7 @@ fn a_layer_that_is_damaged_is_not_believed() {
 }
 
 #[test]
-fn an_archive_of_docker_save_is_known() {
+fn an_archive_of_docker_save_is_recognized() {
     let dir = TempDir::new().unwrap();
     let to = dir.path().join("root");
     fs::create_dir(&to).unwrap();

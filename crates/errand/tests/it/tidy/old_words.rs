@@ -7,21 +7,21 @@ use super::{files, read};
 /// Words in a row, compared without case; `..` stands for one to three other words. Names count too: `in_line` is
 /// `in line`. With each, how often it occurs in all Rust files and documents.
 const PATTERNS: [(&str, usize); 20] = [
-    ("whatever", 41),
+    ("whatever", 35),
     ("nobody's", 3),
     ("nobodys", 8),
     ("so many", 9),
-    ("is told", 45),
+    ("is told", 41),
     ("are told", 5),
-    ("told apart", 1),
+    ("told apart", 0),
     ("in line", 3),
     ("by hand of", 0),
     ("lets .. in", 1),
     ("falls due by", 0),
     ("shall", 1),
-    ("stands", 26),
+    ("stands", 25),
     ("none where", 3),
-    ("false where", 2),
+    ("false where", 1),
     ("true where", 1),
     ("it takes a", 0),
     ("the same of", 0),
@@ -31,7 +31,7 @@ const PATTERNS: [(&str, usize); 20] = [
 
 /// How a document comment of an item must not begin: such a sentence has no subject, or no verb.
 const BEGINNINGS: [(&str, usize); 8] = [
-    ("What", 66),
+    ("What", 55),
     ("Whose", 0),
     ("Who", 10),
     ("None where", 1),
