@@ -624,7 +624,7 @@ impl Admin {
         };
         if role.is_some() && !joins {
             return Err(AdminError::Bad(
-                "a role is for somebody who comes into the team, and this one is there already: leave --role out, \
+                "a role is for a new member, and this user is already a member of the team: leave --role out, \
                  or use `errand users role`"
                     .to_owned(),
             ));

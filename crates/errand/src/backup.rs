@@ -188,8 +188,8 @@ fn digest(path: &Path, progress: &Progress) -> io::Result<(String, u64)> {
 fn read_manifest(dir: &Path) -> Result<Manifest> {
     let not_whole = || {
         format!(
-            "{} holds no whole backup: it has no {MANIFEST_SUM}, which is written last. The backup was cut off, or this \
-             is another directory; take another backup",
+            "{} does not contain a complete backup: {MANIFEST_SUM}, which is written last, is missing. The backup was interrupted, \
+             or this is the wrong directory; use another backup",
             dir.display()
         )
     };
@@ -203,8 +203,8 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         .with_context(|| format!("{MANIFEST} cannot be read"))?;
     ensure!(
         sum == sum_line(&text),
-        "{MANIFEST} is not the one that this backup was made with: its SHA-256 is not that of {MANIFEST_SUM}. The backup \
-         was changed or is damaged; take another one"
+        "the SHA-256 of {MANIFEST} differs from {MANIFEST_SUM}: the backup was changed or is damaged; use another \
+         backup"
     );
     let manifest: Manifest =
         serde_json::from_slice(&text).with_context(|| format!("{MANIFEST} cannot be read"))?;

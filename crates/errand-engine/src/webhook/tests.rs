@@ -201,7 +201,7 @@ async fn a_410_response_is_final() {
     assert_eq!((done.status, done.verdict), (Some(410), Verdict::Gone));
     assert_eq!(
         done.error.unwrap(),
-        "the receiver answered 410 Gone: it wants no more of this webhook"
+        "the receiver answered 410 Gone: it does not want this webhook any more"
     );
 }
 

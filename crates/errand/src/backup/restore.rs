@@ -75,8 +75,8 @@ fn check(from: &Path, file: &FileLine, progress: &Progress) -> Result<()> {
         .with_context(|| format!("{} cannot be read: the backup is incomplete", file.path))?;
     ensure!(
         sha256 == file.sha256 && bytes == file.bytes,
-        "{} was changed since the backup was made, or the disk has damaged it: its SHA-256 is not that of the manifest. \
-         Nothing was restored; take another backup",
+        "{} was changed after the backup was made, or is damaged: its SHA-256 differs from the manifest. \
+         Nothing was restored; use another backup",
         file.path
     );
     Ok(())
@@ -138,8 +138,8 @@ fn refuse_what_is_there(dir: &Path) -> Result<()> {
             );
         }
         bail!(
-            "{} is not empty (it holds {:?}): a restore takes a new directory, so that nothing is lost. Move what is there \
-             away, or take another --data-dir",
+            "{} is not empty (it contains {:?}): a restore requires a new directory, so that nothing is lost. Move the \
+             contents away, or choose another --data-dir",
             dir.display(),
             name
         );

@@ -15,7 +15,10 @@ fn a_backup_without_the_last_file_is_incomplete() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(MANIFEST), "{}").unwrap();
     let why = read_manifest(dir.path()).unwrap_err();
-    assert!(why.to_string().contains("no whole backup"), "{why}");
+    assert!(
+        why.to_string().contains("not contain a complete backup"),
+        "{why}"
+    );
     std::fs::write(dir.path().join(MANIFEST_SUM), sum_line(b"{}")).unwrap();
     let why = read_manifest(dir.path()).unwrap_err();
     assert!(why.to_string().contains("cannot be read"), "{why}");

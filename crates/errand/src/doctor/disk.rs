@@ -339,7 +339,7 @@ async fn strangers(sandboxes: Sandboxes, unknown: Vec<SandboxId>) -> Check {
     Check::warning(
         "sandboxes",
         format!("{count} sandbox directories are not in the database, with {at_least}{size}"),
-        "nothing, unless they are missed: the server moves them to the trash when they are an hour old and of an earlier \
+        "nothing, unless you miss them: the server moves them to the trash when they are an hour old and from an earlier \
          start, and removes them a day later",
     )
 }

@@ -259,7 +259,7 @@ async fn a_changed_byte_is_found_before_anything_is_restored() {
         std::fs::write(file, whole).unwrap();
     }
     std::fs::remove_file(&files[0]).unwrap();
-    assert!(refusal(&backup).contains("not whole"));
+    assert!(refusal(&backup).contains("incomplete"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +286,7 @@ async fn incomplete_backups_and_nonempty_targets_are_refused() {
     std::fs::remove_file(backup.join("manifest.json.sha256")).unwrap();
     let cut_off = restore(&backup, &dir.path().join("new"), &progress).unwrap_err();
     assert!(
-        format!("{cut_off:#}").contains("no whole backup"),
+        format!("{cut_off:#}").contains("not contain a complete backup"),
         "{cut_off:#}"
     );
     assert!(!dir.path().join("new").exists());

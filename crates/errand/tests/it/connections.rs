@@ -283,7 +283,7 @@ async fn tools_are_probed_and_called_over_both_transports() {
             "{results:?}"
         );
         let image = results[2]["result"].as_str().unwrap();
-        assert!(image.contains("[an image, image/png"), "{image}");
+        assert!(image.contains("[image, image/png"), "{image}");
         let error = results[3]["error"].as_str().unwrap();
         assert!(
             error.starts_with("tool_error:") && error.contains("message"),

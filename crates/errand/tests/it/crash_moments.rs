@@ -166,7 +166,11 @@ async fn a_backup_killed_before_its_manifest_is_refused() {
         words.extend(more);
         let refused = ended(&mut errand(&restored, &words)).await;
         assert_eq!(refused.code, Some(1), "{}", refused.text);
-        assert!(refused.says("holds no whole backup"), "{}", refused.text);
+        assert!(
+            refused.says("does not contain a complete backup"),
+            "{}",
+            refused.text
+        );
         assert!(!restored.exists());
     }
     let server = Process::start(&data).await;

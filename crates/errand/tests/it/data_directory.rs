@@ -185,7 +185,7 @@ async fn a_wrong_master_key_is_refused_unless_secrets_are_discarded() {
 
     fs::remove_file(&file).unwrap();
     let mut server = Process::start_with(dir.path(), &["--discard-secrets"], &[], None).await;
-    assert!(server.until("were renewed").await);
+    assert!(server.until("were replaced").await);
     let renewed = ended(&mut errand(dir.path(), &["webhooks", "secret"]))
         .await
         .stdout;
@@ -193,5 +193,5 @@ async fn a_wrong_master_key_is_refused_unless_secrets_are_discarded() {
     assert_eq!(server.get("/v1/webhook-secret").await.0, 200);
     assert_eq!(server.stop().await, Some(0));
     let doctor = ended(&mut errand(dir.path(), &["doctor"])).await;
-    assert!(doctor.says("opens all"), "{}", doctor.text);
+    assert!(doctor.says("decrypts all"), "{}", doctor.text);
 }

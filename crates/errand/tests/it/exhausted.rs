@@ -117,7 +117,7 @@ async fn a_delivery_that_finds_no_descriptor_is_no_attempt() {
     }
     assert!(
         server
-            .until("waits for open files or memory any more")
+            .until("no longer wait for open files or memory")
             .await
     );
     assert_eq!(server.stop().await, Some(0));

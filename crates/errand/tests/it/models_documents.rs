@@ -74,7 +74,7 @@ async fn images_are_sent_only_to_vision_models_and_as_read() {
         world.completed(&run).await;
         let sent = world.server.last().body.to_string();
         assert!(!sent.contains(&PIXEL[..PIXEL.len() - 4]), "{model}");
-        assert_eq!(sent.contains("was changed since"), is_shown, "{model}");
+        assert_eq!(sent.contains("changed since then"), is_shown, "{model}");
     }
     world.app.finish().await;
 }

@@ -61,7 +61,9 @@ async fn a_second_team_has_its_own_owner_and_keys() {
     let path = link.unwrap().url.replace(app.url(), "");
     let page = ask(&app, Method::GET, &path, "", None, &[]).await.ok();
     assert!(page.contains("cleo@beta.example"), "{page}");
-    assert!(refused(admin.execute(create("beta")).await).contains("named \"beta\" already"));
+    assert!(
+        refused(admin.execute(create("beta")).await).contains("the name \"beta\" already exists")
+    );
     assert!(refused(admin.execute(create(" \n")).await).contains("1 to 200 characters"));
     assert_eq!(users(&admin, None).await.len(), 2, "a refusal makes nobody");
 

@@ -293,12 +293,12 @@ fn messages_say_how_to_allow_an_address() {
     let text = |result: Result<(), Blocked>| result.unwrap_err().to_string();
     assert_eq!(
         text(check(STRICT, "http://10.1.2.3/")),
-        "10.1.2.3 is an address of a private network, which this server does not call; the operator can allow private \
+        "10.1.2.3 is an address of a private network, which this server may not call; the operator can allow private \
          networks with `webhooks.allow_private_networks = true`"
     );
     assert_eq!(
         text(check(OPEN, "http://169.254.169.254/")),
-        "169.254.169.254 is a link-local address (where clouds keep their metadata service), which this server does not \
+        "169.254.169.254 is a link-local address (where clouds keep their metadata service), which this server may not \
          call"
     );
     assert_eq!(
