@@ -105,7 +105,7 @@ pub struct Setup<'a> {
     pub tools: &'a (dyn Fn() -> Vec<Offer> + Sync),
 }
 
-/// The context of one turn.
+/// The run's data and the services that a model may use during one turn.
 pub struct TurnContext<'a> {
     /// The run's data that templates may use.
     pub facts: &'a RunFacts,

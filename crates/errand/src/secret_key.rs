@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_stands_for_four_bytes_and_the_rest_is_drawn_anew() {
+    fn random_characters_are_uniform() {
         let mut counts = BTreeMap::<char, u32>::new();
         for byte in 0..=u8::MAX {
             let mut draws = 0;

@@ -310,11 +310,11 @@ mod tests {
                 "age": {"type": "integer"},
                 "rate": {"type": "number"},
                 "agree": {"type": "boolean"},
-                "colour": {"type": "string", "enum": ["r", "g"], "enumNames": ["Red", "Green"]},
+                "color": {"type": "string", "enum": ["r", "g"], "enumNames": ["Red", "Green"]},
                 "days": {"type": "array", "items": {"type": "string", "enum": ["mo", "tu"]}},
                 "size": {"oneOf": [{"const": "s", "title": "Small"}]},
             }),
-            json!(["name", "age", "agree", "colour"]),
+            json!(["name", "age", "agree", "color"]),
         )
         .unwrap();
         let Ask::Question { questions } = &draft.ask else {
@@ -331,7 +331,7 @@ mod tests {
             ("age", json!("36")),
             ("rate (`-` to omit)", json!("-")),
             ("agree", json!("true")),
-            ("colour", json!("Green")),
+            ("color", json!("Green")),
             ("days (`-` to omit)", json!(["mo", "tu"])),
             ("size (`-` to omit)", json!("Small")),
         ] {
@@ -342,7 +342,7 @@ mod tests {
         };
         assert_eq!(
             form.answer(&given).unwrap(),
-            json!({"name": "Ada", "age": 36, "agree": true, "colour": "g", "days": ["mo", "tu"], "size": "s"})
+            json!({"name": "Ada", "age": 36, "agree": true, "color": "g", "days": ["mo", "tu"], "size": "s"})
         );
         answers.insert("age".to_owned(), json!("old"));
         assert_eq!(form.answer(&Resolution::Answered { answers }), None);

@@ -281,7 +281,7 @@ impl Session for NetworkSession {
             return self.next_turn(context, &target, None).await;
         }
         if let Some(cut) = fit::cut(&self.conversation, self.frame.bytes, room) {
-            return self.summarise(context, &target, room, cut).await;
+            return self.summarize(context, &target, room, cut).await;
         }
         let model = (&self.name, self.known.window);
         let trim = fit::trim(&self.conversation, self.frame.bytes, room, model)?;
@@ -375,7 +375,7 @@ impl NetworkSession {
         })
     }
 
-    async fn summarise(
+    async fn summarize(
         &mut self,
         context: &TurnContext<'_>,
         target: &Target,

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //!
-//! - Each error has a code of the documented table, a message for the client and, for internal failures, a source for
+//! - Each error has a code from the documented table, a message for the client and, for internal failures, a source for
 //!   the log.
 //! - Creating the response has no side effects. [`super::request`] logs the source once and adds the request id.
 

@@ -52,7 +52,7 @@ fn lock(saved: &Mutex<Saved>) -> MutexGuard<'_, Saved> {
 /// Makes a backup in `target`, which must not exist or must be empty. Blocking.
 ///
 /// # Errors
-/// Describes the problem. Everything that was written is removed.
+/// Any failure; the message describes the problem. Everything that was written is removed.
 pub fn make(source: &Source, target: &Path, progress: &Arc<Progress>) -> Result<Made> {
     let target = std::path::absolute(target).context("the target path is invalid")?;
     let made_here = prepare(&source.data_dir, &target)?;

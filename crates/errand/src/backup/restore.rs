@@ -35,7 +35,7 @@ pub struct Restored {
 /// Verifies that a backup is complete and that no byte of it has changed. Blocking.
 ///
 /// # Errors
-/// Describes the problem.
+/// Any failure; the message describes the problem.
 pub fn verify(from: &Path, progress: &Progress) -> Result<Manifest> {
     let manifest = read_manifest(from)?;
     let known = Store::schema_known();
@@ -85,7 +85,7 @@ fn check(from: &Path, file: &FileLine, progress: &Progress) -> Result<()> {
 /// Restores a backup into a data directory, which must not exist or must contain nothing but a master key. Blocking.
 ///
 /// # Errors
-/// Describes the problem. The data directory then has no database.
+/// Any failure; the message describes the problem. The data directory then has no database.
 pub fn restore(from: &Path, data_dir: &Path, progress: &Progress) -> Result<Restored> {
     let from = from
         .canonicalize()

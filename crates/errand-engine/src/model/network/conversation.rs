@@ -104,7 +104,7 @@ pub(super) struct Conversation {
     pub(super) result_bytes_max: usize,
     summary_bytes_max: usize,
     /// The position of the last entry that the summary covers; 0 if there is no summary.
-    pub(super) summarised_to: u64,
+    pub(super) summarized_to: u64,
     /// Paths and full texts of results that were cut. They are written before the next model call.
     pub(super) unwritten: Vec<(String, String)>,
     /// Whether there are images whose files were not read yet.
@@ -152,7 +152,7 @@ impl Conversation {
                     self.answered(position, call);
                 }
             }
-            Body::Summary { text, up_to } => self.summarised(text, *up_to),
+            Body::Summary { text, up_to } => self.summarized(text, *up_to),
             Body::Late { call_id, outcome } => {
                 let what = match outcome {
                     Outcome::Result(value) => format!("it succeeded: {}", plain(value)),
@@ -316,7 +316,7 @@ impl Conversation {
     }
 
     /// Replaces the items up to the position `up_to` with a summary.
-    fn summarised(&mut self, text: &str, up_to: u64) {
+    fn summarized(&mut self, text: &str, up_to: u64) {
         let mut kept = None;
         while let Some(first) = self.items.front() {
             let position = match first {
@@ -347,7 +347,7 @@ impl Conversation {
         let before = self.summary.as_ref().map_or(0, String::len);
         self.bytes = self.bytes.saturating_sub(before) + text.len();
         self.summary = Some(text.into_owned());
-        self.summarised_to = up_to;
+        self.summarized_to = up_to;
         self.last_input_tokens = 0;
         self.sent_bytes = 0;
     }

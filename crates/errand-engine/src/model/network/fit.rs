@@ -32,7 +32,7 @@ const USED_PERCENT: u64 = 90;
 /// The share of the usable space, in percent, that is kept verbatim when the rest is summarized.
 const KEPT_PERCENT: usize = 40;
 /// Maximum size of one result, or of the arguments of one call, in the request for a summary.
-const SUMMARISED_BYTES_MAX: usize = 4_000;
+const SUMMARIZED_BYTES_MAX: usize = 4_000;
 /// Maximum number of tokens of a summary.
 pub(super) const SUMMARY_TOKENS: u64 = 4_000;
 
@@ -102,7 +102,7 @@ pub(super) fn cut(conversation: &Conversation, frame_bytes: usize, room: Room) -
         let rest = conversation.items.iter().skip(items).map(position).min()?;
         if up_to < rest {
             // Summarizing a summary again frees nothing, and would repeat forever.
-            return (up_to > conversation.summarised_to).then_some(Cut { items, up_to });
+            return (up_to > conversation.summarized_to).then_some(Cut { items, up_to });
         }
         items = items.checked_sub(1)?;
     }
@@ -205,9 +205,9 @@ fn push_answer(text: &mut String, answer: &Answer) {
 }
 
 fn part(text: &str) -> String {
-    if text.len() <= SUMMARISED_BYTES_MAX {
+    if text.len() <= SUMMARIZED_BYTES_MAX {
         return text.to_owned();
     }
-    let (head, tail) = ends(text, SUMMARISED_BYTES_MAX);
+    let (head, tail) = ends(text, SUMMARIZED_BYTES_MAX);
     format!("{head}\n[… left out …]\n{tail}")
 }
