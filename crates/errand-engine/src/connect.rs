@@ -259,6 +259,7 @@ impl Connections {
             }
         }
         if let Some(old) = held.take() {
+            // Closed in the background: a server that does not respond must not delay the new session.
             tokio::spawn(async move { old.close().await });
         }
         let opened = Arc::new(self.reach(Some(run), connection).await?);
@@ -329,6 +330,7 @@ impl Connections {
             .collect();
         for key in of_run {
             if let Some(slot) = sessions.remove(&key) {
+                // Closed in the background, because closing waits for the server and this function must not.
                 tokio::spawn(close(slot));
             }
         }
@@ -380,6 +382,8 @@ impl Connections {
 
     /// Closes idle sessions periodically. Never returns; runs beside the engine.
     pub async fn close_idle(self) {
+        // Half of the idle time, but at least a second, so that a session is closed after at most one and a half times
+        // the idle time.
         let pause_ms = u64::try_from(self.idle.as_millis())
             .unwrap_or(u64::MAX)
             .max(2_000)

@@ -290,6 +290,7 @@ impl Evaluators {
             idle.len() == 1
         };
         if first {
+            // A weak reference, so that this task does not keep the processes alive after the server was dropped.
             tokio::spawn(end_idle(Arc::downgrade(&self.0), uses));
         }
     }
@@ -352,6 +353,7 @@ impl Evaluator for Blocking {
     fn evaluate(&self, job: Job) -> Result<Result<Evaluated, Failed>, String> {
         self.runtime.block_on(async {
             tokio::select! {
+                // Checked first, so that a cancelled turn starts no evaluation.
                 biased;
                 () = self.cancel.cancelled() => Err(NOBODY_WAITS.to_owned()),
                 done = self.evaluators.template(job) => {

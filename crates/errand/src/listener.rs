@@ -268,6 +268,7 @@ where
             };
             let close = held.close.clone();
             let (stream, service) = tokio::select! {
+                // If the connection was replaced during its handshake, the result of the handshake no longer counts.
                 biased;
                 () = close.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
                 accepted = accepted => accepted?,

@@ -53,6 +53,7 @@ pub(super) struct Parked {
 impl Parked {
     /// Cancels the server's question and the call.
     pub(super) async fn call_off(self, session: &Session, why: &str) {
+        // An error means that the server has withdrawn its question.
         let _ = self
             .reply
             .send(ElicitResult::new(ElicitationAction::Cancel));
@@ -188,6 +189,7 @@ impl ConnectionTool {
         let ends = self.connections.clock.now().plus_ms(time_ms);
         loop {
             let answered = tokio::select! {
+                // A result that has already arrived wins over a cancellation or a timeout.
                 biased;
                 answered = &mut handle.rx => answered.unwrap_or(Err(ServiceError::TransportClosed)),
                 () = context.cancel.cancelled() => {
@@ -283,6 +285,7 @@ impl ConnectionTool {
         match form {
             Some((form, draft)) => Some((form, draft, asked.reply)),
             None => {
+                // An error means that the server has withdrawn its question.
                 let _ = asked
                     .reply
                     .send(ElicitResult::new(ElicitationAction::Decline));
@@ -293,6 +296,7 @@ impl ConnectionTool {
 
     /// Watches a call that waits for a person, and closes the session when its run ends.
     fn watch(&self, context: &ToolContext, session: &Arc<Session>) {
+        // A weak reference, so that this task does not keep a closed session alive.
         let (connections, session) = (self.connections.clone(), Arc::downgrade(session));
         let (run, team, call_id) = (context.run, self.connection.team, context.call_id.clone());
         tokio::spawn(async move {

@@ -54,6 +54,7 @@ impl Inbox {
     /// Waits for the next question from the server.
     pub(super) async fn next(&self) -> Asked {
         loop {
+            // Created before the queue is checked, so that a question that arrives in between is not missed.
             let rung = self.rung.notified();
             if let Some(asked) = self.asked().pop_front() {
                 return asked;

@@ -61,6 +61,7 @@ impl Reached {
             Some(Program::Bare(mut child)) => {
                 let waited = tokio::time::timeout(Duration::from_secs(2), child.wait()).await;
                 if waited.is_err() {
+                    // An error means that the program has ended in the meantime.
                     let _ = child.kill().await;
                 }
             }

@@ -124,6 +124,7 @@ impl Connections {
 async fn listed(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
     let (mut tools, mut bytes) = (Vec::new(), 0);
     let mut cursor: Option<String> = None;
+    // A page normally has at least one tool. A server with more pages than that would never end its list.
     for _ in 0..=TOOLS_MAX {
         let page = cursor
             .take()

@@ -199,6 +199,7 @@ fn request_of(arguments: &Map<String, Value>) -> Result<(Url, HeaderMap), String
 /// The address without credentials and fragment, for display.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
+    // These fail only for an address without a host, which has no credentials.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);

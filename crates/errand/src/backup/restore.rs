@@ -105,6 +105,7 @@ pub fn restore(from: &Path, data_dir: &Path, progress: &Progress) -> Result<Rest
     let unfinished = real.join(UNFINISHED);
     let filled = fill(&from, &unfinished, &manifest, progress);
     if let Err(error) = filled {
+        // Best effort: what remains has no database, so no server starts on it.
         let _ = fs::remove_dir_all(&unfinished);
         if made {
             let _ = fs::remove_file(real.join("lock"));

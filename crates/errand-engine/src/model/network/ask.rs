@@ -128,6 +128,7 @@ pub(super) async fn ask(
     let mut collected = Collected::new(target.kind, tap, audience);
     loop {
         let event = tokio::select! {
+            // Data that has already arrived is used even if the idle time is over.
             biased;
             event = stream.next() => event,
             () = clock.sleep_ms(question.idle_ms) => {

@@ -181,6 +181,7 @@ impl Source for RunEvents {
 
     async fn wait(&mut self, ready: &mut VecDeque<Event>) {
         tokio::select! {
+            // Pieces of text come first, because the message that follows contains them.
             biased;
             delta = self.listener.next() => {
                 ready.push_back(delta_of(self.run, self.app.clock.now(), &delta));
